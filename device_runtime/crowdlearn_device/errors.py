@@ -1,0 +1,25 @@
+"""Typed errors of the device runtime. Every message ends in what the user can do."""
+
+
+class DeviceError(Exception):
+    """Base of every error that the device runtime raises on purpose."""
+
+
+class WireError(DeviceError):
+    """A message from outside does not have the form, size, version or order that the protocol demands."""
+
+
+class EnvelopeError(WireError):
+    """A sealed envelope was refused: forged, replayed, or from the wrong sender, pass or sequence."""
+
+
+class ProgramError(DeviceError):
+    """A slice program or its manifest is missing, damaged, or does not fit the piece it is meant for."""
+
+
+class DataError(DeviceError):
+    """The training data on the device cannot be read or does not fit the model."""
+
+
+class StateError(DeviceError):
+    """Stored piece state is missing, damaged, or does not fit the piece that asks for it."""

@@ -1,0 +1,1 @@
+"""Model -> NeuronGraph -> slice programs (.pte)."""

@@ -1,0 +1,1 @@
+"""Planner, fleet, parameter server, virtual phones, simulation, command line, report."""

@@ -1,0 +1,29 @@
+"""Typed errors of the host. The command line prints them as one line, without a traceback."""
+
+
+class HostError(Exception):
+    """Base of every error that the host raises on purpose."""
+
+
+class ConfigError(HostError):
+    """A configuration file is wrong: the message names file, key, value and what is allowed."""
+
+
+class PlanError(HostError):
+    """A plan is damaged or does not fit the model or the fleet."""
+
+
+class InfeasiblePlan(PlanError):
+    """No plan meets every budget; the message says which device, which budget, and by how much."""
+
+
+class FleetError(HostError):
+    """A device cannot be reached, refused the key, or does not do what it was asked."""
+
+
+class RunError(HostError):
+    """A run folder is missing, damaged, or belongs to another configuration."""
+
+
+class TrainingError(HostError):
+    """Training stopped before its end; the message says why and how to go on."""
