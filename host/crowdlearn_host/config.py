@@ -1,0 +1,70 @@
+"""Reading a TOML file into a pydantic model, so that a mistake in it is told in the file's own words."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from .errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+MAX_BYTES = 1 << 20
+
+
+class Section(BaseModel):
+    """A table of a configuration file: immutable, and a key that nobody reads is a mistake, not a comment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def load_toml(path: str | Path, model: type[Model]) -> Model:
+    """The file at `path`, validated as `model`.
+
+    Raises ConfigError naming the file and, for each mistake, key, value and what is allowed.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes; is it a configuration file?")
+        return parse_config(tomllib.loads(path.read_text("utf-8")), model, str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); name a readable TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def parse_config(values: dict[str, Any], model: type[Model], source: str) -> Model:
+    """`values` validated as `model`; ConfigError tells every mistake, with `source` as the file's name."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(
+            "; ".join(_tell(source, dict(mistake), model) for mistake in error.errors())
+        ) from error
+
+
+def _tell(source: str, mistake: dict[str, Any], model: type[BaseModel]) -> str:
+    key = ".".join(str(part) for part in mistake["loc"])
+    if mistake["type"] == "extra_forbidden":
+        return (
+            f"{source}: {key} is not a key; allowed here are {', '.join(_keys_beside(mistake['loc'], model))}"
+        )
+    if mistake["type"] == "missing":
+        return f"{source}: {key} is missing; add it"
+    allowed = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{source}: {key or 'the file'} = {mistake['input']!r}: {allowed}"
+
+
+def _keys_beside(location: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
+    """The keys allowed in the table that holds `location`, as far as plain nested models tell."""
+    table = model
+    for part in location[:-1]:
+        field = table.model_fields.get(str(part))
+        inner = field.annotation if field is not None else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ["those of the documentation"]
+        table = inner
+    return sorted(field.alias or name for name, field in table.model_fields.items())

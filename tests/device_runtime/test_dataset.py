@@ -1,0 +1,127 @@
+"""A device reads its data whatever the format, and refuses what is damaged, too large or not a data set."""
+
+import gzip
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crowdlearn_device.dataset import Dataset, load_dataset, load_npz
+from crowdlearn_device.errors import DataError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+PIXELS = np.arange(5 * 28 * 28, dtype=np.uint8).reshape(5, 28, 28)
+CLASSES = np.array([3, 1, 4, 1, 5], np.uint8)
+
+
+def idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_mnist(folder: Path, compressed: bool, prefix: str = "train") -> None:
+    for name, array in (("images-idx3", PIXELS), ("labels-idx1", CLASSES)):
+        data = idx(array)
+        path = folder / f"{prefix}-{name}-ubyte{'.gz' if compressed else ''}"
+        path.write_bytes(gzip.compress(data) if compressed else data)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_mnist_files_are_read_compressed_or_not(tmp_path: Path, compressed: bool) -> None:
+    write_mnist(tmp_path, compressed)
+    write_mnist(tmp_path, compressed, "t10k")
+    for split in ("train", "test"):
+        data = load_dataset(tmp_path, split)
+        assert data.inputs.dtype == np.float32
+        assert data.labels.dtype == np.int64
+        np.testing.assert_allclose(data.inputs, PIXELS / 255, atol=1e-7)
+        assert data.labels.tolist() == CLASSES.tolist()
+
+
+def test_cifar_records_become_planes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]:
+        records = rng.integers(0, 256, (3, 3073), np.uint8)
+        records[:, 0] = [0, 9, 5]
+        (tmp_path / name).write_bytes(records.tobytes())
+    assert load_dataset(tmp_path, "train").inputs.shape == (15, 3, 32, 32)
+    test = load_dataset(tmp_path, "test")
+    np.testing.assert_allclose(test.inputs[2].ravel(), records[2, 1:] / 255, atol=1e-7)
+    assert test.labels.tolist() == [0, 9, 5]
+
+
+def test_npz_keeps_floats_and_scales_bytes(tmp_path: Path) -> None:
+    floats = np.array([[0.5, -2.0], [1.5, 3.0]])
+    np.savez(tmp_path / "train.npz", inputs=floats, labels=[1, 0])
+    np.savez_compressed(tmp_path / "test.npz", inputs=PIXELS, labels=CLASSES)
+    assert load_dataset(tmp_path, "train").inputs.tolist() == floats.tolist()
+    assert load_dataset(tmp_path, "test").inputs.max() == 1
+
+
+def test_samples_take_the_shape_of_the_model_or_are_refused() -> None:
+    data = Dataset(np.zeros((2, 28, 28), np.float32), np.zeros(2, np.int64))
+    assert data.shaped((784,)).inputs.shape == (2, 784)
+    with pytest.raises(DataError, match=r"784 values.*100 values"):
+        data.shaped((100,))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "reason"),
+    [
+        ({"inputs": [[1.0]]}, "no array labels"),
+        ({"inputs": [[np.nan]], "labels": [0]}, "not finite"),
+        ({"inputs": [[1e300]], "labels": [0]}, "not finite"),
+        ({"inputs": [[1.0]], "labels": [-1]}, "classes from 0"),
+        ({"inputs": [[1.0]], "labels": [0.5]}, "integers"),
+        ({"inputs": [[1.0]], "labels": [0, 1]}, "1 inputs and 2 labels"),
+        ({"inputs": np.zeros((0, 2)), "labels": np.zeros(0, np.int64)}, "0 inputs"),
+        ({"inputs": [["a"]], "labels": [0]}, "expected numbers"),
+        ({"inputs": np.array([[{}]], object), "labels": [0]}, "cannot be read"),
+    ],
+)
+def test_an_npz_that_is_no_data_set_is_refused_with_the_reason(
+    tmp_path: Path, arrays: dict, reason: str
+) -> None:
+    np.savez(tmp_path / "train.npz", **arrays)
+    with pytest.raises(DataError, match=reason):
+        load_dataset(tmp_path)
+
+
+def test_a_file_cannot_make_the_reader_take_more_memory_than_allowed(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", inputs=np.zeros((1000, 1000)), labels=np.zeros(1000, np.int64))
+    with pytest.raises(DataError, match="limit is 1000000"):
+        load_npz(tmp_path / "bomb.npz", max_bytes=1_000_000)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(struct.pack(">HBBIII", 0, 8, 3, 60000, 60000, 60000))
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(CLASSES))
+    with pytest.raises(DataError, match="claims"):
+        load_dataset(tmp_path)
+
+
+def test_a_missing_half_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no train data"):
+        load_dataset(tmp_path)
+    with pytest.raises(DataError, match="not a folder"):
+        load_dataset(tmp_path / "nothing")
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(PIXELS))
+    with pytest.raises(DataError, match="train-labels"):
+        load_dataset(tmp_path)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.sampled_from(["gz", "plain", "npz"]), cut=st.floats(0, 1), flip=st.integers(0, 255))
+def test_damage_is_refused_never_a_crash(tmp_path: Path, name: str, cut: float, flip: int) -> None:
+    """Truncated or altered files give DataError or a data set, no other exception."""
+    for old in tmp_path.iterdir():
+        old.unlink()
+    if name == "npz":
+        np.savez(tmp_path / "train.npz", inputs=PIXELS, labels=CLASSES)
+        target = tmp_path / "train.npz"
+    else:
+        write_mnist(tmp_path, name == "gz")
+        target = next(tmp_path.glob("train-images*"))
+    data = bytearray(target.read_bytes())
+    data[int(cut * (len(data) - 1))] ^= flip
+    target.write_bytes(bytes(data[: max(1, int(cut * len(data)) + flip)]))
+    with suppress(DataError):
+        assert len(load_dataset(tmp_path)) == 5

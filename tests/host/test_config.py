@@ -1,0 +1,61 @@
+"""A mistake in a configuration file is told with file, key, value and what is allowed."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from crowdlearn_host.config import Section, load_toml
+from crowdlearn_host.errors import ConfigError
+from pydantic import Field
+
+
+class Inner(Section):
+    theta: float = Field(0.5, ge=0, le=1)
+    kind: Literal["iid", "shards"] = "iid"
+
+
+class Outer(Section):
+    devices: int = Field(ge=1)
+    sharing: Inner = Inner()
+
+
+def load(folder: Path, text: str) -> Outer:
+    (folder / "a.toml").write_text(text)
+    return load_toml(folder / "a.toml", Outer)
+
+
+def test_a_right_file_becomes_the_model(tmp_path: Path) -> None:
+    config = load(tmp_path, "devices = 3\n[sharing]\ntheta = 0.9\n")
+    assert config == Outer(devices=3, sharing=Inner(theta=0.9))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("devices = 0", ["a.toml", "devices = 0", "greater than or equal to 1"]),
+        ("", ["a.toml", "devices is missing"]),
+        ("devices = 1\n[sharing]\ntheta = 2.0", ["sharing.theta = 2.0", "less than or equal to 1"]),
+        ("devices = 1\n[sharing]\ntheta = nan", ["sharing.theta = nan", "finite"]),
+        ("devices = 1\n[sharing]\nkind = 'x'", ["sharing.kind = 'x'", "'iid' or 'shards'"]),
+        ("devices = 1\n[sharing]\nthetta = 1", ["sharing.thetta is not a key", "kind, theta"]),
+        ("devices = 'a'\nwhat = 1", ["devices = 'a'", "what is not a key", "devices, sharing"]),
+        ("devices = ", ["a.toml is not TOML", "Invalid value"]),
+        ("\x00", ["a.toml"]),
+    ],
+)
+def test_a_mistake_names_file_key_value_and_what_is_allowed(
+    tmp_path: Path, text: str, words: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unreadable_file_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_toml(tmp_path / "none.toml", Outer)
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_toml(tmp_path / "binary.toml", Outer)
