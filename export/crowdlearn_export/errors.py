@@ -9,6 +9,10 @@ class UnsupportedModule(ExportError):
     """The model holds a module or operation that cannot be sliced."""
 
 
+class GraphError(ExportError):
+    """A neuron graph is damaged; the message names layer or edge, and the value."""
+
+
 class ParityError(ExportError):
     """An exported program disagrees with PyTorch autograd; the message names method and output."""
 

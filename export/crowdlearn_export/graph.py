@@ -1,32 +1,44 @@
 """NeuronGraph: the network as layers of neurons joined by linear maps (architecture.md, section 2).
 
 A neuron is a unit of a dense layer or an output channel of a convolution. What joins layers is linear
-(`Edge`); everything else (`LocalOp`) stays with one neuron, so that a layer may be cut between any two of its neurons.
+(`Edge`); everything else (`LocalOp`) stays with one neuron, so that a layer may be cut between any two of its
+neurons.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import prod
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from .errors import GraphError
 
 EdgeKind = Literal["dense", "conv", "depthwise", "identity"]
 FLOAT = 4
 """Bytes of a float32."""
+MAX_LAYERS = 10_000
+MAX_NEURONS = 10_000_000
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class LocalOp:
     """An operation that needs nothing but one neuron's own values.
 
-    `kind` is one of bias, batch_norm, relu, gelu, tanh, sigmoid, ..., dropout, max_pool, avg_pool, flatten.
-    `module` is the dotted name of the nn.Module that holds its parameters, or "" where it has none.
+    `kind` is one of bias, batch_norm, relu, relu6, leaky_relu, gelu, tanh, sigmoid, silu, hardswish,
+    hardsigmoid, dropout, max_pool, avg_pool, flatten. `module` is the dotted name of the nn.Module that it
+    came from, "" where it was a function. `parameters` and `buffers` (running statistics) count floats of
+    the whole layer.
     """
 
     kind: str
     module: str = ""
     attributes: Mapping[str, object] = field(default_factory=dict)
+    parameters: int = 0
+    buffers: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,13 +67,24 @@ class Layer:
         """Floats in one neuron's output for one sample."""
         return prod(self.output_shape)
 
+    @property
+    def message_bytes(self) -> int:
+        """Bytes of the whole layer's sums for one sample: what a source sends if it owns none of it."""
+        return FLOAT * self.neurons * self.sum_floats
+
+    @property
+    def parameters(self) -> int:
+        """Floats learned by the layer's own operations (biases, batch norm), without its edges."""
+        return sum(op.parameters for op in self.ops)
+
 
 @dataclass(frozen=True)
 class Edge:
     """A linear map from one layer's outputs into another's sums.
 
-    Its weights belong to the owner of the *source* neuron (slicenet.md, section 2). `module` names the nn.Module
-    whose `.weight` it is, "" for an identity edge. `macs` and `parameters` count the whole edge, for one sample.
+    Its weights belong to the owner of the *source* neuron (the paper's slicing). `module` names the nn.Module
+    whose `.weight` it is, "" for an identity edge. `macs` and `parameters` count the whole edge, for one
+    sample.
     """
 
     source: int
@@ -86,3 +109,146 @@ class NeuronGraph:
 
     def outgoing(self, layer: int) -> tuple[Edge, ...]:
         return tuple(e for e in self.edges if e.source == layer)
+
+    @property
+    def parameters(self) -> int:
+        """Floats that the whole network learns."""
+        return sum(layer.parameters for layer in self.layers) + sum(edge.parameters for edge in self.edges)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample's forward pass."""
+        return sum(edge.macs for edge in self.edges)
+
+
+def graph_to_dict(graph: NeuronGraph) -> dict[str, Any]:
+    """The graph as plain JSON values."""
+    return asdict(graph)
+
+
+def graph_from_dict(data: object) -> NeuronGraph:
+    """The graph that `graph_to_dict` wrote, checked. Raises GraphError."""
+    fields = _fields(data, "graph")
+    graph = NeuronGraph(
+        _get(fields, "name", str, "graph"),
+        tuple(_layer(item, i) for i, item in enumerate(_items(fields, "layers", "graph"))),
+        tuple(_edge(item, i) for i, item in enumerate(_items(fields, "edges", "graph"))),
+    )
+    check_graph(graph)
+    return graph
+
+
+def save_graph(graph: NeuronGraph, path: Path) -> None:
+    """Write the graph as JSON."""
+    path.write_text(json.dumps(graph_to_dict(graph), indent=1) + "\n")
+
+
+def load_graph(path: Path) -> NeuronGraph:
+    """Read a graph. Raises GraphError where it is damaged, OSError where it cannot be read."""
+    try:
+        return graph_from_dict(json.loads(path.read_text()))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise GraphError(f"{path}: not JSON ({error}); trace the model again") from error
+    except GraphError as error:
+        raise GraphError(f"{path}: {error}") from error
+
+
+def check_graph(graph: NeuronGraph) -> None:
+    """Raise GraphError unless this is a DAG from layer 0 to the last layer whose edges fit their layers."""
+    count = len(graph.layers)
+    if not 2 <= count <= MAX_LAYERS:
+        raise GraphError(f"graph {graph.name}: {count} layers; 2 to {MAX_LAYERS} are possible")
+    for edge in graph.edges:
+        if not 0 <= edge.source < edge.target < count:
+            raise GraphError(f"edge {edge.source} -> {edge.target}: edges go forward among {count} layers")
+        source, target = graph.layers[edge.source], graph.layers[edge.target]
+        if edge.kind in ("identity", "depthwise") and source.neurons != target.neurons:
+            raise GraphError(f"{edge.kind} edge {source.name} -> {target.name} joins unequal layers")
+        if edge.macs < 0 or edge.parameters < 0:
+            raise GraphError(f"edge {source.name} -> {target.name}: negative cost")
+    for index, layer in enumerate(graph.layers):
+        if layer.index != index:
+            raise GraphError(f"layer {layer.name}: index {layer.index} at position {index}")
+        if not 1 <= layer.neurons <= MAX_NEURONS:
+            raise GraphError(f"layer {layer.name}: {layer.neurons} neurons; 1 to {MAX_NEURONS} are possible")
+        if min((*layer.sum_shape, *layer.output_shape), default=1) < 1:
+            raise GraphError(
+                f"layer {layer.name}: shapes {layer.sum_shape}, {layer.output_shape} must be positive"
+            )
+        if index and not graph.incoming(index):
+            raise GraphError(f"layer {layer.name}: nothing leads to it")
+        if index < count - 1 and not graph.outgoing(index):
+            raise GraphError(f"layer {layer.name}: it leads nowhere")
+
+
+def _layer(data: object, index: int) -> Layer:
+    where = f"layer {index}"
+    fields = _fields(data, where)
+    return Layer(
+        _get(fields, "index", int, where),
+        _get(fields, "name", str, where),
+        _get(fields, "neurons", int, where),
+        _shape(fields, "sum_shape", where),
+        _shape(fields, "output_shape", where),
+        tuple(_op(op, where) for op in _items(fields, "ops", where)),
+    )
+
+
+def _op(data: object, where: str) -> LocalOp:
+    fields = _fields(data, where)
+    return LocalOp(
+        _get(fields, "kind", str, where),
+        _get(fields, "module", str, where),
+        _attributes(fields, where),
+        _get(fields, "parameters", int, where),
+        _get(fields, "buffers", int, where),
+    )
+
+
+def _edge(data: object, index: int) -> Edge:
+    where = f"edge {index}"
+    fields = _fields(data, where)
+    kind = _get(fields, "kind", str, where)
+    if kind not in get_args(EdgeKind):
+        raise GraphError(f"{where}: kind {kind!r}; one of {', '.join(get_args(EdgeKind))} is possible")
+    return Edge(
+        _get(fields, "source", int, where),
+        _get(fields, "target", int, where),
+        kind,  # type: ignore[arg-type]
+        _get(fields, "module", str, where),
+        _get(fields, "macs", int, where),
+        _get(fields, "parameters", int, where),
+        _attributes(fields, where),
+    )
+
+
+def _fields(data: object, where: str) -> dict[str, object]:
+    if not isinstance(data, dict):
+        raise GraphError(f"{where}: an object was expected, not {type(data).__name__}")
+    return data
+
+
+def _get(fields: dict[str, object], name: str, kind: type[T], where: str) -> T:
+    value = fields.get(name)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise GraphError(f"{where}: {name} is {value!r}; {kind.__name__} was expected")
+    return value
+
+
+def _items(fields: dict[str, object], name: str, where: str) -> list[object]:
+    value = fields.get(name)
+    if not isinstance(value, list | tuple):
+        raise GraphError(f"{where}: {name} is {value!r}; a list was expected")
+    return list(value)
+
+
+def _shape(fields: dict[str, object], name: str, where: str) -> tuple[int, ...]:
+    shape = _items(fields, name, where)
+    if not all(type(size) is int for size in shape):
+        raise GraphError(f"{where}: {name} is {shape!r}; integers were expected")
+    return tuple(shape)  # type: ignore[arg-type]
+
+
+def _attributes(fields: dict[str, object], where: str) -> dict[str, object]:
+    attributes = _fields(fields.get("attributes"), where)
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in attributes.items()}

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from crowdlearn_export.errors import GraphError, UnsupportedModule
+from crowdlearn_export.graph import NeuronGraph, graph_from_dict, graph_to_dict, load_graph, save_graph
+from crowdlearn_export.trace import neuron_graph
+from torch import Tensor, nn
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(784, 400),
+        nn.BatchNorm1d(400),
+        nn.ReLU(),
+        nn.Linear(400, 200),
+        nn.Tanh(),
+        nn.Dropout(0.1),
+        nn.Linear(200, 10),
+    )
+
+
+class Residual(nn.Module):
+    """In the style of ResNet: a projection without batch norm, a stream with it, pooling, a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.conv1 = nn.Conv2d(8, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.wide = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.project = nn.Conv2d(8, 16, 1, stride=2)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn(self.stem(x)))
+        y = self.bn2(self.conv2(F.relu(self.conv1(x))))
+        x = F.relu(y + x)
+        x = torch.relu(self.wide(x) + self.project(x))
+        return self.fc(x.mean((2, 3)))
+
+
+def kinds(graph: NeuronGraph) -> list[list[str]]:
+    return [[op.kind for op in layer.ops] for layer in graph.layers]
+
+
+def ends(graph: NeuronGraph) -> list[tuple[int, int, str]]:
+    return [(edge.source, edge.target, edge.kind) for edge in graph.edges]
+
+
+def test_a_dense_network_is_a_chain_of_layers() -> None:
+    graph = neuron_graph(mlp(), torch.zeros(2, 784))
+    assert [layer.neurons for layer in graph.layers] == [784, 400, 200, 10]
+    assert kinds(graph) == [[], ["bias", "batch_norm", "relu"], ["bias", "tanh", "dropout"], ["bias"]]
+    assert [edge.macs for edge in graph.edges] == [784 * 400, 400 * 200, 200 * 10]
+    assert graph.layers[1].message_bytes == 1600
+    assert graph.edges[1].module == "3"
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"), [(mlp(), (2, 784)), (Residual(), (2, 3, 8, 8))], ids=["mlp", "residual"]
+)
+def test_parameters_are_exact(model: nn.Module, shape: tuple[int, ...]) -> None:
+    assert neuron_graph(model, torch.zeros(shape)).parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_additions_merge_bare_sums_and_take_activations_over_identity_edges() -> None:
+    graph = neuron_graph(Residual(), torch.zeros(1, 3, 8, 8))
+    assert [layer.name for layer in graph.layers] == ["input", "stem", "conv1", "conv2", "add", "add_1", "fc"]
+    assert ends(graph) == [
+        (0, 1, "conv"),
+        (1, 2, "conv"),
+        (2, 3, "conv"),
+        (3, 4, "identity"),
+        (1, 4, "identity"),
+        (4, 5, "conv"),
+        (4, 5, "conv"),
+        (5, 6, "dense"),
+    ]
+    assert kinds(graph)[5] == ["bias", "bias", "relu", "avg_pool", "flatten"]
+    assert graph.layers[5].output_shape == (1,)
+    assert graph.edges[0].macs == 3 * 8 * 9 * 64
+
+
+def test_flatten_turns_a_channel_into_many_inputs() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 5, padding="same"), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(144, 7)
+    )
+    graph = neuron_graph(model, torch.zeros(1, 1, 12, 12))
+    assert graph.layers[1].sum_shape == (12, 12)
+    assert graph.layers[1].output_shape == (36,)
+    assert graph.edges[0].attributes["padding"] == (2, 2)
+    assert graph.edges[1].parameters == 4 * 36 * 7
+
+
+def test_depthwise_edges_join_equal_channels() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 1), nn.ReLU6(), nn.Conv2d(6, 6, 3, groups=6, bias=False), nn.Hardswish()
+    )
+    graph = neuron_graph(model, torch.zeros(1, 3, 8, 8))
+    assert ends(graph) == [(0, 1, "conv"), (1, 2, "depthwise")]
+    assert graph.edges[1].macs == 6 * 9 * 36
+
+
+def test_an_activation_after_a_shared_value_is_a_layer_of_its_own() -> None:
+    class PreActivation(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.c(x + self.b(torch.relu(x)))
+
+    graph = neuron_graph(PreActivation(), torch.zeros(1, 4))
+    assert ends(graph) == [
+        (0, 1, "dense"),
+        (1, 2, "identity"),
+        (1, 3, "identity"),
+        (2, 3, "dense"),
+        (3, 4, "dense"),
+    ]
+    assert kinds(graph) == [[], ["bias"], ["relu"], ["bias"], ["bias"]]
+
+
+def test_shapes_read_in_forward_and_functions_are_understood() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 2, 3), nn.Linear(18, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.max_pool2d(F.gelu(self.conv(x), approximate="tanh"), 2, stride=2)
+            x = F.dropout(x, 0.3, training=self.training)
+            return self.fc(x.view(x.shape[0], -1))
+
+    model = Functional().eval()
+    graph = neuron_graph(model, torch.zeros(3, 1, 8, 8))
+    assert kinds(graph)[1] == ["bias", "gelu", "max_pool", "dropout", "flatten"]
+    assert graph.layers[1].ops[2].attributes["kernel"] == (2, 2)
+    assert not model.training
+
+
+def test_tracing_leaves_the_model_as_it_was() -> None:
+    model = mlp()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    neuron_graph(model, torch.randn(8, 784))
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "words"),
+    [
+        (nn.Sequential(nn.Linear(4, 4), nn.Softmax(dim=1)), (1, 4), "1 (Softmax)"),
+        (nn.Sequential(nn.Conv2d(4, 8, 3, groups=2)), (1, 4, 8, 8), "groups=2"),
+        (nn.Sequential(nn.Conv2d(4, 8, 3), nn.Linear(6, 2)), (1, 4, 8, 8), "1 (Linear)"),
+        (nn.Sequential(nn.Conv2d(2, 2, 3, padding_mode="reflect", padding=1)), (1, 2, 8, 8), "padding_mode"),
+        (
+            nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.BatchNorm1d(108)),
+            (1, 2, 8, 8),
+            "before Flatten",
+        ),
+        (nn.Sequential(nn.ReLU()), (1, 4), "no linear map"),
+        (nn.Sequential(nn.Linear(4, 4)), (1, 5), "does not run"),
+        (nn.Sequential(nn.LSTM(4, 4)), (1, 4), "LSTM"),
+    ],
+)
+def test_what_cannot_be_sliced_is_named(model: nn.Module, shape: tuple[int, ...], words: str) -> None:
+    with pytest.raises(UnsupportedModule) as error:
+        neuron_graph(model, torch.zeros(shape))
+    assert words in str(error.value)
+
+
+def test_shared_weights_are_refused() -> None:
+    layer = nn.Linear(4, 4)
+    with pytest.raises(UnsupportedModule, match="used twice"):
+        neuron_graph(nn.Sequential(layer, nn.ReLU(), layer), torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"), [(mlp(), (2, 784)), (Residual(), (2, 3, 8, 8))], ids=["mlp", "residual"]
+)
+def test_a_graph_survives_its_file(model: nn.Module, shape: tuple[int, ...], tmp_path: Path) -> None:
+    graph = neuron_graph(model, torch.zeros(shape))
+    save_graph(graph, tmp_path / "graph.json")
+    assert load_graph(tmp_path / "graph.json") == graph
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("layers", 1, "neurons"), 0, "0 neurons"),
+        (("layers", 1, "neurons"), "7", "int was expected"),
+        (("layers", 1, "index"), 3, "index 3"),
+        (("edges", 0, "kind"), "magic", "magic"),
+        (("edges", 0, "target"), 0, "go forward"),
+        (("edges",), [], "it leads nowhere"),
+        (("layers",), {}, "a list was expected"),
+    ],
+)
+def test_a_damaged_graph_is_refused(path: tuple[str | int, ...], value: object, words: str) -> None:
+    data = json.loads(json.dumps(graph_to_dict(neuron_graph(mlp(), torch.zeros(1, 784)))))
+    target = data
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    with pytest.raises(GraphError) as error:
+        graph_from_dict(data)
+    assert words in str(error.value)
