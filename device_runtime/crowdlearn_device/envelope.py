@@ -1,0 +1,217 @@
+"""Sealed envelopes: what devices of a group say to each other, unreadable to the relay that carries it.
+
+Two devices derive their keys from four X25519 agreements: between their lifelong identities, between the ephemeral keys of the
+generation, and crosswise. Knowing an identity's public key is therefore enough to be sure who answers, and a key that
+leaks later opens no earlier generation. One key per direction; the sequence number is the nonce, so an envelope opens
+once and in order. Identities are trusted at first sight (docs/protocol.md says what that does not cover).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from . import wire_pb2 as pb
+from .errors import EnvelopeError, StateError
+
+KEY_BYTES = 32
+TAG_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A device's lifelong X25519 key pair."""
+
+    private: X25519PrivateKey = field(repr=False)
+
+    @property
+    def public(self) -> bytes:
+        return self.private.public_key().public_bytes_raw()
+
+    @classmethod
+    def generate(cls) -> Identity:
+        return cls(X25519PrivateKey.generate())
+
+    @classmethod
+    def load(cls, path: Path) -> Identity:
+        """The identity kept at `path`, made there (readable by its owner alone) at first use."""
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = cls.generate()
+            partial = path.with_suffix(".partial")
+            partial.unlink(missing_ok=True)
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(fresh.private.private_bytes_raw())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+            return fresh
+        data = path.read_bytes()
+        if len(data) != KEY_BYTES:
+            raise StateError(
+                f"{path} holds {len(data)} bytes, a key has {KEY_BYTES}; delete it for a new identity"
+            )
+        return cls(X25519PrivateKey.from_private_bytes(data))
+
+
+def _agree(private: X25519PrivateKey, public: bytes) -> bytes:
+    try:
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError as error:
+        raise EnvelopeError(f"a peer's public key is not an X25519 key: {error}") from error
+
+
+def _derive(secret: bytes, info: bytes) -> ChaCha20Poly1305:
+    return ChaCha20Poly1305(HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(secret))
+
+
+def _nonce(sequence: int) -> bytes:
+    return struct.pack("<4xQ", sequence)
+
+
+def _associated(run: str, envelope: pb.Envelope) -> bytes:
+    return (
+        struct.pack(
+            "<IIIII",
+            envelope.generation,
+            envelope.sender,
+            envelope.receiver,
+            envelope.sequence,
+            envelope.purpose,
+        )
+        + run.encode()
+    )
+
+
+class Channel:
+    """The two directions between this device and one peer, for one generation."""
+
+    def __init__(
+        self,
+        run: str,
+        generation: int,
+        me: int,
+        identity: Identity,
+        ephemeral: X25519PrivateKey,
+        peer: int,
+        peer_identity: bytes,
+        peer_ephemeral: bytes,
+    ) -> None:
+        self._run, self._generation, self._me, self._peer = run, generation, me, peer
+        crossed = [_agree(identity.private, peer_ephemeral), _agree(ephemeral, peer_identity)]
+        if me > peer:
+            crossed.reverse()
+        secret = b"".join(
+            [_agree(identity.private, peer_identity), *crossed, _agree(ephemeral, peer_ephemeral)]
+        )
+        self._out = _derive(secret, self._direction(me, peer))
+        self._in = _derive(secret, self._direction(peer, me))
+        self._sent = 0
+        self._received = 0
+
+    def _direction(self, sender: int, receiver: int) -> bytes:
+        return (
+            b"crowdlearn envelope"
+            + struct.pack("<III", self._generation, sender, receiver)
+            + self._run.encode()
+        )
+
+    def seal(self, purpose: pb.Purpose, content: bytes) -> pb.Envelope:
+        """An envelope that only the peer can open, and only as the next from us."""
+        envelope = pb.Envelope(
+            generation=self._generation,
+            sender=self._me,
+            receiver=self._peer,
+            sequence=self._sent,
+            purpose=purpose,
+        )
+        envelope.sealed = self._out.encrypt(_nonce(self._sent), content, _associated(self._run, envelope))
+        self._sent += 1
+        return envelope
+
+    def open(self, envelope: pb.Envelope) -> bytes:
+        """The content of the next envelope from the peer.
+
+        Raises EnvelopeError for a replay, a gap, a foreign or an altered envelope; the channel's state is then unchanged.
+        """
+        if (envelope.generation, envelope.sender, envelope.receiver) != (
+            self._generation,
+            self._peer,
+            self._me,
+        ):
+            raise EnvelopeError(
+                f"envelope of generation {envelope.generation} from {envelope.sender} to {envelope.receiver} on the "
+                f"channel of generation {self._generation} from {self._peer} to {self._me}"
+            )
+        if envelope.sequence != self._received:
+            kind = "replayed" if envelope.sequence < self._received else "out of order"
+            raise EnvelopeError(
+                f"{kind} envelope from device {self._peer}: number {envelope.sequence} where {self._received} was due"
+            )
+        try:
+            content = self._in.decrypt(
+                _nonce(self._received), envelope.sealed, _associated(self._run, envelope)
+            )
+        except InvalidTag as error:
+            raise EnvelopeError(
+                f"envelope {envelope.sequence} from device {self._peer} is altered or not from that device"
+            ) from error
+        self._received += 1
+        return content
+
+
+def _wrap_key(
+    run: str, identity: Identity, private: X25519PrivateKey, sender: int, heir: int, public: bytes
+) -> ChaCha20Poly1305:
+    info = b"crowdlearn snapshot" + struct.pack("<II", sender, heir) + run.encode()
+    return _derive(_agree(identity.private, public) + _agree(private, public), info)
+
+
+def _snapshot_associated(run: str, snapshot: pb.Snapshot) -> bytes:
+    return (
+        struct.pack("<IQII", snapshot.generation, snapshot.boundary, snapshot.piece, snapshot.sender)
+        + snapshot.ephemeral
+        + run.encode()
+    )
+
+
+def seal_snapshot(
+    run: str, identity: Identity, heirs: dict[int, bytes], snapshot: pb.Snapshot, content: bytes
+) -> pb.Snapshot:
+    """`snapshot` with `content` sealed so that each heir (number -> identity) can read it and nobody else."""
+    ephemeral = X25519PrivateKey.generate()
+    snapshot.ephemeral = ephemeral.public_key().public_bytes_raw()
+    associated = _snapshot_associated(run, snapshot)
+    key = ChaCha20Poly1305.generate_key()
+    for heir, public in sorted(heirs.items()):
+        wrap = _wrap_key(run, identity, ephemeral, snapshot.sender, heir, public)
+        snapshot.keys.add(device=heir, sealed=wrap.encrypt(_nonce(0), key, associated))
+    snapshot.sealed = ChaCha20Poly1305(key).encrypt(_nonce(0), content, associated)
+    return snapshot
+
+
+def open_snapshot(
+    run: str, me: int, identity: Identity, sender_identity: bytes, snapshot: pb.Snapshot
+) -> bytes:
+    """The content of a snapshot that names this device as heir. Raises EnvelopeError where it does not, or is altered."""
+    sealed = next((key.sealed for key in snapshot.keys if key.device == me), None)
+    if sealed is None:
+        raise EnvelopeError(f"snapshot of piece {snapshot.piece} is not sealed to device {me}")
+    secret = _agree(identity.private, sender_identity) + _agree(identity.private, snapshot.ephemeral)
+    wrap = _derive(secret, b"crowdlearn snapshot" + struct.pack("<II", snapshot.sender, me) + run.encode())
+    associated = _snapshot_associated(run, snapshot)
+    try:
+        key = wrap.decrypt(_nonce(0), sealed, associated)
+        return ChaCha20Poly1305(key).decrypt(_nonce(0), snapshot.sealed, associated)
+    except (InvalidTag, ValueError) as error:
+        raise EnvelopeError(
+            f"snapshot of piece {snapshot.piece} by device {snapshot.sender} is altered"
+        ) from error

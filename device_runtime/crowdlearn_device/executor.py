@@ -1,0 +1,87 @@
+"""Executors run the methods of a slice program on NumPy arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .errors import ProgramError
+from .manifest import Manifest
+from .wire import Array
+
+
+class Executor(Protocol):
+    """Runs a program's methods; inputs and outputs are in the order of the manifest's ports."""
+
+    def run(self, method: str, inputs: Sequence[Array]) -> list[Array]: ...
+
+
+class ExecuTorchExecutor:
+    """Runs a .pte on ExecuTorch's Python runtime (Linux). Importing torch waits until the first program is loaded."""
+
+    def __init__(self, pte: bytes) -> None:
+        self._torch: Any = importlib.import_module("torch")
+        runtime = importlib.import_module("executorch.runtime")
+        self._pte = pte  # a program loaded from a buffer does not keep the bytes alive
+        try:
+            self._program = runtime.Runtime.get().load_program(
+                pte, verification=runtime.Verification.InternalConsistency
+            )
+        except RuntimeError as error:
+            raise ProgramError(
+                f"ExecuTorch cannot load the program ({error}); export and push it again"
+            ) from error
+        self._methods: dict[str, Any] = {}
+
+    def run(self, method: str, inputs: Sequence[Array]) -> list[Array]:
+        """Outputs of `method`. Raises ProgramError where the runtime refuses it."""
+        loaded = self._methods.get(method)
+        try:
+            if loaded is None:
+                loaded = self._methods[method] = self._program.load_method(method)
+            outputs = loaded.execute([self._torch.from_numpy(_writable(x)) for x in inputs])
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ProgramError(f"method {method} failed: {error}") from error
+        return [output.numpy() for output in outputs]
+
+
+def _writable(array: Array) -> Array:
+    # torch warns about read-only memory (what np.frombuffer gives); programs never write to their inputs.
+    if not array.flags.c_contiguous:
+        return np.ascontiguousarray(array)
+    return array if array.flags.writeable else array.copy()
+
+
+class ProgramStore:
+    """Programs on the device's disk: `<sha256>.json` is the manifest, `<sha256>.pte` the program it names."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def manifest(self, sha256: str) -> Manifest:
+        """The manifest of that hash. Raises ProgramError where it is absent or its bytes are not what the hash says."""
+        return Manifest.from_json(self._read(sha256, ".json"))
+
+    def executor(self, manifest: Manifest) -> ExecuTorchExecutor:
+        return ExecuTorchExecutor(self._read(manifest.program, ".pte"))
+
+    def _read(self, sha256: str, suffix: str) -> bytes:
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+            raise ProgramError(f"{sha256[:80]!r} is not the hash of a program")
+        path = self._folder / (sha256 + suffix)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ProgramError(
+                f"program {path.name} is not on this device ({error.strerror}); push it again"
+            ) from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ProgramError(
+                f"program {path.name} is damaged: its hash differs from its name; push it again"
+            )
+        return data

@@ -1,0 +1,414 @@
+"""A piece: the neurons a device owns, driven by data.
+
+A stage runs as soon as everything it sums has arrived for its micro-batch; nothing else orders the work, so micro-batches
+pipeline by themselves. Sums are added in the order of pieces and micro-batches, never of arrival: the same run gives
+the same bits. Weights change once per mini-batch, after the last micro-batch has gone backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import wire_pb2 as pb
+from .errors import WireError
+from .executor import Executor
+from .manifest import EdgeSpec, Manifest, MethodSpec, Port
+from .schedule import dropout_mask
+from .state import Neurons, PieceState
+from .wire import Array, Floats
+
+Layout = Sequence[Sequence[Neurons]]
+"""Neurons by piece and layer."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """Partial sums (ACTIVATION) or errors (ERROR) on one edge, from or to a partner piece."""
+
+    partner: int
+    purpose: pb.Purpose
+    step: int
+    micro: int
+    micros: int
+    rows: int
+    edge: int
+    values: Array = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the dominator learns of a micro-batch."""
+
+    micro: int
+    rows: int
+    loss: float
+    correct: int
+
+
+@dataclass
+class _Step:
+    """A mini-batch under way."""
+
+    micros: int
+    rows: int
+    arrived: dict[tuple[int, int, int, int], Array] = field(default_factory=dict)
+    waiting: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    labels: dict[int, Array] = field(default_factory=dict)
+    sums: dict[tuple[int, int], Floats] = field(default_factory=dict)
+    gradients: dict[str, Floats] = field(default_factory=dict)
+    done: int = 0
+
+
+_Stage = tuple[int, int, int, int]
+"""step, purpose, micro, layer of a stage that can run."""
+
+
+def overlap(a: Neurons, b: Neurons) -> Neurons:
+    """The neurons both ranges hold; empty ranges start where they stop."""
+    start = max(a[0], b[0])
+    return start, max(start, min(a[1], b[1]))
+
+
+class Piece:
+    """One device's share of the network during one generation. Nothing here waits, sends or reads a clock."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        executor: Executor,
+        layout: Layout,
+        index: int,
+        state: PieceState,
+        boundary: int,
+        learning_rate: float,
+        seed: int,
+    ) -> None:
+        self.index = index
+        self.boundary = boundary
+        self.results: list[Result] = []
+        self._manifest = manifest
+        self._executor = executor
+        self._layout = [tuple(piece) for piece in layout]
+        self._neurons = self._layout[index]
+        self._values: dict[str, Floats] = {}
+        self._momentum: dict[str, Floats] = {}
+        self._accumulated: dict[str, Floats] = {}
+        self._layer_of = {array.name: array.layer for array in manifest.arrays}
+        for arrays in state.layers.values():
+            for key, array in arrays.items():
+                kind, name = key.split("/", 1)
+                {"value": self._values, "momentum": self._momentum, "gradient": self._accumulated}[kind][
+                    name
+                ] = array
+        self._rate = np.array(learning_rate, np.float32)
+        self._seed = seed
+        self._steps: dict[int, _Step] = {}
+        self._ready: list[_Stage] = []
+        self._next_micro: dict[tuple[int, int], int] = {}
+        self._last = len(manifest.layers) - 1
+        self._owned = [layer for layer, (a, b) in enumerate(self._neurons) if b > a]
+        self._methods = {method.name: method for method in manifest.methods}
+        self._incoming = {
+            layer: [
+                (e, p)
+                for e, edge in enumerate(manifest.edges)
+                if edge.target == layer
+                for p in self._sources(edge)
+            ]
+            for layer in self._owned
+        }
+        self._outgoing = {
+            layer: [
+                (e, p)
+                for e, edge in enumerate(manifest.edges)
+                if edge.source == layer
+                for p in self._targets(edge)
+            ]
+            for layer in self._owned
+        }
+
+    def _joined(self, edge: EdgeSpec, source: int, target: int) -> Neurons:
+        """The target neurons of `target` that get sums from `source` on this edge."""
+        a, b = self._layout[source][edge.source], self._layout[target][edge.target]
+        if edge.matched:
+            return overlap(a, b)
+        return b if a[1] > a[0] else (b[0], b[0])
+
+    def _sources(self, edge: EdgeSpec) -> list[int]:
+        joined = [(p, self._joined(edge, p, self.index)) for p in range(len(self._layout))]
+        return [p for p, (a, b) in joined if b > a]
+
+    def _targets(self, edge: EdgeSpec) -> list[int]:
+        joined = [(p, self._joined(edge, self.index, p)) for p in range(len(self._layout))]
+        return [p for p, (a, b) in joined if b > a]
+
+    @property
+    def ready(self) -> bool:
+        """Whether a stage can run now."""
+        return bool(self._runnable())
+
+    def _runnable(self) -> list[_Stage]:
+        """Stages of this mini-batch whose turn it is: every layer takes its micro-batches in order."""
+        return [
+            stage
+            for stage in self._ready
+            if stage[0] == self.boundary and stage[2] == self._next_micro.get((stage[1], stage[3]), 0)
+        ]
+
+    @property
+    def micros_under_way(self) -> int:
+        """Micro-batches of this mini-batch that were fed here and have not come back."""
+        step = self._steps.get(self.boundary)
+        return 0 if step is None else sum(1 for micro in step.labels if (micro, 0) in step.sums)
+
+    def feed(self, micro: int, micros: int, rows: int, inputs: Array, labels: Array) -> None:
+        """Enter a micro-batch of the dominator's data: inputs [B, ...], labels int64 [B]; `rows` of the whole mini-batch."""
+        step = self._step(self.boundary, micros, rows)
+        step.labels[micro] = labels
+        shape = (inputs.shape[0], self._manifest.layers[0].neurons, *self._manifest.layers[0].sum_shape)
+        step.sums[micro, 0] = np.ascontiguousarray(inputs, np.float32).reshape(shape)
+        self._ready.append((self.boundary, pb.PURPOSE_ACTIVATION, micro, 0))
+
+    def receive(self, message: Message) -> None:
+        """Take partial sums or errors. Raises WireError where they do not fit the piece or were not due."""
+        if not 0 <= message.edge < len(self._manifest.edges):
+            raise WireError(f"message on edge {message.edge}, which the network does not have")
+        if message.step not in (self.boundary, self.boundary + 1):
+            raise WireError(f"message of step {message.step} while this piece is at {self.boundary}")
+        if not 0 <= message.micro < message.micros <= message.rows:
+            raise WireError(f"micro-batch {message.micro} of {message.micros} with {message.rows} rows")
+        edge = self._manifest.edges[message.edge]
+        forward = message.purpose == pb.PURPOSE_ACTIVATION
+        layer = edge.target if forward else edge.source
+        due = self._incoming if forward else self._outgoing
+        partners = due.get(layer, [])
+        if (message.edge, message.partner) not in partners:
+            raise WireError(f"piece {message.partner} has nothing to send on edge {message.edge}")
+        a, b = (
+            self._joined(edge, message.partner, self.index)
+            if forward
+            else self._joined(edge, self.index, message.partner)
+        )
+        shape = (b - a, *self._manifest.layers[edge.target].sum_shape)
+        if message.values.shape[1:] != shape or not 1 <= message.values.shape[0] <= self._manifest.max_batch:
+            raise WireError(
+                f"values of shape {message.values.shape} on edge {message.edge}, [rows, {shape}] were due"
+            )
+        step = self._step(message.step, message.micros, message.rows)
+        key = (message.purpose, message.micro, message.edge, message.partner)
+        if key in step.arrived:
+            raise WireError(
+                f"micro-batch {message.micro} on edge {message.edge} came twice from {message.partner}"
+            )
+        step.arrived[key] = message.values
+        stage = (message.purpose, message.micro, layer)
+        step.waiting[stage] = step.waiting.get(stage, len(partners)) - 1
+        if step.waiting[stage] == 0:
+            self._ready.append((message.step, message.purpose, message.micro, layer))
+
+    def _step(self, number: int, micros: int, rows: int) -> _Step:
+        step = self._steps.setdefault(number, _Step(micros, rows))
+        if (step.micros, step.rows) != (micros, rows):
+            raise WireError(
+                f"step {number} has {step.micros} micro-batches of {step.rows} rows, not {micros} of {rows}"
+            )
+        return step
+
+    def run(self) -> list[Message]:
+        """Run one stage that is ready; what it gives for other pieces. The lowest micro-batch goes first, backward before forward."""
+        stage = min(self._runnable(), key=lambda s: (-s[1], s[2], s[3]))
+        self._ready.remove(stage)
+        number, purpose, micro, layer = stage
+        self._next_micro[purpose, layer] = micro + 1
+        step = self._steps[number]
+        if purpose == pb.PURPOSE_ERROR:
+            messages = self._backward(step, micro, layer)
+        elif layer == self._last:
+            messages = self._loss(step, micro)
+        else:
+            messages = self._forward(step, micro, layer)
+        outgoing = []
+        for message in messages:
+            if message.partner == self.index:
+                self.receive(message)
+            else:
+                outgoing.append(message)
+        if step.done == step.micros * len(self._owned):
+            self._apply(step)
+        return outgoing
+
+    def _gather(self, step: _Step, purpose: pb.Purpose, micro: int, layer: int) -> Floats:
+        """The sum that enters `layer`, over edges and pieces in their order."""
+        total: Floats | None = None
+        start, stop = self._neurons[layer]
+        for e, partner in self._incoming[layer]:
+            values = step.arrived.pop((purpose, micro, e, partner))
+            a, b = self._joined(self._manifest.edges[e], partner, self.index)
+            if total is None and (a, b) == (start, stop):
+                total = values.astype(np.float32)
+                continue
+            if total is None:
+                total = np.zeros((values.shape[0], stop - start, *values.shape[2:]), np.float32)
+            _check_rows(values, total)
+            total[:, a - start : b - start] += values
+        if total is None:
+            raise WireError(f"nothing enters layer {layer}")
+        return total
+
+    def _errors(self, step: _Step, micro: int, layer: int, edge_index: int) -> Floats:
+        """The errors of all target neurons of an edge, as far as this piece feeds them."""
+        edge = self._manifest.edges[edge_index]
+        first, last = (
+            self._neurons[layer] if edge.matched else (0, self._manifest.layers[edge.target].neurons)
+        )
+        gathered: Floats | None = None
+        for e, partner in self._outgoing[layer]:
+            if e != edge_index:
+                continue
+            values = step.arrived.pop((pb.PURPOSE_ERROR, micro, e, partner))
+            a, b = self._joined(edge, self.index, partner)
+            if (a, b) == (first, last):
+                return values.astype(np.float32, copy=False)
+            if gathered is None:
+                gathered = np.empty((values.shape[0], last - first, *values.shape[2:]), np.float32)
+            _check_rows(values, gathered)
+            gathered[:, a - first : b - first] = values
+        if gathered is None:
+            raise WireError(f"no errors came back on edge {edge_index}")
+        return gathered
+
+    def _call(self, method: MethodSpec, given: Mapping[tuple[str, int], Array]) -> list[tuple[Port, Array]]:
+        inputs = []
+        for port in method.inputs:
+            if port.role in ("parameter", "buffer"):
+                inputs.append(self._values[port.name])
+            else:
+                inputs.append(given[port.role, port.edge])
+        return list(zip(method.outputs, self._executor.run(method.name, inputs), strict=True))
+
+    def _mask(self, step: int, micro: int, layer: int, rows: int) -> Floats:
+        spec = self._manifest.layers[layer]
+        a, b = self._neurons[layer]
+        mask = dropout_mask(
+            rows, spec.neurons, spec.dropout, seed=self._seed, step=step, micro=micro, layer=layer
+        )
+        return np.ascontiguousarray(mask[:, a:b]).reshape(rows, b - a, *(1 for _ in spec.sum_shape))
+
+    def _given(self, sums: Floats, micro: int, layer: int) -> dict[tuple[str, int], Array]:
+        given: dict[tuple[str, int], Array] = {("sum", -1): sums}
+        if self._manifest.layers[layer].dropout:
+            given["mask", -1] = self._mask(self.boundary, micro, layer, sums.shape[0])
+        return given
+
+    def _forward(self, step: _Step, micro: int, layer: int) -> list[Message]:
+        sums = step.sums[micro, 0] if layer == 0 else self._gather(step, pb.PURPOSE_ACTIVATION, micro, layer)
+        step.sums[micro, layer] = sums
+        messages = []
+        for port, values in self._call(self._methods[f"forward_{layer}"], self._given(sums, micro, layer)):
+            if port.role == "buffer":
+                self._values[port.name] = np.array(values)
+                continue
+            edge = self._manifest.edges[port.edge]
+            first = self._neurons[layer][0] if edge.matched else 0
+            for e, partner in self._outgoing[layer]:
+                if e == port.edge:
+                    a, b = self._joined(edge, self.index, partner)
+                    messages.append(
+                        self._message(
+                            step, partner, pb.PURPOSE_ACTIVATION, micro, e, values[:, a - first : b - first]
+                        )
+                    )
+        return messages
+
+    def _loss(self, step: _Step, micro: int) -> list[Message]:
+        sums = self._gather(step, pb.PURPOSE_ACTIVATION, micro, self._last)
+        labels = step.labels[micro]
+        if labels.shape[0] != sums.shape[0]:
+            raise WireError(
+                f"sums of {sums.shape[0]} samples came back for a micro-batch of {labels.shape[0]}"
+            )
+        given = self._given(sums, micro, self._last)
+        given["labels", -1] = labels
+        given["scale", -1] = np.array(1.0 / step.rows, np.float32)
+        messages: list[Message] = []
+        loss, correct = 0.0, 0
+        for port, values in self._call(self._methods["loss"], given):
+            if port.role == "loss":
+                loss = float(np.asarray(values, np.float32).reshape(())) * step.rows / labels.shape[0]
+            elif port.role == "logits":
+                correct = int((values.argmax(axis=1) == labels).sum())
+            else:
+                messages += self._learn(step, micro, self._last, port, values)
+        self.results.append(Result(micro, labels.shape[0], loss, correct))
+        step.done += 1
+        return messages
+
+    def _backward(self, step: _Step, micro: int, layer: int) -> list[Message]:
+        given = self._given(step.sums.pop((micro, layer)), micro, layer)
+        for e in sorted({e for e, _ in self._outgoing[layer]}):
+            given["error", e] = self._errors(step, micro, layer, e)
+        messages: list[Message] = []
+        for port, values in self._call(self._methods[f"backward_{layer}"], given):
+            messages += self._learn(step, micro, layer, port, values)
+        step.done += 1
+        return messages
+
+    def _learn(self, step: _Step, micro: int, layer: int, port: Port, values: Array) -> list[Message]:
+        """Keep a gradient, or send an error back to everyone who was summed."""
+        if port.role == "gradient":
+            known = step.gradients.get(port.name)
+            step.gradients[port.name] = np.array(values, np.float32) if known is None else known + values
+            return []
+        start = self._neurons[layer][0]
+        messages = []
+        for e, partner in self._incoming[layer]:
+            a, b = self._joined(self._manifest.edges[e], partner, self.index)
+            messages.append(
+                self._message(step, partner, pb.PURPOSE_ERROR, micro, e, values[:, a - start : b - start])
+            )
+        return messages
+
+    def _message(
+        self, step: _Step, partner: int, purpose: pb.Purpose, micro: int, edge: int, values: Array
+    ) -> Message:
+        return Message(partner, purpose, self.boundary, micro, step.micros, step.rows, edge, values)
+
+    def _apply(self, step: _Step) -> None:
+        method = self._methods["apply"]
+        inputs: list[Array] = []
+        for port in method.inputs:
+            if port.role == "rate":
+                inputs.append(self._rate)
+            elif port.role == "gradient":
+                inputs.append(step.gradients[port.name])
+            else:
+                inputs.append((self._values if port.role == "parameter" else self._momentum)[port.name])
+        for port, values in zip(method.outputs, self._executor.run("apply", inputs), strict=True):
+            (self._values if port.role == "parameter" else self._momentum)[port.name] = np.array(values)
+        for name, gradient in step.gradients.items():
+            self._accumulated[name] = self._accumulated[name] + np.abs(gradient)
+        del self._steps[self.boundary]
+        self._next_micro.clear()
+        self.boundary += 1
+
+    def state(self) -> PieceState:
+        """The piece at its boundary. Only between mini-batches."""
+        layers: dict[int, dict[str, Floats]] = {}
+        for kind, arrays in (
+            ("value", self._values),
+            ("momentum", self._momentum),
+            ("gradient", self._accumulated),
+        ):
+            for name, array in arrays.items():
+                layers.setdefault(self._layer_of[name], {})[f"{kind}/{name}"] = array
+        return PieceState(self._neurons, layers)
+
+
+def _check_rows(values: Array, total: Floats) -> None:
+    if values.shape[0] != total.shape[0]:
+        raise WireError(
+            f"partners disagree on the rows of a micro-batch: {values.shape[0]} and {total.shape[0]}"
+        )

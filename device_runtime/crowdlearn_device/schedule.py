@@ -1,0 +1,36 @@
+"""Which samples a dominator feeds, in which order: the same on every machine, so that a repeated pass repeats exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def pass_order(samples: int, *, seed: int, epoch: int, device: int) -> npt.NDArray[np.int64]:
+    """The order in which `device` feeds its samples in `epoch`: int64 [samples]."""
+    return np.random.default_rng((seed, epoch, device)).permutation(samples)
+
+
+def mini_batches(samples: int, batch: int) -> list[range]:
+    """Positions of each mini-batch of a pass.
+
+    A last mini-batch of one sample would have no variance for batch norm: it takes one from its neighbour.
+    """
+    edges = [*range(0, samples, batch), samples]
+    if len(edges) > 2 and edges[-1] - edges[-2] == 1 and batch > 2:
+        edges[-2] -= 1
+    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+
+
+def micro_batches(rows: int, micro: int) -> list[range]:
+    """A mini-batch of `rows` in parts of at most `micro`, none of a single row where that can be helped."""
+    return mini_batches(rows, micro)
+
+
+def dropout_mask(
+    rows: int, neurons: int, probability: float, *, seed: int, step: int, micro: int, layer: int
+) -> npt.NDArray[np.float32]:
+    """A layer's dropout factors (0 or 1/(1-p)), float32 [rows, neurons]: the same however the layer is cut."""
+    rng = np.random.default_rng((seed, step, micro, layer))
+    kept = rng.random((rows, neurons), np.float32) >= probability
+    return kept.astype(np.float32) / np.float32(1.0 - probability)

@@ -1,0 +1,184 @@
+"""The state of a piece at a boundary, in memory, on disk and in transit."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import wire_pb2 as pb
+from .errors import StateError, WireError
+from .manifest import Manifest
+from .wire import Floats, decode_tensor, encode_tensor
+
+KINDS = ("value", "momentum", "gradient")
+"""value: the array itself. momentum: the optimizer's. gradient: |gradient| accumulated since the last sharing."""
+PART_BYTES = 4 << 20
+_MAGIC = b"CLSTATE1"
+MAX_HEADER = 1 << 20
+
+Neurons = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PieceState:
+    """Arrays of a piece by layer and name; dimension 0 runs over the piece's neurons of that layer."""
+
+    neurons: tuple[Neurons, ...]
+    layers: Mapping[int, Mapping[str, Floats]]
+
+    def to_bytes(self) -> bytes:
+        header = {
+            "neurons": self.neurons,
+            "arrays": [
+                [layer, name, array.shape]
+                for layer, arrays in self.layers.items()
+                for name, array in arrays.items()
+            ],
+        }
+        text = json.dumps(header).encode()
+        out = io.BytesIO()
+        out.write(_MAGIC + struct.pack("<I", len(text)) + text)
+        for arrays in self.layers.values():
+            for array in arrays.values():
+                out.write(np.ascontiguousarray(array, "<f4").data)
+        return out.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> PieceState:
+        """The state that `data` holds. Raises StateError where it is not exactly one."""
+        try:
+            if data[:8] != _MAGIC:
+                raise ValueError("no state file")
+            (length,) = struct.unpack_from("<I", data, 8)
+            if length > MAX_HEADER:
+                raise ValueError("header too long")
+            header = json.loads(data[12 : 12 + length])
+            offset = 12 + length
+            layers: dict[int, dict[str, Floats]] = {}
+            for layer, name, shape in header["arrays"]:
+                count = int(np.prod(shape, dtype=np.int64))
+                if count < 0 or offset + 4 * count > len(data):
+                    raise ValueError("arrays longer than the file")
+                array = np.frombuffer(data, "<f4", count, offset).reshape(shape).copy()
+                layers.setdefault(int(layer), {})[str(name)] = array
+                offset += 4 * count
+            if offset != len(data):
+                raise ValueError("file longer than its arrays")
+            return cls(tuple((int(a), int(b)) for a, b in header["neurons"]), layers)
+        except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+            raise StateError(f"stored state is damaged: {error}") from error
+
+    def parts(self, layer: int, neurons: Neurons) -> Iterator[pb.StatePart]:
+        """The arrays of some of its neurons of one layer, in parts of a few megabytes."""
+        start, stop = self.neurons[layer]
+        if not start <= neurons[0] <= neurons[1] <= stop:
+            raise StateError(
+                f"asked for neurons {neurons} of layer {layer}, this piece holds {(start, stop)}"
+            )
+        arrays = self.layers.get(layer, {})
+        row = max(1, sum(array[:1].nbytes for array in arrays.values()))
+        step = max(1, PART_BYTES // row)
+        for a in range(neurons[0], neurons[1], step):
+            b = min(a + step, neurons[1])
+            part = pb.StatePart(layer=layer, neurons=pb.Range(start=a, stop=b))
+            for name, array in arrays.items():
+                part.arrays.add(name=name, values=encode_tensor(array[a - start : b - start]))
+            yield part
+
+
+class PartialState:
+    """A piece's state while its parts arrive. Neurons that were not due, twice sent or of a wrong shape are refused."""
+
+    def __init__(self, manifest: Manifest, neurons: Sequence[Neurons]) -> None:
+        self._neurons = tuple(neurons)
+        self._layers: dict[int, dict[str, Floats]] = {}
+        self._missing: dict[int, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
+        for layer, (start, stop) in enumerate(self._neurons):
+            if manifest.layers[layer].owned != stop - start:
+                raise StateError(
+                    f"program is for {manifest.layers[layer].owned} neurons of layer {layer}, "
+                    f"the piece has {stop - start}; plan and export again"
+                )
+        for array in manifest.arrays:
+            start, stop = self._neurons[array.layer]
+            arrays = self._layers.setdefault(array.layer, {})
+            for kind in KINDS if array.trained else KINDS[:1]:
+                arrays[f"{kind}/{array.name}"] = np.zeros((stop - start, *array.shape), np.float32)
+            self._missing[array.layer] = np.ones(stop - start, np.bool_)
+
+    @property
+    def complete(self) -> bool:
+        return not any(missing.any() for missing in self._missing.values())
+
+    def add(self, part: pb.StatePart) -> None:
+        """Take a part. Raises WireError where it does not fit."""
+        layer, a, b = part.layer, part.neurons.start, part.neurons.stop
+        if layer not in self._missing:
+            raise WireError(f"state of layer {layer}, of which this piece holds nothing")
+        start, stop = self._neurons[layer]
+        if not start <= a < b <= stop or not self._missing[layer][a - start : b - start].all():
+            raise WireError(f"state of neurons [{a}, {b}) of layer {layer}: not due here, or sent twice")
+        arrays = self._layers[layer]
+        for named in part.arrays:
+            if named.name not in arrays:
+                raise WireError(f"state holds an unknown array {named.name[:80]!r}")
+            target = arrays[named.name][a - start : b - start]
+            target[...] = decode_tensor(named.values, target.shape)
+        self._missing[layer][a - start : b - start] = False
+
+    def finish(self) -> PieceState:
+        if not self.complete:
+            raise StateError("state is not complete")
+        return PieceState(self._neurons, self._layers)
+
+
+class StateStore:
+    """Piece states on the device's disk, one file a point (generation, boundary), written whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in folder.glob("*.partial"):
+            leftover.unlink()
+
+    def _path(self, generation: int, boundary: int) -> Path:
+        return self._folder / f"{generation:08d}-{boundary:012d}.state"
+
+    def save(self, generation: int, boundary: int, content: bytes) -> None:
+        path = self._path(generation, boundary)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+    def load(self, generation: int, boundary: int) -> PieceState:
+        """Raises StateError where this device does not hold that point."""
+        try:
+            data = self._path(generation, boundary).read_bytes()
+        except FileNotFoundError as error:
+            raise StateError(
+                f"no state of generation {generation} at boundary {boundary} on this device"
+            ) from error
+        return PieceState.from_bytes(data)
+
+    def points(self) -> list[tuple[int, int]]:
+        """Every point held, oldest first."""
+        points = []
+        for path in self._folder.glob("*.state"):
+            generation, boundary = path.stem.split("-")
+            points.append((int(generation), int(boundary)))
+        return sorted(points)
+
+    def forget_before(self, generation: int, boundary: int) -> None:
+        for point in self.points():
+            if point < (generation, boundary):
+                self._path(*point).unlink(missing_ok=True)

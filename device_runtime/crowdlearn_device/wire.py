@@ -1,0 +1,84 @@
+"""Frames and tensors as bytes, checked before use. wire.proto is the single source of their form."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError
+
+from . import wire_pb2 as pb
+from .errors import WireError
+
+VERSION = 1
+"""Both sides of a connection must speak the same."""
+MAX_FRAME = 64 << 20
+"""Bytes of the largest frame anyone may send."""
+MAX_RANK = 4
+
+Array = npt.NDArray[np.generic]
+Floats = npt.NDArray[np.float32]
+
+_DTYPES: dict[int, np.dtype[np.generic]] = {
+    pb.FLOAT32: np.dtype("<f4"),
+    pb.FLOAT16: np.dtype("<f2"),
+    pb.INT8: np.dtype("i1"),
+    pb.INT64: np.dtype("<i8"),
+}
+
+
+def decode_frame(data: bytes) -> pb.Frame:
+    """The frame that `data` holds. Raises WireError where it is none, too large, or of a kind we do not know."""
+    if len(data) > MAX_FRAME:
+        raise WireError(f"frame of {len(data)} bytes; at most {MAX_FRAME} are allowed")
+    try:
+        frame = pb.Frame.FromString(data)
+    except DecodeError as error:
+        raise WireError(f"frame of {len(data)} bytes does not parse: {error}") from error
+    if frame.WhichOneof("body") is None:
+        raise WireError("empty frame, or one from a newer version; update the older side")
+    return frame
+
+
+def encode_tensor(
+    values: Array, dtype: pb.DType = pb.FLOAT32, rng: np.random.Generator | None = None
+) -> pb.Tensor:
+    """`values` in the wire's `dtype`; int8 is scaled to the largest magnitude and rounded stochastically by `rng`."""
+    if dtype == pb.INT8:
+        largest = float(np.max(np.abs(values), initial=0.0))
+        scale = largest / 127.0 if largest > 0 else 1.0
+        scaled = np.asarray(values, np.float32) / np.float32(scale)
+        noise = rng.random(scaled.shape, np.float32) if rng is not None else np.float32(0.5)
+        data = np.clip(np.floor(scaled + noise), -127, 127).astype(np.int8)
+        return pb.Tensor(dtype=dtype, shape=values.shape, data=data.tobytes(), scale=scale)
+    data = np.ascontiguousarray(values, _DTYPES[dtype])
+    return pb.Tensor(dtype=dtype, shape=values.shape, data=data.tobytes())
+
+
+def decode_tensor(tensor: pb.Tensor, shape: tuple[int, ...] | None = None) -> Array:
+    """The array a tensor message holds, float32 for every float and int8 dtype.
+
+    Raises WireError where dtype, rank, size or (if given) shape is not as it must be, or a value is not finite.
+    """
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise WireError(f"tensor of unknown dtype {tensor.dtype}")
+    actual = tuple(tensor.shape)
+    if len(actual) > MAX_RANK:
+        raise WireError(f"tensor of rank {len(actual)}; at most {MAX_RANK}")
+    if prod(actual) * dtype.itemsize != len(tensor.data):
+        raise WireError(f"tensor of shape {actual} {dtype} with {len(tensor.data)} bytes of data")
+    if shape is not None and actual != shape:
+        raise WireError(f"tensor of shape {actual} where {shape} was due")
+    values = np.frombuffer(tensor.data, dtype).reshape(actual)
+    if tensor.dtype == pb.INT64:
+        return values
+    if tensor.dtype == pb.INT8:
+        if not np.isfinite(tensor.scale) or tensor.scale <= 0:
+            raise WireError(f"int8 tensor with scale {tensor.scale}")
+        return values.astype(np.float32) * np.float32(tensor.scale)
+    floats = values.astype(np.float32, copy=False)
+    if not np.isfinite(floats).all():
+        raise WireError("tensor with values that are not finite; training has diverged or a device lies")
+    return floats

@@ -1,0 +1,429 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Purpose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PURPOSE_CONTROL: _ClassVar[Purpose]
+    PURPOSE_ACTIVATION: _ClassVar[Purpose]
+    PURPOSE_ERROR: _ClassVar[Purpose]
+    PURPOSE_SHUFFLE: _ClassVar[Purpose]
+    PURPOSE_SHARING: _ClassVar[Purpose]
+    PURPOSE_RECOVERY: _ClassVar[Purpose]
+
+class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FLOAT32: _ClassVar[DType]
+    FLOAT16: _ClassVar[DType]
+    INT8: _ClassVar[DType]
+    INT64: _ClassVar[DType]
+
+class FaultKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FAULT_ENVELOPE: _ClassVar[FaultKind]
+    FAULT_PROGRAM: _ClassVar[FaultKind]
+    FAULT_STATE: _ClassVar[FaultKind]
+    FAULT_DATA: _ClassVar[FaultKind]
+    FAULT_WIRE: _ClassVar[FaultKind]
+PURPOSE_CONTROL: Purpose
+PURPOSE_ACTIVATION: Purpose
+PURPOSE_ERROR: Purpose
+PURPOSE_SHUFFLE: Purpose
+PURPOSE_SHARING: Purpose
+PURPOSE_RECOVERY: Purpose
+FLOAT32: DType
+FLOAT16: DType
+INT8: DType
+INT64: DType
+FAULT_ENVELOPE: FaultKind
+FAULT_PROGRAM: FaultKind
+FAULT_STATE: FaultKind
+FAULT_DATA: FaultKind
+FAULT_WIRE: FaultKind
+
+class Frame(_message.Message):
+    __slots__ = ("hello", "welcome", "assign", "key_offer", "keys", "ready", "go", "envelope", "progress", "snapshot", "held", "committed", "share", "shared", "fault", "finish", "global_state", "ping", "pong")
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    ASSIGN_FIELD_NUMBER: _ClassVar[int]
+    KEY_OFFER_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    GO_FIELD_NUMBER: _ClassVar[int]
+    ENVELOPE_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FIELD_NUMBER: _ClassVar[int]
+    FAULT_FIELD_NUMBER: _ClassVar[int]
+    FINISH_FIELD_NUMBER: _ClassVar[int]
+    GLOBAL_STATE_FIELD_NUMBER: _ClassVar[int]
+    PING_FIELD_NUMBER: _ClassVar[int]
+    PONG_FIELD_NUMBER: _ClassVar[int]
+    hello: Hello
+    welcome: Welcome
+    assign: Assign
+    key_offer: KeyOffer
+    keys: Keys
+    ready: Ready
+    go: Go
+    envelope: Envelope
+    progress: Progress
+    snapshot: Snapshot
+    held: Held
+    committed: Committed
+    share: Share
+    shared: Shared
+    fault: Fault
+    finish: Finish
+    global_state: GlobalState
+    ping: Ping
+    pong: Pong
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., key_offer: _Optional[_Union[KeyOffer, _Mapping]] = ..., keys: _Optional[_Union[Keys, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., envelope: _Optional[_Union[Envelope, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., shared: _Optional[_Union[Shared, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., global_state: _Optional[_Union[GlobalState, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("version", "device", "identity", "samples", "token")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    device: str
+    identity: bytes
+    samples: int
+    token: str
+    def __init__(self, version: _Optional[int] = ..., device: _Optional[str] = ..., identity: _Optional[bytes] = ..., samples: _Optional[int] = ..., token: _Optional[str] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("version", "run", "device")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    run: str
+    device: int
+    def __init__(self, version: _Optional[int] = ..., run: _Optional[str] = ..., device: _Optional[int] = ...) -> None: ...
+
+class Range(_message.Message):
+    __slots__ = ("start", "stop")
+    START_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    stop: int
+    def __init__(self, start: _Optional[int] = ..., stop: _Optional[int] = ...) -> None: ...
+
+class Peer(_message.Message):
+    __slots__ = ("device", "identity")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    device: int
+    identity: bytes
+    def __init__(self, device: _Optional[int] = ..., identity: _Optional[bytes] = ...) -> None: ...
+
+class PieceSpec(_message.Message):
+    __slots__ = ("device", "neurons", "program")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    PROGRAM_FIELD_NUMBER: _ClassVar[int]
+    device: int
+    neurons: _containers.RepeatedCompositeFieldContainer[Range]
+    program: str
+    def __init__(self, device: _Optional[int] = ..., neurons: _Optional[_Iterable[_Union[Range, _Mapping]]] = ..., program: _Optional[str] = ...) -> None: ...
+
+class Provide(_message.Message):
+    __slots__ = ("piece", "neurons", "stored")
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    piece: int
+    neurons: _containers.RepeatedCompositeFieldContainer[Range]
+    stored: bool
+    def __init__(self, piece: _Optional[int] = ..., neurons: _Optional[_Iterable[_Union[Range, _Mapping]]] = ..., stored: _Optional[bool] = ...) -> None: ...
+
+class Transfer(_message.Message):
+    __slots__ = ("device", "piece", "layer", "neurons")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    device: int
+    piece: int
+    layer: int
+    neurons: Range
+    def __init__(self, device: _Optional[int] = ..., piece: _Optional[int] = ..., layer: _Optional[int] = ..., neurons: _Optional[_Union[Range, _Mapping]] = ...) -> None: ...
+
+class Source(_message.Message):
+    __slots__ = ("from_server", "device", "layer", "neurons")
+    FROM_SERVER_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    from_server: bool
+    device: int
+    layer: int
+    neurons: Range
+    def __init__(self, from_server: _Optional[bool] = ..., device: _Optional[int] = ..., layer: _Optional[int] = ..., neurons: _Optional[_Union[Range, _Mapping]] = ...) -> None: ...
+
+class Training(_message.Message):
+    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire")
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    MICRO_BATCH_FIELD_NUMBER: _ClassVar[int]
+    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_EVERY_FIELD_NUMBER: _ClassVar[int]
+    WIRE_FIELD_NUMBER: _ClassVar[int]
+    learning_rate: float
+    batch: int
+    micro_batch: int
+    in_flight: int
+    seed: int
+    snapshot_every: int
+    wire: DType
+    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ...) -> None: ...
+
+class Assign(_message.Message):
+    __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "sources", "heirs")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PASS_INDEX_FIELD_NUMBER: _ClassVar[int]
+    BOUNDARY_FIELD_NUMBER: _ClassVar[int]
+    PASS_BOUNDARY_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_FIELD_NUMBER: _ClassVar[int]
+    FROM_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    PROVIDES_FIELD_NUMBER: _ClassVar[int]
+    TRANSFERS_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    HEIRS_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    epoch: int
+    pass_index: int
+    boundary: int
+    pass_boundary: int
+    piece: int
+    pieces: _containers.RepeatedCompositeFieldContainer[PieceSpec]
+    peers: _containers.RepeatedCompositeFieldContainer[Peer]
+    training: Training
+    from_generation: int
+    provides: _containers.RepeatedCompositeFieldContainer[Provide]
+    transfers: _containers.RepeatedCompositeFieldContainer[Transfer]
+    sources: _containers.RepeatedCompositeFieldContainer[Source]
+    heirs: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, generation: _Optional[int] = ..., epoch: _Optional[int] = ..., pass_index: _Optional[int] = ..., boundary: _Optional[int] = ..., pass_boundary: _Optional[int] = ..., piece: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., from_generation: _Optional[int] = ..., provides: _Optional[_Iterable[_Union[Provide, _Mapping]]] = ..., transfers: _Optional[_Iterable[_Union[Transfer, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., heirs: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class KeyOffer(_message.Message):
+    __slots__ = ("generation", "device", "ephemeral")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    EPHEMERAL_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    device: int
+    ephemeral: bytes
+    def __init__(self, generation: _Optional[int] = ..., device: _Optional[int] = ..., ephemeral: _Optional[bytes] = ...) -> None: ...
+
+class Keys(_message.Message):
+    __slots__ = ("generation", "offers")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    OFFERS_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    offers: _containers.RepeatedCompositeFieldContainer[KeyOffer]
+    def __init__(self, generation: _Optional[int] = ..., offers: _Optional[_Iterable[_Union[KeyOffer, _Mapping]]] = ...) -> None: ...
+
+class Ready(_message.Message):
+    __slots__ = ("generation",)
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    def __init__(self, generation: _Optional[int] = ...) -> None: ...
+
+class Go(_message.Message):
+    __slots__ = ("generation",)
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    def __init__(self, generation: _Optional[int] = ...) -> None: ...
+
+class Envelope(_message.Message):
+    __slots__ = ("generation", "sender", "receiver", "sequence", "purpose", "sealed")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    sender: int
+    receiver: int
+    sequence: int
+    purpose: Purpose
+    sealed: bytes
+    def __init__(self, generation: _Optional[int] = ..., sender: _Optional[int] = ..., receiver: _Optional[int] = ..., sequence: _Optional[int] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., sealed: _Optional[bytes] = ...) -> None: ...
+
+class Tensor(_message.Message):
+    __slots__ = ("dtype", "shape", "data", "scale")
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    SCALE_FIELD_NUMBER: _ClassVar[int]
+    dtype: DType
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    scale: float
+    def __init__(self, dtype: _Optional[_Union[DType, str]] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., scale: _Optional[float] = ...) -> None: ...
+
+class Sums(_message.Message):
+    __slots__ = ("step", "micro", "edge", "micros", "rows", "values")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    MICRO_FIELD_NUMBER: _ClassVar[int]
+    EDGE_FIELD_NUMBER: _ClassVar[int]
+    MICROS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    micro: int
+    edge: int
+    micros: int
+    rows: int
+    values: Tensor
+    def __init__(self, step: _Optional[int] = ..., micro: _Optional[int] = ..., edge: _Optional[int] = ..., micros: _Optional[int] = ..., rows: _Optional[int] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class NamedTensor(_message.Message):
+    __slots__ = ("name", "values")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    values: Tensor
+    def __init__(self, name: _Optional[str] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class StatePart(_message.Message):
+    __slots__ = ("layer", "neurons", "arrays")
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    NEURONS_FIELD_NUMBER: _ClassVar[int]
+    ARRAYS_FIELD_NUMBER: _ClassVar[int]
+    layer: int
+    neurons: Range
+    arrays: _containers.RepeatedCompositeFieldContainer[NamedTensor]
+    def __init__(self, layer: _Optional[int] = ..., neurons: _Optional[_Union[Range, _Mapping]] = ..., arrays: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ...) -> None: ...
+
+class GlobalState(_message.Message):
+    __slots__ = ("generation", "part")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    part: StatePart
+    def __init__(self, generation: _Optional[int] = ..., part: _Optional[_Union[StatePart, _Mapping]] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("generation", "boundary", "rows", "loss", "correct", "pass_done")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    BOUNDARY_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    CORRECT_FIELD_NUMBER: _ClassVar[int]
+    PASS_DONE_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    boundary: int
+    rows: int
+    loss: float
+    correct: int
+    pass_done: bool
+    def __init__(self, generation: _Optional[int] = ..., boundary: _Optional[int] = ..., rows: _Optional[int] = ..., loss: _Optional[float] = ..., correct: _Optional[int] = ..., pass_done: _Optional[bool] = ...) -> None: ...
+
+class WrappedKey(_message.Message):
+    __slots__ = ("device", "sealed")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    device: int
+    sealed: bytes
+    def __init__(self, device: _Optional[int] = ..., sealed: _Optional[bytes] = ...) -> None: ...
+
+class Snapshot(_message.Message):
+    __slots__ = ("generation", "boundary", "piece", "sender", "ephemeral", "keys", "sealed")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    BOUNDARY_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    EPHEMERAL_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    boundary: int
+    piece: int
+    sender: int
+    ephemeral: bytes
+    keys: _containers.RepeatedCompositeFieldContainer[WrappedKey]
+    sealed: bytes
+    def __init__(self, generation: _Optional[int] = ..., boundary: _Optional[int] = ..., piece: _Optional[int] = ..., sender: _Optional[int] = ..., ephemeral: _Optional[bytes] = ..., keys: _Optional[_Iterable[_Union[WrappedKey, _Mapping]]] = ..., sealed: _Optional[bytes] = ...) -> None: ...
+
+class Held(_message.Message):
+    __slots__ = ("generation", "boundary")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    BOUNDARY_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    boundary: int
+    def __init__(self, generation: _Optional[int] = ..., boundary: _Optional[int] = ...) -> None: ...
+
+class Committed(_message.Message):
+    __slots__ = ("generation", "boundary")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    BOUNDARY_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    boundary: int
+    def __init__(self, generation: _Optional[int] = ..., boundary: _Optional[int] = ...) -> None: ...
+
+class Share(_message.Message):
+    __slots__ = ("generation", "boundary")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    BOUNDARY_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    boundary: int
+    def __init__(self, generation: _Optional[int] = ..., boundary: _Optional[int] = ...) -> None: ...
+
+class Shared(_message.Message):
+    __slots__ = ("generation", "part", "last")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    part: StatePart
+    last: bool
+    def __init__(self, generation: _Optional[int] = ..., part: _Optional[_Union[StatePart, _Mapping]] = ..., last: _Optional[bool] = ...) -> None: ...
+
+class Fault(_message.Message):
+    __slots__ = ("generation", "kind", "reason", "fatal")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FATAL_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    kind: FaultKind
+    reason: str
+    fatal: bool
+    def __init__(self, generation: _Optional[int] = ..., kind: _Optional[_Union[FaultKind, str]] = ..., reason: _Optional[str] = ..., fatal: _Optional[bool] = ...) -> None: ...
+
+class Finish(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class Ping(_message.Message):
+    __slots__ = ("nonce",)
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    nonce: int
+    def __init__(self, nonce: _Optional[int] = ...) -> None: ...
+
+class Pong(_message.Message):
+    __slots__ = ("nonce",)
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    nonce: int
+    def __init__(self, nonce: _Optional[int] = ...) -> None: ...
