@@ -62,6 +62,8 @@ def compile_program(methods: Sequence[Method], *, max_batch: int) -> CompiledPro
     edge = to_edge(exported, compile_config=EdgeCompileConfig(_check_ir_validity=False))
     program = edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True))
     plans = program.executorch_program.execution_plan
-    operators = sorted({f"{op.name}.{op.overload}" if op.overload else op.name for plan in plans for op in plan.operators})
+    operators = sorted(
+        {f"{op.name}.{op.overload}" if op.overload else op.name for plan in plans for op in plan.operators}
+    )
     arena = sum(size for plan in plans for size in plan.non_const_buffer_sizes)
     return CompiledProgram(program.buffer, arena, tuple(operators))

@@ -1,0 +1,408 @@
+"""The stages of a piece as pure tensor functions, one per layer and direction, with the ports they need.
+
+A stage takes what enters its neurons (sums, or errors on their way back) and gives what leaves them. Arrays are laid out with the
+owned neurons first: the weights of an edge are [source neurons, ...], since they belong to the source neuron's owner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from crowdlearn_device.manifest import ArraySpec, EdgeSpec, LayerSpec, Port
+from torch import Tensor
+
+from .compile import Method
+from .errors import UnsupportedModule
+from .graph import Edge, Layer, LocalOp, NeuronGraph
+
+MATCHED = ("identity", "depthwise")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """SGD with momentum and weight decay as torch.optim.SGD defines them; the learning rate is an input."""
+
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A method and what its inputs and outputs are. `reference` computes the same by torch autograd."""
+
+    method: Method
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    reference: Callable[..., tuple[Tensor, ...]]
+
+
+def layer_specs(graph: NeuronGraph, owned: Sequence[int]) -> tuple[LayerSpec, ...]:
+    """Raises UnsupportedModule for dropout that a mask per neuron does not cover."""
+    specs = []
+    for layer, count in zip(graph.layers, owned, strict=True):
+        drops = [op for op in layer.ops if op.kind == "dropout"]
+        if len(drops) > 1:
+            raise UnsupportedModule(
+                f"{drops[1].module} (Dropout): one dropout a layer can be sliced; merge the two"
+            )
+        probability = float(drops[0].attributes["p"]) if drops else 0.0  # type: ignore[arg-type]
+        if probability and layer.sum_shape and not drops[0].attributes.get("whole_neuron"):
+            raise UnsupportedModule(
+                f"{drops[0].module} (Dropout) on a feature map: use Dropout2d, which drops whole channels"
+            )
+        specs.append(LayerSpec(layer.neurons, count, layer.sum_shape, probability))
+    return tuple(specs)
+
+
+def edge_specs(graph: NeuronGraph) -> tuple[EdgeSpec, ...]:
+    return tuple(EdgeSpec(e.source, e.target, e.kind in MATCHED) for e in graph.edges)
+
+
+def array_specs(graph: NeuronGraph) -> tuple[ArraySpec, ...]:
+    """Every array of the model by the layer whose owner keeps it; `shape` is one neuron's part."""
+    arrays: list[ArraySpec] = []
+    for layer in graph.layers:
+        for op in layer.ops:
+            if op.kind == "bias":
+                arrays.append(ArraySpec(f"{op.module}.bias", layer.index, (), True))
+            if op.kind == "batch_norm":
+                if op.attributes.get("affine", True):
+                    arrays.append(ArraySpec(f"{op.module}.weight", layer.index, (), True))
+                    arrays.append(ArraySpec(f"{op.module}.bias", layer.index, (), True))
+                arrays.append(ArraySpec(f"{op.module}.running_mean", layer.index, (), False))
+                arrays.append(ArraySpec(f"{op.module}.running_var", layer.index, (), False))
+        for edge in graph.outgoing(layer.index):
+            if edge.kind != "identity":
+                arrays.append(
+                    ArraySpec(f"{edge.module}.weight", layer.index, _weight_shape(graph, edge), True)
+                )
+    return tuple(arrays)
+
+
+def _weight_shape(graph: NeuronGraph, edge: Edge) -> tuple[int, ...]:
+    source, target = graph.layers[edge.source], graph.layers[edge.target]
+    if edge.kind == "dense":
+        return (*source.output_shape, target.neurons)
+    kernel = _pair(edge, "kernel")
+    return (1, *kernel) if edge.kind == "depthwise" else (target.neurons, *kernel)
+
+
+def to_neurons_first(edge: Edge, source: Layer, weight: Tensor) -> Tensor:
+    """A module's weight, [targets, ...], as [source neurons, ...]."""
+    if edge.kind == "depthwise":
+        return weight
+    if edge.kind == "conv":
+        return weight.transpose(0, 1)
+    return weight.T.reshape(source.neurons, *source.output_shape, weight.shape[0])
+
+
+def from_neurons_first(edge: Edge, source: Layer, weight: Tensor) -> Tensor:
+    """The inverse of `to_neurons_first`."""
+    if edge.kind == "depthwise":
+        return weight
+    if edge.kind == "conv":
+        return weight.transpose(0, 1)
+    return weight.reshape(source.neurons * source.output_floats, -1).T
+
+
+def _pair(holder: Edge | LocalOp, name: str) -> tuple[int, int]:
+    a, b = holder.attributes[name]  # type: ignore[misc]
+    return int(a), int(b)
+
+
+def _per_neuron(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(1, -1, *(1 for _ in like.shape[2:]))
+
+
+def batch_norm(x: Tensor, op: LocalOp, arrays: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm in training, over batch and positions: the output and the new running statistics."""
+    axes = [0, *range(2, x.dim())]
+    count = x.shape[0] * prod(x.shape[2:])
+    mean = x.mean(axes)
+    centred = x - _per_neuron(mean, x)
+    variance = (centred * centred).mean(axes)
+    y = centred * _per_neuron(torch.rsqrt(variance + float(op.attributes["eps"])), x)  # type: ignore[arg-type]
+    if op.attributes.get("affine", True):
+        y = y * _per_neuron(arrays[f"{op.module}.weight"], x) + _per_neuron(arrays[f"{op.module}.bias"], x)
+    momentum = float(op.attributes["momentum"])  # type: ignore[arg-type]
+    new_mean = arrays[f"{op.module}.running_mean"] * (1 - momentum) + mean * momentum
+    new_var = arrays[f"{op.module}.running_var"] * (1 - momentum) + variance * (
+        momentum * count / (count - 1)
+    )
+    return y, new_mean, new_var
+
+
+def _pool(x: Tensor, op: LocalOp) -> Tensor:
+    kernel, stride, padding = _pair(op, "kernel"), _pair(op, "stride"), _pair(op, "padding")
+    ceil_mode = bool(op.attributes.get("ceil_mode", False))
+    if op.kind == "max_pool":
+        return F.max_pool2d(x, kernel, stride, padding, _pair(op, "dilation"), ceil_mode)
+    return F.avg_pool2d(
+        x, kernel, stride, padding, ceil_mode, bool(op.attributes.get("count_include_pad", True))
+    )
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor, LocalOp], Tensor]] = {
+    "relu": lambda x, op: F.relu(x),
+    "relu6": lambda x, op: F.relu6(x),
+    "leaky_relu": lambda x, op: F.leaky_relu(x, float(op.attributes["negative_slope"])),  # type: ignore[arg-type]
+    "gelu": lambda x, op: F.gelu(x, approximate=str(op.attributes["approximate"])),
+    "tanh": lambda x, op: torch.tanh(x),
+    "sigmoid": lambda x, op: torch.sigmoid(x),
+    "silu": lambda x, op: F.silu(x),
+    "hardswish": lambda x, op: F.hardswish(x),
+    "hardsigmoid": lambda x, op: F.hardsigmoid(x),
+}
+
+
+def run_local(
+    layer: Layer, x: Tensor, arrays: dict[str, Tensor], mask: Tensor | None
+) -> tuple[Tensor, list[Tensor]]:
+    """A layer's local operations on the sums of some of its neurons, [B, neurons, ...]; and new running statistics."""
+    buffers: list[Tensor] = []
+    for op in layer.ops:
+        if op.kind == "bias":
+            x = x + _per_neuron(arrays[f"{op.module}.bias"], x)
+        elif op.kind == "batch_norm":
+            x, mean, variance = batch_norm(x, op, arrays)
+            buffers += [mean, variance]
+        elif op.kind in ("max_pool", "avg_pool"):
+            x = _pool(x, op)
+        elif op.kind == "flatten":
+            x = x.reshape(x.shape[0], x.shape[1], -1)
+        elif op.kind == "dropout":
+            x = x if mask is None else x * mask
+        elif op.kind in _ACTIVATIONS:
+            x = _ACTIVATIONS[op.kind](x, op)
+        else:
+            raise UnsupportedModule(
+                f"{op.module or layer.name} ({op.kind}) has no stage; it cannot be sliced"
+            )
+    return x, buffers
+
+
+def run_edge(edge: Edge, x: Tensor, weight: Tensor | None) -> Tensor:
+    """What outputs [B, neurons, ...] give on an edge: sums for its target neurons."""
+    if weight is None:
+        return x
+    if edge.kind == "dense":
+        return x.reshape(x.shape[0], -1) @ weight.reshape(-1, weight.shape[-1])
+    stride, padding, dilation = _pair(edge, "stride"), _pair(edge, "padding"), _pair(edge, "dilation")
+    if edge.kind == "depthwise":
+        return F.conv2d(x, weight, None, stride, padding, dilation, groups=weight.shape[0])
+    return F.conv2d(x, weight.transpose(0, 1), None, stride, padding, dilation)
+
+
+class _LayerStage:
+    """Builds the methods of one layer for a piece that owns `owned` of its neurons."""
+
+    def __init__(
+        self, graph: NeuronGraph, index: int, owned: Sequence[int], arrays: Sequence[ArraySpec]
+    ) -> None:
+        self.graph, self.layer, self.owned = graph, graph.layers[index], owned[index]
+        self.edges = [(e, edge) for e, edge in enumerate(graph.edges) if edge.source == index]
+        mine = [a for a in arrays if a.layer == index]
+        self.trained = [self._array_port(a, "parameter") for a in mine if a.trained]
+        self.buffers = [self._array_port(a, "buffer") for a in mine if not a.trained]
+        self.sum = Port("sum", ("B", self.owned, *self.layer.sum_shape), layer=index)
+        ones = tuple(1 for _ in self.layer.sum_shape)
+        drops = any(op.kind == "dropout" and op.attributes["p"] for op in self.layer.ops)
+        self.mask = [Port("mask", ("B", self.owned, *ones), layer=index)] if drops else []
+
+    def _array_port(self, array: ArraySpec, role: str) -> Port:
+        return Port(role, (self.owned, *array.shape), name=array.name, layer=array.layer)
+
+    def _edge_port(self, role: str, e: int, edge: Edge) -> Port:
+        target = self.graph.layers[edge.target]
+        neurons = self.owned if edge.kind in MATCHED else target.neurons
+        return Port(role, ("B", neurons, *target.sum_shape), layer=edge.target, edge=e)
+
+    def _products(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """From [sums, parameters, buffers, mask] to the products on each edge, and the new buffers."""
+        names = [port.name for port in (*self.trained, *self.buffers)]
+        arrays = dict(zip(names, inputs[1 : 1 + len(names)], strict=True))
+        mask = inputs[1 + len(names)] if self.mask else None
+        x, buffers = run_local(self.layer, inputs[0], arrays, mask)
+        return [run_edge(edge, x, arrays.get(f"{edge.module}.weight")) for _, edge in self.edges], buffers
+
+    @property
+    def _inputs(self) -> tuple[Port, ...]:
+        return (self.sum, *self.trained, *self.buffers, *self.mask)
+
+    def forward(self) -> Stage:
+        def function(*inputs: Tensor) -> tuple[Tensor, ...]:
+            products, buffers = self._products(inputs)
+            return (*products, *buffers)
+
+        outputs = (*(self._edge_port("sum", e, edge) for e, edge in self.edges), *self.buffers)
+        return _stage(f"forward_{self.layer.index}", function, self._inputs, outputs, function)
+
+    def backward(self) -> Stage:
+        first = 1 if self.layer.index == 0 else 0  # nobody asks for the error of the data
+        differentiated = 1 + len(self.trained)
+        taken = len(self._inputs)
+        inputs = (*self._inputs, *(self._edge_port("error", e, edge) for e, edge in self.edges))
+
+        def products(values: Sequence[Tensor], rest: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            return tuple(self._products((*values, *rest))[0])
+
+        def function(*given: Tensor) -> tuple[Tensor, ...]:
+            rest, errors = given[differentiated:taken], given[taken:]
+            _, vjp = torch.func.vjp(
+                lambda *values: products((*given[:first], *values), rest), *given[first:differentiated]
+            )
+            return tuple(vjp(tuple(errors)))
+
+        def reference(*given: Tensor) -> tuple[Tensor, ...]:
+            leaves = [x.detach().requires_grad_() for x in given[:differentiated]]
+            out = products(leaves, given[differentiated:taken])
+            return torch.autograd.grad(out, leaves[first:], given[taken:])
+
+        error = [replace(self.sum, role="error")] if first == 0 else []
+        gradients = [replace(port, role="gradient") for port in self.trained]
+        return _stage(f"backward_{self.layer.index}", function, inputs, (*error, *gradients), reference)
+
+    def loss(self) -> Stage:
+        """The output layer with the cross-entropy of integer labels, summed and scaled."""
+        classes = self.layer.neurons
+        labels = Port("labels", ("B",), dtype="int64")
+        scale = Port("scale", ())
+        inputs = (*self._inputs, labels, scale)
+        differentiated = 1 + len(self.trained)
+        plain = (self.sum, *self.trained)
+        outputs = (
+            Port("loss", ()),
+            Port("logits", ("B", classes)),
+            *(replace(port, role="error" if port.role == "sum" else "gradient") for port in plain),
+            *self.buffers,
+        )
+
+        def logits_of(given: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+            names = [port.name for port in (*self.trained, *self.buffers)]
+            arrays = dict(zip(names, given[1 : 1 + len(names)], strict=True))
+            mask = given[1 + len(names)] if self.mask else None
+            x, buffers = run_local(self.layer, given[0], arrays, mask)
+            return x.reshape(x.shape[0], classes), buffers
+
+        def function(*given: Tensor) -> tuple[Tensor, ...]:
+            rest, (labels_, scale_) = given[differentiated:-2], given[-2:]
+            hot = (labels_.unsqueeze(1) == torch.arange(classes)).to(given[0].dtype)
+
+            def loss_of(*values: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
+                logits, buffers = logits_of((*values, *rest))
+                shifted = logits - logits.amax(1, keepdim=True)
+                loss = ((shifted.exp().sum(1, keepdim=True).log() - shifted) * hot).sum() * scale_
+                return loss, (logits, buffers)
+
+            loss, vjp, (logits, buffers) = torch.func.vjp(loss_of, *given[:differentiated], has_aux=True)
+            return (loss, logits, *vjp(torch.ones_like(loss)), *buffers)
+
+        def reference(*given: Tensor) -> tuple[Tensor, ...]:
+            leaves = [x.detach().requires_grad_() for x in given[:differentiated]]
+            logits, buffers = logits_of((*leaves, *given[differentiated:-2]))
+            loss = F.cross_entropy(logits, given[-2], reduction="sum") * given[-1]
+            return (
+                loss.detach(),
+                logits.detach(),
+                *torch.autograd.grad(loss, leaves),
+                *(b.detach() for b in buffers),
+            )
+
+        return _stage("loss", function, inputs, outputs, reference)
+
+
+def _apply_stage(trained: Sequence[Port], optimizer: Optimizer) -> Stage:
+    moving = optimizer.momentum != 0.0
+    rate = Port("rate", ())
+    gradients = [replace(port, role="gradient") for port in trained]
+    momenta = [replace(port, role="momentum") for port in trained] if moving else []
+    count = len(trained)
+
+    def function(*given: Tensor) -> tuple[Tensor, ...]:
+        learning_rate, parameters = given[0], given[1 : 1 + count]
+        slopes, velocities = given[1 + count : 1 + 2 * count], given[1 + 2 * count :]
+        updated, moved = [], []
+        for i, (parameter, slope) in enumerate(zip(parameters, slopes, strict=True)):
+            if optimizer.weight_decay:
+                slope = slope + parameter * optimizer.weight_decay
+            if moving:
+                slope = velocities[i] * optimizer.momentum + slope
+                moved.append(slope)
+            updated.append(parameter - slope * learning_rate)
+        return (*updated, *moved)
+
+    def reference(*given: Tensor) -> tuple[Tensor, ...]:
+        leaves = [p.clone().requires_grad_() for p in given[1 : 1 + count]]
+        sgd = torch.optim.SGD(
+            leaves, lr=float(given[0]), momentum=optimizer.momentum, weight_decay=optimizer.weight_decay
+        )
+        for i, leaf in enumerate(leaves):
+            leaf.grad = given[1 + count + i].clone()
+            if moving:
+                sgd.state[leaf]["momentum_buffer"] = given[1 + 2 * count + i].clone()
+        sgd.step()
+        moved = [sgd.state[leaf]["momentum_buffer"] for leaf in leaves] if moving else []
+        return (*(leaf.detach() for leaf in leaves), *moved)
+
+    return _stage("apply", function, (rate, *trained, *gradients, *momenta), (*trained, *momenta), reference)
+
+
+def _stage(
+    name: str,
+    function: Callable[..., tuple[Tensor, ...]],
+    inputs: tuple[Port, ...],
+    outputs: tuple[Port, ...],
+    reference: Callable[..., tuple[Tensor, ...]],
+) -> Stage:
+    batched = tuple(i for i, port in enumerate(inputs) if port.shape and port.shape[0] == "B")
+    method = Method(
+        name, function, example_inputs(inputs, _example_batch(inputs), torch.Generator()), batched
+    )
+    return Stage(method, inputs, outputs, reference)
+
+
+def _example_batch(ports: Sequence[Port]) -> int:
+    """A batch unlike every other dimension: tracing takes equal sizes for the same size."""
+    taken = {dim for port in ports for dim in port.shape}
+    return next(batch for batch in range(5, len(taken) + 6) if batch not in taken)
+
+
+def example_inputs(
+    ports: Sequence[Port], batch: int, generator: torch.Generator, classes: int = 2
+) -> tuple[Tensor, ...]:
+    """Random inputs of the right shapes; variances and masks are positive, labels are below `classes`."""
+    values = []
+    for port in ports:
+        shape = tuple(batch if dim == "B" else int(dim) for dim in port.shape)
+        if port.role == "labels":
+            values.append(torch.randint(0, classes, shape, generator=generator))
+            continue
+        drawn = torch.randn(shape, generator=generator)
+        positive = port.role in ("mask", "scale", "rate") or port.name.endswith("running_var")
+        values.append(drawn.abs() if positive else drawn)
+    return tuple(values)
+
+
+def piece_stages(graph: NeuronGraph, owned: Sequence[int], optimizer: Optimizer) -> tuple[Stage, ...]:
+    """Every stage of a piece that owns `owned[layer]` neurons of each layer.
+
+    Raises UnsupportedModule where a layer has no sliced form.
+    """
+    arrays = array_specs(graph)
+    last = len(graph.layers) - 1
+    stages: list[Stage] = []
+    trained: list[Port] = []
+    for index, count in enumerate(owned):
+        if not count:
+            continue
+        if index == last and count != graph.layers[last].neurons:
+            raise UnsupportedModule("the output layer stays whole, on the dominator; plan it so")
+        builder = _LayerStage(graph, index, owned, arrays)
+        trained += builder.trained
+        stages += [builder.loss()] if index == last else [builder.forward(), builder.backward()]
+    stages.append(_apply_stage(trained, optimizer))
+    return tuple(stages)

@@ -1,0 +1,146 @@
+"""Pieces that exchange sums and errors train exactly like the whole network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from crowdlearn_device.executor import ExecuTorchExecutor
+from crowdlearn_device.piece import Message, Piece
+from crowdlearn_device.schedule import micro_batches
+from crowdlearn_device.state import PieceState
+from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.slice_program import export_slice
+from crowdlearn_export.stages import Optimizer, array_specs
+from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.weights import arrays_of, state_of
+from torch import nn
+
+SGD = Optimizer(momentum=0.9, weight_decay=1e-3)
+RATE = 0.05
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(12, 9),
+        nn.BatchNorm1d(9),
+        nn.ReLU(),
+        nn.Linear(9, 6),
+        nn.BatchNorm1d(6),
+        nn.Tanh(),
+        nn.Linear(6, 4),
+    )
+
+
+def make_pieces(
+    graph: NeuronGraph,
+    model: nn.Module,
+    counts: Sequence[Sequence[int]],
+    order: Sequence[Sequence[int]],
+    cache,
+) -> list[Piece]:
+    starts = np.cumsum([[0] * len(graph.layers), *counts], axis=0)
+    layout = [
+        [(int(a), int(a + n)) for a, n in zip(starts[k], count, strict=True)]
+        for k, count in enumerate(counts)
+    ]
+    arrays = arrays_of(graph, model.state_dict(), order)
+    pieces = []
+    for k, count in enumerate(counts):
+        program = export_slice(graph, count, SGD, max_batch=16, cache=cache)
+        layers: dict[int, dict[str, np.ndarray]] = {}
+        for spec in array_specs(graph):
+            a, b = layout[k][spec.layer]
+            if b > a:
+                part = layers.setdefault(spec.layer, {})
+                part[f"value/{spec.name}"] = arrays[spec.name][a:b]
+                if spec.trained:
+                    part[f"momentum/{spec.name}"] = np.zeros_like(arrays[spec.name][a:b])
+                    part[f"gradient/{spec.name}"] = np.zeros_like(arrays[spec.name][a:b])
+        state = PieceState(tuple(layout[k]), layers)
+        executor = ExecuTorchExecutor(program.pte)
+        pieces.append(Piece(program.manifest, executor, layout, k, state, 0, RATE, seed=0))
+    return pieces
+
+
+def deliver(pieces: list[Piece], rng: np.random.Generator) -> None:
+    """Run stages and deliver messages in random order (in order per pair) until nothing is left."""
+    queues: dict[tuple[int, int], list[Message]] = {}
+    while True:
+        movable: list[tuple[int, int]] = [pair for pair, queue in queues.items() if queue]
+        ready = [(k, k) for k, piece in enumerate(pieces) if piece.ready]
+        if not movable and not ready:
+            return
+        choices = movable + ready
+        source, target = choices[rng.integers(len(choices))]
+        if source == target:
+            for m in pieces[source].run():
+                queues.setdefault((source, m.partner), []).append(m)
+        else:
+            m = queues[source, target].pop(0)
+            pieces[target].receive(
+                Message(source, m.purpose, m.step, m.micro, m.micros, m.rows, m.edge, m.values)
+            )
+
+
+def merged(graph: NeuronGraph, pieces: list[Piece]) -> dict[str, np.ndarray]:
+    parts: dict[str, list[np.ndarray]] = {}
+    for piece in pieces:
+        for arrays in piece.state().layers.values():
+            for key, array in arrays.items():
+                if key.startswith("value/"):
+                    parts.setdefault(key[6:], []).append(array)
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [[12, 0, 0, 4], [0, 5, 2, 0], [0, 4, 4, 0]],
+        [[12, 3, 1, 4], [0, 6, 0, 0], [0, 0, 5, 0]],
+        [[12, 9, 6, 4]],
+    ],
+)
+@pytest.mark.parametrize("micro", [16, 5])
+def test_sliced_training_equals_unsliced_sgd(counts, micro, tmp_path_factory):
+    torch.manual_seed(3)
+    model = mlp()
+    graph = neuron_graph(model, torch.zeros(2, 12))
+    rng = np.random.default_rng(1)
+    order = [tuple(range(12)), tuple(rng.permutation(9)), tuple(rng.permutation(6)), tuple(range(4))]
+    cache = tmp_path_factory.getbasetemp() / "programs"
+    pieces = make_pieces(graph, model, counts, order, cache)
+    reference = mlp().double()
+    reference.load_state_dict(model.state_dict())
+    sgd = torch.optim.SGD(
+        reference.parameters(), lr=RATE, momentum=SGD.momentum, weight_decay=SGD.weight_decay
+    )
+    for step in range(6):
+        rows = 16 if step % 2 == 0 else 11
+        x = rng.standard_normal((rows, 12)).astype(np.float32)
+        y = rng.integers(0, 4, rows)
+        parts = micro_batches(rows, micro)
+        sgd.zero_grad()
+        losses = []
+        for i, part in enumerate(parts):
+            pieces[0].feed(i, len(parts), rows, x[part.start : part.stop], y[part.start : part.stop])
+            out = reference(torch.from_numpy(x[part.start : part.stop]).double())
+            loss = (
+                nn.functional.cross_entropy(out, torch.from_numpy(y[part.start : part.stop]), reduction="sum")
+                / rows
+            )
+            loss.backward()
+            losses.append(float(loss) * rows / len(part))
+        sgd.step()
+        deliver(pieces, rng)
+        assert [piece.boundary for piece in pieces] == [step + 1] * len(pieces)
+        results = sorted(pieces[0].results, key=lambda r: r.micro)
+        pieces[0].results.clear()
+        np.testing.assert_allclose([r.loss for r in results], losses, rtol=1e-4)
+    trained = state_of(graph, merged(graph, pieces), model.state_dict(), order)
+    for name, expected in reference.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            scale = float(expected.abs().max())
+            assert float((trained[name] - expected).abs().max()) <= 1e-5 * max(scale, 1e-2), name
