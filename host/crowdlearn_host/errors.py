@@ -27,3 +27,12 @@ class RunError(HostError):
 
 class TrainingError(HostError):
     """Training stopped before its end; the message says why and how to go on."""
+
+
+class UpdateRefused(HostError):
+    """A shared update was refused, with `owner` and `reason`; the round goes on as if it had not come."""
+
+    def __init__(self, owner: int, reason: str) -> None:
+        super().__init__(f"the update of device {owner} is refused: {reason}")
+        self.owner = owner
+        self.reason = reason

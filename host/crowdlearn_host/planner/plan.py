@@ -42,5 +42,7 @@ def plan_from_counts(graph: NeuronGraph, counts: Sequence[Sequence[int]]) -> Pla
         pieces.append(PiecePlan(tuple(neurons)))
     for layer, total in zip(graph.layers, starts, strict=True):
         if total != layer.neurons:
-            raise PlanError(f"layer {layer.name}: pieces own {total} neurons of {layer.neurons}; make them add up")
+            raise PlanError(
+                f"layer {layer.name}: pieces own {total} neurons of {layer.neurons}; make them add up"
+            )
     return Plan(tuple(pieces))

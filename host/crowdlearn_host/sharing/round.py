@@ -1,0 +1,62 @@
+"""One sharing round: updates arrive in chunks, are checked, and enter the window at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from crowdlearn_device.errors import WireError
+from crowdlearn_device.update import Limits, Update, decode_update
+from numpy.typing import NDArray
+
+from ..errors import UpdateRefused
+from .window import Window, check_update
+
+
+class SharingRound:
+    """Takes the chunks of one round's updates into `window`, in the order in which they arrive.
+
+    `owned` says which weights each device is responsible for (a boolean per weight of the model); a device
+    uploads a weight at most once a round. A refused chunk changes nothing: a right one may follow it.
+    """
+
+    def __init__(
+        self, window: Window, number: int, owned: Mapping[int, NDArray[np.bool_]], max_weights: int
+    ) -> None:
+        self._window = window
+        self._number = number
+        self._open = {owner: weights.copy() for owner, weights in owned.items()}
+        self._limits = Limits(len(window), max_weights)
+
+    def receive(self, sender: int, data: bytes) -> Update:
+        """Decodes a chunk that came from device `sender`, checks and applies it, and returns it.
+
+        Raises UpdateRefused with the reason.
+        """
+        try:
+            update = decode_update(data, self._limits)
+        except WireError as error:
+            raise UpdateRefused(sender, str(error)) from error
+        if update.owner != sender:
+            raise UpdateRefused(sender, f"it is signed by device {update.owner}")
+        self.apply(update)
+        return update
+
+    def apply(self, update: Update) -> None:
+        """Checks and applies an update that is decoded already. Raises UpdateRefused with the reason."""
+        if update.owner not in self._open:
+            raise UpdateRefused(update.owner, f"it has no part in round {self._number}")
+        if update.round != self._number:
+            raise UpdateRefused(
+                update.owner, f"it is of round {update.round}, and round {self._number} is open"
+            )
+        check_update(update, len(self._window))
+        still = self._open[update.owner]
+        taken = still[update.indices]
+        if not taken.all():
+            index = int(update.indices[np.argmin(taken)])
+            raise UpdateRefused(
+                update.owner, f"weight {index} is not its own, or was uploaded already this round"
+            )
+        self._window.apply(update)
+        still[update.indices] = False
