@@ -1,0 +1,52 @@
+"""`crowdlearn-device`: the device runtime from a shell."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import DeviceError
+from .serve import serve_device
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="crowdlearn-device", description="The part of crowdlearn that runs on a phone."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    serving = commands.add_parser("serve", help="wait for the host on a local port (it comes through adb)")
+    serving.add_argument("--home", type=Path, required=True, help="folder for programs, states and the identity")
+    serving.add_argument("--data", type=Path, help="folder with the training data (default: HOME/data)")
+    serving.add_argument("--name", default="", help="the device's name for life (default: the folder's name)")
+    serving.add_argument("--port", type=int, default=0, help="0 takes any free port and writes it to HOME/port")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("websockets").setLevel(logging.WARNING)
+    home: Path = arguments.home
+    try:
+        asyncio.run(_until_stopped(home, arguments.data or home / "data", arguments.name, arguments.port))
+    except (DeviceError, OSError) as error:
+        print(f"crowdlearn-device: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _until_stopped(home: Path, data: Path, name: str, port: int) -> None:
+    task = asyncio.create_task(serve_device(home, data, name or home.resolve().name, port))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        logging.getLogger("crowdlearn").info("stopped")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,375 @@
+"""A device as a member of its group: the protocol's device side as a state machine without I/O of its own.
+
+Frames go in through `receive`, come out in `outbox`; `work` does one piece of computation. docs/protocol.md tells the
+states. A generation begins with Assign: keys are offered and exchanged, state is provided to whom it is due, and once the own
+piece is complete and on disk the device is Ready. Go starts the work. Whatever is refused ends the generation here: the
+server is told why and assigns anew from a boundary that everybody holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from . import wire_pb2 as pb
+from .dataset import Dataset
+from .dominator import Dominator
+from .envelope import Channel, Identity, open_snapshot, seal_snapshot
+from .errors import DataError, DeviceError, EnvelopeError, ProgramError, StateError, WireError
+from .executor import Executor, ProgramStore
+from .manifest import Manifest
+from .piece import Message, Piece
+from .state import Neurons, PartialState, PieceState, StateStore
+from .wire import VERSION, decode_tensor, encode_tensor
+
+FAULTS: tuple[tuple[type[DeviceError], pb.FaultKind], ...] = (
+    (EnvelopeError, pb.FAULT_ENVELOPE),
+    (ProgramError, pb.FAULT_PROGRAM),
+    (StateError, pb.FAULT_STATE),
+    (DataError, pb.FAULT_DATA),
+    (WireError, pb.FAULT_WIRE),
+)
+
+
+class Member:
+    """One device in one run. `load_data` reads the device's samples when it first is dominator."""
+
+    def __init__(
+        self,
+        name: str,
+        home: Path,
+        identity: Identity,
+        samples: int,
+        load_data: Callable[[], Dataset],
+        token: str = "",
+    ) -> None:
+        self.outbox: list[pb.Frame] = []
+        self.finished: str | None = None
+        self._home = home
+        self._identity = identity
+        self._load_data = load_data
+        self._programs = ProgramStore(home / "programs")
+        self._executors: dict[str, Executor] = {}
+        self._data: Dataset | None = None
+        self._generation: _Generation | None = None
+        self._run = ""
+        self._device = -1
+        self._identities: dict[int, bytes] = {}
+        self._send(
+            pb.Frame(
+                hello=pb.Hello(
+                    version=VERSION, device=name, identity=identity.public, samples=samples, token=token
+                )
+            )
+        )
+
+    def _send(self, frame: pb.Frame) -> None:
+        self.outbox.append(frame)
+
+    def receive(self, frame: pb.Frame) -> None:
+        """Take a frame from the server. Refusals become Fault frames; nothing else is raised."""
+        try:
+            self._receive(frame)
+        except DeviceError as error:
+            self._fault(error)
+
+    def work(self) -> bool:
+        """Do one piece of computation; False where there is none to do."""
+        generation = self._generation
+        if generation is None:
+            return False
+        try:
+            return generation.work()
+        except DeviceError as error:
+            self._fault(error)
+            return True
+
+    def _fault(self, error: DeviceError) -> None:
+        number = self._generation.number if self._generation else 0
+        self._generation = None
+        kind = next(kind for kind_of, kind in FAULTS if isinstance(error, kind_of))
+        fatal = kind in (pb.FAULT_PROGRAM, pb.FAULT_DATA)
+        self._send(pb.Frame(fault=pb.Fault(generation=number, kind=kind, reason=str(error)[:500], fatal=fatal)))
+
+    def _receive(self, frame: pb.Frame) -> None:
+        kind = frame.WhichOneof("body")
+        if kind == "welcome":
+            self._welcome(frame.welcome)
+        elif kind == "finish":
+            self.finished = frame.finish.reason
+            self._generation = None
+        elif kind == "ping":
+            self._send(pb.Frame(pong=pb.Pong(nonce=frame.ping.nonce)))
+        elif self._device < 0:
+            raise WireError(f"{kind} before welcome")
+        elif kind == "assign":
+            self._assign(frame.assign)
+        elif kind == "committed":
+            self._states.forget_before(frame.committed.generation, frame.committed.boundary)
+        elif self._generation is not None:
+            self._generation.receive(kind or "", frame)
+
+    def _welcome(self, welcome: pb.Welcome) -> None:
+        if welcome.version != VERSION:
+            raise WireError(f"the server speaks version {welcome.version}, this device {VERSION}; update the older")
+        run = welcome.run
+        if not run or len(run) > 100 or not all(c.isalnum() or c in "-_." for c in run) or run.startswith("."):
+            raise WireError(f"run {run[:100]!r} is not a name")
+        self._run, self._device = run, welcome.device
+        self._states = StateStore(self._home / "runs" / run)
+        self._identities = {}
+
+    def _assign(self, assign: pb.Assign) -> None:
+        if self._generation is not None and assign.generation <= self._generation.number:
+            raise WireError(f"generation {assign.generation} after {self._generation.number}")
+        self._generation = None
+        for peer in assign.peers:
+            # A device's key is trusted at first sight and then for the whole run.
+            if self._identities.setdefault(peer.device, peer.identity) != peer.identity:
+                raise WireError(f"device {peer.device} has changed its identity; start a new run if that is right")
+        if self._identities.get(self._device) != self._identity.public:
+            raise WireError("the server gives this device another's identity")
+        self._generation = _Generation(self, assign)
+
+    def program(self, sha256: str) -> tuple[Manifest, Executor]:
+        """A program that was pushed to this device, loaded once."""
+        manifest = self._programs.manifest(sha256)
+        if manifest.program not in self._executors:
+            self._executors[manifest.program] = self._programs.executor(manifest)
+        return manifest, self._executors[manifest.program]
+
+    def data(self) -> Dataset:
+        if self._data is None:
+            self._data = self._load_data()
+        return self._data
+
+
+class _Generation:
+    """What a member does between two assignments."""
+
+    def __init__(self, member: Member, assign: pb.Assign) -> None:
+        self.number = assign.generation
+        self._member = member
+        self._assign = assign
+        self._me = member._device
+        self._run = member._run
+        self._ephemeral = X25519PrivateKey.generate()
+        self._channels: dict[int, Channel] = {}
+        self._layout = [[_neurons(r) for r in piece.neurons] for piece in assign.pieces]
+        self._device_of = [piece.device for piece in assign.pieces]
+        self._piece_of = {device: piece for piece, device in enumerate(self._device_of)}
+        self._partial: PartialState | None = None
+        self._piece: Piece | None = None
+        self._dominator: Dominator | None = None
+        self._rounding = np.random.default_rng((assign.training.seed, assign.generation, self._me))
+        if assign.piece >= 0:
+            if not (
+                0 <= assign.piece < len(self._layout) and self._device_of[assign.piece] == self._me
+            ) or len(self._piece_of) != len(self._layout):
+                raise WireError(f"assignment of piece {assign.piece} contradicts its list of pieces")
+            self._manifest, self._executor = member.program(assign.pieces[assign.piece].program)
+            if any(len(piece) != len(self._manifest.layers) for piece in self._layout):
+                raise WireError("assignment and program disagree on the number of layers")
+            self._partial = PartialState(self._manifest, self._layout[assign.piece])
+        public = self._ephemeral.public_key().public_bytes_raw()
+        self._send(
+            key_offer=pb.KeyOffer(generation=self.number, device=self._me, ephemeral=public)
+        )
+
+    def _send(self, **body: object) -> None:
+        self._member.outbox.append(pb.Frame(**body))  # type: ignore[arg-type]
+
+    def receive(self, kind: str, frame: pb.Frame) -> None:
+        body = getattr(frame, kind)
+        if body.generation != self.number and kind != "snapshot":
+            if body.generation > self.number:
+                raise WireError(f"{kind} of generation {body.generation} in {self.number}")
+            return  # left over from before the assignment
+        if kind == "keys":
+            self._keys(frame.keys)
+        elif kind == "envelope":
+            self._envelope(frame.envelope)
+        elif kind == "global_state":
+            self._take(frame.global_state.part)
+        elif kind == "snapshot":
+            self._inherit(frame.snapshot)
+        elif kind == "go":
+            self._go()
+        elif kind == "share":
+            self._share()
+        else:
+            raise WireError(f"a device takes no {kind}")
+
+    def _keys(self, keys: pb.Keys) -> None:
+        for offer in keys.offers:
+            if offer.device != self._me and offer.device in self._member._identities:
+                self._channels[offer.device] = Channel(
+                    self._run,
+                    self.number,
+                    self._me,
+                    self._member._identity,
+                    self._ephemeral,
+                    offer.device,
+                    self._member._identities[offer.device],
+                    offer.ephemeral,
+                )
+        for provide in self._assign.provides:
+            if not provide.stored:
+                state = self._member._states.load(self._assign.from_generation, self._assign.boundary)
+                self._provide(provide, state)
+        self._check_complete()
+
+    def _provide(self, provide: pb.Provide, state: PieceState) -> None:
+        if list(state.neurons) != [_neurons(r) for r in provide.neurons]:
+            raise StateError("the state kept here is of other neurons than the server asks for")
+        for transfer in self._assign.transfers:
+            if transfer.piece != provide.piece:
+                continue
+            for part in state.parts(transfer.layer, _neurons(transfer.neurons)):
+                if transfer.device == self._me:
+                    self._take(part)
+                else:
+                    self._send(envelope=self._channel(transfer.device).seal(self._moving, part.SerializeToString()))
+
+    @property
+    def _moving(self) -> pb.Purpose:
+        started = self._assign.boundary == self._assign.pass_boundary
+        return pb.PURPOSE_SHUFFLE if started else pb.PURPOSE_RECOVERY
+
+    def _channel(self, device: int) -> Channel:
+        channel = self._channels.get(device)
+        if channel is None:
+            raise WireError(f"no keys were exchanged with device {device}")
+        return channel
+
+    def _inherit(self, snapshot: pb.Snapshot) -> None:
+        """Provide a lost device's piece from the snapshot that the server kept for us."""
+        if (snapshot.generation, snapshot.boundary) != (self._assign.from_generation, self._assign.boundary):
+            return
+        sender = self._member._identities.get(snapshot.sender)
+        provide = next((p for p in self._assign.provides if p.piece == snapshot.piece and p.stored), None)
+        if sender is None or provide is None:
+            raise WireError(f"snapshot of piece {snapshot.piece} by device {snapshot.sender} was not due here")
+        content = open_snapshot(self._run, self._me, self._member._identity, sender, snapshot)
+        self._provide(provide, PieceState.from_bytes(content))
+        self._check_complete()
+
+    def _take(self, part: pb.StatePart) -> None:
+        if self._partial is None:
+            raise WireError("state arrived at a device that waits for none")
+        self._partial.add(part)
+        self._check_complete()
+
+    def _check_complete(self) -> None:
+        if self._partial is None or self._piece is not None or not self._partial.complete:
+            return
+        state = self._partial.finish()
+        self._partial = None
+        training = self._assign.training
+        self._member._states.save(self.number, self._assign.boundary, state.to_bytes())
+        self._piece = Piece(
+            self._manifest,
+            self._executor,
+            self._layout,
+            self._assign.piece,
+            state,
+            self._assign.boundary,
+            training.learning_rate,
+            training.seed,
+        )
+        self._send(ready=pb.Ready(generation=self.number))
+
+    def _go(self) -> None:
+        if self._piece is None:
+            raise WireError("go before ready")
+        if self._assign.piece == 0:
+            self._dominator = Dominator(self._piece, self._member.data(), self._assign, self._me)
+
+    def _envelope(self, envelope: pb.Envelope) -> None:
+        content = self._channel(envelope.sender).open(envelope)
+        if envelope.purpose in (pb.PURPOSE_SHUFFLE, pb.PURPOSE_RECOVERY):
+            self._take(pb.StatePart.FromString(content))
+            return
+        if self._piece is None or envelope.sender not in self._piece_of:
+            raise WireError(f"device {envelope.sender} sends sums to a device that has no piece beside it")
+        sums = pb.Sums.FromString(content)
+        values = decode_tensor(sums.values)
+        self._piece.receive(
+            Message(
+                self._piece_of[envelope.sender],
+                envelope.purpose,
+                sums.step,
+                sums.micro,
+                sums.micros,
+                sums.rows,
+                sums.edge,
+                values,
+            )
+        )
+
+    def work(self) -> bool:
+        piece = self._piece
+        if piece is None:
+            return False
+        fed = self._dominator is not None and self._dominator.feed()
+        if not piece.ready:
+            return fed
+        before = piece.boundary
+        for message in piece.run():
+            self._send_sums(message)
+        if piece.boundary != before:
+            self._applied(piece)
+        return True
+
+    def _send_sums(self, message: Message) -> None:
+        sums = pb.Sums(
+            step=message.step,
+            micro=message.micro,
+            edge=message.edge,
+            micros=message.micros,
+            rows=message.rows,
+            values=encode_tensor(message.values, self._assign.training.wire, self._rounding),
+        )
+        channel = self._channel(self._device_of[message.partner])
+        self._send(envelope=channel.seal(message.purpose, sums.SerializeToString()))
+
+    def _applied(self, piece: Piece) -> None:
+        assign = self._assign
+        if self._dominator is not None:
+            progress = self._dominator.progress()
+            progress.generation = self.number
+            self._send(progress=progress)
+        since = piece.boundary - assign.pass_boundary
+        if piece.boundary == assign.pass_end or since % max(1, assign.training.snapshot_every) == 0:
+            content = piece.state().to_bytes()
+            self._member._states.save(self.number, piece.boundary, content)
+            heirs = {h: self._member._identities[h] for h in assign.heirs if h != self._me}
+            if heirs:
+                snapshot = pb.Snapshot(
+                    generation=self.number, boundary=piece.boundary, piece=assign.piece, sender=self._me
+                )
+                identity = self._member._identity
+                self._send(snapshot=seal_snapshot(self._run, identity, heirs, snapshot, content))
+            self._send(held=pb.Held(generation=self.number, boundary=piece.boundary))
+
+    def _share(self) -> None:
+        """Upload the values of this piece's neurons: weights, never gradients or samples."""
+        if self._piece is None:
+            raise WireError("share before ready")
+        state = self._piece.state()
+        values = {
+            layer: {name: array for name, array in arrays.items() if name.startswith("value/")}
+            for layer, arrays in state.layers.items()
+        }
+        shared = PieceState(state.neurons, values)
+        for layer, neurons in enumerate(state.neurons):
+            for part in shared.parts(layer, neurons):
+                self._send(shared=pb.Shared(generation=self.number, part=part))
+        self._send(shared=pb.Shared(generation=self.number, last=True))
+
+
+def _neurons(neurons: pb.Range) -> Neurons:
+    return neurons.start, neurons.stop

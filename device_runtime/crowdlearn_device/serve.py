@@ -1,0 +1,110 @@
+"""The device runtime's shell: a WebSocket that the host reaches through adb, around a `Member`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import os
+from http import HTTPStatus
+from pathlib import Path
+
+from websockets.asyncio.connection import Connection
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from .dataset import Dataset, load_dataset
+from .envelope import Identity
+from .errors import DeviceError, WireError
+from .member import Member
+from .wire import MAX_FRAME, decode_frame
+
+log = logging.getLogger("crowdlearn")
+
+
+async def run_member(connection: Connection, member: Member) -> None:
+    """Drive a member over one connection until the run is over for it or the connection ends."""
+    arrived = asyncio.Event()
+
+    async def read() -> None:
+        try:
+            async for data in connection:
+                if isinstance(data, str):
+                    raise WireError("text where a binary frame was due")
+                member.receive(decode_frame(data))
+                arrived.set()
+        except WireError as error:
+            log.error("closing the connection: %s", error)
+            await connection.close(1002, str(error)[:100])
+
+    reader = asyncio.create_task(read())
+    try:
+        while not reader.done() and member.finished is None:
+            busy = member.work()
+            outbox, member.outbox = member.outbox, []
+            for frame in outbox:
+                if frame.HasField("fault"):
+                    log.error("fault: %s", frame.fault.reason)
+                await connection.send(frame.SerializeToString())
+            if busy or member.outbox:
+                await asyncio.sleep(0)  # let the reader in
+                continue
+            arrived.clear()
+            waiting = asyncio.create_task(arrived.wait())
+            await asyncio.wait({waiting, reader}, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+    except ConnectionClosed:
+        pass
+    finally:
+        reader.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
+            await reader
+
+
+async def serve_device(home: Path, data: Path, name: str, port: int) -> None:
+    """Listen on 127.0.0.1:`port` (0: any free one, written to HOME/port) for the host, one connection at a time.
+
+    HOME/token, if it is there, must be what the host presents: other programs of the phone can reach the port too.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    identity = Identity.load(home / "identity.key")
+    token_file = home / "token"
+    current: asyncio.Task[None] | None = None
+
+    def load() -> Dataset:
+        return load_dataset(data)
+
+    def authorize(connection: ServerConnection, request: Request) -> Response | None:
+        expected = token_file.read_text().strip() if token_file.exists() else ""
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if hmac.compare_digest(expected, given):
+            return None
+        return connection.respond(HTTPStatus.UNAUTHORIZED, "the token pushed to this device is needed\n")
+
+    async def handle(connection: ServerConnection) -> None:
+        nonlocal current
+        task = asyncio.current_task()
+        if current is not None and not current.done():
+            log.info("a new connection replaces the old one")
+            current.cancel()
+        current = task
+        try:
+            samples = len(await asyncio.to_thread(load))
+        except DeviceError as error:
+            log.error("%s", error)
+            await connection.close(1011, str(error)[:100])
+            return
+        with contextlib.suppress(asyncio.CancelledError):
+            await run_member(connection, Member(name, home, identity, samples, load))
+
+    async with serve(
+        handle, "127.0.0.1", port, max_size=MAX_FRAME, compression=None, process_request=authorize, ping_timeout=60
+    ) as server:
+        bound = next(iter(server.sockets)).getsockname()[1]
+        partial = home / "port.partial"
+        partial.write_text(f"{bound}\n")
+        os.replace(partial, home / "port")
+        log.info("listening on 127.0.0.1:%d", bound)
+        await server.serve_forever()
