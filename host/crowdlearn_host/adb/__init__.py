@@ -1,0 +1,7 @@
+"""Phones over adb: connections with many full-duplex streams, shell, files, deployment."""
+
+from crowdlearn_host.adb.deployment import Deployment, RuntimeDeployment
+from crowdlearn_host.adb.device import AdbDevice, ShellResult
+from crowdlearn_host.adb.mux import Stream
+
+__all__ = ["AdbDevice", "Deployment", "RuntimeDeployment", "ShellResult", "Stream"]

@@ -1,0 +1,171 @@
+"""Connect and authenticate through adb-shell, then hand the socket to the multiplexer."""
+
+import asyncio
+import re
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adb_shell.adb_device import AdbDevice as AdbShellDevice
+from adb_shell.exceptions import (
+    AdbConnectionError,
+    AdbTimeoutError,
+    DeviceAuthError,
+    InvalidChecksumError,
+    InvalidCommandError,
+    InvalidResponseError,
+    TcpTimeoutException,
+)
+from adb_shell.transport.tcp_transport import TcpTransport
+
+from crowdlearn_host.adb.keys import default_key_path, load_signer
+from crowdlearn_host.adb.mux import Mux
+from crowdlearn_host.adb.wire import VERSION, Command, Decoder, Message
+from crowdlearn_host.errors import FleetError
+
+CONNECT_SECONDS = 10.0
+ACCEPT_SECONDS = 30.0
+FEATURES = "shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
+
+
+class FullSendTransport(TcpTransport):  # type: ignore[misc]
+    """adb-shell's TCP transport that sends all it is given, without Nagle, and sees the end of a stream.
+
+    Keeps what the device says during the handshake: adb-shell drops the banner with its features.
+    """
+
+    _connection: socket.socket | None
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(host, port)
+        self.handshake = bytearray()
+
+    def connect(self, transport_timeout_s: float | None) -> None:
+        super().connect(transport_timeout_s)
+        assert self._connection
+        self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def bulk_read(self, numbytes: int, transport_timeout_s: float | None) -> bytes:
+        data: bytes = super().bulk_read(numbytes, transport_timeout_s)
+        if not data:
+            raise ConnectionResetError("the phone closed the connection")
+        self.handshake += data
+        return data
+
+    def bulk_write(self, data: bytes, transport_timeout_s: float | None) -> int:
+        view = memoryview(data)
+        while view:
+            view = view[super().bulk_write(view, transport_timeout_s) :]
+        return len(data)
+
+    def detach(self) -> socket.socket:
+        """The connected socket; the transport forgets it."""
+        assert self._connection
+        connection, self._connection = self._connection, None
+        return connection
+
+
+@dataclass(frozen=True)
+class Banner:
+    """What a device says about itself when it accepts a connection."""
+
+    version: int
+    max_payload: int
+    properties: dict[str, str] = field(default_factory=dict)
+    features: frozenset[str] = frozenset()
+
+
+def parse_banner(message: Message) -> Banner:
+    """The fields of a CNXN message: `device::key=value;...;features=a,b`."""
+    text = message.payload.rstrip(b"\0").decode(errors="replace")
+    pairs = dict(re.findall(r"([\w.]+)=([^;]*)", text.partition("::")[2]))
+    features = frozenset(filter(None, pairs.pop("features", "").split(",")))
+    return Banner(message.arg0, message.arg1, pairs, features)
+
+
+def parse_address(serial: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT` or `HOST`. Raises FleetError."""
+    host, _, port = serial.rpartition(":") if ":" in serial else (serial, "", "5555")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise FleetError(
+            f"{serial!r} is not an address of a phone: write HOST:PORT, for example 192.168.1.20:5555"
+        )
+    return host.strip("[]"), int(port)
+
+
+async def connect_tcp(
+    serial: str,
+    *,
+    key: Path | None = None,
+    timeout: float = CONNECT_SECONDS,
+    accept_timeout: float = ACCEPT_SECONDS,
+) -> tuple[Mux, Banner]:
+    """An authenticated connection to the phone at HOST:PORT.
+
+    `timeout` bounds every step but the answer on the phone's screen, which has `accept_timeout` seconds.
+    Raises FleetError with what to do when the phone is away, refuses the key, or wants TLS.
+    """
+    transport = FullSendTransport(*parse_address(serial))
+    try:
+        await asyncio.to_thread(
+            _handshake, transport, serial, key or default_key_path(), timeout, accept_timeout
+        )
+        banner = _last_banner(transport.handshake)
+        sock = transport.detach()
+    finally:
+        transport.close()
+    sock.setblocking(False)
+    mux = Mux()
+    mux.max_payload = min(mux.max_payload, max(banner.max_payload, 4096))
+    mux.expect_checksums(banner.version < VERSION)
+    await asyncio.get_running_loop().create_connection(lambda: mux, sock=sock)
+    return mux, banner
+
+
+def _handshake(
+    transport: FullSendTransport, serial: str, key: Path, timeout: float, accept_timeout: float
+) -> None:
+    signer = load_signer(key)
+    asked = False
+
+    def ask(_: object) -> None:
+        nonlocal asked
+        asked = True
+
+    device = AdbShellDevice(transport, banner=f"features={FEATURES}")
+    try:
+        device.connect(
+            rsa_keys=[signer],
+            transport_timeout_s=timeout,
+            auth_timeout_s=accept_timeout,
+            read_timeout_s=timeout,
+            auth_callback=ask,
+        )
+    except (TcpTimeoutException, AdbTimeoutError, ConnectionResetError, DeviceAuthError) as error:
+        if asked:
+            raise FleetError(
+                f"{serial} does not know the key {key}.pub: accept it on the phone's screen "
+                "('Allow USB debugging?'), then connect again"
+            ) from error
+        raise FleetError(f"{serial} does not answer as an adb device: {error}") from error
+    except InvalidCommandError as error:
+        if any(message.command == Command.STLS for message in _messages(transport.handshake)):
+            raise FleetError(
+                f"{serial} offers wireless debugging over TLS only. Connect the phone by USB once and run "
+                "`adb tcpip 5555`, then connect to its port 5555; or pair it with `adb pair HOST:PORT` and "
+                "leave the adb server running, which crowdlearn then uses"
+            ) from error
+        raise FleetError(f"{serial} is not an adb device: {error}") from error
+    except (OSError, AdbConnectionError, InvalidChecksumError, InvalidResponseError) as error:
+        raise FleetError(
+            f"{serial} cannot be reached: {error}; is it on, and is adb over TCP enabled?"
+        ) from error
+
+
+def _messages(handshake: bytes | bytearray) -> list[Message]:
+    return list(Decoder().feed(bytes(handshake)))
+
+
+def _last_banner(handshake: bytearray) -> Banner:
+    return parse_banner(_messages(handshake)[-1])

@@ -1,0 +1,93 @@
+"""Client of the phone's file service: stat, push and pull."""
+
+import stat
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from crowdlearn_host.adb.mux import Mux, Stream
+from crowdlearn_host.adb.sync import MAX_CHUNK, STAT_V1, STAT_V2, FileStat, Reader, data_packets, request
+from crowdlearn_host.adb.wire import ProtocolError
+from crowdlearn_host.errors import FleetError
+
+READ_BYTES = 15 * MAX_CHUNK
+MAX_MESSAGE = 4096
+NO_SUCH_FILE = 2
+_ANSWER = struct.Struct("<4sI")
+
+Progress = Callable[[int, int], None]
+
+
+async def stat_file(mux: Mux, remote: str, *, v2: bool) -> FileStat:
+    """Mode, size and time of a file; an errno and zeros when there is none."""
+    async with _session(mux) as (stream, reader):
+        if v2:
+            await stream.write(request(b"STA2", remote.encode()))
+            _, error, _, _, mode, _, _, _, size, _, mtime, _ = await reader.unpack(STAT_V2)
+            return FileStat(mode, size, mtime, error)
+        await stream.write(request(b"STAT", remote.encode()))
+        _, mode, size, mtime = await reader.unpack(STAT_V1)
+        return FileStat(mode, size, mtime, 0 if mode else NO_SUCH_FILE)
+
+
+async def push_file(
+    mux: Mux, content: Path | bytes, remote: str, *, mode: int, progress: Progress | None = None
+) -> None:
+    """Write a file on the phone. Raises FleetError with what the phone says."""
+    total = len(content) if isinstance(content, bytes) else content.stat().st_size
+    mtime = 0 if isinstance(content, bytes) else int(content.stat().st_mtime)
+    sent = 0
+    async with _session(mux) as (stream, reader):
+        try:
+            await stream.write(request(b"SEND", f"{remote},{stat.S_IFREG | mode}".encode()))
+            for block in _blocks(content):
+                for packets in data_packets(memoryview(block), mux.max_payload):
+                    await stream.write(packets)
+                sent += len(block)
+                if progress:
+                    progress(sent, total)
+            await stream.write(request(b"DONE", mtime))
+        except FleetError:
+            # A phone that cannot write (disk full, no such folder) says why and hangs up while we still send.
+            mux.raise_if_lost()
+        name, length = await reader.unpack(_ANSWER)
+        if name != b"OKAY":
+            raise FleetError(
+                f"push to {remote} failed on the phone: {await reader.text(length, MAX_MESSAGE)}"
+            )
+
+
+async def pull_file(mux: Mux, remote: str) -> AsyncIterator[bytes]:
+    """The content of a file of the phone, piece by piece. Raises FleetError with what the phone says."""
+    async with _session(mux) as (stream, reader):
+        await stream.write(request(b"RECV", remote.encode()))
+        while True:
+            name, length = await reader.unpack(_ANSWER)
+            if name == b"DONE":
+                return
+            if name != b"DATA":
+                raise FleetError(
+                    f"pull of {remote} failed on the phone: {await reader.text(length, MAX_MESSAGE)}"
+                )
+            if length > MAX_CHUNK:
+                raise ProtocolError(f"a DATA packet of {length} bytes; at most {MAX_CHUNK} are allowed")
+            yield await reader.exactly(length)
+
+
+@asynccontextmanager
+async def _session(mux: Mux) -> AsyncIterator[tuple[Stream, Reader]]:
+    stream = await mux.open("sync:")
+    try:
+        yield stream, Reader(stream)
+    finally:
+        stream.abort()
+
+
+def _blocks(content: Path | bytes) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    with content.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            yield block

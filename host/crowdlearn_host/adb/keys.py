@@ -1,0 +1,29 @@
+"""The user's adb key pair: the same file that `adb` uses."""
+
+import os
+from pathlib import Path
+
+from adb_shell.auth.keygen import keygen
+from adb_shell.auth.sign_cryptography import CryptographySigner
+
+from crowdlearn_host.errors import FleetError
+
+
+def default_key_path() -> Path:
+    """Where adb keeps the user's private key."""
+    return Path.home() / ".android" / "adbkey"
+
+
+def load_signer(path: Path) -> CryptographySigner:
+    """The key pair at `path` and `path`.pub, made when missing. Raises FleetError if it cannot be read."""
+    try:
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            keygen(str(path))
+            path.chmod(0o600)
+        public = Path(f"{path}.pub")
+        if not public.exists():
+            raise FleetError(f"{public} is missing beside {path}: delete {path} to have a new pair made")
+        return CryptographySigner(os.fspath(path))
+    except (OSError, ValueError) as error:
+        raise FleetError(f"the adb key {path} cannot be used: {error}") from error

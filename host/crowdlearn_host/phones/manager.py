@@ -1,0 +1,214 @@
+"""Make, list and stop virtual phones; their state is a folder each under HOME/phones."""
+
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from crowdlearn_host.errors import FleetError
+from crowdlearn_host.phones.settings import CONTROL_SOCKET, MAX_REQUEST, PROGRAMS, PhoneInfo, Settings
+
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+DEFAULT_PROFILE = "pixel-8"
+
+
+def default_home() -> Path:
+    """The state folder of crowdlearn: CROWDLEARN_HOME, else ~/.crowdlearn."""
+    return Path(os.environ.get("CROWDLEARN_HOME") or Path.home() / ".crowdlearn")
+
+
+def up(
+    count: int,
+    profile: str = DEFAULT_PROFILE,
+    home: Path | None = None,
+    *,
+    auto_accept: bool = True,
+    programs: Mapping[str, str] = PROGRAMS,
+    ports: Sequence[int] = (),
+    die_with_caller: bool = False,
+) -> list[PhoneInfo]:
+    """Start `count` new phones and wait until they answer.
+
+    `auto_accept` trusts any key that is shown; `programs` names MODULE:FUNCTION for the phone's programs;
+    `ports` fixes adb ports, else free ones are taken. The phones outlive the caller unless
+    `die_with_caller`. Raises FleetError, and leaves none behind then.
+    """
+    folder = _phones_folder(home)
+    names = _free_names(folder, count)
+    starting = []
+    try:
+        for index, name in enumerate(names):
+            port = ports[index] if index < len(ports) else 0
+            settings = Settings(name, port, profile, auto_accept, dict(programs))
+            starting.append((folder / name, _start(folder / name, settings, die_with_caller=die_with_caller)))
+        for phone_folder, (process, ready) in starting:
+            _wait_ready(phone_folder, process, ready)
+    except BaseException:
+        for phone_folder, (process, _) in starting:
+            process.kill()
+            process.wait()
+            shutil.rmtree(phone_folder, ignore_errors=True)
+        raise
+    finally:
+        for _, (_, ready) in starting:
+            os.close(ready)
+    return [info for phone_folder, _ in starting if (info := PhoneInfo.load(phone_folder))]
+
+
+def list_phones(home: Path | None = None) -> list[PhoneInfo]:
+    """The phones that run, by name."""
+    folder = _phones_folder(home)
+    infos = [PhoneInfo.load(path) for path in sorted(folder.iterdir()) if path.is_dir()]
+    return [info for info in infos if info and info.alive]
+
+
+def down(home: Path | None = None, names: Sequence[str] | None = None) -> list[str]:
+    """Switch phones off (all of them without `names`) and remove their folders; returns their names.
+
+    Raises FleetError for a name that does not exist.
+    """
+    folder = _phones_folder(home)
+    present = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    for name in names or ():
+        if name not in present:
+            raise FleetError(f"there is no phone {name!r}; there are: {', '.join(present) or 'none'}")
+    stopping = [name for name in present if names is None or name in names]
+    for name in stopping:
+        _end(folder / name, signal.SIGTERM)
+    for name in stopping:
+        shutil.rmtree(folder / name)
+    return stopping
+
+
+def kill(name: str, home: Path | None = None) -> None:
+    """End a phone without warning, as an empty battery does; its files stay. Raises FleetError."""
+    _end(_running(home, name), signal.SIGKILL)
+
+
+def accept(name: str, home: Path | None = None) -> None:
+    """Accept the key that a computer shows to the phone. Raises FleetError when none waits."""
+    _ask(_running(home, name), "accept")
+
+
+@contextmanager
+def running(
+    count: int,
+    home: Path,
+    *,
+    profile: str = DEFAULT_PROFILE,
+    auto_accept: bool = True,
+    programs: Mapping[str, str] = PROGRAMS,
+) -> Iterator[list[PhoneInfo]]:
+    """Phones for the length of a block, in tests and in scripts; they die with the caller, however it ends."""
+    infos = up(count, profile, home, auto_accept=auto_accept, programs=programs, die_with_caller=True)
+    try:
+        yield infos
+    finally:
+        remaining = {path.name for path in _phones_folder(home).iterdir()}
+        down(home, [info.name for info in infos if info.name in remaining])
+
+
+def _phones_folder(home: Path | None) -> Path:
+    folder = (home or default_home()) / "phones"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _free_names(folder: Path, count: int) -> list[str]:
+    if not 1 <= count <= 1000:
+        raise FleetError(f"{count} phones: ask for 1 to 1000")
+    names: list[str] = []
+    number = 0
+    while len(names) < count:
+        name = f"phone-{number}"
+        number += 1
+        try:
+            # mkdir claims the name, also against another `up` at the same time.
+            (folder / name).mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        names.append(name)
+    return names
+
+
+def _start(
+    folder: Path, settings: Settings, *, die_with_caller: bool
+) -> tuple["subprocess.Popen[bytes]", int]:
+    settings.save(folder)
+    ready, ready_child = os.pipe()
+    parent = [str(os.getpid())] if die_with_caller else []
+    with (folder / "errors.txt").open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "crowdlearn_host.phones.phone", str(folder), str(ready_child), *parent],
+            stdin=subprocess.DEVNULL,
+            stdout=errors,
+            stderr=errors,
+            pass_fds=[ready_child],
+            start_new_session=True,
+        )
+    os.close(ready_child)
+    return process, ready
+
+
+def _wait_ready(folder: Path, process: "subprocess.Popen[bytes]", ready: int) -> None:
+    readable, _, _ = select.select([ready], [], [], START_SECONDS)
+    if not readable:
+        raise FleetError(f"{folder.name} did not start within {START_SECONDS:.0f} s")
+    if not os.read(ready, 16):
+        process.wait()
+        said = (folder / "errors.txt").read_text(errors="replace").strip().splitlines()
+        raise FleetError(f"{folder.name} did not start: {said[-1] if said else 'it said nothing'}")
+
+
+def _running(home: Path | None, name: str) -> Path:
+    infos = list_phones(home)
+    if name not in [info.name for info in infos]:
+        names = ", ".join(info.name for info in infos)
+        raise FleetError(f"no phone {name!r} is running; there are: {names or 'none'}")
+    return _phones_folder(home) / name
+
+
+def _end(folder: Path, number: signal.Signals) -> None:
+    info = PhoneInfo.load(folder)
+    if info is None or not info.alive:
+        return
+    try:
+        handle = os.pidfd_open(info.pid)
+    except ProcessLookupError:
+        return
+    try:
+        for attempt in (number, signal.SIGKILL):
+            signal.pidfd_send_signal(handle, attempt)
+            if select.select([handle], [], [], STOP_SECONDS)[0]:
+                break
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(handle)
+    # A phone that this process started itself stays in the process table until it is waited for.
+    with suppress(ChildProcessError):
+        os.waitpid(info.pid, 0)
+
+
+def _ask(folder: Path, request: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(STOP_SECONDS)
+            # Through the open folder the path is short whatever the folder's own path is.
+            control.connect(f"/proc/self/fd/{handle}/{CONTROL_SOCKET}")
+            control.sendall(request.encode() + b"\n")
+            answer = control.recv(MAX_REQUEST).decode().strip()
+    except OSError as error:
+        raise FleetError(f"{folder.name} does not answer: {error}") from error
+    finally:
+        os.close(handle)
+    if answer != "ok":
+        raise FleetError(f"{folder.name}: {answer}")

@@ -1,0 +1,155 @@
+"""Processes of a virtual phone: real child processes that die with it, whatever kills it."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from crowdlearn_host.phones.filesystem import Filesystem
+from crowdlearn_host.phones.log import Log
+from crowdlearn_host.phones.shell import Io, Write
+
+MAX_LINE = 1 << 16
+_LISTEN = "0A"
+_KEPT_VARIABLES = ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "OMP_NUM_THREADS", "PYTHONMALLOC")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A process of the phone."""
+
+    pid: int
+    name: str
+    arguments: tuple[str, ...]
+
+
+class Processes:
+    """Starts the phone's programs (`programs`: name to MODULE:FUNCTION) and knows which of them run."""
+
+    def __init__(self, files: Filesystem, log: Log, programs: Mapping[str, str]) -> None:
+        self._files = files
+        self._log = log
+        self._programs = dict(programs)
+        self._running: dict[int, Running] = {}
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """Names of the programs that can be run."""
+        return tuple(self._programs)
+
+    def running(self) -> list[Running]:
+        """The processes that run now, oldest first."""
+        return list(self._running.values())
+
+    async def run(self, words: list[str], cwd: str, io: Io, started: Callable[[int], None]) -> int:
+        """Run a program to its end; its output goes to the log and to `io`. Returns the exit code.
+
+        A program whose caller goes away (cancellation) is killed.
+        """
+        name, arguments = os.path.basename(words[0]), words[1:]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "crowdlearn_host.phones.runtime",
+            str(os.getpid()),
+            self._programs[name],
+            name,
+            *(self._translate(argument) for argument in arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=self._files.real(cwd),
+            env=self._environment(),
+            start_new_session=True,
+            limit=MAX_LINE,
+        )
+        assert process.stdout
+        assert process.stderr
+        self._running[process.pid] = Running(process.pid, name, tuple(arguments))
+        self._log.write("am_proc_start", f"{name} {' '.join(arguments)}", pid=process.pid)
+        started(process.pid)
+        try:
+            await asyncio.gather(
+                self._copy(process.stdout, io.write, name, process.pid, "I"),
+                self._copy(process.stderr, io.complain, name, process.pid, "W"),
+            )
+            code = await process.wait()
+        finally:
+            _kill_group(process.pid, signal.SIGKILL)
+            self._running.pop(process.pid, None)
+        self._log.write("am_proc_died", f"{name} exit code {code}", pid=process.pid)
+        return code if code >= 0 else 128 - code
+
+    def kill(self, pid: int, number: int) -> None:
+        """Send a signal to a process of the phone. Raises ProcessLookupError for any other."""
+        if pid not in self._running:
+            raise ProcessLookupError(3, "No such process", str(pid))
+        os.kill(pid, number)
+
+    def listens(self, port: int) -> bool:
+        """Whether a process of this phone listens on a TCP port of the loopback interface."""
+        listening = _listening_sockets(port)
+        return any(listening & _sockets(pid) for pid in self._running)
+
+    def close(self) -> None:
+        """Kill every process of the phone."""
+        for pid in list(self._running):
+            _kill_group(pid, signal.SIGKILL)
+
+    def _translate(self, argument: str) -> str:
+        option, equals, value = argument.partition("=")
+        if equals and option.startswith("-") and value.startswith("/"):
+            return f"{option}={self._files.real(value)}"
+        return str(self._files.real(argument)) if argument.startswith("/") else argument
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+        home = str(self._files.real("/data/local/tmp"))
+        return {**kept, "HOME": home, "TMPDIR": home, "PYTHONUNBUFFERED": "1"}
+
+    async def _copy(
+        self,
+        source: asyncio.StreamReader,
+        write: Write,
+        name: str,
+        pid: int,
+        level: str,
+    ) -> None:
+        while True:
+            try:
+                line = await source.readline()
+            except ValueError:
+                line = await source.read(MAX_LINE)
+            if not line:
+                return
+            self._log.write(name, line.decode(errors="replace").rstrip("\n"), pid=pid, level=level)
+            await write(line)
+
+
+def _kill_group(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)
+
+
+def _listening_sockets(port: int) -> set[str]:
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                    inodes.add(f"socket:[{fields[9]}]")
+    return inodes
+
+
+def _sockets(pid: int) -> set[str]:
+    found = set()
+    with suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                found.add(os.readlink(descriptor))
+    return found

@@ -1,0 +1,42 @@
+"""A program for virtual phones in tests: listens on a port and echoes, as the device runtime would serve."""
+
+import argparse
+import signal
+import socketserver
+import sys
+from pathlib import Path
+
+
+class _Echo(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        while data := self.request.recv(1 << 16):
+            self.request.sendall(data)
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+
+def main(argv: list[str]) -> int:
+    """`serve --home FOLDER --port 0` echoes until SIGTERM; `fail CODE TEXT` complains and leaves."""
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve")
+    serve.add_argument("--home", type=Path, required=True)
+    serve.add_argument("--port", type=int, required=True)
+    fail = commands.add_parser("fail")
+    fail.add_argument("code", type=int)
+    fail.add_argument("text")
+    arguments = parser.parse_args(argv)
+    if arguments.command == "fail":
+        print(arguments.text, file=sys.stderr)
+        return int(arguments.code)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with _Server(("127.0.0.1", arguments.port), _Echo) as server:
+        port = server.server_address[1]
+        part = arguments.home / "port.part"
+        part.write_text(f"{port}\n")
+        part.rename(arguments.home / "port")
+        print(f"listening on {port}", flush=True)
+        server.serve_forever()
+    return 0
