@@ -99,7 +99,8 @@ class Adbd(Mux):
         try:
             # The client hanging up ends the command, as a hang-up signal would.
             await asyncio.wait([reading, work], return_when=asyncio.FIRST_COMPLETED)
-            if reading.done() and not work.done() and stdin.hung_up:
+            if not work.done():
+                await reading
                 return
             code = await work
             await stream.write(encode(Channel.EXIT, bytes([code & 0xFF])))
@@ -113,7 +114,6 @@ class _Stdin:
     """Standard input of a shell,v2 command, cut out of its stream."""
 
     def __init__(self, stream: Stream) -> None:
-        self.hung_up = False
         self._stream = stream
         self._chunks: asyncio.Queue[bytes] = asyncio.Queue(MAX_STDIN)
         self._ended = False
@@ -125,7 +125,6 @@ class _Stdin:
             for channel, payload in decoder.feed(data):
                 if channel == Channel.CLOSE_STDIN or (channel == Channel.STDIN and payload):
                     await self._chunks.put(payload if channel == Channel.STDIN else b"")
-        self.hung_up = True
 
     async def read(self) -> bytes:
         if self._ended:

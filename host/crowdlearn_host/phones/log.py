@@ -19,11 +19,11 @@ class Log:
         self._count = 0
         self._grown = asyncio.Event()
 
-    def write(self, tag: str, text: str, *, pid: int, level: str = "I") -> None:
+    def write(self, tag: str, text: str, *, pid: int) -> None:
         """Add a line: date, time, process, thread, level, tag, text."""
         now = datetime.now()
         stamp = f"{now:%m-%d %H:%M:%S}.{now.microsecond // 1000:03}"
-        line = f"{stamp} {pid:5} {pid:5} {level} {tag}: {text[:MAX_LINE]}\n"
+        line = f"{stamp} {pid:5} {pid:5} I {tag}: {text[:MAX_LINE]}\n"
         self._lines.append(line)
         self._count += 1
         self._file.write(line)

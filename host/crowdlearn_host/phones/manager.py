@@ -106,7 +106,7 @@ def running(
     auto_accept: bool = True,
     programs: Mapping[str, str] = PROGRAMS,
 ) -> Iterator[list[PhoneInfo]]:
-    """Phones for the length of a block, in tests and in scripts; they die with the caller, however it ends."""
+    """Phones for the length of a block; they die with the caller, however it ends."""
     infos = up(count, profile, home, auto_accept=auto_accept, programs=programs, die_with_caller=True)
     try:
         yield infos

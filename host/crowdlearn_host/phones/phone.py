@@ -19,7 +19,6 @@ from crowdlearn_host.phones.settings import CONTROL_SOCKET, MAX_REQUEST, PhoneIn
 from crowdlearn_host.phones.system import commands
 
 
-
 class Phone:
     """The parts of a running phone, and what its owner can do to it."""
 

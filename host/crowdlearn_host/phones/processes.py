@@ -74,8 +74,8 @@ class Processes:
         started(process.pid)
         try:
             await asyncio.gather(
-                self._copy(process.stdout, io.write, name, process.pid, "I"),
-                self._copy(process.stderr, io.complain, name, process.pid, "W"),
+                self._copy(process.stdout, io.write, name, process.pid),
+                self._copy(process.stderr, io.complain, name, process.pid),
             )
             code = await process.wait()
         finally:
@@ -117,7 +117,6 @@ class Processes:
         write: Write,
         name: str,
         pid: int,
-        level: str,
     ) -> None:
         while True:
             try:
@@ -126,7 +125,7 @@ class Processes:
                 line = await source.read(MAX_LINE)
             if not line:
                 return
-            self._log.write(name, line.decode(errors="replace").rstrip("\n"), pid=pid, level=level)
+            self._log.write(name, line.decode(errors="replace").rstrip("\n"), pid=pid)
             await write(line)
 
 

@@ -1,4 +1,4 @@
-"""A process of a virtual phone: `... -m crowdlearn_host.phones.runtime PARENT MODULE:FUNCTION NAME ARG...`."""
+"""A process of a virtual phone: `python -m ...phones.runtime PARENT MODULE:FUNCTION NAME ARG...`."""
 
 import ctypes
 import importlib

@@ -15,6 +15,7 @@ class _Echo(socketserver.BaseRequestHandler):
 
 class _Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
+    request_queue_size = 64
 
 
 def main(argv: list[str]) -> int:

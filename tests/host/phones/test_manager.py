@@ -1,0 +1,97 @@
+"""Phones as processes: they start, are listed, die, and leave nothing behind."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from crowdlearn_host import phones
+from crowdlearn_host.adb import AdbDevice, RuntimeDeployment
+from crowdlearn_host.errors import FleetError
+
+from tests.host.conftest import STAND_IN
+
+
+def wait_gone(pid: int) -> None:
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    assert select.select([handle], [], [], 10)[0], f"process {pid} is still there"
+    os.close(handle)
+
+
+def test_phones_are_started_listed_and_removed(tmp_path: Path) -> None:
+    started = phones.up(3, home=tmp_path)
+    assert [info.name for info in started] == ["phone-0", "phone-1", "phone-2"]
+    assert phones.list_phones(tmp_path) == started
+    assert phones.down(tmp_path, ["phone-1"]) == ["phone-1"]
+    (again,) = phones.up(1, home=tmp_path)
+    assert again.name == "phone-1"
+    assert phones.down(tmp_path) == ["phone-0", "phone-1", "phone-2"]
+    assert phones.list_phones(tmp_path) == []
+    assert list((tmp_path / "phones").iterdir()) == []
+
+
+def test_a_killed_phone_keeps_its_files_until_it_is_removed(tmp_path: Path) -> None:
+    with phones.running(1, tmp_path) as (info,):
+        phones.kill(info.name, tmp_path)
+        assert phones.list_phones(tmp_path) == []
+        with pytest.raises(FleetError, match="no phone 'phone-0' is running"):
+            phones.kill(info.name, tmp_path)
+        assert (tmp_path / "phones/phone-0/root").is_dir()
+
+
+def test_a_port_that_is_taken_is_told_and_no_phone_stays(tmp_path: Path) -> None:
+    with phones.running(1, tmp_path) as (info,):
+        port = int(info.serial.rpartition(":")[2])
+        with pytest.raises(FleetError, match="Address already in use"):
+            phones.up(2, home=tmp_path, ports=[0, port])
+        assert phones.list_phones(tmp_path) == [info]
+
+
+def test_a_name_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match="there is no phone 'ghost'"):
+        phones.down(tmp_path, ["ghost"])
+
+
+async def started_runtime(info: phones.PhoneInfo, key: Path) -> int:
+    async with await AdbDevice.connect(info.serial, key=key) as device:
+        await RuntimeDeployment(device).start()
+        return int((await device.shell("pidof crowdlearn-device")).check("pidof"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_runtime_outlives_the_connection_and_dies_with_its_phone(
+    tmp_path: Path, key: Path, number: signal.Signals
+) -> None:
+    with phones.running(1, tmp_path, programs=STAND_IN) as (info,):
+        runtime = await started_runtime(info, key)
+        async with await AdbDevice.connect(info.serial, key=key) as device:
+            assert int((await device.shell("pidof crowdlearn-device")).stdout) == runtime
+        os.kill(info.pid, number)
+        wait_gone(runtime)
+
+
+def test_phones_die_with_a_caller_that_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from crowdlearn_host import phones\n"
+        "with phones.running(2, Path(sys.argv[1])) as infos:\n"
+        "    print(*[info.pid for info in infos], flush=True)\n"
+        "    sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as caller:
+        assert caller.stdout
+        pids = [int(pid) for pid in caller.stdout.readline().split()]
+        caller.kill()
+    for pid in pids:
+        wait_gone(pid)
+    assert len(pids) == 2
