@@ -78,7 +78,9 @@ class FileStore:
         await self._device.push(content, part, progress=progress)
         said = (await self._device.shell(f"sha256sum {shlex.quote(part)}")).check(f"hashing {part}")
         if said[:64].decode(errors="replace") != digest:
-            raise FleetError(f"{part} is damaged on the phone: its storage or the connection is faulty, try again")
+            raise FleetError(
+                f"{part} is damaged on the phone: its storage or the connection is faulty, try again"
+            )
         move = f"mv {shlex.quote(part)} {shlex.quote(f'{store}/{digest}')}"
         (await self._device.shell(move)).check(f"storing {digest}")
 
@@ -137,8 +139,9 @@ class RuntimeDeployment:
         try:
             return await self._device.open_socket(f"tcp:{self._port}")
         except StreamRefused as error:
+            said = await self._log_end()
             raise FleetError(
-                f"{self._device.serial}: {self._program} is gone from port {self._port}: {await self._log_end()}"
+                f"{self._device.serial}: {self._program} is gone from port {self._port}: {said}"
             ) from error
 
     async def stop(self) -> None:
@@ -159,7 +162,9 @@ class RuntimeDeployment:
         wait = _POLL_SECONDS
         while (port := await self._read_number("port")) is None:
             if not await self._runs(self._pid):
-                raise FleetError(f"{self._device.serial}: {self._program} ended at once: {await self._log_end()}")
+                raise FleetError(
+                    f"{self._device.serial}: {self._program} ended at once: {await self._log_end()}"
+                )
             await asyncio.sleep(wait)
             wait = min(2 * wait, _MAX_POLL_SECONDS)
         if not 0 < port < 65536:
@@ -198,8 +203,13 @@ def _size(content: bytes | Path) -> int:
 
 def _link(name: str, digest: str) -> str:
     parts = name.split("/")
-    if not name or name.startswith("/") or any(part in ("", ".", "..") for part in parts) or parts[0] == "store":
-        raise FleetError(f"{name!r} cannot be a file on the phone: use a relative name without '..', not under store")
+    if (
+        not name
+        or name.startswith("/")
+        or any(part in ("", ".", "..") for part in parts)
+        or parts[0] == "store"
+    ):
+        raise FleetError(f"{name!r} cannot be a file on the phone: use a relative name without '..'")
     target = "../" * (len(parts) - 1) + f"store/{digest}"
     link = f"ln -sf {shlex.quote(target)} {shlex.quote(name)}"
     parent = posixpath.dirname(name)

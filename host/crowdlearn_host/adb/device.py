@@ -15,6 +15,7 @@ from crowdlearn_host.errors import FleetError
 
 SHELL_SECONDS = 60.0
 MAX_OUTPUT = 1 << 26
+STDIN_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,9 @@ class AdbDevice:
     async def _shell_v2(self, command: str, stdin: bytes) -> ShellResult:
         output = {Channel.STDOUT: bytearray(), Channel.STDERR: bytearray()}
         stream = await self.open(f"shell,v2,raw:{command}")
+        # A command may write before it has read everything: both directions at once, or it would get stuck.
+        feeding = asyncio.ensure_future(_feed(stream, stdin))
         try:
-            await stream.write((encode(Channel.STDIN, stdin) if stdin else b"") + encode(Channel.CLOSE_STDIN))
             decoder = ShellDecoder()
             while data := await stream.read():
                 for channel, payload in decoder.feed(data):
@@ -153,6 +155,8 @@ class AdbDevice:
                     raise FleetError(f"{self.serial}: {command!r} wrote more than {MAX_OUTPUT} bytes")
         finally:
             stream.abort()
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
         raise FleetError(f"{self.serial}: {command!r} ended without an exit code")
 
     async def _shell_v1(self, command: str) -> ShellResult:
@@ -170,3 +174,9 @@ class AdbDevice:
         if not code.isdigit():
             raise FleetError(f"{self.serial}: {command!r} ended without an exit code")
         return ShellResult(text, b"", int(code))
+
+
+async def _feed(stream: Stream, stdin: bytes) -> None:
+    for at in range(0, len(stdin), STDIN_BYTES):
+        await stream.write(encode(Channel.STDIN, stdin[at : at + STDIN_BYTES]))
+    await stream.write(encode(Channel.CLOSE_STDIN))

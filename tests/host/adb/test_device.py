@@ -1,0 +1,171 @@
+"""A host and a virtual phone over a real connection."""
+
+import asyncio
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+from crowdlearn_host import phones
+from crowdlearn_host.adb import AdbDevice, RuntimeDeployment
+from crowdlearn_host.errors import FleetError
+
+
+async def test_a_command_has_two_outputs_and_an_exit_code(device: AdbDevice) -> None:
+    result = await device.shell("echo out; cat /nowhere; exit 3")
+    assert (result.stdout, result.exit_code) == (b"out\n", 3)
+    assert result.stderr == b"cat: /nowhere: No such file or directory\n"
+
+
+async def test_a_command_reads_what_it_is_given(device: AdbDevice) -> None:
+    assert (await device.shell("cat | wc -c", stdin=b"x" * 3_000_000)).stdout == b"3000000\n"
+
+
+async def test_a_command_that_takes_too_long_is_given_up_alone(device: AdbDevice) -> None:
+    with pytest.raises(FleetError, match=r"'sleep 1000' took longer than 0.05 s"):
+        await device.shell("sleep 1000", timeout=0.05)
+    assert (await device.shell("echo alive")).stdout == b"alive\n"
+
+
+async def test_files_travel_unchanged(device: AdbDevice, tmp_path: Path) -> None:
+    content = os.urandom(3_000_001)
+    (tmp_path / "there").write_bytes(content)
+    steps: list[tuple[int, int]] = []
+    remote = "/data/local/tmp/new/file"
+    await device.push(tmp_path / "there", remote, progress=lambda done, total: steps.append((done, total)))
+    assert steps[-1] == (len(content), len(content))
+    status = await device.stat(remote)
+    assert (status.size, status.mtime) == (len(content), int((tmp_path / "there").stat().st_mtime))
+    said = (await device.shell(f"sha256sum {remote}")).stdout
+    assert said.split()[0].decode() == hashlib.sha256(content).hexdigest()
+    assert await device.pull(remote) == content
+    await device.pull_to(remote, tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == content
+
+
+@pytest.mark.parametrize("remote", ["/system/app.apk", "/data/local/tmp/../../x", "/etc/passwd"])
+async def test_a_push_to_a_forbidden_place_says_so(device: AdbDevice, remote: str) -> None:
+    with pytest.raises(FleetError, match="couldn't create file"):
+        await device.push(b"x" * 2_000_000, remote)
+    with pytest.raises(FleetError, match="No such file"):
+        await device.pull(remote)
+    assert (await device.stat(remote)).error != 0
+
+
+async def test_sixteen_streams_run_full_duplex_at_once(device: AdbDevice) -> None:
+    deployment = RuntimeDeployment(device)
+    await deployment.start()
+    loop = asyncio.get_running_loop()
+
+    async def echoed(number: int) -> bool:
+        sock = await deployment.connect()
+        sent = bytes([number]) * 1_000_000
+        writing = loop.create_task(loop.sock_sendall(sock, sent))
+        received = bytearray()
+        while len(received) < len(sent):
+            received += await loop.sock_recv(sock, 1 << 16)
+        await writing
+        sock.close()
+        return received == sent
+
+    assert all(await asyncio.gather(*map(echoed, range(16))))
+    await deployment.stop()
+
+
+async def test_nothing_that_is_on_the_phone_is_sent_again(device: AdbDevice, tmp_path: Path) -> None:
+    deployment = RuntimeDeployment(device, home="/data/local/tmp/stored")
+    (tmp_path / "weights").write_bytes(b"w" * 5000)
+    files: dict[str, bytes | Path] = {"program.pte": b"p" * 1000, "data/weights": tmp_path / "weights"}
+    assert await deployment.install(files) == 6000
+    assert await deployment.install(files) == 0
+    assert await deployment.install({"again.pte": b"p" * 1000, "new": b"n" * 10}) == 10
+    for name, size in {"program.pte": 1000, "data/weights": 5000, "again.pte": 1000}.items():
+        assert len(await device.pull(f"/data/local/tmp/stored/{name}")) == size
+
+
+@pytest.mark.parametrize("name", ["../up", "/absolute", "a//b", "store/x", ""])
+async def test_a_file_name_cannot_lead_out_of_the_home(device: AdbDevice, name: str) -> None:
+    with pytest.raises(FleetError, match="relative name"):
+        await RuntimeDeployment(device).install({name: b""})
+
+
+async def test_a_runtime_is_replaced_by_the_next(device: AdbDevice) -> None:
+    home = "/data/local/tmp/replaced"
+    first, second = RuntimeDeployment(device, home=home), RuntimeDeployment(device, home=home)
+    await first.start()
+    await second.start()
+    with pytest.raises(FleetError, match="is gone from port"):
+        await first.connect()
+    (await second.connect()).close()
+    await second.stop()
+    assert (await device.shell("pidof crowdlearn-device")).exit_code == 1
+
+
+async def test_a_runtime_that_fails_says_why(device: AdbDevice) -> None:
+    deployment = RuntimeDeployment(device, arguments=["--nonsense"])
+    with pytest.raises(FleetError, match="unrecognized arguments: --nonsense"):
+        await deployment.start()
+
+
+async def test_only_ports_of_the_phones_own_processes_are_reached(device: AdbDevice) -> None:
+    other = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+    with pytest.raises(FleetError, match="does not offer"):
+        await device.open(f"tcp:{other.sockets[0].getsockname()[1]}")
+    other.close()
+
+
+async def test_everything_that_waits_learns_of_a_lost_connection(tmp_path: Path, key: Path) -> None:
+    with phones.running(1, tmp_path) as (info,):
+        device = await AdbDevice.connect(info.serial, key=key)
+        waiting = asyncio.ensure_future(device.shell("sleep 1000"))
+        stream = await device.open("shell:cat")
+        reading = asyncio.ensure_future(stream.read())
+        phones.kill(info.name, tmp_path)
+        with pytest.raises(FleetError, match="connection was lost"):
+            await waiting
+        with pytest.raises(FleetError, match="connection was lost"):
+            await reading
+        with pytest.raises(FleetError, match="reconnect"):
+            await device.shell("true")
+        await device.close()
+
+
+async def test_an_unknown_key_is_refused_until_the_owner_accepts_it(tmp_path: Path, key: Path) -> None:
+    with phones.running(1, tmp_path, auto_accept=False) as (info,):
+        with pytest.raises(FleetError, match="accept it on the phone's screen"):
+            await AdbDevice.connect(info.serial, key=key, accept_timeout=0.2)
+        asking = asyncio.ensure_future(AdbDevice.connect(info.serial, key=key))
+        while not asking.done():
+            try:
+                await asyncio.to_thread(phones.accept, info.name, tmp_path)
+            except FleetError:
+                continue
+        await (await asking).close()
+        async with await AdbDevice.connect(info.serial, key=key) as device:
+            assert (await device.shell("echo known")).stdout == b"known\n"
+        with pytest.raises(FleetError, match="does not know the key"):
+            await AdbDevice.connect(info.serial, key=tmp_path / "other", accept_timeout=0.2)
+
+
+@pytest.mark.parametrize("serial", ["nonsense:port", "127.0.0.1:0", ":5555", "127.0.0.1:99999"])
+async def test_a_wrong_address_is_named(serial: str, key: Path) -> None:
+    with pytest.raises(FleetError, match="is not an address of a phone"):
+        await AdbDevice.connect(serial, key=key)
+
+
+async def test_a_phone_that_is_away_is_named(key: Path) -> None:
+    with pytest.raises(FleetError, match=r"127.0.0.1:1 cannot be reached"):
+        await AdbDevice.connect("127.0.0.1:1", key=key)
+
+
+async def test_tls_only_debugging_is_told_with_what_to_do(key: Path) -> None:
+    async def offer_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(24)
+        writer.write(b"STLS" + bytes([0, 0, 0, 1]) + bytes(12) + bytes(byte ^ 0xFF for byte in b"STLS"))
+        await writer.drain()
+
+    server = await asyncio.start_server(offer_tls, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(FleetError, match="adb tcpip 5555"):
+        await AdbDevice.connect(f"127.0.0.1:{port}", key=key)
+    server.close()

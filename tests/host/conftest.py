@@ -1,0 +1,39 @@
+"""A virtual phone for a module of tests, with a stand-in for the device runtime."""
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from crowdlearn_host import phones
+from crowdlearn_host.adb import AdbDevice
+from crowdlearn_host.adb.keys import load_signer
+
+STAND_IN = {"crowdlearn-device": "tests.host.phones.stand_in:main"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _phones_find_the_stand_in() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        root = str(Path(__file__).parents[2])
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])))
+        yield
+
+
+@pytest.fixture(scope="session")
+def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("android") / "adbkey"
+    load_signer(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def phone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[phones.PhoneInfo]:
+    with phones.running(1, tmp_path_factory.mktemp("home"), programs=STAND_IN) as (info,):
+        yield info
+
+
+@pytest.fixture
+async def device(phone: phones.PhoneInfo, key: Path) -> AsyncIterator[AdbDevice]:
+    async with await AdbDevice.connect(phone.serial, key=key) as connected:
+        yield connected
