@@ -1,0 +1,86 @@
+"""The paper's two networks by name, and a user's own by reference."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
+
+import torch
+from torch import nn
+
+from .errors import ConfigError
+
+
+def mlp(widths: Sequence[int]) -> nn.Module:
+    """Dense layers of these widths, inputs first, with batch norm and ReLU between them."""
+    layers: list[nn.Module] = []
+    for sources, targets in itertools.pairwise(widths[:-1]):
+        layers += [nn.Linear(sources, targets), nn.BatchNorm1d(targets), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+
+
+def paper_mlp() -> nn.Module:
+    """784-400-200-100-10 with batch norm, for MNIST; inputs [B, 784]."""
+    return mlp((784, 400, 200, 100, 10))
+
+
+def paper_cnn() -> nn.Module:
+    """conv-pool-conv-pool-3200-128-64-10 for CIFAR-10; inputs [B, 3, 32, 32].
+
+    The paper names the 3200 inputs of its dense part, not the convolutions: 5 x 5 without padding, 32 and 128
+    channels, the second pool of width 2 leave 128 maps of 5 x 5 = 3200.
+    """
+    return nn.Sequential(
+        *(nn.Conv2d(3, 32, 5), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 128, 5), nn.BatchNorm2d(128), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(3200, 128), nn.BatchNorm1d(128), nn.ReLU()),
+        *(nn.Linear(128, 64), nn.BatchNorm1d(64), nn.ReLU()),
+        nn.Linear(64, 10),
+    )
+
+
+PAPER_MODELS: dict[str, Callable[[], nn.Module]] = {"paper-mlp": paper_mlp, "paper-cnn": paper_cnn}
+MLP = re.compile(r"mlp:([1-9][0-9]{0,5}(?:-[1-9][0-9]{0,5}){1,20})")
+
+
+def build_model(name: str, seed: int) -> nn.Module:
+    """The model called `name`, initialised by `seed`.
+
+    `paper-mlp`, `paper-cnn`, `mlp:784-100-10` for dense layers of these widths, or `package.module:function`
+    for a function that returns a torch.nn.Module. Raises ConfigError where there is no such model.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _builder(name)()
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{name} gives a {type(model).__name__}; it must return a torch.nn.Module")
+    return model
+
+
+def input_shape(name: str, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one sample as the model takes it; a user's own model takes samples as they are."""
+    if name == "paper-cnn":
+        return (3, 32, 32)
+    if name == "paper-mlp" or MLP.fullmatch(name):
+        return (prod(sample_shape),)
+    return sample_shape
+
+
+def _builder(name: str) -> Callable[[], object]:
+    if name in PAPER_MODELS:
+        return PAPER_MODELS[name]
+    if widths := MLP.fullmatch(name):
+        return partial(mlp, [int(width) for width in widths[1].split("-")])
+    module, _, function = name.partition(":")
+    try:
+        builder: Callable[[], object] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"model {name!r} is neither paper-mlp, paper-cnn, mlp:WIDTH-WIDTH-..., "
+            f"nor a package.module:function that can be imported ({error})"
+        ) from error
+    return builder

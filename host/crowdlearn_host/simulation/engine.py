@@ -1,0 +1,258 @@
+"""The simulated run: epochs of groups that train side by side and share once an epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from crowdlearn_device.dataset import Dataset
+from crowdlearn_device.update import Update, ValueType, encode_update, select_top
+from crowdlearn_export.trace import neuron_graph
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+from ..models import build_model, input_shape
+from ..planner.balanced import balanced
+from ..planner.plan import Plan
+from ..sharing.flat import flat_layout, flatten, piece_of_weight
+from ..sharing.round import SharingRound
+from ..sharing.window import Window
+from .config import SimulationConfig
+from .group import Floats, GroupModel, GroupResult, GroupTask, Pass, Workload, one_thread
+from .traffic import sums_per_sample
+from .workers import Workers
+
+FLOAT = 4
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch, or round of federated averaging.
+
+    `accuracy` is the global model's on the test data, or the groups' mean where nothing is shared (None
+    before the last epoch where that takes many evaluations); `group_accuracy` is the groups' mean after the
+    last epoch. `bytes` of activation, error and shuffle are modelled; those of sharing are encoded updates'.
+    """
+
+    epoch: int
+    samples: int
+    loss: float
+    accuracy: float | None
+    group_accuracy: float | None
+    seconds: float
+    bytes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All that a run needs to go on after an epoch."""
+
+    weights: Floats
+    momentum: Floats
+    window: Window
+    records: tuple[EpochRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run trains on whom: the workload, the test data, and the plan of every group."""
+
+    workload: Workload
+    test: Dataset
+    plan: Plan
+    pieces: NDArray[np.int32]
+    sums_per_sample: int
+    initial: Floats
+
+    @property
+    def config(self) -> SimulationConfig:
+        return self.workload.config
+
+
+def prepare(
+    config: SimulationConfig,
+    train: Dataset,
+    test: Dataset,
+    devices: Sequence[NDArray[np.int64]],
+    plan: Plan | None = None,
+) -> Setting:
+    """The run that `config` describes on this data; without a plan, the even one.
+
+    Raises ConfigError where the model does not take the data, PlanError where the plan does not fit it.
+    """
+    shape = input_shape(config.model, train.inputs.shape[1:])
+    train, test = train.shaped(shape), test.shaped(shape)
+    model = build_model(config.model, config.seed)
+    graph = neuron_graph(model, torch.from_numpy(train.inputs[:2]), config.model)
+    classes = graph.layers[-1].neurons
+    highest = int(max(train.labels.max(), test.labels.max()))
+    if highest >= classes:
+        raise ConfigError(f"model {config.model} tells {classes} classes apart, but a label is {highest}")
+    state = model.state_dict()
+    plan = plan or balanced(graph, config.group if config.method == "slicenet" else 1)
+    return Setting(
+        Workload(config, train.inputs, train.labels, tuple(devices)),
+        test,
+        plan,
+        piece_of_weight(flat_layout(state), graph, plan),
+        sums_per_sample(graph, plan),
+        flatten(state),
+    )
+
+
+def start(setting: Setting) -> RunState:
+    """The state before the first epoch: every group, and the global model, has the initial weights."""
+    config = setting.config
+    weights = np.tile(setting.initial, (config.groups if config.method == "slicenet" else 1, 1))
+    omega = config.omega if config.method == "slicenet" and config.sharing.enabled else 1
+    return RunState(weights, np.zeros_like(weights), Window(setting.initial, omega))
+
+
+def run(
+    setting: Setting,
+    workers: Workers,
+    state: RunState | None = None,
+    on_epoch: Callable[[RunState], None] = lambda state: None,
+) -> RunState:
+    """Trains to the last epoch, from `state` where one is given; `on_epoch` gets every epoch's state.
+
+    The outcome depends on the setting only: not on the workers, nor on where the run was resumed. The state's
+    window changes in place. Raises TrainingError where a group cannot train.
+    """
+    state = state or start(setting)
+    model = GroupModel(setting.config.model)
+    epoch_of = _slicenet_epoch if setting.config.method == "slicenet" else _fedavg_round
+    for epoch in range(len(state.records), setting.config.training.epochs):
+        state = epoch_of(setting, workers, model, state, epoch)
+        on_epoch(state)
+    return state
+
+
+def global_weights(setting: Setting, state: RunState) -> Floats:
+    """The global model: the windowed average, or the mean of the groups where nothing is shared."""
+    if setting.config.method == "slicenet" and setting.config.sharing.enabled:
+        return state.window.average()
+    return state.weights.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def rotation(seed: int, epoch: int, members: Sequence[int]) -> list[int]:
+    """The order in which a group's members are dominator in `epoch`: each once."""
+    return [members[i] for i in np.random.default_rng((seed, epoch, members[0], 1)).permutation(len(members))]
+
+
+def _slicenet_epoch(
+    setting: Setting, workers: Workers, model: GroupModel, state: RunState, epoch: int
+) -> RunState:
+    began = time.perf_counter()
+    config = setting.config
+    size = config.group
+    orders = [rotation(config.seed, epoch, range(g * size, (g + 1) * size)) for g in range(config.groups)]
+    results = workers.map(
+        [
+            GroupTask(tuple(Pass(d, epoch) for d in order), weights, momentum, config.rate(epoch))
+            for order, weights, momentum in zip(orders, state.weights, state.momentum, strict=True)
+        ]
+    )
+    weights = np.stack([result.weights for result in results])
+    momentum = np.stack([result.momentum for result in results])
+    samples = sum(result.samples for result in results)
+    crossing = samples * setting.sums_per_sample * FLOAT
+    kinds = 3 if config.training.momentum else 2
+    moved = len(setting.initial) * FLOAT * kinds * size * config.groups if size > 1 else 0
+    spent = {"activation": crossing, "error": crossing, "shuffle": moved, "sharing": 0}
+    if config.sharing.enabled:
+        spent["sharing"] = _share(setting, model, state.window, orders, results, weights, epoch)
+    state = RunState(weights, momentum, state.window, state.records)
+    return _recorded(setting, model, state, results, spent, epoch, time.perf_counter() - began)
+
+
+def _share(
+    setting: Setting,
+    model: GroupModel,
+    window: Window,
+    orders: Sequence[Sequence[int]],
+    results: Sequence[GroupResult],
+    weights: NDArray[np.float32],
+    epoch: int,
+) -> int:
+    """Uploads of every device, then every group's download into `weights`. Returns the bytes of both."""
+    config = setting.config.sharing
+    values = ValueType[config.values.upper()]
+    positions = [np.flatnonzero(setting.pieces == piece) for piece in range(len(setting.plan.pieces))]
+    sent = 0
+    for order, result in zip(orders, results, strict=True):
+        # The last dominator holds piece 0; the others follow in the order of their passes.
+        holders = [order[-1], *order[:-1]]
+        owned = {device: setting.pieces == piece for piece, device in enumerate(holders)}
+        sharing = SharingRound(window, epoch, owned, len(window))
+        # Running statistics have no gradient, and a model without them cannot be evaluated: always shared.
+        importance = np.where(model.buffers, np.inf, result.accumulated)
+        for device, own in zip(holders, positions, strict=True):
+            chosen = own[select_top(importance[own], config.theta)].astype(np.uint32)
+            data = encode_update(Update(device, epoch, chosen, result.weights[chosen]), values)
+            sharing.receive(device, data)
+            sent += len(data)
+    indices, averages = window.download(config.tau)
+    for own in positions:
+        part = np.isin(indices, own, assume_unique=True)
+        sent += len(orders) * len(encode_update(Update(0, epoch, indices[part], averages[part]), values))
+    weights[:, indices] = averages
+    return sent
+
+
+def _fedavg_round(
+    setting: Setting, workers: Workers, model: GroupModel, state: RunState, epoch: int
+) -> RunState:
+    began = time.perf_counter()
+    config = setting.config
+    count = max(1, round(config.fedavg.fraction * config.devices))
+    drawn = np.random.default_rng((config.seed, epoch, 2)).permutation(config.devices)[:count]
+    local = config.fedavg.local_epochs
+    results = workers.map(
+        [
+            GroupTask(
+                tuple(Pass(int(device), epoch * local + i) for i in range(local)),
+                state.weights[0],
+                np.zeros_like(state.momentum[0]),
+                config.rate(epoch),
+            )
+            for device in np.sort(drawn)
+        ]
+    )
+    total = np.zeros(len(setting.initial))
+    for result in results:
+        total += result.weights.astype(np.float64) * result.samples
+    weights = (total / sum(result.samples for result in results)).astype(np.float32)[None]
+    spent = {"sharing": 2 * count * len(setting.initial) * FLOAT}
+    state = RunState(weights, np.zeros_like(weights), state.window, state.records)
+    return _recorded(setting, model, state, results, spent, epoch, time.perf_counter() - began)
+
+
+def _recorded(
+    setting: Setting,
+    model: GroupModel,
+    state: RunState,
+    results: Sequence[GroupResult],
+    spent: dict[str, int],
+    epoch: int,
+    seconds: float,
+) -> RunState:
+    config = setting.config
+    samples = sum(result.samples for result in results)
+    loss = sum(result.loss * result.samples for result in results) / samples
+    last = epoch + 1 == config.training.epochs
+    shared = config.method == "fedavg" or config.sharing.enabled
+    test = setting.test
+    with one_thread():
+        groups = None
+        if last or (not shared and len(state.weights) == 1):
+            each = [model.accuracy(weights, test.inputs, test.labels) for weights in state.weights]
+            groups = sum(each) / len(each)
+        accuracy = groups
+        if shared:
+            accuracy = model.accuracy(global_weights(setting, state), test.inputs, test.labels)
+    record = EpochRecord(epoch, samples, loss, accuracy, groups, seconds, spent)
+    return replace(state, records=(*state.records, record))

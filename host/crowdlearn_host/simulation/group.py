@@ -1,0 +1,156 @@
+"""What a group computes between two sharings: plain SGD, pass by pass.
+
+Slicing changes where a number is computed, not the number, so a simulated group is one model trained by its
+dominators in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from crowdlearn_device.schedule import mini_batches, pass_order
+from numpy.typing import NDArray
+
+from ..models import build_model
+from ..sharing.flat import flat_layout
+from .config import SimulationConfig
+
+Floats = NDArray[np.float32]
+Indices = NDArray[np.int64]
+EVALUATION_BATCH = 2000
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What stays the same in a run: samples, labels int64 [N], and the positions of each device's samples."""
+
+    config: SimulationConfig
+    inputs: Floats
+    labels: Indices
+    devices: tuple[Indices, ...]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One dominator's data, once; `epoch` draws the order of its samples."""
+
+    device: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class GroupTask:
+    """A group's passes from given weights; float32 vectors in the order of sharing.flat."""
+
+    passes: tuple[Pass, ...]
+    weights: Floats
+    momentum: Floats
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """Weights and momentum after the passes, |gradient| summed per weight, the samples' mean loss."""
+
+    weights: Floats
+    momentum: Floats
+    accumulated: Floats
+    loss: float
+    samples: int
+
+
+class GroupModel:
+    """A model whose floats lie in one vector, so that weights go in and out as a copy."""
+
+    def __init__(self, name: str) -> None:
+        self.model = build_model(name, 0)
+        layout = flat_layout(self.model.state_dict())
+        self.vector = torch.empty(layout[-1].stop)
+        trained = dict(self.model.named_parameters())
+        self.parameters = [trained[entry.name] for entry in layout if entry.name in trained]
+        self._spans = [(e.start, e.stop, e.shape) for e in layout if e.name in trained]
+        self.buffers = np.ones(layout[-1].stop, bool)
+        for start, stop, _ in self._spans:
+            self.buffers[start:stop] = False
+        for entry in layout:
+            view = self.vector[entry.start : entry.stop].view(entry.shape)
+            if entry.name in trained:
+                trained[entry.name].data = view
+            else:
+                owner, _, name = entry.name.rpartition(".")
+                self.model.get_submodule(owner)._buffers[name] = view
+
+    def views(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """The parameters' parts of a vector like the weights, in the order of `parameters`."""
+        return [vector[start:stop].view(shape) for start, stop, shape in self._spans]
+
+    def train(self, workload: Workload, task: GroupTask) -> GroupResult:
+        """The weights after the task's passes over the workload's data."""
+        training = workload.config.training
+        self.model.train()
+        self.vector.copy_(torch.from_numpy(task.weights))
+        momentum = torch.from_numpy(task.momentum.copy())
+        accumulated = torch.zeros_like(self.vector)
+        parameters = [parameter.data for parameter in self.parameters]
+        velocities, sums = self.views(momentum), self.views(accumulated)
+        loss_sum, samples = 0.0, 0
+        for inputs, labels in _batches(workload, task.passes):
+            loss = F.cross_entropy(self.model(inputs), labels)
+            gradients = list(torch.autograd.grad(loss, self.parameters))
+            loss_sum += loss.item() * len(labels)
+            samples += len(labels)
+            steps = gradients
+            if training.weight_decay:
+                steps = list(torch._foreach_add(steps, parameters, alpha=training.weight_decay))
+            if training.momentum:
+                torch._foreach_mul_(velocities, training.momentum)
+                torch._foreach_add_(velocities, steps)
+                steps = velocities
+            torch._foreach_add_(parameters, steps, alpha=-task.learning_rate)
+            torch._foreach_abs_(gradients)
+            torch._foreach_add_(sums, gradients)
+        return GroupResult(
+            self.vector.numpy().copy(),
+            momentum.numpy(),
+            accumulated.numpy(),
+            loss_sum / max(samples, 1),
+            samples,
+        )
+
+    def accuracy(self, weights: Floats, inputs: Floats, labels: Indices) -> float:
+        """The share of samples that the model with these weights gets right, by its running statistics."""
+        self.model.eval()
+        self.vector.copy_(torch.from_numpy(np.array(weights)))
+        right = 0
+        with torch.no_grad():
+            for start in range(0, len(labels), EVALUATION_BATCH):
+                part = slice(start, start + EVALUATION_BATCH)
+                guesses = self.model(torch.from_numpy(inputs[part])).argmax(1).numpy()
+                right += int((guesses == labels[part]).sum())
+        return right / len(labels)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: groups run side by side, and sums do not depend on the machine's cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _batches(workload: Workload, passes: tuple[Pass, ...]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    config = workload.config
+    for each in passes:
+        own = workload.devices[each.device]
+        order = own[pass_order(len(own), seed=config.seed, epoch=each.epoch, device=each.device)]
+        for rows in mini_batches(len(own), config.training.batch):
+            at = order[rows.start : rows.stop]
+            yield torch.from_numpy(workload.inputs[at]), torch.from_numpy(workload.labels[at])

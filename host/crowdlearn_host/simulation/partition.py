@@ -1,0 +1,83 @@
+"""How training samples lie on devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from crowdlearn_device.dataset import Dataset, load_npz
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+from .config import PartitionConfig
+
+Indices = NDArray[np.int64]
+
+
+def partition(labels: Indices, devices: int, config: PartitionConfig, seed: int) -> list[Indices]:
+    """Positions of each device's samples; every sample but a remainder lies on exactly one device.
+
+    Raises ConfigError where there are too few samples.
+    """
+    if len(labels) < 2 * devices:
+        raise ConfigError(f"{len(labels)} samples for {devices} devices; each needs 2, use fewer devices")
+    rng = np.random.default_rng((seed, 0x5EED))
+    if config.kind == "iid":
+        return [np.sort(part) for part in np.array_split(rng.permutation(len(labels)), devices)]
+    if config.kind == "dirichlet":
+        return _dirichlet(labels, devices, config.alpha, rng)
+    if config.kind == "shards":
+        return _shards(labels, devices, config.shards, rng)
+    raise ConfigError("partition.kind = 'files': the folder's device-*.npz say what lies where")
+
+
+def load_device_files(folder: str | Path, devices: int) -> tuple[Dataset, list[Indices]]:
+    """All of the folder's `device-*.npz`, by name, as one data set, and the positions of each one's samples.
+
+    Raises ConfigError where there are not `devices` of them, DataError where one is damaged.
+    """
+    paths = sorted(Path(folder).glob("device-*.npz"))
+    if len(paths) != devices:
+        raise ConfigError(
+            f"{folder} has {len(paths)} files device-*.npz for {devices} devices; make them equal"
+        )
+    parts = [load_npz(path) for path in paths]
+    parts = [part.shaped(parts[0].inputs.shape[1:]) for part in parts]
+    ends = np.cumsum([len(part) for part in parts])
+    whole = Dataset(np.concatenate([p.inputs for p in parts]), np.concatenate([p.labels for p in parts]))
+    return whole, [np.arange(end - len(part), end) for part, end in zip(parts, ends, strict=True)]
+
+
+def _dirichlet(labels: Indices, devices: int, alpha: float, rng: np.random.Generator) -> list[Indices]:
+    """Equal parts; a device draws its class shares once, and takes from what is left of each class.
+
+    Source: Hsu, Qi, Brown, "Measuring the Effects of Non-Identical Data Distribution", 2019.
+    """
+    classes = int(labels.max()) + 1
+    pools = [rng.permutation(np.flatnonzero(labels == c)).tolist() for c in range(classes)]
+    size = len(labels) // devices
+    parts = []
+    for _ in range(devices):
+        shares = rng.dirichlet(np.full(classes, alpha))
+        part: list[int] = []
+        while len(part) < size:
+            left = np.array([len(pool) for pool in pools])
+            # A class that ran out hands its share to the others; epsilon keeps shares above a true zero.
+            weights = (shares + 1e-12) * (left > 0)
+            wanted = rng.multinomial(size - len(part), weights / weights.sum())
+            for pool, count in zip(pools, np.minimum(wanted, left), strict=True):
+                part += pool[len(pool) - count :]
+                del pool[len(pool) - count :]
+        parts.append(np.sort(np.array(part, np.int64)))
+    return parts
+
+
+def _shards(labels: Indices, devices: int, shards: int, rng: np.random.Generator) -> list[Indices]:
+    """Samples sorted by label in devices * shards parts, `shards` of them a device (McMahan et al., 2017)."""
+    shuffled = rng.permutation(len(labels))
+    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    parts: Sequence[Any] = np.array_split(by_label, devices * shards)
+    drawn = rng.permutation(devices * shards).reshape(devices, shards)
+    return [np.sort(np.concatenate([parts[shard] for shard in row])) for row in drawn]

@@ -1,0 +1,188 @@
+"""Who trains the groups: this process, several, or a Ray cluster; the results are the same."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, cast
+
+import numpy as np
+
+from ..errors import TrainingError
+from .group import GroupModel, GroupResult, GroupTask, Workload, one_thread
+
+ATTEMPTS = 3
+"""How often a task may lose its worker before the run gives up."""
+
+
+class Workers(Protocol):
+    """Trains groups side by side. Close it when done; it is its own context manager."""
+
+    def map(self, tasks: Sequence[GroupTask]) -> list[GroupResult]:
+        """The results, in the order of the tasks. Raises TrainingError where a task fails."""
+        ...
+
+    def __enter__(self) -> Workers: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class InProcess:
+    """Trains one group after the other, here."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self._model = GroupModel(workload.config.model)
+
+    def map(self, tasks: Sequence[GroupTask]) -> list[GroupResult]:
+        with one_thread():
+            return [self._model.train(self._workload, task) for task in tasks]
+
+    def __enter__(self) -> InProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Processes:
+    """Trains groups in processes of one thread each; one that dies is replaced and its task repeated."""
+
+    def __init__(self, workload: Workload, count: int) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="crowdlearn-")
+        _save(workload, Path(self._folder.name))
+        self._context = multiprocessing.get_context("spawn")
+        self._workers = dict(self._start() for _ in range(count))
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes' ids."""
+        return [cast(int, process.pid) for process in self._workers.values()]
+
+    def _start(self) -> tuple[Connection, BaseProcess]:
+        here, there = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(there, self._folder.name), daemon=True)
+        process.start()
+        there.close()
+        return here, process
+
+    def map(self, tasks: Sequence[GroupTask]) -> list[GroupResult]:
+        results: dict[int, GroupResult] = {}
+        waiting = list(reversed(range(len(tasks))))
+        attempts = [0] * len(tasks)
+        busy: dict[Connection, int] = {}
+        while len(results) < len(tasks):
+            for connection in list(self._workers):
+                if waiting and connection not in busy:
+                    busy[connection] = waiting.pop()
+                    self._send(connection, tasks[busy[connection]])
+            for ready in wait(list(busy)):
+                connection = cast("Connection", ready)
+                number = busy.pop(connection)
+                try:
+                    outcome = connection.recv()
+                except (EOFError, OSError) as error:
+                    attempts[number] += 1
+                    self._replace(connection)
+                    if attempts[number] == ATTEMPTS:
+                        raise TrainingError(
+                            f"{ATTEMPTS} worker processes died on one group; is there memory for them?"
+                        ) from error
+                    waiting.append(number)
+                    continue
+                if isinstance(outcome, Exception):
+                    raise TrainingError(f"a group could not train: {outcome}") from outcome
+                results[number] = outcome
+        return [results[number] for number in range(len(tasks))]
+
+    def _send(self, connection: Connection, task: GroupTask) -> None:
+        with suppress(OSError):  # a dead worker's connection is ready at once, and its reader replaces it
+            connection.send(task)
+
+    def _replace(self, connection: Connection) -> None:
+        self._workers.pop(connection).join()
+        connection.close()
+        self._workers.update([self._start()])
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection, process in self._workers.items():
+            process.terminate()
+            process.join()
+            connection.close()
+        self._folder.cleanup()
+
+
+class RayTasks:
+    """Trains groups as tasks of a Ray cluster, which repeats those whose worker or node it loses."""
+
+    def __init__(self, workload: Workload) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise TrainingError(
+                "ray is not installed; install crowdlearn[ray] or use --engine local"
+            ) from error
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False)
+        self._ray = ray
+        self._workload = ray.put(workload)
+        self._train = ray.remote(num_cpus=1, max_retries=ATTEMPTS)(_train_once)
+
+    def map(self, tasks: Sequence[GroupTask]) -> list[GroupResult]:
+        futures = [self._train.remote(self._workload, task) for task in tasks]
+        try:
+            return cast("list[GroupResult]", self._ray.get(futures))
+        except self._ray.exceptions.RayError as error:
+            raise TrainingError(f"the Ray cluster could not train a group: {error}") from error
+
+    def __enter__(self) -> RayTasks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        del self._workload
+
+
+def _train_once(workload: Workload, task: GroupTask) -> GroupResult:
+    with one_thread():
+        return GroupModel(workload.config.model).train(workload, task)
+
+
+def _serve(connection: Connection, folder: str) -> None:
+    """A worker process: trains the tasks that come until the connection closes."""
+    with one_thread():
+        try:
+            workload = _load(Path(folder))
+            model = GroupModel(workload.config.model)
+            while True:
+                task = connection.recv()
+                try:
+                    connection.send(model.train(workload, task))
+                except Exception as error:
+                    connection.send(error)
+        except (EOFError, OSError, KeyboardInterrupt):
+            return
+
+
+def _save(workload: Workload, folder: Path) -> None:
+    np.save(folder / "inputs.npy", workload.inputs)
+    rest = Workload(workload.config, np.zeros(0, np.float32), workload.labels, workload.devices)
+    (folder / "rest.pickle").write_bytes(pickle.dumps(rest))
+
+
+def _load(folder: Path) -> Workload:
+    """The workload with its inputs mapped from the file, so that all workers share one copy of them."""
+    rest: Workload = pickle.loads((folder / "rest.pickle").read_bytes())
+    inputs = np.load(folder / "inputs.npy", mmap_mode="r")
+    return Workload(rest.config, inputs, rest.labels, rest.devices)

@@ -1,0 +1,172 @@
+"""A simulated crowd computes what the method says, and the same whoever computes it."""
+
+import os
+import signal
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from crowdlearn_device.schedule import mini_batches, pass_order
+from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.models import build_model
+from crowdlearn_host.sharing.flat import flatten
+from crowdlearn_host.simulation.engine import (
+    RunState,
+    Setting,
+    global_weights,
+    rotation,
+    run,
+    start,
+)
+from crowdlearn_host.simulation.workers import InProcess, Processes
+
+Crowd = Callable[..., Setting]
+ALONE = {"enabled": False}
+
+
+def simulated(setting: Setting) -> RunState:
+    return run(setting, InProcess(setting.workload))
+
+
+def same(a: RunState, b: RunState) -> bool:
+    """Whether two states hold the same bits."""
+    return np.array_equal(a.weights, b.weights) and np.array_equal(a.window.average(), b.window.average())
+
+
+def test_a_group_is_plain_sgd_over_its_dominators_in_turn(crowd: Crowd) -> None:
+    training = {"epochs": 2, "batch": 8, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 0.01}
+    setting = crowd(devices=4, training={**training, "schedule": "linear"}, sharing=ALONE)
+    data, config = setting.workload, setting.config
+    model = build_model(config.model, config.seed).train()
+    sgd = torch.optim.SGD(model.parameters(), lr=1, momentum=0.9, weight_decay=0.01)
+    for epoch in range(2):
+        sgd.param_groups[0]["lr"] = config.rate(epoch)
+        for device in rotation(config.seed, epoch, range(4)):
+            own = data.devices[device]
+            order = own[pass_order(len(own), seed=config.seed, epoch=epoch, device=device)]
+            for rows in mini_batches(len(own), 8):
+                at = order[list(rows)]
+                sgd.zero_grad()
+                logits = model(torch.from_numpy(data.inputs[at]))
+                torch.nn.functional.cross_entropy(logits, torch.from_numpy(data.labels[at])).backward()
+                sgd.step()
+    np.testing.assert_allclose(simulated(setting).weights[0], flatten(model.state_dict()), atol=1e-5)
+
+
+def test_every_member_is_dominator_once_an_epoch_in_a_drawn_order() -> None:
+    orders = [rotation(5, epoch, range(8, 16)) for epoch in range(6)]
+    assert all(sorted(order) == list(range(8, 16)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 6
+
+
+def test_a_crowd_learns_and_its_global_model_beats_chance(crowd: Crowd) -> None:
+    records = simulated(crowd()).records
+    assert records[-1].loss < records[0].loss
+    assert records[-1].accuracy is not None
+    assert records[-1].accuracy > 0.8
+
+
+def test_the_seed_decides_everything(crowd: Crowd) -> None:
+    assert same(simulated(crowd()), simulated(crowd()))
+    assert not same(simulated(crowd()), simulated(crowd(seed=4)))
+
+
+def test_processes_give_the_same_bits_and_a_killed_one_changes_nothing(crowd: Crowd) -> None:
+    setting = crowd()
+    with Processes(setting.workload, 2) as workers:
+
+        def kill_one(state: RunState) -> None:
+            os.kill(workers.pids[len(state.records) % 2], signal.SIGKILL)
+
+        assert same(run(setting, workers, on_epoch=kill_one), simulated(setting))
+
+
+def test_a_run_goes_on_from_any_epoch_as_if_never_stopped(crowd: Crowd) -> None:
+    setting = crowd()
+
+    class Stopped(Exception):
+        pass
+
+    kept: list[RunState] = []
+
+    def stop(state: RunState) -> None:
+        kept.append(state)
+        if len(kept) == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(setting, InProcess(setting.workload), on_epoch=stop)
+    assert same(run(setting, InProcess(setting.workload), kept[-1]), simulated(setting))
+
+
+def test_sharing_everything_makes_all_groups_the_global_model(crowd: Crowd) -> None:
+    state = simulated(crowd(sharing={"theta": 1, "tau": 0}))
+    for weights in state.weights:
+        np.testing.assert_array_equal(weights, state.window.average())
+
+
+def test_without_downloads_groups_train_as_if_alone(crowd: Crowd) -> None:
+    unheard = simulated(crowd(sharing={"tau": 1}))
+    np.testing.assert_array_equal(unheard.weights, simulated(crowd(sharing=ALONE)).weights)
+
+
+def test_a_window_of_all_whole_models_is_federated_averaging(crowd: Crowd) -> None:
+    whole = crowd(
+        group=1,
+        sharing={"theta": 1, "tau": 0},
+        training={"epochs": 2, "batch": 8, "momentum": 0},
+    )
+    averaged = crowd(method="fedavg", training={"epochs": 2, "batch": 8, "momentum": 0})
+    np.testing.assert_allclose(
+        global_weights(whole, simulated(whole)),
+        global_weights(averaged, simulated(averaged)),
+        atol=1e-6,
+    )
+
+
+def test_federated_averaging_of_a_part_of_the_devices_learns(crowd: Crowd) -> None:
+    record = simulated(crowd(method="fedavg", fedavg={"fraction": 0.5, "local_epochs": 2})).records[-1]
+    assert record.samples == 2 * 6 * 33
+    assert record.accuracy is not None
+    assert record.accuracy > 0.8
+
+
+def test_bytes_are_those_of_the_plan_and_of_the_updates(crowd: Crowd) -> None:
+    setting = crowd(training={"epochs": 1, "batch": 8})
+    record = simulated(setting).records[0]
+    # 10 sums leave the dominator; each of 3 followers sums for 8 neurons less its own; each sends 4 sums.
+    sums = 10 + (3 * 8 - 8) + 3 * 4 + (8 if setting.plan.pieces[0].neurons[1] != (0, 0) else 0)
+    assert record.bytes["activation"] == record.bytes["error"] == 396 * 4 * sums
+    assert record.bytes["shuffle"] == 3 * 4 * len(setting.initial) * 4 * 2
+    whole = simulated(crowd(training={"epochs": 1, "batch": 8}, sharing={"theta": 1, "tau": 0}))
+    assert 0 < record.bytes["sharing"] < whole.records[0].bytes["sharing"]
+    assert simulated(crowd(sharing=ALONE)).records[0].bytes["sharing"] == 0
+
+
+@pytest.mark.parametrize(("values", "error"), [("float16", 1 / 1024), ("int8", 1 / 127)])
+def test_shorter_values_cost_fewer_bytes_and_little_precision(
+    crowd: Crowd, values: str, error: float
+) -> None:
+    once = {"epochs": 1, "batch": 8}
+    whole = simulated(crowd(training=once, sharing={}))
+    short = simulated(crowd(training=once, sharing={"values": values}))
+    assert short.records[0].bytes["sharing"] < whole.records[0].bytes["sharing"]
+    largest = np.abs(whole.window.average()).max()
+    np.testing.assert_allclose(short.window.average(), whole.window.average(), atol=2 * error * largest)
+
+
+def test_every_group_starts_from_the_model_drawn_by_the_seed(crowd: Crowd) -> None:
+    setting = crowd()
+    expected = flatten(build_model(setting.config.model, 3).state_dict())
+    for weights in start(setting).weights:
+        np.testing.assert_array_equal(weights, expected)
+
+
+def test_a_model_that_does_not_fit_the_data_is_told(crowd: Crowd) -> None:
+    with pytest.raises(ConfigError, match="3 classes apart, but a label is 3"):
+        crowd(model="mlp:6-10-8-3")
+    with pytest.raises(ConfigError, match=r"nor a package.module:function"):
+        crowd(model="nothing:here")
+    with pytest.raises(ConfigError, match="groups of 5"):
+        crowd(group=5)

@@ -1,0 +1,72 @@
+"""`crowdlearn simulate` keeps a run that can be read, resumed, and is not mistaken for another."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crowdlearn_host.cli.simulate import Engine, simulate
+from crowdlearn_host.errors import ConfigError, RunError, TrainingError
+from crowdlearn_host.simulation.run_folder import RunFolder
+from safetensors.numpy import load_file
+
+
+def test_a_run_is_kept_with_its_configuration_metrics_and_model(files: Path) -> None:
+    simulate(files / "crowd.toml", files, files / "run", processes=1)
+    run = files / "run"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+    assert rows[-1]["samples"] == 4 * 396
+    assert rows[-1]["accuracy"] > 0.8
+    assert set(rows[-1]["bytes"]) == {"activation", "error", "shuffle", "sharing"}
+    assert (run / "config.toml").read_text() == (files / "crowd.toml").read_text()
+    assert json.loads((run / "environment.json").read_text())["torch"]
+    assert load_file(run / "model.safetensors")["0.weight"].shape == (10, 6)
+
+
+def test_a_run_that_crashed_goes_on_to_the_same_model(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulate(files / "crowd.toml", files, files / "whole", processes=1)
+    keep = RunFolder.keep
+
+    def crash_after_the_second(folder: RunFolder, state) -> None:
+        keep(folder, state)
+        if len(state.records) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(RunFolder, "keep", crash_after_the_second)
+        simulate(files / "crowd.toml", files, files / "run", processes=1)
+    # A crash between metrics and checkpoint leaves a row too many.
+    with (files / "run" / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"epoch": 2}\n')
+    simulate(files / "crowd.toml", files, files / "run", processes=1)
+    whole, resumed = (load_file(files / name / "model.safetensors") for name in ("whole", "run"))
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+    assert len((files / "run" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_run_folder_of_another_configuration_or_damaged_is_refused(files: Path) -> None:
+    simulate(files / "crowd.toml", files, files / "run", processes=1)
+    (files / "other.toml").write_text((files / "crowd.toml").read_text().replace("seed = 3", "seed = 4"))
+    with pytest.raises(RunError, match="another configuration"):
+        simulate(files / "other.toml", files, files / "run", processes=1)
+    checkpoint = files / "run" / "checkpoint.npz"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    with pytest.raises(RunError, match="damaged"):
+        simulate(files / "crowd.toml", files, files / "run", processes=1)
+
+
+def test_a_mistake_in_the_configuration_names_key_and_value(files: Path) -> None:
+    (files / "wrong.toml").write_text("[sharing]\ntheta = 3\n")
+    with pytest.raises(ConfigError, match=r"wrong.toml: sharing.theta = 3: .*less than or equal to 1"):
+        simulate(files / "wrong.toml", files, files / "run")
+
+
+def test_a_missing_ray_is_told(files: Path) -> None:
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        with pytest.raises(TrainingError, match=r"crowdlearn\[ray\]"):
+            simulate(files / "crowd.toml", files, files / "run", engine=Engine.ray)
+    else:
+        pytest.skip("ray is installed")
