@@ -29,7 +29,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def phone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[phones.PhoneInfo]:
-    with phones.running(1, tmp_path_factory.mktemp("home"), programs=STAND_IN) as (info,):
+    with phones.running(1, tmp_path_factory.mktemp("home"), programs=STAND_IN, preload=()) as (info,):
         yield info
 
 

@@ -12,7 +12,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from crowdlearn_host.errors import FleetError
-from crowdlearn_host.phones.settings import CONTROL_SOCKET, MAX_REQUEST, PROGRAMS, PhoneInfo, Settings
+from crowdlearn_host.phones.settings import (
+    CONTROL_SOCKET,
+    MAX_REQUEST,
+    PRELOAD,
+    PROGRAMS,
+    PhoneInfo,
+    Settings,
+)
 
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -31,14 +38,15 @@ def up(
     *,
     auto_accept: bool = True,
     programs: Mapping[str, str] = PROGRAMS,
+    preload: Sequence[str] = PRELOAD,
     ports: Sequence[int] = (),
     die_with_caller: bool = False,
 ) -> list[PhoneInfo]:
     """Start `count` new phones and wait until they answer.
 
-    `auto_accept` trusts any key that is shown; `programs` names MODULE:FUNCTION for the phone's programs;
-    `ports` fixes adb ports, else free ones are taken. The phones outlive the caller unless
-    `die_with_caller`. Raises FleetError, and leaves none behind then.
+    `auto_accept` trusts any key that is shown; `programs` names MODULE:FUNCTION for the phone's programs,
+    `preload` the modules that these share; `ports` fixes adb ports, else free ones are taken. The phones
+    outlive the caller unless `die_with_caller`. Raises FleetError, and leaves none behind then.
     """
     folder = _phones_folder(home)
     names = _free_names(folder, count)
@@ -46,7 +54,7 @@ def up(
     try:
         for index, name in enumerate(names):
             port = ports[index] if index < len(ports) else 0
-            settings = Settings(name, port, profile, auto_accept, dict(programs))
+            settings = Settings(name, port, profile, auto_accept, dict(programs), tuple(preload))
             starting.append((folder / name, _start(folder / name, settings, die_with_caller=die_with_caller)))
         for phone_folder, (process, ready) in starting:
             _wait_ready(phone_folder, process, ready)
@@ -105,9 +113,18 @@ def running(
     profile: str = DEFAULT_PROFILE,
     auto_accept: bool = True,
     programs: Mapping[str, str] = PROGRAMS,
+    preload: Sequence[str] = PRELOAD,
 ) -> Iterator[list[PhoneInfo]]:
     """Phones for the length of a block; they die with the caller, however it ends."""
-    infos = up(count, profile, home, auto_accept=auto_accept, programs=programs, die_with_caller=True)
+    infos = up(
+        count,
+        profile,
+        home,
+        auto_accept=auto_accept,
+        programs=programs,
+        preload=preload,
+        die_with_caller=True,
+    )
     try:
         yield infos
     finally:

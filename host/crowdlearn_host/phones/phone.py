@@ -13,9 +13,10 @@ from crowdlearn_host.phones.adbd import Adbd, Offer
 from crowdlearn_host.phones.filesystem import Filesystem
 from crowdlearn_host.phones.keys import KeyStore
 from crowdlearn_host.phones.log import Log
+from crowdlearn_host.phones.parent import die_with_parent
 from crowdlearn_host.phones.processes import Processes
-from crowdlearn_host.phones.runtime import die_with_parent
 from crowdlearn_host.phones.settings import CONTROL_SOCKET, MAX_REQUEST, PhoneInfo, Settings, process_start
+from crowdlearn_host.phones.spawner import Spawner
 from crowdlearn_host.phones.system import commands
 
 
@@ -26,7 +27,8 @@ class Phone:
         self._settings = settings
         self._log = Log(folder / "logcat.txt")
         files = Filesystem(folder / "root")
-        self._processes = Processes(files, self._log, settings.programs)
+        spawner = Spawner(folder.parent.parent, settings.preload)
+        self._processes = Processes(files, self._log, spawner, settings.programs)
         self._jobs: set[asyncio.Task[int]] = set()
         self._connections: set[Adbd] = set()
         self._off = asyncio.Event()
@@ -60,7 +62,7 @@ class Phone:
         await self._off.wait()
         server.close()
         owner.close()
-        self._processes.close()
+        await self._processes.close()
         for job in self._jobs:
             job.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)

@@ -3,15 +3,16 @@
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from crowdlearn_host.phones.filesystem import Filesystem
 from crowdlearn_host.phones.log import Log
 from crowdlearn_host.phones.shell import Io, Write
+from crowdlearn_host.phones.spawner import Spawner
 
 MAX_LINE = 1 << 16
 _LISTEN = "0A"
@@ -30,9 +31,10 @@ class Running:
 class Processes:
     """Starts the phone's programs (`programs`: name to MODULE:FUNCTION) and knows which of them run."""
 
-    def __init__(self, files: Filesystem, log: Log, programs: Mapping[str, str]) -> None:
+    def __init__(self, files: Filesystem, log: Log, spawner: Spawner, programs: Mapping[str, str]) -> None:
         self._files = files
         self._log = log
+        self._spawner = spawner
         self._programs = dict(programs)
         self._running: dict[int, Running] = {}
 
@@ -51,37 +53,30 @@ class Processes:
         A program whose caller goes away (cancellation) is killed.
         """
         name, arguments = os.path.basename(words[0]), words[1:]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "crowdlearn_host.phones.runtime",
-            str(os.getpid()),
-            self._programs[name],
-            name,
-            *(self._translate(argument) for argument in arguments),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=self._files.real(cwd),
-            env=self._environment(),
-            start_new_session=True,
-            limit=MAX_LINE,
-        )
-        assert process.stdout
-        assert process.stderr
-        self._running[process.pid] = Running(process.pid, name, tuple(arguments))
-        self._log.write("am_proc_start", f"{name} {' '.join(arguments)}", pid=process.pid)
-        started(process.pid)
-        try:
-            await asyncio.gather(
-                self._copy(process.stdout, io.write, name, process.pid),
-                self._copy(process.stderr, io.complain, name, process.pid),
+        async with _Pipe() as stdout, _Pipe() as stderr:
+            child = await self._spawner.spawn(
+                self._programs[name],
+                [name, *(self._translate(argument) for argument in arguments)],
+                folder=self._files.real(cwd),
+                environment=self._environment(),
+                outputs=(stdout.writing_end, stderr.writing_end),
             )
-            code = await process.wait()
-        finally:
-            _kill_group(process.pid, signal.SIGKILL)
-            self._running.pop(process.pid, None)
-        self._log.write("am_proc_died", f"{name} exit code {code}", pid=process.pid)
+            stdout.close_writing_end()
+            stderr.close_writing_end()
+            self._running[child.pid] = Running(child.pid, name, tuple(arguments))
+            self._log.write("am_proc_start", f"{name} {' '.join(arguments)}", pid=child.pid)
+            started(child.pid)
+            try:
+                await asyncio.gather(
+                    self._copy(stdout.reader, io.write, name, child.pid),
+                    self._copy(stderr.reader, io.complain, name, child.pid),
+                )
+                code = await asyncio.shield(child.code)
+            finally:
+                del self._running[child.pid]
+                if not child.code.done():
+                    _kill_group(child.pid)
+        self._log.write("am_proc_died", f"{name} exit code {code}", pid=child.pid)
         return code if code >= 0 else 128 - code
 
     def kill(self, pid: int, number: int) -> None:
@@ -95,10 +90,9 @@ class Processes:
         listening = _listening_sockets(port)
         return any(listening & _sockets(pid) for pid in self._running)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Kill every process of the phone."""
-        for pid in list(self._running):
-            _kill_group(pid, signal.SIGKILL)
+        await self._spawner.close()
 
     def _translate(self, argument: str) -> str:
         option, equals, value = argument.partition("=")
@@ -129,9 +123,31 @@ class Processes:
             await write(line)
 
 
-def _kill_group(pid: int, number: int) -> None:
+class _Pipe:
+    """One end for a child to write to, one for this process to read from."""
+
+    async def __aenter__(self) -> Self:
+        reading_end, self.writing_end = os.pipe()
+        loop = asyncio.get_running_loop()
+        self.reader = asyncio.StreamReader(limit=MAX_LINE)
+        file = os.fdopen(reading_end, "rb")
+        protocol = asyncio.StreamReaderProtocol(self.reader)
+        self._transport, _ = await loop.connect_read_pipe(lambda: protocol, file)
+        return self
+
+    def close_writing_end(self) -> None:
+        if self.writing_end >= 0:
+            os.close(self.writing_end)
+            self.writing_end = -1
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close_writing_end()
+        self._transport.close()
+
+
+def _kill_group(pid: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)
+        os.killpg(pid, signal.SIGKILL)
 
 
 def _listening_sockets(port: int) -> set[str]:

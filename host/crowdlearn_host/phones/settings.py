@@ -12,17 +12,26 @@ INFO_FILE = "phone.json"
 CONTROL_SOCKET = "control"
 MAX_REQUEST = 4096
 PROGRAMS = {"crowdlearn-device": "crowdlearn_device.cli:main"}
+# What the programs of phones import sooner or later: once for all of them.
+PRELOAD = (
+    "crowdlearn_device.cli",
+    "crowdlearn_device.executor",
+    "executorch.extension.pybindings.portable_lib",
+    "executorch.runtime",
+)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a phone is made: `port` 0 takes a free one; `programs` names MODULE:FUNCTION for each program."""
+    """How a phone is made: `port` 0 takes a free one; `programs` names MODULE:FUNCTION for each program,
+    `preload` the modules that they share."""
 
     name: str
     port: int = 0
     profile: str = "pixel-8"
     auto_accept: bool = True
     programs: dict[str, str] = field(default_factory=lambda: dict(PROGRAMS))
+    preload: tuple[str, ...] = PRELOAD
 
     def save(self, folder: Path) -> None:
         """Write the settings into the phone's folder."""

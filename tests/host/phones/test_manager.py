@@ -68,12 +68,34 @@ async def started_runtime(info: phones.PhoneInfo, key: Path) -> int:
 async def test_a_runtime_outlives_the_connection_and_dies_with_its_phone(
     tmp_path: Path, key: Path, number: signal.Signals
 ) -> None:
-    with phones.running(1, tmp_path, programs=STAND_IN) as (info,):
+    with phones.running(1, tmp_path, programs=STAND_IN, preload=()) as (info,):
         runtime = await started_runtime(info, key)
         async with await AdbDevice.connect(info.serial, key=key) as device:
             assert int((await device.shell("pidof crowdlearn-device")).stdout) == runtime
         os.kill(info.pid, number)
         wait_gone(runtime)
+
+
+def zygote_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+async def test_a_phone_survives_the_zygote_and_gets_another(tmp_path: Path, key: Path) -> None:
+    with phones.running(1, tmp_path, programs=STAND_IN, preload=()) as (info,):
+        runtime = await started_runtime(info, key)
+        os.kill(zygote_of(runtime), signal.SIGKILL)
+        wait_gone(runtime)
+        assert await started_runtime(info, key) != runtime
+
+
+async def test_the_zygote_serves_all_phones_and_leaves_with_the_last(tmp_path: Path, key: Path) -> None:
+    with phones.running(2, tmp_path, programs=STAND_IN, preload=()) as (first, second):
+        zygotes = {zygote_of(await started_runtime(info, key)) for info in (first, second)}
+        assert len(zygotes) == 1
+        phones.kill(first.name, tmp_path)
+        await started_runtime(second, key)
+        phones.kill(second.name, tmp_path)
+        wait_gone(zygotes.pop())
 
 
 def test_phones_die_with_a_caller_that_is_killed(tmp_path: Path) -> None:
