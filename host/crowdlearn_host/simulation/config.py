@@ -30,6 +30,8 @@ class TrainingConfig(Section):
     """Plain mini-batch SGD as torch.optim.SGD defines it.
 
     `schedule` lowers the learning rate from epoch to epoch: constant, linear or cosine, to a hundredth.
+    `wire` is how sums and errors would travel between pieces; its rounding is emulated on whole sums, where
+    real pieces round each partial sum.
     """
 
     epochs: int = Field(default=50, ge=1, le=100_000)
@@ -38,6 +40,7 @@ class TrainingConfig(Section):
     momentum: float = Field(default=0.0, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+    wire: Literal["float32", "float16", "int8"] = "float32"
 
 
 class SharingConfig(Section):
@@ -62,7 +65,8 @@ class SimulationConfig(Section):
 
     method = "slicenet" trains devices / group groups; group = 1 with sharing.enabled = false is the
     standalone baseline, devices = group = 1 the centralised one. method = "fedavg" averages whole models;
-    there an epoch is a round.
+    there an epoch is a round. `rotation` counts what a shuffle moves: every piece, as in the paper, or only
+    the dominator's and its successor's.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -70,6 +74,7 @@ class SimulationConfig(Section):
     method: Literal["slicenet", "fedavg"] = "slicenet"
     devices: int = Field(default=120, ge=1, le=100_000)
     group: int = Field(default=12, ge=1, le=10_000)
+    rotation: Literal["full", "minimal"] = "full"
     partition: PartitionConfig = PartitionConfig()
     training: TrainingConfig = TrainingConfig()
     sharing: SharingConfig = SharingConfig()

@@ -22,7 +22,8 @@ from ..sharing.round import SharingRound
 from ..sharing.window import Window
 from .config import SimulationConfig
 from .group import Floats, GroupModel, GroupResult, GroupTask, Pass, Workload, one_thread
-from .traffic import sums_per_sample
+from .traffic import shuffle_bytes, sums_per_sample
+from .wire import BYTES
 from .workers import Workers
 
 FLOAT = 4
@@ -123,7 +124,7 @@ def run(
     window changes in place. Raises TrainingError where a group cannot train.
     """
     state = state or start(setting)
-    model = GroupModel(setting.config.model)
+    model = GroupModel(setting.config)
     epoch_of = _slicenet_epoch if setting.config.method == "slicenet" else _fedavg_round
     for epoch in range(len(state.records), setting.config.training.epochs):
         state = epoch_of(setting, workers, model, state, epoch)
@@ -159,9 +160,8 @@ def _slicenet_epoch(
     weights = np.stack([result.weights for result in results])
     momentum = np.stack([result.momentum for result in results])
     samples = sum(result.samples for result in results)
-    crossing = samples * setting.sums_per_sample * FLOAT
-    kinds = 3 if config.training.momentum else 2
-    moved = len(setting.initial) * FLOAT * kinds * size * config.groups if size > 1 else 0
+    crossing = samples * setting.sums_per_sample * BYTES[config.training.wire]
+    moved = shuffle_bytes(config, setting.pieces) * config.devices
     spent = {"activation": crossing, "error": crossing, "shuffle": moved, "sharing": 0}
     if config.sharing.enabled:
         spent["sharing"] = _share(setting, model, state.window, orders, results, weights, epoch)

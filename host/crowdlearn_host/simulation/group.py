@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..models import build_model
 from ..sharing.flat import flat_layout
 from .config import SimulationConfig
+from .wire import round_sums
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -67,8 +68,10 @@ class GroupResult:
 class GroupModel:
     """A model whose floats lie in one vector, so that weights go in and out as a copy."""
 
-    def __init__(self, name: str) -> None:
-        self.model = build_model(name, 0)
+    def __init__(self, config: SimulationConfig) -> None:
+        self.model = build_model(config.model, config.seed)
+        self._noise = torch.Generator()
+        round_sums(self.model, config.training.wire, self._noise)
         layout = flat_layout(self.model.state_dict())
         self.vector = torch.empty(layout[-1].stop)
         trained = dict(self.model.named_parameters())
@@ -93,6 +96,7 @@ class GroupModel:
         """The weights after the task's passes over the workload's data."""
         training = workload.config.training
         self.model.train()
+        self._noise.manual_seed(_noise_seed(workload.config.seed, task.passes[0]))
         self.vector.copy_(torch.from_numpy(task.weights))
         momentum = torch.from_numpy(task.momentum.copy())
         accumulated = torch.zeros_like(self.vector)
@@ -133,6 +137,11 @@ class GroupModel:
                 guesses = self.model(torch.from_numpy(inputs[part])).argmax(1).numpy()
                 right += int((guesses == labels[part]).sum())
         return right / len(labels)
+
+
+def _noise_seed(seed: int, first: Pass) -> int:
+    """A seed of its own for each task, so that its rounding does not depend on who ran what before."""
+    return int(np.random.SeedSequence((seed, first.epoch, first.device)).generate_state(1)[0])
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class InProcess:
 
     def __init__(self, workload: Workload) -> None:
         self._workload = workload
-        self._model = GroupModel(workload.config.model)
+        self._model = GroupModel(workload.config)
 
     def map(self, tasks: Sequence[GroupTask]) -> list[GroupResult]:
         with one_thread():
@@ -156,7 +156,7 @@ class RayTasks:
 
 def _train_once(workload: Workload, task: GroupTask) -> GroupResult:
     with one_thread():
-        return GroupModel(workload.config.model).train(workload, task)
+        return GroupModel(workload.config).train(workload, task)
 
 
 def _serve(connection: Connection, folder: str) -> None:
@@ -164,7 +164,7 @@ def _serve(connection: Connection, folder: str) -> None:
     with one_thread():
         try:
             workload = _load(Path(folder))
-            model = GroupModel(workload.config.model)
+            model = GroupModel(workload.config)
             while True:
                 task = connection.recv()
                 try:

@@ -170,3 +170,24 @@ def test_a_model_that_does_not_fit_the_data_is_told(crowd: Crowd) -> None:
         crowd(model="nothing:here")
     with pytest.raises(ConfigError, match="groups of 5"):
         crowd(group=5)
+
+
+@pytest.mark.parametrize(("wire", "share"), [("float16", 2), ("int8", 4)])
+def test_a_shorter_wire_costs_its_share_of_bytes_and_still_learns(
+    crowd: Crowd, wire: str, share: int
+) -> None:
+    training = {"epochs": 6, "batch": 8, "momentum": 0.5}
+    one_group = {"devices": 4, "sharing": ALONE}
+    whole = simulated(crowd(training=training, **one_group)).records[-1]
+    short = simulated(crowd(training={**training, "wire": wire}, **one_group)).records[-1]
+    assert short.bytes["activation"] * share == whole.bytes["activation"]
+    assert short.loss == pytest.approx(whole.loss, abs=0.2)
+    again = simulated(crowd(training={**training, "wire": wire}, **one_group)).records[-1]
+    assert (again.loss, again.accuracy) == (short.loss, short.accuracy)
+
+
+def test_a_minimal_rotation_moves_less(crowd: Crowd) -> None:
+    full, minimal = (simulated(crowd(rotation=kind)).records[0].bytes for kind in ("full", "minimal"))
+    assert 0 < minimal["shuffle"] < full["shuffle"]
+    without_choice = simulated(crowd(sharing={"theta": 1})).records[0].bytes
+    assert without_choice["shuffle"] < full["shuffle"]
