@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -21,14 +22,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     serving = commands.add_parser("serve", help="wait for the host on a local port (it comes through adb)")
-    serving.add_argument("--home", type=Path, required=True, help="folder for programs, states and the identity")
+    serving.add_argument(
+        "--home", type=Path, required=True, help="folder for programs, states and the identity"
+    )
     serving.add_argument("--data", type=Path, help="folder with the training data (default: HOME/data)")
     serving.add_argument("--name", default="", help="the device's name for life (default: the folder's name)")
-    serving.add_argument("--port", type=int, default=0, help="0 takes any free port and writes it to HOME/port")
+    serving.add_argument(
+        "--port", type=int, default=0, help="0 takes any free port and writes it to HOME/port"
+    )
+    serving.add_argument(
+        "--threads", type=int, default=0, help="threads of the executor (0: the library's choice)"
+    )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("websockets").setLevel(logging.WARNING)
     home: Path = arguments.home
+    if arguments.threads:
+        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # read when the executor's libraries load
     try:
         asyncio.run(_until_stopped(home, arguments.data or home / "data", arguments.name, arguments.port))
     except (DeviceError, OSError) as error:

@@ -24,12 +24,15 @@ class Dominator:
         self._fed = (piece.boundary, 0)
         if assign.pass_boundary + len(self._batches) != assign.pass_end:
             raise DataError(
-                f"this device has {len(data)} samples, {len(self._batches)} mini-batches, and the server counts "
+                f"this device has {len(data)} samples, {len(self._batches)} mini-batches, and the "
+                "server counts "
                 f"{assign.pass_end - assign.pass_boundary}; data must not change while a run lasts"
             )
 
     def feed(self) -> bool:
-        """Enter the next micro-batch if the pass has one and there is room for it; whether one was entered."""
+        """Enter the next micro-batch if the pass has one and there is room for it; whether one was
+        entered.
+        """
         piece = self._piece
         local = piece.boundary - self._first
         if local >= len(self._batches) or piece.micros_under_way >= self._in_flight:

@@ -1,9 +1,10 @@
 """Sealed envelopes: what devices of a group say to each other, unreadable to the relay that carries it.
 
-Two devices derive their keys from four X25519 agreements: between their lifelong identities, between the ephemeral keys of the
-generation, and crosswise. Knowing an identity's public key is therefore enough to be sure who answers, and a key that
-leaks later opens no earlier generation. One key per direction; the sequence number is the nonce, so an envelope opens
-once and in order. Identities are trusted at first sight (docs/protocol.md says what that does not cover).
+Two devices derive their keys from four X25519 agreements: between their lifelong identities, between the
+ephemeral keys of the generation, and crosswise. Knowing an identity's public key is therefore enough to be
+sure who answers, and a key that leaks later opens no earlier generation. One key per direction; the sequence
+number is the nonce, so an envelope opens once and in order. Identities are trusted at first sight
+(docs/protocol.md says what that does not cover).
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ class Channel:
     def open(self, envelope: pb.Envelope) -> bytes:
         """The content of the next envelope from the peer.
 
-        Raises EnvelopeError for a replay, a gap, a foreign or an altered envelope; the channel's state is then unchanged.
+        Raises EnvelopeError for a replay, a gap, a foreign or an altered envelope; the channel's state is
+        then unchanged.
         """
         if (envelope.generation, envelope.sender, envelope.receiver) != (
             self._generation,
@@ -148,13 +150,15 @@ class Channel:
             self._me,
         ):
             raise EnvelopeError(
-                f"envelope of generation {envelope.generation} from {envelope.sender} to {envelope.receiver} on the "
+                f"envelope of generation {envelope.generation} from {envelope.sender} to "
+                f"{envelope.receiver} on the "
                 f"channel of generation {self._generation} from {self._peer} to {self._me}"
             )
         if envelope.sequence != self._received:
             kind = "replayed" if envelope.sequence < self._received else "out of order"
             raise EnvelopeError(
-                f"{kind} envelope from device {self._peer}: number {envelope.sequence} where {self._received} was due"
+                f"{kind} envelope from device {self._peer}: number {envelope.sequence} where "
+                f"{self._received} was due"
             )
         try:
             content = self._in.decrypt(
@@ -201,7 +205,9 @@ def seal_snapshot(
 def open_snapshot(
     run: str, me: int, identity: Identity, sender_identity: bytes, snapshot: pb.Snapshot
 ) -> bytes:
-    """The content of a snapshot that names this device as heir. Raises EnvelopeError where it does not, or is altered."""
+    """The content of a snapshot that names this device as heir. Raises EnvelopeError where it does not, or is
+    altered.
+    """
     sealed = next((key.sealed for key in snapshot.keys if key.device == me), None)
     if sealed is None:
         raise EnvelopeError(f"snapshot of piece {snapshot.piece} is not sealed to device {me}")

@@ -22,7 +22,9 @@ class Executor(Protocol):
 
 
 class ExecuTorchExecutor:
-    """Runs a .pte on ExecuTorch's Python runtime (Linux). Importing torch waits until the first program is loaded."""
+    """Runs a .pte on ExecuTorch's Python runtime (Linux). Importing torch waits until the first program is
+    loaded.
+    """
 
     def __init__(self, pte: bytes) -> None:
         self._torch: Any = importlib.import_module("torch")
@@ -64,7 +66,9 @@ class ProgramStore:
         self._folder = folder
 
     def manifest(self, sha256: str) -> Manifest:
-        """The manifest of that hash. Raises ProgramError where it is absent or its bytes are not what the hash says."""
+        """The manifest of that hash. Raises ProgramError where it is absent or its bytes are not what the
+        hash says.
+        """
         return Manifest.from_json(self._read(sha256, ".json"))
 
     def executor(self, manifest: Manifest) -> ExecuTorchExecutor:

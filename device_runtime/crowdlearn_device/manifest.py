@@ -1,6 +1,7 @@
 """The manifest of a slice program: what its methods take and give, and how layers of the network are joined.
 
-A program serves every piece of its *shape* (neurons per layer). Weights are inputs: exporting once per shape is enough.
+A program serves every piece of its *shape* (neurons per layer). Weights are inputs: exporting once per shape
+is enough.
 """
 
 from __future__ import annotations
@@ -31,15 +32,20 @@ ROLES = frozenset(
         "logits",
     }
 )
-"""What an input or output is. sum: a layer's summed input, or (as output) the product on an edge. error: the loss's
-derivative with respect to the sums of a layer. parameter, buffer, gradient, momentum: of the array named `name`."""
+"""What an input or output is. sum: a layer's summed input, or (as output) the product on an edge. error: the
+loss's derivative with respect to the sums of a layer. parameter, buffer, gradient, momentum: of the array
+named
+`name`.
+"""
 
 Dim = int | str
 
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output of a method. Dimension "B" is the batch. `edge` is set for what travels along one edge."""
+    """One input or output of a method. Dimension "B" is the batch. `edge` is set for what travels along one
+    edge.
+    """
 
     role: str
     shape: tuple[Dim, ...]
@@ -79,7 +85,9 @@ class EdgeSpec:
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """An array of the piece's state. Dimension 0 is the layer's owned neurons; `shape` is one neuron's part."""
+    """An array of the piece's state. Dimension 0 is the layer's owned neurons; `shape` is one
+    neuron's part.
+    """
 
     name: str
     layer: int
@@ -119,7 +127,9 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
-        """The manifest that `text` holds. Raises ProgramError where anything is missing, of the wrong type or inconsistent."""
+        """The manifest that `text` holds. Raises ProgramError where anything is missing, of the wrong type or
+        inconsistent.
+        """
         if len(text) > MAX_MANIFEST:
             raise ProgramError(f"manifest of {len(text)} bytes; at most {MAX_MANIFEST}")
         try:

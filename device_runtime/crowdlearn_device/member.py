@@ -1,9 +1,10 @@
 """A device as a member of its group: the protocol's device side as a state machine without I/O of its own.
 
-Frames go in through `receive`, come out in `outbox`; `work` does one piece of computation. docs/protocol.md tells the
-states. A generation begins with Assign: keys are offered and exchanged, state is provided to whom it is due, and once the own
-piece is complete and on disk the device is Ready. Go starts the work. Whatever is refused ends the generation here: the
-server is told why and assigns anew from a boundary that everybody holds.
+Frames go in through `receive`, come out in `outbox`; `work` does one piece of computation. docs/protocol.md
+tells the states. A generation begins with Assign: keys are offered and exchanged, state is provided to whom
+it is due, and once the own piece is complete and on disk the device is Ready. Go starts the work. Whatever is
+refused ends the generation here: the server is told why and assigns anew from a boundary that everybody
+holds.
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ class Member:
         self._generation = None
         kind = next(kind for kind_of, kind in FAULTS if isinstance(error, kind_of))
         fatal = kind in (pb.FAULT_PROGRAM, pb.FAULT_DATA)
-        self._send(pb.Frame(fault=pb.Fault(generation=number, kind=kind, reason=str(error)[:500], fatal=fatal)))
+        self._send(
+            pb.Frame(fault=pb.Fault(generation=number, kind=kind, reason=str(error)[:500], fatal=fatal))
+        )
 
     def _receive(self, frame: pb.Frame) -> None:
         kind = frame.WhichOneof("body")
@@ -114,9 +117,16 @@ class Member:
 
     def _welcome(self, welcome: pb.Welcome) -> None:
         if welcome.version != VERSION:
-            raise WireError(f"the server speaks version {welcome.version}, this device {VERSION}; update the older")
+            raise WireError(
+                f"the server speaks version {welcome.version}, this device {VERSION}; update the older"
+            )
         run = welcome.run
-        if not run or len(run) > 100 or not all(c.isalnum() or c in "-_." for c in run) or run.startswith("."):
+        if (
+            not run
+            or len(run) > 100
+            or not all(c.isalnum() or c in "-_." for c in run)
+            or run.startswith(".")
+        ):
             raise WireError(f"run {run[:100]!r} is not a name")
         self._run, self._device = run, welcome.device
         self._states = StateStore(self._home / "runs" / run)
@@ -129,7 +139,9 @@ class Member:
         for peer in assign.peers:
             # A device's key is trusted at first sight and then for the whole run.
             if self._identities.setdefault(peer.device, peer.identity) != peer.identity:
-                raise WireError(f"device {peer.device} has changed its identity; start a new run if that is right")
+                raise WireError(
+                    f"device {peer.device} has changed its identity; start a new run if that is right"
+                )
         if self._identities.get(self._device) != self._identity.public:
             raise WireError("the server gives this device another's identity")
         self._generation = _Generation(self, assign)
@@ -175,9 +187,7 @@ class _Generation:
                 raise WireError("assignment and program disagree on the number of layers")
             self._partial = PartialState(self._manifest, self._layout[assign.piece])
         public = self._ephemeral.public_key().public_bytes_raw()
-        self._send(
-            key_offer=pb.KeyOffer(generation=self.number, device=self._me, ephemeral=public)
-        )
+        self._send(key_offer=pb.KeyOffer(generation=self.number, device=self._me, ephemeral=public))
 
     def _send(self, **body: object) -> None:
         self._member.outbox.append(pb.Frame(**body))  # type: ignore[arg-type]
@@ -232,7 +242,9 @@ class _Generation:
                 if transfer.device == self._me:
                     self._take(part)
                 else:
-                    self._send(envelope=self._channel(transfer.device).seal(self._moving, part.SerializeToString()))
+                    self._send(
+                        envelope=self._channel(transfer.device).seal(self._moving, part.SerializeToString())
+                    )
 
     @property
     def _moving(self) -> pb.Purpose:
@@ -252,7 +264,9 @@ class _Generation:
         sender = self._member._identities.get(snapshot.sender)
         provide = next((p for p in self._assign.provides if p.piece == snapshot.piece and p.stored), None)
         if sender is None or provide is None:
-            raise WireError(f"snapshot of piece {snapshot.piece} by device {snapshot.sender} was not due here")
+            raise WireError(
+                f"snapshot of piece {snapshot.piece} by device {snapshot.sender} was not due here"
+            )
         content = open_snapshot(self._run, self._me, self._member._identity, sender, snapshot)
         self._provide(provide, PieceState.from_bytes(content))
         self._check_complete()

@@ -1,8 +1,9 @@
 """A piece: the neurons a device owns, driven by data.
 
-A stage runs as soon as everything it sums has arrived for its micro-batch; nothing else orders the work, so micro-batches
-pipeline by themselves. Sums are added in the order of pieces and micro-batches, never of arrival: the same run gives
-the same bits. Weights change once per mini-batch, after the last micro-batch has gone backward.
+A stage runs as soon as everything it sums has arrived for its micro-batch; nothing else orders the work, so
+micro-batches pipeline by themselves. Sums are added in the order of pieces and micro-batches, never of
+arrival: the same run gives the same bits. Weights change once per mini-batch, after the last micro-batch has
+gone backward.
 """
 
 from __future__ import annotations
@@ -165,7 +166,9 @@ class Piece:
         return 0 if step is None else sum(1 for micro in step.labels if (micro, 0) in step.sums)
 
     def feed(self, micro: int, micros: int, rows: int, inputs: Array, labels: Array) -> None:
-        """Enter a micro-batch of the dominator's data: inputs [B, ...], labels int64 [B]; `rows` of the whole mini-batch."""
+        """Enter a micro-batch of the dominator's data: inputs [B, ...], labels int64 [B]; `rows` of the whole
+        mini-batch.
+        """
         step = self._step(self.boundary, micros, rows)
         step.labels[micro] = labels
         shape = (inputs.shape[0], self._manifest.layers[0].neurons, *self._manifest.layers[0].sum_shape)
@@ -218,7 +221,9 @@ class Piece:
         return step
 
     def run(self) -> list[Message]:
-        """Run one stage that is ready; what it gives for other pieces. The lowest micro-batch goes first, backward before forward."""
+        """Run one stage that is ready; what it gives for other pieces. The lowest micro-batch goes first,
+        backward before forward.
+        """
         stage = min(self._runnable(), key=lambda s: (-s[1], s[2], s[3]))
         self._ready.remove(stage)
         number, purpose, micro, layer = stage

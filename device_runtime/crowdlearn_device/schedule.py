@@ -1,6 +1,10 @@
-"""Which samples a dominator feeds, in which order: the same on every machine, so that a repeated pass repeats exactly."""
+"""Which samples a dominator feeds, in which order: the same on every machine, so that a repeated pass repeats
+exactly.
+"""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +23,7 @@ def mini_batches(samples: int, batch: int) -> list[range]:
     edges = [*range(0, samples, batch), samples]
     if len(edges) > 2 and edges[-1] - edges[-2] == 1 and batch > 2:
         edges[-2] -= 1
-    return [range(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    return [range(a, b) for a, b in itertools.pairwise(edges) if b > a]
 
 
 def micro_batches(rows: int, micro: int) -> list[range]:
@@ -30,7 +34,9 @@ def micro_batches(rows: int, micro: int) -> list[range]:
 def dropout_mask(
     rows: int, neurons: int, probability: float, *, seed: int, step: int, micro: int, layer: int
 ) -> npt.NDArray[np.float32]:
-    """A layer's dropout factors (0 or 1/(1-p)), float32 [rows, neurons]: the same however the layer is cut."""
+    """A layer's dropout factors (0 or 1/(1-p)), float32 [rows, neurons]: the same however the layer
+    is cut.
+    """
     rng = np.random.default_rng((seed, step, micro, layer))
     kept = rng.random((rows, neurons), np.float32) >= probability
     return kept.astype(np.float32) / np.float32(1.0 - probability)

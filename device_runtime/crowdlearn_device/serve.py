@@ -64,9 +64,11 @@ async def run_member(connection: Connection, member: Member) -> None:
 
 
 async def serve_device(home: Path, data: Path, name: str, port: int) -> None:
-    """Listen on 127.0.0.1:`port` (0: any free one, written to HOME/port) for the host, one connection at a time.
+    """Listen on 127.0.0.1:`port` (0: any free one, written to HOME/port) for the host, one connection at a
+    time.
 
-    HOME/token, if it is there, must be what the host presents: other programs of the phone can reach the port too.
+    HOME/token, if it is there, must be what the host presents: other programs of the phone can reach the port
+    too.
     """
     home.mkdir(parents=True, exist_ok=True)
     identity = Identity.load(home / "identity.key")
@@ -100,7 +102,13 @@ async def serve_device(home: Path, data: Path, name: str, port: int) -> None:
             await run_member(connection, Member(name, home, identity, samples, load))
 
     async with serve(
-        handle, "127.0.0.1", port, max_size=MAX_FRAME, compression=None, process_request=authorize, ping_timeout=60
+        handle,
+        "127.0.0.1",
+        port,
+        max_size=MAX_FRAME,
+        compression=None,
+        process_request=authorize,
+        ping_timeout=60,
     ) as server:
         bound = next(iter(server.sockets)).getsockname()[1]
         partial = home / "port.partial"

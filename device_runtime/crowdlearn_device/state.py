@@ -18,7 +18,9 @@ from .manifest import Manifest
 from .wire import Floats, decode_tensor, encode_tensor
 
 KINDS = ("value", "momentum", "gradient")
-"""value: the array itself. momentum: the optimizer's. gradient: |gradient| accumulated since the last sharing."""
+"""value: the array itself. momentum: the optimizer's. gradient: |gradient| accumulated since the last
+sharing.
+"""
 PART_BYTES = 4 << 20
 _MAGIC = b"CLSTATE1"
 MAX_HEADER = 1 << 20
@@ -94,7 +96,9 @@ class PieceState:
 
 
 class PartialState:
-    """A piece's state while its parts arrive. Neurons that were not due, twice sent or of a wrong shape are refused."""
+    """A piece's state while its parts arrive. Neurons that were not due, twice sent or of a wrong shape are
+    refused.
+    """
 
     def __init__(self, manifest: Manifest, neurons: Sequence[Neurons]) -> None:
         self._neurons = tuple(neurons)
@@ -140,7 +144,9 @@ class PartialState:
 
 
 class StateStore:
-    """Piece states on the device's disk, one file a point (generation, boundary), written whole or not at all."""
+    """Piece states on the device's disk, one file a point (generation, boundary), written whole or not at
+    all.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

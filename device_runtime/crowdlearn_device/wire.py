@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ MAX_FRAME = 64 << 20
 """Bytes of the largest frame anyone may send."""
 MAX_RANK = 4
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 
 _DTYPES: dict[int, np.dtype[np.generic]] = {
@@ -29,7 +30,9 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
 
 
 def decode_frame(data: bytes) -> pb.Frame:
-    """The frame that `data` holds. Raises WireError where it is none, too large, or of a kind we do not know."""
+    """The frame that `data` holds. Raises WireError where it is none, too large, or of a kind we do
+    not know.
+    """
     if len(data) > MAX_FRAME:
         raise WireError(f"frame of {len(data)} bytes; at most {MAX_FRAME} are allowed")
     try:
@@ -44,7 +47,9 @@ def decode_frame(data: bytes) -> pb.Frame:
 def encode_tensor(
     values: Array, dtype: pb.DType = pb.FLOAT32, rng: np.random.Generator | None = None
 ) -> pb.Tensor:
-    """`values` in the wire's `dtype`; int8 is scaled to the largest magnitude and rounded stochastically by `rng`."""
+    """`values` in the wire's `dtype`; int8 is scaled to the largest magnitude and rounded stochastically by
+    `rng`.
+    """
     if dtype == pb.INT8:
         largest = float(np.max(np.abs(values), initial=0.0))
         scale = largest / 127.0 if largest > 0 else 1.0
@@ -59,7 +64,8 @@ def encode_tensor(
 def decode_tensor(tensor: pb.Tensor, shape: tuple[int, ...] | None = None) -> Array:
     """The array a tensor message holds, float32 for every float and int8 dtype.
 
-    Raises WireError where dtype, rank, size or (if given) shape is not as it must be, or a value is not finite.
+    Raises WireError where dtype, rank, size or (if given) shape is not as it must be, or a value is not
+    finite.
     """
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:

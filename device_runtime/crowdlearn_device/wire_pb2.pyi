@@ -160,18 +160,6 @@ class Transfer(_message.Message):
     neurons: Range
     def __init__(self, device: _Optional[int] = ..., piece: _Optional[int] = ..., layer: _Optional[int] = ..., neurons: _Optional[_Union[Range, _Mapping]] = ...) -> None: ...
 
-class Source(_message.Message):
-    __slots__ = ("from_server", "device", "layer", "neurons")
-    FROM_SERVER_FIELD_NUMBER: _ClassVar[int]
-    DEVICE_FIELD_NUMBER: _ClassVar[int]
-    LAYER_FIELD_NUMBER: _ClassVar[int]
-    NEURONS_FIELD_NUMBER: _ClassVar[int]
-    from_server: bool
-    device: int
-    layer: int
-    neurons: Range
-    def __init__(self, from_server: _Optional[bool] = ..., device: _Optional[int] = ..., layer: _Optional[int] = ..., neurons: _Optional[_Union[Range, _Mapping]] = ...) -> None: ...
-
 class Training(_message.Message):
     __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire")
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
@@ -191,7 +179,7 @@ class Training(_message.Message):
     def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ...) -> None: ...
 
 class Assign(_message.Message):
-    __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "sources", "heirs", "pass_end")
+    __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PASS_INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -204,7 +192,6 @@ class Assign(_message.Message):
     FROM_GENERATION_FIELD_NUMBER: _ClassVar[int]
     PROVIDES_FIELD_NUMBER: _ClassVar[int]
     TRANSFERS_FIELD_NUMBER: _ClassVar[int]
-    SOURCES_FIELD_NUMBER: _ClassVar[int]
     HEIRS_FIELD_NUMBER: _ClassVar[int]
     PASS_END_FIELD_NUMBER: _ClassVar[int]
     generation: int
@@ -219,10 +206,9 @@ class Assign(_message.Message):
     from_generation: int
     provides: _containers.RepeatedCompositeFieldContainer[Provide]
     transfers: _containers.RepeatedCompositeFieldContainer[Transfer]
-    sources: _containers.RepeatedCompositeFieldContainer[Source]
     heirs: _containers.RepeatedScalarFieldContainer[int]
     pass_end: int
-    def __init__(self, generation: _Optional[int] = ..., epoch: _Optional[int] = ..., pass_index: _Optional[int] = ..., boundary: _Optional[int] = ..., pass_boundary: _Optional[int] = ..., piece: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., from_generation: _Optional[int] = ..., provides: _Optional[_Iterable[_Union[Provide, _Mapping]]] = ..., transfers: _Optional[_Iterable[_Union[Transfer, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., heirs: _Optional[_Iterable[int]] = ..., pass_end: _Optional[int] = ...) -> None: ...
+    def __init__(self, generation: _Optional[int] = ..., epoch: _Optional[int] = ..., pass_index: _Optional[int] = ..., boundary: _Optional[int] = ..., pass_boundary: _Optional[int] = ..., piece: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., from_generation: _Optional[int] = ..., provides: _Optional[_Iterable[_Union[Provide, _Mapping]]] = ..., transfers: _Optional[_Iterable[_Union[Transfer, _Mapping]]] = ..., heirs: _Optional[_Iterable[int]] = ..., pass_end: _Optional[int] = ...) -> None: ...
 
 class KeyOffer(_message.Message):
     __slots__ = ("generation", "device", "ephemeral")

@@ -1,7 +1,7 @@
 """From plain tensor functions to one ExecuTorch program.
 
-A method is a pure function of tensors. It is traced with `make_fx` (symbolic shapes, so that `torch.func.vjp` inside it
-is fine), exported with a dynamic batch dimension, and lowered.
+A method is a pure function of tensors. It is traced with `make_fx` (symbolic shapes, so that `torch.func.vjp`
+inside it is fine), exported with a dynamic batch dimension, and lowered.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Tensors = tuple[torch.Tensor, ...]
 class Method:
     """A pure function to be compiled.
 
-    `batched` are the positions of the inputs whose dimension 0 is the batch; `example` are inputs of the right
-    shapes and dtypes, with a batch of at least 2.
+    `batched` are the positions of the inputs whose dimension 0 is the batch; `example` are inputs of the
+    right shapes and dtypes, with a batch of at least 2.
     """
 
     name: str

@@ -1,4 +1,6 @@
-"""Exporting the program of a piece: compiled once per shape, gated on parity with autograd, cached by content."""
+"""Exporting the program of a piece: compiled once per shape, gated on parity with autograd, cached by
+content.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +51,11 @@ def export_slice(
     max_batch: int,
     cache: Path | None = None,
 ) -> SliceProgram:
-    """The program for every piece that owns `owned[layer]` neurons of each layer, micro-batches up to `max_batch`.
+    """The program for every piece that owns `owned[layer]` neurons of each layer, micro-batches up to
+    `max_batch`.
 
-    Raises ParityError where the program disagrees with autograd, UnsupportedModule where a layer cannot be sliced.
+    Raises ParityError where the program disagrees with autograd, UnsupportedModule where a layer cannot be
+    sliced.
     """
     key = _key(graph, owned, optimizer, max_batch)
     if cache is not None and (cached := _load(cache / key)) is not None:
@@ -81,8 +85,8 @@ def export_slice(
 def check_parity(stages: Sequence[Stage], executor: Executor, max_batch: int) -> dict[str, float]:
     """The relative error of each method against float64 autograd, at a small and at the largest batch.
 
-    Outputs of one role are compared as one vector: a gradient that is zero by cancellation has no scale of its own.
-    Raises ParityError naming method and output.
+    Outputs of one role are compared as one vector: a gradient that is zero by cancellation has no scale of
+    its own. Raises ParityError naming method and output.
     """
     worst: dict[str, float] = {}
     generator = torch.Generator().manual_seed(1)
@@ -106,8 +110,10 @@ def check_parity(stages: Sequence[Stage], executor: Executor, max_batch: int) ->
                     error = float(np.abs(output - value).max(initial=0)) / scales[port.role]
                     if not error <= PARITY:
                         raise ParityError(
-                            f"{stage.method.name}: output {port.role} {port.name} differs from autograd by {error:.1e} "
-                            f"(at most {PARITY:.0e}) at batch {batch}, call {repeat + 1}; the model cannot be exported "
+                            f"{stage.method.name}: output {port.role} {port.name} differs from "
+                            f"autograd by {error:.1e} "
+                            f"(at most {PARITY:.0e}) at batch {batch}, call {repeat + 1}; the model "
+                            "cannot be exported "
                             "with this lowering, please report it"
                         )
                     worst[stage.method.name] = max(worst.get(stage.method.name, 0.0), error)

@@ -1,7 +1,8 @@
 """The stages of a piece as pure tensor functions, one per layer and direction, with the ports they need.
 
-A stage takes what enters its neurons (sums, or errors on their way back) and gives what leaves them. Arrays are laid out with the
-owned neurons first: the weights of an edge are [source neurons, ...], since they belong to the source neuron's owner.
+A stage takes what enters its neurons (sums, or errors on their way back) and gives what leaves them. Arrays
+are laid out with the owned neurons first: the weights of an edge are [source neurons, ...], since they belong
+to the source neuron's owner.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,7 @@ from .errors import UnsupportedModule
 from .graph import Edge, Layer, LocalOp, NeuronGraph
 
 MATCHED = ("identity", "depthwise")
+_vjp: Any = torch.func.vjp  # its annotation leaves out has_aux
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,8 @@ def from_neurons_first(edge: Edge, source: Layer, weight: Tensor) -> Tensor:
 
 
 def _pair(holder: Edge | LocalOp, name: str) -> tuple[int, int]:
-    a, b = holder.attributes[name]  # type: ignore[misc]
-    return int(a), int(b)
+    pair: Any = holder.attributes[name]
+    return int(pair[0]), int(pair[1])
 
 
 def _per_neuron(values: Tensor, like: Tensor) -> Tensor:
@@ -162,7 +165,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor, LocalOp], Tensor]] = {
 def run_local(
     layer: Layer, x: Tensor, arrays: dict[str, Tensor], mask: Tensor | None
 ) -> tuple[Tensor, list[Tensor]]:
-    """A layer's local operations on the sums of some of its neurons, [B, neurons, ...]; and new running statistics."""
+    """A layer's local operations on the sums of some of its neurons, [B, neurons, ...]; and new running
+    statistics.
+    """
     buffers: list[Tensor] = []
     for op in layer.ops:
         if op.kind == "bias":
@@ -252,7 +257,7 @@ class _LayerStage:
 
         def function(*given: Tensor) -> tuple[Tensor, ...]:
             rest, errors = given[differentiated:taken], given[taken:]
-            _, vjp = torch.func.vjp(
+            _, vjp = _vjp(
                 lambda *values: products((*given[:first], *values), rest), *given[first:differentiated]
             )
             return tuple(vjp(tuple(errors)))
@@ -298,7 +303,7 @@ class _LayerStage:
                 loss = ((shifted.exp().sum(1, keepdim=True).log() - shifted) * hot).sum() * scale_
                 return loss, (logits, buffers)
 
-            loss, vjp, (logits, buffers) = torch.func.vjp(loss_of, *given[:differentiated], has_aux=True)
+            loss, vjp, (logits, buffers) = _vjp(loss_of, *given[:differentiated], has_aux=True)
             return (loss, logits, *vjp(torch.ones_like(loss)), *buffers)
 
         def reference(*given: Tensor) -> tuple[Tensor, ...]:

@@ -1,6 +1,8 @@
 """The user's adb key pair: the same file that `adb` uses."""
 
+import fcntl
 import os
+import tempfile
 from pathlib import Path
 
 from adb_shell.auth.keygen import keygen
@@ -18,12 +20,24 @@ def load_signer(path: Path) -> CryptographySigner:
     """The key pair at `path` and `path`.pub, made when missing. Raises FleetError if it cannot be read."""
     try:
         if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            keygen(str(path))
-            path.chmod(0o600)
+            _make(path)
         public = Path(f"{path}.pub")
         if not public.exists():
             raise FleetError(f"{public} is missing beside {path}: delete {path} to have a new pair made")
         return CryptographySigner(os.fspath(path))
     except (OSError, ValueError) as error:
         raise FleetError(f"the adb key {path} cannot be used: {error}") from error
+
+
+def _make(path: Path) -> None:
+    """Make the pair whole: several connections may want it at once, and a half-written key would be used."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        fresh = Path(folder) / path.name
+        keygen(str(fresh))
+        fresh.chmod(0o600)
+        with (path.parent / f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                os.replace(f"{fresh}.pub", f"{path}.pub")
+                os.replace(fresh, path)

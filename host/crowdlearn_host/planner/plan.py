@@ -21,7 +21,9 @@ class PiecePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Pieces of one group. `order[layer]` lists the model's neurons in slice order; () keeps the model's own."""
+    """Pieces of one group. `order[layer]` lists the model's neurons in slice order; () keeps the
+    model's own.
+    """
 
     pieces: tuple[PiecePlan, ...]
     order: tuple[tuple[int, ...], ...] = ()
@@ -40,9 +42,9 @@ def plan_from_counts(graph: NeuronGraph, counts: Sequence[Sequence[int]]) -> Pla
             neurons.append((starts[layer], starts[layer] + n))
             starts[layer] += n
         pieces.append(PiecePlan(tuple(neurons)))
-    for layer, total in zip(graph.layers, starts, strict=True):
-        if total != layer.neurons:
+    for owned, total in zip(graph.layers, starts, strict=True):
+        if total != owned.neurons:
             raise PlanError(
-                f"layer {layer.name}: pieces own {total} neurons of {layer.neurons}; make them add up"
+                f"layer {owned.name}: pieces own {total} neurons of {owned.neurons}; make them add up"
             )
     return Plan(tuple(pieces))

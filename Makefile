@@ -1,0 +1,49 @@
+# `make demo` and `make test` do everything on a fresh machine; the rest is for developers.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: setup demo test check format lock proto device-env clean
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock device_runtime/pyproject.toml export/pyproject.toml host/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e device_runtime -e export -e host
+	touch $@
+
+# What a phone has: no torch. tests/device_runtime run in it as well.
+device-env: .venv-device/.ready
+
+.venv-device/.ready: requirements-device.lock device_runtime/pyproject.toml
+	test -x .venv-device/bin/python || $(PYTHON) -m venv .venv-device
+	.venv-device/bin/python -m pip install --quiet -r requirements-device.lock
+	.venv-device/bin/python -m pip install --quiet --no-deps --no-build-isolation -e device_runtime
+	touch $@
+
+demo: setup
+	$(BIN)/crowdlearn demo
+
+test: setup device-env
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy -p crowdlearn_device -p crowdlearn_export -p crowdlearn_host -p benchmarks
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: setup
+	$(BIN)/python -m grpc_tools.protoc -I device_runtime --python_out=device_runtime --pyi_out=device_runtime \
+		crowdlearn_device/wire.proto
+
+lock: setup
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean:
+	rm -rf .venv .venv-device .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,46 @@
+"""`crowdlearn evaluate`: what a run's global model makes of a data set."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..errors import ConfigError
+from ..server.run_folder import load_model_state
+from ..training.config import load_config
+from ..training.data import load_split
+from ..training.model import build_model
+from ..training.model import evaluate as run_model
+from ..training.run import config_folder
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
+    data: Annotated[
+        str | None, typer.Option(help="Folder with a test split, or 'digits' [default: the run's].")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Evaluate a run's newest global model on a test set."""
+    config = load_config(run / "config.toml")
+    name = data or config.data
+    if name is None:
+        raise ConfigError("the run has no test data of its own; give --data FOLDER")
+    test = load_split(name, "test")
+    model = build_model(config.model, config.training.seed, config_folder(run))
+    shape = config.model.input_shape or (
+        (config.model.mlp[0],) if config.model.mlp else test.inputs.shape[1:]
+    )
+    result = run_model(model, load_model_state(run), test.shaped(shape))
+    if as_json:
+        typer.echo(json.dumps({"run": str(run), **asdict(result)}))
+    else:
+        Console().print(
+            f"accuracy [bold]{100 * result.accuracy:.2f} %[/bold], loss {result.loss:.4f}, "
+            f"{result.samples} samples"
+        )

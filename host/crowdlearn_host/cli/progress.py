@@ -1,0 +1,101 @@
+"""Progress of a training run on a terminal, or as plain lines where there is none."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+PROBLEMS = {
+    "left": "{device} left: {reason}",
+    "recovering": "recovering: {why}",
+    "rolled_back": "rolled back to mini-batch {boundary}",
+    "paused": "paused: {why}",
+    "fault": "{device}: {reason}",
+    "unreachable": "{device} cannot be reached: {reason}",
+    "deferred": "{device} does not come back; its turn moves to the end of the epoch",
+    "skipped": "{device} misses epoch {epoch}",
+    "refused": "refused from {device}: {reason}",
+}
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+class TrainingProgress:
+    """Shows events as they come. `samples` of one epoch and `epochs` give the time left."""
+
+    def __init__(self, console: Console, samples: int, epochs: int) -> None:
+        self._console = console
+        self._total = samples * epochs
+        self._seen = 0
+        self._started = time.monotonic()
+        self._loss: float | None = None
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID = self._bar.add_task("preparing", total=self._total or None, speed="", loss="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, event: str, fields: dict[str, Any]) -> None:
+        """Take an event of the run."""
+        if event == "progress":
+            self._mini_batch(fields)
+        elif event == "exporting":
+            self._console.print(
+                f"exporting slice program {fields['number']}: neurons by layer {fields['shape']}"
+            )
+        elif event == "deployed":
+            self._console.print(f"{fields['device']}: {size(fields['bytes'])} pushed")
+        elif event == "evaluated":
+            self._epoch(fields)
+        elif event in PROBLEMS:
+            self._console.print(f"[yellow]{PROBLEMS[event].format(**fields)}[/yellow]", highlight=False)
+
+    def _mini_batch(self, fields: dict[str, Any]) -> None:
+        if not self._seen:
+            self._started = time.monotonic()
+        self._seen += fields["rows"]
+        loss = fields["loss"]
+        self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
+        speed = self._seen / max(time.monotonic() - self._started, 1e-3)
+        self._bar.update(
+            self._task,
+            completed=self._seen,
+            description=f"epoch {fields['epoch'] + 1}",
+            speed=f"{speed:.0f} samples/s",
+            loss=f"loss {self._loss:.3f}",
+        )
+
+    def _epoch(self, fields: dict[str, Any]) -> None:
+        test = f", test accuracy {100 * fields['test_accuracy']:.2f} %" if "test_accuracy" in fields else ""
+        loss = f"loss {self._loss:.4f}" if self._loss is not None else "no mini-batch"
+        moved = size(sum(fields["bytes"].values()))
+        self._console.print(
+            f"epoch {fields['epoch'] + 1}: {loss}{test}, {moved} sent so far", highlight=False
+        )

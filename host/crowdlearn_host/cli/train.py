@@ -1,0 +1,104 @@
+"""`crowdlearn train`: train a configuration on phones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .. import phones
+from ..errors import ConfigError, FleetError
+from ..server.run_folder import RunFolder
+from ..training.config import TrainConfig, load_config
+from ..training.run import Prepared, new_run, open_run, prepare
+from ..training.run import train as run_training
+from .progress import TrainingProgress, size
+
+
+def train(
+    config: Annotated[
+        Path | None, typer.Argument(help="The run's configuration (TOML).", show_default=False)
+    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the new run [default: runs/NAME].")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this folder.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train a sliced network on phones. Interrupted runs go on with --resume RUN."""
+    if (config is None) == (resume is None):
+        raise ConfigError("name either a configuration to start, or a run to --resume")
+    console = Console(stderr=as_json)
+    if resume is not None:
+        folder, settings, where = open_run(resume)
+        with folder:
+            prepared = prepare(settings, where, _tell(console))
+            result = train_in(folder, prepared, console)
+    else:
+        assert config is not None
+        settings = load_config(config)
+        prepared = prepare(settings, config.parent, _tell(console))
+        with new_run(
+            run or Path("runs") / settings.name, config.read_text(), prepared, config.parent
+        ) as folder:
+            result = train_in(folder, prepared, console)
+    if as_json:
+        typer.echo(json.dumps(result))
+
+
+def _tell(console: Console) -> Any:
+    return TrainingProgress(console, 0, 0).show
+
+
+def train_in(folder: RunFolder, prepared: Prepared, console: Console) -> dict[str, Any]:
+    """Train in an open run folder with the fleet of its configuration; prints and returns the result."""
+    config = prepared.config
+    samples = len(prepared.train) if prepared.train is not None else 0
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        serials = _serials(config, stack)
+        progress = stack.enter_context(TrainingProgress(console, samples, config.training.epochs))
+        result = asyncio.run(run_training(prepared, serials, folder, progress.show))
+    traffic: dict[str, dict[str, int]] = {"up": {}, "down": {}}
+    for row in folder.load_traffic():
+        direction, purpose = str(row["direction"]), str(row["purpose"])
+        traffic[direction][purpose] = traffic[direction].get(purpose, 0) + int(row["bytes"])
+    table = Table("purpose", "from devices", "to devices", title="bytes on the wire")
+    for purpose in sorted(traffic["up"], key=lambda p: -traffic["up"][p]):
+        table.add_row(purpose, size(traffic["up"][purpose]), size(traffic["down"].get(purpose, 0)))
+    console.print(table)
+    if result is not None:
+        console.print(f"test accuracy [bold]{100 * result.accuracy:.2f} %[/bold] of {result.samples} samples")
+    console.print(f"run folder: {folder.path}", soft_wrap=True)
+    return {
+        "run": str(folder.path),
+        "seconds": round(time.monotonic() - started, 2),
+        "test_accuracy": result.accuracy if result else None,
+        "test_loss": result.loss if result else None,
+        "bytes": traffic,
+    }
+
+
+def _serials(config: TrainConfig, stack: contextlib.ExitStack) -> list[str]:
+    """The devices of the configuration; virtual ones of its own live as long as the stack."""
+    fleet = config.fleet
+    if fleet.virtual:
+        home = phones.default_home()
+        started = stack.enter_context(phones.running(fleet.virtual, home, profile=fleet.profile))
+        return [phone.serial for phone in started]
+    if fleet.phones:
+        return list(fleet.phones)
+    found = [phone.serial for phone in phones.list_phones()]
+    if not found:
+        raise FleetError(
+            "no devices: name them in fleet.phones, start some with 'crowdlearn phones up --count 4', "
+            "or set fleet.virtual"
+        )
+    return found

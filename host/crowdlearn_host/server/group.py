@@ -1,0 +1,631 @@
+"""One group of devices in training, as a state machine without I/O: who holds which piece, from which
+boundary, and what next.
+
+Events go in (`join`, `leave`, `receive`, `tick`); effects come out in order, and the shell carries them out
+in that order: `Save` is on disk before the `Send` behind it leaves. docs/protocol.md tells the states. What
+makes it simple is that everything which moves state is one thing, an assignment of pieces to devices from a
+**point**: a generation and a boundary at which all pieces are held. A shuffle, a recovery and a resumed run
+differ only in the point.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.piece import overlap
+from crowdlearn_device.schedule import mini_batches
+
+from ..errors import RunError
+
+Neurons = tuple[int, int]
+Layout = tuple[tuple[Neurons, ...], ...]
+Phase = Literal["gathering", "forming", "running", "sharing", "paused", "done", "stopped"]
+MAX_FAULTS = 8
+"""Faults in a row without a new boundary before the run stops with the last one's reason."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a group is to do. `programs[piece]` is the manifest hash; the rotation is the plan's."""
+
+    layout: Layout
+    programs: tuple[str, ...]
+    epochs: int
+    batch: int
+    micro_batch: int
+    in_flight: int
+    learning_rate: float
+    seed: int
+    snapshot_every: int
+    wire: int = pb.FLOAT32
+    rotation: str = "full"
+    devices: int = 0
+    grace_seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that belongs to the group, whether it is connected or not."""
+
+    number: int
+    name: str
+    identity: bytes
+    samples: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Where the run stands: `done` mini-batches by device of this epoch, `dominator` -1 between passes.
+
+    `pass_boundary` is where the dominator's pass began, or would have begun had nothing come between. An
+    epoch with nobody left to dominate owes a sharing round (`sharing`).
+    """
+
+    epoch: int = 0
+    order: tuple[int, ...] = ()
+    done: tuple[tuple[int, int], ...] = ()
+    finished: tuple[int, ...] = ()
+    dominator: int = -1
+    pass_boundary: int = 0
+    sharing: bool = False
+
+    def steps_done(self, device: int) -> int:
+        return dict(self.done).get(device, 0)
+
+    def with_done(self, device: int, steps: int) -> Schedule:
+        return replace(self, done=tuple(sorted({**dict(self.done), device: steps}.items())))
+
+
+@dataclass(frozen=True)
+class Point:
+    """A boundary at which every piece of a layout was held, and the schedule as it stood there."""
+
+    generation: int
+    boundary: int
+    layout: Layout
+    holders: tuple[int, ...]
+    schedule: Schedule
+
+
+@dataclass(frozen=True)
+class Send:
+    device: int
+    frame: pb.Frame
+
+
+@dataclass(frozen=True)
+class SendGlobal:
+    """Send a device the global model's values for these neurons of each layer."""
+
+    device: int
+    generation: int
+    neurons: tuple[Neurons, ...]
+
+
+@dataclass(frozen=True)
+class SendSnapshot:
+    device: int
+    generation: int
+    boundary: int
+    piece: int
+
+
+@dataclass(frozen=True)
+class Save:
+    """Write `Group.to_json` to disk."""
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Snapshots older than this point are of no use any more."""
+
+    generation: int
+    boundary: int
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Enter what a device shared into the global model."""
+
+    device: int
+    part: pb.StatePart
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An epoch is over and everything shared has arrived."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """Something the run's event log should tell."""
+
+    event: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+Effect = Send | SendGlobal | SendSnapshot | Save | Forget | Merge | Checkpoint | Record
+
+
+class Group:
+    """See the module. Numbers of devices are the run's; nothing here knows a socket or a clock but `now`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.effects: list[Effect] = []
+        self.phase: Phase = "gathering"
+        self.reason = ""
+        self.devices: dict[int, Device] = {}
+        self.live: set[int] = set()
+        self.generation = 0
+        self.boundary = 0
+        self.schedule = Schedule()
+        self.holders: tuple[int, ...] = ()
+        self.points: list[Point] = []
+        self.snapshots: dict[tuple[int, int, int], frozenset[int]] = {}
+        self._layout = settings.layout
+        self._from: Point | None = None
+        self._offers: dict[int, pb.KeyOffer] = {}
+        self._ready: set[int] = set()
+        self._held: dict[int, int] = {}
+        self._shared: set[int] = set()
+        self._lost_state: set[tuple[int, int]] = set()
+        self._absent: set[int] = set()
+        self._faults = 0
+        self._paused_until: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything a restarted server needs."""
+        return {
+            "devices": [{**asdict(d), "identity": d.identity.hex()} for d in self.devices.values()],
+            "generation": self.generation,
+            "points": [asdict(p) for p in self.points],
+            "snapshots": [[*key, sorted(heirs)] for key, heirs in self.snapshots.items()],
+            "done": self.phase == "done",
+        }
+
+    @classmethod
+    def from_json(cls, settings: Settings, data: dict[str, Any]) -> Group:
+        """The group as it was saved, with nobody connected. Raises RunError where the data is damaged."""
+        group = cls(settings)
+        try:
+            for d in data["devices"]:
+                device = Device(d["number"], d["name"], bytes.fromhex(d["identity"]), d["samples"])
+                group.devices[device.number] = device
+            group.generation = data["generation"]
+            group.points = [_point(p) for p in data["points"]]
+            group.snapshots = {(g, b, piece): frozenset(heirs) for g, b, piece, heirs in data["snapshots"]}
+            if data["done"]:
+                group.phase = "done"
+            if group.points:
+                group._restore(group.points[-1])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"the run's saved state is damaged ({error}); start a new run") from error
+        return group
+
+    def _restore(self, point: Point) -> None:
+        """Stand where the point stood."""
+        self.points = self.points[: self.points.index(point) + 1]
+        self.boundary, self.schedule = point.boundary, point.schedule
+        self.holders = point.holders
+
+    def join(self, device: Device) -> None:
+        """A device connected, for the first time or again."""
+        self.live.add(device.number)
+        known = self.devices.get(device.number)
+        self.devices[device.number] = device if known is None else replace(device, samples=known.samples)
+        self._absent.discard(device.number)
+        self._record("joined", device=device.name)
+        if self.phase == "done":
+            self._send(device.number, finish=pb.Finish(reason="the run is over"))
+        elif self.phase in ("gathering", "paused"):
+            self._resume()
+
+    def leave(self, number: int, reason: str) -> None:
+        """A device's connection ended."""
+        if number not in self.live:
+            return
+        self.live.discard(number)
+        if self.phase in ("done", "stopped"):
+            return
+        self._record("left", device=self._name(number), reason=reason)
+        if self.phase in ("forming", "running", "sharing") and self._needed(number):
+            self._recover(f"{self._name(number)} left: {reason}")
+
+    def tick(self, now: float) -> None:
+        """Let time pass: a dominator that does not come back in time loses its turn to the end of
+        the epoch.
+        """
+        if self.phase != "paused":
+            self._paused_until = None
+        elif self._paused_until is None:
+            self._paused_until = now + self.settings.grace_seconds
+        elif now >= self._paused_until:
+            self._paused_until = None
+            turn = self._whose_turn()
+            if turn is not None and turn not in self.live:
+                self._record("deferred", device=self._name(turn))
+                self._absent.add(turn)
+            self._resume()
+
+    def stop(self, reason: str) -> None:
+        """End the run for everybody. A run that was stopped can be resumed."""
+        if self.phase in ("done", "stopped"):
+            return
+        self.phase, self.reason = "stopped", reason
+        self._record("stopped", reason=reason)
+        self.effects.append(Save())
+        for number in sorted(self.live):
+            self._send(number, finish=pb.Finish(reason=reason))
+
+    def stored(self, generation: int, boundary: int, piece: int, heirs: frozenset[int]) -> None:
+        """A piece's snapshot is on the server's disk."""
+        self.snapshots[generation, boundary, piece] = heirs
+
+    def receive(self, number: int, frame: pb.Frame) -> None:
+        """A frame of a connected device, other than envelopes and snapshots."""
+        kind = frame.WhichOneof("body")
+        body = getattr(frame, kind or "hello")
+        if kind in ("key_offer", "ready", "held", "progress", "shared", "fault"):
+            if body.generation != self.generation and not (kind == "fault" and body.generation == 0):
+                return
+            getattr(self, f"_on_{kind}")(number, body)
+        elif kind != "pong":
+            self._record("refused", device=self._name(number), reason=f"a device may not send {kind}")
+
+    def _on_key_offer(self, number: int, offer: pb.KeyOffer) -> None:
+        if self.phase != "forming" or offer.device != number or number in self._offers:
+            return
+        self._offers[number] = offer
+        if self._participants() <= set(self._offers):
+            keys = pb.Keys(generation=self.generation, offers=[self._offers[d] for d in sorted(self._offers)])
+            for device in sorted(self._offers):
+                self._send(device, keys=keys)
+            if self._from is None:
+                for piece, device in enumerate(self.holders):
+                    self.effects.append(SendGlobal(device, self.generation, self._layout[piece]))
+            else:
+                for piece, (provider, is_stored) in enumerate(self._providers(self._from) or ()):
+                    if is_stored:
+                        point = self._from
+                        self.effects.append(SendSnapshot(provider, point.generation, point.boundary, piece))
+
+    def _on_ready(self, number: int, _: pb.Ready) -> None:
+        if self.phase != "forming" or number not in self.holders:
+            return
+        self._ready.add(number)
+        if self._ready != set(self.holders):
+            return
+        self._reach(self.boundary)
+        if self.schedule.sharing:
+            self._ask_to_share()
+            return
+        self.phase = "running"
+        for device in self.holders:
+            self._send(device, go=pb.Go(generation=self.generation))
+
+    def _on_progress(self, number: int, progress: pb.Progress) -> None:
+        if self.phase == "running" and number == self.schedule.dominator:
+            self._record(
+                "progress",
+                epoch=self.schedule.epoch,
+                boundary=progress.boundary,
+                rows=progress.rows,
+                loss=progress.loss,
+                correct=progress.correct,
+            )
+
+    def _on_held(self, number: int, held: pb.Held) -> None:
+        if self.phase != "running" or number not in self.holders or held.boundary > self._pass_end:
+            return
+        self._held[number] = held.boundary
+        boundary = min(self._held.get(device, 0) for device in self.holders)
+        if boundary <= self.boundary:
+            return
+        self._faults = 0
+        dominator = self.schedule.dominator
+        self.schedule = self.schedule.with_done(dominator, boundary - self.schedule.pass_boundary)
+        if boundary < self._pass_end:
+            self._reach(boundary)
+            return
+        self._record("pass", epoch=self.schedule.epoch, device=self._name(dominator), boundary=boundary)
+        finished = (*self.schedule.finished, dominator)
+        self.schedule = replace(self.schedule, finished=finished, dominator=-1)
+        self._reach(boundary)
+        self._next_pass()
+
+    def _on_shared(self, number: int, shared: pb.Shared) -> None:
+        if self.phase != "sharing" or number not in self.holders or number in self._shared:
+            return
+        if shared.HasField("part"):
+            layer, a, b = shared.part.layer, shared.part.neurons.start, shared.part.neurons.stop
+            piece = self._layout[self.holders.index(number)]
+            if not (layer < len(piece) and piece[layer][0] <= a < b <= piece[layer][1]):
+                self._record(
+                    "refused", device=self._name(number), reason="shared neurons that are not its own"
+                )
+                return
+            self.effects.append(Merge(number, shared.part))
+        if not shared.last:
+            return
+        self._shared.add(number)
+        if self._shared != set(self.holders):
+            return
+        self.effects.append(Checkpoint(self.schedule.epoch))
+        self._record("epoch", epoch=self.schedule.epoch, boundary=self.boundary)
+        self.schedule = Schedule(epoch=self.schedule.epoch + 1)
+        self.points[-1] = replace(self.points[-1], schedule=self.schedule)
+        self._absent.clear()
+        self.effects.append(Save())
+        self._next_pass()
+
+    def _on_fault(self, number: int, fault: pb.Fault) -> None:
+        self._record(
+            "fault", device=self._name(number), kind=pb.FaultKind.Name(fault.kind), reason=fault.reason[:500]
+        )
+        self._faults += 1
+        if fault.kind == pb.FAULT_STATE and self._from is not None:
+            self._lost_state.add((number, self._from.generation))
+        if self._faults >= MAX_FAULTS or (fault.fatal and self.phase == "forming" and self.generation <= 1):
+            self.stop(f"{self._name(number)}: {fault.reason}")
+        elif fault.fatal:
+            self.live.discard(number)
+            self._send(number, finish=pb.Finish(reason=fault.reason))
+            self._recover(f"{self._name(number)}: {fault.reason}")
+        elif self.phase in ("forming", "running", "sharing"):
+            self._recover(f"{self._name(number)}: {fault.reason}")
+
+    @property
+    def _pass_end(self) -> int:
+        samples = self.devices[self.schedule.dominator].samples
+        return self.schedule.pass_boundary + len(mini_batches(samples, self.settings.batch))
+
+    def _needed(self, number: int) -> bool:
+        return number in self.holders or (self.phase == "forming" and number in self._participants())
+
+    def _participants(self) -> set[int]:
+        """Devices whose keys the generation under way needs."""
+        providers = self._providers(self._from) if self._from is not None else ()
+        return {*self.holders, *(device for device, _ in providers or ())}
+
+    def _recover(self, why: str) -> None:
+        self._record("recovering", why=why, boundary=self.boundary)
+        self._resume()
+
+    def _resume(self) -> None:
+        """Go on from the newest point that the connected devices can restore, or say what is missing."""
+        if self.phase in ("done", "stopped"):
+            return
+        if not self.points and len(self.live) < max(self.settings.devices, len(self._layout)):
+            self.phase = "gathering"
+            return
+        if self.points:
+            restorable = [p for p in self.points if self._providers(p) is not None]
+            if not restorable:
+                absent = sorted({d for d in self.points[-1].holders if d not in self.live})
+                self._pause(f"pieces are held by devices that are gone: {', '.join(map(self._name, absent))}")
+                return
+            self._restore(restorable[-1])
+        if self.schedule.dominator < 0 and not self.schedule.sharing:
+            self._next_pass()
+            return
+        spares = [d for d in sorted(self.live) if d not in self.holders]
+        if not self.schedule.sharing and self.schedule.dominator not in self.live:
+            if self.schedule.dominator in self._absent:
+                self.schedule = replace(self.schedule, dominator=-1)
+                self._next_pass()
+            else:
+                self._pause(
+                    f"dominator {self._name(self.schedule.dominator)} is gone; its samples are nowhere else"
+                )
+            return
+        holders = [d if d in self.live else (spares.pop(0) if spares else -1) for d in self.holders]
+        if -1 in holders:
+            self._pause(f"{len(self._layout)} pieces need as many devices, {len(self.live)} are here")
+            return
+        self._assign(tuple(holders))
+
+    def _pause(self, why: str) -> None:
+        if self.phase != "paused" or self.reason != why:
+            self._record("paused", why=why)
+        self.phase, self.reason = "paused", why
+
+    def _whose_turn(self) -> int | None:
+        """The device that is or should be dominator: absent ones come last, None when the epoch has nobody
+        left.
+        """
+        if self.schedule.dominator >= 0 and self.schedule.dominator not in self._absent:
+            return self.schedule.dominator
+        waiting = [d for d in self.schedule.order if d not in self.schedule.finished]
+        return next((d for d in waiting if d not in self._absent), None)
+
+    def _next_pass(self) -> None:
+        """Draw the next dominator without replacement; share when every device was one; end after the last
+        epoch.
+        """
+        if self.schedule.epoch >= self.settings.epochs:
+            self.phase = "done"
+            self._record("done", boundary=self.boundary)
+            self.effects.append(Save())
+            for number in sorted(self.live):
+                self._send(number, finish=pb.Finish(reason="the run is over"))
+            return
+        if not self.schedule.order:
+            order = sorted(self.devices)
+            random.Random(f"{self.settings.seed}/{self.schedule.epoch}").shuffle(order)
+            self.schedule = replace(self.schedule, order=tuple(order))
+        turn = self._whose_turn()
+        if turn is None:
+            for number in sorted(set(self.schedule.order) - set(self.schedule.finished)):
+                self._record("skipped", device=self._name(number), epoch=self.schedule.epoch)
+            self.schedule = replace(self.schedule, sharing=True)
+            self.points[-1] = replace(self.points[-1], schedule=self.schedule)
+            self.effects.append(Save())
+            if self.phase == "running" and set(self.holders) <= self.live:
+                self._ask_to_share()
+            else:
+                self._resume()
+        elif turn not in self.live:
+            self._pause(f"it is the turn of {self._name(turn)}, which is not here")
+        elif len(self.live) < len(self._layout):
+            self._pause(f"{len(self._layout)} pieces need as many devices, {len(self.live)} are here")
+        else:
+            began = self.boundary - self.schedule.steps_done(turn)
+            self.schedule = replace(self.schedule, dominator=turn, pass_boundary=began)
+            self._assign(self._rotate())
+
+    def _rotate(self) -> tuple[int, ...]:
+        """Who holds what in the next pass. Piece 0 is the dominator's."""
+        count = len(self._layout)
+        if self.settings.rotation == "full" or not self.holders:
+            ring = [*(d for d in self.schedule.order if d in self.live)]
+            ring += sorted(self.live - set(ring))
+            first = ring.index(self.schedule.dominator)
+            return tuple(ring[(first + i) % len(ring)] for i in range(count))
+        holders = list(self.holders)
+        dominator = self.schedule.dominator
+        if dominator in holders:
+            holders[holders.index(dominator)] = holders[0]
+        holders[0] = dominator
+        spares = [d for d in sorted(self.live) if d not in holders]
+        return tuple(d if d in self.live else spares.pop(0) for d in holders)
+
+    def _providers(self, point: Point) -> list[tuple[int, bool]] | None:
+        """Who can give each piece as it was at the point, and whether from a stored snapshot; None if nobody
+        can.
+        """
+        providers = []
+        for piece, holder in enumerate(point.holders):
+            heirs = self.snapshots.get((point.generation, point.boundary, piece), frozenset()) & self.live
+            if holder in self.live and (holder, point.generation) not in self._lost_state:
+                providers.append((holder, False))
+            elif heirs:
+                providers.append((min(heirs), True))
+            else:
+                return None
+        return providers
+
+    def _assign(self, holders: tuple[int, ...]) -> None:
+        """A new generation: these devices hold the pieces, from the newest point on."""
+        settings, schedule = self.settings, self.schedule
+        point = self.points[-1] if self.points else None
+        self.generation += 1
+        self.phase = "forming"
+        self.holders, self._from = holders, point
+        self._offers, self._ready, self._held, self._shared = {}, set(), {}, set()
+        self.effects.append(Save())
+        spares = sorted(self.live - set(holders))
+        heirs = spares or sorted(holders)
+        specs = [
+            pb.PieceSpec(
+                device=device, program=settings.programs[piece], neurons=_ranges(self._layout[piece])
+            )
+            for piece, device in enumerate(holders)
+        ]
+        peers = [pb.Peer(device=d.number, identity=d.identity) for d in self.devices.values()]
+        training = pb.Training(
+            learning_rate=settings.learning_rate,
+            batch=settings.batch,
+            micro_batch=settings.micro_batch,
+            in_flight=settings.in_flight,
+            seed=settings.seed,
+            snapshot_every=settings.snapshot_every,
+            wire=settings.wire,  # type: ignore[arg-type]
+        )
+        end = self._pass_end if schedule.dominator >= 0 else self.boundary
+        self._record(
+            "assigned",
+            generation=self.generation,
+            epoch=schedule.epoch,
+            boundary=self.boundary,
+            dominator=self._name(schedule.dominator) if schedule.dominator >= 0 else "",
+            holders=[self._name(d) for d in holders],
+            spares=[self._name(d) for d in spares],
+        )
+        for number in sorted(self.live):
+            assign = pb.Assign(
+                generation=self.generation,
+                epoch=schedule.epoch,
+                pass_index=len(schedule.finished),
+                boundary=self.boundary,
+                pass_boundary=schedule.pass_boundary if schedule.dominator >= 0 else self.boundary,
+                pass_end=end,
+                piece=holders.index(number) if number in holders else -1,
+                pieces=specs,
+                peers=peers,
+                training=training,
+                heirs=heirs,
+            )
+            self._add_moves(assign, number, holders, point)
+            self._send(number, assign=assign)
+
+    def _add_moves(
+        self, assign: pb.Assign, number: int, holders: tuple[int, ...], point: Point | None
+    ) -> None:
+        """What this device provides, to whom it sends it, and what it waits for."""
+        if point is None:
+            return
+        assign.from_generation = point.generation
+        for old, (provider, is_stored) in enumerate(self._providers(point) or ()):
+            if provider != number:
+                continue
+            assign.provides.add(piece=old, stored=is_stored, neurons=_ranges(point.layout[old]))
+            for new, receiver in enumerate(holders):
+                for layer, (has, wants) in enumerate(zip(point.layout[old], self._layout[new], strict=True)):
+                    start, stop = overlap(has, wants)
+                    if stop > start:
+                        neurons = pb.Range(start=start, stop=stop)
+                        assign.transfers.add(device=receiver, piece=old, layer=layer, neurons=neurons)
+
+    def _ask_to_share(self) -> None:
+        self.phase = "sharing"
+        self._shared = set()
+        for device in self.holders:
+            self._send(device, share=pb.Share(generation=self.generation, boundary=self.boundary))
+
+    def _reach(self, boundary: int) -> None:
+        """All pieces hold a boundary: a point. Once its snapshots are all here, older points are
+        forgotten.
+        """
+        self.boundary = boundary
+        point = Point(self.generation, boundary, self._layout, self.holders, self.schedule)
+        key = (point.generation, point.boundary)
+        if all((*key, piece) in self.snapshots for piece in range(len(self.holders))):
+            self.points = [point]
+            self.snapshots = {k: heirs for k, heirs in self.snapshots.items() if k[:2] >= key}
+            self.effects += [Save(), Forget(*key)]
+            for device in sorted(self.live):
+                self._send(device, committed=pb.Committed(generation=key[0], boundary=key[1]))
+        else:
+            self.points.append(point)
+            self.effects.append(Save())
+
+    def _name(self, number: int) -> str:
+        device = self.devices.get(number)
+        return device.name if device else f"device {number}"
+
+    def _send(self, device: int, **body: Any) -> None:
+        self.effects.append(Send(device, pb.Frame(**body)))
+
+    def _record(self, event: str, **fields: Any) -> None:
+        self.effects.append(Record(event, fields))
+
+
+def _ranges(neurons: Sequence[Neurons]) -> list[pb.Range]:
+    return [pb.Range(start=a, stop=b) for a, b in neurons]
+
+
+def _point(data: dict[str, Any]) -> Point:
+    layout = tuple(tuple((a, b) for a, b in piece) for piece in data["layout"])
+    s = data["schedule"]
+    done = tuple((device, steps) for device, steps in s["done"])
+    schedule = Schedule(
+        **{**s, "order": tuple(s["order"]), "done": done, "finished": tuple(s["finished"])},
+    )
+    return Point(data["generation"], data["boundary"], layout, tuple(data["holders"]), schedule)

@@ -1,0 +1,180 @@
+"""A run's folder: everything a stranger needs to understand a run, and a restarted server to go on with it.
+
+config.toml, plan.json, environment.json    what was asked, planned, and on what it ran
+metrics.jsonl, events.jsonl                 a line per mini-batch and per event
+run.db                                      the groups' durable state and the traffic (SQLite)
+snapshots/                                  sealed pieces; the server cannot read them
+checkpoints/epoch-NNN.safetensors           the global model after each epoch
+model.safetensors                           the newest of them
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from crowdlearn_device import wire_pb2 as pb
+from google.protobuf.message import DecodeError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from ..errors import RunError
+
+SCHEMA = """
+create table if not exists groups (number integer primary key, state text not null);
+create table if not exists traffic (
+         device text, direction text, purpose text, bytes integer, messages integer, primary key (device,
+         direction, purpose) );
+"""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """All of the content or the old file, whatever happens meanwhile."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+class RunFolder:
+    """An open run folder; one process at a time."""
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        """Raises RunError where the folder is not there, is not a run's, or is open elsewhere."""
+        if create and (path / "run.db").exists():
+            raise RunError(
+                f"{path} holds a run already; resume it with --resume {path}, or name another folder"
+            )
+        if not create and not (path / "run.db").exists():
+            raise RunError(f"{path} holds no run; look at the folder's name")
+        (path / "snapshots").mkdir(parents=True, exist_ok=True)
+        (path / "checkpoints").mkdir(exist_ok=True)
+        self.path = path
+        self._lock = (path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(f"{path} is in use by another process; wait for it or stop it") from error
+        try:
+            self._db = sqlite3.connect(path / "run.db")
+            self._db.execute("pragma journal_mode=wal")
+            self._db.execute("pragma synchronous=full")
+            self._db.executescript(SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise RunError(f"{path / 'run.db'} is damaged ({error}); start a new run") from error
+        self._metrics = (path / "metrics.jsonl").open("a", buffering=1)
+        self._events = (path / "events.jsonl").open("a", buffering=1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._db.close()
+        self._metrics.close()
+        self._events.close()
+        self._lock.close()
+
+    def write(self, name: str, content: str) -> None:
+        write_atomically(self.path / name, content.encode())
+
+    def save_group(self, number: int, state: Mapping[str, Any], traffic: list[dict[str, str | int]]) -> None:
+        """On disk when this returns."""
+        with self._db:
+            self._db.execute("replace into groups values (?, ?)", (number, json.dumps(state)))
+            self._db.executemany(
+                "replace into traffic values (:device, :direction, :purpose, :bytes, :messages)", traffic
+            )
+
+    def load_group(self, number: int) -> dict[str, Any] | None:
+        row = self._db.execute("select state from groups where number = ?", (number,)).fetchone()
+        return None if row is None else dict(json.loads(row[0]))
+
+    def load_traffic(self) -> list[dict[str, str | int]]:
+        cursor = self._db.execute("select device, direction, purpose, bytes, messages from traffic")
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def metric(self, **fields: Any) -> None:
+        self._metrics.write(json.dumps({"time": round(time.time(), 3), **fields}) + "\n")
+
+    def event(self, event: str, **fields: Any) -> None:
+        self._events.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n")
+
+    def _snapshot_path(self, group: int, generation: int, boundary: int, piece: int) -> Path:
+        return self.path / "snapshots" / f"{group}-{generation:08d}-{boundary:012d}-{piece}.sealed"
+
+    def save_snapshot(self, group: int, snapshot: pb.Snapshot) -> None:
+        path = self._snapshot_path(group, snapshot.generation, snapshot.boundary, snapshot.piece)
+        write_atomically(path, snapshot.SerializeToString())
+
+    def load_snapshot(self, group: int, generation: int, boundary: int, piece: int) -> pb.Snapshot:
+        path = self._snapshot_path(group, generation, boundary, piece)
+        try:
+            return pb.Snapshot.FromString(path.read_bytes())
+        except (OSError, DecodeError) as error:
+            raise RunError(f"snapshot {path.name} cannot be read: {error}") from error
+
+    def forget_snapshots(self, group: int, generation: int, boundary: int) -> None:
+        first = self._snapshot_path(group, generation, boundary, 0).name.rsplit("-", 1)[0]
+        for path in (self.path / "snapshots").glob(f"{group}-*.sealed"):
+            if path.name.rsplit("-", 1)[0] < first:
+                path.unlink(missing_ok=True)
+
+    def save_checkpoint(self, epoch: int, state: Mapping[str, torch.Tensor]) -> Path:
+        """The global model after an epoch, as safetensors."""
+        content = save({name: tensor.contiguous() for name, tensor in state.items()}, {"epoch": str(epoch)})
+        path = self.path / "checkpoints" / f"epoch-{epoch + 1:03d}.safetensors"
+        write_atomically(path, content)
+        write_atomically(self.path / "model.safetensors", content)
+        return path
+
+
+def load_model_state(path: Path) -> dict[str, torch.Tensor]:
+    """The newest global model of a run. Raises RunError where there is none."""
+    file = path / "model.safetensors"
+    try:
+        return dict(load_file(file))
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{file} cannot be read ({error}); a run writes it after its first epoch") from error
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a .jsonl file; a last line that a crash cut short is left out."""
+    with path.open() as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
+
+
+def environment() -> dict[str, str | int]:
+    """What a figure of this run depends on."""
+    packages = {
+        name: version(name) for name in ("torch", "executorch", "numpy", "websockets", "cryptography")
+    }
+    return {
+        "crowdlearn": version("crowdlearn"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count() or 0,
+        **packages,
+    }

@@ -1,0 +1,91 @@
+"""The configuration of a training run: a TOML file (docs/training.md shows one)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from ..config import Section, load_toml
+
+
+class ModelSection(Section):
+    """The network: `mlp = [784, 400, 10]`, or `factory = "file.py:function"` (or `module:function`)."""
+
+    mlp: tuple[PositiveInt, ...] | None = Field(None, min_length=2)
+    batch_norm: bool = True
+    activation: Literal["relu", "gelu", "tanh", "sigmoid"] = "relu"
+    factory: str | None = Field(None, pattern=r"^[^:]+:[A-Za-z_]\w*$")
+    arguments: dict[str, Any] = Field({})
+    input_shape: tuple[PositiveInt, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.mlp is None) == (self.factory is None):
+            raise ValueError("give either mlp (a list of layer widths) or factory ('file.py:function')")
+        return self
+
+
+class GroupSection(Section):
+    """How the network is cut: `pieces` evenly, or a `plan` that `crowdlearn plan --save` wrote."""
+
+    pieces: int = Field(3, ge=1, le=1000)
+    plan: Path | None = None
+    rotation: Literal["full", "minimal"] = "full"
+
+
+class TrainingSection(Section):
+    """SGD as torch.optim.SGD defines it. Counts are samples unless said otherwise."""
+
+    epochs: PositiveInt = 5
+    batch: int = Field(32, ge=2, le=65536)
+    micro_batch: int | None = Field(None, ge=2)
+    in_flight: int = Field(4, ge=1, le=64)
+    learning_rate: float = Field(0.1, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    seed: int = Field(0, ge=0)
+    snapshot_every: int = Field(100, ge=1)
+    wire: Literal["float32", "float16", "int8"] = "float32"
+    grace_seconds: float = Field(60.0, ge=0)
+
+
+class FleetSection(Section):
+    """Which devices: adb serials (HOST:PORT or USB), every virtual phone that runs (empty), or `virtual` new
+    ones.
+    """
+
+    phones: tuple[str, ...] = ()
+    virtual: int = Field(0, ge=0, le=1000)
+    profile: str = "pixel-8"
+
+
+class TrainConfig(Section):
+    """A whole run.
+
+    `data` is a folder on this computer that is dealt out to the phones at random (for emulation and tests),
+    or "digits". `device_data` is a folder on each phone whose samples stay there; `data` is then used for its
+    test split alone.
+    """
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$")
+    data: str | None = None
+    device_data: str | None = None
+    model: ModelSection
+    group: GroupSection = GroupSection()  # type: ignore[call-arg]
+    training: TrainingSection = TrainingSection()  # type: ignore[call-arg]
+    fleet: FleetSection = FleetSection()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _has_data(self) -> Self:
+        if self.data is None and self.device_data is None:
+            raise ValueError("give data (a folder on this computer) or device_data (a folder on each phone)")
+        if self.device_data is not None and self.model.input_shape is None and self.data is None:
+            raise ValueError("with device_data alone, model.input_shape must say the shape of a sample")
+        return self
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Raises ConfigError naming file, key, value and what is allowed."""
+    return load_toml(path, TrainConfig)

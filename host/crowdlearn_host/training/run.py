@@ -1,0 +1,289 @@
+"""One training run from its configuration to its checkpoints, over adb."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import secrets
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.dataset import Dataset
+from crowdlearn_device.wire import MAX_FRAME, Floats
+from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.slice_program import SliceProgram, export_slice
+from crowdlearn_export.stages import Optimizer, array_specs
+from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.weights import arrays_of, state_of
+from torch import nn
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from ..adb.deployment import RuntimeDeployment
+from ..adb.device import AdbDevice
+from ..errors import ConfigError, FleetError, RunError, TrainingError
+from ..phones.manager import default_home
+from ..planner.balanced import balanced
+from ..planner.plan import Plan
+from ..server.group import Group, Settings
+from ..server.run_folder import RunFolder, environment, load_model_state
+from ..server.server import OnEvent, Server, fresh_copy
+from .config import TrainConfig, load_config
+from .data import deal, load_split, to_npz
+from .model import Evaluation, build_model, evaluate
+
+WIRE = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "int8": pb.INT8}
+FIRST_RETRY, LAST_RETRY = 0.2, 10.0
+"""Seconds between attempts to reach a device again, doubling, with jitter."""
+GOODBYE_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first device is touched."""
+
+    config: TrainConfig
+    model: nn.Module
+    graph: NeuronGraph
+    plan: Plan
+    programs: tuple[SliceProgram, ...]
+    test: Dataset | None
+    train: Dataset | None
+
+
+def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
+    """Model, graph, plan and programs. Raises ConfigError, ExportError or PlanError where something does not
+    fit.
+    """
+    here = config.data is not None
+    train = load_split(config.data, "train") if config.data and config.device_data is None else None
+    test = load_split(config.data, "test") if config.data and here else None
+    sample = config.model.input_shape or (test.inputs.shape[1:] if test is not None else ())
+    model = build_model(config.model, config.training.seed, folder)
+    if config.model.mlp is not None:
+        sample = (config.model.mlp[0],)
+    if train is not None and test is not None:
+        train, test = train.shaped(sample), test.shaped(sample)
+    elif test is not None:
+        test = test.shaped(sample)
+    graph = neuron_graph(model, torch.zeros(2, *sample), config.name)
+    classes = max((int(d.labels.max()) + 1 for d in (train, test) if d is not None), default=0)
+    if classes > graph.layers[-1].neurons:
+        raise ConfigError(
+            f"data has {classes} classes, the model {graph.layers[-1].neurons} outputs; make them agree"
+        )
+    plan = balanced(graph, config.group.pieces)
+    training = config.training
+    optimizer = Optimizer(training.momentum, training.weight_decay)
+    micro = min(training.micro_batch or training.batch, training.batch) + 1
+    programs: dict[tuple[int, ...], SliceProgram] = {}
+    for piece in plan.pieces:
+        owned = tuple(stop - start for start, stop in piece.neurons)
+        if owned not in programs:
+            on_event("exporting", {"shape": list(owned), "number": len(programs) + 1})
+            cache = default_home() / "programs"
+            programs[owned] = export_slice(graph, owned, optimizer, max_batch=micro, cache=cache)
+    of_piece = tuple(programs[tuple(b - a for a, b in piece.neurons)] for piece in plan.pieces)
+    return Prepared(config, model, graph, plan, of_piece, test, train)
+
+
+def settings_of(prepared: Prepared, devices: int) -> Settings:
+    training = prepared.config.training
+    return Settings(
+        layout=tuple(piece.neurons for piece in prepared.plan.pieces),
+        programs=tuple(program.manifest.sha256 for program in prepared.programs),
+        epochs=training.epochs,
+        batch=training.batch,
+        micro_batch=min(training.micro_batch or training.batch, training.batch),
+        in_flight=training.in_flight,
+        learning_rate=training.learning_rate,
+        seed=training.seed,
+        snapshot_every=training.snapshot_every,
+        wire=WIRE[training.wire],
+        rotation=prepared.config.group.rotation,
+        devices=devices,
+        grace_seconds=training.grace_seconds,
+    )
+
+
+async def train(
+    prepared: Prepared, serials: Sequence[str], folder: RunFolder, on_event: OnEvent
+) -> Evaluation | None:
+    """Run, or go on with, the training of `folder` on these devices; the test set's evaluation where there is
+    one.
+
+    Raises TrainingError where training stopped before its end; what was reached is in the folder.
+    """
+    settings = settings_of(prepared, len(serials))
+    if len(serials) < len(settings.layout):
+        raise FleetError(f"{len(settings.layout)} pieces need as many devices; {len(serials)} given")
+    saved = folder.load_group(0)
+    group = Group(settings) if saved is None else Group.from_json(settings, saved)
+    template = prepared.model.state_dict()
+    if saved is not None:
+        with suppress(RunError):  # no epoch is over yet: the seed gives the same first model
+            template = load_model_state(folder.path)
+    order = prepared.plan.order
+    started = time.monotonic()
+
+    def checkpoint(epoch: int, arrays: dict[str, Floats]) -> None:
+        state = state_of(prepared.graph, arrays, template, order)
+        folder.save_checkpoint(epoch, state)
+        fields: dict[str, Any] = {"epoch": epoch, "seconds": time.monotonic() - started}
+        if prepared.test is not None:
+            result = evaluate(prepared.model, state, prepared.test)
+            fields |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
+        fields["bytes"] = server.traffic.by_purpose()
+        folder.event("evaluated", **fields)
+        on_event("evaluated", fields)
+
+    server = Server(
+        run=folder.path.resolve().name,
+        group=group,
+        folder=folder,
+        arrays=fresh_copy(arrays_of(prepared.graph, template, order)),
+        layer_of={spec.name: spec.layer for spec in array_specs(prepared.graph)},
+        on_event=on_event,
+        on_checkpoint=checkpoint,
+    )
+    server.traffic.restore(folder.load_traffic())
+    files = _files(prepared, len(serials))
+    loop = asyncio.get_running_loop()
+    interrupted = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted.set)
+    async with AsyncExitStack() as stack:
+        links = [
+            asyncio.create_task(_keep_linked(server, serial, files[i], prepared.config, on_event))
+            for i, serial in enumerate(serials)
+        ]
+        stack.push_async_callback(_cancelled, links)
+        ticking = asyncio.create_task(server.ticking())
+        stack.push_async_callback(_cancelled, [ticking])
+        asking = asyncio.create_task(interrupted.wait())
+        stack.push_async_callback(_cancelled, [asking])
+        over = asyncio.create_task(server.over.wait())
+        stack.push_async_callback(_cancelled, [over])
+        done, _ = await asyncio.wait({asking, over, *links}, return_when=asyncio.FIRST_COMPLETED)
+        while not done & {asking, over}:
+            broken = [link for link in links if link.done()]
+            for link in broken:
+                if error := link.exception():
+                    await server.stop(str(error))
+                    raise error
+            done, _ = await asyncio.wait(
+                {asking, over, *(link for link in links if not link.done())},
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        if not server.over.is_set():
+            await server.stop(f"interrupted; go on with: crowdlearn train --resume {folder.path}")
+        else:
+            await server.close()
+        await asyncio.wait(links, timeout=GOODBYE_SECONDS)
+    if group.phase != "done":
+        raise TrainingError(group.reason)
+    if prepared.test is None:
+        return None
+    return evaluate(prepared.model, load_model_state(folder.path), prepared.test)
+
+
+async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _files(prepared: Prepared, devices: int) -> list[dict[str, bytes]]:
+    """What is pushed to each device: every program (roles rotate), and its samples where they are
+    dealt out.
+    """
+    programs = {f"programs/{n}": c for program in prepared.programs for n, c in program.files().items()}
+    if prepared.train is None:
+        return [programs] * devices
+    parts = deal(prepared.train, devices, prepared.config.training.seed)
+    return [{**programs, "data/train.npz": to_npz(part)} for part in parts]
+
+
+async def _keep_linked(
+    server: Server, serial: str, files: dict[str, bytes], config: TrainConfig, on_event: OnEvent
+) -> None:
+    """Bring the runtime to a device and keep a connection to it until the run is over."""
+    token = secrets.token_hex(16)
+    wait, first = FIRST_RETRY, True
+    while not server.over.is_set():
+        try:
+            async with await AdbDevice.connect(serial) as device:
+                name = (await device.shell("getprop ro.serialno")).stdout.decode(
+                    errors="replace"
+                ).strip() or serial
+                arguments = ["--name", name, "--threads", "1"]
+                if config.device_data:
+                    arguments += ["--data", config.device_data]
+                deployment = RuntimeDeployment(device, arguments=arguments)
+                sent = await deployment.install({**files, "token": token.encode()})
+                on_event("deployed", {"device": name, "bytes": sent})
+                await deployment.start()
+                try:
+                    while not server.over.is_set() and device.lost is None:
+                        async with connect(
+                            "ws://device/",
+                            sock=await deployment.connect(),
+                            additional_headers={"Authorization": f"Bearer {token}"},
+                            compression=None,
+                            max_size=MAX_FRAME,
+                            open_timeout=60,
+                            ping_timeout=60,
+                        ) as connection:
+                            first = False
+                            wait = FIRST_RETRY
+                            await server.attach(connection, dialled=True)
+                        if not server.over.is_set():
+                            await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+                            wait = min(2 * wait, LAST_RETRY)
+                finally:
+                    if device.lost is None:
+                        await deployment.stop()
+        except (FleetError, OSError, WebSocketException) as error:
+            if first:
+                raise FleetError(f"{serial}: {error}") from error
+            server.folder.event("unreachable", device=serial, reason=str(error)[:300])
+            on_event("unreachable", {"device": serial, "reason": str(error)[:300]})
+            await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+            wait = min(2 * wait, LAST_RETRY)
+
+
+def new_run(path: Path, config_text: str, prepared: Prepared, config_folder: Path) -> RunFolder:
+    """A fresh run folder with everything that describes the run."""
+    folder = RunFolder(path, create=True)
+    folder.write("config.toml", config_text)
+    plan = {"pieces": [piece.neurons for piece in prepared.plan.pieces], "order": prepared.plan.order}
+    folder.write("plan.json", json.dumps(plan, indent=1))
+    where = {"config_folder": str(config_folder.resolve())}
+    folder.write("environment.json", json.dumps({**environment(), **where}, indent=1))
+    return folder
+
+
+def open_run(path: Path) -> tuple[RunFolder, TrainConfig, Path]:
+    """A run folder to go on with, its configuration, and the folder that its relative paths are
+    meant from.
+    """
+    folder = RunFolder(path, create=False)
+    return folder, load_config(path / "config.toml"), config_folder(path)
+
+
+def config_folder(run: Path) -> Path:
+    """The folder that a run's relative paths are meant from. Raises RunError where the run does not
+    tell it.
+    """
+    try:
+        return Path(json.loads((run / "environment.json").read_text())["config_folder"])
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{run / 'environment.json'} is damaged: {error}") from error
