@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import itertools
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
+from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import nn
@@ -47,15 +50,20 @@ PAPER_MODELS: dict[str, Callable[[], nn.Module]] = {"paper-mlp": paper_mlp, "pap
 MLP = re.compile(r"mlp:([1-9][0-9]{0,5}(?:-[1-9][0-9]{0,5}){1,20})")
 
 
-def build_model(name: str, seed: int) -> nn.Module:
+def build_model(name: str, seed: int, folder: Path = Path()) -> nn.Module:
     """The model called `name`, initialised by `seed`.
 
     `paper-mlp`, `paper-cnn`, `mlp:784-100-10` for dense layers of these widths, or `package.module:function`
-    for a function that returns a torch.nn.Module. Raises ConfigError where there is no such model.
+    or `file.py:function` (looked up in `folder`) for a function that returns a torch.nn.Module. Raises
+    ConfigError where there is no such model.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _builder(name)()
+        builder = _builder(name, folder)
+        try:
+            model = builder()
+        except Exception as error:  # whatever a user's function raises is a mistake of the configuration
+            raise ConfigError(f"model {name!r} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{name} gives a {type(model).__name__}; it must return a torch.nn.Module")
     return model
@@ -70,17 +78,27 @@ def input_shape(name: str, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
     return sample_shape
 
 
-def _builder(name: str) -> Callable[[], object]:
+def _builder(name: str, folder: Path) -> Callable[[], object]:
     if name in PAPER_MODELS:
         return PAPER_MODELS[name]
     if widths := MLP.fullmatch(name):
         return partial(mlp, [int(width) for width in widths[1].split("-")])
-    module, _, function = name.partition(":")
+    module, _, function = name.rpartition(":")
     try:
-        builder: Callable[[], object] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = _import_file(folder / module) if module.endswith(".py") else importlib.import_module(module)
+        builder: Callable[[], object] = getattr(found, function)
+    except Exception as error:  # importing runs a user's code
         raise ConfigError(
             f"model {name!r} is neither paper-mlp, paper-cnn, mlp:WIDTH-WIDTH-..., "
-            f"nor a package.module:function that can be imported ({error})"
+            f"nor a package.module:function or file.py:function that can be imported ({error})"
         ) from error
     return builder
+
+
+def _import_file(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -18,10 +18,7 @@ CONFIG = """\
 # What `crowdlearn demo` runs. Copy it and change it: crowdlearn train THIS_FILE
 name = "demo"
 data = "digits"            # 1797 images that scikit-learn brings
-
-[model]
-mlp = [64, 64, 32, 10]
-batch_norm = true
+model = "mlp:64-64-32-10"  # dense layers with batch norm and ReLU between them
 
 [group]
 pieces = 3                 # a dominator and two followers; the fourth phone is a spare

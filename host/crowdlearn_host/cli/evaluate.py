@@ -11,12 +11,12 @@ import typer
 from rich.console import Console
 
 from ..errors import ConfigError
+from ..models import build_model
 from ..server.run_folder import load_model_state
 from ..training.config import load_config
 from ..training.data import load_split
-from ..training.model import build_model
-from ..training.model import evaluate as run_model
-from ..training.run import config_folder
+from ..training.evaluation import evaluate as run_model
+from ..training.run import config_folder, sample_shape
 
 
 def evaluate(
@@ -33,10 +33,7 @@ def evaluate(
         raise ConfigError("the run has no test data of its own; give --data FOLDER")
     test = load_split(name, "test")
     model = build_model(config.model, config.training.seed, config_folder(run))
-    shape = config.model.input_shape or (
-        (config.model.mlp[0],) if config.model.mlp else test.inputs.shape[1:]
-    )
-    result = run_model(model, load_model_state(run), test.shaped(shape))
+    result = run_model(model, load_model_state(run), test.shaped(sample_shape(config, test)))
     if as_json:
         typer.echo(json.dumps({"run": str(run), **asdict(result)}))
     else:

@@ -171,6 +171,7 @@ class Group:
         self.snapshots: dict[tuple[int, int, int], frozenset[int]] = {}
         self._layout = settings.layout
         self._from: Point | None = None
+        self._keyed = False
         self._offers: dict[int, pb.KeyOffer] = {}
         self._ready: set[int] = set()
         self._held: dict[int, int] = {}
@@ -283,7 +284,8 @@ class Group:
         if self.phase != "forming" or offer.device != number or number in self._offers:
             return
         self._offers[number] = offer
-        if self._participants() <= set(self._offers):
+        if not self._keyed and self._participants() <= set(self._offers):
+            self._keyed = True
             keys = pb.Keys(generation=self.generation, offers=[self._offers[d] for d in sorted(self._offers)])
             for device in sorted(self._offers):
                 self._send(device, keys=keys)
@@ -518,6 +520,7 @@ class Group:
         self.generation += 1
         self.phase = "forming"
         self.holders, self._from = holders, point
+        self._keyed = False
         self._offers, self._ready, self._held, self._shared = {}, set(), {}, set()
         self.effects.append(Save())
         spares = sorted(self.live - set(holders))

@@ -3,28 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
 from ..config import Section, load_toml
-
-
-class ModelSection(Section):
-    """The network: `mlp = [784, 400, 10]`, or `factory = "file.py:function"` (or `module:function`)."""
-
-    mlp: tuple[PositiveInt, ...] | None = Field(None, min_length=2)
-    batch_norm: bool = True
-    activation: Literal["relu", "gelu", "tanh", "sigmoid"] = "relu"
-    factory: str | None = Field(None, pattern=r"^[^:]+:[A-Za-z_]\w*$")
-    arguments: dict[str, Any] = Field({})
-    input_shape: tuple[PositiveInt, ...] | None = None
-
-    @model_validator(mode="after")
-    def _one_way(self) -> Self:
-        if (self.mlp is None) == (self.factory is None):
-            raise ValueError("give either mlp (a list of layer widths) or factory ('file.py:function')")
-        return self
 
 
 class GroupSection(Section):
@@ -64,15 +47,17 @@ class FleetSection(Section):
 class TrainConfig(Section):
     """A whole run.
 
-    `data` is a folder on this computer that is dealt out to the phones at random (for emulation and tests),
-    or "digits". `device_data` is a folder on each phone whose samples stay there; `data` is then used for its
-    test split alone.
+    `model` is `mlp:784-400-10`, a paper's model, or `file.py:function` (models.py tells more). `data` is a
+    folder on this computer that is dealt out to the phones at random (for emulation and tests), or
+    "digits". `device_data` is a folder on each phone whose samples stay there; `data` is then used for its
+    test split alone, and `input_shape` tells the shape of a sample where there is none.
     """
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$")
+    model: str
     data: str | None = None
     device_data: str | None = None
-    model: ModelSection
+    input_shape: tuple[PositiveInt, ...] | None = None
     group: GroupSection = GroupSection()  # type: ignore[call-arg]
     training: TrainingSection = TrainingSection()  # type: ignore[call-arg]
     fleet: FleetSection = FleetSection()  # type: ignore[call-arg]
@@ -81,8 +66,8 @@ class TrainConfig(Section):
     def _has_data(self) -> Self:
         if self.data is None and self.device_data is None:
             raise ValueError("give data (a folder on this computer) or device_data (a folder on each phone)")
-        if self.device_data is not None and self.model.input_shape is None and self.data is None:
-            raise ValueError("with device_data alone, model.input_shape must say the shape of a sample")
+        if self.data is None and self.input_shape is None:
+            raise ValueError("with device_data alone, input_shape must say the shape of a sample")
         return self
 
 

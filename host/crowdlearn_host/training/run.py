@@ -30,6 +30,7 @@ from websockets.exceptions import WebSocketException
 from ..adb.deployment import RuntimeDeployment
 from ..adb.device import AdbDevice
 from ..errors import ConfigError, FleetError, RunError, TrainingError
+from ..models import build_model, input_shape
 from ..phones.manager import default_home
 from ..planner.balanced import balanced
 from ..planner.plan import Plan
@@ -38,7 +39,7 @@ from ..server.run_folder import RunFolder, environment, load_model_state
 from ..server.server import OnEvent, Server, fresh_copy
 from .config import TrainConfig, load_config
 from .data import deal, load_split, to_npz
-from .model import Evaluation, build_model, evaluate
+from .evaluation import Evaluation, evaluate
 
 WIRE = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "int8": pb.INT8}
 FIRST_RETRY, LAST_RETRY = 0.2, 10.0
@@ -63,17 +64,11 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
     """Model, graph, plan and programs. Raises ConfigError, ExportError or PlanError where something does not
     fit.
     """
-    here = config.data is not None
     train = load_split(config.data, "train") if config.data and config.device_data is None else None
-    test = load_split(config.data, "test") if config.data and here else None
-    sample = config.model.input_shape or (test.inputs.shape[1:] if test is not None else ())
+    test = load_split(config.data, "test") if config.data else None
+    sample = sample_shape(config, test)
+    train, test = (data and data.shaped(sample) for data in (train, test))
     model = build_model(config.model, config.training.seed, folder)
-    if config.model.mlp is not None:
-        sample = (config.model.mlp[0],)
-    if train is not None and test is not None:
-        train, test = train.shaped(sample), test.shaped(sample)
-    elif test is not None:
-        test = test.shaped(sample)
     graph = neuron_graph(model, torch.zeros(2, *sample), config.name)
     classes = max((int(d.labels.max()) + 1 for d in (train, test) if d is not None), default=0)
     if classes > graph.layers[-1].neurons:
@@ -93,6 +88,13 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
             programs[owned] = export_slice(graph, owned, optimizer, max_batch=micro, cache=cache)
     of_piece = tuple(programs[tuple(b - a for a, b in piece.neurons)] for piece in plan.pieces)
     return Prepared(config, model, graph, plan, of_piece, test, train)
+
+
+def sample_shape(config: TrainConfig, test: Dataset | None) -> tuple[int, ...]:
+    """The shape of one sample as the configuration's model takes it."""
+    if config.input_shape is not None:
+        return config.input_shape
+    return input_shape(config.model, test.inputs.shape[1:] if test is not None else ())
 
 
 def settings_of(prepared: Prepared, devices: int) -> Settings:
