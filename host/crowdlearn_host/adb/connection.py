@@ -25,6 +25,7 @@ from crowdlearn_host.errors import FleetError
 
 CONNECT_SECONDS = 10.0
 ACCEPT_SECONDS = 30.0
+MAX_HANDSHAKE = 1 << 16
 FEATURES = "shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
 
 
@@ -50,7 +51,8 @@ class FullSendTransport(TcpTransport):  # type: ignore[misc]
         data: bytes = super().bulk_read(numbytes, transport_timeout_s)
         if not data:
             raise ConnectionResetError("the phone closed the connection")
-        self.handshake += data
+        if len(self.handshake) < MAX_HANDSHAKE:
+            self.handshake += data
         return data
 
     def bulk_write(self, data: bytes, transport_timeout_s: float | None) -> int:

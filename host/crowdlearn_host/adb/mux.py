@@ -139,7 +139,7 @@ class Mux(asyncio.BufferedProtocol):
 
     async def close(self, reason: str = "closed by this side") -> None:
         """Drop the connection and every stream on it."""
-        self.lose(reason)
+        self._lose(reason)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -195,12 +195,18 @@ class Mux(asyncio.BufferedProtocol):
         else:
             self._transport.write(header + message.payload)
 
-    def lose(self, reason: str) -> None:
+    def _lose(self, reason: str) -> None:
         """Mark the connection as lost and wake everyone who waits on it."""
         if self._lost is None:
             self._lost = reason
         for stream in self._ends.values():
             stream.notify(None)
+
+    def fail(self, reason: str) -> None:
+        """Give the connection up at once."""
+        self._lose(reason)
+        if self._transport:
+            self._transport.abort()
 
     def receive(self, message: Message) -> None:
         """Act on a message of the peer. Raises ProtocolError."""
@@ -230,12 +236,10 @@ class Mux(asyncio.BufferedProtocol):
             for message in self._decoder.received(nbytes):
                 self.receive(message)
         except FleetError as error:
-            self.lose(str(error))
-            assert self._transport is not None
-            self._transport.abort()
+            self.fail(str(error))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lose(str(exc) if exc else "the other end closed it")
+        self._lose(str(exc) if exc else "the other end closed it")
         for task in self._tasks:
             task.cancel()
         self._finished.set()

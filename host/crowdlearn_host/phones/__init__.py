@@ -1,6 +1,34 @@
 """Virtual phones: processes with an adb daemon of their own, good enough to stand in for phones in CI."""
 
-from crowdlearn_host.phones.manager import accept, default_home, down, kill, list_phones, running, up
+from crowdlearn_host.phones.link import LINKS, LinkModel
+from crowdlearn_host.phones.manager import (
+    accept,
+    default_home,
+    down,
+    drain,
+    kill,
+    list_phones,
+    plug,
+    running,
+    unplug,
+    up,
+)
+from crowdlearn_host.phones.profiles import PROFILES
 from crowdlearn_host.phones.settings import PhoneInfo
 
-__all__ = ["PhoneInfo", "accept", "default_home", "down", "kill", "list_phones", "running", "up"]
+__all__ = [
+    "LINKS",
+    "PROFILES",
+    "LinkModel",
+    "PhoneInfo",
+    "accept",
+    "default_home",
+    "down",
+    "drain",
+    "kill",
+    "list_phones",
+    "plug",
+    "running",
+    "unplug",
+    "up",
+]

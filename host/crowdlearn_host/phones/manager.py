@@ -12,6 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from crowdlearn_host.errors import FleetError
+from crowdlearn_host.phones.limits import remove_groups
+from crowdlearn_host.phones.link import LinkModel
+from crowdlearn_host.phones.profiles import find_profile
 from crowdlearn_host.phones.settings import (
     CONTROL_SOCKET,
     MAX_REQUEST,
@@ -40,21 +43,27 @@ def up(
     programs: Mapping[str, str] = PROGRAMS,
     preload: Sequence[str] = PRELOAD,
     ports: Sequence[int] = (),
+    limited: bool = False,
+    link: LinkModel | None = None,
     die_with_caller: bool = False,
 ) -> list[PhoneInfo]:
     """Start `count` new phones and wait until they answer.
 
     `auto_accept` trusts any key that is shown; `programs` names MODULE:FUNCTION for the phone's programs,
     `preload` the modules that these share; `ports` fixes adb ports, else free ones are taken. The phones
-    outlive the caller unless `die_with_caller`. Raises FleetError, and leaves none behind then.
+    outlive the caller unless `die_with_caller`; `limited` caps processor and memory, `link` the network.
+    Raises FleetError, and leaves none behind then.
     """
+    find_profile(profile)
     folder = _phones_folder(home)
     names = _free_names(folder, count)
     starting = []
     try:
         for index, name in enumerate(names):
             port = ports[index] if index < len(ports) else 0
-            settings = Settings(name, port, profile, auto_accept, dict(programs), tuple(preload))
+            settings = Settings(
+                name, port, profile, auto_accept, dict(programs), tuple(preload), limited, link
+            )
             starting.append((folder / name, _start(folder / name, settings, die_with_caller=die_with_caller)))
         for phone_folder, (process, ready) in starting:
             _wait_ready(phone_folder, process, ready)
@@ -91,6 +100,8 @@ def down(home: Path | None = None, names: Sequence[str] | None = None) -> list[s
     for name in stopping:
         _end(folder / name, signal.SIGTERM)
     for name in stopping:
+        info = PhoneInfo.load(folder / name)
+        remove_groups(tuple(map(Path, info.groups)) if info else ())
         shutil.rmtree(folder / name)
     return stopping
 
@@ -98,6 +109,23 @@ def down(home: Path | None = None, names: Sequence[str] | None = None) -> list[s
 def kill(name: str, home: Path | None = None) -> None:
     """End a phone without warning, as an empty battery does; its files stay. Raises FleetError."""
     _end(_running(home, name), signal.SIGKILL)
+
+
+def unplug(name: str, home: Path | None = None) -> None:
+    """Pull the cable: connections are lost, new ones refused, and the battery is no longer charged."""
+    _ask(_running(home, name), "unplug")
+
+
+def plug(name: str, home: Path | None = None) -> None:
+    """Put the cable back. Raises FleetError."""
+    _ask(_running(home, name), "plug")
+
+
+def drain(name: str, percent: int, home: Path | None = None) -> None:
+    """Take the charger away and set the battery to a level; at 0 the phone goes off. Raises FleetError."""
+    if not 0 <= percent <= 100:
+        raise FleetError(f"{percent} is not a battery level: 0 to 100")
+    _ask(_running(home, name), f"drain {percent}")
 
 
 def accept(name: str, home: Path | None = None) -> None:
@@ -114,6 +142,8 @@ def running(
     auto_accept: bool = True,
     programs: Mapping[str, str] = PROGRAMS,
     preload: Sequence[str] = PRELOAD,
+    limited: bool = False,
+    link: LinkModel | None = None,
 ) -> Iterator[list[PhoneInfo]]:
     """Phones for the length of a block; they die with the caller, however it ends."""
     infos = up(
@@ -123,6 +153,8 @@ def running(
         auto_accept=auto_accept,
         programs=programs,
         preload=preload,
+        limited=limited,
+        link=link,
         die_with_caller=True,
     )
     try:

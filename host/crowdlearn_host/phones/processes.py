@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Self
 
 from crowdlearn_host.phones.filesystem import Filesystem
+from crowdlearn_host.phones.limits import Limits
 from crowdlearn_host.phones.log import Log
 from crowdlearn_host.phones.shell import Io, Write
-from crowdlearn_host.phones.spawner import Spawner
+from crowdlearn_host.phones.spawner import Child, Spawner
 
 MAX_LINE = 1 << 16
+END_SECONDS = 5.0
 _LISTEN = "0A"
+_ACCEPTS = 0x10000
 _KEPT_VARIABLES = ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "OMP_NUM_THREADS", "PYTHONMALLOC")
 
 
@@ -31,12 +34,22 @@ class Running:
 class Processes:
     """Starts the phone's programs (`programs`: name to MODULE:FUNCTION) and knows which of them run."""
 
-    def __init__(self, files: Filesystem, log: Log, spawner: Spawner, programs: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        files: Filesystem,
+        log: Log,
+        spawner: Spawner,
+        programs: Mapping[str, str],
+        limits: Limits | None,
+    ) -> None:
         self._files = files
         self._log = log
         self._spawner = spawner
         self._programs = dict(programs)
+        self._limits = limits
         self._running: dict[int, Running] = {}
+        self._children: dict[int, Child] = {}
+        self._cpu_seconds: dict[int, float] = {}
 
     @property
     def programs(self) -> tuple[str, ...]:
@@ -63,7 +76,10 @@ class Processes:
             )
             stdout.close_writing_end()
             stderr.close_writing_end()
+            if self._limits:
+                self._limits.add(child.pid)
             self._running[child.pid] = Running(child.pid, name, tuple(arguments))
+            self._children[child.pid] = child
             self._log.write("am_proc_start", f"{name} {' '.join(arguments)}", pid=child.pid)
             started(child.pid)
             try:
@@ -73,7 +89,7 @@ class Processes:
                 )
                 code = await asyncio.shield(child.code)
             finally:
-                del self._running[child.pid]
+                del self._running[child.pid], self._children[child.pid]
                 if not child.code.done():
                     _kill_group(child.pid)
         self._log.write("am_proc_died", f"{name} exit code {code}", pid=child.pid)
@@ -87,12 +103,33 @@ class Processes:
 
     def listens(self, port: int) -> bool:
         """Whether a process of this phone listens on a TCP port of the loopback interface."""
-        listening = _listening_sockets(port)
-        return any(listening & _sockets(pid) for pid in self._running)
+        return self._owns(_listening_ports(port))
+
+    def listens_abstract(self, name: str) -> bool:
+        """Whether a process of this phone listens on a Unix socket in the abstract namespace."""
+        return self._owns(_listening_abstract(name))
+
+    def cpu_seconds(self) -> float:
+        """Processor time used by the programs of this phone, those that ended as of the last call."""
+        for pid in self._running:
+            self._cpu_seconds[pid] = _cpu_seconds(pid) or self._cpu_seconds.get(pid, 0.0)
+        return sum(self._cpu_seconds.values())
+
+    def memory(self) -> int:
+        """Bytes of anonymous memory of the programs, what they still share with the zygote included."""
+        return sum(map(_own_memory, self._running))
 
     async def close(self) -> None:
-        """Kill every process of the phone."""
+        """Kill every process of the phone and wait until they are gone."""
+        ends = [child.code for child in self._children.values()]
+        for pid in list(self._running):
+            _kill_group(pid)
+        if ends:
+            await asyncio.wait(ends, timeout=END_SECONDS)
         await self._spawner.close()
+
+    def _owns(self, sockets: set[str]) -> bool:
+        return any(sockets & _sockets(pid) for pid in self._running)
 
     def _translate(self, argument: str) -> str:
         option, equals, value = argument.partition("=")
@@ -150,7 +187,7 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _listening_sockets(port: int) -> set[str]:
+def _listening_ports(port: int) -> set[str]:
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with suppress(OSError):
@@ -159,6 +196,29 @@ def _listening_sockets(port: int) -> set[str]:
                 if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
                     inodes.add(f"socket:[{fields[9]}]")
     return inodes
+
+
+def _listening_abstract(name: str) -> set[str]:
+    inodes = set()
+    for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and fields[7] == f"@{name}" and int(fields[3], 16) & _ACCEPTS:
+            inodes.add(f"socket:[{fields[6]}]")
+    return inodes
+
+
+def _cpu_seconds(pid: int) -> float:
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def _own_memory(pid: int) -> int:
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/statm").read_text().split()
+        return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def _sockets(pid: int) -> set[str]:

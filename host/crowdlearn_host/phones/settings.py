@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from crowdlearn_host.errors import FleetError
+from crowdlearn_host.phones.link import LinkModel
 
 SETTINGS_FILE = "settings.json"
 INFO_FILE = "phone.json"
@@ -24,7 +25,7 @@ PRELOAD = (
 @dataclass(frozen=True)
 class Settings:
     """How a phone is made: `port` 0 takes a free one; `programs` names MODULE:FUNCTION for each program,
-    `preload` the modules that they share."""
+    `preload` the modules that they share; `limited` caps what they use as the profile says."""
 
     name: str
     port: int = 0
@@ -32,6 +33,8 @@ class Settings:
     auto_accept: bool = True
     programs: dict[str, str] = field(default_factory=lambda: dict(PROGRAMS))
     preload: tuple[str, ...] = PRELOAD
+    limited: bool = False
+    link: LinkModel | None = None
 
     def save(self, folder: Path) -> None:
         """Write the settings into the phone's folder."""
@@ -40,18 +43,29 @@ class Settings:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The settings in a phone's folder. Raises FleetError when they are damaged."""
-        return cls(**read_json(folder / SETTINGS_FILE))
+        content = read_json(folder / SETTINGS_FILE)
+        try:
+            link = LinkModel(**content.pop("link")) if content.get("link") else None
+            return cls(**{**content, "link": link})
+        except TypeError as error:
+            raise FleetError(f"{folder / SETTINGS_FILE} is damaged: {error}") from error
 
 
 @dataclass(frozen=True)
 class PhoneInfo:
-    """A running phone: its adb address, its process, and when that started (to tell a reused number)."""
+    """A running phone: its adb address, its process, and when that started (to tell a reused number).
+
+    `limits` says how its programs are capped: "cgroup v1", "cgroup v2" with the folders in `groups`, "rlimit"
+    or "none".
+    """
 
     name: str
     serial: str
     pid: int
     started: int
     profile: str
+    limits: str
+    groups: tuple[str, ...]
 
     def save(self, folder: Path) -> None:
         """Write it into the phone's folder."""
@@ -61,7 +75,13 @@ class PhoneInfo:
     def load(cls, folder: Path) -> Self | None:
         """What the phone of a folder said last; None when it never ran. Raises FleetError when damaged."""
         path = folder / INFO_FILE
-        return cls(**read_json(path)) if path.exists() else None
+        if not path.exists():
+            return None
+        content = read_json(path)
+        try:
+            return cls(**{**content, "groups": tuple(content["groups"])})
+        except (KeyError, TypeError) as error:
+            raise FleetError(f"{path} is damaged: {error}") from error
 
     @property
     def alive(self) -> bool:

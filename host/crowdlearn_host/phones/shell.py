@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 from crowdlearn_host.phones.filesystem import TEMPORARY, Filesystem
 from crowdlearn_host.phones.shell_syntax import (
+    MAX_COMMAND,
     AndOr,
     Pipeline,
     Redirect,
@@ -27,6 +28,7 @@ from crowdlearn_host.phones.shell_syntax import (
 MAX_PIPE = 1 << 26
 NOT_FOUND = 127
 SYNTAX_ERROR = 2
+PROMPT = b"$ "
 
 Write = Callable[[bytes], Awaitable[None]]
 Read = Callable[[], Awaitable[bytes]]
@@ -86,6 +88,27 @@ async def run(shell: Shell, command: str, io: Io) -> int:
         await io.complain(f"sh: syntax error: {error}\n".encode())
         return SYNTAX_ERROR
     return await _run_isolated(shell, sequence, io)
+
+
+async def run_interactive(shell: Shell, io: Io) -> int:
+    """Run lines as they arrive, until `exit` or the end of the input."""
+    pending = b""
+    await io.write(PROMPT)
+    while data := await io.read():
+        *lines, pending = (pending + data.replace(b"\r", b"\n")).split(b"\n")
+        for line in lines:
+            try:
+                sequence = parse(line.decode(errors="surrogateescape"))
+                await _run_sequence(shell, sequence, io)
+            except ShellSyntaxError as error:
+                await io.complain(f"sh: syntax error: {error}\n".encode())
+            except Exit as leave:
+                return leave.code
+            await io.write(PROMPT)
+        if len(pending) > MAX_COMMAND:
+            await io.complain(b"sh: line too long\n")
+            return SYNTAX_ERROR
+    return shell.exit_code
 
 
 async def _run_isolated(shell: Shell, sequence: Sequence, io: Io) -> int:
