@@ -44,13 +44,13 @@ def simulate(
         devices = partition(train.labels, wanted.devices, wanted.partition, wanted.seed)
     setting = prepare(wanted, train, load_dataset(data, "test"), devices)
 
-    def on_epoch(state: RunState) -> None:
+    def on_round(state: RunState) -> None:
         folder.keep(state)
         typer.echo(_line(state))
 
     state = folder.resume()
     with _workers(setting, engine, processes or os.cpu_count() or 1) as workers:
-        state = run(setting, workers, state, on_epoch)
+        state = run(setting, workers, state, on_round)
     typer.echo(f"global model: {folder.finish(setting, state)}")
 
 
@@ -64,4 +64,5 @@ def _line(state: RunState) -> str:
     last = state.records[-1]
     accuracy = "" if last.accuracy is None else f"  accuracy {last.accuracy:.4f}"
     speed, moved = last.samples / last.seconds, sum(last.bytes.values()) / 1e6
-    return f"epoch {last.epoch + 1}  loss {last.loss:.4f}{accuracy}  {speed:.0f} samples/s  {moved:.1f} MB"
+    told = f"epoch {last.epoch + 1}, round {last.round + 1}  loss {last.loss:.4f}{accuracy}"
+    return f"{told}  {speed:.0f} samples/s  {moved:.1f} MB"

@@ -29,7 +29,7 @@ class PartitionConfig(Section):
 class TrainingConfig(Section):
     """Plain mini-batch SGD as torch.optim.SGD defines it.
 
-    `schedule` lowers the learning rate from epoch to epoch: constant, linear or cosine, to a hundredth.
+    `schedule` lowers the learning rate from round to round: constant, linear or cosine, to a hundredth.
     `wire` is how sums and errors would travel between pieces; its rounding is emulated on whole sums, where
     real pieces round each partial sum.
     """
@@ -44,9 +44,13 @@ class TrainingConfig(Section):
 
 
 class SharingConfig(Section):
-    """Sharing between groups, once an epoch; `omega` = 0 means as many uploads as there are groups."""
+    """Sharing between groups: once an epoch as in the paper, or after every `every` passes.
+
+    `omega` = 0 means as many uploads as there are groups.
+    """
 
     enabled: bool = True
+    every: int = Field(default=0, ge=0)
     theta: float = Field(default=0.5, ge=0, le=1)
     tau: float = Field(default=0.5, ge=0, le=1)
     omega: int = Field(default=0, ge=0, le=255)
@@ -94,6 +98,16 @@ class SimulationConfig(Section):
         return self
 
     @property
+    def passes_a_round(self) -> int:
+        """Passes between two sharings."""
+        return min(self.sharing.every or self.group, self.group)
+
+    @property
+    def rounds_an_epoch(self) -> int:
+        """Sharings in an epoch."""
+        return -(-self.group // self.passes_a_round) if self.method == "slicenet" else 1
+
+    @property
     def groups(self) -> int:
         """Groups that train side by side; under fedavg every device is one."""
         return self.devices // self.group if self.method == "slicenet" else self.devices
@@ -103,9 +117,14 @@ class SimulationConfig(Section):
         """Uploads that the window keeps per weight."""
         return self.sharing.omega or self.groups
 
-    def rate(self, epoch: int) -> float:
-        """The learning rate of `epoch`, counted from 0."""
-        return self.training.learning_rate * _schedule(self.training.schedule, epoch / self.training.epochs)
+    @property
+    def rounds(self) -> int:
+        """Sharings in the whole run."""
+        return self.training.epochs * self.rounds_an_epoch
+
+    def rate(self, number: int) -> float:
+        """The learning rate of round `number`, counted from 0."""
+        return self.training.learning_rate * _schedule(self.training.schedule, number / self.rounds)
 
 
 def _schedule(name: str, done: float) -> float:

@@ -1,4 +1,4 @@
-"""The simulated run: epochs of groups that train side by side and share once an epoch."""
+"""The simulated run: rounds of groups that train side by side, then share."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ FLOAT = 4
 
 
 @dataclass(frozen=True)
-class EpochRecord:
-    """One epoch, or round of federated averaging.
+class RoundRecord:
+    """One round: what is trained up to a sharing, an epoch unless sharing comes more often.
 
     `accuracy` is the global model's on the test data, or the groups' mean where nothing is shared (None
-    before the last epoch where that takes many evaluations); `group_accuracy` is the groups' mean after the
-    last epoch. `bytes` of activation, error and shuffle are modelled; those of sharing are encoded updates'.
+    before the last round where that takes many evaluations); `group_accuracy` is the groups' mean after the
+    last round. `bytes` of activation, error and shuffle are modelled; those of sharing are encoded updates'.
     """
 
+    round: int
     epoch: int
     samples: int
     loss: float
@@ -49,12 +50,12 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class RunState:
-    """All that a run needs to go on after an epoch."""
+    """All that a run needs to go on after a round."""
 
     weights: Floats
     momentum: Floats
     window: Window
-    records: tuple[EpochRecord, ...] = ()
+    records: tuple[RoundRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def prepare(
 
 
 def start(setting: Setting) -> RunState:
-    """The state before the first epoch: every group, and the global model, has the initial weights."""
+    """The state before the first round: every group, and the global model, has the initial weights."""
     config = setting.config
     weights = np.tile(setting.initial, (config.groups if config.method == "slicenet" else 1, 1))
     omega = config.omega if config.method == "slicenet" and config.sharing.enabled else 1
@@ -116,19 +117,20 @@ def run(
     setting: Setting,
     workers: Workers,
     state: RunState | None = None,
-    on_epoch: Callable[[RunState], None] = lambda state: None,
+    on_round: Callable[[RunState], None] = lambda state: None,
 ) -> RunState:
-    """Trains to the last epoch, from `state` where one is given; `on_epoch` gets every epoch's state.
+    """Trains to the last epoch, from `state` where one is given; `on_round` gets every round's state.
 
     The outcome depends on the setting only: not on the workers, nor on where the run was resumed. The state's
     window changes in place. Raises TrainingError where a group cannot train.
     """
     state = state or start(setting)
     model = GroupModel(setting.config)
-    epoch_of = _slicenet_epoch if setting.config.method == "slicenet" else _fedavg_round
-    for epoch in range(len(state.records), setting.config.training.epochs):
-        state = epoch_of(setting, workers, model, state, epoch)
-        on_epoch(state)
+    config = setting.config
+    after = _slicenet_round if config.method == "slicenet" else _fedavg_round
+    for number in range(len(state.records), config.rounds):
+        state = after(setting, workers, model, state, number)
+        on_round(state)
     return state
 
 
@@ -144,80 +146,87 @@ def rotation(seed: int, epoch: int, members: Sequence[int]) -> list[int]:
     return [members[i] for i in np.random.default_rng((seed, epoch, members[0], 1)).permutation(len(members))]
 
 
-def _slicenet_epoch(
-    setting: Setting, workers: Workers, model: GroupModel, state: RunState, epoch: int
+def _slicenet_round(
+    setting: Setting, workers: Workers, model: GroupModel, state: RunState, number: int
 ) -> RunState:
     began = time.perf_counter()
     config = setting.config
-    size = config.group
+    epoch, part = divmod(number, config.rounds_an_epoch)
+    size, passes = config.group, config.passes_a_round
     orders = [rotation(config.seed, epoch, range(g * size, (g + 1) * size)) for g in range(config.groups)]
+    turns = [order[part * passes : (part + 1) * passes] for order in orders]
     results = workers.map(
         [
-            GroupTask(tuple(Pass(d, epoch) for d in order), weights, momentum, config.rate(epoch))
-            for order, weights, momentum in zip(orders, state.weights, state.momentum, strict=True)
+            GroupTask(tuple(Pass(d, epoch) for d in turn), weights, momentum, config.rate(number))
+            for turn, weights, momentum in zip(turns, state.weights, state.momentum, strict=True)
         ]
     )
     weights = np.stack([result.weights for result in results])
     momentum = np.stack([result.momentum for result in results])
     samples = sum(result.samples for result in results)
     crossing = samples * setting.sums_per_sample * BYTES[config.training.wire]
-    moved = shuffle_bytes(config, setting.pieces) * config.devices
+    moved = shuffle_bytes(config, setting.pieces) * sum(len(turn) for turn in turns)
     spent = {"activation": crossing, "error": crossing, "shuffle": moved, "sharing": 0}
     if config.sharing.enabled:
-        spent["sharing"] = _share(setting, model, state.window, orders, results, weights, epoch)
+        holders = [_holders(order, turn[-1]) for order, turn in zip(orders, turns, strict=True)]
+        spent["sharing"] = _share(setting, model, state.window, holders, results, weights, number)
     state = RunState(weights, momentum, state.window, state.records)
-    return _recorded(setting, model, state, results, spent, epoch, time.perf_counter() - began)
+    return _recorded(setting, model, state, results, spent, number, time.perf_counter() - began)
+
+
+def _holders(order: Sequence[int], dominator: int) -> list[int]:
+    """The device of each piece: the dominator has piece 0, the others follow in the order of their passes."""
+    at = order.index(dominator)
+    return [*order[at:], *order[:at]]
 
 
 def _share(
     setting: Setting,
     model: GroupModel,
     window: Window,
-    orders: Sequence[Sequence[int]],
+    holders: Sequence[Sequence[int]],
     results: Sequence[GroupResult],
     weights: NDArray[np.float32],
-    epoch: int,
+    number: int,
 ) -> int:
     """Uploads of every device, then every group's download into `weights`. Returns the bytes of both."""
     config = setting.config.sharing
     values = ValueType[config.values.upper()]
     positions = [np.flatnonzero(setting.pieces == piece) for piece in range(len(setting.plan.pieces))]
     sent = 0
-    for order, result in zip(orders, results, strict=True):
-        # The last dominator holds piece 0; the others follow in the order of their passes.
-        holders = [order[-1], *order[:-1]]
-        owned = {device: setting.pieces == piece for piece, device in enumerate(holders)}
-        sharing = SharingRound(window, epoch, owned, len(window))
+    for group, result in zip(holders, results, strict=True):
+        owned = {device: setting.pieces == piece for piece, device in enumerate(group)}
+        sharing = SharingRound(window, number, owned, len(window))
         # Running statistics have no gradient, and a model without them cannot be evaluated: always shared.
         importance = np.where(model.buffers, np.inf, result.accumulated)
-        for device, own in zip(holders, positions, strict=True):
+        for device, own in zip(group, positions, strict=True):
             chosen = own[select_top(importance[own], config.theta)].astype(np.uint32)
-            data = encode_update(Update(device, epoch, chosen, result.weights[chosen]), values)
+            data = encode_update(Update(device, number, chosen, result.weights[chosen]), values)
             sharing.receive(device, data)
             sent += len(data)
     indices, averages = window.download(config.tau)
     for own in positions:
         part = np.isin(indices, own, assume_unique=True)
-        sent += len(orders) * len(encode_update(Update(0, epoch, indices[part], averages[part]), values))
+        sent += len(holders) * len(encode_update(Update(0, number, indices[part], averages[part]), values))
     weights[:, indices] = averages
     return sent
 
 
 def _fedavg_round(
-    setting: Setting, workers: Workers, model: GroupModel, state: RunState, epoch: int
+    setting: Setting, workers: Workers, model: GroupModel, state: RunState, number: int
 ) -> RunState:
     began = time.perf_counter()
     config = setting.config
     count = max(1, round(config.fedavg.fraction * config.devices))
-    drawn = np.random.default_rng((config.seed, epoch, 2)).permutation(config.devices)[:count]
+    drawn = np.random.default_rng((config.seed, number, 2)).permutation(config.devices)[:count]
     local = config.fedavg.local_epochs
     results = workers.map(
         [
             GroupTask(
-                tuple(Pass(int(device), epoch * local + i) for i in range(local)),
+                tuple(Pass(int(device), number * local + i) for i in range(local)),
                 state.weights[0],
                 np.zeros_like(state.momentum[0]),
-                config.rate(epoch),
+                config.rate(number),
             )
             for device in np.sort(drawn)
         ]
@@ -228,7 +237,7 @@ def _fedavg_round(
     weights = (total / sum(result.samples for result in results)).astype(np.float32)[None]
     spent = {"sharing": 2 * count * len(setting.initial) * FLOAT}
     state = RunState(weights, np.zeros_like(weights), state.window, state.records)
-    return _recorded(setting, model, state, results, spent, epoch, time.perf_counter() - began)
+    return _recorded(setting, model, state, results, spent, number, time.perf_counter() - began)
 
 
 def _recorded(
@@ -237,13 +246,14 @@ def _recorded(
     state: RunState,
     results: Sequence[GroupResult],
     spent: dict[str, int],
-    epoch: int,
+    number: int,
     seconds: float,
 ) -> RunState:
     config = setting.config
     samples = sum(result.samples for result in results)
     loss = sum(result.loss * result.samples for result in results) / samples
-    last = epoch + 1 == config.training.epochs
+    epoch = number // config.rounds_an_epoch
+    last = number + 1 == config.rounds
     shared = config.method == "fedavg" or config.sharing.enabled
     test = setting.test
     with one_thread():
@@ -254,5 +264,5 @@ def _recorded(
         accuracy = groups
         if shared:
             accuracy = model.accuracy(global_weights(setting, state), test.inputs, test.labels)
-    record = EpochRecord(epoch, samples, loss, accuracy, groups, seconds, spent)
+    record = RoundRecord(number, epoch, samples, loss, accuracy, groups, seconds, spent)
     return replace(state, records=(*state.records, record))

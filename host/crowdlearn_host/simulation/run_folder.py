@@ -22,7 +22,7 @@ from ..models import build_model
 from ..sharing.flat import unflatten
 from ..sharing.window import Window
 from .config import SimulationConfig
-from .engine import EpochRecord, RunState, Setting, global_weights
+from .engine import RoundRecord, RunState, Setting, global_weights
 
 CHECKPOINT = "checkpoint.npz"
 METRICS = "metrics.jsonl"
@@ -43,7 +43,7 @@ class RunFolder:
         _replace(self.folder / "environment.json", json.dumps(_environment(), indent=1).encode())
 
     def resume(self) -> RunState | None:
-        """The state after the last epoch that was kept, or None. Raises RunError where it is damaged."""
+        """The state after the last round that was kept, or None. Raises RunError where it is damaged."""
         path = self.folder / CHECKPOINT
         state = _load_state(path) if path.exists() else None
         done = len(state.records) if state else 0
@@ -53,7 +53,7 @@ class RunFolder:
         return state
 
     def keep(self, state: RunState) -> None:
-        """Adds the last epoch to metrics and checkpoint; a crash leaves either as it was or as it is then."""
+        """Adds the last round to metrics and checkpoint; a crash leaves either as it was or as it is then."""
         with (self.folder / METRICS).open("a") as file:
             file.write(json.dumps(_row(state.records)) + "\n")
         _save_state(self.folder / CHECKPOINT, state)
@@ -66,12 +66,13 @@ class RunFolder:
         return path
 
 
-def _row(records: tuple[EpochRecord, ...]) -> Mapping[str, object]:
-    """The last epoch as a row of metrics; samples and bytes count from the start of the run."""
+def _row(records: tuple[RoundRecord, ...]) -> Mapping[str, object]:
+    """The last round as a row of metrics; samples and bytes count from the start of the run."""
     last = records[-1]
     purposes = sorted({purpose for record in records for purpose in record.bytes})
     return {
         "time": time.time(),
+        "round": last.round,
         "epoch": last.epoch,
         "samples": sum(record.samples for record in records),
         "loss": last.loss,
@@ -101,7 +102,7 @@ def _load_state(path: Path) -> RunState:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             window = {n.removeprefix("window_"): arrays[n] for n in arrays.files if n.startswith("window_")}
-            records = tuple(EpochRecord(**record) for record in json.loads(arrays["records"].tobytes()))
+            records = tuple(RoundRecord(**record) for record in json.loads(arrays["records"].tobytes()))
             return RunState(arrays["weights"], arrays["momentum"], Window.from_state(window), records)
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise RunError(f"{path} is damaged ({error}); delete it to start the run anew") from error

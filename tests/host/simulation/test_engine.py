@@ -79,10 +79,10 @@ def test_processes_give_the_same_bits_and_a_killed_one_changes_nothing(crowd: Cr
         def kill_one(state: RunState) -> None:
             os.kill(workers.pids[len(state.records) % 2], signal.SIGKILL)
 
-        assert same(run(setting, workers, on_epoch=kill_one), simulated(setting))
+        assert same(run(setting, workers, on_round=kill_one), simulated(setting))
 
 
-def test_a_run_goes_on_from_any_epoch_as_if_never_stopped(crowd: Crowd) -> None:
+def test_a_run_goes_on_from_any_round_as_if_never_stopped(crowd: Crowd) -> None:
     setting = crowd()
 
     class Stopped(Exception):
@@ -96,7 +96,7 @@ def test_a_run_goes_on_from_any_epoch_as_if_never_stopped(crowd: Crowd) -> None:
             raise Stopped
 
     with pytest.raises(Stopped):
-        run(setting, InProcess(setting.workload), on_epoch=stop)
+        run(setting, InProcess(setting.workload), on_round=stop)
     assert same(run(setting, InProcess(setting.workload), kept[-1]), simulated(setting))
 
 
@@ -191,3 +191,12 @@ def test_a_minimal_rotation_moves_less(crowd: Crowd) -> None:
     assert 0 < minimal["shuffle"] < full["shuffle"]
     without_choice = simulated(crowd(sharing={"theta": 1})).records[0].bytes
     assert without_choice["shuffle"] < full["shuffle"]
+
+
+def test_sharing_may_come_after_every_few_passes(crowd: Crowd) -> None:
+    setting = crowd(sharing={"theta": 1, "tau": 0, "every": 3}, training={"epochs": 2, "batch": 8})
+    records = simulated(setting).records
+    assert [record.epoch for record in records] == [0, 0, 1, 1]
+    assert [record.samples for record in records] == [297, 99, 297, 99]
+    assert [record.round for record in records] == [0, 1, 2, 3]
+    assert all(record.bytes["sharing"] > 0 for record in records)

@@ -1,0 +1,116 @@
+"""python -m benchmarks.paper [TABLE|all] --data FOLDER: the paper's tables beside ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from crowdlearn_export.trace import neuron_graph
+from crowdlearn_host.models import paper_mlp
+from rich.console import Console
+from rich.table import Table
+
+from .plots import plot_errors
+from .rows import CNN_TABLES, MLP_TABLES, Row
+from .runs import Job, Records, run_all
+from .tables import bytes_rows, error_row, load_rows, traffic_rows
+
+MODELLED = {"load": load_rows, "traffic": traffic_rows}
+TABLES = (*MODELLED, *MLP_TABLES, *CNN_TABLES)
+QUICK_SAMPLES, QUICK_EPOCHS = 3000, 1
+ACCURACIES = (0.97, 0.98)
+
+
+def main(
+    table: Annotated[str, typer.Argument(help=f"all, or one of {', '.join(TABLES)}")] = "all",
+    data: Annotated[Path | None, typer.Option(help="Folder with MNIST's four files.")] = None,
+    cifar: Annotated[Path | None, typer.Option(help="Folder with CIFAR-10's binary version.")] = None,
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+    epochs: Annotated[int, typer.Option(min=0, help="Fewer epochs than the paper's 50; 0: all.")] = 0,
+    quick: Annotated[
+        bool, typer.Option(help="One seed, one epoch, few samples: a check, no result.")
+    ] = False,
+    runs: Annotated[Path, typer.Option(help="Folder that keeps finished runs and the plots.")] = Path(
+        "runs/paper"
+    ),
+    cores: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all rows there.")] = None,
+) -> None:
+    """Run what the chosen tables need, print them, and write JSON and plots."""
+    if table != "all" and table not in TABLES:
+        raise typer.BadParameter(f"{table} is none of all, {', '.join(TABLES)}")
+    console = Console(width=120)
+    chosen = TABLES if table == "all" else (table,)
+    seeds = 1 if quick else seeds
+    samples, epochs = (QUICK_SAMPLES, QUICK_EPOCHS) if quick else (0, epochs)
+    graph = neuron_graph(paper_mlp(), torch.zeros(2, 784), "paper-mlp")
+    began = time.monotonic()
+
+    def jobs_of(row: Row, model: str, folder: Path) -> list[Job]:
+        return [Job(row.config(model, seed, epochs or None), str(folder), samples) for seed in range(seeds)]
+
+    flat: list[dict[str, Any]] = []
+    sources = [
+        (name, rows, model, folder)
+        for model, folder, tables in (("paper-mlp", data, MLP_TABLES), ("paper-cnn", cifar, CNN_TABLES))
+        for name, rows in tables.items()
+        if name in chosen
+    ]
+    jobs = [
+        job
+        for _, rows, model, folder in sources
+        if folder is not None
+        for row in rows
+        for job in jobs_of(row, model, folder)
+    ]
+    total = len({job.key() for job in jobs})
+    results = run_all(jobs, runs, cores, lambda job, records: console.print(_told(records, total, began)))
+    for name in chosen:
+        if name in MODELLED:
+            flat += MODELLED[name](graph)
+    for name, rows, model, folder in sources:
+        if folder is None:
+            option = "--data" if model == "paper-mlp" else "--cifar"
+            console.print(f"{name}: not run here (give {option})")
+            continue
+        of = {row.label: [results[job.key()] for job in jobs_of(row, model, folder)] for row in rows}
+        flat += [error_row(name, row, of[row.label]) for row in rows]
+        if name == "bytes":
+            flat += bytes_rows(graph, rows, of, ACCURACIES)
+        plot_errors(runs / f"{name}.svg", f"{model}: {name}", of)
+    _print(console, flat, quick)
+    console.print(f"{(time.monotonic() - began) / 60:.1f} minutes on {cores} cores; plots in {runs}")
+    if json_file is not None:
+        json_file.write_text(json.dumps({"rows": flat}, indent=1) + "\n")
+
+
+def _told(records: Records, total: int, began: float) -> str:
+    last = records[-1]
+    seconds = sum(record.seconds for record in records)
+    error = 100 - 100 * float(last.group_accuracy or 0)
+    minutes = (time.monotonic() - began) / 60
+    return f"one of {total} runs: {error:.2f} % in {seconds:.0f} s ({minutes:.1f} minutes so far)"
+
+
+def _print(console: Console, flat: list[dict[str, Any]], quick: bool) -> None:
+    """One table for each set of columns, in order."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in flat:
+        groups.setdefault((row["table"], "accuracy" if "accuracy" in row else ""), []).append(row)
+    for (name, _), rows in groups.items():
+        columns = list(dict.fromkeys(column for row in rows for column in row if column != "table"))
+        shown = Table(title=f"{name} (quick: no result)" if quick else name)
+        for column in columns:
+            shown.add_column(column)
+        for row in rows:
+            shown.add_row(*("-" if row.get(column) is None else str(row[column]) for column in columns))
+        console.print(shown)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,79 @@
+"""Runs configurations side by side, one a core, and keeps what they gave, so that nothing is run twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from crowdlearn_device.dataset import load_dataset
+from crowdlearn_host.simulation.config import SimulationConfig
+from crowdlearn_host.simulation.engine import RoundRecord, prepare, run
+from crowdlearn_host.simulation.partition import partition
+from crowdlearn_host.simulation.workers import InProcess
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run: its configuration, its data, and how many training samples of it (0: all)."""
+
+    config: SimulationConfig
+    data: str
+    samples: int = 0
+
+    def key(self) -> str:
+        """The same for the same run."""
+        told = [self.config.model_dump(mode="json"), self.samples]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:20]
+
+
+Records = tuple[RoundRecord, ...]
+
+
+def run_all(
+    jobs: Iterable[Job], kept: Path, cores: int, told: Callable[[Job, Records], None]
+) -> dict[str, Records]:
+    """What every job recorded, by key; a job found in the folder `kept` is not run again."""
+    wanted = {job.key(): job for job in jobs}
+    kept.mkdir(parents=True, exist_ok=True)
+    done = {key: _read(kept / f"{key}.json") for key in wanted if (kept / f"{key}.json").exists()}
+    open_jobs = [job for key, job in wanted.items() if key not in done]
+    if not open_jobs:
+        return done
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(cores, mp_context=context) as pool:
+        futures = {pool.submit(run_one, job): job for job in open_jobs}
+        for future in as_completed(futures):
+            job, records = futures[future], future.result()
+            _write(kept / f"{job.key()}.json", job, records)
+            done[job.key()] = records
+            told(job, records)
+    return done
+
+
+def run_one(job: Job) -> Records:
+    """Simulates the job in this process."""
+    train, test = load_dataset(job.data), load_dataset(job.data, "test")
+    if job.samples:
+        train, test = train.subset(np.arange(job.samples)), test.subset(np.arange(job.samples // 6))
+    config = job.config
+    devices = partition(train.labels, config.devices, config.partition, config.seed)
+    setting = prepare(config, train, test, devices)
+    return run(setting, InProcess(setting.workload)).records
+
+
+def _read(path: Path) -> Records:
+    return tuple(RoundRecord(**record) for record in json.loads(path.read_text())["records"])
+
+
+def _write(path: Path, job: Job, records: Records) -> None:
+    told = {"config": job.config.model_dump(mode="json"), "records": [asdict(record) for record in records]}
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(told))
+    os.replace(temporary, path)
