@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -23,6 +24,7 @@ sharing.
 """
 PART_BYTES = 4 << 20
 _MAGIC = b"CLSTATE1"
+_DIGEST = 32
 MAX_HEADER = 1 << 20
 
 Neurons = tuple[int, int]
@@ -50,7 +52,7 @@ class PieceState:
         for arrays in self.layers.values():
             for array in arrays.values():
                 out.write(np.ascontiguousarray(array, "<f4").data)
-        return out.getvalue()
+        return out.getvalue() + hashlib.sha256(out.getbuffer()).digest()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> PieceState:
@@ -58,6 +60,9 @@ class PieceState:
         try:
             if data[:8] != _MAGIC:
                 raise ValueError("no state file")
+            data, digest = data[:-_DIGEST], data[-_DIGEST:]
+            if hashlib.sha256(data).digest() != digest:
+                raise ValueError("its hash is wrong")
             (length,) = struct.unpack_from("<I", data, 8)
             if length > MAX_HEADER:
                 raise ValueError("header too long")

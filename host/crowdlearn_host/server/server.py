@@ -103,13 +103,16 @@ class Server:
         self._numbers = {device.name: device.number for device in self.group.devices.values()}
         self._refused_logged = 0
 
-    async def attach(self, connection: Connection, *, dialled: bool) -> None:
-        """Serve a device until its connection ends. Raises FleetError where its first words are wrong."""
+    async def attach(self, connection: Connection, *, dialled: bool, number: int | None = None) -> None:
+        """Serve a device until its connection ends; a device new to the run gets `number`, or the next one.
+
+        Raises FleetError where its first words are wrong.
+        """
         try:
             first = decode_frame(_binary(await asyncio.wait_for(connection.recv(), HELLO_SECONDS)))
         except (WireError, TimeoutError, ConnectionClosed) as error:
             raise FleetError(f"a device did not say hello: {error or 'silence'}") from error
-        attached = self._welcome(first, connection, dialled)
+        attached = self._welcome(first, connection, dialled, number)
         number = attached.device.number
         drain = asyncio.create_task(attached.line.drain())
         reason = "connection closed"
@@ -129,7 +132,9 @@ class Server:
                 self.group.leave(number, reason)
                 self._carry_out()
 
-    def _welcome(self, frame: pb.Frame, connection: Connection, dialled: bool) -> _Attached:
+    def _welcome(
+        self, frame: pb.Frame, connection: Connection, dialled: bool, wanted: int | None
+    ) -> _Attached:
         hello = frame.hello
         if not frame.HasField("hello"):
             raise FleetError("a device must say hello first")
@@ -142,7 +147,10 @@ class Server:
             raise FleetError(f"a device with name {name[:100]!r} and a key of {len(hello.identity)} bytes")
         if not 1 <= hello.samples < 1 << 32:
             raise FleetError(f"{name} holds {hello.samples} training samples; give it some")
-        number = self._numbers.setdefault(name, len(self._numbers))
+        free = next(n for n in range(len(self._numbers) + 1) if n not in self._numbers.values())
+        if wanted is None or wanted in self._numbers.values():
+            wanted = free
+        number = self._numbers.setdefault(name, wanted)
         known = self.group.devices.get(number)
         if known is not None and known.identity != hello.identity:
             raise FleetError(

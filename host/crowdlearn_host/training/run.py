@@ -164,7 +164,7 @@ async def train(
         loop.add_signal_handler(number, interrupted.set)
     async with AsyncExitStack() as stack:
         links = [
-            asyncio.create_task(_keep_linked(server, serial, files[i], prepared.config, on_event))
+            asyncio.create_task(_keep_linked(server, i, serial, files[i], prepared.config, on_event))
             for i, serial in enumerate(serials)
         ]
         stack.push_async_callback(_cancelled, links)
@@ -215,7 +215,7 @@ def _files(prepared: Prepared, devices: int) -> list[dict[str, bytes]]:
 
 
 async def _keep_linked(
-    server: Server, serial: str, files: dict[str, bytes], config: TrainConfig, on_event: OnEvent
+    server: Server, number: int, serial: str, files: dict[str, bytes], config: TrainConfig, on_event: OnEvent
 ) -> None:
     """Bring the runtime to a device and keep a connection to it until the run is over."""
     token = secrets.token_hex(16)
@@ -246,7 +246,7 @@ async def _keep_linked(
                         ) as connection:
                             first = False
                             wait = FIRST_RETRY
-                            await server.attach(connection, dialled=True)
+                            await server.attach(connection, dialled=True, number=number)
                         if not server.over.is_set():
                             await asyncio.sleep(wait * random.uniform(0.5, 1.5))
                             wait = min(2 * wait, LAST_RETRY)

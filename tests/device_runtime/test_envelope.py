@@ -1,0 +1,105 @@
+import stat
+
+import pytest
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.envelope import Channel, Identity, open_snapshot, seal_snapshot
+from crowdlearn_device.errors import EnvelopeError, StateError
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+
+def channels(run: str = "run", generation: int = 3) -> tuple[Channel, Channel]:
+    a, b = Identity.generate(), Identity.generate()
+    ea, eb = X25519PrivateKey.generate(), X25519PrivateKey.generate()
+    public = [key.public_key().public_bytes_raw() for key in (ea, eb)]
+    return (
+        Channel(run, generation, 1, a, ea, 2, b.public, public[1]),
+        Channel(run, generation, 2, b, eb, 1, a.public, public[0]),
+    )
+
+
+def test_what_one_seals_the_other_opens_in_order():
+    a, b = channels()
+    for text in (b"first", b"second"):
+        assert b.open(a.seal(pb.PURPOSE_ACTIVATION, text)) == text
+        assert a.open(b.seal(pb.PURPOSE_ERROR, text)) == text
+
+
+def test_the_sealed_bytes_do_not_hold_the_content():
+    a, _ = channels()
+    assert b"secret sums" not in a.seal(pb.PURPOSE_ACTIVATION, b"secret sums").SerializeToString()
+
+
+@pytest.mark.parametrize("field", ["sealed", "purpose", "sequence", "sender", "receiver", "generation"])
+def test_an_altered_envelope_is_refused_and_the_true_one_still_opens(field):
+    a, b = channels()
+    envelope = a.seal(pb.PURPOSE_ACTIVATION, b"content")
+    altered = pb.Envelope.FromString(envelope.SerializeToString())
+    if field == "sealed":
+        altered.sealed = bytes([altered.sealed[0] ^ 1]) + altered.sealed[1:]
+    elif field == "purpose":
+        altered.purpose = pb.PURPOSE_ERROR
+    else:
+        setattr(altered, field, getattr(altered, field) + 1)
+    with pytest.raises(EnvelopeError):
+        b.open(altered)
+    assert b.open(envelope) == b"content"
+
+
+def test_replays_and_gaps_are_refused():
+    a, b = channels()
+    first, second, third = (a.seal(pb.PURPOSE_ACTIVATION, bytes([i])) for i in range(3))
+    b.open(first)
+    with pytest.raises(EnvelopeError, match="replayed"):
+        b.open(first)
+    with pytest.raises(EnvelopeError, match="out of order"):
+        b.open(third)
+    assert b.open(second) == b"\1"
+
+
+def test_an_envelope_of_another_run_or_stranger_is_refused():
+    a, _ = channels("run")
+    _, b = channels("run")
+    with pytest.raises(EnvelopeError, match="not from that device"):
+        b.open(a.seal(pb.PURPOSE_ACTIVATION, b"x"))
+
+
+def test_a_server_that_puts_its_own_ephemeral_key_between_cannot_read():
+    a, b = Identity.generate(), Identity.generate()
+    own, server = X25519PrivateKey.generate(), X25519PrivateKey.generate()
+    forged = server.public_key().public_bytes_raw()
+    channel = Channel("run", 1, 1, a, own, 2, b.public, forged)
+    # The server knows its ephemeral key and every public one, but not b's identity key.
+    seen = own.public_key().public_bytes_raw()
+    pretender = Channel("run", 1, 2, Identity.generate(), server, 1, a.public, seen)
+    with pytest.raises(EnvelopeError):
+        pretender.open(channel.seal(pb.PURPOSE_ACTIVATION, b"x"))
+
+
+def test_a_key_that_is_none_is_refused():
+    with pytest.raises(EnvelopeError, match="X25519"):
+        Channel("r", 1, 1, Identity.generate(), X25519PrivateKey.generate(), 2, bytes(32), bytes(32))
+
+
+def test_snapshots_open_for_heirs_alone():
+    owner, heir, other = (Identity.generate() for _ in range(3))
+    snapshot = pb.Snapshot(generation=1, boundary=8, piece=2, sender=0)
+    seal_snapshot("run", owner, {5: heir.public}, snapshot, b"weights")
+    assert b"weights" not in snapshot.SerializeToString()
+    assert open_snapshot("run", 5, heir, owner.public, snapshot) == b"weights"
+    with pytest.raises(EnvelopeError, match="not sealed to"):
+        open_snapshot("run", 6, other, owner.public, snapshot)
+    with pytest.raises(EnvelopeError):
+        open_snapshot("run", 5, other, owner.public, snapshot)
+    snapshot.boundary = 9
+    with pytest.raises(EnvelopeError, match="altered"):
+        open_snapshot("run", 5, heir, owner.public, snapshot)
+
+
+def test_an_identity_lasts_and_is_readable_by_its_owner_alone(tmp_path):
+    path = tmp_path / "identity.key"
+    first = Identity.load(path)
+    assert Identity.load(path).public == first.public
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_bytes(b"short")
+    with pytest.raises(StateError, match="delete it"):
+        Identity.load(path)

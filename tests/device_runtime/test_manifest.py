@@ -1,0 +1,88 @@
+import json
+
+import pytest
+from crowdlearn_device.errors import ProgramError
+from crowdlearn_device.executor import ProgramStore
+from crowdlearn_device.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
+from hypothesis import given
+from hypothesis import strategies as st
+
+MANIFEST = Manifest(
+    program="0" * 64,
+    max_batch=8,
+    momentum=0.9,
+    weight_decay=0.0,
+    layers=(LayerSpec(4, 4, ()), LayerSpec(3, 1, (), 0.5)),
+    edges=(EdgeSpec(0, 1),),
+    arrays=(ArraySpec("0.weight", 0, (3,), True),),
+    methods=(
+        MethodSpec(
+            "forward_0",
+            (Port("sum", ("B", 4), layer=0), Port("parameter", (4, 3), "0.weight", 0)),
+            (Port("sum", ("B", 3), layer=1, edge=0),),
+        ),
+    ),
+)
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 1 << 40) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def test_a_manifest_comes_back_from_its_json():
+    assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
+
+
+@given(st.sampled_from(sorted(json.loads(MANIFEST.to_json()))), JSON)
+def test_a_manifest_with_any_field_replaced_is_whole_or_refused(field, value):
+    data = json.loads(MANIFEST.to_json())
+    data[field] = value
+    try:
+        manifest = Manifest.from_json(json.dumps(data))
+    except ProgramError:
+        return
+    assert all(isinstance(method, MethodSpec) for method in manifest.methods)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_manifest_or_refused(data):
+    with pytest.raises(ProgramError):
+        Manifest.from_json(data)
+
+
+def test_deep_nesting_is_refused():
+    with pytest.raises(ProgramError):
+        Manifest.from_json("[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda d: d["edges"][0].update(target=7), "joins layer"),
+        (lambda d: d["layers"][0].update(owned=9), "owns 9 of 4"),
+        (lambda d: d["methods"][0]["inputs"][1].update(name="x"), "unknown array"),
+        (lambda d: d["methods"][0]["inputs"][1].update(role="x"), "unknown role"),
+        (lambda d: d.update(format=2), "format 2"),
+    ],
+)
+def test_an_inconsistent_manifest_is_refused_by_name(edit, said):
+    data = json.loads(MANIFEST.to_json())
+    edit(data)
+    with pytest.raises(ProgramError, match=said):
+        Manifest.from_json(json.dumps(data))
+
+
+def test_programs_are_checked_against_their_hash(tmp_path):
+    store = ProgramStore(tmp_path)
+    with pytest.raises(ProgramError, match="push it again"):
+        store.manifest(MANIFEST.sha256)
+    path = tmp_path / f"{MANIFEST.sha256}.json"
+    path.write_text(MANIFEST.to_json())
+    assert store.manifest(MANIFEST.sha256) == MANIFEST
+    path.write_text(MANIFEST.to_json() + " ")
+    with pytest.raises(ProgramError, match="damaged"):
+        store.manifest(MANIFEST.sha256)
+    with pytest.raises(ProgramError, match="not the hash"):
+        store.manifest("../../etc/passwd")

@@ -1,0 +1,31 @@
+import numpy as np
+from crowdlearn_device.schedule import dropout_mask, micro_batches, mini_batches, pass_order
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@given(st.integers(1, 300), st.integers(2, 64))
+def test_mini_batches_cover_every_sample_once(samples, batch):
+    parts = mini_batches(samples, batch)
+    assert [i for part in parts for i in part] == list(range(samples))
+    assert all(len(part) <= batch for part in parts)
+
+
+@given(st.integers(2, 300), st.integers(3, 64))
+def test_no_batch_has_a_single_sample(samples, batch):
+    assert all(len(part) > 1 for part in mini_batches(samples, batch))
+    assert all(len(part) > 1 for part in micro_batches(samples, batch))
+
+
+def test_a_pass_is_a_permutation_that_depends_on_seed_epoch_and_device_alone():
+    order = pass_order(50, seed=1, epoch=2, device=3)
+    assert sorted(order) == list(range(50))
+    assert np.array_equal(order, pass_order(50, seed=1, epoch=2, device=3))
+    others = [pass_order(50, seed=s, epoch=e, device=d) for s, e, d in ((0, 2, 3), (1, 0, 3), (1, 2, 0))]
+    assert not any(np.array_equal(order, other) for other in others)
+
+
+def test_dropout_keeps_the_expected_value():
+    mask = dropout_mask(400, 50, 0.25, seed=1, step=2, micro=0, layer=1)
+    assert set(np.unique(mask)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert abs(mask.mean() - 1) < 0.02

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.errors import StateError, WireError
+from crowdlearn_device.manifest import ArraySpec, LayerSpec, Manifest
+from crowdlearn_device.state import PartialState, PieceState, StateStore
+from hypothesis import given
+from hypothesis import strategies as st
+
+NEURONS = ((2, 5), (0, 0), (1, 2))
+MANIFEST = Manifest(
+    program="0" * 64,
+    max_batch=8,
+    momentum=0.9,
+    weight_decay=0.0,
+    layers=(LayerSpec(6, 3, ()), LayerSpec(3, 0, ()), LayerSpec(4, 1, ())),
+    edges=(),
+    arrays=(
+        ArraySpec("w", 0, (3,), True),
+        ArraySpec("mean", 0, (), False),
+        ArraySpec("b", 2, (), True),
+    ),
+    methods=(),
+)
+
+
+def state(seed: int = 0) -> PieceState:
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    trained = lambda name, *shape: {  # noqa: E731
+        f"{kind}/{name}": draw(*shape) for kind in ("value", "momentum", "gradient")
+    }
+    return PieceState(NEURONS, {0: {**trained("w", 3, 3), "value/mean": draw(3)}, 2: trained("b", 1)})
+
+
+def equal(a: PieceState, b: PieceState) -> bool:
+    pairs = [(a.layers[layer][name], x) for layer, arrays in b.layers.items() for name, x in arrays.items()]
+    return a.neurons == b.neurons and all(np.array_equal(x, y) for x, y in pairs)
+
+
+def test_a_state_comes_back_from_its_bytes():
+    assert equal(PieceState.from_bytes(state().to_bytes()), state())
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_a_damaged_state_is_refused(position, flip):
+    data = bytearray(state().to_bytes())
+    data[position % len(data)] ^= flip
+    with pytest.raises(StateError, match="damaged"):
+        PieceState.from_bytes(bytes(data))
+
+
+@given(st.binary(max_size=100))
+def test_any_bytes_are_refused(data):
+    with pytest.raises(StateError):
+        PieceState.from_bytes(b"CLSTATE1" + data)
+
+
+def test_a_state_moves_in_parts_of_any_order():
+    partial = PartialState(MANIFEST, NEURONS)
+    whole = state()
+    parts = [*whole.parts(2, (1, 2)), *whole.parts(0, (4, 5)), *whole.parts(0, (2, 4))]
+    for part in parts:
+        assert not partial.complete
+        partial.add(pb.StatePart.FromString(part.SerializeToString()))
+    assert equal(partial.finish(), whole)
+
+
+def test_parts_that_are_not_due_are_refused():
+    partial = PartialState(MANIFEST, NEURONS)
+    (part,) = state().parts(0, (2, 4))
+    partial.add(part)
+    with pytest.raises(WireError, match="twice"):
+        partial.add(part)
+    part.neurons.start, part.neurons.stop = 4, 6
+    with pytest.raises(WireError, match="not due"):
+        partial.add(part)
+    part.layer = 1
+    with pytest.raises(WireError, match="nothing"):
+        partial.add(part)
+    with pytest.raises(StateError):
+        partial.finish()
+
+
+def test_the_store_keeps_points_until_they_are_forgotten(tmp_path):
+    store = StateStore(tmp_path)
+    for point in ((1, 0), (1, 8), (2, 8)):
+        store.save(*point, state(point[1]).to_bytes())
+    assert equal(store.load(1, 8), state(8))
+    (tmp_path / "00000003-000000000009.partial").write_bytes(b"half written")
+    store = StateStore(tmp_path)
+    assert store.points() == [(1, 0), (1, 8), (2, 8)]
+    store.forget_before(2, 8)
+    assert store.points() == [(2, 8)]
+    with pytest.raises(StateError, match="boundary 8"):
+        store.load(1, 8)

@@ -1,0 +1,136 @@
+"""Virtual phones, reached over adb, train a sliced network: the whole path at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from crowdlearn_device.schedule import mini_batches, pass_order
+from crowdlearn_host import phones
+from crowdlearn_host.server.run_folder import load_model_state, read_lines
+from crowdlearn_host.server.traffic import message_bytes
+from crowdlearn_host.training.config import TrainConfig
+from crowdlearn_host.training.data import deal, load_split
+from crowdlearn_host.training.run import new_run, prepare, train
+from torch import nn
+
+pytestmark = pytest.mark.system
+PHONES = 4
+CONFIG = {
+    "name": "test",
+    "data": "digits",
+    "model": "mlp:64-48-24-10",
+    "group": {"pieces": 3},
+    "training": {
+        "epochs": 2,
+        "batch": 32,
+        "micro_batch": 16,
+        "learning_rate": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 1e-4,
+        "wire": "float32",
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """The folder of a run of CONFIG on four virtual phones."""
+    folder = tmp_path_factory.mktemp("first-light")
+    config = TrainConfig.model_validate(CONFIG)
+    prepared = prepare(config, folder, lambda event, fields: None)
+    with (
+        phones.running(PHONES, folder / "home") as started,
+        new_run(folder / "run", "", prepared, folder) as opened,
+    ):
+        serials = [phone.serial for phone in started]
+        asyncio.run(train(prepared, serials, opened, lambda event, fields: None))
+    return folder / "run"
+
+
+def unsliced(dtype: torch.dtype, folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The same model, seed and batches in plain PyTorch; the losses of all mini-batches."""
+    config = TrainConfig.model_validate(CONFIG)
+    settings = config.training
+    model = prepare(config, folder, lambda event, fields: None).model.to(dtype)
+    sgd = torch.optim.SGD(
+        model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
+    )
+    parts = deal(load_split("digits", "train"), PHONES, settings.seed)
+    losses = []
+    for epoch in range(settings.epochs):
+        order = list(range(PHONES))
+        random.Random(f"{settings.seed}/{epoch}").shuffle(order)
+        for device in order:
+            data = parts[device]
+            permutation = pass_order(len(data), seed=settings.seed, epoch=epoch, device=device)
+            for batch in mini_batches(len(data), settings.batch):
+                sgd.zero_grad()
+                total = 0.0
+                for micro in mini_batches(len(batch), settings.micro_batch or settings.batch):
+                    rows = permutation[batch.start + micro.start : batch.start + micro.stop]
+                    out = model(torch.from_numpy(data.inputs[rows]).to(dtype))
+                    labels = torch.from_numpy(data.labels[rows])
+                    loss = nn.functional.cross_entropy(out, labels, reduction="sum") / len(batch)
+                    loss.backward()
+                    total += loss.item()
+                sgd.step()
+                losses.append(total)
+    return model.state_dict(), losses
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_sliced_training_over_adb_equals_unsliced_sgd(run, dtype):
+    expected, losses = unsliced(dtype, run.parent)
+    metrics = list(read_lines(run / "metrics.jsonl"))
+    assert [m["boundary"] for m in metrics] == list(range(1, len(losses) + 1))
+    assert len(losses) >= 50
+    np.testing.assert_allclose([m["loss"] for m in metrics], losses, rtol=1e-3, atol=1e-5)
+    trained = load_model_state(run)
+    for name, value in expected.items():
+        if not name.endswith("num_batches_tracked"):
+            difference = float((trained[name] - value).abs().max() / value.abs().max())
+            assert difference <= 1e-4, f"{name} differs by {difference:.1e}"
+
+
+def test_every_device_is_dominator_once_an_epoch(run):
+    passes = [(e["epoch"], e["device"]) for e in read_lines(run / "events.jsonl") if e["event"] == "pass"]
+    assert len(passes) == 2 * PHONES
+    assert {epoch: sum(e == epoch for e, _ in set(passes)) for epoch in (0, 1)} == {0: PHONES, 1: PHONES}
+
+
+def test_bytes_of_sums_and_errors_are_as_computed_from_the_plan(run):
+    plan = json.loads((run / "plan.json").read_text())["pieces"]
+    parts = deal(load_split("digits", "train"), PHONES, 0)
+    rows_of_micros = [
+        len(m) for d in parts for b in mini_batches(len(d), 32) for m in mini_batches(len(b), 16)
+    ]
+    per_epoch = 0
+    for layer in range(1, len(plan[0])):
+        owners = [p for p, piece in enumerate(plan) if piece[layer][1] > piece[layer][0]]
+        sources = [p for p, piece in enumerate(plan) if piece[layer - 1][1] > piece[layer - 1][0]]
+        for source in sources:
+            for target in owners:
+                if source != target:
+                    width = plan[target][layer][1] - plan[target][layer][0]
+                    per_epoch += sum(2 * message_bytes(rows, [width]) for rows in rows_of_micros)
+    last = list(read_lines(run / "metrics.jsonl"))[-1]["bytes"]
+    measured = last["activation"] + last["error"]
+    assert measured == pytest.approx(2 * per_epoch, rel=0.01)
+
+
+def test_the_run_folder_tells_everything(run):
+    for name in ("config.toml", "plan.json", "environment.json", "run.db", "model.safetensors"):
+        assert (run / name).exists()
+    assert [p.name for p in sorted((run / "checkpoints").iterdir())] == [
+        "epoch-001.safetensors",
+        "epoch-002.safetensors",
+    ]
+    assert not list(run.rglob("*.partial"))
+    evaluated = [e for e in read_lines(run / "events.jsonl") if e["event"] == "evaluated"]
+    assert evaluated[-1]["test_accuracy"] > 0.9
