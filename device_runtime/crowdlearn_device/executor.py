@@ -28,11 +28,12 @@ class ExecuTorchExecutor:
 
     def __init__(self, pte: bytes) -> None:
         self._torch: Any = importlib.import_module("torch")
-        runtime = importlib.import_module("executorch.runtime")
+        # The binding itself: executorch.runtime would import the exporter too, a third of the memory.
+        runtime = importlib.import_module("executorch.extension.pybindings._portable_lib")
         self._pte = pte  # a program loaded from a buffer does not keep the bytes alive
         try:
-            self._program = runtime.Runtime.get().load_program(
-                pte, verification=runtime.Verification.InternalConsistency
+            self._program = runtime._load_program_from_buffer(
+                pte, program_verification=runtime.Verification.InternalConsistency
             )
         except RuntimeError as error:
             raise ProgramError(
@@ -46,7 +47,7 @@ class ExecuTorchExecutor:
         try:
             if loaded is None:
                 loaded = self._methods[method] = self._program.load_method(method)
-            outputs = loaded.execute([self._torch.from_numpy(_writable(x)) for x in inputs])
+            outputs = loaded.call([self._torch.from_numpy(_writable(x)) for x in inputs])
         except (RuntimeError, TypeError, ValueError) as error:
             raise ProgramError(f"method {method} failed: {error}") from error
         return [output.numpy() for output in outputs]

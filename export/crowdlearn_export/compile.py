@@ -1,17 +1,22 @@
 """From plain tensor functions to one ExecuTorch program.
 
-A method is a pure function of tensors. It is traced with `make_fx` (symbolic shapes, so that `torch.func.vjp`
-inside it is fine), exported with a dynamic batch dimension, and lowered.
+A method is a pure function of tensors. It is traced with its vector-Jacobian products inside, lowered (see
+`lowering`), and exported with a dynamic batch dimension; where it pays, products and elementwise chains are
+given to XNNPACK.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
-from torch.fx.experimental.proxy_tensor import make_fx
+from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+from executorch.exir.passes import MemoryPlanningPass
+
+from .lowering import lower
+from .lowering.backend import Backend, choose_backend, partitioners
+from .lowering.operators import check_operators
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -32,11 +37,12 @@ class Method:
 
 @dataclass(frozen=True)
 class CompiledProgram:
-    """A .pte, its size in memory beyond its inputs, and the operators it calls."""
+    """A .pte, its memory beyond its inputs, the operators it calls, and the backend of each method."""
 
     pte: bytes
     arena_bytes: int
     operators: tuple[str, ...]
+    backends: Mapping[str, Backend]
 
 
 class _Function(torch.nn.Module):
@@ -48,22 +54,35 @@ class _Function(torch.nn.Module):
         return self.graph_module(*inputs)
 
 
-def trace(method: Method, max_batch: int) -> torch.export.ExportedProgram:
-    """The method as an exported program whose batch runs from 1 to `max_batch`."""
-    graph = make_fx(method.function, tracing_mode="symbolic")(*method.example)
-    batch = torch.export.Dim("batch", min=1, max=max_batch)
-    shapes = tuple({0: batch} if i in method.batched else None for i in range(len(method.example)))
-    return torch.export.export(_Function(graph), method.example, dynamic_shapes=(shapes,), strict=False)
+def compile_program(
+    methods: Sequence[Method], *, max_batch: int, backend: Backend | None = None
+) -> CompiledProgram:
+    """Compile `methods` into one program for batches of 1 to `max_batch`.
 
-
-def compile_program(methods: Sequence[Method], *, max_batch: int) -> CompiledProgram:
-    """Compile `methods` into one program."""
-    exported = {method.name: trace(method, max_batch) for method in methods}
-    edge = to_edge(exported, compile_config=EdgeCompileConfig(_check_ir_validity=False))
-    program = edge.to_executorch(ExecutorchBackendConfig(extract_delegate_segments=True))
+    Every method gets the backend that pays for its products unless `backend` names one for all. Raises
+    LoweringError for an operation that no phone can run correctly.
+    """
+    lowered = {m.name: lower(m.function, m.example, m.batched) for m in methods}
+    backends = {name: backend or choose_backend(graph) for name, graph in lowered.items()}
+    edge = to_edge_transform_and_lower(
+        {m.name: _export(m, lowered[m.name], max_batch) for m in methods},
+        partitioner={name: partitioners(chosen) for name, chosen in backends.items()},
+        compile_config=EdgeCompileConfig(_check_ir_validity=False),
+    )
+    # Inputs stay where the caller has them: a copy of every weight at every call costs more than a small
+    # product.
+    planning = MemoryPlanningPass(alloc_graph_input=False)
+    program = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
     plans = program.executorch_program.execution_plan
     operators = sorted(
         {f"{op.name}.{op.overload}" if op.overload else op.name for plan in plans for op in plan.operators}
     )
+    check_operators(operators)
     arena = sum(size for plan in plans for size in plan.non_const_buffer_sizes)
-    return CompiledProgram(program.buffer, arena, tuple(operators))
+    return CompiledProgram(program.buffer, arena, tuple(operators), backends)
+
+
+def _export(method: Method, graph: torch.fx.GraphModule, max_batch: int) -> torch.export.ExportedProgram:
+    batch = torch.export.Dim("batch", min=1, max=max_batch)
+    shapes = tuple({0: batch} if i in method.batched else None for i in range(len(method.example)))
+    return torch.export.export(_Function(graph), method.example, dynamic_shapes=(shapes,), strict=False)

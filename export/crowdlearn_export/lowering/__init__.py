@@ -1,0 +1,49 @@
+"""Lowering: a joint forward and backward graph in operators that are correct and fast on a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .layout import Layout
+from .rules import rules
+from .simplify import fuse_linear, share_constants, share_expressions
+
+
+def lower(function: Callable[..., Any], example: Sequence[Tensor], batched: Collection[int]) -> GraphModule:
+    """`function` as a graph of lowered operators; dimension 0 of the inputs at `batched` is one symbol, the
+    batch.
+    """
+    inputs = _symbolic(example, batched)
+    functional = torch.func.functionalize(function, remove="mutations")
+    with sdpa_kernel(SDPBackend.MATH):
+        module = make_fx(functional, decomposition_table=rules(), tracing_mode="fake")(*inputs)
+    module.graph.eliminate_dead_code()
+    module = make_fx(Layout(module).run, tracing_mode="fake")(*inputs)
+    for simplify in (share_constants, share_expressions, fuse_linear):
+        module = simplify(module)
+    return module
+
+
+def _symbolic(example: Sequence[Tensor], batched: Collection[int]) -> list[Tensor]:
+    """Stand-ins for `example` of which only the batch is symbolic, however large the other dimensions are."""
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    inputs: list[Tensor] = []
+    for position, tensor in enumerate(example):
+        sizes = [DimDynamic.STATIC] * tensor.dim()
+        if position in batched:
+            sizes[0] = DimDynamic.DUCK
+        context: Any = StatelessSymbolicContext(dynamic_sizes=sizes)
+        inputs.append(
+            mode.from_tensor(tensor, symbolic_context=context, source=ConstantSource(f"input{position}"))
+        )
+    return inputs

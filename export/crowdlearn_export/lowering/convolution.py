@@ -1,0 +1,207 @@
+"""Convolution and its gradients as matrix products over gathered rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import LoweringError
+from .rows import (
+    Window,
+    flatten,
+    from_rows,
+    gather,
+    reading_table,
+    scatter,
+    tap_tables,
+    to_rows,
+    windows,
+)
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """aten.convolution: columns of input rows times the kernel; depthwise ones tap by tap."""
+    if x.dim() == 3:
+        flat = convolution(
+            x.unsqueeze(2),
+            weight.unsqueeze(2),
+            bias,
+            (1, *stride),
+            (0, *padding),
+            (1, *dilation),
+            transposed,
+            (0, *output_padding),
+            groups,
+        )
+        return flat.squeeze(2)
+    _check(weight, transposed)
+    vertical, horizontal = _windows(x, weight, stride, padding, dilation)
+    size = vertical.outputs, horizontal.outputs
+    if groups > 1 and groups == x.shape[1] == weight.shape[0]:
+        return from_rows(_depthwise(x, weight, bias, vertical, horizontal), *size)
+    if groups > 1:
+        parts = zip(x.chunk(groups, 1), weight.chunk(groups), _chunks(bias, groups), strict=True)
+        rows = [_dense(p, w, b, vertical, horizontal) for p, w, b in parts]
+        return from_rows(torch.cat(rows, 1), *size)
+    return from_rows(_dense(x, weight, bias, vertical, horizontal), *size)
+
+
+def convolution_backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias_sizes: Sequence[int] | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    output_mask: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """aten.convolution_backward: the gradients of input, kernel and bias that `output_mask` asks for."""
+    if x.dim() == 3:
+        dx, dw, db = convolution_backward(
+            grad.unsqueeze(2),
+            x.unsqueeze(2),
+            weight.unsqueeze(2),
+            bias_sizes,
+            (1, *stride),
+            (0, *padding),
+            (1, *dilation),
+            transposed,
+            (0, *output_padding),
+            groups,
+            output_mask,
+        )
+        return (None if dx is None else dx.squeeze(2)), (None if dw is None else dw.squeeze(2)), db
+    _check(weight, transposed)
+    vertical, horizontal = _windows(x, weight, stride, padding, dilation)
+    dx = dw = db = None
+    if output_mask[2]:
+        db = to_rows(grad).reshape(-1, grad.shape[1]).sum(0)
+    if groups > 1 and groups == x.shape[1] == weight.shape[0]:
+        if output_mask[0]:
+            dx = _depthwise_dx(grad, weight, vertical, horizontal)
+        if output_mask[1]:
+            dw = _depthwise_dw(grad, x, vertical, horizontal)
+        return dx, dw, db
+    grads, inputs, weights = grad.chunk(groups, 1), x.chunk(groups, 1), weight.chunk(groups)
+    if output_mask[0]:
+        dx = _join([_dense_dx(g, w, vertical, horizontal) for g, w in zip(grads, weights, strict=True)], 1)
+    if output_mask[1]:
+        dw = _join([_dense_dw(g, p, vertical, horizontal) for g, p in zip(grads, inputs, strict=True)], 0)
+    return dx, dw, db
+
+
+def _check(weight: Tensor, transposed: bool) -> None:
+    if transposed:
+        raise LoweringError("a transposed convolution has no lowering; use an upsampling and a convolution")
+    if weight.dim() != 4:
+        raise LoweringError(
+            f"a convolution over {weight.dim() - 2} dimensions has no lowering; use Conv1d or Conv2d"
+        )
+
+
+def _windows(
+    x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> tuple[Window, Window]:
+    size = [int(s) for s in weight.shape[2:]]
+    reach = [dilation[i] * (size[i] - 1) for i in (0, 1)]
+    outputs = [(int(x.shape[2 + i]) + 2 * padding[i] - reach[i] - 1) // stride[i] + 1 for i in (0, 1)]
+    return windows(x.shape[2:], outputs, size, stride, padding, dilation)
+
+
+def _chunks(bias: Tensor | None, groups: int) -> Sequence[Tensor | None]:
+    return [None] * groups if bias is None else bias.chunk(groups)
+
+
+def _join(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def _columns(x: Tensor, vertical: Window, horizontal: Window) -> Tensor:
+    """[B, C, H, W] -> [B * OH * OW, KH * KW * C]; forward and weight gradient share them."""
+    table = reading_table(vertical, horizontal)
+    return gather(to_rows(x), table).reshape(-1, vertical.size * horizontal.size * x.shape[1])
+
+
+def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, vertical: Window, horizontal: Window) -> Tensor:
+    columns = _columns(x, vertical, horizontal)
+    return torch.nn.functional.linear(columns, weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1), bias)
+
+
+def _dense_dw(grad: Tensor, x: Tensor, vertical: Window, horizontal: Window) -> Tensor:
+    rows = to_rows(grad).reshape(-1, grad.shape[1])
+    dw = rows.t() @ _columns(x, vertical, horizontal)
+    return dw.reshape(grad.shape[1], vertical.size, horizontal.size, x.shape[1]).permute(0, 3, 1, 2)
+
+
+def _dense_dx(grad: Tensor, weight: Tensor, vertical: Window, horizontal: Window) -> Tensor:
+    """One product, then its rows scattered.
+
+    With stride 1: columns of `grad` along the width only, the product with the kernel, and its KH results
+    scattered along the height: KW and KH times the map instead of KH * KW times. With a stride those
+    columns would be mostly zeros, so there every tap is scattered.
+    """
+    out_channels, channels = weight.shape[:2]
+    height, width = vertical.inputs, horizontal.inputs
+    if horizontal.stride > 1:
+        kernel = weight.permute(0, 2, 3, 1).reshape(out_channels, -1)
+        columns = to_rows(grad).reshape(-1, out_channels)
+        table = reading_table(vertical, horizontal)
+    else:
+        kernel = weight.permute(3, 0, 2, 1).reshape(horizontal.size * out_channels, -1)
+        rows = np.arange(vertical.outputs)[:, None, None]
+        reads = flatten(rows, horizontal.read_by[None], (vertical.outputs, horizontal.outputs))
+        columns = gather(to_rows(grad), reads).reshape(-1, horizontal.size * out_channels)
+        table = flatten(vertical.reads[:, None, :], np.arange(width)[None, :, None], (height, width))
+    taps = (columns @ kernel).reshape(-1, len(table), channels)
+    return from_rows(scatter(taps, table, height * width), height, width)
+
+
+def _depthwise(
+    x: Tensor, weight: Tensor, bias: Tensor | None, vertical: Window, horizontal: Window
+) -> Tensor:
+    rows, taps = to_rows(x), weight.flatten(1).t()
+    total = bias
+    for k, table in enumerate(tap_tables(vertical, horizontal)):
+        product = gather(rows, table) * taps[k]
+        total = product if total is None else total + product
+    assert total is not None
+    return total
+
+
+def _depthwise_dx(grad: Tensor, weight: Tensor, vertical: Window, horizontal: Window) -> Tensor:
+    rows, taps = to_rows(grad), weight.flatten(1).t()
+    total: Tensor | None = None
+    for k in range(vertical.size * horizontal.size):
+        down, across = divmod(k, horizontal.size)
+        read_by = flatten(
+            vertical.read_by[:, None, down],
+            horizontal.read_by[None, :, across],
+            (vertical.outputs, horizontal.outputs),
+        )
+        product = gather(rows, read_by) * taps[k]
+        total = product if total is None else total + product
+    assert total is not None
+    return from_rows(total, vertical.inputs, horizontal.inputs)
+
+
+def _depthwise_dw(grad: Tensor, x: Tensor, vertical: Window, horizontal: Window) -> Tensor:
+    rows, inputs = to_rows(grad), to_rows(x)
+    taps = [(rows * gather(inputs, table)).sum((0, 1)) for table in tap_tables(vertical, horizontal)]
+    return torch.stack(taps, 1).reshape(x.shape[1], 1, vertical.size, horizontal.size)

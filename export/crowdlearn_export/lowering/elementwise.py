@@ -1,0 +1,90 @@
+"""Derivatives of activations without comparisons.
+
+`where` and the comparison kernels of ExecuTorch are ten times slower than a product with a mask made of a
+clamped multiple, and no delegate takes them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+STEEP = 1e38
+"""Brings any normal float32 above 1, so that clamping to [0, 1] gives its sign."""
+
+
+def positive(x: Tensor) -> Tensor:
+    """1 where x > 0, else 0."""
+    return torch.nn.functional.hardtanh(x * STEEP, 0.0, 1.0)
+
+
+def threshold_backward(grad: Tensor, x: Tensor, threshold: float) -> Tensor:
+    """The gradient of relu: passes where x > threshold."""
+    return grad * positive(x if threshold == 0 else x - threshold)
+
+
+def leaky_relu_backward(grad: Tensor, x: Tensor, slope: float, is_result: bool) -> Tensor:
+    """The gradient of leaky_relu: all of it where x > 0, `slope` of it elsewhere."""
+    return grad * (positive(x) * (1 - slope) + slope)
+
+
+def hardtanh_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
+    """The gradient of hardtanh and relu6: passes strictly between the bounds."""
+    return grad * (positive(x - low) * positive(high - x))
+
+
+def hardsigmoid(x: Tensor) -> Tensor:
+    """clamp(x + 3, 0, 6) / 6."""
+    return torch.nn.functional.hardtanh(x + 3, 0.0, 6.0) * (1 / 6)
+
+
+def hardsigmoid_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """A sixth of the gradient strictly between -3 and 3."""
+    return hardtanh_backward(grad, x, -3.0, 3.0) * (1 / 6)
+
+
+def hardswish(x: Tensor) -> Tensor:
+    """x * hardsigmoid(x)."""
+    return x * hardsigmoid(x)
+
+
+def hardswish_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient of hardswish: 0 up to -3, 1 from 3, x / 3 + 1/2 between."""
+    inside = positive(x + 3) * positive(3 - x)
+    return grad * (inside * (x * (1 / 3) + 0.5) + positive(x - 3))
+
+
+def sigmoid_backward(grad: Tensor, out: Tensor) -> Tensor:
+    """grad * out * (1 - out)."""
+    return grad * (out * (1 - out))
+
+
+def tanh_backward(grad: Tensor, out: Tensor) -> Tensor:
+    """grad * (1 - out^2)."""
+    return grad * (1 - out * out)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x * sigmoid(x)."""
+    return x * torch.sigmoid(x)
+
+
+def silu_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """The gradient of silu, through the sigmoid that the forward also computes."""
+    gate = torch.sigmoid(x)
+    return grad * (gate * (1 + x * (1 - gate)))
+
+
+def gelu_backward(grad: Tensor, x: Tensor, approximate: str = "none") -> Tensor:
+    """The gradient of gelu; the exact one takes the normal distribution from gelu itself where x is large
+    enough.
+    """
+    if approximate == "tanh":
+        scale = math.sqrt(2 / math.pi)
+        tanh = torch.tanh((x + x * x * x * 0.044715) * scale)
+        slope = (x * x * (3 * 0.044715) + 1) * scale
+        return grad * ((tanh + 1) * 0.5 + x * (1 - tanh * tanh) * slope * 0.5)
+    density = torch.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
+    return grad * ((torch.erf(x * math.sqrt(0.5)) + 1) * 0.5 + x * density)

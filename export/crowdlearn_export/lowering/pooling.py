@@ -1,0 +1,182 @@
+"""Pooling and its gradients over gathered rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import LoweringError
+from .elementwise import positive
+from .rows import (
+    Window,
+    from_rows,
+    gather,
+    reading_table,
+    scatter,
+    tap_tables,
+    to_rows,
+    windows,
+)
+
+LOWEST = torch.finfo(torch.float32).min
+
+
+def max_pool2d(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """aten.max_pool2d_with_indices: the maximum over the taps; the indices are what the gradient rule does
+    without.
+    """
+    vertical, horizontal = _windows(x, kernel, stride, padding, dilation, ceil_mode)
+    best, _ = _maximum(to_rows(x), vertical, horizontal)
+    out = from_rows(best, vertical.outputs, horizontal.outputs)
+    return out, torch.empty_like(out, dtype=torch.int64)
+
+
+def max_pool2d_backward(
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+    indices: Tensor,
+) -> Tensor:
+    """aten.max_pool2d_with_indices_backward: each gradient goes to the first tap that equals the maximum."""
+    vertical, horizontal = _windows(x, kernel, stride, padding, dilation, ceil_mode)
+    best, taps = _maximum(to_rows(x), vertical, horizontal)
+    left = to_rows(grad)
+    shares = []
+    for tap in taps[:-1]:
+        passed = left * positive(best - tap)
+        shares.append(left - passed)
+        left = passed
+    shares.append(left)
+    # Rows come tap by tap, [KH * KW, OH * OW]; the reading table has the taps innermost.
+    table = reading_table(vertical, horizontal).reshape(-1, len(taps)).T.reshape(-1)
+    size = vertical.inputs * horizontal.inputs
+    return from_rows(scatter(torch.cat(shares, 1), table, size), vertical.inputs, horizontal.inputs)
+
+
+def avg_pool2d(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """aten.avg_pool2d: the sum over each window's rows, scaled."""
+    vertical, horizontal = _windows(x, kernel, stride, padding, (1,), ceil_mode)
+    size = vertical.outputs * horizontal.outputs
+    taps = gather(to_rows(x), reading_table(vertical, horizontal)).reshape(
+        -1, size, _taps(vertical, horizontal), x.shape[1]
+    )
+    rows = _scaled(taps.sum(2), vertical, horizontal, count_include_pad, divisor_override)
+    return from_rows(rows, vertical.outputs, horizontal.outputs)
+
+
+def avg_pool2d_backward(
+    grad: Tensor,
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Tensor:
+    """aten.avg_pool2d_backward: every position adds the scaled gradients of the windows it is in."""
+    vertical, horizontal = _windows(x, kernel, stride, padding, (1,), ceil_mode)
+    rows = _scaled(to_rows(grad), vertical, horizontal, count_include_pad, divisor_override)
+    table, size = reading_table(vertical, horizontal), vertical.inputs * horizontal.inputs
+    spread = scatter(rows, table, size, repeat=_taps(vertical, horizontal))
+    return from_rows(spread, vertical.inputs, horizontal.inputs)
+
+
+def adaptive_avg_pool2d(x: Tensor, output_size: Sequence[int]) -> Tensor:
+    """aten._adaptive_avg_pool2d where the map divides evenly: a plain average pool."""
+    kernel = _even_kernel(x, output_size)
+    return avg_pool2d(x, kernel, kernel)
+
+
+def adaptive_avg_pool2d_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """aten._adaptive_avg_pool2d_backward where the map divides evenly."""
+    kernel = _even_kernel(x, grad.shape[2:])
+    return avg_pool2d_backward(grad, x, kernel, kernel, (0,), False, True, None)
+
+
+def _windows(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    ceil_mode: bool,
+) -> tuple[Window, Window]:
+    size, step, border, spacing = (_pair(v) for v in (kernel, stride or kernel, padding, dilation))
+    outputs = []
+    for i in (0, 1):
+        inputs = int(x.shape[2 + i])
+        free = inputs + 2 * border[i] - spacing[i] * (size[i] - 1) - 1
+        count = (-(-free // step[i]) if ceil_mode else free // step[i]) + 1
+        # A window that would start in the padding on the far side is left out, as in PyTorch.
+        outputs.append(count - 1 if ceil_mode and (count - 1) * step[i] >= inputs + border[i] else count)
+    return windows(x.shape[2:], outputs, size, step, border, spacing)
+
+
+def _pair(value: Sequence[int]) -> tuple[int, int]:
+    return (int(value[0]), int(value[-1]))
+
+
+def _taps(vertical: Window, horizontal: Window) -> int:
+    return vertical.size * horizontal.size
+
+
+def _maximum(rows: Tensor, vertical: Window, horizontal: Window) -> tuple[Tensor, list[Tensor]]:
+    taps = [gather(rows, table, LOWEST) for table in tap_tables(vertical, horizontal)]
+    best = taps[0]
+    for tap in taps[1:]:
+        best = torch.maximum(best, tap)
+    return best, taps
+
+
+def _scaled(
+    rows: Tensor, vertical: Window, horizontal: Window, count_include_pad: bool, divisor_override: int | None
+) -> Tensor:
+    """`rows` divided by what PyTorch divides each window by: its taps, or those inside the map or its
+    padding.
+    """
+    if divisor_override is not None:
+        return rows * (1 / divisor_override)
+    counts = []
+    for axis in (vertical, horizontal):
+        if count_include_pad:
+            start = np.arange(axis.outputs) * axis.stride
+            counts.append(np.minimum(axis.size, axis.inputs + 2 * axis.padding - start))
+        else:
+            counts.append((axis.reads >= 0).sum(1))
+    divisor = np.outer(*counts).reshape(-1, 1)
+    if divisor.min() == divisor.max():
+        return rows * (1 / float(divisor[0, 0]))
+    return rows * torch.from_numpy((1 / divisor).astype(np.float32))
+
+
+def _even_kernel(x: Tensor, output_size: Sequence[int]) -> tuple[int, int]:
+    inputs, outputs = [int(s) for s in x.shape[2:]], [int(s) for s in output_size]
+    if any(i % o for i, o in zip(inputs, outputs, strict=True)):
+        raise LoweringError(
+            f"adaptive average pooling from {inputs} to {outputs} has windows of unequal sizes; "
+            "choose sizes that divide"
+        )
+    return inputs[0] // outputs[0], inputs[1] // outputs[1]

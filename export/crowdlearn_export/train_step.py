@@ -1,0 +1,74 @@
+"""A whole model's training step as one method: loss, gradients and SGD inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .compile import Method
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """A step and what it starts from.
+
+    The method takes the tensors of `state` in their order, then inputs, targets and the learning rate (a
+    scalar tensor); it returns the loss, then the new state in the same order. State names are those of the
+    model; the velocity of parameter `w` is `momentum.w`.
+    """
+
+    method: Method
+    state: Mapping[str, Tensor]
+
+
+def train_step(
+    model: nn.Module,
+    loss: Loss,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+) -> TrainStep:
+    """One step of SGD on `model`, in the mode (train or eval) that it is in.
+
+    `inputs` and `targets` are an example batch of at least 2; the arithmetic is that of torch.optim.SGD
+    without dampening. Parameters that need no gradient are constants of the program.
+    """
+    parameters = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    buffers = {n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()}
+    counters = {n: b.detach().clone() for n, b in model.named_buffers() if not b.is_floating_point()}
+    velocities = {f"momentum.{n}": torch.zeros_like(p) for n, p in parameters.items()} if momentum else {}
+    state = {**parameters, **velocities, **buffers}
+
+    def step(*tensors: Tensor) -> tuple[Tensor, ...]:
+        *values, x, y, rate = tensors
+        now = dict(zip(state, values, strict=True))
+
+        def objective(weights: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            # A module writes to its buffers: it gets copies, which become outputs.
+            written = {n: now[n].clone() for n in buffers}
+            unused = {n: c.clone() for n, c in counters.items()}
+            return loss(torch.func.functional_call(model, {**weights, **written, **unused}, (x,)), y), written
+
+        weights = {n: now[n] for n in parameters}
+        gradients, (value, written) = torch.func.grad_and_value(objective, has_aux=True)(weights)
+        updated: dict[str, Tensor] = {}
+        for name, weight in weights.items():
+            direction = gradients[name]
+            if weight_decay:
+                direction = direction + weight * weight_decay
+            if momentum:
+                direction = now[f"momentum.{name}"] * momentum + direction
+                updated[f"momentum.{name}"] = direction
+            updated[name] = weight - rate * direction
+        updated |= written
+        return (value, *(updated[n] for n in state))
+
+    example = (*state.values(), inputs, targets, torch.tensor(0.1))
+    return TrainStep(Method("train_step", step, example, (len(state), len(state) + 1)), state)

@@ -1,0 +1,70 @@
+"""Compiled programs equal float64 autograd on ExecuTorch itself, at every batch, first and repeated calls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from crowdlearn_device.executor import ExecuTorchExecutor
+from crowdlearn_export.compile import Method, compile_program
+from crowdlearn_export.errors import LoweringError
+from crowdlearn_export.lowering.operators import check_operators
+from crowdlearn_export.train_step import train_step
+from reference import assert_compiles
+from torch import nn
+
+
+def test_convolution_and_pooling_program():
+    torch.manual_seed(0)
+    x, w, b = torch.randn(4, 3, 8, 6), torch.randn(5, 3, 3, 3), torch.randn(5)
+
+    def function(x, w, b):
+        return F.max_pool2d(F.relu(F.conv2d(x, w, b, padding=1)), 2).flatten(1)
+
+    assert_compiles(function, [x, w, b])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_train_step_is_sgd(momentum):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, 2, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU6(), nn.Flatten(), nn.Linear(64, 3)
+    )
+    x, y = torch.randn(6, 2, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+    step = train_step(model, F.cross_entropy, x, y, momentum=momentum, weight_decay=0.01)
+    executor = ExecuTorchExecutor(compile_program([step.method], max_batch=6).pte)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum, weight_decay=0.01)
+    state = [t.numpy() for t in step.state.values()]
+    for rows in (6, 5, 2):
+        sgd.zero_grad()
+        loss = F.cross_entropy(model(x[:rows]), y[:rows])
+        loss.backward()
+        sgd.step()
+        given = [*state, x[:rows].numpy(), y[:rows].numpy(), np.array(0.1, np.float32)]
+        found, *state = executor.run("train_step", given)
+        np.testing.assert_allclose(found, loss.item(), rtol=1e-5)
+    trained = dict(zip(step.state, state, strict=True))
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            np.testing.assert_allclose(trained[name], value.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_known_bad_operator_is_refused_by_name():
+    with pytest.raises(LoweringError, match="max_pool2d_with_indices_backward"):
+        check_operators(["aten::add.out", "aten::max_pool2d_with_indices_backward.grad_input"])
+
+
+def test_operator_without_a_rule_is_refused_by_name():
+    def function(x):
+        return (torch.cumsum(x, 1), torch.linalg.det(x.reshape(-1, 2, 2)))
+
+    with pytest.raises(LoweringError, match="aten::"):
+        compile_program([Method("m", function, (torch.randn(3, 4),), (0,))], max_batch=4)
+
+
+def test_transposed_convolution_is_refused_with_advice():
+    w = torch.randn(2, 3, 2, 2)
+    method = Method("m", lambda x: (F.conv_transpose2d(x, w),), (torch.randn(3, 2, 4, 4),), (0,))
+    with pytest.raises(LoweringError, match="upsampling"):
+        compile_program([method], max_batch=4)

@@ -1,0 +1,182 @@
+"""Each rule's value and gradients equal float64 autograd, over random shapes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import Phase, assume, given, settings
+from hypothesis import strategies as st
+from reference import assert_lowers
+
+quick = settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
+few = st.integers(1, 4)
+
+
+def spread(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Distinct values far from each other and from zero, in random order: no kink of relu or max is near."""
+    count = torch.Size(shape).numel()
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return ((order.float() + 0.37) / count * 4 - 2).reshape(shape)
+
+
+@quick
+@given(
+    kernel=st.tuples(few, few),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    channels=st.tuples(few, few),
+    bias=st.booleans(),
+    size=st.tuples(st.integers(3, 8), st.integers(3, 8)),
+)
+def test_convolution(kernel, stride, padding, dilation, channels, bias, size):
+    assume(all(size[i] + 2 * padding[i] > dilation[i] * (kernel[i] - 1) for i in (0, 1)))
+    inputs = [spread(3, channels[0], *size), spread(channels[1], channels[0], *kernel, seed=1)]
+    inputs += [spread(channels[1], seed=2)] if bias else []
+
+    def function(x, w, b=None):
+        return F.conv2d(x, w, b, stride, padding, dilation)
+
+    assert_lowers(function, inputs)
+
+
+@quick
+@given(
+    groups=st.integers(2, 4),
+    each=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 2),
+)
+def test_grouped_and_depthwise_convolution(groups, each, kernel, stride):
+    x = spread(3, groups * each[0], 6, 5)
+    w, b = spread(groups * each[1], each[0], kernel, kernel, seed=1), spread(groups * each[1], seed=2)
+    assert_lowers(lambda x, w, b: F.conv2d(x, w, b, stride, kernel // 2, groups=groups), [x, w, b])
+
+
+@quick
+@given(kernel=few, stride=st.integers(1, 2), padding=st.integers(0, 2), channels=few)
+def test_convolution_over_one_dimension(kernel, stride, padding, channels):
+    x, w = spread(3, channels, 9), spread(2, channels, kernel, seed=1)
+    assert_lowers(lambda x, w: F.conv1d(x, w, None, stride, padding), [x, w])
+
+
+pools = {
+    "kernel": st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    "stride": st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    "padded": st.booleans(),
+    "size": st.tuples(st.integers(3, 8), st.integers(3, 8)),
+    "ceil": st.booleans(),
+}
+
+
+@quick
+@given(**pools, dilation=st.integers(1, 2))
+def test_max_pool(kernel, stride, padded, size, ceil, dilation):
+    assume(all(s > dilation * (k - 1) for s, k in zip(size, kernel, strict=True)))
+    padding = tuple(k // 2 for k in kernel) if padded else (0, 0)
+    assert_lowers(lambda x: F.max_pool2d(x, kernel, stride, padding, dilation, ceil), [spread(3, 2, *size)])
+
+
+def test_max_pool_sends_the_gradient_of_a_tie_to_the_first():
+    assert_lowers(lambda x: F.max_pool2d(x, 2), [torch.zeros(3, 1, 4, 4)])
+
+
+@quick
+@given(**pools, count=st.booleans())
+def test_average_pool(kernel, stride, padded, size, ceil, count):
+    padding = tuple(k // 2 for k in kernel) if padded else (0, 0)
+    assert_lowers(lambda x: F.avg_pool2d(x, kernel, stride, padding, ceil, count), [spread(3, 2, *size)])
+
+
+@quick
+@given(outputs=st.tuples(st.integers(1, 3), st.integers(1, 3)), factor=st.tuples(few, few))
+def test_adaptive_average_pool(outputs, factor):
+    x = spread(3, 2, outputs[0] * factor[0], outputs[1] * factor[1])
+    assert_lowers(lambda x: F.adaptive_avg_pool2d(x, outputs), [x])
+
+
+@quick
+@given(shape=st.sampled_from([(5, 3), (4, 3, 2, 3), (4, 2, 5)]), training=st.booleans(), affine=st.booleans())
+def test_batch_norm(shape, training, affine):
+    channels = shape[1]
+    mean, var = spread(channels, seed=3), spread(channels, seed=4).abs() + 0.5
+    inputs = [spread(*shape)]
+    inputs += [spread(channels, seed=1), spread(channels, seed=2)] if affine else []
+
+    def function(x, w=None, b=None):
+        return F.batch_norm(x, mean.to(x.dtype), var.to(x.dtype), w, b, training)
+
+    assert_lowers(function, inputs)
+
+
+@quick
+@given(groups=st.integers(1, 3), each=st.integers(1, 3), affine=st.booleans())
+def test_group_norm(groups, each, affine):
+    inputs = [spread(3, groups * each, 3, 2)]
+    inputs += [spread(groups * each, seed=1), spread(groups * each, seed=2)] if affine else []
+    assert_lowers(lambda x, *wb: F.group_norm(x, groups, *wb), inputs)
+
+
+@quick
+@given(last=st.sampled_from([(5,), (3, 4)]), affine=st.booleans())
+def test_layer_norm(last, affine):
+    inputs = [spread(3, 2, *last)]
+    inputs += [spread(*last, seed=1), spread(*last, seed=2)] if affine else []
+    assert_lowers(lambda x, *wb: F.layer_norm(x, last, *wb), inputs)
+
+
+ACTIVATIONS = {
+    "relu": F.relu,
+    "relu6": lambda x: F.relu6(x * 4),
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.1),
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "hardswish": lambda x: F.hardswish(x * 2.1),
+    "hardsigmoid": lambda x: F.hardsigmoid(x * 2.1),
+    "hardtanh": F.hardtanh,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "softmax": lambda x: F.softmax(x, -1),
+    "log_softmax": lambda x: F.log_softmax(x, -1),
+    "inplace": lambda x: F.relu(x * 2, inplace=True),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation(name):
+    assert_lowers(ACTIVATIONS[name], [spread(3, 4, 5)])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy(reduction, weighted):
+    y = torch.tensor([0, 4, -100, 2])
+    weight = spread(5, seed=1).abs() if weighted else None
+
+    def function(x, y):
+        return F.cross_entropy(x, y, None if weight is None else weight.to(x.dtype), reduction=reduction)
+
+    assert_lowers(function, [spread(4, 5), y], (0, 1))
+
+
+def test_embedding():
+    index = torch.tensor([[1, 2, 2], [0, 5, 1]])
+    assert_lowers(lambda w, i: F.embedding(i, w), [spread(6, 4), index], (1,))
+
+
+def test_attention():
+    q, k, v = (spread(3, 2, 5, 4, seed=s) for s in range(3))
+    assert_lowers(F.scaled_dot_product_attention, [q, k, v], (0, 1, 2))
+
+
+def test_joined_and_split_maps():
+    w = spread(4, 2, 3, 3, seed=1)
+
+    def function(x, w):
+        y = torch.tanh(F.conv2d(x, w, padding=1))
+        left, right = y.chunk(2, 1)
+        return torch.cat([left * right, y, x], 1).flatten(1)
+
+    assert_lowers(function, [spread(3, 2, 5, 4), w])
