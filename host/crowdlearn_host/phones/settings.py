@@ -17,8 +17,8 @@ PROGRAMS = {"crowdlearn-device": "crowdlearn_device.cli:main"}
 PRELOAD = (
     "crowdlearn_device.cli",
     "crowdlearn_device.executor",
-    "executorch.extension.pybindings.portable_lib",
-    "executorch.runtime",
+    "torch",
+    "executorch.extension.pybindings._portable_lib",
 )
 
 
