@@ -10,7 +10,7 @@ from crowdlearn_device.errors import DeviceError
 from crowdlearn_export.errors import ExportError
 
 from ..errors import HostError
-from . import demo, evaluate, train
+from . import demo, evaluate, simulate, train
 
 app = typer.Typer(
     name="crowdlearn",
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("simulate")(simulate.simulate)
 
 
 @app.callback()

@@ -110,7 +110,8 @@ def start(setting: Setting) -> RunState:
     config = setting.config
     weights = np.tile(setting.initial, (config.groups if config.method == "slicenet" else 1, 1))
     omega = config.omega if config.method == "slicenet" and config.sharing.enabled else 1
-    return RunState(weights, np.zeros_like(weights), Window(setting.initial, omega))
+    momentum = np.zeros_like(weights) if config.training.momentum else np.zeros((len(weights), 0), np.float32)
+    return RunState(weights, momentum, Window(setting.initial, omega))
 
 
 def run(
@@ -157,7 +158,9 @@ def _slicenet_round(
     turns = [order[part * passes : (part + 1) * passes] for order in orders]
     results = workers.map(
         [
-            GroupTask(tuple(Pass(d, epoch) for d in turn), weights, momentum, config.rate(number))
+            GroupTask(
+                tuple(Pass(d, epoch) for d in turn), weights, momentum, config.rate(number), _chosen(config)
+            )
             for turn, weights, momentum in zip(turns, state.weights, state.momentum, strict=True)
         ]
     )
@@ -180,6 +183,11 @@ def _holders(order: Sequence[int], dominator: int) -> list[int]:
     return [*order[at:], *order[:at]]
 
 
+def _chosen(config: SimulationConfig) -> bool:
+    """Whether |gradient| decides what is shared: not where nothing or everything is."""
+    return config.sharing.enabled and 0 < config.sharing.theta < 1
+
+
 def _share(
     setting: Setting,
     model: GroupModel,
@@ -190,21 +198,21 @@ def _share(
     number: int,
 ) -> int:
     """Uploads of every device, then every group's download into `weights`. Returns the bytes of both."""
-    config = setting.config.sharing
-    values = ValueType[config.values.upper()]
+    config = setting.config
+    values = ValueType[config.sharing.values.upper()]
     positions = [np.flatnonzero(setting.pieces == piece) for piece in range(len(setting.plan.pieces))]
     sent = 0
     for group, result in zip(holders, results, strict=True):
         owned = {device: setting.pieces == piece for piece, device in enumerate(group)}
         sharing = SharingRound(window, number, owned, len(window))
         # Running statistics have no gradient, and a model without them cannot be evaluated: always shared.
-        importance = np.where(model.buffers, np.inf, result.accumulated)
+        importance = np.where(model.buffers, np.inf, result.accumulated if _chosen(config) else 0)
         for device, own in zip(group, positions, strict=True):
-            chosen = own[select_top(importance[own], config.theta)].astype(np.uint32)
+            chosen = own[select_top(importance[own], config.sharing.theta)].astype(np.uint32)
             data = encode_update(Update(device, number, chosen, result.weights[chosen]), values)
             sharing.receive(device, data)
             sent += len(data)
-    indices, averages = window.download(config.tau)
+    indices, averages = window.download(config.sharing.tau)
     for own in positions:
         part = np.isin(indices, own, assume_unique=True)
         sent += len(holders) * len(encode_update(Update(0, number, indices[part], averages[part]), values))
@@ -227,6 +235,7 @@ def _fedavg_round(
                 state.weights[0],
                 np.zeros_like(state.momentum[0]),
                 config.rate(number),
+                accumulate=False,
             )
             for device in np.sort(drawn)
         ]
@@ -236,7 +245,7 @@ def _fedavg_round(
         total += result.weights.astype(np.float64) * result.samples
     weights = (total / sum(result.samples for result in results)).astype(np.float32)[None]
     spent = {"sharing": 2 * count * len(setting.initial) * FLOAT}
-    state = RunState(weights, np.zeros_like(weights), state.window, state.records)
+    state = RunState(weights, state.momentum, state.window, state.records)
     return _recorded(setting, model, state, results, spent, number, time.perf_counter() - began)
 
 

@@ -46,17 +46,21 @@ class Pass:
 
 @dataclass(frozen=True)
 class GroupTask:
-    """A group's passes from given weights; float32 vectors in the order of sharing.flat."""
+    """A group's passes from given weights; float32 vectors in the order of sharing.flat.
+
+    `momentum` is empty where training has none. `accumulate` asks for |gradient| summed per weight.
+    """
 
     passes: tuple[Pass, ...]
     weights: Floats
     momentum: Floats
     learning_rate: float
+    accumulate: bool = True
 
 
 @dataclass(frozen=True)
 class GroupResult:
-    """Weights and momentum after the passes, |gradient| summed per weight, the samples' mean loss."""
+    """Weights, momentum and |gradient| sums after the passes, each empty where there is none."""
 
     weights: Floats
     momentum: Floats
@@ -99,9 +103,10 @@ class GroupModel:
         self._noise.manual_seed(_noise_seed(workload.config.seed, task.passes[0]))
         self.vector.copy_(torch.from_numpy(task.weights))
         momentum = torch.from_numpy(task.momentum.copy())
-        accumulated = torch.zeros_like(self.vector)
+        accumulated = torch.zeros(len(self.vector) if task.accumulate else 0)
         parameters = [parameter.data for parameter in self.parameters]
-        velocities, sums = self.views(momentum), self.views(accumulated)
+        velocities = self.views(momentum) if training.momentum else []
+        sums = self.views(accumulated) if task.accumulate else []
         loss_sum, samples = 0.0, 0
         for inputs, labels in _batches(workload, task.passes):
             loss = F.cross_entropy(self.model(inputs), labels)
@@ -116,8 +121,9 @@ class GroupModel:
                 torch._foreach_add_(velocities, steps)
                 steps = velocities
             torch._foreach_add_(parameters, steps, alpha=-task.learning_rate)
-            torch._foreach_abs_(gradients)
-            torch._foreach_add_(sums, gradients)
+            if task.accumulate:
+                torch._foreach_abs_(gradients)
+                torch._foreach_add_(sums, gradients)
         return GroupResult(
             self.vector.numpy().copy(),
             momentum.numpy(),
