@@ -21,65 +21,20 @@ from websockets.exceptions import ConnectionClosed
 
 from ..errors import FleetError
 from . import group as g
+from .line import Line
 from .run_folder import RunFolder
 from .traffic import Traffic, purpose_of, websocket_bytes
 
 HELLO_SECONDS = 60.0
-QUEUED_BYTES = 8 << 20
-"""What may wait for a slow receiver before its senders wait too."""
 
 OnEvent = Callable[[str, dict[str, Any]], None]
 OnCheckpoint = Callable[[int, dict[str, Floats]], None]
 
 
-class _Line:
-    """The way to one device. Control frames always find room; relayed ones wait for it, and with them their
-    sender.
-    """
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._queue: asyncio.Queue[bytes] = asyncio.Queue()
-        self._waiting = 0
-        self._room = asyncio.Event()
-        self._room.set()
-
-    def put(self, data: bytes) -> None:
-        self._queue.put_nowait(data)
-        self._waiting += len(data)
-        if self._waiting > QUEUED_BYTES:
-            self._room.clear()
-
-    async def relay(self, data: bytes) -> None:
-        await self._room.wait()
-        self.put(data)
-
-    async def drain(self) -> None:
-        """Send what is queued, forever; ends with the connection."""
-        try:
-            while True:
-                data = await self._queue.get()
-                await self._connection.send(data)
-                self._waiting -= len(data)
-                if self._waiting <= QUEUED_BYTES:
-                    self._room.set()
-        except ConnectionClosed:
-            pass
-        finally:
-            self._room.set()  # whoever waits finds the device gone
-
-    async def close(self) -> None:
-        """Let what is queued go out, then close."""
-        deadline = time.monotonic() + 5
-        while self._waiting > 0 and time.monotonic() < deadline and self._connection.close_code is None:
-            await asyncio.sleep(0.01)
-        await self._connection.close()
-
-
 @dataclass
 class _Attached:
     device: g.Device
-    line: _Line
+    line: Line
     masked: bool
     """Whether this side masks its frames: it does where it dialled."""
 
@@ -160,22 +115,21 @@ class Server:
             raise FleetError(
                 f"{name} holds {hello.samples} samples, {known.samples} when it joined; restore its data"
             )
-        attached = _Attached(
-            g.Device(number, name, hello.identity, hello.samples), _Line(connection), dialled
-        )
+        attached = _Attached(g.Device(number, name, hello.identity, hello.samples), Line(connection), dialled)
         before = self._attached.pop(number, None)
         if before is not None:
             self.group.leave(number, "replaced by a new connection")
             self._carry_out()
         self._attached[number] = attached
-        self._count_up(attached, frame, frame.ByteSize())
+        self._count_up(attached, "control", frame.ByteSize())
         self._send(number, pb.Frame(welcome=pb.Welcome(version=VERSION, run=self.run, device=number)))
         return attached
 
     async def _take(self, attached: _Attached, data: bytes) -> None:
         frame = decode_frame(data)
         number = attached.device.number
-        self._count_up(attached, frame, len(data))
+        purpose = purpose_of(frame)
+        self._count_up(attached, purpose, len(data))
         kind = frame.WhichOneof("body")
         if kind == "envelope":
             envelope = frame.envelope
@@ -184,7 +138,7 @@ class Server:
             elif envelope.generation == self.group.generation and (
                 receiver := self._attached.get(envelope.receiver)
             ):
-                self._count_down(receiver, PURPOSE_NAMES[envelope.purpose], len(data))
+                self._count_down(receiver, purpose, len(data))
                 await receiver.line.relay(data)
             return
         if kind == "snapshot":
@@ -219,9 +173,9 @@ class Server:
             self.folder.event(event, **fields)
         self.on_event(event, fields)
 
-    def _count_up(self, attached: _Attached, frame: pb.Frame, size: int) -> None:
+    def _count_up(self, attached: _Attached, purpose: str, size: int) -> None:
         wire = websocket_bytes(size, masked=not attached.masked)
-        self.traffic.count(attached.device.name, "up", purpose_of(frame), wire)
+        self.traffic.count(attached.device.name, "up", purpose, wire)
 
     def _count_down(self, attached: _Attached, purpose: str, size: int) -> None:
         wire = websocket_bytes(size, masked=attached.masked)
@@ -299,9 +253,6 @@ class Server:
     async def close(self) -> None:
         """Close every connection once what is queued on it has gone out."""
         await asyncio.gather(*(attached.line.close() for attached in list(self._attached.values())))
-
-
-PURPOSE_NAMES = {number: name.removeprefix("PURPOSE_").lower() for name, number in pb.Purpose.items()}
 
 
 def _binary(data: bytes | str) -> bytes:

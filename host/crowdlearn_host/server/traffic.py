@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from crowdlearn_device import wire_pb2 as pb
@@ -52,17 +52,17 @@ class Traffic:
     """
 
     def __init__(self) -> None:
-        self.bytes: Counter[tuple[str, str, str]] = Counter()
-        self.messages: Counter[tuple[str, str, str]] = Counter()
+        self._totals: defaultdict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
 
     def count(self, device: str, direction: str, purpose: str, size: int) -> None:
-        self.bytes[device, direction, purpose] += size
-        self.messages[device, direction, purpose] += 1
+        total = self._totals[device, direction, purpose]
+        total[0] += size
+        total[1] += 1
 
     def by_purpose(self, direction: str = "up") -> dict[str, int]:
         """Bytes by purpose in one direction; a relayed message goes once up and once down."""
         totals = dict.fromkeys(PURPOSES, 0)
-        for (_, way, purpose), size in self.bytes.items():
+        for (_, way, purpose), (size, _) in self._totals.items():
             if way == direction:
                 totals[purpose] += size
         return totals
@@ -70,12 +70,13 @@ class Traffic:
     def rows(self) -> list[dict[str, str | int]]:
         """One row per device, direction and purpose."""
         return [
-            {"device": d, "direction": w, "purpose": p, "bytes": size, "messages": self.messages[d, w, p]}
-            for (d, w, p), size in sorted(self.bytes.items())
+            {"device": d, "direction": w, "purpose": p, "bytes": size, "messages": messages}
+            for (d, w, p), (size, messages) in sorted(self._totals.items())
         ]
 
     def restore(self, rows: Sequence[Mapping[str, str | int]]) -> None:
+        """Go on counting from rows that were kept."""
         for row in rows:
-            key = str(row["device"]), str(row["direction"]), str(row["purpose"])
-            self.bytes[key] += int(row["bytes"])
-            self.messages[key] += int(row["messages"])
+            total = self._totals[str(row["device"]), str(row["direction"]), str(row["purpose"])]
+            total[0] += int(row["bytes"])
+            total[1] += int(row["messages"])

@@ -1,0 +1,320 @@
+"""What the parameter server's relay moves, beside a bare echo of the same WebSocket library.
+
+Both servers run in processes of their own and take turns; the devices are raw sockets in a third process
+that send messages encoded beforehand, so that the server is what is measured. Devices form a ring: each
+sends to the next through the relay, or to itself through the echo.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing as mp
+import os
+import socket
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any, Literal
+
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.envelope import Channel, Identity
+from crowdlearn_device.wire import MAX_FRAME, VERSION
+from crowdlearn_host.server.group import Group, Settings
+from crowdlearn_host.server.run_folder import RunFolder
+from crowdlearn_host.server.server import Server
+from crowdlearn_host.server.traffic import websocket_bytes
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from rich.console import Console
+from rich.table import Table
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.uri import parse_uri
+
+from .report import machine, write_rows
+
+DEVICES = 4
+RUN = "benchmark"
+SIZES = {"1 kB": 1000, "100 kB": 100_000}
+BATCH_BYTES = 1 << 20
+SLOW_BYTES_A_SECOND = 20e6
+Kind = Literal["echo", "relay"]
+
+
+def run_server(kind: Kind, folder: str, answer: Pipe) -> None:
+    """Process body: serve until the pipe is closed."""
+    asyncio.run(_serve(kind, Path(folder), answer))
+
+
+async def _serve(kind: Kind, folder: Path, answer: Pipe) -> None:
+    handle = _echo
+    if kind == "relay":
+        run = RunFolder(folder, create=True)
+        layout = tuple(((k, k + 1),) for k in range(DEVICES))
+        settings = Settings(layout, ("",) * DEVICES, 1, 32, 32, 1, 0.1, 0, 1, devices=DEVICES)
+        server = Server(RUN, Group(settings), run, {}, {}, lambda *_: None, lambda *_: None)
+
+        async def handle(connection: ServerConnection) -> None:
+            await server.attach(connection, dialled=False)
+
+    async with serve(
+        handle, "127.0.0.1", 0, compression=None, max_size=MAX_FRAME, ping_interval=None
+    ) as listening:
+        answer.send(next(iter(listening.sockets)).getsockname()[1])
+        await asyncio.to_thread(answer.poll, None)
+
+
+async def _echo(connection: ServerConnection) -> None:
+    async for message in connection:
+        await connection.send(message)
+
+
+@dataclass
+class Device:
+    """A raw connection of a device: what it sends is encoded beforehand, what comes is counted."""
+
+    socket: socket.socket
+    number: int
+    received: int = 0
+
+    @classmethod
+    def connect(cls, port: int, name: str, identity: Identity, *, hello: bool) -> Device:
+        link = socket.create_connection(("127.0.0.1", port))
+        protocol = ClientProtocol(parse_uri(f"ws://127.0.0.1:{port}/"))
+        protocol.send_request(protocol.connect())
+        link.sendall(b"".join(protocol.data_to_send()))
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += link.recv(1)
+        if not hello:
+            return cls(link, 0)
+        greeting = pb.Hello(version=VERSION, device=name, identity=identity.public, samples=1000)
+        link.sendall(_encoded(pb.Frame(hello=greeting)))
+        head = link.recv(2, socket.MSG_WAITALL)
+        frame = pb.Frame.FromString(link.recv(head[1], socket.MSG_WAITALL))
+        return cls(link, frame.welcome.device)
+
+    def receive(self, wanted: int, rate: float = 0.0) -> None:
+        """Read until `wanted` bytes in all have come; no faster than `rate` bytes a second, if given."""
+        buffer = bytearray(1 << 18)
+        began = time.monotonic()
+        before = self.received
+        while self.received < wanted:
+            count = self.socket.recv_into(buffer, min(len(buffer), wanted - self.received))
+            if not count:
+                raise ConnectionError("the server closed a connection")
+            self.received += count
+            if rate:
+                time.sleep(max(0.0, (self.received - before) / rate - (time.monotonic() - began)))
+
+
+def _encoded(frame: pb.Frame) -> bytes:
+    return Frame(Opcode.BINARY, frame.SerializeToString()).serialize(mask=True)
+
+
+def messages(identities: Sequence[Identity], sender: int, receiver: int, size: int) -> tuple[bytes, int, int]:
+    """A megabyte of sealed envelopes as a device sends them; how many, and their bytes when they come out."""
+    mine, theirs = X25519PrivateKey.generate(), X25519PrivateKey.generate().public_key().public_bytes_raw()
+    channel = Channel(RUN, 1, sender, identities[sender], mine, receiver, identities[receiver].public, theirs)
+    frames = [
+        pb.Frame(envelope=channel.seal(pb.PURPOSE_ACTIVATION, os.urandom(size)))
+        for _ in range(max(1, BATCH_BYTES // size))
+    ]
+    out = sum(websocket_bytes(frame.ByteSize(), masked=False) for frame in frames)
+    return b"".join(map(_encoded, frames)), len(frames), out
+
+
+def crowd(port: int, kind: Kind, identities: Sequence[Identity]) -> list[Device]:
+    """The devices, connected; with the relay, once the group has formed."""
+    names = [f"device-{k}" for k in range(DEVICES)]
+    devices = [
+        Device.connect(port, name, identities[k], hello=kind == "relay") for k, name in enumerate(names)
+    ]
+    if kind == "relay":
+        for device in devices:  # the assignment comes as soon as the last has joined
+            head = device.socket.recv(4, socket.MSG_WAITALL)
+            length = head[1] if head[1] < 126 else int.from_bytes(head[2:4], "big")
+            device.socket.recv(length - (2 if head[1] < 126 else 0), socket.MSG_WAITALL)
+    return devices
+
+
+def run_devices(ports: dict[Kind, int], orders: Pipe) -> None:
+    """Process body: carry out one round an order, (kind, size, batches), and answer with its seconds."""
+    identities = [Identity.generate() for _ in range(DEVICES)]
+    crowds = {kind: crowd(port, kind, identities) for kind, port in ports.items()}
+    batches = {
+        size: [messages(identities, k, (k + 1) % DEVICES, size) for k in range(DEVICES)]
+        for size in SIZES.values()
+    }
+    while (order := orders.recv()) is not None:
+        kind, size, count = order
+        began = time.monotonic()
+        _exchange(crowds[kind], batches[size], count, via=-1 if kind == "relay" else 0)
+        orders.send((time.monotonic() - began, DEVICES * count * batches[size][0][1]))
+
+
+def _exchange(
+    devices: Sequence[Device], batches: Sequence[tuple[bytes, int, int]], count: int, via: int
+) -> None:
+    def send(device: Device, data: bytes) -> None:
+        for _ in range(count):
+            device.socket.sendall(data)
+
+    with ThreadPoolExecutor(2 * len(devices)) as threads:
+        under_way = [
+            *(threads.submit(send, device, batches[k][0]) for k, device in enumerate(devices)),
+            *(
+                threads.submit(device.receive, device.received + count * batches[(k + via) % DEVICES][2])
+                for k, device in enumerate(devices)
+            ),
+        ]
+        for end in as_completed(under_way):
+            end.result()
+
+
+def run_slow_receiver(port: int, size: int, megabytes: int, answer: Pipe) -> None:
+    """Process body: a device sends as fast as it may to one that reads slowly."""
+    identities = [Identity.generate() for _ in range(DEVICES)]
+    devices = crowd(port, "relay", identities)
+    data, _, out = messages(identities, 0, 1, size)
+
+    def send() -> None:
+        for _ in range(megabytes):
+            devices[0].socket.sendall(data)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    devices[1].receive(out * megabytes, SLOW_BYTES_A_SECOND)
+    sender.join()
+    answer.send(devices[1].received)
+
+
+class Processes:
+    """The processes of the benchmark, ended when it ends."""
+
+    def __init__(self) -> None:
+        self._context = mp.get_context("spawn")
+        self._started: list[tuple[SpawnProcess, Pipe]] = []
+
+    def start(self, body: Any, *arguments: Any) -> tuple[SpawnProcess, Pipe]:
+        mine, theirs = self._context.Pipe()
+        process = self._context.Process(target=body, args=(*arguments, theirs), daemon=True)
+        process.start()
+        self._started.append((process, mine))
+        return process, mine
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process, pipe in self._started:
+            pipe.close()
+            process.terminate()
+            process.join()
+
+
+def cpu_seconds(pid: int | None) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident(pid: int | None) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def throughput(rounds: int, seconds: float) -> list[dict[str, Any]]:
+    """Both servers by size of message: messages a second, and how many a second of the server's CPU time."""
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder, Processes() as processes:
+        servers: dict[Kind, tuple[SpawnProcess, Pipe]] = {
+            "echo": processes.start(run_server, "echo", folder),
+            "relay": processes.start(run_server, "relay", f"{folder}/run"),
+        }
+        ports = {kind: pipe.recv() for kind, (_, pipe) in servers.items()}
+        _, devices = processes.start(run_devices, ports)
+        for label, size in SIZES.items():
+            count = 2
+            rates: dict[Kind, list[float]] = {"echo": [], "relay": []}
+            loads: dict[Kind, list[float]] = {"echo": [], "relay": []}
+            for number in range(rounds + 1):
+                for kind, (process, _) in servers.items():
+                    before = cpu_seconds(process.pid)
+                    devices.send((kind, size, count))
+                    took, moved = devices.recv()
+                    if number:
+                        rates[kind].append(moved / took)
+                        loads[kind].append(moved / max(cpu_seconds(process.pid) - before, 1e-3))
+                    else:
+                        spent = took
+                if not number:
+                    count = max(1, round(count * seconds / spent))
+            ratios = [a / b for a, b in zip(rates["relay"], rates["echo"], strict=True)]
+            work = [a / b for a, b in zip(loads["relay"], loads["echo"], strict=True)]
+            rows.append(
+                {
+                    "message": label,
+                    "echo_messages_per_second": statistics.median(rates["echo"]),
+                    "relay_messages_per_second": statistics.median(rates["relay"]),
+                    "ratio": statistics.median(ratios),
+                    "ratio_per_cpu_second": statistics.median(work),
+                    "rounds": rounds,
+                }
+            )
+        devices.send(None)
+    return rows
+
+
+def slow_receiver(size: int, megabytes: int) -> dict[str, Any]:
+    """The relay's memory while a device floods one that reads slowly."""
+    with tempfile.TemporaryDirectory() as folder, Processes() as processes:
+        server, pipe = processes.start(run_server, "relay", f"{folder}/run")
+        _, devices = processes.start(run_slow_receiver, pipe.recv(), size, megabytes)
+        before = largest = resident(server.pid)
+        while not devices.poll(0.02):
+            largest = max(largest, resident(server.pid))
+        return {
+            "message": f"{size // 1000} kB",
+            "moved_megabytes": devices.recv() / 1e6,
+            "resident_before_megabytes": before / 1e6,
+            "resident_growth_megabytes": (largest - before) / 1e6,
+        }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    parser.add_argument("--json", type=Path, help="write the rows here as well")
+    arguments = parser.parse_args(argv)
+    rounds, seconds = (5, 0.7) if arguments.quick else (15, 1.5)
+    moved = throughput(rounds, seconds)
+    table = Table("message", "echo 1/s", "relay 1/s", "relay / echo", "the same per CPU second of the server")
+    for row in moved:
+        table.add_row(
+            row["message"],
+            f"{row['echo_messages_per_second']:,.0f}",
+            f"{row['relay_messages_per_second']:,.0f}",
+            f"{row['ratio']:.2f}",
+            f"{row['ratio_per_cpu_second']:.2f}",
+        )
+    memory = [slow_receiver(size, 60 if arguments.quick else 300) for size in SIZES.values()]
+    growth = Table(
+        "message", "moved MB", "resident before MB", "growth MB", title="receiver that reads 20 MB/s"
+    )
+    for row in memory:
+        growth.add_row(*(v if isinstance(v, str) else f"{v:.1f}" for v in row.values()))
+    console = Console()
+    console.print(machine())
+    console.print(table, growth)
+    write_rows(arguments.json, [*moved, *memory])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""What every benchmark says beside its figures, and how it keeps them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def machine() -> str:
+    """The machine and the day, in one line."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.machine()
+    load = os.getloadavg()[0]
+    day = time.strftime("%Y-%m-%d")
+    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, load {load:.1f}, {day}"
+
+
+def write_rows(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows as JSON, where a file is asked for."""
+    if path is not None:
+        path.write_text(json.dumps({"rows": list(rows)}, indent=1) + "\n")
