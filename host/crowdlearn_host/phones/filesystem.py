@@ -31,6 +31,8 @@ class Filesystem:
 
     def normal(self, path: str, cwd: str = "/", *, follow: bool = True) -> str:
         """The absolute path without `..` and symbolic links; the last link is kept unless `follow`."""
+        if "\0" in path:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
         todo = posixpath.join(cwd, path).split("/")[::-1]
         done: list[str] = []
         links = 0

@@ -138,3 +138,10 @@ def test_only_the_temporary_folder_can_be_changed(tmp_path: Path, command: str) 
 def test_a_circle_of_links_is_told(tmp_path: Path) -> None:
     _, error, _ = shell_run(tmp_path, "cd /data/local/tmp; ln -s a b; ln -s b a; cat a")
     assert "Too many levels of symbolic links" in error
+
+
+@pytest.mark.parametrize("command", ["cat a\0b", "echo >$\0x", "ls \0", "cd /data/local/tmp; touch \0"])
+def test_a_name_with_a_nul_is_refused(tmp_path: Path, command: str) -> None:
+    _, error, code = shell_run(tmp_path, command)
+    assert code == 1
+    assert "Invalid argument" in error

@@ -1,0 +1,89 @@
+"""Fuzz every target in turn and tell what was found; needs `atheris` (pip install atheris)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.fuzz.targets import TARGETS
+
+GRACE_SECONDS = 60
+MAX_SAID = 3000
+
+
+def fuzz(name: str, corpus: Path, seconds: int) -> dict[str, object]:
+    """One target for that long: executions, size of the corpus, peak memory, and findings."""
+    before = set(corpus.glob(f"finding-{name}-*"))
+    command = [sys.executable, "-m", "benchmarks.fuzz.worker", name, str(corpus / name), str(seconds)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=seconds + GRACE_SECONDS,
+        check=False,
+    )
+
+    def stat(key: str) -> int:
+        found = re.findall(rf"stat::{key}:\s+(\d+)", done.stderr)
+        return int(found[-1]) if found else 0
+
+    return {
+        "target": name,
+        "seconds": seconds,
+        "executions": stat("number_of_executed_units"),
+        "corpus": len(list((corpus / name).iterdir())),
+        "peak_mb": stat("peak_rss_mb"),
+        "findings": len(set(corpus.glob(f"finding-{name}-*")) - before),
+        "exit_code": done.returncode,
+        "said": "" if done.returncode == 0 else _explanation(done.stdout + done.stderr),
+    }
+
+
+def _explanation(said: str) -> str:
+    exception = said.find("=== Uncaught Python exception")
+    return said[-MAX_SAID:] if exception < 0 else said[exception : exception + MAX_SAID]
+
+
+def main() -> int:
+    """The exit code says whether nothing was found."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=__doc__)
+    parser.add_argument("targets", nargs="*", choices=[*TARGETS, []], help="default: all")
+    parser.add_argument("--seconds", type=int, default=300, help="for each target")
+    parser.add_argument("--quick", action="store_true", help="two seconds each")
+    parser.add_argument(
+        "--corpus", type=Path, default=Path("runs/fuzz"), help="kept and grown from run to run"
+    )
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    if find_spec("atheris") is None:
+        print("benchmarks.fuzz needs atheris: pip install atheris", file=sys.stderr)
+        return 1
+    arguments.corpus.mkdir(parents=True, exist_ok=True)
+    seconds = 2 if arguments.quick else arguments.seconds
+    rows = [fuzz(name, arguments.corpus, seconds) for name in arguments.targets or TARGETS]
+    table = Table(title=f"fuzzing, {seconds} s a target")
+    columns = ["target", "executions", "corpus", "peak_mb", "findings", "exit_code"]
+    for column in columns:
+        table.add_column(column, justify="left" if column == "target" else "right")
+    for row in rows:
+        table.add_row(*(str(row[column]) for column in columns))
+    Console().print(table)
+    for row in rows:
+        if row["said"]:
+            print(f"--- {row['target']}\n{row['said']}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"rows": rows}, indent=1))
+    return 0 if all(row["exit_code"] == 0 for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

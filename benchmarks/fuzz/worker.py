@@ -1,0 +1,37 @@
+"""Fuzz one target in this process: `python -m benchmarks.fuzz.worker TARGET CORPUS SECONDS`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import atheris
+
+MAX_BYTES = 4096
+MAX_MEGABYTES = 2048
+HANG_SECONDS = 10
+
+with atheris.instrument_imports(include=["crowdlearn_device", "crowdlearn_host"]):
+    from benchmarks.fuzz.targets import TARGETS
+
+
+def main(name: str, corpus: Path, seconds: int) -> None:
+    """Run until the time is over, a crash, a hang of ten seconds, or more than two gigabytes of memory."""
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(TARGETS[name].seeds):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    flags = [
+        f"-max_total_time={seconds}",
+        f"-max_len={MAX_BYTES}",
+        f"-rss_limit_mb={MAX_MEGABYTES}",
+        f"-timeout={HANG_SECONDS}",
+        f"-artifact_prefix={corpus.parent}/finding-{name}-",
+        "-print_final_stats=1",
+        str(corpus),
+    ]
+    atheris.Setup([name, *flags], TARGETS[name].run)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
