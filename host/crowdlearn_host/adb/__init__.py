@@ -2,6 +2,6 @@
 
 from crowdlearn_host.adb.deployment import Deployment, RuntimeDeployment
 from crowdlearn_host.adb.device import AdbDevice, ShellResult
-from crowdlearn_host.adb.mux import Stream
+from crowdlearn_host.adb.stream import ByteStream
 
-__all__ = ["AdbDevice", "Deployment", "RuntimeDeployment", "ShellResult", "Stream"]
+__all__ = ["AdbDevice", "ByteStream", "Deployment", "RuntimeDeployment", "ShellResult"]

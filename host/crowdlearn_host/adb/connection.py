@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 from adb_shell.adb_device import AdbDevice as AdbShellDevice
@@ -15,9 +16,12 @@ from adb_shell.exceptions import (
     InvalidCommandError,
     InvalidResponseError,
     TcpTimeoutException,
+    UsbDeviceNotFoundError,
 )
+from adb_shell.transport.base_transport import BaseTransport
 from adb_shell.transport.tcp_transport import TcpTransport
 
+from crowdlearn_host.adb.bridge import bridge
 from crowdlearn_host.adb.keys import default_key_path, load_signer
 from crowdlearn_host.adb.mux import Mux
 from crowdlearn_host.adb.wire import VERSION, Command, Decoder, Message
@@ -26,20 +30,14 @@ from crowdlearn_host.errors import FleetError
 CONNECT_SECONDS = 10.0
 ACCEPT_SECONDS = 30.0
 MAX_HANDSHAKE = 1 << 16
+MIN_PAYLOAD = 4096
 FEATURES = "shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
 
 
 class FullSendTransport(TcpTransport):  # type: ignore[misc]
-    """adb-shell's TCP transport that sends all it is given, without Nagle, and sees the end of a stream.
-
-    Keeps what the device says during the handshake: adb-shell drops the banner with its features.
-    """
+    """adb-shell's TCP transport that sends all it is given, without Nagle, and sees the end of a stream."""
 
     _connection: socket.socket | None
-
-    def __init__(self, host: str, port: int) -> None:
-        super().__init__(host, port)
-        self.handshake = bytearray()
 
     def connect(self, transport_timeout_s: float | None) -> None:
         super().connect(transport_timeout_s)
@@ -51,8 +49,6 @@ class FullSendTransport(TcpTransport):  # type: ignore[misc]
         data: bytes = super().bulk_read(numbytes, transport_timeout_s)
         if not data:
             raise ConnectionResetError("the phone closed the connection")
-        if len(self.handshake) < MAX_HANDSHAKE:
-            self.handshake += data
         return data
 
     def bulk_write(self, data: bytes, transport_timeout_s: float | None) -> int:
@@ -66,6 +62,33 @@ class FullSendTransport(TcpTransport):  # type: ignore[misc]
         assert self._connection
         connection, self._connection = self._connection, None
         return connection
+
+
+class HandshakeTap(BaseTransport):  # type: ignore[misc]
+    """Keeps what the device says during the handshake: adb-shell drops the banner with its features."""
+
+    def __init__(self, transport: BaseTransport) -> None:
+        self._transport = transport
+        self.said = bytearray()
+
+    def connect(self, transport_timeout_s: float | None) -> None:
+        self._transport.connect(transport_timeout_s)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def bulk_read(self, numbytes: int, transport_timeout_s: float | None) -> bytes:
+        data: bytes = self._transport.bulk_read(numbytes, transport_timeout_s)
+        if len(self.said) < MAX_HANDSHAKE:
+            self.said += data
+        return data
+
+    def bulk_write(self, data: bytes, transport_timeout_s: float | None) -> int:
+        return int(self._transport.bulk_write(data, transport_timeout_s))
+
+    def messages(self) -> list[Message]:
+        """The messages of the device, oldest first."""
+        return list(Decoder().feed(bytes(self.said)))
 
 
 @dataclass(frozen=True)
@@ -109,25 +132,54 @@ async def connect_tcp(
     Raises FleetError with what to do when the phone is away, refuses the key, or wants TLS.
     """
     transport = FullSendTransport(*parse_address(serial))
+    banner = await _authenticate(transport, serial, key, timeout, accept_timeout)
+    return await _start(transport.detach(), banner), banner
+
+
+async def connect_usb(serial: str, *, key: Path | None = None) -> tuple[Mux, Banner]:
+    """An authenticated connection to the phone on a USB cable. Raises FleetError."""
     try:
-        await asyncio.to_thread(
-            _handshake, transport, serial, key or default_key_path(), timeout, accept_timeout
-        )
-        banner = _last_banner(transport.handshake)
-        sock = transport.detach()
-    finally:
+        usb = import_module("adb_shell.transport.usb_transport")
+        transport = await asyncio.to_thread(usb.UsbTransport.find_adb, serial=serial)
+    except ImportError as error:
+        raise FleetError("USB needs libusb: pip install 'crowdlearn[usb]'") from error
+    except UsbDeviceNotFoundError as error:
+        raise FleetError(
+            f"no phone {serial!r} on USB: is debugging on, and does no adb server hold it (adb kill-server)?"
+        ) from error
+    return await connect_blocking(transport, serial, key=key)
+
+
+async def connect_blocking(
+    transport: BaseTransport, serial: str, *, key: Path | None = None
+) -> tuple[Mux, Banner]:
+    """An authenticated connection over any blocking transport of adb-shell. Raises FleetError."""
+    banner = await _authenticate(transport, serial, key, CONNECT_SECONDS, ACCEPT_SECONDS)
+    return await _start(bridge(transport), banner), banner
+
+
+async def _authenticate(
+    transport: BaseTransport, serial: str, key: Path | None, timeout: float, accept_timeout: float
+) -> Banner:
+    tap = HandshakeTap(transport)
+    try:
+        await asyncio.to_thread(_handshake, tap, serial, key or default_key_path(), timeout, accept_timeout)
+        return parse_banner(tap.messages()[-1])
+    except BaseException:
         transport.close()
+        raise
+
+
+async def _start(sock: socket.socket, banner: Banner) -> Mux:
     sock.setblocking(False)
     mux = Mux()
-    mux.max_payload = min(mux.max_payload, max(banner.max_payload, 4096))
+    mux.max_payload = min(mux.max_payload, max(banner.max_payload, MIN_PAYLOAD))
     mux.expect_checksums(banner.version < VERSION)
     await asyncio.get_running_loop().create_connection(lambda: mux, sock=sock)
-    return mux, banner
+    return mux
 
 
-def _handshake(
-    transport: FullSendTransport, serial: str, key: Path, timeout: float, accept_timeout: float
-) -> None:
+def _handshake(tap: HandshakeTap, serial: str, key: Path, timeout: float, accept_timeout: float) -> None:
     signer = load_signer(key)
     asked = False
 
@@ -135,7 +187,7 @@ def _handshake(
         nonlocal asked
         asked = True
 
-    device = AdbShellDevice(transport, banner=f"features={FEATURES}")
+    device = AdbShellDevice(tap, banner=f"features={FEATURES}")
     try:
         device.connect(
             rsa_keys=[signer],
@@ -152,7 +204,7 @@ def _handshake(
             ) from error
         raise FleetError(f"{serial} does not answer as an adb device: {error}") from error
     except InvalidCommandError as error:
-        if any(message.command == Command.STLS for message in _messages(transport.handshake)):
+        if any(message.command == Command.STLS for message in tap.messages()):
             raise FleetError(
                 f"{serial} offers wireless debugging over TLS only. Connect the phone by USB once and run "
                 "`adb tcpip 5555`, then connect to its port 5555; or pair it with `adb pair HOST:PORT` and "
@@ -163,11 +215,3 @@ def _handshake(
         raise FleetError(
             f"{serial} cannot be reached: {error}; is it on, and is adb over TCP enabled?"
         ) from error
-
-
-def _messages(handshake: bytes | bytearray) -> list[Message]:
-    return list(Decoder().feed(bytes(handshake)))
-
-
-def _last_banner(handshake: bytearray) -> Banner:
-    return parse_banner(_messages(handshake)[-1])

@@ -2,20 +2,25 @@
 
 import asyncio
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from crowdlearn_host.adb.connection import ACCEPT_SECONDS, CONNECT_SECONDS, Banner, connect_tcp
+from crowdlearn_host.adb.connection import ACCEPT_SECONDS, CONNECT_SECONDS, connect_tcp, connect_usb
 from crowdlearn_host.adb.files import Progress, pull_file, push_file, stat_file
-from crowdlearn_host.adb.mux import Mux, Stream, pump
+from crowdlearn_host.adb.mux import StreamRefused, pump
+from crowdlearn_host.adb.server import ServerConnection, server_port
 from crowdlearn_host.adb.shell_protocol import Channel, ShellDecoder, encode
+from crowdlearn_host.adb.stream import ByteStream, Connection
 from crowdlearn_host.adb.sync import FileStat
 from crowdlearn_host.errors import FleetError
 
 SHELL_SECONDS = 60.0
 MAX_OUTPUT = 1 << 26
 STDIN_BYTES = 1 << 16
+INSTALL_SECONDS = 300.0
+APK_BYTES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,10 @@ class ShellResult:
 class AdbDevice:
     """One connected phone; any number of calls may run at the same time."""
 
-    def __init__(self, serial: str, mux: Mux, banner: Banner) -> None:
+    def __init__(self, serial: str, connection: Connection, features: frozenset[str]) -> None:
         self.serial = serial
-        self.banner = banner
-        self._mux = mux
+        self.features = features
+        self._connection = connection
         self._pumps: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -57,7 +62,22 @@ class AdbDevice:
         Raises FleetError that says what to do.
         """
         mux, banner = await connect_tcp(serial, key=key, timeout=timeout, accept_timeout=accept_timeout)
-        return cls(serial, mux, banner)
+        return cls(serial, mux, banner.features)
+
+    @classmethod
+    async def connect_usb(cls, serial: str, *, key: Path | None = None) -> Self:
+        """Connect to a phone on a USB cable by its serial number; no adb server may hold it.
+
+        Raises FleetError that says what to do.
+        """
+        mux, banner = await connect_usb(serial, key=key)
+        return cls(serial, mux, banner.features)
+
+    @classmethod
+    async def connect_server(cls, serial: str, *, port: int | None = None) -> Self:
+        """Use a phone that an adb server holds, on the port that adb uses. Raises FleetError."""
+        connection = ServerConnection(serial, port or server_port())
+        return cls(serial, connection, await connection.features())
 
     async def __aenter__(self) -> Self:
         return self
@@ -65,9 +85,9 @@ class AdbDevice:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def open(self, service: str) -> Stream:
+    async def open(self, service: str) -> ByteStream:
         """A full-duplex stream to a service of the phone, for example `tcp:PORT` or `localabstract:NAME`."""
-        return await self._mux.open(service)
+        return await self._connection.open(service)
 
     async def open_socket(self, service: str) -> socket.socket:
         """A connected local socket whose other end is a service of the phone; closing one closes both."""
@@ -89,7 +109,7 @@ class AdbDevice:
         """
         try:
             async with asyncio.timeout(timeout):
-                if "shell_v2" in self.banner.features:
+                if "shell_v2" in self.features:
                     return await self._shell_v2(command, stdin)
                 return await self._shell_v1(command)
         except TimeoutError as error:
@@ -97,19 +117,19 @@ class AdbDevice:
 
     async def stat(self, remote: str) -> FileStat:
         """Mode, size and time of a file; an errno and zeros when there is none."""
-        return await stat_file(self._mux, remote, v2="stat_v2" in self.banner.features)
+        return await stat_file(self._connection, remote, v2="stat_v2" in self.features)
 
     async def push(
         self, content: Path | bytes, remote: str, *, mode: int = 0o644, progress: Progress | None = None
     ) -> None:
         """Write a file on the phone; `progress` gets bytes sent and bytes in all. Raises FleetError."""
-        await push_file(self._mux, content, remote, mode=mode, progress=progress)
+        await push_file(self._connection, content, remote, mode=mode, progress=progress)
 
     async def pull(self, remote: str, *, progress: Progress | None = None, limit: int = 1 << 30) -> bytes:
         """A file of the phone as bytes. Raises FleetError, also above `limit` bytes."""
         total = (await self.stat(remote)).size
         content = bytearray()
-        async for chunk in pull_file(self._mux, remote):
+        async for chunk in pull_file(self._connection, remote):
             content += chunk
             if len(content) > limit:
                 raise FleetError(f"{remote} has more than {limit} bytes: use pull_to")
@@ -122,19 +142,35 @@ class AdbDevice:
         total = (await self.stat(remote)).size
         received = 0
         with local.open("wb") as file:
-            async for chunk in pull_file(self._mux, remote):
+            async for chunk in pull_file(self._connection, remote):
                 received += file.write(chunk)
                 if progress:
                     progress(received, total)
 
+    async def install_app(self, apk: Path, *, timeout: float = INSTALL_SECONDS) -> None:
+        """Install an Android app, replacing an older version. Raises FleetError with Android's reason."""
+        try:
+            async with asyncio.timeout(timeout):
+                stream = await self.open(f"exec:cmd package 'install' -r -S {apk.stat().st_size}")
+                try:
+                    said = await _install(stream, apk)
+                finally:
+                    stream.abort()
+        except (TimeoutError, StreamRefused) as error:
+            raise FleetError(f"{self.serial}: {apk.name} was not installed: {error or 'timeout'}") from error
+        if not said.startswith("Success"):
+            raise FleetError(f"{self.serial}: {apk.name} was not installed: {said or 'no reason given'}")
+
     @property
     def lost(self) -> str | None:
         """Why the connection ended; None while it lives."""
-        return self._mux.lost
+        return self._connection.lost
 
     async def close(self) -> None:
         """Close the connection and every stream and socket on it."""
-        await self._mux.close()
+        for task in self._pumps:
+            task.cancel()
+        await self._connection.close()
         await asyncio.gather(*self._pumps, return_exceptions=True)
 
     async def _shell_v2(self, command: str, stdin: bytes) -> ShellResult:
@@ -176,7 +212,18 @@ class AdbDevice:
         return ShellResult(text, b"", int(code))
 
 
-async def _feed(stream: Stream, stdin: bytes) -> None:
+async def _feed(stream: ByteStream, stdin: bytes) -> None:
     for at in range(0, len(stdin), STDIN_BYTES):
         await stream.write(encode(Channel.STDIN, stdin[at : at + STDIN_BYTES]))
     await stream.write(encode(Channel.CLOSE_STDIN))
+
+
+async def _install(stream: ByteStream, apk: Path) -> str:
+    with apk.open("rb") as file, suppress(FleetError):
+        # A phone that refuses the app says why and hangs up while we still send.
+        while block := file.read(APK_BYTES):
+            await stream.write(block)
+    said = bytearray()
+    while (data := await stream.read()) and len(said) < STDIN_BYTES:
+        said += data
+    return said.decode(errors="replace").strip()

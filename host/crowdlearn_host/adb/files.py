@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from crowdlearn_host.adb.mux import Mux, Stream
+from crowdlearn_host.adb.stream import ByteStream, Connection
 from crowdlearn_host.adb.sync import MAX_CHUNK, STAT_V1, STAT_V2, FileStat, Reader, data_packets, request
 from crowdlearn_host.adb.wire import ProtocolError
 from crowdlearn_host.errors import FleetError
@@ -19,9 +19,9 @@ _ANSWER = struct.Struct("<4sI")
 Progress = Callable[[int, int], None]
 
 
-async def stat_file(mux: Mux, remote: str, *, v2: bool) -> FileStat:
+async def stat_file(connection: Connection, remote: str, *, v2: bool) -> FileStat:
     """Mode, size and time of a file; an errno and zeros when there is none."""
-    async with _session(mux) as (stream, reader):
+    async with _session(connection) as (stream, reader):
         if v2:
             await stream.write(request(b"STA2", remote.encode()))
             _, error, _, _, mode, _, _, _, size, _, mtime, _ = await reader.unpack(STAT_V2)
@@ -32,17 +32,17 @@ async def stat_file(mux: Mux, remote: str, *, v2: bool) -> FileStat:
 
 
 async def push_file(
-    mux: Mux, content: Path | bytes, remote: str, *, mode: int, progress: Progress | None = None
+    connection: Connection, content: Path | bytes, remote: str, *, mode: int, progress: Progress | None = None
 ) -> None:
     """Write a file on the phone. Raises FleetError with what the phone says."""
     total = len(content) if isinstance(content, bytes) else content.stat().st_size
     mtime = 0 if isinstance(content, bytes) else int(content.stat().st_mtime)
     sent = 0
-    async with _session(mux) as (stream, reader):
+    async with _session(connection) as (stream, reader):
         try:
             await stream.write(request(b"SEND", f"{remote},{stat.S_IFREG | mode}".encode()))
             for block in _blocks(content):
-                for packets in data_packets(memoryview(block), mux.max_payload):
+                for packets in data_packets(memoryview(block), connection.max_payload):
                     await stream.write(packets)
                 sent += len(block)
                 if progress:
@@ -50,7 +50,7 @@ async def push_file(
             await stream.write(request(b"DONE", mtime))
         except FleetError:
             # A phone that cannot write (disk full, no such folder) says why and hangs up while we still send.
-            mux.raise_if_lost()
+            connection.raise_if_lost()
         name, length = await reader.unpack(_ANSWER)
         if name != b"OKAY":
             raise FleetError(
@@ -58,9 +58,9 @@ async def push_file(
             )
 
 
-async def pull_file(mux: Mux, remote: str) -> AsyncIterator[bytes]:
+async def pull_file(connection: Connection, remote: str) -> AsyncIterator[bytes]:
     """The content of a file of the phone, piece by piece. Raises FleetError with what the phone says."""
-    async with _session(mux) as (stream, reader):
+    async with _session(connection) as (stream, reader):
         await stream.write(request(b"RECV", remote.encode()))
         while True:
             name, length = await reader.unpack(_ANSWER)
@@ -76,8 +76,8 @@ async def pull_file(mux: Mux, remote: str) -> AsyncIterator[bytes]:
 
 
 @asynccontextmanager
-async def _session(mux: Mux) -> AsyncIterator[tuple[Stream, Reader]]:
-    stream = await mux.open("sync:")
+async def _session(connection: Connection) -> AsyncIterator[tuple[ByteStream, Reader]]:
+    stream = await connection.open("sync:")
     try:
         yield stream, Reader(stream)
     finally:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 
+from crowdlearn_host.adb.stream import ByteStream
 from crowdlearn_host.adb.streams import Closed, Data, Incoming, Opened, Streams, Writable
 from crowdlearn_host.adb.wire import MAX_PAYLOAD, Decoder, Message, encode_header
 from crowdlearn_host.errors import FleetError
@@ -226,7 +227,9 @@ class Mux(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._decoder.buffer()
@@ -265,7 +268,7 @@ class Mux(asyncio.BufferedProtocol):
             stream.abort()
 
 
-async def pump(stream: Stream, sock: socket.socket) -> None:
+async def pump(stream: ByteStream, sock: socket.socket) -> None:
     """Carry bytes between a stream and a non-blocking socket until either end closes; closes both."""
     loop = asyncio.get_running_loop()
 

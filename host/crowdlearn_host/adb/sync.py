@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from crowdlearn_host.adb.mux import Stream
+from crowdlearn_host.adb.stream import ByteStream
 from crowdlearn_host.adb.wire import ProtocolError
 
 MAX_CHUNK = 1 << 16
@@ -30,7 +30,7 @@ class FileStat:
 class Reader:
     """Exact counts of bytes from a stream."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
         self._rest = memoryview(b"")
 

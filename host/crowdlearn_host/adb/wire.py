@@ -13,6 +13,7 @@ VERSION_WITH_CHECKSUMS = 0x01000000
 VERSION = 0x01000001
 
 _HEADER = struct.Struct("<6I")
+HEADER_BYTES = _HEADER.size
 
 
 class ProtocolError(FleetError):
@@ -72,7 +73,7 @@ class Decoder:
     def __init__(self, *, max_payload: int = MAX_PAYLOAD) -> None:
         self.verify_checksums = False
         self._max_payload = max_payload
-        self._buffer = bytearray(_HEADER.size + max_payload)
+        self._buffer = bytearray(HEADER_BYTES + max_payload)
         self._end = 0
 
     def buffer(self) -> memoryview:
@@ -85,7 +86,7 @@ class Decoder:
         messages = []
         start = 0
         while (length := self._payload_length(start)) is not None:
-            stop = start + _HEADER.size + length
+            stop = start + HEADER_BYTES + length
             if stop > self._end:
                 break
             messages.append(self._message(start, stop))
@@ -107,7 +108,7 @@ class Decoder:
             yield from self.received(count)
 
     def _payload_length(self, start: int) -> int | None:
-        if self._end - start < _HEADER.size:
+        if self._end - start < HEADER_BYTES:
             return None
         command, _, _, length, _, magic = _HEADER.unpack_from(self._buffer, start)
         if command ^ magic != 0xFFFFFFFF:
@@ -122,7 +123,7 @@ class Decoder:
 
     def _message(self, start: int, stop: int) -> Message:
         command, arg0, arg1, _, total, _ = _HEADER.unpack_from(self._buffer, start)
-        payload = bytes(memoryview(self._buffer)[start + _HEADER.size : stop])
+        payload = bytes(memoryview(self._buffer)[start + HEADER_BYTES : stop])
         if self.verify_checksums and checksum(payload) != total:
             raise ProtocolError(
                 f"adb payload of {len(payload)} bytes does not sum to {total}: damaged on the way"

@@ -10,7 +10,7 @@ from crowdlearn_device.errors import DeviceError
 from crowdlearn_export.errors import ExportError
 
 from ..errors import HostError
-from . import demo, evaluate, simulate, train
+from . import demo, devices, evaluate, phones, simulate, train
 
 app = typer.Typer(
     name="crowdlearn",
@@ -25,6 +25,8 @@ app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("simulate")(simulate.simulate)
+app.command("devices")(devices.devices)
+app.add_typer(phones.app, name="phones")
 
 
 @app.callback()

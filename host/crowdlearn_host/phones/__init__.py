@@ -13,12 +13,13 @@ from crowdlearn_host.phones.manager import (
     unplug,
     up,
 )
-from crowdlearn_host.phones.profiles import PROFILES
+from crowdlearn_host.phones.profiles import PROFILES, DeviceProfile
 from crowdlearn_host.phones.settings import PhoneInfo
 
 __all__ = [
     "LINKS",
     "PROFILES",
+    "DeviceProfile",
     "LinkModel",
     "PhoneInfo",
     "accept",

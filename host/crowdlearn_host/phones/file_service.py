@@ -3,6 +3,7 @@
 import os
 import posixpath
 import stat
+from io import BytesIO
 from pathlib import Path
 
 from crowdlearn_host.adb.mux import Stream
@@ -126,14 +127,9 @@ class FileService:
             await stream.write(request(b"FAIL", text.encode()))
 
     async def _send(self, stream: Stream, path: str) -> None:
-        content = self._files.generate(path)
-        if content is not None:
-            for packets in data_packets(memoryview(content), self._max_payload):
-                await stream.write(packets)
-            await stream.write(request(b"DONE", 0))
-            return
         try:
-            file = self._files.open(path, "rb")
+            content = self._files.generate(path)
+            file = BytesIO(content) if content is not None else self._files.open(path, "rb")
         except OSError as error:
             await stream.write(request(b"FAIL", (error.strerror or str(error)).encode()))
             return

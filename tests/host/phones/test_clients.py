@@ -41,6 +41,7 @@ class Client:
     def __init__(self, program: str, home: Path, serial: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
+        self.port = port
         self._program = program
         self._serial = serial
         self._environment = {

@@ -1,0 +1,52 @@
+"""What is needed of a connection, whoever carries it: our multiplexer or an adb server."""
+
+from typing import Protocol
+
+
+class ByteStream(Protocol):
+    """Bytes to and from a service of the phone."""
+
+    service: str
+
+    async def read(self) -> bytes:
+        """The next bytes; b"" when the other end has closed. Raises FleetError if the connection is lost."""
+        ...
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of `data`. Raises FleetError when the stream is closed."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until what was written is with the other end, as far as the carrier can tell."""
+        ...
+
+    async def close(self) -> None:
+        """Send what was written, then close both directions."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once."""
+        ...
+
+
+class Connection(Protocol):
+    """A way to open streams to one phone."""
+
+    max_payload: int
+
+    async def open(self, service: str) -> ByteStream:
+        """A stream to a service of the phone. Raises StreamRefused, FleetError."""
+        ...
+
+    @property
+    def lost(self) -> str | None:
+        """Why the connection ended; None while it lives."""
+        ...
+
+    def raise_if_lost(self) -> None:
+        """Raise FleetError if the connection is gone."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connection and every stream on it."""
+        ...

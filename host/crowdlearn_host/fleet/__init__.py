@@ -1,0 +1,1 @@
+"""Devices at hand: finding them, what they say about themselves, and what was measured on them."""

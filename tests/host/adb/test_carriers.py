@@ -1,0 +1,74 @@
+"""The same phone over other carriers: a blocking transport as USB has it, and an adb server."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from crowdlearn_host import phones
+from crowdlearn_host.adb import AdbDevice, RuntimeDeployment
+from crowdlearn_host.adb.connection import FullSendTransport, connect_blocking, parse_address
+from crowdlearn_host.adb.server import server_devices
+from crowdlearn_host.errors import FleetError
+
+from tests.host.phones.apks import apk
+from tests.host.phones.test_clients import CLIENTS, Client
+
+
+async def check(device: AdbDevice) -> None:
+    content = os.urandom(1_500_000)
+    await device.push(content, "/data/local/tmp/carried")
+    assert await device.pull("/data/local/tmp/carried") == content
+    assert (await device.stat("/data/local/tmp/carried")).size == len(content)
+    result = await device.shell("echo out; cat /nowhere; exit 4")
+    assert (result.stdout, result.exit_code) == (b"out\n", 4)
+    deployment = RuntimeDeployment(device)
+    await deployment.start()
+    sock = await deployment.connect()
+    sock.setblocking(True)
+    sock.close()
+    await deployment.stop()
+    with pytest.raises(FleetError):
+        await device.open("tcp:1")
+
+
+async def test_a_blocking_transport_carries_everything(phone: phones.PhoneInfo, key: Path) -> None:
+    transport = FullSendTransport(*parse_address(phone.serial))
+    mux, banner = await connect_blocking(transport, phone.serial, key=key)
+    async with AdbDevice(phone.serial, mux, banner.features) as device:
+        await check(device)
+
+
+async def test_a_phone_on_usb_that_is_not_there_is_told() -> None:
+    with pytest.raises(FleetError, match=r"libusb|no phone 'absent' on USB"):
+        await AdbDevice.connect_usb("absent")
+
+
+async def test_an_adb_server_carries_everything(phone: phones.PhoneInfo, tmp_path: Path) -> None:
+    program, reason = CLIENTS["system"]
+    if program is None or find_spec("adbutils") is None:
+        pytest.skip(f"{reason}; pip install 'crowdlearn[adb-server]'")
+    client = Client(program, tmp_path, phone.serial)
+    client.connect()
+    try:
+        assert (phone.serial, "device") in [(d.serial, d.state) for d in server_devices(client.port)]
+        async with await AdbDevice.connect_server(phone.serial, port=client.port) as device:
+            await check(device)
+        with pytest.raises(FleetError, match="the adb server says"):
+            await AdbDevice.connect_server("absent", port=client.port)
+    finally:
+        client("kill-server", device=False)
+    assert server_devices(client.port) == []
+
+
+async def test_an_app_is_installed_or_refused_with_the_reason(
+    phone: phones.PhoneInfo, key: Path, tmp_path: Path
+) -> None:
+    async with await AdbDevice.connect(phone.serial, key=key) as device:
+        good, bad = tmp_path / "good.apk", tmp_path / "bad.apk"
+        good.write_bytes(apk("org.example.good", padding=2_000_000))
+        bad.write_bytes(b"no zip" * 100_000)
+        await device.install_app(good)
+        assert b"org.example.good" in (await device.shell("pm list packages")).stdout
+        with pytest.raises(FleetError, match="INSTALL_PARSE_FAILED_NOT_APK"):
+            await device.install_app(bad)

@@ -1,0 +1,90 @@
+"""Finding phones and reading what they say."""
+
+from pathlib import Path
+
+import pytest
+from crowdlearn_host import phones
+from crowdlearn_host.adb import AdbDevice
+from crowdlearn_host.errors import FleetError
+from crowdlearn_host.fleet.discovery import discover, visit
+from crowdlearn_host.fleet.facts import parse_facts, read_facts
+from hypothesis import given
+from hypothesis import strategies as st
+
+REAL_ANSWER = """===properties
+[ro.build.version.release]: [9]
+[ro.build.version.sdk]: [28]
+[ro.product.cpu.abi]: [arm64-v8a]
+[ro.product.manufacturer]: [Xiaomi]
+[ro.product.model]: [Redmi 7]
+[ro.serialno]: [0123abcd]
+===memory
+MemTotal:        1867420 kB
+MemAvailable:     734088 kB
+===frequencies
+1804800
+1804800
+===battery
+Current Battery Service state:
+  USB powered: true
+  Max charging current: 500000
+  status: 2
+  level: 57
+  temperature: 287
+===thermal
+===storage
+Filesystem     1K-blocks    Used Available Use% Mounted on
+/dev/block/dm-1 10485760 4194304   6291456  40% /data
+"""
+
+
+@pytest.mark.parametrize("profile", phones.PROFILES.values(), ids=lambda profile: profile.key)
+async def test_a_virtual_phone_says_what_its_profile_says(
+    profile: phones.DeviceProfile, tmp_path: Path, key: Path
+) -> None:
+    with phones.running(1, tmp_path, profile=profile.key) as (info,):
+        async with await AdbDevice.connect(info.serial, key=key) as device:
+            facts = await read_facts(device)
+    assert (facts.model, facts.abi, facts.api_level) == (profile.model, profile.abi, profile.api_level)
+    assert len(facts.core_mhz) == profile.cores
+    assert facts.memory == profile.memory << 20
+    assert facts.virtual
+    assert facts.storage_free
+    assert (facts.battery_percent, facts.charging, facts.thermal) == (80, True, "none")
+
+
+def test_answers_of_an_older_phone_are_understood() -> None:
+    facts = parse_facts("0123abcd", REAL_ANSWER)
+    assert (facts.model, facts.android, facts.core_mhz) == ("Redmi 7", "9", (1804, 1804))
+    assert (facts.memory, facts.storage_free) == (1867420 * 1024, 6291456 * 1024)
+    assert (facts.battery_percent, facts.charging, facts.celsius) == (57, True, 28.7)
+    assert facts.thermal is None
+    assert not facts.virtual
+
+
+@given(st.text(max_size=300))
+def test_answers_of_something_else_are_refused(text: str) -> None:
+    with pytest.raises(FleetError, match="does not answer as an Android phone"):
+        parse_facts("x", f"===properties\n{text.replace('ro.product.model', '')}")
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["memory", "battery", "storage", "frequencies"]), st.text(max_size=99))
+    )
+)
+def test_damaged_answers_only_leave_facts_out(parts: list[tuple[str, str]]) -> None:
+    extra = "".join(f"==={name}\n{body.replace('===', '')}\n" for name, body in parts)
+    assert parse_facts("x", REAL_ANSWER + extra).model == "Redmi 7"
+
+
+async def test_phones_are_found_once_and_a_bad_one_does_not_hold_up_the_others(
+    tmp_path: Path, key: Path
+) -> None:
+    with phones.running(2, tmp_path) as (first, second):
+        found = discover([first.serial, "127.0.0.1:1"], tmp_path)
+        visited = await visit(found, key=key)
+    ways = {item.found.serial: item.found.way for item in visited}
+    assert ways == {first.serial: "tcp", "127.0.0.1:1": "tcp", second.serial: "virtual"}
+    (bad,) = [item for item in visited if item.facts is None]
+    assert "127.0.0.1:1 cannot be reached" in bad.problem
