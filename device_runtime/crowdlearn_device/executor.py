@@ -14,6 +14,9 @@ from .errors import ProgramError
 from .manifest import Manifest
 from .wire import Array
 
+PTE_IDENTIFIER = b"ET12"
+"""Bytes 4 to 8 of every program of the format that executorch 1.4 writes and reads."""
+
 
 class Executor(Protocol):
     """Runs a program's methods; inputs and outputs are in the order of the manifest's ports."""
@@ -27,6 +30,9 @@ class ExecuTorchExecutor:
     """
 
     def __init__(self, pte: bytes) -> None:
+        # ExecuTorch itself ends the process when these bytes are not even text.
+        if pte[4:8] != PTE_IDENTIFIER:
+            raise ProgramError(f"{len(pte)} bytes that are no ExecuTorch program; export and push it again")
         self._torch: Any = importlib.import_module("torch")
         # The binding itself: executorch.runtime would import the exporter too, a third of the memory.
         runtime = importlib.import_module("executorch.extension.pybindings._portable_lib")

@@ -73,6 +73,9 @@ def decode_tensor(tensor: pb.Tensor, shape: tuple[int, ...] | None = None) -> Ar
     actual = tuple(tensor.shape)
     if len(actual) > MAX_RANK:
         raise WireError(f"tensor of rank {len(actual)}; at most {MAX_RANK}")
+    # An empty tensor with huge other dimensions has no bytes to check them by, and NumPy cannot hold its shape.
+    if prod(max(size, 1) for size in actual) > MAX_FRAME:
+        raise WireError(f"tensor of shape {actual}: more than any frame can carry")
     if prod(actual) * dtype.itemsize != len(tensor.data):
         raise WireError(f"tensor of shape {actual} {dtype} with {len(tensor.data)} bytes of data")
     if shape is not None and actual != shape:
