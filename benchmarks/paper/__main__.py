@@ -30,6 +30,7 @@ def main(
     table: Annotated[str, typer.Argument(help=f"all, or one of {', '.join(TABLES)}")] = "all",
     data: Annotated[Path | None, typer.Option(help="Folder with MNIST's four files.")] = None,
     cifar: Annotated[Path | None, typer.Option(help="Folder with CIFAR-10's binary version.")] = None,
+    only: Annotated[str, typer.Option(help="Only rows whose label has this in it.")] = "",
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     epochs: Annotated[int, typer.Option(min=0, help="Fewer epochs than the paper's 50; 0: all.")] = 0,
     quick: Annotated[
@@ -56,7 +57,7 @@ def main(
 
     flat: list[dict[str, Any]] = []
     sources = [
-        (name, rows, model, folder)
+        (name, [row for row in rows if only in row.label], model, folder)
         for model, folder, tables in (("paper-mlp", data, MLP_TABLES), ("paper-cnn", cifar, CNN_TABLES))
         for name, rows in tables.items()
         if name in chosen
@@ -79,6 +80,8 @@ def main(
             console.print(f"{name}: not run here (give {option})")
             continue
         of = {row.label: [results[job.key()] for job in jobs_of(row, model, folder)] for row in rows}
+        if not rows:
+            continue
         flat += [error_row(name, row, of[row.label]) for row in rows]
         if name == "bytes":
             flat += bytes_rows(graph, rows, of, ACCURACIES)

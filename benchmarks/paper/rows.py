@@ -19,8 +19,8 @@ HALF = {"theta": 0.5, "tau": 0.5}
 BEST = {"theta": 0.9, "tau": 0.5, "omega": 10}
 FRUGAL = {
     "rotation": "minimal",
-    "training": {**TRAINING, "batch": 25, "wire": "int8"},
-    "sharing": {"theta": 1.0, "tau": 0.0, "omega": 10, "values": "float16"},
+    "training": {"epochs": 4, "batch": 25, "learning_rate": 0.25, "schedule": "linear", "wire": "int8"},
+    "sharing": {"theta": 1.0, "tau": 0.0, "omega": 10, "every": 3, "values": "int8"},
 }
 
 
@@ -36,7 +36,7 @@ class Row:
         """The run's configuration, shortened to `epochs` where given."""
         training = {**TRAINING, **self.values.get("training", {})}
         if epochs is not None:
-            training["epochs"] = epochs
+            training["epochs"] = min(epochs, training["epochs"])
         values = {"devices": DEVICES, **self.values, "model": model, "seed": seed, "training": training}
         return parse_config(values, SimulationConfig, self.label)
 

@@ -21,12 +21,14 @@ from ..sharing.flat import flat_layout, flatten, piece_of_weight
 from ..sharing.round import SharingRound
 from ..sharing.window import Window
 from .config import SimulationConfig
-from .group import Floats, GroupModel, GroupResult, GroupTask, Pass, Workload, one_thread
+from .group import CohortTask, Floats, GroupModel, GroupResult, GroupTask, Pass, Workload, one_thread
 from .traffic import shuffle_bytes, sums_per_sample
 from .wire import BYTES
 from .workers import Workers
 
 FLOAT = 4
+COHORT = 8
+"""Devices of federated averaging that one worker averages before anything travels."""
 
 
 @dataclass(frozen=True)
@@ -228,21 +230,16 @@ def _fedavg_round(
     count = max(1, round(config.fedavg.fraction * config.devices))
     drawn = np.random.default_rng((config.seed, number, 2)).permutation(config.devices)[:count]
     local = config.fedavg.local_epochs
+    passes = [tuple(Pass(int(device), number * local + i) for i in range(local)) for device in np.sort(drawn)]
     results = workers.map(
         [
-            GroupTask(
-                tuple(Pass(int(device), number * local + i) for i in range(local)),
-                state.weights[0],
-                np.zeros_like(state.momentum[0]),
-                config.rate(number),
-                accumulate=False,
-            )
-            for device in np.sort(drawn)
+            CohortTask(tuple(passes[first : first + COHORT]), state.weights[0], config.rate(number))
+            for first in range(0, count, COHORT)
         ]
     )
     total = np.zeros(len(setting.initial))
     for result in results:
-        total += result.weights.astype(np.float64) * result.samples
+        total += result.weights * float(result.samples)
     weights = (total / sum(result.samples for result in results)).astype(np.float32)[None]
     spent = {"sharing": 2 * count * len(setting.initial) * FLOAT}
     state = RunState(weights, state.momentum, state.window, state.records)

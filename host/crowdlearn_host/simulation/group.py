@@ -59,6 +59,18 @@ class GroupTask:
 
 
 @dataclass(frozen=True)
+class CohortTask:
+    """Devices that each train the whole model from the same weights, to be averaged: one entry a device."""
+
+    devices: tuple[tuple[Pass, ...], ...]
+    weights: Floats
+    learning_rate: float
+
+
+Task = GroupTask | CohortTask
+
+
+@dataclass(frozen=True)
 class GroupResult:
     """Weights, momentum and |gradient| sums after the passes, each empty where there is none."""
 
@@ -131,6 +143,25 @@ class GroupModel:
             loss_sum / max(samples, 1),
             samples,
         )
+
+    def average(self, workload: Workload, task: CohortTask) -> GroupResult:
+        """The devices' models, averaged by their samples, so that one vector travels back for all of them."""
+        total = np.zeros(len(task.weights))
+        samples, loss = 0, 0.0
+        for passes in task.devices:
+            momentum = np.zeros(len(total) if workload.config.training.momentum else 0, np.float32)
+            result = self.train(
+                workload, GroupTask(passes, task.weights, momentum, task.learning_rate, accumulate=False)
+            )
+            total += result.weights * float(result.samples)
+            samples += result.samples
+            loss += result.loss * result.samples
+        nothing = np.zeros(0, np.float32)
+        return GroupResult((total / samples).astype(np.float32), nothing, nothing, loss / samples, samples)
+
+    def work(self, workload: Workload, task: Task) -> GroupResult:
+        """What the task asks for."""
+        return self.train(workload, task) if isinstance(task, GroupTask) else self.average(workload, task)
 
     def accuracy(self, weights: Floats, inputs: Floats, labels: Indices) -> float:
         """The share of samples that the model with these weights gets right, by its running statistics."""

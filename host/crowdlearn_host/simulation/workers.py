@@ -16,7 +16,7 @@ from typing import Protocol, cast
 import numpy as np
 
 from ..errors import TrainingError
-from .group import GroupModel, GroupResult, GroupTask, Workload, one_thread
+from .group import GroupModel, GroupResult, Task, Workload, one_thread
 
 ATTEMPTS = 3
 """How often a task may lose its worker before the run gives up."""
@@ -25,7 +25,7 @@ ATTEMPTS = 3
 class Workers(Protocol):
     """Trains groups side by side. Close it when done; it is its own context manager."""
 
-    def map(self, tasks: Sequence[GroupTask]) -> list[GroupResult]:
+    def map(self, tasks: Sequence[Task]) -> list[GroupResult]:
         """The results, in the order of the tasks. Raises TrainingError where a task fails."""
         ...
 
@@ -43,9 +43,9 @@ class InProcess:
         self._workload = workload
         self._model = GroupModel(workload.config)
 
-    def map(self, tasks: Sequence[GroupTask]) -> list[GroupResult]:
+    def map(self, tasks: Sequence[Task]) -> list[GroupResult]:
         with one_thread():
-            return [self._model.train(self._workload, task) for task in tasks]
+            return [self._model.work(self._workload, task) for task in tasks]
 
     def __enter__(self) -> InProcess:
         return self
@@ -75,7 +75,7 @@ class Processes:
         there.close()
         return here, process
 
-    def map(self, tasks: Sequence[GroupTask]) -> list[GroupResult]:
+    def map(self, tasks: Sequence[Task]) -> list[GroupResult]:
         results: dict[int, GroupResult] = {}
         waiting = list(reversed(range(len(tasks))))
         attempts = [0] * len(tasks)
@@ -104,7 +104,7 @@ class Processes:
                 results[number] = outcome
         return [results[number] for number in range(len(tasks))]
 
-    def _send(self, connection: Connection, task: GroupTask) -> None:
+    def _send(self, connection: Connection, task: Task) -> None:
         with suppress(OSError):  # a dead worker's connection is ready at once, and its reader replaces it
             connection.send(task)
 
@@ -140,7 +140,7 @@ class RayTasks:
         self._workload = ray.put(workload)
         self._train = ray.remote(num_cpus=1, max_retries=ATTEMPTS)(_train_once)
 
-    def map(self, tasks: Sequence[GroupTask]) -> list[GroupResult]:
+    def map(self, tasks: Sequence[Task]) -> list[GroupResult]:
         futures = [self._train.remote(self._workload, task) for task in tasks]
         try:
             return cast("list[GroupResult]", self._ray.get(futures))
@@ -154,9 +154,9 @@ class RayTasks:
         del self._workload
 
 
-def _train_once(workload: Workload, task: GroupTask) -> GroupResult:
+def _train_once(workload: Workload, task: Task) -> GroupResult:
     with one_thread():
-        return GroupModel(workload.config).train(workload, task)
+        return GroupModel(workload.config).work(workload, task)
 
 
 def _serve(connection: Connection, folder: str) -> None:
@@ -168,7 +168,7 @@ def _serve(connection: Connection, folder: str) -> None:
             while True:
                 task = connection.recv()
                 try:
-                    connection.send(model.train(workload, task))
+                    connection.send(model.work(workload, task))
                 except Exception as error:
                     connection.send(error)
         except (EOFError, OSError, KeyboardInterrupt):

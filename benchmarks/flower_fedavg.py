@@ -1,0 +1,108 @@
+"""Federated averaging in Flower's simulation, for benchmarks.simulation; runs in an environment with flwr.
+
+Only numpy, torch and flwr are there. The workload is a folder that benchmarks.simulation wrote. To Flower's
+favour data and model stay in each worker process between clients, and batches are gathered as in our engine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg
+from flwr.simulation import run_simulation
+from torch import nn
+
+client_app = ClientApp()
+
+
+@lru_cache(maxsize=1)
+def workload(folder: str) -> dict[str, Any]:
+    """The folder's settings, arrays and model, once a process."""
+    torch.set_num_threads(1)
+    path = Path(folder)
+    arrays = {file.stem: np.load(file, mmap_mode="r") for file in path.glob("*.npy")}
+    settings = json.loads((path / "settings.json").read_text())
+    widths = settings["widths"]
+    layers: list[nn.Module] = []
+    for sources, targets in itertools.pairwise(widths[:-1]):
+        layers += [nn.Linear(sources, targets), nn.BatchNorm1d(targets), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+    return {**arrays, **settings, "model": model}
+
+
+@client_app.train()
+def train(message: Message, context: Context) -> Message:
+    """One client's epoch of plain SGD from the global weights."""
+    config = message.content["config"]
+    work = workload(config["folder"])
+    client, number = int(context.node_config["partition-id"]), int(config["server-round"])
+    model = work["model"]
+    model.load_state_dict(message.content["arrays"].to_torch_state_dict())
+    model.train()
+    sgd = torch.optim.SGD(model.parameters(), lr=work["rate"])
+    own = work["devices"][client]
+    order = own[np.random.default_rng((number, client)).permutation(len(own))]
+    for start in range(0, len(order), work["batch"]):
+        at = order[start : start + work["batch"]]
+        sgd.zero_grad()
+        F.cross_entropy(
+            model(torch.from_numpy(work["inputs"][at])), torch.from_numpy(work["labels"][at])
+        ).backward()
+        sgd.step()
+    metrics = MetricRecord({"num-examples": len(own)})
+    reply = RecordDict({"arrays": ArrayRecord(torch_state_dict=model.state_dict()), "metrics": metrics})
+    return Message(content=reply, reply_to=message)
+
+
+def main() -> None:
+    """Arguments: the folder, rounds, cores. Writes flower.json there: time and accuracy of every round."""
+    folder, rounds, cores = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    work = workload(folder)
+    told: list[dict[str, float]] = []
+
+    def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord:
+        model = work["model"]
+        model.load_state_dict(arrays.to_torch_state_dict())
+        model.eval()
+        with torch.no_grad():
+            guesses = model(torch.from_numpy(np.array(work["test_inputs"]))).argmax(1).numpy()
+        accuracy = float((guesses == work["test_labels"]).mean())
+        told.append({"time": time.time(), "accuracy": accuracy})
+        return MetricRecord({"accuracy": accuracy})
+
+    server_app = ServerApp()
+
+    @server_app.main()
+    def serve(grid: Grid, context: Context) -> None:
+        clients = len(work["devices"])
+        strategy = FedAvg(fraction_train=work["fraction"], fraction_evaluate=0.0, min_available_nodes=clients)
+        strategy.start(
+            grid,
+            ArrayRecord(torch_state_dict=torch.load(Path(folder) / "initial.pt")),
+            num_rounds=rounds,
+            train_config=ConfigRecord({"folder": folder}),
+            evaluate_fn=evaluate,
+        )
+
+    run_simulation(
+        server_app,
+        client_app,
+        num_supernodes=len(work["devices"]),
+        backend_config={
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+            "init_args": {"num_cpus": cores},
+        },
+    )
+    (Path(folder) / "flower.json").write_text(json.dumps(told))

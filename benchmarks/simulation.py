@@ -1,0 +1,170 @@
+"""python -m benchmarks.simulation --data FOLDER [--flower PYTHON]: simulated client-samples per second.
+
+The same federated averaging of MNIST (whole model, one epoch of plain SGD a round) in our engine and in
+Flower's simulation, in turns on the same machine: few clients with much data each, and many with little.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from crowdlearn_device.dataset import load_dataset
+from crowdlearn_host.config import parse_config
+from crowdlearn_host.models import build_model
+from crowdlearn_host.simulation.config import SimulationConfig
+from crowdlearn_host.simulation.engine import Setting, prepare, run
+from crowdlearn_host.simulation.partition import partition
+from crowdlearn_host.simulation.workers import Processes
+from rich.console import Console
+from rich.table import Table
+
+WIDTHS = (784, 400, 200, 100, 10)
+ROOT = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Who trains: `clients` share the 60,000 samples, `fraction` of them train each round."""
+
+    name: str
+    clients: int
+    fraction: float
+    batch: int
+
+
+CROWDS = (
+    Crowd("120 clients, all a round", 120, 1.0, 50),
+    Crowd("1200 clients, a tenth a round", 1200, 0.1, 50),
+)
+Measured = list[tuple[float, float]]
+"""Seconds and test accuracy of each round."""
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder with MNIST's four files.")],
+    flower: Annotated[
+        Path | None, typer.Option(help="A Python with flwr[simulation], torch and numpy.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Rounds of averaging a turn.")] = 10,
+    turns: Annotated[int, typer.Option(min=1, help="Turns that each engine takes.")] = 3,
+    cores: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+    quick: Annotated[bool, typer.Option(help="One turn of three rounds.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all rows there.")] = None,
+) -> None:
+    """Each engine's rounds after its first, so that starting up does not count; medians over all turns."""
+    if quick:
+        rounds, turns = 3, 1
+    rows = [row for crowd in CROWDS for row in _compared(crowd, data, flower, rounds, turns, cores)]
+    table = Table(title=f"FedAvg of MNIST, {cores} cores")
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    console = Console(width=120)
+    console.print(table)
+    if flower is None:
+        console.print("flower: not run here (give --flower, a Python with flwr[simulation])")
+    if json_file is not None:
+        json_file.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+
+
+def _compared(
+    crowd: Crowd, data: Path, flower: Path | None, rounds: int, turns: int, cores: int
+) -> list[dict[str, Any]]:
+    setting = _setting(crowd, data, rounds)
+    told: dict[str, Measured] = {"crowdlearn": []}
+    with tempfile.TemporaryDirectory() as folder:
+        _write(setting, crowd, Path(folder))
+        for _ in range(turns):
+            told["crowdlearn"] += _ours(setting, cores)
+            if flower is not None:
+                told.setdefault("flower", []).extend(_flower(flower, Path(folder), rounds, cores))
+    samples = sum(len(own) for own in setting.workload.devices) * crowd.fraction
+    rows: list[dict[str, Any]] = []
+    for engine, measured in told.items():
+        seconds = [each for each, _ in measured]
+        rows.append(
+            {
+                "crowd": crowd.name,
+                "engine": engine,
+                "samples/s": round(samples / median(seconds)),
+                "slowest": round(samples / max(seconds)),
+                "fastest": round(samples / min(seconds)),
+                "rounds": rounds,
+                "timed": len(measured),
+                "accuracy": round(measured[-1][1], 4),
+            }
+        )
+    for row in rows:
+        row["ours/this"] = round(rows[0]["samples/s"] / row["samples/s"], 2)
+    return rows
+
+
+def _setting(crowd: Crowd, data: Path, rounds: int) -> Setting:
+    values = {
+        "model": f"mlp:{'-'.join(map(str, WIDTHS))}",
+        "method": "fedavg",
+        "devices": crowd.clients,
+        "fedavg": {"fraction": crowd.fraction},
+        "training": {"epochs": rounds, "batch": crowd.batch, "learning_rate": 0.1},
+    }
+    config = parse_config(values, SimulationConfig, "benchmark")
+    train = load_dataset(data)
+    devices = partition(train.labels, config.devices, config.partition, config.seed)
+    return prepare(config, train, load_dataset(data, "test"), devices)
+
+
+def _ours(setting: Setting, cores: int) -> Measured:
+    with Processes(setting.workload, cores) as workers:
+        records = run(setting, workers).records
+    return [(record.seconds, float(record.accuracy or 0)) for record in records[1:]]
+
+
+def _flower(python: Path, folder: Path, rounds: int, cores: int) -> Measured:
+    code = "from benchmarks.flower_fedavg import main; main()"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+    }
+    command = [str(python), "-c", code, str(folder), str(rounds), str(cores)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"flower failed: {done.stderr[-2000:]}")
+    told = json.loads((folder / "flower.json").read_text())
+    # The first entry is the initial model, the second the first round, which loads data and models.
+    return [(b["time"] - a["time"], b["accuracy"]) for a, b in itertools.pairwise(told[1:])]
+
+
+def _write(setting: Setting, crowd: Crowd, folder: Path) -> None:
+    workload, training = setting.workload, setting.config.training
+    np.save(folder / "inputs.npy", workload.inputs)
+    np.save(folder / "labels.npy", workload.labels)
+    np.save(folder / "test_inputs.npy", setting.test.inputs)
+    np.save(folder / "test_labels.npy", setting.test.labels)
+    np.save(folder / "devices.npy", np.stack(workload.devices))
+    torch.save(build_model(setting.config.model, 0).state_dict(), folder / "initial.pt")
+    settings = {
+        "widths": WIDTHS,
+        "batch": training.batch,
+        "rate": training.learning_rate,
+        "fraction": crowd.fraction,
+    }
+    (folder / "settings.json").write_text(json.dumps(settings))
+
+
+if __name__ == "__main__":
+    typer.run(main)
