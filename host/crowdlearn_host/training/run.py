@@ -157,7 +157,7 @@ async def train(
         on_checkpoint=checkpoint,
     )
     server.traffic.restore(folder.load_traffic())
-    files = _files(prepared, len(serials))
+    files = device_files(prepared, len(serials))
     loop = asyncio.get_running_loop()
     interrupted = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -203,7 +203,7 @@ async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _files(prepared: Prepared, devices: int) -> list[dict[str, bytes]]:
+def device_files(prepared: Prepared, devices: int) -> list[dict[str, bytes]]:
     """What is pushed to each device: every program (roles rotate), and its samples where they are
     dealt out.
     """
