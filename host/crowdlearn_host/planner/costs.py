@@ -101,7 +101,10 @@ def costs(graph: NeuronGraph, training: Training) -> Costs:
     members = bundles(graph)
     each = tuple(_neuron(graph, layers, training) for layers in members)
     presence = tuple(
-        2.0 * FLOAT * training.micro_batch * sum(
+        2.0
+        * FLOAT
+        * training.micro_batch
+        * sum(
             graph.layers[edge.target].neurons * graph.layers[edge.target].sum_floats
             for layer in layers
             for edge in graph.outgoing(layer)

@@ -10,7 +10,6 @@ from scipy.spatial import ConvexHull, QhullError
 
 from .problem import Problem
 
-MAX_POINTS = 40_000
 SAFETY = 1e-7
 Inequality = tuple[tuple[float, ...], float]
 """Coefficients per bundle of a pattern, and the right-hand side: coefficients . counts <= right."""
@@ -40,15 +39,18 @@ def rooms(problem: Problem, seat: int, pattern: Sequence[int]) -> list[int] | No
     return most
 
 
-def hull(problem: Problem, seat: int, pattern: Sequence[int], most: Sequence[int]) -> list[Inequality]:
-    """Facets of the integer points between 1 and `most` that meet every budget, or none where that is too much work.
+def hull(
+    problem: Problem, seat: int, pattern: Sequence[int], most: Sequence[int], max_points: int
+) -> list[Inequality]:
+    """Facets of the integer points between 1 and `most` that meet every budget, or none where
+    that is more than `max_points`, or more than three bundles.
 
     With them the linear relaxation of one piece is exact. Each is loosened a little, so that rounding never cuts off
     a feasible point.
     """
     wide = [i for i, room in enumerate(most) if room > 1]
     budgets = capacities(problem, seat, pattern)
-    if not 2 <= len(wide) <= 3 or not budgets or np.prod([most[i] for i in wide[:-1]]) > MAX_POINTS:
+    if not 2 <= len(wide) <= 3 or not budgets or np.prod([most[i] for i in wide[:-1]]) > max_points:
         return []
     axes = np.meshgrid(*(np.arange(1, most[i] + 1) for i in wide[:-1]), indexing="ij")
     grid = np.stack([axis.ravel() for axis in axes], axis=1).astype(float)

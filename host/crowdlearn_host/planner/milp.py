@@ -10,6 +10,16 @@ import highspy
 import numpy as np
 
 TOLERANCE = 1e-6
+FRUGAL = {
+    "presolve": "off",
+    "mip_heuristic_effort": 0.0,
+    "mip_heuristic_run_rins": False,
+    "mip_heuristic_run_rens": False,
+    "mip_heuristic_run_root_reduced_cost": False,
+    "mip_heuristic_run_feasibility_jump": False,
+    "mip_allow_restart": False,
+    "mip_detect_symmetry": False,
+}
 
 
 @dataclass(frozen=True)
@@ -53,8 +63,12 @@ class Program:
         relaxed: bool = False,
         absolute_gap: float = 0.0,
         start: Mapping[int, float] | None = None,
+        small: bool = False,
     ) -> Answer:
-        """Minimise; `relaxed` drops integrality and returns duals. `start` is a feasible point, possibly partial."""
+        """Minimise; `relaxed` drops integrality and returns duals.
+
+        `start` is a feasible point, possibly partial. `small` leaves out what only pays off on large programs.
+        """
         solver = highspy.Highs.__base__()  # the plain binding: the wrapper prints a banner
         for option, value in {
             "output_flag": False,
@@ -62,6 +76,7 @@ class Program:
             "mip_rel_gap": TOLERANCE,
             "mip_abs_gap": max(absolute_gap, TOLERANCE),
             "time_limit": max(seconds, 0.01),
+            **(FRUGAL if small else {}),
         }.items():
             solver.setOptionValue(option, value)
         solver.passModel(self._model(relaxed))

@@ -12,23 +12,57 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from math import inf
+from math import ceil, floor, inf
 
-from .hull import capacities, hull, rooms
+from .hull import Inequality, capacities, hull, rooms
 from .milp import Answer, Program
 from .presence import add_messages, add_presences, least_sent, own_messages, sums
 from .problem import Problem
 
 MAX_LISTED = 1500
+ALL_POINTS, FEW_POINTS = 40_000, 1_000
+"""Points up to which the hull of a block is worth its time, where all patterns are listed and where they are not."""
 PENALTY = 1e3
+INTEGRAL = 1e-4
 
 
 @dataclass(frozen=True)
 class Block:
-    """A seat class and the pattern of free bundles that a piece on it is present in."""
+    """A seat class and the pattern of free bundles that a piece on it is present in, with what that costs and allows.
+
+    Every row (coefficients, right) says coefficients . neurons <= right for one piece, and so for m pieces together
+    with m * right. `each` is the cost of a piece, `rates` that of each of its neurons.
+    """
 
     seat: int
     pattern: tuple[int, ...]
+    each: float = field(compare=False)
+    rates: tuple[float, ...] = field(compare=False)
+    rows: tuple[Inequality, ...] = field(compare=False)
+
+
+def make_block(problem: Problem, seat: int, pattern: tuple[int, ...], max_points: int) -> Block | None:
+    """The block, or None where not one neuron of each bundle fits; hulls of more than `max_points` are left out."""
+    most = rooms(problem, seat, pattern)
+    if most is None:
+        return None
+    terms = sums(problem, seat, pattern, problem.objective)
+    kept = problem.kept if seat == 0 and problem.kept else (0.0,) * len(problem.neurons)
+    rows = [(tuple(prices.tolist()), left) for prices, left in capacities(problem, seat, pattern)]
+    for k, room in enumerate(most):
+        unit = tuple(float(k == i) for i in range(len(most)))
+        rows += [(unit, room), (tuple(-u for u in unit), -1.0)]
+    rows += hull(problem, seat, pattern, most, max_points)
+    if problem.seats[seat].uplink < inf:
+        sent = least_sent(problem, seat, pattern)
+        rows.append((tuple(sent.neuron[b] for b in pattern), problem.seats[seat].uplink - sent.each))
+    return Block(
+        seat,
+        pattern,
+        terms.each - own_messages(problem, seat, pattern),
+        tuple(terms.neuron[b] + kept[b] for b in pattern),
+        tuple(rows),
+    )
 
 
 @dataclass(frozen=True)
@@ -61,8 +95,9 @@ def all_blocks(problem: Problem) -> list[Block]:
     for seat in range(len(problem.seats)):
         largest = len(problem.free) if seat or problem.dominator_hidden else 0
         for size in range(min(seat, 1), largest + 1):
-            patterns = combinations(problem.free, size)
-            blocks += [Block(seat, p) for p in patterns if rooms(problem, seat, p) is not None]
+            for pattern in combinations(problem.free, size):
+                block = make_block(problem, seat, pattern, ALL_POINTS)
+                blocks += [block] if block else []
     return blocks
 
 
@@ -81,7 +116,12 @@ class Master:
     """The exact program over some blocks; `solve` it as a whole, or `relax` it for its duals."""
 
     def __init__(
-        self, problem: Problem, blocks: Iterable[Block], branch: Branch | None = None, *, penalised: bool = False
+        self,
+        problem: Problem,
+        blocks: Iterable[Block],
+        branch: Branch | None = None,
+        *,
+        penalised: bool = False,
     ) -> None:
         self.problem = problem
         self.branch = branch or Branch()
@@ -94,41 +134,34 @@ class Master:
         self.columns = [self._columns(block) for block in self.blocks]
         self.present_rows = {b: self._presence_row(b, column) for b, column in self.presences.items()}
         self.both_rows = {pair: self._both_row(pair, bounds) for pair, bounds in self.branch.both.items()}
+        self.slacks: list[int] = []
         self.cover_rows = {b: self._cover_row(b, penalised) for b in problem.free}
         self.seat_rows = [self._seat_row(seat) for seat in range(len(problem.seats))]
         add_messages(self.program, problem, self.presences)
 
     def _columns(self, block: Block) -> tuple[int, dict[int, int]]:
-        problem, program = self.problem, self.program
-        terms = sums(problem, block.seat, block.pattern, problem.objective)
-        kept = problem.kept if block.seat == 0 and problem.kept else (0.0,) * len(problem.neurons)
-        each = terms.each - own_messages(problem, block.seat, block.pattern)
-        pieces = program.column(each, 0, problem.seats[block.seat].count, integer=True)
+        # No upper bounds: the rows imply them, and a bound would take on duals that pricing must see on the rows.
+        program = self.program
+        pieces = program.column(block.each, integer=True)
         neurons = {
-            b: program.column(terms.neuron[b] + kept[b], 0, problem.neurons[b], integer=True) for b in block.pattern
+            b: program.column(rate, integer=True) for b, rate in zip(block.pattern, block.rates, strict=True)
         }
-        most = rooms(problem, block.seat, block.pattern)
-        assert most is not None
-        for b, room in zip(block.pattern, most, strict=True):
-            program.row(-inf, {neurons[b]: 1, pieces: -room}, 0)
-            program.row(0, {neurons[b]: 1, pieces: -1}, inf)
-        own = [neurons[b] for b in block.pattern]
-        for prices, left in capacities(problem, block.seat, block.pattern):
-            program.row(-inf, {**dict(zip(own, prices.tolist(), strict=True)), pieces: -left}, 0)
-        for coefficients, right in hull(problem, block.seat, block.pattern, most):
-            program.row(-inf, {**dict(zip(own, coefficients, strict=True)), pieces: -right}, 0)
-        if problem.seats[block.seat].uplink < inf:
-            row = least_sent(problem, block.seat, block.pattern)
-            limit = problem.seats[block.seat].uplink
-            program.row(-inf, {pieces: row.each - limit, **{neurons[b]: row.neuron[b] for b in block.pattern}}, 0)
+        for coefficients, right in block.rows:
+            program.row(-inf, {**dict(zip(neurons.values(), coefficients, strict=True)), pieces: -right}, 0)
         return pieces, neurons
 
     def _presence_row(self, bundle: int, presence: int) -> int:
-        pieces = {m: 1.0 for block, (m, _) in zip(self.blocks, self.columns, strict=True) if bundle in block.pattern}
+        pieces = {
+            m: 1.0 for block, (m, _) in zip(self.blocks, self.columns, strict=True) if bundle in block.pattern
+        }
         return self.program.row(0, {presence: 1.0, **{m: -1.0 for m in pieces}}, 0)
 
     def _both_row(self, pair: tuple[int, int], bounds: tuple[int, int]) -> int:
-        pieces = {m: 1.0 for block, (m, _) in zip(self.blocks, self.columns, strict=True) if {*pair} <= {*block.pattern}}
+        pieces = {
+            m: 1.0
+            for block, (m, _) in zip(self.blocks, self.columns, strict=True)
+            if {*pair} <= {*block.pattern}
+        }
         return self.program.row(bounds[0], pieces, bounds[1])
 
     def _cover_row(self, bundle: int, penalised: bool) -> int:
@@ -136,11 +169,14 @@ class Master:
         owned = {neurons[bundle]: 1.0 for _, neurons in self.columns if bundle in neurons}
         if penalised:
             worst = sum(link.floats * problem.neurons[link.target] for link in problem.links)
-            owned[self.program.column(PENALTY * worst * problem.objective.per_float)] = 1.0
+            self.slacks.append(self.program.column(PENALTY * worst * problem.objective.per_float))
+            owned[self.slacks[-1]] = 1.0
         return self.program.row(problem.neurons[bundle], owned, problem.neurons[bundle])
 
     def _seat_row(self, seat: int) -> int:
-        pieces = {m: 1.0 for block, (m, _) in zip(self.blocks, self.columns, strict=True) if block.seat == seat}
+        pieces = {
+            m: 1.0 for block, (m, _) in zip(self.blocks, self.columns, strict=True) if block.seat == seat
+        }
         low, high = self.seat_bounds(seat)
         return self.program.row(low, pieces, high)
 
@@ -151,13 +187,38 @@ class Master:
 
     def solve(self, seconds: float) -> Chosen:
         """The best choices among these blocks."""
-        answer = self.program.solve(seconds=seconds)
+        return self._chosen(self.program.solve(seconds=seconds))
+
+    def _chosen(self, answer: Answer) -> Chosen:
         choices = []
         for block, (pieces, neurons) in zip(self.blocks, self.columns, strict=True):
             if answer.values and round(answer.values[pieces]):
                 owned = tuple(answer.values[neurons[b]] for b in block.pattern)
                 choices.append(Choice(block, round(answer.values[pieces]), owned))
         return Chosen(tuple(choices), answer.objective, answer.bound, answer.infeasible)
+
+    def dive(self) -> Chosen:
+        """Round the relaxation up one block at a time, the one nearest to whole first; may end in nothing."""
+        program = self.program
+        settled: set[int] = set()
+        while True:
+            answer = self.relax()
+            if not answer.values or any(answer.values[slack] > INTEGRAL for slack in self.slacks):
+                return Chosen((), inf, -inf)
+            open_columns = [
+                m for m, _ in self.columns if answer.values[m] % 1 > INTEGRAL and m not in settled
+            ]
+            if not open_columns:
+                return self._chosen(answer)
+            nearest = max(open_columns, key=lambda m: answer.values[m] % 1)
+            settled.add(nearest)
+            lower, upper = program.lower[nearest], program.upper[nearest]
+            program.lower[nearest] = program.upper[nearest] = ceil(answer.values[nearest])
+            attempt = self.relax()
+            if not attempt.values or any(attempt.values[slack] > INTEGRAL for slack in self.slacks):
+                program.lower[nearest], program.upper[nearest] = lower, floor(answer.values[nearest])
+            else:
+                program.lower[nearest], program.upper[nearest] = ceil(answer.values[nearest]), upper
 
     def relax(self) -> Answer:
         """The linear relaxation with its duals."""
@@ -172,7 +233,9 @@ class Relaxed:
     pieces: Mapping[Block, float]
 
 
-def generate(problem: Problem, blocks: list[Block], branch: Branch, enough: float, deadline: float) -> Relaxed:
+def generate(
+    problem: Problem, blocks: list[Block], branch: Branch, enough: float, deadline: float
+) -> Relaxed:
     """Bound a branch over every block, adding to `blocks` those that its relaxation wants.
 
     Pricing stops when no block improves the relaxation, when the bound is within a few ten-thousandths of it or reaches
@@ -189,14 +252,18 @@ def generate(problem: Problem, blocks: list[Block], branch: Branch, enough: floa
         for seat in range(len(problem.seats)):
             most = master.seat_bounds(seat)[1]
             slack = tolerance / max(most * len(problem.seats), 1)
-            reduced, block = price(problem, seat, master, answer.duals, slack, max(deadline - time.monotonic(), 0.05))
+            reduced, block = price(
+                problem, seat, master, answer.duals, slack, max(deadline - time.monotonic(), 0.05)
+            )
             value += most * (reduced if seat == 0 else min(reduced, 0.0))
             found.append(block)
         bound = max(bound, value)
         new = [block for block in found if block is not None and block not in blocks]
         closed = answer.objective - bound <= 2 * tolerance
         if not new or closed or bound >= enough or time.monotonic() > deadline:
-            pieces = {block: answer.values[m] for block, (m, _) in zip(master.blocks, master.columns, strict=True)}
+            pieces = {
+                block: answer.values[m] for block, (m, _) in zip(master.blocks, master.columns, strict=True)
+            }
             return Relaxed(bound, pieces)
         blocks += new
 
@@ -226,20 +293,24 @@ def price(
             program.row(0, {first: 1, both: -1}, inf)
             program.row(0, {second: 1, both: -1}, inf)
             program.row(-1, {both: 1, first: -1, second: -1}, inf)
-    for (prices, left), budget in zip(capacities(problem, seat, tuple(owned)), problem.seats[seat].budgets, strict=True):
+    for (prices, left), budget in zip(
+        capacities(problem, seat, tuple(owned)), problem.seats[seat].budgets, strict=True
+    ):
         left += sum(budget.per_presence[b] for b in owned)
         own = dict(zip(owned.values(), prices.tolist(), strict=True))
         program.row(-inf, {**own, **{z: budget.per_presence[b] for b, z in present.items()}}, left)
     if seat:
         program.row(1, dict.fromkeys(present.values(), 1.0), inf)
     if not program.costs:
-        return constant, Block(seat, ()) if seat == 0 else None
-    answer = program.solve(seconds=seconds, absolute_gap=slack)
+        return constant, make_block(problem, seat, (), FEW_POINTS) if seat == 0 else None
+    answer = program.solve(seconds=seconds, absolute_gap=slack, small=True)
     if answer.infeasible:
         return 0.0, None
     if not answer.values:
         return answer.bound + constant, None
-    return answer.bound + constant, Block(seat, tuple(b for b, z in present.items() if answer.values[z] > 0.5))
+    pattern = tuple(b for b, z in present.items() if answer.values[z] > 0.5)
+    known = next((block for block in master.blocks if (block.seat, block.pattern) == (seat, pattern)), None)
+    return answer.bound + constant, known or make_block(problem, seat, pattern, FEW_POINTS)
 
 
 def _price_links(

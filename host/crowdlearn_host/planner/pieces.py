@@ -166,12 +166,17 @@ class _PieceProgram:
         """Of free pieces on equal seats, an earlier one owns no less of the first bundles that can tell them apart."""
         free = [k for k in range(len(self.seats)) if k not in self.stay]
         for first, second in zip(free, free[1:], strict=False):
-            equal = self.seats[first] == self.seats[second] and self.owned[first].keys() == self.owned[second].keys()
+            equal = (
+                self.seats[first] == self.seats[second]
+                and self.owned[first].keys() == self.owned[second].keys()
+            )
             if equal and self.owned[first]:
                 b = next(iter(self.owned[first]))
                 self.program.row(0, {self.owned[first][b]: 1, self.owned[second][b]: -1}, inf)
 
-    def solve(self, start: Sequence[Counts], seconds: float, absolute_gap: float) -> tuple[Division | None, float]:
+    def solve(
+        self, start: Sequence[Counts], seconds: float, absolute_gap: float
+    ) -> tuple[Division | None, float]:
         point: dict[int, float] = {}
         for counts, present, owned in zip(start, self.present, self.owned, strict=False):
             point.update({owned[b]: float(counts[b]) for b in owned})

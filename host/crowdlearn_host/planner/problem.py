@@ -135,7 +135,9 @@ def uplink(problem: Problem, counts: Sequence[Counts], piece: int) -> float:
         if mine[link.source]:
             floats += problem.neurons[link.target] - mine[link.target]
             messages += owners
-        total += problem.sent.per_float * link.floats * floats + problem.sent.per_message * link.edges * messages
+        total += (
+            problem.sent.per_float * link.floats * floats + problem.sent.per_message * link.edges * messages
+        )
     return total
 
 
@@ -149,7 +151,9 @@ def violations(problem: Problem, division: Division) -> list[str]:
     for k, (seat, counts) in enumerate(zip(division.seats, division.counts, strict=True)):
         for budget in problem.seats[seat].budgets:
             if budget.use(counts) > budget.limit * (1 + 1e-9):
-                wrong.append(f"piece {k}: {budget.name} {budget.use(counts):.6g} of {budget.limit:.6g} {budget.unit}")
+                wrong.append(
+                    f"piece {k}: {budget.name} {budget.use(counts):.6g} of {budget.limit:.6g} {budget.unit}"
+                )
         sent = uplink(problem, division.counts, k)
         if sent > problem.seats[seat].uplink * (1 + 1e-9):
             wrong.append(f"piece {k}: uplink {sent:.6g} of {problem.seats[seat].uplink:.6g}")

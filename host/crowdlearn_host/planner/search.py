@@ -13,8 +13,7 @@ from math import inf
 from random import Random
 
 from .branch import branch_and_price
-from .hull import rooms
-from .patterns import Block, Chosen, Master, all_blocks, listable
+from .patterns import FEW_POINTS, Block, Branch, Chosen, Master, all_blocks, listable, make_block
 from .pieces import seat_classes, solve_pieces
 from .problem import Division, Problem, Wire, cost, violations
 
@@ -71,6 +70,7 @@ class _Run:
         self.cost = inf
         self.bound = -inf
         self.tried = 0
+        self.visits = 0
 
     def offer(self, division: Division | None) -> bool:
         """Keep a division if it is feasible and cheaper than the best."""
@@ -97,39 +97,44 @@ class _Run:
 
     def search(self) -> Solution:
         if listable(self.problem):
-            chosen = Master(self.scaled, all_blocks(self.problem)).solve(self.left(0.6))
+            chosen = Master(self.scaled, all_blocks(self.scaled)).solve(self.left(0.6))
             if chosen.infeasible:
                 return self._solution(infeasible=True)
             self.bounded(chosen.bound)
             self._seat(chosen)
         else:
             blocks = self._first_blocks()
-            self.bounded(branch_and_price(self.scaled, blocks, self.began + 0.9 * self.seconds, self._target))
+            self.bounded(branch_and_price(self.scaled, blocks, self.began + 0.8 * self.seconds, self._target))
         if self.open:
             self._close()
         if self.open and self.best is not None:
             self._improve()
         return self._solution()
 
-    def _target(self, blocks: list[Block]) -> float:
-        """The bound that would do; looks for a division whenever there are a tenth more blocks to choose from."""
-        if len(blocks) > 1.1 * self.tried:
+    def _target(self, blocks: list[Block], branch: Branch) -> float:
+        """The bound that would do. Looks for divisions meanwhile: often by diving, and among new blocks exactly."""
+        self.visits += 1
+        if self.best is None or self.visits % 12 == 2:
+            self._seat(Master(self.scaled, blocks, branch, penalised=True).dive())
+        if self.best is not None and len(blocks) > 1.25 * self.tried:
             self.tried = len(blocks)
-            self._seat(Master(self.scaled, blocks).solve(min(self.left(0.9), 0.05 * self.seconds)))
+            self._seat(Master(self.scaled, blocks).solve(min(self.left(0.9), 0.04 * self.seconds)))
         return (self.cost * (1 - CLOSED) - self.problem.constant) / self.unit
 
     def _first_blocks(self) -> list[Block]:
-        """Every single bundle and everything on each class, and what the known division uses."""
-        problem, blocks = self.problem, [Block(0, ())]
+        """Neighbouring bundles on each class, and what the known division uses."""
+        problem = self.scaled
+        runs = [
+            problem.free[a : a + size] for size in range(1, 4) for a in range(len(problem.free) - size + 1)
+        ]
+        wanted: list[tuple[int, tuple[int, ...]]] = [(0, ())]
         for seat in range(len(problem.seats)):
-            if seat or problem.dominator_hidden:
-                patterns = [(b,) for b in problem.free] + [problem.free]
-                blocks += [Block(seat, p) for p in patterns if p and rooms(problem, seat, p) is not None]
+            wanted += [(seat, run) for run in runs if seat or problem.dominator_hidden]
         if self.best is not None:
-            for seat, counts in zip(self.best.seats, self.best.counts, strict=True):
-                pattern = tuple(b for b in problem.free if counts[b])
-                blocks += [Block(seat, pattern)] if pattern else []
-        return blocks
+            patterns = [tuple(b for b in problem.free if counts[b]) for counts in self.best.counts]
+            wanted += zip(self.best.seats, patterns, strict=True)
+        made = (make_block(problem, seat, pattern, FEW_POINTS) for seat, pattern in dict.fromkeys(wanted))
+        return [block for block in made if block is not None]
 
     def _seat(self, chosen: Chosen) -> None:
         """Hand the neurons of the chosen blocks out to single pieces."""
@@ -173,7 +178,9 @@ class _Run:
             padded = self._padded()
             free = set(random.sample(range(len(seats)), size))
             stay = {k: counts for k, counts in enumerate(padded) if k not in free}
-            division, _ = solve_pieces(self.scaled, seats, stay=stay, start=padded, seconds=min(self.left(), 3.0))
+            division, _ = solve_pieces(
+                self.scaled, seats, stay=stay, start=padded, seconds=min(self.left(), 3.0)
+            )
             failures += 1
             if self.offer(division):
                 failures = 0
@@ -193,8 +200,10 @@ def without_empty(division: Division) -> Division:
 def in_order(division: Division) -> Division:
     """The same division with equal seats in one order: the dominator, then classes, larger pieces first."""
     followers = sorted(
-        zip(division.seats[1:], division.counts[1:], strict=True), key=lambda piece: (piece[0], [-x for x in piece[1]])
+        zip(division.seats[1:], division.counts[1:], strict=True),
+        key=lambda piece: (piece[0], [-x for x in piece[1]]),
     )
     return Division(
-        (division.seats[0], *(seat for seat, _ in followers)), (division.counts[0], *(counts for _, counts in followers))
+        (division.seats[0], *(seat for seat, _ in followers)),
+        (division.counts[0], *(counts for _, counts in followers)),
     )

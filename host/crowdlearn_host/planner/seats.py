@@ -34,7 +34,9 @@ class Caps:
 
 def caps_of(kind: DeviceClass) -> Caps:
     """The hard limits of a class of devices."""
-    return Caps(*(inf if cap is None else float(cap) for cap in (kind.macs_limit, kind.max_memory, kind.max_uplink)))
+    return Caps(
+        *(inf if cap is None else float(cap) for cap in (kind.macs_limit, kind.max_memory, kind.max_uplink))
+    )
 
 
 def meet(kinds: Iterable[DeviceClass]) -> Caps:
@@ -61,7 +63,9 @@ def group_problem(
             Seat("dominator", 1, budgets(costs, meet(dominating)), meet(dominating).uplink),
             *_followers(costs, fleet, groups),
         ),
-        objective=Wire(2.0 * training.wire.dtype_bytes * samples, 2.0 * training.wire.overhead_bytes * passes),
+        objective=Wire(
+            2.0 * training.wire.dtype_bytes * samples, 2.0 * training.wire.overhead_bytes * passes
+        ),
         sent=Wire(training.wire.dtype_bytes, training.wire.overhead_bytes / training.micro_batch),
         kept=kept,
         constant=constant + sharing_bytes(costs.parameters, training, groups),
@@ -79,9 +83,7 @@ def budgets(costs: Costs, caps: Caps) -> tuple[Budget, ...]:
     return tuple(budget for budget in limits if budget.limit < inf)
 
 
-def shuffles(
-    costs: Costs, training: Training, fleet: Fleet, groups: int
-) -> tuple[float, tuple[float, ...]]:
+def shuffles(costs: Costs, training: Training, fleet: Fleet, groups: int) -> tuple[float, tuple[float, ...]]:
     """Bytes of an epoch's shuffles: what every division pays, and what each neuron of the dominator adds.
 
     `full`: all pieces move at every turn. `minimal`: the dominator's piece moves at every turn, and where every device
