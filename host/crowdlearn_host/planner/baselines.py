@@ -1,7 +1,9 @@
-"""Baselines: the paper's METIS on the plain edge cut, and a hypergraph partitioner on sums per present source.
+"""Baselines: the paper's METIS on the plain edge cut, and a hypergraph partitioner on sums per present
+source.
 
-Both divide hidden neurons among the followers' seats, in proportion to what these can compute, and are judged by the
-planner's own accounting. Neither knows of memory or uplinks: a division over a budget is shown, but never planned.
+Both divide hidden neurons among the followers' seats, in proportion to what these can compute, and are
+judged by the planner's own accounting. Neither knows of memory or uplinks: a division over a budget is
+shown, but never planned.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class _Vertices:
 
 
 def baselines(problem: Problem, loads: Sequence[float]) -> list[Baseline]:
-    """Every partitioner that is installed (`pip install crowdlearn[partitioners]`); `loads` per neuron of each bundle."""
+    """Every partitioner that is installed (`pip install crowdlearn[partitioners]`); `loads` per neuron of
+    each bundle.
+    """
     partitioners: list[tuple[str, Callable[[Problem, _Vertices, list[float], int], list[int] | None]]] = [
         ("METIS", _metis),
         ("hypergraph", _hypergraph),
@@ -150,7 +154,9 @@ def _hypergraph(problem: Problem, vertices: _Vertices, shares: list[float], seed
     context.set_partitioning_parameters(len(shares), IMBALANCE, library.Objective.KM1)
     context.logging = False
     total = sum(vertices.weights)
-    context.set_individual_target_block_weights([int(total * share * (1 + IMBALANCE)) + 1 for share in shares])
+    context.set_individual_target_block_weights(
+        [int(total * share * (1 + IMBALANCE)) + 1 for share in shares]
+    )
     graph = initializer.create_hypergraph(
         context, len(vertices.weights), len(nets), nets, vertices.weights, weights
     )

@@ -1,4 +1,6 @@
-"""Branch and price: the bound of the pattern relaxation, raised until it meets the best division or time is up."""
+"""Branch and price: the bound of the pattern relaxation, raised until it meets the best division or time is
+up.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,8 @@ def branch_and_price(
 ) -> float:
     """A lower bound on every division; `blocks` grows by what the relaxations wanted.
 
-    The branch with the least bound is split first. `target` is asked after every branch for the bound that is enough,
-    and may look for divisions among the blocks meanwhile.
+    The branch with the least bound is split first. `target` is asked after every branch for the bound that
+    is enough, and may look for divisions among the blocks meanwhile.
     """
     enough = target(blocks, Branch())
     root = generate(problem, blocks, Branch(), enough, deadline)
@@ -47,7 +49,9 @@ def branch_and_price(
 
 
 def split(problem: Problem, branch: Branch, relaxed: Relaxed) -> list[Branch]:
-    """Two branches that cut off the relaxation between them, at the number that matters most; none if all are whole."""
+    """Two branches that cut off the relaxation between them, at the number that matters most; none if all
+    are whole.
+    """
     pieces = {block: m for block, m in relaxed.pieces.items() if m > INTEGRAL / 10}
     most = sum(seat.count for seat in problem.seats)
     weights = dict.fromkeys(problem.free, 0.0)

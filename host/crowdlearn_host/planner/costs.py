@@ -1,8 +1,8 @@
 """What neurons cost: compute, memory, state and traffic, from the neuron graph and how training runs.
 
-Memory, per piece: its weights with gradients, the magnitudes that sharing ranks and the optimizer's momentum; what its
-neurons keep between forward and backward, for every micro-batch in flight; and for one micro-batch the sums it sends
-and the errors it gets, over the whole width of the next layer.
+Memory, per piece: its weights with gradients, the magnitudes that sharing ranks and the optimizer's
+momentum; what its neurons keep between forward and backward, for every micro-batch in flight; and for one
+micro-batch the sums it sends and the errors it gets, over the whole width of the next layer.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class WireFormat:
 class Training:
     """What training does that planning depends on.
 
-    `rotation` is `full` (every piece moves at a shuffle, as in the paper) or `minimal` (only what must). `theta` is the
-    share of weights that a group uploads and downloads each epoch.
+    `rotation` is `full` (every piece moves at a shuffle, as in the paper) or `minimal` (only what must).
+    `theta` is the share of weights that a group uploads and downloads each epoch.
     """
 
     batch: int = 32
@@ -54,7 +54,9 @@ class Training:
 
 @dataclass(frozen=True)
 class NeuronCosts:
-    """One neuron of a bundle: MACs and kept bytes per sample, bytes of its weights in memory and of its state."""
+    """One neuron of a bundle: MACs and kept bytes per sample, bytes of its weights in memory and of its
+    state.
+    """
 
     macs: float
     memory: float
@@ -63,7 +65,9 @@ class NeuronCosts:
 
 @dataclass(frozen=True)
 class Costs:
-    """A network in the planner's numbers, per bundle; `presence` is memory that the first neuron of a piece brings."""
+    """A network in the planner's numbers, per bundle; `presence` is memory that the first neuron of a piece
+    brings.
+    """
 
     neurons: tuple[int, ...]
     links: tuple[Link, ...]
@@ -96,10 +100,11 @@ def links(graph: NeuronGraph) -> tuple[Link, ...]:
     return tuple(Link(source, target, *merged[source, target]) for source, target in sorted(merged))
 
 
-def costs(graph: NeuronGraph, training: Training) -> Costs:
-    """Price every bundle of the graph."""
+def costs(graph: NeuronGraph, training: Training, groups: int = 1) -> Costs:
+    """Price every bundle of the graph; several groups share, and so sum up their gradients."""
     members = bundles(graph)
-    each = tuple(_neuron(graph, layers, training) for layers in members)
+    ranked = groups > 1 and training.theta < 1
+    each = tuple(_neuron(graph, layers, training, ranked) for layers in members)
     presence = tuple(
         2.0
         * FLOAT
@@ -116,8 +121,10 @@ def costs(graph: NeuronGraph, training: Training) -> Costs:
     return Costs(neurons, links(graph), each, presence, members, graph.parameters)
 
 
-def _neuron(graph: NeuronGraph, layers: tuple[int, ...], training: Training) -> NeuronCosts:
-    """A neuron's products run once forward and, but for the input's, twice backward; its own operations likewise."""
+def _neuron(graph: NeuronGraph, layers: tuple[int, ...], training: Training, ranked: bool) -> NeuronCosts:
+    """A neuron's products run once forward and, but for the input's, twice backward; its own operations
+    likewise.
+    """
     macs = kept = parameters = buffers = 0.0
     for index in layers:
         layer = graph.layers[index]
@@ -128,13 +135,15 @@ def _neuron(graph: NeuronGraph, layers: tuple[int, ...], training: Training) -> 
         kept += layer.sum_floats + layer.output_floats
         parameters += layer.parameters / layer.neurons
         buffers += sum(op.buffers for op in layer.ops) / layer.neurons
-    copies = 3 + training.momentum
+    copies = 2 + training.momentum + ranked
     memory = FLOAT * (copies * parameters + buffers + training.batch * kept)
     return NeuronCosts(macs, memory, FLOAT * ((copies - 1) * parameters + buffers))
 
 
 def sharing_bytes(parameters: int, training: Training, groups: int) -> float:
-    """Bytes of sharing per epoch: every group uploads and downloads a share theta, index sets at their entropy."""
+    """Bytes of sharing per epoch: every group uploads and downloads a share theta, index sets at their
+    entropy.
+    """
     if groups < 2:
         return 0.0
     theta = training.theta

@@ -29,8 +29,9 @@ Bytes = Annotated[int, Field(gt=0), BeforeValidator(_bytes)]
 class DeviceClass(Section):
     """Devices alike: their number or names, samples each holds, rates, and hard caps.
 
-    `max_seconds` and `max_macs` cap the computing of one sample, forward and backward; `max_uplink` caps the bytes that
-    one sample of whoever is dominator makes a device send. A device without samples is never the dominator.
+    `max_seconds` and `max_macs` cap the computing of one sample, forward and backward; `max_uplink` caps the
+    bytes that one sample of whoever is dominator makes a device send. A device without samples is never the
+    dominator.
     """
 
     name: str = Field(min_length=1, max_length=100)

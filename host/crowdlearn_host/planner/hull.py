@@ -16,7 +16,9 @@ Inequality = tuple[tuple[float, ...], float]
 
 
 def capacities(problem: Problem, seat: int, pattern: Sequence[int]) -> list[tuple[np.ndarray, float]]:
-    """Each budget of a seat as (cost per neuron, what is left for neurons), given presence in `pattern` alone."""
+    """Each budget of a seat as (cost per neuron, what is left for neurons), given presence in `pattern`
+    alone.
+    """
     present = [*pattern, *problem.pinned] if seat == 0 else list(pattern)
     rows = []
     for budget in problem.seats[seat].budgets:
@@ -45,8 +47,8 @@ def hull(
     """Facets of the integer points between 1 and `most` that meet every budget, or none where
     that is more than `max_points`, or more than three bundles.
 
-    With them the linear relaxation of one piece is exact. Each is loosened a little, so that rounding never cuts off
-    a feasible point.
+    With them the linear relaxation of one piece is exact. Each is loosened a little, so that rounding never
+    cuts off a feasible point.
     """
     wide = [i for i, room in enumerate(most) if room > 1]
     budgets = capacities(problem, seat, pattern)
@@ -68,7 +70,7 @@ def hull(
     except (QhullError, ValueError):
         return []
     facets = []
-    for *normal, offset in np.unique(np.round(equations, 10), axis=0):
+    for *normal, _ in np.unique(np.round(equations, 10), axis=0):
         if max(normal) <= SAFETY:
             continue
         coefficients = [0.0] * len(pattern)

@@ -24,7 +24,9 @@ FRUGAL = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What HiGHS found. `values` is empty where no feasible point is known; `duals` belong to the rows of an LP."""
+    """What HiGHS found. `values` is empty where no feasible point is known; `duals` belong to the rows of an
+    LP.
+    """
 
     values: tuple[float, ...]
     objective: float
@@ -67,7 +69,8 @@ class Program:
     ) -> Answer:
         """Minimise; `relaxed` drops integrality and returns duals.
 
-        `start` is a feasible point, possibly partial. `small` leaves out what only pays off on large programs.
+        `start` is a feasible point, possibly partial. `small` leaves out what only pays off on large
+        programs.
         """
         solver = highspy.Highs.__base__()  # the plain binding: the wrapper prints a banner
         for option, value in {

@@ -1,11 +1,14 @@
-"""The same problem piece by piece: exact for any number of pieces that may still change, beside others that stay.
+"""The same problem piece by piece: exact for any number of pieces that may still change, beside others that
+stay.
 
-It turns choices into pieces, improves pieces, and closes what the aggregated program leaves open on small problems.
+It turns choices into pieces, improves pieces, and closes what the aggregated program leaves open on small
+problems.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from math import inf
 
 from .hull import rooms
@@ -163,9 +166,11 @@ class _PieceProgram:
         program.row(-inf, row, limit)
 
     def _break_symmetry(self) -> None:
-        """Of free pieces on equal seats, an earlier one owns no less of the first bundles that can tell them apart."""
+        """Of free pieces on equal seats, an earlier one owns no less of the first bundles that can tell them
+        apart.
+        """
         free = [k for k in range(len(self.seats)) if k not in self.stay]
-        for first, second in zip(free, free[1:], strict=False):
+        for first, second in pairwise(free):
             equal = (
                 self.seats[first] == self.seats[second]
                 and self.owned[first].keys() == self.owned[second].keys()
@@ -184,13 +189,13 @@ class _PieceProgram:
         answer = self.program.solve(seconds=seconds, absolute_gap=absolute_gap, start=point)
         if not answer.values:
             return None, answer.bound
-        counts = tuple(self._counts(k, answer.values) for k in range(len(self.seats)))
-        return Division(self.seats, counts), answer.bound
+        found = tuple(self._counts(k, answer.values) for k in range(len(self.seats)))
+        return Division(self.seats, found), answer.bound
 
     def _counts(self, k: int, values: Sequence[float]) -> Counts:
         owned, problem = self.owned[k], self.problem
         whole = problem.pinned if k == 0 else frozenset()
-        return tuple(
-            problem.neurons[b] if b in whole else round(values[owned[b]]) if b in owned else 0
-            for b in range(len(problem.neurons))
-        )
+        counts = []
+        for b, neurons in enumerate(problem.neurons):
+            counts.append(neurons if b in whole else round(values[owned[b]]) if b in owned else 0)
+        return tuple(counts)

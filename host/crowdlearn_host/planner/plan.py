@@ -35,7 +35,8 @@ class BudgetUse:
 class PiecePlan:
     """The neurons of one piece: per layer a range [start, stop), in the order of `Plan.order`.
 
-    `seat` names the class of devices that take it. `macs` (forward and backward) and `uplink_bytes` are per sample.
+    `seat` names the class of devices that take it. `macs` (forward and backward) and `uplink_bytes` are per
+    sample.
     """
 
     neurons: tuple[Range, ...]
@@ -138,7 +139,9 @@ def save_plan(plan: Plan, path: Path) -> None:
 
 
 def load_plan(path: Path, graph: NeuronGraph) -> Plan:
-    """Read a plan for this network. Raises PlanError where it cannot be read, is damaged, or is another network's."""
+    """Read a plan for this network. Raises PlanError where it cannot be read, is damaged, or is another
+    network's.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise PlanError(f"{path} is larger than {MAX_BYTES} bytes; is it a plan?")
@@ -149,20 +152,26 @@ def load_plan(path: Path, graph: NeuronGraph) -> Plan:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise PlanError(f"{path}: {where}: {first['msg']}; write it anew with 'crowdlearn plan --save'") from error
+        raise PlanError(
+            f"{path}: {where}: {first['msg']}; write it anew with 'crowdlearn plan --save'"
+        ) from error
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from error
     return plan
 
 
 def check_plan(plan: Plan, graph: NeuronGraph) -> None:
-    """Raise PlanError unless the plan cuts this network completely, with input and output layer in piece 0."""
+    """Raise PlanError unless the plan cuts this network completely, with input and output layer in piece
+    0.
+    """
     if not plan.pieces:
         raise PlanError("there is no piece")
     widths = [layer.neurons for layer in graph.layers]
     for k, piece in enumerate(plan.pieces):
         if len(piece.neurons) != len(widths):
-            raise PlanError(f"piece {k} has {len(piece.neurons)} layers, {graph.name} has {len(widths)}; plan again")
+            raise PlanError(
+                f"piece {k} has {len(piece.neurons)} layers, {graph.name} has {len(widths)}; plan again"
+            )
         numbers = (piece.macs, piece.memory_bytes, piece.uplink_bytes)
         if not all(isfinite(number) and number >= 0 for number in numbers):
             raise PlanError(f"piece {k}: costs {numbers} must be finite and not negative")
@@ -171,10 +180,14 @@ def check_plan(plan: Plan, graph: NeuronGraph) -> None:
         for k, piece in enumerate(plan.pieces):
             start, stop = piece.neurons[layer]
             if start != reached or stop < start:
-                raise PlanError(f"piece {k}, layer {layer}: neurons {start} to {stop} do not follow on {reached}")
+                raise PlanError(
+                    f"piece {k}, layer {layer}: neurons {start} to {stop} do not follow on {reached}"
+                )
             reached = stop
         if reached != width:
-            raise PlanError(f"layer {layer}: pieces own {reached} neurons, {graph.name} has {width}; plan again")
+            raise PlanError(
+                f"layer {layer}: pieces own {reached} neurons, {graph.name} has {width}; plan again"
+            )
     for layer in (0, len(widths) - 1):
         if plan.pieces[0].neurons[layer] != (0, widths[layer]):
             raise PlanError(f"layer {layer} is not wholly the dominator's, as input and output layer must be")
@@ -183,4 +196,6 @@ def check_plan(plan: Plan, graph: NeuronGraph) -> None:
     for group in plan.groups:
         for turn in group.turns:
             if len(turn.devices) != len(plan.pieces) or not {*turn.devices} <= {*group.devices}:
-                raise PlanError(f"a turn names devices {turn.devices}; one of the group for every piece is needed")
+                raise PlanError(
+                    f"a turn names devices {turn.devices}; one of the group for every piece is needed"
+                )

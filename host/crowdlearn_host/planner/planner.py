@@ -1,4 +1,6 @@
-"""The planner: from a network and a fleet to the plan that relays least, with its certificate and baselines."""
+"""The planner: from a network and a fleet to the plan that relays least, with its certificate and
+baselines.
+"""
 
 from __future__ import annotations
 
@@ -52,41 +54,46 @@ def plan_fleet(
 ) -> Planned:
     """The plan with the fewest relayed bytes per epoch that every device of the fleet can afford.
 
-    Without `group_size` the number of groups is decided too; the certificate then covers every number considered.
-    Raises InfeasiblePlan, which says what to relax, where no plan meets every budget.
+    Without `group_size` the number of groups is decided too; the certificate then covers every number
+    considered. Raises InfeasiblePlan, which says what to relax, where no plan meets every budget.
     """
     began = time.monotonic()
-    priced = costs(graph, training)
     options = _groupings(fleet, group_size)
-    problems = {groups: group_problem(priced, training, fleet, groups) for groups in options}
+    prices = {groups: costs(graph, training, groups) for groups in options}
+    problems = {groups: group_problem(prices[groups], training, fleet, groups) for groups in options}
     compared: dict[int, list[Baseline]] = {}
     solutions: dict[int, Solution] = {}
     for k, groups in enumerate(options):
-        problem = problems[groups]
-        loads = [each.macs for each in priced.each]
-        compared[groups] = baselines(problem, loads) if compare and len(options) == 1 else []
+        problem, priced = problems[groups], prices[groups]
+        compared[groups] = _compare(problem, priced) if compare and len(options) == 1 else []
         known = [baseline.division for baseline in compared[groups]] + _even(graph, priced, problem)
         left = max(seconds - (time.monotonic() - began), 0.2)
         solutions[groups] = search(problem, left / (len(options) - k), known)
     feasible = {groups: s for groups, s in solutions.items() if s.division is not None}
     if not feasible:
-        raise InfeasiblePlan(explain(problems[options[0]], fleet, all(s.infeasible for s in solutions.values())))
+        raise InfeasiblePlan(
+            explain(problems[options[0]], fleet, all(s.infeasible for s in solutions.values()))
+        )
     groups = min(feasible, key=lambda g: (feasible[g].cost, g))
     bound = min(inf if s.infeasible else s.bound for s in solutions.values())
     if compare and not compared[groups]:
-        compared[groups] = baselines(problems[groups], [each.macs for each in priced.each])
+        compared[groups] = _compare(problems[groups], prices[groups])
         for baseline in compared[groups]:
             if not baseline.broken and baseline.cost < feasible[groups].cost:
                 feasible[groups] = replace(feasible[groups], division=baseline.division, cost=baseline.cost)
     division = feasible[groups].division
     assert division is not None
-    plan = _plan(graph, priced, training, fleet, problems[groups], division, groups)
+    plan = _plan(graph, prices[groups], training, fleet, problems[groups], division, groups)
     certificate = Certificate(plan.traffic.total if plan.traffic else inf, bound, time.monotonic() - began)
     return Planned(
         replace(plan, certificate=certificate),
         tuple(compared[groups]),
         tuple((g, s.cost, s.bound) for g, s in solutions.items()),
     )
+
+
+def _compare(problem: Problem, priced: Costs) -> list[Baseline]:
+    return baselines(problem, [each.macs for each in priced.each])
 
 
 def _groupings(fleet: Fleet, group_size: int | None) -> list[int]:
@@ -169,7 +176,8 @@ def _piece(priced: Costs, problem: Problem, division: Division, k: int, piece: P
 
 
 def paper_problem(graph: NeuronGraph, slices: int, imbalance: float = 1.03) -> Problem:
-    """The paper's accounting: floats sent forward per sample, `slices` followers of equal load, an idle dominator.
+    """The paper's accounting: floats sent forward per sample, `slices` followers of equal load, an idle
+    dominator.
 
     A neuron's load is 1 + its out-edges; no slice carries more than `imbalance` times the mean.
     """

@@ -59,7 +59,8 @@ def add_presences(program: Program, problem: Problem) -> dict[int, int]:
 
 
 def add_messages(program: Program, problem: Problem, presences: Mapping[int, int]) -> None:
-    """Price k[s] * k[t] messages per link, k being presences; the caller takes off what a piece would send itself.
+    """Price k[s] * k[t] messages per link, k being presences; the caller takes off what a piece would send
+    itself.
 
     The product of two integer columns is linear in the unary digits of one of them: digit j says k[s] >= j.
     """
@@ -81,7 +82,7 @@ def add_messages(program: Program, problem: Problem, presences: Mapping[int, int
             row = {product: 1.0, target: -float(low)}
             digits: dict[int, float] = {}
             previous = None
-            for j in range(low + 1, high + 1):
+            for _ in range(low, high):
                 digit = program.column(0, 0, 1, integer=True)
                 part = program.column(0)
                 program.row(-most, {part: 1, target: -1, digit: -most}, inf)
@@ -103,7 +104,9 @@ def own_messages(problem: Problem, seat: int, pattern: Sequence[int]) -> float:
 
 
 def least_sent(problem: Problem, seat: int, pattern: Sequence[int]) -> Terms:
-    """What such a piece sends per sample at least: its sums, and errors to the fewest sources there can be."""
+    """What such a piece sends per sample at least: its sums, and errors to the fewest sources there can
+    be.
+    """
     present = {*pattern, *problem.pinned} if seat == 0 else set(pattern)
     terms = sums(problem, seat, pattern, problem.sent)
     each, neuron = terms.each, dict(terms.neuron)

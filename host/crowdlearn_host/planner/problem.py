@@ -1,9 +1,9 @@
 """The planning problem in numbers: how many neurons of every bundle each seat takes, and what that costs.
 
-A seat is a place in a group that a device takes; seats with the same budgets form a class. A piece that owns neurons of
-a bundle is *present* there. For every link it sends, for each neuron of the target bundle that it does not own, one
-sum (the paper's "weighted sum"); the error comes back the same way. So with counts x and presences z a link from bundle
-s to bundle t moves
+A seat is a place in a group that a device takes; seats with the same budgets form a class. A piece that owns
+neurons of a bundle is *present* there. For every link it sends, for each neuron of the target bundle that it
+does not own, one sum (the paper's "weighted sum"); the error comes back the same way. So with counts x and
+presences z a link from bundle s to bundle t moves
 
     sum over pieces p of z[p, s] * (N[t] - x[p, t])   sums forward, and as many errors backward.
 """
@@ -20,7 +20,9 @@ Counts = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Link:
-    """Linear maps from one bundle to another: `floats` per target neuron and sample, over `edges` parallel edges."""
+    """Linear maps from one bundle to another: `floats` per target neuron and sample, over `edges` parallel
+    edges.
+    """
 
     source: int
     target: int
@@ -47,7 +49,9 @@ class Budget:
 
 @dataclass(frozen=True)
 class Seat:
-    """A class of `count` equal places. `uplink` limits what a piece sends per sample, in the units of a `Wire`."""
+    """A class of `count` equal places. `uplink` limits what a piece sends per sample, in the units of a
+    `Wire`.
+    """
 
     name: str
     count: int
@@ -67,9 +71,10 @@ class Wire:
 class Problem:
     """Choose the pieces of one group.
 
-    Seat class 0 is the dominator's, with count 1: it owns the `pinned` bundles whole and, where `dominator_hidden`,
-    may own others. `objective` prices all sums, errors and messages of an epoch; `sent` prices those of one sample as
-    they count against uplinks. `kept` is the cost of each neuron the dominator owns (its weights move at a shuffle).
+    Seat class 0 is the dominator's, with count 1: it owns the `pinned` bundles whole and, where
+    `dominator_hidden`, may own others. `objective` prices all sums, errors and messages of an epoch; `sent`
+    prices those of one sample as they count against uplinks. `kept` is the cost of each neuron the dominator
+    owns (its weights move at a shuffle).
     """
 
     neurons: tuple[int, ...]
@@ -97,7 +102,9 @@ class Division:
 
 
 def forward_floats(problem: Problem, counts: Sequence[Counts]) -> int:
-    """Floats sent forward per sample, in the paper's accounting: one per present source and target not owned."""
+    """Floats sent forward per sample, in the paper's accounting: one per present source and target not
+    owned.
+    """
     return sum(
         link.floats * (problem.neurons[link.target] - piece[link.target])
         for link in problem.links
@@ -125,7 +132,9 @@ def cost(problem: Problem, counts: Sequence[Counts]) -> float:
 
 
 def uplink(problem: Problem, counts: Sequence[Counts], piece: int) -> float:
-    """What one piece sends per sample: its sums forward, and the errors of its neurons to their other sources."""
+    """What one piece sends per sample: its sums forward, and the errors of its neurons to their other
+    sources.
+    """
     mine, total = counts[piece], 0.0
     for link in problem.links:
         others = sum(k != piece and bool(other[link.source]) for k, other in enumerate(counts))
@@ -157,7 +166,7 @@ def violations(problem: Problem, division: Division) -> list[str]:
         sent = uplink(problem, division.counts, k)
         if sent > problem.seats[seat].uplink * (1 + 1e-9):
             wrong.append(f"piece {k}: uplink {sent:.6g} of {problem.seats[seat].uplink:.6g}")
-    for c, seat in enumerate(problem.seats):
-        if division.seats.count(c) > seat.count:
-            wrong.append(f"{division.seats.count(c)} pieces on {seat.count} seats of {seat.name}")
+    for c, kind in enumerate(problem.seats):
+        if division.seats.count(c) > kind.count:
+            wrong.append(f"{division.seats.count(c)} pieces on {kind.count} seats of {kind.name}")
     return wrong

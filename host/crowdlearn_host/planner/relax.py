@@ -1,7 +1,8 @@
 """When no plan fits: the smallest relaxations that would make one fit.
 
-Budgets get elastic limits in the piece-by-piece program without its traffic; what they stretch by, as a share of the
-limit and in sum, is minimised. Stretching is per class of seats, for that is what a user can change.
+Budgets get elastic limits in the piece-by-piece program without its traffic; what they stretch by, as a
+share of the limit and in sum, is minimised. Stretching is per class of seats, for that is what a user can
+change.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class Relaxation:
 
 
 def relaxations(problem: Problem, only: tuple[str, str] | None = None) -> list[Relaxation] | None:
-    """The least stretching of the linear budgets, of all of them or of one (seat, budget) alone; None where none does."""
+    """The least stretching of the linear budgets, of all of them or of one (seat, budget) alone; None where
+    none does.
+    """
     program = Program()
     stretch: dict[tuple[str, str], int] = {}
     for seat in problem.seats:
@@ -49,7 +52,9 @@ def relaxations(problem: Problem, only: tuple[str, str] | None = None) -> list[R
             covered[b][owned[b]] = 1.0
         whole = problem.pinned if k == 0 else ()
         for budget in seat.budgets:
-            fixed = budget.fixed + sum(budget.per_neuron[b] * problem.neurons[b] + budget.per_presence[b] for b in whole)
+            fixed = budget.fixed + sum(
+                budget.per_neuron[b] * problem.neurons[b] + budget.per_presence[b] for b in whole
+            )
             row = {owned[b]: budget.per_neuron[b] for b in hidden}
             row |= {present[b]: budget.per_presence[b] for b in hidden}
             row[stretch[seat.name, budget.name]] = -budget.limit
@@ -93,7 +98,9 @@ def _tell(problem: Problem, fleet: Fleet, relaxation: Relaxation) -> str:
     holders = relaxation.seat
     if relaxation.seat == problem.seats[0].name:
         attribute = {"compute": "macs", "memory": "memory"}[relaxation.budget]
-        short = [k.name for k in fleet.classes if k.samples and getattr(caps_of(k), attribute) < relaxation.needed]
+        short = [
+            k.name for k in fleet.classes if k.samples and getattr(caps_of(k), attribute) < relaxation.needed
+        ]
         holders = f"{', '.join(short)} as dominator"
     return (
         f"{relaxation.budget} {relaxation.needed:,.0f} {relaxation.unit} on {holders} "

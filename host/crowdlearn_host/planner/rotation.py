@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -31,10 +31,12 @@ def rotate(
     counts: Sequence[Counts],
     rotation: Rotation,
 ) -> tuple[GroupPlan, float]:
-    """The turns of one group and the bytes of state that move in an epoch, the way back to its first turn included.
+    """The turns of one group and the bytes of state that move in an epoch, the way back to its first turn
+    included.
 
-    At each turn the assignment is the one that moves least (`minimal`) or keeps fewest pieces in place (`full`) among
-    those in which every device can afford its piece. Raises InfeasiblePlan where there is none.
+    At each turn the assignment is the one that moves least (`minimal`) or keeps fewest pieces in place
+    (`full`) among those in which every device can afford its piece. Raises InfeasiblePlan where there is
+    none.
     """
     kind_of = {name: kind for kind in fleet.classes for name in kind.names}
     state = [sum(n * each.state for n, each in zip(count, costs.each, strict=True)) for count in counts]
@@ -48,12 +50,15 @@ def rotate(
     # Twice round: the first epoch only finds the assignment that the second starts from.
     for _ in range(2):
         moved, turns = 0.0, []
-        for dominator in dominators:
+        for t, dominator in enumerate(dominators):
             others = [name for name in devices if name != dominator]
-            follow = _assign(others, fits, kind_of, holders, state, rotation)
+            wait = {name: (k - t) % len(dominators) for k, name in enumerate(dominators)}
+            able = [fits[kind_of[name].name] for name in others]
+            follow = _assign(others, able, wait, holders, state, rotation)
             if follow is None or not fits[kind_of[dominator].name][0]:
                 raise InfeasiblePlan(
-                    f"while {dominator} is the dominator its group cannot afford the other pieces; add a device of its class"
+                    f"while {dominator} is the dominator its group cannot afford the other pieces; "
+                    "add a device of its class"
                 )
             turn = (dominator, *follow)
             moved += sum(
@@ -72,13 +77,15 @@ def _fits(problem: Problem, costs: Costs, kind: DeviceClass, counts: Sequence[Co
 
 def _assign(
     others: Sequence[str],
-    fits: dict[str, list[bool]],
-    kind_of: dict[str, DeviceClass],
+    fits: Sequence[Sequence[bool]],
+    wait: Mapping[str, int],
     holders: Sequence[str],
     state: Sequence[float],
     rotation: Rotation,
 ) -> list[str] | None:
-    """A device for every follower's piece."""
+    """A device for every follower's piece; what moves goes to whoever has longest to `wait` for its own
+    turn.
+    """
     pieces = len(state) - 1
     if pieces > len(others):
         return None
@@ -86,9 +93,10 @@ def _assign(
     for piece in range(1, pieces + 1):
         for d, name in enumerate(others):
             stays = bool(holders) and holders[piece] == name
-            moves = state[piece] + 1.0 if rotation == "minimal" else 0.0
-            cost = (0.0 if stays else moves) if rotation == "minimal" else float(stays)
-            price[piece - 1, d] = cost if fits[kind_of[name].name][piece] else FORBIDDEN
+            patience = wait.get(name, len(wait)) / (1 + len(wait))
+            moving = state[piece] * (2 - patience) if rotation == "minimal" else 0.0
+            keeping = 0.0 if rotation == "minimal" else 1.0
+            price[piece - 1, d] = (keeping if stays else moving) if fits[d][piece] else FORBIDDEN
     rows, columns = linear_sum_assignment(price)
     if pieces and price[rows, columns].max() >= FORBIDDEN:
         return None

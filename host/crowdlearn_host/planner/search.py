@@ -1,7 +1,8 @@
 """From a problem to its best division and a proven bound, within a time limit.
 
-The exact program over patterns comes first and gives the bound. Its choices are handed out to single pieces; what
-integer rounding or unlisted patterns leave open is improved, and on small problems closed, piece by piece.
+The exact program over patterns comes first and gives the bound. Its choices are handed out to single pieces;
+what integer rounding or unlisted patterns leave open is improved, and on small problems closed, piece by
+piece.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ SMALL = 60
 
 @dataclass(frozen=True)
 class Solution:
-    """The best division found (None where there is none), its cost, a lower bound on any, and the time it took."""
+    """The best division found (None where there is none), its cost, a lower bound on any, and the time it
+    took.
+    """
 
     division: Division | None
     cost: float
@@ -53,7 +56,9 @@ def search(problem: Problem, seconds: float, known: Iterable[Division] = ()) -> 
 
 
 class _Run:
-    """One search. Programs see the problem in floats of one sample, without constants: numbers of a friendly size."""
+    """One search. Programs see the problem in floats of one sample, without constants: numbers of a friendly
+    size.
+    """
 
     def __init__(self, problem: Problem, seconds: float) -> None:
         self.problem = problem
@@ -112,7 +117,9 @@ class _Run:
         return self._solution()
 
     def _target(self, blocks: list[Block], branch: Branch) -> float:
-        """The bound that would do. Looks for divisions meanwhile: often by diving, and among new blocks exactly."""
+        """The bound that would do. Looks for divisions meanwhile: often by diving, and among new blocks
+        exactly.
+        """
         self.visits += 1
         if self.best is None or self.visits % 12 == 2:
             self._seat(Master(self.scaled, blocks, branch, penalised=True).dive())
@@ -170,7 +177,9 @@ class _Run:
         return padded
 
     def _improve(self) -> None:
-        """Large neighbourhood search: free a few pieces at a time, keep the others, until nothing more is gained."""
+        """Large neighbourhood search: free a few pieces at a time, keep the others, until nothing more is
+        gained.
+        """
         problem, random = self.problem, Random(0)
         seats = seat_classes(problem)
         size, failures = min(4, len(seats)), 0

@@ -1,8 +1,8 @@
 """The seats of a group: which budgets its pieces must meet, whoever is the dominator.
 
-One division serves every turn. The dominator's piece goes round, so it must fit every device that holds samples. While
-a device is the dominator its own follower's seat is empty, so of a class that dominates one seat less can be relied on;
-between two such classes there is one seat that either takes, which must fit both.
+One division serves every turn. The dominator's piece goes round, so it must fit every device that holds
+samples. While a device is the dominator its own follower's seat is empty, so of a class that dominates one
+seat less can be relied on; between two such classes there is one seat that either takes, which must fit both.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf
 
 from .costs import Costs, Training, sharing_bytes
@@ -50,7 +51,9 @@ def meet(kinds: Iterable[DeviceClass]) -> Caps:
 def group_problem(
     costs: Costs, training: Training, fleet: Fleet, groups: int, *, dominator_hidden: bool = True
 ) -> Problem:
-    """Divide the network for `groups` groups dealt evenly from the fleet; costs are per epoch of all of them."""
+    """Divide the network for `groups` groups dealt evenly from the fleet; costs are per epoch of all of
+    them.
+    """
     dominating = [kind for kind in fleet.classes if kind.samples]
     samples = sum(kind.samples * len(kind.names) for kind in dominating)
     passes = sum(training.micro_batches(kind.samples) * len(kind.names) for kind in dominating)
@@ -86,8 +89,8 @@ def budgets(costs: Costs, caps: Caps) -> tuple[Budget, ...]:
 def shuffles(costs: Costs, training: Training, fleet: Fleet, groups: int) -> tuple[float, tuple[float, ...]]:
     """Bytes of an epoch's shuffles: what every division pays, and what each neuron of the dominator adds.
 
-    `full`: all pieces move at every turn. `minimal`: the dominator's piece moves at every turn, and where every device
-    dominates each follower's piece leaves its holder once an epoch.
+    `full`: all pieces move at every turn. `minimal`: the dominator's piece moves at every turn, and where
+    every device dominates each follower's piece leaves its holder once an epoch.
     """
     turns = sum(len(kind.names) for kind in fleet.classes if kind.samples)
     if turns <= groups:
@@ -110,7 +113,7 @@ def _followers(costs: Costs, fleet: Fleet, groups: int) -> list[Seat]:
     present = [kind for kind in dominating if len(kind.names) >= groups]
     for kind in fleet.classes:
         counts[caps_of(kind)] += len(kind.names) // groups - (kind in present)
-    for kind, weaker in zip(present, present[1:], strict=False):
+    for kind, weaker in pairwise(present):
         counts[meet((kind, weaker))] += 1
     return [
         Seat(_name(fleet.classes, caps), count, budgets(costs, caps), caps.uplink)

@@ -27,7 +27,9 @@ SECONDS = 30.0
 
 @st.composite
 def problems(draw: st.DrawFn, uplinks: bool = False) -> Problem:
-    """Input, one to three hidden bundles, output; links forward, beside and around; two or three classes of seats."""
+    """Input, one to three hidden bundles, output; links forward, beside and around; two or three classes of
+    seats.
+    """
     hidden = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
     neurons = (draw(st.integers(1, 4)), *hidden, draw(st.integers(1, 3)))
     last = len(neurons) - 1
