@@ -10,7 +10,7 @@ from crowdlearn_device.errors import DeviceError
 from crowdlearn_export.errors import ExportError
 
 from ..errors import HostError
-from . import demo, devices, evaluate, phones, plan, simulate, train
+from . import demo, devices, evaluate, phones, simulate, train
 
 app = typer.Typer(
     name="crowdlearn",
@@ -24,7 +24,6 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
-app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
 app.command("devices")(devices.devices)
 app.add_typer(phones.app, name="phones")
