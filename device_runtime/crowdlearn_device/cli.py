@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import DeviceError
+from .executor import ProgramStore
+from .measure import measure_step
 from .serve import serve_device
 
 
@@ -33,13 +35,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     serving.add_argument(
         "--threads", type=int, default=0, help="threads of the executor (0: the library's choice)"
     )
+    measuring = commands.add_parser("measure", help="time training steps of a program; prints JSON")
+    measuring.add_argument("--programs", type=Path, required=True, help="folder that holds the program")
+    measuring.add_argument("--program", required=True, help="hash of its manifest")
+    measuring.add_argument("--seconds", type=float, default=2.0, help="how long to run it")
+    measuring.add_argument("--threads", type=int, default=0, help="threads of the executor (0: its choice)")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("websockets").setLevel(logging.WARNING)
-    home: Path = arguments.home
     if arguments.threads:
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # read when the executor's libraries load
     try:
+        if arguments.command == "measure":
+            store = ProgramStore(arguments.programs)
+            print(measure_step(store, arguments.program, arguments.seconds).to_json())
+            return 0
+        home: Path = arguments.home
         asyncio.run(_until_stopped(home, arguments.data or home / "data", arguments.name, arguments.port))
     except (DeviceError, OSError) as error:
         print(f"crowdlearn-device: {error}", file=sys.stderr)

@@ -73,7 +73,7 @@ def decode_tensor(tensor: pb.Tensor, shape: tuple[int, ...] | None = None) -> Ar
     actual = tuple(tensor.shape)
     if len(actual) > MAX_RANK:
         raise WireError(f"tensor of rank {len(actual)}; at most {MAX_RANK}")
-    # An empty tensor with huge other dimensions has no bytes to check them by, and NumPy cannot hold its shape.
+    # An empty tensor has no bytes to check its other dimensions by, and NumPy cannot hold every shape.
     if prod(max(size, 1) for size in actual) > MAX_FRAME:
         raise WireError(f"tensor of shape {actual}: more than any frame can carry")
     if prod(actual) * dtype.itemsize != len(tensor.data):

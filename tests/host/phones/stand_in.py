@@ -1,6 +1,7 @@
 """A program for virtual phones in tests: listens on a port and echoes, as the device runtime would serve."""
 
 import argparse
+import json
 import signal
 import socketserver
 import sys
@@ -19,7 +20,9 @@ class _Server(socketserver.ThreadingTCPServer):
 
 
 def main(argv: list[str]) -> int:
-    """`serve --home FOLDER --port 0` echoes until SIGTERM; `fail CODE TEXT` complains and leaves."""
+    """`serve --home FOLDER --port 0` echoes until SIGTERM; `fail CODE TEXT` complains and leaves;
+    `measure` answers as if 100 steps of 10 samples had taken half a second.
+    """
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve")
@@ -28,7 +31,13 @@ def main(argv: list[str]) -> int:
     fail = commands.add_parser("fail")
     fail.add_argument("code", type=int)
     fail.add_argument("text")
+    measure = commands.add_parser("measure")
+    for option in ("--programs", "--program", "--seconds", "--threads"):
+        measure.add_argument(option, required=True)
     arguments = parser.parse_args(argv)
+    if arguments.command == "measure":
+        print(json.dumps({"steps": 100, "batch": 10, "seconds": 0.5}))
+        return 0
     if arguments.command == "fail":
         print(arguments.text, file=sys.stderr)
         return int(arguments.code)

@@ -1,0 +1,67 @@
+"""`crowdlearn profile`: measure phones, and write what the planner needs to know of them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import FleetError
+from ..fleet.discovery import Found, connect, discover
+from ..fleet.facts import read_facts
+from ..fleet.fleet_file import Measured, fleet_toml
+from ..fleet.measure import Probe, measure_link, measure_macs
+from ..phones.manager import default_home
+from .progress import size
+
+
+def profile(
+    addresses: Annotated[
+        list[str] | None, typer.Argument(help="HOST:PORT of phones with adb over TCP.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Fleet file to write.")] = Path("fleet.toml"),
+    samples: Annotated[int, typer.Option(min=1, help="Samples each phone is taken to hold.")] = 100,
+    key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
+) -> None:
+    """Time a slice program and the link on every phone at hand, and write a fleet file for the planner."""
+    from ..fleet.probe import build_probe
+
+    found = discover(addresses or ())
+    if not found:
+        raise FleetError("no phones: connect one, or start some with 'crowdlearn phones up'")
+    probe = build_probe(default_home() / "programs")
+    measured = asyncio.run(_measure_all(found, probe, key))
+    if not measured:
+        raise FleetError("no phone could be measured")
+    table = Table("device", "model", "million MAC/s", "up", "down", "round trip")
+    for item in measured:
+        table.add_row(
+            item.facts.name,
+            f"{item.facts.manufacturer} {item.facts.model}" + (" (emulated)" if item.facts.virtual else ""),
+            f"{item.macs_per_second / 1e6:.0f}",
+            f"{size(item.link.up)}/s",
+            f"{size(item.link.down)}/s",
+            f"{1000 * item.link.round_trip:.1f} ms",
+        )
+    Console().print(table)
+    out.write_text(fleet_toml(measured, samples=samples))
+    typer.echo(f"wrote {out}")
+
+
+async def _measure_all(found: list[Found], probe: Probe, key: Path | None) -> list[Measured]:
+    # One after the other: virtual phones share this computer, and real ones the air.
+    measured = []
+    for item in found:
+        try:
+            async with await connect(item, key=key) as device:
+                facts = await read_facts(device)
+                measured.append(
+                    Measured(facts, await measure_link(device), await measure_macs(device, probe))
+                )
+        except FleetError as error:
+            typer.echo(f"{item.serial}: {error}", err=True)
+    return measured
