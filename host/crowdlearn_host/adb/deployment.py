@@ -41,18 +41,19 @@ class Deployment(Protocol):
 class FileStore:
     """Files in a folder of the phone, kept by content: what is there is never sent again.
 
-    A file lies in `store/SHA256` and its name is a relative link to it. A push that was cut off leaves only a
-    `.part`, which the next one replaces.
+    A file lies in `store/SHA256` and its name is a relative link to it, or a copy where there are no links. A
+    push that was cut off leaves only a `.part`, which the next one replaces.
     """
 
-    def __init__(self, device: AdbDevice, home: str) -> None:
+    def __init__(self, device: AdbDevice, home: str, *, links: bool = True) -> None:
         self._device = device
         self._home = home
+        self._links = links
 
     async def install(self, files: Mapping[str, bytes | Path], progress: Progress | None = None) -> int:
         """Send what is missing, check it on the phone, and link the names; returns the bytes sent."""
         digests = {name: _digest(content) for name, content in files.items()}
-        links = [_link(name, digest) for name, digest in digests.items()]
+        links = [_link(name, digest, copy=not self._links) for name, digest in digests.items()]
         store = f"{self._home}/store"
         listing = await self._device.shell(f"mkdir -p {shlex.quote(store)} && ls {shlex.quote(store)}")
         present = set(listing.check(f"listing {store}").decode().split())
@@ -201,7 +202,7 @@ def _size(content: bytes | Path) -> int:
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
-def _link(name: str, digest: str) -> str:
+def _link(name: str, digest: str, *, copy: bool) -> str:
     parts = name.split("/")
     if (
         not name
@@ -210,7 +211,9 @@ def _link(name: str, digest: str) -> str:
         or parts[0] == "store"
     ):
         raise FleetError(f"{name!r} cannot be a file on the phone: use a relative name without '..'")
-    target = "../" * (len(parts) - 1) + f"store/{digest}"
-    link = f"ln -sf {shlex.quote(target)} {shlex.quote(name)}"
+    if copy:
+        link = f"cp store/{digest} {shlex.quote(name)}"
+    else:
+        link = f"ln -sf {'../' * (len(parts) - 1)}store/{digest} {shlex.quote(name)}"
     parent = posixpath.dirname(name)
     return f"mkdir -p {shlex.quote(parent)} && {link}" if parent else link

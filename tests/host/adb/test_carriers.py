@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from crowdlearn_host import phones
-from crowdlearn_host.adb import AdbDevice, RuntimeDeployment
+from crowdlearn_host.adb import AdbDevice, AppDeployment, RuntimeDeployment
+from crowdlearn_host.adb.app_deployment import HOME as APP_HOME
+from crowdlearn_host.adb.app_deployment import PACKAGE
 from crowdlearn_host.adb.connection import FullSendTransport, connect_blocking, parse_address
 from crowdlearn_host.adb.server import server_devices
 from crowdlearn_host.errors import FleetError
@@ -72,3 +74,22 @@ async def test_an_app_is_installed_or_refused_with_the_reason(
         assert b"org.example.good" in (await device.shell("pm list packages")).stdout
         with pytest.raises(FleetError, match="INSTALL_PARSE_FAILED_NOT_APK"):
             await device.install_app(bad)
+
+
+async def test_the_app_is_installed_once_and_a_virtual_phone_says_that_it_runs_none(
+    phone: phones.PhoneInfo, key: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "app.apk"
+    path.write_bytes(apk(PACKAGE))
+    async with await AdbDevice.connect(phone.serial, key=key) as device:
+        with pytest.raises(FleetError, match="is not installed; give the APK"):
+            await AppDeployment(device).install({})
+        deployment = AppDeployment(device, apk=path)
+        assert await deployment.install({"programs/a.pte": b"a" * 100}) == 100
+        assert await AppDeployment(device).install({"b.pte": b"a" * 100}) == 0
+        assert await device.pull(f"{APP_HOME}/programs/a.pte") == await device.pull(f"{APP_HOME}/b.pte")
+        with pytest.raises(FleetError, match="runs no Android apps"):
+            await deployment.start()
+        with pytest.raises(FleetError, match="does not listen"):
+            await deployment.connect()
+        await deployment.stop()
