@@ -244,6 +244,13 @@ def _manifest_seed() -> bytes:
     )
 
 
+def _frame_seeds() -> tuple[bytes, ...]:
+    hello = pb.Frame(hello=pb.Hello(version=1, device="d"))
+    share = pb.Frame(share=pb.Share())
+    envelope = pb.Frame(envelope=pb.Envelope())
+    return tuple(message.SerializeToString() for message in (hello, share, envelope))
+
+
 def _connection_seed() -> bytes:
     return b"\xff" + _messages(
         Message(Command.OPEN, 7, 0, b"sync:\0"),
@@ -290,7 +297,7 @@ TARGETS = {
         adb_shell_packets, (encode(Channel.STDIN, b"x") + encode(Channel.EXIT, b"\0"),)
     ),
     "apk": Target(apk, (b"PK\x03\x04", struct.pack("<HHI", 3, 8, 8))),
-    "frame": Target(frame, (pb.Frame(hello=pb.Hello(version=1, device="d")).SerializeToString(),)),
+    "frame": Target(frame, _frame_seeds()),
     "manifest": Target(manifest, (_manifest_seed(),)),
     "phone_shell": Target(phone_shell, SHELL_SEEDS),
     "program": Target(program, (b"\x1c\0\0\0ET12",)),
