@@ -10,7 +10,7 @@ from crowdlearn_device.errors import DeviceError
 from crowdlearn_export.errors import ExportError
 
 from ..errors import HostError
-from . import demo, devices, evaluate, phones, profile, simulate, train
+from . import demo, devices, evaluate, phones, profile, report, simulate, train
 
 app = typer.Typer(
     name="crowdlearn",
@@ -25,6 +25,7 @@ app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("simulate")(simulate.simulate)
+app.command("report")(report.report)
 app.command("devices")(devices.devices)
 app.command("profile")(profile.profile)
 app.add_typer(phones.app, name="phones")

@@ -48,6 +48,7 @@ def simulate(
         folder.keep(state)
         typer.echo(_line(state))
 
+    folder.keep_plan(setting.plan)
     state = folder.resume()
     with _workers(setting, engine, processes or os.cpu_count() or 1) as workers:
         state = run(setting, workers, state, on_round)

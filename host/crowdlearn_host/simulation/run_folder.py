@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from ..config import load_toml
 from ..errors import RunError
 from ..models import build_model
+from ..planner.plan import Plan
 from ..sharing.flat import unflatten
 from ..sharing.window import Window
 from .config import SimulationConfig
@@ -29,7 +30,7 @@ METRICS = "metrics.jsonl"
 
 
 class RunFolder:
-    """A folder with config.toml, environment.json, metrics.jsonl, checkpoint.npz, and model.safetensors."""
+    """config.toml, environment.json, plan.json, metrics.jsonl, checkpoint.npz and model.safetensors."""
 
     def __init__(self, folder: str | Path, config_file: str | Path) -> None:
         """Opens the folder, or makes it. Raises RunError where it belongs to another configuration."""
@@ -51,6 +52,11 @@ class RunFolder:
         lines = metrics.read_bytes().splitlines(keepends=True) if metrics.exists() else []
         _replace(metrics, b"".join(lines[:done]))
         return state
+
+    def keep_plan(self, plan: Plan) -> None:
+        """Writes plan.json, as a run of phones has it."""
+        told = {"pieces": [piece.neurons for piece in plan.pieces], "order": plan.order}
+        _replace(self.folder / "plan.json", json.dumps(told).encode())
 
     def keep(self, state: RunState) -> None:
         """Adds the last round to metrics and checkpoint; a crash leaves either as it was or as it is then."""

@@ -191,6 +191,8 @@ def test_a_minimal_rotation_moves_less(crowd: Crowd) -> None:
     assert 0 < minimal["shuffle"] < full["shuffle"]
     without_choice = simulated(crowd(sharing={"theta": 1})).records[0].bytes
     assert without_choice["shuffle"] < full["shuffle"]
+    renewed = simulated(crowd(sharing={"theta": 1, "tau": 0, "every": 1}, training={"epochs": 1, "batch": 8}))
+    assert all(record.bytes["shuffle"] == 0 for record in renewed.records)
 
 
 def test_sharing_may_come_after_every_few_passes(crowd: Crowd) -> None:

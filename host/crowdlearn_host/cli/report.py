@@ -1,0 +1,24 @@
+"""`crowdlearn report`: a run as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..report.page import page
+from ..report.run import read_run
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write [default: report.html in the folder]."),
+    ] = None,
+) -> None:
+    """Write a run's curves, traffic, slices, recoveries and environment as one self-contained HTML page."""
+    target = output or run / "report.html"
+    target.write_text(page(read_run(run)), "utf-8")
+    typer.echo(str(target))

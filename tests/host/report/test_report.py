@@ -1,0 +1,121 @@
+"""A run's report is one page that needs nothing else, tells what happened, and trusts nobody's words."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crowdlearn_host.cli.report import report
+from crowdlearn_host.cli.simulate import simulate
+from crowdlearn_host.errors import RunError
+from crowdlearn_host.report.charts import bars, curves
+from crowdlearn_host.report.page import page
+from crowdlearn_host.report.run import MAX_POINTS, read_run
+from crowdlearn_host.server.run_folder import RunFolder
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def phones(tmp_path: Path) -> Path:
+    """A run folder as training on phones writes it, with a device that calls itself a script."""
+    path = tmp_path / "phones-run"
+    with RunFolder(path, create=True) as folder:
+        folder.write("config.toml", 'name = "phones"\n')
+        folder.write("environment.json", '{"torch": "2"}')
+        plan = {"pieces": [[[0, 6], [0, 0], [0, 4]], [[6, 6], [0, 5], [4, 4]], [[6, 6], [5, 9], [4, 4]]]}
+        folder.write("plan.json", json.dumps(plan))
+        for step in range(5):
+            spent = {"activation": 1000 * (step + 1), "recovery": 0}
+            folder.metric(epoch=0, boundary=step + 1, rows=8, loss=2.0 / (step + 1), correct=4, bytes=spent)
+        folder.event("pass", epoch=0, device=HOSTILE, boundary=5)
+        folder.event("recovering", why=f"{HOSTILE} left", boundary=3)
+        folder.event("evaluated", epoch=0, test_loss=0.4, test_accuracy=0.875)
+        traffic = [
+            {"device": HOSTILE, "direction": way, "purpose": "activation", "bytes": size, "messages": 1}
+            for way, size in (("up", 2_000_000), ("down", 1_000_000))
+        ]
+        folder.save_group(0, {}, traffic)
+    return path
+
+
+def test_a_run_of_phones_is_told_whole_and_its_words_are_escaped(phones: Path) -> None:
+    run = read_run(phones)
+    assert run.loss[-1] == (40.0, 0.4)
+    assert run.accuracy == ((40.0, 87.5),)
+    assert (run.traffic[0].sent, run.traffic[0].received) == (2_000_000, 1_000_000)
+    told = page(run)
+    assert HOSTILE not in told
+    for words in ("87.50 %", "recovering", "piece 0 (dominator)", "phones-run", "3 MB"):
+        assert words in told
+
+
+def test_a_simulated_run_is_told_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        np.savez(tmp_path / f"{split}.npz", inputs=rng.random((60, 6)), labels=rng.integers(0, 4, 60))
+    (tmp_path / "crowd.toml").write_text(
+        'model = "mlp:6-9-8-4"\ndevices = 6\ngroup = 3\n[training]\nepochs = 2\nbatch = 5\n'
+    )
+    simulate(tmp_path / "crowd.toml", tmp_path, tmp_path / "run", processes=1)
+    report(tmp_path / "run")
+    told = (tmp_path / "run" / "report.html").read_text()
+    assert "mlp:6-9-8-4" in told
+    assert told.count("<polyline") >= 5
+    assert "piece 2: neurons" in told
+
+
+def test_the_page_fetches_nothing(phones: Path) -> None:
+    told = page(read_run(phones))
+    assert not re.search(r"(src|href|url\(|@import|https?:)", told)
+    assert "<script" not in told
+
+
+def test_chromium_shows_the_page(phones: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium on this machine")
+    report(phones, tmp_path / "page.html")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'page.html'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert len(re.findall("<section>", done.stdout)) == 10
+    assert 'class="line c0"' in done.stdout
+    assert HOSTILE not in done.stdout
+
+
+def test_a_folder_that_is_no_run_or_damaged_is_refused(tmp_path: Path, phones: Path) -> None:
+    with pytest.raises(RunError, match=r"no metrics.jsonl"):
+        read_run(tmp_path)
+    (phones / "plan.json").write_text('{"pieces": [[["a", 1]]]}')
+    with pytest.raises(RunError, match="damaged"):
+        read_run(phones)
+    (phones / "plan.json").unlink()
+    (phones / "run.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(RunError, match="damaged"):
+        read_run(phones)
+
+
+def test_a_crash_in_the_middle_of_a_line_costs_that_line(phones: Path) -> None:
+    with (phones / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"epoch": 0, "lo')
+    assert len(read_run(phones).loss) == 5
+
+
+def test_a_long_run_is_thinned_and_keeps_its_last_point(tmp_path: Path) -> None:
+    rows = [json.dumps({"samples": i, "loss": 1.0, "bytes": {}}) for i in range(3 * MAX_POINTS + 1)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(rows))
+    loss = read_run(tmp_path).loss
+    assert len(loss) <= MAX_POINTS + 1
+    assert loss[-1][0] == 3 * MAX_POINTS
+
+
+@pytest.mark.parametrize("points", [[], [(0.0, 0.0)], [(5.0, 5.0)], [(0.0, -1e-9), (1.0, 1e12)]])
+def test_any_curve_can_be_drawn(points: list[tuple[float, float]]) -> None:
+    drawn = curves({"a": points}, "x", "y")
+    assert "nan" not in drawn
+    assert "inf" not in drawn.replace("info", "")
+    assert bars({"a": [0.0]}, ["a"], "")
