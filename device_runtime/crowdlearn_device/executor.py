@@ -24,6 +24,14 @@ class Executor(Protocol):
     def run(self, method: str, inputs: Sequence[Array]) -> list[Array]: ...
 
 
+class Programs(Protocol):
+    """Where a device's programs are. Both methods raise ProgramError where one is missing or damaged."""
+
+    def manifest(self, sha256: str) -> Manifest: ...
+
+    def executor(self, manifest: Manifest) -> Executor: ...
+
+
 class ExecuTorchExecutor:
     """Runs a .pte on ExecuTorch's Python runtime (Linux). Importing torch waits until the first program is
     loaded.

@@ -9,7 +9,8 @@ holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from .dataset import Dataset
 from .dominator import Dominator
 from .envelope import Channel, Identity, open_snapshot, seal_snapshot
 from .errors import DataError, DeviceError, EnvelopeError, ProgramError, StateError, WireError
-from .executor import Executor, ProgramStore
+from .executor import Executor, Programs
 from .manifest import Manifest
 from .piece import Message, Piece
 from .state import Neurons, PartialState, PieceState, StateStore
@@ -45,6 +46,7 @@ class Member:
         identity: Identity,
         samples: int,
         load_data: Callable[[], Dataset],
+        programs: Programs,
         token: str = "",
     ) -> None:
         self.outbox: list[pb.Frame] = []
@@ -52,7 +54,7 @@ class Member:
         self._home = home
         self._identity = identity
         self._load_data = load_data
-        self._programs = ProgramStore(home / "programs")
+        self._programs = programs
         self._executors: dict[str, Executor] = {}
         self._data: Dataset | None = None
         self._generation: _Generation | None = None
@@ -105,7 +107,8 @@ class Member:
             self.finished = frame.finish.reason
             self._generation = None
         elif kind == "ping":
-            self._send(pb.Frame(pong=pb.Pong(nonce=frame.ping.nonce)))
+            waiting = self._generation is None or not self._generation.has_work
+            self._send(pb.Frame(pong=pb.Pong(nonce=frame.ping.nonce, waiting=waiting)))
         elif self._device < 0:
             raise WireError(f"{kind} before welcome")
         elif kind == "assign":
@@ -136,15 +139,27 @@ class Member:
         if self._generation is not None and assign.generation <= self._generation.number:
             raise WireError(f"generation {assign.generation} after {self._generation.number}")
         self._generation = None
-        for peer in assign.peers:
-            # A device's key is trusted at first sight and then for the whole run.
+        self.trust(assign.peers)
+        if self._identities.get(self._device) != self._identity.public:
+            raise WireError("the server gives this device another's identity")
+        self._generation = _Generation(self, assign)
+
+    def trust(self, peers: Iterable[pb.Peer]) -> list[int]:
+        """The numbers of these devices. A device's key is trusted at first sight and then for the whole
+        run.
+        """
+        numbers = []
+        for peer in peers:
             if self._identities.setdefault(peer.device, peer.identity) != peer.identity:
                 raise WireError(
                     f"device {peer.device} has changed its identity; start a new run if that is right"
                 )
-        if self._identities.get(self._device) != self._identity.public:
-            raise WireError("the server gives this device another's identity")
-        self._generation = _Generation(self, assign)
+            numbers.append(peer.device)
+        return numbers
+
+    def leave(self, reason: str) -> None:
+        """Ask to go; `finished` is set once others have taken this device's pieces over."""
+        self._send(pb.Frame(leave=pb.Leave(reason=reason)))
 
     def program(self, sha256: str) -> tuple[Manifest, Executor]:
         """A program that was pushed to this device, loaded once."""
@@ -173,6 +188,8 @@ class _Generation:
         self._layout = [[_neurons(r) for r in piece.neurons] for piece in assign.pieces]
         self._device_of = [piece.device for piece in assign.pieces]
         self._piece_of = {device: piece for piece, device in enumerate(self._device_of)}
+        self._heirs = list(assign.heirs)
+        self._busy = 0.0
         self._partial: PartialState | None = None
         self._piece: Piece | None = None
         self._dominator: Dominator | None = None
@@ -210,10 +227,15 @@ class _Generation:
             self._go()
         elif kind == "share":
             self._share()
+        elif kind == "heirs":
+            self._heirs = self._member.trust(frame.heirs.heirs)
         else:
             raise WireError(f"a device takes no {kind}")
 
     def _keys(self, keys: pb.Keys) -> None:
+        if self._channels:
+            # Sealing again from sequence number 0 under the same keys would give their stream away.
+            raise WireError("keys were exchanged already")
         for offer in keys.offers:
             if offer.device != self._me and offer.device in self._member._identities:
                 self._channels[offer.device] = Channel(
@@ -299,6 +321,8 @@ class _Generation:
     def _go(self) -> None:
         if self._piece is None:
             raise WireError("go before ready")
+        if self._dominator is not None:
+            raise WireError("go came twice")
         if self._assign.piece == 0:
             self._dominator = Dominator(self._piece, self._member.data(), self._assign, self._me)
 
@@ -324,6 +348,10 @@ class _Generation:
             )
         )
 
+    @property
+    def has_work(self) -> bool:
+        return self._piece is not None and self._piece.ready
+
     def work(self) -> bool:
         piece = self._piece
         if piece is None:
@@ -331,8 +359,10 @@ class _Generation:
         fed = self._dominator is not None and self._dominator.feed()
         if not piece.ready:
             return fed
-        before = piece.boundary
-        for message in piece.run():
+        before, started = piece.boundary, time.perf_counter()
+        messages = piece.run()
+        self._busy += time.perf_counter() - started
+        for message in messages:
             self._send_sums(message)
         if piece.boundary != before:
             self._applied(piece)
@@ -360,14 +390,16 @@ class _Generation:
         if piece.boundary == assign.pass_end or since % max(1, assign.training.snapshot_every) == 0:
             content = piece.state().to_bytes()
             self._member._states.save(self.number, piece.boundary, content)
-            heirs = {h: self._member._identities[h] for h in assign.heirs if h != self._me}
+            heirs = {h: self._member._identities[h] for h in self._heirs if h != self._me}
             if heirs:
                 snapshot = pb.Snapshot(
                     generation=self.number, boundary=piece.boundary, piece=assign.piece, sender=self._me
                 )
                 identity = self._member._identity
                 self._send(snapshot=seal_snapshot(self._run, identity, heirs, snapshot, content))
-            self._send(held=pb.Held(generation=self.number, boundary=piece.boundary))
+            held = pb.Held(generation=self.number, boundary=piece.boundary, busy_seconds=self._busy)
+            self._busy = 0.0
+            self._send(held=held)
 
     def _share(self) -> None:
         """Upload the values of this piece's neurons: weights, never gradients or samples."""

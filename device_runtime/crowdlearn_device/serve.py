@@ -18,6 +18,7 @@ from websockets.http11 import Request, Response
 from .dataset import Dataset, load_dataset
 from .envelope import Identity
 from .errors import DeviceError, WireError
+from .executor import ProgramStore
 from .member import Member
 from .wire import MAX_FRAME, decode_frame
 
@@ -72,6 +73,7 @@ async def serve_device(home: Path, data: Path, name: str, port: int) -> None:
     """
     home.mkdir(parents=True, exist_ok=True)
     identity = Identity.load(home / "identity.key")
+    programs = ProgramStore(home / "programs")
     token_file = home / "token"
     current: asyncio.Task[None] | None = None
 
@@ -99,7 +101,7 @@ async def serve_device(home: Path, data: Path, name: str, port: int) -> None:
             await connection.close(1011, str(error)[:100])
             return
         with contextlib.suppress(asyncio.CancelledError):
-            await run_member(connection, Member(name, home, identity, samples, load))
+            await run_member(connection, Member(name, home, identity, samples, load, programs))
 
     async with serve(
         handle,

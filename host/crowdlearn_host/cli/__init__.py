@@ -10,7 +10,7 @@ from crowdlearn_device.errors import DeviceError
 from crowdlearn_export.errors import ExportError
 
 from ..errors import HostError
-from . import demo, devices, evaluate, phones, profile, report, simulate, train
+from . import demo, devices, evaluate, phones, plan, profile, report, simulate, train
 
 app = typer.Typer(
     name="crowdlearn",
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
+app.command("plan")(plan.plan)
 app.command("simulate")(simulate.simulate)
 app.command("report")(report.report)
 app.command("devices")(devices.devices)

@@ -3,30 +3,113 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
 
 from crowdlearn_export.graph import NeuronGraph
+from pydantic import TypeAdapter, ValidationError
 
 from ..errors import PlanError
 
 Range = tuple[int, int]
+MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class BudgetUse:
+    """How much of a hard limit a piece uses, in `unit`."""
+
+    name: str
+    unit: str
+    used: float
+    limit: float
+
+    @property
+    def share(self) -> float:
+        """used / limit."""
+        return self.used / self.limit if self.limit else float(self.used > 0)
 
 
 @dataclass(frozen=True)
 class PiecePlan:
-    """The neurons of one piece: per layer a range [start, stop), in the order of `Plan.order`."""
+    """The neurons of one piece: per layer a range [start, stop), in the order of `Plan.order`.
+
+    `seat` names the class of devices that take it. `macs` (forward and backward) and `uplink_bytes` are per
+    sample.
+    """
 
     neurons: tuple[Range, ...]
+    seat: str = ""
+    macs: float = 0.0
+    memory_bytes: float = 0.0
+    uplink_bytes: float = 0.0
+    budgets: tuple[BudgetUse, ...] = ()
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Relayed bytes per epoch of all groups."""
+
+    forward: float
+    backward: float
+    shuffles: float
+    sharing: float
+
+    @property
+    def total(self) -> float:
+        """The planner's objective."""
+        return self.forward + self.backward + self.shuffles + self.sharing
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """No plan relays fewer than `bound` bytes per epoch; this one relays `cost`. Found in `seconds`."""
+
+    cost: float
+    bound: float
+    seconds: float
+
+    @property
+    def gap(self) -> float:
+        """(cost - bound) / cost."""
+        return max(self.cost - self.bound, 0.0) / self.cost if self.cost else 0.0
+
+    @property
+    def optimal(self) -> bool:
+        """Whether the plan is proven optimal."""
+        return self.gap <= 1e-6
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One pass: the device that holds each piece; the first is the dominator."""
+
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """Devices that train one copy of the network, and who holds what at each turn of an epoch."""
+
+    devices: tuple[str, ...]
+    turns: tuple[Turn, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Pieces of one group. `order[layer]` lists the model's neurons in slice order; () keeps the
-    model's own.
+    """Pieces of one group, the same for every group.
+
+    `order[layer]` lists the model's neurons in slice order; () keeps the model's own.
     """
 
     pieces: tuple[PiecePlan, ...]
     order: tuple[tuple[int, ...], ...] = ()
+    model: str = ""
+    rotation: str = "minimal"
+    groups: tuple[GroupPlan, ...] = field(default=())
+    traffic: Traffic | None = None
+    certificate: Certificate | None = None
 
 
 def plan_from_counts(graph: NeuronGraph, counts: Sequence[Sequence[int]]) -> Plan:
@@ -47,4 +130,72 @@ def plan_from_counts(graph: NeuronGraph, counts: Sequence[Sequence[int]]) -> Pla
             raise PlanError(
                 f"layer {owned.name}: pieces own {total} neurons of {owned.neurons}; make them add up"
             )
-    return Plan(tuple(pieces))
+    return Plan(tuple(pieces), model=graph.name)
+
+
+def save_plan(plan: Plan, path: Path) -> None:
+    """Write the plan as JSON."""
+    path.write_bytes(TypeAdapter(Plan).dump_json(plan, indent=1) + b"\n")
+
+
+def load_plan(path: Path, graph: NeuronGraph) -> Plan:
+    """Read a plan for this network. Raises PlanError where it cannot be read, is damaged, or is another
+    network's.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise PlanError(f"{path} is larger than {MAX_BYTES} bytes; is it a plan?")
+        plan = TypeAdapter(Plan).validate_json(path.read_bytes())
+        check_plan(plan, graph)
+    except OSError as error:
+        raise PlanError(f"{path} cannot be read ({error}); write it with 'crowdlearn plan --save'") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise PlanError(
+            f"{path}: {where}: {first['msg']}; write it anew with 'crowdlearn plan --save'"
+        ) from error
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from error
+    return plan
+
+
+def check_plan(plan: Plan, graph: NeuronGraph) -> None:
+    """Raise PlanError unless the plan cuts this network completely, with input and output layer in piece
+    0.
+    """
+    if not plan.pieces:
+        raise PlanError("there is no piece")
+    widths = [layer.neurons for layer in graph.layers]
+    for k, piece in enumerate(plan.pieces):
+        if len(piece.neurons) != len(widths):
+            raise PlanError(
+                f"piece {k} has {len(piece.neurons)} layers, {graph.name} has {len(widths)}; plan again"
+            )
+        numbers = (piece.macs, piece.memory_bytes, piece.uplink_bytes)
+        if not all(isfinite(number) and number >= 0 for number in numbers):
+            raise PlanError(f"piece {k}: costs {numbers} must be finite and not negative")
+    for layer, width in enumerate(widths):
+        reached = 0
+        for k, piece in enumerate(plan.pieces):
+            start, stop = piece.neurons[layer]
+            if start != reached or stop < start:
+                raise PlanError(
+                    f"piece {k}, layer {layer}: neurons {start} to {stop} do not follow on {reached}"
+                )
+            reached = stop
+        if reached != width:
+            raise PlanError(
+                f"layer {layer}: pieces own {reached} neurons, {graph.name} has {width}; plan again"
+            )
+    for layer in (0, len(widths) - 1):
+        if plan.pieces[0].neurons[layer] != (0, widths[layer]):
+            raise PlanError(f"layer {layer} is not wholly the dominator's, as input and output layer must be")
+    if plan.order and [sorted(order) for order in plan.order] != [list(range(width)) for width in widths]:
+        raise PlanError("order is not a permutation of every layer's neurons")
+    for group in plan.groups:
+        for turn in group.turns:
+            if len(turn.devices) != len(plan.pieces) or not {*turn.devices} <= {*group.devices}:
+                raise PlanError(
+                    f"a turn names devices {turn.devices}; one of the group for every piece is needed"
+                )

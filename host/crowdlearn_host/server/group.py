@@ -20,6 +20,7 @@ from crowdlearn_device.piece import overlap
 from crowdlearn_device.schedule import mini_batches
 
 from ..errors import RunError
+from .pace import Pace
 
 Neurons = tuple[int, int]
 Layout = tuple[tuple[Neurons, ...], ...]
@@ -29,8 +30,21 @@ MAX_FAULTS = 8
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A division of the network; `programs[piece]` is the hash of the piece's manifest."""
+
+    layout: Layout
+    programs: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.layout)
+
+
+@dataclass(frozen=True)
 class Settings:
-    """What a group is to do. `programs[piece]` is the manifest hash; the rotation is the plan's."""
+    """What a group is to do. `fallbacks` cut the network into fewer pieces, for when devices are missing;
+    the rotation is the plan's.
+    """
 
     layout: Layout
     programs: tuple[str, ...]
@@ -45,6 +59,14 @@ class Settings:
     rotation: str = "full"
     devices: int = 0
     grace_seconds: float = 60.0
+    silence_seconds: float = 30.0
+    fallbacks: tuple[Cut, ...] = ()
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """Every division that may be used, the wanted one first, then by falling number of pieces."""
+        fewer = sorted(self.fallbacks, key=len, reverse=True)
+        return (Cut(self.layout, self.programs), *fewer)
 
 
 @dataclass(frozen=True)
@@ -82,7 +104,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Point:
-    """A boundary at which every piece of a layout was held, and the schedule as it stood there."""
+    """A boundary at which every piece of a layout was held, and the schedule as it stood there.
+
+    In generation 0 nothing is trained, and the server's model is the state.
+    """
 
     generation: int
     boundary: int
@@ -120,6 +145,14 @@ class Save:
 
 
 @dataclass(frozen=True)
+class Drop:
+    """Close a device's connection; the group has let it go already."""
+
+    device: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Forget:
     """Snapshots older than this point are of no use any more."""
 
@@ -150,7 +183,7 @@ class Record:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-Effect = Send | SendGlobal | SendSnapshot | Save | Forget | Merge | Checkpoint | Record
+Effect = Send | SendGlobal | SendSnapshot | Save | Drop | Forget | Merge | Checkpoint | Record
 
 
 class Group:
@@ -169,17 +202,36 @@ class Group:
         self.holders: tuple[int, ...] = ()
         self.points: list[Point] = []
         self.snapshots: dict[tuple[int, int, int], frozenset[int]] = {}
-        self._layout = settings.layout
+        self._cut = settings.cuts[0]
         self._from: Point | None = None
+        self._providing: tuple[tuple[int, bool], ...] = ()
+        self._heirs: tuple[int, ...] = ()
         self._keyed = False
         self._offers: dict[int, pb.KeyOffer] = {}
         self._ready: set[int] = set()
         self._held: dict[int, int] = {}
         self._shared: set[int] = set()
         self._lost_state: set[tuple[int, int]] = set()
+        self._unfit: dict[int, str] = {}
+        self._leaving: set[int] = set()
+        self._gone_since: dict[int, float] = {}
         self._absent: set[int] = set()
         self._faults = 0
-        self._paused_until: float | None = None
+        self._progressed = 0
+        self._waiting_since: float | None = None
+        self._patient = True
+        self._asked_in: tuple[object, ...] = ()
+        self._waiting: set[int] = set()
+        self.pace = Pace(settings.silence_seconds)
+
+    @property
+    def _layout(self) -> Layout:
+        return self._cut.layout
+
+    @property
+    def _able(self) -> set[int]:
+        """Devices that may be given a piece."""
+        return self.live - self._leaving
 
     def to_json(self) -> dict[str, Any]:
         """Everything a restarted server needs."""
@@ -215,45 +267,107 @@ class Group:
         self.points = self.points[: self.points.index(point) + 1]
         self.boundary, self.schedule = point.boundary, point.schedule
         self.holders = point.holders
+        self._cut = next((cut for cut in self.settings.cuts if cut.layout == point.layout), self._cut)
+        if self._progressed > self.boundary:
+            self._record("rolled_back", boundary=self.boundary, after=self._progressed)
+        self._progressed = self.boundary
 
     def join(self, device: Device) -> None:
         """A device connected, for the first time or again."""
-        self.live.add(device.number)
-        known = self.devices.get(device.number)
-        self.devices[device.number] = device if known is None else replace(device, samples=known.samples)
-        self._absent.discard(device.number)
+        number = device.number
+        if number in self._unfit:
+            self._send(number, finish=pb.Finish(reason=self._unfit[number]))
+            return
+        self.live.add(number)
+        known = self.devices.get(number)
+        self.devices[number] = device if known is None else replace(device, samples=known.samples)
+        self._absent.discard(number)
+        self._gone_since.pop(number, None)
+        self._leaving.discard(number)
+        self.pace.heard(number)
         self._record("joined", device=device.name)
         if self.phase == "done":
-            self._send(device.number, finish=pb.Finish(reason="the run is over"))
+            self._send(number, finish=pb.Finish(reason="the run is over"))
         elif self.phase in ("gathering", "paused"):
             self._resume()
+        elif self.phase == "running" and number not in self._heirs:
+            self._name_heir(number)
 
     def leave(self, number: int, reason: str) -> None:
         """A device's connection ended."""
         if number not in self.live:
             return
         self.live.discard(number)
+        self._leaving.discard(number)
+        self.pace.gone(number)
         if self.phase in ("done", "stopped"):
             return
         self._record("left", device=self._name(number), reason=reason)
         if self.phase in ("forming", "running", "sharing") and self._needed(number):
             self._recover(f"{self._name(number)} left: {reason}")
 
+    def relayed(self, sender: int) -> None:
+        """An envelope of this device went through the relay."""
+        self.pace.heard(sender)
+
     def tick(self, now: float) -> None:
-        """Let time pass: a dominator that does not come back in time loses its turn to the end of
-        the epoch.
+        """Let time pass. Who is missing longer than the grace is not waited for; who is silent or stuck past
+        its deadline is let go.
         """
-        if self.phase != "paused":
-            self._paused_until = None
-        elif self._paused_until is None:
-            self._paused_until = now + self.settings.grace_seconds
-        elif now >= self._paused_until:
-            self._paused_until = None
-            turn = self._whose_turn()
-            if turn is not None and turn not in self.live:
-                self._record("deferred", device=self._name(turn))
-                self._absent.add(turn)
+        for number in self.devices:
+            if number not in self._able:
+                since = self._gone_since.setdefault(number, now)
+                if now - since >= self.settings.grace_seconds and number not in self.live:
+                    self._absent.add(number)
+        if self.phase in ("gathering", "paused"):
+            self._wait(now)
+        else:
+            self._waiting_since = None
+        self._keep_pace(now)
+
+    def _wait(self, now: float) -> None:
+        """Go on with who is here once the grace is over."""
+        if self._waiting_since is None or not self.live:
+            self._waiting_since = now
+        if now - self._waiting_since >= self.settings.grace_seconds:
+            self._patient = False
             self._resume()
+
+    def _keep_pace(self, now: float) -> None:
+        stage = (self.phase, self.generation, self._progressed)
+        self.pace.tick(now, stage, working=self.phase in ("forming", "running", "sharing"))
+        asked = self.pace.to_ask(self.live)
+        silent = self.pace.silent(self.live)
+        for number in silent:
+            self._drop(number, "silent past its deadline")
+        if self.pace.overdue and not silent:
+            self.pace.restart()
+            if self._asked_in != stage:
+                self._asked_in, self._waiting = stage, set()
+                asked = sorted(self.live)
+            elif stuck := self._stuck():
+                for number in sorted(stuck):
+                    self._drop(number, "did not finish its stage in time")
+            else:
+                self._strike("everybody waits for somebody: a message was lost")
+        for number in asked:
+            self._send(number, ping=pb.Ping(nonce=self.generation))
+
+    def _drop(self, number: int, reason: str) -> None:
+        self.effects.append(Drop(number, reason))
+        self.leave(number, reason)
+
+    def _stuck(self) -> set[int]:
+        """Who holds the group up: who has not said what is due, or did not answer that it waits for
+        others.
+        """
+        if self.phase == "forming":
+            late = self._participants() - set(self._offers) or set(self.holders) - self._ready
+        elif self.phase == "sharing":
+            late = set(self.holders) - self._shared
+        else:
+            late = set(self.holders) - self._waiting
+        return late & self.live
 
     def stop(self, reason: str) -> None:
         """End the run for everybody. A run that was stopped can be resumed."""
@@ -271,13 +385,21 @@ class Group:
 
     def receive(self, number: int, frame: pb.Frame) -> None:
         """A frame of a connected device, other than envelopes and snapshots."""
+        if number not in self.live:
+            return
         kind = frame.WhichOneof("body")
         body = getattr(frame, kind or "hello")
-        if kind in ("key_offer", "ready", "held", "progress", "shared", "fault"):
+        self.pace.heard(number)
+        if kind == "leave":
+            self._on_leave(number, body)
+        elif kind in ("key_offer", "ready", "held", "progress", "shared", "fault"):
             if body.generation != self.generation and not (kind == "fault" and body.generation == 0):
                 return
             getattr(self, f"_on_{kind}")(number, body)
-        elif kind != "pong":
+        elif kind == "pong":
+            if body.waiting:
+                self._waiting.add(number)
+        else:
             self._record("refused", device=self._name(number), reason=f"a device may not send {kind}")
 
     def _on_key_offer(self, number: int, offer: pb.KeyOffer) -> None:
@@ -293,7 +415,7 @@ class Group:
                 for piece, device in enumerate(self.holders):
                     self.effects.append(SendGlobal(device, self.generation, self._layout[piece]))
             else:
-                for piece, (provider, is_stored) in enumerate(self._providers(self._from) or ()):
+                for piece, (provider, is_stored) in enumerate(self._providing):
                     if is_stored:
                         point = self._from
                         self.effects.append(SendSnapshot(provider, point.generation, point.boundary, piece))
@@ -311,9 +433,37 @@ class Group:
         self.phase = "running"
         for device in self.holders:
             self._send(device, go=pb.Go(generation=self.generation))
+        self._let_go()
+        for device in sorted(self._able - set(self._heirs) - set(self.holders)):
+            self._name_heir(device)
+
+    def _on_leave(self, number: int, leave: pb.Leave) -> None:
+        """A device asks to go: others take over from its own state, then it may."""
+        if number not in self.live or number in self._leaving:
+            return
+        self._record("leaving", device=self._name(number), reason=leave.reason[:200])
+        self._leaving.add(number)
+        self._absent.add(number)
+        if self.phase in ("forming", "running", "sharing") and self._needed(number):
+            self._recover(f"{self._name(number)} leaves: {leave.reason[:200]}")
+        if self.phase not in ("forming", "sharing"):
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Send those home who asked for it."""
+        for number in sorted(self._leaving & self.live):
+            self._send(number, finish=pb.Finish(reason="left as it asked"))
+
+    def _name_heir(self, number: int) -> None:
+        """From now on snapshots are readable by this device too."""
+        self._heirs = (*self._heirs, number)
+        heirs = [pb.Peer(device=d, identity=self.devices[d].identity) for d in self._heirs]
+        for holder in self.holders:
+            self._send(holder, heirs=pb.Heirs(generation=self.generation, heirs=heirs))
 
     def _on_progress(self, number: int, progress: pb.Progress) -> None:
         if self.phase == "running" and number == self.schedule.dominator:
+            self._progressed = progress.boundary
             self._record(
                 "progress",
                 epoch=self.schedule.epoch,
@@ -327,6 +477,7 @@ class Group:
         if self.phase != "running" or number not in self.holders or held.boundary > self._pass_end:
             return
         self._held[number] = held.boundary
+        self.pace.worked(number, self.holders.index(number), held.busy_seconds)
         boundary = min(self._held.get(device, 0) for device in self.holders)
         if boundary <= self.boundary:
             return
@@ -335,6 +486,7 @@ class Group:
         self.schedule = self.schedule.with_done(dominator, boundary - self.schedule.pass_boundary)
         if boundary < self._pass_end:
             self._reach(boundary)
+            self._swap_slow()
             return
         self._record("pass", epoch=self.schedule.epoch, device=self._name(dominator), boundary=boundary)
         finished = (*self.schedule.finished, dominator)
@@ -363,25 +515,43 @@ class Group:
         self._record("epoch", epoch=self.schedule.epoch, boundary=self.boundary)
         self.schedule = Schedule(epoch=self.schedule.epoch + 1)
         self.points[-1] = replace(self.points[-1], schedule=self.schedule)
-        self._absent.clear()
         self.effects.append(Save())
         self._next_pass()
 
+    def _swap_slow(self) -> None:
+        """Give a slow follower's piece to a spare, at a boundary that everybody holds."""
+        spares = sorted(self._able - set(self.holders) - self.pace.slow)
+        slow = [d for d in self.holders[1:] if d in self.pace.slow]
+        if not slow or not spares:
+            return
+        for device in slow[: len(spares)]:
+            self._record("swapped", device=self._name(device), reason=self.pace.why(device))
+        replacing = dict(zip(slow, spares, strict=False))
+        self._assign(tuple(replacing.get(device, device) for device in self.holders))
+
     def _on_fault(self, number: int, fault: pb.Fault) -> None:
-        self._record(
-            "fault", device=self._name(number), kind=pb.FaultKind.Name(fault.kind), reason=fault.reason[:500]
-        )
-        self._faults += 1
+        name = self._name(number)
+        self._record("fault", device=name, kind=pb.FaultKind.Name(fault.kind), reason=fault.reason[:500])
         if fault.kind == pb.FAULT_STATE and self._from is not None:
             self._lost_state.add((number, self._from.generation))
-        if self._faults >= MAX_FAULTS or (fault.fatal and self.phase == "forming" and self.generation <= 1):
-            self.stop(f"{self._name(number)}: {fault.reason}")
-        elif fault.fatal:
+        if fault.fatal and self.phase == "forming" and self.generation <= 1:
+            self.stop(f"{name}: {fault.reason}")
+            return
+        needed = self._needed(number)
+        if fault.fatal:
+            self._unfit[number] = fault.reason[:500]
             self.live.discard(number)
-            self._send(number, finish=pb.Finish(reason=fault.reason))
-            self._recover(f"{self._name(number)}: {fault.reason}")
+            self._send(number, finish=pb.Finish(reason=fault.reason[:500]))
+        if needed:
+            self._strike(f"{name}: {fault.reason[:500]}")
+
+    def _strike(self, why: str) -> None:
+        """Begin anew from the last point, or give up where that has not helped so often."""
+        self._faults += 1
+        if self._faults >= MAX_FAULTS:
+            self.stop(why)
         elif self.phase in ("forming", "running", "sharing"):
-            self._recover(f"{self._name(number)}: {fault.reason}")
+            self._recover(why)
 
     @property
     def _pass_end(self) -> int:
@@ -393,8 +563,7 @@ class Group:
 
     def _participants(self) -> set[int]:
         """Devices whose keys the generation under way needs."""
-        providers = self._providers(self._from) if self._from is not None else ()
-        return {*self.holders, *(device for device, _ in providers or ())}
+        return {*self.holders, *(device for device, _ in self._providing)}
 
     def _recover(self, why: str) -> None:
         self._record("recovering", why=why, boundary=self.boundary)
@@ -404,34 +573,63 @@ class Group:
         """Go on from the newest point that the connected devices can restore, or say what is missing."""
         if self.phase in ("done", "stopped"):
             return
-        if not self.points and len(self.live) < max(self.settings.devices, len(self._layout)):
+        if not self.points and not self._gathered:
             self.phase = "gathering"
             return
         if self.points:
             restorable = [p for p in self.points if self._providers(p) is not None]
-            if not restorable:
+            if restorable:
+                self._restore(restorable[-1])
+            elif self.points[0].boundary == 0:
+                # Nothing is trained yet: the server's own model is the state.
+                self.points = [replace(self.points[0], generation=0)]
+                self._restore(self.points[0])
+            else:
                 absent = sorted({d for d in self.points[-1].holders if d not in self.live})
                 self._pause(f"pieces are held by devices that are gone: {', '.join(map(self._name, absent))}")
                 return
-            self._restore(restorable[-1])
-        if self.schedule.dominator < 0 and not self.schedule.sharing:
+        dominator = self.schedule.dominator
+        if dominator < 0 and not self.schedule.sharing:
             self._next_pass()
-            return
-        spares = [d for d in sorted(self.live) if d not in self.holders]
-        if not self.schedule.sharing and self.schedule.dominator not in self.live:
-            if self.schedule.dominator in self._absent:
+        elif not self.schedule.sharing and dominator not in self._able:
+            if dominator in self._absent:
+                self._record("deferred", device=self._name(dominator))
                 self.schedule = replace(self.schedule, dominator=-1)
                 self._next_pass()
             else:
-                self._pause(
-                    f"dominator {self._name(self.schedule.dominator)} is gone; its samples are nowhere else"
-                )
-            return
-        holders = [d if d in self.live else (spares.pop(0) if spares else -1) for d in self.holders]
-        if -1 in holders:
-            self._pause(f"{len(self._layout)} pieces need as many devices, {len(self.live)} are here")
-            return
-        self._assign(tuple(holders))
+                self._pause(f"dominator {self._name(dominator)} is gone; its samples are nowhere else")
+        else:
+            self._refill()
+
+    @property
+    def _gathered(self) -> bool:
+        """Whether enough devices are here to begin."""
+        wanted = max(self.settings.devices, len(self.settings.layout))
+        return len(self._able) >= (wanted if self._patient else len(self.settings.layout))
+
+    def _refill(self) -> None:
+        """The same pieces at the same devices, and others where these are gone."""
+        spares = sorted(self._able - set(self.holders), key=lambda d: (d in self.pace.slow, d))
+        holders = [d if d in self._able else (spares.pop(0) if spares else -1) for d in self.holders]
+        if -1 not in holders:
+            self._assign(tuple(holders))
+        elif self._choose_cut():
+            self._assign(self._rotate())
+
+    def _choose_cut(self) -> bool:
+        """Take the division for who is here; without one, pause. One into fewer pieces has to wait for the
+        grace to pass.
+        """
+        count = len(self._able)
+        fits = next((cut for cut in self.settings.cuts if len(cut) <= count), None)
+        wanted = self.settings.cuts[0]
+        if fits is None or (self._patient and fits != wanted and len(fits) != len(self._cut)):
+            self._pause(f"{len(wanted)} pieces need as many devices, {count} are here")
+            return False
+        if fits != self._cut:
+            self._record("resliced", pieces=len(fits))
+            self._cut = fits
+        return True
 
     def _pause(self, why: str) -> None:
         if self.phase != "paused" or self.reason != why:
@@ -469,42 +667,43 @@ class Group:
             self.schedule = replace(self.schedule, sharing=True)
             self.points[-1] = replace(self.points[-1], schedule=self.schedule)
             self.effects.append(Save())
-            if self.phase == "running" and set(self.holders) <= self.live:
+            if self.phase == "running" and set(self.holders) <= self._able:
                 self._ask_to_share()
             else:
                 self._resume()
-        elif turn not in self.live:
+        elif turn not in self._able:
             self._pause(f"it is the turn of {self._name(turn)}, which is not here")
-        elif len(self.live) < len(self._layout):
-            self._pause(f"{len(self._layout)} pieces need as many devices, {len(self.live)} are here")
-        else:
+        elif self._choose_cut():
             began = self.boundary - self.schedule.steps_done(turn)
             self.schedule = replace(self.schedule, dominator=turn, pass_boundary=began)
             self._assign(self._rotate())
 
     def _rotate(self) -> tuple[int, ...]:
-        """Who holds what in the next pass. Piece 0 is the dominator's."""
-        count = len(self._layout)
-        if self.settings.rotation == "full" or not self.holders:
-            ring = [*(d for d in self.schedule.order if d in self.live)]
-            ring += sorted(self.live - set(ring))
-            first = ring.index(self.schedule.dominator)
-            return tuple(ring[(first + i) % len(ring)] for i in range(count))
+        """Who holds what in the next pass. Piece 0 is the dominator's; slow devices come last."""
+        count, dominator = len(self._layout), self.schedule.dominator
+        able = self._able
+        if self.settings.rotation == "full" or len(self.holders) != count:
+            ring = [d for d in self.schedule.order if d in able]
+            ring += sorted(able - set(ring))
+            first = ring.index(dominator) if dominator in ring else 0
+            ring = ring[first:] + ring[:first]
+            ring[1:] = sorted(ring[1:], key=lambda d: d in self.pace.slow)
+            return tuple(ring[:count])
         holders = list(self.holders)
-        dominator = self.schedule.dominator
         if dominator in holders:
             holders[holders.index(dominator)] = holders[0]
         holders[0] = dominator
-        spares = [d for d in sorted(self.live) if d not in holders]
-        return tuple(d if d in self.live else spares.pop(0) for d in holders)
+        spares = [d for d in sorted(able) if d not in holders]
+        return tuple(d if d in able else spares.pop(0) for d in holders)
 
     def _providers(self, point: Point) -> list[tuple[int, bool]] | None:
         """Who can give each piece as it was at the point, and whether from a stored snapshot; None if nobody
         can.
         """
-        providers = []
-        for piece, holder in enumerate(point.holders):
+        providers: list[tuple[int, bool]] = []
+        for piece, holder in enumerate(point.holders if point.generation else ()):
             heirs = self.snapshots.get((point.generation, point.boundary, piece), frozenset()) & self.live
+            heirs -= {d for d, generation in self._lost_state if generation == point.generation}
             if holder in self.live and (holder, point.generation) not in self._lost_state:
                 providers.append((holder, False))
             elif heirs:
@@ -519,15 +718,18 @@ class Group:
         point = self.points[-1] if self.points else None
         self.generation += 1
         self.phase = "forming"
-        self.holders, self._from = holders, point
+        self.holders = holders
+        self._from = point if point and point.generation else None
+        self._providing = tuple(self._providers(self._from) or ()) if self._from else ()
+        self._patient = True
         self._keyed = False
         self._offers, self._ready, self._held, self._shared = {}, set(), {}, set()
         self.effects.append(Save())
-        spares = sorted(self.live - set(holders))
-        heirs = spares or sorted(holders)
+        spares = sorted(self._able - set(holders))
+        heirs = self._heirs = tuple(spares or sorted(holders))
         specs = [
             pb.PieceSpec(
-                device=device, program=settings.programs[piece], neurons=_ranges(self._layout[piece])
+                device=device, program=self._cut.programs[piece], neurons=_ranges(self._layout[piece])
             )
             for piece, device in enumerate(holders)
         ]
@@ -565,17 +767,16 @@ class Group:
                 training=training,
                 heirs=heirs,
             )
-            self._add_moves(assign, number, holders, point)
+            self._add_moves(assign, number, holders)
             self._send(number, assign=assign)
 
-    def _add_moves(
-        self, assign: pb.Assign, number: int, holders: tuple[int, ...], point: Point | None
-    ) -> None:
+    def _add_moves(self, assign: pb.Assign, number: int, holders: tuple[int, ...]) -> None:
         """What this device provides, to whom it sends it, and what it waits for."""
+        point = self._from
         if point is None:
             return
         assign.from_generation = point.generation
-        for old, (provider, is_stored) in enumerate(self._providers(point) or ()):
+        for old, (provider, is_stored) in enumerate(self._providing):
             if provider != number:
                 continue
             assign.provides.add(piece=old, stored=is_stored, neurons=_ranges(point.layout[old]))
@@ -599,7 +800,7 @@ class Group:
         self.boundary = boundary
         point = Point(self.generation, boundary, self._layout, self.holders, self.schedule)
         key = (point.generation, point.boundary)
-        if all((*key, piece) in self.snapshots for piece in range(len(self.holders))):
+        if all((*key, piece) in self.snapshots or self._alone for piece in range(len(self.holders))):
             self.points = [point]
             self.snapshots = {k: heirs for k, heirs in self.snapshots.items() if k[:2] >= key}
             self.effects += [Save(), Forget(*key)]
@@ -608,6 +809,11 @@ class Group:
         else:
             self.points.append(point)
             self.effects.append(Save())
+
+    @property
+    def _alone(self) -> bool:
+        """Whether no device but the holder is there to inherit anything."""
+        return set(self._heirs) == set(self.holders) and len(self.holders) == 1
 
     def _name(self, number: int) -> str:
         device = self.devices.get(number)

@@ -64,6 +64,10 @@ class Line:
             self._own.clear()
             self._sent.set()
 
+    def abort(self) -> None:
+        """End the connection without a word: nobody listens at its other end."""
+        self._connection.transport.abort()
+
     async def close(self) -> None:
         """Let what was put go out, then close."""
         try:

@@ -128,6 +128,8 @@ class Server:
     async def _take(self, attached: _Attached, data: bytes) -> None:
         frame = decode_frame(data)
         number = attached.device.number
+        if self._attached.get(number) is not attached:
+            return  # it was let go; what it still says counts no more
         purpose = purpose_of(frame)
         self._count_up(attached, purpose, len(data))
         kind = frame.WhichOneof("body")
@@ -138,6 +140,7 @@ class Server:
             elif envelope.generation == self.group.generation and (
                 receiver := self._attached.get(envelope.receiver)
             ):
+                self.group.relayed(number)
                 self._count_down(receiver, purpose, len(data))
                 await receiver.line.relay(data)
             return
@@ -209,6 +212,9 @@ class Server:
                 self._send(
                     device, pb.Frame(snapshot=self.folder.load_snapshot(0, generation, boundary, piece))
                 )
+            case g.Drop(device, _):
+                if dropped := self._attached.pop(device, None):
+                    dropped.line.abort()
             case g.Forget(generation, boundary):
                 self.folder.forget_snapshots(0, generation, boundary)
             case g.Merge(device, part):

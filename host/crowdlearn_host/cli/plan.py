@@ -1,0 +1,144 @@
+"""`crowdlearn plan`: who owns which neurons, what it costs, and how good that provably is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.trace import neuron_graph
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import ConfigError
+from ..models import MLP, build_model, input_shape
+from ..planner.bundles import bundles
+from ..planner.costs import Training
+from ..planner.draw import draw_plan
+from ..planner.fleet import load_fleet
+from ..planner.plan import Plan, save_plan
+from ..planner.planner import Planned, plan_fleet
+from ..planner.wire import wire_format
+from .progress import size
+
+
+class Wire(StrEnum):
+    """Numbers on the wire."""
+
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
+
+
+class Rotate(StrEnum):
+    """What moves at a shuffle."""
+
+    full = "full"
+    minimal = "minimal"
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help="paper-mlp, paper-cnn, mlp:784-100-10 or file.py:function.")],
+    fleet: Annotated[Path, typer.Option(help="The fleet (TOML).")],
+    shape: Annotated[str, typer.Option(help="Shape of one sample, as in 3x32x32.", show_default=False)] = "",
+    group_size: Annotated[
+        int, typer.Option(min=0, help="Devices in a group; 0 lets the planner decide.")
+    ] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Samples of a mini-batch.")] = 32,
+    micro_batch: Annotated[int, typer.Option(min=1, help="Samples of a micro-batch.")] = 8,
+    momentum: Annotated[bool, typer.Option(help="Whether SGD keeps momentum.")] = False,
+    wire: Annotated[Wire, typer.Option(help="Numbers on the wire.")] = Wire.float32,
+    rotation: Annotated[Rotate, typer.Option(help="What moves at a shuffle.")] = Rotate.minimal,
+    theta: Annotated[float, typer.Option(min=0, max=1, help="Share of weights that groups share.")] = 0.5,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time limit of the solver.")] = 60.0,
+    baselines: Annotated[bool, typer.Option(help="Compare with METIS and a hypergraph partitioner.")] = True,
+    save: Annotated[Path | None, typer.Option(help="Write the plan here (JSON).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the plan here (SVG).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Divide MODEL among the devices of a fleet so that least is relayed, with a proof of how good that
+    is."""
+    graph = neuron_graph(build_model(model, 0), torch.zeros(2, *_sample(model, shape)), model)
+    training = Training(
+        batch=batch,
+        micro_batch=min(micro_batch, batch),
+        momentum=momentum,
+        rotation=rotation.value,
+        theta=theta,
+        wire=wire_format(wire.value),
+    )
+    planned = plan_fleet(
+        graph, load_fleet(fleet), training, group_size=group_size or None, seconds=seconds, compare=baselines
+    )
+    if save is not None:
+        save_plan(planned.plan, save)
+    if plot is not None:
+        plot.write_text(draw_plan(planned.plan, graph))
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(planned.plan)))
+        return
+    console = Console()
+    console.print(_pieces(planned.plan, graph))
+    console.print(_traffic(planned))
+
+
+def _sample(model: str, shape: str) -> tuple[int, ...]:
+    if shape:
+        try:
+            sizes = tuple(int(size) for size in shape.split("x"))
+        except ValueError:
+            sizes = ()
+        if len(sizes) not in (1, 3) or min(sizes) < 1:
+            raise ConfigError(f"--shape {shape!r}: give the shape of one sample, as in 784 or 3x32x32")
+        return sizes
+    if widths := MLP.fullmatch(model):
+        return (int(widths[1].split("-")[0]),)
+    if model in ("paper-mlp", "paper-cnn"):
+        return input_shape(model, (784,))
+    raise ConfigError(f"--shape is missing: {model} does not tell the shape of a sample; try --shape 3x32x32")
+
+
+def _pieces(plan: Plan, graph: NeuronGraph) -> Table:
+    table = Table(title=f"{graph.name}: {len(plan.pieces)} pieces, {len(plan.groups)} groups")
+    for column in ("piece", "on", "neurons per layer"):
+        table.add_column(column)
+    for column in ("MAC/sample", "memory", "sent/sample", "of budget"):
+        table.add_column(column, justify="right")
+    members = bundles(graph)
+    for k, piece in enumerate(plan.pieces):
+        widths = [stop - start for start, stop in (piece.neurons[layers[0]] for layers in members)]
+        fullest = max(piece.budgets, key=lambda budget: budget.share, default=None)
+        table.add_row(
+            str(k),
+            piece.seat,
+            " ".join(str(width) if width else "·" for width in widths),
+            f"{piece.macs:,.0f}",
+            size(piece.memory_bytes),
+            size(piece.uplink_bytes),
+            f"{100 * fullest.share:.0f} % {fullest.name}" if fullest else "no limit",
+        )
+    return table
+
+
+def _traffic(planned: Planned) -> Table:
+    plan = planned.plan
+    table = Table(title="relayed bytes per epoch")
+    for column in ("", "bytes", "against the plan"):
+        table.add_column(column, justify="right" if column else "left")
+    assert plan.traffic is not None
+    assert plan.certificate is not None
+    for name in ("forward", "backward", "shuffles", "sharing"):
+        table.add_row(name, size(getattr(plan.traffic, name)), "")
+    table.add_section()
+    proof = "proven optimal" if plan.certificate.optimal else f"gap {100 * plan.certificate.gap:.2f} %"
+    table.add_row("[bold]plan[/bold]", size(plan.traffic.total), "1.00")
+    table.add_row("lower bound", size(plan.certificate.bound), f"{proof} in {plan.certificate.seconds:.1f} s")
+    for baseline in planned.baselines:
+        told = f"{baseline.cost / plan.traffic.total:.2f}"
+        table.add_row(baseline.name, size(baseline.cost), told + (" over budget" if baseline.broken else ""))
+    return table

@@ -1,0 +1,119 @@
+"""Mixed-integer linear programs as data, solved by HiGHS on one thread and the same way every time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+
+import highspy
+import numpy as np
+
+TOLERANCE = 1e-6
+FRUGAL = {
+    "presolve": "off",
+    "mip_heuristic_effort": 0.0,
+    "mip_heuristic_run_rins": False,
+    "mip_heuristic_run_rens": False,
+    "mip_heuristic_run_root_reduced_cost": False,
+    "mip_heuristic_run_feasibility_jump": False,
+    "mip_allow_restart": False,
+    "mip_detect_symmetry": False,
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What HiGHS found. `values` is empty where no feasible point is known; `duals` belong to the rows of an
+    LP.
+    """
+
+    values: tuple[float, ...]
+    objective: float
+    bound: float
+    duals: tuple[float, ...] = ()
+    infeasible: bool = False
+
+
+@dataclass
+class Program:
+    """A minimisation: columns with bounds, rows with bounds."""
+
+    costs: list[float] = field(default_factory=list)
+    lower: list[float] = field(default_factory=list)
+    upper: list[float] = field(default_factory=list)
+    integer: list[bool] = field(default_factory=list)
+    rows: list[tuple[float, float, dict[int, float]]] = field(default_factory=list)
+
+    def column(self, cost: float, lower: float = 0, upper: float = inf, *, integer: bool = False) -> int:
+        """Add a variable and return its index."""
+        self.costs.append(cost)
+        self.lower.append(lower)
+        self.upper.append(upper)
+        self.integer.append(integer)
+        return len(self.costs) - 1
+
+    def row(self, lower: float, coefficients: Mapping[int, float], upper: float) -> int:
+        """Add `lower <= coefficients . values <= upper` and return its index."""
+        self.rows.append((lower, upper, {i: value for i, value in coefficients.items() if value}))
+        return len(self.rows) - 1
+
+    def solve(
+        self,
+        *,
+        seconds: float = inf,
+        relaxed: bool = False,
+        absolute_gap: float = 0.0,
+        start: Mapping[int, float] | None = None,
+        small: bool = False,
+    ) -> Answer:
+        """Minimise; `relaxed` drops integrality and returns duals.
+
+        `start` is a feasible point, possibly partial. `small` leaves out what only pays off on large
+        programs.
+        """
+        solver = highspy.Highs.__base__()  # the plain binding: the wrapper prints a banner
+        for option, value in {
+            "output_flag": False,
+            "threads": 1,
+            "mip_rel_gap": TOLERANCE,
+            "mip_abs_gap": max(absolute_gap, TOLERANCE),
+            "time_limit": max(seconds, 0.01),
+            **(FRUGAL if small else {}),
+        }.items():
+            solver.setOptionValue(option, value)
+        solver.passModel(self._model(relaxed))
+        if start:
+            indices = np.fromiter(start.keys(), np.int32)
+            solver.setSolution(len(indices), indices, np.fromiter(start.values(), np.float64))
+        solver.run()
+        status = solver.getModelStatus()
+        info, solution = solver.getInfo(), solver.getSolution()
+        if status in (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible):
+            return Answer((), inf, inf, infeasible=True)
+        mixed = any(self.integer) and not relaxed
+        found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+        bound = info.mip_dual_bound if mixed else info.objective_function_value
+        return Answer(
+            tuple(solution.col_value) if found else (),
+            info.objective_function_value if found else inf,
+            bound if mixed or status == highspy.HighsModelStatus.kOptimal else -inf,
+            () if mixed else tuple(solution.row_dual),
+        )
+
+    def _model(self, relaxed: bool) -> highspy.HighsLp:
+        model = highspy.HighsLp()
+        model.num_col_, model.num_row_ = len(self.costs), len(self.rows)
+        model.col_cost_ = np.array(self.costs, np.float64)
+        model.col_lower_ = np.array(self.lower, np.float64)
+        model.col_upper_ = np.array(self.upper, np.float64)
+        model.row_lower_ = np.array([low for low, _, _ in self.rows], np.float64)
+        model.row_upper_ = np.array([high for _, high, _ in self.rows], np.float64)
+        model.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+        model.a_matrix_.start_ = np.cumsum([0, *(len(row) for _, _, row in self.rows)]).astype(np.int32)
+        model.a_matrix_.index_ = np.array([i for _, _, row in self.rows for i in row], np.int32)
+        model.a_matrix_.value_ = np.array([v for _, _, row in self.rows for v in row.values()], np.float64)
+        if any(self.integer) and not relaxed:
+            kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+            model.integrality_ = [kinds[flag] for flag in self.integer]
+        return model

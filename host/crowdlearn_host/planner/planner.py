@@ -1,0 +1,198 @@
+"""The planner: from a network and a fleet to the plan that relays least, with its certificate and
+baselines.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from math import inf
+
+from crowdlearn_export.graph import NeuronGraph
+
+from ..errors import InfeasiblePlan
+from .balanced import balanced
+from .baselines import Baseline, baselines
+from .costs import Costs, Training, costs, sharing_bytes
+from .fleet import Fleet
+from .pieces import seat_classes
+from .plan import BudgetUse, Certificate, PiecePlan, Plan, Traffic, plan_from_counts
+from .problem import (
+    Budget,
+    Counts,
+    Division,
+    Problem,
+    Seat,
+    forward_floats,
+    forward_messages,
+    uplink,
+)
+from .relax import explain
+from .rotation import deal, rotate
+from .search import Solution, search
+from .seats import group_problem
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, what the partitioners reach on the same problem, and the grouping that was chosen among."""
+
+    plan: Plan
+    baselines: tuple[Baseline, ...]
+    groupings: tuple[tuple[int, float, float], ...]
+    """For every number of groups considered: the cost of its best plan, and the bound on any."""
+
+
+def plan_fleet(
+    graph: NeuronGraph,
+    fleet: Fleet,
+    training: Training,
+    *,
+    group_size: int | None = None,
+    seconds: float = 60.0,
+    compare: bool = True,
+) -> Planned:
+    """The plan with the fewest relayed bytes per epoch that every device of the fleet can afford.
+
+    Without `group_size` the number of groups is decided too; the certificate then covers every number
+    considered. Raises InfeasiblePlan, which says what to relax, where no plan meets every budget.
+    """
+    began = time.monotonic()
+    options = _groupings(fleet, group_size)
+    prices = {groups: costs(graph, training, groups) for groups in options}
+    problems = {groups: group_problem(prices[groups], training, fleet, groups) for groups in options}
+    compared: dict[int, list[Baseline]] = {}
+    solutions: dict[int, Solution] = {}
+    for k, groups in enumerate(options):
+        problem, priced = problems[groups], prices[groups]
+        compared[groups] = _compare(problem, priced) if compare and len(options) == 1 else []
+        known = [baseline.division for baseline in compared[groups]] + _even(graph, priced, problem)
+        left = max(seconds - (time.monotonic() - began), 0.2)
+        solutions[groups] = search(problem, left / (len(options) - k), known)
+    feasible = {groups: s for groups, s in solutions.items() if s.division is not None}
+    if not feasible:
+        raise InfeasiblePlan(
+            explain(problems[options[0]], fleet, all(s.infeasible for s in solutions.values()))
+        )
+    groups = min(feasible, key=lambda g: (feasible[g].cost, g))
+    bound = min(inf if s.infeasible else s.bound for s in solutions.values())
+    if compare and not compared[groups]:
+        compared[groups] = _compare(problems[groups], prices[groups])
+        for baseline in compared[groups]:
+            if not baseline.broken and baseline.cost < feasible[groups].cost:
+                feasible[groups] = replace(feasible[groups], division=baseline.division, cost=baseline.cost)
+    division = feasible[groups].division
+    assert division is not None
+    plan = _plan(graph, prices[groups], training, fleet, problems[groups], division, groups)
+    certificate = Certificate(plan.traffic.total if plan.traffic else inf, bound, time.monotonic() - began)
+    return Planned(
+        replace(plan, certificate=certificate),
+        tuple(compared[groups]),
+        tuple((g, s.cost, s.bound) for g, s in solutions.items()),
+    )
+
+
+def _compare(problem: Problem, priced: Costs) -> list[Baseline]:
+    return baselines(problem, [each.macs for each in priced.each])
+
+
+def _groupings(fleet: Fleet, group_size: int | None) -> list[int]:
+    """Numbers of groups worth considering: one for every size that a group can have."""
+    sizes = range(1, fleet.size + 1) if group_size is None else [min(group_size, fleet.size)]
+    return sorted({fleet.size // size for size in sizes})
+
+
+def _even(graph: NeuronGraph, priced: Costs, problem: Problem) -> list[Division]:
+    """The whole network in one piece, and evenly over the followers of the strongest class."""
+    seats = seat_classes(problem)
+    divisions = []
+    for pieces in dict.fromkeys((1, min(len(seats), 1 + problem.seats[-1].count), len(seats))):
+        if pieces <= 1 + sum(priced.neurons[b] for b in problem.free):
+            plan = balanced(graph, pieces)
+            counts = tuple(
+                tuple(_width(piece, members[0]) for members in priced.layers) for piece in plan.pieces
+            )
+            divisions.append(Division(tuple(seats[:pieces]), counts))
+    return divisions
+
+
+def _width(piece: PiecePlan, layer: int) -> int:
+    start, stop = piece.neurons[layer]
+    return stop - start
+
+
+def _plan(
+    graph: NeuronGraph,
+    priced: Costs,
+    training: Training,
+    fleet: Fleet,
+    problem: Problem,
+    division: Division,
+    groups: int,
+) -> Plan:
+    by_layer = [_by_layer(priced, counts, len(graph.layers)) for counts in division.counts]
+    plan = plan_from_counts(graph, by_layer)
+    turned = [
+        rotate(problem, priced, fleet, devices, division.counts, training.rotation)
+        for devices in deal(fleet, groups)
+    ]
+    forward = (
+        problem.objective.per_float * forward_floats(problem, division.counts)
+        + problem.objective.per_message * forward_messages(problem, division.counts)
+    ) / 2
+    shuffled = sum(moved for _, moved in turned)
+    return replace(
+        plan,
+        pieces=tuple(_piece(priced, problem, division, k, plan.pieces[k]) for k in range(len(plan.pieces))),
+        rotation=training.rotation,
+        groups=tuple(group for group, _ in turned),
+        traffic=Traffic(forward, forward, shuffled, sharing_bytes(priced.parameters, training, groups)),
+    )
+
+
+def _by_layer(priced: Costs, counts: Counts, layers: int) -> list[int]:
+    owned = [0] * layers
+    for count, members in zip(counts, priced.layers, strict=True):
+        for layer in members:
+            owned[layer] = count
+    return owned
+
+
+def _piece(priced: Costs, problem: Problem, division: Division, k: int, piece: PiecePlan) -> PiecePlan:
+    counts, seat = division.counts[k], problem.seats[division.seats[k]]
+    sent = uplink(problem, division.counts, k)
+    uses = [BudgetUse(b.name, b.unit, b.use(counts), b.limit) for b in seat.budgets]
+    if seat.uplink < inf:
+        uses.append(BudgetUse("uplink", "B", sent, seat.uplink))
+    return replace(
+        piece,
+        seat=seat.name,
+        macs=sum(n * each.macs for n, each in zip(counts, priced.each, strict=True)),
+        memory_bytes=sum(n * each.memory for n, each in zip(counts, priced.each, strict=True))
+        + sum(extra for n, extra in zip(counts, priced.presence, strict=True) if n),
+        uplink_bytes=sent,
+        budgets=tuple(uses),
+    )
+
+
+def paper_problem(graph: NeuronGraph, slices: int, imbalance: float = 1.03) -> Problem:
+    """The paper's accounting: floats sent forward per sample, `slices` followers of equal load, an idle
+    dominator.
+
+    A neuron's load is 1 + its out-edges; no slice carries more than `imbalance` times the mean.
+    """
+    priced = costs(graph, Training())
+    loads = tuple(
+        1.0 + sum(e.macs for layer in members for e in graph.outgoing(layer)) / n
+        for members, n in zip(priced.layers, priced.neurons, strict=True)
+    )
+    free = [b for b in range(len(priced.neurons)) if b not in priced.pinned]
+    mean = sum(loads[b] * priced.neurons[b] for b in free) / slices
+    budget = Budget("load", "edges", loads, (0.0,) * len(loads), 0.0, imbalance * mean)
+    return Problem(
+        priced.neurons,
+        priced.links,
+        priced.pinned,
+        (Seat("dominator", 1), Seat("follower", slices, (budget,))),
+        dominator_hidden=False,
+    )

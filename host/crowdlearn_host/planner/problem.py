@@ -1,0 +1,172 @@
+"""The planning problem in numbers: how many neurons of every bundle each seat takes, and what that costs.
+
+A seat is a place in a group that a device takes; seats with the same budgets form a class. A piece that owns
+neurons of a bundle is *present* there. For every link it sends, for each neuron of the target bundle that it
+does not own, one sum (the paper's "weighted sum"); the error comes back the same way. So with counts x and
+presences z a link from bundle s to bundle t moves
+
+    sum over pieces p of z[p, s] * (N[t] - x[p, t])   sums forward, and as many errors backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+Counts = tuple[int, ...]
+"""Neurons of one piece, per bundle."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """Linear maps from one bundle to another: `floats` per target neuron and sample, over `edges` parallel
+    edges.
+    """
+
+    source: int
+    target: int
+    floats: int
+    edges: int = 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A linear limit: per_neuron . counts + per_presence . presences + fixed <= limit, in `unit`."""
+
+    name: str
+    unit: str
+    per_neuron: tuple[float, ...]
+    per_presence: tuple[float, ...]
+    fixed: float
+    limit: float
+
+    def use(self, counts: Sequence[int]) -> float:
+        """How much of it a piece with these counts uses."""
+        present = sum(cost for cost, count in zip(self.per_presence, counts, strict=True) if count)
+        return self.fixed + present + sum(a * x for a, x in zip(self.per_neuron, counts, strict=True))
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A class of `count` equal places. `uplink` limits what a piece sends per sample, in the units of a
+    `Wire`.
+    """
+
+    name: str
+    count: int
+    budgets: tuple[Budget, ...] = ()
+    uplink: float = inf
+
+
+@dataclass(frozen=True)
+class Wire:
+    """What one float and one message cost."""
+
+    per_float: float = 1.0
+    per_message: float = 0.0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Choose the pieces of one group.
+
+    Seat class 0 is the dominator's, with count 1: it owns the `pinned` bundles whole and, where
+    `dominator_hidden`, may own others. `objective` prices all sums, errors and messages of an epoch; `sent`
+    prices those of one sample as they count against uplinks. `kept` is the cost of each neuron the dominator
+    owns (its weights move at a shuffle).
+    """
+
+    neurons: tuple[int, ...]
+    links: tuple[Link, ...]
+    pinned: frozenset[int]
+    seats: tuple[Seat, ...]
+    objective: Wire = Wire()
+    sent: Wire = Wire()
+    kept: tuple[float, ...] = ()
+    constant: float = 0.0
+    dominator_hidden: bool = True
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """The bundles that may be sliced."""
+        return tuple(b for b in range(len(self.neurons)) if b not in self.pinned)
+
+
+@dataclass(frozen=True)
+class Division:
+    """Pieces and the seat classes they sit on; the first is the dominator's."""
+
+    seats: tuple[int, ...]
+    counts: tuple[Counts, ...]
+
+
+def forward_floats(problem: Problem, counts: Sequence[Counts]) -> int:
+    """Floats sent forward per sample, in the paper's accounting: one per present source and target not
+    owned.
+    """
+    return sum(
+        link.floats * (problem.neurons[link.target] - piece[link.target])
+        for link in problem.links
+        for piece in counts
+        if piece[link.source]
+    )
+
+
+def forward_messages(problem: Problem, counts: Sequence[Counts]) -> int:
+    """Messages sent forward per micro-batch: one per edge, source piece and other piece that owns targets."""
+    return sum(
+        link.edges * sum(sender is not receiver and bool(receiver[link.target]) for receiver in counts)
+        for link in problem.links
+        for sender in counts
+        if sender[link.source]
+    )
+
+
+def cost(problem: Problem, counts: Sequence[Counts]) -> float:
+    """The objective."""
+    kept = sum(k * x for k, x in zip(problem.kept, counts[0], strict=True)) if problem.kept else 0.0
+    traffic = problem.objective.per_float * forward_floats(problem, counts)
+    traffic += problem.objective.per_message * forward_messages(problem, counts)
+    return problem.constant + kept + traffic
+
+
+def uplink(problem: Problem, counts: Sequence[Counts], piece: int) -> float:
+    """What one piece sends per sample: its sums forward, and the errors of its neurons to their other
+    sources.
+    """
+    mine, total = counts[piece], 0.0
+    for link in problem.links:
+        others = sum(k != piece and bool(other[link.source]) for k, other in enumerate(counts))
+        owners = sum(k != piece and bool(other[link.target]) for k, other in enumerate(counts))
+        floats = mine[link.target] * others
+        messages = others if mine[link.target] else 0
+        if mine[link.source]:
+            floats += problem.neurons[link.target] - mine[link.target]
+            messages += owners
+        total += (
+            problem.sent.per_float * link.floats * floats + problem.sent.per_message * link.edges * messages
+        )
+    return total
+
+
+def violations(problem: Problem, division: Division) -> list[str]:
+    """What is wrong with a division, in words; empty when it is feasible."""
+    wrong = []
+    for b, neurons in enumerate(problem.neurons):
+        owned = sum(piece[b] for piece in division.counts)
+        if owned != neurons:
+            wrong.append(f"bundle {b}: {owned} neurons of {neurons} are owned")
+    for k, (seat, counts) in enumerate(zip(division.seats, division.counts, strict=True)):
+        for budget in problem.seats[seat].budgets:
+            if budget.use(counts) > budget.limit * (1 + 1e-9):
+                wrong.append(
+                    f"piece {k}: {budget.name} {budget.use(counts):.6g} of {budget.limit:.6g} {budget.unit}"
+                )
+        sent = uplink(problem, division.counts, k)
+        if sent > problem.seats[seat].uplink * (1 + 1e-9):
+            wrong.append(f"piece {k}: uplink {sent:.6g} of {problem.seats[seat].uplink:.6g}")
+    for c, kind in enumerate(problem.seats):
+        if division.seats.count(c) > kind.count:
+            wrong.append(f"{division.seats.count(c)} pieces on {kind.count} seats of {kind.name}")
+    return wrong

@@ -1,0 +1,123 @@
+"""When no plan fits: the smallest relaxations that would make one fit.
+
+Budgets get elastic limits in the piece-by-piece program without its traffic; what they stretch by, as a
+share of the limit and in sum, is minimised. Stretching is per class of seats, for that is what a user can
+change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf
+
+from .fleet import Fleet
+from .milp import Program
+from .pieces import seat_classes
+from .problem import Budget, Problem, uplink
+from .search import search
+from .seats import caps_of
+
+SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """A budget of a class of seats that must grow from `limit` to `needed`."""
+
+    seat: str
+    budget: str
+    unit: str
+    limit: float
+    needed: float
+
+
+def relaxations(problem: Problem, only: tuple[str, str] | None = None) -> list[Relaxation] | None:
+    """The least stretching of the linear budgets, of all of them or of one (seat, budget) alone; None where
+    none does.
+    """
+    program = Program()
+    stretch: dict[tuple[str, str], int] = {}
+    for seat in problem.seats:
+        for budget in seat.budgets:
+            free = only is None or only == (seat.name, budget.name)
+            stretch[seat.name, budget.name] = program.column(1.0, 0, inf if free else 0)
+    covered: dict[int, dict[int, float]] = {b: {} for b in problem.free}
+    for k, seat_class in enumerate(seat_classes(problem)):
+        seat = problem.seats[seat_class]
+        hidden = problem.free if k or problem.dominator_hidden else ()
+        owned = {b: program.column(0, 0, problem.neurons[b], integer=True) for b in hidden}
+        present = {b: program.column(0, 0, 1, integer=True) for b in hidden}
+        for b in hidden:
+            program.row(-inf, {owned[b]: 1, present[b]: -problem.neurons[b]}, 0)
+            covered[b][owned[b]] = 1.0
+        whole = problem.pinned if k == 0 else ()
+        for budget in seat.budgets:
+            fixed = budget.fixed + sum(
+                budget.per_neuron[b] * problem.neurons[b] + budget.per_presence[b] for b in whole
+            )
+            row = {owned[b]: budget.per_neuron[b] for b in hidden}
+            row |= {present[b]: budget.per_presence[b] for b in hidden}
+            row[stretch[seat.name, budget.name]] = -budget.limit
+            program.row(-inf, row, budget.limit - fixed)
+    for b, row in covered.items():
+        program.row(problem.neurons[b], row, problem.neurons[b])
+    answer = program.solve(seconds=SECONDS)
+    if not answer.values:
+        return None
+    found = []
+    for seat in problem.seats:
+        for budget in seat.budgets:
+            grown = answer.values[stretch[seat.name, budget.name]]
+            if grown > 1e-6:
+                found.append(_relaxation(seat.name, budget, grown))
+    return found
+
+
+def _relaxation(seat: str, budget: Budget, grown: float) -> Relaxation:
+    return Relaxation(seat, budget.name, budget.unit, budget.limit, budget.limit * (1 + grown))
+
+
+def explain(problem: Problem, fleet: Fleet, proven: bool) -> str:
+    """One line: what no plan can meet, and the smallest changes that would help."""
+    verdict = "no plan meets every budget" if proven else "no plan that meets every budget was found in time"
+    joint = relaxations(problem)
+    if joint is None:
+        return f"{verdict}: the group has too few seats; add devices"
+    if not joint:
+        return f"{verdict}: {_uplinks(problem)}"
+    parts = [" and ".join(_tell(problem, fleet, relaxation) for relaxation in joint)]
+    for seat, budget in {(r.seat, r.budget): None for r in joint}:
+        alone = relaxations(problem, only=(seat, budget)) if len(joint) > 1 else None
+        if alone:
+            parts.append(f"{_tell(problem, fleet, alone[0])} alone")
+    return f"{verdict}; it would take " + ", or ".join(parts)
+
+
+def _tell(problem: Problem, fleet: Fleet, relaxation: Relaxation) -> str:
+    more = 100 * (relaxation.needed / relaxation.limit - 1)
+    holders = relaxation.seat
+    if relaxation.seat == problem.seats[0].name:
+        attribute = {"compute": "macs", "memory": "memory"}[relaxation.budget]
+        short = [
+            k.name for k in fleet.classes if k.samples and getattr(caps_of(k), attribute) < relaxation.needed
+        ]
+        holders = f"{', '.join(short)} as dominator"
+    return (
+        f"{relaxation.budget} {relaxation.needed:,.0f} {relaxation.unit} on {holders} "
+        f"(limit {relaxation.limit:,.0f}, {more:+.1f} %)"
+    )
+
+
+def _uplinks(problem: Problem) -> str:
+    """What the best plan without limits on uplinks would send."""
+    open_ended = replace(problem, seats=tuple(replace(seat, uplink=inf) for seat in problem.seats))
+    division = search(open_ended, SECONDS).division
+    if division is None:
+        return "budgets are met one by one, but not together; add devices or raise them a little"
+    needs: dict[str, float] = {}
+    for k, seat in enumerate(division.seats):
+        sent = uplink(problem, division.counts, k)
+        if sent > problem.seats[seat].uplink:
+            needs[problem.seats[seat].name] = max(needs.get(problem.seats[seat].name, 0.0), sent)
+    told = [f"uplink {sent:,.0f} B a sample on {name}" for name, sent in needs.items()]
+    return "it would take " + " and ".join(told)

@@ -1,0 +1,128 @@
+"""The seats of a group: which budgets its pieces must meet, whoever is the dominator.
+
+One division serves every turn. The dominator's piece goes round, so it must fit every device that holds
+samples. While a device is the dominator its own follower's seat is empty, so of a class that dominates one
+seat less can be relied on; between two such classes there is one seat that either takes, which must fit both.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import inf
+
+from .costs import Costs, Training, sharing_bytes
+from .fleet import DeviceClass, Fleet
+from .problem import Budget, Problem, Seat, Wire
+
+
+@dataclass(frozen=True, order=True)
+class Caps:
+    """Hard limits: MACs per sample, bytes of memory, bytes sent per sample."""
+
+    macs: float = inf
+    memory: float = inf
+    uplink: float = inf
+
+    def meet(self, other: Caps) -> Caps:
+        """What fits both."""
+        return Caps(
+            min(self.macs, other.macs), min(self.memory, other.memory), min(self.uplink, other.uplink)
+        )
+
+
+def caps_of(kind: DeviceClass) -> Caps:
+    """The hard limits of a class of devices."""
+    return Caps(
+        *(inf if cap is None else float(cap) for cap in (kind.macs_limit, kind.max_memory, kind.max_uplink))
+    )
+
+
+def meet(kinds: Iterable[DeviceClass]) -> Caps:
+    """What fits every one of these classes."""
+    caps = Caps()
+    for kind in kinds:
+        caps = caps.meet(caps_of(kind))
+    return caps
+
+
+def group_problem(
+    costs: Costs, training: Training, fleet: Fleet, groups: int, *, dominator_hidden: bool = True
+) -> Problem:
+    """Divide the network for `groups` groups dealt evenly from the fleet; costs are per epoch of all of
+    them.
+    """
+    dominating = [kind for kind in fleet.classes if kind.samples]
+    samples = sum(kind.samples * len(kind.names) for kind in dominating)
+    passes = sum(training.micro_batches(kind.samples) * len(kind.names) for kind in dominating)
+    constant, kept = shuffles(costs, training, fleet, groups)
+    return Problem(
+        costs.neurons,
+        costs.links,
+        costs.pinned,
+        (
+            Seat("dominator", 1, budgets(costs, meet(dominating)), meet(dominating).uplink),
+            *_followers(costs, fleet, groups),
+        ),
+        objective=Wire(
+            2.0 * training.wire.dtype_bytes * samples, 2.0 * training.wire.overhead_bytes * passes
+        ),
+        sent=Wire(training.wire.dtype_bytes, training.wire.overhead_bytes / training.micro_batch),
+        kept=kept,
+        constant=constant + sharing_bytes(costs.parameters, training, groups),
+        dominator_hidden=dominator_hidden,
+    )
+
+
+def budgets(costs: Costs, caps: Caps) -> tuple[Budget, ...]:
+    """The caps that are linear in the neurons of one piece."""
+    macs, memory = tuple(c.macs for c in costs.each), tuple(c.memory for c in costs.each)
+    limits = [
+        Budget("compute", "MAC", macs, (0.0,) * len(macs), 0.0, caps.macs),
+        Budget("memory", "B", memory, costs.presence, 0.0, caps.memory),
+    ]
+    return tuple(budget for budget in limits if budget.limit < inf)
+
+
+def shuffles(costs: Costs, training: Training, fleet: Fleet, groups: int) -> tuple[float, tuple[float, ...]]:
+    """Bytes of an epoch's shuffles: what every division pays, and what each neuron of the dominator adds.
+
+    `full`: all pieces move at every turn. `minimal`: the dominator's piece moves at every turn, and where
+    every device dominates each follower's piece leaves its holder once an epoch.
+    """
+    turns = sum(len(kind.names) for kind in fleet.classes if kind.samples)
+    if turns <= groups:
+        return 0.0, (0.0,) * len(costs.neurons)
+    if training.rotation == "full":
+        return turns * costs.state, (0.0,) * len(costs.neurons)
+    followers = groups if turns == fleet.size else 0
+    pinned = sum(costs.neurons[b] * costs.each[b].state for b in costs.pinned)
+    constant = turns * pinned + followers * (costs.state - pinned)
+    kept = tuple(
+        0.0 if b in costs.pinned else (turns - followers) * each.state for b, each in enumerate(costs.each)
+    )
+    return constant, kept
+
+
+def _followers(costs: Costs, fleet: Fleet, groups: int) -> list[Seat]:
+    """Seats that are filled in every group at every turn, equal ones counted together."""
+    counts: Counter[Caps] = Counter()
+    dominating = sorted((kind for kind in fleet.classes if kind.samples), key=caps_of, reverse=True)
+    present = [kind for kind in dominating if len(kind.names) >= groups]
+    for kind in fleet.classes:
+        counts[caps_of(kind)] += len(kind.names) // groups - (kind in present)
+    for kind, weaker in pairwise(present):
+        counts[meet((kind, weaker))] += 1
+    return [
+        Seat(_name(fleet.classes, caps), count, budgets(costs, caps), caps.uplink)
+        for caps, count in sorted(counts.items(), reverse=True)
+        if count > 0
+    ]
+
+
+def _name(kinds: Sequence[DeviceClass], caps: Caps) -> str:
+    """The class with these caps, or the two that both meet them."""
+    exact = [kind.name for kind in kinds if caps_of(kind) == caps]
+    return exact[0] if exact else " or ".join(kind.name for kind in kinds if caps_of(kind).meet(caps) == caps)

@@ -1,0 +1,150 @@
+"""The planner's optimum is the optimum: against brute force on small random problems."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+from math import inf
+
+import pytest
+from crowdlearn_host.planner.pieces import seat_classes
+from crowdlearn_host.planner.problem import (
+    Budget,
+    Division,
+    Link,
+    Problem,
+    Seat,
+    Wire,
+    cost,
+    violations,
+)
+from crowdlearn_host.planner.search import search
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+SECONDS = 30.0
+
+
+@st.composite
+def problems(draw: st.DrawFn, uplinks: bool = False) -> Problem:
+    """Input, one to three hidden bundles, output; links forward, beside and around; two or three classes of
+    seats.
+    """
+    hidden = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    neurons = (draw(st.integers(1, 4)), *hidden, draw(st.integers(1, 3)))
+    last = len(neurons) - 1
+    links = [Link(b, b + 1, draw(st.integers(1, 3))) for b in range(last)]
+    extra = st.tuples(st.integers(0, last), st.integers(1, last)).filter(lambda ends: ends[0] <= ends[1])
+    for source, target in draw(st.lists(extra, max_size=2)):
+        if source < last:
+            links.append(Link(source, target, draw(st.integers(1, 3)), draw(st.integers(1, 2))))
+    counts = draw(st.sampled_from([(1,), (2,), (3,), (1, 1), (2, 1)]))
+    costs = st.integers(0, 4)
+    seats = []
+    for c, count in enumerate((1, *counts)):
+        budgets = []
+        for name in draw(st.sampled_from([(), ("macs",), ("macs", "memory")])):
+            per_neuron = tuple(draw(costs) for _ in neurons)
+            per_presence = tuple(draw(costs) if name == "memory" else 0 for _ in neurons)
+            pinned = sum(per_neuron[b] * neurons[b] + per_presence[b] for b in (0, last)) if c == 0 else 0
+            budgets.append(
+                Budget(name, "units", per_neuron, per_presence, 1, pinned + 1 + draw(st.integers(2, 20)))
+            )
+        limit = draw(st.integers(5, 60)) if uplinks and c else inf
+        seats.append(Seat(f"class {c}", count, tuple(budgets), limit))
+    return Problem(
+        neurons,
+        tuple(links),
+        frozenset({0, last}),
+        tuple(seats),
+        objective=Wire(draw(st.integers(1, 3)), draw(st.sampled_from([0, 0.5, 2]))),
+        sent=Wire(2, draw(st.sampled_from([0, 1]))),
+        kept=tuple(draw(st.integers(0, 2)) if 0 < b < last else 0 for b in range(len(neurons))),
+        constant=7,
+        dominator_hidden=draw(st.booleans()),
+    )
+
+
+def shares(neurons: int, seats: int) -> list[tuple[int, ...]]:
+    """Every way to hand `neurons` out to `seats` seats."""
+    if seats == 0:
+        return [()] if neurons == 0 else []
+    return [(x, *rest) for x in range(neurons + 1) for rest in shares(neurons - x, seats - 1)]
+
+
+def brute_force(problem: Problem) -> float:
+    seats = seat_classes(problem)
+    choices = []
+    for b, neurons in enumerate(problem.neurons):
+        if b in problem.pinned:
+            choices.append([(neurons, *[0] * (len(seats) - 1))])
+        elif problem.dominator_hidden:
+            choices.append(shares(neurons, len(seats)))
+        else:
+            choices.append([(0, *share) for share in shares(neurons, len(seats) - 1)])
+    best = inf
+    for columns in product(*choices):
+        division = Division(seats, tuple(zip(*columns, strict=True)))
+        if not violations(problem, division):
+            best = min(best, cost(problem, division.counts))
+    return best
+
+
+quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@quick
+@given(problems())
+def test_the_optimum_is_that_of_brute_force(problem: Problem) -> None:
+    solution, best = search(problem, SECONDS), brute_force(problem)
+    assert solution.infeasible == (best == inf)
+    if best < inf:
+        assert solution.division is not None
+        assert not violations(problem, solution.division)
+        assert solution.cost == pytest.approx(best)
+        assert solution.optimal
+
+
+@quick
+@given(problems(uplinks=True))
+def test_the_optimum_within_uplinks_is_that_of_brute_force(problem: Problem) -> None:
+    solution, best = search(problem, SECONDS), brute_force(problem)
+    assert (solution.division is None) == (best == inf)
+    if best < inf:
+        assert solution.cost == pytest.approx(best)
+        assert solution.bound <= best + 1e-6
+
+
+@quick
+@given(problems())
+def test_plans_are_deterministic(problem: Problem) -> None:
+    first, second = search(problem, SECONDS), search(problem, SECONDS)
+    assert (first.division, first.cost) == (second.division, second.cost)
+
+
+@quick
+@given(problems())
+def test_a_tighter_budget_is_never_cheaper(problem: Problem) -> None:
+    tighter = replace(
+        problem,
+        seats=tuple(
+            replace(seat, budgets=tuple(replace(b, limit=b.limit - 1) for b in seat.budgets))
+            for seat in problem.seats
+        ),
+    )
+    assert search(tighter, SECONDS).cost >= search(problem, SECONDS).cost - 1e-6
+
+
+@pytest.mark.parametrize(("pieces", "floats"), [(5, 1252), (10, 2159), (15, 3055), (20, 3976)])
+def test_the_papers_network_has_the_proven_optimum(pieces: int, floats: int) -> None:
+    neurons, loads = (784, 400, 200, 100, 10), (0, 201, 101, 11, 0)
+    budget = Budget("load", "edges", loads, (0,) * 5, 0, 1.03 * 101_700 / pieces)
+    problem = Problem(
+        neurons,
+        tuple(Link(b, b + 1, 1) for b in range(4)),
+        frozenset({0, 4}),
+        (Seat("dominator", 1), Seat("follower", pieces, (budget,))),
+        dominator_hidden=False,
+    )
+    solution = search(problem, SECONDS)
+    assert (solution.cost, solution.optimal) == (floats, True)

@@ -1,0 +1,115 @@
+"""A group trains exactly once over every sample, whoever dies when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.wire import Floats
+
+from .crowd import Action, Crowd, largest_difference, memory_folder, settings_for
+
+ROLES = ("dominator", "follower", "spare", "host")
+PHASES = ("forward", "backward", "apply", "shuffle", "sharing")
+POINTS = 5
+"""Kill points by role and phase."""
+
+
+def phase_of(action: Action, crowd: Crowd) -> str:
+    """What the group was doing when this was about to happen."""
+    if crowd.group.phase == "sharing":
+        return "sharing"
+    frame = action.frame()
+    if frame is None or crowd.group.phase != "running":
+        return "shuffle"
+    if frame.HasField("envelope"):
+        return {pb.PURPOSE_ACTIVATION: "forward", pb.PURPOSE_ERROR: "backward"}.get(
+            frame.envelope.purpose, "shuffle"
+        )
+    return "apply" if frame.WhichOneof("body") in ("held", "snapshot", "progress", "committed") else "shuffle"
+
+
+def victim(role: str, crowd: Crowd, nth: int) -> int | None:
+    """Whom to kill, if the group has such a device now."""
+    holders = crowd.group.holders
+    if role == "dominator":
+        return holders[0] if holders else None
+    if role == "follower":
+        return holders[1 + nth % (len(holders) - 1)] if holders else None
+    return next((d for d in sorted(crowd.group.live) if d not in holders), None)
+
+
+class KillOnce:
+    """Kills one role at the nth thing that happens in a phase; `gone` is then the device that is down."""
+
+    def __init__(self, crowd: Crowd, role: str, phase: str, nth: int) -> None:
+        self.crowd, self.role, self.phase, self.nth = crowd, role, phase, nth
+        self.gone: int | None = None
+        self.done = False
+
+    def __call__(self, action: Action) -> None:
+        if self.done or phase_of(action, self.crowd) != self.phase:
+            return
+        self.nth -= 1
+        if self.nth >= 0:
+            return
+        if self.role == "host":
+            self.crowd.host.effects_left = self.crowd.rng.randint(0, 3)
+            self.done = True
+        elif (device := victim(self.role, self.crowd, self.crowd.rng.randint(0, 9))) is not None:
+            self.crowd.crash(device)
+            self.gone, self.done = device, True
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> tuple[dict[str, Floats], dict[str, int]]:
+    """The weights of a run in which nothing happens, and how many actions each phase has."""
+    count = dict.fromkeys(PHASES, 0)
+    with memory_folder() as folder:
+        crowd = Crowd(folder, settings_for())
+
+        def note(action: Action) -> None:
+            count[phase_of(action, crowd)] += 1
+
+        crowd.run(note)
+    assert crowd.done
+    crowd.check_every_sample_once()
+    return crowd.model(), count
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("role", ROLES)
+def test_a_death_changes_nothing(
+    role: str, phase: str, undisturbed: tuple[dict[str, Floats], dict[str, int]], folder: Path
+) -> None:
+    """The dead device comes back at once, or (every other time) only when the group cannot do without it."""
+    model, count = undisturbed
+    for point in range(POINTS):
+        crowd = Crowd(folder / str(point), settings_for(), seed=point)
+        kill = KillOnce(crowd, role, phase, nth=count[phase] * (2 * point + 1) // (2 * POINTS + 1))
+
+        def before(action: Action, point: int = point, kill: KillOnce = kill, crowd: Crowd = crowd) -> None:
+            kill(action)
+            if kill.gone is not None and point % 2:
+                crowd.connect(kill.gone)
+                kill.gone = None
+
+        crowd.run(before)
+        if kill.gone is not None and not crowd.done:
+            crowd.connect(kill.gone)
+            crowd.run()
+        assert kill.done, f"point {point} was never reached"
+        assert crowd.done, f"point {point}: {crowd.group.phase} {crowd.group.reason}\n{crowd.host.events}"
+        crowd.check_every_sample_once()
+        assert largest_difference(crowd.model(), model) <= 1e-6
+        assert set(crowd.disk["epochs"]) == set(range(crowd.settings.epochs))
+
+
+def test_any_order_of_events_gives_the_same_bits(
+    undisturbed: tuple[dict[str, Floats], dict[str, int]], folder: Path
+) -> None:
+    for seed in range(1, 4):
+        crowd = Crowd(folder / str(seed), settings_for(), seed=seed)
+        crowd.run()
+        assert largest_difference(crowd.model(), undisturbed[0]) == 0

@@ -1,0 +1,146 @@
+"""A small dense network on plain NumPy: the programs of a group whose protocol is under test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from crowdlearn_device.errors import ProgramError
+from crowdlearn_device.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
+from crowdlearn_device.wire import Array, Floats
+
+LAYERS = (3, 4, 5, 2)
+LAST = len(LAYERS) - 1
+MOMENTUM = 0.9
+
+
+def manifest(owned: Sequence[int]) -> Manifest:
+    """What a piece that owns `owned[layer]` neurons of each layer runs."""
+    arrays, methods = [], []
+    trained: list[Port] = []
+    for layer, count in enumerate(owned):
+        if not count:
+            continue
+        specs = []
+        if layer:
+            specs.append(ArraySpec(f"bias{layer}", layer, (), True))
+        if 0 < layer < LAST:
+            specs.append(ArraySpec(f"mean{layer}", layer, (), False))
+        if layer < LAST:
+            specs.append(ArraySpec(f"weight{layer}", layer, (LAYERS[layer + 1],), True))
+        arrays += specs
+        sums = Port("sum", ("B", count), layer=layer)
+        own = [
+            Port("parameter" if s.trained else "buffer", (count, *s.shape), name=s.name, layer=layer)
+            for s in specs
+        ]
+        parameters = [port for port in own if port.role == "parameter"]
+        buffers = [port for port in own if port.role == "buffer"]
+        gradients = [Port("gradient", p.shape, name=p.name, layer=layer) for p in parameters]
+        trained += parameters
+        errors = [Port("error", ("B", count), layer=layer)] if layer else []
+        if layer == LAST:
+            given = (sums, *own, Port("labels", ("B",), dtype="int64"), Port("scale", ()))
+            gives = (Port("loss", ()), Port("logits", ("B", LAYERS[LAST])), *errors, *gradients)
+            methods.append(MethodSpec("loss", given, gives))
+            continue
+        onward = Port("sum", ("B", LAYERS[layer + 1]), layer=layer + 1, edge=layer)
+        back = Port("error", ("B", LAYERS[layer + 1]), layer=layer + 1, edge=layer)
+        methods.append(MethodSpec(f"forward_{layer}", (sums, *own), (onward, *buffers)))
+        methods.append(MethodSpec(f"backward_{layer}", (sums, *own, back), (*errors, *gradients)))
+    moving = [
+        [Port(role, p.shape, name=p.name, layer=p.layer) for p in trained]
+        for role in ("gradient", "momentum")
+    ]
+    methods.append(
+        MethodSpec("apply", (Port("rate", ()), *trained, *moving[0], *moving[1]), (*trained, *moving[1]))
+    )
+    return Manifest(
+        program="".join(f"{count:064x}"[-8:] for count in owned),
+        max_batch=8,
+        momentum=MOMENTUM,
+        weight_decay=0.0,
+        layers=tuple(LayerSpec(n, k, ()) for n, k in zip(LAYERS, owned, strict=True)),
+        edges=tuple(EdgeSpec(layer, layer + 1) for layer in range(LAST)),
+        arrays=tuple(arrays),
+        methods=tuple(methods),
+    )
+
+
+class TinyExecutor:
+    """tanh between dense layers, cross-entropy at their end; `mean` follows each hidden neuron's mean sum."""
+
+    def __init__(self, of: Manifest) -> None:
+        self._manifest = of
+
+    def run(self, method: str, inputs: Sequence[Array]) -> list[Array]:
+        spec = self._manifest.method(method)
+        given = {(p.role, p.name): x for p, x in zip(spec.inputs, inputs, strict=True)}
+        results = self._apply(given) if method == "apply" else self._stage(method, given)
+        return [np.asarray(results[port.role, port.name], np.float32) for port in spec.outputs]
+
+    def _stage(self, method: str, given: dict[tuple[str, str], Array]) -> dict[tuple[str, str], Array]:
+        kind, _, number = method.partition("_")
+        layer = LAST if kind == "loss" else int(number)
+        bias = given.get(("parameter", f"bias{layer}"))
+        inner = given["sum", ""] + (0 if bias is None else bias)
+        if kind == "loss":
+            shifted = inner - inner.max(axis=1, keepdims=True)
+            shares = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+            hot = np.eye(LAYERS[LAST], dtype=np.float32)[given["labels", ""]]
+            scale = given["scale", ""]
+            error = (shares - hot) * scale
+            loss = -np.log((shares * hot).sum(axis=1)).sum() * scale
+            return {
+                ("loss", ""): loss,
+                ("logits", ""): inner,
+                ("error", ""): error,
+                ("gradient", f"bias{layer}"): error.sum(axis=0),
+            }
+        weight = given["parameter", f"weight{layer}"]
+        out = np.tanh(inner) if layer else inner
+        if kind == "forward":
+            mean = given.get(("buffer", f"mean{layer}"))
+            moved = None if mean is None else 0.9 * mean + 0.1 * inner.mean(axis=0)
+            return {("sum", ""): out @ weight, ("buffer", f"mean{layer}"): moved}  # type: ignore[dict-item]
+        back = given["error", ""]
+        error = (back @ weight.T) * (1 - out * out)
+        return {
+            ("error", ""): error,
+            ("gradient", f"weight{layer}"): out.T @ back,
+            ("gradient", f"bias{layer}"): error.sum(axis=0),
+        }
+
+    def _apply(self, given: dict[tuple[str, str], Array]) -> dict[tuple[str, str], Array]:
+        results: dict[tuple[str, str], Array] = {}
+        for (role, name), gradient in given.items():
+            if role == "gradient":
+                momentum = MOMENTUM * given["momentum", name] + gradient
+                results["momentum", name] = momentum
+                results["parameter", name] = given["parameter", name] - given["rate", ""] * momentum
+        return results
+
+
+class TinyPrograms:
+    """Programs by the hash of their manifest, as a device's program store gives them."""
+
+    def __init__(self, manifests: Sequence[Manifest]) -> None:
+        self._manifests = {m.sha256: m for m in manifests}
+
+    def manifest(self, sha256: str) -> Manifest:
+        if sha256 not in self._manifests:
+            raise ProgramError(f"program {sha256[:12]} is not here")
+        return self._manifests[sha256]
+
+    def executor(self, of: Manifest) -> TinyExecutor:
+        return TinyExecutor(of)
+
+
+def first_weights(seed: int = 0) -> dict[str, Floats]:
+    """The whole network's arrays, neurons first."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for spec in manifest(LAYERS).arrays:
+        drawn = rng.standard_normal((LAYERS[spec.layer], *spec.shape)).astype(np.float32)
+        arrays[spec.name] = drawn if spec.trained else np.zeros_like(drawn)
+    return arrays
