@@ -26,9 +26,9 @@ class Stream:
         self._mux = mux
         self._local_id = local_id
         self._chunk = b""
-        self._eof = False
-        self._closed = False
         self._opened = False
+        self._ended = False
+        self._broken = False
         self._changed = asyncio.Event()
 
     async def read(self) -> bytes:
@@ -37,7 +37,8 @@ class Stream:
         Raises FleetError if the connection was lost.
         """
         while not self._chunk:
-            if self._eof:
+            if self._ended:
+                self._raise_if_broken()
                 return b""
             await self._wait()
         chunk, self._chunk = self._chunk, b""
@@ -49,10 +50,9 @@ class Stream:
         view = memoryview(data)
         while view:
             while not self._mux.can_write(self._local_id):
-                if self._eof or self._closed:
-                    raise FleetError(
-                        f"adb stream {self.service!r} was closed by the other end during a write"
-                    )
+                if self._ended:
+                    self._raise_if_broken()
+                    raise FleetError(f"adb stream {self.service!r} was closed during a write")
                 await self._wait()
             payload = bytes(view[: self._mux.max_payload])
             view = view[len(payload) :]
@@ -60,7 +60,7 @@ class Stream:
 
     async def drain(self) -> None:
         """Wait until the peer has acknowledged every write, or closed the stream."""
-        while not (self._eof or self._closed or self._mux.can_write(self._local_id)):
+        while not (self._ended or self._mux.can_write(self._local_id)):
             await self._wait()
 
     async def close(self) -> None:
@@ -72,15 +72,15 @@ class Stream:
 
     def abort(self) -> None:
         """Close at once, whatever is unacknowledged."""
-        self._closed = True
+        self._ended = True
         self._changed.set()
         self._mux.close_stream(self._local_id)
 
     async def opened(self) -> None:
         """Wait for the peer's answer to OPEN; raises StreamRefused."""
         while not self._opened:
-            if self._eof:
-                self._mux.raise_if_lost()
+            if self._ended:
+                self._raise_if_broken()
                 raise StreamRefused(f"the phone does not offer {self.service!r}")
             await self._wait()
 
@@ -93,15 +93,21 @@ class Stream:
                 self._mux.acknowledge(self._local_id)
             case Data(payload=payload):
                 self._chunk = payload
-            case Closed() | None:
-                self._eof = True
+            case Closed():
+                self._ended = True
+            case None:
+                # What was closed before the connection was lost stays closed, not broken.
+                self._broken = not self._ended
+                self._ended = True
         self._changed.set()
 
     async def _wait(self) -> None:
-        self._mux.raise_if_lost()
         self._changed.clear()
         await self._changed.wait()
-        self._mux.raise_if_lost()
+
+    def _raise_if_broken(self) -> None:
+        if self._broken:
+            self._mux.raise_if_lost()
 
 
 Service = Callable[[Stream], Coroutine[Any, Any, None]]
@@ -198,8 +204,9 @@ class Mux(asyncio.BufferedProtocol):
 
     def _lose(self, reason: str) -> None:
         """Mark the connection as lost and wake everyone who waits on it."""
-        if self._lost is None:
-            self._lost = reason
+        if self._lost is not None:
+            return
+        self._lost = reason
         for stream in self._ends.values():
             stream.notify(None)
 

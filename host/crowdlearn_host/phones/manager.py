@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -97,18 +98,19 @@ def down(home: Path | None = None, names: Sequence[str] | None = None) -> list[s
         if name not in present:
             raise FleetError(f"there is no phone {name!r}; there are: {', '.join(present) or 'none'}")
     stopping = [name for name in present if names is None or name in names]
+    infos = [info for name in stopping if (info := PhoneInfo.load(folder / name))]
+    _end([info for info in infos if info.alive], signal.SIGTERM)
+    for info in infos:
+        remove_groups(tuple(map(Path, info.groups)))
     for name in stopping:
-        _end(folder / name, signal.SIGTERM)
-    for name in stopping:
-        info = PhoneInfo.load(folder / name)
-        remove_groups(tuple(map(Path, info.groups)) if info else ())
         shutil.rmtree(folder / name)
     return stopping
 
 
 def kill(name: str, home: Path | None = None) -> None:
     """End a phone without warning, as an empty battery does; its files stay. Raises FleetError."""
-    _end(_running(home, name), signal.SIGKILL)
+    info = PhoneInfo.load(_running(home, name))
+    _end([info] if info else [], signal.SIGKILL)
 
 
 def unplug(name: str, home: Path | None = None) -> None:
@@ -224,26 +226,23 @@ def _running(home: Path | None, name: str) -> Path:
     return _phones_folder(home) / name
 
 
-def _end(folder: Path, number: signal.Signals) -> None:
-    info = PhoneInfo.load(folder)
-    if info is None or not info.alive:
-        return
-    try:
-        handle = os.pidfd_open(info.pid)
-    except ProcessLookupError:
-        return
-    try:
-        for attempt in (number, signal.SIGKILL):
-            signal.pidfd_send_signal(handle, attempt)
-            if select.select([handle], [], [], STOP_SECONDS)[0]:
-                break
-    except ProcessLookupError:
-        pass
-    finally:
+def _end(infos: Sequence[PhoneInfo], number: signal.Signals) -> None:
+    handles: dict[int, int] = {}
+    for info in infos:
+        with suppress(ProcessLookupError):
+            handles[info.pid] = os.pidfd_open(info.pid)
+    for attempt in (number, signal.SIGKILL):
+        for handle in handles.values():
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, attempt)
+        deadline = time.monotonic() + STOP_SECONDS
+        for handle in handles.values():
+            select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
+    for pid, handle in handles.items():
         os.close(handle)
-    # A phone that this process started itself stays in the process table until it is waited for.
-    with suppress(ChildProcessError):
-        os.waitpid(info.pid, 0)
+        # A phone that this process started itself stays in the process table until it is waited for.
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)
 
 
 def _ask(folder: Path, request: str) -> None:

@@ -169,3 +169,29 @@ async def test_tls_only_debugging_is_told_with_what_to_do(key: Path) -> None:
     with pytest.raises(FleetError, match="adb tcpip 5555"):
         await AdbDevice.connect(f"127.0.0.1:{port}", key=key)
     server.close()
+
+
+async def test_what_was_said_before_the_connection_was_lost_is_still_read(tmp_path: Path, key: Path) -> None:
+    with phones.running(1, tmp_path) as (info,):
+        device = await AdbDevice.connect(info.serial, key=key)
+        stream = await device.open("shell:echo last words; sleep 1000")
+        closed = await device.open("shell:true")
+        assert await closed.read() == b""
+        first = asyncio.ensure_future(stream.read())
+        assert await first == b"last words\n"
+        await device.close()
+        assert await closed.read() == b""
+        with pytest.raises(FleetError, match="connection was lost"):
+            await stream.read()
+
+
+async def test_a_stream_that_is_given_up_ends_for_who_reads_it(device: AdbDevice) -> None:
+    stream = await device.open("shell:cat")
+    reading = asyncio.ensure_future(stream.read())
+    await stream.write(b"x")
+    assert await reading == b"x"
+    reading = asyncio.ensure_future(stream.read())
+    stream.abort()
+    assert await reading == b""
+    with pytest.raises(FleetError, match="closed during a write"):
+        await stream.write(b"y")
