@@ -13,7 +13,7 @@ from .bundles import PAIRED, bundles
 from .plan import PiecePlan, Plan
 
 INK, PALE, PAPER, DOMINATOR = "#1b2430", "#6b7683", "#ffffff", "#394656"
-TOP, HEIGHT, MARGIN, LEGEND = 92.0, 420.0, 36.0, 250.0
+TOP, HEIGHT, MARGIN, LEGEND = 118.0, 420.0, 36.0, 250.0
 MIN_SLICE = 3.0
 
 
@@ -49,12 +49,11 @@ def draw_plan(plan: Plan, graph: NeuronGraph) -> str:
     for edge in graph.edges:
         if edge.kind not in PAIRED:
             source, target = column_of[edge.source], column_of[edge.target]
-            skip = target - source != 1
-            parts.extend(
-                _ribbons(
-                    columns[source], columns[target], x[source] + width_of_column, x[target], colours, skip
-                )
-            )
+            ends = columns[source], columns[target]
+            if target - source == 1:
+                parts.extend(_ribbons(*ends, x[source] + width_of_column, x[target], colours))
+            else:
+                parts.extend(_arcs(*ends, x[source], x[target], width_of_column, colours))
     for c, layers in enumerate(members):
         parts.extend(_column(columns[c], x[c], width_of_column, colours))
         parts.extend(_caption(graph, layers, x[c] + width_of_column / 2, c, len(members)))
@@ -68,7 +67,7 @@ def palette(pieces: int) -> list[str]:
     colours = [DOMINATOR]
     for k in range(pieces - 1):
         hue = (0.58 + k / max(pieces - 1, 1)) % 1.0
-        red, green, blue = hls_to_rgb(hue, (0.52, 0.66, 0.42)[k % 3], (0.62, 0.55, 0.5)[k % 3])
+        red, green, blue = hls_to_rgb(hue, (0.52, 0.66, 0.42)[k % 3], (0.55, 0.5, 0.48)[k % 3])
         colours.append(f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}")
     return colours
 
@@ -99,42 +98,49 @@ def _slices(pieces: Sequence[PiecePlan], layer: int) -> list[_Slice]:
 
 
 def _ribbons(
-    sources: Sequence[_Slice],
-    targets: Sequence[_Slice],
-    left: float,
-    right: float,
-    colours: Sequence[str],
-    skip: bool,
+    sources: Sequence[_Slice], targets: Sequence[_Slice], left: float, right: float, colours: Sequence[str]
 ) -> Iterator[str]:
     """One ribbon per source slice and target slice of another piece: a message with the target's sums."""
     crossing = sum(s.piece != t.piece for s in sources for t in targets)
     opacity = max(0.08, min(0.3, 6 / max(crossing, 1)))
     bend = (right - left) / 2
+    whole = sum(s.height for s in sources)
+    before = 0.0
     for s in sources:
         share = s.height / len(targets)
         for i, t in enumerate(targets):
-            if s.piece == t.piece:
-                continue
             a, b = s.y + share * i, s.y + share * (i + 1)
-            here = sum(other.height for other in sources if other is not s) + s.height
-            before = sum(other.height for other in sources[: sources.index(s)])
-            c = t.y + t.height * before / here
-            d = t.y + t.height * (before + s.height) / here
-            colour = colours[s.piece]
-            if skip:
-                middle, high = (a + b) / 2, TOP - 34.0
-                yield (
-                    f'<path d="M{left:.1f},{middle:.1f} C{left + 40:.1f},{high:.1f} '
-                    f'{right - 40:.1f},{high:.1f} {right:.1f},{(c + d) / 2:.1f}" fill="none" '
-                    f'stroke="{colour}" stroke-opacity="0.45" stroke-width="1.4"/>'
-                )
-            else:
+            c = t.y + t.height * before / whole
+            d = t.y + t.height * (before + s.height) / whole
+            if s.piece != t.piece:
                 yield (
                     f'<path d="M{left:.1f},{a:.1f} C{left + bend:.1f},{a:.1f} {right - bend:.1f},{c:.1f} '
                     f"{right:.1f},{c:.1f} L{right:.1f},{d:.1f} C{right - bend:.1f},{d:.1f} "
                     f'{left + bend:.1f},{b:.1f} {left:.1f},{b:.1f} Z" '
-                    f'fill="{colour}" fill-opacity="{opacity:.2f}"/>'
+                    f'fill="{colours[s.piece]}" fill-opacity="{opacity:.2f}"/>'
                 )
+        before += s.height
+
+
+def _arcs(
+    sources: Sequence[_Slice],
+    targets: Sequence[_Slice],
+    x: float,
+    end: float,
+    width: float,
+    colours: Sequence[str],
+) -> Iterator[str]:
+    """Links that do not lead to the next column, above the columns: one arc per source slice that sends."""
+    rise = min(46.0, 14 + abs(end - x) / 9)
+    for i, s in enumerate(sources):
+        if any(t.piece != s.piece for t in targets):
+            a = x + width * (i + 1) / (len(sources) + 1)
+            b = end + width * (i + 1) / (len(sources) + 1) + (width / 3 if end == x else 0)
+            top = TOP - 3
+            yield (
+                f'<path d="M{a:.1f},{top} C{a:.1f},{top - rise:.1f} {b:.1f},{top - rise:.1f} {b:.1f},{top}" '
+                f'fill="none" stroke="{colours[s.piece]}" stroke-opacity="0.7" stroke-width="1.6"/>'
+            )
 
 
 def _column(slices: Sequence[_Slice], x: float, width: float, colours: Sequence[str]) -> Iterator[str]:

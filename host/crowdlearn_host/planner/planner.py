@@ -84,7 +84,9 @@ def plan_fleet(
     division = feasible[groups].division
     assert division is not None
     plan = _plan(graph, prices[groups], training, fleet, problems[groups], division, groups)
-    certificate = Certificate(plan.traffic.total if plan.traffic else inf, bound, time.monotonic() - began)
+    assert plan.traffic is not None
+    total = plan.traffic.total
+    certificate = Certificate(total, min(bound, total), time.monotonic() - began)
     return Planned(
         replace(plan, certificate=certificate),
         tuple(compared[groups]),

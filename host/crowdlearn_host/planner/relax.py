@@ -86,10 +86,10 @@ def explain(problem: Problem, fleet: Fleet, proven: bool) -> str:
     if not joint:
         return f"{verdict}: {_uplinks(problem)}"
     parts = [" and ".join(_tell(problem, fleet, relaxation) for relaxation in joint)]
-    for seat, budget in {(r.seat, r.budget): None for r in joint}:
-        alone = relaxations(problem, only=(seat, budget)) if len(joint) > 1 else None
-        if alone:
-            parts.append(f"{_tell(problem, fleet, alone[0])} alone")
+    for key in [(seat.name, budget.name) for seat in problem.seats for budget in seat.budgets]:
+        alone = relaxations(problem, only=key) if [(r.seat, r.budget) for r in joint] != [key] else None
+        if alone and len(parts) < 4:
+            parts.append(f"{_tell(problem, fleet, alone[0])}")
     return f"{verdict}; it would take " + ", or ".join(parts)
 
 

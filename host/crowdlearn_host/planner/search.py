@@ -73,7 +73,7 @@ class _Run:
         self.seconds = seconds
         self.best: Division | None = None
         self.cost = inf
-        self.bound = -inf
+        self.bound = problem.constant
         self.tried = 0
         self.visits = 0
 

@@ -90,7 +90,7 @@ def brute_force(problem: Problem) -> float:
     return best
 
 
-quick = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @quick

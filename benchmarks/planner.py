@@ -1,0 +1,189 @@
+"""python -m benchmarks.planner: proven optima on the paper's network, and gaps on mixed fleets of 20
+devices.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.trace import neuron_graph
+from crowdlearn_host.models import paper_cnn, paper_mlp
+from crowdlearn_host.planner.baselines import Baseline, baselines
+from crowdlearn_host.planner.costs import Costs, Training, costs
+from crowdlearn_host.planner.fleet import Fleet
+from crowdlearn_host.planner.planner import paper_problem, plan_fleet
+from crowdlearn_host.planner.search import search
+from crowdlearn_host.planner.seats import group_problem
+from crowdlearn_host.planner.wire import wire_format
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from .models import Inverted, resnet20
+
+SLICES = (5, 10, 15, 20)
+STRENGTH = {"high": 10.0, "mid": 10**0.5, "low": 1.0}
+"""What the classes can afford, relative to each other: one order of magnitude from the weakest to the
+strongest.
+"""
+SLACK = 1.4
+"""What all followers together can compute, over what the hidden layers need."""
+MEMORY_SLACK = 3.5
+
+
+def mobilenet_v2() -> nn.Module:
+    """MobileNetV2 at full width and depth for 32x32 images: 17 inverted residuals, 16 to 320 channels."""
+    stages = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 1),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
+    stem = (nn.Conv2d(3, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6())
+    blocks, inputs = [], 32
+    for widen, outputs, repeats, stride in stages:
+        for k in range(repeats):
+            blocks.append(Inverted(inputs, outputs, stride if k == 0 else 1, widen))
+            inputs = outputs
+    head = (nn.Conv2d(320, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6())
+    return nn.Sequential(*stem, *blocks, *head, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, 10))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and how many devices of each class its fleet has."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    sample: tuple[int, ...]
+    high: int
+    mid: int
+    low: int
+
+
+CASES = (
+    Case("paper MLP", paper_mlp, (784,), 1, 7, 12),
+    Case("paper CNN", paper_cnn, (3, 32, 32), 4, 6, 10),
+    Case("ResNet-20", resnet20, (3, 32, 32), 4, 6, 10),
+    Case("MobileNetV2", mobilenet_v2, (3, 32, 32), 4, 6, 10),
+)
+
+
+def main(
+    seconds: Annotated[float, typer.Option(min=1, help="Time limit for each mixed fleet.")] = 60.0,
+    quick: Annotated[bool, typer.Option(help="5 s for each mixed fleet, without baselines there.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all rows there.")] = None,
+) -> None:
+    """Plan, and compare with METIS and a hypergraph partitioner under the identical accounting."""
+    console = Console(width=130)
+    paper = [_paper_row(slices) for slices in SLICES]
+    _print(console, "paper MLP, equal slices, imbalance 1.03: floats sent forward per sample", paper)
+    mixed = [_mixed_row(case, 5.0 if quick else seconds, compare=not quick) for case in CASES]
+    _print(console, "20 devices of three classes: relayed bytes per epoch", mixed)
+    if json_file is not None:
+        json_file.write_text(json.dumps({"rows": paper + mixed}, indent=1) + "\n")
+
+
+def _paper_row(slices: int) -> dict[str, Any]:
+    graph = neuron_graph(paper_mlp(), torch.zeros(1, 784), "paper MLP")
+    problem = paper_problem(graph, slices)
+    solution = search(problem, 10.0)
+    compared = baselines(problem, problem.seats[1].budgets[0].per_neuron)
+    return {
+        "network": "paper MLP",
+        "slices": slices,
+        "planner": round(solution.cost),
+        "lower bound": round(solution.bound, 3),
+        "proven": solution.optimal,
+        "seconds": round(solution.seconds, 2),
+        **{baseline.name: baseline.floats for baseline in compared},
+    }
+
+
+def _mixed_row(case: Case, seconds: float, *, compare: bool) -> dict[str, Any]:
+    graph = neuron_graph(case.build(), torch.zeros(1, *case.sample), case.name)
+    training = Training(wire=wire_format("float32"))
+    fleet = mixed_fleet(case, graph, costs(graph, training))
+    planned = plan_fleet(graph, fleet, training, group_size=fleet.size, seconds=seconds, compare=False)
+    certificate = planned.plan.certificate
+    assert certificate is not None
+    shares = [budget.share for piece in planned.plan.pieces for budget in piece.budgets]
+    row = {
+        "network": case.name,
+        "pieces": len(planned.plan.pieces),
+        "planner MB": round(certificate.cost / 1e6, 2),
+        "lower bound MB": round(certificate.bound / 1e6, 2),
+        "gap %": round(100 * certificate.gap, 2),
+        "seconds": round(certificate.seconds, 1),
+        "fullest budget %": round(100 * max(shares), 1),
+        "over budget": sum(share > 1 + 1e-9 for share in shares),
+    }
+    if compare:
+        compared = plan_baselines(graph, fleet, training)
+        for baseline in compared:
+            row[f"{baseline.name} MB"] = round(baseline.cost / 1e6, 2)
+            row[f"{baseline.name} over budget"] = len(baseline.broken)
+    return row
+
+
+def plan_baselines(graph: NeuronGraph, fleet: Fleet, training: Training) -> list[Baseline]:
+    """What the partitioners reach on one group of the whole fleet."""
+    priced = costs(graph, training)
+    return baselines(group_problem(priced, training, fleet, 1), [each.macs for each in priced.each])
+
+
+def mixed_fleet(case: Case, graph: NeuronGraph, priced: Costs) -> Fleet:
+    """Three classes, tight for this network: followers together can do SLACK times what the hidden layers
+    need.
+
+    The strongest class can also hold input and output layer. A class that cannot, holds no samples.
+    """
+    pinned = sorted(priced.pinned)
+    head_macs = sum(priced.neurons[b] * priced.each[b].macs for b in pinned)
+    head_memory = sum(priced.neurons[b] * priced.each[b].memory + priced.presence[b] for b in pinned)
+    macs = sum(n * each.macs for n, each in zip(priced.neurons, priced.each, strict=True)) - head_macs
+    memory = sum(n * each.memory for n, each in zip(priced.neurons, priced.each, strict=True))
+    memory += sum(priced.presence) - head_memory
+    counts = {"high": case.high - 1, "mid": case.mid, "low": case.low}
+    unit = 1 / sum(STRENGTH[name] * count for name, count in counts.items())
+    classes = []
+    for name, count in {"high": case.high, "mid": case.mid, "low": case.low}.items():
+        caps = [SLACK * macs * unit * STRENGTH[name], MEMORY_SLACK * memory * unit * STRENGTH[name]]
+        if name == "high":
+            caps = [max(caps[0], 1.05 * head_macs), max(caps[1], 1.3 * head_memory)]
+        dominates = caps[0] >= head_macs and caps[1] >= head_memory
+        classes.append(
+            {
+                "name": name,
+                "count": count,
+                "samples": 500 if dominates else 0,
+                "macs_per_second": 1e8 * STRENGTH[name],
+                "max_macs": round(caps[0]),
+                "max_memory": round(caps[1]),
+            }
+        )
+    return Fleet.model_validate({"class": classes})
+
+
+def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(title=title)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for row in rows:
+        table.add_row(*(str(row.get(column, "")) for column in columns))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,178 @@
+"""From a network and a fleet to a plan: affordable for everyone at every turn, and told as it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_host.errors import InfeasiblePlan, PlanError
+from crowdlearn_host.planner.costs import Training, WireFormat, costs
+from crowdlearn_host.planner.fleet import Fleet
+from crowdlearn_host.planner.plan import Plan, check_plan, load_plan, save_plan
+from crowdlearn_host.planner.planner import plan_fleet
+from crowdlearn_host.planner.seats import caps_of
+
+from .conftest import fleet
+
+TRAINING = Training(wire=WireFormat(4, 120))
+HUB = {"name": "hub", "count": 1, "samples": 300, "max_macs": 2000}
+MIXED = fleet(
+    {"name": "high", "count": 3, "samples": 300, "max_macs": 2000},
+    {"name": "mid", "count": 3, "max_macs": 300},
+    {"name": "low", "count": 5, "max_macs": 120},
+)
+ONE_HUB = fleet(HUB, {"name": "low", "count": 9, "max_macs": 900})
+
+
+def plan(graph: NeuronGraph, devices: Fleet, training: Training = TRAINING, **options: int | None) -> Plan:
+    return plan_fleet(graph, devices, training, seconds=20, compare=False, **options).plan  # type: ignore[arg-type]
+
+
+def test_a_fleet_in_which_each_affords_everything_needs_no_messages(graph: NeuronGraph) -> None:
+    found = plan(graph, fleet({"name": "phone", "count": 4, "samples": 100}))
+    assert len(found.pieces) == 1
+    assert found.traffic is not None
+    assert found.traffic.forward == found.traffic.backward == 0
+    check_plan(found, graph)
+
+
+@pytest.mark.parametrize("rotation", ["minimal", "full"])
+def test_every_device_affords_every_piece_it_ever_holds(graph: NeuronGraph, rotation: str) -> None:
+    training = replace(TRAINING, rotation=rotation)  # type: ignore[arg-type]
+    found = plan(graph, MIXED, training, group_size=11)
+    kind_of = {name: kind for kind in MIXED.classes for name in kind.names}
+    assert len(found.pieces) == 3
+    assert [turn.devices[0] for turn in found.groups[0].turns] == ["high-1", "high-2", "high-3"]
+    for turn in found.groups[0].turns:
+        assert len(set(turn.devices)) == len(found.pieces)
+        for name, piece in zip(turn.devices, found.pieces, strict=True):
+            assert piece.macs <= caps_of(kind_of[name]).macs
+
+
+def test_minimal_rotation_moves_the_dominators_piece_and_little_else(graph: NeuronGraph) -> None:
+    found = plan(graph, MIXED, group_size=11)
+    turns = found.groups[0].turns
+    for before, after in pairwise(turns):
+        assert sum(a != b for a, b in zip(before.devices, after.devices, strict=True)) <= 2
+
+
+def test_the_certificate_holds_for_what_the_plan_relays(graph: NeuronGraph) -> None:
+    for devices in (MIXED, ONE_HUB):
+        found = plan(graph, devices, group_size=devices.size)
+        assert found.traffic is not None
+        assert found.certificate is not None
+        assert found.certificate.cost == found.traffic.total
+        assert found.certificate.bound <= found.traffic.total * (1 + 1e-9)
+    assert found.certificate.optimal
+
+
+def test_the_planner_chooses_groups_when_sharing_is_cheaper_than_one_group_s_messages(
+    graph: NeuronGraph,
+) -> None:
+    kind = {"name": "phone", "count": 12, "samples": 2000, "max_macs": 2500}
+    free = plan(graph, fleet(kind), replace(TRAINING, theta=0.0))
+    assert free.traffic is not None
+    for size in (12, 6, 4):
+        fixed = plan(graph, fleet(kind), replace(TRAINING, theta=0.0), group_size=size)
+        assert fixed.traffic is not None
+        assert free.traffic.total <= fixed.traffic.total * (1 + 1e-9)
+
+
+def test_plans_do_not_depend_on_the_order_of_equal_devices(graph: NeuronGraph) -> None:
+    def fleet_of(names: list[str]) -> Fleet:
+        return fleet(
+            HUB | {"count": 0, "devices": names[:1]}, {"name": "low", "devices": names[1:], "max_macs": 900}
+        )
+
+    names = [f"phone-{k}" for k in range(8)]
+    first = plan(graph, fleet_of(names), group_size=8)
+    second = plan(graph, fleet_of([names[0], *reversed(names[1:])]), group_size=8)
+    assert first.pieces == second.pieces
+    assert first.traffic == second.traffic
+
+
+def test_the_plan_is_never_worse_than_the_partitioners(graph: NeuronGraph) -> None:
+    pytest.importorskip("pymetis")
+    planned = plan_fleet(graph, ONE_HUB, TRAINING, group_size=10, seconds=20)
+    assert planned.baselines
+    assert planned.plan.traffic is not None
+    for baseline in planned.baselines:
+        assert baseline.broken or planned.plan.traffic.total <= baseline.cost * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (
+            [{**HUB, "max_macs": 1900}, {"name": "low", "count": 9, "max_macs": 900}],
+            "compute 1,932 MAC on hub",
+        ),
+        ([HUB, {"name": "low", "count": 3, "max_macs": 500}], "on low"),
+        ([{**HUB, "max_memory": "4 KiB"}, {"name": "low", "count": 9}], "hub as dominator"),
+        ([HUB, {"name": "low", "count": 9, "max_macs": 900, "max_uplink": 10}], "uplink"),
+    ],
+    ids=["dominator", "followers", "memory", "uplink"],
+)
+def test_an_infeasible_fleet_is_told_what_to_relax(
+    graph: NeuronGraph, classes: list[dict[str, object]], words: str
+) -> None:
+    with pytest.raises(InfeasiblePlan) as error:
+        plan(graph, fleet(*classes), group_size=None)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_relaxation_that_is_told_is_enough(graph: NeuronGraph) -> None:
+    with pytest.raises(InfeasiblePlan) as error:
+        plan(graph, fleet(HUB, {"name": "low", "count": 3, "max_macs": 500}), group_size=4)
+    *_, told = re.findall(r"compute ([\d,]+) MAC on low", str(error.value))
+    needed = int(told.replace(",", "")) + 1
+    relaxed = plan(graph, fleet(HUB, {"name": "low", "count": 3, "max_macs": needed}), group_size=4)
+    assert max(piece.macs for piece in relaxed.pieces[1:]) > 500
+
+
+def test_a_plan_survives_its_file(graph: NeuronGraph, tmp_path: Path) -> None:
+    found = plan(graph, MIXED)
+    save_plan(found, tmp_path / "plan.json")
+    assert load_plan(tmp_path / "plan.json", graph) == found
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (b'"pieces"', b'"peaces"', "pieces"),
+        (b'"neurons":', b'"neurons":0,"n":', "neurons"),
+        (b"{", b"", "write it anew"),
+        (b'"devices"', b'"gadgets"', "devices"),
+    ],
+)
+def test_a_damaged_plan_is_refused_in_one_line(
+    graph: NeuronGraph, tmp_path: Path, before: bytes, after: bytes, words: str
+) -> None:
+    path = tmp_path / "plan.json"
+    save_plan(plan(graph, MIXED), path)
+    path.write_bytes(path.read_bytes().replace(before, after, 1))
+    with pytest.raises(PlanError) as error:
+        load_plan(path, graph)
+    assert words in str(error.value)
+
+
+def test_a_plan_for_another_network_is_refused(graph: NeuronGraph, tmp_path: Path) -> None:
+    found = plan(graph, MIXED)
+    save_plan(found, tmp_path / "plan.json")
+    narrower = replace(
+        graph, layers=(*graph.layers[:1], replace(graph.layers[1], neurons=23), *graph.layers[2:])
+    )
+    with pytest.raises(PlanError, match="plan again"):
+        load_plan(tmp_path / "plan.json", narrower)
+
+
+def test_costs_count_weights_once(graph: NeuronGraph) -> None:
+    priced = costs(graph, Training(theta=1.0))
+    weights = sum(n * each.state for n, each in zip(priced.neurons, priced.each, strict=True))
+    buffers = 4 * sum(op.buffers for layer in graph.layers for op in layer.ops)
+    assert weights == pytest.approx(4 * graph.parameters + buffers)
