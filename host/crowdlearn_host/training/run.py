@@ -33,7 +33,7 @@ from ..errors import ConfigError, FleetError, RunError, TrainingError
 from ..models import build_model, input_shape
 from ..phones.manager import default_home
 from ..planner.balanced import balanced
-from ..planner.plan import Plan
+from ..planner.plan import Plan, load_plan
 from ..server.group import Group, Settings
 from ..server.run_folder import RunFolder, environment, load_model_state
 from ..server.server import OnEvent, Server, fresh_copy
@@ -75,7 +75,8 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
         raise ConfigError(
             f"data has {classes} classes, the model {graph.layers[-1].neurons} outputs; make them agree"
         )
-    plan = balanced(graph, config.group.pieces)
+    saved = config.group.plan
+    plan = balanced(graph, config.group.pieces) if saved is None else load_plan(folder / saved, graph)
     training = config.training
     optimizer = Optimizer(training.momentum, training.weight_decay)
     micro = min(training.micro_batch or training.batch, training.batch) + 1
