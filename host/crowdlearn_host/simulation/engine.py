@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -145,8 +146,10 @@ def global_weights(setting: Setting, state: RunState) -> Floats:
 
 
 def rotation(seed: int, epoch: int, members: Sequence[int]) -> list[int]:
-    """The order in which a group's members are dominator in `epoch`: each once."""
-    return [members[i] for i in np.random.default_rng((seed, epoch, members[0], 1)).permutation(len(members))]
+    """The order in which a group's members are dominator in `epoch`, each once: as the server draws it."""
+    order = sorted(members)
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order
 
 
 def _slicenet_round(

@@ -1,0 +1,49 @@
+"""The simulation computes what virtual phones compute: the same seed and settings give the same weights."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crowdlearn_host import phones
+from crowdlearn_host.config import parse_config
+from crowdlearn_host.server.run_folder import load_model_state
+from crowdlearn_host.sharing.flat import unflatten
+from crowdlearn_host.simulation.config import SimulationConfig
+from crowdlearn_host.simulation.engine import prepare as simulated
+from crowdlearn_host.simulation.engine import run
+from crowdlearn_host.simulation.workers import InProcess
+from crowdlearn_host.training.config import TrainConfig
+from crowdlearn_host.training.data import load_split
+from crowdlearn_host.training.run import new_run, prepare, train
+
+pytestmark = pytest.mark.system
+PHONES = 4
+MODEL = "mlp:64-40-24-10"
+TRAINING = {"epochs": 2, "batch": 32, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
+
+
+def test_phones_and_simulation_end_with_the_same_weights(tmp_path: Path) -> None:
+    values = {"data": "digits", "model": MODEL, "group": {"pieces": 3}, "training": {**TRAINING, "seed": 5}}
+    prepared = prepare(TrainConfig.model_validate(values), tmp_path, lambda event, fields: None)
+    with (
+        phones.running(PHONES, tmp_path / "home") as started,
+        new_run(tmp_path / "run", "", prepared, tmp_path) as opened,
+    ):
+        serials = [phone.serial for phone in started]
+        asyncio.run(train(prepared, serials, opened, lambda event, fields: None))
+
+    data = load_split("digits", "train")
+    dealt = np.array_split(np.random.default_rng(5).permutation(len(data)), PHONES)
+    values = {"seed": 5, "model": MODEL, "devices": PHONES, "group": PHONES, "training": TRAINING}
+    values["sharing"] = {"enabled": False}
+    setting = simulated(
+        parse_config(values, SimulationConfig, "test"), data, load_split("digits", "test"), dealt
+    )
+    weights = run(setting, InProcess(setting.workload)).weights[0]
+    expected = unflatten(weights, prepared.model.state_dict())
+    for name, value in load_model_state(tmp_path / "run").items():
+        if value.is_floating_point():
+            np.testing.assert_allclose(value, expected[name], atol=1e-4, err_msg=name)
