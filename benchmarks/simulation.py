@@ -30,6 +30,8 @@ from crowdlearn_host.simulation.workers import Processes
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.report import machine, write_rows
+
 WIDTHS = (784, 400, 200, 100, 10)
 ROOT = Path(__file__).parent.parent
 
@@ -67,7 +69,7 @@ def main(
     if quick:
         rounds, turns = 3, 1
     rows = [row for crowd in CROWDS for row in _compared(crowd, data, flower, rounds, turns, cores)]
-    table = Table(title=f"FedAvg of MNIST, {cores} cores")
+    table = Table(title=f"FedAvg of MNIST, {cores} cores; {machine()}")
     for column in rows[0]:
         table.add_column(column)
     for row in rows:
@@ -76,8 +78,7 @@ def main(
     console.print(table)
     if flower is None:
         console.print("flower: not run here (give --flower, a Python with flwr[simulation])")
-    if json_file is not None:
-        json_file.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    write_rows(json_file, rows)
 
 
 def _compared(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,8 @@ from crowdlearn_device.update import (
 )
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.report import machine, write_rows
 
 THETAS = (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
@@ -43,14 +44,13 @@ def main(
         for value_type in ValueType
         for theta in THETAS
     ]
-    table = Table(title=f"{weights} weights, one core")
+    table = Table(title=f"{weights} weights, one core; {machine()}")
     for column in rows[0]:
         table.add_column(column)
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     Console(width=120).print(table)
-    if json_file is not None:
-        json_file.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    write_rows(json_file, rows)
 
 
 def _measured(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from crowdlearn_host.models import paper_mlp
 from rich.console import Console
 from rich.table import Table
 
+from ..report import machine, write_rows
 from .plots import plot_errors
 from .rows import CNN_TABLES, MLP_TABLES, Row
 from .runs import Job, Records, run_all
@@ -87,9 +87,9 @@ def main(
             flat += bytes_rows(graph, rows, of, ACCURACIES)
         plot_errors(runs / f"{name}.svg", f"{model}: {name}", of)
     _print(console, flat, quick)
-    console.print(f"{(time.monotonic() - began) / 60:.1f} minutes on {cores} cores; plots in {runs}")
-    if json_file is not None:
-        json_file.write_text(json.dumps({"rows": flat}, indent=1) + "\n")
+    minutes = (time.monotonic() - began) / 60
+    console.print(f"{machine()}; {minutes:.1f} minutes on {cores} cores; plots in {runs}")
+    write_rows(json_file, flat)
 
 
 def _told(records: Records, total: int, began: float) -> str:

@@ -20,7 +20,7 @@ BEST = {"theta": 0.9, "tau": 0.5, "omega": 10}
 
 
 def _frugal(epochs: int) -> Values:
-    """What moves fewest bytes: an int8 wire, and all weights shared after every pass, so that none shuffle."""
+    """What moves fewest bytes: an int8 wire, all weights shared after every pass, so that none shuffle."""
     return {
         "group": 12,
         "rotation": "minimal",
