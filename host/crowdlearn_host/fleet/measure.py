@@ -39,9 +39,8 @@ class Probe:
 
 
 async def measure_link(device: AdbDevice) -> Link:
-    """Time small requests and a megabyte each way. Raises FleetError."""
-    trips = [await _seconds(lambda: device.stat(HOME)) for _ in range(PINGS)]
-    round_trip = statistics.median(trips)
+    """Time a byte there and back, and a megabyte each way. Raises FleetError."""
+    round_trip = await _round_trip(device)
     content = os.urandom(LINK_BYTES)
     down = await _seconds(lambda: device.push(content, _PROBE))
     up = await _seconds(lambda: device.pull(_PROBE))
@@ -70,6 +69,20 @@ async def measure_macs(
     if not 0 < rate < float("inf"):
         raise FleetError(f"{device.serial}: {program} measure answered {said[:200]!r}")
     return rate
+
+
+async def _round_trip(device: AdbDevice) -> float:
+    stream = await device.open("exec:cat")
+
+    async def ping() -> None:
+        await stream.write(b"x")
+        if not await stream.read():
+            raise FleetError(f"{device.serial} does not echo")
+
+    try:
+        return statistics.median([await _seconds(ping) for _ in range(PINGS)])
+    finally:
+        stream.abort()
 
 
 async def _seconds(work: Callable[[], Awaitable[object]]) -> float:
