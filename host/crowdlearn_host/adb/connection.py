@@ -24,13 +24,14 @@ from adb_shell.transport.tcp_transport import TcpTransport
 from crowdlearn_host.adb.bridge import bridge
 from crowdlearn_host.adb.keys import default_key_path, load_signer
 from crowdlearn_host.adb.mux import Mux
-from crowdlearn_host.adb.wire import VERSION, Command, Decoder, Message
+from crowdlearn_host.adb.wire import HEADER_BYTES, VERSION, Command, Decoder, Message
 from crowdlearn_host.errors import FleetError
 
 CONNECT_SECONDS = 10.0
 ACCEPT_SECONDS = 30.0
 MAX_HANDSHAKE = 1 << 16
 MIN_PAYLOAD = 4096
+CONNECT = Command.CNXN.to_bytes(4, "little")
 FEATURES = "shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
 
 
@@ -65,7 +66,11 @@ class FullSendTransport(TcpTransport):  # type: ignore[misc]
 
 
 class HandshakeTap(BaseTransport):  # type: ignore[misc]
-    """Keeps what the device says during the handshake: adb-shell drops the banner with its features."""
+    """Stands between adb-shell and the wire during the handshake.
+
+    Keeps what the device says, because adb-shell drops the banner with its features; and speaks for protocol
+    0x01000001, because adb-shell names 0x01000000, which costs both ends a checksum of every payload.
+    """
 
     def __init__(self, transport: BaseTransport) -> None:
         self._transport = transport
@@ -84,7 +89,9 @@ class HandshakeTap(BaseTransport):  # type: ignore[misc]
         return data
 
     def bulk_write(self, data: bytes, transport_timeout_s: float | None) -> int:
-        return int(self._transport.bulk_write(data, transport_timeout_s))
+        is_connect = len(data) == HEADER_BYTES and data.startswith(CONNECT)
+        sent = CONNECT + VERSION.to_bytes(4, "little") + data[8:] if is_connect else data
+        return int(self._transport.bulk_write(sent, transport_timeout_s))
 
     def messages(self) -> list[Message]:
         """The messages of the device, oldest first."""
