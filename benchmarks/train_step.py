@@ -239,7 +239,7 @@ def eager(case: dict[str, Any]) -> Callable[[], Loaded]:
         def step() -> float:
             sgd.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(x), y)
-            loss.backward()
+            torch.autograd.backward(loss)
             sgd.step()
             return loss.item()
 
@@ -248,7 +248,7 @@ def eager(case: dict[str, Any]) -> Callable[[], Loaded]:
                 for name, parameter in model.named_parameters():
                     parameter.copy_(start[name])
             sgd.zero_grad()
-            torch.nn.functional.cross_entropy(model(x), y).backward()
+            torch.autograd.backward(torch.nn.functional.cross_entropy(model(x), y))
             found = {n: p.grad for n, p in model.named_parameters()}
             return relative_error(found, exact_gradient(case))
 
@@ -302,7 +302,8 @@ def exact_gradient(case: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     model = NETWORKS[case["model"]].build().double()
     x, y = batch_of(case["model"], case["batch"])
-    torch.nn.functional.cross_entropy(model(x.double() if x.is_floating_point() else x), y).backward()
+    exact = model(x.double() if x.is_floating_point() else x)
+    torch.autograd.backward(torch.nn.functional.cross_entropy(exact, y))
     return {n: p.grad for n, p in model.named_parameters()}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge, to_edge_transform_and_lower
 from executorch.exir.passes import MemoryPlanningPass
 
 from .lowering import lower
@@ -64,11 +64,13 @@ def compile_program(
     """
     lowered = {m.name: lower(m.function, m.example, m.batched) for m in methods}
     backends = {name: backend or choose_backend(graph) for name, graph in lowered.items()}
-    edge = to_edge_transform_and_lower(
-        {m.name: _export(m, lowered[m.name], max_batch) for m in methods},
-        partitioner={name: partitioners(chosen) for name, chosen in backends.items()},
-        compile_config=EdgeCompileConfig(_check_ir_validity=False),
-    )
+    exported = {m.name: _export(m, lowered[m.name], max_batch) for m in methods}
+    config = EdgeCompileConfig(_check_ir_validity=False)
+    if set(backends.values()) == {"portable"}:
+        edge = to_edge(exported, compile_config=config)
+    else:
+        parts = {name: partitioners(chosen) for name, chosen in backends.items()}
+        edge = to_edge_transform_and_lower(exported, partitioner=parts, compile_config=config)
     # Inputs stay where the caller has them: a copy of every weight at every call costs more than a small
     # product.
     planning = MemoryPlanningPass(alloc_graph_input=False)

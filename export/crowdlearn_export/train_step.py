@@ -53,7 +53,7 @@ def train_step(
         def objective(weights: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
             # A module writes to its buffers: it gets copies, which become outputs.
             written = {n: now[n].clone() for n in buffers}
-            unused = {n: c.clone() for n, c in counters.items()}
+            unused = {n: torch.zeros(c.shape, dtype=c.dtype) for n, c in counters.items()}
             return loss(torch.func.functional_call(model, {**weights, **written, **unused}, (x,)), y), written
 
         weights = {n: now[n] for n in parameters}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -31,6 +31,36 @@ def mlp() -> nn.Module:
         nn.BatchNorm1d(6),
         nn.Tanh(),
         nn.Linear(6, 4),
+    )
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Tanh(), nn.AvgPool2d(2)),
+        *(nn.Conv2d(6, 8, 3, stride=2), nn.SiLU(), nn.Flatten()),
+        nn.Linear(8, 4),
+    )
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 6, 3, padding=1)
+        self.first, self.norm = nn.Conv2d(6, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.second, self.head = nn.Conv2d(4, 6, 3, padding=1), nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.stem(x))
+        x = torch.tanh(self.second(torch.tanh(self.norm(self.first(x)))) + x)
+        return self.head(x.mean((2, 3)))
+
+
+def depthwise() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(2, 6, 1), nn.BatchNorm2d(6), nn.SiLU()),
+        *(nn.Conv2d(6, 6, 3, 2, 1, groups=6, bias=False), nn.BatchNorm2d(6), nn.SiLU()),
+        *(nn.Conv2d(6, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        nn.Linear(4, 3),
     )
 
 
@@ -105,22 +135,58 @@ def merged(graph: NeuronGraph, pieces: list[Piece]) -> dict[str, np.ndarray]:
 )
 @pytest.mark.parametrize("micro", [16, 5])
 def test_sliced_training_equals_unsliced_sgd(counts, micro, tmp_path_factory):
+    assert_sliced_equals_whole(mlp, (12,), counts, micro, tmp_path_factory)
+
+
+@pytest.mark.parametrize("build", [convolutional, Residual, depthwise])
+def test_sliced_maps_train_like_the_whole(build, tmp_path_factory):
+    graph = neuron_graph(build(), torch.zeros(2, 2, 8, 8))
+    counts = [[0] * len(graph.layers) for _ in range(3)]
+    for layer in graph.layers:
+        ends = layer.index in (0, len(graph.layers) - 1)
+        shares = [layer.neurons, 0, 0] if ends else [0, layer.neurons // 2, layer.neurons // 2]
+        for k, count in enumerate(shares):
+            counts[k][layer.index] = count
+    assert_sliced_equals_whole(build, (2, 8, 8), counts, 16, tmp_path_factory)
+
+
+def orders(graph: NeuronGraph) -> list[Sequence[int]]:
+    """Hidden neurons shuffled, layers of one size alike: those that an identity or depthwise edge joins
+    must be.
+    """
+    last = len(graph.layers) - 1
+    return [
+        range(layer.neurons)
+        if layer.index in (0, last)
+        else tuple(np.random.default_rng(layer.neurons).permutation(layer.neurons))
+        for layer in graph.layers
+    ]
+
+
+def assert_sliced_equals_whole(
+    build: Callable[[], nn.Module],
+    sample: tuple[int, ...],
+    counts: Sequence[Sequence[int]],
+    micro: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     torch.manual_seed(3)
-    model = mlp()
-    graph = neuron_graph(model, torch.zeros(2, 12))
+    model = build()
+    graph = neuron_graph(model, torch.zeros(2, *sample))
     rng = np.random.default_rng(1)
-    order = [tuple(range(12)), tuple(rng.permutation(9)), tuple(rng.permutation(6)), tuple(range(4))]
+    order = orders(graph)
+    classes = graph.layers[-1].neurons
     cache = tmp_path_factory.getbasetemp() / "programs"
     pieces = make_pieces(graph, model, counts, order, cache)
-    reference = mlp().double()
+    reference = build().double()
     reference.load_state_dict(model.state_dict())
     sgd = torch.optim.SGD(
         reference.parameters(), lr=RATE, momentum=SGD.momentum, weight_decay=SGD.weight_decay
     )
     for step in range(6):
         rows = 16 if step % 2 == 0 else 11
-        x = rng.standard_normal((rows, 12)).astype(np.float32)
-        y = rng.integers(0, 4, rows)
+        x = rng.standard_normal((rows, *sample)).astype(np.float32)
+        y = rng.integers(0, classes, rows)
         parts = micro_batches(rows, micro)
         sgd.zero_grad()
         losses = []

@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from .layout import Layout
 from .rules import rules
@@ -25,13 +26,26 @@ def lower(function: Callable[..., Any], example: Sequence[Tensor], batched: Coll
     """
     inputs = _symbolic(example, batched)
     functional = torch.func.functionalize(function, remove="mutations")
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), _FlatLinear():
         module = make_fx(functional, decomposition_table=rules(), tracing_mode="fake")(*inputs)
     module.graph.eliminate_dead_code()
     module = make_fx(Layout(module).run, tracing_mode="fake")(*inputs)
     for simplify in (share_constants, share_expressions, fuse_linear):
         module = simplify(module)
     return module
+
+
+class _FlatLinear(TorchFunctionMode):
+    """Dense layers over [batch, ..., features] see rows: PyTorch's own folding would fix the batch."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.nn.functional.linear and args[0].dim() > 2:
+            x, weight, *bias = args
+            rows = func(x.reshape(-1, x.shape[-1]), weight, *bias, **(kwargs or {}))
+            return rows.reshape(*x.shape[:-1], weight.shape[0])
+        return func(*args, **(kwargs or {}))
 
 
 def _symbolic(example: Sequence[Tensor], batched: Collection[int]) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from executorch.backends.xnnpack.partition.config import generic_node_configs as generic
@@ -18,6 +18,9 @@ WORTHWHILE = 100_000
 """Multiplications in a method's matrix products, for the example batch, from which XNNPACK pays for its
 calls.
 """
+
+LARGE = 4096
+"""Elements of an elementwise result, for the example batch, from which XNNPACK pays for its call."""
 
 
 def choose_backend(module: GraphModule) -> Backend:
@@ -50,11 +53,8 @@ def partitioners(backend: Backend) -> list[XnnpackPartitioner]:
     """
     if backend == "portable":
         return []
-    configs = [
-        AddmmConfig,
-        LinearConfig,
-        MMConfig,
-        generic.BMMConfig,
+    products = [AddmmConfig, LinearConfig, MMConfig, generic.BMMConfig]
+    elementwise = [
         generic.AbsConfig,
         generic.AddConfig,
         generic.CatConfig,
@@ -69,10 +69,20 @@ def partitioners(backend: Backend) -> list[XnnpackPartitioner]:
         generic.NegConfig,
         generic.PermuteConfig,
         generic.ReLUConfig,
-        generic.ReciprocalSquareRootConfig,
         generic.SigmoidConfig,
-        generic.SquareRootConfig,
         generic.SubConfig,
         generic.TanhConfig,
     ]
+    configs = [*products, *(_only_large(config) for config in elementwise)]
     return [XnnpackPartitioner(configs=configs, force_non_static_weights_for_f32_linear=True)]
+
+
+def _only_large(config: Any) -> Any:
+    """The same partitioner configuration, for nodes whose result is large enough to be worth a call."""
+
+    class OnlyLarge(config):  # type: ignore[misc]
+        def check_constraints(self, node: torch.fx.Node, program: torch.export.ExportedProgram) -> bool:
+            size = prod(_size(s) for s in node.meta["val"].shape)
+            return size >= LARGE and super().check_constraints(node, program)
+
+    return OnlyLarge

@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -152,6 +153,11 @@ def split(x: Value, size: int | Sequence[int], dim: int = 0) -> Sequence[Value]:
     return [made(x).narrow(dim, start, s).contiguous() for start, s in zip(starts, sizes, strict=True)]
 
 
+def filled(x: Value, value: float, **_: Any) -> Tensor:
+    tensor = made(x)
+    return tensor.new_full(tensor.shape, value)
+
+
 def copy_(buffer: Value, value: Value, non_blocking: bool = False) -> Value:
     return value
 
@@ -201,6 +207,10 @@ HANDLERS: dict[Any, Callable[..., Any]] = {
     aten.lift_fresh_copy.default: same,
     aten.sym_size.int: sym_size,
     aten.copy_.default: copy_,
+    aten.fill.Scalar: filled,
+    aten.full_like.default: filled,
+    aten.ones_like.default: partial(filled, value=1.0),
+    aten.zeros_like.default: partial(filled, value=0.0),
     aten.split.Tensor: split,
     aten.split_with_sizes.default: split,
     aten.cat.default: cat,

@@ -15,7 +15,7 @@ def share_constants(module: GraphModule) -> GraphModule:
     for node in module.graph.nodes:
         if node.op == "get_attr":
             value = getattr(module, node.target)
-            key = (value.dtype, tuple(value.shape), value.numpy().tobytes())
+            key = (value.dtype, tuple(value.shape), value.detach().numpy().tobytes())
             node.target = first.setdefault(key, node.target)
     return module
 

@@ -10,7 +10,7 @@ from crowdlearn_device.errors import DeviceError
 from crowdlearn_export.errors import ExportError
 
 from ..errors import HostError
-from . import demo, devices, evaluate, phones, plan, profile, report, simulate, train
+from . import demo, devices, doctor, evaluate, models, phones, plan, profile, report, simulate, train
 
 app = typer.Typer(
     name="crowdlearn",
@@ -30,6 +30,9 @@ app.command("report")(report.report)
 app.command("devices")(devices.devices)
 app.command("profile")(profile.profile)
 app.add_typer(phones.app, name="phones")
+app.command("doctor")(doctor.doctor)
+app.command("import")(models.import_model)
+app.command("export-model")(models.export_model)
 
 
 @app.callback()

@@ -1,0 +1,60 @@
+"""`crowdlearn import` and `crowdlearn export-model`: ONNX in, ONNX and ExecuTorch out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from ..errors import ConfigError
+from ..models import build_model
+from ..server.run_folder import load_model_state
+from ..training.config import load_config
+from ..training.data import load_split
+from ..training.run import config_folder, sample_shape
+
+
+def import_model(
+    source: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
+    target: Annotated[Path, typer.Option("--to", help="The Python file to write.")] = Path("model.py"),
+) -> None:
+    """Turn an ONNX model into one that can be trained: `train --model model.py:build`."""
+    # Here, because it imports the exporter, which other commands need not wait for.
+    from crowdlearn_export.onnx import import_onnx
+
+    if target.suffix != ".py":
+        raise ConfigError(f"--to {target} must be a .py file")
+    import_onnx(source)
+    target.write_text(
+        f'"""Built from {source.name}."""\n\nfrom pathlib import Path\n\n'
+        "from crowdlearn_export.onnx import import_onnx\n\n\n"
+        f"def build():\n    return import_onnx(Path({str(source.resolve())!r}))\n"
+    )
+    typer.echo(f"train it with --model {target}:build")
+
+
+def export_model(
+    run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
+    onnx: Annotated[Path | None, typer.Option(help="Write the model as ONNX.")] = None,
+    pte: Annotated[Path | None, typer.Option(help="Write the model for ExecuTorch with XNNPACK.")] = None,
+    max_batch: Annotated[int, typer.Option(help="Largest batch of the .pte.", min=2, max=4096)] = 32,
+) -> None:
+    """Write a run's newest global model for inference, checked against PyTorch."""
+    from crowdlearn_export.onnx import export_onnx, export_pte
+
+    if onnx is None and pte is None:
+        raise ConfigError("nothing to write: give --onnx FILE, --pte FILE, or both")
+    config = load_config(run / "config.toml")
+    if config.data is None:
+        raise ConfigError("the run names no data, so the shape of a sample is unknown")
+    model = build_model(config.model, config.training.seed, config_folder(run))
+    model.load_state_dict(load_model_state(run))
+    shape = sample_shape(config, load_split(config.data, "test"))
+    sample = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    if onnx is not None:
+        typer.echo(f"{onnx}: differs from PyTorch by {export_onnx(model, sample, onnx):.0e} in onnxruntime")
+    if pte is not None:
+        error = export_pte(model, sample, max_batch, pte)
+        typer.echo(f"{pte}: differs from PyTorch by {error:.0e} in ExecuTorch")

@@ -1,0 +1,51 @@
+"""Models come in as ONNX, and go out as ONNX and .pte, unchanged."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from crowdlearn_export.errors import ExportError
+from crowdlearn_export.onnx import export_onnx, export_pte, import_onnx
+from crowdlearn_export.trace import neuron_graph
+from torch import nn
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3, 1, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2))
+        self.body = nn.Conv2d(4, 4, 3, 1, 1, groups=4, bias=False)
+        self.head = nn.Linear(4 * 4 * 4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return self.head((torch.sigmoid(self.body(x)) + x).flatten(1))
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    network = Network()
+    network(torch.randn(8, 3, 8, 8))
+    return network.eval()
+
+
+def test_onnx_there_and_back_is_the_same_trainable_network(model, tmp_path):
+    x = torch.randn(4, 3, 8, 8)
+    export_onnx(model, x[:2], tmp_path / "model.onnx")
+    back = import_onnx(tmp_path / "model.onnx").eval()
+    torch.testing.assert_close(back(x), model(x), rtol=1e-5, atol=1e-5)
+    assert any(p.requires_grad for p in back.parameters())
+    assert len(neuron_graph(back, x).layers) == len(neuron_graph(model, x).layers)
+
+
+def test_pte_for_inference_agrees_with_pytorch(tmp_path):
+    small = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    assert export_pte(small, torch.randn(2, 6), 4, tmp_path / "model.pte") <= 1e-5
+    assert (tmp_path / "model.pte").stat().st_size > 0
+
+
+def test_what_is_no_onnx_is_refused(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"\xff\xfe not a model")
+    with pytest.raises(ExportError, match=r"bad\.onnx"):
+        import_onnx(tmp_path / "bad.onnx")
