@@ -24,12 +24,15 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.envelope import Channel, Identity
+from crowdlearn_device.manifest import ArraySpec
 from crowdlearn_device.wire import MAX_FRAME, VERSION
 from crowdlearn_host.server.group import Group, Settings
 from crowdlearn_host.server.run_folder import RunFolder
 from crowdlearn_host.server.server import Server
+from crowdlearn_host.server.shared_model import SharedModel
 from crowdlearn_host.server.traffic import websocket_bytes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from rich.console import Console
@@ -43,6 +46,7 @@ from .report import machine, write_rows
 
 DEVICES = 4
 RUN = "benchmark"
+WEIGHTS = ArraySpec("w", 0, (), trained=True)
 SIZES = {"1 kB": 1000, "100 kB": 100_000}
 BATCH_BYTES = 1 << 20
 SLOW_BYTES_A_SECOND = 20e6
@@ -60,7 +64,10 @@ async def _serve(kind: Kind, folder: Path, answer: Pipe) -> None:
         run = RunFolder(folder, create=True)
         layout = tuple(((k, k + 1),) for k in range(DEVICES))
         settings = Settings(layout, ("",) * DEVICES, 1, 32, 32, 1, 0.1, 0, 1, devices=DEVICES)
-        server = Server(RUN, Group(settings), run, {}, {}, lambda *_: None, lambda *_: None)
+        server = Server(
+            *(RUN, [Group(settings)], run, SharedModel([WEIGHTS], {"w": np.zeros(DEVICES, np.float32)})),
+            *(lambda *_: None, lambda *_: None),
+        )
 
         async def handle(connection: ServerConnection) -> None:
             await server.attach(connection, dialled=False)

@@ -86,13 +86,14 @@ class EdgeSpec:
 @dataclass(frozen=True)
 class ArraySpec:
     """An array of the piece's state. Dimension 0 is the layer's owned neurons; `shape` is one
-    neuron's part.
+    neuron's part. `offset` is where the whole model's array begins in the vector of all its weights.
     """
 
     name: str
     layer: int
     shape: tuple[int, ...]
     trained: bool
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,11 @@ def _edge(x: Any) -> EdgeSpec:
 
 def _array(x: Any) -> ArraySpec:
     return ArraySpec(
-        _string(x["name"]), _integer(x["layer"], 0, 1 << 16), _shape(x["shape"]), bool(x["trained"])
+        name=_string(x["name"]),
+        layer=_integer(x["layer"], 0, 1 << 16),
+        shape=_shape(x["shape"]),
+        trained=bool(x["trained"]),
+        offset=_integer(x["offset"], 0, 1 << 31),
     )
 
 

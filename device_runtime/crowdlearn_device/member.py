@@ -24,7 +24,9 @@ from .errors import DataError, DeviceError, EnvelopeError, ProgramError, StateEr
 from .executor import Executor, Programs
 from .manifest import Manifest
 from .piece import Message, Piece
+from .sharing import apply_patch, shared_updates
 from .state import Neurons, PartialState, PieceState, StateStore
+from .update import ValueType
 from .wire import VERSION, decode_tensor, encode_tensor
 
 FAULTS: tuple[tuple[type[DeviceError], pb.FaultKind], ...] = (
@@ -34,6 +36,13 @@ FAULTS: tuple[tuple[type[DeviceError], pb.FaultKind], ...] = (
     (DataError, pb.FAULT_DATA),
     (WireError, pb.FAULT_WIRE),
 )
+
+
+VALUES = {
+    pb.FLOAT32: ValueType.FLOAT32,
+    pb.FLOAT16: ValueType.FLOAT16,
+    pb.INT8: ValueType.INT8,
+}
 
 
 class Member:
@@ -191,6 +200,8 @@ class _Generation:
         self._heirs = list(assign.heirs)
         self._busy = 0.0
         self._partial: PartialState | None = None
+        self._patches: list[bytes] = []
+        self._patched = not assign.patched
         self._piece: Piece | None = None
         self._dominator: Dominator | None = None
         self._rounding = np.random.default_rng((assign.training.seed, assign.generation, self._me))
@@ -202,7 +213,9 @@ class _Generation:
             self._manifest, self._executor = member.program(assign.pieces[assign.piece].program)
             if any(len(piece) != len(self._manifest.layers) for piece in self._layout):
                 raise WireError("assignment and program disagree on the number of layers")
-            self._partial = PartialState(self._manifest, self._layout[assign.piece])
+            self._partial = PartialState(
+                self._manifest, self._layout[assign.piece], rank=assign.training.rank
+            )
         public = self._ephemeral.public_key().public_bytes_raw()
         self._send(key_offer=pb.KeyOffer(generation=self.number, device=self._me, ephemeral=public))
 
@@ -225,8 +238,10 @@ class _Generation:
             self._inherit(frame.snapshot)
         elif kind == "go":
             self._go()
+        elif kind == "patch":
+            self._patch(frame.patch)
         elif kind == "share":
-            self._share()
+            self._share(frame.share)
         elif kind == "heirs":
             self._heirs = self._member.trust(frame.heirs.heirs)
         else:
@@ -300,10 +315,12 @@ class _Generation:
         self._check_complete()
 
     def _check_complete(self) -> None:
-        if self._partial is None or self._piece is not None or not self._partial.complete:
+        if self._partial is None or not self._partial.complete or not self._patched:
             return
-        state = self._partial.finish()
-        self._partial = None
+        state = self._partial.finish(fresh=self._assign.fresh)
+        for patch in self._patches:
+            apply_patch(self._manifest, state, patch)
+        self._partial, self._patches = None, []
         training = self._assign.training
         self._member._states.save(self.number, self._assign.boundary, state.to_bytes())
         self._piece = Piece(
@@ -317,6 +334,15 @@ class _Generation:
             training.seed,
         )
         self._send(ready=pb.Ready(generation=self.number))
+
+    def _patch(self, patch: pb.Patch) -> None:
+        """Take weights of the global model that replace this piece's own."""
+        if self._partial is None or self._patched:
+            raise WireError("a patch arrived at a device that waits for none")
+        if patch.update:
+            self._patches.append(patch.update)
+        self._patched = patch.last
+        self._check_complete()
 
     def _go(self) -> None:
         if self._piece is None:
@@ -401,19 +427,15 @@ class _Generation:
             self._busy = 0.0
             self._send(held=held)
 
-    def _share(self) -> None:
-        """Upload the values of this piece's neurons: weights, never gradients or samples."""
+    def _share(self, share: pb.Share) -> None:
+        """Upload the top theta of this piece's weights: weights, never gradients or samples."""
         if self._piece is None:
             raise WireError("share before ready")
-        state = self._piece.state()
-        values = {
-            layer: {name: array for name, array in arrays.items() if name.startswith("value/")}
-            for layer, arrays in state.layers.items()
-        }
-        shared = PieceState(state.neurons, values)
-        for layer, neurons in enumerate(state.neurons):
-            for part in shared.parts(layer, neurons):
-                self._send(shared=pb.Shared(generation=self.number, part=part))
+        if not 0 <= share.theta <= 1 or share.values not in VALUES:
+            raise WireError(f"share of theta {share.theta} in type {share.values}")
+        state, values = self._piece.state(), VALUES[share.values]
+        for update in shared_updates(self._manifest, state, self._me, share.round, share.theta, values):
+            self._send(shared=pb.Shared(generation=self.number, update=update))
         self._send(shared=pb.Shared(generation=self.number, last=True))
 
 

@@ -393,8 +393,8 @@ class Piece:
                 inputs.append((self._values if port.role == "parameter" else self._momentum)[port.name])
         for port, values in zip(method.outputs, self._executor.run("apply", inputs), strict=True):
             (self._values if port.role == "parameter" else self._momentum)[port.name] = np.array(values)
-        for name, gradient in step.gradients.items():
-            self._accumulated[name] = self._accumulated[name] + np.abs(gradient)
+        for name, accumulated in self._accumulated.items():
+            self._accumulated[name] = accumulated + np.abs(step.gradients[name])
         del self._steps[self.boundary]
         self._next_micro.clear()
         self.boundary += 1

@@ -5,6 +5,7 @@ exactly.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,12 @@ import numpy.typing as npt
 def pass_order(samples: int, *, seed: int, epoch: int, device: int) -> npt.NDArray[np.int64]:
     """The order in which `device` feeds its samples in `epoch`: int64 [samples]."""
     return np.random.default_rng((seed, epoch, device)).permutation(samples)
+
+
+def dominator_order(members: Sequence[int], *, seed: int, epoch: int) -> list[int]:
+    """The order in which a group's devices are dominator in `epoch`: each once."""
+    order = np.random.default_rng((seed, epoch, members[0], 1)).permutation(len(members))
+    return [members[i] for i in order]
 
 
 def mini_batches(samples: int, batch: int) -> list[range]:

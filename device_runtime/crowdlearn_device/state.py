@@ -105,7 +105,11 @@ class PartialState:
     refused.
     """
 
-    def __init__(self, manifest: Manifest, neurons: Sequence[Neurons]) -> None:
+    def __init__(self, manifest: Manifest, neurons: Sequence[Neurons], *, rank: bool) -> None:
+        """`rank`: whether |gradient| is accumulated for sharing."""
+        kept = [
+            kind for kind, needed in zip(KINDS, (True, manifest.momentum > 0, rank), strict=True) if needed
+        ]
         self._neurons = tuple(neurons)
         self._layers: dict[int, dict[str, Floats]] = {}
         self._missing: dict[int, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
@@ -118,7 +122,7 @@ class PartialState:
         for array in manifest.arrays:
             start, stop = self._neurons[array.layer]
             arrays = self._layers.setdefault(array.layer, {})
-            for kind in KINDS if array.trained else KINDS[:1]:
+            for kind in kept if array.trained else KINDS[:1]:
                 arrays[f"{kind}/{array.name}"] = np.zeros((stop - start, *array.shape), np.float32)
             self._missing[array.layer] = np.ones(stop - start, np.bool_)
 
@@ -142,9 +146,14 @@ class PartialState:
             target[...] = decode_tensor(named.values, target.shape)
         self._missing[layer][a - start : b - start] = False
 
-    def finish(self) -> PieceState:
+    def finish(self, *, fresh: bool = False) -> PieceState:
+        """The whole state; `fresh` forgets what was accumulated for the last sharing."""
         if not self.complete:
             raise StateError("state is not complete")
+        for arrays in self._layers.values():
+            for name, array in arrays.items():
+                if fresh and name.startswith("gradient/"):
+                    array[...] = 0
         return PieceState(self._neurons, self._layers)
 
 

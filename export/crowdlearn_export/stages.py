@@ -68,21 +68,27 @@ def edge_specs(graph: NeuronGraph) -> tuple[EdgeSpec, ...]:
 def array_specs(graph: NeuronGraph) -> tuple[ArraySpec, ...]:
     """Every array of the model by the layer whose owner keeps it; `shape` is one neuron's part."""
     arrays: list[ArraySpec] = []
+
+    def add(name: str, layer: int, shape: tuple[int, ...], trained: bool) -> None:
+        offset = 0
+        if arrays:
+            last = arrays[-1]
+            offset = last.offset + graph.layers[last.layer].neurons * prod(last.shape)
+        arrays.append(ArraySpec(name, layer, shape, trained, offset))
+
     for layer in graph.layers:
         for op in layer.ops:
             if op.kind == "bias":
-                arrays.append(ArraySpec(f"{op.module}.bias", layer.index, (), True))
+                add(f"{op.module}.bias", layer.index, (), True)
             if op.kind == "batch_norm":
                 if op.attributes.get("affine", True):
-                    arrays.append(ArraySpec(f"{op.module}.weight", layer.index, (), True))
-                    arrays.append(ArraySpec(f"{op.module}.bias", layer.index, (), True))
-                arrays.append(ArraySpec(f"{op.module}.running_mean", layer.index, (), False))
-                arrays.append(ArraySpec(f"{op.module}.running_var", layer.index, (), False))
+                    add(f"{op.module}.weight", layer.index, (), True)
+                    add(f"{op.module}.bias", layer.index, (), True)
+                add(f"{op.module}.running_mean", layer.index, (), False)
+                add(f"{op.module}.running_var", layer.index, (), False)
         for edge in graph.outgoing(layer.index):
             if edge.kind != "identity":
-                arrays.append(
-                    ArraySpec(f"{edge.module}.weight", layer.index, _weight_shape(graph, edge), True)
-                )
+                add(f"{edge.module}.weight", layer.index, _weight_shape(graph, edge), True)
     return tuple(arrays)
 
 

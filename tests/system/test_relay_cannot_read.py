@@ -4,9 +4,7 @@ is refused.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +12,15 @@ import pytest
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.envelope import Channel, Identity, open_snapshot
 from crowdlearn_device.errors import EnvelopeError
-from crowdlearn_device.serve import serve_device
-from crowdlearn_device.wire import MAX_FRAME
-from crowdlearn_export.stages import array_specs
-from crowdlearn_export.weights import arrays_of
-from crowdlearn_host.server.group import Group
-from crowdlearn_host.server.run_folder import RunFolder
-from crowdlearn_host.server.server import Server, fresh_copy
+from crowdlearn_host.server.server import Server
 from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.run import device_files, prepare, settings_of
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from websockets.asyncio.client import connect
+
+from .sockets import Events, train_on_sockets
 
 pytestmark = pytest.mark.system
 DEVICES = 3
 Tamper = Callable[[pb.Envelope], list[pb.Envelope]]
-Events = list[tuple[str, dict[str, Any]]]
 
 
 class TamperingServer(Server):
@@ -45,7 +36,7 @@ class TamperingServer(Server):
             if (
                 self.tamper is not None
                 and frame.envelope.purpose == pb.PURPOSE_ACTIVATION
-                and self.group.boundary > 2
+                and self.groups[0].boundary > 2
             ):
                 tamper, self.tamper = self.tamper, None
                 for envelope in tamper(frame.envelope):
@@ -65,44 +56,15 @@ async def train_tampered(folder: Path, tamper: Tamper | None) -> tuple[Tampering
             "training": {"epochs": 1, "batch": 64, "snapshot_every": 2, "wire": "float32"},
         }
     )
-    prepared = prepare(config, folder, lambda event, fields: None)
-    events: Events = []
-    server = TamperingServer(
-        run="run",
-        group=Group(settings_of(prepared, DEVICES)),
-        folder=RunFolder(folder / "run", create=True),
-        arrays=fresh_copy(arrays_of(prepared.graph, prepared.model.state_dict())),
-        layer_of={spec.name: spec.layer for spec in array_specs(prepared.graph)},
-        on_event=lambda event, fields: events.append((event, fields)),
-        on_checkpoint=lambda epoch, arrays: None,
-    )
-    server.tamper, server.seen = tamper, []
-    async with AsyncExitStack() as stack:
-        attached = []
-        for number, files in enumerate(device_files(prepared, DEVICES)):
-            home = folder / f"device-{number}"
-            for name, content in files.items():
-                (home / name).parent.mkdir(parents=True, exist_ok=True)
-                (home / name).write_bytes(content)
-            serving = asyncio.create_task(serve_device(home, home / "data", home.name, 0))
-            stack.push_async_callback(stopped, serving)
-            while not (home / "port").exists():
-                await asyncio.sleep(0)
-            address = f"ws://127.0.0.1:{(home / 'port').read_text().strip()}/"
-            connection = await stack.enter_async_context(
-                connect(address, max_size=MAX_FRAME, compression=None)
-            )
-            attached.append(asyncio.create_task(server.attach(connection, dialled=True, number=number)))
-        await asyncio.wait_for(server.over.wait(), 60)
-        await server.close()
-        await asyncio.gather(*attached)
-    server.folder.close()
+
+    def make(**fields: Any) -> TamperingServer:
+        server = TamperingServer(**fields)
+        server.tamper, server.seen = tamper, []
+        return server
+
+    server, events = await train_on_sockets(folder, config, DEVICES, make)
+    assert isinstance(server, TamperingServer)
     return server, events
-
-
-async def stopped(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def flipped(envelope: pb.Envelope) -> list[pb.Envelope]:
@@ -132,15 +94,15 @@ async def test_tampering_is_refused_and_training_goes_on(tamper, said, tmp_path)
     faults = [fields for event, fields in events if event == "fault"]
     assert [fault["kind"] for fault in faults] == ["FAULT_ENVELOPE"]
     assert said in faults[0]["reason"]
-    assert server.group.phase == "done"
-    assert server.group.schedule.epoch == 1
+    assert server.groups[0].phase == "done"
+    assert server.groups[0].schedule.epoch == 1
 
 
 async def test_what_the_server_holds_opens_for_no_other_key(tmp_path):
     server, events = await train_tampered(tmp_path, None)
     assert not [event for event, _ in events if event == "fault"]
     stranger = Identity.generate()
-    public = {device.number: device.identity for device in server.group.devices.values()}
+    public = {device.number: device.identity for device in server.groups[0].devices.values()}
     assert {envelope.purpose for envelope in server.seen} >= {
         pb.PURPOSE_ACTIVATION,
         pb.PURPOSE_ERROR,

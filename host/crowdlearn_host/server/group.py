@@ -10,14 +10,13 @@ differ only in the point.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.piece import overlap
-from crowdlearn_device.schedule import mini_batches
+from crowdlearn_device.schedule import dominator_order, mini_batches
 
 from ..errors import RunError
 from .pace import Pace
@@ -43,7 +42,8 @@ class Cut:
 @dataclass(frozen=True)
 class Settings:
     """What a group is to do. `fallbacks` cut the network into fewer pieces, for when devices are missing;
-    the rotation is the plan's.
+    the rotation is the plan's, and so are `turns`, where it names who holds the pieces under a dominator (the
+    first of each). A group that is not `alone` takes the global model's weights at every epoch's beginning.
     """
 
     layout: Layout
@@ -61,6 +61,10 @@ class Settings:
     grace_seconds: float = 60.0
     silence_seconds: float = 30.0
     fallbacks: tuple[Cut, ...] = ()
+    turns: tuple[tuple[int, ...], ...] = ()
+    theta: float = 1.0
+    values: int = pb.FLOAT32
+    alone: bool = True
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
@@ -162,17 +166,30 @@ class Forget:
 
 @dataclass(frozen=True)
 class Merge:
-    """Enter what a device shared into the global model."""
+    """Check what a device shared in a round, and keep it until the round is over."""
 
     device: int
-    part: pb.StatePart
+    generation: int
+    round: int
+    neurons: tuple[Neurons, ...]
+    update: bytes
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An epoch is over and everything shared has arrived."""
+    """An epoch is over and everything shared has arrived: it enters the global model."""
 
+    generation: int
     epoch: int
+
+
+@dataclass(frozen=True)
+class SendPatch:
+    """Send a device the shared weights of these neurons of each layer."""
+
+    device: int
+    generation: int
+    neurons: tuple[Neurons, ...]
 
 
 @dataclass(frozen=True)
@@ -183,7 +200,7 @@ class Record:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-Effect = Send | SendGlobal | SendSnapshot | Save | Drop | Forget | Merge | Checkpoint | Record
+Effect = Send | SendGlobal | SendPatch | SendSnapshot | Save | Drop | Forget | Merge | Checkpoint | Record
 
 
 class Group:
@@ -419,6 +436,9 @@ class Group:
                     if is_stored:
                         point = self._from
                         self.effects.append(SendSnapshot(provider, point.generation, point.boundary, piece))
+            if self._patched:
+                for piece, device in enumerate(self.holders):
+                    self.effects.append(SendPatch(device, self.generation, self._layout[piece]))
 
     def _on_ready(self, number: int, _: pb.Ready) -> None:
         if self.phase != "forming" or number not in self.holders:
@@ -497,21 +517,15 @@ class Group:
     def _on_shared(self, number: int, shared: pb.Shared) -> None:
         if self.phase != "sharing" or number not in self.holders or number in self._shared:
             return
-        if shared.HasField("part"):
-            layer, a, b = shared.part.layer, shared.part.neurons.start, shared.part.neurons.stop
+        if shared.update:
             piece = self._layout[self.holders.index(number)]
-            if not (layer < len(piece) and piece[layer][0] <= a < b <= piece[layer][1]):
-                self._record(
-                    "refused", device=self._name(number), reason="shared neurons that are not its own"
-                )
-                return
-            self.effects.append(Merge(number, shared.part))
+            self.effects.append(Merge(number, self.generation, self.schedule.epoch, piece, shared.update))
         if not shared.last:
             return
         self._shared.add(number)
         if self._shared != set(self.holders):
             return
-        self.effects.append(Checkpoint(self.schedule.epoch))
+        self.effects.append(Checkpoint(self.generation, self.schedule.epoch))
         self._record("epoch", epoch=self.schedule.epoch, boundary=self.boundary)
         self.schedule = Schedule(epoch=self.schedule.epoch + 1)
         self.points[-1] = replace(self.points[-1], schedule=self.schedule)
@@ -557,6 +571,16 @@ class Group:
     def _pass_end(self) -> int:
         samples = self.devices[self.schedule.dominator].samples
         return self.schedule.pass_boundary + len(mini_batches(samples, self.settings.batch))
+
+    @property
+    def _fresh(self) -> bool:
+        """Whether an epoch begins: no mini-batch of it is done."""
+        return not self.schedule.done and not self.schedule.sharing
+
+    @property
+    def _patched(self) -> bool:
+        """Whether the global model's weights replace the group's own at this point."""
+        return self._fresh and self.schedule.epoch > 0 and not self.settings.alone
 
     def _needed(self, number: int) -> bool:
         return number in self.holders or (self.phase == "forming" and number in self._participants())
@@ -657,8 +681,8 @@ class Group:
                 self._send(number, finish=pb.Finish(reason="the run is over"))
             return
         if not self.schedule.order:
-            order = sorted(self.devices)
-            random.Random(f"{self.settings.seed}/{self.schedule.epoch}").shuffle(order)
+            members = sorted(self.devices)
+            order = dominator_order(members, seed=self.settings.seed, epoch=self.schedule.epoch)
             self.schedule = replace(self.schedule, order=tuple(order))
         turn = self._whose_turn()
         if turn is None:
@@ -682,6 +706,9 @@ class Group:
         """Who holds what in the next pass. Piece 0 is the dominator's; slow devices come last."""
         count, dominator = len(self._layout), self.schedule.dominator
         able = self._able
+        for turn in self.settings.turns:
+            if turn[0] == dominator and len(turn) == count and able.issuperset(turn):
+                return turn
         if self.settings.rotation == "full" or len(self.holders) != count:
             ring = [d for d in self.schedule.order if d in able]
             ring += sorted(able - set(ring))
@@ -742,6 +769,7 @@ class Group:
             seed=settings.seed,
             snapshot_every=settings.snapshot_every,
             wire=settings.wire,  # type: ignore[arg-type]
+            rank=settings.theta < 1,
         )
         end = self._pass_end if schedule.dominator >= 0 else self.boundary
         self._record(
@@ -766,6 +794,8 @@ class Group:
                 peers=peers,
                 training=training,
                 heirs=heirs,
+                fresh=self._fresh,
+                patched=self._patched,
             )
             self._add_moves(assign, number, holders)
             self._send(number, assign=assign)
@@ -791,7 +821,13 @@ class Group:
         self.phase = "sharing"
         self._shared = set()
         for device in self.holders:
-            self._send(device, share=pb.Share(generation=self.generation, boundary=self.boundary))
+            share = pb.Share(
+                generation=self.generation,
+                round=self.schedule.epoch,
+                theta=self.settings.theta,
+                values=self.settings.values,  # type: ignore[arg-type]
+            )
+            self._send(device, share=share)
 
     def _reach(self, boundary: int) -> None:
         """All pieces hold a boundary: a point. Once its snapshots are all here, older points are

@@ -32,6 +32,7 @@ from ..errors import RunError
 
 SCHEMA = """
 create table if not exists groups (number integer primary key, state text not null);
+create table if not exists shared (number integer primary key check (number = 0), window blob not null);
 create table if not exists traffic (
          device text, direction text, purpose text, bytes integer, messages integer, primary key (device,
          direction, purpose) );
@@ -94,9 +95,17 @@ class RunFolder:
     def write(self, name: str, content: str) -> None:
         write_atomically(self.path / name, content.encode())
 
-    def save_group(self, number: int, state: Mapping[str, Any], traffic: list[dict[str, str | int]]) -> None:
-        """On disk when this returns."""
+    def save_group(
+        self,
+        number: int,
+        state: Mapping[str, Any],
+        traffic: list[dict[str, str | int]],
+        window: bytes | None = None,
+    ) -> None:
+        """On disk when this returns, the shared window (where it has changed) and the group together."""
         with self._db:
+            if window is not None:
+                self._db.execute("replace into shared values (0, ?)", (window,))
             self._db.execute("replace into groups values (?, ?)", (number, json.dumps(state)))
             self._db.executemany(
                 "replace into traffic values (:device, :direction, :purpose, :bytes, :messages)", traffic
@@ -105,6 +114,10 @@ class RunFolder:
     def load_group(self, number: int) -> dict[str, Any] | None:
         row = self._db.execute("select state from groups where number = ?", (number,)).fetchone()
         return None if row is None else dict(json.loads(row[0]))
+
+    def load_window(self) -> bytes | None:
+        row = self._db.execute("select window from shared").fetchone()
+        return None if row is None else bytes(row[0])
 
     def load_traffic(self) -> list[dict[str, str | int]]:
         cursor = self._db.execute("select device, direction, purpose, bytes, messages from traffic")

@@ -7,28 +7,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.errors import WireError
-from crowdlearn_device.state import PieceState
-from crowdlearn_device.wire import VERSION, Floats, decode_frame, decode_tensor
+from crowdlearn_device.wire import VERSION, Floats, decode_frame
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
 
-from ..errors import FleetError
+from ..errors import FleetError, UpdateRefused
 from . import group as g
 from .line import Line
 from .run_folder import RunFolder
+from .shared_model import SharedModel
 from .traffic import Traffic, purpose_of, websocket_bytes
 
 HELLO_SECONDS = 60.0
 
 OnEvent = Callable[[str, dict[str, Any]], None]
-OnCheckpoint = Callable[[int, dict[str, Floats]], None]
+OnCheckpoint = Callable[[int, int, dict[str, Floats]], None]
+"""Group, epoch, and the global model's arrays."""
 
 
 @dataclass
@@ -41,22 +41,36 @@ class _Attached:
 
 @dataclass
 class Server:
-    """One run: its group, its connections and its folder. Everything happens on one event loop."""
+    """One run: its groups, its connections and its folder. Everything happens on one event loop.
+
+    Groups train at their own pace; device numbers tell who belongs to which, `size` to each.
+    """
 
     run: str
-    group: g.Group
+    groups: Sequence[g.Group]
     folder: RunFolder
-    arrays: dict[str, Floats]
-    layer_of: Mapping[str, int]
+    shared: SharedModel
     on_event: OnEvent
     on_checkpoint: OnCheckpoint
+    synchronous: bool = False
+    """Whether a group waits for the others' uploads before it takes the global model's weights."""
     traffic: Traffic = field(default_factory=Traffic)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self._attached: dict[int, _Attached] = {}
-        self._numbers = {device.name: device.number for device in self.group.devices.values()}
+        devices = [device for group in self.groups for device in group.devices.values()]
+        self._numbers = {device.name: device.number for device in devices}
         self._refused_logged = 0
+        self._window_changed = False
+        self._waiting: list[tuple[int, g.SendPatch]] = []
+
+    def _index(self, number: int) -> int:
+        """Which group a device belongs to."""
+        return min(number // max(self.groups[0].settings.devices, 1), len(self.groups) - 1)
+
+    def _group(self, number: int) -> g.Group:
+        return self.groups[self._index(number)]
 
     async def attach(self, connection: Connection, *, dialled: bool, number: int | None = None) -> None:
         """Serve a device until its connection ends; a device new to the run gets `number`, or the next one.
@@ -72,7 +86,7 @@ class Server:
         drain = asyncio.create_task(attached.line.drain())
         reason = "connection closed"
         try:
-            self.group.join(attached.device)
+            self._group(number).join(attached.device)
             self._carry_out()
             async for data in connection:
                 await self._take(attached, _binary(data))
@@ -84,7 +98,7 @@ class Server:
             drain.cancel()
             if self._attached.get(number) is attached:
                 del self._attached[number]
-                self.group.leave(number, reason)
+                self._group(number).leave(number, reason)
                 self._carry_out()
 
     def _welcome(
@@ -106,7 +120,7 @@ class Server:
         if wanted is None or wanted in self._numbers.values():
             wanted = free
         number = self._numbers.setdefault(name, wanted)
-        known = self.group.devices.get(number)
+        known = self._group(number).devices.get(number)
         if known is not None and known.identity != hello.identity:
             raise FleetError(
                 f"{name} has another identity than when it joined; was it reset? Start a new run with it"
@@ -118,7 +132,7 @@ class Server:
         attached = _Attached(g.Device(number, name, hello.identity, hello.samples), Line(connection), dialled)
         before = self._attached.pop(number, None)
         if before is not None:
-            self.group.leave(number, "replaced by a new connection")
+            self._group(number).leave(number, "replaced by a new connection")
             self._carry_out()
         self._attached[number] = attached
         self._count_up(attached, "control", frame.ByteSize())
@@ -133,25 +147,28 @@ class Server:
         purpose = purpose_of(frame)
         self._count_up(attached, purpose, len(data))
         kind = frame.WhichOneof("body")
+        group = self._group(number)
         if kind == "envelope":
             envelope = frame.envelope
+            receiver = self._attached.get(envelope.receiver)
             if envelope.sender != number:
                 self._refuse(attached, f"envelope in the name of device {envelope.sender}")
-            elif envelope.generation == self.group.generation and (
-                receiver := self._attached.get(envelope.receiver)
-            ):
-                self.group.relayed(number)
+            elif envelope.receiver not in group.devices:
+                self._refuse(attached, f"envelope to device {envelope.receiver}, which is not of its group")
+            elif envelope.generation == group.generation and receiver:
+                group.relayed(number)
                 self._count_down(receiver, purpose, len(data))
                 await receiver.line.relay(data)
             return
         if kind == "snapshot":
             self._keep(attached, frame.snapshot)
             return
-        self.group.receive(number, frame)
+        group.receive(number, frame)
         self._carry_out()
 
     def _keep(self, attached: _Attached, snapshot: pb.Snapshot) -> None:
-        group, number = self.group, attached.device.number
+        number = attached.device.number
+        group = self._group(number)
         if (
             snapshot.sender != number
             or snapshot.generation != group.generation
@@ -160,7 +177,7 @@ class Server:
         ):
             self._refuse(attached, f"snapshot of piece {snapshot.piece} that is not its own")
             return
-        self.folder.save_snapshot(0, snapshot)
+        self.folder.save_snapshot(self._index(number), snapshot)
         heirs = frozenset(key.device for key in snapshot.keys)
         group.stored(snapshot.generation, snapshot.boundary, snapshot.piece, heirs)
 
@@ -191,68 +208,74 @@ class Server:
             attached.line.put(data)
 
     def _carry_out(self) -> None:
-        effects, self.group.effects = self.group.effects, []
-        for effect in effects:
-            self._effect(effect)
-        if self.group.phase in ("done", "stopped"):
+        for index, group in enumerate(self.groups):
+            effects, group.effects = group.effects, []
+            for effect in effects:
+                self._effect(index, effect)
+        waiting, self._waiting = self._waiting, []
+        for index, patch in waiting:
+            self._send_patch(index, patch)
+        if all(group.phase in ("done", "stopped") for group in self.groups):
             self.over.set()
 
-    def _effect(self, effect: g.Effect) -> None:
+    def _effect(self, index: int, effect: g.Effect) -> None:
         match effect:
             case g.Save():
-                self.folder.save_group(0, self.group.to_json(), self.traffic.rows())
+                window = self.shared.to_bytes() if self._window_changed else None
+                self.folder.save_group(index, self.groups[index].to_json(), self.traffic.rows(), window)
+                self._window_changed = False
             case g.Send(device, frame):
                 self._send(device, frame)
             case g.SendGlobal(device, generation, neurons):
-                for part in self._global_parts(neurons):
-                    self._send(
-                        device, pb.Frame(global_state=pb.GlobalState(generation=generation, part=part))
-                    )
+                for part in self.shared.parts(neurons):
+                    state = pb.GlobalState(generation=generation, part=part)
+                    self._send(device, pb.Frame(global_state=state))
+            case g.SendPatch():
+                self._send_patch(index, effect)
             case g.SendSnapshot(device, generation, boundary, piece):
-                self._send(
-                    device, pb.Frame(snapshot=self.folder.load_snapshot(0, generation, boundary, piece))
-                )
+                snapshot = self.folder.load_snapshot(index, generation, boundary, piece)
+                self._send(device, pb.Frame(snapshot=snapshot))
             case g.Drop(device, _):
                 if dropped := self._attached.pop(device, None):
                     dropped.line.abort()
             case g.Forget(generation, boundary):
-                self.folder.forget_snapshots(0, generation, boundary)
-            case g.Merge(device, part):
-                self._merge(device, part)
-            case g.Checkpoint(epoch):
-                self.on_checkpoint(epoch, self.arrays)
+                self.folder.forget_snapshots(index, generation, boundary)
+            case g.Merge(device):
+                try:
+                    self.shared.merge(index, effect)
+                except UpdateRefused as error:
+                    if attached := self._attached.get(device):
+                        self._refuse(attached, str(error))
+            case g.Checkpoint(generation, epoch):
+                self.shared.commit(index, generation)
+                self._window_changed = True
+                self.on_checkpoint(index, epoch, self.shared.model())
             case g.Record(event, fields):
-                self._record(event, fields)
+                self._record(event, {"group": index, **fields} if len(self.groups) > 1 else fields)
 
-    def _global_parts(self, neurons: tuple[g.Neurons, ...]) -> list[pb.StatePart]:
-        layers: dict[int, dict[str, Floats]] = {}
-        for name, array in self.arrays.items():
-            layer = self.layer_of[name]
-            a, b = neurons[layer]
-            layers.setdefault(layer, {})[f"value/{name}"] = array[a:b]
-        state = PieceState(neurons, layers)
-        return [part for layer in layers for part in state.parts(layer, neurons[layer])]
-
-    def _merge(self, device: int, part: pb.StatePart) -> None:
-        """Enter a device's values of its own neurons; the group has checked that they are its own."""
-        for named in part.arrays:
-            name = named.name.removeprefix("value/")
-            if self.layer_of.get(name) != part.layer:
-                raise WireError(f"shared array {named.name[:80]!r} is not of layer {part.layer}")
-            target = self.arrays[name][part.neurons.start : part.neurons.stop]
-            target[...] = decode_tensor(named.values, target.shape)
+    def _send_patch(self, index: int, patch: g.SendPatch) -> None:
+        epoch = self.groups[index].schedule.epoch
+        others = [group for group in self.groups if group.phase not in ("done", "stopped")]
+        if self.synchronous and any(group.schedule.epoch < epoch for group in others):
+            self._waiting.append((index, patch))
+            return
+        for update in self.shared.patch(patch.generation, patch.neurons):
+            self._send(patch.device, pb.Frame(patch=pb.Patch(generation=patch.generation, update=update)))
+        self._send(patch.device, pb.Frame(patch=pb.Patch(generation=patch.generation, last=True)))
 
     async def ticking(self) -> None:
         """Let the group see the time pass, until the run is over."""
         while not self.over.is_set():
-            self.group.tick(time.monotonic())
+            for group in self.groups:
+                group.tick(time.monotonic())
             self._carry_out()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.over.wait(), 0.5)
 
     async def stop(self, reason: str) -> None:
         """Tell everybody that this process stops; the run can be resumed."""
-        self.group.stop(reason)
+        for group in self.groups:
+            group.stop(reason)
         self._carry_out()
         await self.close()
 
@@ -265,8 +288,3 @@ def _binary(data: bytes | str) -> bytes:
     if isinstance(data, str):
         raise WireError("text where a binary frame was due")
     return data
-
-
-def fresh_copy(arrays: Mapping[str, Floats]) -> dict[str, Floats]:
-    """Arrays that may be written to."""
-    return {name: np.array(array, np.float32) for name, array in arrays.items()}

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.envelope import TAG_BYTES
+from crowdlearn_device.piece import overlap
+from crowdlearn_export.graph import NeuronGraph
 
+Layout = Sequence[Sequence[tuple[int, int]]]
 PURPOSES = ("control", "activation", "error", "shuffle", "sharing", "recovery")
-_OF_KIND = {"shared": "sharing", "global_state": "sharing", "snapshot": "recovery"}
+_OF_KIND = {"shared": "sharing", "global_state": "sharing", "patch": "sharing", "snapshot": "recovery"}
 
 
 def purpose_of(frame: pb.Frame) -> str:
@@ -44,6 +48,20 @@ def message_bytes(rows: int, shape: Sequence[int], dtype: pb.DType = pb.FLOAT32)
         generation=10, sender=1, receiver=2, sequence=1000, purpose=pb.PURPOSE_ACTIVATION, sealed=sealed
     )
     return websocket_bytes(pb.Frame(envelope=envelope).ByteSize(), masked=False)
+
+
+def exchanged_bytes(graph: NeuronGraph, layout: Layout, rows: int, dtype: pb.DType = pb.FLOAT32) -> int:
+    """Bytes on the wire, from devices, of all sums and errors of one micro-batch of `rows` samples."""
+    total = 0
+    for edge in graph.edges:
+        matched = edge.kind in ("identity", "depthwise")
+        for source, target in product(range(len(layout)), repeat=2):
+            has, wants = layout[source][edge.source], layout[target][edge.target]
+            start, stop = overlap(has, wants) if matched else wants
+            if source != target and has[1] > has[0] and stop > start:
+                shape = (stop - start, *graph.layers[edge.target].sum_shape)
+                total += 2 * message_bytes(rows, shape, dtype)
+    return total
 
 
 class Traffic:

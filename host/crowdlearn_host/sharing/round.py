@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 from crowdlearn_device.errors import WireError
@@ -10,7 +11,15 @@ from crowdlearn_device.update import Limits, Update, decode_update
 from numpy.typing import NDArray
 
 from ..errors import UpdateRefused
-from .window import Window, check_update
+from .window import check_update
+
+
+class Sink(Protocol):
+    """What takes the updates in: a Window, or whoever keeps them for one."""
+
+    def __len__(self) -> int: ...
+
+    def apply(self, update: Update) -> None: ...
 
 
 class SharingRound:
@@ -21,7 +30,7 @@ class SharingRound:
     """
 
     def __init__(
-        self, window: Window, number: int, owned: Mapping[int, NDArray[np.bool_]], max_weights: int
+        self, window: Sink, number: int, owned: Mapping[int, NDArray[np.bool_]], max_weights: int
     ) -> None:
         self._window = window
         self._number = number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from crowdlearn_device.dataset import Dataset
+from crowdlearn_device.schedule import dominator_order
 from crowdlearn_device.update import Update, ValueType, encode_update, select_top
 from crowdlearn_export.trace import neuron_graph
 from numpy.typing import NDArray
@@ -145,13 +145,6 @@ def global_weights(setting: Setting, state: RunState) -> Floats:
     return state.weights.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
-def rotation(seed: int, epoch: int, members: Sequence[int]) -> list[int]:
-    """The order in which a group's members are dominator in `epoch`, each once: as the server draws it."""
-    order = sorted(members)
-    random.Random(f"{seed}/{epoch}").shuffle(order)
-    return order
-
-
 def _slicenet_round(
     setting: Setting, workers: Workers, model: GroupModel, state: RunState, number: int
 ) -> RunState:
@@ -159,7 +152,10 @@ def _slicenet_round(
     config = setting.config
     epoch, part = divmod(number, config.rounds_an_epoch)
     size, passes = config.group, config.passes_a_round
-    orders = [rotation(config.seed, epoch, range(g * size, (g + 1) * size)) for g in range(config.groups)]
+    orders = [
+        dominator_order(range(g * size, (g + 1) * size), seed=config.seed, epoch=epoch)
+        for g in range(config.groups)
+    ]
     turns = [order[part * passes : (part + 1) * passes] for order in orders]
     results = workers.map(
         [

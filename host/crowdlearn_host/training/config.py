@@ -11,11 +11,30 @@ from ..config import Section, load_toml
 
 
 class GroupSection(Section):
-    """How the network is cut: `pieces` evenly, or a `plan` that `crowdlearn plan --save` wrote."""
+    """How the network is cut: `pieces` evenly, or a `plan` that `crowdlearn plan --save` wrote.
+
+    The devices form `groups` of equal size, in their order; a plan brings its own groups, and its devices are
+    the fleet's, in order. `rotation` is the plan's unless it is given.
+    """
 
     pieces: int = Field(3, ge=1, le=1000)
     plan: Path | None = None
-    rotation: Literal["full", "minimal"] = "full"
+    groups: int = Field(1, ge=1, le=255)
+    rotation: Literal["full", "minimal"] | None = None
+
+
+class SharingSection(Section):
+    """What groups share after every epoch: the top `theta` of the weights, averaged over the last `omega`
+    uploads (0: as many as there are groups), downloaded where uploaded more than omega * `tau` times.
+
+    Groups do not wait for each other unless `synchronous`: then a run repeats exactly.
+    """
+
+    theta: float = Field(1.0, ge=0, le=1)
+    tau: float = Field(0.5, ge=0, le=1)
+    omega: int = Field(0, ge=0, le=255)
+    values: Literal["float32", "float16", "int8"] = "float32"
+    synchronous: bool = False
 
 
 class TrainingSection(Section):
@@ -60,6 +79,7 @@ class TrainConfig(Section):
     input_shape: tuple[PositiveInt, ...] | None = None
     group: GroupSection = GroupSection()  # type: ignore[call-arg]
     training: TrainingSection = TrainingSection()  # type: ignore[call-arg]
+    sharing: SharingSection = SharingSection()  # type: ignore[call-arg]
     fleet: FleetSection = FleetSection()  # type: ignore[call-arg]
 
     @model_validator(mode="after")

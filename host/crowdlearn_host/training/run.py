@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import random
 import secrets
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.dataset import Dataset
+from crowdlearn_device.update import ValueType
 from crowdlearn_device.wire import MAX_FRAME, Floats
 from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_export.slice_program import SliceProgram, export_slice
@@ -33,10 +35,12 @@ from ..errors import ConfigError, FleetError, RunError, TrainingError
 from ..models import build_model, input_shape
 from ..phones.manager import default_home
 from ..planner.balanced import balanced
-from ..planner.plan import Plan, load_plan
+from ..planner.plan import Plan, load_plan, save_plan
 from ..server.group import Group, Settings
 from ..server.run_folder import RunFolder, environment, load_model_state
-from ..server.server import OnEvent, Server, fresh_copy
+from ..server.server import OnEvent, Server
+from ..server.shared_model import SharedModel
+from ..server.traffic import Traffic, exchanged_bytes
 from .config import TrainConfig, load_config
 from .data import deal, load_split, to_npz
 from .evaluation import Evaluation, evaluate
@@ -75,8 +79,8 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
         raise ConfigError(
             f"data has {classes} classes, the model {graph.layers[-1].neurons} outputs; make them agree"
         )
-    saved = config.group.plan
-    plan = balanced(graph, config.group.pieces) if saved is None else load_plan(folder / saved, graph)
+    section = config.group
+    plan = load_plan(folder / section.plan, graph) if section.plan else balanced(graph, section.pieces)
     training = config.training
     optimizer = Optimizer(training.momentum, training.weight_decay)
     micro = min(training.micro_batch or training.batch, training.batch) + 1
@@ -98,8 +102,36 @@ def sample_shape(config: TrainConfig, test: Dataset | None) -> tuple[int, ...]:
     return input_shape(config.model, test.inputs.shape[1:] if test is not None else ())
 
 
-def settings_of(prepared: Prepared, devices: int) -> Settings:
-    training = prepared.config.training
+def groups_of(prepared: Prepared, devices: int) -> list[Settings]:
+    """The settings of every group, for `devices` devices numbered in their order.
+
+    Raises FleetError where there are too few.
+    """
+    config, plan = prepared.config, prepared.plan
+    count = len(plan.groups) or config.group.groups
+    size = devices // count
+    if size < len(plan.pieces):
+        raise FleetError(
+            f"{count} groups of {len(plan.pieces)} pieces need {count * len(plan.pieces)} devices; "
+            f"{devices} given"
+        )
+    found = []
+    for number in range(count):
+        last = number == count - 1
+        members = range(number * size, devices if last else (number + 1) * size)
+        turns: tuple[tuple[int, ...], ...] = ()
+        if plan.groups and len(plan.groups[number].devices) == len(members):
+            number_of = dict(zip(plan.groups[number].devices, members, strict=True))
+            turns = tuple(tuple(number_of[d] for d in turn.devices) for turn in plan.groups[number].turns)
+        found.append(_settings(prepared, len(members), turns, alone=count == 1))
+    return found
+
+
+def _settings(
+    prepared: Prepared, devices: int, turns: tuple[tuple[int, ...], ...], *, alone: bool
+) -> Settings:
+    training, sharing = prepared.config.training, prepared.config.sharing
+    planned = prepared.plan.rotation if prepared.plan.groups else "full"
     return Settings(
         layout=tuple(piece.neurons for piece in prepared.plan.pieces),
         programs=tuple(program.manifest.sha256 for program in prepared.programs),
@@ -111,9 +143,26 @@ def settings_of(prepared: Prepared, devices: int) -> Settings:
         seed=training.seed,
         snapshot_every=training.snapshot_every,
         wire=WIRE[training.wire],
-        rotation=prepared.config.group.rotation,
+        rotation=prepared.config.group.rotation or planned,
         devices=devices,
         grace_seconds=training.grace_seconds,
+        turns=turns,
+        theta=sharing.theta,
+        values=WIRE[sharing.values],
+        alone=alone,
+    )
+
+
+def shared_model_of(prepared: Prepared, groups: int) -> SharedModel:
+    """The global model before the first epoch."""
+    sharing = prepared.config.sharing
+    initial = arrays_of(prepared.graph, prepared.model.state_dict(), prepared.plan.order)
+    return SharedModel(
+        array_specs(prepared.graph),
+        initial,
+        omega=sharing.omega or groups,
+        tau=sharing.tau,
+        values=ValueType[sharing.values.upper()],
     )
 
 
@@ -125,39 +174,25 @@ async def train(
 
     Raises TrainingError where training stopped before its end; what was reached is in the folder.
     """
-    settings = settings_of(prepared, len(serials))
-    if len(serials) < len(settings.layout):
-        raise FleetError(f"{len(settings.layout)} pieces need as many devices; {len(serials)} given")
-    saved = folder.load_group(0)
-    group = Group(settings) if saved is None else Group.from_json(settings, saved)
-    template = prepared.model.state_dict()
-    if saved is not None:
-        with suppress(RunError):  # no epoch is over yet: the seed gives the same first model
-            template = load_model_state(folder.path)
-    order = prepared.plan.order
-    started = time.monotonic()
-
-    def checkpoint(epoch: int, arrays: dict[str, Floats]) -> None:
-        state = state_of(prepared.graph, arrays, template, order)
-        folder.save_checkpoint(epoch, state)
-        fields: dict[str, Any] = {"epoch": epoch, "seconds": time.monotonic() - started}
-        if prepared.test is not None:
-            result = evaluate(prepared.model, state, prepared.test)
-            fields |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
-        fields["bytes"] = server.traffic.by_purpose()
-        folder.event("evaluated", **fields)
-        on_event("evaluated", fields)
-
+    groups = [
+        Group(settings) if saved is None else Group.from_json(settings, saved)
+        for number, settings in enumerate(groups_of(prepared, len(serials)))
+        for saved in [folder.load_group(number)]
+    ]
+    shared = shared_model_of(prepared, len(groups))
+    if window := folder.load_window():
+        shared.restore(window)
     server = Server(
         run=folder.path.resolve().name,
-        group=group,
+        groups=groups,
         folder=folder,
-        arrays=fresh_copy(arrays_of(prepared.graph, template, order)),
-        layer_of={spec.name: spec.layer for spec in array_specs(prepared.graph)},
+        shared=shared,
         on_event=on_event,
-        on_checkpoint=checkpoint,
+        synchronous=prepared.config.sharing.synchronous,
+        on_checkpoint=lambda group, epoch, arrays: checkpoint(group, epoch, arrays),
     )
     server.traffic.restore(folder.load_traffic())
+    checkpoint = _Checkpoints(prepared, folder, server.traffic, on_event)
     files = device_files(prepared, len(serials))
     loop = asyncio.get_running_loop()
     interrupted = asyncio.Event()
@@ -191,11 +226,50 @@ async def train(
         else:
             await server.close()
         await asyncio.wait(links, timeout=GOODBYE_SECONDS)
-    if group.phase != "done":
-        raise TrainingError(group.reason)
+    for group in groups:
+        if group.phase != "done":
+            raise TrainingError(group.reason)
     if prepared.test is None:
         return None
-    return evaluate(prepared.model, load_model_state(folder.path), prepared.test)
+    return evaluate(copy.deepcopy(prepared.model), load_model_state(folder.path), prepared.test)
+
+
+class _Checkpoints:
+    """Saves and evaluates the global model after every epoch of a group, with what the epoch cost."""
+
+    def __init__(self, prepared: Prepared, folder: RunFolder, traffic: Traffic, on_event: OnEvent) -> None:
+        self._prepared, self._folder, self._traffic, self._on_event = prepared, folder, traffic, on_event
+        self._began = time.monotonic()
+        self._exchanged = self._sent()
+        rows = min(prepared.config.training.micro_batch or prepared.config.training.batch, 1 << 20)
+        layout = [piece.neurons for piece in prepared.plan.pieces]
+        wire = WIRE[prepared.config.training.wire]
+        self._planned = exchanged_bytes(prepared.graph, layout, rows, wire) / rows
+
+    def _sent(self) -> int:
+        sent = self._traffic.by_purpose()
+        return sent["activation"] + sent["error"]
+
+    def __call__(self, group: int, epoch: int, arrays: dict[str, Floats]) -> None:
+        prepared = self._prepared
+        state = state_of(prepared.graph, arrays, prepared.model.state_dict(), prepared.plan.order)
+        self._folder.save_checkpoint(epoch, state)
+        fields: dict[str, Any] = {"epoch": epoch, "group": group}
+        if prepared.test is not None:
+            result = evaluate(copy.deepcopy(prepared.model), state, prepared.test)
+            fields |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
+        if prepared.train is not None:
+            samples = len(prepared.train)
+            seconds, exchanged = time.monotonic() - self._began, self._sent() - self._exchanged
+            fields |= {
+                "samples_per_second": samples / seconds,
+                "bytes_per_sample": exchanged / samples,
+                "planned_bytes_per_sample": self._planned,
+            }
+        self._began, self._exchanged = time.monotonic(), self._sent()
+        fields["bytes"] = self._traffic.by_purpose()
+        self._folder.event("evaluated", **fields)
+        self._on_event("evaluated", fields)
 
 
 async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
@@ -267,8 +341,7 @@ def new_run(path: Path, config_text: str, prepared: Prepared, config_folder: Pat
     """A fresh run folder with everything that describes the run."""
     folder = RunFolder(path, create=True)
     folder.write("config.toml", config_text)
-    plan = {"pieces": [piece.neurons for piece in prepared.plan.pieces], "order": prepared.plan.order}
-    folder.write("plan.json", json.dumps(plan, indent=1))
+    save_plan(prepared.plan, path / "plan.json")
     where = {"config_folder": str(config_folder.resolve())}
     folder.write("environment.json", json.dumps({**environment(), **where}, indent=1))
     return folder

@@ -22,11 +22,11 @@ from crowdlearn_device.dataset import Dataset
 from crowdlearn_device.envelope import Identity
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.member import Member
-from crowdlearn_device.state import PieceState
-from crowdlearn_device.wire import VERSION, Floats, decode_frame, decode_tensor
+from crowdlearn_device.wire import VERSION, Floats, decode_frame
 from crowdlearn_host.server import group as g
+from crowdlearn_host.server.shared_model import SharedModel
 
-from .tiny import LAST, LAYERS, TinyPrograms, first_weights, manifest
+from .tiny import LAST, LAYERS, TinyPrograms, array_specs, first_weights, manifest
 
 Counts = Sequence[Sequence[int]]
 THREE_PIECES: Counts = ((3, 0, 0, 2), (0, 2, 3, 0), (0, 2, 2, 0))
@@ -133,6 +133,10 @@ class Phone:
         self.member = self.connection = None
 
 
+def shared_model() -> SharedModel:
+    return SharedModel(array_specs(), first_weights())
+
+
 class HostCrash(Exception):
     """The host process dies here."""
 
@@ -144,7 +148,10 @@ class Host:
         self.disk = disk
         saved = disk.get("group")
         self.group = g.Group(settings) if saved is None else g.Group.from_json(settings, json.loads(saved))
-        self.arrays: dict[str, Floats] = {n: a.copy() for n, a in disk["model"].items()}
+        self.shared = shared_model()
+        if window := disk.get("window"):
+            self.shared.restore(window)
+        self.window_changed = False
         self.attached: dict[int, Connection] = {}
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.dropped: list[int] = []
@@ -212,13 +219,20 @@ class Host:
         match effect:
             case g.Save():
                 self.disk["group"] = json.dumps(self.group.to_json())
+                if self.window_changed:
+                    self.disk["window"] = self.shared.to_bytes()
+                    self.window_changed = False
             case g.Send(device, frame):
                 self._send(device, frame)
             case g.SendGlobal(device, generation, neurons):
-                for part in self._global_parts(neurons):
+                for part in self.shared.parts(neurons):
                     self._send(
                         device, pb.Frame(global_state=pb.GlobalState(generation=generation, part=part))
                     )
+            case g.SendPatch(device, generation, neurons):
+                for update in self.shared.patch(generation, neurons):
+                    self._send(device, pb.Frame(patch=pb.Patch(generation=generation, update=update)))
+                self._send(device, pb.Frame(patch=pb.Patch(generation=generation, last=True)))
             case g.SendSnapshot(device, generation, boundary, piece):
                 stored = self.disk["snapshots"][generation, boundary, piece]
                 self._send(device, pb.Frame(snapshot=pb.Snapshot.FromString(stored)))
@@ -228,25 +242,14 @@ class Host:
             case g.Forget(generation, boundary):
                 for key in [k for k in self.disk["snapshots"] if k[:2] < (generation, boundary)]:
                     del self.disk["snapshots"][key]
-            case g.Merge(_, part):
-                for named in part.arrays:
-                    target = self.arrays[named.name.removeprefix("value/")]
-                    target = target[part.neurons.start : part.neurons.stop]
-                    target[...] = decode_tensor(named.values, target.shape)
-            case g.Checkpoint(epoch):
-                self.disk["model"] = {name: array.copy() for name, array in self.arrays.items()}
+            case g.Merge():
+                self.shared.merge(0, effect)
+            case g.Checkpoint(generation, epoch):
+                self.shared.commit(0, generation)
+                self.window_changed = True
                 self.disk["epochs"].append(epoch)
             case g.Record(event, fields):
                 self.events.append((event, fields))
-
-    def _global_parts(self, neurons: Sequence[tuple[int, int]]) -> list[pb.StatePart]:
-        layers: dict[int, dict[str, Floats]] = {}
-        for name, array in self.arrays.items():
-            layer = int(name[-1])
-            a, b = neurons[layer]
-            layers.setdefault(layer, {})[f"value/{name}"] = array[a:b]
-        state = PieceState(tuple(neurons), layers)
-        return [part for layer in layers for part in state.parts(layer, neurons[layer])]
 
 
 @dataclass(frozen=True)
@@ -277,7 +280,7 @@ class Crowd:
         cuts = (THREE_PIECES, TWO_PIECES, ONE_PIECE)
         programs = TinyPrograms([manifest(owned) for counts in cuts for owned in counts])
         self.phones = [Phone(folder, i, count, programs) for i, count in enumerate(samples)]
-        self.disk: dict[str, Any] = {"model": first_weights(), "snapshots": {}, "epochs": []}
+        self.disk: dict[str, Any] = {"snapshots": {}, "epochs": []}
         self.host = Host(settings, self.disk)
         self.connections: list[Connection] = []
         self.ledger: dict[int, tuple[int, int, tuple[int, ...]]] = {}
@@ -414,7 +417,10 @@ class Crowd:
 
     def model(self) -> dict[str, Floats]:
         """The global model as the host's disk holds it."""
-        return dict(self.disk["model"])
+        shared = shared_model()
+        if window := self.disk.get("window"):
+            shared.restore(window)
+        return shared.model()
 
 
 def largest_difference(a: dict[str, Floats], b: dict[str, Floats]) -> float:

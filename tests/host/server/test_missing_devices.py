@@ -203,7 +203,7 @@ def test_a_device_that_answers_and_does_not_work_is_let_go(folder: Path) -> None
 def test_a_slow_follower_is_swapped_for_a_spare_and_reported(folder: Path) -> None:
     expected = undisturbed(folder, epochs=4)
     crowd = Crowd(folder / "slow", settings_for(epochs=4))
-    slow = 2
+    slow = 3
     plain = crowd.host.group.receive
 
     def tell(number: int, frame: pb.Frame) -> None:
@@ -214,7 +214,7 @@ def test_a_slow_follower_is_swapped_for_a_spare_and_reported(folder: Path) -> No
     crowd.host.group.receive = tell  # type: ignore[method-assign]
     crowd.run()
     assert crowd.done, (crowd.group.phase, crowd.group.reason, crowd.host.events[-6:])
-    assert {told["device"] for told in crowd.told("swapped")} == {"phone-2"}
+    assert {told["device"] for told in crowd.told("swapped")} == {"phone-3"}
     assert "9.0 times as long" in crowd.told("swapped")[0]["reason"]
     crowd.check_every_sample_once()
     assert largest_difference(crowd.model(), expected.model()) <= 1e-6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 from crowdlearn_device.errors import ProgramError
@@ -14,6 +15,24 @@ LAST = len(LAYERS) - 1
 MOMENTUM = 0.9
 
 
+def array_specs() -> tuple[ArraySpec, ...]:
+    """Every array of the network, in the order of its vector of weights."""
+    specs: list[ArraySpec] = []
+    offset = 0
+    for layer, neurons in enumerate(LAYERS):
+        named: list[tuple[str, tuple[int, ...], bool]] = []
+        if layer:
+            named.append((f"bias{layer}", (), True))
+        if 0 < layer < LAST:
+            named.append((f"mean{layer}", (), False))
+        if layer < LAST:
+            named.append((f"weight{layer}", (LAYERS[layer + 1],), True))
+        for name, shape, trained_ in named:
+            specs.append(ArraySpec(name, layer, shape, trained_, offset))
+            offset += neurons * prod(shape)
+    return tuple(specs)
+
+
 def manifest(owned: Sequence[int]) -> Manifest:
     """What a piece that owns `owned[layer]` neurons of each layer runs."""
     arrays, methods = [], []
@@ -21,13 +40,7 @@ def manifest(owned: Sequence[int]) -> Manifest:
     for layer, count in enumerate(owned):
         if not count:
             continue
-        specs = []
-        if layer:
-            specs.append(ArraySpec(f"bias{layer}", layer, (), True))
-        if 0 < layer < LAST:
-            specs.append(ArraySpec(f"mean{layer}", layer, (), False))
-        if layer < LAST:
-            specs.append(ArraySpec(f"weight{layer}", layer, (LAYERS[layer + 1],), True))
+        specs = [spec for spec in array_specs() if spec.layer == layer]
         arrays += specs
         sums = Port("sum", ("B", count), layer=layer)
         own = [

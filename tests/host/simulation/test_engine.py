@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from crowdlearn_device.schedule import mini_batches, pass_order
+from crowdlearn_device.schedule import dominator_order, mini_batches, pass_order
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.models import build_model
 from crowdlearn_host.sharing.flat import flatten
@@ -15,7 +15,6 @@ from crowdlearn_host.simulation.engine import (
     RunState,
     Setting,
     global_weights,
-    rotation,
     run,
     start,
 )
@@ -42,7 +41,7 @@ def test_a_group_is_plain_sgd_over_its_dominators_in_turn(crowd: Crowd) -> None:
     sgd = torch.optim.SGD(model.parameters(), lr=1, momentum=0.9, weight_decay=0.01)
     for epoch in range(2):
         sgd.param_groups[0]["lr"] = config.rate(epoch)
-        for device in rotation(config.seed, epoch, range(4)):
+        for device in dominator_order(range(4), seed=config.seed, epoch=epoch):
             own = data.devices[device]
             order = own[pass_order(len(own), seed=config.seed, epoch=epoch, device=device)]
             for rows in mini_batches(len(own), 8):
@@ -55,7 +54,7 @@ def test_a_group_is_plain_sgd_over_its_dominators_in_turn(crowd: Crowd) -> None:
 
 
 def test_every_member_is_dominator_once_an_epoch_in_a_drawn_order() -> None:
-    orders = [rotation(5, epoch, range(8, 16)) for epoch in range(6)]
+    orders = [dominator_order(range(8, 16), seed=5, epoch=epoch) for epoch in range(6)]
     assert all(sorted(order) == list(range(8, 16)) for order in orders)
     assert len({tuple(order) for order in orders}) == 6
 

@@ -1,0 +1,121 @@
+"""The global model of the real server: uploads in, averages out, counted once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from crowdlearn_device.errors import WireError
+from crowdlearn_device.manifest import ArraySpec
+from crowdlearn_device.sharing import apply_patch, shared_updates
+from crowdlearn_device.state import PieceState
+from crowdlearn_device.update import Update, ValueType, encode_update
+from crowdlearn_host.errors import RunError, UpdateRefused
+from crowdlearn_host.server.group import Merge
+from crowdlearn_host.server.shared_model import SharedModel
+
+from .crowd import THREE_PIECES, layout_of
+from .tiny import LAYERS, array_specs, first_weights, manifest
+
+LAYOUT = layout_of(THREE_PIECES)
+SIZE = sum(LAYERS[s.layer] * int(np.prod(s.shape)) for s in array_specs())
+
+
+def state_of(piece: int, weights: dict[str, np.ndarray], gradient: float = 0.0) -> PieceState:
+    layers: dict[int, dict[str, np.ndarray]] = {}
+    rng = np.random.default_rng(piece)
+    for spec in array_specs():
+        a, b = LAYOUT[piece][spec.layer]
+        if b > a:
+            arrays = layers.setdefault(spec.layer, {})
+            arrays[f"value/{spec.name}"] = weights[spec.name][a:b].copy()
+            if spec.trained and gradient:
+                arrays[f"gradient/{spec.name}"] = rng.random(arrays[f"value/{spec.name}"].shape, np.float32)
+    return PieceState(LAYOUT[piece], layers)
+
+
+def upload(model: SharedModel, group: int, weights: dict[str, np.ndarray], theta: float = 1.0) -> None:
+    for piece, counts in enumerate(THREE_PIECES):
+        state = state_of(piece, weights, gradient=float(theta < 1))
+        for data in shared_updates(manifest(counts), state, piece, 0, theta, ValueType.FLOAT32):
+            model.merge(group, Merge(piece, 1, 0, LAYOUT[piece], data))
+
+
+def shifted(by: float) -> dict[str, np.ndarray]:
+    return {name: array + np.float32(by) for name, array in first_weights().items()}
+
+
+def test_with_theta_one_the_global_model_is_what_the_group_has():
+    model = SharedModel(array_specs(), first_weights())
+    upload(model, 0, shifted(1))
+    np.testing.assert_equal(model.model(), first_weights())
+    model.commit(0, 1)
+    np.testing.assert_equal(model.model(), shifted(1))
+
+
+def test_the_global_model_is_the_average_over_groups():
+    model = SharedModel(array_specs(), first_weights(), omega=2)
+    for group, by in ((0, 1.0), (1, 3.0)):
+        upload(model, group, shifted(by))
+        model.commit(group, 1)
+    for name, array in shifted(2).items():
+        np.testing.assert_allclose(model.model()[name], array, rtol=1e-6)
+
+
+def test_a_round_that_was_begun_anew_counts_once():
+    model = SharedModel(array_specs(), first_weights(), omega=2)
+    upload(model, 0, shifted(1))
+    restarted = SharedModel(array_specs(), first_weights(), omega=2)
+    restarted.restore(model.to_bytes())
+    upload(restarted, 0, shifted(1))
+    restarted.commit(0, 1)
+    assert set(restarted._window.counts) == {1}
+
+
+def test_a_patch_replaces_a_pieces_weights_and_nothing_else():
+    model = SharedModel(array_specs(), first_weights(), omega=2, tau=0.4)
+    upload(model, 1, shifted(5), theta=0.5)
+    model.commit(1, 1)
+    changed = model._window.counts > 0
+    for piece, counts in enumerate(THREE_PIECES):
+        state = state_of(piece, first_weights())
+        for data in model.patch(7, LAYOUT[piece]):
+            apply_patch(manifest(counts), state, data)
+        for spec in array_specs():
+            a, b = LAYOUT[piece][spec.layer]
+            row = int(np.prod(spec.shape))
+            own = changed[spec.offset + a * row : spec.offset + b * row]
+            if b > a:
+                before = state_of(piece, first_weights()).layers[spec.layer][f"value/{spec.name}"].reshape(-1)
+                after = state.layers[spec.layer][f"value/{spec.name}"].reshape(-1)
+                np.testing.assert_allclose(after, np.where(own, before + 5, before), rtol=1e-6)
+    assert 0.4 * SIZE < changed.sum() < 0.75 * SIZE
+
+
+def test_what_a_device_does_not_own_is_refused_and_the_round_goes_on():
+    model = SharedModel(array_specs(), first_weights())
+    foreign = encode_update(Update(1, 0, np.arange(SIZE, dtype=np.uint32), np.zeros(SIZE, np.float32)))
+    with pytest.raises(UpdateRefused, match="not its own"):
+        model.merge(0, Merge(1, 1, 0, LAYOUT[1], foreign))
+    forged = encode_update(Update(2, 0, np.zeros(0, np.uint32), np.zeros(0, np.float32)))
+    with pytest.raises(UpdateRefused, match="signed by device 2"):
+        model.merge(0, Merge(1, 1, 0, LAYOUT[1], forged))
+    upload(model, 0, shifted(1))
+    model.commit(0, 1)
+    np.testing.assert_equal(model.model(), shifted(1))
+
+
+def test_a_patch_with_foreign_weights_is_refused():
+    data = encode_update(Update(0, 0, np.array([0], np.uint32), np.ones(1, np.float32)))
+    owner = next(k for k, piece in enumerate(LAYOUT) if piece[array_specs()[0].layer][0] == 0)
+    stranger = next(k for k in range(3) if k != owner and LAYOUT[k][0][1] == LAYOUT[k][0][0])
+    state = state_of(stranger, first_weights())
+    with pytest.raises(WireError, match="does not own"):
+        apply_patch(manifest(THREE_PIECES[stranger]), state, data)
+
+
+def test_a_window_of_another_model_is_refused():
+    other = SharedModel([ArraySpec("w", 0, (), True)], {"w": np.zeros(3, np.float32)})
+    with pytest.raises(RunError, match="another model"):
+        SharedModel(array_specs(), first_weights()).restore(other.to_bytes())
+    with pytest.raises(RunError, match="damaged"):
+        other.restore(b"nothing")
