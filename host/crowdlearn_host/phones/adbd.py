@@ -17,7 +17,7 @@ from crowdlearn_host.phones.keys import KeyStore
 from crowdlearn_host.phones.link import DelayLine, Direction
 from crowdlearn_host.phones.processes import Processes
 from crowdlearn_host.phones.reverse import Reverse
-from crowdlearn_host.phones.shell import CommandFunction, Io, Shell, run, run_interactive
+from crowdlearn_host.phones.shell import PROMPT, CommandFunction, Io, Shell, run, run_interactive
 
 MAX_STDIN = 64
 HEADER_BYTES = 24
@@ -134,7 +134,8 @@ class Adbd(Mux):
             case "exec":
                 return lambda stream: self._run_plain(stream, argument)
             case "shell" if "v2" in options:
-                return lambda stream: self._run_v2(stream, argument)
+                prompt = b"" if "raw" in options else PROMPT
+                return lambda stream: self._run_v2(stream, argument, prompt)
             case "shell":
                 return lambda stream: self._run_plain(stream, argument)
             case "reverse":
@@ -145,14 +146,14 @@ class Adbd(Mux):
                 return lambda stream: _forward(stream, socket.AF_UNIX, f"\0{argument}")
         return None
 
-    async def _run_shell(self, command: str, io: Io) -> int:
+    async def _run_shell(self, command: str, io: Io, prompt: bytes = PROMPT) -> int:
         shell = Shell(self._offer.files, self._offer.commands, self._offer.spawn_job)
-        return await (run(shell, command, io) if command else run_interactive(shell, io))
+        return await (run(shell, command, io) if command else run_interactive(shell, io, prompt=prompt))
 
     async def _run_plain(self, stream: Stream, command: str) -> None:
         await self._run_shell(command, Io(stream.read, stream.write, stream.write))
 
-    async def _run_v2(self, stream: Stream, command: str) -> None:
+    async def _run_v2(self, stream: Stream, command: str, prompt: bytes) -> None:
         stdin = _Stdin(stream)
 
         async def write(data: bytes) -> None:
@@ -162,7 +163,7 @@ class Adbd(Mux):
             await stream.write(encode(Channel.STDERR, data))
 
         reading = asyncio.ensure_future(stdin.fill())
-        work = asyncio.ensure_future(self._run_shell(command, Io(stdin.read, write, complain)))
+        work = asyncio.ensure_future(self._run_shell(command, Io(stdin.read, write, complain), prompt))
         try:
             # The client hanging up ends the command, as a hang-up signal would.
             await asyncio.wait([reading, work], return_when=asyncio.FIRST_COMPLETED)

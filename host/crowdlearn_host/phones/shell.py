@@ -90,25 +90,31 @@ async def run(shell: Shell, command: str, io: Io) -> int:
     return await _run_isolated(shell, sequence, io)
 
 
-async def run_interactive(shell: Shell, io: Io) -> int:
+async def run_interactive(shell: Shell, io: Io, *, prompt: bytes = PROMPT) -> int:
     """Run lines as they arrive, until `exit` or the end of the input."""
     pending = b""
-    await io.write(PROMPT)
-    while data := await io.read():
-        *lines, pending = (pending + data.replace(b"\r", b"\n")).split(b"\n")
-        for line in lines:
-            try:
-                sequence = parse(line.decode(errors="surrogateescape"))
-                await _run_sequence(shell, sequence, io)
-            except ShellSyntaxError as error:
-                await io.complain(f"sh: syntax error: {error}\n".encode())
-            except Exit as leave:
-                return leave.code
-            await io.write(PROMPT)
-        if len(pending) > MAX_COMMAND:
-            await io.complain(b"sh: line too long\n")
-            return SYNTAX_ERROR
+    data = b"\n"
+    try:
+        while data:
+            await io.write(prompt)
+            data = await io.read()
+            *lines, pending = (pending + data.replace(b"\r", b"\n")).split(b"\n")
+            for line in lines if data else [pending]:
+                await _run_line(shell, line, io)
+            if len(pending) > MAX_COMMAND:
+                await io.complain(b"sh: line too long\n")
+                return SYNTAX_ERROR
+    except Exit as leave:
+        return leave.code
     return shell.exit_code
+
+
+async def _run_line(shell: Shell, line: bytes, io: Io) -> None:
+    try:
+        await _run_sequence(shell, parse(line.decode(errors="surrogateescape")), io)
+    except ShellSyntaxError as error:
+        shell.exit_code = SYNTAX_ERROR
+        await io.complain(f"sh: syntax error: {error}\n".encode())
 
 
 async def _run_isolated(shell: Shell, sequence: Sequence, io: Io) -> int:

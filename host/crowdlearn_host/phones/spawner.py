@@ -39,7 +39,7 @@ class Spawner:
         self._line: socket.socket | None = None
         self._zygote: subprocess.Popen[bytes] | None = None
         self._children: dict[int, Child] = {}
-        self._asked: asyncio.Queue[asyncio.Future[int]] = asyncio.Queue()
+        self._asked: asyncio.Queue[asyncio.Future[Child]] = asyncio.Queue()
         self._listening: asyncio.Task[None] | None = None
         self._connecting = asyncio.Lock()
 
@@ -65,20 +65,32 @@ class Spawner:
         encoded = json.dumps(request).encode()
         if len(encoded) > MAX_REQUEST:
             raise OSError(7, os.strerror(7), words[0])
-        async with self._connecting:
-            if self._line is None:
-                self._line = await asyncio.to_thread(self._connect)
-                self._listening = asyncio.create_task(self._listen(self._line))
-        pid: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._asked.put_nowait(pid)
-        socket.send_fds(self._line, [encoded], outputs)
-        return self._children[await pid]
+        try:
+            return await self._ask(encoded, outputs)
+        except ConnectionError:
+            # The zygote left, or died, just when it was asked: the next one will do it.
+            return await self._ask(encoded, outputs)
 
     async def close(self) -> None:
         """Drop the line: the zygote kills what still runs."""
         if self._listening:
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
+
+    async def _ask(self, encoded: bytes, outputs: tuple[int, int]) -> Child:
+        async with self._connecting:
+            if self._line is None:
+                self._line = await asyncio.to_thread(self._connect)
+                self._listening = asyncio.create_task(self._listen(self._line))
+        started: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
+        try:
+            socket.send_fds(self._line, [encoded], outputs)
+        except ConnectionError:
+            if self._listening:
+                await self._listening
+            raise
+        self._asked.put_nowait(started)
+        return await started
 
     async def _listen(self, line: socket.socket) -> None:
         try:
@@ -99,12 +111,12 @@ class Spawner:
                 waiting.set_exception(OSError(news["errno"], os.strerror(news["errno"])))
             return
         pid = news["pid"]
-        self._children[pid] = Child(pid, asyncio.get_running_loop().create_future())
+        child = self._children[pid] = Child(pid, asyncio.get_running_loop().create_future())
         if waiting.done():
             # Whoever asked has given up meanwhile.
             os.kill(pid, signal.SIGKILL)
         else:
-            waiting.set_result(pid)
+            waiting.set_result(child)
 
     def _forget(self, line: socket.socket) -> None:
         # The zygote is gone or not ours any more, and its children with it; the next spawn starts another.

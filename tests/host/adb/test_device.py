@@ -101,6 +101,16 @@ async def test_a_runtime_is_replaced_by_the_next(device: AdbDevice) -> None:
     assert (await device.shell("pidof crowdlearn-device")).exit_code == 1
 
 
+async def test_a_program_has_its_output_and_exit_code(device: AdbDevice) -> None:
+    results = await asyncio.gather(
+        *(device.shell(f"crowdlearn-device fail {n} text{n}") for n in range(1, 9))
+    )
+    for number, result in enumerate(results, start=1):
+        assert (result.stdout, result.stderr) == (b"", f"text{number}\n".encode())
+        assert result.exit_code == number
+    assert b"text3" in (await device.shell("logcat -d")).stdout
+
+
 async def test_a_runtime_that_fails_says_why(device: AdbDevice) -> None:
     deployment = RuntimeDeployment(device, arguments=["--nonsense"])
     with pytest.raises(FleetError, match="unrecognized arguments: --nonsense"):

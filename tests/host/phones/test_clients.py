@@ -115,6 +115,12 @@ def test_a_command_has_its_outputs_apart_and_an_exit_code(adb: Client) -> None:
     assert done.stderr == b"cat: /nowhere: No such file or directory\n"
 
 
+def test_lines_on_standard_input_are_run_as_a_script(adb: Client) -> None:
+    done = adb("shell", stdin=b"cd /data/local/tmp\npwd\nnonsense\nexit 3")
+    assert (done.stdout, done.returncode) == (b"/data/local/tmp\n", 3)
+    assert b"nonsense: inaccessible or not found" in done.stderr
+
+
 def test_exec_out_is_raw(adb: Client) -> None:
     content = bytes(range(256)) * 300
     assert adb("exec-out", "cat", f"{HOME}/missing").stdout.startswith(b"cat:")

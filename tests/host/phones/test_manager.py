@@ -84,8 +84,8 @@ async def test_a_phone_survives_the_zygote_and_gets_another(tmp_path: Path, key:
     with phones.running(1, tmp_path, programs=STAND_IN, preload=()) as (info,):
         runtime = await started_runtime(info, key)
         os.kill(zygote_of(runtime), signal.SIGKILL)
-        wait_gone(runtime)
         assert await started_runtime(info, key) != runtime
+        wait_gone(runtime)
 
 
 async def test_the_zygote_serves_all_phones_and_leaves_with_the_last(tmp_path: Path, key: Path) -> None:
