@@ -74,6 +74,9 @@ async def test_an_app_is_installed_or_refused_with_the_reason(
         assert b"org.example.good" in (await device.shell("pm list packages")).stdout
         with pytest.raises(FleetError, match="INSTALL_PARSE_FAILED_NOT_APK"):
             await device.install_app(bad)
+        await device.push(apk("org.example.older"), "/data/local/tmp/older.apk")
+        assert (await device.shell("pm install /data/local/tmp/older.apk")).stdout == b"Success\n"
+        assert b"codePath" in (await device.shell("dumpsys package org.example.older")).stdout
 
 
 async def test_the_app_is_installed_once_and_a_virtual_phone_says_that_it_runs_none(

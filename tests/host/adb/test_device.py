@@ -117,6 +117,18 @@ async def test_a_runtime_that_fails_says_why(device: AdbDevice) -> None:
         await deployment.start()
 
 
+async def test_an_abstract_socket_of_the_phone_is_reached_and_no_other(device: AdbDevice) -> None:
+    deployment = RuntimeDeployment(device, arguments=["--abstract", f"crowdlearn-{os.getpid()}"])
+    await deployment.start()
+    stream = await device.open(f"localabstract:crowdlearn-{os.getpid()}")
+    await stream.write(b"ping")
+    assert await stream.read() == b"ping"
+    await stream.close()
+    with pytest.raises(FleetError, match="does not offer"):
+        await device.open("localabstract:other")
+    await deployment.stop()
+
+
 async def test_only_ports_of_the_phones_own_processes_are_reached(device: AdbDevice) -> None:
     other = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
     with pytest.raises(FleetError, match="does not offer"):

@@ -5,6 +5,7 @@ import json
 import signal
 import socketserver
 import sys
+import threading
 from pathlib import Path
 
 
@@ -19,6 +20,10 @@ class _Server(socketserver.ThreadingTCPServer):
     request_queue_size = 64
 
 
+class _LocalServer(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+
 def main(argv: list[str]) -> int:
     """`serve --home FOLDER --port 0` echoes until SIGTERM; `fail CODE TEXT` complains and leaves;
     `measure` answers as if 100 steps of 10 samples had taken half a second.
@@ -28,6 +33,7 @@ def main(argv: list[str]) -> int:
     serve = commands.add_parser("serve")
     serve.add_argument("--home", type=Path, required=True)
     serve.add_argument("--port", type=int, required=True)
+    serve.add_argument("--abstract", default="")
     fail = commands.add_parser("fail")
     fail.add_argument("code", type=int)
     fail.add_argument("text")
@@ -43,6 +49,10 @@ def main(argv: list[str]) -> int:
         return int(arguments.code)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with _Server(("127.0.0.1", arguments.port), _Echo) as server:
+        if arguments.abstract:
+            threading.Thread(
+                target=_LocalServer(f"\0{arguments.abstract}", _Echo).serve_forever, daemon=True
+            ).start()
         port = server.server_address[1]
         part = arguments.home / "port.part"
         part.write_text(f"{port}\n")
