@@ -29,7 +29,7 @@ class Job:
 
     def key(self) -> str:
         """The same for the same run."""
-        told = [self.config.model_dump(mode="json"), self.samples]
+        told = [self.config.model_dump(mode="json", exclude_defaults=True), self.samples]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:20]
 
 

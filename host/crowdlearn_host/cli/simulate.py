@@ -42,7 +42,8 @@ def simulate(
     else:
         train = load_dataset(data, "train")
         devices = partition(train.labels, wanted.devices, wanted.partition, wanted.seed)
-    setting = prepare(wanted, train, load_dataset(data, "test"), devices)
+    plan = config.parent / wanted.plan if wanted.plan else None
+    setting = prepare(wanted, train, load_dataset(data, "test"), devices, plan)
 
     def on_round(state: RunState) -> None:
         folder.keep(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError
 from ..models import build_model, input_shape
 from ..planner.balanced import balanced
-from ..planner.plan import Plan
+from ..planner.plan import Plan, load_plan
 from ..sharing.flat import flat_layout, flatten, piece_of_weight
 from ..sharing.round import SharingRound
 from ..sharing.window import Window
@@ -82,7 +83,7 @@ def prepare(
     train: Dataset,
     test: Dataset,
     devices: Sequence[NDArray[np.int64]],
-    plan: Plan | None = None,
+    plan_file: Path | None = None,
 ) -> Setting:
     """The run that `config` describes on this data; without a plan, the even one.
 
@@ -97,7 +98,11 @@ def prepare(
     if highest >= classes:
         raise ConfigError(f"model {config.model} tells {classes} classes apart, but a label is {highest}")
     state = model.state_dict()
-    plan = plan or balanced(graph, config.group if config.method == "slicenet" else 1)
+    plan = load_plan(plan_file, graph) if plan_file else balanced(graph, _pieces(config))
+    if len(plan.pieces) > _pieces(config):
+        raise ConfigError(
+            f"the plan has {len(plan.pieces)} pieces for groups of {_pieces(config)}; plan again"
+        )
     return Setting(
         Workload(config, train.inputs, train.labels, tuple(devices)),
         test,
@@ -106,6 +111,10 @@ def prepare(
         sums_per_sample(graph, plan),
         flatten(state),
     )
+
+
+def _pieces(config: SimulationConfig) -> int:
+    return config.group if config.method == "slicenet" else 1
 
 
 def start(setting: Setting) -> RunState:
@@ -181,7 +190,7 @@ def _slicenet_round(
 
 
 def _holders(order: Sequence[int], dominator: int) -> list[int]:
-    """The device of each piece: the dominator has piece 0, the others follow in the order of their passes."""
+    """The devices of pieces 0, 1, ...: the dominator, then the others in the order of their passes."""
     at = order.index(dominator)
     return [*order[at:], *order[:at]]
 
@@ -216,7 +225,7 @@ def _share(
         sharing = SharingRound(window, number, owned, len(window))
         # Running statistics have no gradient, and a model without them cannot be evaluated: always shared.
         importance = np.where(model.buffers, np.inf, result.accumulated if _chosen(config) else 0)
-        for device, own in zip(group, positions, strict=True):
+        for device, own in zip(group, positions, strict=False):
             chosen = own[select_top(importance[own], config.sharing.theta)].astype(np.uint32)
             data = encode_update(Update(device, number, chosen, result.weights[chosen]), values)
             sharing.receive(device, data)

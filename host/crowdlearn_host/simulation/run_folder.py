@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from ..config import load_toml
 from ..errors import RunError
 from ..models import build_model
-from ..planner.plan import Plan
+from ..planner.plan import Plan, save_plan
 from ..sharing.flat import unflatten
 from ..sharing.window import Window
 from .config import SimulationConfig
@@ -55,8 +55,7 @@ class RunFolder:
 
     def keep_plan(self, plan: Plan) -> None:
         """Writes plan.json, as a run of phones has it."""
-        told = {"pieces": [piece.neurons for piece in plan.pieces], "order": plan.order}
-        _replace(self.folder / "plan.json", json.dumps(told).encode())
+        save_plan(plan, self.folder / "plan.json")
 
     def keep(self, state: RunState) -> None:
         """Adds the last round to metrics and checkpoint; a crash leaves either as it was or as it is then."""

@@ -72,7 +72,7 @@ def test_the_seed_decides_everything(crowd: Crowd) -> None:
 
 
 def test_processes_give_the_same_bits_and_a_killed_one_changes_nothing(crowd: Crowd) -> None:
-    setting = crowd()
+    setting = crowd(training={"epochs": 2, "batch": 8})
     with Processes(setting.workload, 2) as workers:
 
         def kill_one(state: RunState) -> None:

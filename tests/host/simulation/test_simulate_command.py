@@ -5,8 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from crowdlearn_export.trace import neuron_graph
 from crowdlearn_host.cli.simulate import Engine, simulate
 from crowdlearn_host.errors import ConfigError, RunError, TrainingError
+from crowdlearn_host.models import build_model
+from crowdlearn_host.planner.balanced import balanced
+from crowdlearn_host.planner.plan import load_plan, save_plan
 from crowdlearn_host.simulation.run_folder import RunFolder
 from safetensors.numpy import load_file
 
@@ -54,6 +59,18 @@ def test_a_run_folder_of_another_configuration_or_damaged_is_refused(files: Path
     checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
     with pytest.raises(RunError, match="damaged"):
         simulate(files / "crowd.toml", files, files / "run", processes=1)
+
+
+def test_a_saved_plan_says_who_owns_what(files: Path) -> None:
+    graph = neuron_graph(build_model("mlp:6-10-8-4", 0), torch.zeros(2, 6), "mlp:6-10-8-4")
+    save_plan(balanced(graph, 3), files / "three.json")
+    planned = 'plan = "three.json"\n' + (files / "crowd.toml").read_text()
+    (files / "planned.toml").write_text(planned)
+    simulate(files / "planned.toml", files, files / "planned", processes=1)
+    assert len(load_plan(files / "planned" / "plan.json", graph).pieces) == 3
+    (files / "planned.toml").write_text(planned.replace("group = 4", "group = 2"))
+    with pytest.raises(ConfigError, match="3 pieces for groups of 2"):
+        simulate(files / "planned.toml", files, files / "other", processes=1)
 
 
 def test_a_mistake_in_the_configuration_names_key_and_value(files: Path) -> None:
