@@ -8,7 +8,7 @@ from typing import Any
 
 from crowdlearn_host.adb.stream import ByteStream
 from crowdlearn_host.adb.streams import Closed, Data, Incoming, Opened, Streams, Writable
-from crowdlearn_host.adb.wire import MAX_PAYLOAD, Decoder, Message, encode_header
+from crowdlearn_host.adb.wire import MAX_PAYLOAD, Command, Decoder, Message, encode_header
 from crowdlearn_host.errors import FleetError
 
 PUMP_BYTES = 1 << 18
@@ -196,7 +196,9 @@ class Mux(asyncio.BufferedProtocol):
         """Put a message on the wire; silently nothing after the connection is lost."""
         if self._transport is None or self._lost is not None:
             return
-        header = encode_header(message, with_checksum=self._with_checksums)
+        # What is said before a version is agreed carries its checksum in every version.
+        checked = self._with_checksums or message.command in (Command.CNXN, Command.AUTH)
+        header = encode_header(message, with_checksum=checked)
         if len(message.payload) > PUMP_BYTES:
             self._transport.writelines([header, message.payload])
         else:

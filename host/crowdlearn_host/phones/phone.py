@@ -42,6 +42,7 @@ class Phone:
 
     def __init__(self, folder: Path, settings: Settings, limits: Limits | None) -> None:
         profile = find_profile(settings.profile)
+        self._folder = folder
         self._log = Log(folder / "logcat.txt")
         self._traffic = Traffic()
         self._battery = Battery(profile)
@@ -106,7 +107,8 @@ class Phone:
 
     async def _live(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._battery.state.charge > 0:
+        # A phone whose folder was deleted can be neither listed nor switched off any more: it goes.
+        while self._battery.state.charge > 0 and self._folder.exists():
             before = loop.time()
             with suppress(TimeoutError):
                 async with asyncio.timeout(POWER_SECONDS):
@@ -114,7 +116,7 @@ class Phone:
             self._battery.changed.clear()
             sent, received = self._traffic.take()
             self._battery.spend(loop.time() - before, self._processes.cpu_seconds(), sent, received)
-        self._log.write("PowerManager", "battery is empty", pid=os.getpid())
+        self._log.write("PowerManager", "off: battery is empty, or the folder is gone", pid=os.getpid())
         self._off.set()
 
     async def _lose_connections(self, link: LinkModel) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,14 @@ async def test_a_runtime_outlives_the_connection_and_dies_with_its_phone(
             assert int((await device.shell("pidof crowdlearn-device")).stdout) == runtime
         os.kill(info.pid, number)
         wait_gone(runtime)
+
+
+async def test_a_phone_whose_folder_was_deleted_ends(tmp_path: Path, key: Path) -> None:
+    (info,) = phones.up(1, home=tmp_path, programs=STAND_IN, preload=())
+    runtime = await started_runtime(info, key)
+    shutil.rmtree(tmp_path / "phones/phone-0")
+    wait_gone(info.pid)
+    wait_gone(runtime)
 
 
 def zygote_of(pid: int) -> int:
