@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, repeat
 from math import ceil, floor, inf
 
 from .hull import Inequality, capacities, hull, rooms
 from .milp import Answer, Program
-from .presence import add_messages, add_presences, least_sent, own_messages, sums
+from .presence import add_messages, add_presences, add_sums, least_sent, own_messages, sums
 from .problem import Problem
 
 MAX_LISTED = 1500
@@ -74,11 +75,10 @@ def make_block(problem: Problem, seat: int, pattern: tuple[int, ...], max_points
 
 @dataclass(frozen=True)
 class Choice:
-    """`pieces` pieces of one block, which own `neurons` together, per bundle of the pattern."""
+    """`pieces` pieces of one block."""
 
     block: Block
     pieces: int
-    neurons: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -200,11 +200,10 @@ class Master:
 
     def _chosen(self, answer: Answer) -> Chosen:
         choices = []
-        for block, (pieces, neurons) in zip(self.blocks, self.columns, strict=True):
+        for block, (pieces, _) in zip(self.blocks, self.columns, strict=True):
             count = int(answer.values[pieces] + 0.5) if answer.values else 0
             if count:
-                owned = tuple(answer.values[neurons[b]] for b in block.pattern)
-                choices.append(Choice(block, count, owned))
+                choices.append(Choice(block, count))
         return Chosen(tuple(choices), answer.objective, answer.bound, answer.infeasible)
 
     def dive(self) -> Chosen:
@@ -258,15 +257,19 @@ def generate(
         if not answer.values:
             return Relaxed(inf if answer.infeasible else bound, {})
         tolerance = 2e-4 * abs(answer.objective)
-        found, value = [], answer.objective
-        for seat in range(len(problem.seats)):
-            most = master.seat_bounds(seat)[1]
-            slack = tolerance / max(most * len(problem.seats), 1)
-            reduced, block = price(
-                problem, seat, master, answer.duals, slack, max(deadline - time.monotonic(), 0.05)
+        seats = range(len(problem.seats))
+        most = [master.seat_bounds(seat)[1] for seat in seats]
+        left = max(deadline - time.monotonic(), 0.05)
+        slack = [tolerance / max(count * len(seats), 1) for count in most]
+        with ThreadPoolExecutor() as threads:
+            priced = threads.map(
+                price, repeat(problem), seats, repeat(master), repeat(answer.duals), slack, repeat(left)
             )
-            value += most * (reduced if seat == 0 else min(reduced, 0.0))
-            found.append(block)
+            prices = list(priced)
+        value = answer.objective
+        for seat, (reduced, _) in zip(seats, prices, strict=True):
+            value += most[seat] * (reduced if seat == 0 else min(reduced, 0.0))
+        found = [block for _, block in prices]
         bound = max(bound, value)
         new = [block for block in found if block is not None and block not in blocks]
         closed = answer.objective - bound <= 2 * tolerance
@@ -297,7 +300,7 @@ def price(
         owned[b] = program.column(kept[b] - duals[master.cover_rows[b]], 0, room[0], integer=True)
         program.row(-inf, {owned[b]: 1, present[b]: -room[0]}, 0)
         program.row(0, {owned[b]: 1, present[b]: -1}, inf)
-    constant += _price_links(program, problem, seat, present, owned)
+    constant += add_sums(program, problem, present, owned, dominator=seat == 0)
     for pair, row in master.both_rows.items():
         if duals[row] and pair[0] in present and pair[1] in present:
             first, second = present[pair[0]], present[pair[1]]
@@ -323,36 +326,3 @@ def price(
     pattern = tuple(b for b, z in present.items() if answer.values[z] > 0.5)
     known = next((block for block in master.blocks if (block.seat, block.pattern) == (seat, pattern)), None)
     return answer.bound + constant, known or make_block(problem, seat, pattern, FEW_POINTS)
-
-
-def _price_links(
-    program: Program, problem: Problem, seat: int, present: Mapping[int, int], owned: Mapping[int, int]
-) -> float:
-    """Sums that the piece sends, less its messages to itself; returns what does not depend on the pattern."""
-    constant = 0.0
-    for link in problem.links:
-        pinned_here = seat == 0 and link.target in problem.pinned
-        rate = problem.objective.per_float * link.floats
-        whole = 0.0 if pinned_here else rate * problem.neurons[link.target]
-        message = -problem.objective.per_message * link.edges
-        if seat == 0 and link.source in problem.pinned:
-            constant += whole
-            if link.target in owned:
-                program.costs[owned[link.target]] -= rate
-                program.costs[present[link.target]] += message
-            elif pinned_here:
-                constant += message
-        elif link.source in present:
-            program.costs[present[link.source]] += whole
-            if pinned_here:
-                program.costs[present[link.source]] += message
-            elif link.target in owned:
-                own = program.column(-rate)
-                program.row(0, {owned[link.target]: 1, own: -1}, inf)
-                room = program.upper[owned[link.target]]
-                program.row(0, {present[link.source]: room, own: -1}, inf)
-                if message:
-                    both = program.column(message, 0, 1)
-                    program.row(0, {present[link.source]: 1, both: -1}, inf)
-                    program.row(0, {present[link.target]: 1, both: -1}, inf)
-    return constant

@@ -13,7 +13,7 @@ from math import inf
 
 from .hull import rooms
 from .milp import Program
-from .presence import add_messages, add_presences
+from .presence import add_messages, add_presences, add_sums
 from .problem import Counts, Division, Problem
 
 
@@ -60,7 +60,8 @@ class _PieceProgram:
             )
             self.program.row(0, {self.presences[b]: 1.0, **{z[b]: -1.0 for z in self.present if b in z}}, 0)
         for k in range(len(self.seats)):
-            self._sums(k)
+            sent = add_sums(self.program, problem, self.present[k], self.owned[k], dominator=k == 0)
+            self.program.column(sent, 1, 1)
             self._budgets(k)
         add_messages(self.program, problem, self.presences)
         self._break_symmetry()
@@ -82,31 +83,6 @@ class _PieceProgram:
             program.row(0, {owned[b]: 1, present[b]: -1}, inf)
         self.present.append(present)
         self.owned.append(owned)
-
-    def _sums(self, k: int) -> None:
-        problem, program = self.problem, self.program
-        present, owned, dominator = self.present[k], self.owned[k], k == 0
-        for link in problem.links:
-            rate = problem.objective.per_float * link.floats
-            message = problem.objective.per_message * link.edges
-            pinned_here = dominator and link.target in problem.pinned
-            whole = 0.0 if pinned_here else rate * problem.neurons[link.target]
-            if dominator and link.source in problem.pinned:
-                program.column(whole - (message if pinned_here else 0.0), 1, 1)
-                if link.target in owned:
-                    program.costs[owned[link.target]] -= rate
-                    program.costs[present[link.target]] -= message
-            elif link.source in present:
-                program.costs[present[link.source]] += whole - (message if pinned_here else 0.0)
-                if link.target in owned:
-                    own = program.column(-rate)
-                    program.row(0, {owned[link.target]: 1, own: -1}, inf)
-                    room = program.upper[owned[link.target]]
-                    program.row(0, {present[link.source]: room, own: -1}, inf)
-                    if message:
-                        both = program.column(-message, 0, 1)
-                        program.row(0, {present[link.source]: 1, both: -1}, inf)
-                        program.row(0, {present[link.target]: 1, both: -1}, inf)
 
     def _budgets(self, k: int) -> None:
         problem = self.problem

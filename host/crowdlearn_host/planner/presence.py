@@ -123,3 +123,40 @@ def least_sent(problem: Problem, seat: int, pattern: Sequence[int]) -> Terms:
             owners = max(least[link.target] - (link.target in present), 0)
             each += problem.sent.per_message * link.edges * owners
     return Terms(each, neuron)
+
+
+def add_sums(
+    program: Program,
+    problem: Problem,
+    present: Mapping[int, int],
+    owned: Mapping[int, int],
+    *,
+    dominator: bool,
+) -> float:
+    """Price what one piece sends, less its messages to itself, on its columns per free bundle.
+
+    Returns what does not depend on its columns.
+    """
+    constant = 0.0
+    for link in problem.links:
+        pinned_here = dominator and link.target in problem.pinned
+        rate = problem.objective.per_float * link.floats
+        whole = 0.0 if pinned_here else rate * problem.neurons[link.target]
+        message = -problem.objective.per_message * link.edges
+        if dominator and link.source in problem.pinned:
+            constant += whole + (message if pinned_here else 0.0)
+            if link.target in owned:
+                program.costs[owned[link.target]] -= rate
+                program.costs[present[link.target]] += message
+        elif link.source in present:
+            program.costs[present[link.source]] += whole + (message if pinned_here else 0.0)
+            if link.target in owned:
+                own = program.column(-rate)
+                program.row(0, {owned[link.target]: 1, own: -1}, inf)
+                room = program.upper[owned[link.target]]
+                program.row(0, {present[link.source]: room, own: -1}, inf)
+                if message:
+                    both = program.column(message, 0, 1)
+                    program.row(0, {present[link.source]: 1, both: -1}, inf)
+                    program.row(0, {present[link.target]: 1, both: -1}, inf)
+    return constant
