@@ -1,8 +1,9 @@
-"""Plans for unequal phones, trained for real: the arithmetic of plain SGD, in the bytes that were foretold."""
+"""Plans for unequal phones, trained for real: the arithmetic of plain SGD, the bytes that were foretold."""
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,7 @@ CASES = {
 @dataclass(frozen=True)
 class Run:
     prepared: Prepared
+    untrained: nn.Module
     plan: Plan
     folder: Path
 
@@ -99,18 +101,19 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     save_plan(plan, folder / "plan.json")
     wanted["group"] = {"plan": "plan.json", "rotation": "minimal"}
     prepared = prepare(TrainConfig.model_validate(wanted), folder, lambda event, fields: None)
+    untrained = copy.deepcopy(prepared.model)
     with (
         phones.running(PHONES, folder / "home") as started,
         new_run(folder / "run", "", prepared, folder) as opened,
     ):
         serials = [phone.serial for phone in started]
         asyncio.run(train(prepared, serials, opened, lambda event, fields: None))
-    return Run(prepared, plan, folder / "run")
+    return Run(prepared, untrained, plan, folder / "run")
 
 
 def test_training_a_plan_equals_plain_sgd(run: Run) -> None:
     settings = run.prepared.config.training
-    model = run.prepared.model.to(torch.float64)
+    model = run.untrained.to(torch.float64)
     sgd = torch.optim.SGD(model.parameters(), settings.learning_rate)
     parts = deal(load_split("digits", "train"), PHONES, settings.seed)
     order = list(range(PHONES))
