@@ -32,6 +32,9 @@ from .rotation import deal, rotate
 from .search import Solution, search
 from .seats import group_problem
 
+LARGEST_GROUP = 50
+"""Devices of a group that the planner proposes by itself: they take turns, so a large group is slow."""
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -63,12 +66,22 @@ def plan_fleet(
     problems = {groups: group_problem(prices[groups], training, fleet, groups) for groups in options}
     compared: dict[int, list[Baseline]] = {}
     solutions: dict[int, Solution] = {}
-    for k, groups in enumerate(options):
-        problem, priced = problems[groups], prices[groups]
-        compared[groups] = _compare(problem, priced) if compare and len(options) == 1 else []
-        known = [baseline.division for baseline in compared[groups]] + _even(graph, priced, problem)
-        left = max(seconds - (time.monotonic() - began), 0.2)
-        solutions[groups] = search(problem, left / (len(options) - k), known)
+    waiting = list(options)
+    for share in (0.5, 1.0):
+        for k, groups in enumerate(waiting):
+            if groups not in compared:
+                alone = compare and len(options) == 1
+                compared[groups] = _compare(problems[groups], prices[groups]) if alone else []
+            known = [baseline.division for baseline in compared[groups]]
+            known += _even(graph, prices[groups], problems[groups])
+            before = solutions[groups].division if groups in solutions else None
+            known += [before] if before is not None else []
+            left = (1.0 if len(options) == 1 else share) * seconds - (time.monotonic() - began)
+            solutions[groups] = search(problems[groups], max(left, 0.2) / (len(waiting) - k), known)
+        cheapest = min(solution.cost for solution in solutions.values())
+        waiting = [g for g, s in solutions.items() if not s.infeasible and s.bound < cheapest * (1 - 1e-6)]
+        if len(options) == 1:
+            break
     feasible = {groups: s for groups, s in solutions.items() if s.division is not None}
     if not feasible:
         raise InfeasiblePlan(
@@ -99,8 +112,9 @@ def _compare(problem: Problem, priced: Costs) -> list[Baseline]:
 
 
 def _groupings(fleet: Fleet, group_size: int | None) -> list[int]:
-    """Numbers of groups worth considering: one for every size that a group can have."""
-    sizes = range(1, fleet.size + 1) if group_size is None else [min(group_size, fleet.size)]
+    """Numbers of groups to consider: one for every size that a group can have, up to LARGEST_GROUP."""
+    largest = min(fleet.size, LARGEST_GROUP)
+    sizes = range(1, largest + 1) if group_size is None else [min(group_size, fleet.size)]
     return sorted({fleet.size // size for size in sizes})
 
 
