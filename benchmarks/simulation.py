@@ -60,6 +60,7 @@ def main(
         Path | None, typer.Option(help="A Python with flwr[simulation], torch and numpy.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Rounds of averaging a turn.")] = 10,
+    only: Annotated[str, typer.Option(help="Only crowds whose name has this in it.")] = "",
     turns: Annotated[int, typer.Option(min=1, help="Turns that each engine takes.")] = 3,
     cores: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
     quick: Annotated[bool, typer.Option(help="One turn of three rounds.")] = False,
@@ -68,7 +69,12 @@ def main(
     """Each engine's rounds after its first, so that starting up does not count; medians over all turns."""
     if quick:
         rounds, turns = 3, 1
-    rows = [row for crowd in CROWDS for row in _compared(crowd, data, flower, rounds, turns, cores)]
+    rows = [
+        row
+        for crowd in CROWDS
+        if only in crowd.name
+        for row in _compared(crowd, data, flower, rounds, turns, cores)
+    ]
     table = Table(title=f"FedAvg of MNIST, {cores} cores; {machine()}")
     for column in rows[0]:
         table.add_column(column)
