@@ -26,6 +26,7 @@ from rich.table import Table
 
 RATE = 0.01
 STEPS_FOR_MEMORY = 20
+OF_PROGRAM = ("program_bytes", "arena_bytes", "compile_s")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ def compiled(model: str, folder: Path) -> dict[str, Any]:
     """The model's program as a file, and what compiling it said."""
     import numpy as np
     from crowdlearn_export.compile import compile_program
+    from crowdlearn_export.lowering import lower
+    from crowdlearn_export.lowering.backend import products
 
     started = time.perf_counter()
     step = step_of(model)
@@ -82,6 +85,7 @@ def compiled(model: str, folder: Path) -> dict[str, Any]:
         "program_bytes": len(program.pte),
         "arena_bytes": program.arena_bytes,
         "compile_s": round(time.perf_counter() - started, 1),
+        "products": products(lower(step.method.function, step.method.example, step.method.batched)),
     }
 
 
@@ -132,7 +136,7 @@ def compare(case: Case, engines: list[str], program: dict[str, Any]) -> list[dic
                 "ratio_low": round(ratios[len(ratios) // 10], 3),
                 "ratio_high": round(ratios[-1 - len(ratios) // 10], 3),
                 **{k: v for k, v in facts[engine].items() if k != "ms"},
-                **({k: v for k, v in program.items() if k != "path"} if engine == "crowdlearn" else {}),
+                **({k: program[k] for k in OF_PROGRAM} if engine == "crowdlearn" else {}),
             }
         )
     return rows
@@ -197,6 +201,8 @@ def work(engine: str, case: dict[str, Any]) -> None:
         "ms": timed(step, 3),
         "grad_error": gradient_error(),
     }
+    if engine == "eager" and case["batch"] == 32:
+        facts["products_ms"] = round(products_alone(case["products"]), 3)
     for question in sys.stdin:
         if question.startswith("run"):
             print(json.dumps({"ms": timed(step, int(question.split()[1]))}), flush=True)
@@ -210,6 +216,21 @@ def timed(step: Callable[[], float], count: int) -> float:
     for _ in range(count):
         step()
     return (time.perf_counter() - started) / count * 1e3
+
+
+def products_alone(shapes: list[tuple[int, int, int]]) -> float:
+    """Milliseconds that PyTorch needs for the step's matrix products alone: the limit of the machine."""
+    import torch
+
+    pairs = [(torch.randn(rows, inner), torch.randn(inner, columns)) for rows, inner, columns in shapes]
+
+    def run() -> float:
+        for left, right in pairs:
+            torch.mm(left, right)
+        return 0.0
+
+    run()
+    return median(timed(run, 1) for _ in range(9))
 
 
 def resident(what: str) -> float:

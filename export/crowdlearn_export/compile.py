@@ -14,6 +14,7 @@ import torch
 from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge, to_edge_transform_and_lower
 from executorch.exir.passes import MemoryPlanningPass
 
+from .errors import LoweringError
 from .lowering import lower
 from .lowering.backend import Backend, choose_backend, partitioners
 from .lowering.operators import check_operators
@@ -74,7 +75,12 @@ def compile_program(
     # Inputs stay where the caller has them: a copy of every weight at every call costs more than a small
     # product.
     planning = MemoryPlanningPass(alloc_graph_input=False)
-    program = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
+    try:
+        program = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
+    except RuntimeError as error:
+        if "Missing out variants" not in str(error):
+            raise
+        raise LoweringError(f"no phone can run an operation of the model: {error}") from error
     plans = program.executorch_program.execution_plan
     operators = sorted(
         {f"{op.name}.{op.overload}" if op.overload else op.name for plan in plans for op in plan.operators}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .compile import Method
+from .errors import LoweringError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -38,8 +39,14 @@ def train_step(
     """One step of SGD on `model`, in the mode (train or eval) that it is in.
 
     `inputs` and `targets` are an example batch of at least 2; the arithmetic is that of torch.optim.SGD
-    without dampening. Parameters that need no gradient are constants of the program.
+    without dampening. Parameters that need no gradient are constants of the program. Raises LoweringError
+    for a model with active dropout: a program holds no random numbers.
     """
+    for name, module in model.named_modules():
+        if module.training and isinstance(module, nn.modules.dropout._DropoutNd) and module.p:
+            raise LoweringError(
+                f"{name} ({type(module).__name__}): a whole-model step has no dropout; set p=0"
+            )
     parameters = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     buffers = {n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()}
     counters = {n: b.detach().clone() for n, b in model.named_buffers() if not b.is_floating_point()}

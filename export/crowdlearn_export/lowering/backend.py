@@ -25,20 +25,20 @@ LARGE = 4096
 
 def choose_backend(module: GraphModule) -> Backend:
     """XNNPACK for a lowered method with matrix products of some size, else ExecuTorch's own kernels."""
-    return "xnnpack" if products(module) >= WORTHWHILE else "portable"
+    return "xnnpack" if sum(map(prod, products(module))) >= WORTHWHILE else "portable"
 
 
-def products(module: GraphModule) -> int:
-    """Multiplications in the matrix products of a lowered method, for the example batch."""
-    total = 0
+def products(module: GraphModule) -> list[tuple[int, int, int]]:
+    """The matrix products of a lowered method for the example batch: rows, inner size, columns."""
+    found = []
     for node in module.graph.nodes:
         if node.target in (aten.mm.default, aten.addmm.default, aten.bmm.default):
-            left, right = node.args[-2:]
-            total += prod(map(_size, left.meta["val"].shape)) * _size(right.meta["val"].shape[-1])
+            left, right = (argument.meta["val"].shape for argument in node.args[-2:])
+            found.append((prod(map(_size, left[:-1])), _size(left[-1]), _size(right[-1])))
         elif node.target is aten.linear.default:
-            left, right = node.args[:2]
-            total += prod(map(_size, left.meta["val"].shape)) * _size(right.meta["val"].shape[0])
-    return total
+            left, right = (argument.meta["val"].shape for argument in node.args[:2])
+            found.append((prod(map(_size, left[:-1])), _size(left[-1]), _size(right[0])))
+    return found
 
 
 def _size(size: int | torch.SymInt) -> int:

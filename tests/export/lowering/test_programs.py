@@ -68,3 +68,9 @@ def test_transposed_convolution_is_refused_with_advice():
     method = Method("m", lambda x: (F.conv_transpose2d(x, w),), (torch.randn(3, 2, 4, 4),), (0,))
     with pytest.raises(LoweringError, match="upsampling"):
         compile_program([method], max_batch=4)
+
+
+def test_dropout_in_a_whole_step_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))
+    with pytest.raises(LoweringError, match=r"1 \(Dropout\)"):
+        train_step(model, F.cross_entropy, torch.randn(2, 4), torch.tensor([0, 1]))
