@@ -59,14 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 async def _until_stopped(home: Path, data: Path, name: str, port: int) -> None:
-    task = asyncio.create_task(serve_device(home, data, name or home.resolve().name, port))
+    stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        logging.getLogger("crowdlearn").info("stopped")
+        loop.add_signal_handler(number, stopping.set)
+    await serve_device(home, data, name or home.resolve().name, port, stopping)
+    logging.getLogger("crowdlearn").info("stopped")
 
 
 if __name__ == "__main__":

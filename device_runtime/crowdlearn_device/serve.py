@@ -25,9 +25,18 @@ from .wire import MAX_FRAME, decode_frame
 log = logging.getLogger("crowdlearn")
 
 
-async def run_member(connection: Connection, member: Member) -> None:
-    """Drive a member over one connection until the run is over for it or the connection ends."""
+LEAVE_SECONDS = 10.0
+"""How long others have to take over the pieces of a device that is asked to stop."""
+
+
+async def run_member(connection: Connection, member: Member, leaving: asyncio.Event) -> None:
+    """Drive a member over one connection until the run is over for it or the connection ends.
+
+    Once `leaving` is set it asks to go.
+    """
     arrived = asyncio.Event()
+    asked = asyncio.create_task(leaving.wait())
+    asked.add_done_callback(lambda _: arrived.set())
 
     async def read() -> None:
         try:
@@ -42,7 +51,11 @@ async def run_member(connection: Connection, member: Member) -> None:
 
     reader = asyncio.create_task(read())
     try:
+        going = False
         while not reader.done() and member.finished is None:
+            if leaving.is_set() and not going:
+                going = True
+                member.leave("stopped on the device")
             busy = member.work()
             outbox, member.outbox = member.outbox, []
             for frame in outbox:
@@ -59,14 +72,17 @@ async def run_member(connection: Connection, member: Member) -> None:
     except ConnectionClosed:
         pass
     finally:
+        asked.cancel()
         reader.cancel()
         with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
             await reader
 
 
-async def serve_device(home: Path, data: Path, name: str, port: int) -> None:
+async def serve_device(
+    home: Path, data: Path, name: str, port: int, stopping: asyncio.Event | None = None
+) -> None:
     """Listen on 127.0.0.1:`port` (0: any free one, written to HOME/port) for the host, one connection at a
-    time.
+    time, until `stopping` is set and others have taken over what this device holds.
 
     HOME/token, if it is there, must be what the host presents: other programs of the phone can reach the port
     too.
@@ -76,6 +92,7 @@ async def serve_device(home: Path, data: Path, name: str, port: int) -> None:
     programs = ProgramStore(home / "programs")
     token_file = home / "token"
     current: asyncio.Task[None] | None = None
+    leaving = stopping or asyncio.Event()
 
     def load() -> Dataset:
         return load_dataset(data)
@@ -101,7 +118,7 @@ async def serve_device(home: Path, data: Path, name: str, port: int) -> None:
             await connection.close(1011, str(error)[:100])
             return
         with contextlib.suppress(asyncio.CancelledError):
-            await run_member(connection, Member(name, home, identity, samples, load, programs))
+            await run_member(connection, Member(name, home, identity, samples, load, programs), leaving)
 
     async with serve(
         handle,
@@ -117,4 +134,6 @@ async def serve_device(home: Path, data: Path, name: str, port: int) -> None:
         partial.write_text(f"{bound}\n")
         os.replace(partial, home / "port")
         log.info("listening on 127.0.0.1:%d", bound)
-        await server.serve_forever()
+        await leaving.wait()
+        if current is not None:
+            await asyncio.wait({current}, timeout=LEAVE_SECONDS)

@@ -15,9 +15,13 @@ class GroupSection(Section):
 
     The devices form `groups` of equal size, in their order; a plan brings its own groups, and its devices are
     the fleet's, in order. `rotation` is the plan's unless it is given.
+
+    With `min_pieces` a group that misses devices and has no spare goes on with an even cut into fewer pieces,
+    down to that many; without, it waits.
     """
 
     pieces: int = Field(3, ge=1, le=1000)
+    min_pieces: int | None = Field(None, ge=1, le=1000)
     plan: Path | None = None
     groups: int = Field(1, ge=1, le=255)
     rotation: Literal["full", "minimal"] | None = None

@@ -36,7 +36,7 @@ from ..models import build_model, input_shape
 from ..phones.manager import default_home
 from ..planner.balanced import balanced
 from ..planner.plan import Plan, load_plan, save_plan
-from ..server.group import Group, Settings
+from ..server.group import Cut, Group, Settings
 from ..server.run_folder import RunFolder, environment, load_model_state
 from ..server.server import OnEvent, Server
 from ..server.shared_model import SharedModel
@@ -53,13 +53,17 @@ GOODBYE_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run before its first device is touched."""
+    """A run before its first device is touched. `programs` are the plan's, by piece; `exported` all that
+    devices may need.
+    """
 
     config: TrainConfig
     model: nn.Module
     graph: NeuronGraph
     plan: Plan
     programs: tuple[SliceProgram, ...]
+    fallbacks: tuple[Cut, ...]
+    exported: tuple[SliceProgram, ...]
     test: Dataset | None
     train: Dataset | None
 
@@ -81,18 +85,28 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
         )
     section = config.group
     plan = load_plan(folder / section.plan, graph) if section.plan else balanced(graph, section.pieces)
+    fewer = range(section.min_pieces or len(plan.pieces), len(plan.pieces))
+    fallbacks = tuple(balanced(graph, pieces) for pieces in fewer)
     training = config.training
     optimizer = Optimizer(training.momentum, training.weight_decay)
     micro = min(training.micro_batch or training.batch, training.batch) + 1
     programs: dict[tuple[int, ...], SliceProgram] = {}
-    for piece in plan.pieces:
+    for piece in (piece for each in (plan, *fallbacks) for piece in each.pieces):
         owned = tuple(stop - start for start, stop in piece.neurons)
         if owned not in programs:
             on_event("exporting", {"shape": list(owned), "number": len(programs) + 1})
             cache = default_home() / "programs"
             programs[owned] = export_slice(graph, owned, optimizer, max_batch=micro, cache=cache)
-    of_piece = tuple(programs[tuple(b - a for a, b in piece.neurons)] for piece in plan.pieces)
-    return Prepared(config, model, graph, plan, of_piece, test, train)
+
+    def of_pieces(of: Plan) -> tuple[SliceProgram, ...]:
+        return tuple(programs[tuple(b - a for a, b in piece.neurons)] for piece in of.pieces)
+
+    cuts = tuple(
+        Cut(tuple(piece.neurons for piece in each.pieces), tuple(p.manifest.sha256 for p in of_pieces(each)))
+        for each in fallbacks
+    )
+    exported = tuple(programs.values())
+    return Prepared(config, model, graph, plan, of_pieces(plan), cuts, exported, test, train)
 
 
 def sample_shape(config: TrainConfig, test: Dataset | None) -> tuple[int, ...]:
@@ -146,6 +160,7 @@ def _settings(
         rotation=prepared.config.group.rotation or planned,
         devices=devices,
         grace_seconds=training.grace_seconds,
+        fallbacks=prepared.fallbacks,
         turns=turns,
         theta=sharing.theta,
         values=WIRE[sharing.values],
@@ -282,7 +297,7 @@ def device_files(prepared: Prepared, devices: int) -> list[dict[str, bytes]]:
     """What is pushed to each device: every program (roles rotate), and its samples where they are
     dealt out.
     """
-    programs = {f"programs/{n}": c for program in prepared.programs for n, c in program.files().items()}
+    programs = {f"programs/{n}": c for program in prepared.exported for n, c in program.files().items()}
     if prepared.train is None:
         return [programs] * devices
     parts = deal(prepared.train, devices, prepared.config.training.seed)

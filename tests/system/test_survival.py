@@ -1,0 +1,119 @@
+"""Runs on virtual phones survive the death of the host and of the runtime on a phone, to the last bit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from crowdlearn_host import phones
+from crowdlearn_host.adb import AdbDevice
+from crowdlearn_host.config import parse_config
+from crowdlearn_host.server.run_folder import RunFolder, load_model_state, read_lines
+from crowdlearn_host.training.config import TrainConfig
+from crowdlearn_host.training.run import Prepared, new_run, prepare, train
+
+pytestmark = pytest.mark.system
+CONFIG = """
+name = "survival"
+data = "digits"
+model = "mlp:64-24-16-10"
+[group]
+pieces = 3
+[training]
+epochs = 1
+batch = 64
+snapshot_every = 3
+[fleet]
+phones = {serials}
+"""
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[phones.PhoneInfo]]:
+    with phones.running(4, tmp_path_factory.mktemp("home")) as started:
+        yield started
+
+
+def config_for(crowd: Sequence[phones.PhoneInfo]) -> str:
+    return CONFIG.format(serials=[phone.serial for phone in crowd])
+
+
+def run_in(
+    folder: Path, crowd: Sequence[phones.PhoneInfo], on_event: Callable[[str, dict[str, object]], None]
+) -> Path:
+    text = config_for(crowd)
+    prepared: Prepared = prepare(
+        parse_config(tomllib.loads(text), TrainConfig, "test"), folder, lambda event, fields: None
+    )
+    with new_run(folder, text, prepared, folder.parent) as opened:
+        asyncio.run(train(prepared, [phone.serial for phone in crowd], opened, on_event))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    crowd: list[phones.PhoneInfo], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, torch.Tensor]:
+    folder = run_in(tmp_path_factory.mktemp("runs") / "undisturbed", crowd, lambda event, fields: None)
+    return load_model_state(folder)
+
+
+def assert_same(folder: Path, expected: dict[str, torch.Tensor]) -> None:
+    model = load_model_state(folder)
+    assert model.keys() == expected.keys()
+    for name, value in expected.items():
+        assert float((model[name].double() - value.double()).abs().max()) <= 1e-6, name
+
+
+def test_a_killed_host_goes_on_where_the_group_stood(
+    crowd: list[phones.PhoneInfo], undisturbed: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text(config_for(crowd))
+    command = [sys.executable, "-c", "from crowdlearn_host.cli import main; main()", "train"]
+    start = [*command, str(tmp_path / "run.toml"), "--run", str(tmp_path / "run")]
+    with subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as host:
+        metrics = tmp_path / "run" / "metrics.jsonl"
+        while host.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 10):
+            os.waitid(os.P_PID, host.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        assert host.poll() is None, host.stdout and host.stdout.read().decode()
+        host.kill()
+    resumed = subprocess.run([*command, "--resume", str(tmp_path / "run")], capture_output=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr.decode()
+    assert_same(tmp_path / "run", undisturbed)
+
+
+def test_a_runtime_that_is_killed_comes_back_and_nothing_is_lost(
+    crowd: list[phones.PhoneInfo], undisturbed: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    due = [4, 13, 20]
+    killed: list[int] = []
+    victims: list[asyncio.Task[None]] = []
+
+    async def kill(serial: str) -> None:
+        async with await AdbDevice.connect(serial) as device:
+            said = await device.shell("pidof crowdlearn-device")
+            os.kill(int(said.stdout), signal.SIGKILL)
+            killed.append(int(said.stdout))
+
+    def on_event(event: str, fields: dict[str, object]) -> None:
+        if event == "progress" and due and fields["boundary"] == due[0]:
+            due.pop(0)
+            victims.append(asyncio.get_running_loop().create_task(kill(crowd[len(victims)].serial)))
+
+    folder = run_in(tmp_path / "run", crowd, on_event)
+    assert len(killed) == 3
+    assert_same(folder, undisturbed)
+    events = [line["event"] for line in read_lines(folder / "events.jsonl")]
+    assert events.count("recovering") >= 1
+    with RunFolder(folder, create=False) as opened:
+        saved = opened.load_group(0)
+    assert saved is not None
+    assert saved["done"]
