@@ -327,6 +327,10 @@ class Crowd:
                 found.append(Action("work", phone.connection))
         return found
 
+    def next_frame(self, connection: Connection) -> pb.Frame:
+        """What a device takes next."""
+        return decode_frame(connection.down[0])
+
     def act(self, action: Action) -> None:
         if action.kind == "hear":
             self._hear(action.connection)

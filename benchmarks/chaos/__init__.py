@@ -1,0 +1,1 @@
+"""Training while devices, links and the host die at random: `python -m benchmarks.chaos`."""

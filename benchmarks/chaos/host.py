@@ -1,0 +1,72 @@
+"""The host process of a chaos run: `crowdlearn train` with a relay that damages and repeats messages.
+
+`python -m benchmarks.chaos.host RUN SEED MEAN_SECONDS`: goes on with the run in the folder RUN, or starts it.
+MEAN_SECONDS 0 tampers with nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_host.server.server import Server
+from crowdlearn_host.training import run
+from crowdlearn_host.training.config import load_config
+
+
+class TamperingServer(Server):
+    """Now and then flips a bit of a sealed message, or delivers it twice."""
+
+    rng = random.Random()
+    mean = 0.0
+    due = float("inf")
+
+    async def _take(self, attached: Any, data: bytes) -> None:
+        frame = pb.Frame.FromString(data)
+        if time.monotonic() >= self.due and frame.HasField("envelope"):
+            self._plan_next()
+            if self.rng.random() < 0.5:
+                self._record("tampered", {"how": "repeated"})
+                await super()._take(attached, data)
+            else:
+                self._record("tampered", {"how": "damaged"})
+                sealed = bytearray(frame.envelope.sealed)
+                sealed[self.rng.randrange(len(sealed))] ^= 1 << self.rng.randrange(8)
+                frame.envelope.sealed = bytes(sealed)
+                data = frame.SerializeToString()
+        await super()._take(attached, data)
+
+    @classmethod
+    def _plan_next(cls) -> None:
+        cls.due = time.monotonic() + cls.rng.expovariate(1 / cls.mean)
+
+
+def main(folder: Path, seed: int, mean: float) -> None:
+    if mean:
+        TamperingServer.rng.seed(seed)
+        TamperingServer.mean = mean
+        TamperingServer._plan_next()
+    setattr(run, "Server", TamperingServer)  # noqa: B010
+    config_file = folder.with_suffix(".toml")
+
+    def quiet(event: str, fields: dict[str, Any]) -> None:
+        pass
+
+    if (folder / "run.db").exists():
+        opened, config, where = run.open_run(folder)
+        prepared = run.prepare(config, where, quiet)
+    else:
+        config = load_config(config_file)
+        prepared = run.prepare(config, folder.parent, quiet)
+        opened = run.new_run(folder, config_file.read_text(), prepared, folder.parent)
+    with opened:
+        asyncio.run(run.train(prepared, config.fleet.phones, opened, quiet))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
