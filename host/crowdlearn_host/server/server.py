@@ -132,6 +132,7 @@ class Server:
         attached = _Attached(g.Device(number, name, hello.identity, hello.samples), Line(connection), dialled)
         before = self._attached.pop(number, None)
         if before is not None:
+            before.line.abort()
             self._group(number).leave(number, "replaced by a new connection")
             self._carry_out()
         self._attached[number] = attached

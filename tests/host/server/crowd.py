@@ -155,6 +155,8 @@ class Host:
         self.attached: dict[int, Connection] = {}
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.dropped: list[int] = []
+        self.replaced: list[Connection] = []
+        """Connections that the host has closed because a newer one of the same device came."""
         self.effects_left: int | None = None
         """Effects to be carried out before the process dies."""
 
@@ -181,7 +183,8 @@ class Host:
 
     def _welcome(self, connection: Connection, hello: pb.Hello) -> None:
         number = connection.number
-        if self.attached.pop(number, None) is not None:
+        if (before := self.attached.pop(number, None)) is not None:
+            self.replaced.append(before)
             self.group.leave(number, "replaced by a new connection")
             self.carry_out()
         self.attached[number] = connection
@@ -352,6 +355,11 @@ class Crowd:
             self.host.hear(connection, said)
         except (HostCrash, WireError):
             self.crash_host()
+        for closed in self.host.replaced:
+            if closed.open:  # the device notices and comes again
+                self.crash(closed.number)
+                self.connect(closed.number)
+        self.host.replaced.clear()
 
     def _collect(self, phone: Phone) -> None:
         assert phone.member is not None
