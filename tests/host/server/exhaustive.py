@@ -1,0 +1,385 @@
+"""A small group explored completely: every order of events, and every crash at every step.
+
+The coordinator is the real one; members are abstract: the state of a piece is the list of mini-batches that
+were applied to it, a mini-batch is one message to the follower and one back. Messages keep their order on a
+connection, everything else is free.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_host.server import group as g
+
+Lineage = tuple[tuple[int, int, int], ...]
+"""Mini-batches applied: epoch, dominator, number within the pass."""
+Disk = tuple[tuple[tuple[int, int], Lineage], ...]
+SETTINGS = g.Settings(
+    layout=(((0, 1),), ((1, 2),)),
+    programs=("0", "1"),
+    epochs=1,
+    batch=2,
+    micro_batch=2,
+    in_flight=1,
+    learning_rate=0.1,
+    seed=1,
+    snapshot_every=1,
+    devices=3,
+)
+
+
+@dataclass(frozen=True)
+class Abstract:
+    """A device: its disk, and what a member has in memory while it is connected."""
+
+    disk: Disk = ()
+    up: bool = True
+    assign: bytes = b""
+    lineage: Lineage | None = None
+    going: bool = False
+    heirs: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything there is at one moment; `said` and `told` are the frames under way by device."""
+
+    group: g.Group
+    saved: str
+    snapshots: tuple[tuple[tuple[int, int, int], Lineage], ...]
+    devices: tuple[Abstract, ...]
+    said: tuple[tuple[bytes | None, ...], ...]
+    told: tuple[tuple[bytes, ...], ...]
+    crashes: int
+
+    def key(self) -> int:
+        rest = (self.saved, self.snapshots, self.devices, self.said, self.told, self.crashes)
+        return hash((_frozen(vars(self.group)), rest))
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple((k, _frozen(v)) for k, v in sorted(value.items()) if k not in ("pace", "settings"))
+    if isinstance(value, set):
+        return frozenset(value)
+    if isinstance(value, list):
+        return tuple(map(_frozen, value))
+    return value.SerializeToString() if isinstance(value, pb.KeyOffer) else value
+
+
+def _copied(group: g.Group) -> g.Group:
+    twin = copy.copy(group)
+    for name, value in vars(group).items():
+        if isinstance(value, dict | set | list):
+            setattr(twin, name, copy.copy(value))
+    return twin
+
+
+def _with(items: tuple[Any, ...], at: int, value: Any) -> tuple[Any, ...]:
+    return (*items[:at], value, *items[at + 1 :])
+
+
+def first_world(samples: tuple[int, ...], crashes: int) -> World:
+    """Every device has just connected."""
+    settings = replace(SETTINGS, devices=len(samples))
+    hello = [(pb.Frame(hello=pb.Hello(samples=count)).SerializeToString(),) for count in samples]
+    empty = tuple(() for _ in samples)
+    return World(g.Group(settings), "", (), tuple(Abstract() for _ in samples), tuple(hello), empty, crashes)
+
+
+class Explorer:
+    """Walks through all worlds that `first` can become."""
+
+    def __init__(self, samples: tuple[int, ...], crashes: int) -> None:
+        self.samples = samples
+        self.first = first_world(samples, crashes)
+        batches = [len(g.mini_batches(count, SETTINGS.batch)) for count in samples]
+        self.expected = sorted((0, d, i) for d, count in enumerate(batches) for i in range(count))
+        self.states = 0
+        self.ends = 0
+
+    def explore(self) -> None:
+        """Raises AssertionError at the first deadlock, and at the first mini-batch lost or applied twice."""
+        seen = {self.first.key()}
+        todo = [self.first]
+        while todo:
+            world = todo.pop()
+            self.states += 1
+            moved = False
+            for after, is_crash in self._next(world):
+                moved = moved or not is_crash
+                if (key := after.key()) not in seen:
+                    seen.add(key)
+                    todo.append(after)
+            if not moved:
+                self._check_end(world)
+
+    def _check_end(self, world: World) -> None:
+        self.ends += 1
+        group = world.group
+        assert group.phase == "done", f"deadlock: {group.phase} {group.reason} {world}"
+        for piece, holder in enumerate(group.holders):
+            state = dict(world.devices[holder].disk)[max(dict(world.devices[holder].disk))]
+            assert sorted(state) == self.expected, f"piece {piece} was trained on {state}"
+
+    def _next(self, world: World) -> Iterator[tuple[World, bool]]:
+        for d, device in enumerate(world.devices):
+            if world.said[d]:
+                yield self._hear(world, d, None), False
+            if device.up and world.told[d]:
+                yield self._take(world, d), False
+            if not device.up and not world.said[d]:
+                yield self._connect(world, d), False
+        if world.crashes and world.group.phase != "done":
+            left = replace(world, crashes=world.crashes - 1)
+            for d, device in enumerate(world.devices):
+                if device.up:
+                    yield from ((w, True) for w in self._crash(left, d))
+                if world.said[d]:
+                    for effects in range(self._effects(world, d)):
+                        yield self._crash_host(self._hear(left, d, effects)), True
+            yield self._crash_host(left), True
+
+    def _connect(self, world: World, d: int) -> World:
+        device = Abstract(disk=world.devices[d].disk)
+        hello = pb.Frame(hello=pb.Hello(samples=self.samples[d])).SerializeToString()
+        return replace(world, devices=_with(world.devices, d, device), said=_with(world.said, d, (hello,)))
+
+    def _crash(self, world: World, d: int) -> Iterator[World]:
+        """The device dies; any part of what it said still arrives, then the connection's end."""
+        down = Abstract(disk=world.devices[d].disk, up=False)
+        for kept in range(len(world.said[d]) + 1):
+            yield replace(
+                world,
+                devices=_with(world.devices, d, down),
+                said=_with(world.said, d, (*world.said[d][:kept], None)),
+                told=_with(world.told, d, ()),
+            )
+
+    def _crash_host(self, world: World) -> World:
+        settings = world.group.settings
+        saved = world.saved
+        group = g.Group.from_json(settings, json.loads(saved)) if saved else g.Group(settings)
+        empty: tuple[tuple[bytes, ...], ...] = tuple(() for _ in self.samples)
+        world = replace(world, group=group, said=empty, told=empty)
+        for d, device in enumerate(world.devices):
+            if device.up:
+                world = self._connect(world, d)
+        return world
+
+    def _effects(self, world: World, d: int) -> int:
+        group = _copied(world.group)
+        self._enter(group, d, world.said[d][0])
+        return len(group.effects)
+
+    def _enter(self, group: g.Group, d: int, said: bytes | None) -> pb.Frame | None:
+        if said is None:
+            group.leave(d, "gone")
+            return None
+        frame = pb.Frame.FromString(said)
+        if frame.HasField("hello"):
+            group.join(g.Device(d, f"device {d}", bytes([d]), frame.hello.samples))
+        elif not frame.HasField("envelope") and not frame.HasField("snapshot"):
+            group.receive(d, frame)
+        return frame
+
+    def _hear(self, world: World, d: int, effects: int | None) -> World:
+        """The host takes what a device said; it dies after some of the effects, if told so."""
+        group = _copied(world.group)
+        frame = self._enter(group, d, world.said[d][0])
+        told = list(world.told)
+        snapshots = dict(world.snapshots)
+        saved = world.saved
+        if frame is not None and frame.HasField("envelope"):
+            envelope = frame.envelope
+            if envelope.generation == group.generation and envelope.receiver in group.live:
+                told[envelope.receiver] = (*told[envelope.receiver], frame.SerializeToString())
+        if frame is not None and frame.HasField("snapshot"):
+            s = frame.snapshot
+            if s.generation == group.generation and group.holders[s.piece] == d:
+                snapshots[s.generation, s.boundary, s.piece] = _lineage(s.sealed)
+                heirs = frozenset(key.device for key in s.keys)
+                group.stored(s.generation, s.boundary, s.piece, heirs)
+        carried = group.effects if effects is None else group.effects[:effects]
+        group.effects = []
+        for effect in carried:
+            sent: pb.Frame | None = None
+            match effect:
+                case g.Save():
+                    saved = json.dumps(group.to_json())
+                case g.Send(number, frame_out):
+                    sent = frame_out
+                case g.SendGlobal(number, generation, _):
+                    sent = pb.Frame(global_state=pb.GlobalState(generation=generation))
+                case g.SendSnapshot(number, generation, boundary, piece):
+                    content = repr(snapshots[generation, boundary, piece]).encode()
+                    sent = pb.Frame(
+                        snapshot=pb.Snapshot(
+                            generation=generation, boundary=boundary, piece=piece, sealed=content
+                        )
+                    )
+                case g.Forget(generation, boundary):
+                    snapshots = {k: v for k, v in snapshots.items() if k[:2] >= (generation, boundary)}
+            if sent is not None and number in group.live:
+                told[number] = (*told[number], sent.SerializeToString())
+        return replace(
+            world,
+            group=group,
+            saved=saved,
+            snapshots=tuple(sorted(snapshots.items())),
+            said=_with(world.said, d, world.said[d][1:]),
+            told=tuple(told),
+        )
+
+    def _take(self, world: World, d: int) -> World:
+        device, says = _react(world.devices[d], d, pb.Frame.FromString(world.told[d][0]))
+        return replace(
+            world,
+            devices=_with(world.devices, d, device),
+            said=_with(world.said, d, world.said[d] + tuple(f.SerializeToString() for f in says)),
+            told=_with(world.told, d, world.told[d][1:]),
+        )
+
+
+def _lineage(sealed: bytes) -> Lineage:
+    return tuple(map(tuple, eval(sealed)))  # our own repr
+
+
+def _react(device: Abstract, d: int, frame: pb.Frame) -> tuple[Abstract, list[pb.Frame]]:
+    """What a device does with a frame: the member of member.py without its arithmetic."""
+    kind = frame.WhichOneof("body") or ""
+    body = getattr(frame, kind)
+    if kind == "assign":
+        device = replace(
+            device, assign=body.SerializeToString(), lineage=None, going=False, heirs=tuple(body.heirs)
+        )
+        return device, [pb.Frame(key_offer=pb.KeyOffer(generation=body.generation, device=d))]
+    if kind == "committed":
+        kept = tuple(entry for entry in device.disk if entry[0] >= (body.generation, body.boundary))
+        return replace(device, disk=kept), []
+    if kind in ("finish", "welcome") or not device.assign:
+        return device, []
+    assign = pb.Assign.FromString(device.assign)
+    if kind != "snapshot" and body.generation != assign.generation:
+        return device, []
+    if kind == "keys":
+        return _provide_own(device, d, assign)
+    if kind == "snapshot":
+        return _provide(device, d, assign, body.piece, _lineage(body.sealed))
+    if kind == "global_state":
+        return _complete(device, assign, ())
+    if kind == "share":
+        return device, [pb.Frame(shared=pb.Shared(generation=assign.generation, last=True))]
+    if kind == "heirs":
+        return replace(device, heirs=tuple(peer.device for peer in body.heirs)), []
+    if kind == "go":
+        device = replace(device, going=True)
+        return device, _feed(device, d, assign)
+    if kind == "envelope" and body.purpose in (pb.PURPOSE_SHUFFLE, pb.PURPOSE_RECOVERY):
+        return _complete(device, assign, _lineage(body.sealed))
+    assert kind == "envelope", f"a member takes no {kind}"
+    return _apply(device, d, assign, _lineage(body.sealed)[0], answer=assign.piece != 0)
+
+
+def _provide_own(device: Abstract, d: int, assign: pb.Assign) -> tuple[Abstract, list[pb.Frame]]:
+    says: list[pb.Frame] = []
+    for provide in assign.provides:
+        if provide.stored:
+            continue
+        state = dict(device.disk).get((assign.from_generation, assign.boundary))
+        if state is None:
+            fault = pb.Fault(generation=assign.generation, kind=pb.FAULT_STATE, reason="not here")
+            return replace(device, assign=b""), [pb.Frame(fault=fault)]
+        device, more = _provide(device, d, assign, provide.piece, state)
+        says += more
+    return device, says
+
+
+def _provide(
+    device: Abstract, d: int, assign: pb.Assign, piece: int, state: Lineage
+) -> tuple[Abstract, list[pb.Frame]]:
+    says: list[pb.Frame] = []
+    for transfer in assign.transfers:
+        if transfer.piece != piece:
+            continue
+        if transfer.device == d:
+            device, more = _complete(device, assign, state)
+            says += more
+        else:
+            says.append(_envelope(assign, d, transfer.device, pb.PURPOSE_SHUFFLE, state))
+    return device, says
+
+
+def _envelope(assign: pb.Assign, d: int, to: int, purpose: pb.Purpose, content: Lineage) -> pb.Frame:
+    return pb.Frame(
+        envelope=pb.Envelope(
+            generation=assign.generation,
+            sender=d,
+            receiver=to,
+            purpose=purpose,
+            sealed=repr(content).encode(),
+        )
+    )
+
+
+def _complete(device: Abstract, assign: pb.Assign, state: Lineage) -> tuple[Abstract, list[pb.Frame]]:
+    assert device.lineage is None, "state came twice"
+    assert len(state) == assign.boundary, f"state at {len(state)} for boundary {assign.boundary}"
+    device = _saved(replace(device, lineage=state), assign)
+    return device, [pb.Frame(ready=pb.Ready(generation=assign.generation))]
+
+
+def _saved(device: Abstract, assign: pb.Assign) -> Abstract:
+    assert device.lineage is not None
+    point = (assign.generation, len(device.lineage))
+    return replace(device, disk=tuple(sorted({**dict(device.disk), point: device.lineage}.items())))
+
+
+def _feed(device: Abstract, d: int, assign: pb.Assign) -> list[pb.Frame]:
+    assert device.lineage is not None
+    boundary = len(device.lineage)
+    if assign.piece != 0 or not device.going or boundary >= assign.pass_end:
+        return []
+    mini_batch = (assign.epoch, d, boundary - assign.pass_boundary)
+    return [_envelope(assign, d, assign.pieces[1].device, pb.PURPOSE_ACTIVATION, (mini_batch,))]
+
+
+def _apply(
+    device: Abstract, d: int, assign: pb.Assign, mini_batch: tuple[int, int, int], *, answer: bool
+) -> tuple[Abstract, list[pb.Frame]]:
+    assert device.lineage is not None, "sums before the piece is complete"
+    assert mini_batch not in device.lineage, f"{mini_batch} is applied twice"
+    device = _saved(replace(device, lineage=(*device.lineage, mini_batch)), assign)
+    assert device.lineage is not None
+    generation, boundary = assign.generation, len(device.lineage)
+    says = []
+    if answer:
+        says.append(_envelope(assign, d, assign.pieces[0].device, pb.PURPOSE_ERROR, (mini_batch,)))
+    else:
+        says.append(pb.Frame(progress=pb.Progress(generation=generation, boundary=boundary)))
+    snapshot = pb.Snapshot(generation=generation, boundary=boundary, piece=assign.piece, sender=d)
+    for heir in device.heirs:
+        snapshot.keys.add(device=heir)
+    snapshot.sealed = repr(device.lineage).encode()
+    says.append(pb.Frame(snapshot=snapshot))
+    says.append(pb.Frame(held=pb.Held(generation=generation, boundary=boundary)))
+    return device, says + _feed(device, d, assign)
+
+
+def main() -> None:
+    for samples, crashes in (((2, 2), 0), ((2, 2), 1), ((2, 2, 2), 0), ((2, 2, 2), 1), ((4, 2, 2), 1)):
+        explorer = Explorer(samples, crashes)
+        explorer.explore()
+        print(
+            f"{len(samples)} devices, {samples} samples, {crashes} crash: {explorer.states} states",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
