@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from crowdlearn_device.executor import ExecuTorchExecutor
 from crowdlearn_export.compile import Method, compile_program
 from crowdlearn_export.errors import LoweringError
-from crowdlearn_export.lowering.operators import check_operators
+from crowdlearn_export.lowering.operators import ALLOWED, MISSING_ON_ANDROID, check_operators
 from crowdlearn_export.train_step import train_step
+from executorch.extension.pybindings import _portable_lib
 from reference import assert_compiles
 from torch import nn
 
@@ -74,3 +75,9 @@ def test_dropout_in_a_whole_step_is_refused_by_name():
     model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))
     with pytest.raises(LoweringError, match=r"1 \(Dropout\)"):
         train_step(model, F.cross_entropy, torch.randn(2, 4), torch.tensor([0, 1]))
+
+
+def test_every_allowed_operator_is_in_the_runtime_and_on_android():
+    there = {name.split(".")[0].removeprefix("aten::") for name in _portable_lib._get_operator_names()}
+    assert not ALLOWED - there
+    assert not ALLOWED & MISSING_ON_ANDROID

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from crowdlearn_export.lowering import lower
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
-from reference import assert_lowers
+from reference import assert_lowers, exact, with_gradients
 
 quick = settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 few = st.integers(1, 4)
@@ -180,3 +181,14 @@ def test_joined_and_split_maps():
         return torch.cat([left * right, y, x], 1).flatten(1)
 
     assert_lowers(function, [spread(3, 2, 5, 4), w])
+
+
+def test_lowered_graph_differs_from_autograd_by_rounding_only():
+    x, w = spread(3, 2, 8, 6).double(), spread(4, 2, 3, 3, seed=1).double()
+
+    def function(x, w):
+        return F.max_pool2d(F.relu6(F.conv2d(x, w, padding=1)), 2)
+
+    module = lower(with_gradients(function, [x, w]), [x, w], (0,))
+    for found, expected in zip(module(x, w), exact(function, [x, w]), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
