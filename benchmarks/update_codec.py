@@ -77,7 +77,7 @@ def _measured(
 
 
 def _speed(work: Callable[[], object], megabytes: float, rounds: int) -> int:
-    """Megabytes of dense float32 model per second of CPU time, which other work disturbs least; the median."""
+    """Megabytes of dense float32 model per second of CPU time, which other work disturbs least."""
     seconds = []
     for _ in range(rounds):
         began = time.thread_time()
