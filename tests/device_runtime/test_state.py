@@ -57,7 +57,7 @@ def test_any_bytes_are_refused(data):
 
 
 def test_a_state_moves_in_parts_of_any_order():
-    partial = PartialState(MANIFEST, NEURONS)
+    partial = PartialState(MANIFEST, NEURONS, rank=True)
     whole = state()
     parts = [*whole.parts(2, (1, 2)), *whole.parts(0, (4, 5)), *whole.parts(0, (2, 4))]
     for part in parts:
@@ -67,7 +67,7 @@ def test_a_state_moves_in_parts_of_any_order():
 
 
 def test_parts_that_are_not_due_are_refused():
-    partial = PartialState(MANIFEST, NEURONS)
+    partial = PartialState(MANIFEST, NEURONS, rank=True)
     (part,) = state().parts(0, (2, 4))
     partial.add(part)
     with pytest.raises(WireError, match="twice"):
@@ -94,3 +94,15 @@ def test_the_store_keeps_points_until_they_are_forgotten(tmp_path):
     assert store.points() == [(2, 8)]
     with pytest.raises(StateError, match="boundary 8"):
         store.load(1, 8)
+
+
+def test_what_training_does_not_need_is_not_kept_and_a_fresh_epoch_forgets_gradients():
+    partial = PartialState(MANIFEST, NEURONS, rank=False)
+    assert not any(name.startswith("gradient/") for name in partial._layers[0])
+    partial = PartialState(MANIFEST, NEURONS, rank=True)
+    for layer, neurons in ((0, (2, 5)), (2, (1, 2))):
+        for part in state().parts(layer, neurons):
+            partial.add(part)
+    finished = partial.finish(fresh=True)
+    assert not finished.layers[0]["gradient/w"].any()
+    assert finished.layers[0]["momentum/w"].any()
