@@ -46,12 +46,15 @@ class TrainingProgress:
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),
             TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[moved]}"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task: TaskID = self._bar.add_task("preparing", total=self._total or None, speed="", loss="")
+        self._task: TaskID = self._bar.add_task(
+            "preparing", total=self._total or None, speed="", loss="", moved=""
+        )
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -90,6 +93,7 @@ class TrainingProgress:
             description=f"epoch {fields['epoch'] + 1}",
             speed=f"{speed:.0f} samples/s",
             loss=f"loss {self._loss:.3f}",
+            moved=size(sum(fields["bytes"].values())),
         )
 
     def _epoch(self, fields: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,9 +64,10 @@ def train_in(folder: RunFolder, prepared: Prepared, console: Console) -> dict[st
     samples = len(prepared.train) if prepared.train is not None else 0
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        serials = _serials(config, stack)
+        serials = _serials(config, folder.path, stack)
         progress = stack.enter_context(TrainingProgress(console, samples, config.training.epochs))
         result = asyncio.run(run_training(prepared, serials, folder, progress.show))
+    shutil.rmtree(folder.path / "phones", ignore_errors=True)  # the run is done: its own phones with it
     traffic: dict[str, dict[str, int]] = {"up": {}, "down": {}}
     for row in folder.load_traffic():
         direction, purpose = str(row["direction"]), str(row["purpose"])
@@ -86,12 +88,13 @@ def train_in(folder: RunFolder, prepared: Prepared, console: Console) -> dict[st
     }
 
 
-def _serials(config: TrainConfig, stack: contextlib.ExitStack) -> list[str]:
-    """The devices of the configuration; virtual ones of its own live as long as the stack."""
+def _serials(config: TrainConfig, run: Path, stack: contextlib.ExitStack) -> list[str]:
+    """The devices of the configuration; virtual ones of its own run as long as the stack, and keep what they
+    hold in the run's folder until the run is done.
+    """
     fleet = config.fleet
     if fleet.virtual:
-        home = phones.default_home()
-        started = stack.enter_context(phones.running(fleet.virtual, home, profile=fleet.profile))
+        started = stack.enter_context(phones.kept(fleet.virtual, run, profile=fleet.profile))
         return [phone.serial for phone in started]
     if fleet.phones:
         return list(fleet.phones)

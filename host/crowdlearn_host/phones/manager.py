@@ -57,27 +57,33 @@ def up(
     """
     find_profile(profile)
     folder = _phones_folder(home)
-    names = _free_names(folder, count)
-    starting = []
+    made = []
+    for index, name in enumerate(_free_names(folder, count)):
+        port = ports[index] if index < len(ports) else 0
+        made.append(Settings(name, port, profile, auto_accept, dict(programs), tuple(preload), limited, link))
     try:
-        for index, name in enumerate(names):
-            port = ports[index] if index < len(ports) else 0
-            settings = Settings(
-                name, port, profile, auto_accept, dict(programs), tuple(preload), limited, link
-            )
-            starting.append((folder / name, _start(folder / name, settings, die_with_caller=die_with_caller)))
-        for phone_folder, (process, ready) in starting:
-            _wait_ready(phone_folder, process, ready)
+        return _start_all(folder, made, die_with_caller=die_with_caller)
     except BaseException:
-        for phone_folder, (process, _) in starting:
-            process.kill()
-            process.wait()
-            shutil.rmtree(phone_folder, ignore_errors=True)
+        for settings in made:
+            shutil.rmtree(folder / settings.name, ignore_errors=True)
         raise
-    finally:
-        for _, (_, ready) in starting:
-            os.close(ready)
-    return [info for phone_folder, _ in starting if (info := PhoneInfo.load(phone_folder))]
+
+
+def power_on(home: Path, names: Sequence[str], *, die_with_caller: bool = False) -> list[PhoneInfo]:
+    """Start phones that were switched off, with all that they hold, and wait until they answer.
+
+    Raises FleetError where one does not exist or does not start.
+    """
+    folder = _phones_folder(home)
+    return _start_all(
+        folder, [Settings.load(folder / name) for name in names], die_with_caller=die_with_caller
+    )
+
+
+def power_off(home: Path, names: Sequence[str]) -> None:
+    """Switch phones off; what they hold stays."""
+    folder = _phones_folder(home)
+    _end([info for name in names if (info := PhoneInfo.load(folder / name))], signal.SIGTERM)
 
 
 def list_phones(home: Path | None = None) -> list[PhoneInfo]:
@@ -164,6 +170,43 @@ def running(
     finally:
         remaining = {path.name for path in _phones_folder(home).iterdir()}
         down(home, [info.name for info in infos if info.name in remaining])
+
+
+@contextmanager
+def kept(count: int, home: Path, *, profile: str = DEFAULT_PROFILE) -> Iterator[list[PhoneInfo]]:
+    """Phones for the length of a block that keep what they hold: the next block finds it again.
+
+    They die with the caller, however it ends.
+    """
+    folder = _phones_folder(home)
+    there = sorted((p.name for p in folder.iterdir() if p.is_dir()), key=lambda name: (len(name), name))
+    there = there[:count]
+    infos = power_on(home, there, die_with_caller=True)
+    if len(there) < count:
+        infos += up(count - len(there), profile, home, die_with_caller=True)
+    try:
+        yield infos
+    finally:
+        power_off(home, [info.name for info in infos])
+
+
+def _start_all(folder: Path, made: Sequence[Settings], *, die_with_caller: bool) -> list[PhoneInfo]:
+    starting = []
+    try:
+        for settings in made:
+            path = folder / settings.name
+            starting.append((path, _start(path, settings, die_with_caller=die_with_caller)))
+        for path, (process, ready) in starting:
+            _wait_ready(path, process, ready)
+    except BaseException:
+        for _, (process, _) in starting:
+            process.kill()
+            process.wait()
+        raise
+    finally:
+        for _, (_, ready) in starting:
+            os.close(ready)
+    return [info for path, _ in starting if (info := PhoneInfo.load(path))]
 
 
 def _phones_folder(home: Path | None) -> Path:

@@ -63,6 +63,8 @@ class Server:
         self._numbers = {device.name: device.number for device in devices}
         self._refused_logged = 0
         self._window_changed = False
+        self._samples = self._first_rows = self._exchanged = 0
+        self._began = 0.0
         self._waiting: list[tuple[int, g.SendPatch]] = []
 
     def _index(self, number: int) -> int:
@@ -189,10 +191,27 @@ class Server:
 
     def _record(self, event: str, fields: dict[str, Any]) -> None:
         if event == "progress":
-            self.folder.metric(**fields, bytes=self.traffic.by_purpose())
+            fields = {**fields, **self._pace_so_far(fields["rows"])}
+            self.folder.metric(**fields)
         else:
             self.folder.event(event, **fields)
         self.on_event(event, fields)
+
+    def _pace_so_far(self, rows: int) -> dict[str, Any]:
+        """Since this process started: samples per second, bytes of sums and errors per sample, all bytes."""
+        sent = self.traffic.by_purpose()
+        exchanged = sent["activation"] + sent["error"]
+        if self._samples == 0:
+            self._began, self._exchanged = time.monotonic(), exchanged
+            self._samples = self._first_rows = rows
+            return {"bytes": sent}  # nothing to measure by before the first mini-batch is over
+        self._samples += rows
+        measured = self._samples - self._first_rows
+        return {
+            "samples_per_second": round(measured / max(time.monotonic() - self._began, 1e-6), 1),
+            "bytes_per_sample": round((exchanged - self._exchanged) / measured, 1),
+            "bytes": sent,
+        }
 
     def _count_up(self, attached: _Attached, purpose: str, size: int) -> None:
         wire = websocket_bytes(size, masked=not attached.masked)

@@ -1,0 +1,92 @@
+"""Whatever ends a run, nothing is left behind, and the run goes on to the same end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from crowdlearn_host.server.run_folder import load_model_state, read_lines
+
+pytestmark = pytest.mark.system
+CONFIG = """
+data = "digits"
+model = "mlp:64-16-8-10"
+
+[training]
+epochs = 3
+batch = 64
+learning_rate = 0.05
+
+[fleet]
+virtual = 3
+"""
+MAIN = "from crowdlearn_host.cli import main; main()"
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "CROWDLEARN_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", MAIN, *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_epoch(process: subprocess.Popen[str], number: int) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(f"epoch {number}:"):
+            return
+    raise AssertionError(process.communicate())
+
+
+def descendants_of(folder: Path) -> list[psutil.Process]:
+    """Processes that have anything to do with this test's folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        environment = process.info["environ"] or {}
+        if environment.get("CROWDLEARN_HOME") == str(folder / "home"):
+            found.append(process)
+    return found
+
+
+def wait_until_all_gone(folder: Path) -> None:
+    left = descendants_of(folder)
+    _, alive = psutil.wait_procs(left, timeout=20)
+    assert not [process.cmdline() for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_leaves_nothing_behind_and_resumes(how, tmp_path):
+    (tmp_path / "config.toml").write_text(CONFIG)
+    run = tmp_path / "run"
+    first = start(tmp_path, "train", "config.toml", "--run", "run")
+    wait_for_epoch(first, 1)
+    first.send_signal(how)
+    _, errors = first.communicate(timeout=60)
+    assert first.returncode != 0
+    if how == signal.SIGINT:
+        assert "--resume" in errors.splitlines()[-1]
+        assert "Traceback" not in errors
+    wait_until_all_gone(tmp_path)
+    assert not list(run.rglob("*.partial"))
+
+    resumed = start(tmp_path, "train", "--resume", "run", "--json")
+    output, errors = resumed.communicate(timeout=180)
+    assert resumed.returncode == 0, errors[-2000:]
+    result = json.loads(output)
+    assert result["test_accuracy"] > 0.5
+    assert load_model_state(run)
+    wait_until_all_gone(tmp_path)
+
+    epochs = [e["epoch"] for e in read_lines(run / "events.jsonl") if e["event"] == "epoch"]
+    assert epochs == [0, 1, 2]
