@@ -1,0 +1,44 @@
+"""A device that is asked to stop says so, and ends when the host lets it go."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.serve import serve_device
+from crowdlearn_device.wire import VERSION, decode_frame
+from websockets.asyncio.client import ClientConnection, connect
+
+
+async def taken(connection: ClientConnection) -> pb.Frame:
+    data = await connection.recv()
+    assert isinstance(data, bytes)
+    return decode_frame(data)
+
+
+async def test_a_device_that_is_stopped_leaves_before_it_ends(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    inputs, labels = np.zeros((3, 2), np.float32), np.zeros(3, np.int64)
+    np.savez(tmp_path / "data" / "train.npz", inputs=inputs, labels=labels)
+    stopping = asyncio.Event()
+    serving = asyncio.create_task(serve_device(tmp_path, tmp_path / "data", "phone", 0, stopping))
+    while not (tmp_path / "port").exists():
+        await asyncio.sleep(0)
+    port = (tmp_path / "port").read_text().strip()
+    async with connect(f"ws://127.0.0.1:{port}/", compression=None) as connection:
+        assert (await taken(connection)).hello.device == "phone"
+        welcome = pb.Welcome(version=VERSION, run="run", device=0)
+        await connection.send(pb.Frame(welcome=welcome).SerializeToString())
+        stopping.set()
+        assert (await taken(connection)).leave.reason == "stopped on the device"
+        assert not serving.done()
+        await connection.send(pb.Frame(finish=pb.Finish(reason="left as it asked")).SerializeToString())
+        await asyncio.wait_for(serving, 30)
+
+
+async def test_a_device_without_a_host_stops_at_once(tmp_path: Path) -> None:
+    stopping = asyncio.Event()
+    stopping.set()
+    await asyncio.wait_for(serve_device(tmp_path, tmp_path / "data", "phone", 0, stopping), 30)
