@@ -63,7 +63,7 @@ class Server:
         self._numbers = {device.name: device.number for device in devices}
         self._refused_logged = 0
         self._window_changed = False
-        self._samples = self._first_rows = self._exchanged = 0
+        self.samples = self._first_rows = self._exchanged = 0
         self._began = 0.0
         self._waiting: list[tuple[int, g.SendPatch]] = []
 
@@ -201,12 +201,12 @@ class Server:
         """Since this process started: samples per second, bytes of sums and errors per sample, all bytes."""
         sent = self.traffic.by_purpose()
         exchanged = sent["activation"] + sent["error"]
-        if self._samples == 0:
+        if self.samples == 0:
             self._began, self._exchanged = time.monotonic(), exchanged
-            self._samples = self._first_rows = rows
+            self.samples = self._first_rows = rows
             return {"bytes": sent}  # nothing to measure by before the first mini-batch is over
-        self._samples += rows
-        measured = self._samples - self._first_rows
+        self.samples += rows
+        measured = self.samples - self._first_rows
         return {
             "samples_per_second": round(measured / max(time.monotonic() - self._began, 1e-6), 1),
             "bytes_per_sample": round((exchanged - self._exchanged) / measured, 1),

@@ -40,7 +40,7 @@ from ..server.group import Cut, Group, Settings
 from ..server.run_folder import RunFolder, environment, load_model_state
 from ..server.server import OnEvent, Server
 from ..server.shared_model import SharedModel
-from ..server.traffic import Traffic, exchanged_bytes
+from ..server.traffic import exchanged_bytes
 from .config import TrainConfig, load_config
 from .data import deal, load_split, to_npz
 from .evaluation import Evaluation, evaluate
@@ -207,7 +207,7 @@ async def train(
         on_checkpoint=lambda group, epoch, arrays: checkpoint(group, epoch, arrays),
     )
     server.traffic.restore(folder.load_traffic())
-    checkpoint = _Checkpoints(prepared, folder, server.traffic, on_event)
+    checkpoint = _Checkpoints(prepared, folder, server, on_event)
     files = device_files(prepared, len(serials))
     loop = asyncio.get_running_loop()
     interrupted = asyncio.Event()
@@ -252,17 +252,20 @@ async def train(
 class _Checkpoints:
     """Saves and evaluates the global model after every epoch of a group, with what the epoch cost."""
 
-    def __init__(self, prepared: Prepared, folder: RunFolder, traffic: Traffic, on_event: OnEvent) -> None:
-        self._prepared, self._folder, self._traffic, self._on_event = prepared, folder, traffic, on_event
-        self._began = time.monotonic()
-        self._exchanged = self._sent()
+    def __init__(self, prepared: Prepared, folder: RunFolder, server: Server, on_event: OnEvent) -> None:
+        self._prepared, self._folder, self._server, self._on_event = prepared, folder, server, on_event
+        self._mark()
         rows = min(prepared.config.training.micro_batch or prepared.config.training.batch, 1 << 20)
         layout = [piece.neurons for piece in prepared.plan.pieces]
         wire = WIRE[prepared.config.training.wire]
         self._planned = exchanged_bytes(prepared.graph, layout, rows, wire) / rows
 
+    def _mark(self) -> None:
+        """From here on the next epoch is measured."""
+        self._began, self._samples, self._exchanged = time.monotonic(), self._server.samples, self._sent()
+
     def _sent(self) -> int:
-        sent = self._traffic.by_purpose()
+        sent = self._server.traffic.by_purpose()
         return sent["activation"] + sent["error"]
 
     def __call__(self, group: int, epoch: int, arrays: dict[str, Floats]) -> None:
@@ -273,16 +276,14 @@ class _Checkpoints:
         if prepared.test is not None:
             result = evaluate(copy.deepcopy(prepared.model), state, prepared.test)
             fields |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
-        if prepared.train is not None:
-            samples = len(prepared.train)
-            seconds, exchanged = time.monotonic() - self._began, self._sent() - self._exchanged
-            fields |= {
-                "samples_per_second": samples / seconds,
-                "bytes_per_sample": exchanged / samples,
-                "planned_bytes_per_sample": self._planned,
-            }
-        self._began, self._exchanged = time.monotonic(), self._sent()
-        fields["bytes"] = self._traffic.by_purpose()
+        samples = self._server.samples - self._samples
+        fields |= {
+            "samples_per_second": samples / (time.monotonic() - self._began),
+            "bytes_per_sample": (self._sent() - self._exchanged) / max(samples, 1),
+            "planned_bytes_per_sample": self._planned,
+            "bytes": self._server.traffic.by_purpose(),
+        }
+        self._mark()
         self._folder.event("evaluated", **fields)
         self._on_event("evaluated", fields)
 
