@@ -4,39 +4,55 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
+from importlib import import_module
 
 import typer
 from crowdlearn_device.errors import DeviceError
 from crowdlearn_export.errors import ExportError
 
 from ..errors import HostError
-from . import demo, devices, doctor, evaluate, models, phones, plan, profile, report, simulate, train
 
-app = typer.Typer(
-    name="crowdlearn",
-    help="Train a deep network on a crowd of phones that are each too weak for it.",
-    epilog="Start with: crowdlearn demo",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
-app.command("demo")(demo.demo)
-app.command("train")(train.train)
-app.command("evaluate")(evaluate.evaluate)
-app.command("plan")(plan.plan)
-app.command("simulate")(simulate.simulate)
-app.command("report")(report.report)
-app.command("devices")(devices.devices)
-app.command("profile")(profile.profile)
-app.add_typer(phones.app, name="phones")
-app.command("doctor")(doctor.doctor)
-app.command("import")(models.import_model)
-app.command("export-model")(models.export_model)
+COMMANDS = {
+    "demo": "demo:demo",
+    "train": "train:train",
+    "evaluate": "evaluate:evaluate",
+    "report": "report:report",
+    "plan": "plan:plan",
+    "doctor": "doctor:doctor",
+    "import": "models:import_model",
+    "export-model": "models:export_model",
+    "simulate": "simulate:simulate",
+    "phones": "phones:app",
+    "devices": "devices:devices",
+    "profile": "profile:profile",
+}
+"""In the order of the help. A name that is a Typer app is a group of commands."""
 
 
-@app.callback()
-def options(
+def build(names: Iterable[str] = COMMANDS) -> typer.Typer:
+    """The application with these commands; only their modules are imported, and some import torch."""
+    app = typer.Typer(
+        name="crowdlearn",
+        help="Train a deep network on a crowd of phones that are each too weak for it.",
+        epilog="Start with: crowdlearn demo",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_options)
+    for name in names:
+        module, _, attribute = COMMANDS[name].partition(":")
+        command = getattr(import_module(f".{module}", __name__), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
+
+
+def _options(
     debug: bool = typer.Option(
         False, "--debug", envvar="CROWDLEARN_DEBUG", help="Show tracebacks of errors."
     ),
@@ -47,8 +63,9 @@ def options(
 
 def main() -> None:
     """Entry point: an error of ours is one line on stderr and exit code 1."""
+    first = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     try:
-        app()
+        build([first] if first in COMMANDS else COMMANDS)()
     except (HostError, ExportError, DeviceError) as error:
         if os.environ.get("CROWDLEARN_DEBUG"):
             raise

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from crowdlearn_export.trace import neuron_graph
-from crowdlearn_host.cli import app
+from crowdlearn_host.cli import build
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.models import mlp
 from crowdlearn_host.planner.balanced import balanced
@@ -43,7 +43,7 @@ def fleet_file(tmp_path: Path) -> Path:
 
 
 def run(*arguments: object) -> str:
-    result = CliRunner().invoke(app, ["plan", *map(str, arguments)], catch_exceptions=False)
+    result = CliRunner().invoke(build(["plan"]), ["plan", *map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == 0
     return result.output
 
