@@ -78,6 +78,26 @@ def input_shape(name: str, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
     return sample_shape
 
 
+def stated_shape(name: str, shape: str) -> tuple[int, ...]:
+    """The shape of one sample: as written in `shape` (784, or 3x32x32), else as the model's name tells.
+
+    Raises ConfigError where neither does.
+    """
+    if shape:
+        try:
+            sizes = tuple(int(size) for size in shape.split("x"))
+        except ValueError:
+            sizes = ()
+        if len(sizes) not in (1, 3) or min(sizes) < 1:
+            raise ConfigError(f"--shape {shape!r}: give the shape of one sample, as in 784 or 3x32x32")
+        return sizes
+    if widths := MLP.fullmatch(name):
+        return (int(widths[1].split("-")[0]),)
+    if name in PAPER_MODELS:
+        return input_shape(name, (784,))
+    raise ConfigError(f"--shape is missing: {name} does not tell the shape of a sample; try --shape 3x32x32")
+
+
 def _builder(name: str, folder: Path) -> Callable[[], object]:
     if name in PAPER_MODELS:
         return PAPER_MODELS[name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import torch
@@ -13,15 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import ConfigError
-from ..models import build_model, input_shape
+from ..models import build_model, stated_shape
 
 if TYPE_CHECKING:
     from crowdlearn_export.doctor import Diagnosis
 
 
 def doctor(
-    model: Annotated[str, typer.Argument(help="As in `train --model`.", show_default=False)],
-    shape: Annotated[str, typer.Option(help="One sample's shape, such as 3,32,32.")] = "1,28,28",
+    model: Annotated[str, typer.Argument(help="paper-mlp, mlp:784-100-10 or file.py:function.")],
+    shape: Annotated[str, typer.Option(help="Shape of one sample, as in 3x32x32.", show_default=False)] = "",
     classes: Annotated[int, typer.Option(min=2, max=100_000)] = 10,
     batch: Annotated[int, typer.Option(help="Largest micro-batch.", min=2, max=4096)] = 32,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -30,18 +29,15 @@ def doctor(
     # Here, because it imports the exporter, which other commands need not wait for.
     from crowdlearn_export.doctor import diagnose
 
-    try:
-        sample = tuple(int(size) for size in shape.split(","))
-    except ValueError as error:
-        raise ConfigError(f"--shape {shape!r} is not a list of sizes such as 3,32,32") from error
-    network = build_model(model, 0, Path())
+    sample = stated_shape(model, shape)
+    network = build_model(model, 0)
     generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(batch, *input_shape(model, sample), generator=generator)
+    inputs = torch.randn(batch, *sample, generator=generator)
     targets = torch.randint(0, classes, (batch,), generator=generator)
     try:
         report = diagnose(network, inputs, targets)
     except RuntimeError as error:
-        raise ConfigError(f"{model} does not run on samples of shape {shape}: {error}") from error
+        raise ConfigError(f"{model} does not run on samples of shape {sample}: {error}") from error
     if as_json:
         typer.echo(json.dumps({"model": model, **asdict(report)}))
     else:

@@ -20,7 +20,7 @@ def import_model(
     source: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
     target: Annotated[Path, typer.Option("--to", help="The Python file to write.")] = Path("model.py"),
 ) -> None:
-    """Turn an ONNX model into one that can be trained: `train --model model.py:build`."""
+    """Turn an ONNX model into one that can be trained: model = "model.py:build" in a configuration."""
     # Here, because it imports the exporter, which other commands need not wait for.
     from crowdlearn_export.onnx import import_onnx
 
@@ -32,7 +32,7 @@ def import_model(
         "from crowdlearn_export.onnx import import_onnx\n\n\n"
         f"def build():\n    return import_onnx(Path({str(source.resolve())!r}))\n"
     )
-    typer.echo(f"train it with --model {target}:build")
+    typer.echo(f'train it with model = "{target}:build" in a configuration')
 
 
 def export_model(

@@ -15,8 +15,7 @@ from crowdlearn_export.trace import neuron_graph
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import ConfigError
-from ..models import MLP, build_model, input_shape
+from ..models import build_model, stated_shape
 from ..planner.bundles import bundles
 from ..planner.costs import Training
 from ..planner.draw import draw_plan
@@ -63,7 +62,7 @@ def plan(
 ) -> None:
     """Divide MODEL among the devices of a fleet so that least is relayed, with a proof of how good that
     is."""
-    graph = neuron_graph(build_model(model, 0), torch.zeros(2, *_sample(model, shape)), model)
+    graph = neuron_graph(build_model(model, 0), torch.zeros(2, *stated_shape(model, shape)), model)
     training = Training(
         batch=batch,
         micro_batch=min(micro_batch, batch),
@@ -85,22 +84,6 @@ def plan(
     console = Console()
     console.print(_pieces(planned.plan, graph))
     console.print(_traffic(planned))
-
-
-def _sample(model: str, shape: str) -> tuple[int, ...]:
-    if shape:
-        try:
-            sizes = tuple(int(size) for size in shape.split("x"))
-        except ValueError:
-            sizes = ()
-        if len(sizes) not in (1, 3) or min(sizes) < 1:
-            raise ConfigError(f"--shape {shape!r}: give the shape of one sample, as in 784 or 3x32x32")
-        return sizes
-    if widths := MLP.fullmatch(model):
-        return (int(widths[1].split("-")[0]),)
-    if model in ("paper-mlp", "paper-cnn"):
-        return input_shape(model, (784,))
-    raise ConfigError(f"--shape is missing: {model} does not tell the shape of a sample; try --shape 3x32x32")
 
 
 def _pieces(plan: Plan, graph: NeuronGraph) -> Table:
