@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from crowdlearn_device.executor import ExecuTorchExecutor
 from torch import Tensor, nn
 
 from .compile import Method, compile_program
@@ -95,9 +97,10 @@ def _leaves(model: nn.Module, inputs: Tensor) -> dict[str, tuple[nn.Module, Tens
 def _module(name: str, module: nn.Module, seen: Tensor) -> ModuleReport:
     def backward(x: Tensor) -> tuple[Tensor, ...]:
         parameters = {n: p.detach() for n, p in module.named_parameters()}
-        buffers = {n: torch.zeros(b.shape, dtype=b.dtype) for n, b in module.named_buffers()}
 
         def out(p: dict[str, Tensor], given: Tensor) -> Tensor:
+            # A module writes to its buffers: each trial gets its own.
+            buffers = {n: torch.zeros(b.shape, dtype=b.dtype) for n, b in module.named_buffers()}
             return torch.func.functional_call(module, {**p, **buffers}, (given,))
 
         if not x.is_floating_point():
@@ -121,10 +124,6 @@ def _gradient_error(
     model: nn.Module, method: Method, pte: bytes, inputs: Tensor, targets: Tensor, names: list[str]
 ) -> float:
     """The step's gradient against float64 autograd, on the first and on a repeated call."""
-    import copy
-
-    from crowdlearn_device.executor import ExecuTorchExecutor
-
     exact = copy.deepcopy(model).double()
     given = inputs.double() if inputs.is_floating_point() else inputs
     torch.autograd.backward(nn.functional.cross_entropy(exact(given), targets))

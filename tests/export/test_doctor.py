@@ -7,7 +7,9 @@ from torch import nn
 
 def test_a_sliceable_network_is_found_healthy():
     report = diagnose(
-        nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(4, 6), torch.arange(4) % 3
+        nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)),
+        torch.randn(4, 6),
+        torch.arange(4) % 3,
     )
     assert not report.slices
     assert all(module.trains for module in report.modules)
