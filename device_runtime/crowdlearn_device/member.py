@@ -204,7 +204,6 @@ class _Generation:
         self._patched = not assign.patched
         self._piece: Piece | None = None
         self._dominator: Dominator | None = None
-        self._rounding = np.random.default_rng((assign.training.seed, assign.generation, self._me))
         if assign.piece >= 0:
             if not (
                 0 <= assign.piece < len(self._layout) and self._device_of[assign.piece] == self._me
@@ -395,13 +394,17 @@ class _Generation:
         return True
 
     def _send_sums(self, message: Message) -> None:
+        # Rounded up or down by lot, but by the same lot when a mini-batch is repeated after a loss.
+        place = self._assign.piece, message.partner, message.edge, message.purpose
+        lot = (self._assign.training.seed, message.step, message.micro, *place)
+        rounding = np.random.default_rng(lot) if self._assign.training.wire == pb.INT8 else None
         sums = pb.Sums(
             step=message.step,
             micro=message.micro,
             edge=message.edge,
             micros=message.micros,
             rows=message.rows,
-            values=encode_tensor(message.values, self._assign.training.wire, self._rounding),
+            values=encode_tensor(message.values, self._assign.training.wire, rounding),
         )
         channel = self._channel(self._device_of[message.partner])
         self._send(envelope=channel.seal(message.purpose, sums.SerializeToString()))

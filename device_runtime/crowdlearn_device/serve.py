@@ -48,11 +48,14 @@ async def run_member(connection: Connection, member: Member, leaving: asyncio.Ev
         except WireError as error:
             log.error("closing the connection: %s", error)
             await connection.close(1002, str(error)[:100])
+        finally:
+            arrived.set()
 
     reader = asyncio.create_task(read())
     try:
         going = False
         while not reader.done() and member.finished is None:
+            arrived.clear()  # before the work: what arrives while frames go out must not be forgotten
             if leaving.is_set() and not going:
                 going = True
                 member.leave("stopped on the device")
@@ -64,11 +67,8 @@ async def run_member(connection: Connection, member: Member, leaving: asyncio.Ev
                 await connection.send(frame.SerializeToString())
             if busy or member.outbox:
                 await asyncio.sleep(0)  # let the reader in
-                continue
-            arrived.clear()
-            waiting = asyncio.create_task(arrived.wait())
-            await asyncio.wait({waiting, reader}, return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
+            else:
+                await arrived.wait()
     except ConnectionClosed:
         pass
     finally:

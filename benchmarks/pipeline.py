@@ -1,0 +1,311 @@
+"""What pipelining gains on slow links: MNIST's MLP in 5 pieces, 20 Mbit/s and 40 ms round trip per phone.
+
+Devices, links and server are processes of their own. A device dials the server, as a phone on Wi-Fi does,
+through a process that holds its bytes back as its link would; everything else is the real thing. The bound of
+one mini-batch is the latency of its critical path (every hop goes up one phone's link and down another's) and
+the busy time of the busiest link.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import multiprocessing as mp
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from crowdlearn_device.dataset import Dataset
+from crowdlearn_device.envelope import Identity
+from crowdlearn_device.executor import ProgramStore
+from crowdlearn_device.member import Member
+from crowdlearn_device.serve import run_member
+from crowdlearn_device.wire import MAX_FRAME
+from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.trace import neuron_graph
+from crowdlearn_host.config import parse_config
+from crowdlearn_host.models import build_model
+from crowdlearn_host.phones.link import DelayLine, Direction, LinkModel
+from crowdlearn_host.planner.balanced import balanced
+from crowdlearn_host.planner.plan import PiecePlan, Plan, plan_from_counts, save_plan
+from crowdlearn_host.planner.planner import paper_problem
+from crowdlearn_host.planner.search import search
+from crowdlearn_host.server.group import Group
+from crowdlearn_host.server.run_folder import RunFolder
+from crowdlearn_host.server.server import Server
+from crowdlearn_host.training.config import TrainConfig
+from crowdlearn_host.training.run import Prepared, groups_of, prepare, shared_model_of
+from rich.console import Console
+from rich.table import Table
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+
+from .report import machine, write_rows
+
+PIECES = 5
+LINK = LinkModel(down=20, up=20, round_trip=40)
+READ_BYTES = 8192
+MINI_BATCHES = 100
+BATCHES = (128, 512)
+
+
+def samples(batch: int, seed: int) -> Dataset:
+    """Noise in the form of MNIST: what is timed does not depend on it."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.random((MINI_BATCHES * batch, 784), np.float32)
+    return Dataset(inputs, rng.integers(0, 10, len(inputs)))
+
+
+def run_device(home: str, name: str, port: int, batch: int, seed: int) -> None:
+    """Process body: one device, until the run is over."""
+    asyncio.run(_device(Path(home), name, port, samples(batch, seed)))
+
+
+async def _device(home: Path, name: str, port: int, data: Dataset) -> None:
+    async with connect(f"ws://127.0.0.1:{port}", compression=None, max_size=MAX_FRAME) as connection:
+        programs = ProgramStore(home / name / "programs")
+        member = Member(name, home / name, Identity.generate(), len(data), lambda: data, programs)
+        await run_member(connection, member, asyncio.Event())
+
+
+def run_links(server_port: int, answer: Pipe) -> None:
+    """Process body: a listening port per phone, whose connections cross the phone's link to the server."""
+    asyncio.run(_links(server_port, answer))
+
+
+async def _links(server_port: int, answer: Pipe) -> None:
+    loop = asyncio.get_running_loop()
+    delay = LINK.round_trip / 2000
+    ports = []
+    for _ in range(PIECES):
+        up, down = Direction(LINK.up, delay), Direction(LINK.down, delay)
+
+        def dialled(up: Direction = up, down: Direction = down) -> _End:
+            near, far = _End(up), _End(down)
+            near.other, far.other = far, near
+            near.joining = loop.create_task(loop.create_connection(lambda: far, "127.0.0.1", server_port))
+            return near
+
+        listening = await loop.create_server(dialled, "127.0.0.1", 0)
+        ports.append(listening.sockets[0].getsockname()[1])
+    answer.send(ports)
+    await asyncio.to_thread(answer.poll, None)
+
+
+class _End(asyncio.Protocol):
+    """One end of a link: what it reads leaves at the other end when the link has carried it."""
+
+    other: _End
+    joining: asyncio.Task[Any]
+
+    def __init__(self, way: Direction) -> None:
+        self._line: DelayLine[bytes] = DelayLine(way, lambda data: self.other.transport.write(data))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        for start in range(0, len(data), READ_BYTES):
+            part = data[start : start + READ_BYTES]
+            self._line.put(part, len(part))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds between mini-batches, and the bytes of the busiest link's busier direction per mini-batch."""
+
+    seconds: float
+    busiest_bytes: float
+    micro_batches: int
+    sent_bytes: dict[str, float]
+    """By purpose, from all devices, per mini-batch."""
+
+
+async def measure(prepared: Prepared, mini_batches: int, context: Any) -> Measured:
+    """Train until so many mini-batches have followed the first."""
+    batch = prepared.config.training.batch
+    (settings,) = groups_of(prepared, PIECES)
+    seen: list[float] = []
+    rows: list[list[dict[str, str | int]]] = []
+    sent: list[dict[str, int]] = []
+    enough = asyncio.Event()
+
+    def on_event(event: str, fields: dict[str, Any]) -> None:
+        if event == "progress":
+            seen.append(time.monotonic())
+            rows.append(server.traffic.rows())
+            sent.append(server.traffic.by_purpose())
+            if len(seen) > mini_batches:
+                enough.set()
+
+    with tempfile.TemporaryDirectory() as folder, RunFolder(Path(folder) / "run", create=True) as run:
+        server = Server(
+            run="pipeline",
+            groups=[Group(settings)],
+            folder=run,
+            shared=shared_model_of(prepared, 1),
+            on_event=on_event,
+            on_checkpoint=lambda *_: None,
+        )
+
+        async def handle(connection: ServerConnection) -> None:
+            await server.attach(connection, dialled=False)
+
+        processes = []
+        async with serve(handle, "127.0.0.1", 0, compression=None, max_size=MAX_FRAME) as listening:
+            mine, theirs = context.Pipe()
+            port = next(iter(listening.sockets)).getsockname()[1]
+            processes.append(context.Process(target=run_links, args=(port, theirs), daemon=True))
+            processes[0].start()
+            ports = await asyncio.to_thread(mine.recv)
+            for k, port in enumerate(ports):
+                for program in prepared.exported:
+                    for name, content in program.files().items():
+                        path = Path(folder) / f"phone-{k}" / "programs" / name
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        path.write_bytes(content)
+                arguments = (folder, f"phone-{k}", port, batch, k)
+                processes.append(context.Process(target=run_device, args=arguments, daemon=True))
+                processes[-1].start()
+            ticking = asyncio.create_task(server.ticking())
+            await asyncio.wait_for(enough.wait(), 120)
+            await server.stop("measured")
+            await ticking
+            mine.close()
+            for process in processes:
+                process.terminate()
+                await asyncio.to_thread(process.join)
+    return Measured(
+        statistics.median(b - a for a, b in itertools.pairwise(seen[: mini_batches + 1])),
+        _busiest(rows[0], rows[mini_batches]) / mini_batches,
+        -(-batch // settings.micro_batch),
+        {p: (sent[mini_batches][p] - sent[0][p]) / mini_batches for p in sent[0]},
+    )
+
+
+def _busiest(before: list[dict[str, str | int]], after: list[dict[str, str | int]]) -> float:
+    """Bytes that the busiest direction of any link carried between two counts."""
+    totals: dict[tuple[str, str], int] = {}
+    for sign, rows in ((-1, before), (1, after)):
+        for row in rows:
+            key = str(row["device"]), str(row["direction"])
+            totals[key] = totals.get(key, 0) + sign * int(row["bytes"])
+    return max(totals.values())
+
+
+def plan_of(kind: str, graph: NeuronGraph) -> Plan:
+    """The even division, or the planner's best one for as many followers of equal load."""
+    if kind == "even":
+        return balanced(graph, PIECES)
+    solution = search(paper_problem(graph, PIECES - 1), seconds=10.0)
+    assert solution.division is not None
+    return plan_from_counts(graph, solution.division.counts)
+
+
+def hops(plan: Plan, graph: NeuronGraph) -> int:
+    """Messages one after the other that a mini-batch cannot do without, forward and back."""
+    reached = {k: 0 for k, piece in enumerate(plan.pieces) if _owns(piece, 0)}
+    for layer in range(1, len(graph.layers)):
+        reached = {
+            k: max(n + (k != source) for source, n in reached.items())
+            for k, piece in enumerate(plan.pieces)
+            if _owns(piece, layer)
+        }
+    return 2 * max(reached.values())
+
+
+def _owns(piece: PiecePlan, layer: int) -> bool:
+    start, stop = piece.neurons[layer]
+    return stop > start
+
+
+def configuration(batch: int, micro_batch: int | None, wire: str = "float32") -> TrainConfig:
+    training: dict[str, Any] = {
+        "batch": batch,
+        "snapshot_every": MINI_BATCHES,
+        "learning_rate": 0.01,
+        "wire": wire,
+    }
+    if micro_batch:
+        training["micro_batch"] = micro_batch
+    values = {
+        "model": "paper-mlp",
+        "device_data": "there",
+        "input_shape": [784],
+        "group": {"plan": "plan.json"},
+        "training": training,
+    }
+    return parse_config(values, TrainConfig, "the benchmark")
+
+
+def processes() -> Any:
+    """Processes that share one import of torch."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.pipeline", "torch", "crowdlearn_device.executor"])
+    return context
+
+
+def prepared_for(kind: str) -> Prepared:
+    graph = neuron_graph(build_model("paper-mlp", 0), torch.zeros(2, 784), "run")
+    with tempfile.TemporaryDirectory() as folder:
+        save_plan(plan_of(kind, graph), Path(folder) / "plan.json")
+        return prepare(configuration(max(BATCHES), max(BATCHES)), Path(folder), lambda *_: None)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the planner's plan alone, fewer mini-batches")
+    parser.add_argument("--json", type=Path, help="write the rows here as well")
+    arguments = parser.parse_args(argv)
+    count = 6 if arguments.quick else 20
+    context = processes()
+    rows: list[dict[str, Any]] = []
+    for kind in ("planner",) if arguments.quick else ("planner", "even"):
+        base = prepared_for(kind)
+        for batch in BATCHES:
+            pair = []
+            for micro in (batch, None):
+                prepared = replace(base, config=configuration(batch, micro))
+                pair.append(asyncio.run(measure(prepared, count, context)))
+            latency = hops(base.plan, base.graph) * LINK.round_trip / 1000
+            bound = latency + pair[0].busiest_bytes * 8e-6 / LINK.up
+            rows += [
+                {
+                    "plan": kind,
+                    "batch": batch,
+                    "micro_batches": got.micro_batches,
+                    "seconds": got.seconds,
+                    "bound_seconds": bound,
+                    "share_of_bound": bound / got.seconds,
+                    "gain": pair[0].seconds / got.seconds,
+                }
+                for got in pair
+            ]
+    table = Table("plan", "batch", "micro-batches", "ms a mini-batch", "bound ms", "bound / measured", "gain")
+    for row in rows:
+        table.add_row(
+            row["plan"],
+            str(row["batch"]),
+            str(row["micro_batches"]),
+            f"{1000 * row['seconds']:.0f}",
+            f"{1000 * row['bound_seconds']:.0f}",
+            f"{row['share_of_bound']:.2f}",
+            f"{row['gain']:.2f}",
+        )
+    console = Console()
+    console.print(machine())
+    console.print(table)
+    write_rows(arguments.json, rows)
+
+
+if __name__ == "__main__":
+    main()
