@@ -8,11 +8,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
+from typing import Any
 
 from .errors import DeviceError
 from .executor import ProgramStore
+from .join import join_host
 from .measure import measure_step
 from .serve import serve_device
 
@@ -35,6 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     serving.add_argument(
         "--threads", type=int, default=0, help="threads of the executor (0: the library's choice)"
     )
+    joining = commands.add_parser("join", help="dial a host and take part in what it trains")
+    joining.add_argument("url", help="wss://HOST:PORT")
+    joining.add_argument("--token", required=True, help="what 'crowdlearn enrol' printed for this device")
+    joining.add_argument("--pin", required=True, help="SHA-256 of the host's certificate, printed there too")
+    joining.add_argument("--name", required=True, help="the name this device was enrolled with")
+    joining.add_argument("--home", type=Path, required=True, help="folder for programs, states, identity")
+    joining.add_argument("--data", type=Path, help="folder with the training data (default: HOME/data)")
+    joining.add_argument("--once", action="store_true", help="end with the run instead of waiting for more")
+    joining.add_argument("--threads", type=int, default=0, help="threads of the executor (0: its choice)")
     measuring = commands.add_parser("measure", help="time training steps of a program; prints JSON")
     measuring.add_argument("--programs", type=Path, required=True, help="folder that holds the program")
     measuring.add_argument("--program", required=True, help="hash of its manifest")
@@ -51,19 +62,26 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(measure_step(store, arguments.program, arguments.seconds).to_json())
             return 0
         home: Path = arguments.home
-        asyncio.run(_until_stopped(home, arguments.data or home / "data", arguments.name, arguments.port))
+        data, name = arguments.data or home / "data", arguments.name or home.resolve().name
+        if arguments.command == "join":
+            url, token, pin, once = arguments.url, arguments.token, arguments.pin, arguments.once
+            asyncio.run(
+                _until_stopped(lambda stop: join_host(home, data, name, url, token, pin, stop, once=once))
+            )
+        else:
+            asyncio.run(_until_stopped(lambda stop: serve_device(home, data, name, arguments.port, stop)))
     except (DeviceError, OSError) as error:
         print(f"crowdlearn-device: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _until_stopped(home: Path, data: Path, name: str, port: int) -> None:
+async def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    await serve_device(home, data, name or home.resolve().name, port, stopping)
+    await work(stopping)
     logging.getLogger("crowdlearn").info("stopped")
 
 

@@ -23,3 +23,7 @@ class DataError(DeviceError):
 
 class StateError(DeviceError):
     """Stored piece state is missing, damaged, or does not fit the piece that asks for it."""
+
+
+class JoinError(DeviceError):
+    """The host cannot be joined: a wrong address, certificate or token."""

@@ -89,10 +89,17 @@ class ProgramStore:
     def executor(self, manifest: Manifest) -> ExecuTorchExecutor:
         return ExecuTorchExecutor(self._read(manifest.program, ".pte"))
 
-    def _read(self, sha256: str, suffix: str) -> bytes:
+    def has(self, sha256: str, suffix: str) -> bool:
+        """Whether the file is here. Raises ProgramError where `sha256` is no hash."""
+        return self._path(sha256, suffix).exists()
+
+    def _path(self, sha256: str, suffix: str) -> Path:
         if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
             raise ProgramError(f"{sha256[:80]!r} is not the hash of a program")
-        path = self._folder / (sha256 + suffix)
+        return self._folder / (sha256 + suffix)
+
+    def _read(self, sha256: str, suffix: str) -> bytes:
+        path = self._path(sha256, suffix)
         try:
             data = path.read_bytes()
         except OSError as error:

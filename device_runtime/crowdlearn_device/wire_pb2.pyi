@@ -47,7 +47,7 @@ FAULT_DATA: FaultKind
 FAULT_WIRE: FaultKind
 
 class Frame(_message.Message):
-    __slots__ = ("hello", "welcome", "assign", "key_offer", "keys", "ready", "go", "envelope", "progress", "snapshot", "held", "committed", "share", "shared", "fault", "finish", "global_state", "ping", "pong", "heirs", "leave", "patch")
+    __slots__ = ("hello", "welcome", "assign", "key_offer", "keys", "ready", "go", "envelope", "progress", "snapshot", "held", "committed", "share", "shared", "fault", "finish", "global_state", "ping", "pong", "heirs", "leave", "patch", "wanted", "chunk")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ASSIGN_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +70,8 @@ class Frame(_message.Message):
     HEIRS_FIELD_NUMBER: _ClassVar[int]
     LEAVE_FIELD_NUMBER: _ClassVar[int]
     PATCH_FIELD_NUMBER: _ClassVar[int]
+    WANTED_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     welcome: Welcome
     assign: Assign
@@ -92,7 +94,9 @@ class Frame(_message.Message):
     heirs: Heirs
     leave: Leave
     patch: Patch
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., key_offer: _Optional[_Union[KeyOffer, _Mapping]] = ..., keys: _Optional[_Union[Keys, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., envelope: _Optional[_Union[Envelope, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., shared: _Optional[_Union[Shared, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., global_state: _Optional[_Union[GlobalState, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., heirs: _Optional[_Union[Heirs, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., patch: _Optional[_Union[Patch, _Mapping]] = ...) -> None: ...
+    wanted: Wanted
+    chunk: Chunk
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., key_offer: _Optional[_Union[KeyOffer, _Mapping]] = ..., keys: _Optional[_Union[Keys, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., envelope: _Optional[_Union[Envelope, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., shared: _Optional[_Union[Shared, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., global_state: _Optional[_Union[GlobalState, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., heirs: _Optional[_Union[Heirs, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., patch: _Optional[_Union[Patch, _Mapping]] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("version", "device", "identity", "samples", "token")
@@ -459,3 +463,21 @@ class Pong(_message.Message):
     nonce: int
     waiting: bool
     def __init__(self, nonce: _Optional[int] = ..., waiting: _Optional[bool] = ...) -> None: ...
+
+class Wanted(_message.Message):
+    __slots__ = ("sha256",)
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    def __init__(self, sha256: _Optional[str] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("sha256", "size", "offset", "data")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    sha256: str
+    size: int
+    offset: int
+    data: bytes
+    def __init__(self, sha256: _Optional[str] = ..., size: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...

@@ -26,6 +26,7 @@ COMMANDS = {
     "phones": "phones:app",
     "devices": "devices:devices",
     "profile": "profile:profile",
+    "enrol": "enrol:enrol",
 }
 """In the order of the help. A name that is a Typer app is a group of commands."""
 

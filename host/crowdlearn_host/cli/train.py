@@ -98,6 +98,8 @@ def _serials(config: TrainConfig, run: Path, stack: contextlib.ExitStack) -> lis
         return [phone.serial for phone in started]
     if fleet.phones:
         return list(fleet.phones)
+    if fleet.joining:
+        return []
     found = [phone.serial for phone in phones.list_phones()]
     if not found:
         raise FleetError(

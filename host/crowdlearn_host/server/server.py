@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,9 @@ from .shared_model import SharedModel
 from .traffic import Traffic, purpose_of, websocket_bytes
 
 HELLO_SECONDS = 60.0
+CHUNK_BYTES = 256 << 10
 
+Admits = Callable[[str, str], bool]
 OnEvent = Callable[[str, dict[str, Any]], None]
 OnCheckpoint = Callable[[int, int, dict[str, Floats]], None]
 """Group, epoch, and the global model's arrays."""
@@ -54,6 +56,8 @@ class Server:
     on_checkpoint: OnCheckpoint
     synchronous: bool = False
     """Whether a group waits for the others' uploads before it takes the global model's weights."""
+    programs: Mapping[str, bytes] = field(default_factory=dict)
+    """Files by their hash, for devices that lack them."""
     traffic: Traffic = field(default_factory=Traffic)
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -74,15 +78,24 @@ class Server:
     def _group(self, number: int) -> g.Group:
         return self.groups[self._index(number)]
 
-    async def attach(self, connection: Connection, *, dialled: bool, number: int | None = None) -> None:
+    async def attach(
+        self,
+        connection: Connection,
+        *,
+        dialled: bool,
+        number: int | None = None,
+        admits: Admits | None = None,
+    ) -> None:
         """Serve a device until its connection ends; a device new to the run gets `number`, or the next one.
 
-        Raises FleetError where its first words are wrong.
+        Raises FleetError where its first words are wrong, or `admits` says no to its name and token.
         """
         try:
             first = decode_frame(_binary(await asyncio.wait_for(connection.recv(), HELLO_SECONDS)))
         except (WireError, TimeoutError, ConnectionClosed) as error:
             raise FleetError(f"a device did not say hello: {error or 'silence'}") from error
+        if admits is not None and not admits(first.hello.device, first.hello.token):
+            raise FleetError(f"{first.hello.device[:50]!r} with this token is not enrolled; enrol it")
         attached = self._welcome(first, connection, dialled, number)
         number = attached.device.number
         drain = asyncio.create_task(attached.line.drain())
@@ -166,8 +179,21 @@ class Server:
         if kind == "snapshot":
             self._keep(attached, frame.snapshot)
             return
+        if kind == "wanted":
+            await self._give(attached, frame.wanted.sha256)
+            return
         group.receive(number, frame)
         self._carry_out()
+
+    async def _give(self, attached: _Attached, sha256: str) -> None:
+        """Send a file of a program, no faster than the device takes it."""
+        content = self.programs.get(sha256, b"")
+        for offset in range(0, max(len(content), 1), CHUNK_BYTES):
+            part = content[offset : offset + CHUNK_BYTES]
+            chunk = pb.Chunk(sha256=sha256, size=len(content), offset=offset, data=part)
+            data = pb.Frame(chunk=chunk).SerializeToString()
+            self._count_down(attached, "control", len(data))
+            await attached.line.relay(data)
 
     def _keep(self, attached: _Attached, snapshot: pb.Snapshot) -> None:
         number = attached.device.number

@@ -9,6 +9,9 @@ from pydantic import Field, PositiveInt, model_validator
 
 from ..config import Section, load_toml
 
+PARTS, LEAST_ROWS = 8, 16
+"""More parts fill a pipeline no better (docs/benchmarks/pipeline.md); fewer rows make batch norm noisy."""
+
 
 class GroupSection(Section):
     """How the network is cut: `pieces` evenly, or a `plan` that `crowdlearn plan --save` wrote.
@@ -42,12 +45,16 @@ class SharingSection(Section):
 
 
 class TrainingSection(Section):
-    """SGD as torch.optim.SGD defines it. Counts are samples unless said otherwise."""
+    """SGD as torch.optim.SGD defines it. Counts are samples unless said otherwise.
+
+    Without `micro_batch` a mini-batch is cut into 8, but not below 16 samples: batch norm takes the
+    statistics of a micro-batch. `in_flight` bounds how many of them are in memory at once.
+    """
 
     epochs: PositiveInt = 5
     batch: int = Field(32, ge=2, le=65536)
     micro_batch: int | None = Field(None, ge=2)
-    in_flight: int = Field(4, ge=1, le=64)
+    in_flight: int = Field(PARTS, ge=1, le=64)
     learning_rate: float = Field(0.1, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
@@ -56,15 +63,28 @@ class TrainingSection(Section):
     wire: Literal["float32", "float16", "int8"] = "float32"
     grace_seconds: float = Field(60.0, ge=0)
 
+    @property
+    def micro_rows(self) -> int:
+        """Samples of a micro-batch."""
+        return min(self.micro_batch or max(LEAST_ROWS, -(-self.batch // PARTS)), self.batch)
+
 
 class FleetSection(Section):
     """Which devices: adb serials (HOST:PORT or USB), every virtual phone that runs (empty), or `virtual` new
-    ones.
+    ones; and with `listen` as many as are `joining` by dialling this computer there (docs/joining.md).
     """
 
     phones: tuple[str, ...] = ()
     virtual: int = Field(0, ge=0, le=1000)
     profile: str = "pixel-8"
+    listen: str | None = Field(None, pattern=r"^.*:[0-9]{1,5}$")
+    joining: int = Field(0, ge=0, le=1000)
+
+    @model_validator(mode="after")
+    def _listens_for_somebody(self) -> Self:
+        if (self.listen is None) != (self.joining == 0):
+            raise ValueError("listen (HOST:PORT) and joining (how many devices) go together")
+        return self
 
 
 class TrainConfig(Section):

@@ -32,6 +32,7 @@ from websockets.exceptions import WebSocketException
 from ..adb.deployment import RuntimeDeployment
 from ..adb.device import AdbDevice
 from ..errors import ConfigError, FleetError, RunError, TrainingError
+from ..joining.listener import listening
 from ..models import build_model, input_shape
 from ..phones.manager import default_home
 from ..planner.balanced import balanced
@@ -89,7 +90,7 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
     fallbacks = tuple(balanced(graph, pieces) for pieces in fewer)
     training = config.training
     optimizer = Optimizer(training.momentum, training.weight_decay)
-    micro = min(training.micro_batch or training.batch, training.batch) + 1
+    micro = training.micro_rows + 1
     programs: dict[tuple[int, ...], SliceProgram] = {}
     for piece in (piece for each in (plan, *fallbacks) for piece in each.pieces):
         owned = tuple(stop - start for start, stop in piece.neurons)
@@ -151,7 +152,7 @@ def _settings(
         programs=tuple(program.manifest.sha256 for program in prepared.programs),
         epochs=training.epochs,
         batch=training.batch,
-        micro_batch=min(training.micro_batch or training.batch, training.batch),
+        micro_batch=training.micro_rows,
         in_flight=training.in_flight,
         learning_rate=training.learning_rate,
         seed=training.seed,
@@ -189,9 +190,10 @@ async def train(
 
     Raises TrainingError where training stopped before its end; what was reached is in the folder.
     """
+    fleet = prepared.config.fleet
     groups = [
         Group(settings) if saved is None else Group.from_json(settings, saved)
-        for number, settings in enumerate(groups_of(prepared, len(serials)))
+        for number, settings in enumerate(groups_of(prepared, len(serials) + fleet.joining))
         for saved in [folder.load_group(number)]
     ]
     shared = shared_model_of(prepared, len(groups))
@@ -205,6 +207,7 @@ async def train(
         on_event=on_event,
         synchronous=prepared.config.sharing.synchronous,
         on_checkpoint=lambda group, epoch, arrays: checkpoint(group, epoch, arrays),
+        programs={Path(n).stem: c for program in prepared.exported for n, c in program.files().items()},
     )
     server.traffic.restore(folder.load_traffic())
     checkpoint = _Checkpoints(prepared, folder, server, on_event)
@@ -214,6 +217,9 @@ async def train(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted.set)
     async with AsyncExitStack() as stack:
+        if fleet.listen is not None:
+            port = await stack.enter_async_context(listening(server, fleet.listen, default_home()))
+            on_event("listening", {"port": port, "devices": fleet.joining})
         links = [
             asyncio.create_task(_keep_linked(server, i, serial, files[i], prepared.config, on_event))
             for i, serial in enumerate(serials)
@@ -240,7 +246,8 @@ async def train(
             await server.stop(f"interrupted; go on with: crowdlearn train --resume {folder.path}")
         else:
             await server.close()
-        await asyncio.wait(links, timeout=GOODBYE_SECONDS)
+        if links:
+            await asyncio.wait(links, timeout=GOODBYE_SECONDS)
     for group in groups:
         if group.phase != "done":
             raise TrainingError(group.reason)
@@ -299,7 +306,7 @@ def device_files(prepared: Prepared, devices: int) -> list[dict[str, bytes]]:
     dealt out.
     """
     programs = {f"programs/{n}": c for program in prepared.exported for n, c in program.files().items()}
-    if prepared.train is None:
+    if prepared.train is None or devices == 0:
         return [programs] * devices
     parts = deal(prepared.train, devices, prepared.config.training.seed)
     return [{**programs, "data/train.npz": to_npz(part)} for part in parts]

@@ -1,0 +1,32 @@
+"""`crowdlearn enrol`: let devices join that dial this host."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..joining.certificate import certificate
+from ..joining.enrolment import Enrolment
+from ..phones.manager import default_home
+
+
+def enrol(
+    devices: Annotated[list[str], typer.Argument(help="Names of the devices.", show_default=False)],
+    address: Annotated[str, typer.Option(help="Where devices reach this host.")] = "HOST:PORT",
+) -> None:
+    """Give devices a token each, and print what to run on them. An old token is void then."""
+    console = Console()
+    home = default_home()
+    _, pin = certificate(home)
+    enrolment = Enrolment(home)
+    for device in devices:
+        token = enrolment.enrol(device)
+        console.print(
+            f"crowdlearn-device join wss://{address} --name '{device}' --home crowdlearn --data data "
+            f"--token {token} --pin {pin}",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )

@@ -1,0 +1,61 @@
+"""The host's own TLS certificate: self-signed, kept for life, known to devices by its hash."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import ssl
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from ..errors import FleetError
+
+YEARS = 20
+
+
+def certificate(home: Path) -> tuple[ssl.SSLContext, str]:
+    """The context to serve with, and the certificate's SHA-256 in hex; made in `home` at first use.
+
+    Raises FleetError where what is there cannot be used.
+    """
+    path = home / "host.pem"
+    if not path.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        _make(path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_cert_chain(path)
+        found = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise FleetError(f"{path} cannot be used ({error}); delete it and enrol the devices again") from error
+    return context, hashlib.sha256(found.public_bytes(serialization.Encoding.DER)).hexdigest()
+
+
+def _make(path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "crowdlearn host")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=365 * YEARS))
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(private + made.public_bytes(serialization.Encoding.PEM))
+    os.replace(partial, path)

@@ -1,0 +1,173 @@
+"""Devices that dial the host: who is let in, what they fetch, and a whole run over TLS."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.dataset import Dataset
+from crowdlearn_device.envelope import Identity
+from crowdlearn_device.errors import JoinError
+from crowdlearn_device.fetch import FetchingMember
+from crowdlearn_device.join import join_host
+from crowdlearn_device.manifest import ArraySpec
+from crowdlearn_device.wire import VERSION
+from crowdlearn_host.config import parse_config
+from crowdlearn_host.joining.certificate import certificate
+from crowdlearn_host.joining.enrolment import Enrolment
+from crowdlearn_host.joining.listener import listening
+from crowdlearn_host.server.group import Group, Settings
+from crowdlearn_host.server.run_folder import RunFolder
+from crowdlearn_host.server.server import Server
+from crowdlearn_host.server.shared_model import SharedModel
+from crowdlearn_host.training.config import TrainConfig
+from crowdlearn_host.training.data import deal, load_split, to_npz
+from crowdlearn_host.training.run import prepare, train
+
+WEIGHTS = ArraySpec("w", 0, (), trained=True)
+
+
+def give_data(folder: Path, data: Dataset) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "train.npz").write_bytes(to_npz(data))
+    return folder
+
+
+@asynccontextmanager
+async def a_host(home: Path) -> AsyncIterator[int]:
+    """A host whose group never fills."""
+    settings = Settings((((0, 1),),) * 9, ("",) * 9, 1, 4, 4, 1, 0.1, 0, 1, devices=9)
+    with RunFolder(home / "run", create=True) as folder:
+        shared = SharedModel([WEIGHTS], {"w": np.zeros(9, np.float32)})
+        server = Server("run", [Group(settings)], folder, shared, lambda *_: None, lambda *_: None)
+        async with listening(server, "127.0.0.1:0", home) as port:
+            yield port
+
+
+async def test_a_device_with_another_token_or_name_is_refused_in_plain_words(tmp_path):
+    token = Enrolment(tmp_path).enrol("phone-1")
+    _, pin = certificate(tmp_path)
+    data = give_data(tmp_path / "data", load_split("digits", "test"))
+    async with a_host(tmp_path) as port:
+        for name, shown in (("phone-1", "guess"), ("phone-2", token), ("phone-1", "")):
+            with pytest.raises(JoinError, match="not enrolled"):
+                await join_host(tmp_path / "home", data, name, f"wss://127.0.0.1:{port}", shown, pin)
+
+
+async def test_a_token_is_void_once_there_is_a_newer_one(tmp_path):
+    enrolment = Enrolment(tmp_path)
+    old, new = enrolment.enrol("phone-1"), enrolment.enrol("phone-1")
+    assert not enrolment.admits("phone-1", old)
+    assert enrolment.admits("phone-1", new)
+
+
+async def test_a_host_with_another_certificate_hears_no_token(tmp_path):
+    token = Enrolment(tmp_path).enrol("phone-1")
+    data = give_data(tmp_path / "data", load_split("digits", "test"))
+    async with a_host(tmp_path) as port:
+        with pytest.raises(JoinError, match="not the pin"):
+            await join_host(tmp_path / "home", data, "phone-1", f"wss://127.0.0.1:{port}", token, "0" * 64)
+        said = (tmp_path / "run" / "events.jsonl").read_text()
+        assert "joined" not in said
+        assert "not enrolled" not in said
+
+
+@pytest.mark.parametrize(
+    ("url", "pin", "words"),
+    [("ws://host:1", "0" * 64, "wss://HOST:PORT"), ("wss://host:1", "abc", "SHA-256")],
+)
+async def test_a_malformed_address_or_pin_is_told(tmp_path, url, pin, words):
+    with pytest.raises(JoinError, match=words):
+        await join_host(tmp_path, tmp_path, "phone-1", url, "token", pin)
+
+
+def test_the_certificate_is_kept_and_its_key_is_private(tmp_path):
+    assert certificate(tmp_path)[1] == certificate(tmp_path)[1]
+    assert (tmp_path / "host.pem").stat().st_mode & 0o077 == 0
+
+
+def a_member(home: Path) -> FetchingMember:
+    data = load_split("digits", "test")
+    identity = Identity.generate()
+    member = FetchingMember("phone-1", home, identity, len(data), lambda: data, "token")
+    member.receive(pb.Frame(welcome=pb.Welcome(version=VERSION, run="run", device=0)))
+    member.outbox.clear()
+    program = hashlib.sha256(b"the manifest").hexdigest()
+    spec = pb.PieceSpec(device=0, program=program)
+    peer = pb.Peer(device=0, identity=identity.public)
+    member.receive(pb.Frame(assign=pb.Assign(generation=1, pieces=[spec], peers=[peer])))
+    (frame,) = member.outbox
+    assert frame.wanted.sha256 == program
+    member.outbox.clear()
+    return member
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": b"The manifest"}, "another hash"),
+        ({"data": b"", "size": 0}, "has no program"),
+        ({"offset": 4}, "were due"),
+        ({"sha256": "0" * 64}, "were due"),
+        ({"size": 1 << 40}, "at most"),
+        ({"size": 5}, "at most"),
+    ],
+)
+def test_bytes_that_are_not_the_program_are_refused(tmp_path, change, words):
+    member = a_member(tmp_path)
+    program = hashlib.sha256(b"the manifest").hexdigest()
+    good = {"sha256": program, "size": 12, "offset": 0, "data": b"the manifest"}
+    member.receive(pb.Frame(chunk=pb.Chunk(**{**good, **change})))
+    (frame,) = member.outbox
+    assert words in frame.fault.reason
+    assert not list((tmp_path / "programs").glob("*.json"))
+
+
+async def test_devices_that_dial_in_train_like_any_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("CROWDLEARN_HOME", str(tmp_path / "host"))
+    values = {
+        "model": "mlp:64-12-10",
+        "data": "digits",
+        "group": {"pieces": 2},
+        "training": {"epochs": 2, "batch": 32},
+        "fleet": {"listen": "127.0.0.1:0", "joining": 2},
+    }
+    prepared = prepare(parse_config(values, TrainConfig, "the test"), tmp_path, lambda *_: None)
+    listens: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def on_event(event, fields):
+        if event == "listening":
+            listens.set_result(fields["port"])
+
+    assert prepared.train is not None
+    parts = deal(prepared.train, 2, seed=0)
+    _, pin = certificate(tmp_path / "host")
+    enrolment = Enrolment(tmp_path / "host")
+    with RunFolder(tmp_path / "run", create=True) as folder:
+        training = asyncio.create_task(train(prepared, [], folder, on_event))
+        await asyncio.wait({training, listens}, return_when=asyncio.FIRST_COMPLETED)
+        assert not training.done(), training.exception()
+        url = f"wss://127.0.0.1:{await listens}"
+        devices = [
+            join_host(
+                tmp_path / name,
+                give_data(tmp_path / name / "data", part),
+                name,
+                url,
+                enrolment.enrol(name),
+                pin,
+                once=True,
+            )
+            for name, part in zip(("phone-1", "phone-2"), parts, strict=True)
+        ]
+        result, *_ = await asyncio.gather(training, *devices)
+    assert result is not None
+    assert result.accuracy > 0.8
+    for program in prepared.exported:
+        for name, content in program.files().items():
+            held = [tmp_path / device / "programs" / name for device in ("phone-1", "phone-2")]
+            assert all(path.read_bytes() == content for path in held)
