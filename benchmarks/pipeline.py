@@ -42,7 +42,7 @@ from crowdlearn_host.server.group import Group
 from crowdlearn_host.server.run_folder import RunFolder
 from crowdlearn_host.server.server import Server
 from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.run import Prepared, groups_of, prepare, shared_model_of
+from crowdlearn_host.training.prepare import Prepared, groups_of, prepare, shared_model_of
 from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import connect

@@ -17,6 +17,7 @@ from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_host.server.server import Server
 from crowdlearn_host.training import run
 from crowdlearn_host.training.config import load_config
+from crowdlearn_host.training.prepare import prepare
 
 
 class TamperingServer(Server):
@@ -59,10 +60,10 @@ def main(folder: Path, seed: int, mean: float) -> None:
 
     if (folder / "run.db").exists():
         opened, config, where = run.open_run(folder)
-        prepared = run.prepare(config, where, quiet)
+        prepared = prepare(config, where, quiet)
     else:
         config = load_config(config_file)
-        prepared = run.prepare(config, folder.parent, quiet)
+        prepared = prepare(config, folder.parent, quiet)
         opened = run.new_run(folder, config_file.read_text(), prepared, folder.parent)
     with opened:
         asyncio.run(run.train(prepared, config.fleet.phones, opened, quiet))

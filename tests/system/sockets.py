@@ -14,7 +14,7 @@ from crowdlearn_host.server.group import Group
 from crowdlearn_host.server.run_folder import RunFolder
 from crowdlearn_host.server.server import Server
 from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.run import device_files, groups_of, prepare, shared_model_of
+from crowdlearn_host.training.prepare import device_files, groups_of, prepare, shared_model_of
 from websockets.asyncio.client import connect
 
 Events = list[tuple[str, dict[str, Any]]]

@@ -13,7 +13,8 @@ from crowdlearn_host import phones
 from crowdlearn_host.server.run_folder import load_model_state, read_lines
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.data import deal, load_split
-from crowdlearn_host.training.run import new_run, prepare, train
+from crowdlearn_host.training.prepare import prepare
+from crowdlearn_host.training.run import new_run, train
 from torch import nn
 
 pytestmark = pytest.mark.system

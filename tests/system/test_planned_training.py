@@ -20,7 +20,8 @@ from crowdlearn_host.planner.wire import wire_format
 from crowdlearn_host.server.run_folder import load_model_state, read_lines
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.data import deal, load_split
-from crowdlearn_host.training.run import Prepared, new_run, prepare, train
+from crowdlearn_host.training.prepare import Prepared, prepare
+from crowdlearn_host.training.run import new_run, train
 from torch import nn
 
 pytestmark = pytest.mark.system

@@ -17,7 +17,8 @@ from crowdlearn_host.simulation.engine import run
 from crowdlearn_host.simulation.workers import InProcess
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.data import load_split
-from crowdlearn_host.training.run import new_run, prepare, train
+from crowdlearn_host.training.prepare import prepare
+from crowdlearn_host.training.run import new_run, train
 
 pytestmark = pytest.mark.system
 PHONES = 4

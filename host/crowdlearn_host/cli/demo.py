@@ -11,7 +11,8 @@ from rich.console import Console
 
 from ..config import parse_config
 from ..training.config import TrainConfig
-from ..training.run import new_run, prepare
+from ..training.prepare import prepare
+from ..training.run import new_run
 from .train import _tell, train_in
 
 CONFIG = """\

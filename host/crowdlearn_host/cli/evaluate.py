@@ -16,7 +16,8 @@ from ..server.run_folder import load_model_state
 from ..training.config import load_config
 from ..training.data import load_split
 from ..training.evaluation import evaluate as run_model
-from ..training.run import config_folder, sample_shape
+from ..training.prepare import sample_shape
+from ..training.run import config_folder
 
 
 def evaluate(

@@ -13,7 +13,8 @@ from ..models import build_model
 from ..server.run_folder import load_model_state
 from ..training.config import load_config
 from ..training.data import load_split
-from ..training.run import config_folder, sample_shape
+from ..training.prepare import sample_shape
+from ..training.run import config_folder
 
 
 def import_model(

@@ -18,7 +18,8 @@ from .. import phones
 from ..errors import ConfigError, FleetError
 from ..server.run_folder import RunFolder
 from ..training.config import TrainConfig, load_config
-from ..training.run import Prepared, new_run, open_run, prepare
+from ..training.prepare import Prepared, prepare
+from ..training.run import new_run, open_run
 from ..training.run import train as run_training
 from .progress import TrainingProgress, size
 

@@ -26,7 +26,8 @@ from crowdlearn_host.server.server import Server
 from crowdlearn_host.server.shared_model import SharedModel
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.data import deal, load_split, to_npz
-from crowdlearn_host.training.run import prepare, train
+from crowdlearn_host.training.prepare import prepare
+from crowdlearn_host.training.run import train
 
 WEIGHTS = ArraySpec("w", 0, (), trained=True)
 

@@ -1,0 +1,68 @@
+"""The way to one device over adb: bring the runtime there, and keep a connection to it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+
+from crowdlearn_device.wire import MAX_FRAME
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from ..adb.deployment import RuntimeDeployment
+from ..adb.device import AdbDevice
+from ..errors import FleetError
+from ..server.server import OnEvent, Server
+from .config import TrainConfig
+
+FIRST_RETRY, LAST_RETRY = 0.2, 10.0
+"""Seconds between attempts to reach a device again, doubling, with jitter."""
+
+
+async def keep_linked(
+    server: Server, number: int, serial: str, files: dict[str, bytes], config: TrainConfig, on_event: OnEvent
+) -> None:
+    """Bring the runtime to a device and keep a connection to it until the run is over."""
+    token = secrets.token_hex(16)
+    wait, first = FIRST_RETRY, True
+    while not server.over.is_set():
+        try:
+            async with await AdbDevice.connect(serial) as device:
+                name = (await device.shell("getprop ro.serialno")).stdout.decode(
+                    errors="replace"
+                ).strip() or serial
+                arguments = ["--name", name, "--threads", "1"]
+                if config.device_data:
+                    arguments += ["--data", config.device_data]
+                deployment = RuntimeDeployment(device, arguments=arguments)
+                sent = await deployment.install({**files, "token": token.encode()})
+                on_event("deployed", {"device": name, "bytes": sent})
+                await deployment.start()
+                try:
+                    while not server.over.is_set() and device.lost is None:
+                        async with connect(
+                            "ws://device/",
+                            sock=await deployment.connect(),
+                            additional_headers={"Authorization": f"Bearer {token}"},
+                            compression=None,
+                            max_size=MAX_FRAME,
+                            open_timeout=60,
+                            ping_timeout=60,
+                        ) as connection:
+                            first = False
+                            wait = FIRST_RETRY
+                            await server.attach(connection, dialled=True, number=number)
+                        if not server.over.is_set():
+                            await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+                            wait = min(2 * wait, LAST_RETRY)
+                finally:
+                    if device.lost is None:
+                        await deployment.stop()
+        except (FleetError, OSError, WebSocketException) as error:
+            if first:
+                raise FleetError(f"{serial}: {error}") from error
+            server.folder.event("unreachable", device=serial, reason=str(error)[:300])
+            on_event("unreachable", {"device": serial, "reason": str(error)[:300]})
+            await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+            wait = min(2 * wait, LAST_RETRY)

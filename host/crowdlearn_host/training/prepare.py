@@ -1,0 +1,171 @@
+"""Everything of a run that is known before its first device is touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.dataset import Dataset
+from crowdlearn_device.update import ValueType
+from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.slice_program import SliceProgram, export_slice
+from crowdlearn_export.stages import Optimizer, array_specs
+from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.weights import arrays_of
+from torch import nn
+
+from ..errors import ConfigError, FleetError
+from ..models import build_model, input_shape
+from ..phones.manager import default_home
+from ..planner.balanced import balanced
+from ..planner.plan import Plan, load_plan
+from ..server.group import Cut, Settings
+from ..server.server import OnEvent
+from ..server.shared_model import SharedModel
+from .config import TrainConfig
+from .data import deal, load_split, to_npz
+
+WIRE = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "int8": pb.INT8}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first device is touched. `programs` are the plan's, by piece; `exported` all that
+    devices may need.
+    """
+
+    config: TrainConfig
+    model: nn.Module
+    graph: NeuronGraph
+    plan: Plan
+    programs: tuple[SliceProgram, ...]
+    fallbacks: tuple[Cut, ...]
+    exported: tuple[SliceProgram, ...]
+    test: Dataset | None
+    train: Dataset | None
+
+
+def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
+    """Model, graph, plan and programs. Raises ConfigError, ExportError or PlanError where something does not
+    fit.
+    """
+    train = load_split(config.data, "train") if config.data and config.device_data is None else None
+    test = load_split(config.data, "test") if config.data else None
+    sample = sample_shape(config, test)
+    train, test = (data and data.shaped(sample) for data in (train, test))
+    model = build_model(config.model, config.training.seed, folder)
+    graph = neuron_graph(model, torch.zeros(2, *sample), config.name)
+    classes = max((int(d.labels.max()) + 1 for d in (train, test) if d is not None), default=0)
+    if classes > graph.layers[-1].neurons:
+        raise ConfigError(
+            f"data has {classes} classes, the model {graph.layers[-1].neurons} outputs; make them agree"
+        )
+    section = config.group
+    plan = load_plan(folder / section.plan, graph) if section.plan else balanced(graph, section.pieces)
+    fewer = range(section.min_pieces or len(plan.pieces), len(plan.pieces))
+    fallbacks = tuple(balanced(graph, pieces) for pieces in fewer)
+    training = config.training
+    optimizer = Optimizer(training.momentum, training.weight_decay)
+    micro = training.micro_rows + 1
+    programs: dict[tuple[int, ...], SliceProgram] = {}
+    for piece in (piece for each in (plan, *fallbacks) for piece in each.pieces):
+        owned = tuple(stop - start for start, stop in piece.neurons)
+        if owned not in programs:
+            on_event("exporting", {"shape": list(owned), "number": len(programs) + 1})
+            cache = default_home() / "programs"
+            programs[owned] = export_slice(graph, owned, optimizer, max_batch=micro, cache=cache)
+
+    def of_pieces(of: Plan) -> tuple[SliceProgram, ...]:
+        return tuple(programs[tuple(b - a for a, b in piece.neurons)] for piece in of.pieces)
+
+    cuts = tuple(
+        Cut(tuple(piece.neurons for piece in each.pieces), tuple(p.manifest.sha256 for p in of_pieces(each)))
+        for each in fallbacks
+    )
+    exported = tuple(programs.values())
+    return Prepared(config, model, graph, plan, of_pieces(plan), cuts, exported, test, train)
+
+
+def sample_shape(config: TrainConfig, test: Dataset | None) -> tuple[int, ...]:
+    """The shape of one sample as the configuration's model takes it."""
+    if config.input_shape is not None:
+        return config.input_shape
+    return input_shape(config.model, test.inputs.shape[1:] if test is not None else ())
+
+
+def groups_of(prepared: Prepared, devices: int) -> list[Settings]:
+    """The settings of every group, for `devices` devices numbered in their order.
+
+    Raises FleetError where there are too few.
+    """
+    config, plan = prepared.config, prepared.plan
+    count = len(plan.groups) or config.group.groups
+    size = devices // count
+    if size < len(plan.pieces):
+        raise FleetError(
+            f"{count} groups of {len(plan.pieces)} pieces need {count * len(plan.pieces)} devices; "
+            f"{devices} given"
+        )
+    found = []
+    for number in range(count):
+        last = number == count - 1
+        members = range(number * size, devices if last else (number + 1) * size)
+        turns: tuple[tuple[int, ...], ...] = ()
+        if plan.groups and len(plan.groups[number].devices) == len(members):
+            number_of = dict(zip(plan.groups[number].devices, members, strict=True))
+            turns = tuple(tuple(number_of[d] for d in turn.devices) for turn in plan.groups[number].turns)
+        found.append(_settings(prepared, len(members), turns, alone=count == 1))
+    return found
+
+
+def _settings(
+    prepared: Prepared, devices: int, turns: tuple[tuple[int, ...], ...], *, alone: bool
+) -> Settings:
+    training, sharing = prepared.config.training, prepared.config.sharing
+    planned = prepared.plan.rotation if prepared.plan.groups else "full"
+    return Settings(
+        layout=tuple(piece.neurons for piece in prepared.plan.pieces),
+        programs=tuple(program.manifest.sha256 for program in prepared.programs),
+        epochs=training.epochs,
+        batch=training.batch,
+        micro_batch=training.micro_rows,
+        in_flight=training.in_flight,
+        learning_rate=training.learning_rate,
+        seed=training.seed,
+        snapshot_every=training.snapshot_every,
+        wire=WIRE[training.wire],
+        rotation=prepared.config.group.rotation or planned,
+        devices=devices,
+        grace_seconds=training.grace_seconds,
+        fallbacks=prepared.fallbacks,
+        turns=turns,
+        theta=sharing.theta,
+        values=WIRE[sharing.values],
+        alone=alone,
+    )
+
+
+def shared_model_of(prepared: Prepared, groups: int) -> SharedModel:
+    """The global model before the first epoch."""
+    sharing = prepared.config.sharing
+    initial = arrays_of(prepared.graph, prepared.model.state_dict(), prepared.plan.order)
+    return SharedModel(
+        array_specs(prepared.graph),
+        initial,
+        omega=sharing.omega or groups,
+        tau=sharing.tau,
+        values=ValueType[sharing.values.upper()],
+    )
+
+
+def device_files(prepared: Prepared, devices: int) -> list[dict[str, bytes]]:
+    """What is pushed to each device: every program (roles rotate), and its samples where they are
+    dealt out.
+    """
+    programs = {f"programs/{n}": c for program in prepared.exported for n, c in program.files().items()}
+    if prepared.train is None or devices == 0:
+        return [programs] * devices
+    parts = deal(prepared.train, devices, prepared.config.training.seed)
+    return [{**programs, "data/train.npz": to_npz(part)} for part in parts]
