@@ -38,8 +38,13 @@ phones = {serials}
 
 
 @pytest.fixture(scope="module")
-def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[phones.PhoneInfo]]:
-    with phones.running(4, tmp_path_factory.mktemp("home")) as started:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def crowd(home: Path) -> Iterator[list[phones.PhoneInfo]]:
+    with phones.running(4, home) as started:
         yield started
 
 
@@ -75,8 +80,9 @@ def assert_same(folder: Path, expected: dict[str, torch.Tensor]) -> None:
 
 
 def test_a_killed_host_goes_on_where_the_group_stood(
-    crowd: list[phones.PhoneInfo], undisturbed: dict[str, torch.Tensor], tmp_path: Path
+    crowd: list[phones.PhoneInfo], home: Path, undisturbed: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
+    """Also while a phone is out of reach at first."""
     (tmp_path / "run.toml").write_text(config_for(crowd))
     command = [sys.executable, "-c", "from crowdlearn_host.cli import main; main()", "train"]
     start = [*command, str(tmp_path / "run.toml"), "--run", str(tmp_path / "run")]
@@ -86,8 +92,15 @@ def test_a_killed_host_goes_on_where_the_group_stood(
             os.waitid(os.P_PID, host.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         assert host.poll() is None, host.stdout and host.stdout.read().decode()
         host.kill()
-    resumed = subprocess.run([*command, "--resume", str(tmp_path / "run")], capture_output=True, check=False)
-    assert resumed.returncode == 0, resumed.stderr.decode()
+    phones.unplug(crowd[0].name, home)
+    resume = [*command, "--resume", str(tmp_path / "run")]
+    events = tmp_path / "run" / "events.jsonl"
+    with subprocess.Popen(resume, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as host:
+        while host.poll() is None and not any(e["event"] == "unreachable" for e in read_lines(events)):
+            os.waitid(os.P_PID, host.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        phones.plug(crowd[0].name, home)
+        said = host.communicate()[0].decode()
+    assert host.returncode == 0, said
     assert_same(tmp_path / "run", undisturbed)
 
 

@@ -29,6 +29,12 @@ class GroupSection(Section):
     groups: int = Field(1, ge=1, le=255)
     rotation: Literal["full", "minimal"] | None = None
 
+    @model_validator(mode="after")
+    def _falls_back_on_fewer(self) -> Self:
+        if self.plan is None and self.min_pieces is not None and self.min_pieces > self.pieces:
+            raise ValueError(f"min_pieces {self.min_pieces} is more than pieces {self.pieces}; make it less")
+        return self
+
 
 class SharingSection(Section):
     """What groups share after every epoch: the top `theta` of the weights, averaged over the last `omega`

@@ -60,7 +60,8 @@ async def keep_linked(
                     if device.lost is None:
                         await deployment.stop()
         except (FleetError, OSError, WebSocketException) as error:
-            if first:
+            # A device that never was there is a mistake in the fleet; in a run under way it may come back.
+            if first and not any(group.points for group in server.groups):
                 raise FleetError(f"{serial}: {error}") from error
             server.folder.event("unreachable", device=serial, reason=str(error)[:300])
             on_event("unreachable", {"device": serial, "reason": str(error)[:300]})

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.server.group import Cut
 from crowdlearn_host.server.pace import DEADLINE, LONG, Pace
+from crowdlearn_host.training.config import load_config
 
 from .crowd import (
     TWO_PIECES,
@@ -241,3 +243,10 @@ def test_a_device_that_became_fast_again_is_slow_no_more() -> None:
     for _ in range(LONG):
         pace.worked(2, 0, 1.1)
     assert pace.slow == set()
+
+
+def test_fewer_pieces_are_not_more(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('data = "digits"\nmodel = "mlp:64-8-10"\n[group]\npieces = 3\nmin_pieces = 4\n')
+    with pytest.raises(ConfigError, match="min_pieces 4 is more than pieces 3"):
+        load_config(file)
