@@ -51,8 +51,8 @@ def encode_tensor(
     `rng`.
     """
     if dtype == pb.INT8:
-        largest = float(np.max(np.abs(values), initial=0.0))
-        scale = largest / 127.0 if largest > 0 else 1.0
+        step = np.float32(np.max(np.abs(values), initial=0.0)) / np.float32(127)
+        scale = float(step) if step >= np.finfo(np.float32).tiny else 1.0  # smaller than that is zero
         scaled = np.asarray(values, np.float32) / np.float32(scale)
         noise = rng.random(scaled.shape, np.float32) if rng is not None else np.float32(0.5)
         data = np.clip(np.floor(scaled + noise), -127, 127).astype(np.int8)

@@ -3,7 +3,7 @@ import pytest
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.wire import MAX_FRAME, decode_frame, decode_tensor, encode_tensor
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -17,6 +17,7 @@ def test_float32_tensors_come_back_exactly(values):
 
 
 @given(ARRAYS, st.integers(0, 1000))
+@example(np.array([1e-42, -1e-43], np.float32), 0)
 def test_int8_tensors_come_back_within_one_step(values, seed):
     tensor = encode_tensor(values, pb.INT8, np.random.default_rng(seed))
     assert len(tensor.data) == values.size
