@@ -31,7 +31,7 @@ async def test_real_groups_end_with_the_simulated_weights(tmp_path):
             "model": MODEL,
             "group": {"pieces": 2, "groups": 2, "rotation": "full"},
             "sharing": {**SHARING, "synchronous": True},
-            "training": TRAINING,
+            "training": {**TRAINING, "micro_batch": TRAINING["batch"]},
         }
     )
     server, events = await train_on_sockets(tmp_path, config, 4)

@@ -89,4 +89,5 @@ def test_an_interrupted_run_leaves_nothing_behind_and_resumes(how, tmp_path):
     wait_until_all_gone(tmp_path)
 
     epochs = [e["epoch"] for e in read_lines(run / "events.jsonl") if e["event"] == "epoch"]
-    assert epochs == [0, 1, 2]
+    # An epoch whose end was not yet on disk when the process died is told twice; it counts once.
+    assert sorted(set(epochs)) == [0, 1, 2]

@@ -28,6 +28,7 @@ TRAINING = {"epochs": 2, "batch": 32, "learning_rate": 0.05, "momentum": 0.9, "w
 
 def test_phones_and_simulation_end_with_the_same_weights(tmp_path: Path) -> None:
     values = {"data": "digits", "model": MODEL, "group": {"pieces": 3}, "training": {**TRAINING, "seed": 5}}
+    values["training"]["micro_batch"] = TRAINING["batch"]  # the simulation cuts no mini-batch
     prepared = prepare(TrainConfig.model_validate(values), tmp_path, lambda event, fields: None)
     with (
         phones.running(PHONES, tmp_path / "home") as started,

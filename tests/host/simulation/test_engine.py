@@ -50,7 +50,9 @@ def test_a_group_is_plain_sgd_over_its_dominators_in_turn(crowd: Crowd) -> None:
                 logits = model(torch.from_numpy(data.inputs[at]))
                 torch.nn.functional.cross_entropy(logits, torch.from_numpy(data.labels[at])).backward()
                 sgd.step()
-    np.testing.assert_allclose(simulated(setting).weights[0], flatten(model.state_dict()), atol=1e-5)
+    np.testing.assert_allclose(
+        simulated(setting).weights[0], flatten(model.state_dict()), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_every_member_is_dominator_once_an_epoch_in_a_drawn_order() -> None:
