@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import shutil
 import socket
@@ -27,6 +26,8 @@ from crowdlearn_host.adb.connection import FullSendTransport, parse_address
 from crowdlearn_host.adb.keys import load_signer
 from rich.console import Console
 from rich.table import Table
+
+from .report import importable_elsewhere, write_rows
 
 REMOTE = "/data/local/tmp/blob"
 MEGABYTE = 1_000_000
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="less data and fewer rounds")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    importable_elsewhere()
     rows = asyncio.run(measure(16 if arguments.quick else 100, 3 if arguments.quick else 7))
     rows.sort(key=lambda row: (row.what, row.who))
     table = Table("what", "who", "median", "worst", "best", "bar", title="adb on loopback, one virtual phone")
@@ -206,8 +208,7 @@ def main() -> None:
         figures = [f"{value:.2f} {row.unit}" for value in (row.median, row.worst, row.best)]
         table.add_row(row.what, row.who, *figures, "" if row.bar is None else f"{row.bar:g} {row.unit}")
     Console().print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": [asdict(row) for row in rows]}, indent=1))
+    write_rows(arguments.json, [asdict(row) for row in rows])
 
 
 if __name__ == "__main__":

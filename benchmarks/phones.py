@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import re
 import subprocess
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.adb import ECHO
+from benchmarks.report import importable_elsewhere, write_rows
 
 SAMPLE_SECONDS = 0.5
 Row = dict[str, object]
@@ -133,13 +133,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="4 phones and 3 lives")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    importable_elsewhere()
     rows = [*crowd(4 if arguments.quick else 32), *deaths(3 if arguments.quick else 100)]
     table = Table("what", "value", title="virtual phones")
     for row in rows:
         table.add_row(str(row["what"]), f"{row['value']:g} {row['unit']}")
     Console().print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows}, indent=1))
+    write_rows(arguments.json, rows)
 
 
 if __name__ == "__main__":

@@ -27,3 +27,9 @@ def write_rows(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
     """Write the rows as JSON, where a file is asked for."""
     if path is not None:
         path.write_text(json.dumps({"rows": list(rows)}, indent=1) + "\n")
+
+
+def importable_elsewhere() -> None:
+    """Let processes that run in other folders, as programs of virtual phones do, import this package."""
+    paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
