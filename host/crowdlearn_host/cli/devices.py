@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..fleet.discovery import Visited, discover, visit
 from ..fleet.facts import DeviceFacts
@@ -32,7 +32,8 @@ def devices(
     if not visited:
         typer.echo("no phones: connect one with adb debugging on, or start some with 'crowdlearn phones up'")
         return
-    table = Table("serial", "way", "model", "Android", "cores", "memory", "free storage", "battery", "heat")
+    serial = Column("serial", no_wrap=True)  # what a configuration's fleet.phones is copied from
+    table = Table(serial, "way", "model", "Android", "cores", "memory", "free storage", "battery", "heat")
     for item in visited:
         if item.facts:
             table.add_row(item.found.serial, item.found.way, *_cells(item.facts))
