@@ -1,4 +1,4 @@
-"""Compact updates: which weights a device shares, and how they travel (slicenet.md, section 4).
+"""Compact updates: which weights a device shares, and how they travel (SliceNet).
 
 The index space is the flat vector of the model's floats. An encoded update is a header, the index set and
 the values. The index set lies in a span [first, first + span) and is written in the cheapest of four ways:

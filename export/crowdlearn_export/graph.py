@@ -1,4 +1,4 @@
-"""NeuronGraph: the network as layers of neurons joined by linear maps (architecture.md, section 2).
+"""NeuronGraph: the network as layers of neurons joined by linear maps (docs/architecture.md).
 
 A neuron is a unit of a dense layer or an output channel of a convolution. What joins layers is linear
 (`Edge`); everything else (`LocalOp`) stays with one neuron, so that a layer may be cut between any two of its

@@ -1,4 +1,4 @@
-"""The global model: what groups have shared, averaged, and what they get of it (slicenet.md, section 4).
+"""The global model: what groups have shared, averaged, and what they get of it (SliceNet).
 
 A round's updates are checked as they arrive, and enter the window together when the group's round is over: a
 server that dies in between has counted none of them, and no upload ever counts twice.
@@ -87,7 +87,7 @@ class SharedModel:
         return [part for layer in layers for part in state.parts(layer, neurons[layer])]
 
     def patch(self, number: int, neurons: tuple[Neurons, ...]) -> list[bytes]:
-        """Updates with the weights of these neurons that were uploaded often enough (slicenet.md: tau)."""
+        """Updates with the weights of these neurons that were uploaded often enough (SliceNet: tau)."""
         indices, averages = self._window.download(self._tau)
         wanted = np.zeros(len(indices), np.bool_)
         for part in self._stretches(neurons):

@@ -1,4 +1,4 @@
-"""The sliding window of shared weights: its average is the global model (slicenet.md, section 4)."""
+"""The sliding window of shared weights: its average is the global model (SliceNet)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ FLOAT = 4
 def sums_per_sample(graph: NeuronGraph, plan: Plan) -> int:
     """Floats that cross between pieces forward for one sample; as many errors go back.
 
-    One sum per (source piece, target neuron that another piece owns): slicenet.md, section 2.
+    One sum per (source piece, target neuron that another piece owns): SliceNet.
     """
     floats = 0
     for edge in graph.edges:
