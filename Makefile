@@ -25,7 +25,7 @@ demo: setup
 	$(BIN)/crowdlearn demo
 
 test: setup device-env
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .
