@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test check format lock proto device-env clean
+.PHONY: setup demo test test-env check format lock proto device-env clean
 
 setup: .venv/.ready
 
@@ -21,10 +21,17 @@ device-env: .venv-device/.ready
 	.venv-device/bin/python -m pip install --quiet --no-deps --no-build-isolation -e device_runtime
 	touch $@
 
+# What only tests need: the partitioners and Ray, which are extras of the product.
+test-env: setup .venv/.tested
+
+.venv/.tested: .venv/.ready requirements-test.lock
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-test.lock
+	touch $@
+
 demo: setup
 	$(BIN)/crowdlearn demo
 
-test: setup device-env
+test: test-env device-env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: setup

@@ -124,4 +124,6 @@ def _traffic(planned: Planned) -> Table:
     for baseline in planned.baselines:
         told = f"{baseline.cost / plan.traffic.total:.2f}"
         table.add_row(baseline.name, size(baseline.cost), told + (" over budget" if baseline.broken else ""))
+    for name, why in planned.absent:
+        table.add_row(name, "", why)
     return table

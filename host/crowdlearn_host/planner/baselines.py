@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from itertools import accumulate
 from typing import Any
 
@@ -76,6 +77,24 @@ def baselines(problem: Problem, loads: Sequence[float]) -> list[Baseline]:
     return found
 
 
+def absent(problem: Problem) -> dict[str, str]:
+    """The partitioners that `baselines` leaves out, and why."""
+    if sum(1 for seat in seat_classes(problem) if seat) < 2:
+        return dict.fromkeys(SEEDS, "nothing to divide among fewer than two followers")
+    if _pairs(problem) > MAX_PINS:
+        return dict.fromkeys(SEEDS, f"not run: {_pairs(problem):,} pairs of neurons, at most {MAX_PINS:,}")
+    modules = {"METIS": "pymetis", "hypergraph": "mtkahypar"}
+    return {
+        name: f"not run: {module} is not installed"
+        for name, module in modules.items()
+        if find_spec(module) is None
+    }
+
+
+def _pairs(problem: Problem) -> int:
+    return sum(problem.neurons[link.source] * problem.neurons[link.target] for link in problem.links)
+
+
 def _shares(problem: Problem, seats: Sequence[int]) -> list[float]:
     limits = [next((b.limit for b in problem.seats[seat].budgets), 1.0) for seat in seats]
     return [limit / sum(limits) for limit in limits]
@@ -105,7 +124,7 @@ def _metis(problem: Problem, vertices: _Vertices, shares: list[float], seed: int
         import pymetis
     except ImportError:
         return None
-    if sum(problem.neurons[x.source] * problem.neurons[x.target] for x in problem.links) > MAX_PINS:
+    if _pairs(problem) > MAX_PINS:
         return None
     neighbours: list[dict[int, int]] = [{} for _ in vertices.weights]
     for link in problem.links:
@@ -134,7 +153,7 @@ def _hypergraph(problem: Problem, vertices: _Vertices, shares: list[float], seed
     partitioner = _mtkahypar()
     if partitioner is None:
         return None
-    if sum(problem.neurons[x.source] * problem.neurons[x.target] for x in problem.links) > MAX_PINS:
+    if _pairs(problem) > MAX_PINS:
         return None
     library, initializer = partitioner
     nets, weights = [], []

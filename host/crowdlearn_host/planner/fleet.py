@@ -89,3 +89,23 @@ class Fleet(Section):
 def load_fleet(path: str | Path) -> Fleet:
     """Read a fleet. Raises ConfigError naming the file, the key and what is allowed."""
     return load_toml(path, Fleet)
+
+
+def deal(fleet: Fleet, groups: int) -> tuple[tuple[str, ...], ...]:
+    """The fleet's devices dealt out in turn, so that groups are as alike as can be."""
+    names = [name for kind in fleet.classes for name in kind.names]
+    return tuple(tuple(names[k::groups]) for k in range(groups))
+
+
+def turning(fleet: Fleet, groups: int) -> tuple[int, int]:
+    """Turns of an epoch at which the dominator changes, over all groups, and the groups in which
+    every device dominates.
+    """
+    holds = {name: bool(kind.samples) for kind in fleet.classes for name in kind.names}
+    turns = complete = 0
+    for devices in deal(fleet, groups):
+        dominators = sum(holds[name] for name in devices)
+        if dominators > 1:
+            turns += dominators
+            complete += dominators == len(devices)
+    return turns, complete

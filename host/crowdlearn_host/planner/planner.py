@@ -12,9 +12,9 @@ from crowdlearn_export.graph import NeuronGraph
 
 from ..errors import InfeasiblePlan
 from .balanced import balanced
-from .baselines import Baseline, baselines
+from .baselines import Baseline, absent, baselines
 from .costs import Costs, Training, costs, sharing_bytes
-from .fleet import Fleet
+from .fleet import Fleet, deal
 from .pieces import seat_classes
 from .plan import BudgetUse, Certificate, PiecePlan, Plan, Traffic, plan_from_counts
 from .problem import (
@@ -28,9 +28,9 @@ from .problem import (
     uplink,
 )
 from .relax import explain
-from .rotation import deal, rotate
+from .rotation import rotate
 from .search import Solution, search
-from .seats import group_problem
+from .seats import group_problem, may_stay
 
 LARGEST_GROUP = 50
 """Devices of a group that the planner proposes by itself: they take turns, so a large group is slow."""
@@ -44,6 +44,8 @@ class Planned:
     baselines: tuple[Baseline, ...]
     groupings: tuple[tuple[int, float, float], ...]
     """For every number of groups considered: the cost of its best plan, and the bound on any."""
+    absent: tuple[tuple[str, str], ...] = ()
+    """Partitioners that were not run, and why."""
 
 
 def plan_fleet(
@@ -88,7 +90,10 @@ def plan_fleet(
             explain(problems[options[0]], fleet, all(s.infeasible for s in solutions.values()))
         )
     groups = min(feasible, key=lambda g: (feasible[g].cost, g))
-    bound = min(inf if s.infeasible else s.bound for s in solutions.values())
+    bound = min(
+        inf if s.infeasible else s.bound - may_stay(prices[g], training, fleet, g)
+        for g, s in solutions.items()
+    )
     if compare and not compared[groups]:
         compared[groups] = _compare(problems[groups], prices[groups])
         for baseline in compared[groups]:
@@ -99,11 +104,14 @@ def plan_fleet(
     plan = _plan(graph, prices[groups], training, fleet, problems[groups], division, groups)
     assert plan.traffic is not None
     total = plan.traffic.total
+    if bound > total * (1 + 1e-9):
+        raise AssertionError(f"the plan relays {total} bytes, less than the bound {bound}; please report it")
     certificate = Certificate(total, min(bound, total), time.monotonic() - began)
     return Planned(
         replace(plan, certificate=certificate),
         tuple(compared[groups]),
         tuple((g, s.cost, s.bound) for g, s in solutions.items()),
+        tuple(absent(problems[groups]).items()) if compare else (),
     )
 
 

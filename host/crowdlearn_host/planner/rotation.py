@@ -17,12 +17,6 @@ from .seats import budgets, caps_of
 FORBIDDEN = 1e30
 
 
-def deal(fleet: Fleet, groups: int) -> tuple[tuple[str, ...], ...]:
-    """The fleet's devices dealt out in turn, so that groups are as alike as can be."""
-    names = [name for kind in fleet.classes for name in kind.names]
-    return tuple(tuple(names[k::groups]) for k in range(groups))
-
-
 def rotate(
     problem: Problem,
     costs: Costs,
@@ -46,10 +40,9 @@ def rotate(
     }
     dominators = [name for name in devices if kind_of[name].samples]
     holders: tuple[str, ...] = ()
-    moved = 0.0
     # Twice round: the first epoch only finds the assignment that the second starts from.
     for _ in range(2):
-        moved, turns = 0.0, []
+        turns = []
         for t, dominator in enumerate(dominators):
             others = [name for name in devices if name != dominator]
             wait = {name: (k - t) % len(dominators) for k, name in enumerate(dominators)}
@@ -60,12 +53,14 @@ def rotate(
                     f"while {dominator} is the dominator its group cannot afford the other pieces; "
                     "add a device of its class"
                 )
-            turn = (dominator, *follow)
-            moved += sum(
-                size for old, new, size in zip(holders or turn, turn, state, strict=True) if old != new
-            )
-            holders = turn
-            turns.append(Turn(turn))
+            holders = (dominator, *follow)
+            turns.append(Turn(holders))
+    moved = sum(
+        size
+        for before, after in zip([*turns[-1:], *turns[:-1]], turns, strict=True)
+        for old, new, size in zip(before.devices, after.devices, state, strict=True)
+        if old != new
+    )
     return GroupPlan(tuple(devices), tuple(turns)), moved
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from math import inf
 
 from .costs import Costs, Training, sharing_bytes
-from .fleet import DeviceClass, Fleet
+from .fleet import DeviceClass, Fleet, turning
 from .problem import Budget, Problem, Seat, Wire
 
 
@@ -90,20 +90,30 @@ def shuffles(costs: Costs, training: Training, fleet: Fleet, groups: int) -> tup
     """Bytes of an epoch's shuffles: what every division pays, and what each neuron of the dominator adds.
 
     `full`: all pieces move at every turn. `minimal`: the dominator's piece moves at every turn, and where
-    every device dominates each follower's piece leaves its holder once an epoch.
+    every device dominates each follower's piece leaves its holder once an epoch and comes back.
     """
-    turns = sum(len(kind.names) for kind in fleet.classes if kind.samples)
-    if turns <= groups:
-        return 0.0, (0.0,) * len(costs.neurons)
+    turns, complete = turning(fleet, groups)
     if training.rotation == "full":
         return turns * costs.state, (0.0,) * len(costs.neurons)
-    followers = groups if turns == fleet.size else 0
-    pinned = sum(costs.neurons[b] * costs.each[b].state for b in costs.pinned)
-    constant = turns * pinned + followers * (costs.state - pinned)
+    pinned = _pinned(costs)
+    constant = turns * pinned + 2 * complete * (costs.state - pinned)
     kept = tuple(
-        0.0 if b in costs.pinned else (turns - followers) * each.state for b, each in enumerate(costs.each)
+        0.0 if b in costs.pinned else (turns - 2 * complete) * each.state for b, each in enumerate(costs.each)
     )
     return constant, kept
+
+
+def may_stay(costs: Costs, training: Training, fleet: Fleet, groups: int) -> float:
+    """What `shuffles` counts of a `full` rotation although it may stay in place: followers' pieces
+    that no other device can afford, or that come back to their holder when the turns begin anew.
+    """
+    if training.rotation == "minimal":
+        return 0.0
+    return turning(fleet, groups)[0] * (costs.state - _pinned(costs))
+
+
+def _pinned(costs: Costs) -> float:
+    return sum(costs.neurons[b] * costs.each[b].state for b in costs.pinned)
 
 
 def _followers(costs: Costs, fleet: Fleet, groups: int) -> list[Seat]:

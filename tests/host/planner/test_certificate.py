@@ -1,0 +1,88 @@
+"""No plan relays less than the certificate's bound: against every division of small networks."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import inf
+from typing import Any
+
+import pytest
+import torch
+from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.trace import neuron_graph
+from crowdlearn_host.errors import InfeasiblePlan
+from crowdlearn_host.models import mlp
+from crowdlearn_host.planner.costs import Rotation, Training, WireFormat, costs, sharing_bytes
+from crowdlearn_host.planner.fleet import Fleet, deal
+from crowdlearn_host.planner.pieces import seat_classes
+from crowdlearn_host.planner.planner import plan_fleet
+from crowdlearn_host.planner.problem import Division, forward_floats, forward_messages, violations
+from crowdlearn_host.planner.rotation import rotate
+from crowdlearn_host.planner.seats import group_problem
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from .conftest import fleet
+from .test_search import shares
+
+GRAPH = neuron_graph(mlp((5, 3, 2, 2)), torch.zeros(2, 5), "tiny")
+
+
+def relayed(graph: NeuronGraph, devices: Fleet, training: Training, groups: int) -> float:
+    """The fewest bytes of an epoch that any division relays, every one of them rotated."""
+    priced = costs(graph, training, groups)
+    problem = group_problem(priced, training, devices, groups)
+    seats = seat_classes(problem)
+    choices = [
+        [(neurons, *[0] * (len(seats) - 1))] if b in problem.pinned else shares(neurons, len(seats))
+        for b, neurons in enumerate(problem.neurons)
+    ]
+    best = inf
+    for columns in product(*choices):
+        everyone = list(zip(seats, zip(*columns, strict=True), strict=True))
+        used = [(seat, counts) for k, (seat, counts) in enumerate(everyone) if k == 0 or any(counts)]
+        counts = tuple(counts for _, counts in used)
+        if violations(problem, Division(tuple(seat for seat, _ in used), counts)):
+            continue
+        sums = problem.objective.per_float * forward_floats(problem, counts)
+        sums += problem.objective.per_message * forward_messages(problem, counts)
+        parts = deal(devices, groups)
+        moved = sum(rotate(problem, priced, devices, part, counts, training.rotation)[1] for part in parts)
+        best = min(best, sums + moved + sharing_bytes(priced.parameters, training, groups))
+    return best
+
+
+@st.composite
+def crowds(draw: st.DrawFn) -> tuple[Fleet, int, Rotation]:
+    """Three to six devices of one or two classes in one or two groups; not everybody holds samples."""
+    kinds: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "count": draw(st.integers(1, 3)),
+            "samples": draw(st.sampled_from([0, 3, 30])) if k else 20,
+            "max_macs": draw(st.integers(45, 110)),
+        }
+        for k, name in enumerate(draw(st.sampled_from([("one",), ("one", "other")])))
+    ]
+    kinds[0]["count"] = max(kinds[0]["count"], 3 if len(kinds) == 1 else 1)
+    groups = draw(st.integers(1, 2))
+    return fleet(*kinds), groups, draw(st.sampled_from(["full", "minimal"]))  # type: ignore[return-value]
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(crowds())
+def test_no_division_relays_less_than_the_bound(case: tuple[Fleet, int, Rotation]) -> None:
+    devices, groups, rotation = case
+    training = Training(8, 4, rotation=rotation, theta=0.5, wire=WireFormat(4, 20))
+    try:
+        plan = plan_fleet(
+            GRAPH, devices, training, group_size=devices.size // groups, seconds=10, compare=False
+        ).plan
+    except InfeasiblePlan:
+        return
+    best = relayed(GRAPH, devices, training, len(plan.groups))
+    assert plan.certificate is not None
+    assert plan.certificate.bound <= best * (1 + 1e-9)
+    assert plan.certificate.cost >= best * (1 - 1e-9)
+    if plan.certificate.optimal:
+        assert plan.certificate.cost == pytest.approx(best)
