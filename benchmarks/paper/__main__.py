@@ -17,7 +17,7 @@ from rich.table import Table
 from ..report import machine, write_rows
 from .plots import plot_errors
 from .rows import CNN_TABLES, MLP_TABLES, Row
-from .runs import Job, Records, run_all
+from .runs import Finished, Job, run_all
 from .tables import bytes_rows, error_row, load_rows, traffic_rows
 
 MODELLED = {"load": load_rows, "traffic": traffic_rows}
@@ -70,7 +70,7 @@ def main(
         for job in jobs_of(row, model, folder)
     ]
     total = len({job.key() for job in jobs})
-    results = run_all(jobs, runs, cores, lambda job, records: console.print(_told(records, total, began)))
+    results = run_all(jobs, runs, cores, lambda finished: console.print(_told(finished, total, began)))
     for name in chosen:
         if name in MODELLED:
             flat += MODELLED[name](graph)
@@ -83,21 +83,26 @@ def main(
         if not rows:
             continue
         flat += [error_row(name, row, of[row.label]) for row in rows]
+        curves = {label: [each.records for each in finished] for label, finished in of.items()}
         if name == "bytes":
-            flat += bytes_rows(graph, rows, of, ACCURACIES)
-        plot_errors(runs / f"{name}.svg", f"{model}: {name}", of)
+            flat += bytes_rows(graph, rows, curves, ACCURACIES)
+        plot_errors(runs / f"{name}.svg", f"{model}: {name}", curves)
     _print(console, flat, quick)
     minutes = (time.monotonic() - began) / 60
+    worked = sum(finished.cpu_seconds for finished in results.values()) / 60
     console.print(f"{machine()}; {minutes:.1f} minutes on {cores} cores; plots in {runs}")
+    console.print(
+        f"all {total} runs, kept ones too: {worked:.1f} core minutes, {worked / cores:.1f} a core of {cores}"
+    )
     write_rows(json_file, flat)
 
 
-def _told(records: Records, total: int, began: float) -> str:
-    last = records[-1]
-    seconds = sum(record.seconds for record in records)
+def _told(finished: Finished, total: int, began: float) -> str:
+    last = finished.records[-1]
     error = 100 - 100 * float(last.group_accuracy or 0)
     minutes = (time.monotonic() - began) / 60
-    return f"one of {total} runs: {error:.2f} % in {seconds:.0f} s ({minutes:.1f} minutes so far)"
+    spent = f"{finished.cpu_seconds:.0f} s of a core"
+    return f"one of {total} runs: {error:.2f} % in {spent} ({minutes:.1f} minutes so far)"
 
 
 def _print(console: Console, flat: list[dict[str, Any]], quick: bool) -> None:

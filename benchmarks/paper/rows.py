@@ -13,7 +13,7 @@ Values = Mapping[str, Any]
 
 DEVICES = 120
 EPOCHS = 50
-TRAINING = {"epochs": EPOCHS, "batch": 50, "learning_rate": 0.1}
+TRAINING = {"epochs": EPOCHS, "batch": 100, "learning_rate": 0.2}
 """The paper tells neither batch nor learning rate; these serve every row that is not called ours."""
 HALF = {"theta": 0.5, "tau": 0.5}
 BEST = {"theta": 0.9, "tau": 0.5, "omega": 10}

@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -36,10 +37,18 @@ class Job:
 Records = tuple[RoundRecord, ...]
 
 
+@dataclass(frozen=True)
+class Finished:
+    """What a job recorded, and the seconds of one core's work that it took: a busy machine adds none."""
+
+    records: Records
+    cpu_seconds: float
+
+
 def run_all(
-    jobs: Iterable[Job], kept: Path, cores: int, told: Callable[[Job, Records], None]
-) -> dict[str, Records]:
-    """What every job recorded, by key; a job found in the folder `kept` is not run again."""
+    jobs: Iterable[Job], kept: Path, cores: int, told: Callable[[Finished], None]
+) -> dict[str, Finished]:
+    """What every job gave, by key; a job found in the folder `kept` is not run again."""
     wanted = {job.key(): job for job in jobs}
     kept.mkdir(parents=True, exist_ok=True)
     done = {key: _read(kept / f"{key}.json") for key in wanted if (kept / f"{key}.json").exists()}
@@ -50,30 +59,33 @@ def run_all(
     with ProcessPoolExecutor(cores, mp_context=context) as pool:
         futures = {pool.submit(run_one, job): job for job in open_jobs}
         for future in as_completed(futures):
-            job, records = futures[future], future.result()
-            _write(kept / f"{job.key()}.json", job, records)
-            done[job.key()] = records
-            told(job, records)
+            job, finished = futures[future], future.result()
+            _write(kept / f"{job.key()}.json", job, finished)
+            done[job.key()] = finished
+            told(finished)
     return done
 
 
-def run_one(job: Job) -> Records:
+def run_one(job: Job) -> Finished:
     """Simulates the job in this process."""
+    began = time.process_time()
     train, test = load_dataset(job.data), load_dataset(job.data, "test")
     if job.samples:
         train, test = train.subset(np.arange(job.samples)), test.subset(np.arange(job.samples // 6))
     config = job.config
     devices = partition(train.labels, config.devices, config.partition, config.seed)
     setting = prepare(config, train, test, devices)
-    return run(setting, InProcess(setting.workload)).records
+    records = run(setting, InProcess(setting.workload)).records
+    return Finished(records, time.process_time() - began)
 
 
-def _read(path: Path) -> Records:
-    return tuple(RoundRecord(**record) for record in json.loads(path.read_text())["records"])
+def _read(path: Path) -> Finished:
+    told = json.loads(path.read_text())
+    return Finished(tuple(RoundRecord(**record) for record in told["records"]), told["cpu_seconds"])
 
 
-def _write(path: Path, job: Job, records: Records) -> None:
-    told = {"config": job.config.model_dump(mode="json"), "records": [asdict(record) for record in records]}
+def _write(path: Path, job: Job, finished: Finished) -> None:
+    told = {"config": job.config.model_dump(mode="json"), **asdict(finished)}
     temporary = path.with_suffix(".partial")
     temporary.write_text(json.dumps(told))
     os.replace(temporary, path)

@@ -13,6 +13,7 @@ from crowdlearn_host.simulation.traffic import sums_per_sample
 from crowdlearn_host.simulation.wire import BYTES
 
 from .rows import DEVICES, Row
+from .runs import Finished
 from .slicing import imbalance, layered, metis
 
 Records = Sequence[RoundRecord]
@@ -23,8 +24,9 @@ PAPER_KILOBYTES = {5: 19.12, 10: 33.57, 15: 46.46, 20: 57.79}
 SLICES = (5, 10, 12, 15, 20)
 
 
-def error_row(table: str, row: Row, runs: Sequence[Records]) -> Flat:
+def error_row(table: str, row: Row, finished: Sequence[Finished]) -> Flat:
     """Test error after the last epoch: the groups' models (as the paper tells it), and the global model."""
+    runs = [each.records for each in finished]
     groups = [100 - 100 * float(records[-1].group_accuracy or 0) for records in runs]
     whole = [100 - 100 * float(records[-1].accuracy or 0) for records in runs]
     return {
@@ -37,7 +39,7 @@ def error_row(table: str, row: Row, runs: Sequence[Records]) -> Flat:
         "global %": round(mean(whole), 2),
         "seeds": len(runs),
         "epochs": runs[0][-1].epoch + 1,
-        "minutes": round(mean(sum(r.seconds for r in records) for records in runs) / 60, 1),
+        "core minutes": round(mean(each.cpu_seconds for each in finished) / 60, 2),
     }
 
 

@@ -218,10 +218,11 @@ def _share(
     """Uploads of every device, then every group's download into `weights`. Returns the bytes of both."""
     config = setting.config
     values = ValueType[config.sharing.values.upper()]
-    positions = [np.flatnonzero(setting.pieces == piece) for piece in range(len(setting.plan.pieces))]
+    owns = [setting.pieces == piece for piece in range(len(setting.plan.pieces))]
+    positions = [np.flatnonzero(own) for own in owns]
     sent = 0
     for group, result in zip(holders, results, strict=True):
-        owned = {device: setting.pieces == piece for piece, device in enumerate(group)}
+        owned = dict(zip(group, owns, strict=False))
         sharing = SharingRound(window, number, owned, len(window))
         # Running statistics have no gradient, and a model without them cannot be evaluated: always shared.
         importance = np.where(model.buffers, np.inf, result.accumulated if _chosen(config) else 0)
@@ -231,8 +232,8 @@ def _share(
             sharing.receive(device, data)
             sent += len(data)
     indices, averages = window.download(config.sharing.tau)
-    for own in positions:
-        part = np.isin(indices, own, assume_unique=True)
+    for own in owns:
+        part = own[indices]
         sent += len(holders) * len(encode_update(Update(0, number, indices[part], averages[part]), values))
     weights[:, indices] = averages
     return sent

@@ -6,7 +6,7 @@ dominators in turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..models import build_model
 from ..sharing.flat import flat_layout
 from .config import SimulationConfig
+from .dense import DenseChain
 from .wire import round_sums
 
 Floats = NDArray[np.float32]
@@ -86,6 +87,7 @@ class GroupModel:
 
     def __init__(self, config: SimulationConfig) -> None:
         self.model = build_model(config.model, config.seed)
+        self._training = config.training
         self._noise = torch.Generator()
         round_sums(self.model, config.training.wire, self._noise)
         layout = flat_layout(self.model.state_dict())
@@ -103,6 +105,11 @@ class GroupModel:
             else:
                 owner, _, name = entry.name.rpartition(".")
                 self.model.get_submodule(owner)._buffers[name] = view
+        parameters = [parameter.data for parameter in self.parameters]
+        plain = not config.training.momentum and not config.training.weight_decay
+        self._chain = (
+            DenseChain.of(self.model, parameters, config.training.wire, self._noise) if plain else None
+        )
 
     def views(self, vector: torch.Tensor) -> list[torch.Tensor]:
         """The parameters' parts of a vector like the weights, in the order of `parameters`."""
@@ -110,39 +117,60 @@ class GroupModel:
 
     def train(self, workload: Workload, task: GroupTask) -> GroupResult:
         """The weights after the task's passes over the workload's data."""
-        training = workload.config.training
+        training = self._training
         self.model.train()
         self._noise.manual_seed(_noise_seed(workload.config.seed, task.passes[0]))
         self.vector.copy_(torch.from_numpy(task.weights))
         momentum = torch.from_numpy(task.momentum.copy())
         accumulated = torch.zeros(len(self.vector) if task.accumulate else 0)
-        parameters = [parameter.data for parameter in self.parameters]
         velocities = self.views(momentum) if training.momentum else []
         sums = self.views(accumulated) if task.accumulate else []
-        loss_sum, samples = 0.0, 0
-        for inputs, labels in _batches(workload, task.passes):
-            loss = F.cross_entropy(self.model(inputs), labels)
-            gradients = list(torch.autograd.grad(loss, self.parameters))
-            loss_sum += loss.item() * len(labels)
+        loss, samples = 0.0, 0
+        for each in task.passes:
+            inputs, labels = _fed(workload, each)
+            batches = [slice(rows.start, rows.stop) for rows in mini_batches(len(labels), training.batch)]
             samples += len(labels)
-            steps = gradients
-            if training.weight_decay:
-                steps = list(torch._foreach_add(steps, parameters, alpha=training.weight_decay))
-            if training.momentum:
-                torch._foreach_mul_(velocities, training.momentum)
-                torch._foreach_add_(velocities, steps)
-                steps = velocities
-            torch._foreach_add_(parameters, steps, alpha=-task.learning_rate)
-            if task.accumulate:
-                torch._foreach_abs_(gradients)
-                torch._foreach_add_(sums, gradients)
+            if self._chain is not None:
+                loss += self._chain.train(inputs, labels, batches, task.learning_rate, sums)
+            else:
+                loss += self._pass(inputs, labels, batches, task.learning_rate, velocities, sums)
         return GroupResult(
             self.vector.numpy().copy(),
             momentum.numpy(),
             accumulated.numpy(),
-            loss_sum / max(samples, 1),
+            loss / max(samples, 1),
             samples,
         )
+
+    def _pass(
+        self,
+        inputs: torch.Tensor,
+        labels: torch.Tensor,
+        batches: Sequence[slice],
+        rate: float,
+        velocities: Sequence[torch.Tensor],
+        sums: Sequence[torch.Tensor],
+    ) -> float:
+        """SGD as torch.optim.SGD defines it, by autograd; the loss summed over samples."""
+        training = self._training
+        parameters = [parameter.data for parameter in self.parameters]
+        loss_sum = 0.0
+        for batch in batches:
+            loss = F.cross_entropy(self.model(inputs[batch]), labels[batch])
+            gradients = list(torch.autograd.grad(loss, self.parameters))
+            loss_sum += loss.item() * len(labels[batch])
+            steps = gradients
+            if training.weight_decay:
+                steps = list(torch._foreach_add(steps, parameters, alpha=training.weight_decay))
+            if velocities:
+                torch._foreach_mul_(velocities, training.momentum)
+                torch._foreach_add_(velocities, steps)
+                steps = list(velocities)
+            torch._foreach_add_(parameters, steps, alpha=-rate)
+            if sums:
+                torch._foreach_abs_(gradients)
+                torch._foreach_add_(sums, gradients)
+        return loss_sum
 
     def average(self, workload: Workload, task: CohortTask) -> GroupResult:
         """The devices' models, averaged by their samples, so that one vector travels back for all of them."""
@@ -192,11 +220,8 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _batches(workload: Workload, passes: tuple[Pass, ...]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    config = workload.config
-    for each in passes:
-        own = workload.devices[each.device]
-        order = own[pass_order(len(own), seed=config.seed, epoch=each.epoch, device=each.device)]
-        for rows in mini_batches(len(own), config.training.batch):
-            at = order[rows.start : rows.stop]
-            yield torch.from_numpy(workload.inputs[at]), torch.from_numpy(workload.labels[at])
+def _fed(workload: Workload, each: Pass) -> tuple[torch.Tensor, torch.Tensor]:
+    """The dominator's samples and labels in the order in which the pass feeds them."""
+    own = workload.devices[each.device]
+    at = own[pass_order(len(own), seed=workload.config.seed, epoch=each.epoch, device=each.device)]
+    return torch.from_numpy(workload.inputs[at]), torch.from_numpy(workload.labels[at])

@@ -30,15 +30,17 @@ class _Crossing(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, sums: Tensor, wire: Wire, noise: torch.Generator) -> Tensor:
         ctx.crossing = wire, noise
-        return _rounded(sums, wire, noise)
+        return rounded(sums, wire, noise)
 
     @staticmethod
     def backward(ctx: Any, *errors: Tensor) -> tuple[Tensor, None, None]:
-        return _rounded(errors[0], *ctx.crossing), None, None
+        return rounded(errors[0], *ctx.crossing), None, None
 
 
-def _rounded(values: Tensor, wire: Wire, noise: torch.Generator) -> Tensor:
+def rounded(values: Tensor, wire: Wire, noise: torch.Generator) -> Tensor:
     """float16 to nearest; int8 in steps of the largest magnitude / 127, up or down at random."""
+    if wire == "float32":
+        return values
     if wire == "float16":
         return values.half().float()
     step = values.abs().max() / 127
