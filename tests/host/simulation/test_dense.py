@@ -1,0 +1,74 @@
+"""The chain of dense layers trains as autograd does, whatever it leaves out."""
+
+import copy
+from collections.abc import Sequence
+
+import pytest
+import torch
+from crowdlearn_host.models import mlp
+from crowdlearn_host.simulation.dense import DenseChain
+from crowdlearn_host.simulation.wire import Wire, round_sums
+from torch import nn
+
+BATCHES = [slice(0, 20), slice(20, 40), slice(40, 60), slice(60, 73)]
+RATE = 0.3
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    """Samples of 50 inputs, of which 30 are zero throughout, and one in half of the samples."""
+    torch.manual_seed(1)
+    inputs, labels = torch.randn(73, 50), torch.randint(0, 4, (73,))
+    inputs[:, torch.randperm(50)[:30]] = 0
+    inputs[:36, torch.nonzero(inputs.any(0))[0]] = 0
+    return inputs, labels
+
+
+def by_autograd(model: nn.Module, batches: Sequence[slice]) -> tuple[list[torch.Tensor], float]:
+    """Trains `model`; its summed |gradient| and summed loss."""
+    inputs, labels = data()
+    sums = [torch.zeros_like(p) for p in model.parameters()]
+    loss_sum = 0.0
+    for batch in batches:
+        loss = nn.functional.cross_entropy(model(inputs[batch]), labels[batch])
+        for parameter, total, gradient in zip(
+            model.parameters(), sums, torch.autograd.grad(loss, list(model.parameters())), strict=True
+        ):
+            total += gradient.abs()
+            parameter.data -= RATE * gradient
+        loss_sum += loss.item() * len(labels[batch])
+    return sums, loss_sum
+
+
+@pytest.mark.parametrize("wire", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("batches", [BATCHES, BATCHES[:2]], ids=["narrowed", "whole"])
+@pytest.mark.parametrize("accumulate", [True, False])
+def test_weights_statistics_loss_and_gradient_sums_are_autograds(
+    wire: Wire, batches: list[slice], accumulate: bool
+) -> None:
+    torch.manual_seed(0)
+    model = mlp((50, 24, 12, 4))
+    expected = copy.deepcopy(model)
+    noise = torch.Generator().manual_seed(7)
+    round_sums(expected, wire, noise)
+    expected_sums, expected_loss = by_autograd(expected, batches)
+    parameters = [parameter.data for parameter in model.parameters()]
+    chain = DenseChain.of(model, parameters, wire, torch.Generator().manual_seed(7))
+    assert chain is not None
+    sums = [torch.zeros_like(p) for p in parameters] if accumulate else []
+    loss = chain.train(*data(), batches, RATE, sums)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    for name, value in expected.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    for total, wanted in zip(sums, expected_sums, strict=False):
+        torch.testing.assert_close(total, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_another_network_is_left_to_autograd() -> None:
+    for other in (
+        nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)),
+        nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)),
+        nn.Linear(4, 2),
+    ):
+        parameters = [parameter.data for parameter in other.parameters()]
+        assert DenseChain.of(other, parameters, "float32", torch.Generator()) is None
