@@ -148,8 +148,8 @@ class GroupModel:
         labels: torch.Tensor,
         batches: Sequence[slice],
         rate: float,
-        velocities: Sequence[torch.Tensor],
-        sums: Sequence[torch.Tensor],
+        velocities: list[torch.Tensor],
+        sums: list[torch.Tensor],
     ) -> float:
         """SGD as torch.optim.SGD defines it, by autograd; the loss summed over samples."""
         training = self._training
@@ -165,7 +165,7 @@ class GroupModel:
             if velocities:
                 torch._foreach_mul_(velocities, training.momentum)
                 torch._foreach_add_(velocities, steps)
-                steps = list(velocities)
+                steps = velocities
             torch._foreach_add_(parameters, steps, alpha=-rate)
             if sums:
                 torch._foreach_abs_(gradients)
