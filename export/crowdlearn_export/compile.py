@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge, to_edge_transform_and_lower
+from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
 from executorch.exir.passes import MemoryPlanningPass
 
 from .errors import LoweringError
 from .lowering import lower
-from .lowering.backend import Backend, choose_backend, partitioners
+from .lowering.backend import Backend, choose_backend, delegate
 from .lowering.operators import check_operators
 
 Tensors = tuple[torch.Tensor, ...]
@@ -66,12 +66,9 @@ def compile_program(
     lowered = {m.name: lower(m.function, m.example, m.batched) for m in methods}
     backends = {name: backend or choose_backend(graph) for name, graph in lowered.items()}
     exported = {m.name: _export(m, lowered[m.name], max_batch) for m in methods}
-    config = EdgeCompileConfig(_check_ir_validity=False)
-    if set(backends.values()) == {"portable"}:
-        edge = to_edge(exported, compile_config=config)
-    else:
-        parts = {name: partitioners(chosen) for name, chosen in backends.items()}
-        edge = to_edge_transform_and_lower(exported, partitioner=parts, compile_config=config)
+    # A dense layer stays one operator: both backends have it, and it needs no transposed copy.
+    config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default])
+    edge = delegate(to_edge(exported, compile_config=config), backends)
     # Inputs stay where the caller has them: a copy of every weight at every call costs more than a small
     # product.
     planning = MemoryPlanningPass(alloc_graph_input=False)

@@ -26,7 +26,7 @@ def lower(function: Callable[..., Any], example: Sequence[Tensor], batched: Coll
     """
     inputs = _symbolic(example, batched)
     functional = torch.func.functionalize(function, remove="mutations")
-    with sdpa_kernel(SDPBackend.MATH), _FlatLinear():
+    with sdpa_kernel(SDPBackend.MATH), _Plain():
         module = make_fx(functional, decomposition_table=rules(), tracing_mode="fake")(*inputs)
     module.graph.eliminate_dead_code()
     module = make_fx(Layout(module).run, tracing_mode="fake")(*inputs)
@@ -35,8 +35,12 @@ def lower(function: Callable[..., Any], example: Sequence[Tensor], batched: Coll
     return module
 
 
-class _FlatLinear(TorchFunctionMode):
-    """Dense layers over [batch, ..., features] see rows: PyTorch's own folding would fix the batch."""
+class _Plain(TorchFunctionMode):
+    """Functions that PyTorch writes out in a way that a program cannot hold.
+
+    Dense layers over [batch, ..., features] see rows: PyTorch's own folding would fix the batch. An average
+    over the whole map is a mean: PyTorch's follows it with a stride of its own.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -45,6 +49,8 @@ class _FlatLinear(TorchFunctionMode):
             x, weight, *bias = args
             rows = func(x.reshape(-1, x.shape[-1]), weight, *bias, **(kwargs or {}))
             return rows.reshape(*x.shape[:-1], weight.shape[0])
+        if func is torch.nn.functional.adaptive_avg_pool2d and tuple(args[1:]) in ((1,), ((1, 1),)):
+            return args[0].mean((-2, -1), keepdim=True)
         return func(*args, **(kwargs or {}))
 
 

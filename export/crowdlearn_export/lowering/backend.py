@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any, Literal
 
 import torch
+from executorch.backends.xnnpack import xnnpack_preprocess
+from executorch.backends.xnnpack._passes import ConvertToLinearPass, DecomposeConcatenate, FuseActivationPass
 from executorch.backends.xnnpack.partition.config import generic_node_configs as generic
 from executorch.backends.xnnpack.partition.config.gemm_configs import AddmmConfig, LinearConfig, MMConfig
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import EdgeProgramManager
 from torch.fx import GraphModule
 
 aten = torch.ops.aten
@@ -18,6 +22,30 @@ WORTHWHILE = 100_000
 """Multiplications in a method's matrix products, for the example batch, from which XNNPACK pays for its
 calls.
 """
+
+PASSES = [ConvertToLinearPass, FuseActivationPass, DecomposeConcatenate]
+"""XNNPACK's own passes that our graphs need."""
+
+PRODUCTS = [AddmmConfig, LinearConfig, MMConfig, generic.BMMConfig]
+ELEMENTWISE = [
+    generic.AbsConfig,
+    generic.AddConfig,
+    generic.CatConfig,
+    generic.ClampConfig,
+    generic.DivConfig,
+    generic.ExpConfig,
+    generic.HardtanhConfig,
+    generic.LogConfig,
+    generic.MaximumConfig,
+    generic.MinimumConfig,
+    generic.MulConfig,
+    generic.NegConfig,
+    generic.PermuteConfig,
+    generic.ReLUConfig,
+    generic.SigmoidConfig,
+    generic.SubConfig,
+    generic.TanhConfig,
+]
 
 LARGE = 4096
 """Elements of an elementwise result, for the example batch, from which XNNPACK pays for its call."""
@@ -45,36 +73,33 @@ def _size(size: int | torch.SymInt) -> int:
     return size if isinstance(size, int) else int(size.node.hint)
 
 
-def partitioners(backend: Backend) -> list[XnnpackPartitioner]:
-    """The partitioners of `backend`.
+def delegate(edge: EdgeProgramManager, backends: Mapping[str, Backend]) -> EdgeProgramManager:
+    """`edge` with the methods whose backend is XNNPACK delegated to it."""
+    parts = {name: _Partitioner() for name, chosen in backends.items() if chosen == "xnnpack"}
+    if not parts:
+        return edge
+    manager = xnnpack_preprocess.XNNPACKPassManager
+    # Its other passes find nothing in our graphs, and would trace every part of them a dozen times more.
+    xnnpack_preprocess.XNNPACKPassManager = lambda program, passes=None: manager(program, PASSES)
+    try:
+        return edge.to_backend(parts)
+    finally:
+        xnnpack_preprocess.XNNPACKPassManager = manager
+
+
+class _Partitioner(XnnpackPartitioner):  # type: ignore[misc]
+    """Products and large elementwise operations.
 
     Views are left out, as they cost nothing outside of a delegate and a copy inside; so are convolutions
     and poolings, which want weights that never change.
     """
-    if backend == "portable":
-        return []
-    products = [AddmmConfig, LinearConfig, MMConfig, generic.BMMConfig]
-    elementwise = [
-        generic.AbsConfig,
-        generic.AddConfig,
-        generic.CatConfig,
-        generic.ClampConfig,
-        generic.DivConfig,
-        generic.ExpConfig,
-        generic.HardtanhConfig,
-        generic.LogConfig,
-        generic.MaximumConfig,
-        generic.MinimumConfig,
-        generic.MulConfig,
-        generic.NegConfig,
-        generic.PermuteConfig,
-        generic.ReLUConfig,
-        generic.SigmoidConfig,
-        generic.SubConfig,
-        generic.TanhConfig,
-    ]
-    configs = [*products, *(_only_large(config) for config in elementwise)]
-    return [XnnpackPartitioner(configs=configs, force_non_static_weights_for_f32_linear=True)]
+
+    def __init__(self) -> None:
+        configs = [*PRODUCTS, *(_only_large(config) for config in ELEMENTWISE)]
+        super().__init__(configs=configs, force_non_static_weights_for_f32_linear=True)
+
+    def _check_if_called_from_to_backend(self) -> bool:
+        return False  # it would warn of a use that is meant here: the graph is decomposed already
 
 
 def _only_large(config: Any) -> Any:

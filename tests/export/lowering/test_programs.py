@@ -26,6 +26,17 @@ def test_convolution_and_pooling_program():
     assert_compiles(function, [x, w, b])
 
 
+def test_average_over_the_whole_map_of_a_convolution():
+    torch.manual_seed(0)
+    x, w, v = torch.randn(4, 3, 6, 5), torch.randn(5, 3, 3, 3), torch.randn(5, 1, 3, 3)
+
+    def function(x, w, v):
+        y = F.conv2d(torch.tanh(F.conv2d(x, w, padding=1)), v, padding=1, groups=5)
+        return F.adaptive_avg_pool2d(torch.tanh(y), 1).flatten(1)
+
+    assert_compiles(function, [x, w, v])
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_train_step_is_sgd(momentum):
     torch.manual_seed(0)
