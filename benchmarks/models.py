@@ -17,6 +17,8 @@ class Network:
     build: Callable[[], nn.Module]
     sample: tuple[int, ...]
     classes: int = 10
+    tokens: int = 0
+    """How many tokens samples are drawn from; 0 for images."""
 
 
 def cnn() -> nn.Module:
@@ -137,7 +139,7 @@ NETWORKS = {
     "paper_mlp": Network(paper_mlp, (784,)),
     "resnet20": Network(resnet20, (3, 32, 32)),
     "mobilenet": Network(mobilenet, (3, 32, 32)),
-    "transformer": Network(Transformer, (32,)),
+    "transformer": Network(Transformer, (32,), tokens=64),
 }
 
 

@@ -1,0 +1,147 @@
+"""How fast a training step is: ours against PyTorch eager and other trainers that run on a device.
+
+Every engine runs in a process of its own. Rounds are interleaved, and while one engine is measured the
+others are stopped, so a ratio compares neighbouring moments of the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from crowdlearn_export.compile import compile_program
+from crowdlearn_export.lowering import lower
+from crowdlearn_export.lowering.backend import products
+from crowdlearn_export.train_step import train_step
+from rich.console import Console
+from rich.table import Table
+
+from ..report import machine, write_rows
+from .cases import Case, built, products_alone, write_case, write_onnx
+from .compare import compare
+from .peers import PEERS, python_of
+
+FULL = [
+    *(Case("cnn", batch, threads) for batch in (32, 8, 1) for threads in (1, 2)),
+    *(Case(model, 32, 1) for model in ("mlp", "paper_mlp", "resnet20", "mobilenet", "transformer")),
+    *(Case("mlp", batch, 1) for batch in (8, 1)),
+]
+CHAINS_ONLY = ("mnn", "litert")
+"""Engines for which a network is built layer by layer."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the CNN at batch 32 on one thread, no peers")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--models", help="comma-separated; only these networks")
+    parser.add_argument("--batches", help="comma-separated; only these batches")
+    parser.add_argument("--threads", help="comma-separated; only these numbers of threads")
+    parser.add_argument("--peers", type=Path, help="where benchmarks.train_step.peers installed the peers")
+    options = parser.parse_args()
+    cases = [
+        case
+        for case in ([Case("cnn", 32, 1)] if options.quick else FULL)
+        if (not options.models or case.model in options.models.split(","))
+        and (not options.batches or str(case.batch) in options.batches.split(","))
+        and (not options.threads or str(case.threads) in options.threads.split(","))
+    ]
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        programs = {case.model: compiled(case.model) for case in cases}
+        for number, case in enumerate(cases):
+            rows += measured(case, programs[case.model], options.peers, Path(temporary) / str(number))
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(as_table(rows), machine(), sep="\n")
+    write_rows(options.json, rows)
+
+
+def compiled(model: str) -> dict[str, Any]:
+    """The model's program, the state that it starts from, and what compiling it said."""
+    started = time.perf_counter()
+    x, y = write_example(model)
+    step = train_step(built(model), torch.nn.functional.cross_entropy, x, y)
+    program = compile_program([step.method], max_batch=32)
+    seconds = round(time.perf_counter() - started, 1)
+    return {
+        "pte": program.pte,
+        "state": {name: value.numpy() for name, value in step.state.items()},
+        "facts": {
+            "program_bytes": len(program.pte),
+            "arena_bytes": program.arena_bytes,
+            "compile_s": seconds,
+        },
+        "products": products(lower(step.method.function, step.method.example, step.method.batched)),
+    }
+
+
+def write_example(model: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """An example batch of 32, of any values."""
+    from benchmarks.models import NETWORKS
+
+    network = NETWORKS[model]
+    y = torch.arange(32) % network.classes
+    if network.tokens:
+        return torch.zeros((32, *network.sample), dtype=torch.int64), y
+    return torch.zeros(32, *network.sample), y
+
+
+def measured(case: Case, program: dict[str, Any], peers: Path | None, folder: Path) -> list[dict[str, Any]]:
+    """The rows of one case; a peer that is not installed has one that says so."""
+    exact = write_case(case, folder)
+    (folder / "program.pte").write_bytes(program["pte"])
+    np.savez(folder / "state.npz", **program["state"])
+    engines = {"eager": sys.executable, "crowdlearn": sys.executable}
+    absent = []
+    if peers is not None:
+        if case.model in ("cnn", "mlp"):
+            engines["executorch"] = sys.executable
+        for peer in PEERS:
+            if peer in CHAINS_ONLY and case.model not in ("cnn", "mlp"):
+                continue
+            if python_of(peers, peer).exists():
+                engines[peer] = str(python_of(peers, peer))
+            else:
+                absent.append({"engine": peer, **vars(case), "failed": "not installed"})
+        write_onnx(case, folder)
+    rows = compare(case, engines, folder, exact, rounds=15 if case.batch > 8 else 25)
+    for row in rows:
+        if row["engine"] == "crowdlearn":
+            row |= program["facts"]
+        if row["engine"] == "eager" and case.batch == 32:
+            row["products_ms"] = round(products_alone(program["products"], case.threads), 3)
+    return rows + absent
+
+
+def as_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="one training step; ratio to PyTorch eager: median (10th to 90th percentile)")
+    names = ("model", "batch", "threads", "engine", "ms", "ratio", "grad error", "import s", "load s")
+    for name in (*names, "growth MB", "artifacts kB", "program kB"):
+        table.add_column(name, justify="left" if name in ("model", "engine") else "right")
+    for row in rows:
+        cells = [row["model"], str(row["batch"]), str(row["threads"]), row["engine"]]
+        if "failed" in row:
+            table.add_row(*cells, "", "not run here")
+            continue
+        table.add_row(
+            *cells,
+            f"{row['ms']:.2f}",
+            f"{row['ratio_to_eager']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})",
+            f"{row['grad_error']:.0e}",
+            f"{row['import_s']:.1f}",
+            f"{row['load_s']:.2f}",
+            f"{row['growth_mb']:.0f}",
+            f"{row['artifact_bytes'] / 1e3:.0f}",
+            f"{row['program_bytes'] / 1e3:.0f}" if "program_bytes" in row else "",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""What is trained: the network, its batch, and the exact gradient, as files that every engine reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.models import NETWORKS, Network
+
+from .engine import Array
+
+RATE = 0.01
+DRAWS = 30
+MARGIN = 1e-6
+"""How far from a kink, in units of the map's standard deviation, samples are kept."""
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the comparison: a network, a batch, a number of threads."""
+
+    model: str
+    batch: int
+    threads: int
+
+
+def built(model: str) -> nn.Module:
+    """The network with the weights that every engine starts from."""
+    torch.manual_seed(0)
+    return NETWORKS[model].build()
+
+
+def write_case(case: Case, folder: Path) -> dict[str, Array]:
+    """Write case.json, weights.npz and batch.npz to `folder`; return the gradients in float64."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = built(case.model)
+    x, y = batch_of(case.model, case.batch)
+    weights: dict[str, Any] = {n: p.detach().numpy() for n, p in model.named_parameters()}
+    np.savez(folder / "weights.npz", **weights)
+    np.savez(folder / "batch.npz", x=x.numpy(), y=y.numpy())
+    layers = list(chain(model)) if isinstance(model, nn.Sequential) and is_chain(model) else []
+    (folder / "case.json").write_text(json.dumps({**vars(case), "rate": RATE, "layers": layers}))
+    exact = built(case.model).double()
+    torch.autograd.backward(nn.functional.cross_entropy(exact(_double(x)), y))
+    return {n: p.grad.numpy() for n, p in exact.named_parameters() if p.grad is not None}
+
+
+def relative_error(found: dict[str, Array], exact: dict[str, Array]) -> float:
+    """The largest difference over the largest exact value."""
+    scale = max(float(np.abs(g).max()) for g in exact.values())
+    return max(float(np.abs(found[n] - g).max()) for n, g in exact.items()) / scale
+
+
+def batch_of(model: str, size: int) -> tuple[Tensor, Tensor]:
+    """A random batch: samples and labels. Samples for which an input of ReLU or max pooling is so close to
+    its kink that float32 and float64 could take different sides are drawn again, as far as `DRAWS` allow.
+    """
+    network, generator = NETWORKS[model], torch.Generator().manual_seed(2)
+    y = torch.randint(0, network.classes, (size,), generator=generator)
+    exact = built(model).double()
+    x = _draw(network, size, generator)
+    best, widest = x, -1.0
+    for _ in range(DRAWS):
+        with torch.no_grad(), _Margins(size) as margins:
+            exact(_double(x))
+        if float(margins.least.min()) > widest:
+            best, widest = x, float(margins.least.min())
+        close = margins.least < MARGIN
+        if not close.any():
+            break
+        x = x.clone()
+        x[close] = _draw(network, int(close.sum()), generator)
+    return best, y
+
+
+def _draw(network: Network, size: int, generator: torch.Generator) -> Tensor:
+    if network.tokens:
+        return torch.randint(0, network.tokens, (size, *network.sample), generator=generator)
+    return torch.randn(size, *network.sample, generator=generator)
+
+
+def _double(x: Tensor) -> Tensor:
+    return x.double() if x.is_floating_point() else x
+
+
+class _Margins(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches a forward pass: for each sample the least distance to a kink."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.least = torch.full((size,), torch.inf, dtype=torch.float64)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in (aten.relu.default, aten.relu_.default):
+            self._see(args[0], args[0].abs())
+        elif func in (aten.hardtanh.default, aten.hardtanh_.default):
+            low, high = args[1:3]
+            self._see(args[0], torch.minimum((args[0] - low).abs(), (args[0] - high).abs()))
+        elif func is aten.max_pool2d_with_indices.default:
+            x, kernel, stride = args[:3]
+            windows = x.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1]).flatten(4)
+            first, second = windows.topk(2, -1).values.unbind(-1)
+            # Equal values are those that a ReLU has cut off, where no gradient passes.
+            self._see(x, torch.where(first == second, torch.inf, first - second))
+        return out
+
+    def _see(self, x: Tensor, distance: Tensor) -> None:
+        self.least = torch.minimum(self.least, distance.flatten(1).amin(1) / x.std())
+
+
+def is_chain(model: nn.Sequential) -> bool:
+    """Whether the network is a plain chain that can be told to engines layer by layer."""
+    return all(isinstance(m, (nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Linear)) for m in model)
+
+
+def chain(model: nn.Sequential) -> Iterator[dict[str, Any]]:
+    """The layers of a chain; `channels` of a dense one is the number of those that were flattened, else 1."""
+    channels, flattened = 1, 1
+    for name, layer in model.named_children():
+        names = {"weight": f"{name}.weight", "bias": f"{name}.bias"}
+        if isinstance(layer, nn.Conv2d):
+            channels = layer.out_channels
+            yield {
+                "kind": "convolution",
+                **names,
+                "inputs": layer.in_channels,
+                "outputs": layer.out_channels,
+                "kernel": layer.kernel_size[0],
+                "padding": int(layer.padding[0]),
+            }
+        elif isinstance(layer, nn.Linear):
+            sizes = {"inputs": layer.in_features, "outputs": layer.out_features, "channels": flattened}
+            yield {"kind": "dense", **names, **sizes}
+            flattened = 1
+        elif isinstance(layer, nn.MaxPool2d):
+            yield {"kind": "max_pool", "kernel": layer.kernel_size}
+        elif isinstance(layer, nn.Flatten):
+            flattened = channels
+            yield {"kind": "flatten"}
+        else:
+            yield {"kind": "relu"}
+
+
+def write_onnx(case: Case, folder: Path) -> None:
+    """The network as model.onnx, for engines that start from one."""
+    x, _ = batch_of(case.model, max(case.batch, 2))
+    torch.onnx.export(
+        built(case.model).train(),
+        (x,),
+        str(folder / "model.onnx"),
+        input_names=["x"],
+        output_names=["scores"],
+        dynamic_axes={"x": {0: "batch"}, "scores": {0: "batch"}},
+        training=torch.onnx.TrainingMode.TRAINING,
+        do_constant_folding=False,
+        opset_version=15,
+        dynamo=False,
+    )
+
+
+def products_alone(shapes: Sequence[tuple[int, int, int]], threads: int, rounds: int = 9) -> float:
+    """Milliseconds that PyTorch needs for matrix products alone: the limit of the machine."""
+    from statistics import median
+
+    from .engine import timed
+
+    torch.set_num_threads(threads)
+    pairs = [(torch.randn(rows, inner), torch.randn(inner, columns)) for rows, inner, columns in shapes]
+
+    def run() -> None:
+        for left, right in pairs:
+            torch.mm(left, right)
+
+    run()
+    return median(timed(run, 1) for _ in range(rounds))
