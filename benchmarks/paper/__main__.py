@@ -17,7 +17,7 @@ from rich.table import Table
 from ..report import machine, write_rows
 from .plots import plot_errors
 from .rows import CNN_TABLES, MLP_TABLES, Row
-from .runs import Finished, Job, run_all
+from .runs import Finished, Job, kept_runs, run_all
 from .tables import bytes_rows, error_row, load_rows, traffic_rows
 
 MODELLED = {"load": load_rows, "traffic": traffic_rows}
@@ -40,7 +40,9 @@ def main(
         "runs/paper"
     ),
     cores: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+    kept: Annotated[bool, typer.Option(help="Run nothing: tell of the runs that are there.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all rows there.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the tables there, as Markdown.")] = None,
 ) -> None:
     """Run what the chosen tables need, print them, and write JSON and plots."""
     if table != "all" and table not in TABLES:
@@ -70,7 +72,10 @@ def main(
         for job in jobs_of(row, model, folder)
     ]
     total = len({job.key() for job in jobs})
-    results = run_all(jobs, runs, cores, lambda finished: console.print(_told(finished, total, began)))
+    if kept:
+        results = kept_runs([job.key() for job in jobs], runs)
+    else:
+        results = run_all(jobs, runs, cores, lambda finished: console.print(_told(finished, total, began)))
     for name in chosen:
         if name in MODELLED:
             flat += MODELLED[name](graph)
@@ -79,7 +84,10 @@ def main(
             option = "--data" if model == "paper-mlp" else "--cifar"
             console.print(f"{name}: not run here (give {option})")
             continue
-        of = {row.label: [results[job.key()] for job in jobs_of(row, model, folder)] for row in rows}
+        keys = {row.label: [job.key() for job in jobs_of(row, model, folder)] for row in rows}
+        of = {label: [results[key] for key in own if key in results] for label, own in keys.items()}
+        rows = [row for row in rows if of[row.label]]
+        of = {row.label: of[row.label] for row in rows}
         if not rows:
             continue
         flat += [error_row(name, row, of[row.label]) for row in rows]
@@ -87,13 +95,19 @@ def main(
         if name == "bytes":
             flat += bytes_rows(graph, rows, curves, ACCURACIES)
         plot_errors(runs / f"{name}.svg", f"{model}: {name}", curves)
-    _print(console, flat, quick)
+    for title, shown in _tables(flat).items():
+        console.print(_table(f"{title} (quick: no result)" if quick else title, shown))
     minutes = (time.monotonic() - began) / 60
     worked = sum(finished.cpu_seconds for finished in results.values()) / 60
-    console.print(f"{machine()}; {minutes:.1f} minutes on {cores} cores; plots in {runs}")
-    console.print(
-        f"all {total} runs, kept ones too: {worked:.1f} core minutes, {worked / cores:.1f} a core of {cores}"
-    )
+    worked = sum(finished.cpu_seconds for finished in results.values()) / 60
+    conditions = [
+        f"{machine()}; the last call took {minutes:.1f} minutes on {cores} cores.",
+        f"{len(results)} of {total} runs, {worked:.1f} core minutes, {worked / cores:.1f} a core of {cores}.",
+    ]
+    for line in conditions:
+        console.print(line)
+    if markdown is not None:
+        markdown.write_text(_markdown(flat, conditions))
     write_rows(json_file, flat)
 
 
@@ -105,19 +119,33 @@ def _told(finished: Finished, total: int, began: float) -> str:
     return f"one of {total} runs: {error:.2f} % in {spent} ({minutes:.1f} minutes so far)"
 
 
-def _print(console: Console, flat: list[dict[str, Any]], quick: bool) -> None:
-    """One table for each set of columns, in order."""
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+def _tables(flat: list[dict[str, Any]]) -> dict[str, list[dict[str, str]]]:
+    """The rows as shown, by table: all rows of a table have the same columns."""
+    titles: dict[str, list[dict[str, Any]]] = {}
     for row in flat:
-        groups.setdefault((row["table"], "accuracy" if "accuracy" in row else ""), []).append(row)
-    for (name, _), rows in groups.items():
-        columns = list(dict.fromkeys(column for row in rows for column in row if column != "table"))
-        shown = Table(title=f"{name} (quick: no result)" if quick else name)
-        for column in columns:
-            shown.add_column(column)
-        for row in rows:
-            shown.add_row(*("-" if row.get(column) is None else str(row[column]) for column in columns))
-        console.print(shown)
+        until = ", until an accuracy" if "accuracy" in row else ""
+        titles.setdefault(row["table"] + until, []).append(row)
+    told = {}
+    for title, rows in titles.items():
+        columns = dict.fromkeys(column for row in rows for column in row if column != "table")
+        told[title] = [{c: "-" if row.get(c) is None else str(row[c]) for c in columns} for row in rows]
+    return told
+
+
+def _table(title: str, rows: list[dict[str, str]]) -> Table:
+    shown = Table(*rows[0], title=title)
+    for row in rows:
+        shown.add_row(*row.values())
+    return shown
+
+
+def _markdown(flat: list[dict[str, Any]], conditions: list[str]) -> str:
+    told = "\n".join(conditions)
+    parts = ["# The paper's tables, as run", "    python -m benchmarks.paper --data MNIST_FOLDER", told]
+    for title, rows in _tables(flat).items():
+        lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+        parts += [f"## {title}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def run_all(
     """What every job gave, by key; a job found in the folder `kept` is not run again."""
     wanted = {job.key(): job for job in jobs}
     kept.mkdir(parents=True, exist_ok=True)
-    done = {key: _read(kept / f"{key}.json") for key in wanted if (kept / f"{key}.json").exists()}
+    done = kept_runs(wanted, kept)
     open_jobs = [job for key, job in wanted.items() if key not in done]
     if not open_jobs:
         return done
@@ -64,6 +64,11 @@ def run_all(
             done[job.key()] = finished
             told(finished)
     return done
+
+
+def kept_runs(keys: Iterable[str], kept: Path) -> dict[str, Finished]:
+    """What the jobs of these keys gave, as far as the folder `kept` has them."""
+    return {key: _read(kept / f"{key}.json") for key in keys if (kept / f"{key}.json").exists()}
 
 
 def run_one(job: Job) -> Finished:

@@ -108,9 +108,10 @@ def bytes_rows(
             told.append(flat)
     for accuracy in accuracies:
         at = {each["run"]: each["total_gb"] for each in told if each["accuracy"] == accuracy}
+        papers = at.get("the paper's protocol")
         for each in told:
-            if each["accuracy"] == accuracy and each["total_gb"] and at[rows[0].label]:
-                each["paper_over_this"] = round(at[rows[0].label] / each["total_gb"], 2)
+            if each["accuracy"] == accuracy and each["total_gb"] and papers:
+                each["paper_over_this"] = round(papers / each["total_gb"], 2)
     return told
 
 

@@ -23,6 +23,7 @@ RNG = np.random.default_rng(0)
 def run(table: str, folder: Path, **given: object) -> list[dict]:
     """The table's rows, run on little data for one epoch."""
     options = {"data": None, "cifar": None, "only": "", "seeds": 2, "epochs": 1, "quick": False, "cores": 1}
+    options |= {"kept": False, "markdown": None}
     main(table, **{**options, **given}, runs=folder / "runs", json_file=folder / "rows.json")
     return json.loads((folder / "rows.json").read_text())["rows"]
 
@@ -52,7 +53,12 @@ def test_a_table_gives_rows_plots_and_runs_nothing_twice(
     assert (tmp_path / "runs" / "groups.svg").read_text().startswith("<?xml")
     assert capsys.readouterr().out.count("one of 2 runs") == 2
     assert run("groups", tmp_path, data=mnist, only="n = 20") == [row]
-    assert "one of" not in capsys.readouterr().out
+    told = {"kept": True, "seeds": 3, "markdown": tmp_path / "tables.md"}
+    assert run("groups", tmp_path, data=mnist, **told) == [row]
+    out = capsys.readouterr().out
+    assert "one of" not in out
+    assert "2 of 21 runs" in out
+    assert "| n = 20 | 2.62 |" in (tmp_path / "tables.md").read_text()
 
 
 def test_cifar_tables_run_on_files_of_its_format(tmp_path: Path) -> None:

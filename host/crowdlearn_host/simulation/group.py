@@ -174,18 +174,18 @@ class GroupModel:
 
     def average(self, workload: Workload, task: CohortTask) -> GroupResult:
         """The devices' models, averaged by their samples, so that one vector travels back for all of them."""
-        total = np.zeros(len(task.weights))
+        total = torch.zeros(len(task.weights), dtype=torch.float64)
+        momentum = np.zeros(len(total) if self._training.momentum else 0, np.float32)
         samples, loss = 0, 0.0
         for passes in task.devices:
-            momentum = np.zeros(len(total) if workload.config.training.momentum else 0, np.float32)
-            result = self.train(
-                workload, GroupTask(passes, task.weights, momentum, task.learning_rate, accumulate=False)
-            )
-            total += result.weights * float(result.samples)
+            trained = GroupTask(passes, task.weights, momentum, task.learning_rate, accumulate=False)
+            result = self.train(workload, trained)
+            total.add_(torch.from_numpy(result.weights), alpha=result.samples)
             samples += result.samples
             loss += result.loss * result.samples
         nothing = np.zeros(0, np.float32)
-        return GroupResult((total / samples).astype(np.float32), nothing, nothing, loss / samples, samples)
+        average = (total / samples).float().numpy()
+        return GroupResult(average, nothing, nothing, loss / samples, samples)
 
     def work(self, workload: Workload, task: Task) -> GroupResult:
         """What the task asks for."""
