@@ -55,7 +55,7 @@ def piece_of_weight(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Pla
 
     Raises PlanError where a tensor of the state is not the graph's.
     """
-    piece_of = [_piece_of_neuron(graph, plan, layer) for layer in range(len(graph.layers))]
+    piece_of = [piece_of_neuron(graph, plan, layer) for layer in range(len(graph.layers))]
     by_name: dict[str, NDArray[np.int32]] = {}
     for edge in graph.edges:
         if edge.module:
@@ -77,7 +77,8 @@ def piece_of_weight(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Pla
     return owners
 
 
-def _piece_of_neuron(graph: NeuronGraph, plan: Plan, layer: int) -> NDArray[np.int32]:
+def piece_of_neuron(graph: NeuronGraph, plan: Plan, layer: int) -> NDArray[np.int32]:
+    """The piece that owns each neuron of a layer, in the model's order."""
     pieces = np.empty(graph.layers[layer].neurons, np.int32)
     for number, piece in enumerate(plan.pieces):
         start, stop = piece.neurons[layer]

@@ -31,8 +31,8 @@ class TrainingConfig(Section):
     """Plain mini-batch SGD as torch.optim.SGD defines it.
 
     `schedule` lowers the learning rate from round to round: constant, linear or cosine, to a hundredth.
-    `wire` is how sums and errors would travel between pieces; its rounding is emulated on whole sums, where
-    real pieces round each partial sum.
+    `wire` is how sums and errors would travel between pieces; its rounding is emulated on
+    every partial sum and error that one piece would send another, mini-batches being whole.
     """
 
     epochs: int = Field(default=50, ge=1, le=100_000)

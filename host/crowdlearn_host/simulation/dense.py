@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .wire import Wire, rounded
-
 aten = torch.ops.aten
 
 
@@ -23,22 +21,12 @@ class DenseChain:
     is zero in every sample of a pass moves no weight: such columns of the first layer are left out.
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[Tensor],
-        norms: Sequence[nn.BatchNorm1d],
-        wire: Wire,
-        noise: torch.Generator,
-    ) -> None:
+    def __init__(self, parameters: Sequence[Tensor], norms: Sequence[nn.BatchNorm1d]) -> None:
         self._parameters = parameters
         self._norms = norms
-        self._wire = wire
-        self._noise = noise
 
     @classmethod
-    def of(
-        cls, model: nn.Module, parameters: Sequence[Tensor], wire: Wire, noise: torch.Generator
-    ) -> DenseChain | None:
+    def of(cls, model: nn.Module, parameters: Sequence[Tensor]) -> DenseChain | None:
         """The chain that `model` is, or None where it is another network."""
         layers = list(model) if isinstance(model, nn.Sequential) else []
         kinds = [type(layer) for layer in layers]
@@ -48,7 +36,7 @@ class DenseChain:
         norms = [layer for layer in layers if isinstance(layer, nn.BatchNorm1d)]
         plain = all(n.affine and n.track_running_stats and n.momentum is not None for n in norms)
         biased = all(layer.bias is not None for layer in layers if isinstance(layer, nn.Linear))
-        return cls(parameters, norms, wire, noise) if plain and biased else None
+        return cls(parameters, norms) if plain and biased else None
 
     def train(
         self,
@@ -104,19 +92,19 @@ class DenseChain:
         x = inputs
         for at, norm in enumerate(self._norms):
             weight, bias, gain, shift = parameters[4 * at : 4 * at + 4]
-            sums = self._crossed(torch.addmm(bias, x, weight.t()))
+            sums = torch.addmm(bias, x, weight.t())
             statistics = norm.running_mean, norm.running_var
             outputs, mean, inverse = torch.native_batch_norm(
                 sums, gain, shift, *statistics, True, norm.momentum or 0.0, norm.eps
             )
             saved.append((x, sums, outputs.relu_(), mean, inverse))
             x = outputs
-        logs = torch.log_softmax(self._crossed(torch.addmm(parameters[-1], x, parameters[-2].t())), 1)
+        logs = torch.log_softmax(torch.addmm(parameters[-1], x, parameters[-2].t()), 1)
         right = labels[:, None]
         loss = -logs.gather(1, right).mean().item()
         errors = logs.exp_()
         errors.scatter_add_(1, right, torch.full_like(right, -1, dtype=errors.dtype))
-        errors = self._crossed(errors.div_(len(labels)))
+        errors.div_(len(labels))
         back = errors @ parameters[-2]
         _dense(into[-2], into[-1], errors, x, scale, keep)
         for at in reversed(range(len(self._norms))):
@@ -127,16 +115,12 @@ class DenseChain:
                 aten.threshold_backward(back, outputs, 0),
                 *(sums, gain, *statistics, mean, inverse, True, norm.eps, [True, True, True]),
             )
-            errors = self._crossed(errors)
             if at:
                 back = errors @ weight
             _dense(into[4 * at], into[4 * at + 1], errors, x, scale, keep)
             into[4 * at + 2].mul_(keep).add_(by_gain, alpha=scale)
             into[4 * at + 3].mul_(keep).add_(by_shift, alpha=scale)
         return loss
-
-    def _crossed(self, values: Tensor) -> Tensor:
-        return rounded(values, self._wire, self._noise)
 
 
 def _dense(weight: Tensor, bias: Tensor, errors: Tensor, inputs: Tensor, scale: float, keep: float) -> None:

@@ -25,7 +25,7 @@ from ..sharing.window import Window
 from .config import SimulationConfig
 from .group import CohortTask, Floats, GroupModel, GroupResult, GroupTask, Pass, Workload, one_thread
 from .traffic import shuffle_bytes, sums_per_sample
-from .wire import BYTES
+from .wire import BYTES, crossings
 from .workers import Workers
 
 FLOAT = 4
@@ -104,7 +104,7 @@ def prepare(
             f"the plan has {len(plan.pieces)} pieces for groups of {_pieces(config)}; plan again"
         )
     return Setting(
-        Workload(config, train.inputs, train.labels, tuple(devices)),
+        Workload(config, train.inputs, train.labels, tuple(devices), crossings(graph, plan)),
         test,
         plan,
         piece_of_weight(flat_layout(state), graph, plan),
@@ -138,7 +138,7 @@ def run(
     window changes in place. Raises TrainingError where a group cannot train.
     """
     state = state or start(setting)
-    model = GroupModel(setting.config)
+    model = GroupModel(setting.workload)
     config = setting.config
     after = _slicenet_round if config.method == "slicenet" else _fedavg_round
     for number in range(len(state.records), config.rounds):

@@ -20,7 +20,7 @@ from ..models import build_model
 from ..sharing.flat import flat_layout
 from .config import SimulationConfig
 from .dense import DenseChain
-from .wire import round_sums
+from .wire import Crossing, round_sums
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -29,12 +29,15 @@ EVALUATION_BATCH = 2000
 
 @dataclass(frozen=True)
 class Workload:
-    """What stays the same in a run: samples, labels int64 [N], and the positions of each device's samples."""
+    """What stays the same in a run: samples, labels int64 [N], the positions of each device's samples, and
+    what travels between a group's pieces.
+    """
 
     config: SimulationConfig
     inputs: Floats
     labels: Indices
     devices: tuple[Indices, ...]
+    crossings: tuple[Crossing, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,12 @@ class GroupResult:
 class GroupModel:
     """A model whose floats lie in one vector, so that weights go in and out as a copy."""
 
-    def __init__(self, config: SimulationConfig) -> None:
+    def __init__(self, workload: Workload) -> None:
+        config = workload.config
         self.model = build_model(config.model, config.seed)
         self._training = config.training
         self._noise = torch.Generator()
-        round_sums(self.model, config.training.wire, self._noise)
+        round_sums(self.model, config.training.wire, workload.crossings, self._noise)
         layout = flat_layout(self.model.state_dict())
         self.vector = torch.empty(layout[-1].stop)
         trained = dict(self.model.named_parameters())
@@ -106,10 +110,9 @@ class GroupModel:
                 owner, _, name = entry.name.rpartition(".")
                 self.model.get_submodule(owner)._buffers[name] = view
         parameters = [parameter.data for parameter in self.parameters]
-        plain = not config.training.momentum and not config.training.weight_decay
-        self._chain = (
-            DenseChain.of(self.model, parameters, config.training.wire, self._noise) if plain else None
-        )
+        training = config.training
+        plain = not training.momentum and not training.weight_decay and training.wire == "float32"
+        self._chain = DenseChain.of(self.model, parameters) if plain else None
 
     def views(self, vector: torch.Tensor) -> list[torch.Tensor]:
         """The parameters' parts of a vector like the weights, in the order of `parameters`."""

@@ -7,6 +7,7 @@ import pickle
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -41,7 +42,7 @@ class InProcess:
 
     def __init__(self, workload: Workload) -> None:
         self._workload = workload
-        self._model = GroupModel(workload.config)
+        self._model = GroupModel(workload)
 
     def map(self, tasks: Sequence[Task]) -> list[GroupResult]:
         with one_thread():
@@ -156,7 +157,7 @@ class RayTasks:
 
 def _train_once(workload: Workload, task: Task) -> GroupResult:
     with one_thread():
-        return GroupModel(workload.config).work(workload, task)
+        return GroupModel(workload).work(workload, task)
 
 
 def _serve(connection: Connection, folder: str) -> None:
@@ -164,7 +165,7 @@ def _serve(connection: Connection, folder: str) -> None:
     with one_thread():
         try:
             workload = _load(Path(folder))
-            model = GroupModel(workload.config)
+            model = GroupModel(workload)
             while True:
                 task = connection.recv()
                 try:
@@ -177,7 +178,7 @@ def _serve(connection: Connection, folder: str) -> None:
 
 def _save(workload: Workload, folder: Path) -> None:
     np.save(folder / "inputs.npy", workload.inputs)
-    rest = Workload(workload.config, np.zeros(0, np.float32), workload.labels, workload.devices)
+    rest = replace(workload, inputs=np.zeros(0, np.float32))
     (folder / "rest.pickle").write_bytes(pickle.dumps(rest))
 
 
@@ -185,4 +186,4 @@ def _load(folder: Path) -> Workload:
     """The workload with its inputs mapped from the file, so that all workers share one copy of them."""
     rest: Workload = pickle.loads((folder / "rest.pickle").read_bytes())
     inputs = np.load(folder / "inputs.npy", mmap_mode="r")
-    return Workload(rest.config, inputs, rest.labels, rest.devices)
+    return replace(rest, inputs=inputs)

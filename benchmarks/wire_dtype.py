@@ -1,0 +1,155 @@
+"""What float16 and int8 on the wire save, and what they do to training: MNIST's MLP in 5 pieces.
+
+Errors are simulated over several seeds, the wire's rounding emulated on everything that one piece sends
+another. Bytes are measured on virtual phones that train on a part of the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from crowdlearn_device.dataset import Dataset, load_dataset
+from crowdlearn_host import phones
+from crowdlearn_host.config import parse_config
+from crowdlearn_host.simulation.config import SimulationConfig
+from crowdlearn_host.training.config import TrainConfig
+from crowdlearn_host.training.data import to_npz
+from crowdlearn_host.training.prepare import prepare
+from crowdlearn_host.training.run import new_run, train
+from rich.console import Console
+from rich.table import Table
+
+from .paper.runs import Finished, Job, Records, run_all
+from .report import importable_elsewhere, machine, write_rows
+
+WIRES = ("float32", "float16", "int8")
+PIECES, BATCH, EPOCHS, SEEDS = 5, 50, 15, 3
+TOLD = (1, 2, 5, 10, 15)
+"""Epochs after which the table tells the error."""
+REAL_SAMPLES = 2000
+TRAINING = {"batch": BATCH, "learning_rate": 0.05, "momentum": 0.9}
+
+
+def simulated(wire: str, seed: int, epochs: int) -> SimulationConfig:
+    values = {
+        "seed": seed,
+        "model": "paper-mlp",
+        "devices": PIECES,
+        "group": PIECES,
+        "sharing": {"enabled": False},
+        "training": {**TRAINING, "epochs": epochs, "schedule": "cosine", "wire": wire},
+    }
+    return parse_config(values, SimulationConfig, "the benchmark")
+
+
+def measured_bytes(wire: str, data: Path, samples: int) -> float:
+    """Bytes of sums and errors that phones send for one sample, WebSocket headers included."""
+    values = {
+        "data": str(data),
+        "model": "paper-mlp",
+        "group": {"pieces": PIECES},
+        "training": {**TRAINING, "epochs": 1, "wire": wire},
+    }
+    config = parse_config(values, TrainConfig, "the benchmark")
+    told: list[dict[str, Any]] = []
+
+    def on_event(event: str, fields: dict[str, Any]) -> None:
+        if event == "evaluated":
+            told.append(fields)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepared = prepare(config, folder, on_event)
+        with (
+            phones.running(PIECES, folder / "home") as started,
+            new_run(folder / "run", "", prepared, folder) as opened,
+        ):
+            asyncio.run(train(prepared, [phone.serial for phone in started], opened, on_event))
+    sent = told[-1]["bytes"]
+    return float(sent["activation"] + sent["error"]) / samples
+
+
+def part_of(data: Path, folder: Path, samples: int) -> Path:
+    """A folder with the first samples of the data set."""
+    folder.mkdir()
+    for split in ("train", "test"):
+        whole = load_dataset(data, split)
+        some = Dataset(whole.inputs[:samples], whole.labels[:samples])
+        (folder / f"{split}.npz").write_bytes(to_npz(some))
+    return folder
+
+
+def row_of(wire: str, runs: Sequence[Records], plain: Sequence[Records], sent: float) -> dict[str, Any]:
+    """Errors in per cent; `difference` is of the same seeds over float32."""
+    errors = np.array([[100 - 100 * float(r.accuracy or 0) for r in records] for records in runs])
+    beside = np.array([100 - 100 * float(records[-1].accuracy or 0) for records in plain])
+    differences = [float(d) for d in errors[:, -1] - beside]
+    return {
+        "wire": wire,
+        "bytes_per_sample": sent,
+        "error_by_epoch": [float(e) for e in errors.mean(axis=0)],
+        "loss_by_epoch": [float(np.mean([r[i].loss for r in runs])) for i in range(errors.shape[1])],
+        "error": float(errors[:, -1].mean()),
+        "error_of_seeds": [float(e) for e in errors[:, -1]],
+        "spread": statistics.stdev(errors[:, -1]) if len(errors) > 1 else 0.0,
+        "difference": statistics.mean(differences),
+        "spread_of_difference": statistics.stdev(differences) if len(differences) > 1 else 0.0,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with MNIST's four files")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--quick", action="store_true", help="2 epochs of few samples: a check, no result")
+    parser.add_argument("--runs", type=Path, default=Path("runs/wire_dtype"), help="keeps finished runs")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", type=Path, help="write the rows here as well")
+    arguments = parser.parse_args(argv)
+    importable_elsewhere()
+    console = Console(width=120)
+    seeds = range(1 if arguments.quick else arguments.seeds)
+    epochs, part, real = (2, 3000, 200) if arguments.quick else (EPOCHS, 0, REAL_SAMPLES)
+    jobs = {
+        (wire, seed): Job(simulated(wire, seed, epochs), str(arguments.data), part)
+        for wire in WIRES
+        for seed in seeds
+    }
+
+    def tell(finished: Finished) -> None:
+        accuracy = 100 * float(finished.records[-1].accuracy or 0)
+        console.print(f"one of {len(jobs)} runs: {accuracy:.2f} %")
+
+    done = run_all(jobs.values(), arguments.runs, arguments.cores, tell)
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        some = part_of(arguments.data, Path(name) / "data", real)
+        for wire in WIRES:
+            runs, plain = ([done[jobs[w, seed].key()].records for seed in seeds] for w in (wire, "float32"))
+            rows.append(row_of(wire, runs, plain, measured_bytes(wire, some, real)))
+    told = [epoch for epoch in TOLD if epoch <= epochs]
+    table = Table("wire", "bytes", *(f"epoch {e}" for e in told), "last loss", "over float32")
+    for row in rows:
+        table.add_row(
+            row["wire"],
+            f"{row['bytes_per_sample']:.0f}",
+            *(f"{row['error_by_epoch'][e - 1]:.2f}" for e in told[:-1]),
+            f"{row['error']:.2f} ± {row['spread']:.2f}",
+            f"{row['loss_by_epoch'][-1]:.4f}",
+            f"{row['difference']:+.3f} ± {row['spread_of_difference']:.3f}",
+        )
+    console.print(table)
+    console.print(f"{len(seeds)} seeds, {epochs} epochs; {machine()}")
+    write_rows(arguments.json, rows)
+
+
+if __name__ == "__main__":
+    main()
