@@ -51,10 +51,10 @@ class Stock:
 
     def step(self) -> float:
         loss, *_ = self._module.forward_backward("forward", self._batch)
-        gradients = self._module.named_gradients("forward")
+        gradients = self._module.named_gradients()
         if self._sgd is None:
             self._first = {n.removeprefix("model."): g.numpy().copy() for n, g in gradients.items()}
-            self._sgd = get_sgd_optimizer(self._module.named_parameters("forward"), self._rate)
+            self._sgd = get_sgd_optimizer(self._module.named_parameters(), self._rate)
         self._sgd.step(gradients)
         return float(loss)
 
