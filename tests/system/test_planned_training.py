@@ -75,6 +75,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             "micro_batch": MICRO,
             "learning_rate": 0.05,
             "momentum": MOMENTUM,
+            "wire": "float32",
         },
     }
     kinds = [

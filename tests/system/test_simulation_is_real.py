@@ -23,7 +23,14 @@ from crowdlearn_host.training.run import new_run, train
 pytestmark = pytest.mark.system
 PHONES = 4
 MODEL = "mlp:64-40-24-10"
-TRAINING = {"epochs": 2, "batch": 32, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
+TRAINING = {
+    "epochs": 2,
+    "batch": 32,
+    "learning_rate": 0.05,
+    "momentum": 0.9,
+    "weight_decay": 1e-4,
+    "wire": "float32",
+}
 
 
 def test_phones_and_simulation_end_with_the_same_weights(tmp_path: Path) -> None:

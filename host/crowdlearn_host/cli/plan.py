@@ -22,7 +22,7 @@ from ..planner.draw import draw_plan
 from ..planner.fleet import load_fleet
 from ..planner.plan import Plan, save_plan
 from ..planner.planner import Planned, plan_fleet
-from ..planner.wire import wire_format
+from ..planner.wire import DEFAULT, wire_format
 from .progress import size
 
 
@@ -51,7 +51,7 @@ def plan(
     batch: Annotated[int, typer.Option(min=1, help="Samples of a mini-batch.")] = 32,
     micro_batch: Annotated[int, typer.Option(min=1, help="Samples of a micro-batch.")] = 8,
     momentum: Annotated[bool, typer.Option(help="Whether SGD keeps momentum.")] = False,
-    wire: Annotated[Wire, typer.Option(help="Numbers on the wire.")] = Wire.float32,
+    wire: Annotated[Wire, typer.Option(help="Numbers on the wire.")] = Wire(DEFAULT),
     rotation: Annotated[Rotate, typer.Option(help="What moves at a shuffle.")] = Rotate.minimal,
     theta: Annotated[float, typer.Option(min=0, max=1, help="Share of weights that groups share.")] = 0.5,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time limit of the solver.")] = 60.0,

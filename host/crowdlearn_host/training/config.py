@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, PositiveInt, model_validator
 
 from ..config import Section, load_toml
+from ..planner.wire import DEFAULT
 
 PARTS, LEAST_ROWS = 8, 16
 """More parts fill a pipeline no better (docs/benchmarks/pipeline.md); fewer rows make batch norm noisy."""
@@ -54,7 +55,8 @@ class TrainingSection(Section):
     """SGD as torch.optim.SGD defines it. Counts are samples unless said otherwise.
 
     Without `micro_batch` a mini-batch is cut into 8, but not below 16 samples: batch norm takes the
-    statistics of a micro-batch. `in_flight` bounds how many of them are in memory at once.
+    statistics of a micro-batch. `in_flight` bounds how many of them are in memory at once. `wire` is how sums
+    and errors travel between pieces; int8 is rounded up or down at random.
     """
 
     epochs: PositiveInt = 5
@@ -66,7 +68,7 @@ class TrainingSection(Section):
     weight_decay: float = Field(0.0, ge=0)
     seed: int = Field(0, ge=0)
     snapshot_every: int = Field(100, ge=1)
-    wire: Literal["float32", "float16", "int8"] = "float32"
+    wire: Literal["float32", "float16", "int8"] = DEFAULT
     grace_seconds: float = Field(60.0, ge=0)
 
     @property
