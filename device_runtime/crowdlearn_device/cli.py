@@ -16,6 +16,7 @@ from .errors import DeviceError
 from .executor import ProgramStore
 from .join import join_host
 from .measure import measure_step
+from .predict import predict
 from .serve import serve_device
 
 
@@ -51,6 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     measuring.add_argument("--program", required=True, help="hash of its manifest")
     measuring.add_argument("--seconds", type=float, default=2.0, help="how long to run it")
     measuring.add_argument("--threads", type=int, default=0, help="threads of the executor (0: its choice)")
+    predicting = commands.add_parser(
+        "predict", help="what a kept model makes of samples, as CSV: sample, class, probability"
+    )
+    predicting.add_argument("--model", type=Path, required=True, help="folder of the model: HOME/models/RUN")
+    predicting.add_argument(
+        "--inputs",
+        type=Path,
+        required=True,
+        help=".npz with inputs (and labels), or an IDX file of images (its labels beside it)",
+    )
+    predicting.add_argument("--output", type=Path, help="file for the CSV (default: standard output)")
+    predicting.add_argument("--threads", type=int, default=0, help="threads of the executor (0: its choice)")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("websockets").setLevel(logging.WARNING)
@@ -60,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "measure":
             store = ProgramStore(arguments.programs)
             print(measure_step(store, arguments.program, arguments.seconds).to_json())
+            return 0
+        if arguments.command == "predict":
+            print(predict(arguments.model, arguments.inputs, arguments.output), file=sys.stderr)
             return 0
         home: Path = arguments.home
         data, name = arguments.data or home / "data", arguments.name or home.resolve().name

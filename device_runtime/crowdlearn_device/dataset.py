@@ -88,7 +88,34 @@ def load_npz(path: str | Path, max_bytes: int = MAX_BYTES) -> Dataset:
 
     Raises DataError where an array is missing, of the wrong kind, not finite, or larger than `max_bytes`.
     """
+    inputs, labels = _read_npz(Path(path), max_bytes)
+    if labels is None:
+        raise DataError(f"{path} has no array labels; save it with both")
+    return _checked(inputs, labels, Path(path))
+
+
+def load_samples(
+    path: str | Path, max_bytes: int = MAX_BYTES
+) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+    """The samples of one file, and their labels where there are some: an .npz with `inputs` and perhaps
+    `labels`, or an IDX file of images (gzip or not) with perhaps its labels' file beside it.
+
+    Raises DataError where the file is missing, damaged, or larger than `max_bytes`.
+    """
     path = Path(path)
+    labels: NDArray[Any] | None
+    if path.suffix == ".npz":
+        inputs, labels = _read_npz(path, max_bytes)
+    else:
+        beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
+        inputs = _unit(_read_idx(path, max_bytes))
+        labels = _read_idx(beside, max_bytes) if beside != path and beside.is_file() else None
+    data = _checked(inputs, np.zeros(len(inputs), np.int64) if labels is None else labels, path)
+    return data.inputs, None if labels is None else data.labels
+
+
+def _read_npz(path: Path, max_bytes: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Its arrays `inputs`, scaled to [0, 1] where they are bytes, and `labels`, if it has them."""
 
     def read() -> tuple[Any, Any]:
         with zipfile.ZipFile(path) as archive:
@@ -98,15 +125,12 @@ def load_npz(path: str | Path, max_bytes: int = MAX_BYTES) -> Dataset:
                         f"{path}: {member.filename} has {member.file_size} bytes; the limit is {max_bytes}"
                     )
         with np.load(path, allow_pickle=False) as arrays:
-            missing = {"inputs", "labels"} - set(arrays.files)
-            if missing:
-                raise DataError(f"{path} has no array {', '.join(sorted(missing))}; save it with both")
-            return arrays["inputs"], arrays["labels"]
+            if "inputs" not in arrays.files:
+                raise DataError(f"{path} has no array inputs; save it with one")
+            return arrays["inputs"], arrays["labels"] if "labels" in arrays.files else None
 
     inputs, labels = _guarded(path, read)
-    if inputs.dtype == np.uint8:
-        inputs = _unit(inputs)
-    return _checked(inputs, labels, path)
+    return _unit(inputs) if inputs.dtype == np.uint8 else inputs, labels
 
 
 def _read_idx(path: Path, max_bytes: int) -> NDArray[np.uint8]:

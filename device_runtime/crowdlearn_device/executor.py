@@ -25,11 +25,13 @@ class Executor(Protocol):
 
 
 class Programs(Protocol):
-    """Where a device's programs are. Both methods raise ProgramError where one is missing or damaged."""
+    """Where a device's programs are. Every method raises ProgramError where one is missing or damaged."""
 
     def manifest(self, sha256: str) -> Manifest: ...
 
     def executor(self, manifest: Manifest) -> Executor: ...
+
+    def files(self, sha256: str) -> dict[str, bytes]: ...
 
 
 class ExecuTorchExecutor:
@@ -41,9 +43,14 @@ class ExecuTorchExecutor:
         # ExecuTorch itself ends the process when these bytes are not even text.
         if pte[4:8] != PTE_IDENTIFIER:
             raise ProgramError(f"{len(pte)} bytes that are no ExecuTorch program; export and push it again")
-        self._torch: Any = importlib.import_module("torch")
-        # The binding itself: executorch.runtime would import the exporter too, a third of the memory.
-        runtime = importlib.import_module("executorch.extension.pybindings._portable_lib")
+        try:
+            self._torch: Any = importlib.import_module("torch")
+            # The binding itself: executorch.runtime would import the exporter too, a third of the memory.
+            runtime = importlib.import_module("executorch.extension.pybindings._portable_lib")
+        except ImportError as error:
+            raise ProgramError(
+                f"ExecuTorch's runtime is not here ({error}); install crowdlearn-device[executorch]"
+            ) from error
         self._pte = pte  # a program loaded from a buffer does not keep the bytes alive
         try:
             self._program = runtime._load_program_from_buffer(
@@ -88,6 +95,11 @@ class ProgramStore:
 
     def executor(self, manifest: Manifest) -> ExecuTorchExecutor:
         return ExecuTorchExecutor(self._read(manifest.program, ".pte"))
+
+    def files(self, sha256: str) -> dict[str, bytes]:
+        """The manifest of that hash and the program that it names, by file name."""
+        program = self.manifest(sha256).program
+        return {f"{sha256}.json": self._read(sha256, ".json"), f"{program}.pte": self._read(program, ".pte")}
 
     def has(self, sha256: str, suffix: str) -> bool:
         """Whether the file is here. Raises ProgramError where `sha256` is no hash."""

@@ -42,7 +42,7 @@ class FetchingMember(Member):
 
     def _receive(self, frame: pb.Frame) -> None:
         kind = frame.WhichOneof("body")
-        if kind == "assign" and frame.assign.piece >= 0:
+        if kind == "assign" and (frame.assign.piece >= 0 or frame.assign.keep):
             self._waiting, self._file = frame, None
             self._equip()
         elif kind == "chunk":
@@ -66,7 +66,7 @@ class FetchingMember(Member):
         assign = self._waiting.assign
         if assign.piece >= len(assign.pieces):
             raise WireError(f"assignment of piece {assign.piece} of {len(assign.pieces)}")
-        manifest = assign.pieces[assign.piece].program
+        manifest = assign.keep or assign.pieces[assign.piece].program
         if not self._store.has(manifest, ".json"):
             self._want(manifest, ".json")
         elif not self._store.has(program := self._store.manifest(manifest).program, ".pte"):

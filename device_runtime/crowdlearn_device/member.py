@@ -22,6 +22,7 @@ from .dominator import Dominator
 from .envelope import Channel, Identity, open_snapshot, seal_snapshot
 from .errors import DataError, DeviceError, EnvelopeError, ProgramError, StateError, WireError
 from .executor import Executor, Programs
+from .kept import keep_model
 from .manifest import Manifest
 from .piece import Message, Piece
 from .sharing import apply_patch, shared_updates
@@ -177,6 +178,10 @@ class Member:
             self._executors[manifest.program] = self._programs.executor(manifest)
         return manifest, self._executors[manifest.program]
 
+    def keep(self, sha256: str, weights: PieceState) -> None:
+        """Write the group's model to HOME/models/RUN."""
+        keep_model(self._home / "models" / self._run, self._programs.files(sha256), weights)
+
     def data(self) -> Dataset:
         if self._data is None:
             self._data = self._load_data()
@@ -215,6 +220,10 @@ class _Generation:
             self._partial = PartialState(
                 self._manifest, self._layout[assign.piece], rank=assign.training.rank
             )
+        elif assign.keep:
+            self._manifest = member._programs.manifest(assign.keep)
+            whole = [(0, layer.neurons) for layer in self._manifest.layers]
+            self._partial = PartialState(self._manifest, whole, rank=False)
         public = self._ephemeral.public_key().public_bytes_raw()
         self._send(key_offer=pb.KeyOffer(generation=self.number, device=self._me, ephemeral=public))
 
@@ -271,6 +280,8 @@ class _Generation:
     def _provide(self, provide: pb.Provide, state: PieceState) -> None:
         if list(state.neurons) != [_neurons(r) for r in provide.neurons]:
             raise StateError("the state kept here is of other neurons than the server asks for")
+        if self._assign.keep:
+            state = state.values_only()
         for transfer in self._assign.transfers:
             if transfer.piece != provide.piece:
                 continue
@@ -284,6 +295,8 @@ class _Generation:
 
     @property
     def _moving(self) -> pb.Purpose:
+        if self._assign.keep:
+            return pb.PURPOSE_MODEL
         started = self._assign.boundary == self._assign.pass_boundary
         return pb.PURPOSE_SHUFFLE if started else pb.PURPOSE_RECOVERY
 
@@ -317,6 +330,11 @@ class _Generation:
         if self._partial is None or not self._partial.complete or not self._patched:
             return
         state = self._partial.finish(fresh=self._assign.fresh)
+        if self._assign.keep:
+            self._partial = None
+            self._member.keep(self._assign.keep, state)
+            self._send(ready=pb.Ready(generation=self.number))
+            return
         for patch in self._patches:
             apply_patch(self._manifest, state, patch)
         self._partial, self._patches = None, []
@@ -353,7 +371,7 @@ class _Generation:
 
     def _envelope(self, envelope: pb.Envelope) -> None:
         content = self._channel(envelope.sender).open(envelope)
-        if envelope.purpose in (pb.PURPOSE_SHUFFLE, pb.PURPOSE_RECOVERY):
+        if envelope.purpose in (pb.PURPOSE_SHUFFLE, pb.PURPOSE_RECOVERY, pb.PURPOSE_MODEL):
             self._take(pb.StatePart.FromString(content))
             return
         if self._piece is None or envelope.sender not in self._piece_of:

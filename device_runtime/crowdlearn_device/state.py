@@ -82,6 +82,14 @@ class PieceState:
         except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
             raise StateError(f"stored state is damaged: {error}") from error
 
+    def values_only(self) -> PieceState:
+        """Without what only training needs."""
+        layers = {
+            layer: {name: array for name, array in arrays.items() if name.startswith("value/")}
+            for layer, arrays in self.layers.items()
+        }
+        return PieceState(self.neurons, layers)
+
     def parts(self, layer: int, neurons: Neurons) -> Iterator[pb.StatePart]:
         """The arrays of some of its neurons of one layer, in parts of a few megabytes."""
         start, stop = self.neurons[layer]

@@ -15,6 +15,7 @@ class Purpose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PURPOSE_SHUFFLE: _ClassVar[Purpose]
     PURPOSE_SHARING: _ClassVar[Purpose]
     PURPOSE_RECOVERY: _ClassVar[Purpose]
+    PURPOSE_MODEL: _ClassVar[Purpose]
 
 class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -36,6 +37,7 @@ PURPOSE_ERROR: Purpose
 PURPOSE_SHUFFLE: Purpose
 PURPOSE_SHARING: Purpose
 PURPOSE_RECOVERY: Purpose
+PURPOSE_MODEL: Purpose
 FLOAT32: DType
 FLOAT16: DType
 INT8: DType
@@ -191,7 +193,7 @@ class Training(_message.Message):
     def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: _Optional[bool] = ...) -> None: ...
 
 class Assign(_message.Message):
-    __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched")
+    __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched", "keep")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PASS_INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -208,6 +210,7 @@ class Assign(_message.Message):
     PASS_END_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
     PATCHED_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
     generation: int
     epoch: int
     pass_index: int
@@ -224,7 +227,8 @@ class Assign(_message.Message):
     pass_end: int
     fresh: bool
     patched: bool
-    def __init__(self, generation: _Optional[int] = ..., epoch: _Optional[int] = ..., pass_index: _Optional[int] = ..., boundary: _Optional[int] = ..., pass_boundary: _Optional[int] = ..., piece: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., from_generation: _Optional[int] = ..., provides: _Optional[_Iterable[_Union[Provide, _Mapping]]] = ..., transfers: _Optional[_Iterable[_Union[Transfer, _Mapping]]] = ..., heirs: _Optional[_Iterable[int]] = ..., pass_end: _Optional[int] = ..., fresh: _Optional[bool] = ..., patched: _Optional[bool] = ...) -> None: ...
+    keep: str
+    def __init__(self, generation: _Optional[int] = ..., epoch: _Optional[int] = ..., pass_index: _Optional[int] = ..., boundary: _Optional[int] = ..., pass_boundary: _Optional[int] = ..., piece: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., from_generation: _Optional[int] = ..., provides: _Optional[_Iterable[_Union[Provide, _Mapping]]] = ..., transfers: _Optional[_Iterable[_Union[Transfer, _Mapping]]] = ..., heirs: _Optional[_Iterable[int]] = ..., pass_end: _Optional[int] = ..., fresh: _Optional[bool] = ..., patched: _Optional[bool] = ..., keep: _Optional[str] = ...) -> None: ...
 
 class KeyOffer(_message.Message):
     __slots__ = ("generation", "device", "ephemeral")

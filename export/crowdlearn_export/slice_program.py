@@ -57,8 +57,8 @@ def export_slice(
     Raises ParityError where the program disagrees with autograd, UnsupportedModule where a layer cannot be
     sliced.
     """
-    key = _key(graph, owned, optimizer, max_batch)
-    if cache is not None and (cached := _load(cache / key)) is not None:
+    key = cache_key(graph, owned=list(owned), optimizer=asdict(optimizer), max_batch=max_batch)
+    if cache is not None and (cached := load_cached(cache / key)) is not None:
         return cached
     stages = piece_stages(graph, owned, optimizer)
     compiled = compile_program([stage.method for stage in stages], max_batch=max_batch)
@@ -78,7 +78,7 @@ def export_slice(
     )
     program = SliceProgram(manifest, compiled.pte)
     if cache is not None:
-        _save(cache / key, program)
+        save_cached(cache / key, program)
     return program
 
 
@@ -120,20 +120,18 @@ def check_parity(stages: Sequence[Stage], executor: Executor, max_batch: int) ->
     return worst
 
 
-def _key(graph: NeuronGraph, owned: Sequence[int], optimizer: Optimizer, max_batch: int) -> str:
-    what = {
+def cache_key(graph: NeuronGraph, **what: object) -> str:
+    """Names a program by everything that it depends on."""
+    what |= {
         "revision": REVISION,
         "torch": torch.__version__,
         "executorch": executorch.version.__version__,
         "graph": asdict(graph),
-        "owned": list(owned),
-        "optimizer": asdict(optimizer),
-        "max_batch": max_batch,
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _load(path: Path) -> SliceProgram | None:
+def load_cached(path: Path) -> SliceProgram | None:
     """A cached program, if it is there and whole; a damaged one is made anew."""
     try:
         manifest = Manifest.from_json((path / "manifest.json").read_bytes())
@@ -143,7 +141,8 @@ def _load(path: Path) -> SliceProgram | None:
     return SliceProgram(manifest, pte) if hashlib.sha256(pte).hexdigest() == manifest.program else None
 
 
-def _save(path: Path, program: SliceProgram) -> None:
+def save_cached(path: Path, program: SliceProgram) -> None:
+    """Keep a program; a crash leaves none or all of it."""
     path.mkdir(parents=True, exist_ok=True)
     for name, content in (
         ("program.pte", program.pte),

@@ -168,16 +168,27 @@ _ACTIVATIONS: dict[str, Callable[[Tensor, LocalOp], Tensor]] = {
 }
 
 
+def _normalized(x: Tensor, op: LocalOp, arrays: dict[str, Tensor]) -> Tensor:
+    """Batch norm after training, by its running statistics."""
+    scale = torch.rsqrt(arrays[f"{op.module}.running_var"] + float(op.attributes["eps"]))  # type: ignore[arg-type]
+    if op.attributes.get("affine", True):
+        scale = scale * arrays[f"{op.module}.weight"]
+    y = (x - _per_neuron(arrays[f"{op.module}.running_mean"], x)) * _per_neuron(scale, x)
+    return y + _per_neuron(arrays[f"{op.module}.bias"], x) if op.attributes.get("affine", True) else y
+
+
 def run_local(
-    layer: Layer, x: Tensor, arrays: dict[str, Tensor], mask: Tensor | None
+    layer: Layer, x: Tensor, arrays: dict[str, Tensor], mask: Tensor | None, *, training: bool = True
 ) -> tuple[Tensor, list[Tensor]]:
-    """A layer's local operations on the sums of some of its neurons, [B, neurons, ...]; and new running
-    statistics.
+    """A layer's local operations on the sums of some of its neurons, [B, neurons, ...]; and, in training, new
+    running statistics.
     """
     buffers: list[Tensor] = []
     for op in layer.ops:
         if op.kind == "bias":
             x = x + _per_neuron(arrays[f"{op.module}.bias"], x)
+        elif op.kind == "batch_norm" and not training:
+            x = _normalized(x, op, arrays)
         elif op.kind == "batch_norm":
             x, mean, variance = batch_norm(x, op, arrays)
             buffers += [mean, variance]
@@ -250,7 +261,7 @@ class _LayerStage:
             return (*products, *buffers)
 
         outputs = (*(self._edge_port("sum", e, edge) for e, edge in self.edges), *self.buffers)
-        return _stage(f"forward_{self.layer.index}", function, self._inputs, outputs, function)
+        return as_stage(f"forward_{self.layer.index}", function, self._inputs, outputs, function)
 
     def backward(self) -> Stage:
         first = 1 if self.layer.index == 0 else 0  # nobody asks for the error of the data
@@ -275,7 +286,7 @@ class _LayerStage:
 
         error = [replace(self.sum, role="error")] if first == 0 else []
         gradients = [replace(port, role="gradient") for port in self.trained]
-        return _stage(f"backward_{self.layer.index}", function, inputs, (*error, *gradients), reference)
+        return as_stage(f"backward_{self.layer.index}", function, inputs, (*error, *gradients), reference)
 
     def loss(self) -> Stage:
         """The output layer with the cross-entropy of integer labels, summed and scaled."""
@@ -323,7 +334,7 @@ class _LayerStage:
                 *(b.detach() for b in buffers),
             )
 
-        return _stage("loss", function, inputs, outputs, reference)
+        return as_stage("loss", function, inputs, outputs, reference)
 
 
 def _apply_stage(trained: Sequence[Port], optimizer: Optimizer) -> Stage:
@@ -359,16 +370,19 @@ def _apply_stage(trained: Sequence[Port], optimizer: Optimizer) -> Stage:
         moved = [sgd.state[leaf]["momentum_buffer"] for leaf in leaves] if moving else []
         return (*(leaf.detach() for leaf in leaves), *moved)
 
-    return _stage("apply", function, (rate, *trained, *gradients, *momenta), (*trained, *momenta), reference)
+    return as_stage(
+        "apply", function, (rate, *trained, *gradients, *momenta), (*trained, *momenta), reference
+    )
 
 
-def _stage(
+def as_stage(
     name: str,
     function: Callable[..., tuple[Tensor, ...]],
     inputs: tuple[Port, ...],
     outputs: tuple[Port, ...],
     reference: Callable[..., tuple[Tensor, ...]],
 ) -> Stage:
+    """A stage whose example has a batch unlike its other sizes."""
     batched = tuple(i for i, port in enumerate(inputs) if port.shape and port.shape[0] == "B")
     method = Method(
         name, function, example_inputs(inputs, _example_batch(inputs), torch.Generator()), batched

@@ -78,6 +78,8 @@ class TrainingProgress:
             )
         elif event == "deployed":
             self._console.print(f"{fields['device']}: {size(fields['bytes'])} pushed")
+        elif event == "kept":
+            self._console.print(f"the model is kept by {', '.join(fields['devices'])}", highlight=False)
         elif event == "evaluated":
             self._epoch(fields)
         elif event in PROBLEMS:

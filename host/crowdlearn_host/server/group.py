@@ -44,6 +44,7 @@ class Settings:
     """What a group is to do. `fallbacks` cut the network into fewer pieces, for when devices are missing;
     the rotation is the plan's, and so are `turns`, where it names who holds the pieces under a dominator (the
     first of each). A group that is not `alone` takes the global model's weights at every epoch's beginning.
+    With `whole`, the hash of the whole network's program, every device gets the group's model at the end.
     """
 
     layout: Layout
@@ -65,6 +66,7 @@ class Settings:
     theta: float = 1.0
     values: int = pb.FLOAT32
     alone: bool = True
+    whole: str = ""
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
@@ -223,6 +225,8 @@ class Group:
         self._from: Point | None = None
         self._providing: tuple[tuple[int, bool], ...] = ()
         self._heirs: tuple[int, ...] = ()
+        self._keepers: tuple[int, ...] = ()
+        self._kept: set[int] = set()
         self._keyed = False
         self._offers: dict[int, pb.KeyOffer] = {}
         self._ready: set[int] = set()
@@ -379,7 +383,7 @@ class Group:
         others.
         """
         if self.phase == "forming":
-            late = self._participants() - set(self._offers) or set(self.holders) - self._ready
+            late = self._participants() - set(self._offers) or self._receivers - self._ready
         elif self.phase == "sharing":
             late = set(self.holders) - self._shared
         else:
@@ -441,10 +445,15 @@ class Group:
                     self.effects.append(SendPatch(device, self.generation, self._layout[piece]))
 
     def _on_ready(self, number: int, _: pb.Ready) -> None:
-        if self.phase != "forming" or number not in self.holders:
+        if self.phase != "forming" or number not in self._receivers:
             return
         self._ready.add(number)
-        if self._ready != set(self.holders):
+        if self._ready != self._receivers:
+            return
+        if self._keepers:
+            self._kept |= self._receivers
+            self._record("kept", devices=[self._name(d) for d in self._keepers])
+            self._resume()
             return
         self._reach(self.boundary)
         if self.schedule.sharing:
@@ -580,14 +589,19 @@ class Group:
     @property
     def _patched(self) -> bool:
         """Whether the global model's weights replace the group's own at this point."""
-        return self._fresh and self.schedule.epoch > 0 and not self.settings.alone
+        return self._fresh and self.schedule.epoch > 0 and not (self.settings.alone or self._keepers)
 
     def _needed(self, number: int) -> bool:
         return number in self.holders or (self.phase == "forming" and number in self._participants())
 
     def _participants(self) -> set[int]:
         """Devices whose keys the generation under way needs."""
-        return {*self.holders, *(device for device, _ in self._providing)}
+        return {*self._receivers, *(device for device, _ in self._providing)}
+
+    @property
+    def _receivers(self) -> set[int]:
+        """Devices that wait for state before they are ready."""
+        return set(self._keepers or self.holders)
 
     def _recover(self, why: str) -> None:
         self._record("recovering", why=why, boundary=self.boundary)
@@ -674,11 +688,7 @@ class Group:
         epoch.
         """
         if self.schedule.epoch >= self.settings.epochs:
-            self.phase = "done"
-            self._record("done", boundary=self.boundary)
-            self.effects.append(Save())
-            for number in sorted(self.live):
-                self._send(number, finish=pb.Finish(reason="the run is over"))
+            self._end()
             return
         if not self.schedule.order:
             members = sorted(self.devices)
@@ -701,6 +711,21 @@ class Group:
             began = self.boundary - self.schedule.steps_done(turn)
             self.schedule = replace(self.schedule, dominator=turn, pass_boundary=began)
             self._assign(self._rotate())
+
+    def _end(self) -> None:
+        """Every device takes the model, where they are to keep it; then the run is over."""
+        if self.settings.whole:
+            if self.live - self._kept:
+                self._assign(self.holders, keepers=tuple(sorted(self.live)))
+                return
+            if away := set(self.devices) - self._kept - self._absent:
+                self._pause(f"without the model: {', '.join(map(self._name, sorted(away)))}")
+                return
+        self.phase = "done"
+        self._record("done", boundary=self.boundary)
+        self.effects.append(Save())
+        for number in sorted(self.live):
+            self._send(number, finish=pb.Finish(reason="the run is over"))
 
     def _rotate(self) -> tuple[int, ...]:
         """Who holds what in the next pass. Piece 0 is the dominator's; slow devices come last."""
@@ -739,13 +764,15 @@ class Group:
                 return None
         return providers
 
-    def _assign(self, holders: tuple[int, ...]) -> None:
-        """A new generation: these devices hold the pieces, from the newest point on."""
+    def _assign(self, holders: tuple[int, ...], keepers: tuple[int, ...] = ()) -> None:
+        """A new generation: these devices hold the pieces, from the newest point on. With keepers nobody
+        does: they take all pieces of the point and keep them.
+        """
         settings, schedule = self.settings, self.schedule
         point = self.points[-1] if self.points else None
         self.generation += 1
         self.phase = "forming"
-        self.holders = holders
+        self.holders, self._keepers = holders, keepers
         self._from = point if point and point.generation else None
         self._providing = tuple(self._providers(self._from) or ()) if self._from else ()
         self._patient = True
@@ -753,7 +780,7 @@ class Group:
         self._offers, self._ready, self._held, self._shared = {}, set(), {}, set()
         self.effects.append(Save())
         spares = sorted(self._able - set(holders))
-        heirs = self._heirs = tuple(spares or sorted(holders))
+        heirs = self._heirs = () if keepers else tuple(spares or sorted(holders))
         specs = [
             pb.PieceSpec(
                 device=device, program=self._cut.programs[piece], neurons=_ranges(self._layout[piece])
@@ -789,18 +816,19 @@ class Group:
                 boundary=self.boundary,
                 pass_boundary=schedule.pass_boundary if schedule.dominator >= 0 else self.boundary,
                 pass_end=end,
-                piece=holders.index(number) if number in holders else -1,
+                piece=holders.index(number) if number in holders and not keepers else -1,
                 pieces=specs,
                 peers=peers,
                 training=training,
                 heirs=heirs,
                 fresh=self._fresh,
                 patched=self._patched,
+                keep=self.settings.whole if keepers else "",
             )
-            self._add_moves(assign, number, holders)
+            self._add_moves(assign, number)
             self._send(number, assign=assign)
 
-    def _add_moves(self, assign: pb.Assign, number: int, holders: tuple[int, ...]) -> None:
+    def _add_moves(self, assign: pb.Assign, number: int) -> None:
         """What this device provides, to whom it sends it, and what it waits for."""
         point = self._from
         if point is None:
@@ -810,8 +838,9 @@ class Group:
             if provider != number:
                 continue
             assign.provides.add(piece=old, stored=is_stored, neurons=_ranges(point.layout[old]))
-            for new, receiver in enumerate(holders):
-                for layer, (has, wants) in enumerate(zip(point.layout[old], self._layout[new], strict=True)):
+            due = [(keeper, point.layout[old]) for keeper in self._keepers]
+            for receiver, layers in due or zip(self.holders, self._layout, strict=True):
+                for layer, (has, wants) in enumerate(zip(point.layout[old], layers, strict=True)):
                     start, stop = overlap(has, wants)
                     if stop > start:
                         neurons = pb.Range(start=start, stop=stop)

@@ -12,7 +12,7 @@ from crowdlearn_device.piece import overlap
 from crowdlearn_export.graph import NeuronGraph
 
 Layout = Sequence[Sequence[tuple[int, int]]]
-PURPOSES = ("control", "activation", "error", "shuffle", "sharing", "recovery")
+PURPOSES = ("control", "activation", "error", "shuffle", "sharing", "recovery", "model")
 _OF_KIND = {"shared": "sharing", "global_state": "sharing", "patch": "sharing", "snapshot": "recovery"}
 
 

@@ -21,7 +21,7 @@ class GroupSection(Section):
     the fleet's, in order. `rotation` is the plan's unless it is given.
 
     With `min_pieces` a group that misses devices and has no spare goes on with an even cut into fewer pieces,
-    down to that many; without, it waits.
+    down to that many; without, it waits. With `keep_model` every device takes the group's model at the end.
     """
 
     pieces: int = Field(3, ge=1, le=1000)
@@ -29,6 +29,7 @@ class GroupSection(Section):
     plan: Path | None = None
     groups: int = Field(1, ge=1, le=255)
     rotation: Literal["full", "minimal"] | None = None
+    keep_model: bool = False
 
     @model_validator(mode="after")
     def _falls_back_on_fewer(self) -> Self:

@@ -10,6 +10,7 @@ from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.dataset import Dataset
 from crowdlearn_device.update import ValueType
 from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.inference import export_inference
 from crowdlearn_export.slice_program import SliceProgram, export_slice
 from crowdlearn_export.stages import Optimizer, array_specs
 from crowdlearn_export.trace import neuron_graph
@@ -32,8 +33,8 @@ WIRE = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "int8": pb.INT8}
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run before its first device is touched. `programs` are the plan's, by piece; `exported` all that
-    devices may need.
+    """A run before its first device is touched. `programs` are the plan's, by piece; `whole` is the whole
+    network's, where devices keep the model; `exported` are all that devices may need.
     """
 
     config: TrainConfig
@@ -42,6 +43,7 @@ class Prepared:
     plan: Plan
     programs: tuple[SliceProgram, ...]
     fallbacks: tuple[Cut, ...]
+    whole: SliceProgram | None
     exported: tuple[SliceProgram, ...]
     test: Dataset | None
     train: Dataset | None
@@ -84,8 +86,9 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
         Cut(tuple(piece.neurons for piece in each.pieces), tuple(p.manifest.sha256 for p in of_pieces(each)))
         for each in fallbacks
     )
-    exported = tuple(programs.values())
-    return Prepared(config, model, graph, plan, of_pieces(plan), cuts, exported, test, train)
+    whole = export_inference(graph, default_home() / "programs") if section.keep_model else None
+    exported = (*programs.values(), *((whole,) if whole else ()))
+    return Prepared(config, model, graph, plan, of_pieces(plan), cuts, whole, exported, test, train)
 
 
 def sample_shape(config: TrainConfig, test: Dataset | None) -> tuple[int, ...]:
@@ -144,6 +147,7 @@ def _settings(
         theta=sharing.theta,
         values=WIRE[sharing.values],
         alone=alone,
+        whole=prepared.whole.manifest.sha256 if prepared.whole else "",
     )
 
 

@@ -14,6 +14,7 @@ from crowdlearn_device.envelope import Identity
 from crowdlearn_device.errors import JoinError
 from crowdlearn_device.fetch import FetchingMember
 from crowdlearn_device.join import join_host
+from crowdlearn_device.kept import KeptModel
 from crowdlearn_device.manifest import ArraySpec
 from crowdlearn_device.wire import VERSION
 from crowdlearn_host.config import parse_config
@@ -133,7 +134,7 @@ async def test_devices_that_dial_in_train_like_any_others(tmp_path, monkeypatch)
     values = {
         "model": "mlp:64-12-10",
         "data": "digits",
-        "group": {"pieces": 2},
+        "group": {"pieces": 2, "keep_model": True},
         "training": {"epochs": 2, "batch": 32},
         "fleet": {"listen": "127.0.0.1:0", "joining": 2},
     }
@@ -145,6 +146,7 @@ async def test_devices_that_dial_in_train_like_any_others(tmp_path, monkeypatch)
             listens.set_result(fields["port"])
 
     assert prepared.train is not None
+    assert prepared.test is not None
     parts = deal(prepared.train, 2, seed=0)
     _, pin = certificate(tmp_path / "host")
     enrolment = Enrolment(tmp_path / "host")
@@ -172,3 +174,9 @@ async def test_devices_that_dial_in_train_like_any_others(tmp_path, monkeypatch)
         for name, content in program.files().items():
             held = [tmp_path / device / "programs" / name for device in ("phone-1", "phone-2")]
             assert all(path.read_bytes() == content for path in held)
+    first, second = (
+        KeptModel.load(tmp_path / device / "models" / "run").probabilities(prepared.test.inputs)
+        for device in ("phone-1", "phone-2")
+    )
+    assert (first == second).all()
+    assert (first.argmax(axis=1) == prepared.test.labels).mean() == pytest.approx(result.accuracy)

@@ -26,7 +26,7 @@ from crowdlearn_device.wire import VERSION, Floats, decode_frame
 from crowdlearn_host.server import group as g
 from crowdlearn_host.server.shared_model import SharedModel
 
-from .tiny import LAST, LAYERS, TinyPrograms, array_specs, first_weights, manifest
+from .tiny import LAST, LAYERS, TinyPrograms, array_specs, first_weights, manifest, whole
 
 Counts = Sequence[Sequence[int]]
 THREE_PIECES: Counts = ((3, 0, 0, 2), (0, 2, 3, 0), (0, 2, 2, 0))
@@ -281,7 +281,7 @@ class Crowd:
         self.settings = settings
         self.rng = random.Random(seed)
         cuts = (THREE_PIECES, TWO_PIECES, ONE_PIECE)
-        programs = TinyPrograms([manifest(owned) for counts in cuts for owned in counts])
+        programs = TinyPrograms([*(manifest(owned) for counts in cuts for owned in counts), whole()])
         self.phones = [Phone(folder, i, count, programs) for i, count in enumerate(samples)]
         self.disk: dict[str, Any] = {"snapshots": {}, "epochs": []}
         self.host = Host(settings, self.disk)

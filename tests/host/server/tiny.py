@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -80,6 +81,11 @@ def manifest(owned: Sequence[int]) -> Manifest:
     )
 
 
+def whole() -> Manifest:
+    """The whole network's program for inference, which nobody here runs."""
+    return replace(manifest(LAYERS), momentum=0.0, methods=())
+
+
 class TinyExecutor:
     """tanh between dense layers, cross-entropy at their end; `mean` follows each hidden neuron's mean sum."""
 
@@ -147,6 +153,9 @@ class TinyPrograms:
 
     def executor(self, of: Manifest) -> TinyExecutor:
         return TinyExecutor(of)
+
+    def files(self, sha256: str) -> dict[str, bytes]:
+        return {f"{sha256}.json": self.manifest(sha256).to_json().encode()}
 
 
 def first_weights(seed: int = 0) -> dict[str, Floats]:

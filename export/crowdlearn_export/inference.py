@@ -1,0 +1,85 @@
+"""The whole network for inference, as a program that takes its weights in slice order: batch norm by running
+statistics, no dropout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from crowdlearn_device.executor import ExecuTorchExecutor
+from crowdlearn_device.kept import PREDICT
+from crowdlearn_device.manifest import Manifest, MethodSpec, Port
+from torch import Tensor
+
+from .compile import compile_program
+from .graph import NeuronGraph
+from .slice_program import SliceProgram, cache_key, check_parity, load_cached, save_cached
+from .stages import Stage, array_specs, as_stage, edge_specs, layer_specs, run_edge, run_local
+
+MAX_BATCH = 256
+
+
+def export_inference(graph: NeuronGraph, cache: Path | None = None) -> SliceProgram:
+    """The program `predict`: samples and every array of the model to logits, batches of 1 to MAX_BATCH.
+
+    Raises ParityError where it disagrees with PyTorch.
+    """
+    owned = [layer.neurons for layer in graph.layers]
+    key = cache_key(graph, what=PREDICT, max_batch=MAX_BATCH)
+    if cache is not None and (cached := load_cached(cache / key)) is not None:
+        return cached
+    stage = inference_stage(graph)
+    compiled = compile_program([stage.method], max_batch=MAX_BATCH)
+    manifest = Manifest(
+        program=hashlib.sha256(compiled.pte).hexdigest(),
+        max_batch=MAX_BATCH,
+        momentum=0.0,
+        weight_decay=0.0,
+        layers=layer_specs(graph, owned),
+        edges=edge_specs(graph),
+        arrays=array_specs(graph),
+        methods=(MethodSpec(PREDICT, stage.inputs, stage.outputs),),
+        arena_bytes=compiled.arena_bytes,
+        operators=compiled.operators,
+        parity=check_parity([stage], ExecuTorchExecutor(compiled.pte), MAX_BATCH),
+    )
+    program = SliceProgram(manifest, compiled.pte)
+    if cache is not None:
+        save_cached(cache / key, program)
+    return program
+
+
+def inference_stage(graph: NeuronGraph) -> Stage:
+    """Samples [B, input neurons, ...] and arrays in the order of `array_specs`, to logits [B, classes]."""
+    first, last = graph.layers[0], graph.layers[-1]
+    arrays = array_specs(graph)
+    ports = [
+        Port(
+            "parameter" if array.trained else "buffer",
+            (graph.layers[array.layer].neurons, *array.shape),
+            name=array.name,
+            layer=array.layer,
+        )
+        for array in arrays
+    ]
+    samples = Port("sum", ("B", first.neurons, *first.sum_shape), layer=0)
+
+    def function(*given: Tensor) -> tuple[Tensor, ...]:
+        named = {array.name: values for array, values in zip(arrays, given[1:], strict=True)}
+        sums: dict[int, Tensor] = {0: given[0]}
+        for layer in graph.layers:
+            x, _ = run_local(layer, sums.pop(layer.index), named, None, training=False)
+            for edge in graph.outgoing(layer.index):
+                product = run_edge(edge, x, named.get(f"{edge.module}.weight"))
+                known = sums.get(edge.target)
+                sums[edge.target] = product if known is None else known + product
+        return (x.reshape(x.shape[0], last.neurons),)
+
+    def reference(*given: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            return function(*given)
+
+    outputs = (Port("logits", ("B", last.neurons)),)
+    return as_stage(PREDICT, function, (samples, *ports), outputs, reference)

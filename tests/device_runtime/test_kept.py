@@ -1,0 +1,158 @@
+"""A kept model is used only whole and undamaged, and samples come from files of any kind we know."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crowdlearn_device.cli import main
+from crowdlearn_device.dataset import load_samples
+from crowdlearn_device.errors import DataError, ProgramError, StateError
+from crowdlearn_device.kept import WEIGHTS, KeptModel, keep_model
+from crowdlearn_device.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
+from crowdlearn_device.state import PieceState
+from crowdlearn_device.wire import Array
+
+MANIFEST = Manifest(
+    program="0" * 64,
+    max_batch=4,
+    momentum=0.0,
+    weight_decay=0.0,
+    layers=(LayerSpec(2, 2, (3,)), LayerSpec(3, 3, ())),
+    edges=(EdgeSpec(0, 1),),
+    arrays=(ArraySpec("w", 0, (3, 3), True), ArraySpec("b", 1, (), True)),
+    methods=(
+        MethodSpec(
+            "predict",
+            (
+                Port("sum", ("B", 2, 3), layer=0),
+                Port("parameter", (2, 3, 3), name="w", layer=0),
+                Port("parameter", (3,), name="b", layer=1),
+            ),
+            (Port("logits", ("B", 3)),),
+        ),
+    ),
+)
+RNG = np.random.default_rng(0)
+LAYERS = {
+    0: {"value/w": RNG.standard_normal((2, 3, 3)).astype(np.float32)},
+    1: {"value/b": RNG.standard_normal(3).astype(np.float32)},
+}
+WHOLE = PieceState(((0, 2), (0, 3)), LAYERS)
+
+
+class Dense:
+    """What the program would compute."""
+
+    def run(self, method: str, inputs: Sequence[Array]) -> list[Array]:
+        x, w, b = inputs
+        assert method == "predict"
+        assert len(x) <= MANIFEST.max_batch
+        return [x.reshape(len(x), -1) @ w.reshape(6, 3) + b]
+
+
+def test_probabilities_of_any_number_of_samples():
+    samples = RNG.standard_normal((11, 6)).astype(np.float32)
+    found = KeptModel(MANIFEST, Dense(), WHOLE).probabilities(samples)
+    raw = np.exp(samples @ LAYERS[0]["value/w"].reshape(6, 3) + LAYERS[1]["value/b"])
+    np.testing.assert_allclose(found, raw / raw.sum(axis=1, keepdims=True), atol=1e-6)
+    with pytest.raises(DataError, match="the model takes 6 values"):
+        KeptModel(MANIFEST, Dense(), WHOLE).probabilities(samples[:, :5])
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        (PieceState(((0, 2), (0, 2)), LAYERS), "not those of the whole network"),
+        (PieceState(WHOLE.neurons, {0: LAYERS[0]}), "b is missing"),
+        (PieceState(WHOLE.neurons, {**LAYERS, 1: {"value/b": np.zeros(4, np.float32)}}), r"of shape \(4,\)"),
+        (PieceState(WHOLE.neurons, {**LAYERS, 1: {"value/b": np.full(3, np.nan, np.float32)}}), "not finite"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(weights, says):
+    with pytest.raises(StateError, match=says):
+        KeptModel(MANIFEST, Dense(), weights)
+
+
+def test_a_program_that_trains_is_no_model():
+    with pytest.raises(ProgramError, match="no method predict"):
+        KeptModel(replace(MANIFEST, methods=()), Dense(), WHOLE)
+
+
+def kept(folder: Path) -> Path:
+    files = {f"{MANIFEST.sha256}.json": MANIFEST.to_json().encode(), f"{MANIFEST.program}.pte": b"none"}
+    keep_model(folder, files, WHOLE)
+    return folder
+
+
+def test_a_newer_model_replaces_the_older(tmp_path):
+    (kept(tmp_path / "run") / "left over").touch()
+    kept(tmp_path / "run")
+    assert {path.suffix for path in (tmp_path / "run").iterdir()} == {".json", ".pte", ".state"}
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("kind", ["json", "pte", "state"])
+def test_what_is_damaged_is_told_in_one_line(kind, tmp_path, capsys):
+    folder = kept(tmp_path / "run")
+    (path,) = folder.glob(f"*.{kind}")
+    path.write_bytes(path.read_bytes()[:-3] + b"xyz")
+    np.savez(tmp_path / "some.npz", inputs=np.zeros((2, 6), np.float32))
+    assert main(["predict", "--model", str(folder), "--inputs", str(tmp_path / "some.npz")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "damaged" in line
+
+
+def test_a_huge_file_of_weights_is_not_read(tmp_path):
+    folder = kept(tmp_path / "run")
+    with (folder / WEIGHTS).open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(StateError, match="larger than the model's weights"):
+        KeptModel.load(folder)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_a_folder_without_a_model(name, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "some.npz", inputs=np.zeros((2, 6), np.float32))
+    assert main(["predict", "--model", str(tmp_path / name), "--inputs", str(tmp_path / "some.npz")]) == 1
+    assert "holds no model" in capsys.readouterr().err
+
+
+def idx(path: Path, values: np.ndarray) -> None:
+    header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
+    content = header + values.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_samples_of_an_idx_file_with_and_without_labels(suffix, tmp_path):
+    images = tmp_path / f"t10k-images-idx3-ubyte{suffix}"
+    idx(images, np.arange(24).reshape(2, 3, 4))
+    inputs, labels = load_samples(images)
+    assert labels is None
+    np.testing.assert_allclose(inputs, np.arange(24).reshape(2, 3, 4) / 255, rtol=1e-6)
+    idx(tmp_path / f"t10k-labels-idx1-ubyte{suffix}", np.array([3, 1]))
+    assert list(load_samples(images)[1]) == [3, 1]
+    idx(tmp_path / f"t10k-labels-idx1-ubyte{suffix}", np.array([3]))
+    with pytest.raises(DataError, match="2 inputs and 1 labels"):
+        load_samples(images)
+
+
+def test_samples_of_an_npz(tmp_path):
+    np.savez(tmp_path / "a.npz", inputs=np.full((2, 3), 255, np.uint8))
+    inputs, labels = load_samples(tmp_path / "a.npz")
+    assert labels is None
+    assert inputs.max() == 1.0
+    np.savez(tmp_path / "b.npz", inputs=inputs, labels=np.array([0, 1]))
+    assert list(load_samples(tmp_path / "b.npz")[1]) == [0, 1]
+    np.savez(tmp_path / "c.npz", labels=np.array([0, 1]))
+    with pytest.raises(DataError, match="no array inputs"):
+        load_samples(tmp_path / "c.npz")
+    with pytest.raises(DataError, match="cannot be read"):
+        load_samples(tmp_path / "nowhere.npz")
