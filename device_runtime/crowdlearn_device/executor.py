@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,8 +47,7 @@ class ExecuTorchExecutor:
             raise ProgramError(f"{len(pte)} bytes that are no ExecuTorch program; export and push it again")
         try:
             self._torch: Any = importlib.import_module("torch")
-            # The binding itself: executorch.runtime would import the exporter too, a third of the memory.
-            runtime = importlib.import_module("executorch.extension.pybindings._portable_lib")
+            runtime = _runtime()
         except ImportError as error:
             raise ProgramError(
                 f"ExecuTorch's runtime is not here ({error}); install crowdlearn-device[executorch]"
@@ -72,6 +73,22 @@ class ExecuTorchExecutor:
         except (RuntimeError, TypeError, ValueError) as error:
             raise ProgramError(f"method {method} failed: {error}") from error
         return [output.numpy() for output in outputs]
+
+
+@functools.cache
+def _runtime() -> Any:
+    # The binding itself: executorch.runtime would import the exporter too, a third of the memory.
+    runtime = importlib.import_module("executorch.extension.pybindings._portable_lib")
+    # Making its threads, it complains on stderr that this computer is no phone; they are made once, silently.
+    stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        runtime._threadpool_get_thread_count()
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)
+    return runtime
 
 
 def _writable(array: Array) -> Array:

@@ -117,8 +117,9 @@ class _Tracing:
                 interpreter.run(example_input)
         except Exception as error:
             shape = tuple(example_input.shape)
+            first = str(error).partition("\n")[0]  # fx tells of its own code behind it
             raise UnsupportedModule(
-                f"{type(model).__name__} does not run on shape {shape}: {error}"
+                f"{type(model).__name__} does not run on shape {shape}: {first}"
             ) from error
         self.values = interpreter.env
         self.drafts: list[_Draft] = []

@@ -41,9 +41,14 @@ def parse_config(values: dict[str, Any], model: type[Model], source: str) -> Mod
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(
-            "; ".join(_tell(source, dict(mistake), model) for mistake in error.errors())
-        ) from error
+        mistakes = [dict(mistake) for mistake in error.errors()]
+        places = [mistake["loc"] for mistake in mistakes]
+        told = [
+            _tell(source, mistake, model)
+            for mistake in mistakes
+            if not any(place[: len(mistake["loc"])] == mistake["loc"] != place for place in places)
+        ]
+        raise ConfigError("; ".join(told)) from error
 
 
 def _tell(source: str, mistake: dict[str, Any], model: type[BaseModel]) -> str:
@@ -55,6 +60,8 @@ def _tell(source: str, mistake: dict[str, Any], model: type[BaseModel]) -> str:
     if mistake["type"] == "missing":
         return f"{source}: {key} is missing; add it"
     allowed = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if isinstance(mistake["input"], dict) and mistake["type"] == "value_error":  # a whole section
+        return f"{source}: {key + ': ' if key else ''}{allowed}"
     return f"{source}: {key or 'the file'} = {mistake['input']!r}: {allowed}"
 
 

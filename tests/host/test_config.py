@@ -6,6 +6,8 @@ from typing import Literal
 import pytest
 from crowdlearn_host.config import Section, load_toml
 from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.planner.fleet import load_fleet
+from crowdlearn_host.training.config import TrainConfig
 from pydantic import Field
 
 
@@ -59,3 +61,18 @@ def test_an_unreadable_file_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_toml(tmp_path / "binary.toml", Outer)
+
+
+def test_a_run_that_wants_more_devices_than_it_names_is_told_so(tmp_path: Path) -> None:
+    text = 'model = "mlp:64-16-10"\ndata = "digits"\n[group]\npieces = 3\n[fleet]\nvirtual = 2\n'
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"^\S*a.toml: 3 devices are needed, .* the fleet has 2;"):
+        load_toml(tmp_path / "a.toml", TrainConfig)
+
+
+def test_a_table_is_not_called_empty_when_what_it_holds_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('[[class]]\nname = "x"\ncount = 0\nmacs_per_second = 1e9\n')
+    with pytest.raises(ConfigError) as caught:
+        load_fleet(tmp_path / "a.toml")
+    assert "give either count or devices" in str(caught.value)
+    assert "at least 1 item" not in str(caught.value)

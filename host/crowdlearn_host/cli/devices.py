@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -24,11 +25,20 @@ def devices(
     key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List phones: those named, virtual ones, those on USB or behind a running adb server."""
+    """List phones: those named, virtual ones, those on USB or behind a running adb server.
+
+    Exits with 1 where one of them does not answer.
+    """
     visited = asyncio.run(visit(discover(addresses or ()), key=key))
     if as_json:
         typer.echo(json.dumps([_row(item) for item in visited], indent=1))
-        return
+    else:
+        _show(visited)
+    if any(item.problem for item in visited):
+        raise typer.Exit(1)
+
+
+def _show(visited: Sequence[Visited]) -> None:
     if not visited:
         typer.echo("no phones: connect one with adb debugging on, or start some with 'crowdlearn phones up'")
         return
@@ -37,7 +47,8 @@ def devices(
     for item in visited:
         if item.facts:
             table.add_row(item.found.serial, item.found.way, *_cells(item.facts))
-    Console().print(table)
+    if table.rows:
+        Console().print(table)
     for item in visited:
         if item.problem:
             typer.echo(item.problem, err=True)

@@ -123,6 +123,18 @@ class TrainConfig(Section):
             raise ValueError("with device_data alone, input_shape must say the shape of a sample")
         return self
 
+    @model_validator(mode="after")
+    def _has_devices(self) -> Self:
+        named = len(self.fleet.phones) or self.fleet.virtual
+        needed = self.group.groups * self.group.pieces
+        if named and self.group.plan is None and named + self.fleet.joining < needed:
+            raise ValueError(
+                f"{needed} devices are needed, one for each of {self.group.pieces} pieces in "
+                f"{self.group.groups} group(s), and the fleet has {named + self.fleet.joining}; "
+                "add devices or ask for fewer pieces"
+            )
+        return self
+
 
 def load_config(path: Path) -> TrainConfig:
     """Raises ConfigError naming file, key, value and what is allowed."""
