@@ -71,6 +71,8 @@ def main(
         for row in rows
         for job in jobs_of(row, model, folder)
     ]
+    # Devices that hold the whole model take longest to share: last, so that the other rows are there early.
+    jobs.sort(key=lambda job: job.config.group == 1)
     total = len({job.key() for job in jobs})
     if kept:
         results = kept_runs([job.key() for job in jobs], runs)
@@ -98,7 +100,6 @@ def main(
     for title, shown in _tables(flat).items():
         console.print(_table(f"{title} (quick: no result)" if quick else title, shown))
     minutes = (time.monotonic() - began) / 60
-    worked = sum(finished.cpu_seconds for finished in results.values()) / 60
     worked = sum(finished.cpu_seconds for finished in results.values()) / 60
     conditions = [
         f"{machine()}; the last call took {minutes:.1f} minutes on {cores} cores.",

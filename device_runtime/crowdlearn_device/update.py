@@ -98,8 +98,8 @@ def select_top(accumulated: NDArray[Any], theta: float) -> NDArray[np.int64]:
         raise ValueError("accumulated gradients hold NaN; training has diverged, lower the learning rate")
     size = len(accumulated)
     count = int(theta * size + 0.5)
-    if count == 0:
-        return np.zeros(0, np.int64)
+    if count in (0, size):
+        return np.arange(count)
     threshold = np.partition(accumulated, size - count)[size - count]
     chosen = accumulated > threshold
     ties = np.flatnonzero(accumulated == threshold)

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 aten = torch.ops.aten
 
-
 ALIGNED = 16
-"""Floats of a first layer's row, when narrowed, are a multiple of this: products are fastest so."""
+"""Floats of a sample, when narrowed, are a multiple of this: products are fastest so."""
+Fed = tuple[Tensor, Tensor, Sequence[slice]]
+"""What a dominator feeds in a pass: inputs [N, sources], int64 labels [N], and its mini-batches."""
 
 
 class DenseChain:
     """Plain SGD of (Linear, BatchNorm1d, ReLU) layers and a last Linear under mean cross entropy.
 
-    `parameters` are the model's, in its order, the first one first in the vector of its floats. An input that
-    is zero in every sample of a pass moves no weight: such columns of the first layer are left out.
+    `parameters` are the model's, in its order. While it trains, weights lie transposed, [sources, targets]:
+    products of few samples are faster so, and an input's weights are one row. An input that is zero in every
+    sample of a pass moves no weight: its row is left out of the pass.
     """
 
     def __init__(self, parameters: Sequence[Tensor], norms: Sequence[nn.BatchNorm1d]) -> None:
-        self._parameters = parameters
         self._norms = norms
+        self._outside = [parameter for parameter in parameters if parameter.dim() == 2]
+        self._vectors = [parameter for parameter in parameters if parameter.dim() == 1]
+        self._weights = [torch.empty_like(weight.t().contiguous()) for weight in self._outside]
+        self._gradients = [torch.empty_like(weight) for weight in self._weights]
 
     @classmethod
     def of(cls, model: nn.Module, parameters: Sequence[Tensor]) -> DenseChain | None:
@@ -38,99 +43,115 @@ class DenseChain:
         biased = all(layer.bias is not None for layer in layers if isinstance(layer, nn.Linear))
         return cls(parameters, norms) if plain and biased else None
 
-    def train(
+    def train(self, passes: Iterable[Fed], rate: float, accumulated: Sequence[Tensor]) -> float:
+        """SGD through all `passes`, in place; the loss summed over samples.
+
+        Adds |gradient| to `accumulated`, tensors like the parameters, unless it is empty.
+        """
+        for weight, outside in zip(self._weights, self._outside, strict=True):
+            weight.copy_(outside.t())
+        sums = [torch.zeros_like(weight) for weight in self._weights] if accumulated else []
+        vector_sums = [total for total in accumulated if total.dim() == 1]
+        loss = sum(self._pass(*fed, rate, sums, vector_sums) for fed in passes)
+        for weight, outside in zip(self._weights, self._outside, strict=True):
+            outside.copy_(weight.t())
+        for total, outside in zip(sums, (t for t in accumulated if t.dim() == 2), strict=True):
+            outside.add_(total.t())
+        return loss
+
+    def _pass(
         self,
         inputs: Tensor,
         labels: Tensor,
         batches: Sequence[slice],
         rate: float,
-        accumulated: Sequence[Tensor],
+        sums: Sequence[Tensor],
+        vector_sums: list[Tensor],
     ) -> float:
-        """One pass of SGD over `inputs` [N, sources] and int64 `labels` [N]; the loss summed over samples.
-
-        Adds |gradient| to `accumulated`, tensors like the parameters, unless it is empty.
-        """
-        first = self._parameters[0]
         live = _live(inputs) if len(batches) > 2 else None
+        weights, own_sums = list(self._weights), list(sums)
         if live is not None:
-            inputs, first = inputs[:, live], first[:, live]
-        parameters = [first, *self._parameters[1:]]
-        gradients = [torch.zeros_like(parameter) for parameter in parameters] if accumulated else []
-        sums = [torch.zeros_like(first), *accumulated[1:]] if accumulated else []
+            inputs = inputs.index_select(1, live)
+            weights[0] = weights[0].index_select(0, live)
+            own_sums[:1] = [total.index_select(0, live) for total in sums[:1]]
         loss = 0.0
         for batch in batches:
-            x, y = inputs[batch], labels[batch]
-            if accumulated:
-                loss += len(y) * self.step(x, y, parameters, gradients, 1, 0)
-                torch._foreach_add_(parameters, gradients, alpha=-rate)
-                torch._foreach_abs_(gradients)
-                torch._foreach_add_(sums, gradients)
-            else:
-                loss += len(y) * self.step(x, y, parameters, parameters, -rate, 1)
+            own = labels[batch]
+            loss += len(own) * self._step(inputs[batch], own, weights, rate, own_sums, vector_sums)
         if live is not None:
-            self._parameters[0].index_copy_(1, live, first)
-        if accumulated:
-            columns = torch.arange(first.shape[1]) if live is None else live
-            accumulated[0].index_add_(1, columns, sums[0])
+            self._weights[0].index_copy_(0, live, weights[0])
+            for whole, total in zip(sums[:1], own_sums, strict=False):
+                whole.index_copy_(0, live, total)
         return loss
 
-    def step(
+    def _step(
         self,
         inputs: Tensor,
         labels: Tensor,
-        parameters: Sequence[Tensor],
-        into: Sequence[Tensor],
-        scale: float,
-        keep: float,
+        weights: Sequence[Tensor],
+        rate: float,
+        sums: Sequence[Tensor],
+        vector_sums: list[Tensor],
     ) -> float:
-        """Makes every tensor of `into` keep * itself + scale * its gradient, and returns the mean loss.
-
-        `parameters` and `into` are in the order of the model's parameters, and may be the same: that is a
-        step of SGD. Inputs are [B, sources], labels int64 [B]; running statistics take the batch in.
-        """
+        """One mini-batch: moves `weights` and the vectors, and returns the mean loss."""
+        vectors = self._vectors
         saved = []
         x = inputs
         for at, norm in enumerate(self._norms):
-            weight, bias, gain, shift = parameters[4 * at : 4 * at + 4]
-            sums = torch.addmm(bias, x, weight.t())
-            statistics = norm.running_mean, norm.running_var
+            bias, gain, shift = vectors[3 * at : 3 * at + 3]
+            entered = torch.addmm(bias, x, weights[at])
             outputs, mean, inverse = torch.native_batch_norm(
-                sums, gain, shift, *statistics, True, norm.momentum or 0.0, norm.eps
+                *(entered, gain, shift, norm.running_mean, norm.running_var),
+                *(True, norm.momentum or 0.0, norm.eps),
             )
-            saved.append((x, sums, outputs.relu_(), mean, inverse))
+            saved.append((x, entered, outputs.relu_(), mean, inverse))
             x = outputs
-        logs = torch.log_softmax(torch.addmm(parameters[-1], x, parameters[-2].t()), 1)
+        logs = torch.log_softmax(torch.addmm(vectors[-1], x, weights[-1]), 1)
         right = labels[:, None]
         loss = -logs.gather(1, right).mean().item()
         errors = logs.exp_()
         errors.scatter_add_(1, right, torch.full_like(right, -1, dtype=errors.dtype))
         errors.div_(len(labels))
-        back = errors @ parameters[-2]
-        _dense(into[-2], into[-1], errors, x, scale, keep)
+        gradients = [errors.sum(0)]
+        back = errors @ weights[-1].t()
+        self._descend(-1, x, errors, weights, rate, sums)
         for at in reversed(range(len(self._norms))):
-            norm, (x, sums, outputs, mean, inverse) = self._norms[at], saved[at]
-            weight, _, gain, _ = parameters[4 * at : 4 * at + 4]
-            statistics = norm.running_mean, norm.running_var
+            norm, (x, entered, outputs, mean, inverse) = self._norms[at], saved[at]
             errors, by_gain, by_shift = aten.native_batch_norm_backward(
-                aten.threshold_backward(back, outputs, 0),
-                *(sums, gain, *statistics, mean, inverse, True, norm.eps, [True, True, True]),
+                *(aten.threshold_backward(back, outputs, 0), entered, vectors[3 * at + 1]),
+                *(norm.running_mean, norm.running_var, mean, inverse, True, norm.eps, [True, True, True]),
             )
+            gradients += [by_shift, by_gain, errors.sum(0)]
             if at:
-                back = errors @ weight
-            _dense(into[4 * at], into[4 * at + 1], errors, x, scale, keep)
-            into[4 * at + 2].mul_(keep).add_(by_gain, alpha=scale)
-            into[4 * at + 3].mul_(keep).add_(by_shift, alpha=scale)
+                back = errors @ weights[at].t()
+            self._descend(at, x, errors, weights, rate, sums)
+        gradients.reverse()
+        torch._foreach_add_(vectors, gradients, alpha=-rate)
+        if vector_sums:
+            torch._foreach_add_(vector_sums, torch._foreach_abs(gradients))
         return loss
 
-
-def _dense(weight: Tensor, bias: Tensor, errors: Tensor, inputs: Tensor, scale: float, keep: float) -> None:
-    weight.addmm_(errors.t(), inputs, beta=keep, alpha=scale)
-    bias.mul_(keep).add_(errors.sum(0), alpha=scale)
+    def _descend(
+        self,
+        at: int,
+        inputs: Tensor,
+        errors: Tensor,
+        weights: Sequence[Tensor],
+        rate: float,
+        sums: Sequence[Tensor],
+    ) -> None:
+        """The step of one weight [sources, targets], and its |gradient| into its sum where one is kept."""
+        if not sums:
+            weights[at].addmm_(inputs.t(), errors, alpha=-rate)
+            return
+        gradient = torch.mm(inputs.t(), errors, out=self._gradients[at][: inputs.shape[1]])
+        weights[at].add_(gradient, alpha=-rate)
+        sums[at].add_(gradient.abs_())
 
 
 def _live(inputs: Tensor) -> Tensor | None:
     """The columns that are not zero in all rows, and some that are, up to a multiple of ALIGNED."""
-    live = (inputs != 0).any(0)
+    live = (inputs.amax(0) != 0) | (inputs.amin(0) != 0)
     count = -(-int(live.sum()) // ALIGNED) * ALIGNED
     if count >= len(live):
         return None

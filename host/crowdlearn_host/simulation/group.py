@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..models import build_model
 from ..sharing.flat import flat_layout
 from .config import SimulationConfig
-from .dense import DenseChain
+from .dense import DenseChain, Fed
 from .wire import Crossing, round_sums
 
 Floats = NDArray[np.float32]
@@ -128,15 +128,12 @@ class GroupModel:
         accumulated = torch.zeros(len(self.vector) if task.accumulate else 0)
         velocities = self.views(momentum) if training.momentum else []
         sums = self.views(accumulated) if task.accumulate else []
-        loss, samples = 0.0, 0
-        for each in task.passes:
-            inputs, labels = _fed(workload, each)
-            batches = [slice(rows.start, rows.stop) for rows in mini_batches(len(labels), training.batch)]
-            samples += len(labels)
-            if self._chain is not None:
-                loss += self._chain.train(inputs, labels, batches, task.learning_rate, sums)
-            else:
-                loss += self._pass(inputs, labels, batches, task.learning_rate, velocities, sums)
+        fed = (_fed(workload, each) for each in task.passes)
+        if self._chain is not None:
+            loss = self._chain.train(fed, task.learning_rate, sums)
+        else:
+            loss = sum(self._pass(*each, task.learning_rate, velocities, sums) for each in fed)
+        samples = sum(len(workload.devices[each.device]) for each in task.passes)
         return GroupResult(
             self.vector.numpy().copy(),
             momentum.numpy(),
@@ -223,8 +220,9 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _fed(workload: Workload, each: Pass) -> tuple[torch.Tensor, torch.Tensor]:
-    """The dominator's samples and labels in the order in which the pass feeds them."""
+def _fed(workload: Workload, each: Pass) -> Fed:
+    """The dominator's samples and labels in the order in which the pass feeds them, and its mini-batches."""
     own = workload.devices[each.device]
     at = own[pass_order(len(own), seed=workload.config.seed, epoch=each.epoch, device=each.device)]
-    return torch.from_numpy(workload.inputs[at]), torch.from_numpy(workload.labels[at])
+    batches = [slice(rows.start, rows.stop) for rows in mini_batches(len(at), workload.config.training.batch)]
+    return torch.from_numpy(workload.inputs[at]), torch.from_numpy(workload.labels[at]), batches

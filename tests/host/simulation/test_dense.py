@@ -51,7 +51,7 @@ def test_weights_statistics_loss_and_gradient_sums_are_autograds(
     chain = DenseChain.of(model, parameters)
     assert chain is not None
     sums = [torch.zeros_like(p) for p in parameters] if accumulate else []
-    loss = chain.train(*data(), batches, RATE, sums)
+    loss = chain.train([(*data(), batches)], RATE, sums)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     for name, value in expected.state_dict().items():
         if value.is_floating_point():
