@@ -41,7 +41,7 @@ def parse_config(values: dict[str, Any], model: type[Model], source: str) -> Mod
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        mistakes = [dict(mistake) for mistake in error.errors()]
+        mistakes: list[dict[str, Any]] = [dict(mistake) for mistake in error.errors()]
         places = [mistake["loc"] for mistake in mistakes]
         told = [
             _tell(source, mistake, model)
