@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -134,9 +135,12 @@ def _setting(crowd: Crowd, data: Path, rounds: int) -> Setting:
 
 
 def _ours(setting: Setting, cores: int) -> Measured:
+    ends: list[float] = []
     with Processes(setting.workload, cores) as workers:
-        records = run(setting, workers).records
-    return [(record.seconds, float(record.accuracy or 0)) for record in records[1:]]
+        records = run(setting, workers, on_round=lambda _: ends.append(time.perf_counter())).records
+    # Between two rounds' ends lies the evaluation of the second, as in Flower's.
+    seconds = [end - began for began, end in itertools.pairwise(ends)]
+    return [(each, float(record.accuracy or 0)) for each, record in zip(seconds, records[1:], strict=True)]
 
 
 def _flower(python: Path, folder: Path, rounds: int, cores: int) -> Measured:

@@ -15,8 +15,17 @@ COLOURS = 8
 """The page's style sheet has classes c0 to c7."""
 
 
-def curves(lines: Mapping[str, Sequence[Point]], x: str, y: str, from_zero: bool = False) -> str:
-    """One line for each entry, over one pair of axes."""
+def curves(
+    lines: Mapping[str, Sequence[Point]],
+    x: str,
+    y: str,
+    *,
+    from_zero: bool = False,
+    faint: Sequence[str] = (),
+) -> str:
+    """One line for each entry, over one pair of axes; those named in `faint` stand back, and one that
+    would hide another is dashed.
+    """
     points = [point for line in lines.values() for point in line]
     if not points:
         return '<p class="none">nothing was recorded</p>'
@@ -31,8 +40,10 @@ def curves(lines: Mapping[str, Sequence[Point]], x: str, y: str, from_zero: bool
         return f"{across:.1f},{up:.1f}"
 
     parts = [_axes((left, right), (low, high), x, y)]
-    for number, line in enumerate(lines.values()):
-        colour = f"c{number % COLOURS}"
+    for number, (name, line) in enumerate(lines.items()):
+        below = list(lines.values())[:number]
+        hides = any(line and line == other for other in below)
+        colour = f"c{number % COLOURS}" + " faint" * (name in faint) + " over" * hides
         parts.append(f'<polyline class="line {colour}" points="{" ".join(map(place, line))}"/>')
         if len(line) < 60:
             dots = (place(point).split(",") for point in line)
@@ -68,7 +79,7 @@ def bars(rows: Mapping[str, Sequence[float]], parts: Sequence[str], unit: str) -
 
 
 def slices(pieces: Sequence[Sequence[tuple[int, int]]]) -> str:
-    """The network as columns of neurons, one a layer, cut where the plan cuts them."""
+    """The network as columns, one a layer with its count of neurons, cut where the plan cuts them."""
     if not pieces:
         return '<p class="none">this run kept no plan</p>'
     layers = len(pieces[0])
@@ -89,9 +100,9 @@ def slices(pieces: Sequence[Sequence[tuple[int, int]]]) -> str:
                     f'<rect class="c{number % COLOURS}" x="{left:.1f}" y="{y:.1f}" width="{column}" '
                     f'height="{tall:.1f}"><title>piece {number}: neurons {start} to {stop - 1}</title></rect>'
                 )
-        drawn.append(
-            f'<text class="label middle" x="{left + column / 2:.1f}" y="{HEIGHT - 12}">{width} neurons</text>'
-        )
+        name = {0: "input", layers - 1: "output"}.get(layer, f"hidden {layer}")
+        for told, y in ((name, HEIGHT - 16), (f"{width}", HEIGHT - 3)):
+            drawn.append(f'<text class="label middle" x="{left + column / 2:.1f}" y="{y}">{told}</text>')
     names = [f"piece {n}" + (" (dominator)" if n == 0 else "") for n in range(len(pieces))]
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(drawn)}</svg>{_legend(names)}'
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from html import escape
+from itertools import accumulate
 from typing import Any
 
 from .charts import bars, curves, slices
@@ -25,14 +26,16 @@ section { border-top: 1px solid var(--line); padding-top: .8rem; min-width: 0; }
 .facts b { display: block; font-size: 1.35rem; } .facts span, .none, .legend { color: var(--faint); }
 svg { width: 100%; height: auto; } .label { font-size: 11px; fill: var(--faint); }
 .end { text-anchor: end; } .middle { text-anchor: middle; } .grid { stroke: var(--line); }
-.line { fill: none !important; stroke-width: 1.8; }
+.line { fill: none !important; stroke-width: 1.8; stroke-linejoin: round; }
+.over { stroke-dasharray: 7 5; }
+.faint { opacity: .3; stroke-width: 1; }
 rect { stroke: var(--paper) !important; stroke-width: .8; }
 .legend { font-size: .8rem; margin: .2rem 0; } .legend span { margin-right: 1rem; white-space: nowrap; }
 .legend i { display: inline-block; width: .75em; height: .75em; margin-right: .35em; border-radius: 2px; }
 table { border-collapse: collapse; font-size: .85rem; width: 100%; }
 td, th { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; overflow-wrap: anywhere; }
-pre { font-size: .8rem; overflow: auto; margin: 0; }
+pre { font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
 """ + "".join(
     f".c{n} {{ fill: {colour}; stroke: {colour}; }} i.c{n} {{ background: {colour}; }}\n"
     for n, colour in enumerate(
@@ -42,6 +45,8 @@ pre { font-size: .8rem; overflow: auto; margin: 0; }
 TELLING = ("recovering", "left", "paused", "deferred", "skipped", "refused", "unreachable", "stopped")
 """Events that a reader looks for first: what went wrong and how it went on."""
 MAX_ROWS = 300
+MEANS = 50
+"""Points that a running mean leaves of a curve, at least: each is over the curve's length / MEANS."""
 
 
 def page(run: Run) -> str:
@@ -49,10 +54,10 @@ def page(run: Run) -> str:
     troubles = [event for event in run.events if event.get("event") in TELLING]
     sections = [
         ("Test accuracy", curves({"accuracy": run.accuracy}, "samples", "%")),
-        ("Training loss", curves({"loss": run.loss}, "samples", "loss")),
-        ("Bytes by purpose", curves(run.bytes, "samples", "MB", from_zero=True)),
+        ("Training loss", _loss(run)),
+        ("Bytes by purpose over time", curves(run.bytes, "seconds", "MB", from_zero=True)),
         ("Slices on the network", slices(run.pieces)),
-        ("Neurons of each piece", _neurons(run)),
+        ("Load of each piece", _load(run)),
         ("Recoveries and refusals", _events(troubles)),
         ("Environment", _table(("", ""), sorted(run.environment.items()))),
         ("Configuration", f"<pre>{escape(run.config)}</pre>"),
@@ -81,7 +86,20 @@ def _facts(run: Run) -> str:
     return "".join(f"<div><b>{escape(value)}</b><span>{name}</span></div>" for name, value in facts)
 
 
-def _neurons(run: Run) -> str:
+def _loss(run: Run) -> str:
+    """The loss as recorded and, where there are many records, their running mean before it."""
+    many = len(run.loss) // MEANS
+    if many < 2:
+        return curves({"loss": run.loss}, "samples", "loss")
+    sums = [0.0, *accumulate(loss for _, loss in run.loss)]
+    means = [(run.loss[at - 1][0], (sums[at] - sums[at - many]) / many) for at in range(many, len(sums))]
+    return curves({f"mean of {many}": means, "loss": run.loss}, "samples", "loss", faint=("loss",))
+
+
+def _load(run: Run) -> str:
+    """Multiplications as planned, or how many neurons of each hidden layer where no planner counted them."""
+    if run.loads:
+        return bars({f"piece {n}": [load] for n, load in enumerate(run.loads)}, ("",), " multiplications")
     hidden = range(1, len(run.pieces[0]) - 1) if run.pieces else range(0)
     rows = {
         f"piece {number}": [float(piece[layer][1] - piece[layer][0]) for layer in hidden]

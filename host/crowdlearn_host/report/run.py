@@ -32,8 +32,9 @@ class DeviceTraffic:
 class Run:
     """A run as its folder tells it.
 
-    Curves are over samples; `bytes` holds one of megabytes for each purpose. `pieces` are the plan's ranges
-    of neurons by piece and layer, `passes` how often each device was dominator.
+    Loss and accuracy are over samples; `bytes` holds a curve of megabytes over seconds for each purpose.
+    `pieces` are the plan's ranges of neurons by piece and layer, `loads` the multiplications a sample that
+    the planner gave each piece (empty where none planned), `passes` how often each device was dominator.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Run:
     accuracy: tuple[Point, ...]
     bytes: dict[str, tuple[Point, ...]]
     pieces: Pieces
+    loads: tuple[float, ...]
     passes: dict[str, int]
     traffic: tuple[DeviceTraffic, ...]
     events: tuple[dict[str, Any], ...]
@@ -57,14 +59,16 @@ def read_run(folder: Path) -> Run:
         events = _lines(folder / "events.jsonl")
         samples = _samples(rows)
         points = list(zip(samples, rows, strict=True))
+        pieces, loads = _pieces(folder / "plan.json")
         return Run(
             folder.resolve().name,
             _text(folder / "config.toml"),
             _environment(folder / "environment.json"),
             _thinned([(x, float(row["loss"])) for x, row in points if row.get("loss") is not None]),
             _accuracy(points, events),
-            _bytes(points),
-            _pieces(folder / "plan.json"),
+            _bytes(rows),
+            pieces,
+            loads,
             _passes(events),
             _traffic(folder / "run.db"),
             tuple(events),
@@ -120,19 +124,30 @@ def _accuracy(points: list[tuple[float, dict[str, Any]]], events: list[dict[str,
     return _thinned(told)
 
 
-def _bytes(points: list[tuple[float, dict[str, Any]]]) -> dict[str, tuple[Point, ...]]:
-    purposes = sorted({purpose for _, row in points for purpose in row.get("bytes", {})})
+def _bytes(rows: list[dict[str, Any]]) -> dict[str, tuple[Point, ...]]:
+    began = float(rows[0].get("time", 0)) if rows else 0.0
+    seconds = [float(row.get("time", began)) - began for row in rows]
+    purposes = sorted({purpose for row in rows for purpose in row.get("bytes", {})})
     curves = {
-        purpose: _thinned([(x, float(row.get("bytes", {}).get(purpose, 0)) / 1e6) for x, row in points])
+        purpose: _thinned(
+            [
+                (x, float(row.get("bytes", {}).get(purpose, 0)) / 1e6)
+                for x, row in zip(seconds, rows, strict=True)
+            ]
+        )
         for purpose in purposes
     }
     return {purpose: curve for purpose, curve in curves.items() if curve and curve[-1][1] > 0}
 
 
-def _pieces(path: Path) -> Pieces:
+def _pieces(path: Path) -> tuple[Pieces, tuple[float, ...]]:
     pieces = json.loads(_text(path) or "{}").get("pieces", [])
     rows = [piece["neurons"] if isinstance(piece, dict) else piece for piece in pieces]
-    return tuple(tuple((int(start), int(stop)) for start, stop in row) for row in rows)
+    loads = tuple(float(piece.get("macs", 0)) for piece in pieces if isinstance(piece, dict))
+    return (
+        tuple(tuple((int(start), int(stop)) for start, stop in row) for row in rows),
+        loads if any(loads) else (),
+    )
 
 
 def _passes(events: list[dict[str, Any]]) -> dict[str, int]:

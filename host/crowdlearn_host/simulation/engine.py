@@ -29,7 +29,7 @@ from .wire import BYTES, crossings
 from .workers import Workers
 
 FLOAT = 4
-COHORT = 8
+COHORT = 5
 """Devices of federated averaging that one worker averages before anything travels."""
 
 
