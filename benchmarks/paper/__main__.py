@@ -18,7 +18,8 @@ from ..report import machine, write_rows
 from .plots import plot_errors
 from .rows import CNN_TABLES, MLP_TABLES, Row
 from .runs import Finished, Job, kept_runs, run_all
-from .tables import bytes_rows, error_row, load_rows, traffic_rows
+from .spending import bytes_rows, fedavg_rows
+from .tables import error_row, load_rows, traffic_rows
 
 MODELLED = {"load": load_rows, "traffic": traffic_rows}
 TABLES = (*MODELLED, *MLP_TABLES, *CNN_TABLES)
@@ -96,6 +97,7 @@ def main(
         curves = {label: [each.records for each in finished] for label, finished in of.items()}
         if name == "bytes":
             flat += bytes_rows(graph, rows, curves, ACCURACIES)
+            flat += fedavg_rows(graph, rows, curves)
         plot_errors(runs / f"{name}.svg", f"{model}: {name}", curves)
     for title, shown in _tables(flat).items():
         console.print(_table(f"{title} (quick: no result)" if quick else title, shown))

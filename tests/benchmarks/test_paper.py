@@ -15,7 +15,7 @@ from crowdlearn_host.simulation.traffic import sums_per_sample
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.rows import CNN_TABLES, MLP_TABLES
 from benchmarks.paper.slicing import imbalance, layered
-from benchmarks.paper.tables import bytes_rows
+from benchmarks.paper.spending import bytes_rows, fedavg_rows
 
 RNG = np.random.default_rng(0)
 
@@ -104,5 +104,20 @@ def test_bytes_until_an_accuracy_count_what_was_spent_until_then() -> None:
         for i, accuracy in enumerate((0.9, 0.975, 0.99))
     ]
     at_97, at_995 = bytes_rows(graph, [row], {"FedAvg": [records]}, (0.97, 0.995))
-    assert (at_97["total_gb"], at_97["epochs"], at_97["reached"]) == (2.0, 2.0, 1)
-    assert (at_995["total_gb"], at_995["reached"]) == (None, 0)
+    assert (at_97["total GB"], at_97["epochs"], at_97["reached"]) == (2.0, 2.0, "1 of 1")
+    assert (at_995["total GB"], at_995["reached"]) == (None, "0 of 1")
+
+
+def test_federated_averaging_is_told_for_as_many_bytes_and_as_many_rounds() -> None:
+    graph = neuron_graph(paper_mlp(), torch.zeros(2, 784))
+    ours, averaged = (
+        next(row for row in MLP_TABLES["bytes"] if row.label == label)
+        for label in ("ours, 3 epochs", "FedAvg")
+    )
+    shared = [RoundRecord(i, i, 1000, 1.0, 0.9 + i / 100, None, 1.0, {"sharing": 10**9}) for i in range(3)]
+    rounds = [RoundRecord(i, i, 1000, 1.0, 0.5 + i / 10, None, 1.0, {"sharing": 10**9}) for i in range(4)]
+    (row,) = fedavg_rows(graph, [ours, averaged], {ours.label: [shared], averaged.label: [rounds]})
+    # 3 epochs' shuffles and sums come to less than a round of averaging here.
+    assert (row["rounds for these GB"], row["then error %"]) == (3, 30.0)
+    assert (row["epochs"], row["GB of as many rounds"], row["error % then"]) == (3, 3.0, 30.0)
+    assert row["error %"] == 8.0
