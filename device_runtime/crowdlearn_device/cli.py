@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from .allocator import return_large_blocks
 from .errors import DeviceError
 from .executor import ProgramStore
 from .join import join_host
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "predict":
             print(predict(arguments.model, arguments.inputs, arguments.output), file=sys.stderr)
             return 0
+        return_large_blocks()
         home: Path = arguments.home
         data, name = arguments.data or home / "data", arguments.name or home.resolve().name
         if arguments.command == "join":

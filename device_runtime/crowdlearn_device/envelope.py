@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -188,9 +189,15 @@ def _snapshot_associated(run: str, snapshot: pb.Snapshot) -> bytes:
 
 
 def seal_snapshot(
-    run: str, identity: Identity, heirs: dict[int, bytes], snapshot: pb.Snapshot, content: bytes
-) -> pb.Snapshot:
-    """`snapshot` with `content` sealed so that each heir (number -> identity) can read it and nobody else."""
+    run: str,
+    identity: Identity,
+    heirs: dict[int, bytes],
+    snapshot: pb.Snapshot,
+    blocks: Iterable[bytes | memoryview],
+) -> None:
+    """Put `blocks` into `snapshot`, sealed so that each heir (number -> identity) can read them and nobody
+    else.
+    """
     ephemeral = X25519PrivateKey.generate()
     snapshot.ephemeral = ephemeral.public_key().public_bytes_raw()
     associated = _snapshot_associated(run, snapshot)
@@ -198,8 +205,9 @@ def seal_snapshot(
     for heir, public in sorted(heirs.items()):
         wrap = _wrap_key(run, identity, ephemeral, snapshot.sender, heir, public)
         snapshot.keys.add(device=heir, sealed=wrap.encrypt(_nonce(0), key, associated))
-    snapshot.sealed = ChaCha20Poly1305(key).encrypt(_nonce(0), content, associated)
-    return snapshot
+    # No more than two copies at a time: of a phone's memory this is the peak.
+    sealed = ChaCha20Poly1305(key).encrypt(_nonce(0), b"".join(blocks), associated)
+    snapshot.sealed = sealed
 
 
 def open_snapshot(

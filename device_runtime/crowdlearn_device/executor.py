@@ -23,7 +23,9 @@ PTE_IDENTIFIER = b"ET12"
 class Executor(Protocol):
     """Runs a program's methods; inputs and outputs are in the order of the manifest's ports."""
 
-    def run(self, method: str, inputs: Sequence[Array]) -> list[Array]: ...
+    def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
+        """Outputs of `method`; `borrowed` ones are valid only until the next run."""
+        ...
 
 
 class Programs(Protocol):
@@ -63,13 +65,14 @@ class ExecuTorchExecutor:
             ) from error
         self._methods: dict[str, Any] = {}
 
-    def run(self, method: str, inputs: Sequence[Array]) -> list[Array]:
-        """Outputs of `method`. Raises ProgramError where the runtime refuses it."""
+    def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
+        """Outputs of `method`; `borrowed` ones lie in its arena. Raises ProgramError where it is refused."""
         loaded = self._methods.get(method)
         try:
             if loaded is None:
                 loaded = self._methods[method] = self._program.load_method(method)
-            outputs = loaded.call([self._torch.from_numpy(_writable(x)) for x in inputs])
+            given = [self._torch.from_numpy(_writable(x)) for x in inputs]
+            outputs = loaded.call(given, clone_outputs=not borrowed)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ProgramError(f"method {method} failed: {error}") from error
         return [output.numpy() for output in outputs]

@@ -57,7 +57,7 @@ class KeptModel:
                 raise StateError(f"{port.name} is {found}, {port.shape} was due; take the model anew")
             if not np.isfinite(array).all():
                 raise StateError(f"{port.name} holds values that are not finite; take the model anew")
-            self._arrays.append(array)
+            self._arrays.append(np.array(array))
         self._sample = tuple(int(dim) for dim in method.inputs[0].shape[1:])
 
     @classmethod

@@ -23,19 +23,15 @@ ROLES = frozenset(
         "mask",
         "labels",
         "scale",
-        "rate",
         "parameter",
         "buffer",
         "gradient",
-        "momentum",
         "loss",
         "logits",
     }
 )
 """What an input or output is. sum: a layer's summed input, or (as output) the product on an edge. error: the
-loss's derivative with respect to the sums of a layer. parameter, buffer, gradient, momentum: of the array
-named
-`name`.
+loss's derivative with respect to the sums of a layer. parameter, buffer, gradient: of the array named `name`.
 """
 
 Dim = int | str
@@ -57,7 +53,7 @@ class Port:
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method of the program: `forward_<layer>`, `backward_<layer>`, `loss` or `apply`."""
+    """A method of the program: `forward_<layer>`, `backward_<layer>` or `loss`."""
 
     name: str
     inputs: tuple[Port, ...]
@@ -109,6 +105,7 @@ class Manifest:
     arrays: tuple[ArraySpec, ...]
     methods: tuple[MethodSpec, ...]
     arena_bytes: int = 0
+    workspace_bytes: int = 0
     operators: tuple[str, ...] = ()
     parity: Mapping[str, float] | None = None
 
@@ -151,6 +148,7 @@ class Manifest:
                 arrays=tuple(_array(x) for x in _list(data["arrays"])),
                 methods=tuple(_method(x) for x in _list(data["methods"])),
                 arena_bytes=_integer(data.get("arena_bytes", 0), 0, 1 << 50),
+                workspace_bytes=_integer(data.get("workspace_bytes", 0), 0, 1 << 50),
                 operators=tuple(_string(x) for x in _list(data.get("operators", []))),
                 parity=data.get("parity"),
             )

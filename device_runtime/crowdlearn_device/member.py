@@ -10,7 +10,7 @@ holds.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +65,7 @@ class Member:
         self._identity = identity
         self._load_data = load_data
         self._programs = programs
-        self._executors: dict[str, Executor] = {}
+        self._executor: tuple[str, Executor] | None = None
         self._data: Dataset | None = None
         self._generation: _Generation | None = None
         self._run = ""
@@ -172,11 +172,12 @@ class Member:
         self._send(pb.Frame(leave=pb.Leave(reason=reason)))
 
     def program(self, sha256: str) -> tuple[Manifest, Executor]:
-        """A program that was pushed to this device, loaded once."""
+        """A program that was pushed to this device. One is loaded at a time: its arenas take memory."""
         manifest = self._programs.manifest(sha256)
-        if manifest.program not in self._executors:
-            self._executors[manifest.program] = self._programs.executor(manifest)
-        return manifest, self._executors[manifest.program]
+        if self._executor is None or self._executor[0] != manifest.program:
+            self._executor = None
+            self._executor = manifest.program, self._programs.executor(manifest)
+        return manifest, self._executor[1]
 
     def keep(self, sha256: str, weights: PieceState) -> None:
         """Write the group's model to HOME/models/RUN."""
@@ -205,6 +206,8 @@ class _Generation:
         self._heirs = list(assign.heirs)
         self._busy = 0.0
         self._partial: PartialState | None = None
+        self._giving: list[Iterator[None]] = []
+        """What is sent part by part, each when the one before it has left: a phone has little room."""
         self._patches: list[bytes] = []
         self._patched = not assign.patched
         self._piece: Piece | None = None
@@ -282,16 +285,19 @@ class _Generation:
             raise StateError("the state kept here is of other neurons than the server asks for")
         if self._assign.keep:
             state = state.values_only()
+        self._giving.append(self._give(provide.piece, state))
+
+    def _give(self, piece: int, state: PieceState) -> Iterator[None]:
         for transfer in self._assign.transfers:
-            if transfer.piece != provide.piece:
+            if transfer.piece != piece:
                 continue
             for part in state.parts(transfer.layer, _neurons(transfer.neurons)):
                 if transfer.device == self._me:
                     self._take(part)
                 else:
-                    self._send(
-                        envelope=self._channel(transfer.device).seal(self._moving, part.SerializeToString())
-                    )
+                    content = part.SerializeToString()
+                    self._send(envelope=self._channel(transfer.device).seal(self._moving, content))
+                yield
 
     @property
     def _moving(self) -> pb.Purpose:
@@ -339,7 +345,7 @@ class _Generation:
             apply_patch(self._manifest, state, patch)
         self._partial, self._patches = None, []
         training = self._assign.training
-        self._member._states.save(self.number, self._assign.boundary, state.to_bytes())
+        self._member._states.save(self.number, self._assign.boundary, state)
         self._piece = Piece(
             self._manifest,
             self._executor,
@@ -393,9 +399,13 @@ class _Generation:
 
     @property
     def has_work(self) -> bool:
-        return self._piece is not None and self._piece.ready
+        return bool(self._giving) or (self._piece is not None and self._piece.ready)
 
     def work(self) -> bool:
+        if self._giving:
+            if next(self._giving[0], self._giving) is self._giving:
+                del self._giving[0]
+            return True
         piece = self._piece
         if piece is None:
             return False
@@ -435,15 +445,16 @@ class _Generation:
             self._send(progress=progress)
         since = piece.boundary - assign.pass_boundary
         if piece.boundary == assign.pass_end or since % max(1, assign.training.snapshot_every) == 0:
-            content = piece.state().to_bytes()
-            self._member._states.save(self.number, piece.boundary, content)
+            state = piece.state()
+            self._member._states.save(self.number, piece.boundary, state)
             heirs = {h: self._member._identities[h] for h in self._heirs if h != self._me}
             if heirs:
-                snapshot = pb.Snapshot(
-                    generation=self.number, boundary=piece.boundary, piece=assign.piece, sender=self._me
-                )
-                identity = self._member._identity
-                self._send(snapshot=seal_snapshot(self._run, identity, heirs, snapshot, content))
+                frame = pb.Frame()
+                snapshot = frame.snapshot
+                snapshot.generation, snapshot.boundary = self.number, piece.boundary
+                snapshot.piece, snapshot.sender = assign.piece, self._me
+                seal_snapshot(self._run, self._member._identity, heirs, snapshot, state.blocks())
+                self._member.outbox.append(frame)
             held = pb.Held(generation=self.number, boundary=piece.boundary, busy_seconds=self._busy)
             self._busy = 0.0
             self._send(held=held)
@@ -455,8 +466,13 @@ class _Generation:
         if not 0 <= share.theta <= 1 or share.values not in VALUES:
             raise WireError(f"share of theta {share.theta} in type {share.values}")
         state, values = self._piece.state(), VALUES[share.values]
-        for update in shared_updates(self._manifest, state, self._me, share.round, share.theta, values):
+        updates = shared_updates(self._manifest, state, self._me, share.round, share.theta, values)
+        self._giving.append(self._upload(updates))
+
+    def _upload(self, updates: Iterator[bytes]) -> Iterator[None]:
+        for update in updates:
             self._send(shared=pb.Shared(generation=self.number, update=update))
+            yield
         self._send(shared=pb.Shared(generation=self.number, last=True))
 
 

@@ -9,7 +9,7 @@ gone backward.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from .errors import WireError
 from .executor import Executor
 from .manifest import EdgeSpec, Manifest, MethodSpec, Port
 from .schedule import dropout_mask
+from .sgd import descend
 from .state import Neurons, PieceState
 from .wire import Array, Floats
 
@@ -104,7 +105,7 @@ class Piece:
                 {"value": self._values, "momentum": self._momentum, "gradient": self._accumulated}[kind][
                     name
                 ] = array
-        self._rate = np.array(learning_rate, np.float32)
+        self._rate = np.float32(learning_rate)
         self._seed = seed
         self._steps: dict[int, _Step] = {}
         self._ready: list[_Stage] = []
@@ -222,7 +223,7 @@ class Piece:
 
     def run(self) -> list[Message]:
         """Run one stage that is ready; what it gives for other pieces. The lowest micro-batch goes first,
-        backward before forward.
+        backward before forward. Values may lie in the program's memory: use them before the next run.
         """
         stage = min(self._runnable(), key=lambda s: (-s[1], s[2], s[3]))
         self._ready.remove(stage)
@@ -238,7 +239,7 @@ class Piece:
         outgoing = []
         for message in messages:
             if message.partner == self.index:
-                self.receive(message)
+                self.receive(replace(message, values=np.array(message.values)))
             else:
                 outgoing.append(message)
         if step.done == step.micros * len(self._owned):
@@ -292,7 +293,8 @@ class Piece:
                 inputs.append(self._values[port.name])
             else:
                 inputs.append(given[port.role, port.edge])
-        return list(zip(method.outputs, self._executor.run(method.name, inputs), strict=True))
+        outputs = self._executor.run(method.name, inputs, borrowed=True)
+        return list(zip(method.outputs, outputs, strict=True))
 
     def _mask(self, step: int, micro: int, layer: int, rows: int) -> Floats:
         spec = self._manifest.layers[layer]
@@ -365,7 +367,10 @@ class Piece:
         """Keep a gradient, or send an error back to everyone who was summed."""
         if port.role == "gradient":
             known = step.gradients.get(port.name)
-            step.gradients[port.name] = np.array(values, np.float32) if known is None else known + values
+            if known is None:
+                step.gradients[port.name] = np.array(values, np.float32)
+            else:
+                known += values
             return []
         start = self._neurons[layer][0]
         messages = []
@@ -382,19 +387,16 @@ class Piece:
         return Message(partner, purpose, self.boundary, micro, step.micros, step.rows, edge, values)
 
     def _apply(self, step: _Step) -> None:
-        method = self._methods["apply"]
-        inputs: list[Array] = []
-        for port in method.inputs:
-            if port.role == "rate":
-                inputs.append(self._rate)
-            elif port.role == "gradient":
-                inputs.append(step.gradients[port.name])
-            else:
-                inputs.append((self._values if port.role == "parameter" else self._momentum)[port.name])
-        for port, values in zip(method.outputs, self._executor.run("apply", inputs), strict=True):
-            (self._values if port.role == "parameter" else self._momentum)[port.name] = np.array(values)
-        for name, accumulated in self._accumulated.items():
-            self._accumulated[name] = accumulated + np.abs(step.gradients[name])
+        for name, gradient in step.gradients.items():
+            descend(
+                self._values[name],
+                gradient,
+                self._momentum.get(name),
+                self._accumulated.get(name),
+                rate=self._rate,
+                momentum=self._manifest.momentum,
+                weight_decay=self._manifest.weight_decay,
+            )
         del self._steps[self.boundary]
         self._next_micro.clear()
         self.boundary += 1

@@ -7,6 +7,7 @@ import contextlib
 import hmac
 import logging
 import os
+from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 
@@ -27,6 +28,14 @@ log = logging.getLogger("crowdlearn")
 
 LEAVE_SECONDS = 10.0
 """How long others have to take over the pieces of a device that is asked to stop."""
+
+
+FRAGMENT_BYTES = 1 << 20
+"""A longer message goes out in fragments, so that no buffer on its way holds a second copy."""
+
+
+def _fragments(data: bytes) -> Iterator[bytes]:
+    return (data[start : start + FRAGMENT_BYTES] for start in range(0, len(data), FRAGMENT_BYTES))
 
 
 async def run_member(connection: Connection, member: Member, leaving: asyncio.Event) -> None:
@@ -61,10 +70,13 @@ async def run_member(connection: Connection, member: Member, leaving: asyncio.Ev
                 member.leave("stopped on the device")
             busy = member.work()
             outbox, member.outbox = member.outbox, []
-            for frame in outbox:
+            while outbox:
+                frame = outbox.pop(0)
                 if frame.HasField("fault"):
                     log.error("fault: %s", frame.fault.reason)
-                await connection.send(frame.SerializeToString())
+                data = frame.SerializeToString()
+                del frame  # a snapshot takes memory enough once
+                await connection.send(data if len(data) <= FRAGMENT_BYTES else _fragments(data))
             if busy or member.outbox:
                 await asyncio.sleep(0)  # let the reader in
             else:

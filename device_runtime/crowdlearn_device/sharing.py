@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .errors import WireError
 from .manifest import ArraySpec, Manifest
 from .state import Neurons, PieceState
-from .update import Limits, Update, ValueType, chunks, decode_update, encode_update, select_top
+from .update import Limits, Update, ValueType, decode_update, encode_update, select_top
 from .wire import Floats
 
 CHUNK_WEIGHTS = 1 << 16
@@ -54,13 +55,39 @@ def shared_updates(
     parts = stretches(manifest.arrays, state.neurons)
     if not parts:
         return
-    indices = np.concatenate([np.arange(part.start, part.stop) for part in parts])
-    weights = np.concatenate([state.layers[p.layer][f"value/{p.name}"].reshape(-1) for p in parts])
-    importance = np.concatenate([_importance(part, state.layers[part.layer]) for part in parts])
-    chosen = select_top(importance, theta)
-    update = Update(owner, number, indices[chosen].astype(np.uint32), weights[chosen])
-    for chunk in chunks(update, CHUNK_WEIGHTS):
-        yield encode_update(chunk, values)
+    edges = np.cumsum([0, *(part.stop - part.start for part in parts)])
+    size = int(edges[-1])
+    chosen = None if int(theta * size + 0.5) == size else _top(parts, state, theta)
+    count = size if chosen is None else len(chosen)
+    for start in range(0, count, CHUNK_WEIGHTS):
+        stop = min(start + CHUNK_WEIGHTS, count)
+        positions = np.arange(start, stop) if chosen is None else chosen[start:stop]
+        yield encode_update(_gathered(parts, edges, state, positions, owner, number), values)
+
+
+def _top(parts: Sequence[Stretch], state: PieceState, theta: float) -> NDArray[np.int64]:
+    importance = [_importance(part, state.layers[part.layer]) for part in parts]
+    return select_top(np.concatenate(importance), theta)
+
+
+def _gathered(
+    parts: Sequence[Stretch],
+    edges: NDArray[np.int64],
+    state: PieceState,
+    positions: NDArray[np.int64],
+    owner: int,
+    number: int,
+) -> Update:
+    """The weights at increasing `positions` of the piece's own vector, in which parts begin at `edges`."""
+    indices = np.empty(len(positions), np.uint32)
+    weights = np.empty(len(positions), np.float32)
+    cuts = np.searchsorted(positions, edges)
+    for part, edge, a, b in zip(parts, edges[:-1], cuts[:-1], cuts[1:], strict=True):
+        if b > a:
+            here = positions[a:b] - edge
+            indices[a:b] = here + part.start
+            weights[a:b] = state.layers[part.layer][f"value/{part.name}"].reshape(-1)[here]
+    return Update(owner, number, indices, weights)
 
 
 def _importance(part: Stretch, arrays: Mapping[str, Floats]) -> Floats:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import struct
@@ -22,7 +21,8 @@ KINDS = ("value", "momentum", "gradient")
 """value: the array itself. momentum: the optimizer's. gradient: |gradient| accumulated since the last
 sharing.
 """
-PART_BYTES = 4 << 20
+PART_BYTES = 256 << 10
+"""A device may find a dozen of them waiting before it looks."""
 _MAGIC = b"CLSTATE1"
 _DIGEST = 32
 MAX_HEADER = 1 << 20
@@ -37,7 +37,8 @@ class PieceState:
     neurons: tuple[Neurons, ...]
     layers: Mapping[int, Mapping[str, Floats]]
 
-    def to_bytes(self) -> bytes:
+    def blocks(self) -> Iterator[bytes | memoryview]:
+        """The state's bytes, without a copy of its arrays."""
         header = {
             "neurons": self.neurons,
             "arrays": [
@@ -47,36 +48,44 @@ class PieceState:
             ],
         }
         text = json.dumps(header).encode()
-        out = io.BytesIO()
-        out.write(_MAGIC + struct.pack("<I", len(text)) + text)
+        head = _MAGIC + struct.pack("<I", len(text)) + text
+        digest = hashlib.sha256(head)
+        yield head
         for arrays in self.layers.values():
             for array in arrays.values():
-                out.write(np.ascontiguousarray(array, "<f4").data)
-        return out.getvalue() + hashlib.sha256(out.getbuffer()).digest()
+                block = np.ascontiguousarray(array, "<f4").reshape(-1).view(np.uint8).data
+                digest.update(block)
+                yield block
+        yield digest.digest()
+
+    def to_bytes(self) -> bytes:
+        return b"".join(self.blocks())
 
     @classmethod
     def from_bytes(cls, data: bytes) -> PieceState:
-        """The state that `data` holds. Raises StateError where it is not exactly one."""
+        """The state that `data` holds, read-only and in the same memory. Raises StateError where it is not
+        exactly one.
+        """
         try:
             if data[:8] != _MAGIC:
                 raise ValueError("no state file")
-            data, digest = data[:-_DIGEST], data[-_DIGEST:]
-            if hashlib.sha256(data).digest() != digest:
+            content, digest = memoryview(data)[:-_DIGEST], data[-_DIGEST:]
+            if hashlib.sha256(content).digest() != digest:
                 raise ValueError("its hash is wrong")
-            (length,) = struct.unpack_from("<I", data, 8)
+            (length,) = struct.unpack_from("<I", content, 8)
             if length > MAX_HEADER:
                 raise ValueError("header too long")
-            header = json.loads(data[12 : 12 + length])
+            header = json.loads(bytes(content[12 : 12 + length]))
             offset = 12 + length
             layers: dict[int, dict[str, Floats]] = {}
             for layer, name, shape in header["arrays"]:
                 count = int(np.prod(shape, dtype=np.int64))
-                if count < 0 or offset + 4 * count > len(data):
+                if count < 0 or offset + 4 * count > len(content):
                     raise ValueError("arrays longer than the file")
-                array = np.frombuffer(data, "<f4", count, offset).reshape(shape).copy()
+                array = np.frombuffer(content, "<f4", count, offset).reshape(shape)
                 layers.setdefault(int(layer), {})[str(name)] = array
                 offset += 4 * count
-            if offset != len(data):
+            if offset != len(content):
                 raise ValueError("file longer than its arrays")
             return cls(tuple((int(a), int(b)) for a, b in header["neurons"]), layers)
         except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
@@ -179,11 +188,12 @@ class StateStore:
     def _path(self, generation: int, boundary: int) -> Path:
         return self._folder / f"{generation:08d}-{boundary:012d}.state"
 
-    def save(self, generation: int, boundary: int, content: bytes) -> None:
+    def save(self, generation: int, boundary: int, state: PieceState) -> None:
         path = self._path(generation, boundary)
         partial = path.with_suffix(".partial")
         with partial.open("wb") as file:
-            file.write(content)
+            for block in state.blocks():
+                file.write(block)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

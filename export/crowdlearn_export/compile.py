@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
@@ -18,6 +19,7 @@ from .errors import LoweringError
 from .lowering import lower
 from .lowering.backend import Backend, choose_backend, delegate
 from .lowering.operators import check_operators
+from .lowering.workspace import workspace_bytes
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -38,10 +40,14 @@ class Method:
 
 @dataclass(frozen=True)
 class CompiledProgram:
-    """A .pte, its memory beyond its inputs, the operators it calls, and the backend of each method."""
+    """A .pte, its memory beyond its inputs, the operators it calls, and the backend of each method.
+
+    A loaded program has one arena for all methods, and XNNPACK one workspace: the largest needs count.
+    """
 
     pte: bytes
     arena_bytes: int
+    workspace_bytes: int
     operators: tuple[str, ...]
     backends: Mapping[str, Backend]
 
@@ -72,6 +78,7 @@ def compile_program(
     # Inputs stay where the caller has them: a copy of every weight at every call costs more than a small
     # product.
     planning = MemoryPlanningPass(alloc_graph_input=False)
+    workspace = max(workspace_bytes(edge.exported_program(name), max_batch) for name in exported)
     try:
         program = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
     except RuntimeError as error:
@@ -83,8 +90,8 @@ def compile_program(
         {f"{op.name}.{op.overload}" if op.overload else op.name for plan in plans for op in plan.operators}
     )
     check_operators(operators)
-    arena = sum(size for plan in plans for size in plan.non_const_buffer_sizes)
-    return CompiledProgram(program.buffer, arena, tuple(operators), backends)
+    arena = sum(map(max, zip_longest(*(plan.non_const_buffer_sizes for plan in plans), fillvalue=0)))
+    return CompiledProgram(program.buffer, arena, workspace, tuple(operators), backends)
 
 
 def _export(method: Method, graph: torch.fx.GraphModule, max_batch: int) -> torch.export.ExportedProgram:

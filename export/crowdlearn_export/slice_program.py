@@ -22,7 +22,7 @@ from .errors import ParityError
 from .graph import NeuronGraph
 from .stages import Optimizer, Stage, array_specs, edge_specs, example_inputs, layer_specs, piece_stages
 
-REVISION = 2
+REVISION = 3
 """Part of the cache key: raise it when the same model must give another program."""
 PARITY = 1e-5
 """Largest relative error of an exported program against float64 autograd."""
@@ -60,7 +60,7 @@ def export_slice(
     key = cache_key(graph, owned=list(owned), optimizer=asdict(optimizer), max_batch=max_batch)
     if cache is not None and (cached := load_cached(cache / key)) is not None:
         return cached
-    stages = piece_stages(graph, owned, optimizer)
+    stages = piece_stages(graph, owned)
     compiled = compile_program([stage.method for stage in stages], max_batch=max_batch)
     parity = check_parity(stages, ExecuTorchExecutor(compiled.pte), max_batch)
     manifest = Manifest(
@@ -73,6 +73,7 @@ def export_slice(
         arrays=tuple(a for a in array_specs(graph) if owned[a.layer]),
         methods=tuple(MethodSpec(s.method.name, s.inputs, s.outputs) for s in stages),
         arena_bytes=compiled.arena_bytes,
+        workspace_bytes=compiled.workspace_bytes,
         operators=compiled.operators,
         parity=parity,
     )

@@ -337,44 +337,6 @@ class _LayerStage:
         return as_stage("loss", function, inputs, outputs, reference)
 
 
-def _apply_stage(trained: Sequence[Port], optimizer: Optimizer) -> Stage:
-    moving = optimizer.momentum != 0.0
-    rate = Port("rate", ())
-    gradients = [replace(port, role="gradient") for port in trained]
-    momenta = [replace(port, role="momentum") for port in trained] if moving else []
-    count = len(trained)
-
-    def function(*given: Tensor) -> tuple[Tensor, ...]:
-        learning_rate, parameters = given[0], given[1 : 1 + count]
-        slopes, velocities = given[1 + count : 1 + 2 * count], given[1 + 2 * count :]
-        updated, moved = [], []
-        for i, (parameter, slope) in enumerate(zip(parameters, slopes, strict=True)):
-            if optimizer.weight_decay:
-                slope = slope + parameter * optimizer.weight_decay
-            if moving:
-                slope = velocities[i] * optimizer.momentum + slope
-                moved.append(slope)
-            updated.append(parameter - slope * learning_rate)
-        return (*updated, *moved)
-
-    def reference(*given: Tensor) -> tuple[Tensor, ...]:
-        leaves = [p.clone().requires_grad_() for p in given[1 : 1 + count]]
-        sgd = torch.optim.SGD(
-            leaves, lr=float(given[0]), momentum=optimizer.momentum, weight_decay=optimizer.weight_decay
-        )
-        for i, leaf in enumerate(leaves):
-            leaf.grad = given[1 + count + i].clone()
-            if moving:
-                sgd.state[leaf]["momentum_buffer"] = given[1 + 2 * count + i].clone()
-        sgd.step()
-        moved = [sgd.state[leaf]["momentum_buffer"] for leaf in leaves] if moving else []
-        return (*(leaf.detach() for leaf in leaves), *moved)
-
-    return as_stage(
-        "apply", function, (rate, *trained, *gradients, *momenta), (*trained, *momenta), reference
-    )
-
-
 def as_stage(
     name: str,
     function: Callable[..., tuple[Tensor, ...]],
@@ -407,12 +369,12 @@ def example_inputs(
             values.append(torch.randint(0, classes, shape, generator=generator))
             continue
         drawn = torch.randn(shape, generator=generator)
-        positive = port.role in ("mask", "scale", "rate") or port.name.endswith("running_var")
+        positive = port.role in ("mask", "scale") or port.name.endswith("running_var")
         values.append(drawn.abs() if positive else drawn)
     return tuple(values)
 
 
-def piece_stages(graph: NeuronGraph, owned: Sequence[int], optimizer: Optimizer) -> tuple[Stage, ...]:
+def piece_stages(graph: NeuronGraph, owned: Sequence[int]) -> tuple[Stage, ...]:
     """Every stage of a piece that owns `owned[layer]` neurons of each layer.
 
     Raises UnsupportedModule where a layer has no sliced form.
@@ -420,14 +382,11 @@ def piece_stages(graph: NeuronGraph, owned: Sequence[int], optimizer: Optimizer)
     arrays = array_specs(graph)
     last = len(graph.layers) - 1
     stages: list[Stage] = []
-    trained: list[Port] = []
     for index, count in enumerate(owned):
         if not count:
             continue
         if index == last and count != graph.layers[last].neurons:
             raise UnsupportedModule("the output layer stays whole, on the dominator; plan it so")
         builder = _LayerStage(graph, index, owned, arrays)
-        trained += builder.trained
         stages += [builder.loss()] if index == last else [builder.forward(), builder.backward()]
-    stages.append(_apply_stage(trained, optimizer))
     return tuple(stages)

@@ -83,7 +83,7 @@ def test_a_key_that_is_none_is_refused():
 def test_snapshots_open_for_heirs_alone():
     owner, heir, other = (Identity.generate() for _ in range(3))
     snapshot = pb.Snapshot(generation=1, boundary=8, piece=2, sender=0)
-    seal_snapshot("run", owner, {5: heir.public}, snapshot, b"weights")
+    seal_snapshot("run", owner, {5: heir.public}, snapshot, [b"weights"])
     assert b"weights" not in snapshot.SerializeToString()
     assert open_snapshot("run", 5, heir, owner.public, snapshot) == b"weights"
     with pytest.raises(EnvelopeError, match="not sealed to"):

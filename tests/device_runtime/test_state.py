@@ -85,7 +85,7 @@ def test_parts_that_are_not_due_are_refused():
 def test_the_store_keeps_points_until_they_are_forgotten(tmp_path):
     store = StateStore(tmp_path)
     for point in ((1, 0), (1, 8), (2, 8)):
-        store.save(*point, state(point[1]).to_bytes())
+        store.save(*point, state(point[1]))
     assert equal(store.load(1, 8), state(8))
     (tmp_path / "00000003-000000000009.partial").write_bytes(b"half written")
     store = StateStore(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,7 +110,8 @@ def deliver(pieces: list[Piece], rng: np.random.Generator) -> None:
         source, target = choices[rng.integers(len(choices))]
         if source == target:
             for m in pieces[source].run():
-                queues.setdefault((source, m.partner), []).append(m)
+                sent = replace(m, values=m.values.copy())  # as the wire would; the next run writes over them
+                queues.setdefault((source, m.partner), []).append(sent)
         else:
             m = queues[source, target].pop(0)
             pieces[target].receive(

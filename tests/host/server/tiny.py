@@ -62,13 +62,6 @@ def manifest(owned: Sequence[int]) -> Manifest:
         back = Port("error", ("B", LAYERS[layer + 1]), layer=layer + 1, edge=layer)
         methods.append(MethodSpec(f"forward_{layer}", (sums, *own), (onward, *buffers)))
         methods.append(MethodSpec(f"backward_{layer}", (sums, *own, back), (*errors, *gradients)))
-    moving = [
-        [Port(role, p.shape, name=p.name, layer=p.layer) for p in trained]
-        for role in ("gradient", "momentum")
-    ]
-    methods.append(
-        MethodSpec("apply", (Port("rate", ()), *trained, *moving[0], *moving[1]), (*trained, *moving[1]))
-    )
     return Manifest(
         program="".join(f"{count:064x}"[-8:] for count in owned),
         max_batch=8,
@@ -92,10 +85,10 @@ class TinyExecutor:
     def __init__(self, of: Manifest) -> None:
         self._manifest = of
 
-    def run(self, method: str, inputs: Sequence[Array]) -> list[Array]:
+    def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
         spec = self._manifest.method(method)
         given = {(p.role, p.name): x for p, x in zip(spec.inputs, inputs, strict=True)}
-        results = self._apply(given) if method == "apply" else self._stage(method, given)
+        results = self._stage(method, given)
         return [np.asarray(results[port.role, port.name], np.float32) for port in spec.outputs]
 
     def _stage(self, method: str, given: dict[tuple[str, str], Array]) -> dict[tuple[str, str], Array]:
@@ -129,15 +122,6 @@ class TinyExecutor:
             ("gradient", f"weight{layer}"): out.T @ back,
             ("gradient", f"bias{layer}"): error.sum(axis=0),
         }
-
-    def _apply(self, given: dict[tuple[str, str], Array]) -> dict[tuple[str, str], Array]:
-        results: dict[tuple[str, str], Array] = {}
-        for (role, name), gradient in given.items():
-            if role == "gradient":
-                momentum = MOMENTUM * given["momentum", name] + gradient
-                results["momentum", name] = momentum
-                results["parameter", name] = given["parameter", name] - given["rate", ""] * momentum
-        return results
 
 
 class TinyPrograms:
