@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from math import prod
 from typing import Any, Literal
 
@@ -12,8 +13,10 @@ from executorch.backends.xnnpack._passes import ConvertToLinearPass, DecomposeCo
 from executorch.backends.xnnpack.partition.config import generic_node_configs as generic
 from executorch.backends.xnnpack.partition.config.gemm_configs import AddmmConfig, LinearConfig, MMConfig
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from executorch.exir import EdgeProgramManager
+from executorch.exir import EdgeProgramManager, lowered_backend_module
 from torch.fx import GraphModule
+
+from .order import sort_in_place
 
 aten = torch.ops.aten
 
@@ -79,12 +82,27 @@ def delegate(edge: EdgeProgramManager, backends: Mapping[str, Backend]) -> EdgeP
     if not parts:
         return edge
     manager = xnnpack_preprocess.XNNPACKPassManager
-    # Its other passes find nothing in our graphs, and would trace every part of them a dozen times more.
-    xnnpack_preprocess.XNNPACKPassManager = lambda program, passes=None: manager(program, PASSES)
-    try:
+
+    def fewer_passes(program: Any, passes: Any = None) -> Any:
+        # Its others find nothing in our graphs, and would trace every part of them a dozen times more.
+        return manager(program, PASSES)
+
+    with (
+        _replaced(xnnpack_preprocess, "XNNPACKPassManager", fewer_passes),
+        _replaced(lowered_backend_module, "legalize_graph", sort_in_place),
+    ):
         return edge.to_backend(parts)
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
+    """`module.name` is `value` meanwhile: what ExecuTorch offers no option for."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
     finally:
-        xnnpack_preprocess.XNNPACKPassManager = manager
+        setattr(module, name, before)
 
 
 class _Partitioner(XnnpackPartitioner):  # type: ignore[misc]

@@ -172,18 +172,33 @@ def cat(values: Sequence[Value], dim: int = 0) -> Value:
 
 
 def reduction(target: Any) -> Callable[..., Value]:
-    """A sum or mean over some dimensions leaves the others in their order."""
+    """A sum or mean over some dimensions leaves the others in their order.
+
+    Neighbours that both stay or both go are one dimension: over several, ExecuTorch walks element by element,
+    twenty times slower.
+    """
 
     def reduce(x: Value, dims: Sequence[int] | None = None, keepdim: bool = False, **kwargs: Any) -> Value:
         source = lazy(x)
         rank = len(source.dims)
-        gone = [source.dims[d % rank] for d in (dims or range(rank))]
-        out = target(source.base, gone, keepdim, **kwargs)
+        gone = {source.dims[d % rank] for d in (dims or range(rank))}
+        shape: list[Any] = []
+        for d, size in enumerate(source.base.shape):
+            if d and (d in gone) == (d - 1 in gone):
+                shape[-1] = shape[-1] * size
+            else:
+                shape.append(size)
+        first = 0 if 0 in gone else 1
+        out = target(source.base.reshape(shape), list(range(first, len(shape), 2)), **kwargs)
         if keepdim:
-            return Permuted(out, source.dims)
+            return Permuted(
+                out.reshape([1 if d in gone else s for d, s in enumerate(source.base.shape)]), source.dims
+            )
         kept = [d for d in source.dims if d not in gone]
         order = sorted(kept)
-        return Permuted(out, tuple(order.index(d) for d in kept))
+        return Permuted(
+            out.reshape([source.base.shape[d] for d in order]), tuple(order.index(d) for d in kept)
+        )
 
     return reduce
 
