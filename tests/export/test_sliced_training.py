@@ -21,8 +21,12 @@ from torch import nn
 
 SGD = Optimizer(momentum=0.9, weight_decay=1e-3)
 RATE = 0.05
-RELATIVE = 1e-4
+RELATIVE = 1e-5
 """What float32 may differ by from a float64 reference after a few steps."""
+UNEVEN = 6
+"""Rows of a micro-batch that leave 5 for the last one. With 2, batch norm gives signs: there PyTorch's own
+float32 is 3e-5 off.
+"""
 
 
 def mlp() -> nn.Module:
@@ -137,7 +141,7 @@ def merged(graph: NeuronGraph, pieces: list[Piece]) -> dict[str, np.ndarray]:
         [[12, 9, 6, 4]],
     ],
 )
-@pytest.mark.parametrize("micro", [16, 5])
+@pytest.mark.parametrize("micro", [16, UNEVEN])
 def test_sliced_training_equals_unsliced_sgd(counts, micro, tmp_path_factory):
     assert_sliced_equals_whole(mlp, (12,), counts, micro, tmp_path_factory)
 

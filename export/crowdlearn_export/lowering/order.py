@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch.fx import GraphModule, Node
 
 
@@ -25,7 +27,7 @@ def sort_in_place(module: GraphModule) -> GraphModule:
             if node not in seen:
                 seen.add(node)
                 ordered.append(node)
-    for before, node in zip(ordered, ordered[1:], strict=False):
+    for before, node in pairwise(ordered):
         if before.next is not node:
             before.append(node)
     return module
