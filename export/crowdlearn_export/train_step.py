@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .compile import Method
-from .errors import LoweringError
+from .dropout import FACTORS, Dropped, with_factors
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -18,13 +18,15 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class TrainStep:
     """A step and what it starts from.
 
-    The method takes the tensors of `state` in their order, then inputs, targets and the learning rate (a
-    scalar tensor); it returns the loss, then the new state in the same order. State names are those of the
-    model; the velocity of parameter `w` is `momentum.w`.
+    The method takes the tensors of `state` in their order, then inputs, targets, the learning rate (a scalar
+    tensor), and the factors of every dropout in `dropped` (`dropout.masks` draws them); it returns the loss,
+    then the new state in the same order. State names are those of the model; the velocity of parameter `w` is
+    `momentum.w`.
     """
 
     method: Method
     state: Mapping[str, Tensor]
+    dropped: Mapping[str, Dropped]
 
 
 def train_step(
@@ -40,13 +42,9 @@ def train_step(
 
     `inputs` and `targets` are an example batch of at least 2; the arithmetic is that of torch.optim.SGD
     without dampening. Parameters that need no gradient are constants of the program. Raises LoweringError
-    for a model with active dropout: a program holds no random numbers.
+    for a dropout that is no product with factors, or is called more than once.
     """
-    for name, module in model.named_modules():
-        if module.training and isinstance(module, nn.modules.dropout._DropoutNd) and module.p:
-            raise LoweringError(
-                f"{name} ({type(module).__name__}): a whole-model step has no dropout; set p=0"
-            )
+    dropping, dropped = with_factors(model, inputs)
     parameters = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     buffers = {n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()}
     counters = {n: b.detach().clone() for n, b in model.named_buffers() if not b.is_floating_point()}
@@ -54,14 +52,16 @@ def train_step(
     state = {**parameters, **velocities, **buffers}
 
     def step(*tensors: Tensor) -> tuple[Tensor, ...]:
-        *values, x, y, rate = tensors
-        now = dict(zip(state, values, strict=True))
+        now = dict(zip(state, tensors[: len(state)], strict=True))
+        x, y, rate, *factors = tensors[len(state) :]
+        drawn = {f"{name}.{FACTORS}": f for name, f in zip(dropped, factors, strict=True)}
 
         def objective(weights: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
             # A module writes to its buffers: it gets copies, which become outputs.
             written = {n: now[n].clone() for n in buffers}
             unused = {n: torch.zeros(c.shape, dtype=c.dtype) for n, c in counters.items()}
-            return loss(torch.func.functional_call(model, {**weights, **written, **unused}, (x,)), y), written
+            tensors = {**weights, **written, **unused, **drawn}
+            return loss(torch.func.functional_call(dropping, tensors, (x,)), y), written
 
         weights = {n: now[n] for n in parameters}
         gradients, (value, written) = torch.func.grad_and_value(objective, has_aux=True)(weights)
@@ -77,5 +77,8 @@ def train_step(
         updated |= written
         return (value, *(updated[n] for n in state))
 
-    example = (*state.values(), inputs, targets, torch.tensor(0.1))
-    return TrainStep(Method("train_step", step, example, (len(state), len(state) + 1)), state)
+    ones = [torch.ones(len(inputs), *drop.shape) for drop in dropped.values()]
+    example = (*state.values(), inputs, targets, torch.tensor(0.1), *ones)
+    rate = len(state) + 2
+    batched = (rate - 2, rate - 1, *range(rate + 1, len(example)))
+    return TrainStep(Method("train_step", step, example, batched), state, dropped)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from crowdlearn_device.executor import ExecuTorchExecutor
 from crowdlearn_export.compile import Method, compile_program
+from crowdlearn_export.dropout import masks
 from crowdlearn_export.errors import LoweringError
 from crowdlearn_export.lowering.operators import ALLOWED, MISSING_ON_ANDROID, check_operators
 from crowdlearn_export.train_step import train_step
@@ -82,9 +85,45 @@ def test_transposed_convolution_is_refused_with_advice():
         compile_program([method], max_batch=4)
 
 
-def test_dropout_in_a_whole_step_is_refused_by_name():
-    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5))
-    with pytest.raises(LoweringError, match=r"1 \(Dropout\)"):
+def test_train_step_drops_what_its_masks_say():
+    torch.manual_seed(0)
+    maps = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Dropout2d(0.5), nn.Flatten())
+    model = nn.Sequential(maps, nn.Linear(64, 8), nn.Dropout(0.25), nn.Linear(8, 3))
+    x, y = torch.randn(5, 2, 6, 6), torch.tensor([0, 1, 2, 0, 1])
+    step = train_step(model, F.cross_entropy, x, y)
+    assert {name: drop.shape for name, drop in step.dropped.items()} == {"0.2": (4, 1, 1), "2": (8,)}
+    executor = ExecuTorchExecutor(compile_program([step.method], max_batch=5).pte)
+    exact = copy.deepcopy(model).double()
+    for rows in (5, 2):
+        factors = masks(step.dropped, rows, seed=3, step=rows)
+        assert {float(f) for f in np.unique(factors[0])} == {0.0, 2.0}
+        with torch.no_grad():
+            for name, value in zip(step.state, step.state.values(), strict=True):
+                exact.get_parameter(name).copy_(value)
+        wide = [torch.from_numpy(f).double() for f in factors]
+        hidden = exact[1](((exact[0][1](exact[0][0](x[:rows].double()))) * wide[0]).flatten(1))
+        loss = F.cross_entropy(exact[3](hidden * wide[1]), y[:rows])
+        gradients = torch.autograd.grad(loss, list(exact.parameters()))
+        given = [t.numpy() for t in step.state.values()]
+        given += [x[:rows].numpy(), y[:rows].numpy(), np.array(1, np.float32), *factors]
+        found, *new = executor.run("train_step", given)
+        np.testing.assert_allclose(found, loss.item(), rtol=1e-5)
+        scale = max(float(g.abs().max()) for g in gradients)
+        for old, value, gradient in zip(given, new, gradients, strict=False):
+            assert np.abs((old - value) - gradient.numpy()).max() <= 1e-5 * scale
+
+
+@pytest.mark.parametrize("build", [lambda: nn.AlphaDropout(0.5), lambda: nn.Dropout(1.0)])
+def test_dropout_that_is_no_product_is_refused_by_name(build):
+    model = nn.Sequential(nn.Linear(4, 3), build())
+    with pytest.raises(LoweringError, match=r"1 \(.*Dropout\)"):
+        train_step(model, F.cross_entropy, torch.randn(2, 4), torch.tensor([0, 1]))
+
+
+def test_a_dropout_called_twice_is_refused():
+    drop = nn.Dropout(0.5)
+    model = nn.Sequential(nn.Linear(4, 3), drop, nn.Tanh(), drop)
+    with pytest.raises(LoweringError, match="called 2 times"):
         train_step(model, F.cross_entropy, torch.randn(2, 4), torch.tensor([0, 1]))
 
 
