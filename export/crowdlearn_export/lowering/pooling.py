@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..errors import LoweringError
 from .elementwise import positive
 from .rows import (
     Window,
@@ -105,15 +105,41 @@ def avg_pool2d_backward(
 
 
 def adaptive_avg_pool2d(x: Tensor, output_size: Sequence[int]) -> Tensor:
-    """aten._adaptive_avg_pool2d where the map divides evenly: a plain average pool."""
-    kernel = _even_kernel(x, output_size)
-    return avg_pool2d(x, kernel, kernel)
+    """aten._adaptive_avg_pool2d: a plain average pool where the map divides evenly, else products with the
+    shares of each window.
+    """
+    height, width = (int(s) for s in output_size)
+    if kernel := _even_kernel(x.shape[2:], (height, width)):
+        return avg_pool2d(x, kernel, kernel)
+    return _along_both(x, _shares(int(x.shape[2]), height), _shares(int(x.shape[3]), width))
 
 
 def adaptive_avg_pool2d_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """aten._adaptive_avg_pool2d_backward where the map divides evenly."""
-    kernel = _even_kernel(x, grad.shape[2:])
-    return avg_pool2d_backward(grad, x, kernel, kernel, (0,), False, True, None)
+    """aten._adaptive_avg_pool2d_backward: every position adds its shares of the windows it is in."""
+    if kernel := _even_kernel(x.shape[2:], grad.shape[2:]):
+        return avg_pool2d_backward(grad, x, kernel, kernel, (0,), False, True, None)
+    vertical, horizontal = (_shares(int(x.shape[d]), int(grad.shape[d])) for d in (2, 3))
+    return _along_both(grad, vertical.T, horizontal.T)
+
+
+def _shares(inputs: int, outputs: int) -> npt.NDArray[np.float32]:
+    """How much of every input each output of an adaptive average pool takes, along one axis. [outputs,
+    inputs].
+    """
+    start = np.arange(outputs) * inputs // outputs
+    stop = -(-(np.arange(outputs) + 1) * inputs // outputs)
+    position = np.arange(inputs)
+    inside = (position >= start[:, None]) & (position < stop[:, None])
+    return (inside / (stop - start)[:, None]).astype(np.float32)
+
+
+def _along_both(x: Tensor, vertical: npt.NDArray[np.float32], horizontal: npt.NDArray[np.float32]) -> Tensor:
+    """[B, C, H, W] with its height multiplied by `vertical` and its width by `horizontal`."""
+    for matrix in (horizontal, vertical):
+        weight = torch.from_numpy(np.ascontiguousarray(matrix)).to(x.dtype)
+        rows = torch.nn.functional.linear(x.reshape(-1, x.shape[3]), weight)
+        x = rows.reshape(*x.shape[:3], weight.shape[0]).permute(0, 1, 3, 2)
+    return x
 
 
 def _windows(
@@ -172,11 +198,7 @@ def _scaled(
     return rows * torch.from_numpy((1 / divisor).astype(np.float32))
 
 
-def _even_kernel(x: Tensor, output_size: Sequence[int]) -> tuple[int, int]:
-    inputs, outputs = [int(s) for s in x.shape[2:]], [int(s) for s in output_size]
-    if any(i % o for i, o in zip(inputs, outputs, strict=True)):
-        raise LoweringError(
-            f"adaptive average pooling from {inputs} to {outputs} has windows of unequal sizes; "
-            "choose sizes that divide"
-        )
-    return inputs[0] // outputs[0], inputs[1] // outputs[1]
+def _even_kernel(inputs: Sequence[int], outputs: Sequence[int]) -> tuple[int, int] | None:
+    """The window of an adaptive pool where all are equal."""
+    sizes = [divmod(int(i), int(o)) for i, o in zip(inputs, outputs, strict=True)]
+    return None if any(rest for _, rest in sizes) else (sizes[0][0], sizes[1][0])

@@ -98,6 +98,14 @@ def test_adaptive_average_pool(outputs, factor):
 
 
 @quick
+@given(outputs=st.tuples(st.integers(1, 8), st.integers(1, 8)), size=st.tuples(few, few))
+def test_adaptive_average_pool_with_windows_of_unequal_sizes(outputs, size):
+    w = spread(2, 2, 1, 1, seed=1)
+    x = spread(3, 2, size[0] + 2, size[1] + 2)
+    assert_lowers(lambda x, w: F.adaptive_avg_pool2d(torch.tanh(F.conv2d(x, w)), outputs), [x, w])
+
+
+@quick
 @given(shape=st.sampled_from([(5, 3), (4, 3, 2, 3), (4, 2, 5)]), training=st.booleans(), affine=st.booleans())
 def test_batch_norm(shape, training, affine):
     channels = shape[1]
