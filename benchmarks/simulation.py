@@ -164,8 +164,8 @@ def _write(setting: Setting, crowd: Crowd, folder: Path) -> None:
     workload, training = setting.workload, setting.config.training
     np.save(folder / "inputs.npy", workload.inputs)
     np.save(folder / "labels.npy", workload.labels)
-    np.save(folder / "test_inputs.npy", setting.test.inputs)
-    np.save(folder / "test_labels.npy", setting.test.labels)
+    np.save(folder / "test_inputs.npy", workload.test.inputs)
+    np.save(folder / "test_labels.npy", workload.test.labels)
     np.save(folder / "devices.npy", np.stack(workload.devices))
     torch.save(build_model(setting.config.model, 0).state_dict(), folder / "initial.pt")
     settings = {

@@ -23,7 +23,7 @@ from ..sharing.flat import flat_layout, flatten, piece_of_weight
 from ..sharing.round import SharingRound
 from ..sharing.window import Window
 from .config import SimulationConfig
-from .group import CohortTask, Floats, GroupModel, GroupResult, GroupTask, Pass, Workload, one_thread
+from .group import CohortTask, EvaluationTask, Floats, GroupResult, GroupTask, Pass, Workload
 from .traffic import shuffle_bytes, sums_per_sample
 from .wire import BYTES, crossings
 from .workers import Workers
@@ -31,6 +31,8 @@ from .workers import Workers
 FLOAT = 4
 COHORT = 5
 """Devices of federated averaging that one worker averages before anything travels."""
+EVALUATED = 2500
+"""Test samples that one worker classifies at a time."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,15 @@ class RunState:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run trains on whom: the workload, the test data, and the plan of every group."""
+    """What a run trains on whom: the workload, and the plan of every group.
+
+    `pieces` is the piece of each weight; `statistics` tells which weights no gradient moves.
+    """
 
     workload: Workload
-    test: Dataset
     plan: Plan
     pieces: NDArray[np.int32]
+    statistics: NDArray[np.bool_]
     sums_per_sample: int
     initial: Floats
 
@@ -103,11 +108,13 @@ def prepare(
         raise ConfigError(
             f"the plan has {len(plan.pieces)} pieces for groups of {_pieces(config)}; plan again"
         )
+    layout = flat_layout(state)
+    trained = dict(model.named_parameters())
     return Setting(
-        Workload(config, train.inputs, train.labels, tuple(devices), crossings(graph, plan)),
-        test,
+        Workload(config, train.inputs, train.labels, tuple(devices), test, crossings(graph, plan)),
         plan,
-        piece_of_weight(flat_layout(state), graph, plan),
+        piece_of_weight(layout, graph, plan),
+        np.concatenate([np.full(each.stop - each.start, each.name not in trained) for each in layout]),
         sums_per_sample(graph, plan),
         flatten(state),
     )
@@ -138,11 +145,10 @@ def run(
     window changes in place. Raises TrainingError where a group cannot train.
     """
     state = state or start(setting)
-    model = GroupModel(setting.workload)
     config = setting.config
     after = _slicenet_round if config.method == "slicenet" else _fedavg_round
     for number in range(len(state.records), config.rounds):
-        state = after(setting, workers, model, state, number)
+        state = after(setting, workers, state, number)
         on_round(state)
     return state
 
@@ -154,9 +160,7 @@ def global_weights(setting: Setting, state: RunState) -> Floats:
     return state.weights.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
-def _slicenet_round(
-    setting: Setting, workers: Workers, model: GroupModel, state: RunState, number: int
-) -> RunState:
+def _slicenet_round(setting: Setting, workers: Workers, state: RunState, number: int) -> RunState:
     began = time.perf_counter()
     config = setting.config
     epoch, part = divmod(number, config.rounds_an_epoch)
@@ -184,9 +188,9 @@ def _slicenet_round(
     spent = {"activation": crossing, "error": crossing, "shuffle": moved, "sharing": 0}
     if config.sharing.enabled:
         holders = [_holders(order, turn[-1]) for order, turn in zip(orders, turns, strict=True)]
-        spent["sharing"] = _share(setting, model, state.window, holders, results, weights, number)
+        spent["sharing"] = _share(setting, state.window, holders, results, weights, number)
     state = RunState(weights, momentum, state.window, state.records)
-    return _recorded(setting, model, state, results, spent, number, time.perf_counter() - began)
+    return _recorded(setting, workers, state, results, spent, number, time.perf_counter() - began)
 
 
 def _holders(order: Sequence[int], dominator: int) -> list[int]:
@@ -208,7 +212,6 @@ def _renews(config: SimulationConfig) -> bool:
 
 def _share(
     setting: Setting,
-    model: GroupModel,
     window: Window,
     holders: Sequence[Sequence[int]],
     results: Sequence[GroupResult],
@@ -225,7 +228,7 @@ def _share(
         owned = dict(zip(group, owns, strict=False))
         sharing = SharingRound(window, number, owned, len(window))
         # Running statistics have no gradient, and a model without them cannot be evaluated: always shared.
-        importance = np.where(model.buffers, np.inf, result.accumulated if _chosen(config) else 0)
+        importance = np.where(setting.statistics, np.inf, result.accumulated if _chosen(config) else 0)
         for device, own in zip(group, positions, strict=False):
             chosen = own[select_top(importance[own], config.sharing.theta)].astype(np.uint32)
             data = encode_update(Update(device, number, chosen, result.weights[chosen]), values)
@@ -239,9 +242,7 @@ def _share(
     return sent
 
 
-def _fedavg_round(
-    setting: Setting, workers: Workers, model: GroupModel, state: RunState, number: int
-) -> RunState:
+def _fedavg_round(setting: Setting, workers: Workers, state: RunState, number: int) -> RunState:
     began = time.perf_counter()
     config = setting.config
     count = max(1, round(config.fedavg.fraction * config.devices))
@@ -260,12 +261,12 @@ def _fedavg_round(
     weights = (total / sum(result.samples for result in results)).astype(np.float32)[None]
     spent = {"sharing": 2 * count * len(setting.initial) * FLOAT}
     state = RunState(weights, state.momentum, state.window, state.records)
-    return _recorded(setting, model, state, results, spent, number, time.perf_counter() - began)
+    return _recorded(setting, workers, state, results, spent, number, time.perf_counter() - began)
 
 
 def _recorded(
     setting: Setting,
-    model: GroupModel,
+    workers: Workers,
     state: RunState,
     results: Sequence[GroupResult],
     spent: dict[str, int],
@@ -278,14 +279,21 @@ def _recorded(
     epoch = number // config.rounds_an_epoch
     last = number + 1 == config.rounds
     shared = config.method == "fedavg" or config.sharing.enabled
-    test = setting.test
-    with one_thread():
-        groups = None
-        if last or (not shared and len(state.weights) == 1):
-            each = [model.accuracy(weights, test.inputs, test.labels) for weights in state.weights]
-            groups = sum(each) / len(each)
-        accuracy = groups
-        if shared:
-            accuracy = model.accuracy(global_weights(setting, state), test.inputs, test.labels)
+    groups = None
+    if last or (not shared and len(state.weights) == 1):
+        each = _accuracies(setting, workers, list(state.weights))
+        groups = sum(each) / len(each)
+    accuracy = groups
+    if shared:
+        (accuracy,) = _accuracies(setting, workers, [global_weights(setting, state)])
     record = RoundRecord(number, epoch, samples, loss, accuracy, groups, seconds, spent)
     return replace(state, records=(*state.records, record))
+
+
+def _accuracies(setting: Setting, workers: Workers, models: Sequence[Floats]) -> list[float]:
+    """The share of the test samples that each of the models gets right."""
+    samples = len(setting.workload.test)
+    starts = range(0, samples, EVALUATED)
+    tasks = [EvaluationTask(weights, at, min(at + EVALUATED, samples)) for weights in models for at in starts]
+    right = np.array(workers.map(tasks)).reshape(len(models), len(starts)).sum(1)
+    return [int(each) / samples for each in right]

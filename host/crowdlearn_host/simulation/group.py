@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from crowdlearn_device.dataset import Dataset
 from crowdlearn_device.schedule import mini_batches, pass_order
 from numpy.typing import NDArray
 
@@ -24,19 +26,20 @@ from .wire import Crossing, round_sums
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
-EVALUATION_BATCH = 2000
+Outcome = TypeVar("Outcome", covariant=True)
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What stays the same in a run: samples, labels int64 [N], the positions of each device's samples, and
-    what travels between a group's pieces.
+    """What stays the same in a run: samples, labels int64 [N], the positions of each device's samples, the
+    test data, and what travels between a group's pieces.
     """
 
     config: SimulationConfig
     inputs: Floats
     labels: Indices
     devices: tuple[Indices, ...]
+    test: Dataset
     crossings: tuple[Crossing, ...] = ()
 
 
@@ -46,6 +49,23 @@ class Pass:
 
     device: int
     epoch: int
+
+
+class Task(Protocol[Outcome]):
+    """Something that a worker does with its model and the workload."""
+
+    def run(self, model: GroupModel, workload: Workload) -> Outcome: ...
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """Weights, momentum and |gradient| sums after the passes, each empty where there is none."""
+
+    weights: Floats
+    momentum: Floats
+    accumulated: Floats
+    loss: float
+    samples: int
 
 
 @dataclass(frozen=True)
@@ -61,6 +81,10 @@ class GroupTask:
     learning_rate: float
     accumulate: bool = True
 
+    def run(self, model: GroupModel, workload: Workload) -> GroupResult:
+        """The group after its passes."""
+        return model.train(workload, self)
+
 
 @dataclass(frozen=True)
 class CohortTask:
@@ -70,19 +94,34 @@ class CohortTask:
     weights: Floats
     learning_rate: float
 
-
-Task = GroupTask | CohortTask
+    def run(self, model: GroupModel, workload: Workload) -> GroupResult:
+        """The devices' models, averaged by their samples, so that one vector travels back for all of them."""
+        total = torch.zeros(len(self.weights), dtype=torch.float64)
+        momentum = np.zeros(len(total) if workload.config.training.momentum else 0, np.float32)
+        samples, loss = 0, 0.0
+        for passes in self.devices:
+            own = GroupTask(passes, self.weights, momentum, self.learning_rate, accumulate=False)
+            result = model.train(workload, own)
+            total.add_(torch.from_numpy(result.weights), alpha=result.samples)
+            samples += result.samples
+            loss += result.loss * result.samples
+        nothing = np.zeros(0, np.float32)
+        average = (total / samples).float().numpy()
+        return GroupResult(average, nothing, nothing, loss / samples, samples)
 
 
 @dataclass(frozen=True)
-class GroupResult:
-    """Weights, momentum and |gradient| sums after the passes, each empty where there is none."""
+class EvaluationTask:
+    """The test samples [start, stop), to be classified by a model of these weights."""
 
     weights: Floats
-    momentum: Floats
-    accumulated: Floats
-    loss: float
-    samples: int
+    start: int
+    stop: int
+
+    def run(self, model: GroupModel, workload: Workload) -> int:
+        """How many of them it gets right."""
+        part, test = slice(self.start, self.stop), workload.test
+        return model.right(self.weights, test.inputs[part], test.labels[part])
 
 
 class GroupModel:
@@ -99,9 +138,6 @@ class GroupModel:
         trained = dict(self.model.named_parameters())
         self.parameters = [trained[entry.name] for entry in layout if entry.name in trained]
         self._spans = [(e.start, e.stop, e.shape) for e in layout if e.name in trained]
-        self.buffers = np.ones(layout[-1].stop, bool)
-        for start, stop, _ in self._spans:
-            self.buffers[start:stop] = False
         for entry in layout:
             view = self.vector[entry.start : entry.stop].view(entry.shape)
             if entry.name in trained:
@@ -172,36 +208,13 @@ class GroupModel:
                 torch._foreach_add_(sums, gradients)
         return loss_sum
 
-    def average(self, workload: Workload, task: CohortTask) -> GroupResult:
-        """The devices' models, averaged by their samples, so that one vector travels back for all of them."""
-        total = torch.zeros(len(task.weights), dtype=torch.float64)
-        momentum = np.zeros(len(total) if self._training.momentum else 0, np.float32)
-        samples, loss = 0, 0.0
-        for passes in task.devices:
-            trained = GroupTask(passes, task.weights, momentum, task.learning_rate, accumulate=False)
-            result = self.train(workload, trained)
-            total.add_(torch.from_numpy(result.weights), alpha=result.samples)
-            samples += result.samples
-            loss += result.loss * result.samples
-        nothing = np.zeros(0, np.float32)
-        average = (total / samples).float().numpy()
-        return GroupResult(average, nothing, nothing, loss / samples, samples)
-
-    def work(self, workload: Workload, task: Task) -> GroupResult:
-        """What the task asks for."""
-        return self.train(workload, task) if isinstance(task, GroupTask) else self.average(workload, task)
-
-    def accuracy(self, weights: Floats, inputs: Floats, labels: Indices) -> float:
-        """The share of samples that the model with these weights gets right, by its running statistics."""
+    def right(self, weights: Floats, inputs: Floats, labels: Indices) -> int:
+        """How many of the samples the model with these weights gets right, by its running statistics."""
         self.model.eval()
         self.vector.copy_(torch.from_numpy(np.array(weights)))
-        right = 0
         with torch.no_grad():
-            for start in range(0, len(labels), EVALUATION_BATCH):
-                part = slice(start, start + EVALUATION_BATCH)
-                guesses = self.model(torch.from_numpy(inputs[part])).argmax(1).numpy()
-                right += int((guesses == labels[part]).sum())
-        return right / len(labels)
+            guesses = self.model(torch.from_numpy(inputs)).argmax(1).numpy()
+        return int((guesses == labels).sum())
 
 
 def _noise_seed(seed: int, first: Pass) -> int:

@@ -12,21 +12,22 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 
 from ..errors import TrainingError
-from .group import GroupModel, GroupResult, Task, Workload, one_thread
+from .group import GroupModel, Task, Workload, one_thread
 
 ATTEMPTS = 3
 """How often a task may lose its worker before the run gives up."""
+Outcome = TypeVar("Outcome")
 
 
 class Workers(Protocol):
-    """Trains groups side by side. Close it when done; it is its own context manager."""
+    """Trains and evaluates side by side. Close it when done; it is its own context manager."""
 
-    def map(self, tasks: Sequence[Task]) -> list[GroupResult]:
+    def map(self, tasks: Sequence[Task[Outcome]]) -> list[Outcome]:
         """The results, in the order of the tasks. Raises TrainingError where a task fails."""
         ...
 
@@ -44,9 +45,9 @@ class InProcess:
         self._workload = workload
         self._model = GroupModel(workload)
 
-    def map(self, tasks: Sequence[Task]) -> list[GroupResult]:
+    def map(self, tasks: Sequence[Task[Outcome]]) -> list[Outcome]:
         with one_thread():
-            return [self._model.work(self._workload, task) for task in tasks]
+            return [task.run(self._model, self._workload) for task in tasks]
 
     def __enter__(self) -> InProcess:
         return self
@@ -76,8 +77,8 @@ class Processes:
         there.close()
         return here, process
 
-    def map(self, tasks: Sequence[Task]) -> list[GroupResult]:
-        results: dict[int, GroupResult] = {}
+    def map(self, tasks: Sequence[Task[Outcome]]) -> list[Outcome]:
+        results: dict[int, Outcome] = {}
         waiting = list(reversed(range(len(tasks))))
         attempts = [0] * len(tasks)
         busy: dict[Connection, int] = {}
@@ -105,7 +106,7 @@ class Processes:
                 results[number] = outcome
         return [results[number] for number in range(len(tasks))]
 
-    def _send(self, connection: Connection, task: Task) -> None:
+    def _send(self, connection: Connection, task: Task[object]) -> None:
         with suppress(OSError):  # a dead worker's connection is ready at once, and its reader replaces it
             connection.send(task)
 
@@ -141,10 +142,10 @@ class RayTasks:
         self._workload = ray.put(workload)
         self._train = ray.remote(num_cpus=1, max_retries=ATTEMPTS)(_train_once)
 
-    def map(self, tasks: Sequence[Task]) -> list[GroupResult]:
+    def map(self, tasks: Sequence[Task[Outcome]]) -> list[Outcome]:
         futures = [self._train.remote(self._workload, task) for task in tasks]
         try:
-            return cast("list[GroupResult]", self._ray.get(futures))
+            return cast("list[Outcome]", self._ray.get(futures))
         except self._ray.exceptions.RayError as error:
             raise TrainingError(f"the Ray cluster could not train a group: {error}") from error
 
@@ -155,9 +156,9 @@ class RayTasks:
         del self._workload
 
 
-def _train_once(workload: Workload, task: Task) -> GroupResult:
+def _train_once(workload: Workload, task: Task[Outcome]) -> Outcome:
     with one_thread():
-        return GroupModel(workload).work(workload, task)
+        return task.run(GroupModel(workload), workload)
 
 
 def _serve(connection: Connection, folder: str) -> None:
@@ -167,9 +168,9 @@ def _serve(connection: Connection, folder: str) -> None:
             workload = _load(Path(folder))
             model = GroupModel(workload)
             while True:
-                task = connection.recv()
+                task: Task[object] = connection.recv()
                 try:
-                    connection.send(model.work(workload, task))
+                    connection.send(task.run(model, workload))
                 except Exception as error:
                     connection.send(error)
         except (EOFError, OSError, KeyboardInterrupt):
