@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.manifest import ArraySpec
-from crowdlearn_device.sharing import apply_patch, shared_updates
+from crowdlearn_device.sharing import apply_patch, shared_updates, stretches
 from crowdlearn_device.state import PieceState
-from crowdlearn_device.update import Update, ValueType, encode_update
+from crowdlearn_device.update import HEADER, Update, ValueType, encode_update
 from crowdlearn_host.errors import RunError, UpdateRefused
 from crowdlearn_host.server.group import Merge
 from crowdlearn_host.server.shared_model import SharedModel
@@ -91,15 +93,47 @@ def test_a_patch_replaces_a_pieces_weights_and_nothing_else():
     assert 0.4 * SIZE < changed.sum() < 0.75 * SIZE
 
 
-def test_what_a_device_does_not_own_is_refused_and_the_round_goes_on():
+def update(indices: Sequence[int], owner: int = 1, number: int = 0) -> bytes:
+    return encode_update(
+        Update(owner, number, np.array(indices, np.uint32), np.ones(len(indices), np.float32))
+    )
+
+
+def not_a_number() -> bytes:
+    """Four float32 ones, all bits of which are set in transit."""
+    data = bytearray(update(range(OWN.start, OWN.start + 4)))
+    data[HEADER.size : -8] = b"\xff" * (len(data) - HEADER.size - 8)
+    data[-4:] = b"\x7f" * 4
+    return bytes(data)
+
+
+OWN = max(stretches(array_specs(), LAYOUT[1]), key=lambda stretch: stretch.stop - stretch.start)
+FOREIGN = next(
+    i for i in range(SIZE) if not any(p.start <= i < p.stop for p in stretches(array_specs(), LAYOUT[1]))
+)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (update([OWN.start], owner=2), "signed by device 2"),
+        (update([OWN.start], number=1), "of round 1, and round 0 is open"),
+        (update([FOREIGN]), "not its own"),
+        (update([SIZE]), "do not fit"),
+        (not_a_number(), "not finite"),
+        (bytes(2 << 20), "bytes; expected"),
+        (b"", "0 bytes; expected"),
+    ],
+    ids=["owner", "round", "foreign index", "index out of range", "not finite", "too large", "empty"],
+)
+def test_a_bad_update_is_refused_with_a_reason_and_the_round_goes_on(bad: bytes, reason: str) -> None:
     model = SharedModel(array_specs(), first_weights())
-    foreign = encode_update(Update(1, 0, np.arange(SIZE, dtype=np.uint32), np.zeros(SIZE, np.float32)))
-    with pytest.raises(UpdateRefused, match="not its own"):
-        model.merge(0, Merge(1, 1, 0, LAYOUT[1], foreign))
-    forged = encode_update(Update(2, 0, np.zeros(0, np.uint32), np.zeros(0, np.float32)))
-    with pytest.raises(UpdateRefused, match="signed by device 2"):
-        model.merge(0, Merge(1, 1, 0, LAYOUT[1], forged))
+    with pytest.raises(UpdateRefused, match=reason) as refusal:
+        model.merge(0, Merge(1, 1, 0, LAYOUT[1], bad))
+    assert refusal.value.owner == 1
     upload(model, 0, shifted(1))
+    with pytest.raises(UpdateRefused, match="already this round"):
+        model.merge(0, Merge(1, 1, 0, LAYOUT[1], update([OWN.start])))
     model.commit(0, 1)
     np.testing.assert_equal(model.model(), shifted(1))
 
