@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..sharing.flat import FlatEntry
+
 aten = torch.ops.aten
 
 ALIGNED = 16
@@ -18,20 +20,20 @@ Fed = tuple[Tensor, Tensor, Sequence[slice]]
 class DenseChain:
     """Plain SGD of (Linear, BatchNorm1d, ReLU) layers and a last Linear under mean cross entropy.
 
-    `parameters` are the model's, in its order. While it trains, weights lie transposed, [sources, targets]:
+    `vector` holds all floats in the order of sharing.flat, but weights transposed, [sources, targets]:
     products of few samples are faster so, and an input's weights are one row. An input that is zero in every
     sample of a pass moves no weight: its row is left out of the pass.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], norms: Sequence[nn.BatchNorm1d]) -> None:
+    def __init__(self, layout: Sequence[FlatEntry], norms: Sequence[nn.BatchNorm1d]) -> None:
+        self._layout = layout
         self._norms = norms
-        self._outside = [parameter for parameter in parameters if parameter.dim() == 2]
-        self._vectors = [parameter for parameter in parameters if parameter.dim() == 1]
-        self._weights = [torch.empty_like(weight.t().contiguous()) for weight in self._outside]
+        self.vector = torch.empty(layout[-1].stop)
+        self._weights, self._vectors, self._statistics = self._views(self.vector)
         self._gradients = [torch.empty_like(weight) for weight in self._weights]
 
     @classmethod
-    def of(cls, model: nn.Module, parameters: Sequence[Tensor]) -> DenseChain | None:
+    def of(cls, model: nn.Module, layout: Sequence[FlatEntry]) -> DenseChain | None:
         """The chain that `model` is, or None where it is another network."""
         layers = list(model) if isinstance(model, nn.Sequential) else []
         kinds = [type(layer) for layer in layers]
@@ -41,23 +43,46 @@ class DenseChain:
         norms = [layer for layer in layers if isinstance(layer, nn.BatchNorm1d)]
         plain = all(n.affine and n.track_running_stats and n.momentum is not None for n in norms)
         biased = all(layer.bias is not None for layer in layers if isinstance(layer, nn.Linear))
-        return cls(parameters, norms) if plain and biased else None
+        return cls(layout, norms) if plain and biased else None
 
-    def train(self, passes: Iterable[Fed], rate: float, accumulated: Sequence[Tensor]) -> float:
-        """SGD through all `passes`, in place; the loss summed over samples.
+    def entered(self, flat: Tensor) -> Tensor:
+        """A vector in the order of sharing.flat as one like `vector`."""
+        own = flat.clone()
+        for entry in self._layout:
+            if len(entry.shape) == 2:
+                span = slice(entry.start, entry.stop)
+                own[span].view(entry.shape[::-1]).copy_(flat[span].view(entry.shape).t())
+        return own
 
-        Adds |gradient| to `accumulated`, tensors like the parameters, unless it is empty.
+    def left(self, own: Tensor) -> Tensor:
+        """The inverse of `entered`."""
+        flat = own.clone()
+        for entry in self._layout:
+            if len(entry.shape) == 2:
+                span = slice(entry.start, entry.stop)
+                flat[span].view(entry.shape).copy_(own[span].view(entry.shape[::-1]).t())
+        return flat
+
+    def train(self, passes: Iterable[Fed], rate: float, accumulated: Tensor) -> float:
+        """SGD through all `passes`, of `vector` in place; the loss summed over samples.
+
+        Adds |gradient| to `accumulated`, a vector like `vector`, unless it is empty.
         """
-        for weight, outside in zip(self._weights, self._outside, strict=True):
-            weight.copy_(outside.t())
-        sums = [torch.zeros_like(weight) for weight in self._weights] if accumulated else []
-        vector_sums = [total for total in accumulated if total.dim() == 1]
-        loss = sum(self._pass(*fed, rate, sums, vector_sums) for fed in passes)
-        for weight, outside in zip(self._weights, self._outside, strict=True):
-            outside.copy_(weight.t())
-        for total, outside in zip(sums, (t for t in accumulated if t.dim() == 2), strict=True):
-            outside.add_(total.t())
-        return loss
+        sums, vector_sums, _ = self._views(accumulated) if len(accumulated) else ([], [], [])
+        return sum(self._pass(*fed, rate, sums, vector_sums) for fed in passes)
+
+    def _views(self, vector: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Weights, other parameters and running statistics in a vector like `vector`."""
+        weights: list[Tensor] = []
+        vectors: list[Tensor] = []
+        statistics: list[Tensor] = []
+        for entry in self._layout:
+            part = vector[entry.start : entry.stop]
+            if len(entry.shape) == 2:
+                weights.append(part.view(entry.shape[::-1]))
+            else:
+                (statistics if "running_" in entry.name else vectors).append(part)
+        return weights, vectors, statistics
 
     def _pass(
         self,
@@ -100,9 +125,9 @@ class DenseChain:
         for at, norm in enumerate(self._norms):
             bias, gain, shift = vectors[3 * at : 3 * at + 3]
             entered = torch.addmm(bias, x, weights[at])
-            outputs, mean, inverse = torch.native_batch_norm(
-                *(entered, gain, shift, norm.running_mean, norm.running_var),
-                *(True, norm.momentum or 0.0, norm.eps),
+            running = self._statistics[2 * at : 2 * at + 2]
+            outputs, mean, inverse = aten.native_batch_norm(
+                entered, gain, shift, *running, True, norm.momentum or 0.0, norm.eps
             )
             saved.append((x, entered, outputs.relu_(), mean, inverse))
             x = outputs
@@ -117,9 +142,10 @@ class DenseChain:
         self._descend(-1, x, errors, weights, rate, sums)
         for at in reversed(range(len(self._norms))):
             norm, (x, entered, outputs, mean, inverse) = self._norms[at], saved[at]
+            running = self._statistics[2 * at : 2 * at + 2]
             errors, by_gain, by_shift = aten.native_batch_norm_backward(
-                *(aten.threshold_backward(back, outputs, 0), entered, vectors[3 * at + 1]),
-                *(norm.running_mean, norm.running_var, mean, inverse, True, norm.eps, [True, True, True]),
+                *(aten.threshold_backward(back, outputs, 0), entered, vectors[3 * at + 1], *running),
+                *(mean, inverse, True, norm.eps, [True, True, True]),
             )
             gradients += [by_shift, by_gain, errors.sum(0)]
             if at:

@@ -96,18 +96,7 @@ class CohortTask:
 
     def run(self, model: GroupModel, workload: Workload) -> GroupResult:
         """The devices' models, averaged by their samples, so that one vector travels back for all of them."""
-        total = torch.zeros(len(self.weights), dtype=torch.float64)
-        momentum = np.zeros(len(total) if workload.config.training.momentum else 0, np.float32)
-        samples, loss = 0, 0.0
-        for passes in self.devices:
-            own = GroupTask(passes, self.weights, momentum, self.learning_rate, accumulate=False)
-            result = model.train(workload, own)
-            total.add_(torch.from_numpy(result.weights), alpha=result.samples)
-            samples += result.samples
-            loss += result.loss * result.samples
-        nothing = np.zeros(0, np.float32)
-        average = (total / samples).float().numpy()
-        return GroupResult(average, nothing, nothing, loss / samples, samples)
+        return model.average(workload, self)
 
 
 @dataclass(frozen=True)
@@ -145,10 +134,10 @@ class GroupModel:
             else:
                 owner, _, name = entry.name.rpartition(".")
                 self.model.get_submodule(owner)._buffers[name] = view
-        parameters = [parameter.data for parameter in self.parameters]
         training = config.training
         plain = not training.momentum and not training.weight_decay and training.wire == "float32"
-        self._chain = DenseChain.of(self.model, parameters) if plain else None
+        self._chain = DenseChain.of(self.model, layout) if plain else None
+        self._floats = self._chain.vector if self._chain else self.vector
 
     def views(self, vector: torch.Tensor) -> list[torch.Tensor]:
         """The parameters' parts of a vector like the weights, in the order of `parameters`."""
@@ -156,27 +145,55 @@ class GroupModel:
 
     def train(self, workload: Workload, task: GroupTask) -> GroupResult:
         """The weights after the task's passes over the workload's data."""
-        training = self._training
-        self.model.train()
-        self._noise.manual_seed(_noise_seed(workload.config.seed, task.passes[0]))
-        self.vector.copy_(torch.from_numpy(task.weights))
+        self._floats.copy_(self._entered(task.weights))
         momentum = torch.from_numpy(task.momentum.copy())
         accumulated = torch.zeros(len(self.vector) if task.accumulate else 0)
-        velocities = self.views(momentum) if training.momentum else []
-        sums = self.views(accumulated) if task.accumulate else []
-        fed = (_fed(workload, each) for each in task.passes)
-        if self._chain is not None:
-            loss = self._chain.train(fed, task.learning_rate, sums)
-        else:
-            loss = sum(self._pass(*each, task.learning_rate, velocities, sums) for each in fed)
-        samples = sum(len(workload.devices[each.device]) for each in task.passes)
+        loss = self._passes(workload, task.passes, task.learning_rate, momentum, accumulated)
+        samples = _samples(workload, task.passes)
+        gradients = self._left(accumulated) if task.accumulate else accumulated.numpy()
         return GroupResult(
-            self.vector.numpy().copy(),
-            momentum.numpy(),
-            accumulated.numpy(),
-            loss / max(samples, 1),
-            samples,
+            self._left(self._floats), momentum.numpy(), gradients, loss / max(samples, 1), samples
         )
+
+    def average(self, workload: Workload, task: CohortTask) -> GroupResult:
+        """The mean of the models that each of the task's devices trains alone, weighted by their samples."""
+        start = self._entered(task.weights)
+        total = torch.zeros_like(start)
+        samples = [_samples(workload, passes) for passes in task.devices]
+        loss = 0.0
+        for passes, own in zip(task.devices, samples, strict=True):
+            self._floats.copy_(start)
+            momentum = torch.zeros(len(start) if self._training.momentum else 0)
+            loss += self._passes(workload, passes, task.learning_rate, momentum, torch.zeros(0))
+            total.add_(self._floats, alpha=own / sum(samples))
+        nothing = np.zeros(0, np.float32)
+        return GroupResult(self._left(total), nothing, nothing, loss / sum(samples), sum(samples))
+
+    def _entered(self, weights: Floats) -> torch.Tensor:
+        flat = torch.from_numpy(weights)
+        return self._chain.entered(flat) if self._chain else flat
+
+    def _left(self, floats: torch.Tensor) -> Floats:
+        flat: Floats = (self._chain.left(floats) if self._chain else floats.clone()).numpy()
+        return flat
+
+    def _passes(
+        self,
+        workload: Workload,
+        passes: Sequence[Pass],
+        rate: float,
+        momentum: torch.Tensor,
+        accumulated: torch.Tensor,
+    ) -> float:
+        """Trains the floats that are there; the loss summed over samples."""
+        self.model.train()
+        self._noise.manual_seed(_noise_seed(workload.config.seed, passes[0]))
+        fed = (_fed(workload, each) for each in passes)
+        if self._chain is not None:
+            return self._chain.train(fed, rate, accumulated)
+        velocities = self.views(momentum) if len(momentum) else []
+        sums = self.views(accumulated) if len(accumulated) else []
+        return sum(self._pass(*each, rate, velocities, sums) for each in fed)
 
     def _pass(
         self,
@@ -220,6 +237,10 @@ class GroupModel:
 def _noise_seed(seed: int, first: Pass) -> int:
     """A seed of its own for each task, so that its rounding does not depend on who ran what before."""
     return int(np.random.SeedSequence((seed, first.epoch, first.device)).generate_state(1)[0])
+
+
+def _samples(workload: Workload, passes: Sequence[Pass]) -> int:
+    return sum(len(workload.devices[each.device]) for each in passes)
 
 
 @contextmanager

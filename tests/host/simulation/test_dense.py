@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from crowdlearn_host.models import mlp
+from crowdlearn_host.sharing.flat import flat_layout, flatten, unflatten
 from crowdlearn_host.simulation.dense import DenseChain
 from torch import nn
 
@@ -47,17 +48,21 @@ def test_weights_statistics_loss_and_gradient_sums_are_autograds(
     model = mlp((50, 24, 12, 4))
     expected = copy.deepcopy(model)
     expected_sums, expected_loss = by_autograd(expected, batches)
-    parameters = [parameter.data for parameter in model.parameters()]
-    chain = DenseChain.of(model, parameters)
+    flat = torch.from_numpy(flatten(model.state_dict()))
+    chain = DenseChain.of(model, flat_layout(model.state_dict()))
     assert chain is not None
-    sums = [torch.zeros_like(p) for p in parameters] if accumulate else []
+    chain.vector.copy_(chain.entered(flat))
+    sums = torch.zeros(len(flat) if accumulate else 0)
     loss = chain.train([(*data(), batches)], RATE, sums)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
+    trained = unflatten(chain.left(chain.vector).numpy(), model.state_dict())
     for name, value in expected.state_dict().items():
         if value.is_floating_point():
-            torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
-    for total, wanted in zip(sums, expected_sums, strict=False):
-        torch.testing.assert_close(total, wanted, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(trained[name], value, rtol=1e-4, atol=1e-5)
+    if accumulate:
+        told = unflatten(chain.left(sums).numpy(), model.state_dict())
+        for (name, _), wanted in zip(model.named_parameters(), expected_sums, strict=True):
+            torch.testing.assert_close(told[name], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_another_network_is_left_to_autograd() -> None:
@@ -66,5 +71,4 @@ def test_another_network_is_left_to_autograd() -> None:
         nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)),
         nn.Linear(4, 2),
     ):
-        parameters = [parameter.data for parameter in other.parameters()]
-        assert DenseChain.of(other, parameters) is None
+        assert DenseChain.of(other, flat_layout(other.state_dict())) is None
