@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from crowdlearn_device.executor import ExecuTorchExecutor
 from torch import Tensor, nn
 
 from .compile import Method, compile_program
-from .errors import ExportError
+from .dropout import with_factors
+from .errors import ExportError, UnsupportedModule
 from .lowering import lower
 from .trace import neuron_graph
 from .train_step import train_step
@@ -19,10 +21,11 @@ from .train_step import train_step
 
 @dataclass(frozen=True)
 class ModuleReport:
-    """A leaf module: whether it trains at all, and why not."""
+    """A module that a forward pass calls: whether it slices, whether it trains at all, and why not."""
 
     name: str
     kind: str
+    slices: bool
     trains: bool
     reason: str = ""
 
@@ -32,77 +35,149 @@ class Diagnosis:
     """A model's report. `slices` is empty where it can be sliced, else the reason why it only trains whole.
 
     Sizes are those of the whole training step for batches up to the example's: program without weights,
-    planned activations, weights. `gradient_error` is relative, against float64 autograd; None where it
-    cannot be compiled, and `compiles` then says why.
+    weights, and the memory that the step takes beside both. `gradient_error` is relative, against float64
+    autograd; None where it cannot be compiled, and `compiles` then says why.
     """
 
     modules: tuple[ModuleReport, ...]
     slices: str
     compiles: str
     program_bytes: int = 0
-    arena_bytes: int = 0
+    step_bytes: int = 0
     weight_bytes: int = 0
     backends: Mapping[str, str] | None = None
     gradient_error: float | None = None
 
 
+@dataclass(frozen=True)
+class _Call:
+    """A module and what it was given first."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
 def diagnose(model: nn.Module, inputs: Tensor, targets: Tensor) -> Diagnosis:
-    """Try everything that training `model` on such batches needs, and tell how it went."""
-    try:
-        neuron_graph(model, inputs)
-        slices = ""
-    except ExportError as error:
-        slices = str(error)
-    modules = tuple(_module(name, module, seen) for name, (module, seen) in _leaves(model, inputs).items())
+    """Try everything that training `model` on such batches needs, and tell how it went.
+
+    Raises ExportError where the model does not give one tensor of scores for such a batch.
+    """
+    calls = _calls(model, inputs)
+    slices = _why_not(lambda: neuron_graph(model, inputs))
+    modules = tuple(_module(name, call) for name, call in calls.items())
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    if not weights:
+        return Diagnosis(modules, slices, "the model has nothing that learns")
     try:
         step = train_step(model, nn.functional.cross_entropy, inputs, targets)
         program = compile_program([step.method], max_batch=len(inputs))
     except Exception as error:  # the exporter fails in as many ways as there are models
-        return Diagnosis(
-            modules, slices, f"{type(error).__name__}: {error}".splitlines()[0], weight_bytes=weights
-        )
+        untrained = [f"{m.name} ({m.kind}): {m.reason}" for m in modules if not m.trains]
+        return Diagnosis(modules, slices, "; ".join(untrained) or in_words(error), weight_bytes=weights)
     gradient_error = _gradient_error(model, step.method, program.pte, inputs, targets, list(step.state))
     return Diagnosis(
         modules,
         slices,
         "",
         len(program.pte),
-        program.arena_bytes,
+        program.arena_bytes + program.workspace_bytes,
         weights,
         program.backends,
         gradient_error,
     )
 
 
-def _leaves(model: nn.Module, inputs: Tensor) -> dict[str, tuple[nn.Module, Tensor]]:
-    """Every leaf module that a forward pass calls, with its first input."""
-    seen: dict[str, tuple[nn.Module, Tensor]] = {}
-    handles = [
-        module.register_forward_pre_hook(
-            lambda m, given, name=name: seen.setdefault(name, (m, given[0].detach())) and None
-        )
-        for name, module in model.named_modules()
-        if not list(module.children())
-    ]
+def in_words(error: Exception) -> str:
+    """Why something could not be traced, for who wrote the model."""
+    text = str(error)
+    if isinstance(error, ExportError):
+        return text
+    if "data-dependent" in text or "control flow" in text:
+        return "its forward branches on the values of a tensor; compute both sides and choose by a product"
+    if "Constraints violated" in text or "specialized" in text:
+        return "it fixes the size of the batch, as a reshape by a number does; reshape with -1 for the batch"
+    if "symbolic sizes/strides" in text:
+        return "PyTorch cannot trace it for batches of any size, or it draws random numbers"
+    return f"it cannot be traced: {text}".splitlines()[0]
+
+
+def _why_not(attempt: Callable[[], object]) -> str:
+    """Nothing where `attempt` succeeds, else what its error says."""
+    try:
+        attempt()
+    except Exception as error:  # tracing runs a user's modules
+        return in_words(error)
+    return ""
+
+
+def _calls(model: nn.Module, inputs: Tensor) -> dict[str, _Call]:
+    """The innermost modules that a forward pass calls."""
+    found: dict[str, _Call] = {}
+    watched = copy.deepcopy(model)
+    for name, module in watched.named_modules():
+
+        def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
+            found.setdefault(name, _Call(model.get_submodule(name), args, kwargs))
+
+        module.register_forward_pre_hook(see, with_kwargs=True)
     try:
         with torch.no_grad():
-            model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
+            out = watched(inputs)
+    except Exception as error:  # whatever a user's model raises
+        shape = tuple(inputs.shape[1:])
+        raise ExportError(f"the model does not run on samples of shape {shape}: {error}") from error
+    if not isinstance(out, Tensor) or out.dim() != 2:
+        given = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise ExportError(f"the model gives {given}; it must give one tensor of scores [batch, classes]")
+    return {
+        name: call
+        for name, call in found.items()
+        if name and not any(other.startswith(f"{name}.") for other in found)
+    }
 
 
-def _module(name: str, module: nn.Module, seen: Tensor) -> ModuleReport:
+def _module(name: str, call: _Call) -> ModuleReport:
+    kind = type(call.module).__name__
+    if isinstance(call.module, nn.RNNBase | nn.RNNCellBase):
+        return ModuleReport(
+            name, kind, False, False, "a recurrence has no lowering; use convolutions or attention"
+        )
+    untrained = _why_not(lambda: _lower_alone(call))
+    unsliced = untrained or _why_not(lambda: _slice_alone(call))
+    reason = unsliced.split("; supported")[0].removeprefix(f"it ({kind}): ")
+    return ModuleReport(name, kind, not unsliced, not untrained, reason)
+
+
+class _First(nn.Module):
+    """A module as a function of the first thing that it was given."""
+
+    def __init__(self, call: _Call) -> None:
+        super().__init__()
+        self.it = copy.deepcopy(call.module)
+        first, *rest = call.args
+        self._call = _Call(call.module, tuple(None if a is first else a for a in rest), call.kwargs)
+        self._again = [a is first for a in rest]
+
+    def forward(self, x: Tensor) -> Tensor:
+        rest = [x if again else a for a, again in zip(self._call.args, self._again, strict=True)]
+        out = self.it(x, *rest, **self._call.kwargs)
+        first: Tensor = out[0] if isinstance(out, tuple) else out
+        return first
+
+
+def _lower_alone(call: _Call) -> None:
+    """Lower the module's value and gradients. Raises what tracing and lowering raise."""
+    given = call.args[0]
+    module = with_factors(_First(call).train(call.module.training), given)[0]
+    parameters = {n: p.detach() for n, p in module.named_parameters()}
+
+    def out(p: dict[str, Tensor], x: Tensor) -> Tensor:
+        # A module writes to its buffers: each trial gets its own.
+        buffers = {n: torch.zeros(b.shape, dtype=b.dtype) for n, b in module.named_buffers()}
+        return torch.func.functional_call(module, {**p, **buffers}, (x,))
+
     def backward(x: Tensor) -> tuple[Tensor, ...]:
-        parameters = {n: p.detach() for n, p in module.named_parameters()}
-
-        def out(p: dict[str, Tensor], given: Tensor) -> Tensor:
-            # A module writes to its buffers: each trial gets its own.
-            buffers = {n: torch.zeros(b.shape, dtype=b.dtype) for n, b in module.named_buffers()}
-            return torch.func.functional_call(module, {**p, **buffers}, (given,))
-
         if not x.is_floating_point():
             value, vjp = torch.func.vjp(lambda p: out(p, x), parameters)[:2]
             return tuple(vjp(value)[0].values())
@@ -110,14 +185,19 @@ def _module(name: str, module: nn.Module, seen: Tensor) -> ModuleReport:
         slopes, error = vjp(value)
         return (*slopes.values(), error)
 
-    kind = type(module).__name__
-    try:
-        lower(backward, (seen,), (0,))
-    except ExportError as error:
-        return ModuleReport(name, kind, False, str(error))
-    except Exception as error:  # tracing runs a user's module
-        return ModuleReport(name, kind, False, f"cannot be traced: {error}".splitlines()[0])
-    return ModuleReport(name, kind, True)
+    lower(backward, (given,), (0,))
+
+
+def _slice_alone(call: _Call) -> None:
+    """Trace the module behind a linear map that it can belong to. Raises UnsupportedModule."""
+    given = call.args[0]
+    if len(call.args) > 1 or given.dim() not in (2, 4):
+        raise UnsupportedModule(f"it sees {tuple(given.shape[1:])}; neurons are features or channels of maps")
+    module, neurons = copy.deepcopy(call.module), given.shape[1]
+    before: list[nn.Module] = []
+    if not isinstance(module, nn.Linear | nn.Conv2d):
+        before = [nn.Linear(neurons, neurons) if given.dim() == 2 else nn.Conv2d(neurons, neurons, 1)]
+    neuron_graph(nn.Sequential(*before, module), given)
 
 
 def _gradient_error(

@@ -1,8 +1,38 @@
 """The doctor tells what a model can do before it is exported."""
 
+import pytest
 import torch
 from crowdlearn_export.doctor import diagnose
+from crowdlearn_export.errors import ExportError
 from torch import nn
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.cells(x.reshape(x.shape[0], -1, 4))[0][:, -1])
+
+
+class Attentive(nn.Module):
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(4, 2, 8, dropout, batch_first=True)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.block(x.reshape(x.shape[0], -1, 4)).mean(1))
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x) if x.sum() > 0 else self.head(-x)
 
 
 def test_a_sliceable_network_is_found_healthy():
@@ -12,10 +42,10 @@ def test_a_sliceable_network_is_found_healthy():
         torch.arange(4) % 3,
     )
     assert not report.slices
-    assert all(module.trains for module in report.modules)
+    assert all(module.slices and module.trains for module in report.modules)
     assert report.gradient_error is not None
     assert report.gradient_error <= 1e-5
-    assert report.arena_bytes > 0
+    assert report.step_bytes > 0
 
 
 def test_the_module_that_cannot_be_trained_is_named():
@@ -24,3 +54,35 @@ def test_the_module_that_cannot_be_trained_is_named():
     assert [m.name for m in report.modules if not m.trains] == ["0"]
     assert "upsampling" in report.compiles
     assert report.slices
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "advice"),
+    [
+        (Recurrent(), "LSTM", "convolutions or attention"),
+        (Attentive(0.1), "MultiheadAttention", "set its dropout to 0"),
+        (Branching(), "", "branches on the values"),
+        (nn.Sequential(nn.Flatten(), nn.Softmax(1)), "", "nothing that learns"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_in_plain_words(model, kind, advice):
+    report = diagnose(model, torch.randn(5, 12), torch.arange(5) % 3)
+    assert advice in report.compiles
+    assert [m.kind for m in report.modules if not m.trains] == ([kind] if kind else [])
+
+
+def test_modules_that_only_train_whole_are_told_apart():
+    report = diagnose(
+        nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(16, 3)),
+        torch.randn(4, 2, 4, 4),
+        torch.arange(4) % 3,
+    )
+    assert [m.slices for m in report.modules] == [False, False, True, True]
+    assert all(m.trains for m in report.modules)
+    assert report.gradient_error is not None
+
+
+@pytest.mark.parametrize("model", [nn.Linear(5, 3), nn.Sequential(nn.Linear(12, 6), nn.Unflatten(1, (2, 3)))])
+def test_a_model_that_gives_no_scores_is_refused(model):
+    with pytest.raises(ExportError, match=r"shape \("):
+        diagnose(model, torch.randn(4, 12), torch.arange(4) % 3)

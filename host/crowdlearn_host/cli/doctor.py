@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from ..errors import ConfigError
 from ..models import build_model, stated_shape
 
 if TYPE_CHECKING:
@@ -34,10 +34,7 @@ def doctor(
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(batch, *sample, generator=generator)
     targets = torch.randint(0, classes, (batch,), generator=generator)
-    try:
-        report = diagnose(network, inputs, targets)
-    except RuntimeError as error:
-        raise ConfigError(f"{model} does not run on samples of shape {sample}: {error}") from error
+    report = diagnose(network, inputs, targets)
     if as_json:
         typer.echo(json.dumps({"model": model, **asdict(report)}))
     else:
@@ -45,22 +42,32 @@ def doctor(
 
 
 def _show(model: str, report: Diagnosis) -> None:
+    from crowdlearn_export.slice_program import PARITY
+
     console = Console()
     table = Table(title=model)
-    for column in ("module", "kind", "trains", "why not"):
+    for column in ("module", "kind", "trains", "why"):
         table.add_column(column)
     for module in report.modules:
-        table.add_row(module.name, module.kind, "yes" if module.trains else "[red]no[/red]", module.reason)
+        verdict = (
+            "sliced" if module.slices else "[yellow]only whole[/yellow]" if module.trains else "[red]no[/red]"
+        )
+        table.add_row(module.name, module.kind, verdict, escape(module.reason))
     console.print(table)
-    console.print(
-        "slices: " + ("yes" if not report.slices else f"[yellow]only trains whole[/yellow]: {report.slices}")
-    )
+    without = "[red]no[/red]" if report.compiles else "[yellow]only trains whole[/yellow]"
+    console.print("slices: " + (f"{without}: {escape(report.slices)}" if report.slices else "yes"))
     if report.compiles:
-        console.print(f"whole training step: [red]does not compile[/red]: {report.compiles}")
+        console.print(f"whole training step: [red]does not compile[/red]: {escape(report.compiles)}")
         return
     assert report.gradient_error is not None
+    passed = "[green]passed[/green]" if report.gradient_error <= PARITY else "[red]failed[/red]"
+    peak = report.weight_bytes + report.step_bytes + report.program_bytes
     console.print(
         f"whole training step: program {report.program_bytes / 1e3:.0f} kB, "
-        f"weights {report.weight_bytes / 1e6:.2f} MB, planned activations {report.arena_bytes / 1e6:.1f} MB, "
-        f"gradient error {report.gradient_error:.0e} (relative, against float64)"
+        f"weights {report.weight_bytes / 1e6:.2f} MB; predicted peak memory {peak / 1e6:.1f} MB, of which "
+        f"{report.step_bytes / 1e6:.1f} MB activations and workspace"
+    )
+    console.print(
+        f"gradients: {passed}, relative error {report.gradient_error:.0e} against float64 "
+        f"(at most {PARITY:.0e})"
     )
