@@ -1,17 +1,22 @@
 """What pipelining gains on slow links: MNIST's MLP in 5 pieces, 20 Mbit/s and 40 ms round trip per phone.
 
 Devices, links and server are processes of their own. A device dials the server, as a phone on Wi-Fi does,
-through a process that holds its bytes back as its link would; everything else is the real thing. The bound of
-one mini-batch is the latency of its critical path (every hop goes up one phone's link and down another's) and
-the busy time of the busiest link.
+through a process that holds its bytes back as its link would and takes no more of them than its queue
+holds; everything else is the real thing. The sockets are this machine's (AF_UNIX), so that no TCP of the
+loopback, with its segments of 64 kB, comes on top of the link that is emulated. The bound of one mini-batch
+is the latency of its critical path (every hop goes up one phone's link and down another's) and the busy time
+of the busiest link.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import multiprocessing as mp
+import os
+import socket
 import statistics
 import tempfile
 import time
@@ -43,18 +48,25 @@ from crowdlearn_host.server.run_folder import RunFolder
 from crowdlearn_host.server.server import Server
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.prepare import Prepared, groups_of, prepare, shared_model_of
+from executorch.extension.pybindings import _portable_lib
 from rich.console import Console
 from rich.table import Table
-from websockets.asyncio.client import connect
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.client import unix_connect
+from websockets.asyncio.connection import Connection
+from websockets.asyncio.server import ServerConnection, unix_serve
 
 from .report import machine, write_rows
 
 PIECES = 5
 LINK = LinkModel(down=20, up=20, round_trip=40)
-READ_BYTES = 8192
+READ_BYTES = 4096
+QUEUE_BYTES = 16 << 10
+"""What a link queues before it takes no more: 6.5 ms of it, as fq_codel would keep it."""
+UNSENT_BYTES = 8 << 10
+"""What the system takes of a sender before the link does."""
 MINI_BATCHES = 100
-BATCHES = (128, 512)
+MICRO_BATCHES: dict[int, tuple[int | None, ...]] = {128: (128, None, 8), 512: (512, None)}
+"""Samples of a micro-batch, by batch: all of them, which is no pipeline, the default, and less."""
 
 
 def samples(batch: int, seed: int) -> Dataset:
@@ -64,59 +76,81 @@ def samples(batch: int, seed: int) -> Dataset:
     return Dataset(inputs, rng.integers(0, 10, len(inputs)))
 
 
-def run_device(home: str, name: str, port: int, batch: int, seed: int) -> None:
-    """Process body: one device, until the run is over."""
-    asyncio.run(_device(Path(home), name, port, samples(batch, seed)))
+def run_device(home: str, name: str, batch: int, seed: int) -> None:
+    """Process body: one device, until the run is over. It computes on one thread: five devices share this
+    machine's cores, and threads that wait for each other there wait for other devices too.
+    """
+    torch.set_num_threads(1)
+    _portable_lib._unsafe_reset_threadpool(1)
+    asyncio.run(_device(Path(home), name, samples(batch, seed)))
 
 
-async def _device(home: Path, name: str, port: int, data: Dataset) -> None:
-    async with connect(f"ws://127.0.0.1:{port}", compression=None, max_size=MAX_FRAME) as connection:
+async def _device(home: Path, name: str, data: Dataset) -> None:
+    async with unix_connect(str(home / f"{name}.sock"), compression=None, max_size=MAX_FRAME) as connection:
+        _queue_little(connection)
         programs = ProgramStore(home / name / "programs")
         member = Member(name, home / name, Identity.generate(), len(data), lambda: data, programs)
         await run_member(connection, member, asyncio.Event())
 
 
-def run_links(server_port: int, answer: Pipe) -> None:
-    """Process body: a listening port per phone, whose connections cross the phone's link to the server."""
-    asyncio.run(_links(server_port, answer))
+def _queue_little(connection: Connection) -> None:
+    sock = connection.transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES)
 
 
-async def _links(server_port: int, answer: Pipe) -> None:
+def run_links(folder: str, answer: Pipe) -> None:
+    """Process body: a socket per phone, whose connections cross the phone's link to the server."""
+    asyncio.run(_links(Path(folder), answer))
+
+
+async def _links(folder: Path, answer: Pipe) -> None:
+    with contextlib.suppress(PermissionError):
+        os.nice(-10)  # a radio does not wait for a phone's processor
     loop = asyncio.get_running_loop()
     delay = LINK.round_trip / 2000
-    ports = []
-    for _ in range(PIECES):
+    for k in range(PIECES):
         up, down = Direction(LINK.up, delay), Direction(LINK.down, delay)
 
         def dialled(up: Direction = up, down: Direction = down) -> _End:
             near, far = _End(up), _End(down)
             near.other, far.other = far, near
-            near.joining = loop.create_task(loop.create_connection(lambda: far, "127.0.0.1", server_port))
+            near.joining = loop.create_task(
+                loop.create_unix_connection(lambda: far, str(folder / "server.sock"))
+            )
             return near
 
-        listening = await loop.create_server(dialled, "127.0.0.1", 0)
-        ports.append(listening.sockets[0].getsockname()[1])
-    answer.send(ports)
+        await loop.create_unix_server(dialled, str(folder / f"phone-{k}.sock"))
+    answer.send(None)
     await asyncio.to_thread(answer.poll, None)
 
 
-class _End(asyncio.Protocol):
-    """One end of a link: what it reads leaves at the other end when the link has carried it."""
+class _End(asyncio.BufferedProtocol):
+    """One end of a link: what it reads leaves at the other end when the link has carried it. It reads no more
+    than the link's queue holds.
+    """
 
     other: _End
     joining: asyncio.Task[Any]
 
     def __init__(self, way: Direction) -> None:
+        self._way = way
         self._line: DelayLine[bytes] = DelayLine(way, lambda data: self.other.transport.write(data))
+        self._buffer = bytearray(READ_BYTES)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
-    def data_received(self, data: bytes) -> None:
-        for start in range(0, len(data), READ_BYTES):
-            part = data[start : start + READ_BYTES]
-            self._line.put(part, len(part))
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._line.put(bytes(self._buffer[:nbytes]), nbytes)
+        loop = asyncio.get_running_loop()
+        queue = QUEUE_BYTES * 8e-6 / LINK.up
+        if self._way.free_at - loop.time() > queue:
+            self.transport.pause_reading()
+            loop.call_at(self._way.free_at - queue / 2, self.transport.resume_reading)
 
 
 @dataclass(frozen=True)
@@ -158,22 +192,23 @@ async def measure(prepared: Prepared, mini_batches: int, context: Any) -> Measur
         )
 
         async def handle(connection: ServerConnection) -> None:
+            _queue_little(connection)
             await server.attach(connection, dialled=False)
 
         processes = []
-        async with serve(handle, "127.0.0.1", 0, compression=None, max_size=MAX_FRAME) as listening:
+        socket_path = str(Path(folder) / "server.sock")
+        async with unix_serve(handle, socket_path, compression=None, max_size=MAX_FRAME):
             mine, theirs = context.Pipe()
-            port = next(iter(listening.sockets)).getsockname()[1]
-            processes.append(context.Process(target=run_links, args=(port, theirs), daemon=True))
+            processes.append(context.Process(target=run_links, args=(folder, theirs), daemon=True))
             processes[0].start()
-            ports = await asyncio.to_thread(mine.recv)
-            for k, port in enumerate(ports):
+            await asyncio.to_thread(mine.recv)
+            for k in range(PIECES):
                 for program in prepared.exported:
                     for name, content in program.files().items():
                         path = Path(folder) / f"phone-{k}" / "programs" / name
                         path.parent.mkdir(parents=True, exist_ok=True)
                         path.write_bytes(content)
-                arguments = (folder, f"phone-{k}", port, batch, k)
+                arguments = (folder, f"phone-{k}", batch, k)
                 processes.append(context.Process(target=run_device, args=arguments, daemon=True))
                 processes[-1].start()
             ticking = asyncio.create_task(server.ticking())
@@ -258,7 +293,7 @@ def prepared_for(kind: str) -> Prepared:
     graph = neuron_graph(build_model("paper-mlp", 0), torch.zeros(2, 784), "run")
     with tempfile.TemporaryDirectory() as folder:
         save_plan(plan_of(kind, graph), Path(folder) / "plan.json")
-        return prepare(configuration(max(BATCHES), max(BATCHES)), Path(folder), lambda *_: None)
+        return prepare(configuration(max(MICRO_BATCHES), max(MICRO_BATCHES)), Path(folder), lambda *_: None)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -271,13 +306,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     for kind in ("planner",) if arguments.quick else ("planner", "even"):
         base = prepared_for(kind)
-        for batch in BATCHES:
-            pair = []
-            for micro in (batch, None):
+        for batch, micros in MICRO_BATCHES.items():
+            measured = []
+            for micro in micros:
                 prepared = replace(base, config=configuration(batch, micro))
-                pair.append(asyncio.run(measure(prepared, count, context)))
+                measured.append(asyncio.run(measure(prepared, count, context)))
             latency = hops(base.plan, base.graph) * LINK.round_trip / 1000
-            bound = latency + pair[0].busiest_bytes * 8e-6 / LINK.up
+            bound = latency + measured[0].busiest_bytes * 8e-6 / LINK.up
             rows += [
                 {
                     "plan": kind,
@@ -286,9 +321,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                     "seconds": got.seconds,
                     "bound_seconds": bound,
                     "share_of_bound": bound / got.seconds,
-                    "gain": pair[0].seconds / got.seconds,
+                    "gain": measured[0].seconds / got.seconds,
                 }
-                for got in pair
+                for got in measured
             ]
     table = Table("plan", "batch", "micro-batches", "ms a mini-batch", "bound ms", "bound / measured", "gain")
     for row in rows:

@@ -3,7 +3,8 @@
 Two devices derive their keys from four X25519 agreements: between their lifelong identities, between the
 ephemeral keys of the generation, and crosswise. Knowing an identity's public key is therefore enough to be
 sure who answers, and a key that leaks later opens no earlier generation. One key per direction; the sequence
-number is the nonce, so an envelope opens once and in order. Identities are trusted at first sight
+number is the nonce, so an envelope opens once and in order; what goes express is numbered by itself, for it
+overtakes the rest. Identities are trusted at first sight
 (docs/protocol.md says what that does not cover).
 """
 
@@ -75,19 +76,20 @@ def _derive(secret: bytes, info: bytes) -> ChaCha20Poly1305:
     return ChaCha20Poly1305(HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(secret))
 
 
-def _nonce(sequence: int) -> bytes:
-    return struct.pack("<4xQ", sequence)
+def _nonce(sequence: int, lane: int = 0) -> bytes:
+    return struct.pack("<IQ", lane, sequence)
 
 
 def _associated(run: str, envelope: pb.Envelope) -> bytes:
     return (
         struct.pack(
-            "<IIIII",
+            "<IIIII?",
             envelope.generation,
             envelope.sender,
             envelope.receiver,
             envelope.sequence,
             envelope.purpose,
+            envelope.express,
         )
         + run.encode()
     )
@@ -116,8 +118,8 @@ class Channel:
         )
         self._out = _derive(secret, self._direction(me, peer))
         self._in = _derive(secret, self._direction(peer, me))
-        self._sent = 0
-        self._received = 0
+        self._sent = [0, 0]
+        self._received = [0, 0]
 
     def _direction(self, sender: int, receiver: int) -> bytes:
         return (
@@ -126,17 +128,20 @@ class Channel:
             + self._run.encode()
         )
 
-    def seal(self, purpose: pb.Purpose, content: bytes) -> pb.Envelope:
-        """An envelope that only the peer can open, and only as the next from us."""
+    def seal(self, purpose: pb.Purpose, content: bytes, *, express: bool = False) -> pb.Envelope:
+        """An envelope that only the peer can open, and only as the next of its lane from us."""
+        number = self._sent[express]
         envelope = pb.Envelope(
             generation=self._generation,
             sender=self._me,
             receiver=self._peer,
-            sequence=self._sent,
+            sequence=number,
             purpose=purpose,
+            express=express,
         )
-        envelope.sealed = self._out.encrypt(_nonce(self._sent), content, _associated(self._run, envelope))
-        self._sent += 1
+        nonce = _nonce(number, express)
+        envelope.sealed = self._out.encrypt(nonce, content, _associated(self._run, envelope))
+        self._sent[express] += 1
         return envelope
 
     def open(self, envelope: pb.Envelope) -> bytes:
@@ -155,21 +160,20 @@ class Channel:
                 f"{envelope.receiver} on the "
                 f"channel of generation {self._generation} from {self._peer} to {self._me}"
             )
-        if envelope.sequence != self._received:
-            kind = "replayed" if envelope.sequence < self._received else "out of order"
+        due = self._received[envelope.express]
+        if envelope.sequence != due:
+            kind = "replayed" if envelope.sequence < due else "out of order"
             raise EnvelopeError(
-                f"{kind} envelope from device {self._peer}: number {envelope.sequence} where "
-                f"{self._received} was due"
+                f"{kind} envelope from device {self._peer}: number {envelope.sequence} where {due} was due"
             )
         try:
-            content = self._in.decrypt(
-                _nonce(self._received), envelope.sealed, _associated(self._run, envelope)
-            )
+            nonce = _nonce(due, envelope.express)
+            content = self._in.decrypt(nonce, envelope.sealed, _associated(self._run, envelope))
         except InvalidTag as error:
             raise EnvelopeError(
                 f"envelope {envelope.sequence} from device {self._peer} is altered or not from that device"
             ) from error
-        self._received += 1
+        self._received[envelope.express] += 1
         return content
 
 

@@ -434,8 +434,10 @@ class _Generation:
             rows=message.rows,
             values=encode_tensor(message.values, self._assign.training.wire, rounding),
         )
+        # Everything waits for what turns round at the loss, and that is the shortest there is.
+        express = self._manifest.edges[message.edge].target == len(self._layout[0]) - 1
         channel = self._channel(self._device_of[message.partner])
-        self._send(envelope=channel.seal(message.purpose, sums.SerializeToString()))
+        self._send(envelope=channel.seal(message.purpose, sums.SerializeToString(), express=express))
 
     def _applied(self, piece: Piece) -> None:
         assign = self._assign

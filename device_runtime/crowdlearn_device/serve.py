@@ -7,19 +7,18 @@ import contextlib
 import hmac
 import logging
 import os
-from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
 
 from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from .dataset import Dataset, load_dataset
 from .envelope import Identity
 from .errors import DeviceError, WireError
 from .executor import ProgramStore
+from .line import Line
 from .member import Member
 from .wire import MAX_FRAME, decode_frame
 
@@ -30,20 +29,13 @@ LEAVE_SECONDS = 10.0
 """How long others have to take over the pieces of a device that is asked to stop."""
 
 
-FRAGMENT_BYTES = 1 << 20
-"""A longer message goes out in fragments, so that no buffer on its way holds a second copy."""
-
-
-def _fragments(data: bytes) -> Iterator[bytes]:
-    return (data[start : start + FRAGMENT_BYTES] for start in range(0, len(data), FRAGMENT_BYTES))
-
-
 async def run_member(connection: Connection, member: Member, leaving: asyncio.Event) -> None:
     """Drive a member over one connection until the run is over for it or the connection ends.
 
     Once `leaving` is set it asks to go.
     """
     arrived = asyncio.Event()
+    line = Line(connection)
     asked = asyncio.create_task(leaving.wait())
     asked.add_done_callback(lambda _: arrived.set())
 
@@ -61,6 +53,7 @@ async def run_member(connection: Connection, member: Member, leaving: asyncio.Ev
             arrived.set()
 
     reader = asyncio.create_task(read())
+    sender = asyncio.create_task(line.drain())
     try:
         going = False
         while not reader.done() and member.finished is None:
@@ -74,20 +67,17 @@ async def run_member(connection: Connection, member: Member, leaving: asyncio.Ev
                 frame = outbox.pop(0)
                 if frame.HasField("fault"):
                     log.error("fault: %s", frame.fault.reason)
-                data = frame.SerializeToString()
-                del frame  # a snapshot takes memory enough once
-                await connection.send(data if len(data) <= FRAGMENT_BYTES else _fragments(data))
+                line.put(frame.SerializeToString(), express=frame.envelope.express)
+                del frame
+                await line.room()
             if busy or member.outbox:
-                await asyncio.sleep(0)  # let the reader in
+                await asyncio.sleep(0)  # let the reader and the sender in
             else:
                 await arrived.wait()
-    except ConnectionClosed:
-        pass
     finally:
-        asked.cancel()
-        reader.cancel()
-        with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
-            await reader
+        for task in (asked, reader, sender):
+            task.cancel()
+        await asyncio.gather(reader, sender, return_exceptions=True)
 
 
 async def serve_device(

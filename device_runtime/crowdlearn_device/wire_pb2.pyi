@@ -261,20 +261,22 @@ class Go(_message.Message):
     def __init__(self, generation: _Optional[int] = ...) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("generation", "sender", "receiver", "sequence", "purpose", "sealed")
+    __slots__ = ("generation", "sender", "receiver", "sequence", "purpose", "sealed", "express")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
     RECEIVER_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
+    EXPRESS_FIELD_NUMBER: _ClassVar[int]
     generation: int
     sender: int
     receiver: int
     sequence: int
     purpose: Purpose
     sealed: bytes
-    def __init__(self, generation: _Optional[int] = ..., sender: _Optional[int] = ..., receiver: _Optional[int] = ..., sequence: _Optional[int] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., sealed: _Optional[bytes] = ...) -> None: ...
+    express: bool
+    def __init__(self, generation: _Optional[int] = ..., sender: _Optional[int] = ..., receiver: _Optional[int] = ..., sequence: _Optional[int] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., sealed: _Optional[bytes] = ..., express: _Optional[bool] = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("dtype", "shape", "data", "scale")

@@ -56,6 +56,26 @@ def test_replays_and_gaps_are_refused():
     assert b.open(second) == b"\1"
 
 
+def test_what_goes_express_is_numbered_by_itself():
+    a, b = channels()
+    slow, next_slow = (a.seal(pb.PURPOSE_ACTIVATION, text) for text in (b"slow", b"next"))
+    fast, next_fast = (a.seal(pb.PURPOSE_ERROR, text, express=True) for text in (b"fast", b"next"))
+    assert b.open(fast) == b"fast"
+    assert b.open(slow) == b"slow"
+    assert b.open(next_slow) == b"next"
+    with pytest.raises(EnvelopeError, match="replayed"):
+        b.open(fast)
+    assert b.open(next_fast) == b"next"
+
+
+def test_an_envelope_stays_in_its_lane():
+    a, b = channels()
+    moved = a.seal(pb.PURPOSE_ACTIVATION, b"x")
+    moved.express = True
+    with pytest.raises(EnvelopeError, match="altered"):
+        b.open(moved)
+
+
 def test_an_envelope_of_another_run_or_stranger_is_refused():
     a, _ = channels("run")
     _, b = channels("run")

@@ -38,12 +38,13 @@ class Direction:
     def __init__(self, megabits: float, delay: float) -> None:
         self._seconds_a_byte = 8e-6 / megabits
         self._delay = delay
-        self._free = 0.0
+        self.free_at = 0.0
+        """When what was handed over has been put on the link."""
 
     def pass_at(self, count: int, now: float) -> float:
         """When `count` bytes that join the queue at `now` are through."""
-        self._free = max(self._free, now) + count * self._seconds_a_byte
-        return self._free + self._delay
+        self.free_at = max(self.free_at, now) + count * self._seconds_a_byte
+        return self.free_at + self._delay
 
 
 class DelayLine(Generic[Item]):

@@ -13,13 +13,13 @@ from typing import Any
 
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.errors import WireError
+from crowdlearn_device.line import Line
 from crowdlearn_device.wire import VERSION, Floats, decode_frame
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
 
 from ..errors import FleetError, UpdateRefused
 from . import group as g
-from .line import Line
 from .run_folder import RunFolder
 from .shared_model import SharedModel
 from .traffic import Traffic, purpose_of, websocket_bytes
@@ -174,7 +174,8 @@ class Server:
             elif envelope.generation == group.generation and receiver:
                 group.relayed(number)
                 self._count_down(receiver, purpose, len(data))
-                await receiver.line.relay(data)
+                receiver.line.put(data, express=envelope.express)
+                await receiver.line.room()
             return
         if kind == "snapshot":
             self._keep(attached, frame.snapshot)
@@ -193,7 +194,8 @@ class Server:
             chunk = pb.Chunk(sha256=sha256, size=len(content), offset=offset, data=part)
             data = pb.Frame(chunk=chunk).SerializeToString()
             self._count_down(attached, "control", len(data))
-            await attached.line.relay(data)
+            attached.line.put(data)
+            await attached.line.room()
 
     def _keep(self, attached: _Attached, snapshot: pb.Snapshot) -> None:
         number = attached.device.number

@@ -10,8 +10,8 @@ from pydantic import Field, PositiveInt, model_validator
 from ..config import Section, load_toml
 from ..planner.wire import DEFAULT
 
-PARTS, LEAST_ROWS = 8, 16
-"""More parts fill a pipeline no better (docs/benchmarks/pipeline.md); fewer rows make batch norm noisy."""
+PARTS, LEAST_ROWS = 32, 16
+"""More parts cost more than they hide (docs/benchmarks/pipeline.md); fewer rows make batch norm noisy."""
 
 
 class GroupSection(Section):
@@ -55,7 +55,7 @@ class SharingSection(Section):
 class TrainingSection(Section):
     """SGD as torch.optim.SGD defines it. Counts are samples unless said otherwise.
 
-    Without `micro_batch` a mini-batch is cut into 8, but not below 16 samples: batch norm takes the
+    Without `micro_batch` a mini-batch is cut into 32, but not below 16 samples: batch norm takes the
     statistics of a micro-batch. `in_flight` bounds how many of them are in memory at once. `wire` is how sums
     and errors travel between pieces; int8 is rounded up or down at random.
     """

@@ -1,6 +1,7 @@
 """A whole group in one process, without sockets or a clock: real members, the real coordinator, real files.
 
-Frames travel as bytes, in order on each connection; everything else may happen in any order. A device that
+Frames travel as bytes, in order on each connection but for what goes express, which overtakes others or not;
+everything else may happen in any order. A device that
 crashes keeps its disk and loses all else; a host that crashes keeps what it had saved.
 """
 
@@ -81,6 +82,17 @@ class Connection:
     open: bool = True
 
 
+def put(queue: deque[Any], data: bytes, rng: random.Random) -> None:
+    """Queue a frame; one that goes express overtakes some of those that do not."""
+    place = len(queue)
+    if decode_frame(data).envelope.express:
+        while place and queue[place - 1] and not decode_frame(queue[place - 1]).envelope.express:
+            if rng.random() < 0.3:
+                break
+            place -= 1
+    queue.insert(place, data)
+
+
 class Watched(np.ndarray[Any, Any]):
     """Inputs that remember which samples were asked for."""
 
@@ -144,8 +156,9 @@ class HostCrash(Exception):
 class Host:
     """What server.py does around a group, on a disk that outlives it."""
 
-    def __init__(self, settings: g.Settings, disk: dict[str, Any]) -> None:
+    def __init__(self, settings: g.Settings, disk: dict[str, Any], rng: random.Random) -> None:
         self.disk = disk
+        self.rng = rng
         saved = disk.get("group")
         self.group = g.Group(settings) if saved is None else g.Group.from_json(settings, json.loads(saved))
         self.shared = shared_model()
@@ -195,7 +208,7 @@ class Host:
         receiver = self.attached.get(envelope.receiver)
         if envelope.sender == number and envelope.generation == self.group.generation and receiver:
             self.group.relayed(number)
-            receiver.down.append(data)
+            put(receiver.down, data, self.rng)
 
     def _keep(self, number: int, snapshot: pb.Snapshot) -> None:
         group = self.group
@@ -284,7 +297,7 @@ class Crowd:
         programs = TinyPrograms([*(manifest(owned) for counts in cuts for owned in counts), whole()])
         self.phones = [Phone(folder, i, count, programs) for i, count in enumerate(samples)]
         self.disk: dict[str, Any] = {"snapshots": {}, "epochs": []}
-        self.host = Host(settings, self.disk)
+        self.host = Host(settings, self.disk, self.rng)
         self.connections: list[Connection] = []
         self.ledger: dict[int, tuple[int, int, tuple[int, ...]]] = {}
         """Mini-batch, by the boundary after it: epoch, dominator and its samples, as they were last fed."""
@@ -314,7 +327,7 @@ class Crowd:
         for phone in self.phones:
             phone.crash(0)
         self.connections.clear()
-        self.host = Host(self.settings, self.disk)
+        self.host = Host(self.settings, self.disk, self.rng)
         for number in up:
             self.connect(number)
 
@@ -373,7 +386,7 @@ class Crowd:
                 rows = tuple(phone.fed)
                 phone.fed.clear()
                 self._account(frame.progress.boundary, generation._assign.epoch, phone.number, rows)
-            phone.connection.up.append(frame.SerializeToString())
+            put(phone.connection.up, frame.SerializeToString(), self.rng)
         phone.member.outbox.clear()
 
     def _account(self, boundary: int, epoch: int, device: int, rows: tuple[int, ...]) -> None:
