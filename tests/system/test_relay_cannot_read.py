@@ -114,7 +114,7 @@ async def test_what_the_server_holds_opens_for_no_other_key(tmp_path):
             *("run", envelope.generation, envelope.receiver, stranger, ephemeral),
             *(envelope.sender, public[envelope.sender], ephemeral.public_key().public_bytes_raw()),
         )
-        channel._received = envelope.sequence
+        channel._received[envelope.express] = envelope.sequence
         with pytest.raises(EnvelopeError, match="altered or not from"):
             channel.open(envelope)
     snapshots = list((tmp_path / "run" / "snapshots").glob("*.sealed"))
