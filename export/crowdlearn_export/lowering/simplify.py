@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import torch
 from torch._functorch.compile_utils import fx_graph_cse
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
 aten = torch.ops.aten
 
 
 def share_constants(module: GraphModule) -> GraphModule:
-    """Index tables with equal contents become one."""
-    first: dict[tuple[object, ...], str] = {}
-    for node in module.graph.nodes:
+    """Index tables with equal contents become one node: expressions are equal only if their operands are."""
+    first: dict[tuple[object, ...], Node] = {}
+    for node in list(module.graph.nodes):
         if node.op == "get_attr":
             value = getattr(module, node.target)
             key = (value.dtype, tuple(value.shape), value.detach().numpy().tobytes())
-            node.target = first.setdefault(key, node.target)
+            same = first.setdefault(key, node)
+            if same is not node:
+                node.replace_all_uses_with(same)
+                module.graph.erase_node(node)
     return module
 
 
