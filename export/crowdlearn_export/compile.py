@@ -8,14 +8,15 @@ given to XNNPACK.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 
 import torch
 from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
-from executorch.exir.passes import MemoryPlanningPass
+from executorch.exir.dialects._ops import ops as exir_ops
 
 from .errors import LoweringError
+from .in_place import InPlacePlanning
 from .lowering import lower
 from .lowering.backend import Backend, choose_backend, delegate
 from .lowering.operators import check_operators
@@ -29,13 +30,16 @@ class Method:
     """A pure function to be compiled.
 
     `batched` are the positions of the inputs whose dimension 0 is the batch; `example` are inputs of the
-    right shapes and dtypes, with a batch of at least 2.
+    right shapes and dtypes, with a batch of at least 2. `updates` are outputs, by position, that are written
+    over the input at the position given, whose memory the caller must be able to see change, and are no
+    outputs of the program.
     """
 
     name: str
     function: Callable[..., Tensors]
     example: Tensors
     batched: tuple[int, ...] = ()
+    updates: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,13 @@ def compile_program(
     exported = {m.name: _export(m, lowered[m.name], max_batch) for m in methods}
     # A dense layer stays one operator: both backends have it, and it needs no transposed copy.
     config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default])
-    edge = delegate(to_edge(exported, compile_config=config), backends)
+    edge = to_edge(exported, compile_config=config)
+    for name in edge.methods:
+        _drop_copies(edge.exported_program(name))
+    edge = delegate(edge, backends)
     # Inputs stay where the caller has them: a copy of every weight at every call costs more than a small
     # product.
-    planning = MemoryPlanningPass(alloc_graph_input=False)
+    planning = {m.name: InPlacePlanning(m.updates) for m in methods}
     workspace = max(workspace_bytes(edge.exported_program(name), max_batch) for name in exported)
     try:
         program = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
@@ -92,6 +99,24 @@ def compile_program(
     check_operators(operators)
     arena = sum(map(max, zip_longest(*(plan.non_const_buffer_sizes for plan in plans), fillvalue=0)))
     return CompiledProgram(program.buffer, arena, workspace, tuple(operators), backends)
+
+
+def _drop_copies(program: torch.export.ExportedProgram) -> None:
+    """Every tensor of a program is contiguous, so copies that make one so are for nothing, except where an
+    input is an output.
+    """
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is not exir_ops.edge.dim_order_ops._clone_dim_order.default:
+            continue
+        source = node.args[0]
+        while source.target is exir_ops.edge.aten.view_copy.default:
+            source = source.args[0]
+        if source.op == "call_function":
+            program.graph_signature.replace_all_uses(node.name, node.args[0].name)
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    program.graph_module.recompile()
 
 
 def _export(method: Method, graph: torch.fx.GraphModule, max_batch: int) -> torch.export.ExportedProgram:

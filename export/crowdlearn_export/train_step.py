@@ -20,8 +20,8 @@ class TrainStep:
 
     The method takes the tensors of `state` in their order, then inputs, targets, the learning rate (a scalar
     tensor), and the factors of every dropout in `dropped` (`dropout.masks` draws them); it returns the loss,
-    then the new state in the same order. State names are those of the model; the velocity of parameter `w` is
-    `momentum.w`.
+    and writes the new state over the old one. State names are those of the model; the velocity of parameter
+    `w` is `momentum.w`.
     """
 
     method: Method
@@ -56,24 +56,30 @@ def train_step(
         x, y, rate, *factors = tensors[len(state) :]
         drawn = {f"{name}.{FACTORS}": f for name, f in zip(dropped, factors, strict=True)}
 
-        def objective(weights: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        def objective(weights: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]:
             # A module writes to its buffers: it gets copies, which become outputs.
             written = {n: now[n].clone() for n in buffers}
             unused = {n: torch.zeros(c.shape, dtype=c.dtype) for n, c in counters.items()}
             tensors = {**weights, **written, **unused, **drawn}
-            return loss(torch.func.functional_call(dropping, tensors, (x,)), y), written
+            value = loss(torch.func.functional_call(dropping, tensors, (x,)), y)
+            # Without momentum the rate can scale one number instead of every gradient.
+            return value if momentum else value * rate, (value, written)
 
         weights = {n: now[n] for n in parameters}
-        gradients, (value, written) = torch.func.grad_and_value(objective, has_aux=True)(weights)
+        gradients, (value, written) = torch.func.grad(objective, has_aux=True)(weights)
         updated: dict[str, Tensor] = {}
         for name, weight in weights.items():
             direction = gradients[name]
-            if weight_decay:
-                direction = direction + weight * weight_decay
             if momentum:
+                if weight_decay:
+                    direction = direction + weight * weight_decay
                 direction = now[f"momentum.{name}"] * momentum + direction
                 updated[f"momentum.{name}"] = direction
-            updated[name] = weight - rate * direction
+                updated[name] = weight - rate * direction
+            else:
+                if weight_decay:
+                    weight = weight * (1 - rate * weight_decay)
+                updated[name] = weight - direction
         updated |= written
         return (value, *(updated[n] for n in state))
 
@@ -81,4 +87,5 @@ def train_step(
     example = (*state.values(), inputs, targets, torch.tensor(0.1), *ones)
     rate = len(state) + 2
     batched = (rate - 2, rate - 1, *range(rate + 1, len(example)))
-    return TrainStep(Method("train_step", step, example, batched), state, dropped)
+    updates = {1 + i: i for i in range(len(state))}
+    return TrainStep(Method("train_step", step, example, batched, updates), state, dropped)

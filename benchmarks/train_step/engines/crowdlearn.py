@@ -18,19 +18,20 @@ class Compiled:
         torch.set_num_threads(given.threads)
         _portable_lib._unsafe_reset_threadpool(given.threads)
         self._start = dict(np.load(given.folder / "state.npz"))
-        self._state = list(self._start.values())
+        self._state = [value.copy() for value in self._start.values()]
         self._batch = given.data()
         self._rate = np.array(given.rate, np.float32)
         self._executor = ExecuTorchExecutor((given.folder / "program.pte").read_bytes())
 
     def step(self) -> float:
-        loss, *self._state = self._executor.run("train_step", [*self._state, *self._batch, self._rate])
+        (loss,) = self._executor.run("train_step", [*self._state, *self._batch, self._rate])
         return float(loss)
 
     def gradients(self) -> dict[str, Array]:
         """Those of a second call: the first must not leave anything behind."""
         for _ in range(2):
-            _, *new = self._executor.run("train_step", [*self._start.values(), *self._batch, WHOLE])
+            new = [value.copy() for value in self._start.values()]
+            self._executor.run("train_step", [*new, *self._batch, WHOLE])
         return {
             name: old.astype(np.float64) - value
             for (name, old), value in zip(self._start.items(), new, strict=True)

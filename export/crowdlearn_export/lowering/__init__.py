@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from .layout import Layout
 from .rules import rules
-from .simplify import fuse_linear, share_constants, share_expressions
+from .simplify import fuse_linear, join_views, share_constants, share_expressions, sink_views
 
 
 def lower(function: Callable[..., Any], example: Sequence[Tensor], batched: Collection[int]) -> GraphModule:
@@ -30,17 +30,26 @@ def lower(function: Callable[..., Any], example: Sequence[Tensor], batched: Coll
         module = make_fx(functional, decomposition_table=rules(), tracing_mode="fake")(*inputs)
     module.graph.eliminate_dead_code()
     module = make_fx(Layout(module).run, tracing_mode="fake")(*inputs)
-    for simplify in (share_constants, share_expressions, fuse_linear):
+    for simplify in (share_constants, sink_views, join_views, share_expressions, fuse_linear):
         module = simplify(module)
     return module
 
 
+RELUS = (torch.relu, torch.Tensor.relu, torch.nn.functional.relu)
+MAX_POOLS = (torch.max_pool2d, torch.nn.functional.max_pool2d)
+
+
 class _Plain(TorchFunctionMode):
-    """Functions that PyTorch writes out in a way that a program cannot hold.
+    """Functions that PyTorch writes out in a way that a program cannot hold, or dearly.
 
     Dense layers over [batch, ..., features] see rows: PyTorch's own folding would fix the batch. An average
-    over the whole map is a mean: PyTorch's follows it with a stride of its own.
+    over the whole map is a mean: PyTorch's follows it with a stride of its own. The maximum of positive parts
+    is the positive part of the maximum, on a map that is smaller by the pool's stride.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._positive_parts: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -51,7 +60,12 @@ class _Plain(TorchFunctionMode):
             return rows.reshape(*x.shape[:-1], weight.shape[0])
         if func is torch.nn.functional.adaptive_avg_pool2d and tuple(args[1:]) in ((1,), ((1, 1),)):
             return args[0].mean((-2, -1), keepdim=True)
-        return func(*args, **(kwargs or {}))
+        if func in MAX_POOLS and id(args[0]) in self._positive_parts:
+            return torch.relu(func(self._positive_parts[id(args[0])][1], *args[1:], **(kwargs or {})))
+        out = func(*args, **(kwargs or {}))
+        if func in RELUS and out is not args[0]:
+            self._positive_parts[id(out)] = out, args[0]
+        return out
 
 
 def _symbolic(example: Sequence[Tensor], batched: Collection[int]) -> list[Tensor]:

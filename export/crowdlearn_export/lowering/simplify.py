@@ -1,4 +1,6 @@
-"""Small passes over the traced graph: equal constants, equal expressions, products with a transpose."""
+"""Small passes over the traced graph: equal constants, equal expressions, views, products with a
+transpose.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +30,49 @@ def share_expressions(module: GraphModule) -> GraphModule:
     graph = fx_graph_cse(module.graph)
     graph.eliminate_dead_code()
     return GraphModule(module, graph)
+
+
+def sink_views(module: GraphModule) -> GraphModule:
+    """Elementwise operations on views work on what is viewed, next to what made it: a product and its
+    activation become neighbours.
+    """
+    for node in list(module.graph.nodes):
+        if torch.Tag.pointwise not in getattr(node.target, "tags", ()):
+            continue
+        views = [n for n in node.all_input_nodes if _shape(n)]
+        if not views or any(n.target is not aten.view.default for n in views):
+            continue
+        if len({_shape(n) for n in views}) > 1 or len({_shape(n.args[0]) for n in views}) > 1:
+            continue
+        with module.graph.inserting_before(node):
+            below = module.graph.node_copy(node, lambda n: n.args[0] if _shape(n) else n)
+            view = module.graph.call_function(aten.view.default, (below, views[0].args[1]))
+        below.meta = {"val": node.meta["val"].new_empty(views[0].args[0].meta["val"].shape)}
+        view.meta = node.meta
+        node.replace_all_uses_with(view)
+        module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    return module
+
+
+def join_views(module: GraphModule) -> GraphModule:
+    """A view of a view is one; one that changes nothing is none."""
+    for node in list(module.graph.nodes):
+        if node.target is not aten.view.default:
+            continue
+        source = node.args[0]
+        if source.target is aten.view.default:
+            source = source.args[0]
+            node.args = (source, node.args[1])
+        if _shape(source) == _shape(node):
+            node.replace_all_uses_with(source)
+            module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    return module
+
+
+def _shape(node: Node) -> tuple[str, ...]:
+    return tuple(str(size) for size in getattr(node.meta["val"], "shape", ()))
 
 
 def fuse_linear(module: GraphModule) -> GraphModule:

@@ -22,3 +22,21 @@ def test_columns_of_the_forward_pass_serve_the_kernel_gradient():
 
     module = lower(step, (torch.randn(4, 3, 6, 6), torch.randn(5, 3, 3, 3)), (0,))
     assert len(calls(module, aten.index_select.default)) == 1
+
+
+def test_the_positive_part_is_taken_behind_the_pool():
+    def function(x):
+        return F.max_pool2d(F.relu(x), 2)
+
+    module = lower(function, (torch.randn(4, 3, 6, 6),), (0,))
+    (relu,) = calls(module, aten.relu.default)
+    assert tuple(relu.meta["val"].shape[1:]) == (9, 3)
+
+
+def test_an_activation_is_next_to_the_product_that_it_follows():
+    def function(x, w):
+        return F.relu(F.conv2d(x, w, padding=1))
+
+    module = lower(function, (torch.randn(4, 3, 6, 6), torch.randn(5, 3, 3, 3)), (0,))
+    (relu,) = calls(module, aten.relu.default)
+    assert relu.args[0].target is aten.linear.default

@@ -50,14 +50,14 @@ def test_train_step_is_sgd(momentum):
     step = train_step(model, F.cross_entropy, x, y, momentum=momentum, weight_decay=0.01)
     executor = ExecuTorchExecutor(compile_program([step.method], max_batch=6).pte)
     sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum, weight_decay=0.01)
-    state = [t.numpy() for t in step.state.values()]
+    state = [t.numpy().copy() for t in step.state.values()]
     for rows in (6, 5, 2):
         sgd.zero_grad()
         loss = F.cross_entropy(model(x[:rows]), y[:rows])
         loss.backward()
         sgd.step()
         given = [*state, x[:rows].numpy(), y[:rows].numpy(), np.array(0.1, np.float32)]
-        found, *state = executor.run("train_step", given)
+        (found,) = executor.run("train_step", given)
         np.testing.assert_allclose(found, loss.item(), rtol=1e-5)
     trained = dict(zip(step.state, state, strict=True))
     for name, value in model.state_dict().items():
@@ -104,13 +104,13 @@ def test_train_step_drops_what_its_masks_say():
         hidden = exact[1](((exact[0][1](exact[0][0](x[:rows].double()))) * wide[0]).flatten(1))
         loss = F.cross_entropy(exact[3](hidden * wide[1]), y[:rows])
         gradients = torch.autograd.grad(loss, list(exact.parameters()))
-        given = [t.numpy() for t in step.state.values()]
-        given += [x[:rows].numpy(), y[:rows].numpy(), np.array(1, np.float32), *factors]
-        found, *new = executor.run("train_step", given)
+        state = [t.numpy().copy() for t in step.state.values()]
+        batch = [x[:rows].numpy(), y[:rows].numpy()]
+        (found,) = executor.run("train_step", [*state, *batch, np.array(1, np.float32), *factors])
         np.testing.assert_allclose(found, loss.item(), rtol=1e-5)
         scale = max(float(g.abs().max()) for g in gradients)
-        for old, value, gradient in zip(given, new, gradients, strict=False):
-            assert np.abs((old - value) - gradient.numpy()).max() <= 1e-5 * scale
+        for old, new, gradient in zip(step.state.values(), state, gradients, strict=True):
+            assert np.abs((old.numpy() - new) - gradient.numpy()).max() <= 1e-5 * scale
 
 
 @pytest.mark.parametrize("build", [lambda: nn.AlphaDropout(0.5), lambda: nn.Dropout(1.0)])
@@ -131,3 +131,19 @@ def test_every_allowed_operator_is_in_the_runtime_and_on_android():
     there = {name.split(".")[0].removeprefix("aten::") for name in _portable_lib._get_operator_names()}
     assert not ALLOWED - there
     assert not ALLOWED & MISSING_ON_ANDROID
+
+
+def test_updates_are_written_over_inputs_that_nothing_reads_afterwards():
+    def function(w, v, x):
+        y = x @ w
+        return y.sum(), w - v * 0.5, v + w.sum(), y
+
+    w, v, x = torch.randn(5, 5), torch.randn(5, 5), torch.randn(3, 5)
+    method = Method("m", function, (w, v, x), (2,), {1: 0, 2: 1})
+    executor = ExecuTorchExecutor(compile_program([method], max_batch=4).pte)
+    given = [w.numpy().copy(), v.numpy().copy(), x.numpy()]
+    for _ in range(2):
+        expected = [t.numpy() for t in function(*(torch.from_numpy(g.copy()) for g in given))]
+        total, y = executor.run("m", given)
+        for found, value in zip((total, given[0], given[1], y), expected, strict=True):
+            np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-5)
