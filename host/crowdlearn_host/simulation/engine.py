@@ -23,7 +23,8 @@ from ..sharing.flat import flat_layout, flatten, piece_of_weight
 from ..sharing.round import SharingRound
 from ..sharing.window import Window
 from .config import SimulationConfig
-from .group import CohortTask, EvaluationTask, Floats, GroupResult, GroupTask, Pass, Workload
+from .group import Floats, GroupResult, Pass, Workload
+from .tasks import CohortTask, EvaluationTask, GroupTask
 from .traffic import shuffle_bytes, sums_per_sample
 from .wire import BYTES, crossings
 from .workers import Workers

@@ -1,4 +1,4 @@
-"""What a group computes between two sharings: plain SGD, pass by pass.
+"""What a group computes between two sharings: SGD, pass by pass.
 
 Slicing changes where a number is computed, not the number, so a simulated group is one model trained by its
 dominators in turn.
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +25,6 @@ from .wire import Crossing, round_sums
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
-Outcome = TypeVar("Outcome", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,6 @@ class Pass:
     epoch: int
 
 
-class Task(Protocol[Outcome]):
-    """Something that a worker does with its model and the workload."""
-
-    def run(self, model: GroupModel, workload: Workload) -> Outcome: ...
-
-
 @dataclass(frozen=True)
 class GroupResult:
     """Weights, momentum and |gradient| sums after the passes, each empty where there is none."""
@@ -68,106 +60,80 @@ class GroupResult:
     samples: int
 
 
-@dataclass(frozen=True)
-class GroupTask:
-    """A group's passes from given weights; float32 vectors in the order of sharing.flat.
-
-    `momentum` is empty where training has none. `accumulate` asks for |gradient| summed per weight.
-    """
-
-    passes: tuple[Pass, ...]
-    weights: Floats
-    momentum: Floats
-    learning_rate: float
-    accumulate: bool = True
-
-    def run(self, model: GroupModel, workload: Workload) -> GroupResult:
-        """The group after its passes."""
-        return model.train(workload, self)
-
-
-@dataclass(frozen=True)
-class CohortTask:
-    """Devices that each train the whole model from the same weights, to be averaged: one entry a device."""
-
-    devices: tuple[tuple[Pass, ...], ...]
-    weights: Floats
-    learning_rate: float
-
-    def run(self, model: GroupModel, workload: Workload) -> GroupResult:
-        """The devices' models, averaged by their samples, so that one vector travels back for all of them."""
-        return model.average(workload, self)
-
-
-@dataclass(frozen=True)
-class EvaluationTask:
-    """The test samples [start, stop), to be classified by a model of these weights."""
-
-    weights: Floats
-    start: int
-    stop: int
-
-    def run(self, model: GroupModel, workload: Workload) -> int:
-        """How many of them it gets right."""
-        part, test = slice(self.start, self.stop), workload.test
-        return model.right(self.weights, test.inputs[part], test.labels[part])
-
-
 class GroupModel:
     """A model whose floats lie in one vector, so that weights go in and out as a copy."""
 
     def __init__(self, workload: Workload) -> None:
         config = workload.config
-        self.model = build_model(config.model, config.seed)
+        self._model = build_model(config.model, config.seed)
         self._training = config.training
         self._noise = torch.Generator()
-        round_sums(self.model, config.training.wire, workload.crossings, self._noise)
-        layout = flat_layout(self.model.state_dict())
-        self.vector = torch.empty(layout[-1].stop)
-        trained = dict(self.model.named_parameters())
-        self.parameters = [trained[entry.name] for entry in layout if entry.name in trained]
+        round_sums(self._model, config.training.wire, workload.crossings, self._noise)
+        layout = flat_layout(self._model.state_dict())
+        self._vector = torch.empty(layout[-1].stop)
+        trained = dict(self._model.named_parameters())
+        self._parameters = [trained[entry.name] for entry in layout if entry.name in trained]
         self._spans = [(e.start, e.stop, e.shape) for e in layout if e.name in trained]
         for entry in layout:
-            view = self.vector[entry.start : entry.stop].view(entry.shape)
+            view = self._vector[entry.start : entry.stop].view(entry.shape)
             if entry.name in trained:
                 trained[entry.name].data = view
             else:
                 owner, _, name = entry.name.rpartition(".")
-                self.model.get_submodule(owner)._buffers[name] = view
+                self._model.get_submodule(owner)._buffers[name] = view
         training = config.training
         plain = not training.momentum and not training.weight_decay and training.wire == "float32"
-        self._chain = DenseChain.of(self.model, layout) if plain else None
-        self._floats = self._chain.vector if self._chain else self.vector
+        self._chain = DenseChain.of(self._model, layout) if plain else None
+        self._floats = self._chain.vector if self._chain else self._vector
 
-    def views(self, vector: torch.Tensor) -> list[torch.Tensor]:
-        """The parameters' parts of a vector like the weights, in the order of `parameters`."""
-        return [vector[start:stop].view(shape) for start, stop, shape in self._spans]
+    def train(
+        self,
+        workload: Workload,
+        passes: Sequence[Pass],
+        weights: Floats,
+        momentum: Floats,
+        rate: float,
+        accumulate: bool,
+    ) -> GroupResult:
+        """A group after its passes, from these weights and this momentum (empty where training has none).
 
-    def train(self, workload: Workload, task: GroupTask) -> GroupResult:
-        """The weights after the task's passes over the workload's data."""
-        self._floats.copy_(self._entered(task.weights))
-        momentum = torch.from_numpy(task.momentum.copy())
-        accumulated = torch.zeros(len(self.vector) if task.accumulate else 0)
-        loss = self._passes(workload, task.passes, task.learning_rate, momentum, accumulated)
-        samples = _samples(workload, task.passes)
-        gradients = self._left(accumulated) if task.accumulate else accumulated.numpy()
-        return GroupResult(
-            self._left(self._floats), momentum.numpy(), gradients, loss / max(samples, 1), samples
-        )
+        Vectors are in the order of sharing.flat. `accumulate` asks for |gradient| summed per weight.
+        """
+        self._floats.copy_(self._entered(weights))
+        velocity = torch.from_numpy(momentum.copy())
+        accumulated = torch.zeros(len(self._vector) if accumulate else 0)
+        loss = self._passes(workload, passes, rate, velocity, accumulated)
+        samples = _samples(workload, passes)
+        sums = self._left(accumulated) if accumulate else accumulated.numpy()
+        return GroupResult(self._left(self._floats), velocity.numpy(), sums, loss / max(samples, 1), samples)
 
-    def average(self, workload: Workload, task: CohortTask) -> GroupResult:
-        """The mean of the models that each of the task's devices trains alone, weighted by their samples."""
-        start = self._entered(task.weights)
+    def average(
+        self, workload: Workload, devices: Sequence[Sequence[Pass]], weights: Floats, rate: float
+    ) -> GroupResult:
+        """The mean, by samples, of the models that each of the devices trains alone from these weights."""
+        start = self._entered(weights)
         total = torch.zeros_like(start)
-        samples = [_samples(workload, passes) for passes in task.devices]
+        samples = [_samples(workload, passes) for passes in devices]
         loss = 0.0
-        for passes, own in zip(task.devices, samples, strict=True):
+        for passes, own in zip(devices, samples, strict=True):
             self._floats.copy_(start)
-            momentum = torch.zeros(len(start) if self._training.momentum else 0)
-            loss += self._passes(workload, passes, task.learning_rate, momentum, torch.zeros(0))
+            velocity = torch.zeros(len(start) if self._training.momentum else 0)
+            loss += self._passes(workload, passes, rate, velocity, torch.zeros(0))
             total.add_(self._floats, alpha=own / sum(samples))
         nothing = np.zeros(0, np.float32)
         return GroupResult(self._left(total), nothing, nothing, loss / sum(samples), sum(samples))
+
+    def right(self, weights: Floats, inputs: Floats, labels: Indices) -> int:
+        """How many of the samples the model with these weights gets right, by its running statistics."""
+        self._model.eval()
+        self._vector.copy_(torch.from_numpy(np.array(weights)))
+        with torch.no_grad():
+            guesses = self._model(torch.from_numpy(inputs)).argmax(1).numpy()
+        return int((guesses == labels).sum())
+
+    def _views(self, vector: torch.Tensor) -> list[torch.Tensor]:
+        """The parameters' parts of a vector like the weights."""
+        return [vector[start:stop].view(shape) for start, stop, shape in self._spans]
 
     def _entered(self, weights: Floats) -> torch.Tensor:
         flat = torch.from_numpy(weights)
@@ -186,13 +152,13 @@ class GroupModel:
         accumulated: torch.Tensor,
     ) -> float:
         """Trains the floats that are there; the loss summed over samples."""
-        self.model.train()
+        self._model.train()
         self._noise.manual_seed(_noise_seed(workload.config.seed, passes[0]))
         fed = (_fed(workload, each) for each in passes)
         if self._chain is not None:
             return self._chain.train(fed, rate, accumulated)
-        velocities = self.views(momentum) if len(momentum) else []
-        sums = self.views(accumulated) if len(accumulated) else []
+        velocities = self._views(momentum) if len(momentum) else []
+        sums = self._views(accumulated) if len(accumulated) else []
         return sum(self._pass(*each, rate, velocities, sums) for each in fed)
 
     def _pass(
@@ -206,11 +172,11 @@ class GroupModel:
     ) -> float:
         """SGD as torch.optim.SGD defines it, by autograd; the loss summed over samples."""
         training = self._training
-        parameters = [parameter.data for parameter in self.parameters]
+        parameters = [parameter.data for parameter in self._parameters]
         loss_sum = 0.0
         for batch in batches:
-            loss = F.cross_entropy(self.model(inputs[batch]), labels[batch])
-            gradients = list(torch.autograd.grad(loss, self.parameters))
+            loss = F.cross_entropy(self._model(inputs[batch]), labels[batch])
+            gradients = list(torch.autograd.grad(loss, self._parameters))
             loss_sum += loss.item() * len(labels[batch])
             steps = gradients
             if training.weight_decay:
@@ -224,14 +190,6 @@ class GroupModel:
                 torch._foreach_abs_(gradients)
                 torch._foreach_add_(sums, gradients)
         return loss_sum
-
-    def right(self, weights: Floats, inputs: Floats, labels: Indices) -> int:
-        """How many of the samples the model with these weights gets right, by its running statistics."""
-        self.model.eval()
-        self.vector.copy_(torch.from_numpy(np.array(weights)))
-        with torch.no_grad():
-            guesses = self.model(torch.from_numpy(inputs)).argmax(1).numpy()
-        return int((guesses == labels).sum())
 
 
 def _noise_seed(seed: int, first: Pass) -> int:

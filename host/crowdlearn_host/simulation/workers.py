@@ -17,7 +17,8 @@ from typing import Protocol, TypeVar, cast
 import numpy as np
 
 from ..errors import TrainingError
-from .group import GroupModel, Task, Workload, one_thread
+from .group import GroupModel, Workload, one_thread
+from .tasks import Task
 
 ATTEMPTS = 3
 """How often a task may lose its worker before the run gives up."""

@@ -8,7 +8,8 @@ import numpy as np
 import psutil
 import pytest
 from crowdlearn_host.simulation.engine import Setting, run, start
-from crowdlearn_host.simulation.group import GroupTask, Pass
+from crowdlearn_host.simulation.group import Pass
+from crowdlearn_host.simulation.tasks import GroupTask
 from crowdlearn_host.simulation.workers import InProcess, RayTasks
 
 ray = pytest.importorskip("ray", reason="ray is not installed (crowdlearn[ray])")

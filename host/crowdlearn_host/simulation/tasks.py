@@ -1,0 +1,60 @@
+"""What a worker is asked to do with its model and the workload; what it answers depends on nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from .group import Floats, GroupModel, GroupResult, Pass, Workload
+
+Outcome = TypeVar("Outcome", covariant=True)
+
+
+class Task(Protocol[Outcome]):
+    """Something to do, once or, where a worker dies over it, again."""
+
+    def run(self, model: GroupModel, workload: Workload) -> Outcome: ...
+
+
+@dataclass(frozen=True)
+class GroupTask:
+    """A group's passes from given weights, as GroupModel.train takes them."""
+
+    passes: tuple[Pass, ...]
+    weights: Floats
+    momentum: Floats
+    learning_rate: float
+    accumulate: bool = True
+
+    def run(self, model: GroupModel, workload: Workload) -> GroupResult:
+        """The group after its passes."""
+        return model.train(
+            workload, self.passes, self.weights, self.momentum, self.learning_rate, self.accumulate
+        )
+
+
+@dataclass(frozen=True)
+class CohortTask:
+    """Devices that each train the whole model from the same weights: one entry of `devices` each."""
+
+    devices: tuple[tuple[Pass, ...], ...]
+    weights: Floats
+    learning_rate: float
+
+    def run(self, model: GroupModel, workload: Workload) -> GroupResult:
+        """The average of their models, so that one vector travels back for all of them."""
+        return model.average(workload, self.devices, self.weights, self.learning_rate)
+
+
+@dataclass(frozen=True)
+class EvaluationTask:
+    """The test samples [start, stop), to be classified by a model of these weights."""
+
+    weights: Floats
+    start: int
+    stop: int
+
+    def run(self, model: GroupModel, workload: Workload) -> int:
+        """How many of them it gets right."""
+        part, test = slice(self.start, self.stop), workload.test
+        return model.right(self.weights, test.inputs[part], test.labels[part])
