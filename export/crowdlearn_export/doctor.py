@@ -210,16 +210,17 @@ def _gradient_error(
     for module in exact.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-    given = inputs.double() if inputs.is_floating_point() else inputs
-    torch.autograd.backward(nn.functional.cross_entropy(exact(given), targets))
+    wide = inputs.double() if inputs.is_floating_point() else inputs
+    torch.autograd.backward(nn.functional.cross_entropy(exact(wide), targets))
     gradients = {n: p.grad for n, p in exact.named_parameters() if p.grad is not None}
     scale = max(float(g.abs().max()) for g in gradients.values())
     executor, worst = ExecuTorchExecutor(pte), 0.0
     rate = len(names) + 2
     start = [torch.tensor(1.0).numpy() if i == rate else t.numpy() for i, t in enumerate(method.example)]
     for _ in range(2):
-        new = dict(zip(names, executor.run(method.name, start)[1:], strict=True))
-        old = dict(zip(names, start, strict=False))
+        given = [array.copy() for array in start]
+        executor.run(method.name, given)
+        old, new = (dict(zip(names, arrays, strict=False)) for arrays in (start, given))
         for name, gradient in gradients.items():
             found = torch.from_numpy(old[name]).double() - torch.from_numpy(new[name]).double()
             worst = max(worst, float((found - gradient).abs().max()) / scale)
