@@ -30,8 +30,10 @@ from .wire import BYTES, crossings
 from .workers import Workers
 
 FLOAT = 4
-COHORT = 5
-"""Devices of federated averaging that one worker averages before anything travels."""
+COHORTS = 12
+"""Into as many a round's devices are divided, each averaged by one worker before anything travels: few, and
+the same work for 2, 3, 4, 6 or 12 workers. Not by the workers there are: sums would depend on them.
+"""
 EVALUATED = 2500
 """Test samples that one worker classifies at a time."""
 
@@ -250,10 +252,11 @@ def _fedavg_round(setting: Setting, workers: Workers, state: RunState, number: i
     drawn = np.random.default_rng((config.seed, number, 2)).permutation(config.devices)[:count]
     local = config.fedavg.local_epochs
     passes = [tuple(Pass(int(device), number * local + i) for i in range(local)) for device in np.sort(drawn)]
+    size = -(-count // COHORTS)
     results = workers.map(
         [
-            CohortTask(tuple(passes[first : first + COHORT]), state.weights[0], config.rate(number))
-            for first in range(0, count, COHORT)
+            CohortTask(tuple(passes[first : first + size]), state.weights[0], config.rate(number))
+            for first in range(0, count, size)
         ]
     )
     total = np.zeros(len(setting.initial))
