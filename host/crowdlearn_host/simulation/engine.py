@@ -11,7 +11,14 @@ import numpy as np
 import torch
 from crowdlearn_device.dataset import Dataset
 from crowdlearn_device.schedule import dominator_order
-from crowdlearn_device.update import Update, ValueType, encode_update, select_top
+from crowdlearn_device.update import (
+    Limits,
+    Update,
+    ValueType,
+    decode_update,
+    encode_update,
+    select_top,
+)
 from crowdlearn_export.trace import neuron_graph
 from numpy.typing import NDArray
 
@@ -240,8 +247,10 @@ def _share(
     indices, averages = window.download(config.sharing.tau)
     for own in owns:
         part = own[indices]
-        sent += len(holders) * len(encode_update(Update(0, number, indices[part], averages[part]), values))
-    weights[:, indices] = averages
+        data = encode_update(Update(0, number, indices[part], averages[part]), values)
+        # What a group gets is rounded as its values travel, though the window's average is not.
+        weights[:, indices[part]] = decode_update(data, Limits(len(window), len(window))).values
+        sent += len(holders) * len(data)
     return sent
 
 

@@ -157,6 +157,14 @@ def test_shorter_values_cost_fewer_bytes_and_little_precision(
     np.testing.assert_allclose(short.window.average(), whole.window.average(), atol=2 * error * largest)
 
 
+def test_groups_get_averages_as_they_travel(crowd: Crowd) -> None:
+    state = simulated(crowd(sharing={"theta": 1, "tau": 0, "values": "int8"}))
+    average = state.window.average()
+    for weights in state.weights:
+        np.testing.assert_array_equal(weights, state.weights[0])
+    assert 0 < np.abs(state.weights[0] - average).max() <= np.abs(average).max() / 127
+
+
 def test_every_group_starts_from_the_model_drawn_by_the_seed(crowd: Crowd) -> None:
     setting = crowd()
     expected = flatten(build_model(setting.config.model, 3).state_dict())
