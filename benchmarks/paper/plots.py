@@ -22,6 +22,8 @@ def plot_errors(path: Path, title: str, runs: Mapping[str, Sequence[Sequence[Rou
         epochs = [(r + 1) / len(seeds[0]) * (seeds[0][-1].epoch + 1) for r in known]
         axes.plot(epochs, errors, label=label, marker="o" if len(known) == 1 else "")
     axes.set(title=title, xlabel="epoch", ylabel="test error, %", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend(fontsize="small")
     figure.tight_layout()
