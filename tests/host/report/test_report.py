@@ -68,6 +68,16 @@ def test_a_simulated_run_is_told_too(tmp_path: Path) -> None:
     assert "piece 2: neurons" in told
 
 
+def test_a_noisy_loss_has_its_running_mean_and_planned_pieces_their_load(tmp_path: Path) -> None:
+    rows = [json.dumps({"samples": i, "loss": 1 + i % 2, "bytes": {}}) for i in range(200)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(rows))
+    pieces = [{"neurons": [[0, 6], [0, 0]], "macs": 24.0}, {"neurons": [[6, 6], [0, 4]], "macs": 1500.0}]
+    (tmp_path / "plan.json").write_text(json.dumps({"pieces": pieces}))
+    told = page(read_run(tmp_path))
+    assert "mean of 4" in told
+    assert "1.5k multiplications" in told
+
+
 def test_the_page_fetches_nothing(phones: Path) -> None:
     told = page(read_run(phones))
     assert not re.search(r"(src|href|url\(|@import|https?:)", told)
@@ -111,6 +121,11 @@ def test_a_long_run_is_thinned_and_keeps_its_last_point(tmp_path: Path) -> None:
     loss = read_run(tmp_path).loss
     assert len(loss) <= MAX_POINTS + 1
     assert loss[-1][0] == 3 * MAX_POINTS
+
+
+def test_a_curve_that_hides_another_is_dashed() -> None:
+    drawn = curves({"activation": [(0, 1), (1, 2)], "error": [(0, 1), (1, 2)], "else": [(0, 0)]}, "x", "y")
+    assert drawn.count(" over") == drawn.count("c1 over") > 0
 
 
 @pytest.mark.parametrize("points", [[], [(0.0, 0.0)], [(5.0, 5.0)], [(0.0, -1e-9), (1.0, 1e12)]])
