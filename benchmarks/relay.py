@@ -29,9 +29,10 @@ from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.envelope import Channel, Identity
 from crowdlearn_device.manifest import ArraySpec
 from crowdlearn_device.wire import MAX_FRAME, VERSION
-from crowdlearn_host.server.group import Group, Settings
+from crowdlearn_host.server.group import Group
 from crowdlearn_host.server.run_folder import RunFolder
 from crowdlearn_host.server.server import Server
+from crowdlearn_host.server.settings import Settings
 from crowdlearn_host.server.shared_model import SharedModel
 from crowdlearn_host.server.traffic import websocket_bytes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey

@@ -10,199 +10,35 @@ differ only in the point.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.piece import overlap
 from crowdlearn_device.schedule import dominator_order, mini_batches
 
 from ..errors import RunError
+from .assignment import Assignment
+from .effects import (
+    Checkpoint,
+    Drop,
+    Effect,
+    Forget,
+    Merge,
+    Record,
+    Save,
+    Send,
+    SendGlobal,
+    SendPatch,
+    SendSnapshot,
+)
 from .pace import Pace
+from .points import Device, Point, Schedule, point_of, providers
+from .rotation import next_holders
+from .settings import Layout, Settings
 
-Neurons = tuple[int, int]
-Layout = tuple[tuple[Neurons, ...], ...]
 Phase = Literal["gathering", "forming", "running", "sharing", "paused", "done", "stopped"]
 MAX_FAULTS = 8
 """Faults in a row without a new boundary before the run stops with the last one's reason."""
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A division of the network; `programs[piece]` is the hash of the piece's manifest."""
-
-    layout: Layout
-    programs: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.layout)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a group is to do. `fallbacks` cut the network into fewer pieces, for when devices are missing;
-    the rotation is the plan's, and so are `turns`, where it names who holds the pieces under a dominator (the
-    first of each). A group that is not `alone` takes the global model's weights at every epoch's beginning.
-    With `whole`, the hash of the whole network's program, every device gets the group's model at the end.
-    """
-
-    layout: Layout
-    programs: tuple[str, ...]
-    epochs: int
-    batch: int
-    micro_batch: int
-    in_flight: int
-    learning_rate: float
-    seed: int
-    snapshot_every: int
-    wire: int = pb.FLOAT32
-    rotation: str = "full"
-    devices: int = 0
-    grace_seconds: float = 60.0
-    silence_seconds: float = 30.0
-    fallbacks: tuple[Cut, ...] = ()
-    turns: tuple[tuple[int, ...], ...] = ()
-    theta: float = 1.0
-    values: int = pb.FLOAT32
-    alone: bool = True
-    whole: str = ""
-
-    @property
-    def cuts(self) -> tuple[Cut, ...]:
-        """Every division that may be used, the wanted one first, then by falling number of pieces."""
-        fewer = sorted(self.fallbacks, key=len, reverse=True)
-        return (Cut(self.layout, self.programs), *fewer)
-
-
-@dataclass(frozen=True)
-class Device:
-    """A device that belongs to the group, whether it is connected or not."""
-
-    number: int
-    name: str
-    identity: bytes
-    samples: int
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Where the run stands: `done` mini-batches by device of this epoch, `dominator` -1 between passes.
-
-    `pass_boundary` is where the dominator's pass began, or would have begun had nothing come between. An
-    epoch with nobody left to dominate owes a sharing round (`sharing`).
-    """
-
-    epoch: int = 0
-    order: tuple[int, ...] = ()
-    done: tuple[tuple[int, int], ...] = ()
-    finished: tuple[int, ...] = ()
-    dominator: int = -1
-    pass_boundary: int = 0
-    sharing: bool = False
-
-    def steps_done(self, device: int) -> int:
-        return dict(self.done).get(device, 0)
-
-    def with_done(self, device: int, steps: int) -> Schedule:
-        return replace(self, done=tuple(sorted({**dict(self.done), device: steps}.items())))
-
-
-@dataclass(frozen=True)
-class Point:
-    """A boundary at which every piece of a layout was held, and the schedule as it stood there.
-
-    In generation 0 nothing is trained, and the server's model is the state.
-    """
-
-    generation: int
-    boundary: int
-    layout: Layout
-    holders: tuple[int, ...]
-    schedule: Schedule
-
-
-@dataclass(frozen=True)
-class Send:
-    device: int
-    frame: pb.Frame
-
-
-@dataclass(frozen=True)
-class SendGlobal:
-    """Send a device the global model's values for these neurons of each layer."""
-
-    device: int
-    generation: int
-    neurons: tuple[Neurons, ...]
-
-
-@dataclass(frozen=True)
-class SendSnapshot:
-    device: int
-    generation: int
-    boundary: int
-    piece: int
-
-
-@dataclass(frozen=True)
-class Save:
-    """Write `Group.to_json` to disk."""
-
-
-@dataclass(frozen=True)
-class Drop:
-    """Close a device's connection; the group has let it go already."""
-
-    device: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Forget:
-    """Snapshots older than this point are of no use any more."""
-
-    generation: int
-    boundary: int
-
-
-@dataclass(frozen=True)
-class Merge:
-    """Check what a device shared in a round, and keep it until the round is over."""
-
-    device: int
-    generation: int
-    round: int
-    neurons: tuple[Neurons, ...]
-    update: bytes
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """An epoch is over and everything shared has arrived: it enters the global model."""
-
-    generation: int
-    epoch: int
-
-
-@dataclass(frozen=True)
-class SendPatch:
-    """Send a device the shared weights of these neurons of each layer."""
-
-    device: int
-    generation: int
-    neurons: tuple[Neurons, ...]
-
-
-@dataclass(frozen=True)
-class Record:
-    """Something the run's event log should tell."""
-
-    event: str
-    fields: dict[str, Any] = field(default_factory=dict)
-
-
-Effect = Send | SendGlobal | SendPatch | SendSnapshot | Save | Drop | Forget | Merge | Checkpoint | Record
 
 
 class Group:
@@ -273,7 +109,7 @@ class Group:
                 device = Device(d["number"], d["name"], bytes.fromhex(d["identity"]), d["samples"])
                 group.devices[device.number] = device
             group.generation = data["generation"]
-            group.points = [_point(p) for p in data["points"]]
+            group.points = [point_of(p) for p in data["points"]]
             group.snapshots = {(g, b, piece): frozenset(heirs) for g, b, piece, heirs in data["snapshots"]}
             if data["done"]:
                 group.phase = "done"
@@ -728,41 +564,12 @@ class Group:
             self._send(number, finish=pb.Finish(reason="the run is over"))
 
     def _rotate(self) -> tuple[int, ...]:
-        """Who holds what in the next pass. Piece 0 is the dominator's; slow devices come last."""
-        count, dominator = len(self._layout), self.schedule.dominator
-        able = self._able
-        for turn in self.settings.turns:
-            if turn[0] == dominator and len(turn) == count and able.issuperset(turn):
-                return turn
-        if self.settings.rotation == "full" or len(self.holders) != count:
-            ring = [d for d in self.schedule.order if d in able]
-            ring += sorted(able - set(ring))
-            first = ring.index(dominator) if dominator in ring else 0
-            ring = ring[first:] + ring[:first]
-            ring[1:] = sorted(ring[1:], key=lambda d: d in self.pace.slow)
-            return tuple(ring[:count])
-        holders = list(self.holders)
-        if dominator in holders:
-            holders[holders.index(dominator)] = holders[0]
-        holders[0] = dominator
-        spares = [d for d in sorted(able) if d not in holders]
-        return tuple(d if d in able else spares.pop(0) for d in holders)
+        return next_holders(
+            self.settings, self.schedule, self.holders, len(self._layout), self._able, self.pace.slow
+        )
 
     def _providers(self, point: Point) -> list[tuple[int, bool]] | None:
-        """Who can give each piece as it was at the point, and whether from a stored snapshot; None if nobody
-        can.
-        """
-        providers: list[tuple[int, bool]] = []
-        for piece, holder in enumerate(point.holders if point.generation else ()):
-            heirs = self.snapshots.get((point.generation, point.boundary, piece), frozenset()) & self.live
-            heirs -= {d for d, generation in self._lost_state if generation == point.generation}
-            if holder in self.live and (holder, point.generation) not in self._lost_state:
-                providers.append((holder, False))
-            elif heirs:
-                providers.append((min(heirs), True))
-            else:
-                return None
-        return providers
+        return providers(point, self.snapshots, self.live, self._lost_state)
 
     def _assign(self, holders: tuple[int, ...], keepers: tuple[int, ...] = ()) -> None:
         """A new generation: these devices hold the pieces, from the newest point on. With keepers nobody
@@ -781,24 +588,6 @@ class Group:
         self.effects.append(Save())
         spares = sorted(self._able - set(holders))
         heirs = self._heirs = () if keepers else tuple(spares or sorted(holders))
-        specs = [
-            pb.PieceSpec(
-                device=device, program=self._cut.programs[piece], neurons=_ranges(self._layout[piece])
-            )
-            for piece, device in enumerate(holders)
-        ]
-        peers = [pb.Peer(device=d.number, identity=d.identity) for d in self.devices.values()]
-        training = pb.Training(
-            learning_rate=settings.learning_rate,
-            batch=settings.batch,
-            micro_batch=settings.micro_batch,
-            in_flight=settings.in_flight,
-            seed=settings.seed,
-            snapshot_every=settings.snapshot_every,
-            wire=settings.wire,  # type: ignore[arg-type]
-            rank=settings.theta < 1,
-        )
-        end = self._pass_end if schedule.dominator >= 0 else self.boundary
         self._record(
             "assigned",
             generation=self.generation,
@@ -808,43 +597,27 @@ class Group:
             holders=[self._name(d) for d in holders],
             spares=[self._name(d) for d in spares],
         )
+        passing = schedule.dominator >= 0
+        assignment = Assignment(
+            settings=settings,
+            programs=self._cut.programs,
+            layout=self._layout,
+            generation=self.generation,
+            schedule=schedule,
+            boundary=self.boundary,
+            pass_boundary=schedule.pass_boundary if passing else self.boundary,
+            pass_end=self._pass_end if passing else self.boundary,
+            holders=holders,
+            keepers=keepers,
+            heirs=heirs,
+            devices=tuple(self.devices.values()),
+            point=self._from,
+            providing=self._providing,
+            fresh=self._fresh,
+            patched=self._patched,
+        )
         for number in sorted(self.live):
-            assign = pb.Assign(
-                generation=self.generation,
-                epoch=schedule.epoch,
-                pass_index=len(schedule.finished),
-                boundary=self.boundary,
-                pass_boundary=schedule.pass_boundary if schedule.dominator >= 0 else self.boundary,
-                pass_end=end,
-                piece=holders.index(number) if number in holders and not keepers else -1,
-                pieces=specs,
-                peers=peers,
-                training=training,
-                heirs=heirs,
-                fresh=self._fresh,
-                patched=self._patched,
-                keep=self.settings.whole if keepers else "",
-            )
-            self._add_moves(assign, number)
-            self._send(number, assign=assign)
-
-    def _add_moves(self, assign: pb.Assign, number: int) -> None:
-        """What this device provides, to whom it sends it, and what it waits for."""
-        point = self._from
-        if point is None:
-            return
-        assign.from_generation = point.generation
-        for old, (provider, is_stored) in enumerate(self._providing):
-            if provider != number:
-                continue
-            assign.provides.add(piece=old, stored=is_stored, neurons=_ranges(point.layout[old]))
-            due = [(keeper, point.layout[old]) for keeper in self._keepers]
-            for receiver, layers in due or zip(self.holders, self._layout, strict=True):
-                for layer, (has, wants) in enumerate(zip(point.layout[old], layers, strict=True)):
-                    start, stop = overlap(has, wants)
-                    if stop > start:
-                        neurons = pb.Range(start=start, stop=stop)
-                        assign.transfers.add(device=receiver, piece=old, layer=layer, neurons=neurons)
+            self._send(number, assign=assignment.frame(number))
 
     def _ask_to_share(self) -> None:
         self.phase = "sharing"
@@ -889,17 +662,3 @@ class Group:
 
     def _record(self, event: str, **fields: Any) -> None:
         self.effects.append(Record(event, fields))
-
-
-def _ranges(neurons: Sequence[Neurons]) -> list[pb.Range]:
-    return [pb.Range(start=a, stop=b) for a, b in neurons]
-
-
-def _point(data: dict[str, Any]) -> Point:
-    layout = tuple(tuple((a, b) for a, b in piece) for piece in data["layout"])
-    s = data["schedule"]
-    done = tuple((device, steps) for device, steps in s["done"])
-    schedule = Schedule(
-        **{**s, "order": tuple(s["order"]), "done": done, "finished": tuple(s["finished"])},
-    )
-    return Point(data["generation"], data["boundary"], layout, tuple(data["holders"]), schedule)

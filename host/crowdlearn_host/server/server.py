@@ -19,7 +19,9 @@ from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
 
 from ..errors import FleetError, UpdateRefused
-from . import group as g
+from . import effects as do
+from .group import Group
+from .points import Device
 from .run_folder import RunFolder
 from .shared_model import SharedModel
 from .traffic import Traffic, purpose_of, websocket_bytes
@@ -35,7 +37,7 @@ OnCheckpoint = Callable[[int, int, dict[str, Floats]], None]
 
 @dataclass
 class _Attached:
-    device: g.Device
+    device: Device
     line: Line
     masked: bool
     """Whether this side masks its frames: it does where it dialled."""
@@ -49,7 +51,7 @@ class Server:
     """
 
     run: str
-    groups: Sequence[g.Group]
+    groups: Sequence[Group]
     folder: RunFolder
     shared: SharedModel
     on_event: OnEvent
@@ -69,13 +71,13 @@ class Server:
         self._window_changed = False
         self.samples = self._first_rows = self._exchanged = 0
         self._began = 0.0
-        self._waiting: list[tuple[int, g.SendPatch]] = []
+        self._waiting: list[tuple[int, do.SendPatch]] = []
 
     def _index(self, number: int) -> int:
         """Which group a device belongs to."""
         return min(number // max(self.groups[0].settings.devices, 1), len(self.groups) - 1)
 
-    def _group(self, number: int) -> g.Group:
+    def _group(self, number: int) -> Group:
         return self.groups[self._index(number)]
 
     async def attach(
@@ -144,7 +146,7 @@ class Server:
             raise FleetError(
                 f"{name} holds {hello.samples} samples, {known.samples} when it joined; restore its data"
             )
-        attached = _Attached(g.Device(number, name, hello.identity, hello.samples), Line(connection), dialled)
+        attached = _Attached(Device(number, name, hello.identity, hello.samples), Line(connection), dialled)
         before = self._attached.pop(number, None)
         if before is not None:
             before.line.abort()
@@ -266,42 +268,42 @@ class Server:
         if all(group.phase in ("done", "stopped") for group in self.groups):
             self.over.set()
 
-    def _effect(self, index: int, effect: g.Effect) -> None:
+    def _effect(self, index: int, effect: do.Effect) -> None:
         match effect:
-            case g.Save():
+            case do.Save():
                 window = self.shared.to_bytes() if self._window_changed else None
                 self.folder.save_group(index, self.groups[index].to_json(), self.traffic.rows(), window)
                 self._window_changed = False
-            case g.Send(device, frame):
+            case do.Send(device, frame):
                 self._send(device, frame)
-            case g.SendGlobal(device, generation, neurons):
+            case do.SendGlobal(device, generation, neurons):
                 for part in self.shared.parts(neurons):
                     state = pb.GlobalState(generation=generation, part=part)
                     self._send(device, pb.Frame(global_state=state))
-            case g.SendPatch():
+            case do.SendPatch():
                 self._send_patch(index, effect)
-            case g.SendSnapshot(device, generation, boundary, piece):
+            case do.SendSnapshot(device, generation, boundary, piece):
                 snapshot = self.folder.load_snapshot(index, generation, boundary, piece)
                 self._send(device, pb.Frame(snapshot=snapshot))
-            case g.Drop(device, _):
+            case do.Drop(device, _):
                 if dropped := self._attached.pop(device, None):
                     dropped.line.abort()
-            case g.Forget(generation, boundary):
+            case do.Forget(generation, boundary):
                 self.folder.forget_snapshots(index, generation, boundary)
-            case g.Merge(device):
+            case do.Merge(device):
                 try:
                     self.shared.merge(index, effect)
                 except UpdateRefused as error:
                     if attached := self._attached.get(device):
                         self._refuse(attached, str(error))
-            case g.Checkpoint(generation, epoch):
+            case do.Checkpoint(generation, epoch):
                 self.shared.commit(index, generation)
                 self._window_changed = True
                 self.on_checkpoint(index, epoch, self.shared.model())
-            case g.Record(event, fields):
+            case do.Record(event, fields):
                 self._record(event, {"group": index, **fields} if len(self.groups) > 1 else fields)
 
-    def _send_patch(self, index: int, patch: g.SendPatch) -> None:
+    def _send_patch(self, index: int, patch: do.SendPatch) -> None:
         epoch = self.groups[index].schedule.epoch
         others = [group for group in self.groups if group.phase not in ("done", "stopped")]
         if self.synchronous and any(group.schedule.epoch < epoch for group in others):

@@ -21,7 +21,7 @@ from crowdlearn_device.wire import Floats
 from ..errors import RunError
 from ..sharing.round import SharingRound
 from ..sharing.window import Window
-from .group import Merge
+from .effects import Merge
 
 SERVER = 0xFFFFFFFF
 """Owner of the updates that the server sends."""

@@ -22,8 +22,8 @@ from ..models import build_model, input_shape
 from ..phones.manager import default_home
 from ..planner.balanced import balanced
 from ..planner.plan import Plan, load_plan
-from ..server.group import Cut, Settings
 from ..server.server import OnEvent
+from ..server.settings import Cut, Settings
 from ..server.shared_model import SharedModel
 from .config import TrainConfig
 from .data import deal, load_split, to_npz

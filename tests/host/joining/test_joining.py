@@ -21,9 +21,10 @@ from crowdlearn_host.config import parse_config
 from crowdlearn_host.joining.certificate import certificate
 from crowdlearn_host.joining.enrolment import Enrolment
 from crowdlearn_host.joining.listener import listening
-from crowdlearn_host.server.group import Group, Settings
+from crowdlearn_host.server.group import Group
 from crowdlearn_host.server.run_folder import RunFolder
 from crowdlearn_host.server.server import Server
+from crowdlearn_host.server.settings import Settings
 from crowdlearn_host.server.shared_model import SharedModel
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.data import deal, load_split, to_npz

@@ -24,7 +24,10 @@ from crowdlearn_device.envelope import Identity
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.member import Member
 from crowdlearn_device.wire import VERSION, Floats, decode_frame
-from crowdlearn_host.server import group as g
+from crowdlearn_host.server import effects as do
+from crowdlearn_host.server.group import Group
+from crowdlearn_host.server.points import Device
+from crowdlearn_host.server.settings import Layout, Settings
 from crowdlearn_host.server.shared_model import SharedModel
 
 from .tiny import LAST, LAYERS, TinyPrograms, array_specs, first_weights, manifest, whole
@@ -44,7 +47,7 @@ def memory_folder() -> Iterator[Path]:
         yield Path(path)
 
 
-def layout_of(counts: Counts) -> g.Layout:
+def layout_of(counts: Counts) -> Layout:
     starts = np.cumsum([[0] * len(LAYERS), *counts], axis=0)
     return tuple(
         tuple((int(a), int(a) + n) for a, n in zip(start, count, strict=True))
@@ -56,8 +59,8 @@ def programs_of(counts: Counts) -> tuple[str, ...]:
     return tuple(manifest(owned).sha256 for owned in counts)
 
 
-def settings_for(counts: Counts = THREE_PIECES, devices: int = 4, **changes: Any) -> g.Settings:
-    settings = g.Settings(
+def settings_for(counts: Counts = THREE_PIECES, devices: int = 4, **changes: Any) -> Settings:
+    settings = Settings(
         layout=layout_of(counts),
         programs=programs_of(counts),
         epochs=2,
@@ -156,11 +159,11 @@ class HostCrash(Exception):
 class Host:
     """What server.py does around a group, on a disk that outlives it."""
 
-    def __init__(self, settings: g.Settings, disk: dict[str, Any], rng: random.Random) -> None:
+    def __init__(self, settings: Settings, disk: dict[str, Any], rng: random.Random) -> None:
         self.disk = disk
         self.rng = rng
         saved = disk.get("group")
-        self.group = g.Group(settings) if saved is None else g.Group.from_json(settings, json.loads(saved))
+        self.group = Group(settings) if saved is None else Group.from_json(settings, json.loads(saved))
         self.shared = shared_model()
         if window := disk.get("window"):
             self.shared.restore(window)
@@ -202,7 +205,7 @@ class Host:
             self.carry_out()
         self.attached[number] = connection
         self._send(number, pb.Frame(welcome=pb.Welcome(version=VERSION, run=RUN, device=number)))
-        self.group.join(g.Device(number, hello.device, hello.identity, hello.samples))
+        self.group.join(Device(number, hello.device, hello.identity, hello.samples))
 
     def _relay(self, number: int, envelope: pb.Envelope, data: bytes) -> None:
         receiver = self.attached.get(envelope.receiver)
@@ -231,40 +234,40 @@ class Host:
                 self.effects_left -= 1
             self._effect(effect)
 
-    def _effect(self, effect: g.Effect) -> None:
+    def _effect(self, effect: do.Effect) -> None:
         match effect:
-            case g.Save():
+            case do.Save():
                 self.disk["group"] = json.dumps(self.group.to_json())
                 if self.window_changed:
                     self.disk["window"] = self.shared.to_bytes()
                     self.window_changed = False
-            case g.Send(device, frame):
+            case do.Send(device, frame):
                 self._send(device, frame)
-            case g.SendGlobal(device, generation, neurons):
+            case do.SendGlobal(device, generation, neurons):
                 for part in self.shared.parts(neurons):
                     self._send(
                         device, pb.Frame(global_state=pb.GlobalState(generation=generation, part=part))
                     )
-            case g.SendPatch(device, generation, neurons):
+            case do.SendPatch(device, generation, neurons):
                 for update in self.shared.patch(generation, neurons):
                     self._send(device, pb.Frame(patch=pb.Patch(generation=generation, update=update)))
                 self._send(device, pb.Frame(patch=pb.Patch(generation=generation, last=True)))
-            case g.SendSnapshot(device, generation, boundary, piece):
+            case do.SendSnapshot(device, generation, boundary, piece):
                 stored = self.disk["snapshots"][generation, boundary, piece]
                 self._send(device, pb.Frame(snapshot=pb.Snapshot.FromString(stored)))
-            case g.Drop(device, _):
+            case do.Drop(device, _):
                 self.attached.pop(device, None)
                 self.dropped.append(device)
-            case g.Forget(generation, boundary):
+            case do.Forget(generation, boundary):
                 for key in [k for k in self.disk["snapshots"] if k[:2] < (generation, boundary)]:
                     del self.disk["snapshots"][key]
-            case g.Merge():
+            case do.Merge():
                 self.shared.merge(0, effect)
-            case g.Checkpoint(generation, epoch):
+            case do.Checkpoint(generation, epoch):
                 self.shared.commit(0, generation)
                 self.window_changed = True
                 self.disk["epochs"].append(epoch)
-            case g.Record(event, fields):
+            case do.Record(event, fields):
                 self.events.append((event, fields))
 
 
@@ -289,7 +292,7 @@ class Crowd:
     """Devices and a host. Every choice is drawn from `seed`."""
 
     def __init__(
-        self, folder: Path, settings: g.Settings, samples: Sequence[int] = (7, 5, 6, 4), seed: int = 0
+        self, folder: Path, settings: Settings, samples: Sequence[int] = (7, 5, 6, 4), seed: int = 0
     ) -> None:
         self.settings = settings
         self.rng = random.Random(seed)
@@ -305,7 +308,7 @@ class Crowd:
             self.connect(phone.number)
 
     @property
-    def group(self) -> g.Group:
+    def group(self) -> Group:
         return self.host.group
 
     @property

@@ -14,12 +14,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_host.server import group as g
+from crowdlearn_device.schedule import mini_batches
+from crowdlearn_host.server import effects as do
+from crowdlearn_host.server.group import Group
+from crowdlearn_host.server.points import Device
+from crowdlearn_host.server.settings import Settings
 
 Lineage = tuple[tuple[int, int, int], ...]
 """Mini-batches applied: epoch, dominator, number within the pass."""
 Disk = tuple[tuple[tuple[int, int], Lineage], ...]
-SETTINGS = g.Settings(
+SETTINGS = Settings(
     layout=(((0, 1),), ((1, 2),)),
     programs=("0", "1"),
     epochs=1,
@@ -49,7 +53,7 @@ class Abstract:
 class World:
     """Everything there is at one moment; `said` and `told` are the frames under way by device."""
 
-    group: g.Group
+    group: Group
     saved: str
     snapshots: tuple[tuple[tuple[int, int, int], Lineage], ...]
     devices: tuple[Abstract, ...]
@@ -72,7 +76,7 @@ def _frozen(value: Any) -> Any:
     return value.SerializeToString() if isinstance(value, pb.KeyOffer) else value
 
 
-def _copied(group: g.Group) -> g.Group:
+def _copied(group: Group) -> Group:
     twin = copy.copy(group)
     for name, value in vars(group).items():
         if isinstance(value, dict | set | list):
@@ -89,7 +93,7 @@ def first_world(samples: tuple[int, ...], crashes: int) -> World:
     settings = replace(SETTINGS, devices=len(samples))
     hello = [(pb.Frame(hello=pb.Hello(samples=count)).SerializeToString(),) for count in samples]
     empty = tuple(() for _ in samples)
-    return World(g.Group(settings), "", (), tuple(Abstract() for _ in samples), tuple(hello), empty, crashes)
+    return World(Group(settings), "", (), tuple(Abstract() for _ in samples), tuple(hello), empty, crashes)
 
 
 class Explorer:
@@ -98,7 +102,7 @@ class Explorer:
     def __init__(self, samples: tuple[int, ...], crashes: int) -> None:
         self.samples = samples
         self.first = first_world(samples, crashes)
-        batches = [len(g.mini_batches(count, SETTINGS.batch)) for count in samples]
+        batches = [len(mini_batches(count, SETTINGS.batch)) for count in samples]
         self.expected = sorted((0, d, i) for d, count in enumerate(batches) for i in range(count))
         self.states = 0
         self.ends = 0
@@ -164,7 +168,7 @@ class Explorer:
     def _crash_host(self, world: World) -> World:
         settings = world.group.settings
         saved = world.saved
-        group = g.Group.from_json(settings, json.loads(saved)) if saved else g.Group(settings)
+        group = Group.from_json(settings, json.loads(saved)) if saved else Group(settings)
         empty: tuple[tuple[bytes, ...], ...] = tuple(() for _ in self.samples)
         world = replace(world, group=group, said=empty, told=empty)
         for d, device in enumerate(world.devices):
@@ -177,13 +181,13 @@ class Explorer:
         self._enter(group, d, world.said[d][0])
         return len(group.effects)
 
-    def _enter(self, group: g.Group, d: int, said: bytes | None) -> pb.Frame | None:
+    def _enter(self, group: Group, d: int, said: bytes | None) -> pb.Frame | None:
         if said is None:
             group.leave(d, "gone")
             return None
         frame = pb.Frame.FromString(said)
         if frame.HasField("hello"):
-            group.join(g.Device(d, f"device {d}", bytes([d]), frame.hello.samples))
+            group.join(Device(d, f"device {d}", bytes([d]), frame.hello.samples))
         elif not frame.HasField("envelope") and not frame.HasField("snapshot"):
             group.receive(d, frame)
         return frame
@@ -210,20 +214,20 @@ class Explorer:
         for effect in carried:
             sent: pb.Frame | None = None
             match effect:
-                case g.Save():
+                case do.Save():
                     saved = json.dumps(group.to_json())
-                case g.Send(number, frame_out):
+                case do.Send(number, frame_out):
                     sent = frame_out
-                case g.SendGlobal(number, generation, _):
+                case do.SendGlobal(number, generation, _):
                     sent = pb.Frame(global_state=pb.GlobalState(generation=generation))
-                case g.SendSnapshot(number, generation, boundary, piece):
+                case do.SendSnapshot(number, generation, boundary, piece):
                     content = repr(snapshots[generation, boundary, piece]).encode()
                     sent = pb.Frame(
                         snapshot=pb.Snapshot(
                             generation=generation, boundary=boundary, piece=piece, sealed=content
                         )
                     )
-                case g.Forget(generation, boundary):
+                case do.Forget(generation, boundary):
                     snapshots = {k: v for k, v in snapshots.items() if k[:2] >= (generation, boundary)}
             if sent is not None and number in group.live:
                 told[number] = (*told[number], sent.SerializeToString())

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.server.group import Cut
 from crowdlearn_host.server.pace import DEADLINE, LONG, Pace
+from crowdlearn_host.server.settings import Cut
 from crowdlearn_host.training.config import load_config
 
 from .crowd import (

@@ -12,7 +12,7 @@ from crowdlearn_device.sharing import apply_patch, shared_updates, stretches
 from crowdlearn_device.state import PieceState
 from crowdlearn_device.update import HEADER, Update, ValueType, encode_update
 from crowdlearn_host.errors import RunError, UpdateRefused
-from crowdlearn_host.server.group import Merge
+from crowdlearn_host.server.effects import Merge
 from crowdlearn_host.server.shared_model import SharedModel
 
 from .crowd import THREE_PIECES, layout_of

@@ -1,0 +1,91 @@
+"""Points: boundaries at which every piece was held, from which everything that moves state begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .settings import Layout
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that belongs to the group, whether it is connected or not."""
+
+    number: int
+    name: str
+    identity: bytes
+    samples: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Where the run stands: `done` mini-batches by device of this epoch, `dominator` -1 between passes.
+
+    `pass_boundary` is where the dominator's pass began, or would have begun had nothing come between. An
+    epoch with nobody left to dominate owes a sharing round (`sharing`).
+    """
+
+    epoch: int = 0
+    order: tuple[int, ...] = ()
+    done: tuple[tuple[int, int], ...] = ()
+    finished: tuple[int, ...] = ()
+    dominator: int = -1
+    pass_boundary: int = 0
+    sharing: bool = False
+
+    def steps_done(self, device: int) -> int:
+        return dict(self.done).get(device, 0)
+
+    def with_done(self, device: int, steps: int) -> Schedule:
+        return replace(self, done=tuple(sorted({**dict(self.done), device: steps}.items())))
+
+
+@dataclass(frozen=True)
+class Point:
+    """A boundary at which every piece of a layout was held, and the schedule as it stood there.
+
+    In generation 0 nothing is trained, and the server's model is the state.
+    """
+
+    generation: int
+    boundary: int
+    layout: Layout
+    holders: tuple[int, ...]
+    schedule: Schedule
+
+
+def point_of(data: dict[str, Any]) -> Point:
+    """The point that `dataclasses.asdict` made `data` of, and JSON kept."""
+    layout = tuple(tuple((a, b) for a, b in piece) for piece in data["layout"])
+    s = data["schedule"]
+    done = tuple((device, steps) for device, steps in s["done"])
+    schedule = Schedule(
+        **{**s, "order": tuple(s["order"]), "done": done, "finished": tuple(s["finished"])},
+    )
+    return Point(data["generation"], data["boundary"], layout, tuple(data["holders"]), schedule)
+
+
+def providers(
+    point: Point,
+    snapshots: Mapping[tuple[int, int, int], frozenset[int]],
+    live: Set[int],
+    lost: Set[tuple[int, int]],
+) -> list[tuple[int, bool]] | None:
+    """Who can give each piece as it was at the point, and whether from a stored snapshot; None if nobody can.
+
+    `snapshots` tells who can read the one of a generation, boundary and piece, `lost` which devices no longer
+    have the state of which generation.
+    """
+    found: list[tuple[int, bool]] = []
+    for piece, holder in enumerate(point.holders if point.generation else ()):
+        heirs = snapshots.get((point.generation, point.boundary, piece), frozenset()) & live
+        heirs -= {device for device, generation in lost if generation == point.generation}
+        if holder in live and (holder, point.generation) not in lost:
+            found.append((holder, False))
+        elif heirs:
+            found.append((min(heirs), True))
+        else:
+            return None
+    return found

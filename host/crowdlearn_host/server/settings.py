@@ -1,0 +1,58 @@
+"""What a group is to do: how its network is cut, and how it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crowdlearn_device import wire_pb2 as pb
+
+Neurons = tuple[int, int]
+Layout = tuple[tuple[Neurons, ...], ...]
+"""Neurons by piece and layer."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A division of the network; `programs[piece]` is the hash of the piece's manifest."""
+
+    layout: Layout
+    programs: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.layout)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a group is to do. `fallbacks` cut the network into fewer pieces, for when devices are missing;
+    the rotation is the plan's, and so are `turns`, where it names who holds the pieces under a dominator (the
+    first of each). A group that is not `alone` takes the global model's weights at every epoch's beginning.
+    With `whole`, the hash of the whole network's program, every device gets the group's model at the end.
+    """
+
+    layout: Layout
+    programs: tuple[str, ...]
+    epochs: int
+    batch: int
+    micro_batch: int
+    in_flight: int
+    learning_rate: float
+    seed: int
+    snapshot_every: int
+    wire: int = pb.FLOAT32
+    rotation: str = "full"
+    devices: int = 0
+    grace_seconds: float = 60.0
+    silence_seconds: float = 30.0
+    fallbacks: tuple[Cut, ...] = ()
+    turns: tuple[tuple[int, ...], ...] = ()
+    theta: float = 1.0
+    values: int = pb.FLOAT32
+    alone: bool = True
+    whole: str = ""
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """Every division that may be used, the wanted one first, then by falling number of pieces."""
+        fewer = sorted(self.fallbacks, key=len, reverse=True)
+        return (Cut(self.layout, self.programs), *fewer)
