@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LoweringError
+from .depthwise import depthwise, depthwise_dw, depthwise_dx
 from .rows import (
     Window,
     flatten,
@@ -16,7 +17,6 @@ from .rows import (
     gather,
     reading_table,
     scatter,
-    tap_tables,
     to_rows,
     windows,
 )
@@ -33,7 +33,7 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """aten.convolution: columns of input rows times the kernel; depthwise ones tap by tap."""
+    """aten.convolution: columns of input rows times the kernel; depthwise ones are in `depthwise`."""
     if x.dim() == 3:
         flat = convolution(
             x.unsqueeze(2),
@@ -51,7 +51,7 @@ def convolution(
     vertical, horizontal = _windows(x, weight, stride, padding, dilation)
     size = vertical.outputs, horizontal.outputs
     if groups > 1 and groups == x.shape[1] == weight.shape[0]:
-        return from_rows(_depthwise(x, weight, bias, vertical, horizontal), *size)
+        return depthwise(x, weight, bias, vertical, horizontal)
     if groups > 1:
         parts = zip(x.chunk(groups, 1), weight.chunk(groups), _chunks(bias, groups), strict=True)
         rows = [_dense(p, w, b, vertical, horizontal) for p, w, b in parts]
@@ -95,9 +95,9 @@ def convolution_backward(
         db = to_rows(grad).reshape(-1, grad.shape[1]).sum(0)
     if groups > 1 and groups == x.shape[1] == weight.shape[0]:
         if output_mask[0]:
-            dx = _depthwise_dx(grad, weight, vertical, horizontal)
+            dx = depthwise_dx(grad, weight, vertical, horizontal)
         if output_mask[1]:
-            dw = _depthwise_dw(grad, x, vertical, horizontal)
+            dw = depthwise_dw(grad, x, vertical, horizontal)
         return dx, dw, db
     grads, inputs, weights = grad.chunk(groups, 1), x.chunk(groups, 1), weight.chunk(groups)
     if output_mask[0]:
@@ -171,37 +171,3 @@ def _dense_dx(grad: Tensor, weight: Tensor, vertical: Window, horizontal: Window
         table = flatten(vertical.reads[:, None, :], np.arange(width)[None, :, None], (height, width))
     taps = (columns @ kernel).reshape(-1, len(table), channels)
     return from_rows(scatter(taps, table, height * width), height, width)
-
-
-def _depthwise(
-    x: Tensor, weight: Tensor, bias: Tensor | None, vertical: Window, horizontal: Window
-) -> Tensor:
-    rows, taps = to_rows(x), weight.flatten(1).t()
-    total = bias
-    for k, table in enumerate(tap_tables(vertical, horizontal)):
-        product = gather(rows, table) * taps[k]
-        total = product if total is None else total + product
-    assert total is not None
-    return total
-
-
-def _depthwise_dx(grad: Tensor, weight: Tensor, vertical: Window, horizontal: Window) -> Tensor:
-    rows, taps = to_rows(grad), weight.flatten(1).t()
-    total: Tensor | None = None
-    for k in range(vertical.size * horizontal.size):
-        down, across = divmod(k, horizontal.size)
-        read_by = flatten(
-            vertical.read_by[:, None, down],
-            horizontal.read_by[None, :, across],
-            (vertical.outputs, horizontal.outputs),
-        )
-        product = gather(rows, read_by) * taps[k]
-        total = product if total is None else total + product
-    assert total is not None
-    return from_rows(total, vertical.inputs, horizontal.inputs)
-
-
-def _depthwise_dw(grad: Tensor, x: Tensor, vertical: Window, horizontal: Window) -> Tensor:
-    rows, inputs = to_rows(grad), to_rows(x)
-    taps = [(rows * gather(inputs, table)).sum((0, 1)) for table in tap_tables(vertical, horizontal)]
-    return torch.stack(taps, 1).reshape(x.shape[1], 1, vertical.size, horizontal.size)

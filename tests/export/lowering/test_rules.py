@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from crowdlearn_export.lowering import lower
+from crowdlearn_export.lowering.depthwise import WIDEST
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from reference import assert_lowers, exact, with_gradients
@@ -53,6 +54,25 @@ def test_grouped_and_depthwise_convolution(groups, each, kernel, stride):
     x = spread(3, groups * each[0], 6, 5)
     w, b = spread(groups * each[1], each[0], kernel, kernel, seed=1), spread(groups * each[1], seed=2)
     assert_lowers(lambda x, w, b: F.conv2d(x, w, b, stride, kernel // 2, groups=groups), [x, w, b])
+
+
+@quick
+@given(
+    kernel=st.tuples(few, few),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    size=st.tuples(st.integers(3, 8), st.sampled_from([3, 5, 8, WIDEST + 1])),
+    bias=st.booleans(),
+)
+def test_depthwise_convolution(kernel, stride, padding, dilation, size, bias):
+    assume(all(size[i] + 2 * padding[i] > dilation[i] * (kernel[i] - 1) for i in (0, 1)))
+    inputs = [spread(3, 2, *size), spread(2, 1, *kernel, seed=1), *([spread(2, seed=2)] if bias else [])]
+
+    def function(x, w, b=None):
+        return F.conv2d(x, w, b, stride, padding, dilation, groups=2)
+
+    assert_lowers(function, inputs)
 
 
 @quick
