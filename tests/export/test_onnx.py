@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from crowdlearn_device.executor import ExecuTorchExecutor
 from crowdlearn_export.errors import ExportError
 from crowdlearn_export.onnx import export_onnx, export_pte, import_onnx
 from crowdlearn_export.trace import neuron_graph
@@ -22,10 +23,23 @@ class Network(nn.Module):
         return self.head((torch.sigmoid(self.body(x)) + x).flatten(1))
 
 
-@pytest.fixture
-def model() -> nn.Module:
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.body = nn.Sequential(nn.Conv2d(6, 4, 3, 1, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU6())
+        self.second, self.head = nn.Conv2d(4, 6, 3, 1, 1), nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.second(self.body(x)) + x)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture(params=[Network, Residual])
+def model(request) -> nn.Module:
     torch.manual_seed(0)
-    network = Network()
+    network = request.param()
     network(torch.randn(8, 3, 8, 8))
     return network.eval()
 
@@ -39,10 +53,13 @@ def test_onnx_there_and_back_is_the_same_trainable_network(model, tmp_path):
     assert len(neuron_graph(back, x).layers) == len(neuron_graph(model, x).layers)
 
 
-def test_pte_for_inference_agrees_with_pytorch(tmp_path):
-    small = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
-    assert export_pte(small, torch.randn(2, 6), 4, tmp_path / "model.pte") <= 1e-5
-    assert (tmp_path / "model.pte").stat().st_size > 0
+def test_pte_for_inference_agrees_with_pytorch_at_any_batch(model, tmp_path):
+    assert export_pte(model, torch.randn(2, 3, 8, 8), 4, tmp_path / "model.pte") <= 1e-5
+    executor = ExecuTorchExecutor((tmp_path / "model.pte").read_bytes())
+    for rows in (1, 4):
+        x = torch.randn(rows, 3, 8, 8)
+        (found,) = executor.run("forward", [x.numpy()])
+        torch.testing.assert_close(torch.from_numpy(found), model(x).detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_no_onnx_is_refused(tmp_path):
