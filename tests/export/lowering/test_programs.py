@@ -18,6 +18,8 @@ from executorch.extension.pybindings import _portable_lib
 from reference import assert_compiles
 from torch import nn
 
+from benchmarks.models import Transformer
+
 
 def test_convolution_and_pooling_program():
     torch.manual_seed(0)
@@ -111,6 +113,26 @@ def test_train_step_drops_what_its_masks_say():
         scale = max(float(g.abs().max()) for g in gradients)
         for old, new, gradient in zip(step.state.values(), state, gradients, strict=True):
             assert np.abs((old.numpy() - new) - gradient.numpy()).max() <= 1e-5 * scale
+
+
+def test_gradients_of_a_transformer_block_at_every_batch_on_repeated_calls():
+    torch.manual_seed(0)
+    model = Transformer(tokens=9, length=5, width=8, heads=2)
+    x, y = torch.randint(0, 9, (6, 5)), torch.arange(6) % 10
+    step = train_step(model, F.cross_entropy, x, y)
+    executor = ExecuTorchExecutor(compile_program([step.method], max_batch=6).pte)
+    exact = copy.deepcopy(model).double()
+    for rows in (6, 1, 5):
+        loss = F.cross_entropy(exact(x[:rows]), y[:rows])
+        gradients = torch.autograd.grad(loss, list(exact.parameters()))
+        scale = max(float(g.abs().max()) for g in gradients)
+        for _ in range(2):
+            new = [t.numpy().copy() for t in step.state.values()]
+            given = [*new, x[:rows].numpy(), y[:rows].numpy(), np.array(1, np.float32)]
+            (found,) = executor.run("train_step", given)
+            np.testing.assert_allclose(found, loss.item(), rtol=1e-5)
+            for old, value, gradient in zip(step.state.values(), new, gradients, strict=True):
+                assert np.abs(old.numpy().astype(np.float64) - value - gradient.numpy()).max() <= 1e-5 * scale
 
 
 @pytest.mark.parametrize("build", [lambda: nn.AlphaDropout(0.5), lambda: nn.Dropout(1.0)])
