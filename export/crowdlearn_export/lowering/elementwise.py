@@ -77,14 +77,21 @@ def silu_backward(grad: Tensor, x: Tensor) -> Tensor:
     return grad * (gate * (1 + x * (1 - gate)))
 
 
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """x times the normal distribution, written out: the gradient shares its dear part."""
+    bounded = torch.tanh(_inner(x)) if approximate == "tanh" else torch.erf(x * math.sqrt(0.5))
+    return x * ((bounded + 1) * 0.5)
+
+
 def gelu_backward(grad: Tensor, x: Tensor, approximate: str = "none") -> Tensor:
-    """The gradient of gelu; the exact one takes the normal distribution from gelu itself where x is large
-    enough.
-    """
+    """The gradient of gelu."""
     if approximate == "tanh":
-        scale = math.sqrt(2 / math.pi)
-        tanh = torch.tanh((x + x * x * x * 0.044715) * scale)
-        slope = (x * x * (3 * 0.044715) + 1) * scale
+        tanh = torch.tanh(_inner(x))
+        slope = (x * x * (3 * 0.044715) + 1) * math.sqrt(2 / math.pi)
         return grad * ((tanh + 1) * 0.5 + x * (1 - tanh * tanh) * slope * 0.5)
     density = torch.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
     return grad * ((torch.erf(x * math.sqrt(0.5)) + 1) * 0.5 + x * density)
+
+
+def _inner(x: Tensor) -> Tensor:
+    return (x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)

@@ -8,6 +8,8 @@ from torch import Tensor
 from ..errors import LoweringError
 
 SUM, MEAN = 2, 1
+SMALL = 128
+"""Embeddings with as many rows keep an identity matrix in the program."""
 
 
 def one_hot(index: Tensor, size: int) -> Tensor:
@@ -76,7 +78,11 @@ def embedding_backward(
     """aten.embedding_dense_backward: the one-hot rows of the indices, transposed, times the gradient."""
     if scale_by_frequency:
         raise LoweringError("an embedding with scale_grad_by_freq has no lowering; leave it out")
-    rows = one_hot(indices, size)
+    if size <= SMALL:
+        # An index is never outside, so that rows of the identity will do; comparisons are slow.
+        rows = torch.index_select(torch.eye(size), 0, indices.reshape(-1))
+    else:
+        rows = one_hot(indices, size)
     if padding_idx >= 0:
         rows = rows * (torch.arange(size) != padding_idx).to(torch.float32)
     return rows.t() @ grad.reshape(-1, grad.shape[-1])

@@ -43,6 +43,7 @@ def rules() -> dict[Any, Callable[..., Any]]:
         aten.tanh_backward.default: elementwise.tanh_backward,
         aten.silu.default: elementwise.silu,
         aten.silu_backward.default: elementwise.silu_backward,
+        aten.gelu.default: elementwise.gelu,
         aten.gelu_backward.default: elementwise.gelu_backward,
         aten._softmax_backward_data.default: loss.softmax_backward,
         aten._log_softmax_backward_data.default: loss.log_softmax_backward,

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from crowdlearn_export.lowering import lower
 from crowdlearn_export.lowering.depthwise import WIDEST
+from crowdlearn_export.lowering.loss import SMALL
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from reference import assert_lowers, exact, with_gradients
@@ -190,9 +191,11 @@ def test_cross_entropy(reduction, weighted):
     assert_lowers(function, [spread(4, 5), y], (0, 1))
 
 
-def test_embedding():
+@pytest.mark.parametrize("rows", [6, SMALL + 1])
+@pytest.mark.parametrize("padding", [None, 2])
+def test_embedding(rows, padding):
     index = torch.tensor([[1, 2, 2], [0, 5, 1]])
-    assert_lowers(lambda w, i: F.embedding(i, w), [spread(6, 4), index], (1,))
+    assert_lowers(lambda w, i: F.embedding(i, w, padding), [spread(rows, 4), index], (1,))
 
 
 def test_attention():
