@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .allocator import return_large_blocks
+from .battery import LOWEST_PERCENT, Battery
 from .errors import DeviceError
 from .executor import ProgramStore
 from .join import join_host
@@ -48,6 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     joining.add_argument("--data", type=Path, help="folder with the training data (default: HOME/data)")
     joining.add_argument("--once", action="store_true", help="end with the run instead of waiting for more")
     joining.add_argument("--threads", type=int, default=0, help="threads of the executor (0: its choice)")
+    for taking_part in (serving, joining):
+        taking_part.add_argument(
+            "--lowest-battery",
+            type=int,
+            default=LOWEST_PERCENT,
+            help="percent at which it leaves unless it is charged (default: %(default)s; -1: never)",
+        )
     measuring = commands.add_parser("measure", help="time training steps of a program; prints JSON")
     measuring.add_argument("--programs", type=Path, required=True, help="folder that holds the program")
     measuring.add_argument("--program", required=True, help="hash of its manifest")
@@ -81,13 +89,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return_large_blocks()
         home: Path = arguments.home
         data, name = arguments.data or home / "data", arguments.name or home.resolve().name
+        battery = Battery.of_this_device(arguments.lowest_battery)
         if arguments.command == "join":
             url, token, pin, once = arguments.url, arguments.token, arguments.pin, arguments.once
             asyncio.run(
-                _until_stopped(lambda stop: join_host(home, data, name, url, token, pin, stop, once=once))
+                _until_stopped(
+                    lambda stop: join_host(home, data, name, url, token, pin, stop, battery, once=once)
+                )
             )
         else:
-            asyncio.run(_until_stopped(lambda stop: serve_device(home, data, name, arguments.port, stop)))
+            port = arguments.port
+            asyncio.run(_until_stopped(lambda stop: serve_device(home, data, name, port, stop, battery)))
     except (DeviceError, OSError) as error:
         print(f"crowdlearn-device: {error}", file=sys.stderr)
         return 1

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
+from .battery import Battery
 from .dataset import Dataset, load_dataset
 from .envelope import Identity
 from .errors import JoinError
@@ -38,6 +39,7 @@ async def join_host(
     token: str,
     pin: str,
     stopping: asyncio.Event | None = None,
+    battery: Battery | None = None,
     *,
     once: bool = False,
 ) -> None:
@@ -67,6 +69,11 @@ async def join_host(
     wait = FIRST_RETRY
     leaving = stopping or asyncio.Event()
     while not leaving.is_set():
+        if battery is not None and (why := battery.low()):
+            log.info("not joining: %s", why)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(leaving.wait(), LAST_RETRY)
+            continue
         try:
             async with connect(
                 url, ssl=context, compression=None, max_size=MAX_FRAME, ping_timeout=60, proxy=None
@@ -74,7 +81,7 @@ async def join_host(
                 _check_certificate(connection, pin)
                 log.info("connected to %s", address.netloc)
                 member = FetchingMember(name, home, identity, samples, load, token)
-                await run_member(connection, member, leaving)
+                await run_member(connection, member, leaving, battery)
                 wait = FIRST_RETRY
                 if member.finished is not None:
                     log.info("finished: %s", member.finished)

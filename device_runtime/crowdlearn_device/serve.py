@@ -14,6 +14,7 @@ from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
+from .battery import Battery
 from .dataset import Dataset, load_dataset
 from .envelope import Identity
 from .errors import DeviceError, WireError
@@ -29,15 +30,35 @@ LEAVE_SECONDS = 10.0
 """How long others have to take over the pieces of a device that is asked to stop."""
 
 
-async def run_member(connection: Connection, member: Member, leaving: asyncio.Event) -> None:
+BATTERY_SECONDS = 2.0
+"""How often a device looks at its battery."""
+TRY_LATER = 1013
+"""The WebSocket's close code for a host that should come again later."""
+
+
+async def run_member(
+    connection: Connection,
+    member: Member,
+    leaving: asyncio.Event,
+    battery: Battery | None = None,
+    every: float = BATTERY_SECONDS,
+) -> None:
     """Drive a member over one connection until the run is over for it or the connection ends.
 
-    Once `leaving` is set it asks to go.
+    Once `leaving` is set, or the battery is low, it asks to go.
     """
     arrived = asyncio.Event()
     line = Line(connection)
     asked = asyncio.create_task(leaving.wait())
     asked.add_done_callback(lambda _: arrived.set())
+
+    why = ""
+
+    async def watch() -> None:
+        nonlocal why
+        while battery is not None and not (why := battery.low()):
+            await asyncio.sleep(every)
+        arrived.set()
 
     async def read() -> None:
         try:
@@ -54,13 +75,14 @@ async def run_member(connection: Connection, member: Member, leaving: asyncio.Ev
 
     reader = asyncio.create_task(read())
     sender = asyncio.create_task(line.drain())
+    watcher = asyncio.create_task(watch())
     try:
         going = False
         while not reader.done() and member.finished is None:
             arrived.clear()  # before the work: what arrives while frames go out must not be forgotten
-            if leaving.is_set() and not going:
+            if (leaving.is_set() or why) and not going:
                 going = True
-                member.leave("stopped on the device")
+                member.leave(why or "stopped on the device")
             busy = member.work()
             outbox, member.outbox = member.outbox, []
             while outbox:
@@ -75,19 +97,25 @@ async def run_member(connection: Connection, member: Member, leaving: asyncio.Ev
             else:
                 await arrived.wait()
     finally:
-        for task in (asked, reader, sender):
+        for task in (asked, reader, sender, watcher):
             task.cancel()
-        await asyncio.gather(reader, sender, return_exceptions=True)
+        await asyncio.gather(reader, sender, watcher, return_exceptions=True)
 
 
 async def serve_device(
-    home: Path, data: Path, name: str, port: int, stopping: asyncio.Event | None = None
+    home: Path,
+    data: Path,
+    name: str,
+    port: int,
+    stopping: asyncio.Event | None = None,
+    battery: Battery | None = None,
+    every: float = BATTERY_SECONDS,
 ) -> None:
     """Listen on 127.0.0.1:`port` (0: any free one, written to HOME/port) for the host, one connection at a
     time, until `stopping` is set and others have taken over what this device holds.
 
-    HOME/token, if it is there, must be what the host presents: other programs of the phone can reach the port
-    too.
+    While the battery is low it takes part in nothing: the host is to come again later. HOME/token, if it is
+    there, must be what the host presents: other programs of the phone can reach the port too.
     """
     home.mkdir(parents=True, exist_ok=True)
     identity = Identity.load(home / "identity.key")
@@ -113,6 +141,9 @@ async def serve_device(
             log.info("a new connection replaces the old one")
             current.cancel()
         current = task
+        if battery is not None and (why := battery.low()):
+            await connection.close(TRY_LATER, why)
+            return
         try:
             samples = len(await asyncio.to_thread(load))
         except DeviceError as error:
@@ -120,7 +151,8 @@ async def serve_device(
             await connection.close(1011, str(error)[:100])
             return
         with contextlib.suppress(asyncio.CancelledError):
-            await run_member(connection, Member(name, home, identity, samples, load, programs), leaving)
+            member = Member(name, home, identity, samples, load, programs)
+            await run_member(connection, member, leaving, battery, every)
 
     async with serve(
         handle,

@@ -53,9 +53,12 @@ def config_for(crowd: Sequence[phones.PhoneInfo]) -> str:
 
 
 def run_in(
-    folder: Path, crowd: Sequence[phones.PhoneInfo], on_event: Callable[[str, dict[str, object]], None]
+    folder: Path,
+    crowd: Sequence[phones.PhoneInfo],
+    on_event: Callable[[str, dict[str, object]], None],
+    epochs: int = 1,
 ) -> Path:
-    text = config_for(crowd)
+    text = config_for(crowd).replace("epochs = 1", f"epochs = {epochs}")
     prepared: Prepared = prepare(
         parse_config(tomllib.loads(text), TrainConfig, "test"), folder, lambda event, fields: None
     )
@@ -131,3 +134,24 @@ def test_a_runtime_that_is_killed_comes_back_and_nothing_is_lost(
         saved = opened.load_group(0)
     assert saved is not None
     assert saved["done"]
+
+
+def test_a_phone_whose_battery_runs_low_leaves_to_the_others(
+    crowd: list[phones.PhoneInfo], home: Path, tmp_path: Path
+) -> None:
+    seen: list[tuple[str, dict[str, object]]] = []
+
+    def on_event(event: str, fields: dict[str, object]) -> None:
+        seen.append((event, fields))
+        if event == "progress" and fields["boundary"] == 4:
+            phones.drain(crowd[1].name, 10, home)
+
+    try:
+        run_in(tmp_path / "run", crowd, on_event, epochs=3)
+    finally:
+        phones.drain(crowd[1].name, 80, home)
+    leaving = [fields for event, fields in seen if event == "leaving"]
+    assert leaving == [{"device": crowd[1].name, "reason": "battery at 10 %"}]
+    after = seen[[event for event, _ in seen].index("leaving") :]
+    assert any(event == "assigned" and crowd[1].name not in fields["holders"] for event, fields in after)  # type: ignore[operator]
+    assert seen[-1][0] != "stopped"

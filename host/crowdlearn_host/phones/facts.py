@@ -68,6 +68,11 @@ def level(power: PowerState) -> int:
     return round(power.charge * 100)
 
 
+def battery_facts(power: PowerState) -> dict[str, str]:
+    """What the kernel says of a battery that changes with its charge, by file."""
+    return {"capacity": str(level(power)), "status": _status(power)}
+
+
 def millivolts(power: PowerState) -> int:
     """The voltage of the cell, taken as linear in its charge."""
     return round(EMPTY_MILLIVOLTS + (FULL_MILLIVOLTS - EMPTY_MILLIVOLTS) * power.charge)

@@ -12,8 +12,10 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from crowdlearn_device.battery import SUPPLIES
+
 from crowdlearn_host.phones.adbd import Adbd, Offer, Traffic
-from crowdlearn_host.phones.facts import generated_files, properties
+from crowdlearn_host.phones.facts import battery_facts, generated_files, properties
 from crowdlearn_host.phones.filesystem import Filesystem
 from crowdlearn_host.phones.keys import KeyStore
 from crowdlearn_host.phones.limits import Limits, make_limits, remove_groups
@@ -46,13 +48,19 @@ class Phone:
         self._log = Log(folder / "logcat.txt")
         self._traffic = Traffic()
         self._battery = Battery(profile)
+        self._battery_shown: dict[str, str] = {}
         self._link = settings.link
         files = Filesystem(
             folder / "root",
             generated_files(profile, lambda: self._battery.state, lambda: self._processes.memory()),
         )
         spawner = Spawner(folder.parent.parent, settings.preload)
-        self._processes = Processes(files, self._log, spawner, settings.programs, limits)
+        supplies = folder.absolute() / "power_supply"
+        self._shown_battery = supplies / "battery"
+        self._processes = Processes(
+            files, self._log, spawner, settings.programs, limits, {SUPPLIES: str(supplies)}
+        )
+        self._show_battery()
         self._jobs: set[asyncio.Task[int]] = set()
         self._connections: set[Adbd] = set()
         self._plugged = True
@@ -116,8 +124,20 @@ class Phone:
             self._battery.changed.clear()
             sent, received = self._traffic.take()
             self._battery.spend(loop.time() - before, self._processes.cpu_seconds(), sent, received)
+            self._show_battery()
         self._log.write("PowerManager", "off: battery is empty, or the folder is gone", pid=os.getpid())
         self._off.set()
+
+    def _show_battery(self) -> None:
+        """To programs, which are processes of this machine and see its /sys."""
+        shown = {"type": "Battery", **battery_facts(self._battery.state)}
+        if shown != self._battery_shown:
+            self._shown_battery.mkdir(parents=True, exist_ok=True)
+            for name, text in shown.items():
+                partial = self._shown_battery / f"{name}.partial"
+                partial.write_text(text + "\n")
+                partial.replace(self._shown_battery / name)
+            self._battery_shown = shown
 
     async def _lose_connections(self, link: LinkModel) -> None:
         chance = random.Random(self._offer.identity)

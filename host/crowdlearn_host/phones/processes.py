@@ -41,12 +41,14 @@ class Processes:
         spawner: Spawner,
         programs: Mapping[str, str],
         limits: Limits | None,
+        environment: Mapping[str, str],
     ) -> None:
         self._files = files
         self._log = log
         self._spawner = spawner
         self._programs = dict(programs)
         self._limits = limits
+        self._variables = dict(environment)
         self._running: dict[int, Running] = {}
         self._children: dict[int, Child] = {}
         self._cpu_seconds: dict[int, float] = {}
@@ -140,7 +142,7 @@ class Processes:
     def _environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
         home = str(self._files.real("/data/local/tmp"))
-        return {**kept, "HOME": home, "TMPDIR": home, "PYTHONUNBUFFERED": "1"}
+        return {**kept, **self._variables, "HOME": home, "TMPDIR": home, "PYTHONUNBUFFERED": "1"}
 
     async def _copy(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
+from crowdlearn_device.battery import LOWEST_PERCENT
 from pydantic import Field, PositiveInt, model_validator
 
 from ..config import Section, load_toml
@@ -81,6 +82,9 @@ class TrainingSection(Section):
 class FleetSection(Section):
     """Which devices: adb serials (HOST:PORT or USB), every virtual phone that runs (empty), or `virtual` new
     ones; and with `listen` as many as are `joining` by dialling this computer there (docs/joining.md).
+
+    A device whose battery falls to `lowest_battery` percent and is not charged leaves, and takes part again
+    once it has more; -1 for never. A device that dials in decides that itself.
     """
 
     phones: tuple[str, ...] = ()
@@ -88,6 +92,7 @@ class FleetSection(Section):
     profile: str = "pixel-8"
     listen: str | None = Field(None, pattern=r"^.*:[0-9]{1,5}$")
     joining: int = Field(0, ge=0, le=1000)
+    lowest_battery: int = Field(LOWEST_PERCENT, ge=-1, le=100)
 
     @model_validator(mode="after")
     def _listens_for_somebody(self) -> Self:

@@ -33,6 +33,7 @@ async def keep_linked(
                     errors="replace"
                 ).strip() or serial
                 arguments = ["--name", name, "--threads", "1"]
+                arguments += [f"--lowest-battery={config.fleet.lowest_battery}"]
                 if config.device_data:
                     arguments += ["--data", config.device_data]
                 deployment = RuntimeDeployment(device, arguments=arguments)
