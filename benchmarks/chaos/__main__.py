@@ -43,7 +43,7 @@ BLOWS = (
 WEIGHTS = (4, 2, 2, 1)
 MEAN_SECONDS = 3.0
 """Between two blows, and between two messages that are tampered with."""
-SHARE_UNDISTURBED = 0.2
+SHARE_UNDISTURBED = 0.35
 """Of the time asked for; what is left is for the run under blows."""
 QUICK_SECONDS = 25.0
 CONFIG = """\
