@@ -18,8 +18,12 @@ from .rows import (
     reading_table,
     scatter,
     to_rows,
+    uneven,
     windows,
 )
+
+FEW = 4
+"""Channels up to which a row is so short that copying it costs mostly the call."""
 
 
 def convolution(
@@ -135,8 +139,18 @@ def _join(parts: list[Tensor], dim: int) -> Tensor:
 
 def _columns(x: Tensor, vertical: Window, horizontal: Window) -> Tensor:
     """[B, C, H, W] -> [B * OH * OW, KH * KW * C]; forward and weight gradient share them."""
-    table = reading_table(vertical, horizontal)
-    return gather(to_rows(x), table).reshape(-1, vertical.size * horizontal.size * x.shape[1])
+    columns = vertical.size * horizontal.size * x.shape[1]
+    if x.shape[1] > FEW or horizontal.size == 1:
+        return gather(to_rows(x), reading_table(vertical, horizontal)).reshape(-1, columns)
+    # Few channels make short copies: first the taps along the width, then rows of them along the height.
+    height, width = vertical.inputs, horizontal.outputs
+    across = np.append(
+        flatten(np.arange(height)[:, None, None], horizontal.reads[None], (height, horizontal.inputs)),
+        np.full(horizontal.size, height * horizontal.inputs, np.int32),
+    )
+    rows = gather(to_rows(x), across).reshape(-1, height * width + 1, horizontal.size * x.shape[1])
+    down = flatten(vertical.reads[:, None], np.arange(width)[None, :, None], (height, width))
+    return gather(rows, down).reshape(-1, columns)
 
 
 def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, vertical: Window, horizontal: Window) -> Tensor:
@@ -158,7 +172,7 @@ def _dense_dx(grad: Tensor, weight: Tensor, vertical: Window, horizontal: Window
     columns would be mostly zeros, so there every tap is scattered.
     """
     out_channels, channels = weight.shape[:2]
-    height, width = vertical.inputs, horizontal.inputs
+    height, width, extra = vertical.inputs, horizontal.inputs, 0
     if horizontal.stride > 1:
         kernel = weight.permute(0, 2, 3, 1).reshape(out_channels, -1)
         columns = to_rows(grad).reshape(-1, out_channels)
@@ -167,7 +181,11 @@ def _dense_dx(grad: Tensor, weight: Tensor, vertical: Window, horizontal: Window
         kernel = weight.permute(3, 0, 2, 1).reshape(horizontal.size * out_channels, -1)
         rows = np.arange(vertical.outputs)[:, None, None]
         reads = flatten(rows, horizontal.read_by[None], (vertical.outputs, horizontal.outputs))
-        columns = gather(to_rows(grad), reads).reshape(-1, horizontal.size * out_channels)
         table = flatten(vertical.reads[:, None, :], np.arange(width)[None, :, None], (height, width))
-    taps = (columns @ kernel).reshape(-1, len(table), channels)
+        if uneven(table, height * width):
+            # A product of zeros is cheaper than a row of zeros behind a copy of all products.
+            nothing = np.full(horizontal.size, vertical.outputs * horizontal.outputs, np.int32)
+            reads, extra = np.append(reads, nothing), vertical.size
+        columns = gather(to_rows(grad), reads).reshape(-1, horizontal.size * out_channels)
+    taps = (columns @ kernel).reshape(-1, len(table) + extra, channels)
     return from_rows(scatter(taps, table, height * width), height, width)

@@ -41,7 +41,7 @@ def gather(rows: Tensor, table: Table, fill: float = 0.0) -> Tensor:
 
 def scatter(rows: Tensor, table: Table, size: int, repeat: int = 1) -> Tensor:
     """The adjoint of `gather`: row r // repeat is added to position `table[r]` of `size`. [B, N, C] -> [B,
-    size, C].
+    size, C]. Rows past those of the table are zeros that need not be added.
     """
     kept = np.flatnonzero(table < size)
     kept = kept[np.argsort(table[kept], kind="stable")]
@@ -53,6 +53,12 @@ def scatter(rows: Tensor, table: Table, size: int, repeat: int = 1) -> Tensor:
     for more in sources[1:]:
         total = total + gather(rows, more)
     return total
+
+
+def uneven(table: Table, size: int) -> bool:
+    """Whether `scatter` adds more rows to some positions than to others, and so needs rows of zeros."""
+    counts = np.bincount(table[table < size], minlength=size)
+    return bool(counts.min() < counts.max())
 
 
 @dataclass(frozen=True)
