@@ -1,0 +1,122 @@
+"""Where the time of a compiled step goes, operator by operator:
+
+python -m benchmarks.train_step.operators [--model cnn] [--threads 1] [--json FILE]
+
+The program is cut to one instruction at a time, beside the views that give values their memory, at its
+largest batch. Its operands are warm in the cache then, so the sum is a little less than the whole step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import torch
+from executorch.exir._serialize._program import deserialize_pte_binary, serialize_pte_binary
+from executorch.exir.schema import DelegateCall, ExecutionPlan, Instruction, KernelCall, TensorList
+from executorch.extension.pybindings import _portable_lib
+from rich.console import Console
+from rich.table import Table
+
+from ..report import machine, write_rows
+from .__main__ import compiled
+from .cases import batch_of, products_alone
+
+BATCH, REPEATS = 32, 25
+FREE = ("executorch_prim::et_view", "aten::sym_size")
+"""Instructions that only say where values are."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step.operators", description=__doc__)
+    parser.add_argument("--model", default="cnn")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    _portable_lib._unsafe_reset_threadpool(options.threads)
+    step = compiled(options.model)
+    inputs = [*map(torch.from_numpy, step["state"].values()), *batch_of(options.model, BATCH)]
+    rows = [
+        {"model": options.model, "threads": options.threads, **row}
+        for row in measured(step["pte"], [*inputs, torch.tensor(0.01)])
+    ]
+    floor = products_alone(step["products"], options.threads)
+    Console(width=None if sys.stdout.isatty() else 140).print(as_table(rows, floor), machine(), sep="\n")
+    write_rows(options.json, [*rows, {"model": options.model, "operator": "PyTorch's products", "ms": floor}])
+
+
+def measured(pte: bytes, inputs: Sequence[torch.Tensor]) -> list[dict[str, Any]]:
+    """One row an instruction of the program's first method, and one of the whole: operator, shapes of its
+    operands and results, milliseconds without those of an empty call.
+    """
+    file = deserialize_pte_binary(pte)
+    plan = file.program.execution_plan[0]
+    chain, whole = plan.chains[0], plan.chains[0].instructions
+    views = [i for i in whole if described(plan, i)[0] in FREE]
+
+    def timed(instructions: Sequence[Instruction]) -> float:
+        chain.instructions = list(instructions)
+        program = bytes(serialize_pte_binary(file, extract_delegate_segments=True))
+        method = _portable_lib._load_program_from_buffer(program).load_method(plan.name)
+        times = []
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            method.call(inputs, clone_outputs=False)
+            times.append(time.perf_counter() - started)
+        return quantiles(times, n=4)[0] * 1e3
+
+    empty = timed(views)
+    rows = [{"operator": "whole step", "shapes": "", "ms": round(timed(whole) - empty, 4)}]
+    for instruction in whole:
+        operator, shapes = described(plan, instruction)
+        if operator not in FREE:
+            kept = [i for i in whole if i is instruction or described(plan, i)[0] in FREE]
+            rows.append({"operator": operator, "shapes": shapes, "ms": round(timed(kept) - empty, 4)})
+    return rows
+
+
+def described(plan: ExecutionPlan, instruction: Instruction) -> tuple[str, str]:
+    """The operator of an instruction, and the shapes that it sees."""
+    call = instruction.instr_args
+    if isinstance(call, KernelCall):
+        return plan.operators[call.op_index].name, " ".join(_shapes(plan, call.args))
+    assert isinstance(call, DelegateCall)
+    return "XNNPACK", " ".join(_shapes(plan, call.args))
+
+
+def _shapes(plan: ExecutionPlan, values: Sequence[int]) -> Iterator[str]:
+    for index in values:
+        value = plan.values[index].val
+        if isinstance(value, TensorList):
+            yield from _shapes(plan, value.items)
+        elif sizes := getattr(value, "sizes", None):
+            yield "x".join(map(str, sizes))
+
+
+def as_table(rows: Sequence[dict[str, Any]], floor: float) -> Table:
+    """The dearest operators one by one, then the sum of each kind."""
+    whole, parts = rows[0]["ms"], sorted(rows[1:], key=lambda row: -row["ms"])
+    table = Table(title=f"whole step {whole:.2f} ms; its products alone, in PyTorch, {floor:.2f} ms")
+    for name in ("operator", "ms", "shapes"):
+        table.add_column(name, justify="right" if name == "ms" else "left")
+    for row in parts:
+        if row["ms"] >= 0.01 * whole:
+            table.add_row(row["operator"], f"{row['ms']:.2f}", row["shapes"])
+    kinds: dict[str, float] = {}
+    for row in parts:
+        kinds[row["operator"]] = kinds.get(row["operator"], 0.0) + row["ms"]
+    table.add_section()
+    for kind, ms in sorted(kinds.items(), key=lambda pair: -pair[1]):
+        if ms >= 0.001 * whole:
+            table.add_row(f"all {kind}", f"{ms:.2f}", "")
+    return table
+
+
+if __name__ == "__main__":
+    main()
