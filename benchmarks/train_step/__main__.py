@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--models", help="comma-separated; only these networks")
     parser.add_argument("--batches", help="comma-separated; only these batches")
     parser.add_argument("--threads", help="comma-separated; only these numbers of threads")
+    parser.add_argument("--without", default="", help="comma-separated; not these engines")
     parser.add_argument("--peers", type=Path, help="where benchmarks.train_step.peers installed the peers")
     options = parser.parse_args()
     cases = [
@@ -56,7 +58,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         programs = {case.model: compiled(case.model) for case in cases}
         for number, case in enumerate(cases):
-            rows += measured(case, programs[case.model], options.peers, Path(temporary) / str(number))
+            folder = Path(temporary) / str(number)
+            rows += measured(case, programs[case.model], options.peers, folder, options.without.split(","))
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(as_table(rows), machine(), sep="\n")
     write_rows(options.json, rows)
@@ -92,7 +95,9 @@ def write_example(model: str) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.zeros(32, *network.sample), y
 
 
-def measured(case: Case, program: dict[str, Any], peers: Path | None, folder: Path) -> list[dict[str, Any]]:
+def measured(
+    case: Case, program: dict[str, Any], peers: Path | None, folder: Path, without: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """The rows of one case; a peer that is not installed has one that says so."""
     exact = write_case(case, folder)
     (folder / "program.pte").write_bytes(program["pte"])
@@ -110,6 +115,7 @@ def measured(case: Case, program: dict[str, Any], peers: Path | None, folder: Pa
             else:
                 absent.append({"engine": peer, **vars(case), "failed": "not installed"})
         write_onnx(case, folder)
+        engines = {name: python for name, python in engines.items() if name not in without}
     rows = compare(case, engines, folder, exact, rounds=15 if case.batch > 8 else 25)
     for row in rows:
         if row["engine"] == "crowdlearn":
