@@ -4,11 +4,18 @@ transpose.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch._functorch.compile_utils import fx_graph_cse
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 aten = torch.ops.aten
+
+LARGE_WEIGHT, FEW_ROWS = 500_000, 64
+"""Elements of a weight from which, and rows of its operand for the example batch up to which, packing the
+rows is faster at a batch of 1 as well.
+"""
 
 
 def share_constants(module: GraphModule) -> GraphModule:
@@ -85,10 +92,24 @@ def fuse_linear(module: GraphModule) -> GraphModule:
             right = right.args[0]
         if right.target is aten.permute.default and list(right.args[1]) == [1, 0]:
             with module.graph.inserting_before(node):
-                linear = module.graph.call_function(aten.linear.default, (left, right.args[0], *bias))
+                linear = _linear(module.graph, left, right.args[0], bias)
             linear.meta = node.meta
             node.replace_all_uses_with(linear)
             module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
     module.recompile()
     return module
+
+
+def _linear(graph: Graph, left: Node, weight: Node, bias: Sequence[Node]) -> Node:
+    """`left @ weight.T + bias`. The right operand is packed at every call: a large weight beside few rows
+    takes the left place.
+    """
+    size, rows = weight.meta["val"].numel(), left.meta["val"].shape[0]
+    few = rows if isinstance(rows, int) else int(rows.node.hint)
+    if not isinstance(size, int) or size < LARGE_WEIGHT or few > FEW_ROWS:
+        return graph.call_function(aten.linear.default, (left, weight, *bias))
+    product = graph.call_function(aten.linear.default, (weight, left))
+    turned = graph.call_function(aten.permute.default, (product, [1, 0]))
+    result = graph.call_function(aten.clone.default, (turned,), {"memory_format": torch.contiguous_format})
+    return graph.call_function(aten.add.Tensor, (result, bias[0])) if bias else result

@@ -20,7 +20,7 @@ def test_columns_of_the_forward_pass_serve_the_kernel_gradient():
 
         return torch.func.grad_and_value(loss)(w)
 
-    module = lower(step, (torch.randn(4, 3, 6, 6), torch.randn(5, 3, 3, 3)), (0,))
+    module = lower(step, (torch.randn(4, 8, 6, 6), torch.randn(5, 8, 3, 3)), (0,))
     assert len(calls(module, aten.index_select.default)) == 1
 
 
@@ -40,3 +40,16 @@ def test_an_activation_is_next_to_the_product_that_it_follows():
     module = lower(function, (torch.randn(4, 3, 6, 6), torch.randn(5, 3, 3, 3)), (0,))
     (relu,) = calls(module, aten.relu.default)
     assert relu.args[0].target is aten.linear.default
+
+
+def test_of_a_large_weight_and_few_rows_the_rows_are_packed():
+    def function(x, w, b):
+        return F.linear(x, w, b)
+
+    x, w, b = torch.randn(4, 2000), torch.randn(300, 2000), torch.randn(300)
+    module = lower(function, (x, w, b), (0,))
+    (product,) = calls(module, aten.linear.default)
+    rows, weight, _ = [n for n in module.graph.nodes if n.op == "placeholder"]
+    assert product.args == (weight, rows)
+    exact = F.linear(x, w, b)
+    assert float((module(x, w, b) - exact).abs().max()) <= 1e-5 * float(exact.abs().max())
