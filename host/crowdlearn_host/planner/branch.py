@@ -12,7 +12,8 @@ from itertools import combinations, count
 from math import ceil, floor
 from typing import TypeVar
 
-from .patterns import INTEGRAL, Block, Branch, Relaxed, generate
+from .patterns import INTEGRAL, Block, Branch
+from .pricing import Relaxed, generate
 from .problem import Problem
 
 Key = TypeVar("Key")
