@@ -15,6 +15,8 @@ from .plan import PiecePlan, Plan
 INK, PALE, PAPER, DOMINATOR = "#1b2430", "#6b7683", "#ffffff", "#394656"
 TOP, HEIGHT, MARGIN, LEGEND = 118.0, 420.0, 36.0, 250.0
 MIN_SLICE = 3.0
+CHARACTER = 6.6
+"""How wide a letter of a caption is, at most on average."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def draw_plan(plan: Plan, graph: NeuronGraph) -> str:
                 parts.extend(_arcs(*ends, x[source], x[target], width_of_column, colours))
     for c, layers in enumerate(members):
         parts.extend(_column(columns[c], x[c], width_of_column, colours))
-        parts.extend(_caption(graph, layers, x[c] + width_of_column / 2, c, len(members)))
+        parts.extend(_caption(graph, layers, x[c] + width_of_column / 2, int(pitch / CHARACTER)))
     parts.extend(_legend(plan, colours, width - LEGEND - MARGIN + 20))
     parts.append("</svg>")
     return "\n".join(parts) + "\n"
@@ -80,7 +82,8 @@ def _subtitle(plan: Plan) -> str:
         told.append(proof)
     if len(plan.groups) > 1:
         told.append(f"{len(plan.groups)} groups")
-    return " · ".join(told) or "a slice's height is its share of the layer's neurons"
+    told.append("ribbons are sums that cross to another device; between slices of one colour nothing does")
+    return " · ".join(told)
 
 
 def _slices(pieces: Sequence[PiecePlan], layer: int) -> list[_Slice]:
@@ -153,15 +156,14 @@ def _column(slices: Sequence[_Slice], x: float, width: float, colours: Sequence[
             yield _text(x + width / 2, s.y + s.height / 2 + 4, str(s.neurons), 11, PAPER, anchor="middle")
 
 
-def _caption(graph: NeuronGraph, layers: Sequence[int], x: float, column: int, columns: int) -> Iterator[str]:
+def _caption(graph: NeuronGraph, layers: Sequence[int], x: float, limit: int) -> Iterator[str]:
     first = graph.layers[layers[0]]
     last = layers[-1] == len(graph.layers) - 1
     name = "input" if layers[0] == 0 else "output" if last else first.name
-    limit = 18 if columns <= 8 else 7
+    name = f"layer {name}" if name.isdecimal() and limit > 10 else name
     name = name if len(name) <= limit else "…" + name[-limit + 1 :]
-    drop = 20 if columns <= 14 or column % 2 == 0 else 50
-    yield _text(x, TOP + HEIGHT + drop, str(first.neurons), 12, INK, anchor="middle", weight="600")
-    yield _text(x, TOP + HEIGHT + drop + 15, name, 11, PALE, anchor="middle")
+    yield _text(x, TOP + HEIGHT + 20, str(first.neurons), 12, INK, anchor="middle", weight="600")
+    yield _text(x, TOP + HEIGHT + 35, name, 11, PALE, anchor="middle")
 
 
 def _legend(plan: Plan, colours: Sequence[str], x: float) -> Iterator[str]:
