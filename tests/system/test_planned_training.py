@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from crowdlearn_host.planner.costs import Training
 from crowdlearn_host.planner.fleet import Fleet
 from crowdlearn_host.planner.plan import Plan, save_plan
 from crowdlearn_host.planner.planner import plan_fleet
-from crowdlearn_host.planner.wire import wire_format
+from crowdlearn_host.planner.wire import DEFAULT, wire_format
 from crowdlearn_host.server.run_folder import load_model_state, read_lines
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.data import deal, load_split
@@ -32,18 +32,20 @@ NETWORKS = Path(__file__).with_name("small_networks.py")
 
 @dataclass(frozen=True)
 class Case:
-    """A model, the shape of its samples, and the MACs per sample that each phone can afford."""
+    """A model, the shape of its samples, the MACs per sample that each phone can afford, and the wire."""
 
     model: str
     shape: tuple[int, ...]
     affords: tuple[int, ...]
+    wire: str = "float32"
 
 
-CASES = {
+EXACT = {
     "dense": Case("mlp:64-48-96-24-10", (64,), (16_000, 16_000, 11_000, 11_000)),
     "convolutional": Case(f"{NETWORKS}:convolutional", (1, 8, 8), (7_500, 7_500, 7_500)),
     "residual": Case(f"{NETWORKS}:residual", (1, 8, 8), (3_500, 3_500, 3_500)),
 }
+CASES = EXACT | {"default-wire": replace(EXACT["dense"], wire=DEFAULT)}
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Run:
         return len(self.plan.groups[0].devices)
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module")
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One epoch of one planned group."""
     case, folder = CASES[request.param], tmp_path_factory.mktemp(request.param)
@@ -75,7 +77,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             "micro_batch": MICRO,
             "learning_rate": 0.05,
             "momentum": MOMENTUM,
-            "wire": "float32",
+            "wire": case.wire,
         },
     }
     kinds = [
@@ -84,7 +86,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     ]
     samples = len(load_split("digits", "train")) // count
     fleet = Fleet.model_validate({"class": [kind | {"samples": samples} for kind in kinds]})
-    training = Training(BATCH, MICRO, momentum=True, rotation="full", wire=wire_format("float32"))
+    training = Training(BATCH, MICRO, momentum=True, rotation="full", wire=wire_format(case.wire))
     graph = neuron_graph(build_model(case.model, 0), torch.zeros(2, *case.shape))
     plan = plan_fleet(graph, fleet, training, group_size=count, seconds=10, compare=False).plan
     save_plan(plan, folder / "plan.json")
@@ -124,6 +126,7 @@ def unsliced(run: Run, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], lis
     return model.state_dict(), losses
 
 
+@pytest.mark.parametrize("run", EXACT, indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_training_a_plan_equals_plain_sgd(run: Run, dtype: torch.dtype) -> None:
     expected, losses = unsliced(run, dtype)
@@ -137,6 +140,7 @@ def test_training_a_plan_equals_plain_sgd(run: Run, dtype: torch.dtype) -> None:
             assert difference <= 1e-4, f"{name} differs by {difference:.1e}"
 
 
+@pytest.mark.parametrize("run", CASES, indirect=True)
 def test_sums_and_errors_take_the_bytes_that_were_planned(run: Run) -> None:
     assert run.plan.traffic is not None
     planned = run.plan.traffic.forward + run.plan.traffic.backward
