@@ -4,10 +4,10 @@ devices.
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from crowdlearn_host.models import paper_cnn, paper_mlp
 from crowdlearn_host.planner.baselines import Baseline, baselines
 from crowdlearn_host.planner.costs import Costs, Training, costs
 from crowdlearn_host.planner.fleet import Fleet
+from crowdlearn_host.planner.memory import memory_budgets
 from crowdlearn_host.planner.planner import paper_problem, plan_fleet
 from crowdlearn_host.planner.search import search
 from crowdlearn_host.planner.seats import group_problem
@@ -28,6 +29,7 @@ from rich.table import Table
 from torch import nn
 
 from .models import Inverted, resnet20
+from .report import machine, write_rows
 
 SLICES = (5, 10, 15, 20)
 STRENGTH = {"high": 10.0, "mid": 10**0.5, "low": 1.0}
@@ -36,7 +38,8 @@ strongest.
 """
 SLACK = 1.4
 """What all followers together can compute, over what the hidden layers need."""
-MEMORY_SLACK = 3.5
+MEMORY_SLACK = 8.0
+DOMINATOR_SAMPLES = 500
 
 
 def mobilenet_v2() -> nn.Module:
@@ -83,16 +86,18 @@ CASES = (
 def main(
     seconds: Annotated[float, typer.Option(min=1, help="Time limit for each mixed fleet.")] = 60.0,
     quick: Annotated[bool, typer.Option(help="5 s for each mixed fleet, without baselines there.")] = False,
+    networks: Annotated[str, typer.Option(help="Only these of the mixed fleets, comma-separated.")] = "",
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all rows there.")] = None,
 ) -> None:
     """Plan, and compare with METIS and a hypergraph partitioner under the identical accounting."""
     console = Console(width=130)
+    console.print(machine())
     paper = [_paper_row(slices) for slices in SLICES]
     _print(console, "paper MLP, equal slices, imbalance 1.03: floats sent forward per sample", paper)
-    mixed = [_mixed_row(case, 5.0 if quick else seconds, compare=not quick) for case in CASES]
+    wanted = [case for case in CASES if not networks or case.name in networks.split(",")]
+    mixed = [_mixed_row(case, 5.0 if quick else seconds, compare=not quick) for case in wanted]
     _print(console, "20 devices of three classes: relayed bytes per epoch", mixed)
-    if json_file is not None:
-        json_file.write_text(json.dumps({"rows": paper + mixed}, indent=1) + "\n")
+    write_rows(json_file, paper + mixed)
 
 
 def _paper_row(slices: int) -> dict[str, Any]:
@@ -154,29 +159,37 @@ def mixed_fleet(case: Case, graph: NeuronGraph, priced: Costs) -> Fleet:
     """
     pinned = sorted(priced.pinned)
     head_macs = sum(priced.neurons[b] * priced.each[b].macs for b in pinned)
-    head_memory = sum(priced.neurons[b] * priced.each[b].memory + priced.presence[b] for b in pinned)
+    head_memory = _memory(priced, [n if b in pinned else 0 for b, n in enumerate(priced.neurons)])
     macs = sum(n * each.macs for n, each in zip(priced.neurons, priced.each, strict=True)) - head_macs
-    memory = sum(n * each.memory for n, each in zip(priced.neurons, priced.each, strict=True))
-    memory += sum(priced.presence) - head_memory
+    every = range(len(priced.neurons))
+    least = max(_memory(priced, [int(b == only) for b in every]) for only in every)
+    memory = _memory(priced, priced.neurons) - head_memory
     counts = {"high": case.high - 1, "mid": case.mid, "low": case.low}
     unit = 1 / sum(STRENGTH[name] * count for name, count in counts.items())
     classes = []
     for name, count in {"high": case.high, "mid": case.mid, "low": case.low}.items():
-        caps = [SLACK * macs * unit * STRENGTH[name], MEMORY_SLACK * memory * unit * STRENGTH[name]]
+        strength = unit * STRENGTH[name]
+        caps = [SLACK * macs * strength, least + MEMORY_SLACK * memory * strength]
         if name == "high":
             caps = [max(caps[0], 1.05 * head_macs), max(caps[1], 1.3 * head_memory)]
         dominates = caps[0] >= head_macs and caps[1] >= head_memory
+        caps[1] += DOMINATOR_SAMPLES * priced.sample_bytes * dominates
         classes.append(
             {
                 "name": name,
                 "count": count,
-                "samples": 500 if dominates else 0,
+                "samples": DOMINATOR_SAMPLES if dominates else 0,
                 "macs_per_second": 1e8 * STRENGTH[name],
                 "max_macs": round(caps[0]),
                 "max_memory": round(caps[1]),
             }
         )
     return Fleet.model_validate({"class": classes})
+
+
+def _memory(priced: Costs, counts: Sequence[int]) -> float:
+    """What the planner's limits count for a piece."""
+    return max(budget.use(counts) for budget in memory_budgets(priced.memory, priced.neurons, inf))
 
 
 def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:

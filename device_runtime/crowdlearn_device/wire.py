@@ -53,9 +53,10 @@ def encode_tensor(
     if dtype == pb.INT8:
         step = np.float32(np.max(np.abs(values), initial=0.0)) / np.float32(127)
         scale = float(step) if step >= np.finfo(np.float32).tiny else 1.0  # smaller than that is zero
-        scaled = np.asarray(values, np.float32) / np.float32(scale)
-        noise = rng.random(scaled.shape, np.float32) if rng is not None else np.float32(0.5)
-        data = np.clip(np.floor(scaled + noise), -127, 127).astype(np.int8)
+        scaled = np.asarray(np.asarray(values, np.float32) / np.float32(scale))
+        scaled += rng.random(scaled.shape, np.float32) if rng is not None else np.float32(0.5)
+        np.floor(scaled, out=scaled)
+        data = np.clip(scaled, -127, 127, out=scaled).astype(np.int8)
         return pb.Tensor(dtype=dtype, shape=values.shape, data=data.tobytes(), scale=scale)
     data = np.ascontiguousarray(values, _DTYPES[dtype])
     return pb.Tensor(dtype=dtype, shape=values.shape, data=data.tobytes())

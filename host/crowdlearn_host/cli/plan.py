@@ -10,19 +10,23 @@ from typing import Annotated
 
 import torch
 import typer
+from crowdlearn_export.footprint import Footprint, footprint
 from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_export.trace import neuron_graph
 from rich.console import Console
 from rich.table import Table
 
 from ..models import build_model, stated_shape
+from ..phones.manager import default_home
 from ..planner.bundles import bundles
 from ..planner.costs import Training
 from ..planner.draw import draw_plan
 from ..planner.fleet import load_fleet
+from ..planner.micro_batch import plan_with_micro_batch
 from ..planner.plan import Plan, save_plan
-from ..planner.planner import Planned, plan_fleet
+from ..planner.planner import Planned
 from ..planner.wire import DEFAULT, wire_format
+from ..training.config import micro_rows
 from .progress import size
 
 
@@ -49,7 +53,9 @@ def plan(
         int, typer.Option(min=0, help="Devices in a group; 0 lets the planner decide.")
     ] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Samples of a mini-batch.")] = 32,
-    micro_batch: Annotated[int, typer.Option(min=1, help="Samples of a micro-batch.")] = 8,
+    micro_batch: Annotated[
+        int, typer.Option(min=0, help="Samples of a micro-batch at most; 0 takes what training takes.")
+    ] = 0,
     momentum: Annotated[bool, typer.Option(help="Whether SGD keeps momentum.")] = False,
     wire: Annotated[Wire, typer.Option(help="Numbers on the wire.")] = Wire(DEFAULT),
     rotation: Annotated[Rotate, typer.Option(help="What moves at a shuffle.")] = Rotate.minimal,
@@ -65,14 +71,28 @@ def plan(
     graph = neuron_graph(build_model(model, 0), torch.zeros(2, *stated_shape(model, shape)), model)
     training = Training(
         batch=batch,
-        micro_batch=min(micro_batch, batch),
+        micro_batch=min(micro_batch, batch) or micro_rows(batch),
         momentum=momentum,
         rotation=rotation.value,
         theta=theta,
         wire=wire_format(wire.value),
     )
-    planned = plan_fleet(
-        graph, load_fleet(fleet), training, group_size=group_size or None, seconds=seconds, compare=baselines
+    devices = load_fleet(fleet)
+    capped = any(kind.max_memory for kind in devices.classes)
+    if capped:
+        typer.echo("compiling kinds of layers that are not known yet, to learn what they need", err=True)
+
+    def footprint_of(rows: int) -> Footprint | None:
+        return footprint(graph, rows, default_home() / "footprints") if capped else None
+
+    planned = plan_with_micro_batch(
+        graph,
+        devices,
+        training,
+        footprint_of,
+        group_size=group_size or None,
+        seconds=seconds,
+        compare=baselines,
     )
     if save is not None:
         save_plan(planned.plan, save)
@@ -82,24 +102,31 @@ def plan(
         typer.echo(json.dumps(dataclasses.asdict(planned.plan)))
         return
     console = Console()
-    console.print(_pieces(planned.plan, graph))
+    console.print(_pieces(planned.plan, graph, whole_memory=capped))
+    if planned.plan.micro_batch < training.micro_batch:
+        console.print(f"Micro-batches of {training.micro_batch} samples do not fit every device's memory.")
     console.print(_traffic(planned))
 
 
-def _pieces(plan: Plan, graph: NeuronGraph) -> Table:
-    table = Table(title=f"{graph.name}: {len(plan.pieces)} pieces, {len(plan.groups)} groups")
+def _pieces(plan: Plan, graph: NeuronGraph, *, whole_memory: bool) -> Table:
+    groups = f"{len(plan.groups)} group{'s' if len(plan.groups) > 1 else ''}"
+    rows = f"micro-batches of {plan.micro_batch} samples"
+    table = Table(title=f"{graph.name}: {len(plan.pieces)} pieces, {groups}, {rows}")
+    if not whole_memory:
+        table.caption = "memory leaves out what programs need to run, as no class has max_memory"
     for column in ("piece", "on", "neurons per layer"):
         table.add_column(column)
     for column in ("MAC/sample", "memory", "sent/sample", "of budget"):
         table.add_column(column, justify="right")
     members = bundles(graph)
+    columns = [max(len(str(graph.layers[layers[0]].neurons)), 1) for layers in members]
     for k, piece in enumerate(plan.pieces):
         widths = [stop - start for start, stop in (piece.neurons[layers[0]] for layers in members)]
         fullest = max(piece.budgets, key=lambda budget: budget.share, default=None)
         table.add_row(
             str(k),
             piece.seat,
-            " ".join(str(width) if width else "·" for width in widths),
+            " ".join(f"{width or '·':>{n}}" for width, n in zip(widths, columns, strict=True)),
             f"{piece.macs:,.0f}",
             size(piece.memory_bytes),
             size(piece.uplink_bytes),

@@ -1,9 +1,4 @@
-"""What neurons cost: compute, memory, state and traffic, from the neuron graph and how training runs.
-
-Memory, per piece: its weights with gradients, the magnitudes that sharing ranks and the optimizer's
-momentum; what its neurons keep between forward and backward, for every micro-batch in flight; and for one
-micro-batch the sums it sends and the errors it gets, over the whole width of the next layer.
-"""
+"""What neurons cost: compute, memory, state and traffic, from the neuron graph and how training runs."""
 
 from __future__ import annotations
 
@@ -11,9 +6,11 @@ from dataclasses import dataclass
 from math import ceil, log2
 from typing import Literal
 
+from crowdlearn_export.footprint import Footprint
 from crowdlearn_export.graph import FLOAT, NeuronGraph
 
 from .bundles import PAIRED, bundles
+from .memory import BundleMemory, bundle_memory
 from .problem import Link
 
 Rotation = Literal["full", "minimal"]
@@ -41,6 +38,7 @@ class Training:
 
     batch: int = 32
     micro_batch: int = 8
+    in_flight: int = 32
     momentum: bool = False
     rotation: Rotation = "minimal"
     theta: float = 0.5
@@ -54,27 +52,23 @@ class Training:
 
 @dataclass(frozen=True)
 class NeuronCosts:
-    """One neuron of a bundle: MACs and kept bytes per sample, bytes of its weights in memory and of its
-    state.
-    """
+    """One neuron of a bundle: MACs per sample, and bytes of its state."""
 
     macs: float
-    memory: float
     state: float
 
 
 @dataclass(frozen=True)
 class Costs:
-    """A network in the planner's numbers, per bundle; `presence` is memory that the first neuron of a piece
-    brings.
-    """
+    """A network in the planner's numbers, per bundle; `sample_bytes` are those of one input."""
 
     neurons: tuple[int, ...]
     links: tuple[Link, ...]
     each: tuple[NeuronCosts, ...]
-    presence: tuple[float, ...]
+    memory: tuple[BundleMemory, ...]
     layers: tuple[tuple[int, ...], ...]
     parameters: int
+    sample_bytes: int
 
     @property
     def pinned(self) -> frozenset[int]:
@@ -100,44 +94,50 @@ def links(graph: NeuronGraph) -> tuple[Link, ...]:
     return tuple(Link(source, target, *merged[source, target]) for source, target in sorted(merged))
 
 
-def costs(graph: NeuronGraph, training: Training, groups: int = 1) -> Costs:
-    """Price every bundle of the graph; several groups share, and so sum up their gradients."""
-    members = bundles(graph)
-    ranked = groups > 1 and training.theta < 1
-    each = tuple(_neuron(graph, layers, training, ranked) for layers in members)
-    presence = tuple(
-        2.0
-        * FLOAT
-        * training.micro_batch
-        * sum(
-            graph.layers[edge.target].neurons * graph.layers[edge.target].sum_floats
-            for layer in layers
-            for edge in graph.outgoing(layer)
-            if edge.kind not in PAIRED
-        )
-        for layers in members
-    )
-    neurons = tuple(graph.layers[layers[0]].neurons for layers in members)
-    return Costs(neurons, links(graph), each, presence, members, graph.parameters)
+def costs(
+    graph: NeuronGraph, training: Training, groups: int = 1, footprint: Footprint | None = None
+) -> Costs:
+    """Price every bundle of the graph; several groups share, and so sum up their gradients.
 
-
-def _neuron(graph: NeuronGraph, layers: tuple[int, ...], training: Training, ranked: bool) -> NeuronCosts:
-    """A neuron's products run once forward and, but for the input's, twice backward; its own operations
-    likewise.
+    Without a `footprint` what programs need to run is left out of the memory.
     """
-    macs = kept = parameters = buffers = 0.0
+    members = bundles(graph)
+    copies = 1 + training.momentum + (groups > 1 and training.theta < 1)
+    rows = min(training.batch, training.in_flight * training.micro_batch)
+    each, memory = [], []
+    for layers in members:
+        macs, parameters, buffers = _neuron(graph, layers)
+        state = FLOAT * (copies * parameters + buffers)
+        each.append(NeuronCosts(macs, state))
+        gradient = FLOAT * parameters
+        memory.append(bundle_memory(graph, layers, state, gradient, rows, training.micro_batch, footprint))
+    neurons = tuple(graph.layers[layers[0]].neurons for layers in members)
+    first = graph.layers[0]
+    return Costs(
+        neurons,
+        links(graph),
+        tuple(each),
+        tuple(memory),
+        members,
+        graph.parameters,
+        FLOAT * first.neurons * first.sum_floats,
+    )
+
+
+def _neuron(graph: NeuronGraph, layers: tuple[int, ...]) -> tuple[float, float, float]:
+    """MACs, parameters and buffers of a bundle's neuron. Its products run once forward and, but for the
+    input's, twice backward; its own operations likewise.
+    """
+    macs = parameters = buffers = 0.0
     for index in layers:
         layer = graph.layers[index]
         for edge in graph.outgoing(index):
             macs += (3 if index else 2) * edge.macs / layer.neurons
             parameters += edge.parameters / layer.neurons
         macs += 3 * len(layer.ops) * layer.sum_floats
-        kept += layer.sum_floats + layer.output_floats
         parameters += layer.parameters / layer.neurons
         buffers += sum(op.buffers for op in layer.ops) / layer.neurons
-    copies = 2 + training.momentum + ranked
-    memory = FLOAT * (copies * parameters + buffers + training.batch * kept)
-    return NeuronCosts(macs, memory, FLOAT * ((copies - 1) * parameters + buffers))
+    return macs, parameters, buffers
 
 
 def sharing_bytes(parameters: int, training: Training, groups: int) -> float:

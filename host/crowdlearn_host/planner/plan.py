@@ -100,12 +100,14 @@ class GroupPlan:
 class Plan:
     """Pieces of one group, the same for every group.
 
-    `order[layer]` lists the model's neurons in slice order; () keeps the model's own.
+    `order[layer]` lists the model's neurons in slice order; () keeps the model's own. `micro_batch` is what
+    its memory was reckoned with, in samples; 0 where nobody reckoned.
     """
 
     pieces: tuple[PiecePlan, ...]
     order: tuple[tuple[int, ...], ...] = ()
     model: str = ""
+    micro_batch: int = 0
     rotation: str = "minimal"
     groups: tuple[GroupPlan, ...] = field(default=())
     traffic: Traffic | None = None

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from math import inf
 
+from crowdlearn_export.footprint import Footprint
 from crowdlearn_export.graph import NeuronGraph
 
 from ..errors import InfeasiblePlan
@@ -15,6 +16,7 @@ from .balanced import balanced
 from .baselines import Baseline, absent, baselines
 from .costs import Costs, Training, costs, sharing_bytes
 from .fleet import Fleet, deal
+from .memory import peak_memory
 from .pieces import seat_classes
 from .plan import BudgetUse, Certificate, PiecePlan, Plan, Traffic, plan_from_counts
 from .problem import (
@@ -56,15 +58,17 @@ def plan_fleet(
     group_size: int | None = None,
     seconds: float = 60.0,
     compare: bool = True,
+    footprint: Footprint | None = None,
 ) -> Planned:
     """The plan with the fewest relayed bytes per epoch that every device of the fleet can afford.
 
-    Without `group_size` the number of groups is decided too; the certificate then covers every number
-    considered. Raises InfeasiblePlan, which says what to relax, where no plan meets every budget.
+    Memory counts what programs need to run where `footprint` tells it. Without `group_size` the number of
+    groups is decided too; the certificate then covers every number considered. Raises InfeasiblePlan, which
+    says what to relax, where no plan meets every budget.
     """
     began = time.monotonic()
     options = _groupings(fleet, group_size)
-    prices = {groups: costs(graph, training, groups) for groups in options}
+    prices = {groups: costs(graph, training, groups, footprint) for groups in options}
     problems = {groups: group_problem(prices[groups], training, fleet, groups) for groups in options}
     compared: dict[int, list[Baseline]] = {}
     solutions: dict[int, Solution] = {}
@@ -87,7 +91,12 @@ def plan_fleet(
     feasible = {groups: s for groups, s in solutions.items() if s.division is not None}
     if not feasible:
         raise InfeasiblePlan(
-            explain(problems[options[0]], fleet, all(s.infeasible for s in solutions.values()))
+            explain(
+                problems[options[0]],
+                fleet,
+                all(s.infeasible for s in solutions.values()),
+                prices[options[0]].sample_bytes,
+            )
         )
     groups = min(feasible, key=lambda g: (feasible[g].cost, g))
     bound = min(
@@ -169,6 +178,7 @@ def _plan(
         plan,
         pieces=tuple(_piece(priced, problem, division, k, plan.pieces[k]) for k in range(len(plan.pieces))),
         rotation=training.rotation,
+        micro_batch=training.micro_batch,
         groups=tuple(group for group, _ in turned),
         traffic=Traffic(forward, forward, shuffled, sharing_bytes(priced.parameters, training, groups)),
     )
@@ -185,15 +195,18 @@ def _by_layer(priced: Costs, counts: Counts, layers: int) -> list[int]:
 def _piece(priced: Costs, problem: Problem, division: Division, k: int, piece: PiecePlan) -> PiecePlan:
     counts, seat = division.counts[k], problem.seats[division.seats[k]]
     sent = uplink(problem, division.counts, k)
-    uses = [BudgetUse(b.name, b.unit, b.use(counts), b.limit) for b in seat.budgets]
+    told = [BudgetUse(b.name, b.unit, b.use(counts), b.limit) for b in seat.budgets]
+    uses = [
+        max((u for u in told if u.name == n), key=lambda u: u.share)
+        for n in dict.fromkeys(u.name for u in told)
+    ]
     if seat.uplink < inf:
         uses.append(BudgetUse("uplink", "B", sent, seat.uplink))
     return replace(
         piece,
         seat=seat.name,
         macs=sum(n * each.macs for n, each in zip(counts, priced.each, strict=True)),
-        memory_bytes=sum(n * each.memory for n, each in zip(counts, priced.each, strict=True))
-        + sum(extra for n, extra in zip(counts, priced.presence, strict=True) if n),
+        memory_bytes=peak_memory(priced.memory, counts),
         uplink_bytes=sent,
         budgets=tuple(uses),
     )

@@ -39,8 +39,9 @@ def relaxations(problem: Problem, only: tuple[str, str] | None = None) -> list[R
     stretch: dict[tuple[str, str], int] = {}
     for seat in problem.seats:
         for budget in seat.budgets:
-            free = only is None or only == (seat.name, budget.name)
-            stretch[seat.name, budget.name] = program.column(1.0, 0, inf if free else 0)
+            key = seat.name, budget.name
+            if key not in stretch:
+                stretch[key] = program.column(1.0, 0, inf if only in (None, key) else 0)
     covered: dict[int, dict[int, float]] = {b: {} for b in problem.free}
     for k, seat_class in enumerate(seat_classes(problem)):
         seat = problem.seats[seat_class]
@@ -64,42 +65,46 @@ def relaxations(problem: Problem, only: tuple[str, str] | None = None) -> list[R
     answer = program.solve(seconds=SECONDS)
     if not answer.values:
         return None
-    found = []
-    for seat in problem.seats:
-        for budget in seat.budgets:
-            grown = answer.values[stretch[seat.name, budget.name]]
-            if grown > 1e-6:
-                found.append(_relaxation(seat.name, budget, grown))
-    return found
+    of = {(seat.name, budget.name): budget for seat in problem.seats for budget in seat.budgets}
+    return [
+        _relaxation(key[0], of[key], answer.values[column])
+        for key, column in stretch.items()
+        if answer.values[column] > 1e-6
+    ]
 
 
 def _relaxation(seat: str, budget: Budget, grown: float) -> Relaxation:
     return Relaxation(seat, budget.name, budget.unit, budget.limit, budget.limit * (1 + grown))
 
 
-def explain(problem: Problem, fleet: Fleet, proven: bool) -> str:
-    """One line: what no plan can meet, and the smallest changes that would help."""
+def explain(problem: Problem, fleet: Fleet, proven: bool, sample_bytes: float = 0.0) -> str:
+    """One line: what no plan can meet, and the smallest changes that would help.
+
+    Limits on memory are told without the device's own samples, of `sample_bytes` each.
+    """
     verdict = "no plan meets every budget" if proven else "no plan that meets every budget was found in time"
     joint = relaxations(problem)
     if joint is None:
         return f"{verdict}: the group has too few seats; add devices"
     if not joint:
         return f"{verdict}: {_uplinks(problem)}"
-    parts = [" and ".join(_tell(problem, fleet, relaxation) for relaxation in joint)]
-    for key in [(seat.name, budget.name) for seat in problem.seats for budget in seat.budgets]:
+    parts = [" and ".join(_tell(problem, fleet, relaxation, sample_bytes) for relaxation in joint)]
+    for key in dict.fromkeys((seat.name, budget.name) for seat in problem.seats for budget in seat.budgets):
         alone = relaxations(problem, only=key) if [(r.seat, r.budget) for r in joint] != [key] else None
         if alone and len(parts) < 4:
-            parts.append(f"{_tell(problem, fleet, alone[0])}")
+            parts.append(f"{_tell(problem, fleet, alone[0], sample_bytes)}")
     return f"{verdict}; it would take " + ", or ".join(parts)
 
 
-def _tell(problem: Problem, fleet: Fleet, relaxation: Relaxation) -> str:
+def _tell(problem: Problem, fleet: Fleet, relaxation: Relaxation, sample_bytes: float) -> str:
     more = 100 * (relaxation.needed / relaxation.limit - 1)
     holders = relaxation.seat
     if relaxation.seat == problem.seats[0].name:
         attribute = {"compute": "macs", "memory": "memory"}[relaxation.budget]
         short = [
-            k.name for k in fleet.classes if k.samples and getattr(caps_of(k), attribute) < relaxation.needed
+            k.name
+            for k in fleet.classes
+            if k.samples and getattr(caps_of(k, sample_bytes), attribute) < relaxation.needed
         ]
         holders = f"{', '.join(short)} as dominator"
     return (

@@ -65,7 +65,7 @@ def rotate(
 
 
 def _fits(problem: Problem, costs: Costs, kind: DeviceClass, counts: Sequence[Counts], piece: int) -> bool:
-    caps = caps_of(kind)
+    caps = caps_of(kind, costs.sample_bytes)
     within = all(budget.use(counts[piece]) <= budget.limit * (1 + 1e-9) for budget in budgets(costs, caps))
     return within and uplink(problem, counts, piece) <= caps.uplink * (1 + 1e-9)
 

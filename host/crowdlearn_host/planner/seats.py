@@ -15,6 +15,7 @@ from math import inf
 
 from .costs import Costs, Training, sharing_bytes
 from .fleet import DeviceClass, Fleet, turning
+from .memory import memory_budgets
 from .problem import Budget, Problem, Seat, Wire
 
 
@@ -33,18 +34,17 @@ class Caps:
         )
 
 
-def caps_of(kind: DeviceClass) -> Caps:
-    """The hard limits of a class of devices."""
-    return Caps(
-        *(inf if cap is None else float(cap) for cap in (kind.macs_limit, kind.max_memory, kind.max_uplink))
-    )
+def caps_of(kind: DeviceClass, sample_bytes: float = 0.0) -> Caps:
+    """The hard limits of a class of devices; its own samples are in its memory, too."""
+    memory = None if kind.max_memory is None else max(kind.max_memory - kind.samples * sample_bytes, 0.0)
+    return Caps(*(inf if cap is None else float(cap) for cap in (kind.macs_limit, memory, kind.max_uplink)))
 
 
-def meet(kinds: Iterable[DeviceClass]) -> Caps:
+def meet(kinds: Iterable[DeviceClass], sample_bytes: float = 0.0) -> Caps:
     """What fits every one of these classes."""
     caps = Caps()
     for kind in kinds:
-        caps = caps.meet(caps_of(kind))
+        caps = caps.meet(caps_of(kind, sample_bytes))
     return caps
 
 
@@ -58,12 +58,13 @@ def group_problem(
     samples = sum(kind.samples * len(kind.names) for kind in dominating)
     passes = sum(training.micro_batches(kind.samples) * len(kind.names) for kind in dominating)
     constant, kept = shuffles(costs, training, fleet, groups)
+    shared = meet(dominating, costs.sample_bytes)
     return Problem(
         costs.neurons,
         costs.links,
         costs.pinned,
         (
-            Seat("dominator", 1, budgets(costs, meet(dominating)), meet(dominating).uplink),
+            Seat("dominator", 1, budgets(costs, shared), shared.uplink),
             *_followers(costs, fleet, groups),
         ),
         objective=Wire(
@@ -78,11 +79,10 @@ def group_problem(
 
 def budgets(costs: Costs, caps: Caps) -> tuple[Budget, ...]:
     """The caps that are linear in the neurons of one piece."""
-    macs, memory = tuple(c.macs for c in costs.each), tuple(c.memory for c in costs.each)
-    limits = [
-        Budget("compute", "MAC", macs, (0.0,) * len(macs), 0.0, caps.macs),
-        Budget("memory", "B", memory, costs.presence, 0.0, caps.memory),
-    ]
+    macs = tuple(each.macs for each in costs.each)
+    limits = [Budget("compute", "MAC", macs, (0.0,) * len(macs), 0.0, caps.macs)]
+    if caps.memory < inf:
+        limits += memory_budgets(costs.memory, costs.neurons, caps.memory)
     return tuple(budget for budget in limits if budget.limit < inf)
 
 
@@ -119,20 +119,25 @@ def _pinned(costs: Costs) -> float:
 def _followers(costs: Costs, fleet: Fleet, groups: int) -> list[Seat]:
     """Seats that are filled in every group at every turn, equal ones counted together."""
     counts: Counter[Caps] = Counter()
-    dominating = sorted((kind for kind in fleet.classes if kind.samples), key=caps_of, reverse=True)
+
+    def caps_in(kind: DeviceClass) -> Caps:
+        return caps_of(kind, costs.sample_bytes)
+
+    dominating = sorted((kind for kind in fleet.classes if kind.samples), key=caps_in, reverse=True)
     present = [kind for kind in dominating if len(kind.names) >= groups]
     for kind in fleet.classes:
-        counts[caps_of(kind)] += len(kind.names) // groups - (kind in present)
+        counts[caps_in(kind)] += len(kind.names) // groups - (kind in present)
     for kind, weaker in pairwise(present):
-        counts[meet((kind, weaker))] += 1
+        counts[meet((kind, weaker), costs.sample_bytes)] += 1
     return [
-        Seat(_name(fleet.classes, caps), count, budgets(costs, caps), caps.uplink)
+        Seat(_name(fleet.classes, caps, costs.sample_bytes), count, budgets(costs, caps), caps.uplink)
         for caps, count in sorted(counts.items(), reverse=True)
         if count > 0
     ]
 
 
-def _name(kinds: Sequence[DeviceClass], caps: Caps) -> str:
+def _name(kinds: Sequence[DeviceClass], caps: Caps, sample_bytes: float) -> str:
     """The class with these caps, or the two that both meet them."""
-    exact = [kind.name for kind in kinds if caps_of(kind) == caps]
-    return exact[0] if exact else " or ".join(kind.name for kind in kinds if caps_of(kind).meet(caps) == caps)
+    of = {kind.name: caps_of(kind, sample_bytes) for kind in kinds}
+    exact = [name for name, own in of.items() if own == caps]
+    return exact[0] if exact else " or ".join(name for name, own in of.items() if own.meet(caps) == caps)

@@ -9,10 +9,16 @@ from crowdlearn_device.battery import LOWEST_PERCENT
 from pydantic import Field, PositiveInt, model_validator
 
 from ..config import Section, load_toml
+from ..errors import ConfigError
 from ..planner.wire import DEFAULT
 
 PARTS, LEAST_ROWS = 32, 16
 """More parts cost more than they hide (docs/benchmarks/pipeline.md); fewer rows make batch norm noisy."""
+
+
+def micro_rows(batch: int) -> int:
+    """Samples of a micro-batch, where nobody says otherwise."""
+    return min(max(LEAST_ROWS, -(-batch // PARTS)), batch)
 
 
 class GroupSection(Section):
@@ -56,9 +62,9 @@ class SharingSection(Section):
 class TrainingSection(Section):
     """SGD as torch.optim.SGD defines it. Counts are samples unless said otherwise.
 
-    Without `micro_batch` a mini-batch is cut into 32, but not below 16 samples: batch norm takes the
-    statistics of a micro-batch. `in_flight` bounds how many of them are in memory at once. `wire` is how sums
-    and errors travel between pieces; int8 is rounded up or down at random.
+    Without `micro_batch` the plan's is taken, or else a mini-batch is cut into 32, but not below 16 samples:
+    batch norm takes the statistics of a micro-batch. `in_flight` bounds how many are in memory at once.
+    `wire` is how sums and errors travel between pieces; int8 is rounded up or down at random.
     """
 
     epochs: PositiveInt = 5
@@ -73,10 +79,16 @@ class TrainingSection(Section):
     wire: Literal["float32", "float16", "int8"] = DEFAULT
     grace_seconds: float = Field(60.0, ge=0)
 
-    @property
-    def micro_rows(self) -> int:
-        """Samples of a micro-batch."""
-        return min(self.micro_batch or max(LEAST_ROWS, -(-self.batch // PARTS)), self.batch)
+    def micro_rows(self, planned: int = 0) -> int:
+        """Samples of a micro-batch, `planned` where the plan tells. Raises ConfigError where `micro_batch` is
+        more.
+        """
+        if planned and self.micro_batch and self.micro_batch > planned:
+            raise ConfigError(
+                f"training.micro_batch is {self.micro_batch}, the plan's memory is that of {planned}; "
+                "leave it out or plan again with --micro-batch"
+            )
+        return min(self.micro_batch or planned or micro_rows(self.batch), self.batch)
 
 
 class FleetSection(Section):

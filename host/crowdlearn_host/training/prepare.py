@@ -70,7 +70,7 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
     fallbacks = tuple(balanced(graph, pieces) for pieces in fewer)
     training = config.training
     optimizer = Optimizer(training.momentum, training.weight_decay)
-    micro = training.micro_rows + 1
+    micro = training.micro_rows(plan.micro_batch) + 1
     programs: dict[tuple[int, ...], SliceProgram] = {}
     for piece in (piece for each in (plan, *fallbacks) for piece in each.pieces):
         owned = tuple(stop - start for start, stop in piece.neurons)
@@ -133,7 +133,7 @@ def _settings(
         programs=tuple(program.manifest.sha256 for program in prepared.programs),
         epochs=training.epochs,
         batch=training.batch,
-        micro_batch=training.micro_rows,
+        micro_batch=training.micro_rows(prepared.plan.micro_batch),
         in_flight=training.in_flight,
         learning_rate=training.learning_rate,
         seed=training.seed,

@@ -30,7 +30,6 @@ name = "low"
 count = 6
 macs_per_second = 1e6
 max_seconds = 0.0009
-max_memory = "1 MiB"
 """
 MODEL = "mlp:40-24-16-12-4"
 
@@ -76,7 +75,7 @@ def test_a_wrong_shape_is_named(fleet_file: Path, arguments: list[str], words: s
 
 def test_a_wrong_fleet_is_told_in_the_file_s_words(tmp_path: Path) -> None:
     path = tmp_path / "fleet.toml"
-    path.write_text(FLEET.replace("1 MiB", "1 MiX"))
+    path.write_text(FLEET + 'max_memory = "1 MiX"\n')
     with pytest.raises(ConfigError, match="MiX"):
         run(MODEL, "--fleet", path)
 

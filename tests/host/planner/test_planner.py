@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_host.errors import InfeasiblePlan, PlanError
-from crowdlearn_host.planner.costs import Training, WireFormat, costs
+from crowdlearn_host.planner.costs import Rotation, Training, WireFormat, costs
 from crowdlearn_host.planner.fleet import Fleet
+from crowdlearn_host.planner.memory import PROCESS_BYTES
 from crowdlearn_host.planner.plan import Plan, check_plan, load_plan, save_plan
 from crowdlearn_host.planner.planner import plan_fleet
 from crowdlearn_host.planner.seats import caps_of
@@ -95,13 +96,46 @@ def test_plans_do_not_depend_on_the_order_of_equal_devices(graph: NeuronGraph) -
     assert first.traffic == second.traffic
 
 
-def test_the_plan_is_never_worse_than_the_partitioners(graph: NeuronGraph) -> None:
+@pytest.mark.parametrize("rotation", ["minimal", "full"])
+@pytest.mark.parametrize("devices", [ONE_HUB, MIXED], ids=["one dominator", "several"])
+def test_the_plan_is_never_worse_than_the_partitioners(
+    graph: NeuronGraph, devices: Fleet, rotation: Rotation
+) -> None:
     pytest.importorskip("pymetis")
-    planned = plan_fleet(graph, ONE_HUB, TRAINING, group_size=10, seconds=20)
+    training = replace(TRAINING, rotation=rotation)
+    planned = plan_fleet(graph, devices, training, group_size=devices.size, seconds=20)
     assert planned.baselines
     assert planned.plan.traffic is not None
     for baseline in planned.baselines:
         assert baseline.broken or planned.plan.traffic.total <= baseline.cost * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("cap", ["max_macs", "max_seconds", "max_memory", "max_uplink"])
+def test_no_device_is_over_a_cap_at_any_turn_the_dominators_included(graph: NeuronGraph, cap: str) -> None:
+    phones = {"name": "phone", "count": 5, "samples": 100}
+    whole = plan(graph, fleet(phones), group_size=5).pieces[0]
+    samples = 100 * 4 * graph.layers[0].neurons
+    limit = {
+        "max_macs": 0.9 * whole.macs,
+        "max_seconds": 0.9 * whole.macs / 1e6,
+        "max_memory": 0.9 * (whole.memory_bytes - PROCESS_BYTES) + PROCESS_BYTES + samples,
+        "max_uplink": 300,
+    }[cap]
+    if cap == "max_uplink":
+        phones["max_macs"] = int(0.9 * whole.macs)
+    capped = phones | {cap: limit if cap == "max_seconds" else int(limit)}
+    found = plan(graph, fleet(capped), group_size=5)
+    assert len(found.pieces) > 1
+    turns = found.groups[0].turns
+    assert {turn.devices[0] for turn in turns} == set(found.groups[0].devices)
+    for piece in found.pieces:
+        used = {
+            "max_macs": piece.macs,
+            "max_seconds": piece.macs / 1e6,
+            "max_memory": piece.memory_bytes + samples,
+            "max_uplink": piece.uplink_bytes,
+        }[cap]
+        assert used <= limit
 
 
 @pytest.mark.parametrize(
@@ -112,7 +146,7 @@ def test_the_plan_is_never_worse_than_the_partitioners(graph: NeuronGraph) -> No
             "compute 1,932 MAC on hub",
         ),
         ([HUB, {"name": "low", "count": 3, "max_macs": 500}], "on low"),
-        ([{**HUB, "max_memory": "4 KiB"}, {"name": "low", "count": 9}], "hub as dominator"),
+        ([{**HUB, "max_memory": "10 MB"}, {"name": "low", "count": 9}], "hub as dominator"),
         ([HUB, {"name": "low", "count": 9, "max_macs": 900, "max_uplink": 10}], "uplink"),
     ],
     ids=["dominator", "followers", "memory", "uplink"],

@@ -1,0 +1,48 @@
+"""Peak memory: what the planner foretells beside what processes of devices grow by.
+
+A group trains over sockets, every device in a process of its own, for a few mini-batches with a snapshot
+after each. Growth is the peak of the resident set less what was there once everything was imported; the
+device's own samples are taken off.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..report import machine, write_rows
+from .cases import CASES
+from .compare import compare
+
+QUICK = ("dense",)
+
+
+def main(
+    networks: Annotated[str, typer.Option(help="Which of dense, convolutional, residual.")] = ",".join(CASES),
+    quick: Annotated[bool, typer.Option(help="The dense network alone.")] = False,
+    wires: Annotated[str, typer.Option(help="Which of float32, float16, int8.")] = "int8,float32",
+    cache: Annotated[Path | None, typer.Option(help="Keep programs and footprints here.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+) -> None:
+    """Print predicted and measured memory of every piece."""
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in QUICK if quick else networks.split(","):
+            for wire in wires.split(","):
+                rows += compare(name, wire, Path(temporary) / f"{name}-{wire}", cache or Path(temporary))
+    table = Table(title=machine())
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column in ("network", "wire") else "right")
+    for row in rows:
+        table.add_row(*(f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row.values()))
+    Console(width=110).print(table)
+    write_rows(json_file, rows)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,126 @@
+"""What a piece's program takes of memory while it runs, layer by layer, before any piece is exported.
+
+Arenas are planned by the exporter and hard to foretell. So each layer is compiled at a few widths, once, and
+what it needs is kept on disk; between the widths it lies near straight lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import executorch.version
+import torch
+
+from .compile import compile_program
+from .graph import Layer, NeuronGraph
+from .slice_program import REVISION
+from .stages import piece_stages
+
+PARTS = (4, 2, 1)
+"""The widths are these parts of a layer."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """`each` bytes, and `neuron` for every neuron that a piece owns of a layer."""
+
+    each: float
+    neuron: float
+
+    def at(self, neurons: int) -> float:
+        """Bytes for so many neurons."""
+        return self.each + self.neuron * neurons
+
+
+Curve = tuple[Line, ...]
+"""Bytes by neurons: the highest of these lines."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Arena and workspace per layer. A piece needs the largest of each."""
+
+    arenas: tuple[Curve, ...]
+    workspaces: tuple[Curve, ...]
+
+
+def footprint(graph: NeuronGraph, micro_batch: int, cache: Path | None = None) -> Footprint:
+    """The footprint of every layer for micro-batches of up to `micro_batch` + 1 samples.
+
+    Takes seconds for every kind of layer that `cache` does not know. Raises ExportError as exporting does.
+    """
+    known: dict[str, tuple[Curve, Curve]] = {}
+    found = []
+    for layer in graph.layers:
+        key = _key(graph, layer, micro_batch)
+        if key not in known:
+            known[key] = _cached(cache, key) or _measured(graph, layer, micro_batch)
+            _keep(cache, key, known[key])
+        found.append(known[key])
+    return Footprint(tuple(arena for arena, _ in found), tuple(workspace for _, workspace in found))
+
+
+def _measured(graph: NeuronGraph, layer: Layer, micro_batch: int) -> tuple[Curve, Curve]:
+    ends = layer.index in (0, len(graph.layers) - 1)
+    widths = sorted({layer.neurons if ends else max(1, layer.neurons // part) for part in PARTS})
+    points = [(width, *_compiled(graph, layer, width, micro_batch)) for width in widths]
+    return _curve([point[:2] for point in points]), _curve([(width, size) for width, _, size in points])
+
+
+def _compiled(graph: NeuronGraph, layer: Layer, neurons: int, micro_batch: int) -> tuple[int, int]:
+    owned = [neurons if other is layer else 0 for other in graph.layers]
+    methods = [stage.method for stage in piece_stages(graph, owned)]
+    compiled = compile_program(methods, max_batch=micro_batch + 1)
+    return compiled.arena_bytes, compiled.workspace_bytes
+
+
+def _curve(points: Sequence[tuple[int, int]]) -> Curve:
+    """Lines through neighbouring points, from nothing on; none falls, and none begins below nothing."""
+    lines = [Line(0.0, points[-1][1] / points[-1][0])]
+    for (narrow, low), (wide, high) in pairwise(points):
+        rise = max((high - low) / (wide - narrow), 0.0)
+        if high >= rise * wide:
+            lines.append(Line(high - rise * wide, rise))
+    return tuple(dict.fromkeys(lines))
+
+
+def _key(graph: NeuronGraph, layer: Layer, micro_batch: int) -> str:
+    """Layers that are alike share their figures, whatever they are called."""
+    targets = [graph.layers[edge.target] for edge in graph.outgoing(layer.index)]
+    what: Mapping[str, Any] = {
+        "revision": REVISION,
+        "torch": torch.__version__,
+        "executorch": executorch.version.__version__,
+        "rows": micro_batch,
+        "place": (layer.index == 0, layer.index == len(graph.layers) - 1),
+        "layer": [layer.neurons, layer.sum_shape, layer.output_shape],
+        "ops": [(op.kind, dict(op.attributes), op.parameters) for op in layer.ops],
+        "edges": [(edge.kind, dict(edge.attributes)) for edge in graph.outgoing(layer.index)],
+        "targets": [(target.neurons, target.sum_shape) for target in targets],
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _cached(cache: Path | None, key: str) -> tuple[Curve, Curve] | None:
+    if cache is None:
+        return None
+    try:
+        arena, workspace = json.loads((cache / f"{key}.json").read_text())
+        return tuple(Line(*line) for line in arena), tuple(Line(*line) for line in workspace)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _keep(cache: Path | None, key: str, curves: tuple[Curve, Curve]) -> None:
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = cache / f"{key}.{os.getpid()}.partial"
+        partial.write_text(json.dumps([[(line.each, line.neuron) for line in curve] for curve in curves]))
+        os.replace(partial, cache / f"{key}.json")

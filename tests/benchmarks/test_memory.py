@@ -1,0 +1,21 @@
+"""The planner foretells how much a device's process grows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.memory.cases import CASES
+from benchmarks.memory.compare import compare
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("network", CASES)
+def test_predicted_memory_is_within_15_percent_of_what_every_process_grew_by(
+    network: str, tmp_path: Path
+) -> None:
+    rows = compare(network, "int8", tmp_path / "run", tmp_path)
+    assert len(rows) == len(CASES[network].shares)
+    for row in rows:
+        assert abs(row["off_percent"]) <= 15, row
