@@ -15,6 +15,7 @@ import torch
 import typer
 from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_export.trace import neuron_graph
+from crowdlearn_host.errors import InfeasiblePlan
 from crowdlearn_host.models import paper_cnn, paper_mlp
 from crowdlearn_host.planner.baselines import Baseline, baselines
 from crowdlearn_host.planner.costs import Costs, Training, costs
@@ -121,7 +122,10 @@ def _mixed_row(case: Case, seconds: float, *, compare: bool) -> dict[str, Any]:
     training = Training(wire=wire_format("float32"))
     fleet = mixed_fleet(case, graph, costs(graph, training))
     began = time.process_time()
-    planned = plan_fleet(graph, fleet, training, group_size=fleet.size, seconds=seconds, compare=False)
+    try:
+        planned = plan_fleet(graph, fleet, training, group_size=fleet.size, seconds=seconds, compare=False)
+    except InfeasiblePlan as error:
+        return {"network": case.name, "planner MB": str(error).partition(":")[0], "seconds": seconds}
     worked = time.process_time() - began
     certificate = planned.plan.certificate
     assert certificate is not None
