@@ -2,7 +2,8 @@
 
 Sums and errors are modelled from METIS's plan for the paper's protocol and from the layered one for ours.
 Shuffles are modelled: of all pieces for the paper's protocol, whose accumulated gradients are not counted; as
-the server for phones moves them for ours. Sharing is of encoded updates (the paper's protocol gets our codec
+the server for phones moves them for ours, which are none where every pass ends in a sharing that renews every
+weight. Sharing is of encoded updates (the paper's protocol gets our codec
 too). Federated averaging sends float32.
 """
 
@@ -22,7 +23,7 @@ from crowdlearn_host.simulation.engine import RoundRecord
 from crowdlearn_host.simulation.traffic import shuffle_bytes, sums_per_sample
 from crowdlearn_host.simulation.wire import BYTES
 
-from .rows import DEVICES, Row
+from .rows import Row
 from .slicing import layered, metis
 
 PAPERS = "the paper's protocol"
@@ -64,7 +65,8 @@ class Prices:
         else:
             state = build_model(MODEL, 0).state_dict()
             moved = shuffle_bytes(config, piece_of_weight(flat_layout(state), graph, plan))
-        self.shuffles = moved * DEVICES / 1e9
+        shuffles = config.group - config.renews * config.rounds_an_epoch
+        self.shuffles = moved * shuffles * config.groups / 1e9
 
     def spent(self, records: Records, until: int) -> Spent:
         """What a run spent in its first `until` rounds."""
@@ -102,8 +104,6 @@ def bytes_rows(
         for each in at.values():
             total = each["total GB"]
             each["paper / this"] = round(papers / total, 2) if papers and total else None
-            bare = total and total - each["shuffles GB"]
-            each["unshuffled"] = round(papers / bare, 2) if papers and bare else None
     return told
 
 

@@ -25,7 +25,7 @@ from .executor import Executor, Programs
 from .kept import keep_model
 from .manifest import Manifest
 from .piece import Message, Piece
-from .sharing import apply_patch, shared_updates
+from .sharing import apply_patch, shared_updates, weights_of
 from .state import Neurons, PartialState, PieceState, StateStore
 from .update import ValueType
 from .wire import VERSION, decode_tensor, encode_tensor
@@ -223,6 +223,8 @@ class _Generation:
             self._partial = PartialState(
                 self._manifest, self._layout[assign.piece], rank=assign.training.rank
             )
+            if self._renewed:
+                self._partial.expect_nothing()
         elif assign.keep:
             self._manifest = member._programs.manifest(assign.keep)
             whole = [(0, layer.neurons) for layer in self._manifest.layers]
@@ -300,6 +302,11 @@ class _Generation:
                 yield
 
     @property
+    def _renewed(self) -> bool:
+        """Whether the server's patches are the whole state, and no device gives any."""
+        return self._assign.patched and not self._assign.from_generation
+
+    @property
     def _moving(self) -> pb.Purpose:
         if self._assign.keep:
             return pb.PURPOSE_MODEL
@@ -341,8 +348,9 @@ class _Generation:
             self._member.keep(self._assign.keep, state)
             self._send(ready=pb.Ready(generation=self.number))
             return
-        for patch in self._patches:
-            apply_patch(self._manifest, state, patch)
+        taken = sum(apply_patch(self._manifest, state, patch) for patch in self._patches)
+        if self._renewed and taken != weights_of(self._manifest, state.neurons):
+            raise WireError(f"the server's patches hold {taken} of this piece's weights; all were due")
         self._partial, self._patches = None, []
         training = self._assign.training
         self._member._states.save(self.number, self._assign.boundary, state)

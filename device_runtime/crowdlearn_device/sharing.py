@@ -97,9 +97,14 @@ def _importance(part: Stretch, arrays: Mapping[str, Floats]) -> Floats:
     return np.zeros(part.stop - part.start, np.float32) if accumulated is None else accumulated.reshape(-1)
 
 
-def apply_patch(manifest: Manifest, state: PieceState, data: bytes) -> None:
-    """Replace the piece's weights by those of an encoded update. Raises WireError where one is not
-    its own.
+def weights_of(manifest: Manifest, neurons: tuple[Neurons, ...]) -> int:
+    """How many weights, statistics included, a piece owns."""
+    return sum(part.stop - part.start for part in stretches(manifest.arrays, neurons))
+
+
+def apply_patch(manifest: Manifest, state: PieceState, data: bytes) -> int:
+    """Replace the piece's weights by those of an encoded update, and tell how many. Raises WireError where
+    one is not its own.
     """
     parts = stretches(manifest.arrays, state.neurons)
     size = max((part.stop for part in parts), default=1)
@@ -114,3 +119,4 @@ def apply_patch(manifest: Manifest, state: PieceState, data: bytes) -> None:
         raise WireError(
             f"the server's patch holds {len(update) - taken} weights that this piece does not own"
         )
+    return taken

@@ -147,6 +147,11 @@ class PartialState:
     def complete(self) -> bool:
         return not any(missing.any() for missing in self._missing.values())
 
+    def expect_nothing(self) -> None:
+        """Nobody gives any part: the state is what the server's patches will say."""
+        for missing in self._missing.values():
+            missing[:] = False
+
     def add(self, part: pb.StatePart) -> None:
         """Take a part. Raises WireError where it does not fit."""
         layer, a, b = part.layer, part.neurons.start, part.neurons.stop

@@ -1,53 +1,112 @@
-"""Several groups in one server, sharing every epoch, compute what the simulation computes."""
+"""Several groups in one server, sharing after epochs or passes, compute what the simulation computes."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_export.trace import neuron_graph
 from crowdlearn_export.weights import state_of
 from crowdlearn_host.models import build_model
+from crowdlearn_host.server.server import Server
+from crowdlearn_host.server.traffic import websocket_bytes
 from crowdlearn_host.sharing.flat import flatten
 from crowdlearn_host.simulation.config import SimulationConfig
-from crowdlearn_host.simulation.engine import global_weights, prepare, run
+from crowdlearn_host.simulation.engine import RunState, Setting, global_weights, prepare, run
 from crowdlearn_host.simulation.workers import InProcess
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.data import load_split
+from crowdlearn_host.training.prepare import prepare as prepared_training
+from crowdlearn_host.training.prepare import shared_model_of
 
-from .sockets import train_on_sockets
+from .sockets import Events, train_on_sockets
 
 pytestmark = pytest.mark.system
 MODEL = "mlp:64-16-8-10"
-# A window that forgets nothing: in which order groups upload is then of no consequence.
-SHARING = {"theta": 0.5, "tau": 0.1, "omega": 6, "values": "float32"}
 TRAINING = {"epochs": 3, "batch": 48, "learning_rate": 0.05, "momentum": 0.9, "wire": "float32"}
+CHOSEN = {"theta": 0.5, "tau": 0.1, "omega": 2, "values": "float32"}
+RENEWED = {"theta": 1.0, "tau": 0.0, "omega": 2, "values": "float32", "every": 1}
 
 
-async def test_real_groups_end_with_the_simulated_weights(tmp_path):
+async def on_devices(
+    folder: Path, size: int, sharing: dict[str, Any], training: dict[str, Any], model: str
+) -> tuple[Server, Events, TrainConfig]:
+    """Two groups of `size` devices, each with as many pieces, on real sockets."""
     config = TrainConfig.model_validate(
         {
             "data": "digits",
-            "model": MODEL,
-            "group": {"pieces": 2, "groups": 2, "rotation": "full"},
-            "sharing": {**SHARING, "synchronous": True},
-            "training": {**TRAINING, "micro_batch": TRAINING["batch"]},
+            "model": model,
+            "group": {"pieces": size, "groups": 2, "rotation": "full"},
+            "sharing": {**sharing, "synchronous": True},
+            "training": {**training, "micro_batch": training["batch"]},
         }
     )
-    server, events = await train_on_sockets(tmp_path, config, 4)
+    server, events = await train_on_sockets(folder, config, 2 * size)
     assert [group.phase for group in server.groups] == ["done", "done"]
     assert not [fields for event, fields in events if event in ("fault", "refused")]
+    return server, events, config
 
+
+def simulated(
+    size: int, sharing: dict[str, Any], training: dict[str, Any], model: str
+) -> tuple[Setting, RunState]:
+    """The same crowd without devices."""
     train, test = load_split("digits", "train"), load_split("digits", "test")
-    dealt = np.array_split(np.random.default_rng(0).permutation(len(train)), 4)
-    simulated = SimulationConfig.model_validate(
-        {"model": MODEL, "devices": 4, "group": 2, "sharing": SHARING, "training": TRAINING}
-    )
-    setting = prepare(simulated, train, test, dealt)
+    dealt = np.array_split(np.random.default_rng(0).permutation(len(train)), 2 * size)
+    values = {"model": model, "devices": 2 * size, "group": size, "sharing": sharing, "training": training}
+    setting = prepare(SimulationConfig.model_validate(values), train, test, dealt)
     with InProcess(setting.workload) as workers:
-        expected = global_weights(setting, run(setting, workers))
+        return setting, run(setting, workers)
+
+
+@pytest.mark.parametrize(
+    ("size", "sharing", "training"),
+    [
+        (2, CHOSEN, TRAINING),
+        (3, {**CHOSEN, "every": 2}, {**TRAINING, "epochs": 2}),
+        (2, RENEWED, {**TRAINING, "momentum": 0.0, "learning_rate": 0.2}),
+    ],
+    ids=["every epoch", "every two of three passes", "every pass, and nothing shuffles"],
+)
+async def test_real_groups_end_with_the_simulated_weights(
+    tmp_path: Path, size: int, sharing: dict[str, Any], training: dict[str, Any]
+) -> None:
+    """The window forgets, so that the order of uploads counts; it is the simulation's."""
+    server, events, _ = await on_devices(tmp_path, size, sharing, training, MODEL)
+    setting, state = simulated(size, sharing, training, MODEL)
+    expected = global_weights(setting, state)
+    assert len([1 for event, _ in events if event == "shared"]) == 2 * len(state.records)
 
     model = build_model(MODEL, 0)
     graph = neuron_graph(model, torch.zeros(2, 64), MODEL)
     trained = flatten(state_of(graph, server.shared.model(), model.state_dict()))
     assert float(np.abs(trained - expected).max()) <= 1e-4 * float(np.abs(expected).max())
+    shuffled = server.traffic.by_purpose()["shuffle"]
+    assert (shuffled > 0) == (sum(record.bytes["shuffle"] for record in state.records) > 0)
+
+
+async def test_phones_share_as_many_bytes_as_the_simulation_counts(tmp_path: Path) -> None:
+    """Within 2 %, messages around the updates included; the first model and the last download apart, of which
+    only one side has each.
+    """
+    model = "mlp:64-400-100-10"
+    sharing = {**RENEWED, "values": "int8"}
+    training = {**TRAINING, "epochs": 2, "momentum": 0.0}
+    server, _, config = await on_devices(tmp_path, 2, sharing, training, model)
+    _, state = simulated(2, sharing, training, model)
+    expected = sum(record.bytes["sharing"] for record in state.records)
+
+    first = shared_model_of(prepared_training(config, tmp_path, lambda event, fields: None), 2)
+    measured = sum(server.traffic.by_purpose(way)["sharing"] for way in ("up", "down"))
+    for group in server.groups:
+        for neurons in group.settings.layout:
+            for part in first.parts(neurons):
+                frame = pb.Frame(global_state=pb.GlobalState(generation=1, part=part))
+                measured -= websocket_bytes(frame.ByteSize(), masked=True)
+            measured += sum(map(len, server.shared.patch(0, neurons)))
+    assert measured == pytest.approx(expected, rel=0.02)
+    assert measured > expected

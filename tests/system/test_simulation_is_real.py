@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ from crowdlearn_host.config import parse_config
 from crowdlearn_host.server.run_folder import load_model_state
 from crowdlearn_host.sharing.flat import unflatten
 from crowdlearn_host.simulation.config import SimulationConfig
+from crowdlearn_host.simulation.engine import global_weights, run
 from crowdlearn_host.simulation.engine import prepare as simulated
-from crowdlearn_host.simulation.engine import run
 from crowdlearn_host.simulation.workers import InProcess
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.data import load_split
@@ -23,19 +24,28 @@ from crowdlearn_host.training.run import new_run, train
 pytestmark = pytest.mark.system
 PHONES = 4
 MODEL = "mlp:64-40-24-10"
-TRAINING = {
-    "epochs": 2,
-    "batch": 32,
-    "learning_rate": 0.05,
-    "momentum": 0.9,
-    "weight_decay": 1e-4,
-    "wire": "float32",
-}
+TRAINING = {"epochs": 2, "batch": 32, "learning_rate": 0.05, "wire": "float32"}
+HEAVY = {"momentum": 0.9, "weight_decay": 1e-4}
+RENEWED = {"every": 1, "theta": 1.0, "tau": 0.0, "values": "float16"}
 
 
-def test_phones_and_simulation_end_with_the_same_weights(tmp_path: Path) -> None:
-    values = {"data": "digits", "model": MODEL, "group": {"pieces": 3}, "training": {**TRAINING, "seed": 5}}
-    values["training"]["micro_batch"] = TRAINING["batch"]  # the simulation cuts no mini-batch
+@pytest.mark.parametrize(
+    ("groups", "pieces", "training", "sharing"),
+    [
+        (1, 3, {**TRAINING, **HEAVY}, {"enabled": False}),
+        (2, 2, {**TRAINING, "momentum": 0.0}, RENEWED),
+    ],
+    ids=["one group", "two groups that share after every pass"],
+)
+def test_phones_and_simulation_end_with_the_same_weights(
+    tmp_path: Path, groups: int, pieces: int, training: dict[str, Any], sharing: dict[str, Any]
+) -> None:
+    values: dict[str, Any] = {"data": "digits", "model": MODEL}
+    values["group"] = {"pieces": pieces, "groups": groups}
+    # The simulation cuts no mini-batch.
+    values["training"] = {**training, "seed": 5, "micro_batch": training["batch"]}
+    if groups > 1:
+        values["sharing"] = {**sharing, "synchronous": True}
     prepared = prepare(TrainConfig.model_validate(values), tmp_path, lambda event, fields: None)
     with (
         phones.running(PHONES, tmp_path / "home") as started,
@@ -46,13 +56,13 @@ def test_phones_and_simulation_end_with_the_same_weights(tmp_path: Path) -> None
 
     data = load_split("digits", "train")
     dealt = np.array_split(np.random.default_rng(5).permutation(len(data)), PHONES)
-    values = {"seed": 5, "model": MODEL, "devices": PHONES, "group": PHONES, "training": TRAINING}
-    values["sharing"] = {"enabled": False}
+    values = {"seed": 5, "model": MODEL, "devices": PHONES, "group": PHONES // groups}
+    values |= {"training": training, "sharing": sharing}
     setting = simulated(
         parse_config(values, SimulationConfig, "test"), data, load_split("digits", "test"), dealt
     )
-    weights = run(setting, InProcess(setting.workload)).weights[0]
-    expected = unflatten(weights, prepared.model.state_dict())
+    state = run(setting, InProcess(setting.workload))
+    expected = unflatten(global_weights(setting, state), prepared.model.state_dict())
     for name, value in load_model_state(tmp_path / "run").items():
         if value.is_floating_point():
             np.testing.assert_allclose(value, expected[name], atol=1e-4, err_msg=name)

@@ -7,6 +7,7 @@ from typing import Any
 
 from crowdlearn_device import wire_pb2 as pb
 
+from .points import Place
 from .settings import Neurons
 
 
@@ -66,10 +67,17 @@ class Merge:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """An epoch is over and everything shared has arrived: it enters the global model."""
+class Commit:
+    """Everything shared in a round, which began at `place`, has arrived: it enters the global model."""
 
     generation: int
+    place: Place
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An epoch is over, and all that was shared in it is committed."""
+
     epoch: int
 
 
@@ -90,4 +98,6 @@ class Record:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-Effect = Send | SendGlobal | SendPatch | SendSnapshot | Save | Drop | Forget | Merge | Checkpoint | Record
+Effect = (
+    Send | SendGlobal | SendPatch | SendSnapshot | Save | Drop | Forget | Merge | Commit | Checkpoint | Record
+)

@@ -20,6 +20,7 @@ from ..errors import RunError
 from .assignment import Assignment
 from .effects import (
     Checkpoint,
+    Commit,
     Drop,
     Effect,
     Forget,
@@ -34,6 +35,7 @@ from .effects import (
 from .pace import Pace
 from .points import Device, Point, Schedule, point_of, providers
 from .rotation import next_holders
+from .rounds import after_sharing, is_fresh, is_full, next_epoch, next_round
 from .settings import Layout, Settings
 
 Phase = Literal["gathering", "forming", "running", "sharing", "paused", "done", "stopped"]
@@ -268,14 +270,13 @@ class Group:
             keys = pb.Keys(generation=self.generation, offers=[self._offers[d] for d in sorted(self._offers)])
             for device in sorted(self._offers):
                 self._send(device, keys=keys)
-            if self._from is None:
+            if self._from is None and not self._patched:
                 for piece, device in enumerate(self.holders):
                     self.effects.append(SendGlobal(device, self.generation, self._layout[piece]))
-            else:
-                for piece, (provider, is_stored) in enumerate(self._providing):
-                    if is_stored:
-                        point = self._from
-                        self.effects.append(SendSnapshot(provider, point.generation, point.boundary, piece))
+            for piece, (provider, is_stored) in enumerate(self._providing):
+                if self._from is not None and is_stored:
+                    point = self._from
+                    self.effects.append(SendSnapshot(provider, point.generation, point.boundary, piece))
             if self._patched:
                 for piece, device in enumerate(self.holders):
                     self.effects.append(SendPatch(device, self.generation, self._layout[piece]))
@@ -364,18 +365,28 @@ class Group:
             return
         if shared.update:
             piece = self._layout[self.holders.index(number)]
-            self.effects.append(Merge(number, self.generation, self.schedule.epoch, piece, shared.update))
+            self.effects.append(Merge(number, self.generation, self.schedule.round, piece, shared.update))
         if not shared.last:
             return
         self._shared.add(number)
         if self._shared != set(self.holders):
             return
-        self.effects.append(Checkpoint(self.generation, self.schedule.epoch))
-        self._record("epoch", epoch=self.schedule.epoch, boundary=self.boundary)
-        self.schedule = Schedule(epoch=self.schedule.epoch + 1)
-        self.points[-1] = replace(self.points[-1], schedule=self.schedule)
+        self.effects.append(Commit(self.generation, self.schedule.place))
+        self._record("shared", epoch=self.schedule.epoch, round=self.schedule.round, boundary=self.boundary)
+        self.schedule = next_round(self.schedule, self.boundary)
+        if self._whose_turn() is None:
+            self._end_epoch()
+        self.points = after_sharing(self.settings, self.points, self.schedule)
         self.effects.append(Save())
         self._next_pass()
+
+    def _end_epoch(self) -> None:
+        """Nobody is left to dominate, and all is shared."""
+        for number in sorted(set(self.schedule.order) - set(self.schedule.finished)):
+            self._record("skipped", device=self._name(number), epoch=self.schedule.epoch)
+        self.effects.append(Checkpoint(self.schedule.epoch))
+        self._record("epoch", epoch=self.schedule.epoch, boundary=self.boundary)
+        self.schedule = next_epoch(self.schedule)
 
     def _swap_slow(self) -> None:
         """Give a slow follower's piece to a spare, at a boundary that everybody holds."""
@@ -419,13 +430,13 @@ class Group:
 
     @property
     def _fresh(self) -> bool:
-        """Whether an epoch begins: no mini-batch of it is done."""
-        return not self.schedule.done and not self.schedule.sharing
+        """Whether a round begins."""
+        return is_fresh(self.schedule, self.boundary)
 
     @property
     def _patched(self) -> bool:
         """Whether the global model's weights replace the group's own at this point."""
-        return self._fresh and self.schedule.epoch > 0 and not (self.settings.alone or self._keepers)
+        return self._fresh and self.schedule.round > 0 and not (self.settings.alone or self._keepers)
 
     def _needed(self, number: int) -> bool:
         return number in self.holders or (self.phase == "forming" and number in self._participants())
@@ -520,7 +531,7 @@ class Group:
         return next((d for d in waiting if d not in self._absent), None)
 
     def _next_pass(self) -> None:
-        """Draw the next dominator without replacement; share when every device was one; end after the last
+        """Draw the next dominator without replacement; share when a round is over; end after the last
         epoch.
         """
         if self.schedule.epoch >= self.settings.epochs:
@@ -531,9 +542,7 @@ class Group:
             order = dominator_order(members, seed=self.settings.seed, epoch=self.schedule.epoch)
             self.schedule = replace(self.schedule, order=tuple(order))
         turn = self._whose_turn()
-        if turn is None:
-            for number in sorted(set(self.schedule.order) - set(self.schedule.finished)):
-                self._record("skipped", device=self._name(number), epoch=self.schedule.epoch)
+        if (turn is None or is_full(self.schedule, self.settings.every)) and not self._fresh:
             self.schedule = replace(self.schedule, sharing=True)
             self.points[-1] = replace(self.points[-1], schedule=self.schedule)
             self.effects.append(Save())
@@ -541,6 +550,13 @@ class Group:
                 self._ask_to_share()
             else:
                 self._resume()
+        elif turn is None and self._able:
+            self._end_epoch()
+            self.points = after_sharing(self.settings, self.points, self.schedule)
+            self.effects.append(Save())
+            self._next_pass()
+        elif turn is None:
+            self._pause("nobody is here")
         elif turn not in self._able:
             self._pause(f"it is the turn of {self._name(turn)}, which is not here")
         elif self._choose_cut():
@@ -625,7 +641,7 @@ class Group:
         for device in self.holders:
             share = pb.Share(
                 generation=self.generation,
-                round=self.schedule.epoch,
+                round=self.schedule.round,
                 theta=self.settings.theta,
                 values=self.settings.values,  # type: ignore[arg-type]
             )

@@ -8,6 +8,9 @@ from typing import Any
 
 from .settings import Layout
 
+Place = tuple[int, int]
+"""An epoch, and how many of its passes had been shared when a round began."""
+
 
 @dataclass(frozen=True)
 class Device:
@@ -23,8 +26,9 @@ class Device:
 class Schedule:
     """Where the run stands: `done` mini-batches by device of this epoch, `dominator` -1 between passes.
 
-    `pass_boundary` is where the dominator's pass began, or would have begun had nothing come between. An
-    epoch with nobody left to dominate owes a sharing round (`sharing`).
+    `pass_boundary` is where the dominator's pass began, or would have begun had nothing come between. What is
+    trained between two sharings is a round: number `round` of the run began at `round_boundary`, when
+    `shared` of the epoch's passes were shared already; when it is over the group shares (`sharing`).
     """
 
     epoch: int = 0
@@ -34,6 +38,14 @@ class Schedule:
     dominator: int = -1
     pass_boundary: int = 0
     sharing: bool = False
+    shared: int = 0
+    round: int = 0
+    round_boundary: int = 0
+
+    @property
+    def place(self) -> Place:
+        """How far a group is, to compare it with others."""
+        return self.epoch, self.shared
 
     def steps_done(self, device: int) -> int:
         return dict(self.done).get(device, 0)
@@ -46,7 +58,8 @@ class Schedule:
 class Point:
     """A boundary at which every piece of a layout was held, and the schedule as it stood there.
 
-    In generation 0 nothing is trained, and the server's model is the state.
+    In generation 0 the server's model is the state, and needs no holder: before the first mini-batch, and
+    where sharing has just renewed every weight.
     """
 
     generation: int

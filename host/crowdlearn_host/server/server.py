@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from ..errors import FleetError, UpdateRefused
 from . import effects as do
 from .group import Group
-from .points import Device
+from .points import Device, Place
 from .run_folder import RunFolder
 from .shared_model import SharedModel
 from .traffic import Traffic, purpose_of, websocket_bytes
@@ -71,7 +71,7 @@ class Server:
         self._window_changed = False
         self.samples = self._first_rows = self._exchanged = 0
         self._began = 0.0
-        self._waiting: list[tuple[int, do.SendPatch]] = []
+        self._waiting: list[tuple[int, do.SendPatch | do.Checkpoint]] = []
 
     def _index(self, number: int) -> int:
         """Which group a device belongs to."""
@@ -262,9 +262,10 @@ class Server:
             effects, group.effects = group.effects, []
             for effect in effects:
                 self._effect(index, effect)
+        self._release()
         waiting, self._waiting = self._waiting, []
-        for index, patch in waiting:
-            self._send_patch(index, patch)
+        for index, held_back in waiting:
+            self._effect(index, held_back)
         if all(group.phase in ("done", "stopped") for group in self.groups):
             self.over.set()
 
@@ -280,8 +281,12 @@ class Server:
                 for part in self.shared.parts(neurons):
                     state = pb.GlobalState(generation=generation, part=part)
                     self._send(device, pb.Frame(global_state=state))
-            case do.SendPatch():
-                self._send_patch(index, effect)
+            case do.SendPatch() | do.Checkpoint() if self._is_ahead(index):
+                self._waiting.append((index, effect))
+            case do.SendPatch(device, generation, neurons):
+                for update in self.shared.patch(generation, neurons):
+                    self._send(device, pb.Frame(patch=pb.Patch(generation=generation, update=update)))
+                self._send(device, pb.Frame(patch=pb.Patch(generation=generation, last=True)))
             case do.SendSnapshot(device, generation, boundary, piece):
                 snapshot = self.folder.load_snapshot(index, generation, boundary, piece)
                 self._send(device, pb.Frame(snapshot=snapshot))
@@ -296,26 +301,35 @@ class Server:
                 except UpdateRefused as error:
                     if attached := self._attached.get(device):
                         self._refuse(attached, str(error))
-            case do.Checkpoint(generation, epoch):
-                self.shared.commit(index, generation)
+            case do.Commit(generation, place):
+                self.shared.commit(index, generation, place)
                 self._window_changed = True
+                self._release()
+            case do.Checkpoint(epoch):
                 self.on_checkpoint(index, epoch, self.shared.model())
             case do.Record(event, fields):
                 self._record(event, {"group": index, **fields} if len(self.groups) > 1 else fields)
 
-    def _send_patch(self, index: int, patch: do.SendPatch) -> None:
-        epoch = self.groups[index].schedule.epoch
-        others = [group for group in self.groups if group.phase not in ("done", "stopped")]
-        if self.synchronous and any(group.schedule.epoch < epoch for group in others):
-            self._waiting.append((index, patch))
-            return
-        for update in self.shared.patch(patch.generation, patch.neurons):
-            self._send(patch.device, pb.Frame(patch=pb.Patch(generation=patch.generation, update=update)))
-        self._send(patch.device, pb.Frame(patch=pb.Patch(generation=patch.generation, last=True)))
+    def _is_ahead(self, index: int) -> bool:
+        """Whether a group has to wait for others, which have not shared what it has."""
+        reached = self._reached()
+        return self.synchronous and reached is not None and reached < self.groups[index].schedule.place
+
+    def _reached(self) -> Place | None:
+        """How far the last of the groups is that are under way."""
+        under_way = (group for group in self.groups if group.phase not in ("done", "stopped"))
+        return min((group.schedule.place for group in under_way), default=None)
+
+    def _release(self) -> None:
+        """Let into the global model what need not wait for others."""
+        released = self.shared.release(self._reached() if self.synchronous else None)
+        self._window_changed = self._window_changed or released
 
     async def ticking(self) -> None:
         """Let the group see the time pass, until the run is over."""
         while not self.over.is_set():
+            for index in {index for index, _ in self._waiting}:
+                self.groups[index].pace.restart()  # it is others who take their time
             for group in self.groups:
                 group.tick(time.monotonic())
             self._carry_out()

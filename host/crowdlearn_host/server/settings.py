@@ -26,8 +26,10 @@ class Cut:
 class Settings:
     """What a group is to do. `fallbacks` cut the network into fewer pieces, for when devices are missing;
     the rotation is the plan's, and so are `turns`, where it names who holds the pieces under a dominator (the
-    first of each). A group that is not `alone` takes the global model's weights at every epoch's beginning.
-    With `whole`, the hash of the whole network's program, every device gets the group's model at the end.
+    first of each). Devices share after `every` passes (0: after an epoch). A group that is not `alone` takes
+    the global model's weights at the beginning of every round; where sharing `renews` all of them, no state
+    moves between devices then. With `whole`, the hash of the whole network's program, every device gets the
+    group's model at the end.
     """
 
     layout: Layout
@@ -46,9 +48,11 @@ class Settings:
     silence_seconds: float = 30.0
     fallbacks: tuple[Cut, ...] = ()
     turns: tuple[tuple[int, ...], ...] = ()
+    every: int = 0
     theta: float = 1.0
     values: int = pb.FLOAT32
     alone: bool = True
+    renews: bool = False
     whole: str = ""
 
     @property

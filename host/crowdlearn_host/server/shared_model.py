@@ -1,7 +1,9 @@
 """The global model: what groups have shared, averaged, and what they get of it (SliceNet).
 
 A round's updates are checked as they arrive, and enter the window together when the group's round is over: a
-server that dies in between has counted none of them, and no upload ever counts twice.
+server that dies in between has counted none of them, and no upload ever counts twice. Where groups wait for
+each other, a round enters when all of them have shared it, in the order of the groups: the window then
+depends on nobody's pace, and whoever asks again for a round's download gets the same.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from crowdlearn_device.sharing import CHUNK_WEIGHTS, Stretch, stretches
 from crowdlearn_device.state import Neurons, PieceState
 from crowdlearn_device.update import Update, ValueType, chunks, encode_update
 from crowdlearn_device.wire import Floats
+from numpy.typing import NDArray
 
 from ..errors import RunError
 from ..sharing.round import SharingRound
 from ..sharing.window import Window
 from .effects import Merge
+from .points import Place
 
 SERVER = 0xFFFFFFFF
 """Owner of the updates that the server sends."""
@@ -47,6 +51,7 @@ class SharedModel:
         self._window = Window(vector, omega)
         self._tau, self._values = tau, values
         self._rounds: dict[tuple[int, int], _Round] = {}
+        self._committed: dict[tuple[Place, int], Update] = {}
 
     def merge(self, group: int, merge: Merge) -> None:
         """Check a part of a device's upload and keep it. Raises UpdateRefused with the reason."""
@@ -60,12 +65,19 @@ class SharedModel:
             )
         round_.of[merge.device].receive(merge.device, merge.update)
 
-    def commit(self, group: int, generation: int) -> None:
-        """A group's round is over: what it uploaded enters the window."""
+    def commit(self, group: int, generation: int, place: Place) -> None:
+        """A group's round is over, which began at `place`: what it uploaded counts from its release on."""
         done = self._rounds.get((group, generation))
         self._rounds = {key: round_ for key, round_ in self._rounds.items() if key[0] != group}
-        for update in done.taken if done else ():
-            self._window.apply(update)
+        if done and done.taken:
+            self._committed[place, group] = _together(done.taken)
+
+    def release(self, reached: Place | None = None) -> bool:
+        """Let rounds that began before `reached` (None: all) enter the window; whether there were any."""
+        due = sorted(key for key in self._committed if reached is None or key[0] < reached)
+        for key in due:
+            self._window.apply(self._committed.pop(key))
+        return bool(due)
 
     def model(self) -> dict[str, Floats]:
         """The global model's arrays: the windowed average."""
@@ -97,24 +109,42 @@ class SharedModel:
         return [encode_update(chunk, self._values) for chunk in chunks(update, CHUNK_WEIGHTS)]
 
     def to_bytes(self) -> bytes:
-        """The window, for a restarted server; rounds under way begin anew."""
+        """The window and what is to enter it, for a restarted server; rounds under way begin anew."""
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **self._window.state())
+        waiting: dict[str, NDArray[np.generic]] = {}
+        for (place, group), update in self._committed.items():
+            name = "{}.{}.{}".format(*place, group)
+            waiting[f"indices.{name}"], waiting[f"values.{name}"] = update.indices, update.values
+        np.savez(buffer, allow_pickle=False, **self._window.state(), **waiting)
         return buffer.getvalue()
 
     def restore(self, data: bytes) -> None:
         """Take over a window that `to_bytes` gave. Raises RunError where it is not this model's."""
         try:
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
-                window = Window.from_state(dict(file))
+                state = dict(file)
+            window = Window.from_state(state)
+            committed = {}
+            for name in state:
+                if name.startswith("indices."):
+                    epoch, shared, group = map(int, name.split(".")[1:])
+                    values = state[name.replace("indices", "values", 1)]
+                    committed[(epoch, shared), group] = Update(SERVER, 0, state[name], values)
         except (ValueError, OSError, KeyError) as error:
             raise RunError(f"the run's shared model is damaged ({error}); start a new run") from error
         if len(window) != len(self._window) or window.omega != self._window.omega:
             raise RunError("the run's shared model is of another model or window; start a new run")
-        self._window = window
+        self._window, self._committed = window, committed
 
     def _stretches(self, neurons: tuple[Neurons, ...]) -> tuple[Stretch, ...]:
         return stretches(self._arrays, neurons)
+
+
+def _together(updates: Sequence[Update]) -> Update:
+    """One update of several, none of which names another's weights."""
+    indices = np.concatenate([update.indices for update in updates])
+    order = np.argsort(indices)
+    return Update(SERVER, 0, indices[order], np.concatenate([u.values for u in updates])[order])
 
 
 class _Round:

@@ -125,6 +125,15 @@ class SimulationConfig(Section):
         """Sharings in the whole run."""
         return self.training.epochs * self.rounds_an_epoch
 
+    @property
+    def renews(self) -> bool:
+        """Whether a sharing replaces a group's whole state: the next dominator takes its piece from the
+        download then, and nothing shuffles.
+        """
+        sharing = self.sharing
+        whole = sharing.enabled and sharing.theta == 1 and sharing.tau == 0 and not self.training.momentum
+        return whole and self.method == "slicenet" and self.groups > 1
+
     def rate(self, number: int) -> float:
         """The learning rate of round `number`, counted from 0."""
         return self.training.learning_rate * _schedule(self.training.schedule, number / self.rounds)

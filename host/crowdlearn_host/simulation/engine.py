@@ -192,8 +192,7 @@ def _slicenet_round(setting: Setting, workers: Workers, state: RunState, number:
     momentum = np.stack([result.momentum for result in results])
     samples = sum(result.samples for result in results)
     crossing = samples * setting.sums_per_sample * BYTES[config.training.wire]
-    # Where sharing renews every weight, the next dominator takes its piece from the download that follows.
-    shuffles = len(turns[0]) - _renews(config)
+    shuffles = len(turns[0]) - config.renews
     moved = shuffle_bytes(config, setting.pieces) * shuffles * config.groups
     spent = {"activation": crossing, "error": crossing, "shuffle": moved, "sharing": 0}
     if config.sharing.enabled:
@@ -212,12 +211,6 @@ def _holders(order: Sequence[int], dominator: int) -> list[int]:
 def _chosen(config: SimulationConfig) -> bool:
     """Whether |gradient| decides what is shared: not where nothing or everything is."""
     return config.sharing.enabled and 0 < config.sharing.theta < 1
-
-
-def _renews(config: SimulationConfig) -> bool:
-    """Whether a sharing replaces a group's whole state."""
-    sharing = config.sharing
-    return sharing.enabled and sharing.theta == 1 and sharing.tau == 0 and not config.training.momentum
 
 
 def _share(

@@ -46,12 +46,14 @@ class GroupSection(Section):
 
 
 class SharingSection(Section):
-    """What groups share after every epoch: the top `theta` of the weights, averaged over the last `omega`
-    uploads (0: as many as there are groups), downloaded where uploaded more than omega * `tau` times.
+    """What groups share after every epoch, or after `every` passes: the top `theta` of the weights, averaged
+    over the last `omega` uploads (0: as many as there are groups), downloaded where uploaded more than
+    omega * `tau` times.
 
     Groups do not wait for each other unless `synchronous`: then a run repeats exactly.
     """
 
+    every: int = Field(0, ge=0)
     theta: float = Field(1.0, ge=0, le=1)
     tau: float = Field(0.5, ge=0, le=1)
     omega: int = Field(0, ge=0, le=255)

@@ -144,9 +144,11 @@ def _settings(
         grace_seconds=training.grace_seconds,
         fallbacks=prepared.fallbacks,
         turns=turns,
+        every=sharing.every,
         theta=sharing.theta,
         values=WIRE[sharing.values],
         alone=alone,
+        renews=sharing.theta == 1 and sharing.tau == 0 and not training.momentum and not alone,
         whole=prepared.whole.manifest.sha256 if prepared.whole else "",
     )
 

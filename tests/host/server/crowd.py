@@ -148,8 +148,8 @@ class Phone:
         self.member = self.connection = None
 
 
-def shared_model() -> SharedModel:
-    return SharedModel(array_specs(), first_weights())
+def shared_model(omega: int = 1) -> SharedModel:
+    return SharedModel(array_specs(), first_weights(), omega=omega, tau=0.0)
 
 
 class HostCrash(Exception):
@@ -164,7 +164,7 @@ class Host:
         self.rng = rng
         saved = disk.get("group")
         self.group = Group(settings) if saved is None else Group.from_json(settings, json.loads(saved))
-        self.shared = shared_model()
+        self.shared = shared_model(disk["omega"])
         if window := disk.get("window"):
             self.shared.restore(window)
         self.window_changed = False
@@ -263,9 +263,11 @@ class Host:
                     del self.disk["snapshots"][key]
             case do.Merge():
                 self.shared.merge(0, effect)
-            case do.Checkpoint(generation, epoch):
-                self.shared.commit(0, generation)
+            case do.Commit(generation, place):
+                self.shared.commit(0, generation, place)
+                self.shared.release()
                 self.window_changed = True
+            case do.Checkpoint(epoch):
                 self.disk["epochs"].append(epoch)
             case do.Record(event, fields):
                 self.events.append((event, fields))
@@ -292,14 +294,19 @@ class Crowd:
     """Devices and a host. Every choice is drawn from `seed`."""
 
     def __init__(
-        self, folder: Path, settings: Settings, samples: Sequence[int] = (7, 5, 6, 4), seed: int = 0
+        self,
+        folder: Path,
+        settings: Settings,
+        samples: Sequence[int] = (7, 5, 6, 4),
+        seed: int = 0,
+        omega: int = 1,
     ) -> None:
         self.settings = settings
         self.rng = random.Random(seed)
         cuts = (THREE_PIECES, TWO_PIECES, ONE_PIECE)
         programs = TinyPrograms([*(manifest(owned) for counts in cuts for owned in counts), whole()])
         self.phones = [Phone(folder, i, count, programs) for i, count in enumerate(samples)]
-        self.disk: dict[str, Any] = {"snapshots": {}, "epochs": []}
+        self.disk: dict[str, Any] = {"snapshots": {}, "epochs": [], "omega": omega}
         self.host = Host(settings, self.disk, self.rng)
         self.connections: list[Connection] = []
         self.ledger: dict[int, tuple[int, int, tuple[int, ...]]] = {}
@@ -445,7 +452,7 @@ class Crowd:
 
     def model(self) -> dict[str, Floats]:
         """The global model as the host's disk holds it."""
-        shared = shared_model()
+        shared = shared_model(self.disk["omega"])
         if window := self.disk.get("window"):
             shared.restore(window)
         return shared.model()

@@ -1,14 +1,15 @@
 """A small group explored completely: every order of events, and every crash at every step.
 
 The coordinator is the real one; members are abstract: the state of a piece is the list of mini-batches that
-were applied to it, a mini-batch is one message to the follower and one back. Messages keep their order on a
-connection, everything else is free.
+were applied to it, and what is shared is that list, too. A mini-batch is one message to the follower and one
+back. Messages keep their order on a connection, everything else is free.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,6 +36,10 @@ SETTINGS = Settings(
     snapshot_every=1,
     devices=3,
 )
+RENEWING = {"every": 1, "alone": False, "renews": True}
+"""Every pass is shared, and the next one begins from the host's model."""
+Groups = tuple[tuple[tuple[int, ...], int, dict[str, Any]], ...]
+"""Samples by device, crashes, and settings other than SETTINGS."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,13 @@ class Abstract:
 
 @dataclass(frozen=True)
 class World:
-    """Everything there is at one moment; `said` and `told` are the frames under way by device."""
+    """Everything there is at one moment; `said` and `told` are the frames under way by device. `saved` is the
+    group on the host's disk, and the model beside it.
+    """
 
     group: Group
-    saved: str
+    model: Lineage
+    saved: tuple[str, Lineage]
     snapshots: tuple[tuple[tuple[int, int, int], Lineage], ...]
     devices: tuple[Abstract, ...]
     said: tuple[tuple[bytes | None, ...], ...]
@@ -62,7 +70,7 @@ class World:
     crashes: int
 
     def key(self) -> int:
-        rest = (self.saved, self.snapshots, self.devices, self.said, self.told, self.crashes)
+        rest = (self.model, self.saved, self.snapshots, self.devices, self.said, self.told, self.crashes)
         return hash((_frozen(vars(self.group)), rest))
 
 
@@ -88,20 +96,21 @@ def _with(items: tuple[Any, ...], at: int, value: Any) -> tuple[Any, ...]:
     return (*items[:at], value, *items[at + 1 :])
 
 
-def first_world(samples: tuple[int, ...], crashes: int) -> World:
+def first_world(samples: tuple[int, ...], crashes: int, changes: dict[str, Any]) -> World:
     """Every device has just connected."""
-    settings = replace(SETTINGS, devices=len(samples))
+    settings = replace(SETTINGS, devices=len(samples), **changes)
     hello = [(pb.Frame(hello=pb.Hello(samples=count)).SerializeToString(),) for count in samples]
     empty = tuple(() for _ in samples)
-    return World(Group(settings), "", (), tuple(Abstract() for _ in samples), tuple(hello), empty, crashes)
+    devices = tuple(Abstract() for _ in samples)
+    return World(Group(settings), (), ("", ()), (), devices, tuple(hello), empty, crashes)
 
 
 class Explorer:
-    """Walks through all worlds that `first` can become."""
+    """Walks through all worlds that `first` can become; `changes` are settings other than SETTINGS."""
 
-    def __init__(self, samples: tuple[int, ...], crashes: int) -> None:
+    def __init__(self, samples: tuple[int, ...], crashes: int, **changes: Any) -> None:
         self.samples = samples
-        self.first = first_world(samples, crashes)
+        self.first = first_world(samples, crashes, changes)
         batches = [len(mini_batches(count, SETTINGS.batch)) for count in samples]
         self.expected = sorted((0, d, i) for d, count in enumerate(batches) for i in range(count))
         self.states = 0
@@ -127,6 +136,7 @@ class Explorer:
         self.ends += 1
         group = world.group
         assert group.phase == "done", f"deadlock: {group.phase} {group.reason} {world}"
+        assert sorted(world.model) == self.expected, f"shared is {world.model}"
         for piece, holder in enumerate(group.holders):
             state = dict(world.devices[holder].disk)[max(dict(world.devices[holder].disk))]
             assert sorted(state) == self.expected, f"piece {piece} was trained on {state}"
@@ -168,9 +178,9 @@ class Explorer:
     def _crash_host(self, world: World) -> World:
         settings = world.group.settings
         saved = world.saved
-        group = Group.from_json(settings, json.loads(saved)) if saved else Group(settings)
+        group = Group.from_json(settings, json.loads(saved[0])) if saved[0] else Group(settings)
         empty: tuple[tuple[bytes, ...], ...] = tuple(() for _ in self.samples)
-        world = replace(world, group=group, said=empty, told=empty)
+        world = replace(world, group=group, model=saved[1], said=empty, told=empty)
         for d, device in enumerate(world.devices):
             if device.up:
                 world = self._connect(world, d)
@@ -198,7 +208,7 @@ class Explorer:
         frame = self._enter(group, d, world.said[d][0])
         told = list(world.told)
         snapshots = dict(world.snapshots)
-        saved = world.saved
+        saved, model, uploaded = world.saved, world.model, b""
         if frame is not None and frame.HasField("envelope"):
             envelope = frame.envelope
             if envelope.generation == group.generation and envelope.receiver in group.live:
@@ -215,11 +225,19 @@ class Explorer:
             sent: pb.Frame | None = None
             match effect:
                 case do.Save():
-                    saved = json.dumps(group.to_json())
+                    saved = json.dumps(group.to_json()), model
                 case do.Send(number, frame_out):
                     sent = frame_out
                 case do.SendGlobal(number, generation, _):
                     sent = pb.Frame(global_state=pb.GlobalState(generation=generation))
+                case do.SendPatch(number, generation, _):
+                    content = repr(model).encode()
+                    sent = pb.Frame(patch=pb.Patch(generation=generation, update=content, last=True))
+                case do.Merge(_, _, _, _, update):
+                    uploaded = update
+                case do.Commit():
+                    assert len(_lineage(uploaded)) > len(model), f"{uploaded!r} is shared after {model}"
+                    model = _lineage(uploaded)
                 case do.SendSnapshot(number, generation, boundary, piece):
                     content = repr(snapshots[generation, boundary, piece]).encode()
                     sent = pb.Frame(
@@ -234,6 +252,7 @@ class Explorer:
         return replace(
             world,
             group=group,
+            model=model,
             saved=saved,
             snapshots=tuple(sorted(snapshots.items())),
             said=_with(world.said, d, world.said[d][1:]),
@@ -277,8 +296,12 @@ def _react(device: Abstract, d: int, frame: pb.Frame) -> tuple[Abstract, list[pb
         return _provide(device, d, assign, body.piece, _lineage(body.sealed))
     if kind == "global_state":
         return _complete(device, assign, ())
+    if kind == "patch":
+        assert not assign.from_generation, "only a whole model is given by the host"
+        return _complete(device, assign, _lineage(body.update))
     if kind == "share":
-        return device, [pb.Frame(shared=pb.Shared(generation=assign.generation, last=True))]
+        shared = pb.Shared(generation=assign.generation, update=repr(device.lineage).encode(), last=True)
+        return device, [pb.Frame(shared=shared)]
     if kind == "heirs":
         return replace(device, heirs=tuple(peer.device for peer in body.heirs)), []
     if kind == "go":
@@ -376,11 +399,15 @@ def _apply(
 
 
 def main() -> None:
-    for samples, crashes in (((2, 2), 0), ((2, 2), 1), ((2, 2, 2), 0), ((2, 2, 2), 1), ((4, 2, 2), 1)):
-        explorer = Explorer(samples, crashes)
+    """The groups of docs/protocol.md, or those with two devices alone (`--two`)."""
+    two: Groups = (((2, 2), 0, {}), ((2, 2), 1, {}), ((2, 2), 1, RENEWING), ((4, 2), 1, RENEWING))
+    three: Groups = (((2, 2, 2), 0, {}), ((2, 2, 2), 1, {}), ((2, 2, 2), 0, RENEWING), ((4, 2, 2), 1, {}))
+    for samples, crashes, changes in two if "--two" in sys.argv else two + three:
+        explorer = Explorer(samples, crashes, **changes)
         explorer.explore()
+        sharing = ", shares after every pass" if changes else ""
         print(
-            f"{len(samples)} devices, {samples} samples, {crashes} crash: {explorer.states} states",
+            f"{len(samples)} devices, {samples} samples{sharing}, {crashes} crash: {explorer.states} states",
             flush=True,
         )
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from .exhaustive import Explorer
+from .exhaustive import RENEWING, Explorer
 
 
 @pytest.mark.parametrize(
-    ("samples", "crashes"), [((2, 2), 1), ((4, 2), 1), ((2, 2, 2), 0)], ids=["1+1", "2+1", "spare"]
+    ("samples", "crashes", "changes"),
+    [((2, 2), 1, {}), ((4, 2), 1, {}), ((2, 2, 2), 0, {}), ((4, 2), 1, RENEWING)],
+    ids=["1+1", "2+1", "spare", "2+1, each shared"],
 )
-def test_every_state_of_a_small_group(samples: tuple[int, ...], crashes: int) -> None:
-    explorer = Explorer(samples, crashes)
+def test_every_state_of_a_small_group(
+    samples: tuple[int, ...], crashes: int, changes: dict[str, Any]
+) -> None:
+    explorer = Explorer(samples, crashes, **changes)
     explorer.explore()
     print(f"{explorer.states} states, {explorer.ends} ends")
     assert explorer.ends > 0

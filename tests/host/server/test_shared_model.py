@@ -42,6 +42,11 @@ def upload(model: SharedModel, group: int, weights: dict[str, np.ndarray], theta
             model.merge(group, Merge(piece, 1, 0, LAYOUT[piece], data))
 
 
+def commit(model: SharedModel, group: int, place: tuple[int, int] = (0, 0)) -> None:
+    model.commit(group, 1, place)
+    assert model.release()
+
+
 def shifted(by: float) -> dict[str, np.ndarray]:
     return {name: array + np.float32(by) for name, array in first_weights().items()}
 
@@ -50,7 +55,7 @@ def test_with_theta_one_the_global_model_is_what_the_group_has():
     model = SharedModel(array_specs(), first_weights())
     upload(model, 0, shifted(1))
     np.testing.assert_equal(model.model(), first_weights())
-    model.commit(0, 1)
+    commit(model, 0)
     np.testing.assert_equal(model.model(), shifted(1))
 
 
@@ -58,7 +63,7 @@ def test_the_global_model_is_the_average_over_groups():
     model = SharedModel(array_specs(), first_weights(), omega=2)
     for group, by in ((0, 1.0), (1, 3.0)):
         upload(model, group, shifted(by))
-        model.commit(group, 1)
+        commit(model, group)
     for name, array in shifted(2).items():
         np.testing.assert_allclose(model.model()[name], array, rtol=1e-6)
 
@@ -69,14 +74,31 @@ def test_a_round_that_was_begun_anew_counts_once():
     restarted = SharedModel(array_specs(), first_weights(), omega=2)
     restarted.restore(model.to_bytes())
     upload(restarted, 0, shifted(1))
-    restarted.commit(0, 1)
+    commit(restarted, 0)
     assert set(restarted._window.counts) == {1}
+
+
+def test_a_round_enters_the_window_when_all_groups_have_shared_it_and_in_their_order():
+    """Group 1 is a round ahead and shares first; omega = 1 keeps what entered last."""
+    model = SharedModel(array_specs(), first_weights(), omega=1)
+    for group, place, by in ((1, (0, 0), 1), (1, (0, 2), 2), (0, (0, 0), 3)):
+        upload(model, group, shifted(by))
+        model.commit(group, 1, place)
+    restarted = SharedModel(array_specs(), first_weights(), omega=1)
+    restarted.restore(model.to_bytes())
+    for each in (model, restarted):
+        assert not each.release((0, 0))
+        np.testing.assert_equal(each.model(), first_weights())
+        assert each.release((0, 2))
+        np.testing.assert_equal(each.model(), shifted(1))
+        assert each.release()
+        np.testing.assert_equal(each.model(), shifted(2))
 
 
 def test_a_patch_replaces_a_pieces_weights_and_nothing_else():
     model = SharedModel(array_specs(), first_weights(), omega=2, tau=0.4)
     upload(model, 1, shifted(5), theta=0.5)
-    model.commit(1, 1)
+    commit(model, 1)
     changed = model._window.counts > 0
     for piece, counts in enumerate(THREE_PIECES):
         state = state_of(piece, first_weights())
@@ -134,7 +156,7 @@ def test_a_bad_update_is_refused_with_a_reason_and_the_round_goes_on(bad: bytes,
     upload(model, 0, shifted(1))
     with pytest.raises(UpdateRefused, match="already this round"):
         model.merge(0, Merge(1, 1, 0, LAYOUT[1], update([OWN.start])))
-    model.commit(0, 1)
+    commit(model, 0)
     np.testing.assert_equal(model.model(), shifted(1))
 
 
