@@ -67,8 +67,8 @@ def simulated(
     ("size", "sharing", "training"),
     [
         (2, CHOSEN, TRAINING),
-        (3, {**CHOSEN, "every": 2}, {**TRAINING, "epochs": 2}),
-        (2, RENEWED, {**TRAINING, "momentum": 0.0, "learning_rate": 0.2}),
+        (3, {**CHOSEN, "every": 2}, {**TRAINING, "epochs": 2, "schedule": "cosine"}),
+        (2, RENEWED, {**TRAINING, "momentum": 0.0, "learning_rate": 0.2, "schedule": "linear"}),
     ],
     ids=["every epoch", "every two of three passes", "every pass, and nothing shuffles"],
 )

@@ -64,9 +64,9 @@ class Assignment:
         ]
 
     def _training(self) -> pb.Training:
-        settings = self.settings
+        settings, schedule = self.settings, self.schedule
         return pb.Training(
-            learning_rate=settings.learning_rate,
+            learning_rate=settings.rate(schedule.epoch, schedule.shared, len(schedule.order) or 1),
             batch=settings.batch,
             micro_batch=settings.micro_batch,
             in_flight=settings.in_flight,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from crowdlearn_device import wire_pb2 as pb
 
+from ..sharing.rate import Fall, rounds_an_epoch, share_left
+
 Neurons = tuple[int, int]
 Layout = tuple[tuple[Neurons, ...], ...]
 """Neurons by piece and layer."""
@@ -26,10 +28,10 @@ class Cut:
 class Settings:
     """What a group is to do. `fallbacks` cut the network into fewer pieces, for when devices are missing;
     the rotation is the plan's, and so are `turns`, where it names who holds the pieces under a dominator (the
-    first of each). Devices share after `every` passes (0: after an epoch). A group that is not `alone` takes
-    the global model's weights at the beginning of every round; where sharing `renews` all of them, no state
-    moves between devices then. With `whole`, the hash of the whole network's program, every device gets the
-    group's model at the end.
+    first of each). Devices share after `every` passes (0: after an epoch), and the learning rate falls with
+    every sharing as `fall` says. A group that is not `alone` takes the global model's weights at the
+    beginning of every round; where sharing `renews` all of them, no state moves between devices then. With
+    `whole`, the hash of the whole network's program, every device gets the group's model at the end.
     """
 
     layout: Layout
@@ -48,12 +50,19 @@ class Settings:
     silence_seconds: float = 30.0
     fallbacks: tuple[Cut, ...] = ()
     turns: tuple[tuple[int, ...], ...] = ()
+    fall: Fall = "constant"
     every: int = 0
     theta: float = 1.0
     values: int = pb.FLOAT32
     alone: bool = True
     renews: bool = False
     whole: str = ""
+
+    def rate(self, epoch: int, shared: int, passes: int) -> float:
+        """The learning rate of the round that begins when `shared` of the epoch's `passes` were shared."""
+        rounds = rounds_an_epoch(passes, self.every)
+        done = epoch + (shared // self.every if self.every else 0) / rounds
+        return self.learning_rate * share_left(self.fall, done / self.epochs)
 
     @property
     def cuts(self) -> tuple[Cut, ...]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from math import cos, pi
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from ..config import Section
-
-LAST_RATE = 0.01
-"""What a falling schedule leaves of the learning rate."""
+from ..sharing.rate import Fall, rounds_an_epoch, share_left
 
 
 class PartitionConfig(Section):
@@ -40,7 +37,7 @@ class TrainingConfig(Section):
     learning_rate: float = Field(default=0.1, gt=0, le=100)
     momentum: float = Field(default=0.0, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, le=1)
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: Fall = "constant"
     wire: Literal["float32", "float16", "int8"] = "float32"
 
 
@@ -108,7 +105,7 @@ class SimulationConfig(Section):
     @property
     def rounds_an_epoch(self) -> int:
         """Sharings in an epoch."""
-        return -(-self.group // self.passes_a_round) if self.method == "slicenet" else 1
+        return rounds_an_epoch(self.group, self.sharing.every) if self.method == "slicenet" else 1
 
     @property
     def groups(self) -> int:
@@ -136,9 +133,4 @@ class SimulationConfig(Section):
 
     def rate(self, number: int) -> float:
         """The learning rate of round `number`, counted from 0."""
-        return self.training.learning_rate * _schedule(self.training.schedule, number / self.rounds)
-
-
-def _schedule(name: str, done: float) -> float:
-    left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + cos(pi * done)) / 2}[name]
-    return LAST_RATE + (1 - LAST_RATE) * left
+        return self.training.learning_rate * share_left(self.training.schedule, number / self.rounds)

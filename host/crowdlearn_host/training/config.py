@@ -11,6 +11,7 @@ from pydantic import Field, PositiveInt, model_validator
 from ..config import Section, load_toml
 from ..errors import ConfigError
 from ..planner.wire import DEFAULT
+from ..sharing.rate import Fall
 
 PARTS, LEAST_ROWS = 32, 16
 """More parts cost more than they hide (docs/benchmarks/pipeline.md); fewer rows make batch norm noisy."""
@@ -66,7 +67,8 @@ class TrainingSection(Section):
 
     Without `micro_batch` the plan's is taken, or else a mini-batch is cut into 32, but not below 16 samples:
     batch norm takes the statistics of a micro-batch. `in_flight` bounds how many are in memory at once.
-    `wire` is how sums and errors travel between pieces; int8 is rounded up or down at random.
+    `schedule` lowers the learning rate to a hundredth, with every sharing. `wire` is how sums and errors travel
+    between pieces; int8 is rounded up or down at random.
     """
 
     epochs: PositiveInt = 5
@@ -74,6 +76,7 @@ class TrainingSection(Section):
     micro_batch: int | None = Field(None, ge=2)
     in_flight: int = Field(PARTS, ge=1, le=64)
     learning_rate: float = Field(0.1, gt=0)
+    schedule: Fall = "constant"
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     seed: int = Field(0, ge=0)

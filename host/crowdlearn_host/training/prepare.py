@@ -144,6 +144,7 @@ def _settings(
         grace_seconds=training.grace_seconds,
         fallbacks=prepared.fallbacks,
         turns=turns,
+        fall=training.schedule,
         every=sharing.every,
         theta=sharing.theta,
         values=WIRE[sharing.values],

@@ -1,0 +1,21 @@
+"""Learning rates that fall from round to round, the same on phones and simulated."""
+
+from __future__ import annotations
+
+from math import cos, pi
+from typing import Literal
+
+Fall = Literal["constant", "linear", "cosine"]
+LAST_RATE = 0.01
+"""What is left of the learning rate at the end."""
+
+
+def share_left(fall: Fall, done: float) -> float:
+    """The share of the learning rate that a round has, `done` of all rounds being over: 1 to LAST_RATE."""
+    left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + cos(pi * done)) / 2}[fall]
+    return LAST_RATE + (1 - LAST_RATE) * left
+
+
+def rounds_an_epoch(passes: int, every: int) -> int:
+    """Sharings in an epoch of so many passes: one after `every` of them (0: all) and one after the rest."""
+    return -(-passes // min(every or passes, passes))
