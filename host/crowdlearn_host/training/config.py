@@ -67,8 +67,8 @@ class TrainingSection(Section):
 
     Without `micro_batch` the plan's is taken, or else a mini-batch is cut into 32, but not below 16 samples:
     batch norm takes the statistics of a micro-batch. `in_flight` bounds how many are in memory at once.
-    `schedule` lowers the learning rate to a hundredth, with every sharing. `wire` is how sums and errors travel
-    between pieces; int8 is rounded up or down at random.
+    `schedule` lowers the learning rate with every sharing, to a hundredth. `wire` is how sums and errors
+    travel between pieces; int8 is rounded up or down at random.
     """
 
     epochs: PositiveInt = 5
