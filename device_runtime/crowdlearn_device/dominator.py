@@ -6,27 +6,27 @@ from . import wire_pb2 as pb
 from .dataset import Dataset
 from .errors import DataError
 from .piece import Piece
-from .schedule import micro_batches, mini_batches, pass_order
+from .schedule import Pass, micro_batches, mini_batches, pass_order
 
 
 class Dominator:
     """One pass of a device's data. Samples and labels stay here: only sums leave the piece."""
 
-    def __init__(self, piece: Piece, data: Dataset, assign: pb.Assign, device: int) -> None:
+    def __init__(self, piece: Piece, data: Dataset, of: Pass, assign: pb.Assign, device: int) -> None:
         training = assign.training
         self._piece = piece
         self._data = data
-        self._first = assign.pass_boundary
+        self._pass = of
         self._order = pass_order(len(data), seed=training.seed, epoch=assign.epoch, device=device)
         self._batches = mini_batches(len(data), training.batch)
         self._micro_batch = training.micro_batch
         self._in_flight = training.in_flight
-        self._fed = (piece.boundary, 0)
-        if assign.pass_boundary + len(self._batches) != assign.pass_end:
+        self._next = (piece.boundary, 0)
+        if of.first + len(self._batches) != of.end:
             raise DataError(
                 f"this device has {len(data)} samples, {len(self._batches)} mini-batches, and the "
                 "server counts "
-                f"{assign.pass_end - assign.pass_boundary}; data must not change while a run lasts"
+                f"{of.end - of.first}; data must not change while a run lasts"
             )
 
     def feed(self) -> bool:
@@ -34,30 +34,24 @@ class Dominator:
         entered.
         """
         piece = self._piece
-        local = piece.boundary - self._first
-        if local >= len(self._batches) or piece.micros_under_way >= self._in_flight:
+        number, micro = self._next
+        if number not in piece.under_way or piece.micros_under_way >= self._in_flight:
             return False
-        if self._fed[0] != piece.boundary:
-            self._fed = (piece.boundary, 0)
-        batch = self._batches[local]
+        batch = self._batches[number - self._pass.first]
         micros = micro_batches(len(batch), self._micro_batch)
-        micro = self._fed[1]
-        if micro >= len(micros):
-            return False
         rows = self._order[batch.start + micros[micro].start : batch.start + micros[micro].stop]
-        piece.feed(micro, len(micros), len(batch), self._data.inputs[rows], self._data.labels[rows])
-        self._fed = (piece.boundary, micro + 1)
+        piece.feed(number, micro, len(micros), len(batch), self._data.inputs[rows], self._data.labels[rows])
+        self._next = (number, micro + 1) if micro + 1 < len(micros) else (number + 1, 0)
         return True
 
     def progress(self) -> pb.Progress:
         """What the mini-batch that has just been applied gave."""
         results = sorted(self._piece.results, key=lambda result: result.micro)
-        self._piece.results.clear()
         rows = sum(result.rows for result in results)
         return pb.Progress(
             boundary=self._piece.boundary,
             rows=rows,
             loss=sum(result.loss * result.rows for result in results) / rows,
             correct=sum(result.correct for result in results),
-            pass_done=self._piece.boundary - self._first == len(self._batches),
+            pass_done=self._piece.boundary == self._pass.end,
         )

@@ -25,6 +25,7 @@ from .executor import Executor, Programs
 from .kept import keep_model
 from .manifest import Manifest
 from .piece import Message, Piece
+from .schedule import STALENESS, Pass
 from .sharing import apply_patch, shared_updates, weights_of
 from .state import Neurons, PartialState, PieceState, StateStore
 from .update import ValueType
@@ -204,6 +205,14 @@ class _Generation:
         self._device_of = [piece.device for piece in assign.pieces]
         self._piece_of = {device: piece for piece, device in enumerate(self._device_of)}
         self._heirs = list(assign.heirs)
+        self._pass = Pass(
+            assign.pass_boundary,
+            assign.pass_end,
+            max(1, assign.training.snapshot_every),
+            assign.training.staleness,
+        )
+        if self._pass.staleness not in STALENESS:
+            raise WireError(f"staleness {self._pass.staleness}; this device knows {STALENESS}")
         self._busy = 0.0
         self._partial: PartialState | None = None
         self._giving: list[Iterator[None]] = []
@@ -361,6 +370,7 @@ class _Generation:
             self._assign.piece,
             state,
             self._assign.boundary,
+            self._pass,
             training.learning_rate,
             training.seed,
         )
@@ -381,7 +391,7 @@ class _Generation:
         if self._dominator is not None:
             raise WireError("go came twice")
         if self._assign.piece == 0:
-            self._dominator = Dominator(self._piece, self._member.data(), self._assign, self._me)
+            self._dominator = Dominator(self._piece, self._member.data(), self._pass, self._assign, self._me)
 
     def _envelope(self, envelope: pb.Envelope) -> None:
         content = self._channel(envelope.sender).open(envelope)
@@ -453,8 +463,7 @@ class _Generation:
             progress = self._dominator.progress()
             progress.generation = self.number
             self._send(progress=progress)
-        since = piece.boundary - assign.pass_boundary
-        if piece.boundary == assign.pass_end or since % max(1, assign.training.snapshot_every) == 0:
+        if self._pass.drained(piece.boundary):
             state = piece.state()
             self._member._states.save(self.number, piece.boundary, state)
             heirs = {h: self._member._identities[h] for h in self._heirs if h != self._me}

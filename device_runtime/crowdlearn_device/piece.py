@@ -3,7 +3,8 @@
 A stage runs as soon as everything it sums has arrived for its micro-batch; nothing else orders the work, so
 micro-batches pipeline by themselves. Sums are added in the order of pieces and micro-batches, never of
 arrival: the same run gives the same bits. Weights change once per mini-batch, after the last micro-batch has
-gone backward.
+gone backward. With staleness 1 two mini-batches are under way: the later one runs on the newest weights and
+goes on with them when the earlier one has updated, so that a piece holds two versions of its weights.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from . import wire_pb2 as pb
 from .errors import WireError
 from .executor import Executor
 from .manifest import EdgeSpec, Manifest, MethodSpec, Port
-from .schedule import dropout_mask
+from .schedule import Pass, dropout_mask
 from .sgd import descend
 from .state import Neurons, PieceState
 from .wire import Array, Floats
@@ -52,8 +53,9 @@ class Result:
 
 @dataclass
 class _Step:
-    """A mini-batch under way."""
+    """A mini-batch under way; `number` is the boundary before it."""
 
+    number: int
     micros: int
     rows: int
     arrived: dict[tuple[int, int, int, int], Array] = field(default_factory=dict)
@@ -61,6 +63,7 @@ class _Step:
     labels: dict[int, Array] = field(default_factory=dict)
     sums: dict[tuple[int, int], Floats] = field(default_factory=dict)
     gradients: dict[str, Floats] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
     done: int = 0
 
 
@@ -85,12 +88,15 @@ class Piece:
         index: int,
         state: PieceState,
         boundary: int,
+        of: Pass,
         learning_rate: float,
         seed: int,
     ) -> None:
         self.index = index
         self.boundary = boundary
         self.results: list[Result] = []
+        """Of the mini-batch that updated last."""
+        self._pass = of
         self._manifest = manifest
         self._executor = executor
         self._layout = [tuple(piece) for piece in layout]
@@ -99,6 +105,8 @@ class Piece:
         self._momentum: dict[str, Floats] = {}
         self._accumulated: dict[str, Floats] = {}
         self._layer_of = {array.name: array.layer for array in manifest.arrays}
+        self._stale: dict[str, Floats] = {}
+        """Weights before the last update, while a mini-batch that entered before it is under way."""
         for arrays in state.layers.values():
             for key, array in arrays.items():
                 kind, name = key.split("/", 1)
@@ -109,7 +117,8 @@ class Piece:
         self._seed = seed
         self._steps: dict[int, _Step] = {}
         self._ready: list[_Stage] = []
-        self._next_micro: dict[tuple[int, int], int] = {}
+        self._next_micro: dict[tuple[int, int], tuple[int, int]] = {}
+        """Mini-batch and micro-batch whose turn it is, by purpose and layer."""
         self._last = len(manifest.layers) - 1
         self._owned = [layer for layer, (a, b) in enumerate(self._neurons) if b > a]
         self._methods = {method.name: method for method in manifest.methods}
@@ -153,34 +162,39 @@ class Piece:
         return bool(self._runnable())
 
     def _runnable(self) -> list[_Stage]:
-        """Stages of this mini-batch whose turn it is: every layer takes its micro-batches in order."""
+        """Stages whose turn it is: every layer takes mini-batches and their micro-batches in order."""
+        first = self.boundary, 0
         return [
             stage
             for stage in self._ready
-            if stage[0] == self.boundary and stage[2] == self._next_micro.get((stage[1], stage[3]), 0)
+            if stage[0] in self.under_way and stage[::2] == self._next_micro.get(stage[1::2], first)
         ]
 
     @property
-    def micros_under_way(self) -> int:
-        """Micro-batches of this mini-batch that were fed here and have not come back."""
-        step = self._steps.get(self.boundary)
-        return 0 if step is None else sum(1 for micro in step.labels if (micro, 0) in step.sums)
+    def under_way(self) -> range:
+        """The mini-batches that this piece works on now."""
+        return self._pass.under_way(self.boundary)
 
-    def feed(self, micro: int, micros: int, rows: int, inputs: Array, labels: Array) -> None:
+    @property
+    def micros_under_way(self) -> int:
+        """Micro-batches that were fed here and have not come back."""
+        return sum((micro, 0) in step.sums for step in self._steps.values() for micro in step.labels)
+
+    def feed(self, number: int, micro: int, micros: int, rows: int, inputs: Array, labels: Array) -> None:
         """Enter a micro-batch of the dominator's data: inputs [B, ...], labels int64 [B]; `rows` of the whole
-        mini-batch.
+        mini-batch `number`.
         """
-        step = self._step(self.boundary, micros, rows)
+        step = self._step(number, micros, rows)
         step.labels[micro] = labels
         shape = (inputs.shape[0], self._manifest.layers[0].neurons, *self._manifest.layers[0].sum_shape)
         step.sums[micro, 0] = np.ascontiguousarray(inputs, np.float32).reshape(shape)
-        self._ready.append((self.boundary, pb.PURPOSE_ACTIVATION, micro, 0))
+        self._ready.append((number, pb.PURPOSE_ACTIVATION, micro, 0))
 
     def receive(self, message: Message) -> None:
         """Take partial sums or errors. Raises WireError where they do not fit the piece or were not due."""
         if not 0 <= message.edge < len(self._manifest.edges):
             raise WireError(f"message on edge {message.edge}, which the network does not have")
-        if message.step not in (self.boundary, self.boundary + 1):
+        if message.step not in self.under_way:
             raise WireError(f"message of step {message.step} while this piece is at {self.boundary}")
         if not 0 <= message.micro < message.micros <= message.rows:
             raise WireError(f"micro-batch {message.micro} of {message.micros} with {message.rows} rows")
@@ -214,7 +228,7 @@ class Piece:
             self._ready.append((message.step, message.purpose, message.micro, layer))
 
     def _step(self, number: int, micros: int, rows: int) -> _Step:
-        step = self._steps.setdefault(number, _Step(micros, rows))
+        step = self._steps.setdefault(number, _Step(number, micros, rows))
         if (step.micros, step.rows) != (micros, rows):
             raise WireError(
                 f"step {number} has {step.micros} micro-batches of {step.rows} rows, not {micros} of {rows}"
@@ -222,14 +236,15 @@ class Piece:
         return step
 
     def run(self) -> list[Message]:
-        """Run one stage that is ready; what it gives for other pieces. The lowest micro-batch goes first,
+        """Run one stage that is ready; what it gives for other pieces. The earliest micro-batch goes first,
         backward before forward. Values may lie in the program's memory: use them before the next run.
         """
-        stage = min(self._runnable(), key=lambda s: (-s[1], s[2], s[3]))
+        stage = min(self._runnable(), key=lambda s: (-s[1], s[0], s[2], s[3]))
         self._ready.remove(stage)
         number, purpose, micro, layer = stage
-        self._next_micro[purpose, layer] = micro + 1
         step = self._steps[number]
+        following = (number, micro + 1) if micro + 1 < step.micros else (number + 1, 0)
+        self._next_micro[purpose, layer] = following
         if purpose == pb.PURPOSE_ERROR:
             messages = self._backward(step, micro, layer)
         elif layer == self._last:
@@ -286,11 +301,14 @@ class Piece:
             raise WireError(f"no errors came back on edge {edge_index}")
         return gathered
 
-    def _call(self, method: MethodSpec, given: Mapping[tuple[str, int], Array]) -> list[tuple[Port, Array]]:
+    def _call(
+        self, step: _Step, method: MethodSpec, given: Mapping[tuple[str, int], Array]
+    ) -> list[tuple[Port, Array]]:
+        stale = self._stale if step.number == self.boundary else {}
         inputs = []
         for port in method.inputs:
             if port.role in ("parameter", "buffer"):
-                inputs.append(self._values[port.name])
+                inputs.append(stale.get(port.name, self._values[port.name]))
             else:
                 inputs.append(given[port.role, port.edge])
         outputs = self._executor.run(method.name, inputs, borrowed=True)
@@ -304,17 +322,18 @@ class Piece:
         )
         return np.ascontiguousarray(mask[:, a:b]).reshape(rows, b - a, *(1 for _ in spec.sum_shape))
 
-    def _given(self, sums: Floats, micro: int, layer: int) -> dict[tuple[str, int], Array]:
+    def _given(self, step: _Step, sums: Floats, micro: int, layer: int) -> dict[tuple[str, int], Array]:
         given: dict[tuple[str, int], Array] = {("sum", -1): sums}
         if self._manifest.layers[layer].dropout:
-            given["mask", -1] = self._mask(self.boundary, micro, layer, sums.shape[0])
+            given["mask", -1] = self._mask(step.number, micro, layer, sums.shape[0])
         return given
 
     def _forward(self, step: _Step, micro: int, layer: int) -> list[Message]:
         sums = step.sums[micro, 0] if layer == 0 else self._gather(step, pb.PURPOSE_ACTIVATION, micro, layer)
         step.sums[micro, layer] = sums
         messages = []
-        for port, values in self._call(self._methods[f"forward_{layer}"], self._given(sums, micro, layer)):
+        given = self._given(step, sums, micro, layer)
+        for port, values in self._call(step, self._methods[f"forward_{layer}"], given):
             if port.role == "buffer":
                 self._values[port.name] = np.array(values)
                 continue
@@ -337,28 +356,28 @@ class Piece:
             raise WireError(
                 f"sums of {sums.shape[0]} samples came back for a micro-batch of {labels.shape[0]}"
             )
-        given = self._given(sums, micro, self._last)
+        given = self._given(step, sums, micro, self._last)
         given["labels", -1] = labels
         given["scale", -1] = np.array(1.0 / step.rows, np.float32)
         messages: list[Message] = []
         loss, correct = 0.0, 0
-        for port, values in self._call(self._methods["loss"], given):
+        for port, values in self._call(step, self._methods["loss"], given):
             if port.role == "loss":
                 loss = float(np.asarray(values, np.float32).reshape(())) * step.rows / labels.shape[0]
             elif port.role == "logits":
                 correct = int((values.argmax(axis=1) == labels).sum())
             else:
                 messages += self._learn(step, micro, self._last, port, values)
-        self.results.append(Result(micro, labels.shape[0], loss, correct))
+        step.results.append(Result(micro, labels.shape[0], loss, correct))
         step.done += 1
         return messages
 
     def _backward(self, step: _Step, micro: int, layer: int) -> list[Message]:
-        given = self._given(step.sums.pop((micro, layer)), micro, layer)
+        given = self._given(step, step.sums.pop((micro, layer)), micro, layer)
         for e in sorted({e for e, _ in self._outgoing[layer]}):
             given["error", e] = self._errors(step, micro, layer, e)
         messages: list[Message] = []
-        for port, values in self._call(self._methods[f"backward_{layer}"], given):
+        for port, values in self._call(step, self._methods[f"backward_{layer}"], given):
             messages += self._learn(step, micro, layer, port, values)
         step.done += 1
         return messages
@@ -384,10 +403,13 @@ class Piece:
     def _message(
         self, step: _Step, partner: int, purpose: pb.Purpose, micro: int, edge: int, values: Array
     ) -> Message:
-        return Message(partner, purpose, self.boundary, micro, step.micros, step.rows, edge, values)
+        return Message(partner, purpose, step.number, micro, step.micros, step.rows, edge, values)
 
     def _apply(self, step: _Step) -> None:
+        ahead = len(self._pass.under_way(step.number)) > 1
         for name, gradient in step.gradients.items():
+            if ahead:
+                self._stale[name], self._values[name] = self._values[name], self._next_version(name)
             descend(
                 self._values[name],
                 gradient,
@@ -397,12 +419,23 @@ class Piece:
                 momentum=self._manifest.momentum,
                 weight_decay=self._manifest.weight_decay,
             )
-        del self._steps[self.boundary]
-        self._next_micro.clear()
+        if not ahead:
+            self._stale.clear()
+        self.results = step.results
+        del self._steps[step.number]
         self.boundary += 1
 
+    def _next_version(self, name: str) -> Floats:
+        """The newest weights, to be updated while a mini-batch still needs them as they are."""
+        newest = self._values[name]
+        version = self._stale.get(name)
+        if version is None:
+            return newest.copy()
+        np.copyto(version, newest)
+        return version
+
     def state(self) -> PieceState:
-        """The piece at its boundary. Only between mini-batches."""
+        """The piece at its boundary. Only where the pass is drained."""
         layers: dict[int, dict[str, Floats]] = {}
         for kind, arrays in (
             ("value", self._values),

@@ -6,9 +6,37 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+STALENESS = (0, 1)
+"""By how many updates the weights may be old that a gradient is taken at."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The mini-batches of one dominator's data, numbered from boundary `first` to `end`.
+
+    Every `every` mini-batches and at its end the pipeline is empty and all pieces are saved. In between, with
+    `staleness` 1, a mini-batch enters before the one ahead of it has updated: its gradient is that of the
+    weights before that update, always.
+    """
+
+    first: int
+    end: int
+    every: int = 1
+    staleness: int = 0
+
+    def drained(self, boundary: int) -> bool:
+        """Whether nothing is under way at this boundary."""
+        return boundary == self.end or (boundary - self.first) % self.every == 0
+
+    def under_way(self, boundary: int) -> range:
+        """The mini-batches that a piece works on once those before `boundary` have updated it."""
+        more = 0 if self.drained(boundary + 1) else self.staleness
+        return range(boundary, min(boundary + 1 + more, self.end))
 
 
 def pass_order(samples: int, *, seed: int, epoch: int, device: int) -> npt.NDArray[np.int64]:

@@ -74,6 +74,7 @@ class Assignment:
             snapshot_every=settings.snapshot_every,
             wire=settings.wire,  # type: ignore[arg-type]
             rank=settings.theta < 1,
+            staleness=settings.staleness,
         )
 
     def _add_moves(self, assign: pb.Assign, number: int) -> None:

@@ -43,6 +43,7 @@ class Settings:
     learning_rate: float
     seed: int
     snapshot_every: int
+    staleness: int = 0
     wire: int = pb.FLOAT32
     rotation: str = "full"
     devices: int = 0

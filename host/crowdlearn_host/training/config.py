@@ -68,7 +68,10 @@ class TrainingSection(Section):
     Without `micro_batch` the plan's is taken, or else a mini-batch is cut into 32, but not below 16 samples:
     batch norm takes the statistics of a micro-batch. `in_flight` bounds how many are in memory at once.
     `schedule` lowers the learning rate with every sharing, to a hundredth. `wire` is how sums and errors
-    travel between pieces; int8 is rounded up or down at random.
+    travel between pieces; int8 is rounded up or down at random. With `staleness` 1 a mini-batch enters before
+    the one ahead of it has updated the weights, which keeps links and devices busy: its gradient is that of
+    the weights before that update. At a pass's end and every `snapshot_every` mini-batches the weights are
+    complete.
     """
 
     epochs: PositiveInt = 5
@@ -81,6 +84,7 @@ class TrainingSection(Section):
     weight_decay: float = Field(0.0, ge=0)
     seed: int = Field(0, ge=0)
     snapshot_every: int = Field(100, ge=1)
+    staleness: int = Field(0, ge=0, le=1)
     wire: Literal["float32", "float16", "int8"] = DEFAULT
     grace_seconds: float = Field(60.0, ge=0)
 

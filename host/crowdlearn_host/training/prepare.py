@@ -138,6 +138,7 @@ def _settings(
         learning_rate=training.learning_rate,
         seed=training.seed,
         snapshot_every=training.snapshot_every,
+        staleness=training.staleness,
         wire=WIRE[training.wire],
         rotation=prepared.config.group.rotation or planned,
         devices=devices,

@@ -393,8 +393,8 @@ class Crowd:
             if frame.HasField("progress"):
                 generation = phone.member._generation
                 assert generation is not None
-                rows = tuple(phone.fed)
-                phone.fed.clear()
+                rows = tuple(phone.fed[: frame.progress.rows])
+                del phone.fed[: frame.progress.rows]
                 self._account(frame.progress.boundary, generation._assign.epoch, phone.number, rows)
             put(phone.connection.up, frame.SerializeToString(), self.rng)
         phone.member.outbox.clear()
