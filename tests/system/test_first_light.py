@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from crowdlearn_device.schedule import dominator_order, mini_batches, pass_order
 from crowdlearn_host import phones
 from crowdlearn_host.server.run_folder import load_model_state, read_lines
 from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.data import deal, load_split
 from crowdlearn_host.training.prepare import prepare
 from crowdlearn_host.training.run import new_run, train
-from torch import nn
+
+from .unsliced import unsliced
 
 pytestmark = pytest.mark.system
 PHONES = 4
@@ -51,38 +50,9 @@ def run(tmp_path_factory) -> Path:
     return folder / "run"
 
 
-def unsliced(dtype: torch.dtype, folder: Path) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The same model, seed and batches in plain PyTorch; the losses of all mini-batches."""
-    config = TrainConfig.model_validate(CONFIG)
-    settings = config.training
-    model = prepare(config, folder, lambda event, fields: None).model.to(dtype)
-    sgd = torch.optim.SGD(
-        model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
-    )
-    parts = deal(load_split("digits", "train"), PHONES, settings.seed)
-    losses = []
-    for epoch in range(settings.epochs):
-        for device in dominator_order(range(PHONES), seed=settings.seed, epoch=epoch):
-            data = parts[device]
-            permutation = pass_order(len(data), seed=settings.seed, epoch=epoch, device=device)
-            for batch in mini_batches(len(data), settings.batch):
-                sgd.zero_grad()
-                total = 0.0
-                for micro in mini_batches(len(batch), settings.micro_batch or settings.batch):
-                    rows = permutation[batch.start + micro.start : batch.start + micro.stop]
-                    out = model(torch.from_numpy(data.inputs[rows]).to(dtype))
-                    labels = torch.from_numpy(data.labels[rows])
-                    loss = nn.functional.cross_entropy(out, labels, reduction="sum") / len(batch)
-                    loss.backward()
-                    total += loss.item()
-                sgd.step()
-                losses.append(total)
-    return model.state_dict(), losses
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_sliced_training_over_adb_equals_unsliced_sgd(run, dtype):
-    expected, losses = unsliced(dtype, run.parent)
+    expected, losses = unsliced(CONFIG, PHONES, dtype, run.parent)
     metrics = list(read_lines(run / "metrics.jsonl"))
     assert [m["boundary"] for m in metrics] == list(range(1, len(losses) + 1))
     assert len(losses) >= 50

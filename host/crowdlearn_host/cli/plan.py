@@ -56,6 +56,9 @@ def plan(
     micro_batch: Annotated[
         int, typer.Option(min=0, help="Samples of a micro-batch at most; 0 takes what training takes.")
     ] = 0,
+    staleness: Annotated[
+        int, typer.Option(min=0, max=1, help="1: mini-batches overlap, which takes memory.")
+    ] = 0,
     momentum: Annotated[bool, typer.Option(help="Whether SGD keeps momentum.")] = False,
     wire: Annotated[Wire, typer.Option(help="Numbers on the wire.")] = Wire(DEFAULT),
     rotation: Annotated[Rotate, typer.Option(help="What moves at a shuffle.")] = Rotate.minimal,
@@ -76,6 +79,7 @@ def plan(
         rotation=rotation.value,
         theta=theta,
         wire=wire_format(wire.value),
+        staleness=staleness,
     )
     devices = load_fleet(fleet)
     capped = any(kind.max_memory for kind in devices.classes)

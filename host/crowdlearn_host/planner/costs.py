@@ -43,6 +43,7 @@ class Training:
     rotation: Rotation = "minimal"
     theta: float = 0.5
     wire: WireFormat = WireFormat()
+    staleness: int = 0
 
     def micro_batches(self, samples: int) -> int:
         """Micro-batches of a pass over `samples` samples."""
@@ -103,13 +104,16 @@ def costs(
     """
     members = bundles(graph)
     copies = 1 + training.momentum + (groups > 1 and training.theta < 1)
-    rows = min(training.batch, training.in_flight * training.micro_batch)
+    rows = min((1 + training.staleness) * training.batch, training.in_flight * training.micro_batch)
     each, memory = [], []
     for layers in members:
         macs, parameters, buffers = _neuron(graph, layers)
         state = FLOAT * (copies * parameters + buffers)
         each.append(NeuronCosts(macs, state))
-        gradient = FLOAT * parameters
+        # With staleness there are two versions of weights, and a second mini-batch's gradients, but for the
+        # input layer's: they come last, when those of the one before are gone.
+        more = training.staleness * (1 if 0 in layers else 2)
+        gradient = FLOAT * (1 + more) * parameters
         memory.append(bundle_memory(graph, layers, state, gradient, rows, training.micro_batch, footprint))
     neurons = tuple(graph.layers[layers[0]].neurons for layers in members)
     first = graph.layers[0]

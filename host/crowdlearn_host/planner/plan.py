@@ -100,14 +100,15 @@ class GroupPlan:
 class Plan:
     """Pieces of one group, the same for every group.
 
-    `order[layer]` lists the model's neurons in slice order; () keeps the model's own. `micro_batch` is what
-    its memory was reckoned with, in samples; 0 where nobody reckoned.
+    `order[layer]` lists the model's neurons in slice order; () keeps the model's own. `micro_batch`, in
+    samples, and `staleness` are what its memory was reckoned with; 0 where nobody reckoned.
     """
 
     pieces: tuple[PiecePlan, ...]
     order: tuple[tuple[int, ...], ...] = ()
     model: str = ""
     micro_batch: int = 0
+    staleness: int = 0
     rotation: str = "minimal"
     groups: tuple[GroupPlan, ...] = field(default=())
     traffic: Traffic | None = None

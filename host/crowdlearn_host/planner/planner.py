@@ -179,6 +179,7 @@ def _plan(
         pieces=tuple(_piece(priced, problem, division, k, plan.pieces[k]) for k in range(len(plan.pieces))),
         rotation=training.rotation,
         micro_batch=training.micro_batch,
+        staleness=training.staleness,
         groups=tuple(group for group, _ in turned),
         traffic=Traffic(forward, forward, shuffled, sharing_bytes(priced.parameters, training, groups)),
     )

@@ -69,6 +69,10 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
     fewer = range(section.min_pieces or len(plan.pieces), len(plan.pieces))
     fallbacks = tuple(balanced(graph, pieces) for pieces in fewer)
     training = config.training
+    if plan.micro_batch and training.staleness > plan.staleness:
+        raise ConfigError(
+            "training.staleness is 1, the plan's memory is that of 0; plan again with --staleness 1"
+        )
     optimizer = Optimizer(training.momentum, training.weight_decay)
     micro = training.micro_rows(plan.micro_batch) + 1
     programs: dict[tuple[int, ...], SliceProgram] = {}

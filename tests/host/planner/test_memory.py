@@ -58,3 +58,19 @@ def test_no_micro_batch_is_small_enough_for_a_device_without_room_for_the_proces
         plan_with_micro_batch(
             graph, fleet(kind), Training(), lambda rows: programs(graph, rows), seconds=5, compare=False
         )
+
+
+def test_overlapping_mini_batches_count_a_second_version_of_the_weights(graph: NeuronGraph) -> None:
+    """A second version, the gradients of two mini-batches but for the input layer's, and all their sums."""
+    one, two = (costs(graph, Training(batch=8, micro_batch=8, staleness=s)) for s in (0, 1))
+    for bundle, layers in enumerate(one.layers):
+        parameters = (
+            sum(sum(e.parameters for e in graph.outgoing(i)) + graph.layers[i].parameters for i in layers)
+            / one.neurons[bundle]
+        )
+        last = len(graph.layers) - 1 in layers
+        sums = 0 if last else sum(4 * 8 * graph.layers[i].sum_floats for i in layers)
+        copies = 1 if 0 in layers else 2
+        grown = two.memory[bundle].training - one.memory[bundle].training
+        assert grown == pytest.approx(4 * copies * parameters + sums)
+        assert two.memory[bundle].state == one.memory[bundle].state

@@ -1,0 +1,60 @@
+"""The training that phones do together, done by one network in plain PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from crowdlearn_device.schedule import dominator_order, mini_batches, pass_order
+from crowdlearn_host.training.config import TrainConfig
+from crowdlearn_host.training.data import deal, load_split
+from crowdlearn_host.training.prepare import prepare
+from torch import nn
+
+
+def unsliced(
+    values: dict[str, Any], phones: int, dtype: torch.dtype, folder: Path
+) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The weights after the same model, seed and batches, and the losses of all mini-batches.
+
+    With staleness 1 a gradient is taken at the weights before the last update, but where the pipeline is
+    drained: at a pass's beginning, and after every `snapshot_every` mini-batches.
+    """
+    config = TrainConfig.model_validate(values)
+    settings = config.training
+    model = prepare(config, folder, lambda event, fields: None).model.to(dtype)
+    sgd = torch.optim.SGD(
+        model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
+    )
+    parts = deal(load_split(config.data or "", "train"), phones, settings.seed)
+    losses = []
+    for epoch in range(settings.epochs):
+        for device in dominator_order(range(phones), seed=settings.seed, epoch=epoch):
+            data = parts[device]
+            permutation = pass_order(len(data), seed=settings.seed, epoch=epoch, device=device)
+            for number, batch in enumerate(mini_batches(len(data), settings.batch)):
+                newest = [p.detach().clone() for p in model.parameters()]
+                if settings.staleness == 0 or number % settings.snapshot_every == 0:
+                    before = newest
+                _set(model, before)
+                sgd.zero_grad()
+                total = 0.0
+                for micro in mini_batches(len(batch), settings.micro_batch or settings.batch):
+                    rows = permutation[batch.start + micro.start : batch.start + micro.stop]
+                    out = model(torch.from_numpy(data.inputs[rows]).to(dtype))
+                    labels = torch.from_numpy(data.labels[rows])
+                    loss = nn.functional.cross_entropy(out, labels, reduction="sum") / len(batch)
+                    loss.backward()
+                    total += loss.item()
+                _set(model, newest)
+                sgd.step()
+                before = newest
+                losses.append(total)
+    return model.state_dict(), losses
+
+
+def _set(model: nn.Module, weights: list[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), weights, strict=True):
+            parameter.copy_(value)
