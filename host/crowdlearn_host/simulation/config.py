@@ -29,7 +29,9 @@ class TrainingConfig(Section):
 
     `schedule` lowers the learning rate from round to round: constant, linear or cosine, to a hundredth.
     `wire` is how sums and errors would travel between pieces; its rounding is emulated on
-    every partial sum and error that one piece would send another, mini-batches being whole.
+    every partial sum and error that one piece would send another, mini-batches being whole. With `staleness`
+    1 a gradient is that of the weights before the last update, but for a pass's first, as phones compute
+    whose mini-batches overlap through a whole pass.
     """
 
     epochs: int = Field(default=50, ge=1, le=100_000)
@@ -39,6 +41,7 @@ class TrainingConfig(Section):
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     schedule: Fall = "constant"
     wire: Literal["float32", "float16", "int8"] = "float32"
+    staleness: int = Field(default=0, ge=0, le=1)
 
 
 class SharingConfig(Section):

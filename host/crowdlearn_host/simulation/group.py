@@ -82,7 +82,8 @@ class GroupModel:
                 owner, _, name = entry.name.rpartition(".")
                 self._model.get_submodule(owner)._buffers[name] = view
         training = config.training
-        plain = not training.momentum and not training.weight_decay and training.wire == "float32"
+        more = training.momentum or training.weight_decay or training.staleness
+        plain = not more and training.wire == "float32"
         self._chain = DenseChain.of(self._model, layout) if plain else None
         self._floats = self._chain.vector if self._chain else self._vector
 
@@ -170,25 +171,32 @@ class GroupModel:
         velocities: list[torch.Tensor],
         sums: list[torch.Tensor],
     ) -> float:
-        """SGD as torch.optim.SGD defines it, by autograd; the loss summed over samples."""
+        """SGD as torch.optim.SGD defines it, by autograd; the loss summed over samples. With staleness the
+        model lags one update behind the newest weights.
+        """
         training = self._training
         parameters = [parameter.data for parameter in self._parameters]
+        newest = [parameter.clone() for parameter in parameters] if training.staleness else parameters
         loss_sum = 0.0
         for batch in batches:
             loss = F.cross_entropy(self._model(inputs[batch]), labels[batch])
             gradients = list(torch.autograd.grad(loss, self._parameters))
             loss_sum += loss.item() * len(labels[batch])
             steps = gradients
+            if training.staleness:
+                torch._foreach_copy_(parameters, newest)
             if training.weight_decay:
-                steps = list(torch._foreach_add(steps, parameters, alpha=training.weight_decay))
+                steps = list(torch._foreach_add(steps, newest, alpha=training.weight_decay))
             if velocities:
                 torch._foreach_mul_(velocities, training.momentum)
                 torch._foreach_add_(velocities, steps)
                 steps = velocities
-            torch._foreach_add_(parameters, steps, alpha=-rate)
+            torch._foreach_add_(newest, steps, alpha=-rate)
             if sums:
                 torch._foreach_abs_(gradients)
                 torch._foreach_add_(sums, gradients)
+        if training.staleness:
+            torch._foreach_copy_(parameters, newest)
         return loss_sum
 
 

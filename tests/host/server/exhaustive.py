@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.schedule import mini_batches
+from crowdlearn_device.schedule import Pass, mini_batches
 from crowdlearn_host.server import effects as do
 from crowdlearn_host.server.group import Group
 from crowdlearn_host.server.points import Device
@@ -38,6 +38,8 @@ SETTINGS = Settings(
 )
 RENEWING = {"every": 1, "alone": False, "renews": True}
 """Every pass is shared, and the next one begins from the host's model."""
+OVERLAPPING = {"staleness": 1, "snapshot_every": 2}
+"""A mini-batch enters before the one ahead of it has updated, but after every second one."""
 Groups = tuple[tuple[tuple[int, ...], int, dict[str, Any]], ...]
 """Samples by device, crashes, and settings other than SETTINGS."""
 
@@ -51,6 +53,7 @@ class Abstract:
     assign: bytes = b""
     lineage: Lineage | None = None
     going: bool = False
+    fed: int = 0
     heirs: tuple[int, ...] = ()
 
 
@@ -305,8 +308,7 @@ def _react(device: Abstract, d: int, frame: pb.Frame) -> tuple[Abstract, list[pb
     if kind == "heirs":
         return replace(device, heirs=tuple(peer.device for peer in body.heirs)), []
     if kind == "go":
-        device = replace(device, going=True)
-        return device, _feed(device, d, assign)
+        return _feed(replace(device, going=True, fed=assign.boundary), d, assign)
     if kind == "envelope" and body.purpose in (pb.PURPOSE_SHUFFLE, pb.PURPOSE_RECOVERY):
         return _complete(device, assign, _lineage(body.sealed))
     assert kind == "envelope", f"a member takes no {kind}"
@@ -367,13 +369,23 @@ def _saved(device: Abstract, assign: pb.Assign) -> Abstract:
     return replace(device, disk=tuple(sorted({**dict(device.disk), point: device.lineage}.items())))
 
 
-def _feed(device: Abstract, d: int, assign: pb.Assign) -> list[pb.Frame]:
+def _feed(device: Abstract, d: int, assign: pb.Assign) -> tuple[Abstract, list[pb.Frame]]:
     assert device.lineage is not None
-    boundary = len(device.lineage)
-    if assign.piece != 0 or not device.going or boundary >= assign.pass_end:
-        return []
-    mini_batch = (assign.epoch, d, boundary - assign.pass_boundary)
-    return [_envelope(assign, d, assign.pieces[1].device, pb.PURPOSE_ACTIVATION, (mini_batch,))]
+    if assign.piece != 0 or not device.going:
+        return device, []
+    says = []
+    for number in _pass(assign).under_way(len(device.lineage)):
+        if number >= device.fed:
+            mini_batch = (assign.epoch, d, number - assign.pass_boundary)
+            to = assign.pieces[1].device
+            says.append(_envelope(assign, d, to, pb.PURPOSE_ACTIVATION, (mini_batch,)))
+            device = replace(device, fed=number + 1)
+    return device, says
+
+
+def _pass(assign: pb.Assign) -> Pass:
+    training = assign.training
+    return Pass(assign.pass_boundary, assign.pass_end, training.snapshot_every, training.staleness)
 
 
 def _apply(
@@ -381,7 +393,7 @@ def _apply(
 ) -> tuple[Abstract, list[pb.Frame]]:
     assert device.lineage is not None, "sums before the piece is complete"
     assert mini_batch not in device.lineage, f"{mini_batch} is applied twice"
-    device = _saved(replace(device, lineage=(*device.lineage, mini_batch)), assign)
+    device = replace(device, lineage=(*device.lineage, mini_batch))
     assert device.lineage is not None
     generation, boundary = assign.generation, len(device.lineage)
     says = []
@@ -389,25 +401,35 @@ def _apply(
         says.append(_envelope(assign, d, assign.pieces[0].device, pb.PURPOSE_ERROR, (mini_batch,)))
     else:
         says.append(pb.Frame(progress=pb.Progress(generation=generation, boundary=boundary)))
-    snapshot = pb.Snapshot(generation=generation, boundary=boundary, piece=assign.piece, sender=d)
-    for heir in device.heirs:
-        snapshot.keys.add(device=heir)
-    snapshot.sealed = repr(device.lineage).encode()
-    says.append(pb.Frame(snapshot=snapshot))
-    says.append(pb.Frame(held=pb.Held(generation=generation, boundary=boundary)))
-    return device, says + _feed(device, d, assign)
+    if _pass(assign).drained(boundary):
+        device = _saved(device, assign)
+        snapshot = pb.Snapshot(generation=generation, boundary=boundary, piece=assign.piece, sender=d)
+        for heir in device.heirs:
+            snapshot.keys.add(device=heir)
+        snapshot.sealed = repr(device.lineage).encode()
+        says.append(pb.Frame(snapshot=snapshot))
+        says.append(pb.Frame(held=pb.Held(generation=generation, boundary=boundary)))
+    device, fed = _feed(device, d, assign)
+    return device, says + fed
 
 
 def main() -> None:
     """The groups of docs/protocol.md, or those with two devices alone (`--two`)."""
-    two: Groups = (((2, 2), 0, {}), ((2, 2), 1, {}), ((2, 2), 1, RENEWING), ((4, 2), 1, RENEWING))
+    two: Groups = (
+        ((2, 2), 0, {}),
+        ((2, 2), 1, {}),
+        ((2, 2), 1, RENEWING),
+        ((4, 2), 1, RENEWING),
+        ((6, 2), 1, OVERLAPPING),
+    )
     three: Groups = (((2, 2, 2), 0, {}), ((2, 2, 2), 1, {}), ((2, 2, 2), 0, RENEWING), ((4, 2, 2), 1, {}))
     for samples, crashes, changes in two if "--two" in sys.argv else two + three:
         explorer = Explorer(samples, crashes, **changes)
         explorer.explore()
-        sharing = ", shares after every pass" if changes else ""
+        how = {"every": ", shares after every pass", "staleness": ", mini-batches overlap"}
+        told = how[next(iter(changes))] if changes else ""
         print(
-            f"{len(samples)} devices, {samples} samples{sharing}, {crashes} crash: {explorer.states} states",
+            f"{len(samples)} devices, {samples} samples{told}, {crashes} crash: {explorer.states} states",
             flush=True,
         )
 

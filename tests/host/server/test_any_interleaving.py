@@ -23,9 +23,13 @@ class AnyInterleaving(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.folder = self.stack.enter_context(memory_folder())
 
-    @initialize(seed=st.integers(0, 1000), every=st.sampled_from([1, 2]))
-    def start(self, seed: int, every: int) -> None:
-        self.settings = settings_for(epochs=1, snapshot_every=every)
+    @initialize(
+        seed=st.integers(0, 1000), every=st.sampled_from([1, 2, 3]), staleness=st.sampled_from([0, 1])
+    )
+    def start(self, seed: int, every: int, staleness: int) -> None:
+        self.settings = settings_for(
+            epochs=1, snapshot_every=every, staleness=staleness, in_flight=4, batch=2
+        )
         self.crowd = Crowd(self.folder / "crowd", self.settings, SAMPLES, seed)
         self.tampered = 0
 

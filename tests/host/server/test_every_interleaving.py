@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from .exhaustive import RENEWING, Explorer
+from .exhaustive import OVERLAPPING, RENEWING, Explorer
 
 
 @pytest.mark.parametrize(
     ("samples", "crashes", "changes"),
-    [((2, 2), 1, {}), ((4, 2), 1, {}), ((2, 2, 2), 0, {}), ((4, 2), 1, RENEWING)],
-    ids=["1+1", "2+1", "spare", "2+1, each shared"],
+    [((2, 2), 1, {}), ((4, 2), 1, {}), ((2, 2, 2), 0, {}), ((4, 2), 1, RENEWING), ((6, 2), 1, OVERLAPPING)],
+    ids=["1+1", "2+1", "spare", "2+1, each shared", "3+1, overlapping"],
 )
 def test_every_state_of_a_small_group(
     samples: tuple[int, ...], crashes: int, changes: dict[str, Any]
