@@ -5,7 +5,8 @@ through a process that holds its bytes back as its link would and takes no more 
 holds; everything else is the real thing. The sockets are this machine's (AF_UNIX), so that no TCP of the
 loopback, with its segments of 64 kB, comes on top of the link that is emulated. The bound of one mini-batch
 is the latency of its critical path (every hop goes up one phone's link and down another's) and the busy time
-of the busiest link.
+of the busiest link. With staleness two mini-batches are under way, so that there is one every half of that,
+or as often as the busiest link carries one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import itertools
 import multiprocessing as mp
 import os
 import socket
@@ -40,13 +40,16 @@ from crowdlearn_host.config import parse_config
 from crowdlearn_host.models import build_model
 from crowdlearn_host.phones.link import DelayLine, Direction, LinkModel
 from crowdlearn_host.planner.balanced import balanced
+from crowdlearn_host.planner.fleet import Fleet
+from crowdlearn_host.planner.micro_batch import sample_seconds
 from crowdlearn_host.planner.plan import PiecePlan, Plan, plan_from_counts, save_plan
 from crowdlearn_host.planner.planner import paper_problem
 from crowdlearn_host.planner.search import search
+from crowdlearn_host.planner.wire import wire_format
 from crowdlearn_host.server.group import Group
 from crowdlearn_host.server.run_folder import RunFolder
 from crowdlearn_host.server.server import Server
-from crowdlearn_host.training.config import TrainConfig
+from crowdlearn_host.training.config import TrainConfig, micro_rows
 from crowdlearn_host.training.prepare import Prepared, groups_of, prepare, shared_model_of
 from executorch.extension.pybindings import _portable_lib
 from rich.console import Console
@@ -65,8 +68,20 @@ QUEUE_BYTES = 16 << 10
 UNSENT_BYTES = 8 << 10
 """What the system takes of a sender before the link does."""
 MINI_BATCHES = 100
-MICRO_BATCHES: dict[int, tuple[int | None, ...]] = {128: (128, None, 8), 512: (512, None)}
-"""Samples of a micro-batch, by batch: all of them, which is no pipeline, the default, and less."""
+COUNT = 12
+"""Mini-batches whose median is told."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a mini-batch is trained: in micro-batches of so many samples (None: the default)."""
+
+    micro_batch: int | None
+    staleness: int = 0
+
+
+WAYS = {batch: (Way(batch), Way(None), Way(None, staleness=1)) for batch in (128, 512)}
+"""By batch: without a pipeline, synchronous, and with mini-batches that overlap."""
 
 
 def samples(batch: int, seed: int) -> Dataset:
@@ -168,6 +183,7 @@ async def measure(prepared: Prepared, mini_batches: int, context: Any) -> Measur
     """Train until so many mini-batches have followed the first."""
     batch = prepared.config.training.batch
     (settings,) = groups_of(prepared, PIECES)
+    together = 1 + settings.staleness  # so many may end at once
     seen: list[float] = []
     rows: list[list[dict[str, str | int]]] = []
     sent: list[dict[str, int]] = []
@@ -220,7 +236,7 @@ async def measure(prepared: Prepared, mini_batches: int, context: Any) -> Measur
                 process.terminate()
                 await asyncio.to_thread(process.join)
     return Measured(
-        statistics.median(b - a for a, b in itertools.pairwise(seen[: mini_batches + 1])),
+        statistics.median((b - a) / together for a, b in zip(seen, seen[together:], strict=False)),
         _busiest(rows[0], rows[mini_batches]) / mini_batches,
         -(-batch // settings.micro_batch),
         {p: (sent[mini_batches][p] - sent[0][p]) / mini_batches for p in sent[0]},
@@ -246,6 +262,15 @@ def plan_of(kind: str, graph: NeuronGraph) -> Plan:
     return plan_from_counts(graph, solution.division.counts)
 
 
+def as_planned(base: Prepared, batch: int) -> Plan:
+    """The plan with the micro-batch that `crowdlearn plan` takes where links like these were measured."""
+    kind = {"name": "phone", "count": PIECES, "samples": 1, "macs_per_second": 1e9}
+    fleet = parse_config({"class": [{**kind, "uplink_bytes_per_second": LINK.up * 1e6 / 8}]}, Fleet, "links")
+    wire = wire_format(base.config.training.wire)
+    rows = micro_rows(batch, sample_seconds(base.graph, fleet, wire))
+    return replace(base.plan, micro_batch=rows, staleness=1)
+
+
 def hops(plan: Plan, graph: NeuronGraph) -> int:
     """Messages one after the other that a mini-batch cannot do without, forward and back."""
     reached = {k: 0 for k, piece in enumerate(plan.pieces) if _owns(piece, 0)}
@@ -263,15 +288,16 @@ def _owns(piece: PiecePlan, layer: int) -> bool:
     return stop > start
 
 
-def configuration(batch: int, micro_batch: int | None, wire: str = "float32") -> TrainConfig:
+def configuration(batch: int, way: Way, wire: str = "float32") -> TrainConfig:
     training: dict[str, Any] = {
         "batch": batch,
+        "staleness": way.staleness,
         "snapshot_every": MINI_BATCHES,
         "learning_rate": 0.01,
         "wire": wire,
     }
-    if micro_batch:
-        training["micro_batch"] = micro_batch
+    if way.micro_batch:
+        training["micro_batch"] = way.micro_batch
     values = {
         "model": "paper-mlp",
         "device_data": "there",
@@ -293,48 +319,59 @@ def prepared_for(kind: str) -> Prepared:
     graph = neuron_graph(build_model("paper-mlp", 0), torch.zeros(2, 784), "run")
     with tempfile.TemporaryDirectory() as folder:
         save_plan(plan_of(kind, graph), Path(folder) / "plan.json")
-        return prepare(configuration(max(MICRO_BATCHES), max(MICRO_BATCHES)), Path(folder), lambda *_: None)
+        return prepare(configuration(max(WAYS), Way(max(WAYS))), Path(folder), lambda *_: None)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the planner's plan alone, fewer mini-batches")
+    parser.add_argument("--quick", action="store_true", help="the planner's plan and batch 128 alone")
     parser.add_argument("--json", type=Path, help="write the rows here as well")
     arguments = parser.parse_args(argv)
-    count = 6 if arguments.quick else 20
+    kinds = ("planner",) if arguments.quick else ("planner", "even")
+    batches = (128,) if arguments.quick else tuple(WAYS)
     context = processes()
     rows: list[dict[str, Any]] = []
-    for kind in ("planner",) if arguments.quick else ("planner", "even"):
+    for kind in kinds:
         base = prepared_for(kind)
-        for batch, micros in MICRO_BATCHES.items():
-            measured = []
-            for micro in micros:
-                prepared = replace(base, config=configuration(batch, micro))
-                measured.append(asyncio.run(measure(prepared, count, context)))
-            latency = hops(base.plan, base.graph) * LINK.round_trip / 1000
-            bound = latency + measured[0].busiest_bytes * 8e-6 / LINK.up
-            rows += [
-                {
-                    "plan": kind,
-                    "batch": batch,
-                    "micro_batches": got.micro_batches,
-                    "seconds": got.seconds,
-                    "bound_seconds": bound,
-                    "share_of_bound": bound / got.seconds,
-                    "gain": measured[0].seconds / got.seconds,
-                }
-                for got in measured
-            ]
-    table = Table("plan", "batch", "micro-batches", "ms a mini-batch", "bound ms", "bound / measured", "gain")
+        latency = hops(base.plan, base.graph) * LINK.round_trip / 1000
+        for batch in batches:
+            whole: Measured | None = None
+            for way in WAYS[batch]:
+                prepared = replace(base, config=configuration(batch, way))
+                if kind == "planner" and way.micro_batch is None:
+                    prepared = replace(prepared, plan=as_planned(base, batch))
+                got = asyncio.run(measure(prepared, COUNT, context))
+                whole = whole or got
+                busy = whole.busiest_bytes * 8e-6 / LINK.up
+                bound = max(busy, (latency + busy) / (1 + way.staleness))
+                rows.append(
+                    {
+                        "plan": kind,
+                        "batch": batch,
+                        "staleness": way.staleness,
+                        "micro_batches": got.micro_batches,
+                        "seconds": got.seconds,
+                        "bound_seconds": bound,
+                        "share_of_bound": bound / got.seconds,
+                        "gain": whole.seconds / got.seconds,
+                        "samples_per_second": batch / got.seconds,
+                    }
+                )
+    table = Table(
+        *("plan", "batch", "micro-batches", "staleness", "ms a mini-batch"),
+        *("bound ms", "bound / measured", "gain", "samples/s"),
+    )
     for row in rows:
         table.add_row(
             row["plan"],
             str(row["batch"]),
             str(row["micro_batches"]),
+            str(row["staleness"]),
             f"{1000 * row['seconds']:.0f}",
             f"{1000 * row['bound_seconds']:.0f}",
             f"{row['share_of_bound']:.2f}",
             f"{row['gain']:.2f}",
+            f"{row['samples_per_second']:.0f}",
         )
     console = Console()
     console.print(machine())

@@ -22,7 +22,7 @@ from ..planner.bundles import bundles
 from ..planner.costs import Training
 from ..planner.draw import draw_plan
 from ..planner.fleet import load_fleet
-from ..planner.micro_batch import plan_with_micro_batch
+from ..planner.micro_batch import plan_with_micro_batch, sample_seconds
 from ..planner.plan import Plan, save_plan
 from ..planner.planner import Planned
 from ..planner.wire import DEFAULT, wire_format
@@ -72,16 +72,16 @@ def plan(
     """Divide MODEL among the devices of a fleet so that least is relayed, with a proof of how good that
     is."""
     graph = neuron_graph(build_model(model, 0), torch.zeros(2, *stated_shape(model, shape)), model)
+    devices, numbers = load_fleet(fleet), wire_format(wire.value)
     training = Training(
         batch=batch,
-        micro_batch=min(micro_batch, batch) or micro_rows(batch),
+        micro_batch=min(micro_batch, batch) or micro_rows(batch, sample_seconds(graph, devices, numbers)),
         momentum=momentum,
         rotation=rotation.value,
         theta=theta,
-        wire=wire_format(wire.value),
+        wire=numbers,
         staleness=staleness,
     )
-    devices = load_fleet(fleet)
     capped = any(kind.max_memory for kind in devices.classes)
     if capped:
         typer.echo("compiling kinds of layers that are not known yet, to learn what they need", err=True)

@@ -9,12 +9,22 @@ from crowdlearn_export.footprint import Footprint
 from crowdlearn_export.graph import NeuronGraph
 
 from ..errors import InfeasiblePlan
-from .costs import Training
+from .costs import Training, WireFormat
 from .fleet import Fleet
 from .planner import Planned, plan_fleet
 
 LEAST_ROWS = 2
 """Batch norm has no variance of a single sample."""
+
+
+def sample_seconds(graph: NeuronGraph, fleet: Fleet, wire: WireFormat) -> float:
+    """How long the slowest dominator's uplink is busy with one sample's sums into the first hidden layers; 0
+    where no link was measured.
+    """
+    targets = [graph.layers[edge.target] for edge in graph.outgoing(0)]
+    floats = sum(layer.neurons * layer.sum_floats for layer in targets)
+    rates = [k.uplink_bytes_per_second for k in fleet.classes if k.samples and k.uplink_bytes_per_second]
+    return wire.dtype_bytes * floats / min(rates) if rates else 0.0
 
 
 def plan_with_micro_batch(

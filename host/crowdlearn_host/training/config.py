@@ -15,11 +15,17 @@ from ..sharing.rate import Fall
 
 PARTS, LEAST_ROWS = 32, 16
 """More parts cost more than they hide (docs/benchmarks/pipeline.md); fewer rows make batch norm noisy."""
+LEAST_ROWS_SLOW, LINK_SECONDS = 8, 0.005
+"""Where a link needs longer for 16 rows: the first and the last micro-batch cross every link alone."""
 
 
-def micro_rows(batch: int) -> int:
-    """Samples of a micro-batch, where nobody says otherwise."""
-    return min(max(LEAST_ROWS, -(-batch // PARTS)), batch)
+def micro_rows(batch: int, sample_seconds: float = 0.0) -> int:
+    """Samples of a micro-batch, where nobody says otherwise; `sample_seconds` is how long a link is busy with
+    what the dominator sends of one sample.
+    """
+    quick = LINK_SECONDS / sample_seconds if sample_seconds else LEAST_ROWS
+    least = min(max(LEAST_ROWS_SLOW, int(quick)), LEAST_ROWS)
+    return min(max(least, -(-batch // PARTS)), batch)
 
 
 class GroupSection(Section):

@@ -1,0 +1,115 @@
+"""What gradients one update old do to training: MNIST's MLP in 5 pieces, beside synchronous SGD.
+
+Errors are simulated over several seeds; tests/system/test_simulation_is_real.py holds that phones with
+`training.staleness = 1` compute the same. `benchmarks.pipeline` measures what it gains in time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from crowdlearn_host.config import parse_config
+from crowdlearn_host.simulation.config import SimulationConfig
+from rich.console import Console
+from rich.table import Table
+
+from .paper.runs import Finished, Job, run_all
+from .report import machine, write_rows
+
+PIECES, EPOCHS, SEEDS = 5, 10, 3
+BATCHES = (128, 512)
+TOLD = (1, 2, 5, 10)
+"""Epochs after which the table tells the error."""
+
+
+def simulated(batch: int, staleness: int, seed: int, epochs: int) -> SimulationConfig:
+    values = {
+        "seed": seed,
+        "model": "paper-mlp",
+        "devices": PIECES,
+        "group": PIECES,
+        "sharing": {"enabled": False},
+        "training": {
+            "batch": batch,
+            "learning_rate": 0.05,
+            "momentum": 0.9,
+            "epochs": epochs,
+            "schedule": "cosine",
+            "staleness": staleness,
+        },
+    }
+    return parse_config(values, SimulationConfig, "the benchmark")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with MNIST's four files")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--quick", action="store_true", help="2 epochs of few samples: a check, no result")
+    parser.add_argument("--runs", type=Path, default=Path("runs/staleness"), help="keeps finished runs")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", type=Path, help="write the rows here as well")
+    arguments = parser.parse_args(argv)
+    seeds = range(1 if arguments.quick else arguments.seeds)
+    epochs, part = (2, 3000) if arguments.quick else (EPOCHS, 0)
+    jobs = {
+        (batch, staleness, seed): Job(simulated(batch, staleness, seed, epochs), str(arguments.data), part)
+        for batch in BATCHES
+        for staleness in (0, 1)
+        for seed in seeds
+    }
+    console = Console(width=110)
+
+    def tell(finished: Finished) -> None:
+        console.print(f"one of {len(jobs)} runs: {_errors(finished)[-1]:.2f} %")
+
+    done = run_all(jobs.values(), arguments.runs, arguments.cores, tell)
+    rows: list[dict[str, Any]] = []
+    for batch in BATCHES:
+        for staleness in (0, 1):
+            errors, synchronous = (
+                [_errors(done[jobs[batch, s, seed].key()]) for seed in seeds] for s in (staleness, 0)
+            )
+            last = [run[-1] for run in errors]
+            over = [run[-1] - beside[-1] for run, beside in zip(errors, synchronous, strict=True)]
+            rows.append(
+                {
+                    "batch": batch,
+                    "staleness": staleness,
+                    "error_by_epoch": [statistics.mean(each) for each in zip(*errors, strict=True)],
+                    "error_of_seeds": last,
+                    "spread": _spread(last),
+                    "difference": statistics.mean(over),
+                    "spread_of_difference": _spread(over),
+                }
+            )
+    told = [epoch for epoch in TOLD if epoch <= epochs]
+    table = Table("batch", "staleness", *(f"error % after {e}" for e in told), "over synchronous")
+    for row in rows:
+        errors_told = [f"{row['error_by_epoch'][e - 1]:.2f}" for e in told]
+        errors_told[-1] += f" ± {row['spread']:.2f}"
+        over_told = f"{row['difference']:+.2f} ± {row['spread_of_difference']:.2f}"
+        table.add_row(
+            str(row["batch"]), str(row["staleness"]), *errors_told, over_told if row["staleness"] else ""
+        )
+    console.print(table)
+    console.print(f"{len(seeds)} seeds, {epochs} epochs; {machine()}")
+    write_rows(arguments.json, rows)
+
+
+def _errors(finished: Finished) -> list[float]:
+    """Test error in per cent, by round."""
+    return [100 - 100 * float(record.accuracy or 0) for record in finished.records]
+
+
+def _spread(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+if __name__ == "__main__":
+    main()
