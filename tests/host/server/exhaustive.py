@@ -17,6 +17,8 @@ from typing import Any
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.schedule import Pass, mini_batches
 from crowdlearn_host.server import effects as do
+from crowdlearn_host.server.attendance import Attendance
+from crowdlearn_host.server.forming import Forming
 from crowdlearn_host.server.group import Group
 from crowdlearn_host.server.points import Device
 from crowdlearn_host.server.settings import Settings
@@ -79,7 +81,10 @@ class World:
 
 def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
-        return tuple((k, _frozen(v)) for k, v in sorted(value.items()) if k not in ("pace", "settings"))
+        outside = ("pace", "_watch", "settings")  # no time passes, and settings stay
+        return tuple((k, _frozen(v)) for k, v in sorted(value.items()) if k not in outside)
+    if isinstance(value, Attendance | Forming):
+        return _frozen(vars(value))
     if isinstance(value, set):
         return frozenset(value)
     if isinstance(value, list):
@@ -92,6 +97,8 @@ def _copied(group: Group) -> Group:
     for name, value in vars(group).items():
         if isinstance(value, dict | set | list):
             setattr(twin, name, copy.copy(value))
+    attendance = {name: copy.copy(value) for name, value in vars(group.attendance).items()}
+    twin.attendance = Attendance(**attendance)
     return twin
 
 

@@ -1,0 +1,53 @@
+"""Who of a group's devices is here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Attendance:
+    """Devices that are connected (`live`), of these the ones that asked to go (`leaving`), devices that
+    nobody waits for any more (`absent`), and those that cannot take part, with the reason (`unfit`).
+    """
+
+    live: set[int] = field(default_factory=set)
+    leaving: set[int] = field(default_factory=set)
+    absent: set[int] = field(default_factory=set)
+    unfit: dict[int, str] = field(default_factory=dict)
+    gone_since: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def able(self) -> set[int]:
+        """Devices that may be given a piece."""
+        return self.live - self.leaving
+
+    def came(self, number: int) -> None:
+        """A device connected, for the first time or again."""
+        self.live.add(number)
+        self.leaving.discard(number)
+        self.absent.discard(number)
+        self.gone_since.pop(number, None)
+
+    def went(self, number: int) -> None:
+        """A device's connection ended."""
+        self.live.discard(number)
+        self.leaving.discard(number)
+
+    def asks_to_go(self, number: int) -> None:
+        """A device will leave once others have what it holds."""
+        self.leaving.add(number)
+        self.absent.add(number)
+
+    def refuse(self, number: int, reason: str) -> None:
+        """A device cannot take part, and is let go."""
+        self.unfit[number] = reason
+        self.live.discard(number)
+
+    def tick(self, devices: Iterable[int], now: float, grace: float) -> None:
+        """Who is missing longer than the grace, in seconds, is absent."""
+        for number in set(devices) - self.able:
+            since = self.gone_since.setdefault(number, now)
+            if now - since >= grace and number not in self.live:
+                self.absent.add(number)
