@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.piece import Piece
 from crowdlearn_device.schedule import Pass, dominator_order, micro_batches, mini_batches, pass_order
 from crowdlearn_device.wire import Array, Floats
 from crowdlearn_host.server.settings import Settings
@@ -26,6 +27,11 @@ POINTS = 2
 
 def stale(**changes: object) -> Settings:
     return settings_for(**{"staleness": 1, "in_flight": 4, "snapshot_every": EVERY, **changes})
+
+
+def piece_of(phone: Phone) -> Piece | None:
+    generation = phone.member._generation if phone.member else None
+    return generation._work._piece if generation and generation._work else None
 
 
 def delayed_sgd(settings: Settings, phones: list[Phone]) -> dict[str, Floats]:
@@ -109,8 +115,8 @@ def test_weights_are_those_of_the_definition(staleness: int, every: int, folder:
 
     def note(_: Action) -> None:
         nonlocal overlapping
-        pieces = [p.member._generation._piece for p in crowd.phones if p.member and p.member._generation]
-        overlapping += any(piece is not None and len(piece._steps) > 1 for piece in pieces)
+        pieces = [piece for phone in crowd.phones if (piece := piece_of(phone)) is not None]
+        overlapping += any(len(piece._steps) > 1 for piece in pieces)
 
     crowd.run(note)
     assert crowd.done
@@ -196,7 +202,7 @@ def test_a_snapshot_holds_one_version_of_the_weights(folder: Path) -> None:
     def check(action: Action) -> None:
         frame = action.frame()
         if frame is not None and frame.WhichOneof("body") == "held" and action.kind == "hear":
-            piece = crowd.phones[action.number].member._generation._piece  # type: ignore[union-attr]
+            piece = piece_of(crowd.phones[action.number])
             if piece is not None and piece.boundary == frame.held.boundary and not piece._steps:
                 assert not piece._stale
 
