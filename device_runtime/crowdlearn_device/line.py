@@ -98,6 +98,10 @@ def _fragments(data: bytes) -> Iterator[bytes]:
 def _queue_little(transport: asyncio.Transport) -> None:
     """Keep what waits in the lanes, not in buffers behind them."""
     transport.set_write_buffer_limits(high=1)
+    # Under TLS there is a second transport below, of which asyncio tells nobody; it would take 64 kB.
+    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    if below is not None:
+        below.set_write_buffer_limits(high=1)
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)

@@ -1,0 +1,41 @@
+"""Under TLS, too, what waits to be sent waits where express messages can overtake it."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+
+from crowdlearn_device.line import Line
+from crowdlearn_host.joining.certificate import certificate
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+
+
+async def test_little_lies_below_the_lanes(tmp_path: Path) -> None:
+    serving, _ = certificate(tmp_path)
+    dialling = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    dialling.check_hostname, dialling.verify_mode = False, ssl.CERT_NONE
+    held = 0
+
+    async def handle(connection: ServerConnection) -> None:
+        nonlocal held
+        line = Line(connection)
+        for _ in range(3000):
+            line.put(bytes(4000))
+        draining = asyncio.create_task(line.drain())
+        below = connection.transport._ssl_protocol  # type: ignore[attr-defined]
+        async for _ in connection:
+            held = max(held, below._transport.get_write_buffer_size() + below._outgoing.pending)
+        draining.cancel()
+
+    async with (
+        serve(handle, "127.0.0.1", 0, ssl=serving, compression=None) as server,
+        connect(
+            f"wss://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}", ssl=dialling, compression=None
+        ) as device,
+    ):
+        for _ in range(3000):
+            await device.recv()
+            await device.send(b"look")
+    assert 0 < held < 16 << 10
