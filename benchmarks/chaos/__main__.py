@@ -1,9 +1,9 @@
 """What random deaths, delays and damaged messages cost a run: nothing but time.
 
-`python -m benchmarks.chaos [--seconds 300] [--quick] [--json FILE] [--seed N]` trains the same small network
-twice on the same eight virtual phones: undisturbed, and under blows. A blow kills the device runtime of a
-phone, stops it for a while, unplugs the phone, or kills the host process, which is then resumed. The relay
-damages and repeats messages meanwhile. Both runs must end with the same weights.
+`python -m benchmarks.chaos [--seconds 300] [--quick] [--json FILE] [--seed N] [--staleness 1]` trains the
+same small network twice on the same eight virtual phones: undisturbed, and under blows. A blow kills the
+device runtime of a phone, stops it for a while, unplugs the phone, or kills the host process, which is then
+resumed. The relay damages and repeats messages meanwhile. Both runs must end with the same weights.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ pieces = {pieces}
 epochs = {epochs}
 batch = {batch}
 snapshot_every = 2
+staleness = {staleness}
 learning_rate = 0.05
 grace_seconds = 300
 [fleet]
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="As --seconds 25.")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--staleness", type=int, choices=(0, 1), default=0, help="1: mini-batches overlap.")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         home = Path(place)
@@ -183,7 +185,13 @@ def main() -> None:
             serials = [info.serial for info in infos]
 
             def folder(name: str, epochs: int) -> Path:
-                text = CONFIG.format(pieces=PIECES, epochs=epochs, batch=BATCH, serials=json.dumps(serials))
+                text = CONFIG.format(
+                    pieces=PIECES,
+                    epochs=epochs,
+                    batch=BATCH,
+                    staleness=arguments.staleness,
+                    serials=json.dumps(serials),
+                )
                 (home / f"{name}.toml").write_text(text)
                 return home / name
 
