@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from crowdlearn_export.kinks import MARGIN, Margins
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.models import NETWORKS, Network
 
@@ -19,10 +19,6 @@ from .engine import Array
 
 RATE = 0.01
 DRAWS = 30
-MARGIN = 1e-6
-"""How far from a kink, in units of the map's standard deviation, samples are kept."""
-
-aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ def batch_of(model: str, size: int) -> tuple[Tensor, Tensor]:
 
 def margins(model: str, x: Tensor) -> Tensor:
     """How near each sample comes to a kink of ReLU or max pooling, in standard deviations of the map."""
-    with torch.no_grad(), _Margins(len(x)) as watched:
+    with torch.no_grad(), Margins(len(x)) as watched:
         built(model).double()(_double(x))
     return watched.least
 
@@ -96,34 +92,6 @@ def _draw(network: Network, size: int, generator: torch.Generator) -> Tensor:
 
 def _double(x: Tensor) -> Tensor:
     return x.double() if x.is_floating_point() else x
-
-
-class _Margins(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches a forward pass: for each sample the least distance to a kink."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.least = torch.full((size,), torch.inf, dtype=torch.float64)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func in (aten.relu.default, aten.relu_.default):
-            self._see(args[0], args[0].abs())
-        elif func in (aten.hardtanh.default, aten.hardtanh_.default):
-            low, high = args[1:3]
-            self._see(args[0], torch.minimum((args[0] - low).abs(), (args[0] - high).abs()))
-        elif func is aten.max_pool2d_with_indices.default:
-            x, kernel, stride = args[:3]
-            windows = x.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1]).flatten(4)
-            first, second = windows.topk(2, -1).values.unbind(-1)
-            # Equal values are those that a ReLU has cut off, where no gradient passes.
-            self._see(x, torch.where(first == second, torch.inf, first - second))
-        return out
-
-    def _see(self, x: Tensor, distance: Tensor) -> None:
-        self.least = torch.minimum(self.least, distance.flatten(1).amin(1) / x.std())
 
 
 def is_chain(model: nn.Sequential) -> bool:

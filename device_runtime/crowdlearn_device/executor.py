@@ -24,7 +24,9 @@ class Executor(Protocol):
     """Runs a program's methods; inputs and outputs are in the order of the manifest's ports."""
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
-        """Outputs of `method`; `borrowed` ones are valid only until the next run."""
+        """Outputs of `method`; `borrowed` ones are valid only until the next run. What `train_step` updates
+        must be contiguous and writable.
+        """
         ...
 
 
@@ -95,7 +97,7 @@ def _runtime() -> Any:
 
 
 def _writable(array: Array) -> Array:
-    # torch warns about read-only memory (what np.frombuffer gives); programs never write to their inputs.
+    # torch warns about read-only memory (what np.frombuffer gives).
     if not array.flags.c_contiguous:
         return np.ascontiguousarray(array)
     return array if array.flags.writeable else array.copy()

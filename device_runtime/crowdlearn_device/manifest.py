@@ -14,7 +14,9 @@ from typing import Any
 
 from .errors import ProgramError
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)
+LOSS, TRAIN_STEP = "loss", "train_step"
 MAX_MANIFEST = 4 << 20
 ROLES = frozenset(
     {
@@ -23,16 +25,21 @@ ROLES = frozenset(
         "mask",
         "labels",
         "scale",
+        "rate",
         "parameter",
         "buffer",
+        "momentum",
         "gradient",
         "loss",
         "logits",
     }
 )
 """What an input or output is. sum: a layer's summed input, or (as output) the product on an edge. error: the
-loss's derivative with respect to the sums of a layer. parameter, buffer, gradient: of the array named `name`.
+loss's derivative with respect to the sums of a layer. parameter, buffer, momentum, gradient: of the array
+named `name`.
 """
+
+DTYPES = frozenset({"float32", "int64"})
 
 Dim = int | str
 
@@ -53,7 +60,10 @@ class Port:
 
 @dataclass(frozen=True)
 class MethodSpec:
-    """A method of the program: `forward_<layer>`, `backward_<layer>` or `loss`."""
+    """A method of the program: `forward_<layer>`, `backward_<layer>`; `loss`, which takes layers that have
+    no other from their sums to their gradients; `train_step`, which writes new parameters, momenta and
+    buffers over those that it is given.
+    """
 
     name: str
     inputs: tuple[Port, ...]
@@ -134,9 +144,10 @@ class Manifest:
             data = json.loads(text)
             if not isinstance(data, dict):
                 raise TypeError("not an object")
-            if data.get("format") != FORMAT:
+            if data.get("format") not in READABLE:
                 raise ProgramError(
-                    f"manifest of format {data.get('format')!r}, this runtime reads {FORMAT}; export again"
+                    f"manifest of format {data.get('format')!r}, this runtime reads up to {FORMAT}; "
+                    "update it, or export again"
                 )
             manifest = cls(
                 program=_string(data["program"]),
@@ -172,6 +183,7 @@ class Manifest:
         names = {array.name for array in self.arrays}
         if len(names) != len(self.arrays) or any(not 0 <= array.layer < count for array in self.arrays):
             raise ProgramError("manifest's arrays are named twice or belong to no layer; export it again")
+        arrays = {array.name: (self.layers[array.layer].owned, *array.shape) for array in self.arrays}
         for method in self.methods:
             for port in (*method.inputs, *method.outputs):
                 if port.role not in ROLES:
@@ -182,10 +194,31 @@ class Manifest:
                     raise ProgramError(
                         f"method {method.name} names unknown array {port.name!r}; export it again"
                     )
+                if port.name in names and port.shape != arrays[port.name]:
+                    raise ProgramError(
+                        f"method {method.name} takes {port.name!r} in shape {port.shape}, the piece holds "
+                        f"{arrays[port.name]}; export it again"
+                    )
+                if port.dtype not in DTYPES:
+                    raise ProgramError(
+                        f"method {method.name} has a port of type {port.dtype!r}; export it again"
+                    )
                 if not -1 <= port.edge < len(self.edges) or not -1 <= port.layer < count:
                     raise ProgramError(
                         f"method {method.name} names an edge or layer that is not there; export it again"
                     )
+            if method.name == TRAIN_STEP:
+                self._check_whole(method)
+
+    def _check_whole(self, method: MethodSpec) -> None:
+        """A step of the whole network updates everything that there is to update, once."""
+        due = [("parameter" if array.trained else "buffer", array.name) for array in self.arrays]
+        due += [("momentum", array.name) for array in self.arrays if array.trained and self.momentum]
+        state = [(p.role, p.name) for p in method.inputs if p.role in {"parameter", "buffer", "momentum"}]
+        if sorted(state) != sorted(due) or any(layer.owned < layer.neurons for layer in self.layers):
+            raise ProgramError(
+                f"method {method.name} does not train the whole network, once; export it again"
+            )
 
 
 def _list(value: Any) -> list[Any]:

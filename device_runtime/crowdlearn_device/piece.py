@@ -1,10 +1,11 @@
 """A piece: the neurons a device owns, driven by data.
 
 A stage runs as soon as everything it sums has arrived for its micro-batch; nothing else orders the work, so
-micro-batches pipeline by themselves. Sums are added in the order of pieces and micro-batches, never of
-arrival: the same run gives the same bits. Weights change once per mini-batch, after the last micro-batch has
-gone backward. With staleness 1 two mini-batches are under way: the later one runs on the newest weights and
-goes on with them when the earlier one has updated, so that a piece holds two versions of its weights.
+micro-batches pipeline by themselves. The last layers, as many as the piece owns whole, are one stage, which
+turns round at the loss. Sums are added in the order of pieces and micro-batches, never of arrival: the same
+run gives the same bits. Weights change once per mini-batch, after the last micro-batch has gone backward.
+With staleness 1 two mini-batches are under way: the later one runs on the newest weights and goes on with
+them when the earlier one has updated, so that a piece holds two versions of its weights.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from . import wire_pb2 as pb
 from .errors import WireError
 from .executor import Executor
-from .manifest import EdgeSpec, Manifest, MethodSpec, Port
+from .manifest import LOSS, TRAIN_STEP, EdgeSpec, Manifest, MethodSpec, Port
 from .schedule import Pass, dropout_mask
 from .sgd import descend
 from .state import Neurons, PieceState
@@ -68,7 +69,9 @@ class _Step:
 
 
 _Stage = tuple[int, int, int, int]
-"""step, purpose, micro, layer of a stage that can run."""
+"""step, purpose, micro, layer of a stage that can run; the last layer stands for those that turn round with
+it.
+"""
 
 
 def overlap(a: Neurons, b: Neurons) -> Neurons:
@@ -110,9 +113,8 @@ class Piece:
         for arrays in state.layers.values():
             for key, array in arrays.items():
                 kind, name = key.split("/", 1)
-                {"value": self._values, "momentum": self._momentum, "gradient": self._accumulated}[kind][
-                    name
-                ] = array
+                known = {"value": self._values, "momentum": self._momentum, "gradient": self._accumulated}
+                known[kind][name] = np.require(array, np.float32, ["C", "W"])  # steps write them in place
         self._rate = np.float32(learning_rate)
         self._seed = seed
         self._steps: dict[int, _Step] = {}
@@ -122,15 +124,17 @@ class Piece:
         self._last = len(manifest.layers) - 1
         self._owned = [layer for layer, (a, b) in enumerate(self._neurons) if b > a]
         self._methods = {method.name: method for method in manifest.methods}
+        self._turning = [layer for layer in self._owned if f"forward_{layer}" not in self._methods]
         self._incoming = {
             layer: [
                 (e, p)
                 for e, edge in enumerate(manifest.edges)
-                if edge.target == layer
+                if edge.target == layer and not {layer, edge.source} <= set(self._turning)
                 for p in self._sources(edge)
             ]
             for layer in self._owned
         }
+        self._entering = sum(len(self._incoming[layer]) for layer in self._turning)
         self._outgoing = {
             layer: [
                 (e, p)
@@ -188,7 +192,11 @@ class Piece:
         step.labels[micro] = labels
         shape = (inputs.shape[0], self._manifest.layers[0].neurons, *self._manifest.layers[0].sum_shape)
         step.sums[micro, 0] = np.ascontiguousarray(inputs, np.float32).reshape(shape)
-        self._ready.append((number, pb.PURPOSE_ACTIVATION, micro, 0))
+        self._ready.append((number, pb.PURPOSE_ACTIVATION, micro, self._stage(0)))
+
+    def _stage(self, layer: int) -> int:
+        """The layer that names its stage."""
+        return self._last if layer in self._turning else layer
 
     def receive(self, message: Message) -> None:
         """Take partial sums or errors. Raises WireError where they do not fit the piece or were not due."""
@@ -222,10 +230,11 @@ class Piece:
                 f"micro-batch {message.micro} on edge {message.edge} came twice from {message.partner}"
             )
         step.arrived[key] = message.values
-        stage = (message.purpose, message.micro, layer)
-        step.waiting[stage] = step.waiting.get(stage, len(partners)) - 1
+        stage = (message.purpose, message.micro, self._stage(layer))
+        missing = self._entering if layer in self._turning else len(partners)
+        step.waiting[stage] = step.waiting.get(stage, missing) - 1
         if step.waiting[stage] == 0:
-            self._ready.append((message.step, message.purpose, message.micro, layer))
+            self._ready.append((message.step, *stage))
 
     def _step(self, number: int, micros: int, rows: int) -> _Step:
         step = self._steps.setdefault(number, _Step(number, micros, rows))
@@ -248,7 +257,7 @@ class Piece:
         if purpose == pb.PURPOSE_ERROR:
             messages = self._backward(step, micro, layer)
         elif layer == self._last:
-            messages = self._loss(step, micro)
+            messages = self._turn(step, micro)
         else:
             messages = self._forward(step, micro, layer)
         outgoing = []
@@ -257,7 +266,7 @@ class Piece:
                 self.receive(replace(message, values=np.array(message.values)))
             else:
                 outgoing.append(message)
-        if step.done == step.micros * len(self._owned):
+        if step.done == step.micros * len({self._stage(layer) for layer in self._owned}):
             self._apply(step)
         return outgoing
 
@@ -309,8 +318,10 @@ class Piece:
         for port in method.inputs:
             if port.role in ("parameter", "buffer"):
                 inputs.append(stale.get(port.name, self._values[port.name]))
+            elif port.role == "momentum":
+                inputs.append(self._momentum[port.name])
             else:
-                inputs.append(given[port.role, port.edge])
+                inputs.append(given[port.role, port.edge if port.role == "error" else port.layer])
         outputs = self._executor.run(method.name, inputs, borrowed=True)
         return list(zip(method.outputs, outputs, strict=True))
 
@@ -323,9 +334,9 @@ class Piece:
         return np.ascontiguousarray(mask[:, a:b]).reshape(rows, b - a, *(1 for _ in spec.sum_shape))
 
     def _given(self, step: _Step, sums: Floats, micro: int, layer: int) -> dict[tuple[str, int], Array]:
-        given: dict[tuple[str, int], Array] = {("sum", -1): sums}
+        given: dict[tuple[str, int], Array] = {("sum", layer): sums}
         if self._manifest.layers[layer].dropout:
-            given["mask", -1] = self._mask(step.number, micro, layer, sums.shape[0])
+            given["mask", layer] = self._mask(step.number, micro, layer, sums.shape[0])
         return given
 
     def _forward(self, step: _Step, micro: int, layer: int) -> list[Message]:
@@ -349,28 +360,49 @@ class Piece:
                     )
         return messages
 
-    def _loss(self, step: _Step, micro: int) -> list[Message]:
-        sums = self._gather(step, pb.PURPOSE_ACTIVATION, micro, self._last)
+    def _turn(self, step: _Step, micro: int) -> list[Message]:
+        """Run the layers that end in the loss, forward and backward; where that is a whole training step, SGD
+        with them.
+        """
         labels = step.labels[micro]
-        if labels.shape[0] != sums.shape[0]:
-            raise WireError(
-                f"sums of {sums.shape[0]} samples came back for a micro-batch of {labels.shape[0]}"
-            )
-        given = self._given(step, sums, micro, self._last)
-        given["labels", -1] = labels
-        given["scale", -1] = np.array(1.0 / step.rows, np.float32)
+        given: dict[tuple[str, int], Array] = {
+            ("labels", -1): labels,
+            ("scale", -1): np.array(1.0 / step.rows, np.float32),
+            ("rate", -1): np.array(self._rate),
+        }
+        for layer in self._turning:
+            if layer == 0:
+                given["sum", 0] = step.sums.pop((micro, 0))
+            elif self._incoming[layer]:
+                sums = given["sum", layer] = self._gather(step, pb.PURPOSE_ACTIVATION, micro, layer)
+                if labels.shape[0] != sums.shape[0]:
+                    raise WireError(
+                        f"sums of {sums.shape[0]} samples came back for a micro-batch of {labels.shape[0]}"
+                    )
+            if self._manifest.layers[layer].dropout:
+                given["mask", layer] = self._mask(step.number, micro, layer, labels.shape[0])
+        method = self._methods[TRAIN_STEP if self._steps_at_once(step) else LOSS]
         messages: list[Message] = []
         loss, correct = 0.0, 0
-        for port, values in self._call(step, self._methods["loss"], given):
+        for port, values in self._call(step, method, given):
             if port.role == "loss":
                 loss = float(np.asarray(values, np.float32).reshape(())) * step.rows / labels.shape[0]
             elif port.role == "logits":
                 correct = int((values.argmax(axis=1) == labels).sum())
+            elif port.role == "buffer":
+                self._values[port.name] = np.array(values)
             else:
-                messages += self._learn(step, micro, self._last, port, values)
+                messages += self._learn(step, micro, port.layer, port, values)
         step.results.append(Result(micro, labels.shape[0], loss, correct))
         step.done += 1
         return messages
+
+    def _steps_at_once(self, step: _Step) -> bool:
+        """Whether one call may go from samples to new weights: nothing else may need the gradients, as other
+        micro-batches do, or sharing that ranks weights by them, nor the weights as they were.
+        """
+        alone = len(self._pass.under_way(step.number)) == 1 and not self._stale
+        return TRAIN_STEP in self._methods and step.micros == 1 and alone and not self._accumulated
 
     def _backward(self, step: _Step, micro: int, layer: int) -> list[Message]:
         given = self._given(step, step.sums.pop((micro, layer)), micro, layer)

@@ -20,8 +20,9 @@ import torch
 
 from .compile import compile_program
 from .graph import Layer, NeuronGraph
+from .piece_stages import piece_stages
 from .slice_program import REVISION
-from .stages import piece_stages
+from .stages import Optimizer
 
 PARTS = (4, 2, 1)
 """The widths are these parts of a layer."""
@@ -76,7 +77,7 @@ def _measured(graph: NeuronGraph, layer: Layer, micro_batch: int) -> tuple[Curve
 
 def _compiled(graph: NeuronGraph, layer: Layer, neurons: int, micro_batch: int) -> tuple[int, int]:
     owned = [neurons if other is layer else 0 for other in graph.layers]
-    methods = [stage.method for stage in piece_stages(graph, owned)]
+    methods = [stage.method for stage in piece_stages(graph, owned, Optimizer())]
     compiled = compile_program(methods, max_batch=micro_batch + 1)
     return compiled.arena_bytes, compiled.workspace_bytes
 

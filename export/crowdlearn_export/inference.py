@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from crowdlearn_device.executor import ExecuTorchExecutor
 from crowdlearn_device.kept import PREDICT
-from crowdlearn_device.manifest import Manifest, MethodSpec, Port
+from crowdlearn_device.manifest import Manifest, Port
 from torch import Tensor
 
 from .compile import compile_program
 from .graph import NeuronGraph
-from .slice_program import SliceProgram, cache_key, check_parity, load_cached, save_cached
+from .parity import check_parity
+from .slice_program import SliceProgram, cache_key, load_cached, save_cached
 from .stages import Stage, array_specs, as_stage, edge_specs, layer_specs, run_edge, run_local
 
 MAX_BATCH = 256
@@ -40,7 +41,7 @@ def export_inference(graph: NeuronGraph, cache: Path | None = None) -> SliceProg
         layers=layer_specs(graph, owned),
         edges=edge_specs(graph),
         arrays=array_specs(graph),
-        methods=(MethodSpec(PREDICT, stage.inputs, stage.outputs),),
+        methods=(stage.spec,),
         arena_bytes=compiled.arena_bytes,
         operators=compiled.operators,
         parity=check_parity([stage], ExecuTorchExecutor(compiled.pte), MAX_BATCH),

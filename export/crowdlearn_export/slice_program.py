@@ -12,20 +12,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import executorch.version
-import numpy as np
 import torch
-from crowdlearn_device.executor import Executor, ExecuTorchExecutor
-from crowdlearn_device.manifest import Manifest, MethodSpec
+from crowdlearn_device.executor import ExecuTorchExecutor
+from crowdlearn_device.manifest import Manifest
 
 from .compile import compile_program
-from .errors import ParityError
 from .graph import NeuronGraph
-from .stages import Optimizer, Stage, array_specs, edge_specs, example_inputs, layer_specs, piece_stages
+from .parity import check_parity
+from .piece_stages import piece_stages
+from .stages import Optimizer, array_specs, edge_specs, layer_specs
 
-REVISION = 5
+REVISION = 6
 """Part of the cache key: raise it when the same model must give another program."""
-PARITY = 1e-5
-"""Largest relative error of an exported program against float64 autograd."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def export_slice(
     key = cache_key(graph, owned=list(owned), optimizer=asdict(optimizer), max_batch=max_batch)
     if cache is not None and (cached := load_cached(cache / key)) is not None:
         return cached
-    stages = piece_stages(graph, owned)
+    stages = piece_stages(graph, owned, optimizer)
     compiled = compile_program([stage.method for stage in stages], max_batch=max_batch)
     parity = check_parity(stages, ExecuTorchExecutor(compiled.pte), max_batch)
     manifest = Manifest(
@@ -71,7 +69,7 @@ def export_slice(
         layers=layer_specs(graph, owned),
         edges=edge_specs(graph),
         arrays=tuple(a for a in array_specs(graph) if owned[a.layer]),
-        methods=tuple(MethodSpec(s.method.name, s.inputs, s.outputs) for s in stages),
+        methods=tuple(stage.spec for stage in stages),
         arena_bytes=compiled.arena_bytes,
         workspace_bytes=compiled.workspace_bytes,
         operators=compiled.operators,
@@ -81,44 +79,6 @@ def export_slice(
     if cache is not None:
         save_cached(cache / key, program)
     return program
-
-
-def check_parity(stages: Sequence[Stage], executor: Executor, max_batch: int) -> dict[str, float]:
-    """The relative error of each method against float64 autograd, at a small and at the largest batch.
-
-    Outputs of one role are compared as one vector: a gradient that is zero by cancellation has no scale of
-    its own. Raises ParityError naming method and output.
-    """
-    worst: dict[str, float] = {}
-    generator = torch.Generator().manual_seed(1)
-    for stage in stages:
-        batches = {min(3, max_batch), max_batch} if stage.method.batched else {1}
-        for batch in sorted(batches):
-            inputs = example_inputs(stage.inputs, batch, generator)
-            wide = [x.double() if x.is_floating_point() else x for x in inputs]
-            expected = [x.numpy() for x in stage.reference(*wide)]
-            for repeat in range(2):  # a program that leaves dirt behind is right only once
-                outputs = executor.run(stage.method.name, [x.numpy() for x in inputs])
-                scales: dict[str, float] = {}
-                for port, value in zip(stage.outputs, expected, strict=True):
-                    scales[port.role] = max(scales.get(port.role, 1e-30), float(np.abs(value).max(initial=0)))
-                for port, value, output in zip(stage.outputs, expected, outputs, strict=True):
-                    if output.shape != value.shape:
-                        raise ParityError(
-                            f"{stage.method.name}: output {port.role} {port.name} has shape {output.shape}, "
-                            f"autograd gives {value.shape}"
-                        )
-                    error = float(np.abs(output - value).max(initial=0)) / scales[port.role]
-                    if not error <= PARITY:
-                        raise ParityError(
-                            f"{stage.method.name}: output {port.role} {port.name} differs from "
-                            f"autograd by {error:.1e} "
-                            f"(at most {PARITY:.0e}) at batch {batch}, call {repeat + 1}; the model "
-                            "cannot be exported "
-                            "with this lowering, please report it"
-                        )
-                    worst[stage.method.name] = max(worst.get(stage.method.name, 0.0), error)
-    return worst
 
 
 def cache_key(graph: NeuronGraph, **what: object) -> str:

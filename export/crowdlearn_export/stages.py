@@ -7,14 +7,14 @@ to the source neuron's owner.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from crowdlearn_device.manifest import ArraySpec, EdgeSpec, LayerSpec, Port
+from crowdlearn_device.manifest import ArraySpec, EdgeSpec, LayerSpec, MethodSpec, Port
 from torch import Tensor
 
 from .compile import Method
@@ -35,12 +35,20 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Stage:
-    """A method and what its inputs and outputs are. `reference` computes the same by torch autograd."""
+    """A method and what its inputs are, and its outputs with what it updates in place. `reference` computes
+    the same by torch autograd.
+    """
 
     method: Method
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     reference: Callable[..., tuple[Tensor, ...]]
+
+    @property
+    def spec(self) -> MethodSpec:
+        """The method as a manifest tells it."""
+        given = (port for i, port in enumerate(self.outputs) if i not in self.method.updates)
+        return MethodSpec(self.method.name, self.inputs, tuple(given))
 
 
 def layer_specs(graph: NeuronGraph, owned: Sequence[int]) -> tuple[LayerSpec, ...]:
@@ -219,7 +227,20 @@ def run_edge(edge: Edge, x: Tensor, weight: Tensor | None) -> Tensor:
     return F.conv2d(x, weight.transpose(0, 1), None, stride, padding, dilation)
 
 
-class _LayerStage:
+def array_port(role: str, array: ArraySpec, owned: int) -> Port:
+    return Port(role, (owned, *array.shape), name=array.name, layer=array.layer)
+
+
+def mask_port(layer: Layer, owned: int) -> Port:
+    return Port("mask", ("B", owned, *(1 for _ in layer.sum_shape)), layer=layer.index)
+
+
+def drops(layer: Layer) -> bool:
+    """Whether the layer takes a dropout mask."""
+    return any(op.kind == "dropout" and op.attributes["p"] for op in layer.ops)
+
+
+class LayerStages:
     """Builds the methods of one layer for a piece that owns `owned` of its neurons."""
 
     def __init__(
@@ -228,15 +249,10 @@ class _LayerStage:
         self.graph, self.layer, self.owned = graph, graph.layers[index], owned[index]
         self.edges = [(e, edge) for e, edge in enumerate(graph.edges) if edge.source == index]
         mine = [a for a in arrays if a.layer == index]
-        self.trained = [self._array_port(a, "parameter") for a in mine if a.trained]
-        self.buffers = [self._array_port(a, "buffer") for a in mine if not a.trained]
+        self.trained = [array_port("parameter", a, self.owned) for a in mine if a.trained]
+        self.buffers = [array_port("buffer", a, self.owned) for a in mine if not a.trained]
         self.sum = Port("sum", ("B", self.owned, *self.layer.sum_shape), layer=index)
-        ones = tuple(1 for _ in self.layer.sum_shape)
-        drops = any(op.kind == "dropout" and op.attributes["p"] for op in self.layer.ops)
-        self.mask = [Port("mask", ("B", self.owned, *ones), layer=index)] if drops else []
-
-    def _array_port(self, array: ArraySpec, role: str) -> Port:
-        return Port(role, (self.owned, *array.shape), name=array.name, layer=array.layer)
+        self.mask = [mask_port(self.layer, self.owned)] if drops(self.layer) else []
 
     def _edge_port(self, role: str, e: int, edge: Edge) -> Port:
         target = self.graph.layers[edge.target]
@@ -288,54 +304,6 @@ class _LayerStage:
         gradients = [replace(port, role="gradient") for port in self.trained]
         return as_stage(f"backward_{self.layer.index}", function, inputs, (*error, *gradients), reference)
 
-    def loss(self) -> Stage:
-        """The output layer with the cross-entropy of integer labels, summed and scaled."""
-        classes = self.layer.neurons
-        labels = Port("labels", ("B",), dtype="int64")
-        scale = Port("scale", ())
-        inputs = (*self._inputs, labels, scale)
-        differentiated = 1 + len(self.trained)
-        plain = (self.sum, *self.trained)
-        outputs = (
-            Port("loss", ()),
-            Port("logits", ("B", classes)),
-            *(replace(port, role="error" if port.role == "sum" else "gradient") for port in plain),
-            *self.buffers,
-        )
-
-        def logits_of(given: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-            names = [port.name for port in (*self.trained, *self.buffers)]
-            arrays = dict(zip(names, given[1 : 1 + len(names)], strict=True))
-            mask = given[1 + len(names)] if self.mask else None
-            x, buffers = run_local(self.layer, given[0], arrays, mask)
-            return x.reshape(x.shape[0], classes), buffers
-
-        def function(*given: Tensor) -> tuple[Tensor, ...]:
-            rest, (labels_, scale_) = given[differentiated:-2], given[-2:]
-            hot = (labels_.unsqueeze(1) == torch.arange(classes)).to(given[0].dtype)
-
-            def loss_of(*values: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
-                logits, buffers = logits_of((*values, *rest))
-                shifted = logits - logits.amax(1, keepdim=True)
-                loss = ((shifted.exp().sum(1, keepdim=True).log() - shifted) * hot).sum() * scale_
-                return loss, (logits, buffers)
-
-            loss, vjp, (logits, buffers) = _vjp(loss_of, *given[:differentiated], has_aux=True)
-            return (loss, logits, *vjp(torch.ones_like(loss)), *buffers)
-
-        def reference(*given: Tensor) -> tuple[Tensor, ...]:
-            leaves = [x.detach().requires_grad_() for x in given[:differentiated]]
-            logits, buffers = logits_of((*leaves, *given[differentiated:-2]))
-            loss = F.cross_entropy(logits, given[-2], reduction="sum") * given[-1]
-            return (
-                loss.detach(),
-                logits.detach(),
-                *torch.autograd.grad(loss, leaves),
-                *(b.detach() for b in buffers),
-            )
-
-        return as_stage("loss", function, inputs, outputs, reference)
-
 
 def as_stage(
     name: str,
@@ -343,12 +311,12 @@ def as_stage(
     inputs: tuple[Port, ...],
     outputs: tuple[Port, ...],
     reference: Callable[..., tuple[Tensor, ...]],
+    updates: Mapping[int, int] | None = None,
 ) -> Stage:
     """A stage whose example has a batch unlike its other sizes."""
     batched = tuple(i for i, port in enumerate(inputs) if port.shape and port.shape[0] == "B")
-    method = Method(
-        name, function, example_inputs(inputs, _example_batch(inputs), torch.Generator()), batched
-    )
+    example = example_inputs(inputs, _example_batch(inputs), torch.Generator())
+    method = Method(name, function, example, batched, updates or {})
     return Stage(method, inputs, outputs, reference)
 
 
@@ -361,7 +329,9 @@ def _example_batch(ports: Sequence[Port]) -> int:
 def example_inputs(
     ports: Sequence[Port], batch: int, generator: torch.Generator, classes: int = 2
 ) -> tuple[Tensor, ...]:
-    """Random inputs of the right shapes; variances and masks are positive, labels are below `classes`."""
+    """Random inputs of the right shapes; variances and masks are positive, labels are below `classes`, and
+    weights so small that sums stay about as large from layer to layer.
+    """
     values = []
     for port in ports:
         shape = tuple(batch if dim == "B" else int(dim) for dim in port.shape)
@@ -369,24 +339,8 @@ def example_inputs(
             values.append(torch.randint(0, classes, shape, generator=generator))
             continue
         drawn = torch.randn(shape, generator=generator)
-        positive = port.role in ("mask", "scale") or port.name.endswith("running_var")
+        if port.role == "parameter" and len(shape) > 1:
+            drawn *= (max(shape) / drawn.numel()) ** 0.5
+        positive = port.role in ("mask", "scale", "rate") or port.name.endswith("running_var")
         values.append(drawn.abs() if positive else drawn)
     return tuple(values)
-
-
-def piece_stages(graph: NeuronGraph, owned: Sequence[int]) -> tuple[Stage, ...]:
-    """Every stage of a piece that owns `owned[layer]` neurons of each layer.
-
-    Raises UnsupportedModule where a layer has no sliced form.
-    """
-    arrays = array_specs(graph)
-    last = len(graph.layers) - 1
-    stages: list[Stage] = []
-    for index, count in enumerate(owned):
-        if not count:
-            continue
-        if index == last and count != graph.layers[last].neurons:
-            raise UnsupportedModule("the output layer stays whole, on the dominator; plan it so")
-        builder = _LayerStage(graph, index, owned, arrays)
-        stages += [builder.loss()] if index == last else [builder.forward(), builder.backward()]
-    return tuple(stages)

@@ -3,7 +3,7 @@ import json
 import pytest
 from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.executor import ProgramStore
-from crowdlearn_device.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
+from crowdlearn_device.manifest import FORMAT, ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,7 +64,10 @@ def test_deep_nesting_is_refused():
         (lambda d: d["layers"][0].update(owned=9), "owns 9 of 4"),
         (lambda d: d["methods"][0]["inputs"][1].update(name="x"), "unknown array"),
         (lambda d: d["methods"][0]["inputs"][1].update(role="x"), "unknown role"),
-        (lambda d: d.update(format=2), "format 2"),
+        (lambda d: d["methods"][0]["inputs"][1].update(shape=[4, 7]), "in shape"),
+        (lambda d: d["methods"][0]["inputs"][1].update(dtype="float64"), "of type"),
+        (lambda d: d["methods"][0].update(name="train_step"), "whole network"),
+        (lambda d: d.update(format=FORMAT + 1), "reads up to"),
     ],
 )
 def test_an_inconsistent_manifest_is_refused_by_name(edit, said):
@@ -72,6 +75,11 @@ def test_an_inconsistent_manifest_is_refused_by_name(edit, said):
     edit(data)
     with pytest.raises(ProgramError, match=said):
         Manifest.from_json(json.dumps(data))
+
+
+def test_a_manifest_of_the_first_format_is_read():
+    """Kept models outlive the runtime that kept them."""
+    assert Manifest.from_json(json.dumps(json.loads(MANIFEST.to_json()) | {"format": 1})) == MANIFEST
 
 
 def test_programs_are_checked_against_their_hash(tmp_path):

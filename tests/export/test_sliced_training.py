@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -72,12 +73,25 @@ def depthwise() -> nn.Module:
     )
 
 
+class Counting(ExecuTorchExecutor):
+    """Remembers which methods were run."""
+
+    def __init__(self, pte: bytes) -> None:
+        super().__init__(pte)
+        self.ran: Counter[str] = Counter()
+
+    def run(self, method: str, inputs, *, borrowed: bool = False):
+        self.ran[method] += 1
+        return super().run(method, inputs, borrowed=borrowed)
+
+
 def make_pieces(
     graph: NeuronGraph,
     model: nn.Module,
     counts: Sequence[Sequence[int]],
     order: Sequence[Sequence[int]],
     cache,
+    ranked: bool,
 ) -> list[Piece]:
     starts = np.cumsum([[0] * len(graph.layers), *counts], axis=0)
     layout = [
@@ -96,9 +110,10 @@ def make_pieces(
                 part[f"value/{spec.name}"] = arrays[spec.name][a:b]
                 if spec.trained:
                     part[f"momentum/{spec.name}"] = np.zeros_like(arrays[spec.name][a:b])
+                if spec.trained and ranked:
                     part[f"gradient/{spec.name}"] = np.zeros_like(arrays[spec.name][a:b])
         state = PieceState(tuple(layout[k]), layers)
-        executor = ExecuTorchExecutor(program.pte)
+        executor = Counting(program.pte)
         pieces.append(Piece(program.manifest, executor, layout, k, state, 0, Pass(0, STEPS), RATE, seed=0))
     return pieces
 
@@ -139,12 +154,41 @@ def merged(graph: NeuronGraph, pieces: list[Piece]) -> dict[str, np.ndarray]:
     [
         [[12, 0, 0, 4], [0, 5, 2, 0], [0, 4, 4, 0]],
         [[12, 3, 1, 4], [0, 6, 0, 0], [0, 0, 5, 0]],
-        [[12, 9, 6, 4]],
+        [[12, 0, 6, 4], [0, 9, 0, 0]],
     ],
 )
 @pytest.mark.parametrize("micro", [16, UNEVEN])
 def test_sliced_training_equals_unsliced_sgd(counts, micro, tmp_path_factory):
     assert_sliced_equals_whole(mlp, (12,), counts, micro, tmp_path_factory)
+
+
+@pytest.mark.parametrize("build", [mlp, convolutional])
+@pytest.mark.parametrize(
+    ("micro", "ranked", "ran"),
+    [
+        (16, False, {"train_step": 6}),
+        (16, True, {"loss": 6}),
+        (12, False, {"loss": 6, "train_step": 3}),
+    ],
+)
+def test_the_whole_network_is_one_program(build, micro, ranked, ran, tmp_path_factory):
+    """A mini-batch of one micro-batch is one call, where nobody ranks weights by their gradients."""
+    sample = (12,) if build is mlp else (2, 8, 8)
+    owned = [layer.neurons for layer in neuron_graph(build(), torch.zeros(2, *sample)).layers]
+    (piece,) = assert_sliced_equals_whole(build, sample, [owned], micro, tmp_path_factory, ranked=ranked)
+    assert piece._executor.ran == ran
+
+
+def test_a_shortcut_may_enter_the_layers_that_turn_round(tmp_path_factory):
+    graph = neuron_graph(Residual(), torch.zeros(2, 2, 8, 8))
+    whole = [layer.neurons for layer in graph.layers]
+    cut = next(edge.source for edge in graph.edges if edge.kind == "identity")
+    counts = [
+        [0 if k == cut else n for k, n in enumerate(whole)],
+        [n if k == cut else 0 for k, n in enumerate(whole)],
+    ]
+    pieces = assert_sliced_equals_whole(Residual, (2, 8, 8), counts, 16, tmp_path_factory)
+    assert set(pieces[0]._executor.ran) == {"forward_0", "backward_0", "loss"}
 
 
 @pytest.mark.parametrize("build", [convolutional, Residual, depthwise])
@@ -178,7 +222,9 @@ def assert_sliced_equals_whole(
     counts: Sequence[Sequence[int]],
     micro: int,
     tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+    *,
+    ranked: bool = True,
+) -> list[Piece]:
     torch.manual_seed(3)
     model = build()
     graph = neuron_graph(model, torch.zeros(2, *sample))
@@ -186,7 +232,7 @@ def assert_sliced_equals_whole(
     order = orders(graph)
     classes = graph.layers[-1].neurons
     cache = tmp_path_factory.getbasetemp() / "programs"
-    pieces = make_pieces(graph, model, counts, order, cache)
+    pieces = make_pieces(graph, model, counts, order, cache, ranked)
     reference = build().double()
     reference.load_state_dict(model.state_dict())
     sgd = torch.optim.SGD(
@@ -218,3 +264,4 @@ def assert_sliced_equals_whole(
         if not name.endswith("num_batches_tracked"):
             scale = float(expected.abs().max())
             assert float((trained[name] - expected).abs().max()) <= RELATIVE * max(scale, 1e-2), name
+    return pieces

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from .unsliced import unsliced
 
 pytestmark = pytest.mark.system
 PHONES = 4
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "name": "test",
     "data": "digits",
     "model": "mlp:64-48-24-10",
@@ -35,11 +36,20 @@ CONFIG = {
 }
 
 
+ALONE = {**CONFIG, "group": {"pieces": 1}, "training": {**CONFIG["training"], "micro_batch": 32}}
+"""The whole network on whichever phone is the dominator: a mini-batch is one call of one program."""
+
+
+@pytest.fixture(scope="module", params=[CONFIG, ALONE], ids=["sliced", "alone"])
+def settings(request) -> dict[str, Any]:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    """The folder of a run of CONFIG on four virtual phones."""
+def run(settings, tmp_path_factory) -> Path:
+    """The folder of a run on four virtual phones."""
     folder = tmp_path_factory.mktemp("first-light")
-    config = TrainConfig.model_validate(CONFIG)
+    config = TrainConfig.model_validate(settings)
     prepared = prepare(config, folder, lambda event, fields: None)
     with (
         phones.running(PHONES, folder / "home") as started,
@@ -51,8 +61,8 @@ def run(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_sliced_training_over_adb_equals_unsliced_sgd(run, dtype):
-    expected, losses = unsliced(CONFIG, PHONES, dtype, run.parent)
+def test_training_over_adb_equals_unsliced_sgd(run, settings, dtype):
+    expected, losses = unsliced(settings, PHONES, dtype, run.parent)
     metrics = list(read_lines(run / "metrics.jsonl"))
     assert [m["boundary"] for m in metrics] == list(range(1, len(losses) + 1))
     assert len(losses) >= 50

@@ -33,10 +33,16 @@ RENEWED = {"every": 1, "theta": 1.0, "tau": 0.0, "values": "float16"}
     ("groups", "pieces", "training", "sharing"),
     [
         (1, 3, {**TRAINING, **HEAVY}, {"enabled": False}),
+        (1, 1, {**TRAINING, **HEAVY}, {"enabled": False}),
         (2, 2, {**TRAINING, "momentum": 0.0}, RENEWED),
         (1, 3, {**TRAINING, **HEAVY, "staleness": 1}, {"enabled": False}),
     ],
-    ids=["one group", "two groups that share after every pass", "mini-batches overlap"],
+    ids=[
+        "one group",
+        "the whole network on one phone",
+        "two groups that share after every pass",
+        "mini-batches overlap",
+    ],
 )
 def test_phones_and_simulation_end_with_the_same_weights(
     tmp_path: Path, groups: int, pieces: int, training: dict[str, Any], sharing: dict[str, Any]

@@ -57,8 +57,10 @@ def run_in(
     crowd: Sequence[phones.PhoneInfo],
     on_event: Callable[[str, dict[str, object]], None],
     epochs: int = 1,
+    pieces: int = 3,
 ) -> Path:
     text = config_for(crowd).replace("epochs = 1", f"epochs = {epochs}")
+    text = text.replace("pieces = 3", f"pieces = {pieces}")
     prepared: Prepared = prepare(
         parse_config(tomllib.loads(text), TrainConfig, "test"), folder, lambda event, fields: None
     )
@@ -80,6 +82,12 @@ def assert_same(folder: Path, expected: dict[str, torch.Tensor]) -> None:
     assert model.keys() == expected.keys()
     for name, value in expected.items():
         assert float((model[name].double() - value.double()).abs().max()) <= 1e-6, name
+
+
+async def kill_runtime(serial: str) -> None:
+    async with await AdbDevice.connect(serial) as device:
+        said = await device.shell("pidof crowdlearn-device")
+        os.kill(int(said.stdout), signal.SIGKILL)
 
 
 def test_a_killed_host_goes_on_where_the_group_stood(
@@ -111,22 +119,16 @@ def test_a_runtime_that_is_killed_comes_back_and_nothing_is_lost(
     crowd: list[phones.PhoneInfo], undisturbed: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     due = [4, 13, 20]
-    killed: list[int] = []
     victims: list[asyncio.Task[None]] = []
-
-    async def kill(serial: str) -> None:
-        async with await AdbDevice.connect(serial) as device:
-            said = await device.shell("pidof crowdlearn-device")
-            os.kill(int(said.stdout), signal.SIGKILL)
-            killed.append(int(said.stdout))
 
     def on_event(event: str, fields: dict[str, object]) -> None:
         if event == "progress" and due and fields["boundary"] == due[0]:
             due.pop(0)
-            victims.append(asyncio.get_running_loop().create_task(kill(crowd[len(victims)].serial)))
+            victims.append(asyncio.get_running_loop().create_task(kill_runtime(crowd[len(victims)].serial)))
 
     folder = run_in(tmp_path / "run", crowd, on_event)
-    assert len(killed) == 3
+    assert len(victims) == 3
+    assert all(victim.done() and victim.exception() is None for victim in victims)
     assert_same(folder, undisturbed)
     events = [line["event"] for line in read_lines(folder / "events.jsonl")]
     assert events.count("recovering") >= 1
@@ -134,6 +136,21 @@ def test_a_runtime_that_is_killed_comes_back_and_nothing_is_lost(
         saved = opened.load_group(0)
     assert saved is not None
     assert saved["done"]
+
+
+def test_whoever_trains_the_whole_network_may_die_too(crowd: list[phones.PhoneInfo], tmp_path: Path) -> None:
+    undisturbed = run_in(tmp_path / "undisturbed", crowd[:2], lambda event, fields: None, pieces=1)
+    kills: list[asyncio.Task[None]] = []
+
+    def on_event(event: str, fields: dict[str, object]) -> None:
+        if event == "assigned" and not kills:
+            (dominator,) = fields["holders"]  # type: ignore[misc]
+            serial = next(phone.serial for phone in crowd if phone.name == dominator)
+            kills.append(asyncio.get_running_loop().create_task(kill_runtime(serial)))
+
+    folder = run_in(tmp_path / "run", crowd[:2], on_event, pieces=1)
+    assert kills[0].exception() is None
+    assert_same(folder, load_model_state(undisturbed))
 
 
 def test_a_phone_whose_battery_runs_low_leaves_to_the_others(

@@ -42,7 +42,7 @@ def doctor(
 
 
 def _show(model: str, report: Diagnosis) -> None:
-    from crowdlearn_export.slice_program import PARITY
+    from crowdlearn_export.parity import PARITY
 
     console = Console()
     table = Table(title=model)

@@ -1,0 +1,77 @@
+"""Samples away from kinks: where ReLU's or a maximum's input is so close to its kink that float32 and float64
+could take different sides, gradients differ and neither is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .stages import Stage, example_inputs
+
+DRAWS = 10
+MARGIN = 1e-6
+"""How far from a kink, in units of the map's standard deviation, samples are kept."""
+
+aten = torch.ops.aten
+
+
+def away_from_kinks(
+    stage: Stage, inputs: tuple[Tensor, ...], generator: torch.Generator
+) -> tuple[tuple[Tensor, ...], bool]:
+    """`inputs` of a stage with samples at a kink drawn again, as far as DRAWS allow; whether none is left."""
+    for _ in range(DRAWS):
+        close = margins(stage, inputs) < MARGIN
+        if not close.any():
+            return inputs, True
+        drawn = example_inputs(stage.inputs, int(close.sum()), generator)
+        for position in stage.method.batched:
+            inputs[position][close] = drawn[position]
+    return inputs, False
+
+
+def margins(stage: Stage, inputs: Sequence[Tensor]) -> Tensor:
+    """How near each sample comes to a kink of ReLU or max pooling, in standard deviations of the map."""
+    size = inputs[stage.method.batched[0]].shape[0] if stage.method.batched else 1
+    with Margins(size) as watched:
+        stage.reference(*double(inputs))
+    return watched.least
+
+
+def double(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The same numbers in float64, where they are floating point."""
+    return [x.double() if x.is_floating_point() else x for x in inputs]
+
+
+class Margins(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches a computation of some samples: `least` is the least distance of each to a kink."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.least = torch.full((size,), torch.inf, dtype=torch.float64)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in (aten.relu.default, aten.relu_.default, aten.leaky_relu.default):
+            self._see(args[0], args[0].abs())
+        elif func in (aten.hardtanh.default, aten.hardtanh_.default):
+            low, high = args[1:3]
+            self._see(args[0], torch.minimum((args[0] - low).abs(), (args[0] - high).abs()))
+        elif func in (aten.hardswish.default, aten.hardsigmoid.default):
+            self._see(args[0], (args[0].abs() - 3).abs())
+        elif func is aten.max_pool2d_with_indices.default:
+            x, kernel, stride = args[:3]
+            windows = x.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1]).flatten(4)
+            first, second = windows.topk(2, -1).values.unbind(-1)
+            # Equal values are those that a ReLU has cut off, where no gradient passes.
+            self._see(x, torch.where(first == second, torch.inf, first - second))
+        return out
+
+    def _see(self, x: Tensor, distance: Tensor) -> None:
+        self.least = torch.minimum(self.least, distance.flatten(1).amin(1) / x.std())

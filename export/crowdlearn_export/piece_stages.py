@@ -1,0 +1,45 @@
+"""Which methods the program of a piece has: one for each layer and direction, and one for the region that
+turns round at the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .errors import UnsupportedModule
+from .graph import NeuronGraph
+from .region import LossRegion
+from .stages import LayerStages, Optimizer, Stage, array_specs
+
+
+def piece_stages(graph: NeuronGraph, owned: Sequence[int], optimizer: Optimizer) -> tuple[Stage, ...]:
+    """Every stage of a piece that owns `owned[layer]` neurons of each layer.
+
+    Raises UnsupportedModule where a layer has no sliced form.
+    """
+    arrays = array_specs(graph)
+    first = loss_region(graph, owned)
+    stages: list[Stage] = []
+    for index, count in enumerate(owned[:first]):
+        if count:
+            layer = LayerStages(graph, index, owned, arrays)
+            stages += [layer.forward(), layer.backward()]
+    if first < len(owned):
+        region = LossRegion(graph, first, arrays)
+        stages.append(region.gradients())
+        if first == 0:
+            stages.append(region.train_step(optimizer))
+    return tuple(stages)
+
+
+def loss_region(graph: NeuronGraph, owned: Sequence[int]) -> int:
+    """The first of the last layers that a piece owns whole: no message can come between them.
+
+    Raises UnsupportedModule for a part of the output layer.
+    """
+    first = len(owned)
+    while first and owned[first - 1] == graph.layers[first - 1].neurons:
+        first -= 1
+    if first == len(owned) and owned[-1]:
+        raise UnsupportedModule("the output layer stays whole, on the dominator; plan it so")
+    return first
