@@ -67,9 +67,10 @@ QUEUE_BYTES = 16 << 10
 """What a link queues before it takes no more: 6.5 ms of it, as fq_codel would keep it."""
 UNSENT_BYTES = 8 << 10
 """What the system takes of a sender before the link does."""
-MINI_BATCHES = 100
-COUNT = 12
+COUNT = 10
 """Mini-batches whose median is told."""
+MINI_BATCHES = 2 * COUNT
+"""Of a pass, so that none of these is its last."""
 
 
 @dataclass(frozen=True)
@@ -373,7 +374,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{row['gain']:.2f}",
             f"{row['samples_per_second']:.0f}",
         )
-    console = Console()
+    console = Console(width=110)
     console.print(machine())
     console.print(table)
     write_rows(arguments.json, rows)

@@ -10,7 +10,9 @@ from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_host.errors import InfeasiblePlan
 from crowdlearn_host.planner.costs import Training, costs
 from crowdlearn_host.planner.memory import PROCESS_BYTES, memory_budgets, peak_memory
-from crowdlearn_host.planner.micro_batch import plan_with_micro_batch
+from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_seconds
+from crowdlearn_host.planner.wire import wire_format
+from crowdlearn_host.training.config import micro_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -74,3 +76,24 @@ def test_overlapping_mini_batches_count_a_second_version_of_the_weights(graph: N
         grown = two.memory[bundle].training - one.memory[bundle].training
         assert grown == pytest.approx(4 * copies * parameters + sums)
         assert two.memory[bundle].state == one.memory[bundle].state
+
+
+def test_micro_batches_are_smaller_where_a_measured_link_is_slow(graph: NeuronGraph) -> None:
+    floats = sum(
+        graph.layers[e.target].neurons * graph.layers[e.target].sum_floats for e in graph.outgoing(0)
+    )
+    kind = {"name": "phone", "count": 2, "samples": 10, "macs_per_second": 1e9}
+    wire = wire_format("float32")
+
+    def rows(link_seconds: float, batch: int = 128) -> int:
+        """With a link that needs so long for 16 samples."""
+        rate = 16 * 4 * floats / link_seconds
+        return micro_rows(
+            batch, sample_seconds(graph, fleet({**kind, "uplink_bytes_per_second": rate}), wire)
+        )
+
+    assert sample_seconds(graph, fleet(kind), wire) == 0.0
+    assert [rows(seconds) for seconds in (0.001, 0.008, 0.1)] == [16, 10, 8]
+    assert rows(0.1, batch=512) == 16
+    assert micro_rows(128) == 16
+    assert rows(0.1, batch=4) == 4
