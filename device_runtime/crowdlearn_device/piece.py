@@ -10,7 +10,7 @@ them when the earlier one has updated, so that a piece holds two versions of its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,14 +18,12 @@ import numpy as np
 from . import wire_pb2 as pb
 from .errors import WireError
 from .executor import Executor
-from .manifest import LOSS, TRAIN_STEP, EdgeSpec, Manifest, MethodSpec, Port
+from .manifest import LOSS, TRAIN_STEP, Manifest, MethodSpec, Port
+from .routes import Layout, Routes
 from .schedule import Pass, dropout_mask
-from .sgd import descend
-from .state import Neurons, PieceState
+from .state import PieceState
+from .weights import Weights
 from .wire import Array, Floats
-
-Layout = Sequence[Sequence[Neurons]]
-"""Neurons by piece and layer."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +72,6 @@ it.
 """
 
 
-def overlap(a: Neurons, b: Neurons) -> Neurons:
-    """The neurons both ranges hold; empty ranges start where they stop."""
-    start = max(a[0], b[0])
-    return start, max(start, min(a[1], b[1]))
-
-
 class Piece:
     """One device's share of the network during one generation. Nothing here waits, sends or reads a clock."""
 
@@ -102,20 +94,8 @@ class Piece:
         self._pass = of
         self._manifest = manifest
         self._executor = executor
-        self._layout = [tuple(piece) for piece in layout]
-        self._neurons = self._layout[index]
-        self._values: dict[str, Floats] = {}
-        self._momentum: dict[str, Floats] = {}
-        self._accumulated: dict[str, Floats] = {}
-        self._layer_of = {array.name: array.layer for array in manifest.arrays}
-        self._stale: dict[str, Floats] = {}
-        """Weights before the last update, while a mini-batch that entered before it is under way."""
-        for arrays in state.layers.values():
-            for key, array in arrays.items():
-                kind, name = key.split("/", 1)
-                known = {"value": self._values, "momentum": self._momentum, "gradient": self._accumulated}
-                known[kind][name] = np.require(array, np.float32, ["C", "W"])  # steps write them in place
-        self._rate = np.float32(learning_rate)
+        self._neurons = tuple(layout[index])
+        self._weights = Weights(state, manifest, learning_rate)
         self._seed = seed
         self._steps: dict[int, _Step] = {}
         self._ready: list[_Stage] = []
@@ -125,40 +105,8 @@ class Piece:
         self._owned = [layer for layer, (a, b) in enumerate(self._neurons) if b > a]
         self._methods = {method.name: method for method in manifest.methods}
         self._turning = [layer for layer in self._owned if f"forward_{layer}" not in self._methods]
-        self._incoming = {
-            layer: [
-                (e, p)
-                for e, edge in enumerate(manifest.edges)
-                if edge.target == layer and not {layer, edge.source} <= set(self._turning)
-                for p in self._sources(edge)
-            ]
-            for layer in self._owned
-        }
-        self._entering = sum(len(self._incoming[layer]) for layer in self._turning)
-        self._outgoing = {
-            layer: [
-                (e, p)
-                for e, edge in enumerate(manifest.edges)
-                if edge.source == layer
-                for p in self._targets(edge)
-            ]
-            for layer in self._owned
-        }
-
-    def _joined(self, edge: EdgeSpec, source: int, target: int) -> Neurons:
-        """The target neurons of `target` that get sums from `source` on this edge."""
-        a, b = self._layout[source][edge.source], self._layout[target][edge.target]
-        if edge.matched:
-            return overlap(a, b)
-        return b if a[1] > a[0] else (b[0], b[0])
-
-    def _sources(self, edge: EdgeSpec) -> list[int]:
-        joined = [(p, self._joined(edge, p, self.index)) for p in range(len(self._layout))]
-        return [p for p, (a, b) in joined if b > a]
-
-    def _targets(self, edge: EdgeSpec) -> list[int]:
-        joined = [(p, self._joined(edge, self.index, p)) for p in range(len(self._layout))]
-        return [p for p, (a, b) in joined if b > a]
+        self._routes = Routes(manifest, layout, index, self._turning)
+        self._entering = sum(len(self._routes.incoming[layer]) for layer in self._turning)
 
     @property
     def ready(self) -> bool:
@@ -209,15 +157,11 @@ class Piece:
         edge = self._manifest.edges[message.edge]
         forward = message.purpose == pb.PURPOSE_ACTIVATION
         layer = edge.target if forward else edge.source
-        due = self._incoming if forward else self._outgoing
+        due = self._routes.incoming if forward else self._routes.outgoing
         partners = due.get(layer, [])
         if (message.edge, message.partner) not in partners:
             raise WireError(f"piece {message.partner} has nothing to send on edge {message.edge}")
-        a, b = (
-            self._joined(edge, message.partner, self.index)
-            if forward
-            else self._joined(edge, self.index, message.partner)
-        )
+        a, b = (self._routes.entering if forward else self._routes.leaving)(edge, message.partner)
         shape = (b - a, *self._manifest.layers[edge.target].sum_shape)
         if message.values.shape[1:] != shape or not 1 <= message.values.shape[0] <= self._manifest.max_batch:
             raise WireError(
@@ -274,9 +218,9 @@ class Piece:
         """The sum that enters `layer`, over edges and pieces in their order."""
         total: Floats | None = None
         start, stop = self._neurons[layer]
-        for e, partner in self._incoming[layer]:
+        for e, partner in self._routes.incoming[layer]:
             values = step.arrived.pop((purpose, micro, e, partner))
-            a, b = self._joined(self._manifest.edges[e], partner, self.index)
+            a, b = self._routes.entering(self._manifest.edges[e], partner)
             if total is None and (a, b) == (start, stop):
                 total = values.astype(np.float32)
                 continue
@@ -295,11 +239,11 @@ class Piece:
             self._neurons[layer] if edge.matched else (0, self._manifest.layers[edge.target].neurons)
         )
         gathered: Floats | None = None
-        for e, partner in self._outgoing[layer]:
+        for e, partner in self._routes.outgoing[layer]:
             if e != edge_index:
                 continue
             values = step.arrived.pop((pb.PURPOSE_ERROR, micro, e, partner))
-            a, b = self._joined(edge, self.index, partner)
+            a, b = self._routes.leaving(edge, partner)
             if (a, b) == (first, last):
                 return values.astype(np.float32, copy=False)
             if gathered is None:
@@ -313,13 +257,11 @@ class Piece:
     def _call(
         self, step: _Step, method: MethodSpec, given: Mapping[tuple[str, int], Array]
     ) -> list[tuple[Port, Array]]:
-        stale = self._stale if step.number == self.boundary else {}
+        stale = step.number == self.boundary
         inputs = []
         for port in method.inputs:
-            if port.role in ("parameter", "buffer"):
-                inputs.append(stale.get(port.name, self._values[port.name]))
-            elif port.role == "momentum":
-                inputs.append(self._momentum[port.name])
+            if port.role in ("parameter", "buffer", "momentum"):
+                inputs.append(self._weights.given(port, stale=stale))
             else:
                 inputs.append(given[port.role, port.edge if port.role == "error" else port.layer])
         outputs = self._executor.run(method.name, inputs, borrowed=True)
@@ -346,13 +288,13 @@ class Piece:
         given = self._given(step, sums, micro, layer)
         for port, values in self._call(step, self._methods[f"forward_{layer}"], given):
             if port.role == "buffer":
-                self._values[port.name] = np.array(values)
+                self._weights.keep(port, values)
                 continue
             edge = self._manifest.edges[port.edge]
             first = self._neurons[layer][0] if edge.matched else 0
-            for e, partner in self._outgoing[layer]:
+            for e, partner in self._routes.outgoing[layer]:
                 if e == port.edge:
-                    a, b = self._joined(edge, self.index, partner)
+                    a, b = self._routes.leaving(edge, partner)
                     messages.append(
                         self._message(
                             step, partner, pb.PURPOSE_ACTIVATION, micro, e, values[:, a - first : b - first]
@@ -368,12 +310,12 @@ class Piece:
         given: dict[tuple[str, int], Array] = {
             ("labels", -1): labels,
             ("scale", -1): np.array(1.0 / step.rows, np.float32),
-            ("rate", -1): np.array(self._rate),
+            ("rate", -1): np.array(self._weights.rate),
         }
         for layer in self._turning:
             if layer == 0:
                 given["sum", 0] = step.sums.pop((micro, 0))
-            elif self._incoming[layer]:
+            elif self._routes.incoming[layer]:
                 sums = given["sum", layer] = self._gather(step, pb.PURPOSE_ACTIVATION, micro, layer)
                 if labels.shape[0] != sums.shape[0]:
                     raise WireError(
@@ -390,7 +332,7 @@ class Piece:
             elif port.role == "logits":
                 correct = int((values.argmax(axis=1) == labels).sum())
             elif port.role == "buffer":
-                self._values[port.name] = np.array(values)
+                self._weights.keep(port, values)
             else:
                 messages += self._learn(step, micro, port.layer, port, values)
         step.results.append(Result(micro, labels.shape[0], loss, correct))
@@ -401,12 +343,12 @@ class Piece:
         """Whether one call may go from samples to new weights: nothing else may need the gradients, as other
         micro-batches do, or sharing that ranks weights by them, nor the weights as they were.
         """
-        alone = len(self._pass.under_way(step.number)) == 1 and not self._stale
-        return TRAIN_STEP in self._methods and step.micros == 1 and alone and not self._accumulated
+        alone = len(self._pass.under_way(step.number)) == 1 and not self._weights.two_versions
+        return TRAIN_STEP in self._methods and step.micros == 1 and alone and not self._weights.ranked
 
     def _backward(self, step: _Step, micro: int, layer: int) -> list[Message]:
         given = self._given(step, step.sums.pop((micro, layer)), micro, layer)
-        for e in sorted({e for e, _ in self._outgoing[layer]}):
+        for e in sorted({e for e, _ in self._routes.outgoing[layer]}):
             given["error", e] = self._errors(step, micro, layer, e)
         messages: list[Message] = []
         for port, values in self._call(step, self._methods[f"backward_{layer}"], given):
@@ -425,8 +367,8 @@ class Piece:
             return []
         start = self._neurons[layer][0]
         messages = []
-        for e, partner in self._incoming[layer]:
-            a, b = self._joined(self._manifest.edges[e], partner, self.index)
+        for e, partner in self._routes.incoming[layer]:
+            a, b = self._routes.entering(self._manifest.edges[e], partner)
             messages.append(
                 self._message(step, partner, pb.PURPOSE_ERROR, micro, e, values[:, a - start : b - start])
             )
@@ -439,44 +381,14 @@ class Piece:
 
     def _apply(self, step: _Step) -> None:
         ahead = len(self._pass.under_way(step.number)) > 1
-        for name, gradient in step.gradients.items():
-            if ahead:
-                self._stale[name], self._values[name] = self._values[name], self._next_version(name)
-            descend(
-                self._values[name],
-                gradient,
-                self._momentum.get(name),
-                self._accumulated.get(name),
-                rate=self._rate,
-                momentum=self._manifest.momentum,
-                weight_decay=self._manifest.weight_decay,
-            )
-        if not ahead:
-            self._stale.clear()
+        self._weights.update(step.gradients, ahead=ahead)
         self.results = step.results
         del self._steps[step.number]
         self.boundary += 1
 
-    def _next_version(self, name: str) -> Floats:
-        """The newest weights, to be updated while a mini-batch still needs them as they are."""
-        newest = self._values[name]
-        version = self._stale.get(name)
-        if version is None:
-            return newest.copy()
-        np.copyto(version, newest)
-        return version
-
     def state(self) -> PieceState:
         """The piece at its boundary. Only where the pass is drained."""
-        layers: dict[int, dict[str, Floats]] = {}
-        for kind, arrays in (
-            ("value", self._values),
-            ("momentum", self._momentum),
-            ("gradient", self._accumulated),
-        ):
-            for name, array in arrays.items():
-                layers.setdefault(self._layer_of[name], {})[f"{kind}/{name}"] = array
-        return PieceState(self._neurons, layers)
+        return self._weights.state()
 
 
 def _check_rows(values: Array, total: Floats) -> None:

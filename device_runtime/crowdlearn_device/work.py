@@ -14,7 +14,8 @@ from .dominator import Dominator
 from .errors import WireError
 from .executor import Executor
 from .manifest import Manifest
-from .piece import Layout, Message, Piece
+from .piece import Message, Piece
+from .routes import Layout
 from .schedule import STALENESS, Pass
 from .state import PieceState
 from .wire import decode_tensor, encode_tensor

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.piece import overlap
+from crowdlearn_device.routes import overlap
 
 from .points import Device, Point, Schedule
 from .settings import Layout, Neurons, Settings

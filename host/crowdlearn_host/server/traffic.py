@@ -8,7 +8,7 @@ from itertools import product
 
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.envelope import TAG_BYTES
-from crowdlearn_device.piece import overlap
+from crowdlearn_device.routes import overlap
 from crowdlearn_export.graph import NeuronGraph
 
 Layout = Sequence[Sequence[tuple[int, int]]]

@@ -204,7 +204,7 @@ def test_a_snapshot_holds_one_version_of_the_weights(folder: Path) -> None:
         if frame is not None and frame.WhichOneof("body") == "held" and action.kind == "hear":
             piece = piece_of(crowd.phones[action.number])
             if piece is not None and piece.boundary == frame.held.boundary and not piece._steps:
-                assert not piece._stale
+                assert not piece._weights.two_versions
 
     crowd.run(check)
     assert crowd.done
