@@ -44,7 +44,8 @@ class _Plain(TorchFunctionMode):
 
     Dense layers over [batch, ..., features] see rows: PyTorch's own folding would fix the batch. An average
     over the whole map is a mean: PyTorch's follows it with a stride of its own. The maximum of positive parts
-    is the positive part of the maximum, on a map that is smaller by the pool's stride.
+    is the positive part of the maximum, on a map that is smaller by the pool's stride. Attention without a
+    mask needs no look for rows that are masked altogether.
     """
 
     def __init__(self) -> None:
@@ -60,12 +61,20 @@ class _Plain(TorchFunctionMode):
             return rows.reshape(*x.shape[:-1], weight.shape[0])
         if func is torch.nn.functional.adaptive_avg_pool2d and tuple(args[1:]) in ((1,), ((1, 1),)):
             return args[0].mean((-2, -1), keepdim=True)
+        unmasked = len(args) == 3 and set(kwargs or {}) <= {"scale"}
+        if func is torch.nn.functional.scaled_dot_product_attention and unmasked:
+            return _attention(*args, **(kwargs or {}))
         if func in MAX_POOLS and id(args[0]) in self._positive_parts:
             return torch.relu(func(self._positive_parts[id(args[0])][1], *args[1:], **(kwargs or {})))
         out = func(*args, **(kwargs or {}))
         if func in RELUS and out is not args[0]:
             self._positive_parts[id(out)] = out, args[0]
         return out
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
+    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
+    return torch.softmax(scores, -1) @ value
 
 
 def _symbolic(example: Sequence[Tensor], batched: Collection[int]) -> list[Tensor]:

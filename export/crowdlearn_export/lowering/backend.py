@@ -37,6 +37,7 @@ ELEMENTWISE = [
     generic.ClampConfig,
     generic.DivConfig,
     generic.ExpConfig,
+    generic.GeluConfig,
     generic.HardtanhConfig,
     generic.LogConfig,
     generic.MaximumConfig,
@@ -46,6 +47,7 @@ ELEMENTWISE = [
     generic.PermuteConfig,
     generic.ReLUConfig,
     generic.SigmoidConfig,
+    generic.SoftmaxConfig,
     generic.SubConfig,
     generic.TanhConfig,
 ]

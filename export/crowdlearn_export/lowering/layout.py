@@ -139,6 +139,13 @@ def same(x: Value, **_: Any) -> Value:
     return x
 
 
+def expand(x: Value, shape: Sequence[int], **_: Any) -> Value:
+    """A copy for each repetition; `x` itself where there is none."""
+    if len(shape) == len(x.shape) and all(new in (-1, old) for new, old in zip(shape, x.shape, strict=True)):
+        return x
+    return made(x).expand(shape).contiguous()
+
+
 def sym_size(x: Value, dim: int) -> int:
     return x.shape[dim]
 
@@ -203,7 +210,7 @@ def reduction(target: Any) -> Callable[..., Value]:
     return reduce
 
 
-VIEWS = (aten.slice.Tensor, aten.select.int, aten.expand.default)
+VIEWS = (aten.slice.Tensor, aten.select.int)
 
 HANDLERS: dict[Any, Callable[..., Any]] = {
     operator.getitem: operator.getitem,
@@ -217,6 +224,7 @@ HANDLERS: dict[Any, Callable[..., Any]] = {
     aten.squeeze.dim: squeeze,
     aten.squeeze.dims: squeeze,
     aten.clone.default: same,
+    aten.expand.default: expand,
     aten.detach.default: same,
     aten.alias.default: same,
     aten.lift_fresh_copy.default: same,
