@@ -86,14 +86,14 @@ def measured(pte: bytes, inputs: Sequence[torch.Tensor]) -> list[dict[str, Any]]
 
     empty = timed(views)
     rows = [{"operator": "whole step", "shapes": "", "ms": round(timed(whole) - empty, 4)}]
-    known: dict[tuple[Any, ...], float] = {}
+    known: dict[tuple[str, str, bytes], float] = {}
     for instruction in whole:
         operator, shapes = described(plan, instruction)
         if operator.startswith(FREE):
             continue
-        call, key = instruction.instr_args, (operator, shapes)
+        call, key = instruction.instr_args, (operator, shapes, b"")
         if isinstance(call, DelegateCall):
-            key += (data[delegates[call.delegate_index].processed.index].data,)
+            key = (operator, shapes, data[delegates[call.delegate_index].processed.index].data)
         if key not in known:
             known[key] = timed([i for i in whole if i is instruction or id(i) in free]) - empty
         rows.append({"operator": operator, "shapes": shapes, "ms": round(known[key], 4)})
