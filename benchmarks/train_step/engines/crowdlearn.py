@@ -24,7 +24,7 @@ class Compiled:
         self._executor = ExecuTorchExecutor((given.folder / "program.pte").read_bytes())
 
     def step(self) -> float:
-        (loss,) = self._executor.run("train_step", [*self._state, *self._batch, self._rate])
+        (loss,) = self._executor.run("train_step", [*self._state, *self._batch, self._rate], borrowed=True)
         return float(loss)
 
     def gradients(self) -> dict[str, Array]:
