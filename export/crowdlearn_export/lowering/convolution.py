@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,12 +19,14 @@ from .rows import (
     reading_table,
     scatter,
     to_rows,
-    uneven,
     windows,
 )
 
 FEW = 4
 """Channels up to which a row is so short that copying it costs mostly the call."""
+
+NARROW = 32
+"""Channels up to which a map is so large beside its products that nine times the map costs more than them."""
 
 
 def convolution(
@@ -154,38 +157,68 @@ def _columns(x: Tensor, vertical: Window, horizontal: Window) -> Tensor:
 
 
 def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, vertical: Window, horizontal: Window) -> Tensor:
-    columns = _columns(x, vertical, horizontal)
-    return torch.nn.functional.linear(columns, weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1), bias)
+    if not _apart(x.shape[1], weight.shape[0], vertical):
+        columns = _columns(x, vertical, horizontal)
+        kernel = weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)
+        return torch.nn.functional.linear(columns, kernel, bias)
+    size = vertical.outputs, horizontal.outputs
+    kernel = weight.permute(3, 1, 2, 0).reshape(-1, vertical.size * weight.shape[0])
+    columns = _across(x, horizontal.reads)
+    out = _down(columns @ kernel, vertical.read_by, size).reshape(-1, weight.shape[0])
+    return out if bias is None else out + bias
 
 
 def _dense_dw(grad: Tensor, x: Tensor, vertical: Window, horizontal: Window) -> Tensor:
-    rows = to_rows(grad).reshape(-1, grad.shape[1])
-    dw = rows.t() @ _columns(x, vertical, horizontal)
-    return dw.reshape(grad.shape[1], vertical.size, horizontal.size, x.shape[1]).permute(0, 3, 1, 2)
+    channels, out_channels = x.shape[1], grad.shape[1]
+    if not _apart(channels, out_channels, vertical):
+        dw = to_rows(grad).reshape(-1, out_channels).t() @ _columns(x, vertical, horizontal)
+        return dw.reshape(out_channels, vertical.size, horizontal.size, channels).permute(0, 3, 1, 2)
+    size, width = (vertical.outputs, horizontal.outputs), np.arange(horizontal.outputs)
+    table = flatten(vertical.read_by[:, None, :], width[None, :, None], size)
+    rows = gather(to_rows(grad), np.append(table, np.full(vertical.size, size[0] * size[1], np.int32)))
+    dw = rows.reshape(-1, vertical.size * out_channels).t() @ _across(x, horizontal.reads)
+    return dw.reshape(vertical.size, out_channels, horizontal.size, channels).permute(1, 3, 0, 2)
+
+
+def _apart(channels: int, outputs: int, vertical: Window) -> bool:
+    """Whether taps along the width become columns and those along the height results to be added: KW and KH
+    times the map instead of KH * KW times, for rows that are all read by as many outputs.
+    """
+    return channels > FEW and max(channels, outputs) <= NARROW and vertical.stride == 1 < vertical.size
+
+
+def _across(x: Tensor, reads: npt.NDArray[np.int64]) -> Tensor:
+    """Columns along the width alone, of all rows of the map and of one position of zeros: [B, C, H, W] ->
+    [B * (H * places + 1), taps * C]; `reads` [places, taps] tells what a place reads.
+    """
+    height, width = int(x.shape[2]), int(x.shape[3])
+    table = flatten(np.arange(height)[:, None, None], reads[None], (height, width))
+    nothing = np.full(reads.shape[1], height * width, np.int32)
+    return gather(to_rows(x), np.append(table, nothing)).reshape(-1, reads.shape[1] * x.shape[1])
+
+
+def _down(taps: Tensor, read_by: npt.NDArray[np.int64], size: tuple[int, int]) -> Tensor:
+    """The products of such columns, added along the height: [B * (H * W + 1), taps * C] -> [B, OH * W, C];
+    `read_by` [H, taps] tells for which row of `size` (OH, W) a tap of a row is.
+
+    The position of zeros is what is added at the edges: cheaper than a row of zeros behind a copy of all.
+    """
+    table = flatten(read_by[:, None, :], np.arange(size[1])[None, :, None], size)
+    rows = taps.reshape(-1, len(table) + read_by.shape[1], taps.shape[1] // read_by.shape[1])
+    return scatter(rows, table, size[0] * size[1])
 
 
 def _dense_dx(grad: Tensor, weight: Tensor, vertical: Window, horizontal: Window) -> Tensor:
-    """One product, then its rows scattered.
-
-    With stride 1: columns of `grad` along the width only, the product with the kernel, and its KH results
-    scattered along the height: KW and KH times the map instead of KH * KW times. With a stride those
-    columns would be mostly zeros, so there every tap is scattered.
+    """With stride 1, columns along the width and results added along the height. With a stride those columns
+    would be mostly zeros: there every tap is a result.
     """
     out_channels, channels = weight.shape[:2]
-    height, width, extra = vertical.inputs, horizontal.inputs, 0
+    height, width = vertical.inputs, horizontal.inputs
     if horizontal.stride > 1:
         kernel = weight.permute(0, 2, 3, 1).reshape(out_channels, -1)
-        columns = to_rows(grad).reshape(-1, out_channels)
         table = reading_table(vertical, horizontal)
-    else:
-        kernel = weight.permute(3, 0, 2, 1).reshape(horizontal.size * out_channels, -1)
-        rows = np.arange(vertical.outputs)[:, None, None]
-        reads = flatten(rows, horizontal.read_by[None], (vertical.outputs, horizontal.outputs))
-        table = flatten(vertical.reads[:, None, :], np.arange(width)[None, :, None], (height, width))
-        if uneven(table, height * width):
-            # A product of zeros is cheaper than a row of zeros behind a copy of all products.
-            nothing = np.full(horizontal.size, vertical.outputs * horizontal.outputs, np.int32)
-            reads, extra = np.append(reads, nothing), vertical.size
-        columns = gather(to_rows(grad), reads).reshape(-1, horizontal.size * out_channels)
-    taps = (columns @ kernel).reshape(-1, len(table) + extra, channels)
-    return from_rows(scatter(taps, table, height * width), height, width)
+        rows = (to_rows(grad).reshape(-1, out_channels) @ kernel).reshape(-1, len(table), channels)
+        return from_rows(scatter(rows, table, height * width), height, width)
+    kernel = weight.permute(3, 0, 2, 1).reshape(horizontal.size * out_channels, -1)
+    taps = _across(grad, horizontal.read_by) @ kernel
+    return from_rows(_down(taps, vertical.reads, (height, width)), height, width)

@@ -55,12 +55,6 @@ def scatter(rows: Tensor, table: Table, size: int, repeat: int = 1) -> Tensor:
     return total
 
 
-def uneven(table: Table, size: int) -> bool:
-    """Whether `scatter` adds more rows to some positions than to others, and so needs rows of zeros."""
-    counts = np.bincount(table[table < size], minlength=size)
-    return bool(counts.min() < counts.max())
-
-
 @dataclass(frozen=True)
 class Window:
     """A sliding window over one axis: `outputs` places, `size` taps, over `inputs` positions."""

@@ -46,6 +46,23 @@ def test_convolution(kernel, stride, padding, dilation, channels, bias, size):
 
 @quick
 @given(
+    kernel=st.tuples(st.integers(2, 4), few),
+    stride=st.integers(1, 2),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 2)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    bias=st.booleans(),
+)
+def test_convolution_with_columns_along_the_width_alone(kernel, stride, padding, dilation, bias):
+    inputs = [spread(3, 5, 7, 8), spread(2, 5, *kernel, seed=1), *([spread(2, seed=2)] if bias else [])]
+
+    def function(x, w, b=None):
+        return F.conv2d(x, w, b, (1, stride), padding, dilation)
+
+    assert_lowers(function, inputs)
+
+
+@quick
+@given(
     groups=st.integers(2, 4),
     each=st.tuples(st.integers(1, 2), st.integers(1, 2)),
     kernel=st.integers(1, 3),
@@ -196,6 +213,10 @@ def test_cross_entropy(reduction, weighted):
 def test_embedding(rows, padding):
     index = torch.tensor([[1, 2, 2], [0, 5, 1]])
     assert_lowers(lambda w, i: F.embedding(i, w, padding), [spread(rows, 4), index], (1,))
+
+
+def test_gelu_of_zero_has_half_of_the_gradient():
+    assert_lowers(F.gelu, [torch.tensor([[0.0, -0.0, 1e-40, 1.0, -20.0, 20.0]] * 3)])
 
 
 def test_attention():
