@@ -34,8 +34,10 @@ def leaky_relu_backward(grad: Tensor, x: Tensor, slope: float, is_result: bool) 
 
 
 def hardtanh_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
-    """The gradient of hardtanh and relu6: passes strictly between the bounds."""
-    return grad * (positive(x - low) * positive(high - x))
+    """The gradient of hardtanh and relu6: passes strictly between the bounds, where both distances are
+    positive.
+    """
+    return grad * positive((x if low == 0 else x - low) * (high - x))
 
 
 def hardsigmoid(x: Tensor) -> Tensor:
@@ -55,7 +57,7 @@ def hardswish(x: Tensor) -> Tensor:
 
 def hardswish_backward(grad: Tensor, x: Tensor) -> Tensor:
     """The gradient of hardswish: 0 up to -3, 1 from 3, x / 3 + 1/2 between."""
-    inside = positive(x + 3) * positive(3 - x)
+    inside = positive((x + 3) * (3 - x))
     return grad * (inside * (x * (1 / 3) + 0.5) + positive(x - 3))
 
 
