@@ -22,7 +22,7 @@ from .parity import check_parity
 from .piece_stages import piece_stages
 from .stages import Optimizer, array_specs, edge_specs, layer_specs
 
-REVISION = 6
+REVISION = 7
 """Part of the cache key: raise it when the same model must give another program."""
 
 
