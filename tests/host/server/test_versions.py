@@ -1,0 +1,52 @@
+"""Host and devices that speak different versions tell it, and do not train together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.envelope import Identity
+from crowdlearn_device.member import Member
+from crowdlearn_device.wire import VERSION
+from crowdlearn_host.errors import FleetError
+from crowdlearn_host.server.group import Group
+from crowdlearn_host.server.run_folder import RunFolder
+from crowdlearn_host.server.server import Server
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+
+from .crowd import Crowd, settings_for, shared_model
+
+OLDER = VERSION - 1
+
+
+async def test_the_host_refuses_an_older_device(tmp_path: Path) -> None:
+    hello = pb.Hello(version=OLDER, device="old phone", identity=Identity.generate().public, samples=3)
+
+    async def device(connection: ServerConnection) -> None:
+        await connection.send(pb.Frame(hello=hello).SerializeToString())
+        await connection.wait_closed()
+
+    with RunFolder(tmp_path / "run", create=True) as folder:
+        server = Server(
+            run="run",
+            groups=[Group(settings_for())],
+            folder=folder,
+            shared=shared_model(),
+            on_event=lambda event, fields: None,
+            on_checkpoint=lambda group, epoch, arrays: None,
+        )
+        async with (
+            serve(device, "127.0.0.1", 0) as listening,
+            connect(f"ws://127.0.0.1:{next(iter(listening.sockets)).getsockname()[1]}") as connection,
+        ):
+            with pytest.raises(FleetError, match=f"old phone speaks version {OLDER}, this host {VERSION}"):
+                await server.attach(connection, dialled=True)
+
+
+def test_a_device_refuses_an_older_host(folder: Path) -> None:
+    member: Member | None = Crowd(folder, settings_for()).phones[0].member
+    assert member is not None
+    member.receive(pb.Frame(welcome=pb.Welcome(version=OLDER, run="run", device=0)))
+    assert f"the server speaks version {OLDER}, this device {VERSION}" in member.outbox[-1].fault.reason
