@@ -109,8 +109,9 @@ def measured(
             engines["executorch"] = sys.executable
         for peer in PEERS:
             if peer in CHAINS_ONLY and case.model not in ("cnn", "mlp"):
-                continue
-            if python_of(peers, peer).exists():
+                reason = "built layer by layer here, without normalisation, shortcuts and attention"
+                absent.append({"engine": peer, **vars(case), "failed": reason})
+            elif python_of(peers, peer).exists():
                 engines[peer] = str(python_of(peers, peer))
             else:
                 absent.append({"engine": peer, **vars(case), "failed": "not installed"})

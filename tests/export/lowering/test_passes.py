@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from crowdlearn_export.lowering import lower
@@ -13,15 +14,18 @@ def calls(module, target):
     return [n for n in module.graph.nodes if n.target is target]
 
 
-def test_columns_of_the_forward_pass_serve_the_kernel_gradient():
+@pytest.mark.parametrize(("channels", "others"), [(40, 0), (8, 4)])
+def test_columns_of_the_forward_pass_serve_the_kernel_gradient(channels, others):
+    """A narrow map is also gathered once a tap of the height, and the gradient once."""
+
     def step(x, w):
         def loss(w):
             return F.conv2d(x, w, padding=1).square().sum()
 
         return torch.func.grad_and_value(loss)(w)
 
-    module = lower(step, (torch.randn(4, 8, 6, 6), torch.randn(5, 8, 3, 3)), (0,))
-    assert len(calls(module, aten.index_select.default)) == 1
+    module = lower(step, (torch.randn(4, channels, 6, 6), torch.randn(5, channels, 3, 3)), (0,))
+    assert len(calls(module, aten.index_select.default)) == 1 + others
 
 
 def test_the_positive_part_is_taken_behind_the_pool():
