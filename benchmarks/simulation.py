@@ -2,17 +2,20 @@
 
 The same federated averaging of MNIST (whole model, one epoch of plain SGD a round) in our engine and in
 Flower's simulation, in turns on the same machine: few clients with much data each, and many with little.
+Beside them, what the machine would do if it computed our matrix products alone, those of evaluation too.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -25,7 +28,8 @@ from crowdlearn_device.dataset import load_dataset
 from crowdlearn_host.config import parse_config
 from crowdlearn_host.models import build_model
 from crowdlearn_host.simulation.config import SimulationConfig
-from crowdlearn_host.simulation.engine import Setting, prepare, run
+from crowdlearn_host.simulation.dense import ALIGNED
+from crowdlearn_host.simulation.engine import EVALUATED, Setting, prepare, run
 from crowdlearn_host.simulation.partition import partition
 from crowdlearn_host.simulation.workers import Processes
 from rich.console import Console
@@ -53,6 +57,7 @@ CROWDS = (
 )
 Measured = list[tuple[float, float]]
 """Seconds and test accuracy of each round."""
+MULTIPLYING_SECONDS = 2.0
 
 
 def main(
@@ -80,7 +85,7 @@ def main(
     for column in rows[0]:
         table.add_column(column)
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*("-" if value is None else str(value) for value in row.values()))
     console = Console(width=120)
     console.print(table)
     if flower is None:
@@ -115,9 +120,61 @@ def _compared(
                 "accuracy": round(measured[-1][1], 4),
             }
         )
+    rows.append({**dict.fromkeys(rows[0]), "crowd": crowd.name, "engine": "our products alone"})
+    rows[-1]["samples/s"] = round(_products_alone(setting, samples, cores))
     for row in rows:
         row["ours/this"] = round(rows[0]["samples/s"] / row["samples/s"], 2)
     return rows
+
+
+def _products_alone(setting: Setting, samples: float, cores: int) -> float:
+    """Trained samples per second if a round were nothing but the products of its steps and its evaluation."""
+    workload = setting.workload
+    batch, classified = setting.config.training.batch, len(workload.test)
+    # Pixels that are zero in all samples of a pass are left out; where a pass is short they are not.
+    width = WIDTHS[0]
+    if len(workload.devices[0]) > 2 * batch:
+        live = [np.count_nonzero(workload.inputs[own].any(axis=0)) for own in workload.devices]
+        width = -(-round(float(np.mean(live))) // ALIGNED) * ALIGNED
+    with multiprocessing.get_context("spawn").Pool(cores) as pool:
+        for seconds in (0.1, MULTIPLYING_SECONDS):  # once to start up
+            each = pool.starmap(_multiply, [(width, batch, seconds)] * cores, chunksize=1)
+    training, classifying = (float(np.mean([one[kind] for one in each])) for kind in (0, 1))
+    return samples * cores / (samples * training + classified * classifying)
+
+
+def _multiply(width: int, batch: int, seconds: float) -> tuple[float, float]:
+    """Seconds that the products of a sample take when it is trained, and when it is classified."""
+    torch.set_num_threads(1)
+
+    def timed(step: Callable[[], None], rows: int) -> float:
+        began, done = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds / 2:
+            step()
+            done += rows
+        return (time.perf_counter() - began) / done
+
+    def layers(first: int, rows: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        sizes = (first, *WIDTHS[1:])
+        weights = [torch.randn(a, b) / a for a, b in itertools.pairwise(sizes)]
+        return weights, [torch.rand(rows, size) for size in sizes]
+
+    weights, values = layers(width, batch)
+    whole, tested = layers(WIDTHS[0], EVALUATED)
+
+    def train() -> None:
+        for weight, value in zip(weights, values, strict=False):
+            torch.mm(value, weight)
+        for at in reversed(range(len(weights))):
+            if at:
+                torch.mm(values[at + 1], weights[at].t())
+            weights[at].addmm_(values[at].t(), values[at + 1], alpha=-1e-9)
+
+    def classify() -> None:
+        for weight, value in zip(whole, tested, strict=False):
+            torch.mm(value, weight)
+
+    return timed(train, batch), timed(classify, EVALUATED)
 
 
 def _setting(crowd: Crowd, data: Path, rounds: int) -> Setting:

@@ -28,24 +28,22 @@ def dense() -> nn.Module:
 def convolutional() -> nn.Module:
     return nn.Sequential(
         *(nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.SiLU()),
-        *(nn.Conv2d(32, 64, 3, padding=1), nn.SiLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), nn.AvgPool2d(4), nn.Flatten()),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.SiLU(), nn.MaxPool2d(2), nn.AvgPool2d(4), nn.Flatten()),
         nn.Linear(1024, 10),
     )
 
 
 class Residual(nn.Module):
-    """A stem; then a depthwise and a 1 x 1 convolution whose result is added to what they began with."""
+    """A stem; then a depthwise convolution whose result is added to what it began with."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 48, 3, padding=1, bias=False), nn.BatchNorm2d(48), nn.SiLU())
-        self.depthwise = nn.Sequential(nn.Conv2d(48, 48, 3, padding=1, groups=48), nn.SiLU())
-        self.mix, self.head = nn.Conv2d(48, 48, 1), nn.Linear(48, 10)
+        self.depthwise, self.head = nn.Conv2d(48, 48, 3, padding=1, groups=48), nn.Linear(48, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem(x)
-        x = nn.functional.silu(x + self.mix(self.depthwise(x)))
+        x = nn.functional.silu(x + self.depthwise(x))
         out: torch.Tensor = self.head(x.mean((2, 3)))
         return out
 
