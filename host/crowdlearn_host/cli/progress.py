@@ -43,6 +43,7 @@ class TrainingProgress:
         self._seen = 0
         self._started = time.monotonic()
         self._loss: float | None = None
+        self._groups = 1
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -89,6 +90,7 @@ class TrainingProgress:
         if not self._seen:
             self._started = time.monotonic()
         self._seen += fields["rows"]
+        self._groups = max(self._groups, fields.get("group", 0) + 1)
         loss = fields["loss"]
         self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
         speed = self._seen / max(time.monotonic() - self._started, 1e-3)
@@ -105,6 +107,7 @@ class TrainingProgress:
         test = f", test accuracy {100 * fields['test_accuracy']:.2f} %" if "test_accuracy" in fields else ""
         loss = f"loss {self._loss:.4f}" if self._loss is not None else "no mini-batch"
         moved = size(sum(fields["bytes"].values()))
+        group = f" of group {fields['group'] + 1}" if self._groups > 1 else ""
         self._console.print(
-            f"epoch {fields['epoch'] + 1}: {loss}{test}, {moved} sent so far", highlight=False
+            f"epoch {fields['epoch'] + 1}{group}: {loss}{test}, {moved} sent so far", highlight=False
         )

@@ -50,7 +50,9 @@ MEANS = 50
 
 
 def page(run: Run) -> str:
-    """The run as HTML. What came from devices is escaped; a chart without data says so."""
+    """The run as HTML. What came from devices is escaped; a chart without data says so. A simulated run has
+    no devices of its own to tell of.
+    """
     troubles = [event for event in run.events if event.get("event") in TELLING]
     sections = [
         ("Test accuracy", curves({"accuracy": run.accuracy}, "samples", "%")),
@@ -61,9 +63,9 @@ def page(run: Run) -> str:
         ("Recoveries and refusals", _events(troubles)),
         ("Environment", _table(("", ""), sorted(run.environment.items()))),
         ("Configuration", f"<pre>{escape(run.config)}</pre>"),
-        ("Bytes of each device", _devices(run)),
-        ("Passes as dominator", _passes(run)),
     ]
+    if run.traffic or run.passes:
+        sections += [("Bytes of each device", _devices(run)), ("Passes as dominator", _passes(run))]
     body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
     name = escape(run.name)
     return (
@@ -77,7 +79,7 @@ def page(run: Run) -> str:
 def _facts(run: Run) -> str:
     facts = [
         ("test accuracy", f"{run.accuracy[-1][1]:.2f} %" if run.accuracy else "none"),
-        ("training loss", f"{run.loss[-1][1]:.4f}" if run.loss else "none"),
+        ("training loss", f"{_means(run)[-1][1]:.4f}" if run.loss else "none"),
         ("samples", f"{run.loss[-1][0]:,.0f}" if run.loss else "0"),
         ("megabytes", f"{sum(curve[-1][1] for curve in run.bytes.values()):,.1f}"),
         ("pieces", str(len(run.pieces) or "none")),
@@ -91,9 +93,14 @@ def _loss(run: Run) -> str:
     many = len(run.loss) // MEANS
     if many < 2:
         return curves({"loss": run.loss}, "samples", "loss")
+    return curves({f"mean of {many}": _means(run), "loss": run.loss}, "samples", "loss", faint=("loss",))
+
+
+def _means(run: Run) -> list[tuple[float, float]]:
+    """Samples, and the mean loss over the last records, as many as leave MEANS points of the curve."""
+    many = max(len(run.loss) // MEANS, 1)
     sums = [0.0, *accumulate(loss for _, loss in run.loss)]
-    means = [(run.loss[at - 1][0], (sums[at] - sums[at - many]) / many) for at in range(many, len(sums))]
-    return curves({f"mean of {many}": means, "loss": run.loss}, "samples", "loss", faint=("loss",))
+    return [(run.loss[at - 1][0], (sums[at] - sums[at - many]) / many) for at in range(many, len(sums))]
 
 
 def _load(run: Run) -> str:
