@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 from .errors import ProgramError
 
@@ -42,6 +42,7 @@ named `name`.
 DTYPES = frozenset({"float32", "int64"})
 
 Dim = int | str
+Backend = Literal["portable", "xnnpack"]
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,21 @@ class ArraySpec:
 
 
 @dataclass(frozen=True)
+class BackendChoice:
+    """The backend of a method, and the milliseconds that either took where it was chosen by measuring: on the
+    computer that exported, which is no phone.
+    """
+
+    backend: Backend
+    portable_ms: float | None = None
+    xnnpack_ms: float | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """Everything a device must know of a program beside its bytes."""
+    """Everything a device must know of a program beside its bytes; and why its methods have their backends:
+    measured with `max_batch` samples on the computer `measured_on`, or by the size of their products alone.
+    """
 
     program: str
     max_batch: int
@@ -118,6 +132,8 @@ class Manifest:
     workspace_bytes: int = 0
     operators: tuple[str, ...] = ()
     parity: Mapping[str, float] | None = None
+    backends: Mapping[str, BackendChoice] = field(default_factory=dict)
+    measured_on: str = ""
 
     def method(self, name: str) -> MethodSpec:
         for method in self.methods:
@@ -162,6 +178,8 @@ class Manifest:
                 workspace_bytes=_integer(data.get("workspace_bytes", 0), 0, 1 << 50),
                 operators=tuple(_string(x) for x in _list(data.get("operators", []))),
                 parity=data.get("parity"),
+                backends={_string(n): _choice(x) for n, x in data.get("backends", {}).items()},
+                measured_on=_string(data.get("measured_on", "")),
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ProgramError(
@@ -279,6 +297,13 @@ def _port(x: Any) -> Port:
         edge=_integer(x["edge"], -1, 1 << 16),
         dtype=_string(x["dtype"]),
     )
+
+
+def _choice(x: Any) -> BackendChoice:
+    if x["backend"] not in get_args(Backend):
+        raise ValueError(f"{str(x['backend'])[:40]!r} is no backend")
+    times = (x.get(key) for key in ("portable_ms", "xnnpack_ms"))
+    return BackendChoice(x["backend"], *(None if t is None else float(t) for t in times))
 
 
 def _method(x: Any) -> MethodSpec:

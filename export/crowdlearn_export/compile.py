@@ -14,6 +14,7 @@ from itertools import zip_longest
 import torch
 from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
 from executorch.exir.dialects._ops import ops as exir_ops
+from torch.fx import GraphModule
 
 from .errors import LoweringError
 from .in_place import InPlacePlanning
@@ -57,7 +58,7 @@ class CompiledProgram:
 
 
 class _Function(torch.nn.Module):
-    def __init__(self, graph: torch.fx.GraphModule) -> None:
+    def __init__(self, graph: GraphModule) -> None:
         super().__init__()
         self.graph_module = graph
 
@@ -70,11 +71,26 @@ def compile_program(
 ) -> CompiledProgram:
     """Compile `methods` into one program for batches of 1 to `max_batch`.
 
-    Every method gets the backend that pays for its products unless `backend` names one for all. Raises
+    Every method gets the backend that its products suggest unless `backend` names one for all. Raises
     LoweringError for an operation that no phone can run correctly.
     """
-    lowered = {m.name: lower(m.function, m.example, m.batched) for m in methods}
+    lowered = lower_methods(methods)
     backends = {name: backend or choose_backend(graph) for name, graph in lowered.items()}
+    return compile_lowered(methods, lowered, backends, max_batch)
+
+
+def lower_methods(methods: Sequence[Method]) -> dict[str, GraphModule]:
+    """The graph of each method. Raises LoweringError as compiling does."""
+    return {m.name: lower(m.function, m.example, m.batched) for m in methods}
+
+
+def compile_lowered(
+    methods: Sequence[Method],
+    lowered: Mapping[str, GraphModule],
+    backends: Mapping[str, Backend],
+    max_batch: int,
+) -> CompiledProgram:
+    """Compile methods that are lowered already, each for the backend that is named for it."""
     exported = {m.name: _export(m, lowered[m.name], max_batch) for m in methods}
     # A dense layer stays one operator: both backends have it, and it needs no transposed copy.
     config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default])
@@ -98,7 +114,7 @@ def compile_program(
     )
     check_operators(operators)
     arena = sum(map(max, zip_longest(*(plan.non_const_buffer_sizes for plan in plans), fillvalue=0)))
-    return CompiledProgram(program.buffer, arena, workspace, tuple(operators), backends)
+    return CompiledProgram(program.buffer, arena, workspace, tuple(operators), dict(backends))
 
 
 def _drop_copies(program: torch.export.ExportedProgram) -> None:
@@ -119,7 +135,7 @@ def _drop_copies(program: torch.export.ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
-def _export(method: Method, graph: torch.fx.GraphModule, max_batch: int) -> torch.export.ExportedProgram:
+def _export(method: Method, graph: GraphModule, max_batch: int) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1, max=max_batch)
     shapes = tuple({0: batch} if i in method.batched else None for i in range(len(method.example)))
     return torch.export.export(_Function(graph), method.example, dynamic_shapes=(shapes,), strict=False)

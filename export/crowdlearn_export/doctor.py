@@ -11,10 +11,12 @@ import torch
 from crowdlearn_device.executor import ExecuTorchExecutor
 from torch import Tensor, nn
 
-from .compile import Method, compile_program
+from .backends import multiplications, near_border
+from .compile import Method, compile_lowered, lower_methods
 from .dropout import with_factors
 from .errors import ExportError, UnsupportedModule
 from .lowering import lower
+from .lowering.backend import choose_backend
 from .trace import neuron_graph
 from .train_step import train_step
 
@@ -35,8 +37,10 @@ class Diagnosis:
     """A model's report. `slices` is empty where it can be sliced, else the reason why it only trains whole.
 
     Sizes are those of the whole training step for batches up to the example's: program without weights,
-    weights, and the memory that the step takes beside both. `gradient_error` is relative, against float64
-    autograd; None where it cannot be compiled, and `compiles` then says why.
+    weights, and the memory that the step takes beside both. `backend` is whose kernels it runs on, for the
+    `multiplications` of its matrix products; `either` where they are so few that measuring decides.
+    `gradient_error` is relative, against float64 autograd; None where it cannot be compiled, and `compiles`
+    then says why.
     """
 
     modules: tuple[ModuleReport, ...]
@@ -45,7 +49,9 @@ class Diagnosis:
     program_bytes: int = 0
     step_bytes: int = 0
     weight_bytes: int = 0
-    backends: Mapping[str, str] | None = None
+    backend: str = ""
+    multiplications: int = 0
+    either: bool = False
     gradient_error: float | None = None
 
 
@@ -71,7 +77,10 @@ def diagnose(model: nn.Module, inputs: Tensor, targets: Tensor) -> Diagnosis:
         return Diagnosis(modules, slices, "the model has nothing that learns")
     try:
         step = train_step(model, nn.functional.cross_entropy, inputs, targets)
-        program = compile_program([step.method], max_batch=len(inputs))
+        (graph,) = (lowered := lower_methods([step.method])).values()
+        backend = choose_backend(graph)
+        backends = {step.method.name: backend}
+        program = compile_lowered([step.method], lowered, backends, len(inputs))
     except Exception as error:  # the exporter fails in as many ways as there are models
         untrained = [f"{m.name} ({m.kind}): {m.reason}" for m in modules if not m.trains]
         return Diagnosis(modules, slices, "; ".join(untrained) or in_words(error), weight_bytes=weights)
@@ -83,7 +92,9 @@ def diagnose(model: nn.Module, inputs: Tensor, targets: Tensor) -> Diagnosis:
         len(program.pte),
         program.arena_bytes + program.workspace_bytes,
         weights,
-        program.backends,
+        backend,
+        multiplications(graph),
+        near_border(graph),
         gradient_error,
     )
 

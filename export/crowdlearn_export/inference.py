@@ -47,9 +47,7 @@ def export_inference(graph: NeuronGraph, cache: Path | None = None) -> SliceProg
         parity=check_parity([stage], ExecuTorchExecutor(compiled.pte), MAX_BATCH),
     )
     program = SliceProgram(manifest, compiled.pte)
-    if cache is not None:
-        save_cached(cache / key, program)
-    return program
+    return program if cache is None else save_cached(cache / key, program)
 
 
 def inference_stage(graph: NeuronGraph) -> Stage:

@@ -12,13 +12,16 @@ from .region import LossRegion
 from .stages import LayerStages, Optimizer, Stage, array_specs
 
 
-def piece_stages(graph: NeuronGraph, owned: Sequence[int], optimizer: Optimizer) -> tuple[Stage, ...]:
-    """Every stage of a piece that owns `owned[layer]` neurons of each layer.
+def piece_stages(
+    graph: NeuronGraph, owned: Sequence[int], optimizer: Optimizer, *, first: int = 0
+) -> tuple[Stage, ...]:
+    """Every stage of a piece that owns `owned[layer]` neurons of each layer; layers before `first` have
+    stages of their own in any case.
 
     Raises UnsupportedModule where a layer has no sliced form.
     """
     arrays = array_specs(graph)
-    first = loss_region(graph, owned)
+    first = max(first, loss_region(graph, owned))
     stages: list[Stage] = []
     for index, count in enumerate(owned[:first]):
         if count:

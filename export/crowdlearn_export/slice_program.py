@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ import torch
 from crowdlearn_device.executor import ExecuTorchExecutor
 from crowdlearn_device.manifest import Manifest
 
-from .compile import compile_program
+from .backends import by_measurement, by_size, this_computer
+from .compile import compile_lowered, lower_methods
 from .graph import NeuronGraph
 from .parity import check_parity
 from .piece_stages import piece_stages
-from .stages import Optimizer, array_specs, edge_specs, layer_specs
+from .stages import Optimizer, Stage, array_specs, edge_specs, layer_specs
 
 REVISION = 7
 """Part of the cache key: raise it when the same model must give another program."""
@@ -47,19 +49,45 @@ def export_slice(
     optimizer: Optimizer,
     *,
     max_batch: int,
+    measured: bool = False,
     cache: Path | None = None,
 ) -> SliceProgram:
     """The program for every piece that owns `owned[layer]` neurons of each layer, micro-batches up to
     `max_batch`.
 
-    Raises ParityError where the program disagrees with autograd, UnsupportedModule where a layer cannot be
-    sliced.
+    `measured` lets methods for which either backend is sensible have the one that is faster on this
+    computer, so that two exports may differ; what is in the `cache` stays as it is. Raises ParityError where
+    the program disagrees with autograd, UnsupportedModule where a layer cannot be sliced.
     """
-    key = cache_key(graph, owned=list(owned), optimizer=asdict(optimizer), max_batch=max_batch)
+    what = {
+        "owned": list(owned),
+        "optimizer": asdict(optimizer),
+        "max_batch": max_batch,
+        "measured": measured,
+    }
+    key = cache_key(graph, **what)
     if cache is not None and (cached := load_cached(cache / key)) is not None:
         return cached
     stages = piece_stages(graph, owned, optimizer)
-    compiled = compile_program([stage.method for stage in stages], max_batch=max_batch)
+    program = program_of(graph, owned, optimizer, stages, max_batch=max_batch, measured=measured)
+    return program if cache is None else save_cached(cache / key, program)
+
+
+def program_of(
+    graph: NeuronGraph,
+    owned: Sequence[int],
+    optimizer: Optimizer,
+    stages: Sequence[Stage],
+    *,
+    max_batch: int,
+    measured: bool = False,
+) -> SliceProgram:
+    """The program of these stages of a piece. Raises ParityError where it disagrees with autograd."""
+    methods = [stage.method for stage in stages]
+    lowered = lower_methods(methods)
+    choices = by_measurement(stages, lowered, max_batch) if measured else by_size(lowered)
+    backends = {name: choice.backend for name, choice in choices.items()}
+    compiled = compile_lowered(methods, lowered, backends, max_batch)
     parity = check_parity(stages, ExecuTorchExecutor(compiled.pte), max_batch)
     manifest = Manifest(
         program=hashlib.sha256(compiled.pte).hexdigest(),
@@ -74,11 +102,10 @@ def export_slice(
         workspace_bytes=compiled.workspace_bytes,
         operators=compiled.operators,
         parity=parity,
+        backends=choices,
+        measured_on=this_computer() if measured else "",
     )
-    program = SliceProgram(manifest, compiled.pte)
-    if cache is not None:
-        save_cached(cache / key, program)
-    return program
+    return SliceProgram(manifest, compiled.pte)
 
 
 def cache_key(graph: NeuronGraph, **what: object) -> str:
@@ -102,13 +129,19 @@ def load_cached(path: Path) -> SliceProgram | None:
     return SliceProgram(manifest, pte) if hashlib.sha256(pte).hexdigest() == manifest.program else None
 
 
-def save_cached(path: Path, program: SliceProgram) -> None:
-    """Keep a program; a crash leaves none or all of it."""
-    path.mkdir(parents=True, exist_ok=True)
-    for name, content in (
-        ("program.pte", program.pte),
-        ("manifest.json", program.manifest.to_json().encode()),
-    ):
-        partial = path / f"{name}.{os.getpid()}.partial"
-        partial.write_bytes(content)
-        os.replace(partial, path / name)
+def save_cached(path: Path, program: SliceProgram) -> SliceProgram:
+    """Keep a program, all of it or none; the one to be used: another's, where somebody was first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{path.name}.", suffix=".partial", dir=path.parent) as partial:
+        folder = Path(partial) / "program"
+        folder.mkdir()
+        (folder / "program.pte").write_bytes(program.pte)
+        (folder / "manifest.json").write_text(program.manifest.to_json())
+        while True:
+            try:
+                folder.rename(path)
+                return program
+            except OSError:
+                if (first := load_cached(path)) is not None:
+                    return first
+                shutil.rmtree(path, ignore_errors=True)  # it is damaged

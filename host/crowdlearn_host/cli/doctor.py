@@ -17,6 +17,11 @@ from ..models import build_model, stated_shape
 if TYPE_CHECKING:
     from crowdlearn_export.doctor import Diagnosis
 
+SLICES = (
+    "yes; the last layers that a device holds whole are one program from their sums to the loss and back, "
+    "and where it holds all, a training step is"
+)
+
 
 def doctor(
     model: Annotated[str, typer.Argument(help="paper-mlp, mlp:784-100-10 or file.py:function.")],
@@ -55,7 +60,7 @@ def _show(model: str, report: Diagnosis) -> None:
         table.add_row(module.name, module.kind, verdict, escape(module.reason))
     console.print(table)
     without = "[red]no[/red]" if report.compiles else "[yellow]only trains whole[/yellow]"
-    console.print("slices: " + (f"{without}: {escape(report.slices)}" if report.slices else "yes"))
+    console.print("slices: " + (f"{without}: {escape(report.slices)}" if report.slices else SLICES))
     if report.compiles:
         console.print(f"whole training step: [red]does not compile[/red]: {escape(report.compiles)}")
         return
@@ -63,9 +68,14 @@ def _show(model: str, report: Diagnosis) -> None:
     passed = "[green]passed[/green]" if report.gradient_error <= PARITY else "[red]failed[/red]"
     peak = report.weight_bytes + report.step_bytes + report.program_bytes
     console.print(
-        f"whole training step: program {report.program_bytes / 1e3:.0f} kB, "
+        f"whole training step: one program of {report.program_bytes / 1e3:.0f} kB, "
         f"weights {report.weight_bytes / 1e6:.2f} MB; predicted peak memory {peak / 1e6:.1f} MB, of which "
         f"{report.step_bytes / 1e6:.1f} MB activations and workspace"
+    )
+    kernels = "XNNPACK's" if report.backend == "xnnpack" else "ExecuTorch's own"
+    console.print(
+        f"kernels: {kernels}, for products of {report.multiplications / 1e6:.3g} million multiplications"
+        + ("; training measures both, and takes the faster" if report.either else "")
     )
     console.print(
         f"gradients: {passed}, relative error {report.gradient_error:.0e} against float64 "

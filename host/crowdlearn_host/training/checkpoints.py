@@ -22,7 +22,8 @@ class Checkpoints:
     def __init__(self, prepared: Prepared, folder: RunFolder, server: Server, on_event: OnEvent) -> None:
         self._prepared, self._folder, self._server, self._on_event = prepared, folder, server, on_event
         self._mark()
-        rows = prepared.config.training.micro_rows(prepared.plan.micro_batch)
+        plan = prepared.plan
+        rows = prepared.config.training.micro_rows(plan.micro_batch, pieces=len(plan.pieces))
         layout = [piece.neurons for piece in prepared.plan.pieces]
         wire = WIRE[prepared.config.training.wire]
         self._planned = exchanged_bytes(prepared.graph, layout, rows, wire) / rows

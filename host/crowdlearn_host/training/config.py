@@ -18,6 +18,9 @@ PARTS, LEAST_ROWS = 32, 16
 LEAST_ROWS_SLOW, LINK_SECONDS = 8, 0.005
 """Where a link needs longer for 16 rows: the first and the last micro-batch cross every link alone."""
 
+ALONE_ROWS = 128
+"""A micro-batch of a device that holds the whole network: what more would save, memory costs."""
+
 
 def micro_rows(batch: int, sample_seconds: float = 0.0) -> int:
     """Samples of a micro-batch, where nobody says otherwise; `sample_seconds` is how long a link is busy with
@@ -77,7 +80,8 @@ class TrainingSection(Section):
     travel between pieces; int8 is rounded up or down at random. With `staleness` 1 a mini-batch enters before
     the one ahead of it has updated the weights, which keeps links and devices busy: its gradient is that of
     the weights before that update. At a pass's end and every `snapshot_every` mini-batches the weights are
-    complete.
+    complete. Where ExecuTorch's own `kernels` and XNNPACK's are near each other, they are `measured` on this
+    computer at a program's first export, or else chosen by_size: then exports are always equal.
     """
 
     epochs: PositiveInt = 5
@@ -91,19 +95,21 @@ class TrainingSection(Section):
     seed: int = Field(0, ge=0)
     snapshot_every: int = Field(100, ge=1)
     staleness: int = Field(0, ge=0, le=1)
+    kernels: Literal["measured", "by_size"] = "measured"
     wire: Literal["float32", "float16", "int8"] = DEFAULT
     grace_seconds: float = Field(60.0, ge=0)
 
-    def micro_rows(self, planned: int = 0) -> int:
-        """Samples of a micro-batch, `planned` where the plan tells. Raises ConfigError where `micro_batch` is
-        more.
+    def micro_rows(self, planned: int = 0, *, pieces: int = 2) -> int:
+        """Samples of a micro-batch, `planned` where the plan tells; where one piece is the whole network,
+        nobody waits for a part. Raises ConfigError where `micro_batch` is more.
         """
         if planned and self.micro_batch and self.micro_batch > planned:
             raise ConfigError(
                 f"training.micro_batch is {self.micro_batch}, the plan's memory is that of {planned}; "
                 "leave it out or plan again with --micro-batch"
             )
-        return min(self.micro_batch or planned or micro_rows(self.batch), self.batch)
+        usual = micro_rows(self.batch) if pieces > 1 else ALONE_ROWS
+        return min(self.micro_batch or planned or usual, self.batch)
 
 
 class FleetSection(Section):

@@ -74,14 +74,20 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
             "training.staleness is 1, the plan's memory is that of 0; plan again with --staleness 1"
         )
     optimizer = Optimizer(training.momentum, training.weight_decay)
-    micro = training.micro_rows(plan.micro_batch) + 1
+    micro = training.micro_rows(plan.micro_batch, pieces=len(plan.pieces)) + 1
     programs: dict[tuple[int, ...], SliceProgram] = {}
     for piece in (piece for each in (plan, *fallbacks) for piece in each.pieces):
         owned = tuple(stop - start for start, stop in piece.neurons)
         if owned not in programs:
             on_event("exporting", {"shape": list(owned), "number": len(programs) + 1})
-            cache = default_home() / "programs"
-            programs[owned] = export_slice(graph, owned, optimizer, max_batch=micro, cache=cache)
+            programs[owned] = export_slice(
+                graph,
+                owned,
+                optimizer,
+                max_batch=micro,
+                measured=training.kernels == "measured",
+                cache=default_home() / "programs",
+            )
 
     def of_pieces(of: Plan) -> tuple[SliceProgram, ...]:
         return tuple(programs[tuple(b - a for a, b in piece.neurons)] for piece in of.pieces)
@@ -137,7 +143,7 @@ def _settings(
         programs=tuple(program.manifest.sha256 for program in prepared.programs),
         epochs=training.epochs,
         batch=training.batch,
-        micro_batch=training.micro_rows(prepared.plan.micro_batch),
+        micro_batch=training.micro_rows(prepared.plan.micro_batch, pieces=len(prepared.plan.pieces)),
         in_flight=training.in_flight,
         learning_rate=training.learning_rate,
         seed=training.seed,

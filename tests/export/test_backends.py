@@ -1,0 +1,56 @@
+"""Near the border between the backends a program has the one that was faster where it was exported."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from crowdlearn_device.manifest import Manifest
+from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.slice_program import SliceProgram, export_slice, load_cached, save_cached
+from crowdlearn_export.stages import Optimizer
+from crowdlearn_export.trace import neuron_graph
+from torch import nn
+
+SGD = Optimizer(momentum=0.9)
+
+
+@pytest.fixture(scope="module")
+def graph() -> NeuronGraph:
+    """Its first layer's products are near the border, its second layer's far below."""
+    return neuron_graph(nn.Sequential(nn.Linear(96, 64), nn.ReLU(), nn.Linear(64, 3)), torch.zeros(2, 96))
+
+
+@pytest.fixture(scope="module")
+def measured(graph: NeuronGraph) -> SliceProgram:
+    return export_slice(graph, [96, 0, 3], SGD, max_batch=9, measured=True)
+
+
+def test_the_manifest_tells_what_was_measured_and_where(measured: SliceProgram) -> None:
+    manifest = measured.manifest
+    assert manifest.backends["loss"].portable_ms is None
+    assert manifest.measured_on
+    near = manifest.backends["forward_0"]
+    assert near.portable_ms
+    assert near.xnnpack_ms
+    times = {"portable": near.portable_ms, "xnnpack": near.xnnpack_ms}
+    assert times[near.backend] <= min(times.values()) / 0.9
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_by_size_the_same_network_gives_the_same_program(graph: NeuronGraph) -> None:
+    first, second = (export_slice(graph, [0, 64, 0], SGD, max_batch=9) for _ in range(2))
+    assert first == second
+    assert not first.manifest.measured_on
+
+
+def test_who_exports_second_gets_the_first_ones_program(measured: SliceProgram, tmp_path) -> None:
+    """Whatever was faster this time: a run that goes on has the programs that it began with."""
+    other = replace(measured, manifest=replace(measured.manifest, measured_on="another moment"))
+    assert save_cached(tmp_path / "key", measured) == measured
+    assert save_cached(tmp_path / "key", other) == measured
+    (tmp_path / "key" / "program.pte").write_bytes(b"damaged")
+    assert save_cached(tmp_path / "key", other) == other
+    assert load_cached(tmp_path / "key") == other
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
