@@ -48,6 +48,15 @@ def test_a_sliceable_network_is_found_healthy():
     assert report.step_bytes > 0
 
 
+def test_a_transformer_block_trains_whole():
+    report = diagnose(Attentive(0.0), torch.randn(5, 12), torch.arange(5) % 3)
+    assert not report.compiles
+    assert report.slices
+    assert all(module.trains for module in report.modules)
+    assert report.gradient_error is not None
+    assert report.gradient_error <= 1e-5
+
+
 def test_the_module_that_cannot_be_trained_is_named():
     model = nn.Sequential(nn.ConvTranspose2d(1, 1, 2), nn.Flatten(), nn.Linear(25, 3))
     report = diagnose(model, torch.randn(4, 1, 4, 4), torch.arange(4) % 3)

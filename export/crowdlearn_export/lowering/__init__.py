@@ -15,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from .attention import multi_head_attention
 from .layout import Layout
 from .rules import rules
 from .simplify import fuse_linear, join_views, share_constants, share_expressions, sink_views
@@ -42,10 +43,10 @@ MAX_POOLS = (torch.max_pool2d, torch.nn.functional.max_pool2d)
 class _Plain(TorchFunctionMode):
     """Functions that PyTorch writes out in a way that a program cannot hold, or dearly.
 
-    Dense layers over [batch, ..., features] see rows: PyTorch's own folding would fix the batch. An average
-    over the whole map is a mean: PyTorch's follows it with a stride of its own. The maximum of positive parts
-    is the positive part of the maximum, on a map that is smaller by the pool's stride. Attention without a
-    mask needs no look for rows that are masked altogether.
+    Attention over heads, and dense layers over [batch, ..., features], keep the batch apart: PyTorch's own
+    folding would fix it. An average over the whole map is a mean: PyTorch's follows it with a stride of its
+    own. The maximum of positive parts is the positive part of the maximum, on a map that is smaller by the
+    pool's stride. Attention without a mask needs no look for rows that are masked altogether.
     """
 
     def __init__(self) -> None:
@@ -59,6 +60,8 @@ class _Plain(TorchFunctionMode):
             x, weight, *bias = args
             rows = func(x.reshape(-1, x.shape[-1]), weight, *bias, **(kwargs or {}))
             return rows.reshape(*x.shape[:-1], weight.shape[0])
+        if func is torch.nn.functional.multi_head_attention_forward:
+            return multi_head_attention(*args, **(kwargs or {}))
         if func is torch.nn.functional.adaptive_avg_pool2d and tuple(args[1:]) in ((1,), ((1, 1),)):
             return args[0].mean((-2, -1), keepdim=True)
         unmasked = len(args) == 3 and set(kwargs or {}) <= {"scale"}

@@ -42,6 +42,22 @@ def test_average_over_the_whole_map_of_a_convolution():
     assert_compiles(function, [x, w, v])
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_over_heads_keeps_the_batch_free(masked):
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(6, 2, batch_first=True)
+    mask = nn.Transformer.generate_square_subsequent_mask(4) if masked else None
+    weights = {name: p.detach() for name, p in attention.named_parameters()}
+
+    def function(x, *given):
+        named = dict(zip(weights, given, strict=True))
+        where = None if mask is None else mask.to(x.dtype)
+        out, shares = torch.func.functional_call(attention, named, (x, x, x), {"attn_mask": where})
+        return torch.cat([out, shares], -1).flatten(1)
+
+    assert_compiles(function, [torch.randn(5, 4, 6), *weights.values()])
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_train_step_is_sgd(momentum):
     torch.manual_seed(0)
