@@ -15,8 +15,10 @@ from .backends import multiplications, near_border
 from .compile import Method, compile_lowered, lower_methods
 from .dropout import with_factors
 from .errors import ExportError, UnsupportedModule
+from .kinks import away_from_kinks_of, double
 from .lowering import lower
 from .lowering.backend import choose_backend
+from .parity import FLOAT32, PARITY
 from .trace import neuron_graph
 from .train_step import train_step
 
@@ -39,8 +41,8 @@ class Diagnosis:
     Sizes are those of the whole training step for batches up to the example's: program without weights,
     weights, and the memory that the step takes beside both. `backend` is whose kernels it runs on, for the
     `multiplications` of its matrix products; `either` where they are so few that measuring decides.
-    `gradient_error` is relative, against float64 autograd; None where it cannot be compiled, and `compiles`
-    then says why.
+    `gradient_error` is relative, against float64 autograd, and `float32_error` that of PyTorch's own float32;
+    None where the step cannot be compiled, and `compiles` then says why.
     """
 
     modules: tuple[ModuleReport, ...]
@@ -53,6 +55,17 @@ class Diagnosis:
     multiplications: int = 0
     either: bool = False
     gradient_error: float | None = None
+    float32_error: float | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the gradients are as good as they have to be."""
+        return self.gradient_error is not None and self.gradient_error <= self.allowed
+
+    @property
+    def allowed(self) -> float:
+        """The largest error of gradients that passes."""
+        return max(PARITY, FLOAT32 * (self.float32_error or 0.0))
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,7 @@ def diagnose(model: nn.Module, inputs: Tensor, targets: Tensor) -> Diagnosis:
     except Exception as error:  # the exporter fails in as many ways as there are models
         untrained = [f"{m.name} ({m.kind}): {m.reason}" for m in modules if not m.trains]
         return Diagnosis(modules, slices, "; ".join(untrained) or in_words(error), weight_bytes=weights)
-    gradient_error = _gradient_error(model, step.method, program.pte, inputs, targets, list(step.state))
+    errors = _gradient_errors(model, step.method, program.pte, inputs, targets, list(step.state))
     return Diagnosis(
         modules,
         slices,
@@ -95,7 +108,7 @@ def diagnose(model: nn.Module, inputs: Tensor, targets: Tensor) -> Diagnosis:
         backend,
         multiplications(graph),
         near_border(graph),
-        gradient_error,
+        *errors,
     )
 
 
@@ -137,7 +150,7 @@ def _calls(model: nn.Module, inputs: Tensor) -> dict[str, _Call]:
             out = watched(inputs)
     except Exception as error:  # whatever a user's model raises
         shape = tuple(inputs.shape[1:])
-        raise ExportError(f"the model does not run on samples of shape {shape}: {error}") from error
+        raise ExportError(f"the model does not run on float32 samples of shape {shape}: {error}") from error
     if not isinstance(out, Tensor) or out.dim() != 2:
         given = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
         raise ExportError(f"the model gives {given}; it must give one tensor of scores [batch, classes]")
@@ -211,28 +224,33 @@ def _slice_alone(call: _Call) -> None:
     neuron_graph(nn.Sequential(*before, module), given)
 
 
-def _gradient_error(
+def _gradient_errors(
     model: nn.Module, method: Method, pte: bytes, inputs: Tensor, targets: Tensor, names: list[str]
-) -> float:
-    """The step's gradient against float64 autograd, on the first and on a repeated call; nothing is
-    dropped.
+) -> tuple[float, float]:
+    """The errors of the step's gradient, on the first and on a repeated call, and of PyTorch's in float32,
+    against float64 autograd: on samples away from kinks, as far as there are some, and nothing is dropped.
     """
     exact = copy.deepcopy(model).double()
     for module in exact.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
-    wide = inputs.double() if inputs.is_floating_point() else inputs
-    torch.autograd.backward(nn.functional.cross_entropy(exact(wide), targets))
+    rows = away_from_kinks_of(exact, inputs)
+    inputs, targets = inputs[rows], targets[rows]
+    narrow = copy.deepcopy(exact).float()
+    for network, x in ((exact, double([inputs])[0]), (narrow, inputs)):
+        torch.autograd.backward(nn.functional.cross_entropy(network(x), targets))
     gradients = {n: p.grad for n, p in exact.named_parameters() if p.grad is not None}
     scale = max(float(g.abs().max()) for g in gradients.values())
+    in_float32 = {n: p.grad for n, p in narrow.named_parameters() if p.grad is not None}
     executor, worst = ExecuTorchExecutor(pte), 0.0
-    rate = len(names) + 2
-    start = [torch.tensor(1.0).numpy() if i == rate else t.numpy() for i, t in enumerate(method.example)]
+    state = [tensor.numpy() for tensor in method.example[: len(names)]]
+    factors = [tensor[rows].numpy() for tensor in method.example[len(names) + 3 :]]
     for _ in range(2):
-        given = [array.copy() for array in start]
-        executor.run(method.name, given)
-        old, new = (dict(zip(names, arrays, strict=False)) for arrays in (start, given))
+        given = [array.copy() for array in state]
+        batch = [inputs.numpy(), targets.numpy(), torch.tensor(1.0).numpy()]
+        executor.run(method.name, [*given, *batch, *factors])
+        old, new = (dict(zip(names, arrays, strict=True)) for arrays in (state, given))
         for name, gradient in gradients.items():
             found = torch.from_numpy(old[name]).double() - torch.from_numpy(new[name]).double()
             worst = max(worst, float((found - gradient).abs().max()) / scale)
-    return worst
+    return worst, max(float((in_float32[n] - g).abs().max()) for n, g in gradients.items()) / scale

@@ -4,11 +4,12 @@ could take different sides, gradients differ and neither is wrong.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .stages import Stage, example_inputs
@@ -40,6 +41,19 @@ def margins(stage: Stage, inputs: Sequence[Tensor]) -> Tensor:
     with Margins(size) as watched:
         stage.reference(*double(inputs))
     return watched.least
+
+
+def away_from_kinks_of(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The rows of `inputs` that are away from every kink of a float64 model: all where fewer than 2 are."""
+    rows = torch.arange(len(inputs))
+    while len(rows) > 1:
+        with torch.no_grad(), Margins(len(rows)) as watched:
+            copy.deepcopy(model)(double([inputs[rows]])[0])
+        close = watched.least < MARGIN
+        if not close.any():
+            return rows
+        rows = rows[~close]
+    return torch.arange(len(inputs))
 
 
 def double(inputs: Sequence[Tensor]) -> list[Tensor]:
