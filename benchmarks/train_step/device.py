@@ -28,6 +28,7 @@ from crowdlearn_export.slice_program import SliceProgram, program_of
 from crowdlearn_export.stages import Optimizer, array_specs
 from crowdlearn_export.trace import neuron_graph
 from crowdlearn_export.weights import arrays_of
+from executorch.extension.pybindings import _portable_lib
 from rich.console import Console
 from rich.table import Table
 
@@ -45,10 +46,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the MLP alone")
     parser.add_argument("--models", default="mlp,paper_mlp,cnn", help="comma-separated")
     parser.add_argument("--micro-batches", default="32,16", help="comma-separated samples of a micro-batch")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    _portable_lib._unsafe_reset_threadpool(options.threads)
     models = ["mlp"] if options.quick else options.models.split(",")
     rows = []
     for model in models:

@@ -56,7 +56,8 @@ def by_measurement(
     methods = [stage.method for stage in measured]
     executors = {}
     for backend in BACKENDS:
-        program = compile_lowered(methods, lowered, dict.fromkeys(lowered, backend), max_batch)
+        one = {method.name: backend for method in methods}
+        program = compile_lowered(methods, lowered, one, max_batch)
         executors[backend] = ExecuTorchExecutor(program.pte)
     for alike in kinds.values():
         suggested = choices[alike[0].method.name].backend
