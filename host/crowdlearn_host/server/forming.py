@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from crowdlearn_device import wire_pb2 as pb
 
 from .points import Point
+from .settings import Layout, Neurons
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class Forming:
     def late(self) -> set[int]:
         """Devices that have not said what is due."""
         return self.participants - set(self.offers) or self.receivers - self.ready
+
+    def due(self, layout: Layout) -> Iterable[tuple[int, tuple[Neurons, ...]]]:
+        """Who takes which neurons of each layer, where the server's model is the state."""
+        if self.keepers:
+            return [(keeper, piece) for keeper in self.keepers for piece in layout]
+        return zip(self.holders, layout, strict=True)
 
     def offered(self, offer: pb.KeyOffer) -> Forming:
         return replace(self, offers={**self.offers, offer.device: offer})

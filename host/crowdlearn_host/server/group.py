@@ -157,8 +157,8 @@ class Group(Course):
             self._send(device, keys=keys)
         point = self._forming.point
         if point is None and not self._patched:
-            for piece, device in enumerate(self.holders):
-                self.effects.append(SendGlobal(device, self.generation, self._layout[piece]))
+            for device, neurons in self._forming.due(self._layout):
+                self.effects.append(SendGlobal(device, self.generation, neurons))
         for piece, (provider, is_stored) in enumerate(self._forming.providing):
             if point is not None and is_stored:
                 self.effects.append(SendSnapshot(provider, point.generation, point.boundary, piece))

@@ -71,7 +71,7 @@ class Server:
         self._window_changed = False
         self.samples = self._first_rows = self._exchanged = 0
         self._began = 0.0
-        self._waiting: list[tuple[int, do.SendPatch | do.Checkpoint]] = []
+        self._waiting: list[tuple[int, do.SendGlobal | do.SendPatch | do.Checkpoint]] = []
 
     def _index(self, number: int) -> int:
         """Which group a device belongs to."""
@@ -277,12 +277,12 @@ class Server:
                 self._window_changed = False
             case do.Send(device, frame):
                 self._send(device, frame)
+            case do.SendGlobal() | do.SendPatch() | do.Checkpoint() if self._is_ahead(index):
+                self._waiting.append((index, effect))
             case do.SendGlobal(device, generation, neurons):
                 for part in self.shared.parts(neurons):
                     state = pb.GlobalState(generation=generation, part=part)
                     self._send(device, pb.Frame(global_state=state))
-            case do.SendPatch() | do.Checkpoint() if self._is_ahead(index):
-                self._waiting.append((index, effect))
             case do.SendPatch(device, generation, neurons):
                 for update in self.shared.patch(generation, neurons):
                     self._send(device, pb.Frame(patch=pb.Patch(generation=generation, update=update)))

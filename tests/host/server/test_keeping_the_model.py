@@ -104,6 +104,23 @@ def test_a_device_that_stays_away_is_not_waited_for_longer(tmp_path):
     assert not (crowd.phones[spare].home / "models").exists()
 
 
+def test_where_every_weight_was_renewed_before_the_last_device_went(tmp_path):
+    crowd = Crowd(tmp_path, settings_for(epochs=1, every=1, renews=True, alone=False, whole=whole().sha256))
+    last = len(crowd.phones) - 1
+    crowd.run_until(lambda: len(crowd.told("shared")) == last)
+    absent = next(d for d in crowd.group.schedule.order if d not in crowd.group.schedule.finished)
+    crowd.crash(absent)
+    crowd.run()
+    crowd.wait(0.0)
+    crowd.wait(SETTINGS.grace_seconds + 1)
+    crowd.run()
+    assert crowd.done
+    assert [told["device"] for told in crowd.told("skipped")] == [f"phone-{absent}"]
+    for phone in crowd.phones:
+        if phone.number != absent:
+            assert largest_difference(kept_by(crowd, phone.number), crowd.model()) == 0
+
+
 def test_only_the_model_travels_and_only_sealed(tmp_path: Path):
     crowd = Crowd(tmp_path, SETTINGS)
     relayed: list[bytes] = []
