@@ -282,9 +282,12 @@ class Generation:
         self._giving.append(self._upload(updates))
 
     def _upload(self, updates: Iterator[bytes]) -> Iterator[None]:
-        for update in updates:
-            self._send(shared=pb.Shared(generation=self.number, update=update))
-            yield
+        try:
+            for update in updates:
+                self._send(shared=pb.Shared(generation=self.number, update=update))
+                yield
+        except ValueError as error:
+            raise WireError(f"the weights here cannot be shared: {error}") from error
         self._send(shared=pb.Shared(generation=self.number, last=True))
 
 

@@ -306,7 +306,9 @@ class Piece:
         """Run the layers that end in the loss, forward and backward; where that is a whole training step, SGD
         with them.
         """
-        labels = step.labels[micro]
+        labels = step.labels.get(micro)
+        if labels is None:
+            raise WireError(f"sums of micro-batch {micro} came before it was fed")
         given: dict[tuple[str, int], Array] = {
             ("labels", -1): labels,
             ("scale", -1): np.array(1.0 / step.rows, np.float32),
@@ -347,7 +349,10 @@ class Piece:
         return TRAIN_STEP in self._methods and step.micros == 1 and alone and not self._weights.ranked
 
     def _backward(self, step: _Step, micro: int, layer: int) -> list[Message]:
-        given = self._given(step, step.sums.pop((micro, layer)), micro, layer)
+        entered = step.sums.pop((micro, layer), None)
+        if entered is None:
+            raise WireError(f"errors of micro-batch {micro} at layer {layer} came before its sums")
+        given = self._given(step, entered, micro, layer)
         for e in sorted({e for e, _ in self._routes.outgoing[layer]}):
             given["error", e] = self._errors(step, micro, layer, e)
         messages: list[Message] = []

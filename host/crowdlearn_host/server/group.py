@@ -212,7 +212,9 @@ class Group(Course):
             self._send(holder, heirs=pb.Heirs(generation=self.generation, heirs=heirs))
 
     def _on_progress(self, number: int, progress: pb.Progress) -> None:
-        if self.phase == "running" and number == self.schedule.dominator:
+        if progress.rows < 1:
+            self._record("refused", device=self._name(number), reason="progress of no samples")
+        elif self.phase == "running" and number == self.schedule.dominator:
             self._progressed = progress.boundary
             self._record(
                 "progress",

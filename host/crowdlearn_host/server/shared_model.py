@@ -21,7 +21,7 @@ from crowdlearn_device.update import Update, ValueType, chunks, encode_update
 from crowdlearn_device.wire import Floats
 from numpy.typing import NDArray
 
-from ..errors import RunError
+from ..errors import RunError, UpdateRefused
 from ..sharing.round import SharingRound
 from ..sharing.window import Window
 from .effects import Merge
@@ -55,7 +55,7 @@ class SharedModel:
 
     def merge(self, group: int, merge: Merge) -> None:
         """Check a part of a device's upload and keep it. Raises UpdateRefused with the reason."""
-        round_ = self._rounds.setdefault((group, merge.generation), _Round(len(self._window)))
+        round_ = self._rounds.setdefault((group, merge.generation), _Round(len(self._window), self._values))
         if merge.device not in round_.of:
             owned = np.zeros(len(self._window), np.bool_)
             for part in self._stretches(merge.neurons):
@@ -150,13 +150,17 @@ def _together(updates: Sequence[Update]) -> Update:
 class _Round:
     """One group's round: what its devices have uploaded so far."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, values: ValueType) -> None:
         self.taken: list[Update] = []
         self.of: dict[int, SharingRound] = {}
         self._size = size
+        self._values = values
 
     def __len__(self) -> int:
         return self._size
 
     def apply(self, update: Update) -> None:
+        """Keep a checked update. Raises UpdateRefused where its average could not travel back."""
+        if self._values is ValueType.FLOAT16 and (np.abs(update.values) > np.finfo(np.float16).max).any():
+            raise UpdateRefused(update.owner, "it holds a weight that float16 cannot tell")
         self.taken.append(update)

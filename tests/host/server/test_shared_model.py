@@ -160,6 +160,15 @@ def test_a_bad_update_is_refused_with_a_reason_and_the_round_goes_on(bad: bytes,
     np.testing.assert_equal(model.model(), shifted(1))
 
 
+def test_a_weight_that_could_not_travel_back_is_refused():
+    model = SharedModel(array_specs(), first_weights(), values=ValueType.FLOAT16)
+    with pytest.raises(UpdateRefused, match="float16"):
+        upload(model, 0, shifted(1e5))
+    upload(model, 0, shifted(1))
+    commit(model, 0)
+    assert model.patch(0, LAYOUT[0])
+
+
 def test_a_patch_with_foreign_weights_is_refused():
     data = encode_update(Update(0, 0, np.array([0], np.uint32), np.ones(1, np.float32)))
     owner = next(k for k, piece in enumerate(LAYOUT) if piece[array_specs()[0].layer][0] == 0)

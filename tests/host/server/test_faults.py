@@ -1,0 +1,66 @@
+"""What a device gets or computes wrong ends as a fault with a reason, never as a crash."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.wire import encode_tensor
+
+from .crowd import ONE_PIECE, TWO_PIECES, Crowd, settings_for
+from .tiny import LAST, LAYERS
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"counts": ONE_PIECE, "every": 1, "renews": True, "learning_rate": 3e38},
+        {"counts": ONE_PIECE, "theta": 0.5, "learning_rate": 3e38},
+        {"values": pb.FLOAT16, "every": 1, "learning_rate": 2e5},
+    ],
+)
+def test_weights_that_diverged_stop_the_run_with_the_reason(tmp_path, changes):
+    crowd = Crowd(tmp_path, settings_for(alone=False, **changes))
+    with np.errstate(all="ignore"):
+        crowd.run()
+    assert crowd.group.phase == "stopped"
+    assert re.search("diverged|train slower", crowd.group.reason)
+
+
+@pytest.mark.parametrize("purpose", [pb.PURPOSE_ACTIVATION, pb.PURPOSE_ERROR])
+def test_sums_and_errors_that_come_too_early_are_a_fault(tmp_path, purpose):
+    crowd = Crowd(tmp_path, settings_for(TWO_PIECES, 2), samples=(7, 5))
+    crowd.run_until(lambda: crowd.group.phase == "running")
+    dominator, follower = crowd.group.holders
+    liar, victim = crowd.phones[follower].member, crowd.phones[dominator].member
+    assert liar
+    assert victim
+    assert liar._generation
+    edges = liar._generation._manifest.edges
+    if purpose == pb.PURPOSE_ACTIVATION:
+        edge, width = next((i, LAYERS[LAST]) for i, e in enumerate(edges) if e.target == LAST)
+    else:
+        edge, width = next((i, LAYERS[e.target]) for i, e in enumerate(edges) if e.source == 0)
+    values = encode_tensor(np.ones((2, width), np.float32), pb.FLOAT32)
+    step = liar._generation._assign.boundary
+    sums = pb.Sums(step=step, micro=0, edge=edge, micros=2, rows=3, values=values)
+    liar._generation.deliver(0, purpose, sums.SerializeToString(), express=False)
+    forged = pb.Frame.FromString(liar.outbox.pop().SerializeToString())
+    victim.receive(forged)
+    while victim.work():
+        pass
+    faults = [frame.fault for frame in victim.outbox if frame.WhichOneof("body") == "fault"]
+    assert [fault.kind for fault in faults] == [pb.FAULT_WIRE]
+    assert "before" in faults[0].reason
+
+
+def test_progress_of_no_samples_is_refused(tmp_path):
+    crowd = Crowd(tmp_path, settings_for(epochs=1))
+    crowd.run_until(lambda: crowd.group.phase == "running")
+    told = pb.Progress(generation=crowd.group.generation, boundary=1, rows=0)
+    crowd.group.receive(crowd.group.schedule.dominator, pb.Frame(progress=told))
+    crowd.run()
+    assert crowd.done
+    assert any("no samples" in event["reason"] for event in crowd.told("refused"))
