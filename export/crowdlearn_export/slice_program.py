@@ -4,6 +4,7 @@ content.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -137,11 +138,12 @@ def save_cached(path: Path, program: SliceProgram) -> SliceProgram:
         folder.mkdir()
         (folder / "program.pte").write_bytes(program.pte)
         (folder / "manifest.json").write_text(program.manifest.to_json())
-        while True:
-            try:
+        try:
+            folder.rename(path)
+        except OSError:
+            if (first := load_cached(path)) is not None:
+                return first
+            shutil.rmtree(path, ignore_errors=True)  # it is damaged
+            with contextlib.suppress(OSError):  # what cannot be kept serves all the same
                 folder.rename(path)
-                return program
-            except OSError:
-                if (first := load_cached(path)) is not None:
-                    return first
-                shutil.rmtree(path, ignore_errors=True)  # it is damaged
+    return program

@@ -54,3 +54,9 @@ def test_who_exports_second_gets_the_first_ones_program(measured: SliceProgram, 
     assert save_cached(tmp_path / "key", other) == other
     assert load_cached(tmp_path / "key") == other
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_program_that_cannot_be_kept_serves_all_the_same(measured: SliceProgram, tmp_path) -> None:
+    (tmp_path / "key").write_text("another user's file")
+    assert save_cached(tmp_path / "key", measured) == measured
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]

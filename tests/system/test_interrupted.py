@@ -79,6 +79,9 @@ def test_an_interrupted_run_leaves_nothing_behind_and_resumes(how, tmp_path):
         assert "Traceback" not in errors
     wait_until_all_gone(tmp_path)
     assert not list(run.rglob("*.partial"))
+    if others := how == signal.SIGKILL:
+        began = json.loads((run / "environment.json").read_text())
+        (run / "environment.json").write_text(json.dumps({**began, "programs": ["compiled elsewhere"]}))
 
     resumed = start(tmp_path, "train", "--resume", "run", "--json")
     output, errors = resumed.communicate(timeout=180)
@@ -86,6 +89,7 @@ def test_an_interrupted_run_leaves_nothing_behind_and_resumes(how, tmp_path):
     result = json.loads(output)
     assert result["test_accuracy"] > 0.5
     assert load_model_state(run)
+    assert ("recompiled" in [told["event"] for told in read_lines(run / "events.jsonl")]) == others
     wait_until_all_gone(tmp_path)
 
     epochs = [e["epoch"] for e in read_lines(run / "events.jsonl") if e["event"] == "epoch"]

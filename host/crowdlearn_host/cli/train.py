@@ -19,7 +19,7 @@ from ..errors import ConfigError, FleetError
 from ..server.run_folder import RunFolder
 from ..training.config import TrainConfig, load_config
 from ..training.prepare import Prepared, prepare
-from ..training.run import new_run, open_run
+from ..training.run import new_run, open_run, recompiled
 from ..training.run import train as run_training
 from .progress import TrainingProgress, size
 
@@ -42,6 +42,9 @@ def train(
         folder, settings, where = open_run(resume)
         with folder:
             prepared = prepare(settings, where, _tell(console))
+            if recompiled(folder.path, prepared):
+                folder.event("recompiled")
+                _tell(console)("recompiled", {})
             result = train_in(folder, prepared, console)
     else:
         assert config is not None

@@ -108,8 +108,8 @@ def new_run(path: Path, config_text: str, prepared: Prepared, config_folder: Pat
     folder = RunFolder(path, create=True)
     folder.write("config.toml", config_text)
     save_plan(prepared.plan, path / "plan.json")
-    where = {"config_folder": str(config_folder.resolve())}
-    folder.write("environment.json", json.dumps({**environment(), **where}, indent=1))
+    told = {"config_folder": str(config_folder.resolve()), "programs": _hashes(prepared)}
+    folder.write("environment.json", json.dumps({**environment(), **told}, indent=1))
     return folder
 
 
@@ -125,7 +125,24 @@ def config_folder(run: Path) -> Path:
     """The folder that a run's relative paths are meant from. Raises RunError where the run does not
     tell it.
     """
+    return Path(_began(run)["config_folder"])
+
+
+def recompiled(run: Path, prepared: Prepared) -> bool:
+    """Whether the programs are others than those that the run began with: equal, but for rounding."""
+    return _began(run).get("programs", _hashes(prepared)) != _hashes(prepared)
+
+
+def _hashes(prepared: Prepared) -> list[str]:
+    return [program.manifest.sha256 for program in prepared.exported]
+
+
+def _began(run: Path) -> dict[str, Any]:
+    """What was told when the run began. Raises RunError where that is damaged."""
     try:
-        return Path(json.loads((run / "environment.json").read_text())["config_folder"])
-    except (OSError, ValueError, KeyError) as error:
+        told = json.loads((run / "environment.json").read_text())
+        if not isinstance(told["config_folder"], str):
+            raise ValueError("config_folder is no path")
+        return dict(told)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{run / 'environment.json'} is damaged: {error}") from error
