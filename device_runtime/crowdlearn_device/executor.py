@@ -6,7 +6,7 @@ import functools
 import hashlib
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,10 @@ class Executor(Protocol):
         """Outputs of `method`; `borrowed` ones are valid only until the next run. What `train_step` updates
         must be contiguous and writable.
         """
+        ...
+
+    def hold(self, arrays: Iterable[Array]) -> None:
+        """Know these arrays, in place of those held before: they come back at every run, contents changed."""
         ...
 
 
@@ -66,6 +70,7 @@ class ExecuTorchExecutor:
                 f"ExecuTorch cannot load the program ({error}); export and push it again"
             ) from error
         self._methods: dict[str, Any] = {}
+        self._held: dict[int, tuple[Array, Any]] = {}
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
         """Outputs of `method`; `borrowed` ones lie in its arena. Raises ProgramError where it is refused."""
@@ -73,11 +78,20 @@ class ExecuTorchExecutor:
         try:
             if loaded is None:
                 loaded = self._methods[method] = self._program.load_method(method)
-            given = [self._torch.from_numpy(_writable(x)) for x in inputs]
+            held = self._held
+            given = [held[id(x)][1] if id(x) in held else self._view(x) for x in inputs]
             outputs = loaded.call(given, clone_outputs=not borrowed)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ProgramError(f"method {method} failed: {error}") from error
         return [output.numpy() for output in outputs]
+
+    def hold(self, arrays: Iterable[Array]) -> None:
+        """Know these arrays, in place of those held before; a run makes no view of them then."""
+        self._held = {}  # an array's id is its own as long as it is held
+        self._held = {id(x): (x, self._view(x)) for x in arrays if _writable(x) is x}
+
+    def _view(self, array: Array) -> Any:
+        return self._torch.from_numpy(_writable(array))
 
 
 @functools.cache

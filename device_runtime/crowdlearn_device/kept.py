@@ -58,6 +58,7 @@ class KeptModel:
             if not np.isfinite(array).all():
                 raise StateError(f"{port.name} holds values that are not finite; take the model anew")
             self._arrays.append(np.array(array))
+        executor.hold(self._arrays)
         self._sample = tuple(int(dim) for dim in method.inputs[0].shape[1:])
 
     @classmethod

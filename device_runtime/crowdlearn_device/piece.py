@@ -96,6 +96,8 @@ class Piece:
         self._executor = executor
         self._neurons = tuple(layout[index])
         self._weights = Weights(state, manifest, learning_rate)
+        if not of.staleness:  # else versions come and go
+            executor.hold(self._weights.arrays())
         self._seed = seed
         self._steps: dict[int, _Step] = {}
         self._ready: list[_Stage] = []

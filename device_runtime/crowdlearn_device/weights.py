@@ -40,6 +40,10 @@ class Weights:
     def two_versions(self) -> bool:
         return bool(self._stale)
 
+    def arrays(self) -> list[Floats]:
+        """What steps change in place."""
+        return [*self._values.values(), *self._momentum.values()]
+
     def given(self, port: Port, *, stale: bool) -> Array:
         """What a program takes at a port for a parameter, buffer or momentum."""
         if port.role == "momentum":

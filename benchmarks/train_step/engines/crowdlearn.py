@@ -22,6 +22,7 @@ class Compiled:
         self._batch = given.data()
         self._rate = np.array(given.rate, np.float32)
         self._executor = ExecuTorchExecutor((given.folder / "program.pte").read_bytes())
+        self._executor.hold([*self._state, *self._batch, self._rate])
 
     def step(self) -> float:
         (loss,) = self._executor.run("train_step", [*self._state, *self._batch, self._rate], borrowed=True)

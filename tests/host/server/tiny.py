@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -84,6 +84,9 @@ class TinyExecutor:
 
     def __init__(self, of: Manifest) -> None:
         self._manifest = of
+
+    def hold(self, arrays: Iterable[Array]) -> None:
+        pass
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
         spec = self._manifest.method(method)
