@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from . import wire_pb2 as pb
-from .errors import WireError
+from .errors import ProgramError, WireError
 from .executor import Executor
 from .manifest import LOSS, TRAIN_STEP, Manifest, MethodSpec, Port
 from .routes import Layout, Routes
@@ -107,8 +107,21 @@ class Piece:
         self._owned = [layer for layer, (a, b) in enumerate(self._neurons) if b > a]
         self._methods = {method.name: method for method in manifest.methods}
         self._turning = [layer for layer in self._owned if f"forward_{layer}" not in self._methods]
+        self._check_stages()
         self._routes = Routes(manifest, layout, index, self._turning)
         self._entering = sum(len(self._routes.incoming[layer]) for layer in self._turning)
+
+    def _check_stages(self) -> None:
+        """Raises ProgramError where the program cannot train the layers that this piece owns."""
+        first = len(self._owned) - len(self._turning)
+        due = [f"backward_{layer}" for layer in self._owned[:first]] + [LOSS] * bool(self._turning)
+        absent = [name for name in due if name not in self._methods]
+        if self._turning != self._owned[first:] or (self._turning and self._turning[-1] != self._last):
+            absent = [f"forward_{layer}" for layer in self._turning]
+        if absent:
+            raise ProgramError(
+                f"program {self._manifest.program[:12]} has no {', '.join(absent)}; export it again"
+            )
 
     @property
     def ready(self) -> bool:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.errors import ProgramError
+from crowdlearn_device.piece import Piece
+from crowdlearn_device.schedule import Pass
+from crowdlearn_device.state import PieceState
 from crowdlearn_device.wire import encode_tensor
 
-from .crowd import ONE_PIECE, TWO_PIECES, Crowd, settings_for
-from .tiny import LAST, LAYERS
+from .crowd import ONE_PIECE, TWO_PIECES, Crowd, layout_of, settings_for
+from .tiny import LAST, LAYERS, TinyExecutor, manifest
 
 
 @pytest.mark.parametrize(
@@ -64,3 +69,14 @@ def test_progress_of_no_samples_is_refused(tmp_path):
     crowd.run()
     assert crowd.done
     assert any("no samples" in event["reason"] for event in crowd.told("refused"))
+
+
+@pytest.mark.parametrize("absent", ["loss", "forward_1", "backward_2"])
+def test_a_program_that_cannot_train_its_piece_is_refused(tmp_path, absent):
+    whole = manifest(LAYERS)
+    layout = layout_of(ONE_PIECE)
+    methods = tuple(method for method in whole.methods if method.name != absent)
+    assert len(methods) < len(whole.methods)
+    state = PieceState(layout[0], {})
+    with pytest.raises(ProgramError, match=absent):
+        Piece(replace(whole, methods=methods), TinyExecutor(whole), layout, 0, state, 0, Pass(0, 1), 0.1, 0)
