@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from crowdlearn_device.schedule import dominator_order, mini_batches, pass_order
 from crowdlearn_export.trace import neuron_graph
 from crowdlearn_host import phones
 from crowdlearn_host.models import build_model
@@ -20,10 +19,12 @@ from crowdlearn_host.planner.planner import plan_fleet
 from crowdlearn_host.planner.wire import DEFAULT, wire_format
 from crowdlearn_host.server.run_folder import load_model_state, read_lines
 from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.data import deal, load_split
+from crowdlearn_host.training.data import load_split
 from crowdlearn_host.training.prepare import Prepared, prepare
 from crowdlearn_host.training.run import new_run, train
 from torch import nn
+
+from .unsliced import plain_sgd
 
 pytestmark = pytest.mark.system
 BATCH, MICRO, MOMENTUM = 32, 16, 0.5
@@ -101,35 +102,11 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return Run(prepared, untrained, plan, folder / "run")
 
 
-def unsliced(run: Run, dtype: torch.dtype) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The same model, seed and batches in plain PyTorch; the loss of every mini-batch."""
-    settings = run.prepared.config.training
-    model = copy.deepcopy(run.untrained).to(dtype)
-    sgd = torch.optim.SGD(model.parameters(), settings.learning_rate, settings.momentum)
-    parts = deal(load_split("digits", "train"), run.phones, settings.seed)
-    losses = []
-    for device in dominator_order(range(run.phones), seed=settings.seed, epoch=0):
-        data = parts[device].shaped(run.prepared.config.input_shape or ())
-        permutation = pass_order(len(data), seed=settings.seed, epoch=0, device=device)
-        for batch in mini_batches(len(data), BATCH):
-            sgd.zero_grad()
-            total = 0.0
-            for micro in mini_batches(len(batch), MICRO):
-                rows = permutation[batch.start + micro.start : batch.start + micro.stop]
-                out = model(torch.from_numpy(data.inputs[rows]).to(dtype))
-                labels = torch.from_numpy(data.labels[rows])
-                loss = nn.functional.cross_entropy(out, labels, reduction="sum") / len(batch)
-                loss.backward()
-                total += loss.item()
-            sgd.step()
-            losses.append(total)
-    return model.state_dict(), losses
-
-
 @pytest.mark.parametrize("run", EXACT, indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_training_a_plan_equals_plain_sgd(run: Run, dtype: torch.dtype) -> None:
-    expected, losses = unsliced(run, dtype)
+    model = copy.deepcopy(run.untrained)
+    expected, losses = plain_sgd(model, run.prepared.config, run.phones, dtype)
     assert len(run.plan.pieces) >= 3
     measured = [m["loss"] for m in read_lines(run.folder / "metrics.jsonl")]
     assert measured == pytest.approx(losses, rel=1e-4)

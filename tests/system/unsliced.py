@@ -22,8 +22,16 @@ def unsliced(
     drained: at a pass's beginning, and after every `snapshot_every` mini-batches.
     """
     config = TrainConfig.model_validate(values)
+    model = prepare(config, folder, lambda event, fields: None).model
+    return plain_sgd(model, config, phones, dtype)
+
+
+def plain_sgd(
+    model: nn.Module, config: TrainConfig, phones: int, dtype: torch.dtype
+) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The same of an untrained model, which is trained in place."""
     settings = config.training
-    model = prepare(config, folder, lambda event, fields: None).model.to(dtype)
+    model.to(dtype)
     sgd = torch.optim.SGD(
         model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
     )
@@ -31,7 +39,7 @@ def unsliced(
     losses = []
     for epoch in range(settings.epochs):
         for device in dominator_order(range(phones), seed=settings.seed, epoch=epoch):
-            data = parts[device]
+            data = parts[device].shaped(config.input_shape or parts[device].inputs.shape[1:])
             permutation = pass_order(len(data), seed=settings.seed, epoch=epoch, device=device)
             for number, batch in enumerate(mini_batches(len(data), settings.batch)):
                 newest = [p.detach().clone() for p in model.parameters()]

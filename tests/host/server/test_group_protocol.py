@@ -61,6 +61,13 @@ class KillOnce:
             self.crowd.crash(device)
             self.gone, self.done = device, True
 
+    def and_back(self, action: Action) -> None:
+        """The same, but the device is back at once."""
+        self(action)
+        if self.gone is not None:
+            self.crowd.connect(self.gone)
+            self.gone = None
+
 
 @pytest.fixture(scope="module")
 def undisturbed() -> tuple[dict[str, Floats], dict[str, int]]:
@@ -89,13 +96,7 @@ def test_a_death_changes_nothing(
         crowd = Crowd(folder / str(point), settings_for(), seed=point)
         kill = KillOnce(crowd, role, phase, nth=count[phase] * (2 * point + 1) // (2 * POINTS + 1))
 
-        def before(action: Action, point: int = point, kill: KillOnce = kill, crowd: Crowd = crowd) -> None:
-            kill(action)
-            if kill.gone is not None and point % 2:
-                crowd.connect(kill.gone)
-                kill.gone = None
-
-        crowd.run(before)
+        crowd.run(kill.and_back if point % 2 else kill)
         if kill.gone is not None and not crowd.done:
             crowd.connect(kill.gone)
             crowd.run()
@@ -127,14 +128,7 @@ def test_sums_rounded_by_lot_are_rounded_alike_when_they_are_sent_again(folder: 
     for seed, role in enumerate(("dominator", "follower", "host")):
         crowd = Crowd(folder / role, settings, seed=seed)
         kill = KillOnce(crowd, role, "backward", nth=20)
-
-        def before(action: Action, kill: KillOnce = kill, crowd: Crowd = crowd) -> None:
-            kill(action)
-            if kill.gone is not None:
-                crowd.connect(kill.gone)
-                kill.gone = None
-
-        crowd.run(before)
+        crowd.run(kill.and_back)
         assert kill.done
         assert crowd.done
         assert crowd.told("recovering") or role == "host"

@@ -162,14 +162,7 @@ def test_a_death_changes_nothing(
     for point in range(POINTS):
         crowd = Crowd(folder / str(point), stale(), SAMPLES, seed=point)
         kill = KillOnce(crowd, role, phase, nth=count[phase] * (2 * point + 1) // (2 * POINTS + 1))
-
-        def before(action: Action, kill: KillOnce = kill, crowd: Crowd = crowd) -> None:
-            kill(action)
-            if kill.gone is not None:
-                crowd.connect(kill.gone)
-                kill.gone = None
-
-        crowd.run(before)
+        crowd.run(kill.and_back)
         assert kill.done, f"point {point} was never reached"
         assert crowd.done, f"point {point}: {crowd.group.phase} {crowd.group.reason}\n{crowd.host.events}"
         crowd.check_every_sample_once()
@@ -182,14 +175,7 @@ def test_int8_is_rounded_alike_when_two_mini_batches_are_repeated(folder: Path) 
     calm.run()
     crowd = Crowd(folder / "disturbed", settings, SAMPLES, seed=1)
     kill = KillOnce(crowd, "follower", "backward", nth=20)
-
-    def before(action: Action) -> None:
-        kill(action)
-        if kill.gone is not None:
-            crowd.connect(kill.gone)
-            kill.gone = None
-
-    crowd.run(before)
+    crowd.run(kill.and_back)
     assert kill.done
     assert crowd.done
     assert largest_difference(crowd.model(), calm.model()) == 0
@@ -198,13 +184,17 @@ def test_int8_is_rounded_alike_when_two_mini_batches_are_repeated(folder: Path) 
 def test_a_snapshot_holds_one_version_of_the_weights(folder: Path) -> None:
     """The pipeline is drained where pieces are saved: there is nothing else to hold."""
     crowd = Crowd(folder, stale(epochs=1), SAMPLES)
+    looked = 0
 
     def check(action: Action) -> None:
+        nonlocal looked
         frame = action.frame()
         if frame is not None and frame.WhichOneof("body") == "held" and action.kind == "hear":
             piece = piece_of(crowd.phones[action.number])
             if piece is not None and piece.boundary == frame.held.boundary and not piece._steps:
                 assert not piece._weights.two_versions
+                looked += 1
 
     crowd.run(check)
     assert crowd.done
+    assert looked
