@@ -15,6 +15,7 @@ from pathlib import Path
 
 import executorch.version
 import torch
+from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.executor import ExecuTorchExecutor
 from crowdlearn_device.manifest import Manifest
 
@@ -125,7 +126,7 @@ def load_cached(path: Path) -> SliceProgram | None:
     try:
         manifest = Manifest.from_json((path / "manifest.json").read_bytes())
         pte = (path / "program.pte").read_bytes()
-    except (OSError, ValueError):
+    except (OSError, ProgramError):
         return None
     return SliceProgram(manifest, pte) if hashlib.sha256(pte).hexdigest() == manifest.program else None
 

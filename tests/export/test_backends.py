@@ -53,6 +53,9 @@ def test_who_exports_second_gets_the_first_ones_program(measured: SliceProgram, 
     (tmp_path / "key" / "program.pte").write_bytes(b"damaged")
     assert save_cached(tmp_path / "key", other) == other
     assert load_cached(tmp_path / "key") == other
+    (tmp_path / "key" / "manifest.json").write_text("damaged")
+    assert load_cached(tmp_path / "key") is None
+    assert save_cached(tmp_path / "key", measured) == measured
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
