@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from crowdlearn_device import wire_pb2 as pb
 
-from ..sharing.rate import Fall, rounds_an_epoch, share_left
+from ..sharing.schedule import Fall, rounds_an_epoch, share_left
 
 Neurons = tuple[int, int]
 Layout = tuple[tuple[Neurons, ...], ...]

@@ -1,4 +1,4 @@
-"""Learning rates that fall from round to round, the same on phones and simulated."""
+"""Rounds of training and sharing, alike on phones and simulated: how many, at what rate, what is renewed."""
 
 from __future__ import annotations
 
@@ -19,3 +19,10 @@ def share_left(fall: Fall, done: float) -> float:
 def rounds_an_epoch(passes: int, every: int) -> int:
     """Sharings in an epoch of so many passes: one after `every` of them (0: all) and one after the rest."""
     return -(-passes // min(every or passes, passes))
+
+
+def renews(theta: float, tau: float, momentum: float, groups: int) -> bool:
+    """Whether a sharing replaces a group's whole state: the next holders take their pieces from the download
+    then, and nothing shuffles.
+    """
+    return theta == 1 and tau == 0 and not momentum and groups > 1

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ..config import Section
-from ..sharing.rate import Fall, rounds_an_epoch, share_left
+from ..sharing.schedule import Fall, renews, rounds_an_epoch, share_left
 
 
 class PartitionConfig(Section):
@@ -127,12 +127,9 @@ class SimulationConfig(Section):
 
     @property
     def renews(self) -> bool:
-        """Whether a sharing replaces a group's whole state: the next dominator takes its piece from the
-        download then, and nothing shuffles.
-        """
-        sharing = self.sharing
-        whole = sharing.enabled and sharing.theta == 1 and sharing.tau == 0 and not self.training.momentum
-        return whole and self.method == "slicenet" and self.groups > 1
+        """Whether a sharing replaces a group's whole state."""
+        sharing, shares = self.sharing, self.sharing.enabled and self.method == "slicenet"
+        return shares and renews(sharing.theta, sharing.tau, self.training.momentum, self.groups)
 
     def rate(self, number: int) -> float:
         """The learning rate of round `number`, counted from 0."""

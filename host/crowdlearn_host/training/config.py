@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt, model_validator
 from ..config import Section, load_toml
 from ..errors import ConfigError
 from ..planner.wire import DEFAULT
-from ..sharing.rate import Fall
+from ..sharing.schedule import Fall
 
 PARTS, LEAST_ROWS = 32, 16
 """More parts cost more than they hide (docs/benchmarks/pipeline.md); fewer rows make batch norm noisy."""

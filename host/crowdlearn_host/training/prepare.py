@@ -25,6 +25,7 @@ from ..planner.plan import Plan, load_plan
 from ..server.server import OnEvent
 from ..server.settings import Cut, Settings
 from ..server.shared_model import SharedModel
+from ..sharing.schedule import renews
 from .config import TrainConfig
 from .data import deal, load_split, to_npz
 
@@ -129,12 +130,12 @@ def groups_of(prepared: Prepared, devices: int) -> list[Settings]:
         if plan.groups and len(plan.groups[number].devices) == len(members):
             number_of = dict(zip(plan.groups[number].devices, members, strict=True))
             turns = tuple(tuple(number_of[d] for d in turn.devices) for turn in plan.groups[number].turns)
-        found.append(_settings(prepared, len(members), turns, alone=count == 1))
+        found.append(_settings(prepared, len(members), turns, groups=count))
     return found
 
 
 def _settings(
-    prepared: Prepared, devices: int, turns: tuple[tuple[int, ...], ...], *, alone: bool
+    prepared: Prepared, devices: int, turns: tuple[tuple[int, ...], ...], *, groups: int
 ) -> Settings:
     training, sharing = prepared.config.training, prepared.config.sharing
     planned = prepared.plan.rotation if prepared.plan.groups else "full"
@@ -159,8 +160,8 @@ def _settings(
         every=sharing.every,
         theta=sharing.theta,
         values=WIRE[sharing.values],
-        alone=alone,
-        renews=sharing.theta == 1 and sharing.tau == 0 and not training.momentum and not alone,
+        alone=groups == 1,
+        renews=renews(sharing.theta, sharing.tau, training.momentum, groups),
         whole=prepared.whole.manifest.sha256 if prepared.whole else "",
     )
 
