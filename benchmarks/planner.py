@@ -193,7 +193,7 @@ def mixed_fleet(case: Case, graph: NeuronGraph, priced: Costs) -> Fleet:
 
 def _memory(priced: Costs, counts: Sequence[int]) -> float:
     """What the planner's limits count for a piece."""
-    return max(budget.use(counts) for budget in memory_budgets(priced.memory, priced.neurons, inf))
+    return max(budget.use(counts) for budget in memory_budgets(priced.memory, inf))
 
 
 def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:

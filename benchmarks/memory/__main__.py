@@ -16,25 +16,29 @@ from rich.console import Console
 from rich.table import Table
 
 from ..report import machine, write_rows
-from .cases import CASES
+from .cases import CASES, LARGE
 from .compare import compare
 
 QUICK = ("dense",)
 
 
 def main(
-    networks: Annotated[str, typer.Option(help="Which of dense, convolutional, residual.")] = ",".join(CASES),
+    networks: Annotated[
+        list[str], typer.Option("--network", help=f"Which of {'; '.join([*CASES, *LARGE])}.")
+    ] = [*CASES, *LARGE],  # noqa: B006  typer copies it
     quick: Annotated[bool, typer.Option(help="The dense network alone.")] = False,
     wires: Annotated[str, typer.Option(help="Which of float32, float16, int8.")] = "int8,float32",
+    micro_batch: Annotated[int, typer.Option(help="Samples of a micro-batch, of 64.")] = 16,
     cache: Annotated[Path | None, typer.Option(help="Keep programs and footprints here.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
 ) -> None:
     """Print predicted and measured memory of every piece."""
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        for name in QUICK if quick else networks.split(","):
+        for name in QUICK if quick else networks:
             for wire in wires.split(","):
-                rows += compare(name, wire, Path(temporary) / f"{name}-{wire}", cache or Path(temporary))
+                folder = Path(temporary) / f"{name}-{wire}"
+                rows += compare(name, wire, folder, cache or Path(temporary), micro_batch)
     table = Table(title=machine())
     for column in rows[0]:
         table.add_column(column, justify="left" if column in ("network", "wire") else "right")

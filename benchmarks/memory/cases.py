@@ -4,18 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import cycle
 
 import torch
+from crowdlearn_export.graph import NeuronGraph
 from torch import nn
+
+from ..models import NETWORKS, cnn, paper_mlp
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network, the shape of one sample, and the share of every hidden layer that each piece owns."""
+    """A network, the shape of one sample, and the shares of the hidden layers that each piece owns: one for
+    each, or one for all.
+    """
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
-    shares: tuple[float, ...]
+    shares: tuple[tuple[float, ...], ...]
+
+    def counts(self, graph: NeuronGraph) -> list[list[int]]:
+        """Neurons of each piece, by layer; the first has input and output layer."""
+        first, *hidden, last = (layer.neurons for layer in graph.layers)
+        return [
+            [
+                0 if piece else first,
+                *(round(share * neurons) for neurons, share in zip(hidden, cycle(shares), strict=False)),
+                0 if piece else last,
+            ]
+            for piece, shares in enumerate(self.shares)
+        ]
 
 
 def dense() -> nn.Module:
@@ -48,8 +66,17 @@ class Residual(nn.Module):
         return out
 
 
+ALONE = ((1.0,),)
 CASES = {
-    "dense": Case(dense, (64,), (0.0, 0.5, 0.5)),
-    "convolutional": Case(convolutional, (3, 32, 32), (0.0, 0.5, 0.5)),
-    "residual": Case(Residual, (3, 32, 32), (0.25, 0.75)),
+    "dense": Case(dense, (64,), ((0.0,), (0.5,), (0.5,))),
+    "dense, whole tail": Case(dense, (64,), ((0.0, 1.0), (1.0, 0.0))),
+    "dense, one piece": Case(dense, (64,), ALONE),
+    "convolutional": Case(convolutional, (3, 32, 32), ((0.0,), (0.5,), (0.5,))),
+    "convolutional, whole tail": Case(convolutional, (3, 32, 32), ((0.0, 1.0), (1.0, 0.0))),
+    "convolutional, one piece": Case(convolutional, (3, 32, 32), ALONE),
+    "residual": Case(Residual, (3, 32, 32), ((0.25,), (0.75,))),
+}
+LARGE = {
+    "paper MLP, one piece": Case(paper_mlp, NETWORKS["paper_mlp"].sample, ALONE),
+    "CNN, one piece": Case(cnn, NETWORKS["cnn"].sample, ALONE),
 }

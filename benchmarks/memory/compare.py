@@ -8,34 +8,31 @@ from typing import Any
 import torch
 from crowdlearn_device.schedule import dominator_order
 from crowdlearn_export.footprint import footprint
+from crowdlearn_export.piece_stages import loss_region
 from crowdlearn_export.trace import neuron_graph
 from crowdlearn_host.planner.costs import Training, costs
 from crowdlearn_host.planner.memory import peak_memory
 from crowdlearn_host.planner.plan import plan_from_counts
 from crowdlearn_host.planner.wire import wire_format
 
-from .cases import CASES
+from .cases import CASES, LARGE
 from .measure import SAMPLES, measure
 
-BATCH, MICRO_BATCH = 64, 16
+BATCH = 64
 
 
-def compare(name: str, wire: str, folder: Path, cache: Path) -> list[dict[str, Any]]:
+def compare(name: str, wire: str, folder: Path, cache: Path, micro_batch: int = 16) -> list[dict[str, Any]]:
     """A row per piece: bytes in millions, and by how many percent the prediction is off."""
-    case = CASES[name]
+    case = {**CASES, **LARGE}[name]
     graph = neuron_graph(case.build(), torch.zeros(2, *case.shape), name)
-    last = len(graph.layers) - 1
-    counts = [
-        [
-            (0 if piece else layer.neurons) if layer.index in (0, last) else round(share * layer.neurons)
-            for layer in graph.layers
-        ]
-        for piece, share in enumerate(case.shares)
-    ]
-    training = Training(BATCH, MICRO_BATCH, momentum=True, wire=wire_format(wire))
-    priced = costs(graph, training, footprint=footprint(graph, MICRO_BATCH, cache / "footprints"))
-    first = dominator_order(range(len(counts)), seed=0, epoch=0)[0]
-    devices = (first, *(device for device in range(len(counts)) if device != first))
+    counts = case.counts(graph)
+    training = Training(BATCH, micro_batch, momentum=True, wire=wire_format(wire))
+    region = loss_region(graph, counts[0])
+    regions = (region,) if region < len(graph.layers) - 1 else ()
+    known = footprint(graph, micro_batch, cache / "footprints", regions=regions)
+    priced = costs(graph, training, footprint=known)
+    # A device more than pieces where there is one: a spare, to which snapshots go.
+    devices = dominator_order(range(max(len(counts), 2)), seed=0, epoch=0)
     grown = measure(graph, plan_from_counts(graph, counts), training, folder, devices, cache / "programs")
     rows = []
     for piece, count in enumerate(counts):
@@ -45,6 +42,7 @@ def compare(name: str, wire: str, folder: Path, cache: Path) -> list[dict[str, A
             {
                 "network": name,
                 "wire": wire,
+                "micro-batch": micro_batch,
                 "piece": piece,
                 "neurons": " ".join(map(str, count)),
                 "predicted_mb": foretold / 1e6,

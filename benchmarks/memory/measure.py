@@ -57,7 +57,7 @@ async def _measure(
     devices: Sequence[int],
     programs: Sequence[SliceProgram],
 ) -> list[int]:
-    count = len(plan.pieces)
+    count = len(devices)
     processes = [_start(folder / str(k), graph, programs, k) for k in range(count)]
     before: list[int] = []
     grown: list[int] = []

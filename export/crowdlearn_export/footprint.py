@@ -1,7 +1,8 @@
-"""What a piece's program takes of memory while it runs, layer by layer, before any piece is exported.
+"""What a piece's program takes of memory while it runs, before any piece is exported.
 
 Arenas are planned by the exporter and hard to foretell. So each layer is compiled at a few widths, once, and
-what it needs is kept on disk; between the widths it lies near straight lines.
+what it needs is kept on disk; between the widths it lies near straight lines. The last layers as one region
+(`region.py`) are compiled as they are.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,25 @@ Curve = tuple[Line, ...]
 
 @dataclass(frozen=True)
 class Footprint:
-    """Arena and workspace per layer. A piece needs the largest of each."""
+    """Arena and workspace per layer. A piece needs the largest of each.
+
+    `regions` tells, by the first of the last layers that a piece owns whole, the bytes of arena and workspace
+    that these take as one program; of some, since each takes as long to learn as to export.
+    """
 
     arenas: tuple[Curve, ...]
     workspaces: tuple[Curve, ...]
+    regions: Mapping[int, float] = field(default_factory=dict)
 
 
-def footprint(graph: NeuronGraph, micro_batch: int, cache: Path | None = None) -> Footprint:
-    """The footprint of every layer for micro-batches of up to `micro_batch` + 1 samples.
+def footprint(
+    graph: NeuronGraph, micro_batch: int, cache: Path | None = None, *, regions: Collection[int] = ()
+) -> Footprint:
+    """The footprint of every layer for micro-batches of up to `micro_batch` + 1 samples, and of the `regions`
+    from these layers on.
 
-    Takes seconds for every kind of layer that `cache` does not know. Raises ExportError as exporting does.
+    Takes seconds for every kind of layer that `cache` does not know, and as long as exporting does for a
+    region. Raises ExportError as exporting does.
     """
     known: dict[str, tuple[Curve, Curve]] = {}
     found = []
@@ -65,19 +75,36 @@ def footprint(graph: NeuronGraph, micro_batch: int, cache: Path | None = None) -
             known[key] = _cached(cache, key) or _measured(graph, layer, micro_batch)
             _keep(cache, key, known[key])
         found.append(known[key])
-    return Footprint(tuple(arena for arena, _ in found), tuple(workspace for _, workspace in found))
+    return Footprint(
+        tuple(arena for arena, _ in found),
+        tuple(workspace for _, workspace in found),
+        {first: _region(graph, first, micro_batch, cache) for first in regions},
+    )
+
+
+def _region(graph: NeuronGraph, first: int, micro_batch: int, cache: Path | None) -> float:
+    key = _region_key(graph, first, micro_batch)
+    known = _cached(cache, key)
+    if known is None:
+        owned = [layer.neurons if layer.index >= first else 0 for layer in graph.layers]
+        arena, workspace = _compiled(graph, owned, micro_batch)
+        known = (Line(arena, 0.0),), (Line(workspace, 0.0),)
+        _keep(cache, key, known)
+    return sum(curve[0].each for curve in known)
 
 
 def _measured(graph: NeuronGraph, layer: Layer, micro_batch: int) -> tuple[Curve, Curve]:
     ends = layer.index in (0, len(graph.layers) - 1)
     widths = sorted({layer.neurons if ends else max(1, layer.neurons // part) for part in PARTS})
-    points = [(width, *_compiled(graph, layer, width, micro_batch)) for width in widths]
+    alone = [[width if other is layer else 0 for other in graph.layers] for width in widths]
+    points = [
+        (width, *_compiled(graph, owned, micro_batch)) for width, owned in zip(widths, alone, strict=True)
+    ]
     return _curve([point[:2] for point in points]), _curve([(width, size) for width, _, size in points])
 
 
-def _compiled(graph: NeuronGraph, layer: Layer, neurons: int, micro_batch: int) -> tuple[int, int]:
-    owned = [neurons if other is layer else 0 for other in graph.layers]
-    methods = [stage.method for stage in piece_stages(graph, owned, Optimizer())]
+def _compiled(graph: NeuronGraph, owned: Sequence[int], micro_batch: int) -> tuple[int, int]:
+    methods = [stage.method for stage in piece_stages(graph, owned, Optimizer(momentum=0.9))]
     compiled = compile_program(methods, max_batch=micro_batch + 1)
     return compiled.arena_bytes, compiled.workspace_bytes
 
@@ -106,6 +133,16 @@ def _key(graph: NeuronGraph, layer: Layer, micro_batch: int) -> str:
         "edges": [(edge.kind, dict(edge.attributes)) for edge in graph.outgoing(layer.index)],
         "targets": [(target.neurons, target.sum_shape) for target in targets],
     }
+    return _hashed(what)
+
+
+def _region_key(graph: NeuronGraph, first: int, micro_batch: int) -> str:
+    layers = [_key(graph, layer, micro_batch) for layer in graph.layers[first:]]
+    edges = [(edge.source - first, edge.target - first) for edge in graph.edges if edge.target >= first]
+    return _hashed({"layers": layers, "edges": [(max(source, -1), target) for source, target in edges]})
+
+
+def _hashed(what: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
 

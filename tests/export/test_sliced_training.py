@@ -92,6 +92,7 @@ def make_pieces(
     order: Sequence[Sequence[int]],
     cache,
     ranked: bool,
+    of: Pass,
 ) -> list[Piece]:
     starts = np.cumsum([[0] * len(graph.layers), *counts], axis=0)
     layout = [
@@ -114,7 +115,7 @@ def make_pieces(
                     part[f"gradient/{spec.name}"] = np.zeros_like(arrays[spec.name][a:b])
         state = PieceState(tuple(layout[k]), layers)
         executor = Counting(program.pte)
-        pieces.append(Piece(program.manifest, executor, layout, k, state, 0, Pass(0, STEPS), RATE, seed=0))
+        pieces.append(Piece(program.manifest, executor, layout, k, state, 0, of, RATE, seed=0))
     return pieces
 
 
@@ -179,6 +180,15 @@ def test_the_whole_network_is_one_program(build, micro, ranked, ran, tmp_path_fa
     assert piece._executor.ran == ran
 
 
+@pytest.mark.parametrize("micro", [16, 12])
+def test_the_whole_network_may_take_gradients_at_the_weights_before_the_last_update(micro, tmp_path_factory):
+    """A piece that is alone overlaps nothing, but with staleness 1 it computes what the definition says."""
+    of = Pass(0, STEPS, every=4, staleness=1)
+    whole = [[12, 9, 6, 4]]
+    (piece,) = assert_sliced_equals_whole(mlp, (12,), whole, micro, tmp_path_factory, ranked=False, of=of)
+    assert set(piece._executor.ran) == {"loss"}
+
+
 def test_a_shortcut_may_enter_the_layers_that_turn_round(tmp_path_factory):
     graph = neuron_graph(Residual(), torch.zeros(2, 2, 8, 8))
     whole = [layer.neurons for layer in graph.layers]
@@ -216,6 +226,12 @@ def orders(graph: NeuronGraph) -> list[Sequence[int]]:
     ]
 
 
+def set_to(model: nn.Module, weights: Sequence[torch.Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(model.parameters(), weights, strict=True):
+            parameter.copy_(value)
+
+
 def assert_sliced_equals_whole(
     build: Callable[[], nn.Module],
     sample: tuple[int, ...],
@@ -224,6 +240,7 @@ def assert_sliced_equals_whole(
     tmp_path_factory: pytest.TempPathFactory,
     *,
     ranked: bool = True,
+    of: Pass = Pass(0, STEPS),
 ) -> list[Piece]:
     torch.manual_seed(3)
     model = build()
@@ -232,7 +249,7 @@ def assert_sliced_equals_whole(
     order = orders(graph)
     classes = graph.layers[-1].neurons
     cache = tmp_path_factory.getbasetemp() / "programs"
-    pieces = make_pieces(graph, model, counts, order, cache, ranked)
+    pieces = make_pieces(graph, model, counts, order, cache, ranked, of)
     reference = build().double()
     reference.load_state_dict(model.state_dict())
     sgd = torch.optim.SGD(
@@ -243,6 +260,10 @@ def assert_sliced_equals_whole(
         x = rng.standard_normal((rows, *sample)).astype(np.float32)
         y = rng.integers(0, classes, rows)
         parts = micro_batches(rows, micro)
+        newest = [parameter.detach().clone() for parameter in reference.parameters()]
+        if of.staleness == 0 or of.drained(step):
+            before = newest
+        set_to(reference, before)
         sgd.zero_grad()
         losses = []
         for i, part in enumerate(parts):
@@ -254,6 +275,8 @@ def assert_sliced_equals_whole(
             )
             loss.backward()
             losses.append(float(loss) * rows / len(part))
+        set_to(reference, newest)
+        before = newest
         sgd.step()
         deliver(pieces, rng)
         assert [piece.boundary for piece in pieces] == [step + 1] * len(pieces)

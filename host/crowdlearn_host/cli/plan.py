@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -84,10 +85,10 @@ def plan(
     )
     capped = any(kind.max_memory for kind in devices.classes)
     if capped:
-        typer.echo("compiling kinds of layers that are not known yet, to learn what they need", err=True)
+        typer.echo("compiling what is not known yet, to learn what it needs", err=True)
 
-    def footprint_of(rows: int) -> Footprint | None:
-        return footprint(graph, rows, default_home() / "footprints") if capped else None
+    def footprint_of(rows: int, regions: Collection[int]) -> Footprint | None:
+        return footprint(graph, rows, default_home() / "footprints", regions=regions) if capped else None
 
     planned = plan_with_micro_batch(
         graph,

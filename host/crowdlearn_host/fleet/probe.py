@@ -22,7 +22,7 @@ def build_probe(cache: Path | None = None, *, widths: Sequence[int] = WIDTHS) ->
     model = build_model(f"mlp:{'-'.join(map(str, widths))}", 0)
     graph = neuron_graph(model, torch.zeros(2, widths[0]), "probe")
     follower = balanced(graph, 3).pieces[1]
-    owned = tuple(stop - start for start, stop in follower.neurons)
+    owned = follower.owned
     program = export_slice(graph, owned, Optimizer(momentum=0.9), max_batch=BATCH, cache=cache)
     return Probe(program.files(), program.manifest.sha256, macs_a_sample(graph, owned))
 

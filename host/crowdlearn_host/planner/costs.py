@@ -10,7 +10,7 @@ from crowdlearn_export.footprint import Footprint
 from crowdlearn_export.graph import FLOAT, NeuronGraph
 
 from .bundles import PAIRED, bundles
-from .memory import BundleMemory, bundle_memory
+from .memory import Memory, bundle_memory, tails
 from .problem import Link
 
 Rotation = Literal["full", "minimal"]
@@ -66,7 +66,7 @@ class Costs:
     neurons: tuple[int, ...]
     links: tuple[Link, ...]
     each: tuple[NeuronCosts, ...]
-    memory: tuple[BundleMemory, ...]
+    memory: Memory
     layers: tuple[tuple[int, ...], ...]
     parameters: int
     sample_bytes: int
@@ -121,7 +121,7 @@ def costs(
         neurons,
         links(graph),
         tuple(each),
-        tuple(memory),
+        Memory(tuple(memory), tails(graph, training.micro_batch, footprint)),
         members,
         graph.parameters,
         FLOAT * first.neurons * first.sum_floats,

@@ -4,17 +4,20 @@ It peaks in one of two moments. While a mini-batch is under way, the process hol
 gradients, what the program needs to run, the sums that neurons keep between forward and backward, and
 messages on their way. When a snapshot is sent the gradients are gone, but the state is there three times
 more: wrapped, encoded and sent. What a process takes in any case was measured (`benchmarks.memory`).
+
+The last layers, as many as a piece owns whole, are one program. It keeps no sums from call to call and sends
+none, but its arena holds all of them, or all gradients, at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from crowdlearn_export.footprint import Curve, Footprint, Line
 from crowdlearn_export.graph import FLOAT, NeuronGraph
 
-from .bundles import PAIRED
+from .bundles import PAIRED, bundles
 from .problem import Budget
 
 PROCESS_BYTES = 10.7e6
@@ -28,18 +31,52 @@ ROWS = 2
 
 @dataclass(frozen=True)
 class BundleMemory:
-    """Bytes that each neuron of a bundle takes: its `state`, and beside it what it takes in `training`.
+    """Bytes that each neuron of a bundle takes: its `state`, and in training `gradients` and kept `sums`.
 
     `program` is what running it needs, and `messages` what its widest message needs; a piece has the largest
     sum of the two over its bundles. `ahead` is for messages of input and output layer, which leave while
     others are under way.
     """
 
+    neurons: int
     state: float
-    training: float
+    gradients: float
+    sums: float
     program: Curve
     messages: float
     ahead: float
+
+    @property
+    def training(self) -> float:
+        """Bytes beside the state."""
+        return self.gradients + self.sums
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The last layers as one program, of a piece that owns every neuron of `bundles`.
+
+    It needs so many `bytes`, sums on their way in and errors out with them; of bundles that are `inside` it
+    altogether no sums are kept and no messages sent.
+    """
+
+    bundles: frozenset[int]
+    inside: frozenset[int]
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a network takes, by bundle, and the tails that are known; the others count layer by layer."""
+
+    bundles: tuple[BundleMemory, ...]
+    tails: tuple[Tail, ...] = ()
+
+    def tail(self, counts: Sequence[int]) -> Tail | None:
+        """The longest known tail that a piece with these neurons owns whole."""
+        whole = {b for b, bundle in enumerate(self.bundles) if counts[b] == bundle.neurons}
+        owned = (tail for tail in self.tails if tail.bundles <= whole)
+        return max(owned, key=lambda tail: len(tail.bundles), default=None)
 
 
 def bundle_memory(
@@ -71,7 +108,31 @@ def bundle_memory(
     messages = float(MESSAGE_COPIES * FLOAT * micro_batch * widest)
     ahead = 0 in members or last in members
     return BundleMemory(
-        state, gradient + kept, _highest(program), 0.0 if ahead else messages, messages if ahead else 0.0
+        graph.layers[members[0]].neurons,
+        state,
+        gradient,
+        kept,
+        _highest(program),
+        0.0 if ahead else messages,
+        messages if ahead else 0.0,
+    )
+
+
+def tails(graph: NeuronGraph, micro_batch: int, footprint: Footprint | None) -> tuple[Tail, ...]:
+    """The tails whose regions a footprint tells."""
+    known = footprint.regions if footprint is not None else {}
+    return tuple(_tail(graph, first, micro_batch, bytes) for first, bytes in known.items())
+
+
+def _tail(graph: NeuronGraph, first: int, micro_batch: int, program: float) -> Tail:
+    members = list(enumerate(bundles(graph)))
+    entered = {edge.target for edge in graph.edges if edge.source < first <= edge.target}
+    floats = sum(graph.layers[layer].neurons * graph.layers[layer].sum_floats for layer in entered or {0})
+    copies = MESSAGE_COPIES if first else 1  # samples are only fed
+    return Tail(
+        frozenset(b for b, layers in members if layers[-1] >= first),
+        frozenset(b for b, layers in members if layers[0] >= first),
+        program + copies * FLOAT * micro_batch * floats,
     )
 
 
@@ -85,23 +146,37 @@ def _highest(curve: Curve) -> Curve:
     )
 
 
-def peak_memory(bundles: Sequence[BundleMemory], counts: Sequence[int]) -> float:
+def peak_memory(memory: Memory, counts: Sequence[int]) -> float:
     """Bytes by which the process of a device with these neurons grows at its peak."""
-    owned = [(bundle, count) for bundle, count in zip(bundles, counts, strict=True) if count]
-    state = sum(bundle.state * count for bundle, count in owned)
-    kept = sum(bundle.training * count + bundle.ahead for bundle, count in owned)
-    running = [max(line.at(count) for line in bundle.program) for bundle, count in owned]
-    messages = [bundle.messages for bundle, _ in owned]
-    training = kept + max(map(sum, zip(running, messages, strict=True)), default=0.0)
-    snapshot = SNAPSHOT_COPIES * state + max(running, default=0.0)
+    tail = memory.tail(counts)
+    owned = [
+        (b, bundle, count)
+        for b, (bundle, count) in enumerate(zip(memory.bundles, counts, strict=True))
+        if count
+    ]
+    cut = [(bundle, count) for b, bundle, count in owned if tail is None or b not in tail.inside]
+    region = tail.bytes if tail is not None else 0.0
+    state = sum(bundle.state * count for _, bundle, count in owned)
+    gradients = sum(bundle.gradients * count for _, bundle, count in owned)
+    kept = gradients + sum(bundle.sums * count + bundle.ahead for bundle, count in cut)
+    running = [max(line.at(count) for line in bundle.program) for bundle, count in cut]
+    messages = [bundle.messages for bundle, _ in cut]
+    training = kept + max([region, *map(sum, zip(running, messages, strict=True))])
+    snapshot = SNAPSHOT_COPIES * state + max([region, *running])
     return PROCESS_BYTES + state + max(training, snapshot)
 
 
-def memory_budgets(bundles: Sequence[BundleMemory], neurons: Sequence[int], limit: float) -> list[Budget]:
+def memory_budgets(memory: Memory, limit: float) -> list[Budget]:
     """Linear limits that hold where `peak_memory` is at most `limit`, or slightly less.
 
     One for each of the largest programs in either moment: the others count as what the largest of them needs.
+    And one for every tail. Layers of a tail count as cut ones too, which may be more than its program needs;
+    what the whole network needs is told as it is.
     """
+    bundles = memory.bundles
+    neurons = tuple(bundle.neurons for bundle in bundles)
+    exact = peak_memory(memory, neurons)
+    whole = (neurons, exact) if memory.tail(neurons) else None
     found = []
     for copies, keeps in ((0, True), (SNAPSHOT_COPIES, False)):
         per_neuron = [(1 + copies) * b.state + (b.training if keeps else 0.0) for b in bundles]
@@ -120,8 +195,27 @@ def memory_budgets(bundles: Sequence[BundleMemory], neurons: Sequence[int], limi
                 rates[k] += neuron
                 presence[k] += each
                 found.append(Budget("memory", "B", tuple(rates), tuple(presence), PROCESS_BYTES, limit))
+        for tail in memory.tails:
+            found.append(_tail_budget(memory, tail, copies, keeps=keeps, limit=limit))
     distinct = list(dict.fromkeys(found))
-    return [one for one in distinct if not any(_covers(other, one) for other in distinct)]
+    return [
+        replace(one, alone=whole) for one in distinct if not any(_covers(other, one) for other in distinct)
+    ]
+
+
+def _tail_budget(memory: Memory, tail: Tail, copies: int, *, keeps: bool, limit: float) -> Budget:
+    """What a piece with the whole tail needs while that runs. Each neuron that is missing takes away what the
+    program needs, so that for any other piece this is no more than its layers need one by one.
+    """
+    rates, presence = [], []
+    for b, bundle in enumerate(memory.bundles):
+        sums, ahead = (0.0, 0.0) if b in tail.inside else (bundle.sums, bundle.ahead)
+        held = bundle.gradients + sums if keeps else 0.0
+        rates.append((1 + copies) * bundle.state + held + (tail.bytes if b in tail.bundles else 0.0))
+        presence.append(ahead if keeps else 0.0)
+    missing = sum(memory.bundles[b].neurons for b in tail.bundles) - 1
+    fixed = PROCESS_BYTES - tail.bytes * missing
+    return Budget("memory", "B", tuple(rates), tuple(presence), fixed, limit)
 
 
 def _covers(one: Budget, other: Budget) -> bool:

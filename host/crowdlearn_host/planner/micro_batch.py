@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from crowdlearn_export.footprint import Footprint
 from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.piece_stages import loss_region
 
 from ..errors import InfeasiblePlan
-from .costs import Training, WireFormat
+from .costs import Training, WireFormat, costs
 from .fleet import Fleet
+from .memory import PROCESS_BYTES, SNAPSHOT_COPIES
 from .planner import Planned, plan_fleet
 
 LEAST_ROWS = 2
@@ -31,7 +33,7 @@ def plan_with_micro_batch(
     graph: NeuronGraph,
     fleet: Fleet,
     training: Training,
-    footprint: Callable[[int], Footprint | None],
+    footprint: Callable[[int, Collection[int]], Footprint | None],
     *,
     group_size: int | None = None,
     seconds: float = 60.0,
@@ -39,25 +41,39 @@ def plan_with_micro_batch(
 ) -> Planned:
     """A plan for micro-batches of `training`, halved until the fleet's memory suffices.
 
-    `footprint` tells what programs need for a micro-batch. Raises InfeasiblePlan, of the first, where no size
-    helps.
+    `footprint` tells what programs need for a micro-batch: layers, and the regions that begin at some layers.
+    A region takes long to learn, so it is asked for when a plan would have it. Raises InfeasiblePlan, of the
+    first size, where no size helps.
     """
     capped = any(kind.max_memory for kind in fleet.classes)
     rows, first = training.micro_batch, None
+    regions = {0} if capped and _may_hold_all(graph, fleet, training) else set[int]()
     while True:
         smaller = replace(training, micro_batch=rows)
         try:
-            return plan_fleet(
+            planned = plan_fleet(
                 graph,
                 fleet,
                 smaller,
                 group_size=group_size,
                 seconds=seconds,
                 compare=compare,
-                footprint=footprint(rows),
+                footprint=footprint(rows, regions),
             )
+            region = loss_region(graph, planned.plan.pieces[0].owned)
+            if not capped or region in (*regions, len(graph.layers) - 1):
+                return planned
+            regions.add(region)
         except InfeasiblePlan as error:
             first = first or error
             if not capped or rows <= LEAST_ROWS:
                 raise first from None
             rows = max(rows // 2, LEAST_ROWS)
+
+
+def _may_hold_all(graph: NeuronGraph, fleet: Fleet, training: Training) -> bool:
+    """Whether a dominator may have the memory for the whole network, as far as its state alone tells."""
+    priced = costs(graph, training)
+    least = PROCESS_BYTES + (1 + SNAPSHOT_COPIES) * priced.state
+    caps = [kind.max_memory for kind in fleet.classes if kind.samples and kind.max_memory]
+    return not caps or min(caps) >= least

@@ -46,6 +46,11 @@ class PiecePlan:
     uplink_bytes: float = 0.0
     budgets: tuple[BudgetUse, ...] = ()
 
+    @property
+    def owned(self) -> tuple[int, ...]:
+        """Neurons by layer."""
+        return tuple(stop - start for start, stop in self.neurons)
+
 
 @dataclass(frozen=True)
 class Traffic:

@@ -32,7 +32,10 @@ class Link:
 
 @dataclass(frozen=True)
 class Budget:
-    """A linear limit: per_neuron . counts + per_presence . presences + fixed <= limit, in `unit`."""
+    """A linear limit: per_neuron . counts + per_presence . presences + fixed <= limit, in `unit`.
+
+    `alone` may tell the counts of the whole network, and what a piece uses that owns it: less than that.
+    """
 
     name: str
     unit: str
@@ -40,9 +43,12 @@ class Budget:
     per_presence: tuple[float, ...]
     fixed: float
     limit: float
+    alone: tuple[Counts, float] | None = None
 
     def use(self, counts: Sequence[int]) -> float:
         """How much of it a piece with these counts uses."""
+        if self.alone is not None and tuple(counts) == self.alone[0]:
+            return self.alone[1]
         present = sum(cost for cost, count in zip(self.per_presence, counts, strict=True) if count)
         return self.fixed + present + sum(a * x for a, x in zip(self.per_neuron, counts, strict=True))
 

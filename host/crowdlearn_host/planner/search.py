@@ -104,7 +104,8 @@ class _Run:
         if listable(self.problem):
             chosen = Master(self.scaled, all_blocks(self.scaled)).solve(self.left(0.6))
             if chosen.infeasible:
-                return self._solution(infeasible=True)
+                self.bounded(inf)  # the whole network in one piece may fit all the same
+                return self._solution(infeasible=self.best is None)
             self.bounded(chosen.bound)
             self._seat(chosen)
         else:

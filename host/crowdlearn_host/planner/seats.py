@@ -82,7 +82,7 @@ def budgets(costs: Costs, caps: Caps) -> tuple[Budget, ...]:
     macs = tuple(each.macs for each in costs.each)
     limits = [Budget("compute", "MAC", macs, (0.0,) * len(macs), 0.0, caps.macs)]
     if caps.memory < inf:
-        limits += memory_budgets(costs.memory, costs.neurons, caps.memory)
+        limits += memory_budgets(costs.memory, caps.memory)
     return tuple(budget for budget in limits if budget.limit < inf)
 
 

@@ -77,8 +77,7 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
     optimizer = Optimizer(training.momentum, training.weight_decay)
     micro = training.micro_rows(plan.micro_batch, pieces=len(plan.pieces)) + 1
     programs: dict[tuple[int, ...], SliceProgram] = {}
-    for piece in (piece for each in (plan, *fallbacks) for piece in each.pieces):
-        owned = tuple(stop - start for start, stop in piece.neurons)
+    for owned in (piece.owned for each in (plan, *fallbacks) for piece in each.pieces):
         if owned not in programs:
             on_event("exporting", {"shape": list(owned), "number": len(programs) + 1})
             programs[owned] = export_slice(
@@ -91,7 +90,7 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
             )
 
     def of_pieces(of: Plan) -> tuple[SliceProgram, ...]:
-        return tuple(programs[tuple(b - a for a, b in piece.neurons)] for piece in of.pieces)
+        return tuple(programs[piece.owned] for piece in of.pieces)
 
     cuts = tuple(
         Cut(tuple(piece.neurons for piece in each.pieces), tuple(p.manifest.sha256 for p in of_pieces(each)))

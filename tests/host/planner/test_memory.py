@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from math import inf
+from collections.abc import Collection
+from dataclasses import replace
+from functools import partial
+from math import ceil, inf
 
 import pytest
+import torch
 from crowdlearn_export.footprint import Footprint, Line
 from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.piece_stages import loss_region
+from crowdlearn_export.trace import neuron_graph
 from crowdlearn_host.errors import InfeasiblePlan
+from crowdlearn_host.models import mlp
 from crowdlearn_host.planner.costs import Training, costs
 from crowdlearn_host.planner.memory import PROCESS_BYTES, memory_budgets, peak_memory
 from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_seconds
@@ -19,33 +26,99 @@ from hypothesis import strategies as st
 from .conftest import fleet
 
 
-def programs(graph: NeuronGraph, rows: int) -> Footprint:
-    """Arenas that grow with the rows of a micro-batch, in two straight parts."""
+def programs(graph: NeuronGraph, rows: int, regions: Collection[int] = ()) -> Footprint:
+    """Arenas that grow with the rows of a micro-batch, in two straight parts; a region's with its layers."""
     arenas = tuple((Line(1000.0 * rows, 10.0), Line(0.0, 300.0 * rows)) for _ in graph.layers)
-    return Footprint(arenas, tuple((Line(500.0, 20.0),) for _ in graph.layers))
+    known = {first: 1e4 * rows * (len(graph.layers) - first) for first in regions}
+    return Footprint(arenas, tuple((Line(500.0, 20.0),) for _ in graph.layers), known)
 
 
 @given(st.data())
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_limits_hold_where_the_foretold_peak_does(graph: NeuronGraph, data: st.DataObject) -> None:
     training = Training(momentum=data.draw(st.booleans()))
-    priced = costs(graph, training, footprint=programs(graph, training.micro_batch))
-    counts = [data.draw(st.integers(0, neurons)) for neurons in priced.neurons]
-    counted = max(budget.use(counts) for budget in memory_budgets(priced.memory, priced.neurons, inf))
+    regions = data.draw(st.sets(st.sampled_from(range(len(graph.layers)))))
+    priced = costs(graph, training, footprint=programs(graph, training.micro_batch, regions))
+    counts = [data.draw(st.integers(0, n) | st.just(n)) for n in priced.neurons]
+    counted = max(budget.use(counts) for budget in memory_budgets(priced.memory, inf))
     foretold = peak_memory(priced.memory, counts)
     assert foretold <= counted * (1 + 1e-12)
     assert counted <= foretold * 1.2
 
 
+def test_a_piece_that_misses_a_neuron_of_a_tail_does_not_count_as_one_program(graph: NeuronGraph) -> None:
+    """And one that owns all of it keeps no sums of it, but holds its arena."""
+    training = Training()
+    known, none = (
+        costs(graph, training, footprint=programs(graph, training.micro_batch, regions)).memory
+        for regions in ((2,), ())
+    )
+    whole = [layer.neurons if layer.index in (0, 2, 3, 4) else 0 for layer in graph.layers]
+    almost = [whole[0], 0, whole[2], whole[3] - 1, whole[4]]
+    assert peak_memory(known, almost) == peak_memory(none, almost)
+    arena = 1e4 * training.micro_batch * 3
+    assert peak_memory(known, whole) > PROCESS_BYTES + arena > peak_memory(none, whole)
+    limits = memory_budgets(known, inf)
+    assert max(budget.use(whole) for budget in limits) == pytest.approx(peak_memory(known, whole))
+    assert max(budget.use(almost) for budget in limits) == max(
+        budget.use(almost) for budget in memory_budgets(none, inf)
+    )
+
+
+def test_a_region_counts_where_a_plan_would_have_it() -> None:
+    """A dominator with room for the last layers one by one, but not as one program, gets others."""
+    graph = neuron_graph(mlp((40, 4, 12, 24, 20)), torch.zeros(1, 40), "narrow first")
+    training, asked = Training(batch=8, micro_batch=8), list[set[int]]()
+
+    def programs_for(rows: int, regions: Collection[int]) -> Footprint:
+        asked.append(set(regions))
+        return programs(graph, rows, regions)
+
+    def room(*counts: int) -> int:
+        memory = costs(graph, training, footprint=programs(graph, 8)).memory
+        return ceil(max(budget.use(counts) for budget in memory_budgets(memory, inf)))
+
+    kinds = [
+        {"name": "data", "count": 1, "samples": 10, "max_memory": room(40, 0, 12, 24, 20) + 10 * 160},
+        {"name": "other", "count": 1, "max_memory": room(0, 4, 6, 0, 0)},
+    ]
+    planned = plan_with_micro_batch(graph, fleet(*kinds), training, programs_for, seconds=5, compare=False)
+    assert asked == [{0}, {0, 2}]
+    assert planned.plan.micro_batch == 8
+    first, *_ = planned.plan.pieces
+    known = costs(graph, training, footprint=programs(graph, 8, asked[-1])).memory
+    assert first.memory_bytes == peak_memory(known, first.owned) <= room(40, 0, 12, 24, 20)
+    assert loss_region(graph, first.owned) in (*asked[-1], 4)
+
+
+def test_the_whole_network_counts_as_one_program_where_layers_one_by_one_would_not_fit(
+    graph: NeuronGraph,
+) -> None:
+    training = Training(batch=32, micro_batch=2)
+    small = replace(programs(graph, 2), regions={0: 1.0})
+    priced = costs(graph, training, footprint=small)
+    exact = peak_memory(priced.memory, priced.neurons)
+    assert exact < peak_memory(replace(priced.memory, tails=()), priced.neurons) - 100
+    kind = {"name": "phone", "count": 1, "samples": 10, "max_memory": round(exact) + 1 + 10 * 160}
+    planned = plan_with_micro_batch(
+        graph, fleet(kind), training, lambda rows, regions: small, seconds=5, compare=False
+    )
+    assert [piece.memory_bytes for piece in planned.plan.pieces] == [exact]
+    assert all(budget.share <= 1 for budget in planned.plan.pieces[0].budgets)
+    assert planned.plan.certificate is not None
+    assert planned.plan.certificate.optimal
+
+
 def test_the_largest_micro_batch_that_every_device_has_memory_for_is_planned(graph: NeuronGraph) -> None:
     training, tried = Training(batch=64, micro_batch=32), list[int]()
 
-    def programs_for(rows: int) -> Footprint:
+    def programs_for(rows: int, regions: Collection[int]) -> Footprint:
         tried.append(rows)
-        return programs(graph, rows)
+        return programs(graph, rows, regions)
 
     whole = peak_memory(
-        costs(graph, Training(64, 8), footprint=programs(graph, 8)).memory, costs(graph, training).neurons
+        costs(graph, Training(64, 8), footprint=programs(graph, 8, [0])).memory,
+        costs(graph, training).neurons,
     )
     kind = {"name": "phone", "count": 1, "samples": 10, "max_memory": round(whole * 1.001 + 10 * 160)}
     planned = plan_with_micro_batch(graph, fleet(kind), training, programs_for, seconds=5, compare=False)
@@ -58,7 +131,7 @@ def test_no_micro_batch_is_small_enough_for_a_device_without_room_for_the_proces
     kind = {"name": "phone", "count": 2, "samples": 10, "max_memory": int(PROCESS_BYTES)}
     with pytest.raises(InfeasiblePlan, match="memory"):
         plan_with_micro_batch(
-            graph, fleet(kind), Training(), lambda rows: programs(graph, rows), seconds=5, compare=False
+            graph, fleet(kind), Training(), partial(programs, graph), seconds=5, compare=False
         )
 
 
@@ -73,9 +146,9 @@ def test_overlapping_mini_batches_count_a_second_version_of_the_weights(graph: N
         last = len(graph.layers) - 1 in layers
         sums = 0 if last else sum(4 * 8 * graph.layers[i].sum_floats for i in layers)
         copies = 1 if 0 in layers else 2
-        grown = two.memory[bundle].training - one.memory[bundle].training
+        grown = two.memory.bundles[bundle].training - one.memory.bundles[bundle].training
         assert grown == pytest.approx(4 * copies * parameters + sums)
-        assert two.memory[bundle].state == one.memory[bundle].state
+        assert two.memory.bundles[bundle].state == one.memory.bundles[bundle].state
 
 
 def test_micro_batches_are_smaller_where_a_measured_link_is_slow(graph: NeuronGraph) -> None:

@@ -14,7 +14,17 @@ from crowdlearn_device.schedule import Pass, dominator_order, micro_batches, min
 from crowdlearn_device.wire import Array, Floats
 from crowdlearn_host.server.settings import Settings
 
-from .crowd import Action, Crowd, Phone, largest_difference, memory_folder, settings_for
+from .crowd import (
+    ONE_PIECE,
+    THREE_PIECES,
+    Action,
+    Counts,
+    Crowd,
+    Phone,
+    largest_difference,
+    memory_folder,
+    settings_for,
+)
 from .test_group_protocol import PHASES, ROLES, KillOnce, phase_of
 from .tiny import LAST, LAYERS, MOMENTUM, TinyExecutor, first_weights, manifest
 
@@ -25,8 +35,8 @@ POINTS = 2
 """Kill points by role and phase."""
 
 
-def stale(**changes: object) -> Settings:
-    return settings_for(**{"staleness": 1, "in_flight": 4, "snapshot_every": EVERY, **changes})
+def stale(counts: Counts = THREE_PIECES, **changes: object) -> Settings:
+    return settings_for(counts, **{"staleness": 1, "in_flight": 4, "snapshot_every": EVERY, **changes})
 
 
 def piece_of(phone: Phone) -> Piece | None:
@@ -108,8 +118,11 @@ def test_mini_batches_overlap_between_drained_boundaries() -> None:
 
 @pytest.mark.parametrize("staleness", [0, 1])
 @pytest.mark.parametrize("every", [EVERY, 100])
-def test_weights_are_those_of_the_definition(staleness: int, every: int, folder: Path) -> None:
-    settings = stale(staleness=staleness, snapshot_every=every)
+@pytest.mark.parametrize("counts", [THREE_PIECES, ONE_PIECE])
+def test_weights_are_those_of_the_definition(
+    counts: Counts, staleness: int, every: int, folder: Path
+) -> None:
+    settings = stale(counts, staleness=staleness, snapshot_every=every)
     crowd = Crowd(folder, settings, SAMPLES)
     overlapping = 0
 

@@ -1,0 +1,32 @@
+"""What programs take of memory is known before a piece is exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from crowdlearn_export import footprint as module
+from crowdlearn_export.footprint import footprint
+from crowdlearn_export.slice_program import export_slice
+from crowdlearn_export.stages import Optimizer
+from crowdlearn_export.trace import neuron_graph
+from torch import nn
+
+MICRO_BATCH = 7
+
+
+def test_a_region_takes_what_its_exported_program_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = neuron_graph(nn.Sequential(nn.Linear(6, 5)), torch.zeros(2, 6), "one layer")
+    found = footprint(graph, MICRO_BATCH, tmp_path, regions=[0])
+    program = export_slice(graph, [6, 5], Optimizer(momentum=0.9), max_batch=MICRO_BATCH + 1)
+    assert found.regions == {0: program.manifest.arena_bytes + program.manifest.workspace_bytes}
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("it is known")
+
+    monkeypatch.setattr(module, "compile_program", refuse)
+    assert footprint(graph, MICRO_BATCH, tmp_path, regions=[0]) == found
+    assert footprint(graph, MICRO_BATCH, tmp_path).regions == {}
