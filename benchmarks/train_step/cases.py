@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from benchmarks.models import NETWORKS, Network
 
 from .engine import Array
+from .layers import Untold, described
 
 RATE = 0.01
 DRAWS = 30
@@ -44,7 +45,10 @@ def write_case(case: Case, folder: Path) -> dict[str, Array]:
     weights: dict[str, Any] = {n: p.detach().numpy() for n, p in model.named_parameters()}
     np.savez(folder / "weights.npz", **weights)
     np.savez(folder / "batch.npz", x=x.numpy(), y=y.numpy())
-    layers = list(chain(model)) if isinstance(model, nn.Sequential) and is_chain(model) else []
+    try:
+        layers = described(model)
+    except Untold:
+        layers = []
     (folder / "case.json").write_text(json.dumps({**vars(case), "rate": RATE, "layers": layers}))
     exact = built(case.model).double()
     torch.autograd.backward(nn.functional.cross_entropy(exact(_double(x)), y))
@@ -92,39 +96,6 @@ def _draw(network: Network, size: int, generator: torch.Generator) -> Tensor:
 
 def _double(x: Tensor) -> Tensor:
     return x.double() if x.is_floating_point() else x
-
-
-def is_chain(model: nn.Sequential) -> bool:
-    """Whether the network is a plain chain that can be told to engines layer by layer."""
-    return all(isinstance(m, (nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Linear)) for m in model)
-
-
-def chain(model: nn.Sequential) -> Iterator[dict[str, Any]]:
-    """The layers of a chain; `channels` of a dense one is the number of those that were flattened, else 1."""
-    channels, flattened = 1, 1
-    for name, layer in model.named_children():
-        names = {"weight": f"{name}.weight", "bias": f"{name}.bias"}
-        if isinstance(layer, nn.Conv2d):
-            channels = layer.out_channels
-            yield {
-                "kind": "convolution",
-                **names,
-                "inputs": layer.in_channels,
-                "outputs": layer.out_channels,
-                "kernel": layer.kernel_size[0],
-                "padding": int(layer.padding[0]),
-            }
-        elif isinstance(layer, nn.Linear):
-            sizes = {"inputs": layer.in_features, "outputs": layer.out_features, "channels": flattened}
-            yield {"kind": "dense", **names, **sizes}
-            flattened = 1
-        elif isinstance(layer, nn.MaxPool2d):
-            yield {"kind": "max_pool", "kernel": layer.kernel_size}
-        elif isinstance(layer, nn.Flatten):
-            flattened = channels
-            yield {"kind": "flatten"}
-        else:
-            yield {"kind": "relu"}
 
 
 def write_onnx(case: Case, folder: Path) -> None:

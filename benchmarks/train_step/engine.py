@@ -15,7 +15,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Layer = dict[str, Any]
+"""A layer as layers.py describes it."""
 STEPS_FOR_MEMORY = 20
 SECONDS_FOR_MEMORY = 15.0
 """An engine that is very slow takes fewer steps."""
@@ -33,8 +35,8 @@ SECONDS_FOR_MEMORY = 15.0
 class Given:
     """What every engine starts from: a folder with the same weights and the same batch.
 
-    `layers` describes a plain chain of convolutions, poolings and dense layers for engines that have to be
-    told, and is empty for any other network.
+    `layers` describes the network, as layers.py does, for engines that have to be told; it is empty where it
+    cannot be described.
     """
 
     folder: Path
@@ -42,7 +44,7 @@ class Given:
     batch: int
     threads: int
     rate: float
-    layers: tuple[dict[str, Any], ...]
+    layers: tuple[Layer, ...]
 
     @classmethod
     def read(cls, folder: Path) -> Given:
@@ -57,6 +59,14 @@ class Given:
         """Samples (float32 [batch, ...] or int64) and labels (int64 [batch])."""
         data = np.load(self.folder / "batch.npz")
         return data["x"], data["y"]
+
+
+def every(layers: Sequence[Layer]) -> Iterator[Layer]:
+    """All layers, those inside of sums too."""
+    for layer in layers:
+        for path in layer.get("paths", ()):
+            yield from every(path)
+        yield layer
 
 
 class Engine(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from ..engine import Array, Given
+from ..engine import Array, Given, Layer, every
 
 
 def prepare(given: Given) -> list[Path]:
@@ -103,53 +104,83 @@ def _channels_last(x: Array) -> Array:
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if x.ndim == 4 else x
 
 
-def _forward(layers: tuple[dict[str, Any], ...], parameters: dict[str, Any], x: Any) -> Any:
+def _forward(layers: Sequence[Layer], parameters: dict[str, Any], x: Any) -> Any:
     for layer in layers:
-        kind = layer["kind"]
-        if kind in ("convolution", "dense"):
-            weight, bias = parameters[layer["weight"]], parameters[layer["bias"]]
-            if kind == "dense":
-                x = tf.matmul(x, weight) + bias
-            else:
-                # PyTorch pads by half of an odd kernel, which is SAME at stride 1.
-                assert layer["padding"] == layer["kernel"] // 2
-                x = tf.nn.bias_add(tf.nn.conv2d(x, weight, 1, "SAME"), bias)
-        elif kind == "relu":
-            x = tf.nn.relu(x)
-        elif kind == "max_pool":
-            x = tf.nn.max_pool2d(x, layer["kernel"], layer["kernel"], "VALID")
-        else:
-            x = tf.reshape(x, [x.shape[0], -1])
+        match layer["kind"]:
+            case "convolution":
+                x = _convolved(layer, parameters[layer["weight"]], x)
+                if "bias" in layer:
+                    x = tf.nn.bias_add(x, parameters[layer["bias"]])
+            case "dense":
+                x = tf.matmul(x, parameters[layer["weight"]]) + parameters[layer["bias"]]
+            case "batch_norm":
+                x = _normalised(layer, parameters[layer["weight"]], parameters[layer["bias"]], x)
+            case "relu":
+                x = tf.nn.relu(x)
+            case "relu6":
+                x = tf.nn.relu6(x)
+            case "max_pool":
+                x = tf.nn.max_pool2d(x, layer["kernel"], layer["kernel"], "VALID")
+            case "mean":
+                x = tf.reduce_mean(x, [1, 2])
+            case "sum":
+                first, second = (_forward(path, parameters, x) for path in layer["paths"])
+                x = first + second
+            case "flatten":
+                x = tf.reshape(x, [x.shape[0], -1])
+            case kind:
+                raise NotImplementedError(f"{kind} in LiteRT")
     return x
 
 
+def _convolved(layer: Layer, weight: Any, x: Any) -> Any:
+    padding, stride = layer["padding"], layer["stride"]
+    same = stride == 1 and padding == layer["kernel"] // 2
+    if padding and not same:  # with a stride, SAME pads less on the left than PyTorch
+        x = tf.pad(x, [[0, 0], [padding] * 2, [padding] * 2, [0, 0]])
+    how = "SAME" if same else "VALID"
+    if layer["depthwise"]:
+        return tf.nn.depthwise_conv2d(x, weight, [1, stride, stride, 1], how)
+    return tf.nn.conv2d(x, weight, stride, how)
+
+
+def _normalised(layer: Layer, gain: Any, shift: Any, x: Any) -> Any:
+    """By the statistics of the batch; running ones, which the step does not need, are not kept."""
+    if len(x.shape) == 4:
+        return tf.compat.v1.nn.fused_batch_norm(x, gain, shift, epsilon=layer["eps"], is_training=True)[0]
+    mean, variance = tf.nn.moments(x, [0])
+    return tf.nn.batch_normalization(x, mean, variance, shift, gain, layer["eps"])
+
+
 def _to_tensorflow(given: Given) -> dict[str, Array]:
-    """PyTorch's weights as TensorFlow has them: [H, W, in, out] and [in, out], flattened channels last."""
-    weights, found = given.weights(), {}
-    for layer in given.layers:
-        if "weight" not in layer:
-            continue
-        weight = weights[layer["weight"]]
+    """PyTorch's parameters as TensorFlow has them: [H, W, in, out], depthwise [H, W, in, 1], dense [in, out].
+
+    Channels that were flattened come last.
+    """
+    found = given.weights()
+    for layer in every(given.layers):
         if layer["kind"] == "convolution":
-            weight = weight.transpose(2, 3, 1, 0)
-        else:
+            weight = found[layer["weight"]].transpose(2, 3, *((0, 1) if layer["depthwise"] else (1, 0)))
+        elif layer["kind"] == "dense":
+            weight = found[layer["weight"]]
             weight = weight.reshape(len(weight), layer["channels"], -1).transpose(2, 1, 0)
             weight = weight.reshape(-1, weight.shape[-1])
+        else:
+            continue
         found[layer["weight"]] = np.ascontiguousarray(weight)
-        found[layer["bias"]] = weights[layer["bias"]]
     return found
 
 
 def _to_pytorch(given: Given, values: dict[str, Array]) -> dict[str, Array]:
     found = dict(values)
-    for layer in given.layers:
-        if "weight" not in layer:
-            continue
-        value = values[layer["weight"]]
+    for layer in every(given.layers):
         if layer["kind"] == "convolution":
-            found[layer["weight"]] = value.transpose(3, 2, 0, 1)
-        else:
-            value = value.reshape(-1, layer["channels"], layer["outputs"]).transpose(2, 1, 0)
+            order = (2, 3, 0, 1) if layer["depthwise"] else (3, 2, 0, 1)
+            found[layer["weight"]] = values[layer["weight"]].transpose(order)
+        elif layer["kind"] == "dense":
+            value = (
+                values[layer["weight"]].reshape(-1, layer["channels"], layer["outputs"]).transpose(2, 1, 0)
+            )
             found[layer["weight"]] = value.reshape(layer["outputs"], -1)
     return found
 

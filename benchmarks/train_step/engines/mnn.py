@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import MNN.expr as F
@@ -9,41 +10,70 @@ import MNN.nn as nn
 import MNN.optim as optim
 import numpy as np
 
-from ..engine import Array, Given
+from ..engine import Array, Given, Layer, every
+
+RUNNING = 0.9
+"""The share of a running statistic that a step keeps."""
 
 
-class _Chain(nn.Module):  # type: ignore[misc]
-    def __init__(self, layers: tuple[dict[str, Any], ...]) -> None:
+class _Network(nn.Module):  # type: ignore[misc]
+    def __init__(self, layers: tuple[Layer, ...]) -> None:
         super().__init__()
         self._layers = layers
-        for i, layer in enumerate(layers):
-            if layer["kind"] == "convolution":
-                padding = [layer["padding"]] * 2
-                size = [layer["kernel"]] * 2
-                made = nn.conv(
-                    layer["inputs"],
-                    layer["outputs"],
-                    size,
-                    padding=padding,
-                    padding_mode=F.Padding_Mode.CAFFE,
-                )
-            elif layer["kind"] == "dense":
-                made = nn.linear(layer["inputs"], layer["outputs"])
-            else:
+        self.named: dict[str, Any] = {}
+        for layer in every(layers):
+            if layer["kind"] not in ("convolution", "dense", "batch_norm"):
                 continue
-            setattr(self, f"layer{i}", made)
+            made = _made(layer)
+            setattr(self, _attribute(layer), made)
+            # MNN lists a bias before its weight, and a gain before its shift and the running statistics.
+            kinds = ("weight", "bias") if layer["kind"] == "batch_norm" else ("bias", "weight")
+            parameters = dict(zip(kinds, made.parameters, strict=False))
+            self.named |= {layer[kind]: parameters[kind] for kind in kinds if kind in layer}
 
     def forward(self, x: Any) -> Any:
-        for i, layer in enumerate(self._layers):
-            if layer["kind"] == "relu":
-                x = F.relu(x)
-            elif layer["kind"] == "max_pool":
-                x = F.max_pool(x, [layer["kernel"]] * 2, [layer["kernel"]] * 2)
-            elif layer["kind"] == "flatten":
-                x = F.reshape(F.convert(x, F.NCHW), [0, -1])
-            else:
-                x = getattr(self, f"layer{i}").forward(x)
-        return F.softmax(x, 1)
+        return F.softmax(self._through(self._layers, x), 1)
+
+    def _through(self, layers: Sequence[Layer], x: Any) -> Any:
+        for layer in layers:
+            match layer["kind"]:
+                case "relu":
+                    x = F.relu(x)
+                case "relu6":
+                    x = F.relu6(x)
+                case "max_pool":
+                    x = F.max_pool(x, [layer["kernel"]] * 2, [layer["kernel"]] * 2)
+                case "mean":
+                    x = F.reduce_mean(F.convert(x, F.NCHW), [2, 3], True)
+                case "sum":
+                    first, second = (self._through(path, x) for path in layer["paths"])
+                    x = first + second
+                case "flatten":
+                    x = F.reshape(F.convert(x, F.NCHW), [0, -1])
+                case _:
+                    x = getattr(self, _attribute(layer)).forward(x)
+        return x
+
+
+def _made(layer: Layer) -> Any:
+    """Convolutions have biases here, whether or not the network's have."""
+    if layer["kind"] == "dense":
+        return nn.linear(layer["inputs"], layer["outputs"])
+    if layer["kind"] == "batch_norm":
+        return nn.batch_norm(layer["channels"], layer["dimensions"], RUNNING, layer["eps"])
+    return nn.conv(
+        layer["inputs"],
+        layer["outputs"],
+        [layer["kernel"]] * 2,
+        stride=[layer["stride"]] * 2,
+        padding=[layer["padding"]] * 2,
+        padding_mode=F.Padding_Mode.CAFFE,
+        depthwise=layer["depthwise"],
+    )
+
+
+def _attribute(layer: Layer) -> str:
+    return layer["weight"].replace(".", "_")
 
 
 class Mnn:
@@ -51,9 +81,7 @@ class Mnn:
         F.set_thread_number(given.threads)
         F.lazy_eval(True)  # otherwise parameters never change
         self._start = given.weights()
-        # MNN lists parameters from the last layer to the first, each bias before its weight.
-        self._names = list(reversed(self._start))
-        self._net = _Chain(given.layers)
+        self._net = _Network(given.layers)
         self._net.train(True)
         self._classes = given.layers[-1]["outputs"]
         x, y = given.data()
@@ -63,7 +91,7 @@ class Mnn:
 
     def _set(self, weights: dict[str, Array]) -> None:
         # Written in place: parameters that are replaced would no longer be trained.
-        for name, parameter in zip(self._names, self._net.parameters, strict=True):
+        for name, parameter in self._net.named.items():
             parameter.write(np.ascontiguousarray(weights[name]).reshape(parameter.shape))
 
     def step(self) -> float:
@@ -80,10 +108,9 @@ class Mnn:
         self._sgd.learning_rate, rate = 1.0, self._sgd.learning_rate
         self.step()
         self._sgd.learning_rate = rate
-        found = [p.read() for p in self._net.parameters]
         return {
-            name: self._start[name].astype(np.float64) - new.reshape(self._start[name].shape)
-            for name, new in zip(self._names, found, strict=True)
+            name: start.astype(np.float64) - self._net.named[name].read().reshape(start.shape)
+            for name, start in self._start.items()
         }
 
 
