@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import operator
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -69,29 +70,61 @@ class ExecuTorchExecutor:
             raise ProgramError(
                 f"ExecuTorch cannot load the program ({error}); export and push it again"
             ) from error
-        self._methods: dict[str, Any] = {}
+        self._methods: dict[str, _Method] = {}
         self._held: dict[int, tuple[Array, Any]] = {}
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
         """Outputs of `method`; `borrowed` ones lie in its arena. Raises ProgramError where it is refused."""
-        loaded = self._methods.get(method)
         try:
+            loaded = self._methods.get(method)
             if loaded is None:
-                loaded = self._methods[method] = self._program.load_method(method)
-            held = self._held
-            given = [held[id(x)][1] if id(x) in held else self._view(x) for x in inputs]
-            outputs = loaded.call(given, clone_outputs=not borrowed)
+                loaded = self._methods[method] = _Method(self._program.load_method(method))
+            outputs = loaded.run(inputs, self._held, self._view)
         except (RuntimeError, TypeError, ValueError) as error:
             raise ProgramError(f"method {method} failed: {error}") from error
-        return [output.numpy() for output in outputs]
+        return outputs if borrowed else [output.copy() for output in outputs]
 
     def hold(self, arrays: Iterable[Array]) -> None:
-        """Know these arrays, in place of those held before; a run makes no view of them then."""
+        """Know these arrays, in place of those held before; a run makes no view of them then, and a run with
+        the same ones as the last is not told of them again.
+        """
+        for loaded in self._methods.values():
+            loaded.forget()
         self._held = {}  # an array's id is its own as long as it is held
         self._held = {id(x): (x, self._view(x)) for x in arrays if _writable(x) is x}
 
     def _view(self, array: Array) -> Any:
         return self._torch.from_numpy(_writable(array))
+
+
+class _Method:
+    """A loaded method, which knows its last inputs where all of them were held. To give inputs and to ask for
+    outputs takes a tenth of a small model's step.
+    """
+
+    def __init__(self, loaded: Any) -> None:
+        self._loaded = loaded
+        self.forget()
+
+    def forget(self) -> None:
+        self._given: list[Array] = []
+        self._outputs: list[Array] = []
+
+    def run(
+        self, inputs: Sequence[Array], held: Mapping[int, tuple[Array, Any]], view: Callable[[Array], Any]
+    ) -> list[Array]:
+        """Outputs in the arena."""
+        same = len(inputs) == len(self._given) and all(map(operator.is_, inputs, self._given))
+        if self._outputs and same:
+            self._loaded.execute()
+            return list(self._outputs)
+        self.forget()
+        known = [held.get(id(x)) for x in inputs]
+        views = [k[1] if k else view(x) for k, x in zip(known, inputs, strict=True)]
+        outputs = [x.numpy() for x in self._loaded.call(views, clone_outputs=False)]
+        if all(known):
+            self._given, self._outputs = list(inputs), outputs
+        return list(outputs)
 
 
 @functools.cache

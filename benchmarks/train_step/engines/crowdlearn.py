@@ -22,10 +22,14 @@ class Compiled:
         self._batch = given.data()
         self._rate = np.array(given.rate, np.float32)
         self._executor = ExecuTorchExecutor((given.folder / "program.pte").read_bytes())
-        self._executor.hold([*self._state, *self._batch, self._rate])
+        self._entering = [array.copy() for array in self._batch]
+        self._inputs = [*self._state, *self._entering, self._rate]
+        self._executor.hold(self._inputs)
 
     def step(self) -> float:
-        (loss,) = self._executor.run("train_step", [*self._state, *self._batch, self._rate], borrowed=True)
+        for place, array in zip(self._entering, self._batch, strict=True):
+            place[...] = array  # the next batch would be another one
+        (loss,) = self._executor.run("train_step", self._inputs, borrowed=True)
         return float(loss)
 
     def gradients(self) -> dict[str, Array]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.executor import ExecuTorchExecutor
 from crowdlearn_export.compile import Method, compile_program
 from crowdlearn_export.dropout import masks
@@ -186,3 +187,36 @@ def test_updates_are_written_over_inputs_that_nothing_reads_afterwards():
         total, y = executor.run("m", given)
         for found, value in zip((total, given[0], given[1], y), expected, strict=True):
             np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-5)
+
+
+def test_held_arrays_are_read_anew_at_every_run_and_others_between_change_nothing():
+    def function(w, x):
+        return x @ w, w - 1.0
+
+    def run(w, x, borrowed=True):
+        expected = x @ w
+        (found,) = executor.run("m", [w, x], borrowed=borrowed)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        return found
+
+    draw = np.random.default_rng(0).standard_normal
+    w, x = draw((5, 5), np.float32), draw((3, 5), np.float32)
+    method = Method("m", function, (torch.from_numpy(w.copy()), torch.from_numpy(x)), (1,), {1: 0})
+    executor = ExecuTorchExecutor(compile_program([method], max_batch=4).pte)
+    executor.hold([w, x])
+    for _ in range(3):
+        start = w.copy()
+        run(w, x)
+        np.testing.assert_array_equal(w, start - 1)
+        x[:] = draw(x.shape)
+    kept = run(w, x, borrowed=False)
+    before = kept.copy()
+    run(w, draw((2, 5), np.float32))  # not held, and of another batch
+    with pytest.raises(ProgramError):
+        executor.run("m", [w, draw((3, 4), np.float32)])
+    run(w, x)
+    run(w, x)
+    np.testing.assert_array_equal(kept, before)
+    executor.hold([other := draw((5, 5), np.float32)])
+    run(other, x)
+    run(w, x)
