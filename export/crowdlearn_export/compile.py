@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 
 import torch
@@ -21,7 +22,8 @@ from .in_place import InPlacePlanning
 from .lowering import lower
 from .lowering.backend import Backend, choose_backend, delegate
 from .lowering.operators import check_operators
-from .lowering.workspace import workspace_bytes
+from .lowering.order import free_early
+from .lowering.workspace import bytes_of, workspace_bytes
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -97,7 +99,9 @@ def compile_lowered(
     edge = to_edge(exported, compile_config=config)
     for name in edge.methods:
         _drop_copies(edge.exported_program(name))
-    edge = delegate(edge, backends)
+    edge = delegate(edge, backends, max_batch)
+    for name in edge.methods:
+        free_early(edge.exported_program(name).graph_module, partial(bytes_of, max_batch=max_batch))
     # Inputs stay where the caller has them: a copy of every weight at every call costs more than a small
     # product.
     planning = {m.name: InPlacePlanning(m.updates) for m in methods}

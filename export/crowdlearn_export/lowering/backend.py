@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from typing import Any, Literal
 
@@ -15,8 +16,10 @@ from executorch.backends.xnnpack.partition.config.gemm_configs import AddmmConfi
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import EdgeProgramManager, lowered_backend_module
 from torch.fx import GraphModule
+from torch.fx.passes.infra.partitioner import Partition
 
-from .order import sort_in_place
+from .order import apart, sort_in_place
+from .workspace import bytes_of
 
 aten = torch.ops.aten
 
@@ -55,6 +58,9 @@ ELEMENTWISE = [
 LARGE = 4096
 """Elements of an elementwise result, for the example batch, from which XNNPACK pays for its call."""
 
+APART = 1 << 20
+"""Bytes that a group of operations must free to be a part of its own, which costs a call more."""
+
 
 def choose_backend(module: GraphModule) -> Backend:
     """XNNPACK for a lowered method with matrix products of some size, else ExecuTorch's own kernels."""
@@ -78,9 +84,9 @@ def _size(size: int | torch.SymInt) -> int:
     return size if isinstance(size, int) else int(size.node.hint)
 
 
-def delegate(edge: EdgeProgramManager, backends: Mapping[str, Backend]) -> EdgeProgramManager:
+def delegate(edge: EdgeProgramManager, backends: Mapping[str, Backend], max_batch: int) -> EdgeProgramManager:
     """`edge` with the methods whose backend is XNNPACK delegated to it."""
-    parts = {name: _Partitioner() for name, chosen in backends.items() if chosen == "xnnpack"}
+    parts = {name: _Partitioner(max_batch) for name, chosen in backends.items() if chosen == "xnnpack"}
     if not parts:
         return edge
     manager = xnnpack_preprocess.XNNPACKPassManager
@@ -114,9 +120,15 @@ class _Partitioner(XnnpackPartitioner):  # type: ignore[misc]
     and poolings, which want weights that never change.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_batch: int) -> None:
+        self._size = partial(bytes_of, max_batch=max_batch)
         configs = [*PRODUCTS, *(_only_large(config) for config in ELEMENTWISE)]
         super().__init__(configs=configs, force_non_static_weights_for_f32_linear=True)
+
+    def generate_partitions(self, program: torch.export.ExportedProgram) -> list[Partition]:
+        found = super().generate_partitions(program)
+        parts = [part for whole in found for part in apart(list(whole.nodes), self._size, APART)]
+        return [Partition(id=i, nodes=part) for i, part in enumerate(parts)]
 
     def _check_if_called_from_to_backend(self) -> bool:
         return False  # it would warn of a use that is meant here: the graph is decomposed already

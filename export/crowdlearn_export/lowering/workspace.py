@@ -41,16 +41,17 @@ def _largest(module: GraphModule, max_batch: int) -> int:
         if node.op == "call_function":
             if any(name in str(node.target) for name in PRODUCTS):
                 weight = node.args[-1] if isinstance(node.args[-1], Node) else node.args[1]
-                packed = _size(weight, max_batch)
+                packed = bytes_of(weight, max_batch)
             if node not in given:
-                live += _size(node, max_batch)
+                live += bytes_of(node, max_batch)
                 ending.setdefault(last.get(node, i), []).append(node)
         most = max(most, live + packed)
-        live -= sum(_size(done, max_batch) for done in ending.pop(i, []))
+        live -= sum(bytes_of(done, max_batch) for done in ending.pop(i, []))
     return most
 
 
-def _size(node: Any, max_batch: int) -> int:
+def bytes_of(node: Any, max_batch: int) -> int:
+    """Of a node's tensor at the largest batch; 0 for what is none."""
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor):
         return 0
