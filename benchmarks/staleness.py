@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from rich.table import Table
 
 from .paper.runs import Finished, Job, run_all
 from .report import machine, write_rows
+from .seeds import errors, over_seeds
 
 PIECES, EPOCHS, SEEDS = 5, 6, 3
 BATCHES = (128, 512)
@@ -66,28 +66,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = Console(width=110)
 
     def tell(finished: Finished) -> None:
-        console.print(f"one of {len(jobs)} runs: {_errors(finished)[-1]:.2f} %")
+        console.print(f"one of {len(jobs)} runs: {errors(finished)[-1]:.2f} %")
 
     done = run_all(jobs.values(), arguments.runs, arguments.cores, tell)
     rows: list[dict[str, Any]] = []
     for batch in BATCHES:
         for staleness in (0, 1):
-            errors, synchronous = (
-                [_errors(done[jobs[batch, s, seed].key()]) for seed in seeds] for s in (staleness, 0)
-            )
-            last = [run[-1] for run in errors]
-            over = [run[-1] - beside[-1] for run, beside in zip(errors, synchronous, strict=True)]
-            rows.append(
-                {
-                    "batch": batch,
-                    "staleness": staleness,
-                    "error_by_epoch": [statistics.mean(each) for each in zip(*errors, strict=True)],
-                    "error_of_seeds": last,
-                    "spread": _spread(last),
-                    "difference": statistics.mean(over),
-                    "spread_of_difference": _spread(over),
-                }
-            )
+            runs, synchronous = ([done[jobs[batch, s, seed].key()] for seed in seeds] for s in (staleness, 0))
+            rows.append({"batch": batch, "staleness": staleness, **over_seeds(runs, synchronous)})
     told = [epoch for epoch in TOLD if epoch <= epochs]
     table = Table("batch", "staleness", *(f"error % after {e}" for e in told), "over synchronous")
     for row in rows:
@@ -100,15 +86,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(table)
     console.print(f"{len(seeds)} seeds, {epochs} epochs; {machine()}")
     write_rows(arguments.json, rows)
-
-
-def _errors(finished: Finished) -> list[float]:
-    """Test error in per cent, by round."""
-    return [100 - 100 * float(record.accuracy or 0) for record in finished.records]
-
-
-def _spread(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from crowdlearn_device.dataset import Dataset, load_dataset
 from crowdlearn_host import phones
 from crowdlearn_host.config import parse_config
@@ -27,8 +26,9 @@ from crowdlearn_host.training.run import new_run, train
 from rich.console import Console
 from rich.table import Table
 
-from .paper.runs import Finished, Job, Records, run_all
+from .paper.runs import Finished, Job, run_all
 from .report import importable_elsewhere, machine, write_rows
+from .seeds import errors, over_seeds
 
 WIRES = ("float32", "float16", "int8")
 PIECES, BATCH, EPOCHS, SEEDS = 5, 50, 15, 3
@@ -87,24 +87,6 @@ def part_of(data: Path, folder: Path, samples: int) -> Path:
     return folder
 
 
-def row_of(wire: str, runs: Sequence[Records], plain: Sequence[Records], sent: float) -> dict[str, Any]:
-    """Errors in per cent; `difference` is of the same seeds over float32."""
-    errors = np.array([[100 - 100 * float(r.accuracy or 0) for r in records] for records in runs])
-    beside = np.array([100 - 100 * float(records[-1].accuracy or 0) for records in plain])
-    differences = [float(d) for d in errors[:, -1] - beside]
-    return {
-        "wire": wire,
-        "bytes_per_sample": sent,
-        "error_by_epoch": [float(e) for e in errors.mean(axis=0)],
-        "loss_by_epoch": [float(np.mean([r[i].loss for r in runs])) for i in range(errors.shape[1])],
-        "error": float(errors[:, -1].mean()),
-        "error_of_seeds": [float(e) for e in errors[:, -1]],
-        "spread": statistics.stdev(errors[:, -1]) if len(errors) > 1 else 0.0,
-        "difference": statistics.mean(differences),
-        "spread_of_difference": statistics.stdev(differences) if len(differences) > 1 else 0.0,
-    }
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with MNIST's four files")
@@ -125,16 +107,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
 
     def tell(finished: Finished) -> None:
-        accuracy = 100 * float(finished.records[-1].accuracy or 0)
-        console.print(f"one of {len(jobs)} runs: {accuracy:.2f} %")
+        console.print(f"one of {len(jobs)} runs: {errors(finished)[-1]:.2f} %")
 
     done = run_all(jobs.values(), arguments.runs, arguments.cores, tell)
     rows = []
     with tempfile.TemporaryDirectory() as name:
         some = part_of(arguments.data, Path(name) / "data", real)
         for wire in WIRES:
-            runs, plain = ([done[jobs[w, seed].key()].records for seed in seeds] for w in (wire, "float32"))
-            rows.append(row_of(wire, runs, plain, measured_bytes(wire, some, real)))
+            runs, plain = ([done[jobs[w, seed].key()] for seed in seeds] for w in (wire, "float32"))
+            losses = zip(*([record.loss for record in run.records] for run in runs), strict=True)
+            rows.append(
+                {
+                    "wire": wire,
+                    "bytes_per_sample": measured_bytes(wire, some, real),
+                    "loss_by_epoch": [statistics.mean(each) for each in losses],
+                    **over_seeds(runs, plain),
+                }
+            )
     told = [epoch for epoch in TOLD if epoch <= epochs]
     table = Table("wire", "bytes", *(f"epoch {e}" for e in told), "last loss", "over float32")
     for row in rows:

@@ -60,7 +60,8 @@ class Work:
         self._piece = Piece(
             manifest, executor, layout, assign.piece, state, assign.boundary, self._pass, rate, seed
         )
-        self._turning = [edge.target == len(manifest.layers) - 1 for edge in manifest.edges]
+        # Everything waits for what turns round at the loss, and that is the shortest there is.
+        self._express = [edge.target == len(manifest.layers) - 1 for edge in manifest.edges]
         self._dominator: Dominator | None = None
         self._busy = 0.0
 
@@ -115,10 +116,10 @@ class Work:
                 rows=message.rows,
                 values=encode_tensor(message.values, training.wire, rounding),
             )
-            # Everything waits for what turns round at the loss, and that is the shortest there is.
-            express = self._turning[message.edge]
             content = sums.SerializeToString()
-            self._around.deliver(message.partner, message.purpose, content, express=express)
+            self._around.deliver(
+                message.partner, message.purpose, content, express=self._express[message.edge]
+            )
 
     def _updated(self) -> None:
         if self._dominator is not None:

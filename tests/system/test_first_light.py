@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from crowdlearn_host import phones
 from crowdlearn_host.server.run_folder import load_model_state, read_lines
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.prepare import prepare
-from crowdlearn_host.training.run import new_run, train
 
+from .over_adb import trained
 from .unsliced import unsliced
 
 pytestmark = pytest.mark.system
@@ -51,13 +49,7 @@ def run(settings, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("first-light")
     config = TrainConfig.model_validate(settings)
     prepared = prepare(config, folder, lambda event, fields: None)
-    with (
-        phones.running(PHONES, folder / "home") as started,
-        new_run(folder / "run", "", prepared, folder) as opened,
-    ):
-        serials = [phone.serial for phone in started]
-        asyncio.run(train(prepared, serials, opened, lambda event, fields: None))
-    return folder / "run"
+    return trained(prepared, PHONES, folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -67,10 +59,10 @@ def test_training_over_adb_equals_unsliced_sgd(run, settings, dtype):
     assert [m["boundary"] for m in metrics] == list(range(1, len(losses) + 1))
     assert len(losses) >= 50
     np.testing.assert_allclose([m["loss"] for m in metrics], losses, rtol=1e-3, atol=1e-5)
-    trained = load_model_state(run)
+    state = load_model_state(run)
     for name, value in expected.items():
         if not name.endswith("num_batches_tracked"):
-            difference = float((trained[name] - value).abs().max() / value.abs().max())
+            difference = float((state[name] - value).abs().max() / value.abs().max())
             assert difference <= 1e-4, f"{name} differs by {difference:.1e}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from crowdlearn_export.trace import neuron_graph
-from crowdlearn_host import phones
 from crowdlearn_host.models import build_model
 from crowdlearn_host.planner.costs import Training
 from crowdlearn_host.planner.fleet import Fleet
@@ -21,9 +19,9 @@ from crowdlearn_host.server.run_folder import load_model_state, read_lines
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.data import load_split
 from crowdlearn_host.training.prepare import Prepared, prepare
-from crowdlearn_host.training.run import new_run, train
 from torch import nn
 
+from .over_adb import trained
 from .unsliced import plain_sgd
 
 pytestmark = pytest.mark.system
@@ -93,13 +91,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     save_plan(plan, folder / "plan.json")
     prepared = prepare(TrainConfig.model_validate(wanted), folder, lambda event, fields: None)
     untrained = copy.deepcopy(prepared.model)
-    with (
-        phones.running(count, folder / "home") as started,
-        new_run(folder / "run", "", prepared, folder) as opened,
-    ):
-        serials = [phone.serial for phone in started]
-        asyncio.run(train(prepared, serials, opened, lambda event, fields: None))
-    return Run(prepared, untrained, plan, folder / "run")
+    return Run(prepared, untrained, plan, trained(prepared, count, folder))
 
 
 @pytest.mark.parametrize("run", EXACT, indirect=True)

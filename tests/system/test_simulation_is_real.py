@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from crowdlearn_host import phones
 from crowdlearn_host.config import parse_config
 from crowdlearn_host.server.run_folder import load_model_state
 from crowdlearn_host.sharing.flat import unflatten
@@ -19,7 +17,8 @@ from crowdlearn_host.simulation.workers import InProcess
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.data import load_split
 from crowdlearn_host.training.prepare import prepare
-from crowdlearn_host.training.run import new_run, train
+
+from .over_adb import trained
 
 pytestmark = pytest.mark.system
 PHONES = 4
@@ -54,12 +53,7 @@ def test_phones_and_simulation_end_with_the_same_weights(
     if groups > 1:
         values["sharing"] = {**sharing, "synchronous": True}
     prepared = prepare(TrainConfig.model_validate(values), tmp_path, lambda event, fields: None)
-    with (
-        phones.running(PHONES, tmp_path / "home") as started,
-        new_run(tmp_path / "run", "", prepared, tmp_path) as opened,
-    ):
-        serials = [phone.serial for phone in started]
-        asyncio.run(train(prepared, serials, opened, lambda event, fields: None))
+    real = load_model_state(trained(prepared, PHONES, tmp_path))
 
     data = load_split("digits", "train")
     dealt = np.array_split(np.random.default_rng(5).permutation(len(data)), PHONES)
@@ -70,6 +64,6 @@ def test_phones_and_simulation_end_with_the_same_weights(
     )
     state = run(setting, InProcess(setting.workload))
     expected = unflatten(global_weights(setting, state), prepared.model.state_dict())
-    for name, value in load_model_state(tmp_path / "run").items():
+    for name, value in real.items():
         if value.is_floating_point():
             np.testing.assert_allclose(value, expected[name], atol=1e-4, err_msg=name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from crowdlearn_host import phones
 from crowdlearn_host.server.run_folder import load_model_state, read_lines
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.prepare import prepare
-from crowdlearn_host.training.run import new_run, train
 
+from .over_adb import trained
 from .test_first_light import CONFIG
 from .unsliced import unsliced
 
@@ -29,16 +27,11 @@ def test_stale_training_over_adb_equals_delayed_sgd(tmp_path: Path) -> None:
     values: dict[str, Any] = copy.deepcopy(CONFIG)
     values["training"] |= {"staleness": 1, "snapshot_every": EVERY, "micro_batch": 8}
     prepared = prepare(TrainConfig.model_validate(values), tmp_path, lambda event, fields: None)
-    with (
-        phones.running(PHONES, tmp_path / "home") as started,
-        new_run(tmp_path / "run", "", prepared, tmp_path) as opened,
-    ):
-        serials = [phone.serial for phone in started]
-        asyncio.run(train(prepared, serials, opened, lambda event, fields: None))
+    run = trained(prepared, PHONES, tmp_path)
     expected, losses = unsliced(values, PHONES, torch.float64, tmp_path)
-    metrics = list(read_lines(tmp_path / "run" / "metrics.jsonl"))
+    metrics = list(read_lines(run / "metrics.jsonl"))
     np.testing.assert_allclose([m["loss"] for m in metrics], losses, rtol=1e-3, atol=1e-5)
-    trained = load_model_state(tmp_path / "run")
+    state = load_model_state(run)
     synchronous, _ = unsliced(
         {**values, "training": {**values["training"], "staleness": 0}}, PHONES, torch.float64, tmp_path
     )
@@ -46,6 +39,6 @@ def test_stale_training_over_adb_equals_delayed_sgd(tmp_path: Path) -> None:
     for name, value in expected.items():
         if not name.endswith("num_batches_tracked"):
             scale = float(value.abs().max())
-            assert float((trained[name] - value).abs().max()) <= 1e-4 * scale, name
+            assert float((state[name] - value).abs().max()) <= 1e-4 * scale, name
             apart = max(apart, float((synchronous[name] - value).abs().max()) / scale)
     assert apart > 0.01

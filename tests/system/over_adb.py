@@ -1,0 +1,21 @@
+"""Training over virtual phones, as a user would start it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from crowdlearn_host import phones
+from crowdlearn_host.training.prepare import Prepared
+from crowdlearn_host.training.run import new_run, train
+
+
+def trained(prepared: Prepared, count: int, folder: Path) -> Path:
+    """The folder of a finished run on `count` new phones."""
+    with (
+        phones.running(count, folder / "home") as started,
+        new_run(folder / "run", "", prepared, folder) as opened,
+    ):
+        serials = [phone.serial for phone in started]
+        asyncio.run(train(prepared, serials, opened, lambda event, fields: None))
+    return folder / "run"
