@@ -30,19 +30,27 @@ def arrays_of(graph: NeuronGraph, state: Mapping[str, torch.Tensor], order: Orde
 
     Raises ExportError where the state dict lacks one.
     """
+    arrays = neurons_first(graph, state, order)
+    return {name: np.ascontiguousarray(array.numpy(), np.float32) for name, array in arrays.items()}
+
+
+def neurons_first(
+    graph: NeuronGraph, state: Mapping[str, torch.Tensor], order: Order = ()
+) -> dict[str, torch.Tensor]:
+    """The same of a state dict of any dtype."""
     orders = _orders(graph, order)
     edges = {f"{edge.module}.weight": edge for edge in graph.edges if edge.kind != "identity"}
     arrays = {}
     for spec in array_specs(graph):
         if spec.name not in state:
             raise ExportError(f"the model's state has no {spec.name!r}; it belongs to another model")
-        tensor = state[spec.name].detach().to(torch.float32)
+        tensor = state[spec.name].detach()
         if edge := edges.get(spec.name):
             tensor = to_neurons_first(edge, graph.layers[edge.source], tensor)
             if edge.kind in ("dense", "conv"):
                 axis = tensor.dim() - 1 if edge.kind == "dense" else 1
                 tensor = tensor.index_select(axis, torch.from_numpy(orders[edge.target]))
-        arrays[spec.name] = np.ascontiguousarray(tensor.numpy()[orders[spec.layer]])
+        arrays[spec.name] = tensor[torch.from_numpy(orders[spec.layer])]
     return arrays
 
 

@@ -13,12 +13,18 @@ HELD = [name for name in CASES if name not in ("dense, whole tail", "dense, one 
 """The others' regions are small beside their weights."""
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What layers need, which the cuts of one network have in common."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.system
 @pytest.mark.parametrize("network", HELD)
 def test_predicted_memory_is_within_15_percent_of_what_every_process_grew_by(
-    network: str, tmp_path: Path
+    network: str, cache: Path, tmp_path: Path
 ) -> None:
-    rows = compare(network, "int8", tmp_path / "run", tmp_path)
+    rows = compare(network, "int8", tmp_path / "run", cache)
     assert len(rows) == len(CASES[network].shares)
     for row in rows:
         assert abs(row["off_percent"]) <= 15, row

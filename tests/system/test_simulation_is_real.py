@@ -25,6 +25,12 @@ PHONES = 4
 MODEL = "mlp:64-40-24-10"
 TRAINING = {"epochs": 2, "batch": 32, "learning_rate": 0.05, "wire": "float32"}
 HEAVY = {"momentum": 0.9, "weight_decay": 1e-4}
+STEPS = {"float32": 0.0, "float16": 2**-10, "int8": 1 / 127}
+"""Between neighbouring values as they are shared, over the largest. Weights differ in their last bits, so
+that one may be rounded to the next.
+"""
+RARELY = 1 / 500
+HALF = {"theta": 0.5, "tau": 0.5, "values": "int8"}
 RENEWED = {"every": 1, "theta": 1.0, "tau": 0.0, "values": "float16"}
 
 
@@ -34,12 +40,14 @@ RENEWED = {"every": 1, "theta": 1.0, "tau": 0.0, "values": "float16"}
         (1, 3, {**TRAINING, **HEAVY}, {"enabled": False}),
         (1, 1, {**TRAINING, **HEAVY}, {"enabled": False}),
         (2, 2, {**TRAINING, "momentum": 0.0}, RENEWED),
+        (2, 2, {**TRAINING, **HEAVY}, HALF),
         (1, 3, {**TRAINING, **HEAVY, "staleness": 1}, {"enabled": False}),
     ],
     ids=[
         "one group",
         "the whole network on one phone",
         "two groups that share after every pass",
+        "two groups that share half of their weights as int8",
         "mini-batches overlap",
     ],
 )
@@ -49,7 +57,7 @@ def test_phones_and_simulation_end_with_the_same_weights(
     values: dict[str, Any] = {"data": "digits", "model": MODEL}
     values["group"] = {"pieces": pieces, "groups": groups}
     # The simulation cuts no mini-batch.
-    values["training"] = {**training, "seed": 5, "micro_batch": training["batch"]}
+    values["training"] = {**training, "seed": 5, "micro_batch": training["batch"], "kernels": "by_size"}
     if groups > 1:
         values["sharing"] = {**sharing, "synchronous": True}
     prepared = prepare(TrainConfig.model_validate(values), tmp_path, lambda event, fields: None)
@@ -64,6 +72,10 @@ def test_phones_and_simulation_end_with_the_same_weights(
     )
     state = run(setting, InProcess(setting.workload))
     expected = unflatten(global_weights(setting, state), prepared.model.state_dict())
-    for name, value in real.items():
-        if value.is_floating_point():
-            np.testing.assert_allclose(value, expected[name], atol=1e-4, err_msg=name)
+    floats = {name: value for name, value in real.items() if value.is_floating_point()}
+    off = np.concatenate([(value - expected[name]).abs().numpy().ravel() for name, value in floats.items()])
+    step = STEPS[sharing.get("values", "float32")] * max(
+        float(value.abs().max()) for value in floats.values()
+    )
+    assert off.max() <= 1e-4 + step
+    assert np.mean(off > 1e-4) <= (RARELY if step else 0)

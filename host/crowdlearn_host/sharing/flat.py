@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
-from crowdlearn_export.graph import Edge, NeuronGraph
+from crowdlearn_device.sharing import stretches
+from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.stages import array_specs
+from crowdlearn_export.weights import neurons_first
 from numpy.typing import NDArray
 
 from ..errors import PlanError
@@ -50,31 +54,32 @@ def unflatten(vector: NDArray[np.float32], template: Mapping[str, torch.Tensor])
     return state
 
 
+def travelling(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Plan) -> NDArray[np.int64]:
+    """Where in the vector each weight lies, in the order in which weights travel: by the graph's arrays, each
+    with its neurons first, as the plan orders them.
+
+    Raises PlanError where a tensor of the state is not the graph's.
+    """
+    places = {entry.name: torch.arange(entry.start, entry.stop).reshape(entry.shape) for entry in layout}
+    sizes = {spec.name: graph.layers[spec.layer].neurons * prod(spec.shape) for spec in array_specs(graph)}
+    for name, tensor in places.items():
+        if sizes.get(name) != tensor.numel():
+            raise PlanError(f"{name} does not belong to {graph.name}; plan the model that is trained")
+    arrays = neurons_first(graph, places, plan.order)
+    return np.concatenate([array.reshape(-1).numpy() for array in arrays.values()])
+
+
 def piece_of_weight(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Plan) -> NDArray[np.int32]:
     """The piece that is responsible for each weight of the vector: the owner of its (source) neuron.
 
     Raises PlanError where a tensor of the state is not the graph's.
     """
-    piece_of = [piece_of_neuron(graph, plan, layer) for layer in range(len(graph.layers))]
-    by_name: dict[str, NDArray[np.int32]] = {}
-    for edge in graph.edges:
-        if edge.module:
-            by_name[f"{edge.module}.weight"] = _spread(edge, graph, piece_of[edge.source])
-    for layer in graph.layers:
-        for op in layer.ops:
-            for kind in ("weight", "bias", "running_mean", "running_var"):
-                if op.module:
-                    by_name.setdefault(f"{op.module}.{kind}", piece_of[layer.index])
-    owners = np.empty(layout[-1].stop, np.int32)
-    for entry in layout:
-        try:
-            spread = np.broadcast_to(by_name[entry.name], entry.shape)
-        except (KeyError, ValueError) as error:
-            raise PlanError(
-                f"{entry.name} does not belong to {graph.name}; plan the model that is trained"
-            ) from error
-        owners[entry.start : entry.stop] = spread.reshape(-1)
-    return owners
+    places = travelling(layout, graph, plan)
+    pieces = np.empty(len(places), np.int32)
+    for number, piece in enumerate(plan.pieces):
+        for part in stretches(array_specs(graph), piece.neurons):
+            pieces[places[part.start : part.stop]] = number
+    return pieces
 
 
 def piece_of_neuron(graph: NeuronGraph, plan: Plan, layer: int) -> NDArray[np.int32]:
@@ -88,10 +93,3 @@ def piece_of_neuron(graph: NeuronGraph, plan: Plan, layer: int) -> NDArray[np.in
     in_model_order = np.empty_like(pieces)
     in_model_order[list(plan.order[layer])] = pieces
     return in_model_order
-
-
-def _spread(edge: Edge, graph: NeuronGraph, sources: NDArray[np.int32]) -> NDArray[np.int32]:
-    """The sources' pieces in a shape that broadcasts to the module's weight, [targets, sources, ...]."""
-    if edge.kind == "dense":
-        return np.repeat(sources, graph.layers[edge.source].output_floats)[None, :]
-    return sources[:, None, None, None] if edge.kind == "depthwise" else sources[None, :, None, None]

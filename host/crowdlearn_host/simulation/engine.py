@@ -26,7 +26,7 @@ from ..errors import ConfigError
 from ..models import build_model, input_shape
 from ..planner.balanced import balanced
 from ..planner.plan import Plan, load_plan
-from ..sharing.flat import flat_layout, flatten, piece_of_weight
+from ..sharing.flat import flat_layout, flatten, piece_of_weight, travelling
 from ..sharing.round import SharingRound
 from ..sharing.window import Window
 from .config import SimulationConfig
@@ -78,12 +78,14 @@ class RunState:
 class Setting:
     """What a run trains on whom: the workload, and the plan of every group.
 
-    `pieces` is the piece of each weight; `statistics` tells which weights no gradient moves.
+    `pieces` is the piece of each weight, and `travelling` the weights in the order in which they travel;
+    `statistics` tells which weights no gradient moves.
     """
 
     workload: Workload
     plan: Plan
     pieces: NDArray[np.int32]
+    travelling: NDArray[np.int64]
     statistics: NDArray[np.bool_]
     sums_per_sample: int
     initial: Floats
@@ -124,6 +126,7 @@ def prepare(
         Workload(config, train.inputs, train.labels, tuple(devices), test, crossings(graph, plan)),
         plan,
         piece_of_weight(layout, graph, plan),
+        travelling(layout, graph, plan),
         np.concatenate([np.full(each.stop - each.start, each.name not in trained) for each in layout]),
         sums_per_sample(graph, plan),
         flatten(state),
@@ -224,27 +227,47 @@ def _share(
     """Uploads of every device, then every group's download into `weights`. Returns the bytes of both."""
     config = setting.config
     values = ValueType[config.sharing.values.upper()]
-    owns = [setting.pieces == piece for piece in range(len(setting.plan.pieces))]
-    positions = [np.flatnonzero(own) for own in owns]
+    places, pieces = setting.travelling, range(len(setting.plan.pieces))
+    parts = [np.flatnonzero(setting.pieces[places] == piece) for piece in pieces]
     sent = 0
     for group, result in zip(holders, results, strict=True):
-        owned = dict(zip(group, owns, strict=False))
+        owned = {device: setting.pieces == piece for piece, device in zip(pieces, group, strict=False)}
         sharing = SharingRound(window, number, owned, len(window))
         # Running statistics have no gradient, and a model without them cannot be evaluated: always shared.
         importance = np.where(setting.statistics, np.inf, result.accumulated if _chosen(config) else 0)
-        for device, own in zip(group, positions, strict=False):
-            chosen = own[select_top(importance[own], config.sharing.theta)].astype(np.uint32)
-            data = encode_update(Update(device, number, chosen, result.weights[chosen]), values)
-            sharing.receive(device, data)
-            sent += len(data)
-    indices, averages = window.download(config.sharing.tau)
-    for own in owns:
-        part = own[indices]
-        data = encode_update(Update(0, number, indices[part], averages[part]), values)
+        for device, part in zip(group, parts, strict=False):
+            chosen = part[select_top(importance[places[part]], config.sharing.theta)]
+            update, size = _travelled(places, device, number, chosen, result.weights, values)
+            sharing.apply(update)
+            sent += size
+    due = np.zeros(len(window), np.bool_)
+    due[window.download(config.sharing.tau)[0]] = True
+    for part in parts:
+        given = part[due[places[part]]]
         # What a group gets is rounded as its values travel, though the window's average is not.
-        weights[:, indices[part]] = decode_update(data, Limits(len(window), len(window))).values
-        sent += len(holders) * len(data)
+        update, size = _travelled(places, 0, number, given, window.average(), values)
+        weights[:, update.indices] = update.values
+        sent += len(holders) * size
     return sent
+
+
+def _travelled(
+    places: NDArray[np.int64],
+    owner: int,
+    number: int,
+    chosen: NDArray[np.int64],
+    weights: Floats,
+    values: ValueType,
+) -> tuple[Update, int]:
+    """An update of `chosen` weights, in the order in which they travel, as whoever takes it has it in ours:
+    int8 is scaled by neighbours on the way. And its bytes.
+    """
+    sent = Update(owner, number, chosen.astype(np.uint32), weights[places[chosen]])
+    data = encode_update(sent, values)
+    taken = decode_update(data, Limits(len(places), len(places)))
+    indices = places[taken.indices]
+    order = np.argsort(indices)
+    return Update(owner, number, indices[order].astype(np.uint32), taken.values[order]), len(data)
 
 
 def _fedavg_round(setting: Setting, workers: Workers, state: RunState, number: int) -> RunState:

@@ -1,0 +1,80 @@
+"""What simulated groups share and get, real devices and the server's model make of the same weights, bit for
+bit.
+"""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from crowdlearn_device.sharing import apply_patch, shared_updates
+from crowdlearn_device.state import PieceState
+from crowdlearn_device.update import ValueType
+from crowdlearn_export.stages import array_specs
+from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.weights import arrays_of
+from crowdlearn_host.models import build_model
+from crowdlearn_host.server.effects import Merge
+from crowdlearn_host.server.shared_model import SharedModel
+from crowdlearn_host.sharing.flat import unflatten
+from crowdlearn_host.simulation.engine import Setting, _share, start
+from crowdlearn_host.simulation.group import GroupResult
+
+GROUPS = 3
+
+
+@pytest.mark.parametrize("theta", [0.3, 1.0])
+@pytest.mark.parametrize("values", ["float32", "float16", "int8"])
+def test_a_round_is_that_of_devices_and_server(
+    crowd: Callable[..., Setting], values: str, theta: float
+) -> None:
+    sharing = {"theta": theta, "tau": 0.5, "omega": 2, "values": values}
+    setting = crowd(model="mlp:6-60-70-4", sharing=sharing)
+    template = build_model(setting.config.model, setting.config.seed)
+    graph = neuron_graph(template, torch.zeros(2, 6))
+    specs = array_specs(graph)
+
+    def arrays(vector: np.ndarray) -> dict[str, np.ndarray]:
+        return arrays_of(graph, unflatten(vector, template.state_dict()))
+
+    rng = np.random.default_rng(0)
+    size = len(setting.initial)
+    results = [
+        GroupResult(*(rng.standard_normal(size).astype(np.float32) for _ in range(2)), ranks, 0.0, 1)
+        for ranks in rng.integers(0, 9, (GROUPS, size)).astype(np.float32)  # many are alike
+    ]
+    state = start(setting)
+    weights = np.stack([result.weights for result in results])
+    holders = np.arange(12).reshape(GROUPS, 4)
+    _share(setting, state.window, holders, results, weights, 0)
+
+    model = SharedModel(specs, arrays(setting.initial), omega=2, tau=0.5, values=ValueType[values.upper()])
+    manifest = SimpleNamespace(arrays=specs)
+    pieces: dict[tuple[int, int], PieceState] = {}
+    for group, result in enumerate(results):
+        own = {"value": arrays(result.weights), "gradient": arrays(result.accumulated)}
+        for number, piece in enumerate(setting.plan.pieces):
+            layers: dict[int, dict[str, np.ndarray]] = {}
+            for spec in specs:
+                a, b = piece.neurons[spec.layer]
+                for kind in ("value", "gradient")[: 1 + spec.trained]:
+                    array = own[kind][spec.name][a:b].copy()
+                    layers.setdefault(spec.layer, {})[f"{kind}/{spec.name}"] = array
+            pieces[group, number] = piece_state = PieceState(piece.neurons, layers)
+            device = int(holders[group, number])
+            for update in shared_updates(manifest, piece_state, device, 0, theta, ValueType[values.upper()]):
+                model.merge(group, Merge(device, 1, 0, piece.neurons, update))
+        model.commit(group, 1, (0, 0))
+    model.release()
+    average = arrays(state.window.average())
+    for name, array in model.model().items():
+        np.testing.assert_array_equal(array, average[name], err_msg=name)
+    for (group, number), piece_state in pieces.items():
+        for patch in model.patch(0, piece_state.neurons):
+            apply_patch(manifest, piece_state, patch)
+        simulated = arrays(weights[group])
+        for spec in specs:
+            a, b = setting.plan.pieces[number].neurons[spec.layer]
+            got = piece_state.layers[spec.layer][f"value/{spec.name}"]
+            np.testing.assert_array_equal(got, simulated[spec.name][a:b], err_msg=spec.name)
