@@ -2,8 +2,7 @@
 
 A stage runs as soon as everything it sums has arrived for its micro-batch; nothing else orders the work, so
 micro-batches pipeline by themselves. The last layers, as many as the piece owns whole, are one stage, which
-turns round at the loss. Sums are added in the order of pieces and micro-batches, never of arrival: the same
-run gives the same bits. Weights change once per mini-batch, after the last micro-batch has gone backward.
+turns round at the loss. Weights change once per mini-batch, after the last micro-batch has gone backward.
 With staleness 1 two mini-batches are under way: the later one runs on the newest weights and goes on with
 them when the earlier one has updated, so that a piece holds two versions of its weights.
 """
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from . import wire_pb2 as pb
+from .arrivals import Arrivals, Message
 from .errors import ProgramError, WireError
 from .executor import Executor
 from .manifest import LOSS, TRAIN_STEP, Manifest, MethodSpec, Port
@@ -24,20 +24,6 @@ from .schedule import Pass, dropout_mask
 from .state import PieceState
 from .weights import Weights
 from .wire import Array, Floats
-
-
-@dataclass(frozen=True)
-class Message:
-    """Partial sums (ACTIVATION) or errors (ERROR) on one edge, from or to a partner piece."""
-
-    partner: int
-    purpose: pb.Purpose
-    step: int
-    micro: int
-    micros: int
-    rows: int
-    edge: int
-    values: Array = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -57,7 +43,7 @@ class _Step:
     number: int
     micros: int
     rows: int
-    arrived: dict[tuple[int, int, int, int], Array] = field(default_factory=dict)
+    arrivals: Arrivals
     waiting: dict[tuple[int, int, int], int] = field(default_factory=dict)
     labels: dict[int, Array] = field(default_factory=dict)
     sums: dict[tuple[int, int], Floats] = field(default_factory=dict)
@@ -94,7 +80,6 @@ class Piece:
         self._pass = of
         self._manifest = manifest
         self._executor = executor
-        self._neurons = tuple(layout[index])
         self._weights = Weights(state, manifest, learning_rate)
         if not of.staleness:  # else versions come and go
             executor.hold(self._weights.arrays())
@@ -104,7 +89,7 @@ class Piece:
         self._next_micro: dict[tuple[int, int], tuple[int, int]] = {}
         """Mini-batch and micro-batch whose turn it is, by purpose and layer."""
         self._last = len(manifest.layers) - 1
-        self._owned = [layer for layer, (a, b) in enumerate(self._neurons) if b > a]
+        self._owned = [layer for layer, (a, b) in enumerate(layout[index]) if b > a]
         self._methods = {method.name: method for method in manifest.methods}
         self._turning = [layer for layer in self._owned if f"forward_{layer}" not in self._methods]
         self._check_stages()
@@ -163,40 +148,22 @@ class Piece:
 
     def receive(self, message: Message) -> None:
         """Take partial sums or errors. Raises WireError where they do not fit the piece or were not due."""
-        if not 0 <= message.edge < len(self._manifest.edges):
-            raise WireError(f"message on edge {message.edge}, which the network does not have")
         if message.step not in self.under_way:
             raise WireError(f"message of step {message.step} while this piece is at {self.boundary}")
         if not 0 <= message.micro < message.micros <= message.rows:
             raise WireError(f"micro-batch {message.micro} of {message.micros} with {message.rows} rows")
-        edge = self._manifest.edges[message.edge]
-        forward = message.purpose == pb.PURPOSE_ACTIVATION
-        layer = edge.target if forward else edge.source
-        due = self._routes.incoming if forward else self._routes.outgoing
-        partners = due.get(layer, [])
-        if (message.edge, message.partner) not in partners:
-            raise WireError(f"piece {message.partner} has nothing to send on edge {message.edge}")
-        a, b = (self._routes.entering if forward else self._routes.leaving)(edge, message.partner)
-        shape = (b - a, *self._manifest.layers[edge.target].sum_shape)
-        if message.values.shape[1:] != shape or not 1 <= message.values.shape[0] <= self._manifest.max_batch:
-            raise WireError(
-                f"values of shape {message.values.shape} on edge {message.edge}, [rows, {shape}] were due"
-            )
         step = self._step(message.step, message.micros, message.rows)
-        key = (message.purpose, message.micro, message.edge, message.partner)
-        if key in step.arrived:
-            raise WireError(
-                f"micro-batch {message.micro} on edge {message.edge} came twice from {message.partner}"
-            )
-        step.arrived[key] = message.values
+        layer = step.arrivals.put(message)
         stage = (message.purpose, message.micro, self._stage(layer))
-        missing = self._entering if layer in self._turning else len(partners)
+        due = self._routes.incoming if message.purpose == pb.PURPOSE_ACTIVATION else self._routes.outgoing
+        missing = self._entering if layer in self._turning else len(due[layer])
         step.waiting[stage] = step.waiting.get(stage, missing) - 1
         if step.waiting[stage] == 0:
             self._ready.append((message.step, *stage))
 
     def _step(self, number: int, micros: int, rows: int) -> _Step:
-        step = self._steps.setdefault(number, _Step(number, micros, rows))
+        new = _Step(number, micros, rows, Arrivals(self._manifest, self._routes))
+        step = self._steps.setdefault(number, new)
         if (step.micros, step.rows) != (micros, rows):
             raise WireError(
                 f"step {number} has {step.micros} micro-batches of {step.rows} rows, not {micros} of {rows}"
@@ -229,46 +196,6 @@ class Piece:
             self._apply(step)
         return outgoing
 
-    def _gather(self, step: _Step, purpose: pb.Purpose, micro: int, layer: int) -> Floats:
-        """The sum that enters `layer`, over edges and pieces in their order."""
-        total: Floats | None = None
-        start, stop = self._neurons[layer]
-        for e, partner in self._routes.incoming[layer]:
-            values = step.arrived.pop((purpose, micro, e, partner))
-            a, b = self._routes.entering(self._manifest.edges[e], partner)
-            if total is None and (a, b) == (start, stop):
-                total = values.astype(np.float32)
-                continue
-            if total is None:
-                total = np.zeros((values.shape[0], stop - start, *values.shape[2:]), np.float32)
-            _check_rows(values, total)
-            total[:, a - start : b - start] += values
-        if total is None:
-            raise WireError(f"nothing enters layer {layer}")
-        return total
-
-    def _errors(self, step: _Step, micro: int, layer: int, edge_index: int) -> Floats:
-        """The errors of all target neurons of an edge, as far as this piece feeds them."""
-        edge = self._manifest.edges[edge_index]
-        first, last = (
-            self._neurons[layer] if edge.matched else (0, self._manifest.layers[edge.target].neurons)
-        )
-        gathered: Floats | None = None
-        for e, partner in self._routes.outgoing[layer]:
-            if e != edge_index:
-                continue
-            values = step.arrived.pop((pb.PURPOSE_ERROR, micro, e, partner))
-            a, b = self._routes.leaving(edge, partner)
-            if (a, b) == (first, last):
-                return values.astype(np.float32, copy=False)
-            if gathered is None:
-                gathered = np.empty((values.shape[0], last - first, *values.shape[2:]), np.float32)
-            _check_rows(values, gathered)
-            gathered[:, a - first : b - first] = values
-        if gathered is None:
-            raise WireError(f"no errors came back on edge {edge_index}")
-        return gathered
-
     def _call(
         self, step: _Step, method: MethodSpec, given: Mapping[tuple[str, int], Array]
     ) -> list[tuple[Port, Array]]:
@@ -284,7 +211,7 @@ class Piece:
 
     def _mask(self, step: int, micro: int, layer: int, rows: int) -> Floats:
         spec = self._manifest.layers[layer]
-        a, b = self._neurons[layer]
+        a, b = self._routes.neurons[layer]
         mask = dropout_mask(
             rows, spec.neurons, spec.dropout, seed=self._seed, step=step, micro=micro, layer=layer
         )
@@ -297,7 +224,7 @@ class Piece:
         return given
 
     def _forward(self, step: _Step, micro: int, layer: int) -> list[Message]:
-        sums = step.sums[micro, 0] if layer == 0 else self._gather(step, pb.PURPOSE_ACTIVATION, micro, layer)
+        sums = step.sums[micro, 0] if layer == 0 else step.arrivals.sums(micro, layer)
         step.sums[micro, layer] = sums
         messages = []
         given = self._given(step, sums, micro, layer)
@@ -306,7 +233,7 @@ class Piece:
                 self._weights.keep(port, values)
                 continue
             edge = self._manifest.edges[port.edge]
-            first = self._neurons[layer][0] if edge.matched else 0
+            first = self._routes.neurons[layer][0] if edge.matched else 0
             for e, partner in self._routes.outgoing[layer]:
                 if e == port.edge:
                     a, b = self._routes.leaving(edge, partner)
@@ -333,7 +260,7 @@ class Piece:
             if layer == 0:
                 given["sum", 0] = step.sums.pop((micro, 0))
             elif self._routes.incoming[layer]:
-                sums = given["sum", layer] = self._gather(step, pb.PURPOSE_ACTIVATION, micro, layer)
+                sums = given["sum", layer] = step.arrivals.sums(micro, layer)
                 if labels.shape[0] != sums.shape[0]:
                     raise WireError(
                         f"sums of {sums.shape[0]} samples came back for a micro-batch of {labels.shape[0]}"
@@ -369,7 +296,7 @@ class Piece:
             raise WireError(f"errors of micro-batch {micro} at layer {layer} came before its sums")
         given = self._given(step, entered, micro, layer)
         for e in sorted({e for e, _ in self._routes.outgoing[layer]}):
-            given["error", e] = self._errors(step, micro, layer, e)
+            given["error", e] = step.arrivals.errors(micro, layer, e)
         messages: list[Message] = []
         for port, values in self._call(step, self._methods[f"backward_{layer}"], given):
             messages += self._learn(step, micro, layer, port, values)
@@ -385,7 +312,7 @@ class Piece:
             else:
                 known += values
             return []
-        start = self._neurons[layer][0]
+        start = self._routes.neurons[layer][0]
         messages = []
         for e, partner in self._routes.incoming[layer]:
             a, b = self._routes.entering(self._manifest.edges[e], partner)
@@ -409,10 +336,3 @@ class Piece:
     def state(self) -> PieceState:
         """The piece at its boundary. Only where the pass is drained."""
         return self._weights.state()
-
-
-def _check_rows(values: Array, total: Floats) -> None:
-    if values.shape[0] != total.shape[0]:
-        raise WireError(
-            f"partners disagree on the rows of a micro-batch: {values.shape[0]} and {total.shape[0]}"
-        )

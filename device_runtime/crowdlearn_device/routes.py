@@ -20,14 +20,17 @@ def overlap(a: Neurons, b: Neurons) -> Neurons:
 
 
 class Routes:
-    """Of the piece `index`. Edges between `turning` layers, which are one stage, carry no messages."""
+    """Of the piece `index`, which owns `neurons`. Edges between `turning` layers, which are one stage, carry
+    no messages.
+    """
 
     def __init__(self, manifest: Manifest, layout: Layout, index: int, turning: Collection[int]) -> None:
+        self.neurons = tuple(layout[index])
         self._layout = layout
         self._index = index
         edges = list(enumerate(manifest.edges))
         pieces = range(len(layout))
-        owned = [layer for layer, (start, stop) in enumerate(layout[index]) if stop > start]
+        owned = [layer for layer, neurons in enumerate(self.neurons) if _some(neurons)]
         self.incoming: Partners = {
             layer: [
                 (e, p)

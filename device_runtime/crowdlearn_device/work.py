@@ -9,12 +9,13 @@ from typing import Protocol
 import numpy as np
 
 from . import wire_pb2 as pb
+from .arrivals import Message
 from .dataset import Dataset
 from .dominator import Dominator
 from .errors import WireError
 from .executor import Executor
 from .manifest import Manifest
-from .piece import Message, Piece
+from .piece import Piece
 from .routes import Layout
 from .schedule import STALENESS, Pass
 from .state import PieceState

@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from crowdlearn_device.arrivals import Message
 from crowdlearn_device.executor import ExecuTorchExecutor
-from crowdlearn_device.piece import Message, Piece
+from crowdlearn_device.piece import Piece
 from crowdlearn_device.schedule import Pass, micro_batches
 from crowdlearn_device.state import PieceState
 from crowdlearn_export.graph import NeuronGraph
