@@ -20,7 +20,7 @@ from torch.fx import GraphModule
 from .errors import LoweringError
 from .in_place import InPlacePlanning
 from .lowering import lower
-from .lowering.backend import Backend, choose_backend, delegate
+from .lowering.backend import Backend, choose_backend, delegate, prepare
 from .lowering.operators import check_operators
 from .lowering.order import free_early
 from .lowering.workspace import bytes_of, workspace_bytes
@@ -93,7 +93,7 @@ def compile_lowered(
     max_batch: int,
 ) -> CompiledProgram:
     """Compile methods that are lowered already, each for the backend that is named for it."""
-    exported = {m.name: _export(m, lowered[m.name], max_batch) for m in methods}
+    exported = {m.name: _export(m, prepare(lowered[m.name], backends[m.name]), max_batch) for m in methods}
     # A dense layer stays one operator: both backends have it, and it needs no transposed copy.
     config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default])
     edge = to_edge(exported, compile_config=config)

@@ -18,6 +18,7 @@ from executorch.exir import EdgeProgramManager, lowered_backend_module
 from torch.fx import GraphModule
 from torch.fx.passes.infra.partitioner import Partition
 
+from .mean import MEAN, MeanConfig, RowMean, elements, sums_as_means
 from .order import apart, sort_in_place
 from .workspace import bytes_of
 
@@ -44,6 +45,7 @@ ELEMENTWISE = [
     generic.HardtanhConfig,
     generic.LogConfig,
     generic.MaximumConfig,
+    MeanConfig,
     generic.MinimumConfig,
     generic.MulConfig,
     generic.NegConfig,
@@ -57,6 +59,9 @@ ELEMENTWISE = [
 
 LARGE = 4096
 """Elements of an elementwise result, for the example batch, from which XNNPACK pays for its call."""
+
+LARGE_SUM = 32768
+"""Numbers to be added, for the example batch, from which XNNPACK pays for a multiplication by their count."""
 
 APART = 1 << 20
 """Bytes that a group of operations must free to be a part of its own, which costs a call more."""
@@ -84,19 +89,28 @@ def _size(size: int | torch.SymInt) -> int:
     return size if isinstance(size, int) else int(size.node.hint)
 
 
+def prepare(module: GraphModule, backend: Backend) -> GraphModule:
+    """A lowered method in the form that its backend computes fastest."""
+    return sums_as_means(module, LARGE_SUM) if backend == "xnnpack" else module
+
+
 def delegate(edge: EdgeProgramManager, backends: Mapping[str, Backend], max_batch: int) -> EdgeProgramManager:
     """`edge` with the methods whose backend is XNNPACK delegated to it."""
     parts = {name: _Partitioner(max_batch) for name, chosen in backends.items() if chosen == "xnnpack"}
     if not parts:
         return edge
-    manager = xnnpack_preprocess.XNNPACKPassManager
+    manager, visitors = xnnpack_preprocess.XNNPACKPassManager, xnnpack_preprocess.get_node_visitors
 
     def fewer_passes(program: Any, passes: Any = None) -> Any:
         # Its others find nothing in our graphs, and would trace every part of them a dozen times more.
         return manager(program, PASSES)
 
+    def with_means(*given: Any) -> dict[str, Any]:
+        return {**visitors(*given), MEAN: RowMean(*given)}
+
     with (
         _replaced(xnnpack_preprocess, "XNNPACKPassManager", fewer_passes),
+        _replaced(xnnpack_preprocess, "get_node_visitors", with_means),
         _replaced(lowered_backend_module, "legalize_graph", sort_in_place),
     ):
         return edge.to_backend(parts)
@@ -135,11 +149,11 @@ class _Partitioner(XnnpackPartitioner):  # type: ignore[misc]
 
 
 def _only_large(config: Any) -> Any:
-    """The same partitioner configuration, for nodes whose result is large enough to be worth a call."""
+    """The same partitioner configuration, for nodes that make or read enough to be worth a call."""
 
     class OnlyLarge(config):  # type: ignore[misc]
         def check_constraints(self, node: torch.fx.Node, program: torch.export.ExportedProgram) -> bool:
-            size = prod(_size(s) for s in node.meta["val"].shape)
+            size = max(elements(n.meta["val"]) for n in (node, *node.all_input_nodes))
             return size >= LARGE and super().check_constraints(node, program)
 
     return OnlyLarge

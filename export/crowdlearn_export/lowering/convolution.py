@@ -171,13 +171,20 @@ def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, vertical: Window, hor
 def _dense_dw(grad: Tensor, x: Tensor, vertical: Window, horizontal: Window) -> Tensor:
     channels, out_channels = x.shape[1], grad.shape[1]
     if not _apart(channels, out_channels, vertical):
-        dw = to_rows(grad).reshape(-1, out_channels).t() @ _columns(x, vertical, horizontal)
+        rows, columns = to_rows(grad).reshape(-1, out_channels), _columns(x, vertical, horizontal)
+        # The narrower operand is the one to be transposed.
+        dw = (columns.t() @ rows).t() if columns.shape[1] < out_channels else rows.t() @ columns
         return dw.reshape(out_channels, vertical.size, horizontal.size, channels).permute(0, 3, 1, 2)
     size, width = (vertical.outputs, horizontal.outputs), np.arange(horizontal.outputs)
     table = flatten(vertical.read_by[:, None, :], width[None, :, None], size)
     rows = gather(to_rows(grad), np.append(table, np.full(vertical.size, size[0] * size[1], np.int32)))
     dw = rows.reshape(-1, vertical.size * out_channels).t() @ _across(x, horizontal.reads)
     return dw.reshape(vertical.size, out_channels, horizontal.size, channels).permute(1, 3, 0, 2)
+
+
+def _in_place(window: Window) -> bool:
+    """Whether every place reads the position that it is at."""
+    return window.size == window.stride == 1 and window.padding == 0
 
 
 def _apart(channels: int, outputs: int, vertical: Window) -> bool:
@@ -214,6 +221,9 @@ def _dense_dx(grad: Tensor, weight: Tensor, vertical: Window, horizontal: Window
     """
     out_channels, channels = weight.shape[:2]
     height, width = vertical.inputs, horizontal.inputs
+    if _in_place(vertical) and _in_place(horizontal):
+        rows = to_rows(grad).reshape(-1, out_channels) @ weight.reshape(out_channels, channels)
+        return from_rows(rows, height, width)
     if horizontal.stride > 1:
         kernel = weight.permute(0, 2, 3, 1).reshape(out_channels, -1)
         table = reading_table(vertical, horizontal)

@@ -34,10 +34,11 @@ def leaky_relu_backward(grad: Tensor, x: Tensor, slope: float, is_result: bool) 
 
 
 def hardtanh_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
-    """The gradient of hardtanh and relu6: passes strictly between the bounds, where both distances are
-    positive.
+    """The gradient of hardtanh and relu6: passes strictly between the bounds.
+
+    Of the result, which the forward pass has already, so that the argument need not be kept until now.
     """
-    return grad * positive((x if low == 0 else x - low) * (high - x))
+    return grad * _between(torch.nn.functional.hardtanh(x, low, high), low, high)
 
 
 def hardsigmoid(x: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ def hardsigmoid(x: Tensor) -> Tensor:
 
 def hardsigmoid_backward(grad: Tensor, x: Tensor) -> Tensor:
     """A sixth of the gradient strictly between -3 and 3."""
-    return hardtanh_backward(grad, x, -3.0, 3.0) * (1 / 6)
+    return grad * _between(x, -3.0, 3.0) * (1 / 6)
 
 
 def hardswish(x: Tensor) -> Tensor:
@@ -101,6 +102,11 @@ def gelu_backward(grad: Tensor, x: Tensor, approximate: str = "none") -> Tensor:
     density = torch.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
     distribution = (torch.ops.aten.gelu(x) + TINY / 2) / (x + TINY)
     return grad * (distribution + x * density)
+
+
+def _between(x: Tensor, low: float, high: float) -> Tensor:
+    """1 where both distances are positive, else 0."""
+    return positive((x if low == 0 else x - low) * (high - x))
 
 
 def _inner(x: Tensor) -> Tensor:

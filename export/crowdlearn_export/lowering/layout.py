@@ -84,12 +84,13 @@ def lazy(value: Value) -> Permuted:
 
 def pointwise(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
     """An operation on each element commutes with a permutation; its other operands are permuted back to
-    meet it.
+    meet it. They meet in the layout of the last one: where gradients are multiplied by values of the forward
+    pass, one permutation of the gradient is cheaper than one of each value.
     """
     permuted = [a for a in args if isinstance(a, Permuted)]
     if not permuted:
         return target(*args, **kwargs)
-    dims = max(permuted, key=lambda p: len(p.dims)).dims
+    dims = max(reversed(permuted), key=lambda p: len(p.dims)).dims
     if any(isinstance(a, Tensor) and a.dim() > len(dims) for a in args):
         return target(*map_aggregate(args, made), **kwargs)
     inverse = sorted(range(len(dims)), key=lambda d: dims[d])

@@ -57,3 +57,35 @@ def test_of_a_large_weight_and_few_rows_the_rows_are_packed():
     assert product.args == (weight, rows)
     exact = F.linear(x, w, b)
     assert float((module(x, w, b) - exact).abs().max()) <= 1e-5 * float(exact.abs().max())
+
+
+def test_a_convolution_of_single_positions_copies_nothing():
+    def function(x, w, g):
+        out, gradients = torch.func.vjp(F.conv2d, x, w)
+        return out, *gradients(g)
+
+    x, w, g = torch.randn(4, 6, 5, 5), torch.randn(9, 6, 1, 1), torch.randn(4, 9, 5, 5)
+    module = lower(function, (x, w, g), (0, 2))
+    assert not calls(module, aten.index_select.default)
+    # The kernel's gradient turns the narrower of its operands.
+    turned = [tuple(n.meta["val"].shape) for n in calls(module, aten.permute.default)]
+    assert [shape[0] for shape in turned if len(shape) == 2] == [6, 9]
+
+
+def test_a_gradient_meets_values_of_the_forward_pass_in_their_layout():
+    def function(x, g):
+        y = torch.tanh(x.permute(1, 0, 2).contiguous().reshape(3, -1)).reshape(3, -1, 5)
+        return g * y.permute(1, 0, 2)
+
+    module = lower(function, (torch.randn(4, 3, 5), torch.randn(4, 3, 5)), (0, 1))
+    (product,) = calls(module, aten.mul.Tensor)
+    assert product.meta["val"].shape[0] == 3
+
+
+def test_the_gradient_of_a_clamp_reads_its_result():
+    def step(x, w):
+        return torch.func.grad(lambda w: F.relu6(F.linear(x, w)).sum())(w)
+
+    module = lower(step, (torch.randn(4, 3), torch.randn(5, 3)), (0,))
+    (product,) = calls(module, aten.linear.default)
+    assert [node.target for node in product.users] == [aten.hardtanh.default]
