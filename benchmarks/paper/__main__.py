@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from crowdlearn_export.trace import neuron_graph
-from crowdlearn_host.models import paper_mlp
+from crowdlearn_host.models import paper_cnn, paper_mlp
 from rich.console import Console
 from rich.table import Table
 
@@ -21,7 +21,7 @@ from .runs import Finished, Job, kept_runs, run_all
 from .spending import bytes_rows, fedavg_rows
 from .tables import error_row, load_rows, traffic_rows
 
-MODELLED = {"load": load_rows, "traffic": traffic_rows}
+MODELLED = ("load", "traffic", "cnn-traffic")
 TABLES = (*MODELLED, *MLP_TABLES, *CNN_TABLES)
 QUICK_SAMPLES, QUICK_EPOCHS = 3000, 1
 ACCURACIES = (0.97, 0.98)
@@ -79,9 +79,12 @@ def main(
         results = kept_runs([job.key() for job in jobs], runs)
     else:
         results = run_all(jobs, runs, cores, lambda finished: console.print(_told(finished, total, began)))
-    for name in chosen:
-        if name in MODELLED:
-            flat += MODELLED[name](graph)
+    if "load" in chosen:
+        flat += load_rows(graph)
+    if "traffic" in chosen:
+        flat += traffic_rows(graph)
+    if "cnn-traffic" in chosen:
+        flat += traffic_rows(neuron_graph(paper_cnn(), torch.zeros(2, 3, 32, 32), "paper-cnn"), "cnn-traffic")
     for name, rows, model, folder in sources:
         if folder is None:
             option = "--data" if model == "paper-mlp" else "--cifar"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from crowdlearn_host.simulation.config import SimulationConfig
 from crowdlearn_host.simulation.engine import RoundRecord, prepare, run
 from crowdlearn_host.simulation.partition import partition
 from crowdlearn_host.simulation.workers import InProcess
+
+ARITHMETIC = 2
+"""To be raised where the same configuration gives other numbers: runs that were kept are made anew then."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,8 @@ class Job:
     samples: int = 0
 
     def key(self) -> str:
-        """The same for the same run."""
-        told = [self.config.model_dump(mode="json", exclude_defaults=True), self.samples]
+        """The same for the same run: configuration, data and arithmetic."""
+        told = [self.config.model_dump(mode="json"), self.samples, _contents(self.data), ARITHMETIC]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -82,6 +86,17 @@ def run_one(job: Job) -> Finished:
     setting = prepare(config, train, test, devices)
     records = run(setting, InProcess(setting.workload)).records
     return Finished(records, time.process_time() - began)
+
+
+@lru_cache
+def _contents(folder: str) -> str:
+    """A hash of the files in a data folder, and of their names."""
+    told = hashlib.sha256()
+    for file in sorted(Path(folder).iterdir()):
+        if file.is_file():
+            told.update(f"{file.name} {file.stat().st_size} ".encode())
+            told.update(file.read_bytes())
+    return told.hexdigest()
 
 
 def _read(path: Path) -> Finished:

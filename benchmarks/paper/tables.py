@@ -16,7 +16,10 @@ from .slicing import imbalance, layered, metis
 Flat = dict[str, Any]
 
 PAPER_LOADS = {5: 20340, 10: 10170, 15: 6780, 20: 5085}
-PAPER_KILOBYTES = {5: 19.12, 10: 33.57, 15: 46.46, 20: 57.79}
+PAPER_KILOBYTES = {
+    "traffic": {5: 19.12, 10: 33.57, 15: 46.46, 20: 57.79},
+    "cnn-traffic": {5: 214.87, 10: 331.45, 15: 818.11, 20: 1034.29},
+}
 SLICES = (5, 10, 12, 15, 20)
 
 
@@ -61,7 +64,7 @@ def load_rows(graph: NeuronGraph) -> list[Flat]:
     return rows
 
 
-def traffic_rows(graph: NeuronGraph) -> list[Flat]:
+def traffic_rows(graph: NeuronGraph, table: str = "traffic") -> list[Flat]:
     """Kilobytes (1000 bytes) of sums and errors that one sample moves: modelled from the plan."""
     rows = []
     for slices in SLICES:
@@ -69,9 +72,9 @@ def traffic_rows(graph: NeuronGraph) -> list[Flat]:
         sums = sums_per_sample(graph, layered(graph, slices))
         rows.append(
             {
-                "table": "traffic",
+                "table": table,
                 "run": f"n = {slices}",
-                "paper_kb": PAPER_KILOBYTES.get(slices),
+                "paper_kb": PAPER_KILOBYTES[table].get(slices),
                 "metis_float32_kb": by_metis and _kilobytes(sums_per_sample(graph, by_metis), 4),
                 "layered_float32_kb": _kilobytes(sums, 4),
                 "layered_int8_kb": _kilobytes(sums, 1),
