@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from crowdlearn_device.executor import ExecuTorchExecutor
+from crowdlearn_export.parity import relative_error
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -24,7 +25,7 @@ from torch import nn
 from .models import NETWORKS
 from .report import machine, write_rows
 from .train_step.__main__ import compiled
-from .train_step.cases import batch_of, built, margins, relative_error
+from .train_step.cases import batch_of, built, margins
 from .train_step.engine import Array
 
 BATCH = 4

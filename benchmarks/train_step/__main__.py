@@ -25,7 +25,7 @@ from rich.table import Table
 
 from ..report import machine, write_rows
 from .cases import Case, built, products_alone, write_case, write_onnx
-from .compare import compare
+from .compare import REFERENCE, compare
 from .peers import PEERS, python_of
 
 FULL = [
@@ -47,6 +47,9 @@ def main() -> None:
     parser.add_argument("--without", default="", help="comma-separated; not these engines")
     parser.add_argument("--peers", type=Path, help="where benchmarks.train_step.peers installed the peers")
     options = parser.parse_args()
+    without = options.without.split(",")
+    if REFERENCE in without:
+        parser.error(f"--without {REFERENCE}: every time is told relative to it")
     cases = [
         case
         for case in ([Case("cnn", 32, 1)] if options.quick else FULL)
@@ -59,7 +62,7 @@ def main() -> None:
         programs = {case.model: compiled(case.model) for case in cases}
         for number, case in enumerate(cases):
             folder = Path(temporary) / str(number)
-            rows += measured(case, programs[case.model], options.peers, folder, options.without.split(","))
+            rows += measured(case, programs[case.model], options.peers, folder, without)
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(as_table(rows), machine(), sep="\n")
     write_rows(options.json, rows)
@@ -102,7 +105,7 @@ def measured(
     exact = write_case(case, folder)
     (folder / "program.pte").write_bytes(program["pte"])
     np.savez(folder / "state.npz", **program["state"])
-    engines = {"eager": sys.executable, "crowdlearn": sys.executable}
+    engines = {REFERENCE: sys.executable, "crowdlearn": sys.executable}
     absent = []
     if peers is not None:
         if case.model in ("cnn", "mlp"):
@@ -116,12 +119,12 @@ def measured(
             else:
                 absent.append({"engine": peer, **vars(case), "failed": "not installed"})
         write_onnx(case, folder)
-        engines = {name: python for name, python in engines.items() if name not in without}
+    engines = {name: python for name, python in engines.items() if name not in without}
     rows = compare(case, engines, folder, exact, rounds=15 if case.batch > 8 else 25)
     for row in rows:
         if row["engine"] == "crowdlearn":
             row |= program["facts"]
-        if row["engine"] == "eager" and case.batch == 32:
+        if row["engine"] == REFERENCE and "failed" not in row and case.batch == 32:
             row["products_ms"] = round(products_alone(program["products"], case.threads), 3)
     return rows + absent
 

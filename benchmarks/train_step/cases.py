@@ -55,12 +55,6 @@ def write_case(case: Case, folder: Path) -> dict[str, Array]:
     return {n: p.grad.numpy() for n, p in exact.named_parameters() if p.grad is not None}
 
 
-def relative_error(found: dict[str, Array], exact: dict[str, Array]) -> float:
-    """The largest difference over the largest exact value."""
-    scale = max(float(np.abs(g).max()) for g in exact.values())
-    return max(float(np.abs(found[n] - g).max()) for n, g in exact.items()) / scale
-
-
 def batch_of(model: str, size: int) -> tuple[Tensor, Tensor]:
     """A random batch: samples and labels. Samples for which an input of ReLU or max pooling is so close to
     its kink that float32 and float64 could take different sides are drawn again, as far as `DRAWS` allow.

@@ -14,8 +14,9 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from crowdlearn_export.parity import relative_error
 
-from .cases import Case, relative_error
+from .cases import Case
 from .engine import Array
 
 SECONDS = 0.12
@@ -24,8 +25,11 @@ SECONDS = 0.12
 SLOW, FEW = 10, 3
 """An engine this many times slower than eager is measured in so many rounds only."""
 
+REFERENCE = "eager"
+"""The engine that every time is relative to."""
+
 PREPARED = {
-    "eager": ("weights.npz",),
+    REFERENCE: ("weights.npz",),
     "crowdlearn": ("program.pte", "state.npz"),
     "mnn": ("weights.npz",),
 }
@@ -101,7 +105,8 @@ def _process(
 def compare(
     case: Case, engines: Mapping[str, str], folder: Path, exact: Mapping[str, Array], rounds: int
 ) -> list[dict[str, Any]]:
-    """One row for each of `engines` (name to Python); one that fails has a row that says why.
+    """One row for each of `engines` (name to Python); one that fails has a row that says why, and all do
+    where the reference fails.
 
     Ratios are of neighbouring measurements: every round measures every engine.
     """
@@ -118,22 +123,35 @@ def compare(
                 file = folder / f"{engine}.gradients.npz"
                 worker.ask(f"gradients {file}")
             except EngineFailed as error:
-                rows[engine]["failed"] = str(error)[:200]
-                print(f"{engine} on {case}: {error}", file=sys.stderr)
+                rows[engine] = _failed(engine, case, error)
                 continue
             found = dict(np.load(file))
             rows[engine] |= {**facts, "grad_error": relative_error(found, dict(exact))}
             workers[engine], times[engine] = worker, []
         for number in range(rounds):
-            for engine, worker in workers.items():
+            for engine in list(times if REFERENCE in times else ()):
                 one = rows[engine]["one_ms"]
-                if number < FEW or one < SLOW * rows["eager"]["one_ms"]:
+                if number < FEW or one < SLOW * rows[REFERENCE]["one_ms"]:
                     steps = max(1, round(SECONDS / (one / 1e3)))
-                    times[engine].append(worker.ask(f"run {steps}")["ms"])
+                    try:
+                        times[engine].append(workers[engine].ask(f"run {steps}")["ms"])
+                    except EngineFailed as error:
+                        rows[engine] = _failed(engine, case, error)
+                        del times[engine]
     for engine, measured in times.items():
-        rows[engine] |= spread(measured, times["eager"])
+        if REFERENCE not in times:
+            rows[engine] = _failed(
+                engine, case, EngineFailed(f"{REFERENCE} failed, and it is told beside it")
+            )
+            continue
+        rows[engine] |= spread(measured, times[REFERENCE])
         del rows[engine]["one_ms"]
     return list(rows.values())
+
+
+def _failed(engine: str, case: Case, error: EngineFailed) -> dict[str, Any]:
+    print(f"{engine} on {case}: {error}", file=sys.stderr)
+    return {"engine": engine, **vars(case), "failed": str(error)[:200]}
 
 
 def spread(times: Sequence[float], reference: Sequence[float]) -> dict[str, float]:

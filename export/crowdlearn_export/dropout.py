@@ -39,8 +39,7 @@ def masks(dropped: Mapping[str, Dropped], rows: int, *, seed: int, step: int) ->
 
 
 def with_factors(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str, Dropped]]:
-    """A model whose active dropouts multiply by a buffer `<name>.factors`, and what they are; `model` itself
-    where it has none.
+    """A copy of the model whose active dropouts multiply by a buffer `<name>.factors`, and what they are.
 
     Raises LoweringError for a dropout of another kind, or one that is called more than once.
     """
@@ -54,13 +53,11 @@ def with_factors(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str,
         for name, module in model.named_modules()
         if module.training and isinstance(module, nn.modules.dropout._DropoutNd) and module.p
     }
-    if not active:
-        return model, {}
     for name, module in active.items():
         if type(module) not in DROPS or module.p >= 1:
             raise LoweringError(f"{name} ({type(module).__name__}): use Dropout or Dropout2d with p below 1")
-    shapes = _shapes(model, inputs, active)
     replaced = copy.deepcopy(model)
+    shapes = _shapes(model, inputs, active) if active else {}
     dropped = {}
     for name, module in active.items():
         if len(shapes[name]) > 1:

@@ -7,12 +7,10 @@ neurons.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import prod
-from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal
 
 from .errors import GraphError
 
@@ -21,7 +19,6 @@ FLOAT = 4
 """Bytes of a float32."""
 MAX_LAYERS = 10_000
 MAX_NEURONS = 10_000_000
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -121,38 +118,6 @@ class NeuronGraph:
         return sum(edge.macs for edge in self.edges)
 
 
-def graph_to_dict(graph: NeuronGraph) -> dict[str, Any]:
-    """The graph as plain JSON values."""
-    return asdict(graph)
-
-
-def graph_from_dict(data: object) -> NeuronGraph:
-    """The graph that `graph_to_dict` wrote, checked. Raises GraphError."""
-    fields = _fields(data, "graph")
-    graph = NeuronGraph(
-        _get(fields, "name", str, "graph"),
-        tuple(_layer(item, i) for i, item in enumerate(_items(fields, "layers", "graph"))),
-        tuple(_edge(item, i) for i, item in enumerate(_items(fields, "edges", "graph"))),
-    )
-    check_graph(graph)
-    return graph
-
-
-def save_graph(graph: NeuronGraph, path: Path) -> None:
-    """Write the graph as JSON."""
-    path.write_text(json.dumps(graph_to_dict(graph), indent=1) + "\n")
-
-
-def load_graph(path: Path) -> NeuronGraph:
-    """Read a graph. Raises GraphError where it is damaged, OSError where it cannot be read."""
-    try:
-        return graph_from_dict(json.loads(path.read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise GraphError(f"{path}: not JSON ({error}); trace the model again") from error
-    except GraphError as error:
-        raise GraphError(f"{path}: {error}") from error
-
-
 def check_graph(graph: NeuronGraph) -> None:
     """Raise GraphError unless this is a DAG from layer 0 to the last layer whose edges fit their layers."""
     count = len(graph.layers)
@@ -179,76 +144,3 @@ def check_graph(graph: NeuronGraph) -> None:
             raise GraphError(f"layer {layer.name}: nothing leads to it")
         if index < count - 1 and not graph.outgoing(index):
             raise GraphError(f"layer {layer.name}: it leads nowhere")
-
-
-def _layer(data: object, index: int) -> Layer:
-    where = f"layer {index}"
-    fields = _fields(data, where)
-    return Layer(
-        _get(fields, "index", int, where),
-        _get(fields, "name", str, where),
-        _get(fields, "neurons", int, where),
-        _shape(fields, "sum_shape", where),
-        _shape(fields, "output_shape", where),
-        tuple(_op(op, where) for op in _items(fields, "ops", where)),
-    )
-
-
-def _op(data: object, where: str) -> LocalOp:
-    fields = _fields(data, where)
-    return LocalOp(
-        _get(fields, "kind", str, where),
-        _get(fields, "module", str, where),
-        _attributes(fields, where),
-        _get(fields, "parameters", int, where),
-        _get(fields, "buffers", int, where),
-    )
-
-
-def _edge(data: object, index: int) -> Edge:
-    where = f"edge {index}"
-    fields = _fields(data, where)
-    kind = _get(fields, "kind", str, where)
-    if kind not in get_args(EdgeKind):
-        raise GraphError(f"{where}: kind {kind!r}; one of {', '.join(get_args(EdgeKind))} is possible")
-    return Edge(
-        _get(fields, "source", int, where),
-        _get(fields, "target", int, where),
-        kind,  # type: ignore[arg-type]
-        _get(fields, "module", str, where),
-        _get(fields, "macs", int, where),
-        _get(fields, "parameters", int, where),
-        _attributes(fields, where),
-    )
-
-
-def _fields(data: object, where: str) -> dict[str, object]:
-    if not isinstance(data, dict):
-        raise GraphError(f"{where}: an object was expected, not {type(data).__name__}")
-    return data
-
-
-def _get(fields: dict[str, object], name: str, kind: type[T], where: str) -> T:
-    value = fields.get(name)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise GraphError(f"{where}: {name} is {value!r}; {kind.__name__} was expected")
-    return value
-
-
-def _items(fields: dict[str, object], name: str, where: str) -> list[object]:
-    value = fields.get(name)
-    if not isinstance(value, list | tuple):
-        raise GraphError(f"{where}: {name} is {value!r}; a list was expected")
-    return list(value)
-
-
-def _shape(fields: dict[str, object], name: str, where: str) -> tuple[int, ...]:
-    shape = _items(fields, name, where)
-    if not all(type(size) is int for size in shape):
-        raise GraphError(f"{where}: {name} is {shape!r}; integers were expected")
-    return tuple(shape)  # type: ignore[arg-type]
-
-
-def _attributes(fields: dict[str, object], where: str) -> dict[str, object]:
-    attributes = _fields(fields.get("attributes"), where)
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in attributes.items()}

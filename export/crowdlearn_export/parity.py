@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,9 @@ def _compared(stage: Stage, executor: Executor, batch: int, generator: torch.Gen
     for _ in range(DRAWS):
         inputs, away = away_from_kinks(stage, example_inputs(stage.inputs, batch, generator), generator)
         found = [one for call in _errors(stage, executor, inputs) for one in call]
-        refused = next(((port, error, most) for port, error, most in found if not error <= most), None)
+        refused = next(
+            ((port, error, most) for port, error, most in found if not error <= most < math.inf), None
+        )
         if refused is None:
             return max((error for _, error, _ in found), default=0.0)
     assert refused is not None
@@ -98,6 +101,13 @@ def _errors(
             (port, error / scales[port.role], max(PARITY, FLOAT32 * worst[port.role] / scales[port.role]))
             for port, error, _ in errors
         ]
+
+
+def relative_error(found: Mapping[str, Array], exact: Mapping[str, Array]) -> float:
+    """The largest difference over the largest exact value; infinite where a number is not finite."""
+    scale = max(1e-30, *(_largest(value) for value in exact.values()))
+    errors = [_largest(found[name] - value) / scale for name, value in exact.items()]
+    return max(errors) if all(map(math.isfinite, (scale, *errors))) else math.inf
 
 
 def _largest(values: Array) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .compile import Method
 from .dropout import FACTORS, Dropped, with_factors
+from .errors import UnsupportedModule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -41,9 +42,11 @@ def train_step(
     """One step of SGD on `model`, in the mode (train or eval) that it is in.
 
     `inputs` and `targets` are an example batch of at least 2; the arithmetic is that of torch.optim.SGD
-    without dampening. Parameters that need no gradient are constants of the program. Raises LoweringError
-    for a dropout that is no product with factors, or is called more than once.
+    without dampening. Parameters that need no gradient are constants of the program. `model` stays as it is.
+    Raises LoweringError for a dropout that is no product with factors, or is called more than once, and
+    UnsupportedModule for a module with weights that has two names.
     """
+    _refuse_tied(model)
     dropping, dropped = with_factors(model, inputs)
     parameters = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     buffers = {n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()}
@@ -89,3 +92,14 @@ def train_step(
     batched = (rate - 2, rate - 1, *range(rate + 1, len(example)))
     updates = {1 + i: i for i in range(len(state))}
     return TrainStep(Method("train_step", step, example, batched, updates), state, dropped)
+
+
+def _refuse_tied(model: nn.Module) -> None:
+    """torch.func.functional_call leaves its own tensors in a module that it finds under two names."""
+    names: dict[nn.Module, str] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        first = names.setdefault(module, name)
+        if first != name and module.state_dict():
+            raise UnsupportedModule(
+                f"{name} ({type(module).__name__}) is {first}, used twice; give each use its own weights"
+            )

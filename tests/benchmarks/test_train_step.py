@@ -4,10 +4,12 @@ import sys
 
 import numpy as np
 import pytest
+from crowdlearn_export.parity import relative_error
 from torch import nn
 
-from benchmarks.train_step.cases import Case, built, relative_error, write_case
-from benchmarks.train_step.compare import compare
+from benchmarks.train_step.__main__ import main, measured
+from benchmarks.train_step.cases import Case, built, write_case
+from benchmarks.train_step.compare import EngineFailed, Worker, compare
 from benchmarks.train_step.engine import every
 from benchmarks.train_step.layers import Untold, described
 
@@ -51,3 +53,46 @@ def test_a_network_that_cannot_be_told_is_refused_by_name():
 def test_the_error_is_relative_to_the_largest_gradient():
     exact = {"a": np.array([1.0, -4.0]), "b": np.array([2.0])}
     assert relative_error({"a": np.array([1.0, -4.0]), "b": np.array([2.4])}, exact) == pytest.approx(0.1)
+
+
+def test_what_is_not_finite_is_no_small_error():
+    exact = {"a": np.array([1.0, -4.0]), "b": np.array([2.0])}
+    assert relative_error({"a": np.array([1.0, -4.0]), "b": np.array([np.nan])}, exact) == np.inf
+    assert relative_error(exact, {"a": np.array([1.0, np.nan]), "b": np.array([2.0])}) == np.inf
+
+
+@pytest.mark.parametrize("dying", ["eager", "crowdlearn"])
+def test_an_engine_that_dies_while_it_is_timed_has_a_row_that_says_so(tmp_path, monkeypatch, dying):
+    def ask(worker: Worker, question: str) -> dict[str, object]:
+        path = worker._errors
+        if question.startswith("run") and path.name.startswith(dying) and len(asked) > 2:
+            raise EngineFailed("killed")
+        asked.append(question)
+        if question.startswith("gradients"):
+            np.savez(question.removeprefix("gradients "), a=np.ones(1))
+        return {"one_ms": 100.0, "ms": 1.0}
+
+    asked: list[str] = []
+    monkeypatch.setattr(Worker, "ask", ask)
+    for name in ("weights.npz", "program.pte", "state.npz"):
+        (tmp_path / name).touch()
+    engines = {"eager": sys.executable, "crowdlearn": sys.executable}
+    rows = compare(Case("mlp", 1, 1), engines, tmp_path, {"a": np.ones(1)}, rounds=3)
+    failed = {row["engine"]: row.get("failed", "") for row in rows}
+    assert failed[dying] == "killed"
+    assert ("eager failed" in failed["crowdlearn"]) is (dying == "eager")
+    assert all("ms" in row for row in rows if "failed" not in row)
+
+
+def test_every_ratio_needs_eager(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train_step", "--quick", "--without", "eager"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--without eager" in capsys.readouterr().err
+
+
+def test_an_engine_is_left_out_without_peers_too(tmp_path):
+    program = {"pte": b"", "state": {}, "facts": {}, "products": []}
+    case = Case("mlp", 1, 1)
+    rows = measured(case, program, None, tmp_path / "case", without=["eager", "crowdlearn"])
+    assert rows == []

@@ -1,7 +1,9 @@
 """The doctor tells what a model can do before it is exported."""
 
+import numpy as np
 import pytest
 import torch
+from crowdlearn_device.executor import ExecuTorchExecutor
 from crowdlearn_export.doctor import diagnose
 from crowdlearn_export.errors import ExportError
 from torch import nn
@@ -37,9 +39,7 @@ class Branching(nn.Module):
 
 def test_a_sliceable_network_is_found_healthy():
     report = diagnose(
-        nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)),
-        torch.randn(4, 6),
-        torch.arange(4) % 3,
+        nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(4, 6)
     )
     assert not report.slices
     assert all(module.slices and module.trains for module in report.modules)
@@ -49,7 +49,7 @@ def test_a_sliceable_network_is_found_healthy():
 
 
 def test_a_transformer_block_trains_whole():
-    report = diagnose(Attentive(0.0), torch.randn(5, 12), torch.arange(5) % 3)
+    report = diagnose(Attentive(0.0), torch.randn(5, 12))
     assert not report.compiles
     assert report.slices
     assert all(module.trains for module in report.modules)
@@ -59,7 +59,7 @@ def test_a_transformer_block_trains_whole():
 
 def test_the_module_that_cannot_be_trained_is_named():
     model = nn.Sequential(nn.ConvTranspose2d(1, 1, 2), nn.Flatten(), nn.Linear(25, 3))
-    report = diagnose(model, torch.randn(4, 1, 4, 4), torch.arange(4) % 3)
+    report = diagnose(model, torch.randn(4, 1, 4, 4))
     assert [m.name for m in report.modules if not m.trains] == ["0"]
     assert "upsampling" in report.compiles
     assert report.slices
@@ -75,7 +75,7 @@ def test_the_module_that_cannot_be_trained_is_named():
     ],
 )
 def test_what_cannot_be_trained_is_told_in_plain_words(model, kind, advice):
-    report = diagnose(model, torch.randn(5, 12), torch.arange(5) % 3)
+    report = diagnose(model, torch.randn(5, 12))
     assert advice in report.compiles
     assert [m.kind for m in report.modules if not m.trains] == ([kind] if kind else [])
 
@@ -84,7 +84,6 @@ def test_modules_that_only_train_whole_are_told_apart():
     report = diagnose(
         nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(16, 3)),
         torch.randn(4, 2, 4, 4),
-        torch.arange(4) % 3,
     )
     assert [m.slices for m in report.modules] == [False, False, True, True]
     assert all(m.trains for m in report.modules)
@@ -94,4 +93,29 @@ def test_modules_that_only_train_whole_are_told_apart():
 @pytest.mark.parametrize("model", [nn.Linear(5, 3), nn.Sequential(nn.Linear(12, 6), nn.Unflatten(1, (2, 3)))])
 def test_a_model_that_gives_no_scores_is_refused(model):
     with pytest.raises(ExportError, match=r"shape \("):
-        diagnose(model, torch.randn(4, 12), torch.arange(4) % 3)
+        diagnose(model, torch.randn(4, 12))
+
+
+def test_a_module_that_is_used_twice_is_named_and_the_model_stays_as_it_was():
+    layer = nn.Linear(6, 6)
+    model = nn.Sequential(layer, nn.ReLU(), layer)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = diagnose(model, torch.randn(4, 6))
+    assert "used twice" in report.slices
+    assert "2 (Linear) is 0, used twice" in report.compiles
+    assert type(layer.weight) is nn.Parameter
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+
+
+def test_gradients_that_are_not_numbers_fail(monkeypatch):
+    run = ExecuTorchExecutor.run
+
+    def broken(self: ExecuTorchExecutor, method: str, arrays: list[np.ndarray]) -> object:
+        out = run(self, method, arrays)
+        arrays[0][0] = np.nan
+        return out
+
+    monkeypatch.setattr(ExecuTorchExecutor, "run", broken)
+    report = diagnose(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(4, 6))
+    assert report.gradient_error == np.inf
+    assert not report.exact

@@ -26,7 +26,6 @@ SLICES = (
 def doctor(
     model: Annotated[str, typer.Argument(help="paper-mlp, mlp:784-100-10 or file.py:function.")],
     shape: Annotated[str, typer.Option(help="Shape of one sample, as in 3x32x32.", show_default=False)] = "",
-    classes: Annotated[int, typer.Option(min=2, max=100_000)] = 10,
     batch: Annotated[int, typer.Option(help="Largest micro-batch.", min=2, max=4096)] = 32,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -36,10 +35,8 @@ def doctor(
 
     sample = stated_shape(model, shape)
     network = build_model(model, 0)
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(batch, *sample, generator=generator)
-    targets = torch.randint(0, classes, (batch,), generator=generator)
-    report = diagnose(network, inputs, targets)
+    inputs = torch.randn(batch, *sample, generator=torch.Generator().manual_seed(0))
+    report = diagnose(network, inputs)
     if as_json:
         typer.echo(json.dumps({"model": model, **asdict(report)}))
     else:
