@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from crowdlearn_device.executor import ExecuTorchExecutor
+from crowdlearn_export import deploy
+from crowdlearn_export.deploy import export_onnx, export_pte
 from crowdlearn_export.errors import ExportError
-from crowdlearn_export.onnx import export_onnx, export_pte, import_onnx
+from crowdlearn_export.onnx import import_onnx
 from crowdlearn_export.trace import neuron_graph
 from torch import nn
 
@@ -66,3 +68,13 @@ def test_what_is_no_onnx_is_refused(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"\xff\xfe not a model")
     with pytest.raises(ExportError, match=r"bad\.onnx"):
         import_onnx(tmp_path / "bad.onnx")
+
+
+def test_a_file_that_would_disagree_is_not_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(deploy, "AGREEMENT", -1.0)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"the one before")
+    with pytest.raises(ExportError, match="differs from PyTorch"):
+        export_onnx(nn.Linear(3, 2), torch.randn(2, 3), path)
+    assert path.read_bytes() == b"the one before"
+    assert list(tmp_path.iterdir()) == [path]

@@ -43,7 +43,7 @@ def export_model(
     max_batch: Annotated[int, typer.Option(help="Largest batch of the .pte.", min=2, max=4096)] = 32,
 ) -> None:
     """Write a run's newest global model for inference, checked against PyTorch."""
-    from crowdlearn_export.onnx import export_onnx, export_pte
+    from crowdlearn_export.deploy import export_onnx, export_pte
 
     if onnx is None and pte is None:
         raise ConfigError("nothing to write: give --onnx FILE, --pte FILE, or both")
