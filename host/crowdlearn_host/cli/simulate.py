@@ -35,25 +35,25 @@ def simulate(
     processes: Annotated[int, typer.Option(min=0, help="Local processes; 0: one a core.")] = 0,
 ) -> None:
     """Train a simulated crowd as CONFIG says."""
-    folder = RunFolder(run_folder, config)
-    wanted = folder.config
-    if wanted.partition.kind == "files":
-        train, devices = load_device_files(data, wanted.devices)
-    else:
-        train = load_dataset(data, "train")
-        devices = partition(train.labels, wanted.devices, wanted.partition, wanted.seed)
-    plan = config.parent / wanted.plan if wanted.plan else None
-    setting = prepare(wanted, train, load_dataset(data, "test"), devices, plan)
+    with RunFolder(run_folder, config) as folder:
+        wanted = folder.config
+        if wanted.partition.kind == "files":
+            train, devices = load_device_files(data, wanted.devices)
+        else:
+            train = load_dataset(data, "train")
+            devices = partition(train.labels, wanted.devices, wanted.partition, wanted.seed)
+        plan = config.parent / wanted.plan if wanted.plan else None
+        setting = prepare(wanted, train, load_dataset(data, "test"), devices, plan)
 
-    def on_round(state: RunState) -> None:
-        folder.keep(state)
-        typer.echo(_line(state))
+        def on_round(state: RunState) -> None:
+            folder.keep(state)
+            typer.echo(_line(state))
 
-    folder.keep_plan(setting.plan)
-    state = folder.resume()
-    with _workers(setting, engine, processes or os.cpu_count() or 1) as workers:
-        state = run(setting, workers, state, on_round)
-    typer.echo(f"global model: {folder.finish(setting, state)}")
+        folder.begin(setting, data, plan)
+        state = folder.resume()
+        with _workers(setting, engine, processes or os.cpu_count() or 1) as workers:
+            state = run(setting, workers, state, on_round)
+        typer.echo(f"global model: {folder.finish(setting, state)}")
 
 
 def _workers(setting: Setting, engine: Engine, processes: int) -> Workers:

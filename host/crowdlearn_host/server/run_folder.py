@@ -10,7 +10,6 @@ model.safetensors                           the newest of them
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -29,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from ..errors import RunError
+from ..files import locked, write_atomically
 
 SCHEMA = """
 create table if not exists groups (number integer primary key, state text not null);
@@ -37,16 +37,6 @@ create table if not exists traffic (
          device text, direction text, purpose text, bytes integer, messages integer, primary key (device,
          direction, purpose) );
 """
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """All of the content or the old file, whatever happens meanwhile."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 class RunFolder:
@@ -63,11 +53,7 @@ class RunFolder:
         (path / "snapshots").mkdir(parents=True, exist_ok=True)
         (path / "checkpoints").mkdir(exist_ok=True)
         self.path = path
-        self._lock = (path / ".lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(f"{path} is in use by another process; wait for it or stop it") from error
+        self._lock = locked(path)
         try:
             self._db = sqlite3.connect(path / "run.db")
             self._db.execute("pragma journal_mode=wal")

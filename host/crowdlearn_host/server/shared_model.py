@@ -22,6 +22,7 @@ from crowdlearn_device.wire import Floats
 from numpy.typing import NDArray
 
 from ..errors import RunError, UpdateRefused
+from ..files import DAMAGED_ARCHIVE
 from ..sharing.round import SharingRound
 from ..sharing.window import Window
 from .effects import Merge
@@ -130,7 +131,7 @@ class SharedModel:
                     epoch, shared, group = map(int, name.split(".")[1:])
                     values = state[name.replace("indices", "values", 1)]
                     committed[(epoch, shared), group] = Update(SERVER, 0, state[name], values)
-        except (ValueError, OSError, KeyError) as error:
+        except DAMAGED_ARCHIVE as error:
             raise RunError(f"the run's shared model is damaged ({error}); start a new run") from error
         if len(window) != len(self._window) or window.omega != self._window.omega:
             raise RunError("the run's shared model is of another model or window; start a new run")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import time
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -18,49 +19,90 @@ from safetensors.torch import save_file
 
 from ..config import load_toml
 from ..errors import RunError
+from ..files import DAMAGED_ARCHIVE, locked, write_atomically
 from ..models import build_model
-from ..planner.plan import Plan, save_plan
+from ..planner.plan import save_plan
 from ..sharing.flat import unflatten
 from ..sharing.window import Window
 from .config import SimulationConfig
 from .engine import RoundRecord, RunState, Setting, global_weights
+from .group import Workload
 
 CHECKPOINT = "checkpoint.npz"
 METRICS = "metrics.jsonl"
+INPUTS = "inputs.json"
+"""Where samples and plan file came from, and what they were."""
 
 
 class RunFolder:
-    """config.toml, environment.json, plan.json, metrics.jsonl, checkpoint.npz and model.safetensors."""
+    """config.toml, environment.json, inputs.json, plan.json, metrics.jsonl, checkpoint.npz and
+    model.safetensors; for one process at a time, until it is closed.
+    """
 
     def __init__(self, folder: str | Path, config_file: str | Path) -> None:
-        """Opens the folder, or makes it. Raises RunError where it belongs to another configuration."""
+        """Opens the folder, or makes it. Raises RunError where it belongs to another configuration, or is in
+        use.
+        """
         self.folder = Path(folder)
         self.config = load_toml(config_file, SimulationConfig)
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = self.folder / "config.toml"
         if kept.exists() and load_toml(kept, SimulationConfig) != self.config:
             raise RunError(f"{folder} is a run of another configuration; choose another --run folder")
-        _replace(kept, Path(config_file).read_bytes())
-        _replace(self.folder / "environment.json", json.dumps(_environment(), indent=1).encode())
+        self._lock = locked(self.folder)
+        write_atomically(kept, Path(config_file).read_bytes())
+        write_atomically(self.folder / "environment.json", json.dumps(_environment(), indent=1).encode())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def begin(self, setting: Setting, data: Path, plan: Path | None) -> None:
+        """Writes plan.json, as a run of phones has it, and inputs.json of the samples from `data` and of the
+        plan file. Raises RunError where the run began with others.
+        """
+        given = {"data": {"from": str(data.resolve()), "sha256": _samples_hash(setting.workload)}}
+        if plan is not None:
+            digest = hashlib.sha256(plan.read_bytes()).hexdigest()
+            given["plan"] = {"from": str(plan.resolve()), "sha256": digest}
+        path = self.folder / INPUTS
+        try:
+            kept = json.loads(path.read_text()) if path.exists() else {}
+            for what, now in given.items():
+                then = kept.get(what, now)
+                if then["sha256"] != now["sha256"]:
+                    raise RunError(
+                        f"{self.folder} began with other {what}: {then['from']} ({then['sha256'][:8]}), "
+                        f"not {now['from']} ({now['sha256'][:8]}); give what it began with, or choose "
+                        "another --run folder"
+                    )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{path} is damaged ({error}); choose another --run folder") from error
+        write_atomically(path, json.dumps(given, indent=1).encode())
+        save_plan(setting.plan, self.folder / "plan.json")
 
     def resume(self) -> RunState | None:
-        """The state after the last round that was kept, or None. Raises RunError where it is damaged."""
+        """The state after the last round that was kept, or None; metrics tell of the same rounds then.
+
+        Raises RunError where the checkpoint is damaged.
+        """
         path = self.folder / CHECKPOINT
         state = _load_state(path) if path.exists() else None
-        done = len(state.records) if state else 0
+        records = state.records if state else ()
         metrics = self.folder / METRICS
         lines = metrics.read_bytes().splitlines(keepends=True) if metrics.exists() else []
-        _replace(metrics, b"".join(lines[:done]))
+        rows = [line for line in lines if line.endswith(b"\n")][: len(records)]
+        if len(rows) < len(records):
+            rows = [line.encode() for line in _rows_anew(records, path.stat().st_mtime)]
+        write_atomically(metrics, b"".join(rows))
         return state
-
-    def keep_plan(self, plan: Plan) -> None:
-        """Writes plan.json, as a run of phones has it."""
-        save_plan(plan, self.folder / "plan.json")
 
     def keep(self, state: RunState) -> None:
         """Adds the last round to metrics and checkpoint; a crash leaves either as it was or as it is then."""
         with (self.folder / METRICS).open("a") as file:
-            file.write(json.dumps(_row(state.records)) + "\n")
+            file.write(_row(state.records, time.time()))
         _save_state(self.folder / CHECKPOINT, state)
 
     def finish(self, setting: Setting, state: RunState) -> Path:
@@ -71,12 +113,12 @@ class RunFolder:
         return path
 
 
-def _row(records: tuple[RoundRecord, ...]) -> Mapping[str, object]:
-    """The last round as a row of metrics; samples and bytes count from the start of the run."""
+def _row(records: tuple[RoundRecord, ...], at: float) -> str:
+    """The last round, over at `at`, as a line of metrics; samples and bytes are those of the run so far."""
     last = records[-1]
     purposes = sorted({purpose for record in records for purpose in record.bytes})
-    return {
-        "time": time.time(),
+    row: Mapping[str, object] = {
+        "time": at,
         "round": last.round,
         "epoch": last.epoch,
         "samples": sum(record.samples for record in records),
@@ -86,6 +128,22 @@ def _row(records: tuple[RoundRecord, ...]) -> Mapping[str, object]:
         "samples_per_second": last.samples / last.seconds,
         "bytes": {p: sum(record.bytes.get(p, 0) for record in records) for p in purposes},
     }
+    return json.dumps(row) + "\n"
+
+
+def _rows_anew(records: tuple[RoundRecord, ...], ended: float) -> list[str]:
+    """Metrics that were lost; their times are the last one's less the seconds that the rounds after took."""
+    after = [sum(record.seconds for record in records[at:]) for at in range(1, len(records) + 1)]
+    return [_row(records[: at + 1], ended - seconds) for at, seconds in enumerate(after)]
+
+
+def _samples_hash(workload: Workload) -> str:
+    """Of all samples, and of which lie where."""
+    test, digest = workload.test, hashlib.sha256()
+    for array in (workload.inputs, workload.labels, test.inputs, test.labels, *workload.devices):
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _save_state(path: Path, state: RunState) -> None:
@@ -109,14 +167,8 @@ def _load_state(path: Path) -> RunState:
             window = {n.removeprefix("window_"): arrays[n] for n in arrays.files if n.startswith("window_")}
             records = tuple(RoundRecord(**record) for record in json.loads(arrays["records"].tobytes()))
             return RunState(arrays["weights"], arrays["momentum"], Window.from_state(window), records)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except DAMAGED_ARCHIVE as error:
         raise RunError(f"{path} is damaged ({error}); delete it to start the run anew") from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.partial")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 def _environment() -> dict[str, object]:

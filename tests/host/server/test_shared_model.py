@@ -184,3 +184,14 @@ def test_a_window_of_another_model_is_refused():
         SharedModel(array_specs(), first_weights()).restore(other.to_bytes())
     with pytest.raises(RunError, match="damaged"):
         other.restore(b"nothing")
+
+
+def test_a_window_that_was_cut_short_is_told_as_damaged():
+    model = SharedModel(array_specs(), first_weights())
+    upload(model, 0, shifted(1))
+    model.commit(0, 1, (0, 0))
+    whole = model.to_bytes()
+    for length in range(0, len(whole), 31):
+        with pytest.raises(RunError, match="damaged"):
+            model.restore(whole[:length])
+    model.restore(whole)

@@ -56,9 +56,57 @@ def test_a_run_folder_of_another_configuration_or_damaged_is_refused(files: Path
     with pytest.raises(RunError, match="another configuration"):
         simulate(files / "other.toml", files, files / "run", processes=1)
     checkpoint = files / "run" / "checkpoint.npz"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
-    with pytest.raises(RunError, match="damaged"):
+    whole = checkpoint.read_bytes()
+    with RunFolder(files / "run", files / "crowd.toml") as folder:
+        for length in range(0, len(whole), 61):
+            checkpoint.write_bytes(whole[:length])
+            with pytest.raises(RunError, match=r"damaged .*delete it"):
+                folder.resume()
+
+
+def test_a_run_folder_is_one_process_at_a_time(files: Path) -> None:
+    with (
+        RunFolder(files / "run", files / "crowd.toml"),
+        pytest.raises(RunError, match="in use by another process"),
+    ):
         simulate(files / "crowd.toml", files, files / "run", processes=1)
+    simulate(files / "crowd.toml", files, files / "run", processes=1)
+
+
+def test_a_run_does_not_go_on_with_other_samples_or_another_plan(files: Path) -> None:
+    graph = neuron_graph(build_model("mlp:6-10-8-4", 0), torch.zeros(2, 6), "mlp:6-10-8-4")
+    save_plan(balanced(graph, 3), files / "plan.json")
+    (files / "planned.toml").write_text('plan = "plan.json"\n' + (files / "crowd.toml").read_text())
+    simulate(files / "planned.toml", files, files / "run", processes=1)
+    save_plan(balanced(graph, 2), files / "plan.json")
+    with pytest.raises(RunError, match=rf"other plan: {files}/plan.json \(.*\), not {files}/plan.json"):
+        simulate(files / "planned.toml", files, files / "run", processes=1)
+    save_plan(balanced(graph, 3), files / "plan.json")
+    other = files / "other"
+    other.mkdir()
+    for split in ("train", "test"):
+        with np.load(files / f"{split}.npz") as arrays:
+            inputs, labels = arrays["inputs"], arrays["labels"]
+        inputs[-1, -1] += split == "test"
+        np.savez(other / f"{split}.npz", inputs=inputs, labels=labels)
+    with pytest.raises(RunError, match=f"other data: {files} .* not {other} "):
+        simulate(files / "planned.toml", other, files / "run", processes=1)
+    # An earlier version kept no inputs.json.
+    (files / "run" / "inputs.json").unlink()
+    simulate(files / "planned.toml", files, files / "run", processes=1)
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_lost_metrics_are_written_anew_from_the_checkpoint(files: Path, left: int) -> None:
+    simulate(files / "crowd.toml", files, files / "run", processes=1)
+    metrics = files / "run" / "metrics.jsonl"
+    before = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join(before[:left]))
+    simulate(files / "crowd.toml", files, files / "run", processes=1)
+    old, new = ([json.loads(line) for line in lines] for lines in (before, metrics.open()))
+    for was, now in zip(old, new, strict=True):
+        assert now.pop("time") == pytest.approx(was.pop("time"), abs=10)
+        assert now == was
 
 
 def test_a_saved_plan_says_who_owns_what(files: Path) -> None:

@@ -1,0 +1,37 @@
+"""Files that a crash leaves whole, and folders that one process uses at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import zipfile
+from pathlib import Path
+from typing import TextIO
+
+from .errors import RunError
+
+DAMAGED_ARCHIVE = (EOFError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+"""What reading an .npz raises that was cut short, or holds other arrays than it should."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """All of the content or the old file, whatever happens meanwhile."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def locked(folder: Path) -> TextIO:
+    """The folder's lock, held until it is closed or the process ends. Raises RunError where another process
+    holds it.
+    """
+    lock = (folder / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise RunError(f"{folder} is in use by another process; wait for it or stop it") from error
+    return lock
