@@ -48,7 +48,7 @@ def stretches(arrays: Sequence[ArraySpec], neurons: tuple[Neurons, ...]) -> tupl
 def shared_updates(
     manifest: Manifest, state: PieceState, owner: int, number: int, theta: float, values: ValueType
 ) -> Iterator[bytes]:
-    """The encoded updates of a round: the top theta of the piece's weights, and all running statistics.
+    """The encoded updates of a round: the top theta of the piece's weights, running statistics before others.
 
     Without accumulated gradients, as with theta = 1, every weight ranks alike.
     """
@@ -91,7 +91,7 @@ def _gathered(
 
 
 def _importance(part: Stretch, arrays: Mapping[str, Floats]) -> Floats:
-    if not part.trained:  # statistics have no gradient, and a model without them cannot be evaluated
+    if not part.trained:  # statistics have no gradient, and a model without them cannot be evaluated: first
         return np.full(part.stop - part.start, np.inf, np.float32)
     accumulated = arrays.get(f"gradient/{part.name}")
     return np.zeros(part.stop - part.start, np.float32) if accumulated is None else accumulated.reshape(-1)

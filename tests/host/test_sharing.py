@@ -70,7 +70,7 @@ def sharing_round() -> tuple[Window, SharingRound]:
     return window, SharingRound(window, number=4, owned={1: lower, 2: ~lower}, max_weights=5)
 
 
-def test_chunks_enter_the_window_as_they_arrive() -> None:
+def test_each_chunk_is_applied_when_it_is_received() -> None:
     window, sharing = sharing_round()
     whole = update({i: i + 1 for i in range(6)}, owner=1, round_=4)
     for number, part in enumerate(chunks(whole, 2), 1):

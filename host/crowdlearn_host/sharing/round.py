@@ -1,4 +1,4 @@
-"""One sharing round: updates arrive in chunks, are checked, and enter the window at once."""
+"""One sharing round: updates arrive in chunks, and each is checked before anybody keeps it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class Sink(Protocol):
 
 
 class SharingRound:
-    """Takes the chunks of one round's updates into `window`, in the order in which they arrive.
+    """Hands the chunks of one round's updates, checked, to `window`, in the order in which they arrive: a
+    simulation's is the Window, the server's keeps them until the group's round is committed.
 
     `owned` says which weights each device is responsible for (a boolean per weight of the model); a device
     uploads a weight at most once a round. A refused chunk changes nothing: a right one may follow it.

@@ -19,10 +19,11 @@ from crowdlearn_device.update import (
     encode_update,
     select_top,
 )
+from crowdlearn_export.graph import FLOAT
 from crowdlearn_export.trace import neuron_graph
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from ..errors import ConfigError, TrainingError
 from ..models import build_model, input_shape
 from ..planner.balanced import balanced
 from ..planner.plan import Plan, load_plan
@@ -36,7 +37,6 @@ from .traffic import shuffle_bytes, sums_per_sample
 from .wire import BYTES, crossings
 from .workers import Workers
 
-FLOAT = 4
 COHORTS = 12
 """Into as many a round's devices are divided, each averaged by one worker before anything travels: few, and
 the same work for 2, 3, 4, 6 or 12 workers. Not by the workers there are: sums would depend on them.
@@ -155,7 +155,7 @@ def run(
     """Trains to the last epoch, from `state` where one is given; `on_round` gets every round's state.
 
     The outcome depends on the setting only: not on the workers, nor on where the run was resumed. The state's
-    window changes in place. Raises TrainingError where a group cannot train.
+    window changes in place. Raises TrainingError where a group cannot train, or training diverges.
     """
     state = state or start(setting)
     config = setting.config
@@ -191,6 +191,8 @@ def _slicenet_round(setting: Setting, workers: Workers, state: RunState, number:
             for turn, weights, momentum in zip(turns, state.weights, state.momentum, strict=True)
         ]
     )
+    for turn, result in zip(turns, results, strict=True):
+        _check_finite(result, turn, number)
     weights = np.stack([result.weights for result in results])
     momentum = np.stack([result.momentum for result in results])
     samples = sum(result.samples for result in results)
@@ -233,11 +235,16 @@ def _share(
     for group, result in zip(holders, results, strict=True):
         owned = {device: setting.pieces == piece for piece, device in zip(pieces, group, strict=False)}
         sharing = SharingRound(window, number, owned, len(window))
-        # Running statistics have no gradient, and a model without them cannot be evaluated: always shared.
+        # Running statistics have no gradient, and a model without them cannot be evaluated: they go first.
         importance = np.where(setting.statistics, np.inf, result.accumulated if _chosen(config) else 0)
         for device, part in zip(group, parts, strict=False):
             chosen = part[select_top(importance[places[part]], config.sharing.theta)]
-            update, size = _travelled(places, device, number, chosen, result.weights, values)
+            try:
+                update, size = _travelled(places, device, number, chosen, result.weights, values)
+            except ValueError as error:
+                raise _diverged(
+                    number, f"device {device} holds weights beyond {values.name.lower()}"
+                ) from error
             sharing.apply(update)
             sent += size
     due = np.zeros(len(window), np.bool_)
@@ -249,6 +256,16 @@ def _share(
         weights[:, update.indices] = update.values
         sent += len(holders) * size
     return sent
+
+
+def _check_finite(result: GroupResult, devices: Sequence[int], number: int) -> None:
+    if not result.finite:
+        told = ", ".join(map(str, devices))
+        raise _diverged(number, f"weights or loss are not finite after the passes of devices {told}")
+
+
+def _diverged(number: int, what: str) -> TrainingError:
+    return TrainingError(f"round {number + 1}: {what}; training diverged, lower training.learning_rate")
 
 
 def _travelled(
@@ -278,14 +295,11 @@ def _fedavg_round(setting: Setting, workers: Workers, state: RunState, number: i
     local = config.fedavg.local_epochs
     passes = [tuple(Pass(int(device), number * local + i) for i in range(local)) for device in np.sort(drawn)]
     size = -(-count // COHORTS)
-    results = workers.map(
-        [
-            CohortTask(tuple(passes[first : first + size]), state.weights[0], config.rate(number))
-            for first in range(0, count, size)
-        ]
-    )
+    cohorts = [tuple(passes[first : first + size]) for first in range(0, count, size)]
+    results = workers.map([CohortTask(each, state.weights[0], config.rate(number)) for each in cohorts])
     total = np.zeros(len(setting.initial))
-    for result in results:
+    for cohort, result in zip(cohorts, results, strict=True):
+        _check_finite(result, [own[0].device for own in cohort], number)
         total += result.weights * float(result.samples)
     weights = (total / sum(result.samples for result in results)).astype(np.float32)[None]
     spent = {"sharing": 2 * count * len(setting.initial) * FLOAT}

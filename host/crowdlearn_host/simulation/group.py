@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 import torch
@@ -58,6 +59,11 @@ class GroupResult:
     accumulated: Floats
     loss: float
     samples: int
+
+    @property
+    def finite(self) -> bool:
+        """Whether training has not diverged."""
+        return isfinite(self.loss) and bool(np.isfinite(self.weights).all())
 
 
 class GroupModel:

@@ -14,29 +14,41 @@ from ..errors import ConfigError
 from .config import PartitionConfig
 
 Indices = NDArray[np.int64]
+LEAST = 2
+"""Samples of a device: batch norm has no variance of one."""
 
 
 def partition(labels: Indices, devices: int, config: PartitionConfig, seed: int) -> list[Indices]:
-    """Positions of each device's samples; every sample but a remainder lies on exactly one device.
+    """Positions of each device's samples, at least 2; every one but a remainder lies on exactly one device.
 
     Raises ConfigError where there are too few samples.
     """
-    if len(labels) < 2 * devices:
-        raise ConfigError(f"{len(labels)} samples for {devices} devices; each needs 2, use fewer devices")
+    if len(labels) < LEAST * devices:
+        raise ConfigError(
+            f"{len(labels)} samples for {devices} devices; each needs {LEAST}, use fewer devices"
+        )
     rng = np.random.default_rng((seed, 0x5EED))
     if config.kind == "iid":
         return [np.sort(part) for part in np.array_split(rng.permutation(len(labels)), devices)]
     if config.kind == "dirichlet":
         return _dirichlet(labels, devices, config.alpha, rng)
     if config.kind == "shards":
-        return _shards(labels, devices, config.shards, rng)
+        parts = _shards(labels, devices, config.shards, rng)
+        fewest = min(range(devices), key=lambda device: len(parts[device]))
+        if len(parts[fewest]) < LEAST:
+            raise ConfigError(
+                f"device {fewest} has {len(parts[fewest])} of {len(labels)} samples and needs {LEAST}: "
+                f"make partition.shards less than {config.shards}, or devices fewer"
+            )
+        return parts
     raise ConfigError("partition.kind = 'files': the folder's device-*.npz say what lies where")
 
 
 def load_device_files(folder: str | Path, devices: int) -> tuple[Dataset, list[Indices]]:
     """All of the folder's `device-*.npz`, by name, as one data set, and the positions of each one's samples.
 
-    Raises ConfigError where there are not `devices` of them, DataError where one is damaged.
+    Raises ConfigError where there are not `devices` of them or one holds a single sample, DataError where one
+    is damaged.
     """
     paths = sorted(Path(folder).glob("device-*.npz"))
     if len(paths) != devices:
@@ -44,6 +56,9 @@ def load_device_files(folder: str | Path, devices: int) -> tuple[Dataset, list[I
             f"{folder} has {len(paths)} files device-*.npz for {devices} devices; make them equal"
         )
     parts = [load_npz(path) for path in paths]
+    for path, part in zip(paths, parts, strict=True):
+        if len(part) < LEAST:
+            raise ConfigError(f"{path} holds {len(part)} sample; give the device {LEAST}, or leave it out")
     parts = [part.shaped(parts[0].inputs.shape[1:]) for part in parts]
     ends = np.cumsum([len(part) for part in parts])
     whole = Dataset(np.concatenate([p.inputs for p in parts]), np.concatenate([p.labels for p in parts]))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.graph import FLOAT, NeuronGraph
 from numpy.typing import NDArray
 
 from ..planner.plan import Plan
 from .config import SimulationConfig
-
-FLOAT = 4
 
 
 def sums_per_sample(graph: NeuronGraph, plan: Plan) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from crowdlearn_device.schedule import dominator_order, mini_batches, pass_order
-from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.errors import ConfigError, TrainingError
 from crowdlearn_host.models import build_model
 from crowdlearn_host.sharing.flat import flatten
 from crowdlearn_host.simulation.engine import (
@@ -211,3 +211,30 @@ def test_sharing_may_come_after_every_few_passes(crowd: Crowd) -> None:
     assert [record.samples for record in records] == [297, 99, 297, 99]
     assert [record.round for record in records] == [0, 1, 2, 3]
     assert all(record.bytes["sharing"] > 0 for record in records)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sharing": {"values": "float16"}},
+        {"sharing": {"values": "int8", "theta": 0.5}},
+        {"sharing": {"theta": 1}},
+        {"sharing": ALONE},
+        {"method": "fedavg"},
+        {"training": {"epochs": 4, "batch": 8, "learning_rate": 100, "wire": "int8"}},
+    ],
+)
+def test_training_that_diverges_is_told_with_round_device_and_advice(
+    crowd: Crowd, changed: dict[str, object]
+) -> None:
+    steep = {"epochs": 40, "batch": 8, "learning_rate": 100, "momentum": 0.99, "weight_decay": 1}
+    with pytest.raises(TrainingError, match=r"round \d+: .*device.* \d+.* lower training.learning_rate"):
+        simulated(crowd(**{"training": steep, **changed}))
+
+
+def test_weights_beyond_what_values_can_tell_name_their_device(crowd: Crowd) -> None:
+    setting = crowd(sharing={"values": "float16"}, training={"epochs": 1, "batch": 8, "learning_rate": 1e-9})
+    state = start(setting)
+    state.weights[1, 0] = 1e5
+    with pytest.raises(TrainingError, match=r"round 1: device [4-7] holds weights beyond float16"):
+        run(setting, InProcess(setting.workload), state)

@@ -55,6 +55,10 @@ def test_a_small_alpha_and_few_shards_leave_few_classes_on_a_device() -> None:
 def test_too_few_samples_are_told() -> None:
     with pytest.raises(ConfigError, match="3000 samples for 1501 devices"):
         partition(LABELS, 1501, config(), 0)
+    with pytest.raises(
+        ConfigError, match=r"device \d+ has [01] of 60 samples .*partition.shards less than 5"
+    ):
+        partition(LABELS[:60], 25, config(kind="shards", shards=5), 0)
 
 
 def test_a_file_a_device_is_taken_as_it_lies(tmp_path: Path) -> None:
@@ -68,3 +72,6 @@ def test_a_file_a_device_is_taken_as_it_lies(tmp_path: Path) -> None:
         assert (data.inputs[own] == device).all()
     with pytest.raises(ConfigError, match=r"3 files .* for 4 devices"):
         load_device_files(tmp_path, 4)
+    np.savez(tmp_path / "device-002.npz", inputs=np.zeros((1, 4), np.float32), labels=[0])
+    with pytest.raises(ConfigError, match=r"device-002.npz holds 1 sample; give the device 2"):
+        load_device_files(tmp_path, 3)
