@@ -63,12 +63,19 @@ def _options(
 
 
 def main() -> None:
-    """Entry point: an error of ours is one line on stderr and exit code 1."""
+    """Entry point: an error of ours, or of the system, is one line on stderr and exit code 1."""
     first = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     try:
         build([first] if first in COMMANDS else COMMANDS)()
-    except (HostError, ExportError, DeviceError) as error:
+    except (HostError, ExportError, DeviceError, OSError) as error:
         if os.environ.get("CROWDLEARN_DEBUG"):
             raise
-        print(f"crowdlearn: {error}", file=sys.stderr)
+        told = _system_error(error) if isinstance(error, OSError) else error
+        print(f"crowdlearn: {told}", file=sys.stderr)
         sys.exit(1)
+
+
+def _system_error(error: OSError) -> str:
+    """The file, where there is one, and the reason."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return reason if error.filename is None else f"{error.filename}: {reason}"

@@ -85,6 +85,8 @@ def _facts(run: Run) -> str:
         ("pieces", str(len(run.pieces) or "none")),
         ("recoveries", str(sum(event.get("event") == "recovering" for event in run.events))),
     ]
+    if run.left_out:
+        facts.append(("values that are not finite, left out", str(run.left_out)))
     return "".join(f"<div><b>{escape(value)}</b><span>{name}</span></div>" for name, value in facts)
 
 

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Run:
     Loss and accuracy are over samples; `bytes` holds a curve of megabytes over seconds for each purpose.
     `pieces` are the plan's ranges of neurons by piece and layer, `loads` the multiplications a sample that
     the planner gave each piece (empty where none planned), `passes` how often each device was dominator.
+    `left_out` counts the records of loss or accuracy that are not finite, which curves do without.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Run:
     passes: dict[str, int]
     traffic: tuple[DeviceTraffic, ...]
     events: tuple[dict[str, Any], ...]
+    left_out: int
 
 
 def read_run(folder: Path) -> Run:
@@ -60,18 +63,21 @@ def read_run(folder: Path) -> Run:
         samples = _samples(rows)
         points = list(zip(samples, rows, strict=True))
         pieces, loads = _pieces(folder / "plan.json")
+        loss = [(x, float(row["loss"])) for x, row in points if row.get("loss") is not None]
+        accuracy = _accuracy(points, events)
         return Run(
             folder.resolve().name,
             _text(folder / "config.toml"),
             _environment(folder / "environment.json"),
-            _thinned([(x, float(row["loss"])) for x, row in points if row.get("loss") is not None]),
-            _accuracy(points, events),
+            _thinned(loss),
+            _thinned(accuracy),
             _bytes(rows),
             pieces,
             loads,
             _passes(events),
             _traffic(folder / "run.db"),
             tuple(events),
+            sum(not isfinite(y) for _, y in (*loss, *accuracy)),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OSError, sqlite3.DatabaseError) as error:
         raise RunError(
@@ -114,14 +120,14 @@ def _samples(rows: list[dict[str, Any]]) -> list[float]:
     return samples
 
 
-def _accuracy(points: list[tuple[float, dict[str, Any]]], events: list[dict[str, Any]]) -> tuple[Point, ...]:
+def _accuracy(points: list[tuple[float, dict[str, Any]]], events: list[dict[str, Any]]) -> list[Point]:
     """Test accuracy in per cent: in a simulation's rows, or in phones' `evaluated` events by their time."""
     told = [(x, 100 * float(row["accuracy"])) for x, row in points if row.get("accuracy") is not None]
     for event in events:
         if event.get("event") == "evaluated" and "test_accuracy" in event:
             before = [x for x, row in points if row.get("time", 0) <= event.get("time", 0)]
             told.append((before[-1] if before else 0.0, 100 * float(event["test_accuracy"])))
-    return _thinned(told)
+    return told
 
 
 def _bytes(rows: list[dict[str, Any]]) -> dict[str, tuple[Point, ...]]:
@@ -171,6 +177,7 @@ def _traffic(path: Path) -> tuple[DeviceTraffic, ...]:
 
 
 def _thinned(points: list[Point]) -> tuple[Point, ...]:
-    """At most MAX_POINTS of the points, the last among them."""
+    """At most MAX_POINTS of the finite points, the last among them."""
+    points = [point for point in points if all(map(isfinite, point))]
     step = -(-len(points) // MAX_POINTS) or 1
     return tuple(points[::-1][::step][::-1])

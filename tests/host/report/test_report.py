@@ -123,6 +123,16 @@ def test_a_long_run_is_thinned_and_keeps_its_last_point(tmp_path: Path) -> None:
     assert loss[-1][0] == 3 * MAX_POINTS
 
 
+def test_a_loss_that_is_not_finite_is_left_out_and_counted(tmp_path: Path) -> None:
+    losses = ("NaN", "Infinity", "1.5", "-Infinity", "2.5")
+    rows = [f'{{"samples": {at}, "loss": {loss}, "accuracy": NaN}}' for at, loss in enumerate(losses)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(rows))
+    run = read_run(tmp_path)
+    assert run.loss == ((2.0, 1.5), (4.0, 2.5))
+    assert run.accuracy == ()
+    assert "<b>8</b><span>values that are not finite, left out" in page(run)
+
+
 def test_a_curve_that_hides_another_is_dashed() -> None:
     drawn = curves({"activation": [(0, 1), (1, 2)], "error": [(0, 1), (1, 2)], "else": [(0, 0)]}, "x", "y")
     assert drawn.count(" over") == drawn.count("c1 over") > 0
