@@ -10,14 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ..errors import ConfigError
-from ..models import build_model
 from ..server.run_folder import load_model_state
-from ..training.config import load_config
-from ..training.data import load_split
 from ..training.evaluation import evaluate as run_model
-from ..training.prepare import sample_shape
-from ..training.run import config_folder
+from .trained import model_and_test
 
 
 def evaluate(
@@ -28,13 +23,8 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Evaluate a run's newest global model on a test set."""
-    config = load_config(run / "config.toml")
-    name = data or config.data
-    if name is None:
-        raise ConfigError("the run has no test data of its own; give --data FOLDER")
-    test = load_split(name, "test")
-    model = build_model(config.model, config.training.seed, config_folder(run))
-    result = run_model(model, load_model_state(run), test.shaped(sample_shape(config, test)))
+    model, test = model_and_test(run, data)
+    result = run_model(model, load_model_state(run), test)
     if as_json:
         typer.echo(json.dumps({"run": str(run), **asdict(result)}))
     else:

@@ -9,12 +9,8 @@ import torch
 import typer
 
 from ..errors import ConfigError
-from ..models import build_model
 from ..server.run_folder import load_model_state
-from ..training.config import load_config
-from ..training.data import load_split
-from ..training.prepare import sample_shape
-from ..training.run import config_folder
+from .trained import model_and_test
 
 
 def import_model(
@@ -40,6 +36,9 @@ def export_model(
     run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
     onnx: Annotated[Path | None, typer.Option(help="Write the model as ONNX.")] = None,
     pte: Annotated[Path | None, typer.Option(help="Write the model for ExecuTorch with XNNPACK.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder with a test split, or 'digits' [default: the run's].")
+    ] = None,
     max_batch: Annotated[int, typer.Option(help="Largest batch of the .pte.", min=2, max=4096)] = 32,
 ) -> None:
     """Write a run's newest global model for inference, checked against PyTorch."""
@@ -47,13 +46,9 @@ def export_model(
 
     if onnx is None and pte is None:
         raise ConfigError("nothing to write: give --onnx FILE, --pte FILE, or both")
-    config = load_config(run / "config.toml")
-    if config.data is None:
-        raise ConfigError("the run names no data, so the shape of a sample is unknown")
-    model = build_model(config.model, config.training.seed, config_folder(run))
+    model, test = model_and_test(run, data)
     model.load_state_dict(load_model_state(run))
-    shape = sample_shape(config, load_split(config.data, "test"))
-    sample = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    sample = torch.randn(2, *test.inputs.shape[1:], generator=torch.Generator().manual_seed(0))
     if onnx is not None:
         typer.echo(f"{onnx}: differs from PyTorch by {export_onnx(model, sample, onnx):.0e} in onnxruntime")
     if pte is not None:

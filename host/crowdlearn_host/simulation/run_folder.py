@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from ..config import load_toml
@@ -140,7 +141,8 @@ def _rows_anew(records: tuple[RoundRecord, ...], ended: float) -> list[str]:
 def _samples_hash(workload: Workload) -> str:
     """Of all samples, and of which lie where."""
     test, digest = workload.test, hashlib.sha256()
-    for array in (workload.inputs, workload.labels, test.inputs, test.labels, *workload.devices):
+    arrays: list[NDArray[Any]] = [workload.inputs, workload.labels, test.inputs, test.labels]
+    for array in (*arrays, *workload.devices):
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

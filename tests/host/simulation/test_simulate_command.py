@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from crowdlearn_export.trace import neuron_graph
+from crowdlearn_host.cli.evaluate import evaluate
+from crowdlearn_host.cli.models import export_model
 from crowdlearn_host.cli.simulate import Engine, simulate
 from crowdlearn_host.errors import ConfigError, RunError, TrainingError
 from crowdlearn_host.models import build_model
@@ -94,6 +96,20 @@ def test_a_run_does_not_go_on_with_other_samples_or_another_plan(files: Path) ->
     # An earlier version kept no inputs.json.
     (files / "run" / "inputs.json").unlink()
     simulate(files / "planned.toml", files, files / "run", processes=1)
+
+
+def test_a_simulated_model_is_evaluated_and_exported_as_one_of_phones(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    simulate(files / "crowd.toml", files, files / "run", processes=1)
+    last = json.loads((files / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    capsys.readouterr()
+    evaluate(files / "run", str(files), as_json=True)
+    assert json.loads(capsys.readouterr().out)["accuracy"] == pytest.approx(last["accuracy"])
+    export_model(files / "run", onnx=files / "model.onnx", data=str(files))
+    assert (files / "model.onnx").stat().st_size > 0
+    with pytest.raises(ConfigError, match="give --data FOLDER"):
+        evaluate(files / "run")
 
 
 @pytest.mark.parametrize("left", [0, 1])
