@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from crowdlearn_device.dataset import load_dataset
+from crowdlearn_host.files import write_atomically
 from crowdlearn_host.simulation.config import SimulationConfig
 from crowdlearn_host.simulation.engine import RoundRecord, prepare, run
 from crowdlearn_host.simulation.partition import partition
@@ -106,6 +106,4 @@ def _read(path: Path) -> Finished:
 
 def _write(path: Path, job: Job, finished: Finished) -> None:
     told = {"config": job.config.model_dump(mode="json"), **asdict(finished)}
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(told))
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(told).encode())

@@ -13,6 +13,7 @@ from executorch.exir import to_edge_transform_and_lower
 from torch import Tensor, nn
 
 from .errors import ExportError
+from .parity import relative_error
 
 AGREEMENT = 1e-5
 """Largest relative difference between an exported model and PyTorch."""
@@ -62,8 +63,7 @@ def export_pte(model: nn.Module, sample: Tensor, max_batch: int, path: Path) -> 
 
 def _agreement(model: nn.Module, sample: Tensor, found: np.ndarray, where: str) -> float:
     with torch.no_grad():
-        expected = model.eval()(sample).numpy()
-    error = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30))
+        error = relative_error({"scores": found}, {"scores": model.eval()(sample).numpy()})
     if not error <= AGREEMENT:
         raise ExportError(
             f"the exported model differs from PyTorch by {error:.1e} in {where} (at most {AGREEMENT:.0e}); "

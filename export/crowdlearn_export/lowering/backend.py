@@ -18,7 +18,7 @@ from executorch.exir import EdgeProgramManager, lowered_backend_module
 from torch.fx import GraphModule
 from torch.fx.passes.infra.partitioner import Partition
 
-from .mean import MEAN, MeanConfig, RowMean, elements, sums_as_means
+from .mean import MEAN, MeanConfig, RowMean, elements, hinted, sums_as_means
 from .order import apart, sort_in_place
 from .workspace import bytes_of
 
@@ -78,15 +78,11 @@ def products(module: GraphModule) -> list[tuple[int, int, int]]:
     for node in module.graph.nodes:
         if node.target in (aten.mm.default, aten.addmm.default, aten.bmm.default):
             left, right = (argument.meta["val"].shape for argument in node.args[-2:])
-            found.append((prod(map(_size, left[:-1])), _size(left[-1]), _size(right[-1])))
+            found.append((prod(map(hinted, left[:-1])), hinted(left[-1]), hinted(right[-1])))
         elif node.target is aten.linear.default:
             left, right = (argument.meta["val"].shape for argument in node.args[:2])
-            found.append((prod(map(_size, left[:-1])), _size(left[-1]), _size(right[0])))
+            found.append((prod(map(hinted, left[:-1])), hinted(left[-1]), hinted(right[0])))
     return found
-
-
-def _size(size: int | torch.SymInt) -> int:
-    return size if isinstance(size, int) else int(size.node.hint)
 
 
 def prepare(module: GraphModule, backend: Backend) -> GraphModule:

@@ -43,7 +43,12 @@ def sums_as_means(module: GraphModule, large: int) -> GraphModule:
 
 def elements(value: torch.Tensor) -> int:
     """How many there are for the example batch."""
-    return prod(size if isinstance(size, int) else int(size.node.hint) for size in value.shape)
+    return prod(map(hinted, value.shape))
+
+
+def hinted(size: int | torch.SymInt) -> int:
+    """A size for the example batch."""
+    return size if isinstance(size, int) else int(size.node.hint)
 
 
 def _summed(graph: Graph, source: Node, dim: int) -> Node | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import os
 import secrets
 from pathlib import Path
 
 from ..errors import FleetError
+from ..files import write_atomically
 
 
 class Enrolment:
@@ -25,9 +25,7 @@ class Enrolment:
         token = secrets.token_urlsafe(24)
         hashes = {**self._hashes(), device: _hash(token)}
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_suffix(".partial")
-        partial.write_text(json.dumps(hashes, indent=1))
-        os.replace(partial, self._path)
+        write_atomically(self._path, json.dumps(hashes, indent=1).encode())
         return token
 
     def admits(self, device: str, token: str) -> bool:
