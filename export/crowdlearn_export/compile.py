@@ -24,6 +24,7 @@ from .lowering.backend import Backend, choose_backend, delegate, prepare
 from .lowering.operators import check_operators
 from .lowering.order import free_early
 from .lowering.workspace import bytes_of, workspace_bytes
+from .thrift import code_when_called, rare_collections
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -86,6 +87,8 @@ def lower_methods(methods: Sequence[Method]) -> dict[str, GraphModule]:
     return {m.name: lower(m.function, m.example, m.batched) for m in methods}
 
 
+@rare_collections()
+@code_when_called()
 def compile_lowered(
     methods: Sequence[Method],
     lowered: Mapping[str, GraphModule],

@@ -22,6 +22,7 @@ model = "mlp:64-16-8-10"
 epochs = 3
 batch = 64
 learning_rate = 0.05
+kernels = "by_size"
 
 [fleet]
 virtual = 3
@@ -65,8 +66,16 @@ def wait_until_all_gone(folder: Path) -> None:
     assert not [process.cmdline() for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Programs are compiled in the first run; this is about how runs end."""
+    return tmp_path_factory.mktemp("programs")
+
+
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_leaves_nothing_behind_and_resumes(how, tmp_path):
+def test_an_interrupted_run_leaves_nothing_behind_and_resumes(how, programs, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "programs").symlink_to(programs)
     (tmp_path / "config.toml").write_text(CONFIG)
     run = tmp_path / "run"
     first = start(tmp_path, "train", "config.toml", "--run", "run")

@@ -15,12 +15,14 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from ..thrift import rare_collections
 from .attention import multi_head_attention
 from .layout import Layout
 from .rules import rules
 from .simplify import fuse_linear, join_views, share_constants, share_expressions, sink_views
 
 
+@rare_collections()
 def lower(function: Callable[..., Any], example: Sequence[Tensor], batched: Collection[int]) -> GraphModule:
     """`function` as a graph of lowered operators; dimension 0 of the inputs at `batched` is one symbol, the
     batch.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from math import prod
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from executorch.exir import EdgeProgramManager, lowered_backend_module
 from torch.fx import GraphModule
 from torch.fx.passes.infra.partitioner import Partition
 
+from ..thrift import replaced
 from .mean import MEAN, MeanConfig, RowMean, elements, hinted, sums_as_means
 from .order import apart, sort_in_place
 from .workspace import bytes_of
@@ -105,22 +105,11 @@ def delegate(edge: EdgeProgramManager, backends: Mapping[str, Backend], max_batc
         return {**visitors(*given), MEAN: RowMean(*given)}
 
     with (
-        _replaced(xnnpack_preprocess, "XNNPACKPassManager", fewer_passes),
-        _replaced(xnnpack_preprocess, "get_node_visitors", with_means),
-        _replaced(lowered_backend_module, "legalize_graph", sort_in_place),
+        replaced(xnnpack_preprocess, "XNNPACKPassManager", fewer_passes),
+        replaced(xnnpack_preprocess, "get_node_visitors", with_means),
+        replaced(lowered_backend_module, "legalize_graph", sort_in_place),
     ):
         return edge.to_backend(parts)
-
-
-@contextmanager
-def _replaced(module: Any, name: str, value: object) -> Iterator[None]:
-    """`module.name` is `value` meanwhile: what ExecuTorch offers no option for."""
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
 
 
 class _Partitioner(XnnpackPartitioner):  # type: ignore[misc]

@@ -78,7 +78,8 @@ def test_processes_give_the_same_bits_and_a_killed_one_changes_nothing(crowd: Cr
     with Processes(setting.workload, 2) as workers:
 
         def kill_one(state: RunState) -> None:
-            os.kill(workers.pids[len(state.records) % 2], signal.SIGKILL)
+            if len(state.records) <= 2:  # each worker once
+                os.kill(workers.pids[len(state.records) % 2], signal.SIGKILL)
 
         assert same(run(setting, workers, on_round=kill_one), simulated(setting))
 

@@ -1,0 +1,61 @@
+"""Compiling without what PyTorch does for nothing."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.fx import GraphModule
+from torch.fx.graph import _PyTreeCodeGen
+
+ALLOCATIONS = 100_000
+"""Objects made between two searches for garbage: compiling makes millions, and keeps most of them."""
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Meanwhile garbage is searched for seldom."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(max(ALLOCATIONS, thresholds[0]), *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+
+
+@contextmanager
+def code_when_called() -> Iterator[None]:
+    """Meanwhile graphs have their Python code written when they are first called, instead of after every
+    change: one code of twenty is. Until then `code` is empty, so this is for graphs whose code nobody reads.
+    """
+    with replaced(GraphModule, "recompile", _recompile_when_called):
+        yield
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
+    """`owner.name` is `value` meanwhile: what PyTorch and ExecuTorch offer no option for."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+_write_code: Any = GraphModule.recompile
+
+
+def _recompile_when_called(module: Any) -> None:
+    codegen = module.graph._codegen
+    if isinstance(codegen, _PyTreeCodeGen):
+        module._in_spec, module._out_spec = codegen.pytree_info.in_spec, codegen.pytree_info.out_spec
+    module._code = ""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _write_code(self)
+        return self.forward(*args, **kwargs)
+
+    type(module).forward = forward  # every graph module has a class of its own
