@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from crowdlearn_device.executor import ExecuTorchExecutor
-from crowdlearn_export.compile import Method, compile_program
+from crowdlearn_export.compile import Method, compile_lowered, lower_methods
 from crowdlearn_export.lowering import lower
+from crowdlearn_export.lowering.backend import Backend
 from torch import Tensor
 
 BOUND = 1e-5
@@ -62,8 +63,11 @@ def assert_compiles(function: Function, given: Sequence[Tensor], batched: Sequen
     """The compiled program agrees with autograd at several batches, on repeated calls, on either backend."""
     top = given[batched[0]].shape[0]
     method = Method("joint", with_gradients(function, given), tuple(given), tuple(batched))
-    for backend in ("portable", "xnnpack"):
-        executor = ExecuTorchExecutor(compile_program([method], max_batch=top, backend=backend).pte)
+    lowered = lower_methods([method])
+    backends: tuple[Backend, ...] = ("portable", "xnnpack")
+    for backend in backends:
+        program = compile_lowered([method], lowered, {method.name: backend}, top)
+        executor = ExecuTorchExecutor(program.pte)
         for batch in (top, 1, top - 1):
             part = [t[:batch] if i in batched else t for i, t in enumerate(given)]
             for _ in range(2):
