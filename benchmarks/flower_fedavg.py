@@ -1,7 +1,8 @@
 """Federated averaging in Flower's simulation, for benchmarks.simulation; runs in an environment with flwr.
 
-Only numpy, torch and flwr are there. The workload is a folder that benchmarks.simulation wrote. To Flower's
-favour data and model stay in each worker process between clients, and batches are gathered as in our engine.
+Only numpy, torch and flwr are there. The workload is a folder that benchmarks.simulation wrote. There are two
+clients: one as Flower's tutorial writes it, with a new model and a DataLoader; one to Flower's favour, whose
+worker keeps a model, and which gathers mini-batches as our engine does. Both have the data in memory.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import itertools
 import json
 import sys
 import time
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 client_app = ClientApp()
 
@@ -34,12 +37,32 @@ def workload(folder: str) -> dict[str, Any]:
     path = Path(folder)
     arrays = {file.stem: np.load(file, mmap_mode="r") for file in path.glob("*.npy")}
     settings = json.loads((path / "settings.json").read_text())
+    return {**arrays, **settings, "model": network(settings)}
+
+
+def network(settings: dict[str, Any]) -> nn.Module:
+    """The workload's model."""
     widths = settings["widths"]
     layers: list[nn.Module] = []
     for sources, targets in itertools.pairwise(widths[:-1]):
-        layers += [nn.Linear(sources, targets), nn.BatchNorm1d(targets), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
-    return {**arrays, **settings, "model": model}
+        norm = [nn.BatchNorm1d(targets)] if settings["normalised"] else []
+        layers += [nn.Linear(sources, targets), *norm, nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+
+
+def loaded(work: dict[str, Any], own: np.ndarray, number: int, client: int) -> Iterator[list[torch.Tensor]]:
+    """Mini-batches as PyTorch's users load them."""
+    samples = (torch.from_numpy(work[kind][own]) for kind in ("inputs", "labels"))
+    draws = torch.Generator().manual_seed(number * len(work["devices"]) + client)
+    yield from DataLoader(TensorDataset(*samples), work["batch"], shuffle=True, generator=draws)
+
+
+def gathered(work: dict[str, Any], own: np.ndarray, number: int, client: int) -> Iterator[list[torch.Tensor]]:
+    """Mini-batches by one index each."""
+    order = own[np.random.default_rng((number, client)).permutation(len(own))]
+    for start in range(0, len(order), work["batch"]):
+        at = order[start : start + work["batch"]]
+        yield [torch.from_numpy(work[kind][at]) for kind in ("inputs", "labels")]
 
 
 @client_app.train()
@@ -48,18 +71,14 @@ def train(message: Message, context: Context) -> Message:
     config = message.content["config"]
     work = workload(config["folder"])
     client, number = int(context.node_config["partition-id"]), int(config["server-round"])
-    model = work["model"]
+    model = network(work) if work["tutorial"] else work["model"]
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     model.train()
     sgd = torch.optim.SGD(model.parameters(), lr=work["rate"])
     own = work["devices"][client]
-    order = own[np.random.default_rng((number, client)).permutation(len(own))]
-    for start in range(0, len(order), work["batch"]):
-        at = order[start : start + work["batch"]]
+    for inputs, labels in (loaded if work["tutorial"] else gathered)(work, own, number, client):
         sgd.zero_grad()
-        F.cross_entropy(
-            model(torch.from_numpy(work["inputs"][at])), torch.from_numpy(work["labels"][at])
-        ).backward()
+        F.cross_entropy(model(inputs), labels).backward()
         sgd.step()
     metrics = MetricRecord({"num-examples": len(own)})
     reply = RecordDict({"arrays": ArrayRecord(torch_state_dict=model.state_dict()), "metrics": metrics})

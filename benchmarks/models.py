@@ -44,6 +44,11 @@ def paper_mlp() -> nn.Module:
     return nn.Sequential(*hidden, nn.Linear(100, 10))
 
 
+def fedavg_2nn() -> nn.Module:
+    """784-200-200-10, the "2NN" that federated averaging was published with (McMahan et al. 2017)."""
+    return nn.Sequential(nn.Linear(784, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 10))
+
+
 class Residual(nn.Module):
     """Two 3x3 convolutions with batch norm and a shortcut."""
 

@@ -1,8 +1,9 @@
 """python -m benchmarks.simulation --data FOLDER [--flower PYTHON]: simulated client-samples per second.
 
 The same federated averaging of MNIST (whole model, one epoch of plain SGD a round) in our engine and in
-Flower's simulation, in turns on the same machine: few clients with much data each, and many with little.
-Beside them, what the machine would do if it computed our matrix products alone, those of evaluation too.
+Flower's simulation, in turns on the same machine: the paper's network on few clients with much data each and
+on many with little, and the "2NN" as federated averaging was published with it (McMahan et al. 2017). Beside
+them, what the machine would do if it computed our matrix products alone, those of evaluation too.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ from crowdlearn_device.dataset import load_dataset
 from crowdlearn_host.config import parse_config
 from crowdlearn_host.models import build_model
 from crowdlearn_host.simulation.config import SimulationConfig
-from crowdlearn_host.simulation.dense import ALIGNED
-from crowdlearn_host.simulation.engine import EVALUATED, Setting, prepare, run
+from crowdlearn_host.simulation.dense import ALIGNED, CLASSIFIED
+from crowdlearn_host.simulation.engine import Setting, prepare, run
+from crowdlearn_host.simulation.group import NARROWED
 from crowdlearn_host.simulation.partition import partition
 from crowdlearn_host.simulation.workers import Processes
 from rich.console import Console
@@ -37,24 +39,33 @@ from rich.table import Table
 
 from benchmarks.report import machine, write_rows
 
-WIDTHS = (784, 400, 200, 100, 10)
+PAPER_WIDTHS = (784, 400, 200, 100, 10)
+NN2 = (784, 200, 200, 10)
 ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
 class Crowd:
-    """Who trains: `clients` share the 60,000 samples, `fraction` of them train each round."""
+    """Who trains what: `clients` share the 60,000 samples, `fraction` of them train each round."""
 
     name: str
     clients: int
     fraction: float
     batch: int
+    model: str = "mlp:" + "-".join(map(str, PAPER_WIDTHS))
+    widths: tuple[int, ...] = PAPER_WIDTHS
+    normalised: bool = True
 
 
 CROWDS = (
     Crowd("120 clients, all a round", 120, 1.0, 50),
     Crowd("1200 clients, a tenth a round", 1200, 0.1, 50),
+    Crowd(
+        "McMahan's 100, a tenth a round", 100, 0.1, 10, "benchmarks.models:fedavg_2nn", NN2, normalised=False
+    ),
 )
+CLIENTS = ("to its favour", "as its tutorial")
+"""Of Flower, as benchmarks.flower_fedavg tells."""
 Measured = list[tuple[float, float]]
 """Seconds and test accuracy of each round."""
 MULTIPLYING_SECONDS = 2.0
@@ -99,11 +110,13 @@ def _compared(
     setting = _setting(crowd, data, rounds)
     told: dict[str, Measured] = {"crowdlearn": []}
     with tempfile.TemporaryDirectory() as folder:
-        _write(setting, crowd, Path(folder))
         for _ in range(turns):
             told["crowdlearn"] += _ours(setting, cores)
-            if flower is not None:
-                told.setdefault("flower", []).extend(_flower(flower, Path(folder), rounds, cores))
+            if flower is None:
+                continue
+            for client in CLIENTS:
+                _write(setting, crowd, Path(folder), client)
+                told.setdefault(f"flower, {client}", []).extend(_flower(flower, Path(folder), rounds, cores))
     samples = sum(len(own) for own in setting.workload.devices) * crowd.fraction
     rows: list[dict[str, Any]] = []
     for engine, measured in told.items():
@@ -121,29 +134,29 @@ def _compared(
             }
         )
     rows.append({**dict.fromkeys(rows[0]), "crowd": crowd.name, "engine": "our products alone"})
-    rows[-1]["samples/s"] = round(_products_alone(setting, samples, cores))
+    rows[-1]["samples/s"] = round(_products_alone(setting, crowd, samples, cores))
     for row in rows:
         row["ours/this"] = round(rows[0]["samples/s"] / row["samples/s"], 2)
     return rows
 
 
-def _products_alone(setting: Setting, samples: float, cores: int) -> float:
+def _products_alone(setting: Setting, crowd: Crowd, samples: float, cores: int) -> float:
     """Trained samples per second if a round were nothing but the products of its steps and its evaluation."""
     workload = setting.workload
     batch, classified = setting.config.training.batch, len(workload.test)
     # Pixels that are zero in all samples of a pass are left out; where a pass is short they are not.
-    width = WIDTHS[0]
-    if len(workload.devices[0]) > 2 * batch:
+    width = crowd.widths[0]
+    if len(workload.devices[0]) > NARROWED * batch:
         live = [np.count_nonzero(workload.inputs[own].any(axis=0)) for own in workload.devices]
         width = -(-round(float(np.mean(live))) // ALIGNED) * ALIGNED
     with multiprocessing.get_context("spawn").Pool(cores) as pool:
         for seconds in (0.1, MULTIPLYING_SECONDS):  # once to start up
-            each = pool.starmap(_multiply, [(width, batch, seconds)] * cores, chunksize=1)
+            each = pool.starmap(_multiply, [(crowd.widths, width, batch, seconds)] * cores, chunksize=1)
     training, classifying = (float(np.mean([one[kind] for one in each])) for kind in (0, 1))
     return samples * cores / (samples * training + classified * classifying)
 
 
-def _multiply(width: int, batch: int, seconds: float) -> tuple[float, float]:
+def _multiply(widths: tuple[int, ...], live: int, batch: int, seconds: float) -> tuple[float, float]:
     """Seconds that the products of a sample take when it is trained, and when it is classified."""
     torch.set_num_threads(1)
 
@@ -155,12 +168,12 @@ def _multiply(width: int, batch: int, seconds: float) -> tuple[float, float]:
         return (time.perf_counter() - began) / done
 
     def layers(first: int, rows: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        sizes = (first, *WIDTHS[1:])
+        sizes = (first, *widths[1:])
         weights = [torch.randn(a, b) / a for a, b in itertools.pairwise(sizes)]
         return weights, [torch.rand(rows, size) for size in sizes]
 
-    weights, values = layers(width, batch)
-    whole, tested = layers(WIDTHS[0], EVALUATED)
+    weights, values = layers(live, batch)
+    whole, tested = layers(widths[0], CLASSIFIED)
 
     def train() -> None:
         for weight, value in zip(weights, values, strict=False):
@@ -174,21 +187,21 @@ def _multiply(width: int, batch: int, seconds: float) -> tuple[float, float]:
         for weight, value in zip(whole, tested, strict=False):
             torch.mm(value, weight)
 
-    return timed(train, batch), timed(classify, EVALUATED)
+    return timed(train, batch), timed(classify, CLASSIFIED)
 
 
 def _setting(crowd: Crowd, data: Path, rounds: int) -> Setting:
     values = {
-        "model": f"mlp:{'-'.join(map(str, WIDTHS))}",
+        "model": crowd.model,
         "method": "fedavg",
         "devices": crowd.clients,
         "fedavg": {"fraction": crowd.fraction},
         "training": {"epochs": rounds, "batch": crowd.batch, "learning_rate": 0.1},
     }
     config = parse_config(values, SimulationConfig, "benchmark")
-    train = load_dataset(data)
+    train, test = (load_dataset(data, part).shaped(crowd.widths[:1]) for part in ("train", "test"))
     devices = partition(train.labels, config.devices, config.partition, config.seed)
-    return prepare(config, train, load_dataset(data, "test"), devices)
+    return prepare(config, train, test, devices)
 
 
 def _ours(setting: Setting, cores: int) -> Measured:
@@ -217,7 +230,7 @@ def _flower(python: Path, folder: Path, rounds: int, cores: int) -> Measured:
     return [(b["time"] - a["time"], b["accuracy"]) for a, b in itertools.pairwise(told[1:])]
 
 
-def _write(setting: Setting, crowd: Crowd, folder: Path) -> None:
+def _write(setting: Setting, crowd: Crowd, folder: Path, client: str) -> None:
     workload, training = setting.workload, setting.config.training
     np.save(folder / "inputs.npy", workload.inputs)
     np.save(folder / "labels.npy", workload.labels)
@@ -226,10 +239,12 @@ def _write(setting: Setting, crowd: Crowd, folder: Path) -> None:
     np.save(folder / "devices.npy", np.stack(workload.devices))
     torch.save(build_model(setting.config.model, 0).state_dict(), folder / "initial.pt")
     settings = {
-        "widths": WIDTHS,
+        "widths": crowd.widths,
+        "normalised": crowd.normalised,
         "batch": training.batch,
         "rate": training.learning_rate,
         "fraction": crowd.fraction,
+        "tutorial": client == "as its tutorial",
     }
     (folder / "settings.json").write_text(json.dumps(settings))
 

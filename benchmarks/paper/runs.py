@@ -20,7 +20,7 @@ from crowdlearn_host.simulation.engine import RoundRecord, prepare, run
 from crowdlearn_host.simulation.partition import partition
 from crowdlearn_host.simulation.workers import InProcess
 
-ARITHMETIC = 2
+ARITHMETIC = 3
 """To be raised where the same configuration gives other numbers: runs that were kept are made anew then."""
 
 

@@ -21,11 +21,13 @@ from numpy.typing import NDArray
 from ..models import build_model
 from ..sharing.flat import flat_layout
 from .config import SimulationConfig
-from .dense import DenseChain, Fed
+from .dense import DenseChain, Fed, live_inputs
 from .wire import Crossing, round_sums
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
+NARROWED = 2
+"""Passes of more mini-batches leave out inputs that are zero throughout: in fewer it costs more."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class GroupModel:
         plain = not more and training.wire == "float32"
         self._chain = DenseChain.of(self._model, layout) if plain else None
         self._floats = self._chain.vector if self._chain else self._vector
+        self._gathered = np.empty((0, *workload.inputs.shape[1:]), np.float32)
+        self._live: dict[int, torch.Tensor | None] = {}
 
     def train(
         self,
@@ -132,10 +136,13 @@ class GroupModel:
 
     def right(self, weights: Floats, inputs: Floats, labels: Indices) -> int:
         """How many of the samples the model with these weights gets right, by its running statistics."""
+        flat, given = torch.from_numpy(np.array(weights)), torch.from_numpy(inputs)
+        if self._chain is not None:
+            return int((self._chain.classify(flat, given.flatten(1)).numpy() == labels).sum())
         self._model.eval()
-        self._vector.copy_(torch.from_numpy(np.array(weights)))
+        self._vector.copy_(flat)
         with torch.no_grad():
-            guesses = self._model(torch.from_numpy(inputs)).argmax(1).numpy()
+            guesses = self._model(given).argmax(1).numpy()
         return int((guesses == labels).sum())
 
     def _views(self, vector: torch.Tensor) -> list[torch.Tensor]:
@@ -161,18 +168,33 @@ class GroupModel:
         """Trains the floats that are there; the loss summed over samples."""
         self._model.train()
         self._noise.manual_seed(_noise_seed(workload.config.seed, passes[0]))
-        fed = (_fed(workload, each) for each in passes)
+        fed = (self._fed(workload, each) for each in passes)
         if self._chain is not None:
             return self._chain.train(fed, rate, accumulated)
         velocities = self._views(momentum) if len(momentum) else []
         sums = self._views(accumulated) if len(accumulated) else []
-        return sum(self._pass(*each, rate, velocities, sums) for each in fed)
+        return sum(self._pass(each, rate, velocities, sums) for each in fed)
+
+    def _fed(self, workload: Workload, each: Pass) -> Fed:
+        """The dominator's samples in the order in which the pass feeds them, until the next pass."""
+        own = workload.devices[each.device]
+        at = own[pass_order(len(own), seed=workload.config.seed, epoch=each.epoch, device=each.device)]
+        if len(self._gathered) < len(at):
+            self._gathered = np.empty((len(at), *workload.inputs.shape[1:]), np.float32)
+        inputs = self._gathered[: len(at)]
+        np.take(workload.inputs, at, 0, inputs, mode="clip")  # any other mode would copy once more
+        batches = [slice(b.start, b.stop) for b in mini_batches(len(at), workload.config.training.batch)]
+        samples, labels = torch.from_numpy(inputs), torch.from_numpy(workload.labels[at])
+        if self._chain is None:
+            return Fed(samples, labels, batches)
+        samples = samples.flatten(1)
+        if len(batches) > NARROWED and each.device not in self._live:
+            self._live[each.device] = live_inputs(samples)
+        return Fed(samples, labels, batches, self._live.get(each.device))
 
     def _pass(
         self,
-        inputs: torch.Tensor,
-        labels: torch.Tensor,
-        batches: Sequence[slice],
+        fed: Fed,
         rate: float,
         velocities: list[torch.Tensor],
         sums: list[torch.Tensor],
@@ -184,10 +206,11 @@ class GroupModel:
         parameters = [parameter.data for parameter in self._parameters]
         newest = [parameter.clone() for parameter in parameters] if training.staleness else parameters
         loss_sum = 0.0
-        for batch in batches:
-            loss = F.cross_entropy(self._model(inputs[batch]), labels[batch])
+        for batch in fed.batches:
+            labels = fed.labels[batch]
+            loss = F.cross_entropy(self._model(fed.inputs[batch]), labels)
             gradients = list(torch.autograd.grad(loss, self._parameters))
-            loss_sum += loss.item() * len(labels[batch])
+            loss_sum += loss.item() * len(labels)
             steps = gradients
             if training.staleness:
                 torch._foreach_copy_(parameters, newest)
@@ -224,11 +247,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _fed(workload: Workload, each: Pass) -> Fed:
-    """The dominator's samples and labels in the order in which the pass feeds them, and its mini-batches."""
-    own = workload.devices[each.device]
-    at = own[pass_order(len(own), seed=workload.config.seed, epoch=each.epoch, device=each.device)]
-    batches = [slice(rows.start, rows.stop) for rows in mini_batches(len(at), workload.config.training.batch)]
-    return torch.from_numpy(workload.inputs[at]), torch.from_numpy(workload.labels[at]), batches

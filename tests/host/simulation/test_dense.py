@@ -7,7 +7,7 @@ import pytest
 import torch
 from crowdlearn_host.models import mlp
 from crowdlearn_host.sharing.flat import flat_layout, flatten, unflatten
-from crowdlearn_host.simulation.dense import DenseChain
+from crowdlearn_host.simulation.dense import DenseChain, Fed, live_inputs
 from torch import nn
 
 BATCHES = [slice(0, 20), slice(20, 40), slice(40, 60), slice(60, 73)]
@@ -39,21 +39,41 @@ def by_autograd(model: nn.Module, batches: Sequence[slice]) -> tuple[list[torch.
     return sums, loss_sum
 
 
-@pytest.mark.parametrize("batches", [BATCHES, BATCHES[:2]], ids=["narrowed", "whole"])
-@pytest.mark.parametrize("accumulate", [True, False])
-def test_weights_statistics_loss_and_gradient_sums_are_autograds(
-    batches: list[slice], accumulate: bool
-) -> None:
-    torch.manual_seed(0)
-    model = mlp((50, 24, 12, 4))
-    expected = copy.deepcopy(model)
-    expected_sums, expected_loss = by_autograd(expected, batches)
-    flat = torch.from_numpy(flatten(model.state_dict()))
+def plain() -> nn.Module:
+    """Without batch norm after its first layer."""
+    layers = [
+        nn.Linear(50, 24),
+        nn.ReLU(),
+        nn.Linear(24, 12),
+        nn.BatchNorm1d(12),
+        nn.ReLU(),
+        nn.Linear(12, 4),
+    ]
+    return nn.Sequential(*layers)
+
+
+def chain_of(model: nn.Module) -> DenseChain:
     chain = DenseChain.of(model, flat_layout(model.state_dict()))
     assert chain is not None
+    return chain
+
+
+@pytest.mark.parametrize("model", [mlp((50, 24, 12, 4)), plain()], ids=["normalised", "in part"])
+@pytest.mark.parametrize("narrowed", [True, False])
+@pytest.mark.parametrize("accumulate", [True, False])
+def test_weights_statistics_loss_and_gradient_sums_are_autograds(
+    model: nn.Module, narrowed: bool, accumulate: bool
+) -> None:
+    expected = copy.deepcopy(model)
+    expected_sums, expected_loss = by_autograd(expected, BATCHES)
+    flat = torch.from_numpy(flatten(model.state_dict()))
+    chain = chain_of(model)
     chain.vector.copy_(chain.entered(flat))
     sums = torch.zeros(len(flat) if accumulate else 0)
-    loss = chain.train([(*data(), batches)], RATE, sums)
+    inputs, labels = data()
+    live = live_inputs(inputs) if narrowed else None
+    assert (live is None) != narrowed
+    loss = chain.train([Fed(inputs, labels, BATCHES, live)], RATE, sums)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     trained = unflatten(chain.left(chain.vector).numpy(), model.state_dict())
     for name, value in expected.state_dict().items():
@@ -65,10 +85,22 @@ def test_weights_statistics_loss_and_gradient_sums_are_autograds(
             torch.testing.assert_close(told[name], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("model", [mlp((50, 24, 12, 4)), plain()], ids=["normalised", "in part"])
+def test_samples_are_classified_as_the_network_does(model: nn.Module) -> None:
+    by_autograd(model, BATCHES)  # its running statistics are those of some training
+    inputs = torch.randn(1201, 50)
+    expected = model.eval()(inputs).argmax(1)
+    model.train()
+    flat = torch.from_numpy(flatten(model.state_dict()))
+    assert (chain_of(model).classify(flat, inputs) == expected).all()
+
+
 def test_another_network_is_left_to_autograd() -> None:
     for other in (
-        nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)),
+        nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 2)),
+        nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.BatchNorm1d(4), nn.Linear(4, 2)),
         nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)),
+        nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False), nn.ReLU(), nn.Linear(4, 2)),
         nn.Linear(4, 2),
     ):
         assert DenseChain.of(other, flat_layout(other.state_dict())) is None
