@@ -30,9 +30,10 @@ from crowdlearn_host.config import parse_config
 from crowdlearn_host.models import build_model
 from crowdlearn_host.simulation.config import SimulationConfig
 from crowdlearn_host.simulation.dense import ALIGNED, CLASSIFIED
-from crowdlearn_host.simulation.engine import Setting, prepare, run
+from crowdlearn_host.simulation.engine import run
 from crowdlearn_host.simulation.group import NARROWED
 from crowdlearn_host.simulation.partition import partition
+from crowdlearn_host.simulation.setting import Setting, prepare
 from crowdlearn_host.simulation.workers import Processes
 from rich.console import Console
 from rich.table import Table

@@ -16,8 +16,10 @@ import numpy as np
 from crowdlearn_device.dataset import load_dataset
 from crowdlearn_host.files import write_atomically
 from crowdlearn_host.simulation.config import SimulationConfig
-from crowdlearn_host.simulation.engine import RoundRecord, prepare, run
+from crowdlearn_host.simulation.engine import run
 from crowdlearn_host.simulation.partition import partition
+from crowdlearn_host.simulation.setting import prepare
+from crowdlearn_host.simulation.state import RoundRecord
 from crowdlearn_host.simulation.workers import InProcess
 
 ARITHMETIC = 3

@@ -19,7 +19,7 @@ from crowdlearn_host.models import build_model
 from crowdlearn_host.planner.plan import Plan
 from crowdlearn_host.sharing.flat import flat_layout, piece_of_weight
 from crowdlearn_host.simulation.config import SimulationConfig
-from crowdlearn_host.simulation.engine import RoundRecord
+from crowdlearn_host.simulation.state import RoundRecord
 from crowdlearn_host.simulation.traffic import shuffle_bytes, sums_per_sample
 from crowdlearn_host.simulation.wire import BYTES
 

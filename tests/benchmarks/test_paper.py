@@ -9,7 +9,7 @@ import pytest
 import torch
 from crowdlearn_export.trace import neuron_graph
 from crowdlearn_host.models import paper_mlp
-from crowdlearn_host.simulation.engine import RoundRecord
+from crowdlearn_host.simulation.state import RoundRecord
 from crowdlearn_host.simulation.traffic import sums_per_sample
 
 from benchmarks.paper.__main__ import main

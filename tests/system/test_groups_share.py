@@ -16,7 +16,9 @@ from crowdlearn_host.server.server import Server
 from crowdlearn_host.server.traffic import websocket_bytes
 from crowdlearn_host.sharing.flat import flatten
 from crowdlearn_host.simulation.config import SimulationConfig
-from crowdlearn_host.simulation.engine import RunState, Setting, global_weights, prepare, run
+from crowdlearn_host.simulation.engine import global_weights, run
+from crowdlearn_host.simulation.setting import Setting, prepare
+from crowdlearn_host.simulation.state import RunState
 from crowdlearn_host.simulation.workers import InProcess
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.data import load_split

@@ -12,7 +12,7 @@ from crowdlearn_host.server.run_folder import load_model_state
 from crowdlearn_host.sharing.flat import unflatten
 from crowdlearn_host.simulation.config import SimulationConfig
 from crowdlearn_host.simulation.engine import global_weights, run
-from crowdlearn_host.simulation.engine import prepare as simulated
+from crowdlearn_host.simulation.setting import prepare as simulated
 from crowdlearn_host.simulation.workers import InProcess
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.data import load_split

@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 from crowdlearn_device.dataset import load_dataset
 
-from ..simulation.engine import RunState, Setting, prepare, run
+from ..simulation.engine import run
 from ..simulation.partition import load_device_files, partition
 from ..simulation.run_folder import RunFolder
+from ..simulation.setting import Setting, prepare
+from ..simulation.state import RunState
 from ..simulation.workers import InProcess, Processes, RayTasks, Workers
 
 

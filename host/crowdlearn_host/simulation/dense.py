@@ -193,9 +193,10 @@ class DenseChain:
         logits = torch.empty(len(labels), self._one_hot.shape[1])
         sizes = [batch.stop - batch.start for batch in fed.batches]
         descents = {rows: self._descent(rows, rate, weights, sums, totals) for rows in set(sizes)}
-        split = (torch.split(each, sizes) for each in (inputs[fed_samples], self._one_hot[labels], logits))
-        for x, wanted, out in zip(*split, strict=True):
-            self._step(x, wanted, out, descents[len(x)])
+        parts = (torch.split(each, sizes) for each in (inputs[fed_samples], self._one_hot[labels], logits))
+        transposed = torch.split(inputs[fed_samples].t(), sizes, 1)
+        for rows, x_t, x, wanted, out in zip(sizes, transposed, *parts, strict=True):
+            self._step(x, x_t, wanted, out, descents[rows])
         self._add_bias_to_means(1)
         if live is not None:
             self._layers[0].weight.index_copy_(0, live, weights[0])
@@ -232,7 +233,7 @@ class DenseChain:
             [each[:rows] for each in self._errors],
         )
 
-    def _step(self, x: Tensor, wanted: Tensor, logits: Tensor, to: Descent) -> None:
+    def _step(self, x: Tensor, x_t: Tensor, wanted: Tensor, logits: Tensor, to: Descent) -> None:
         """One mini-batch `x` [rows, sources], `wanted` one-hot: moves what is moved, leaves its `logits`."""
         saved = []
         for at, (norm, layer) in enumerate(zip(self._norms, self._layers, strict=False)):
@@ -243,19 +244,19 @@ class DenseChain:
                     *(summed, floats.gain, floats.shift, floats.mean, floats.variance),
                     *(True, norm.momentum, norm.eps),
                 )
-                saved.append((x, outputs.relu_(), mean, inverse))
+                saved.append((outputs.relu_(), mean, inverse))
             else:
                 outputs = torch.addmm(layer.bias, x, to.weights[at], out=to.summed[at]).relu_()
-                saved.append((x, outputs, outputs, outputs))
+                saved.append((outputs, outputs, outputs))
             x = outputs
         torch.addmm(self._layers[-1].bias, x, to.weights[-1], out=logits)
         errors = torch.softmax(logits, 1).sub_(wanted)
         gradients = [errors.sum(0)]
         for at in reversed(range(len(saved))):
             back = torch.mm(errors, to.transposed[at + 1], out=to.errors[at])
-            self._descend(at + 1, x, errors, to)
             norm, floats = self._norms[at], self._layers[at].norm
-            x, outputs, mean, inverse = saved[at]
+            outputs, mean, inverse = saved[at]
+            self._descend(at + 1, outputs.t(), errors, to)
             errors = threshold_backward(back, outputs, 0)
             if norm and floats:
                 errors, by_gain, by_shift = normalise_backward(
@@ -267,17 +268,17 @@ class DenseChain:
                     to.biases[at].add_(errors.sum(0).abs_(), alpha=to.share)
             else:
                 gradients.append(errors.sum(0))
-        self._descend(0, x, errors, to)
+        self._descend(0, x_t, errors, to)
         torch._foreach_add_(self._moved, gradients, alpha=to.rate)
         if to.sums:
             torch._foreach_add_(to.vectors, torch._foreach_abs(gradients), alpha=to.share)
 
-    def _descend(self, at: int, inputs: Tensor, errors: Tensor, to: Descent) -> None:
+    def _descend(self, at: int, inputs_t: Tensor, errors: Tensor, to: Descent) -> None:
         """The step of one weight [sources, targets], and its |gradient| into its sum where one is kept."""
         if not to.sums:
-            to.weights[at].addmm_(inputs.t(), errors, alpha=to.rate)
+            to.weights[at].addmm_(inputs_t, errors, alpha=to.rate)
             return
-        gradient = torch.mm(inputs.t(), errors, out=self._gradients[at][: inputs.shape[1]])
+        gradient = torch.mm(inputs_t, errors, out=self._gradients[at][: len(inputs_t)])
         to.weights[at].add_(gradient, alpha=to.rate)
         to.sums[at].add_(gradient.abs_(), alpha=to.share)
 

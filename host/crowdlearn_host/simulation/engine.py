@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
-import torch
-from crowdlearn_device.dataset import Dataset
 from crowdlearn_device.schedule import dominator_order
-from crowdlearn_device.update import (
-    Limits,
-    Update,
-    ValueType,
-    decode_update,
-    encode_update,
-    select_top,
-)
 from crowdlearn_export.graph import FLOAT
-from crowdlearn_export.trace import neuron_graph
-from numpy.typing import NDArray
 
-from ..errors import ConfigError, TrainingError
-from ..models import build_model, input_shape
-from ..planner.balanced import balanced
-from ..planner.plan import Plan, load_plan
-from ..sharing.flat import flat_layout, flatten, piece_of_weight, travelling
-from ..sharing.round import SharingRound
 from ..sharing.window import Window
-from .config import SimulationConfig
-from .group import Floats, GroupResult, Pass, Workload
+from .group import Floats, GroupResult, Pass
+from .setting import Setting
+from .sharing import by_gradient, share
+from .state import RoundRecord, RunState, diverged
 from .tasks import CohortTask, EvaluationTask, GroupTask
-from .traffic import shuffle_bytes, sums_per_sample
-from .wire import BYTES, crossings
+from .traffic import shuffle_bytes
+from .wire import BYTES
 from .workers import Workers
 
 COHORTS = 12
@@ -43,98 +26,6 @@ the same work for 2, 3, 4, 6 or 12 workers. Not by the workers there are: sums w
 """
 EVALUATED = 2500
 """Test samples that one worker classifies at a time."""
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """One round: what is trained up to a sharing, an epoch unless sharing comes more often.
-
-    `accuracy` is the global model's on the test data, or the groups' mean where nothing is shared (None
-    before the last round where that takes many evaluations); `group_accuracy` is the groups' mean after the
-    last round. `bytes` of activation, error and shuffle are modelled; those of sharing are encoded updates'.
-    """
-
-    round: int
-    epoch: int
-    samples: int
-    loss: float
-    accuracy: float | None
-    group_accuracy: float | None
-    seconds: float
-    bytes: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class RunState:
-    """All that a run needs to go on after a round."""
-
-    weights: Floats
-    momentum: Floats
-    window: Window
-    records: tuple[RoundRecord, ...] = ()
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a run trains on whom: the workload, and the plan of every group.
-
-    `pieces` is the piece of each weight, and `travelling` the weights in the order in which they travel;
-    `statistics` tells which weights no gradient moves.
-    """
-
-    workload: Workload
-    plan: Plan
-    pieces: NDArray[np.int32]
-    travelling: NDArray[np.int64]
-    statistics: NDArray[np.bool_]
-    sums_per_sample: int
-    initial: Floats
-
-    @property
-    def config(self) -> SimulationConfig:
-        return self.workload.config
-
-
-def prepare(
-    config: SimulationConfig,
-    train: Dataset,
-    test: Dataset,
-    devices: Sequence[NDArray[np.int64]],
-    plan_file: Path | None = None,
-) -> Setting:
-    """The run that `config` describes on this data; without a plan, the even one.
-
-    Raises ConfigError where the model does not take the data, PlanError where the plan does not fit it.
-    """
-    shape = input_shape(config.model, train.inputs.shape[1:])
-    train, test = train.shaped(shape), test.shaped(shape)
-    model = build_model(config.model, config.seed)
-    graph = neuron_graph(model, torch.from_numpy(train.inputs[:2]), config.model)
-    classes = graph.layers[-1].neurons
-    highest = int(max(train.labels.max(), test.labels.max()))
-    if highest >= classes:
-        raise ConfigError(f"model {config.model} tells {classes} classes apart, but a label is {highest}")
-    state = model.state_dict()
-    plan = load_plan(plan_file, graph) if plan_file else balanced(graph, _pieces(config))
-    if len(plan.pieces) > _pieces(config):
-        raise ConfigError(
-            f"the plan has {len(plan.pieces)} pieces for groups of {_pieces(config)}; plan again"
-        )
-    layout = flat_layout(state)
-    trained = dict(model.named_parameters())
-    return Setting(
-        Workload(config, train.inputs, train.labels, tuple(devices), test, crossings(graph, plan)),
-        plan,
-        piece_of_weight(layout, graph, plan),
-        travelling(layout, graph, plan),
-        np.concatenate([np.full(each.stop - each.start, each.name not in trained) for each in layout]),
-        sums_per_sample(graph, plan),
-        flatten(state),
-    )
-
-
-def _pieces(config: SimulationConfig) -> int:
-    return config.group if config.method == "slicenet" else 1
 
 
 def start(setting: Setting) -> RunState:
@@ -183,11 +74,10 @@ def _slicenet_round(setting: Setting, workers: Workers, state: RunState, number:
         for g in range(config.groups)
     ]
     turns = [order[part * passes : (part + 1) * passes] for order in orders]
+    rate, summed = config.rate(number), by_gradient(config)
     results = workers.map(
         [
-            GroupTask(
-                tuple(Pass(d, epoch) for d in turn), weights, momentum, config.rate(number), _chosen(config)
-            )
+            GroupTask(tuple(Pass(d, epoch) for d in turn), weights, momentum, rate, summed)
             for turn, weights, momentum in zip(turns, state.weights, state.momentum, strict=True)
         ]
     )
@@ -202,7 +92,7 @@ def _slicenet_round(setting: Setting, workers: Workers, state: RunState, number:
     spent = {"activation": crossing, "error": crossing, "shuffle": moved, "sharing": 0}
     if config.sharing.enabled:
         holders = [_holders(order, turn[-1]) for order, turn in zip(orders, turns, strict=True)]
-        spent["sharing"] = _share(setting, state.window, holders, results, weights, number)
+        spent["sharing"] = share(setting, state.window, holders, results, weights, number)
     state = RunState(weights, momentum, state.window, state.records)
     return _recorded(setting, workers, state, results, spent, number, time.perf_counter() - began)
 
@@ -213,78 +103,10 @@ def _holders(order: Sequence[int], dominator: int) -> list[int]:
     return [*order[at:], *order[:at]]
 
 
-def _chosen(config: SimulationConfig) -> bool:
-    """Whether |gradient| decides what is shared: not where nothing or everything is."""
-    return config.sharing.enabled and 0 < config.sharing.theta < 1
-
-
-def _share(
-    setting: Setting,
-    window: Window,
-    holders: Sequence[Sequence[int]],
-    results: Sequence[GroupResult],
-    weights: NDArray[np.float32],
-    number: int,
-) -> int:
-    """Uploads of every device, then every group's download into `weights`. Returns the bytes of both."""
-    config = setting.config
-    values = ValueType[config.sharing.values.upper()]
-    places, pieces = setting.travelling, range(len(setting.plan.pieces))
-    parts = [np.flatnonzero(setting.pieces[places] == piece) for piece in pieces]
-    sent = 0
-    for group, result in zip(holders, results, strict=True):
-        owned = {device: setting.pieces == piece for piece, device in zip(pieces, group, strict=False)}
-        sharing = SharingRound(window, number, owned, len(window))
-        # Running statistics have no gradient, and a model without them cannot be evaluated: they go first.
-        importance = np.where(setting.statistics, np.inf, result.accumulated if _chosen(config) else 0)
-        for device, part in zip(group, parts, strict=False):
-            chosen = part[select_top(importance[places[part]], config.sharing.theta)]
-            try:
-                update, size = _travelled(places, device, number, chosen, result.weights, values)
-            except ValueError as error:
-                raise _diverged(
-                    number, f"device {device} holds weights beyond {values.name.lower()}"
-                ) from error
-            sharing.apply(update)
-            sent += size
-    due = np.zeros(len(window), np.bool_)
-    due[window.download(config.sharing.tau)[0]] = True
-    for part in parts:
-        given = part[due[places[part]]]
-        # What a group gets is rounded as its values travel, though the window's average is not.
-        update, size = _travelled(places, 0, number, given, window.average(), values)
-        weights[:, update.indices] = update.values
-        sent += len(holders) * size
-    return sent
-
-
 def _check_finite(result: GroupResult, devices: Sequence[int], number: int) -> None:
     if not result.finite:
         told = ", ".join(map(str, devices))
-        raise _diverged(number, f"weights or loss are not finite after the passes of devices {told}")
-
-
-def _diverged(number: int, what: str) -> TrainingError:
-    return TrainingError(f"round {number + 1}: {what}; training diverged, lower training.learning_rate")
-
-
-def _travelled(
-    places: NDArray[np.int64],
-    owner: int,
-    number: int,
-    chosen: NDArray[np.int64],
-    weights: Floats,
-    values: ValueType,
-) -> tuple[Update, int]:
-    """An update of `chosen` weights, in the order in which they travel, as whoever takes it has it in ours:
-    int8 is scaled by neighbours on the way. And its bytes.
-    """
-    sent = Update(owner, number, chosen.astype(np.uint32), weights[places[chosen]])
-    data = encode_update(sent, values)
-    taken = decode_update(data, Limits(len(places), len(places)))
-    indices = places[taken.indices]
-    order = np.argsort(indices)
-    return Update(owner, number, indices[order].astype(np.uint32), taken.values[order]), len(data)
+        raise diverged(number, f"weights or loss are not finite after the passes of devices {told}")
 
 
 def _fedavg_round(setting: Setting, workers: Workers, state: RunState, number: int) -> RunState:

@@ -7,7 +7,7 @@ dominators in turn.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
 
@@ -92,7 +92,8 @@ class GroupModel:
         training = config.training
         more = training.momentum or training.weight_decay or training.staleness
         plain = not more and training.wire == "float32"
-        self._chain = DenseChain.of(self._model, layout) if plain else None
+        with torch.inference_mode():
+            self._chain = DenseChain.of(self._model, layout) if plain else None
         self._floats = self._chain.vector if self._chain else self._vector
         self._gathered = np.empty((0, *workload.inputs.shape[1:]), np.float32)
         self._live: dict[int, torch.Tensor | None] = {}
@@ -110,40 +111,46 @@ class GroupModel:
 
         Vectors are in the order of sharing.flat. `accumulate` asks for |gradient| summed per weight.
         """
-        self._floats.copy_(self._entered(weights))
-        velocity = torch.from_numpy(momentum.copy())
-        accumulated = torch.zeros(len(self._vector) if accumulate else 0)
-        loss = self._passes(workload, passes, rate, velocity, accumulated)
         samples = _samples(workload, passes)
-        sums = self._left(accumulated) if accumulate else accumulated.numpy()
-        return GroupResult(self._left(self._floats), velocity.numpy(), sums, loss / max(samples, 1), samples)
+        with self._computing():
+            self._floats.copy_(self._entered(weights))
+            velocity = torch.from_numpy(momentum.copy())
+            accumulated = torch.zeros(len(self._vector) if accumulate else 0)
+            loss = self._passes(workload, passes, rate, velocity, accumulated) / max(samples, 1)
+            sums = self._left(accumulated) if accumulate else accumulated.numpy()
+            return GroupResult(self._left(self._floats), velocity.numpy(), sums, loss, samples)
 
     def average(
         self, workload: Workload, devices: Sequence[Sequence[Pass]], weights: Floats, rate: float
     ) -> GroupResult:
         """The mean, by samples, of the models that each of the devices trains alone from these weights."""
-        start = self._entered(weights)
-        total = torch.zeros_like(start)
         samples = [_samples(workload, passes) for passes in devices]
-        loss = 0.0
-        for passes, own in zip(devices, samples, strict=True):
-            self._floats.copy_(start)
-            velocity = torch.zeros(len(start) if self._training.momentum else 0)
-            loss += self._passes(workload, passes, rate, velocity, torch.zeros(0))
-            total.add_(self._floats, alpha=own / sum(samples))
-        nothing = np.zeros(0, np.float32)
-        return GroupResult(self._left(total), nothing, nothing, loss / sum(samples), sum(samples))
+        loss, nothing = 0.0, np.zeros(0, np.float32)
+        with self._computing():
+            start = self._entered(weights)
+            total = torch.zeros_like(start)
+            for passes, own in zip(devices, samples, strict=True):
+                self._floats.copy_(start)
+                velocity = torch.zeros(len(start) if self._training.momentum else 0)
+                loss += self._passes(workload, passes, rate, velocity, torch.zeros(0))
+                total.add_(self._floats, alpha=own / sum(samples))
+            return GroupResult(self._left(total), nothing, nothing, loss / sum(samples), sum(samples))
 
     def right(self, weights: Floats, inputs: Floats, labels: Indices) -> int:
         """How many of the samples the model with these weights gets right, by its running statistics."""
         flat, given = torch.from_numpy(np.array(weights)), torch.from_numpy(inputs)
-        if self._chain is not None:
-            return int((self._chain.classify(flat, given.flatten(1)).numpy() == labels).sum())
-        self._model.eval()
-        self._vector.copy_(flat)
-        with torch.no_grad():
-            guesses = self._model(given).argmax(1).numpy()
-        return int((guesses == labels).sum())
+        with torch.inference_mode():
+            if self._chain is not None:
+                guesses = self._chain.classify(flat, given.flatten(1))
+            else:
+                self._model.eval()
+                self._vector.copy_(flat)
+                guesses = self._model(given).argmax(1)
+        return int((guesses.numpy() == labels).sum())
+
+    def _computing(self) -> AbstractContextManager[object]:
+        """A chain needs no autograd, and its operators are called in less time without."""
+        return torch.inference_mode() if self._chain is not None else nullcontext()
 
     def _views(self, vector: torch.Tensor) -> list[torch.Tensor]:
         """The parameters' parts of a vector like the weights."""

@@ -20,14 +20,16 @@ from safetensors.torch import save_file
 
 from ..config import load_toml
 from ..errors import RunError
-from ..files import DAMAGED_ARCHIVE, locked, write_atomically
+from ..files import DAMAGED_ARCHIVE, locked, replacing, write_atomically
 from ..models import build_model
 from ..planner.plan import save_plan
 from ..sharing.flat import unflatten
 from ..sharing.window import Window
 from .config import SimulationConfig
-from .engine import RoundRecord, RunState, Setting, global_weights
+from .engine import global_weights
 from .group import Workload
+from .setting import Setting
+from .state import RoundRecord, RunState
 
 CHECKPOINT = "checkpoint.npz"
 METRICS = "metrics.jsonl"
@@ -151,16 +153,15 @@ def _samples_hash(workload: Workload) -> str:
 def _save_state(path: Path, state: RunState) -> None:
     arrays = {f"window_{name}": array for name, array in state.window.state().items()}
     records = np.frombuffer(json.dumps([asdict(record) for record in state.records]).encode(), np.uint8)
-    temporary = path.with_suffix(".partial.npz")
-    np.savez(
-        temporary,
-        allow_pickle=False,
-        weights=state.weights,
-        momentum=state.momentum,
-        records=records,
-        **arrays,
-    )
-    os.replace(temporary, path)
+    with replacing(path) as file:
+        np.savez(
+            file,
+            allow_pickle=False,
+            weights=state.weights,
+            momentum=state.momentum,
+            records=records,
+            **arrays,
+        )
 
 
 def _load_state(path: Path) -> RunState:

@@ -7,8 +7,8 @@ import pytest
 from crowdlearn_device.dataset import Dataset
 from crowdlearn_host.config import parse_config
 from crowdlearn_host.simulation.config import SimulationConfig
-from crowdlearn_host.simulation.engine import Setting, prepare
 from crowdlearn_host.simulation.partition import partition
+from crowdlearn_host.simulation.setting import Setting, prepare
 
 CONFIG = """
 seed = 3

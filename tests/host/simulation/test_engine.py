@@ -11,13 +11,9 @@ from crowdlearn_device.schedule import dominator_order, mini_batches, pass_order
 from crowdlearn_host.errors import ConfigError, TrainingError
 from crowdlearn_host.models import build_model
 from crowdlearn_host.sharing.flat import flatten
-from crowdlearn_host.simulation.engine import (
-    RunState,
-    Setting,
-    global_weights,
-    run,
-    start,
-)
+from crowdlearn_host.simulation.engine import global_weights, run, start
+from crowdlearn_host.simulation.setting import Setting
+from crowdlearn_host.simulation.state import RunState
 from crowdlearn_host.simulation.workers import InProcess, Processes
 
 Crowd = Callable[..., Setting]

@@ -7,8 +7,9 @@ from contextlib import suppress
 import numpy as np
 import psutil
 import pytest
-from crowdlearn_host.simulation.engine import Setting, run, start
+from crowdlearn_host.simulation.engine import run, start
 from crowdlearn_host.simulation.group import Pass
+from crowdlearn_host.simulation.setting import Setting
 from crowdlearn_host.simulation.tasks import GroupTask
 from crowdlearn_host.simulation.workers import InProcess, RayTasks
 

@@ -18,8 +18,10 @@ from crowdlearn_host.models import build_model
 from crowdlearn_host.server.effects import Merge
 from crowdlearn_host.server.shared_model import SharedModel
 from crowdlearn_host.sharing.flat import unflatten
-from crowdlearn_host.simulation.engine import Setting, _share, start
+from crowdlearn_host.simulation.engine import start
 from crowdlearn_host.simulation.group import GroupResult
+from crowdlearn_host.simulation.setting import Setting
+from crowdlearn_host.simulation.sharing import share
 
 GROUPS = 3
 
@@ -47,7 +49,7 @@ def test_a_round_is_that_of_devices_and_server(
     state = start(setting)
     weights = np.stack([result.weights for result in results])
     holders = np.arange(12).reshape(GROUPS, 4)
-    _share(setting, state.window, holders, results, weights, 0)
+    share(setting, state.window, holders, results, weights, 0)
 
     model = SharedModel(specs, arrays(setting.initial), omega=2, tau=0.5, values=ValueType[values.upper()])
     manifest = SimpleNamespace(arrays=specs)

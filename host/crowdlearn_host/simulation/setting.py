@@ -1,0 +1,86 @@
+"""What a simulated run trains on whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from crowdlearn_device.dataset import Dataset
+from crowdlearn_export.trace import neuron_graph
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+from ..models import build_model, input_shape
+from ..planner.balanced import balanced
+from ..planner.plan import Plan, load_plan
+from ..sharing.flat import flat_layout, flatten, piece_of_weight, travelling
+from .config import SimulationConfig
+from .group import Floats, Workload
+from .traffic import sums_per_sample
+from .wire import crossings
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run trains on whom: the workload, and the plan of every group.
+
+    `pieces` is the piece of each weight, and `travelling` the weights in the order in which they travel;
+    `statistics` tells which weights no gradient moves.
+    """
+
+    workload: Workload
+    plan: Plan
+    pieces: NDArray[np.int32]
+    travelling: NDArray[np.int64]
+    statistics: NDArray[np.bool_]
+    sums_per_sample: int
+    initial: Floats
+
+    @property
+    def config(self) -> SimulationConfig:
+        return self.workload.config
+
+
+def prepare(
+    config: SimulationConfig,
+    train: Dataset,
+    test: Dataset,
+    devices: Sequence[NDArray[np.int64]],
+    plan_file: Path | None = None,
+) -> Setting:
+    """The run that `config` describes on this data; without a plan, the even one.
+
+    Raises ConfigError where the model does not take the data, PlanError where the plan does not fit it.
+    """
+    shape = input_shape(config.model, train.inputs.shape[1:])
+    train, test = train.shaped(shape), test.shaped(shape)
+    model = build_model(config.model, config.seed)
+    graph = neuron_graph(model, torch.from_numpy(train.inputs[:2]), config.model)
+    classes = graph.layers[-1].neurons
+    highest = int(max(train.labels.max(), test.labels.max()))
+    if highest >= classes:
+        raise ConfigError(f"model {config.model} tells {classes} classes apart, but a label is {highest}")
+    state = model.state_dict()
+    plan = load_plan(plan_file, graph) if plan_file else balanced(graph, _pieces(config))
+    if len(plan.pieces) > _pieces(config):
+        raise ConfigError(
+            f"the plan has {len(plan.pieces)} pieces for groups of {_pieces(config)}; plan again"
+        )
+    layout = flat_layout(state)
+    trained = dict(model.named_parameters())
+    return Setting(
+        Workload(config, train.inputs, train.labels, tuple(devices), test, crossings(graph, plan)),
+        plan,
+        piece_of_weight(layout, graph, plan),
+        travelling(layout, graph, plan),
+        np.concatenate([np.full(each.stop - each.start, each.name not in trained) for each in layout]),
+        sums_per_sample(graph, plan),
+        flatten(state),
+    )
+
+
+def _pieces(config: SimulationConfig) -> int:
+    return config.group if config.method == "slicenet" else 1

@@ -1,0 +1,43 @@
+"""What a simulated run has after each round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..errors import TrainingError
+from ..sharing.window import Window
+from .group import Floats
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """One round: what is trained up to a sharing, an epoch unless sharing comes more often.
+
+    `accuracy` is the global model's on the test data, or the groups' mean where nothing is shared (None
+    before the last round where that takes many evaluations); `group_accuracy` is the groups' mean after the
+    last round. `bytes` of activation, error and shuffle are modelled; those of sharing are encoded updates'.
+    """
+
+    round: int
+    epoch: int
+    samples: int
+    loss: float
+    accuracy: float | None
+    group_accuracy: float | None
+    seconds: float
+    bytes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All that a run needs to go on after a round."""
+
+    weights: Floats
+    momentum: Floats
+    window: Window
+    records: tuple[RoundRecord, ...] = ()
+
+
+def diverged(number: int, what: str) -> TrainingError:
+    """What to raise when round `number` ended in weights that nobody can train on."""
+    return TrainingError(f"round {number + 1}: {what}; training diverged, lower training.learning_rate")
