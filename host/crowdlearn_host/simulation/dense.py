@@ -117,7 +117,8 @@ class DenseChain:
         norms = [each if isinstance(each, nn.BatchNorm1d) else None for each in following]
         plain = all(n.affine and n.track_running_stats and n.momentum is not None for n in norms if n)
         biased = all(layers[at].bias is not None for at in places)
-        return cls(layout, norms) if plain and biased else None
+        whole = all((f.start_dim, f.end_dim) == (1, -1) for f in layers if isinstance(f, nn.Flatten))
+        return cls(layout, norms) if plain and biased and whole else None
 
     def entered(self, flat: Tensor) -> Tensor:
         """A vector in the order of sharing.flat as one like `vector`."""

@@ -52,13 +52,21 @@ def plain() -> nn.Module:
     return nn.Sequential(*layers)
 
 
+NETWORKS = {
+    "normalised": mlp((50, 24, 12, 4)),
+    "in part": plain(),
+    "flattened": nn.Sequential(nn.Flatten(), *mlp((50, 24, 4))),
+}
+networks = pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS.keys())
+
+
 def chain_of(model: nn.Module) -> DenseChain:
     chain = DenseChain.of(model, flat_layout(model.state_dict()))
     assert chain is not None
     return chain
 
 
-@pytest.mark.parametrize("model", [mlp((50, 24, 12, 4)), plain()], ids=["normalised", "in part"])
+@networks
 @pytest.mark.parametrize("narrowed", [True, False])
 @pytest.mark.parametrize("accumulate", [True, False])
 def test_weights_statistics_loss_and_gradient_sums_are_autograds(
@@ -85,8 +93,9 @@ def test_weights_statistics_loss_and_gradient_sums_are_autograds(
             torch.testing.assert_close(told[name], wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", [mlp((50, 24, 12, 4)), plain()], ids=["normalised", "in part"])
+@networks
 def test_samples_are_classified_as_the_network_does(model: nn.Module) -> None:
+    model = copy.deepcopy(model)
     by_autograd(model, BATCHES)  # its running statistics are those of some training
     inputs = torch.randn(1201, 50)
     expected = model.eval()(inputs).argmax(1)
