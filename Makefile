@@ -1,8 +1,6 @@
 # `make demo` and `make test` do everything on a fresh machine; the rest is for developers.
 PYTHON ?= python3.11
 BIN := .venv/bin
-# Most of what is installed is never imported, and needs no bytecode.
-QUICKLY := --quiet --no-compile
 
 .PHONY: setup demo test test-env check format lock proto device-env clean
 
@@ -10,7 +8,7 @@ setup: .venv/.ready
 
 .venv/.ready: requirements.lock device_runtime/pyproject.toml export/pyproject.toml host/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install $(QUICKLY) -r requirements.lock
+	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e device_runtime -e export -e host
 	touch $@
 
@@ -19,7 +17,7 @@ device-env: .venv-device/.ready
 
 .venv-device/.ready: requirements-device.lock device_runtime/pyproject.toml
 	test -x .venv-device/bin/python || $(PYTHON) -m venv .venv-device
-	.venv-device/bin/python -m pip install $(QUICKLY) -r requirements-device.lock
+	.venv-device/bin/python -m pip install --quiet -r requirements-device.lock
 	.venv-device/bin/python -m pip install --quiet --no-deps --no-build-isolation -e device_runtime
 	touch $@
 
@@ -27,7 +25,7 @@ device-env: .venv-device/.ready
 test-env: setup .venv/.tested
 
 .venv/.tested: .venv/.ready requirements-test.lock
-	$(BIN)/python -m pip install $(QUICKLY) --no-deps -r requirements-test.lock
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-test.lock
 	touch $@
 
 demo: setup

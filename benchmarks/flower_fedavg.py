@@ -1,8 +1,8 @@
 """Federated averaging in Flower's simulation, for benchmarks.simulation; runs in an environment with flwr.
 
 Only numpy, torch and flwr are there. The workload is a folder that benchmarks.simulation wrote. There are two
-clients: one as Flower's tutorial writes it, with a new model and a DataLoader; one to Flower's favour, whose
-worker keeps a model, and which gathers mini-batches as our engine does. Both have the data in memory.
+clients: one with a new model and a DataLoader, as in Flower's tutorial, and one to Flower's favour, whose
+worker keeps its model, and which gathers mini-batches as our engine does. Both have the data in memory.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ def train(message: Message, context: Context) -> Message:
     config = message.content["config"]
     work = workload(config["folder"])
     client, number = int(context.node_config["partition-id"]), int(config["server-round"])
-    model = network(work) if work["tutorial"] else work["model"]
+    model = network(work) if work["new_model"] else work["model"]
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     model.train()
     sgd = torch.optim.SGD(model.parameters(), lr=work["rate"])
     own = work["devices"][client]
-    for inputs, labels in (loaded if work["tutorial"] else gathered)(work, own, number, client):
+    for inputs, labels in (loaded if work["new_model"] else gathered)(work, own, number, client):
         sgd.zero_grad()
         F.cross_entropy(model(inputs), labels).backward()
         sgd.step()
@@ -89,14 +89,16 @@ def main() -> None:
     """Arguments: the folder, rounds, cores. Writes flower.json there: time and accuracy of every round."""
     folder, rounds, cores = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     work = workload(folder)
+    test_inputs = torch.from_numpy(np.array(work["test_inputs"]))
     told: list[dict[str, float]] = []
 
     def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord:
         model = work["model"]
         model.load_state_dict(arrays.to_torch_state_dict())
         model.eval()
+        torch.set_num_threads(cores)  # the workers rest
         with torch.no_grad():
-            guesses = model(torch.from_numpy(np.array(work["test_inputs"]))).argmax(1).numpy()
+            guesses = model(test_inputs).argmax(1).numpy()
         accuracy = float((guesses == work["test_labels"]).mean())
         told.append({"time": time.time(), "accuracy": accuracy})
         return MetricRecord({"accuracy": accuracy})

@@ -65,10 +65,11 @@ CROWDS = (
         "McMahan's 100, a tenth a round", 100, 0.1, 10, "benchmarks.models:fedavg_2nn", NN2, normalised=False
     ),
 )
-CLIENTS = ("to its favour", "as its tutorial")
+CLIENTS = ("to its favour", "DataLoader")
 """Of Flower, as benchmarks.flower_fedavg tells."""
-Measured = list[tuple[float, float]]
-"""Seconds and test accuracy of each round."""
+OURS = "crowdlearn"
+Measured = list[tuple[float, float | None]]
+"""Seconds and test accuracy of each round of a turn."""
 MULTIPLYING_SECONDS = 2.0
 
 
@@ -84,7 +85,7 @@ def main(
     quick: Annotated[bool, typer.Option(help="One turn of three rounds.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all rows there.")] = None,
 ) -> None:
-    """Each engine's rounds after its first, so that starting up does not count; medians over all turns."""
+    """Each engine's rounds after its first, so that starting up does not count; medians of turns' medians."""
     if quick:
         rounds, turns = 3, 1
     rows = [
@@ -109,35 +110,36 @@ def _compared(
     crowd: Crowd, data: Path, flower: Path | None, rounds: int, turns: int, cores: int
 ) -> list[dict[str, Any]]:
     setting = _setting(crowd, data, rounds)
-    told: dict[str, Measured] = {"crowdlearn": []}
+    samples = sum(len(own) for own in setting.workload.devices) * crowd.fraction
+    told: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(turns):
-            told["crowdlearn"] += _ours(setting, cores)
-            if flower is None:
-                continue
-            for client in CLIENTS:
+            told.setdefault(OURS, []).append(_ours(setting, cores))
+            for client in CLIENTS if flower else ():
                 _write(setting, crowd, Path(folder), client)
-                told.setdefault(f"flower, {client}", []).extend(_flower(flower, Path(folder), rounds, cores))
-    samples = sum(len(own) for own in setting.workload.devices) * crowd.fraction
+                measured = _flower(str(flower), Path(folder), rounds, cores)
+                told.setdefault(f"flower, {client}", []).append(measured)
+            alone = samples / _products_alone(setting, crowd, samples, cores)
+            told.setdefault("our products alone", []).append([(alone, None)])
     rows: list[dict[str, Any]] = []
-    for engine, measured in told.items():
-        seconds = [each for each, _ in measured]
+    for engine, measured_turns in told.items():
+        seconds = [median(each for each, _ in turn) for turn in measured_turns]
+        ours = [median(each for each, _ in turn) for turn in told[OURS]]
+        ratios = [theirs / own for theirs, own in zip(seconds, ours, strict=True)]
+        accuracy = measured_turns[-1][-1][1]
         rows.append(
             {
                 "crowd": crowd.name,
                 "engine": engine,
                 "samples/s": round(samples / median(seconds)),
-                "slowest": round(samples / max(seconds)),
-                "fastest": round(samples / min(seconds)),
-                "rounds": rounds,
-                "timed": len(measured),
-                "accuracy": round(measured[-1][1], 4),
+                "ours/this": round(median(ratios), 2),
+                "least": round(min(ratios), 2),
+                "most": round(max(ratios), 2),
+                "turns": turns,
+                "rounds": len(measured_turns[0]),
+                "accuracy": accuracy and round(accuracy, 4),
             }
         )
-    rows.append({**dict.fromkeys(rows[0]), "crowd": crowd.name, "engine": "our products alone"})
-    rows[-1]["samples/s"] = round(_products_alone(setting, crowd, samples, cores))
-    for row in rows:
-        row["ours/this"] = round(rows[0]["samples/s"] / row["samples/s"], 2)
     return rows
 
 
@@ -214,7 +216,7 @@ def _ours(setting: Setting, cores: int) -> Measured:
     return [(each, float(record.accuracy or 0)) for each, record in zip(seconds, records[1:], strict=True)]
 
 
-def _flower(python: Path, folder: Path, rounds: int, cores: int) -> Measured:
+def _flower(python: str, folder: Path, rounds: int, cores: int) -> Measured:
     code = "from benchmarks.flower_fedavg import main; main()"
     environment = {
         **os.environ,
@@ -222,7 +224,7 @@ def _flower(python: Path, folder: Path, rounds: int, cores: int) -> Measured:
         "OMP_NUM_THREADS": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
     }
-    command = [str(python), "-c", code, str(folder), str(rounds), str(cores)]
+    command = [python, "-c", code, str(folder), str(rounds), str(cores)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"flower failed: {done.stderr[-2000:]}")
@@ -245,7 +247,7 @@ def _write(setting: Setting, crowd: Crowd, folder: Path, client: str) -> None:
         "batch": training.batch,
         "rate": training.learning_rate,
         "fraction": crowd.fraction,
-        "tutorial": client == "as its tutorial",
+        "new_model": client == "DataLoader",
     }
     (folder / "settings.json").write_text(json.dumps(settings))
 

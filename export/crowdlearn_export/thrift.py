@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 from torch.fx import GraphModule
@@ -14,21 +15,27 @@ ALLOCATIONS = 100_000
 """Objects made between two searches for garbage: compiling makes millions, and keeps most of them."""
 
 
+ONE_AT_A_TIME = RLock()
+"""Held while what belongs to the whole process is changed."""
+
+
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """Meanwhile garbage is searched for seldom."""
-    thresholds = gc.get_threshold()
-    gc.set_threshold(max(ALLOCATIONS, thresholds[0]), *thresholds[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*thresholds)
+    """Meanwhile garbage is searched for seldom; where the process never does, never."""
+    with ONE_AT_A_TIME:
+        first, *others = gc.get_threshold()
+        gc.set_threshold(first and max(ALLOCATIONS, first), *others)
+        try:
+            yield
+        finally:
+            gc.set_threshold(first, *others)
 
 
 @contextmanager
 def code_when_called() -> Iterator[None]:
     """Meanwhile graphs have their Python code written when they are first called, instead of after every
-    change: one code of twenty is. Until then `code` is empty, so this is for graphs whose code nobody reads.
+    change: most never are. Until then `code` is empty, and `forward` tells no names of its arguments, so let
+    nobody read them.
     """
     with replaced(GraphModule, "recompile", _recompile_when_called):
         yield
@@ -37,12 +44,13 @@ def code_when_called() -> Iterator[None]:
 @contextmanager
 def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
     """`owner.name` is `value` meanwhile: what PyTorch and ExecuTorch offer no option for."""
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
+    with ONE_AT_A_TIME:
+        before = getattr(owner, name)
+        setattr(owner, name, value)
+        try:
+            yield
+        finally:
+            setattr(owner, name, before)
 
 
 _write_code: Any = GraphModule.recompile

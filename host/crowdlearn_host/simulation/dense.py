@@ -1,8 +1,9 @@
 """A chain of dense layers, forward and backward by hand: what autograd computes, in less time.
 
-A step of 50 samples is so short that each operator counts, the more as products drive from the caches what it
-needs. So there are few: sums go into buffers that stay, the rate is divided by the batch and errors are not,
-the loss is taken once a pass, and a bias before a batch norm, which no gradient moves, is left out of it.
+A step of 50 samples is so short that calling its operators counts, and the weights that it goes through leave
+little else in the caches. So operators are few: sums go into buffers that stay, the rate is divided by the
+batch and errors are not, the loss is taken once a pass, and a bias before a batch norm, without a gradient,
+rests.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ ALIGNED = 16
 CLASSIFIED = 500
 """Samples that are classified at a time: their activations stay in the caches."""
 LETTERS = {nn.Flatten: "F", nn.Linear: "L", nn.BatchNorm1d: "B", nn.ReLU: "R"}
+"""What layers are called in the pattern of a chain."""
 
 normalise = torch.ops.aten.native_batch_norm.default
 normalise_backward = torch.ops.aten.native_batch_norm_backward.default
@@ -30,9 +32,11 @@ threshold_backward = torch.ops.aten.threshold_backward.default
 
 @dataclass(frozen=True)
 class Fed:
-    """What a dominator feeds in a pass: inputs [N, sources], int64 labels [N], and its mini-batches in turn.
+    """What a dominator feeds in a pass: inputs [N, sources], int64 labels [N], and its mini-batches, each the
+    samples that follow those of the one before.
 
-    `live` are the inputs that are not zero in all samples, or None for all inputs.
+    `live`, int64, are the positions of the sources that are not zero in all samples (see `live_inputs`); None
+    where all are to be taken.
     """
 
     inputs: Tensor
@@ -43,7 +47,7 @@ class Fed:
 
 @dataclass(frozen=True)
 class Norm:
-    """A batch norm's floats, each [targets]."""
+    """A batch norm's floats, each [targets]; during a pass `mean` is without the layer's bias."""
 
     gain: Tensor
     shift: Tensor
@@ -108,17 +112,16 @@ class DenseChain:
     @classmethod
     def of(cls, model: nn.Module, layout: Sequence[FlatEntry]) -> DenseChain | None:
         """The chain that `model` is, its inputs flattened or not, or None where it is another network."""
-        layers = list(model) if isinstance(model, nn.Sequential) else []
+        layers = list(model) if type(model) is nn.Sequential else []
         kinds = "".join(LETTERS.get(type(layer), "?") for layer in layers)
-        if not re.fullmatch("F?(LB?R)+L", kinds):
+        if not re.fullmatch("F?(LB?R)+L", kinds) or not all(map(_as_usual, [model, *layers])):
             return None
         places = [at for at, kind in enumerate(kinds) if kind == "L"]
         following = [layers[at + 1] for at in places[:-1]]
         norms = [each if isinstance(each, nn.BatchNorm1d) else None for each in following]
-        plain = all(n.affine and n.track_running_stats and n.momentum is not None for n in norms if n)
-        biased = all(layers[at].bias is not None for at in places)
-        whole = all((f.start_dim, f.end_dim) == (1, -1) for f in layers if isinstance(f, nn.Flatten))
-        return cls(layout, norms) if plain and biased and whole else None
+        own = [parameter for layer in layers for parameter in layer.parameters()]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return cls(layout, norms) if len(trained) == len(own) else None  # none is frozen, or in two layers
 
     def entered(self, flat: Tensor) -> Tensor:
         """A vector in the order of sharing.flat as one like `vector`."""
@@ -188,11 +191,15 @@ class DenseChain:
             inputs = inputs.index_select(1, live)
             weights[0] = torch.index_select(weights[0], 0, live, out=self._first[: len(live)])
             sums[:1] = [total.index_select(0, live) for total in sums[:1]]
-        self._add_bias_to_means(-1)
         fed_samples = slice(fed.batches[0].start, fed.batches[-1].stop)
         labels = fed.labels[fed_samples]
         logits = torch.empty(len(labels), self._one_hot.shape[1])
         sizes = [batch.stop - batch.start for batch in fed.batches]
+        if 1 in sizes and any(self._norms):
+            raise ValueError(
+                "a mini-batch of one sample has no variance for batch norm; change training.batch"
+            )
+        self._add_bias_to_means(-1)
         descents = {rows: self._descent(rows, rate, weights, sums, totals) for rows in set(sizes)}
         parts = (torch.split(each, sizes) for each in (inputs[fed_samples], self._one_hot[labels], logits))
         transposed = torch.split(inputs[fed_samples].t(), sizes, 1)
@@ -282,6 +289,19 @@ class DenseChain:
         gradient = torch.mm(inputs_t, errors, out=self._gradients[at][: len(inputs_t)])
         to.weights[at].add_(gradient, alpha=to.rate)
         to.sums[at].add_(gradient.abs_(), alpha=to.share)
+
+
+def _as_usual(layer: nn.Module) -> bool:
+    """Whether the layer does, when it is called and trained, what its type says and nothing else."""
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+        return False
+    if isinstance(layer, nn.BatchNorm1d):
+        return layer.affine and layer.track_running_stats and layer.momentum is not None
+    if isinstance(layer, nn.Flatten):
+        return (layer.start_dim, layer.end_dim) == (1, -1)
+    if isinstance(layer, nn.Linear):
+        return layer.bias is not None
+    return True
 
 
 def live_inputs(inputs: Tensor) -> Tensor | None:

@@ -139,12 +139,13 @@ class GroupModel:
     def right(self, weights: Floats, inputs: Floats, labels: Indices) -> int:
         """How many of the samples the model with these weights gets right, by its running statistics."""
         flat, given = torch.from_numpy(np.array(weights)), torch.from_numpy(inputs)
-        with torch.inference_mode():
-            if self._chain is not None:
+        if self._chain is not None:
+            with torch.inference_mode():
                 guesses = self._chain.classify(flat, given.flatten(1))
-            else:
-                self._model.eval()
-                self._vector.copy_(flat)
+        else:
+            self._model.eval()
+            self._vector.copy_(flat)
+            with torch.no_grad():
                 guesses = self._model(given).argmax(1)
         return int((guesses.numpy() == labels).sum())
 

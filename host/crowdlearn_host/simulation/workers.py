@@ -48,7 +48,10 @@ class InProcess:
 
     def map(self, tasks: Sequence[Task[Outcome]]) -> list[Outcome]:
         with one_thread():
-            return [task.run(self._model, self._workload) for task in tasks]
+            try:
+                return [task.run(self._model, self._workload) for task in tasks]
+            except Exception as error:  # as in the other workers: a user's model may raise anything
+                raise TrainingError(f"a group could not train: {error}") from error
 
     def __enter__(self) -> InProcess:
         return self

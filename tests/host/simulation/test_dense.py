@@ -39,8 +39,12 @@ def by_autograd(model: nn.Module, batches: Sequence[slice]) -> tuple[list[torch.
     return sums, loss_sum
 
 
-def plain() -> nn.Module:
-    """Without batch norm after its first layer."""
+def network(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    if kind == "normalised":
+        return mlp((50, 24, 12, 4))
+    if kind == "flattened":
+        return nn.Sequential(nn.Flatten(), *mlp((50, 24, 4)))
     layers = [
         nn.Linear(50, 24),
         nn.ReLU(),
@@ -52,12 +56,7 @@ def plain() -> nn.Module:
     return nn.Sequential(*layers)
 
 
-NETWORKS = {
-    "normalised": mlp((50, 24, 12, 4)),
-    "in part": plain(),
-    "flattened": nn.Sequential(nn.Flatten(), *mlp((50, 24, 4))),
-}
-networks = pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS.keys())
+kinds = pytest.mark.parametrize("kind", ["normalised", "normalised in part", "flattened"])
 
 
 def chain_of(model: nn.Module) -> DenseChain:
@@ -66,12 +65,13 @@ def chain_of(model: nn.Module) -> DenseChain:
     return chain
 
 
-@networks
+@kinds
 @pytest.mark.parametrize("narrowed", [True, False])
 @pytest.mark.parametrize("accumulate", [True, False])
 def test_weights_statistics_loss_and_gradient_sums_are_autograds(
-    model: nn.Module, narrowed: bool, accumulate: bool
+    kind: str, narrowed: bool, accumulate: bool
 ) -> None:
+    model = network(kind)
     expected = copy.deepcopy(model)
     expected_sums, expected_loss = by_autograd(expected, BATCHES)
     flat = torch.from_numpy(flatten(model.state_dict()))
@@ -93,9 +93,9 @@ def test_weights_statistics_loss_and_gradient_sums_are_autograds(
             torch.testing.assert_close(told[name], wanted, rtol=1e-4, atol=1e-5)
 
 
-@networks
-def test_samples_are_classified_as_the_network_does(model: nn.Module) -> None:
-    model = copy.deepcopy(model)
+@kinds
+def test_samples_are_classified_as_the_network_does(kind: str) -> None:
+    model = network(kind)
     by_autograd(model, BATCHES)  # its running statistics are those of some training
     inputs = torch.randn(1201, 50)
     expected = model.eval()(inputs).argmax(1)
@@ -104,12 +104,50 @@ def test_samples_are_classified_as_the_network_does(model: nn.Module) -> None:
     assert (chain_of(model).classify(flat, inputs) == expected).all()
 
 
-def test_another_network_is_left_to_autograd() -> None:
-    for other in (
+def test_a_mini_batch_of_one_sample_is_refused_where_it_has_no_variance() -> None:
+    chain = chain_of(network("normalised"))
+    before = chain.vector.clone()
+    with pytest.raises(ValueError, match="no variance"):
+        chain.train([Fed(*data(), [slice(0, 2), slice(2, 3)])], RATE, torch.zeros(0))
+    assert torch.equal(chain.vector, before)
+
+
+class Doubling(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+def hooked() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    model[1].register_forward_hook(lambda layer, inputs, output: 2 * output)
+    return model
+
+
+def frozen() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    model[0].requires_grad_(False)
+    return model
+
+
+def tied() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU(), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
         nn.Sequential(nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 2)),
         nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.BatchNorm1d(4), nn.Linear(4, 2)),
         nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)),
         nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4, affine=False), nn.ReLU(), nn.Linear(4, 2)),
+        nn.Sequential(nn.Flatten(0), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)),
         nn.Linear(4, 2),
-    ):
-        assert DenseChain.of(other, flat_layout(other.state_dict())) is None
+        Doubling(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)),
+        hooked(),
+        frozen(),
+        tied(),
+    ],
+)
+def test_another_network_is_left_to_autograd(other: nn.Module) -> None:
+    assert DenseChain.of(other, flat_layout(other.state_dict())) is None

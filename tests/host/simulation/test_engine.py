@@ -229,6 +229,13 @@ def test_training_that_diverges_is_told_with_round_device_and_advice(
         simulated(crowd(**{"training": steep, **changed}))
 
 
+def test_plain_training_tells_of_weights_that_are_not_finite_too(crowd: Crowd) -> None:
+    setting = crowd(training={"epochs": 1, "batch": 8})
+    setting.workload.inputs[setting.workload.devices[5][0]] = np.nan
+    with pytest.raises(TrainingError, match=r"round 1: .*not finite after the passes of devices .*5"):
+        simulated(setting)
+
+
 def test_weights_beyond_what_values_can_tell_name_their_device(crowd: Crowd) -> None:
     setting = crowd(sharing={"values": "float16"}, training={"epochs": 1, "batch": 8, "learning_rate": 1e-9})
     state = start(setting)

@@ -1,0 +1,46 @@
+"""A worker's model gives the same whether its network is trained by products or by autograd."""
+
+import numpy as np
+import pytest
+from crowdlearn_device.dataset import Dataset
+from crowdlearn_host.config import parse_config
+from crowdlearn_host.simulation.config import SimulationConfig
+from crowdlearn_host.simulation.dense import DenseChain
+from crowdlearn_host.simulation.group import GroupModel, GroupResult, Pass
+from crowdlearn_host.simulation.setting import Setting, prepare
+
+PASSES = [Pass(0, 0), Pass(1, 0), Pass(2, 0), Pass(3, 0), Pass(1, 1), Pass(0, 1)]
+RATE = 0.2
+
+
+@pytest.fixture
+def setting() -> Setting:
+    """Four devices of 40 inputs, each without 24 of its own; the last has samples for one mini-batch."""
+    rng = np.random.default_rng(1)
+    devices = np.split(np.arange(127), [40, 81, 120])
+    inputs = rng.standard_normal((127, 40)).astype(np.float32)
+    for own in devices:
+        inputs[np.ix_(own, rng.permutation(40)[:24])] = 0
+    samples = Dataset(inputs, rng.integers(0, 4, 127))
+    training = {"epochs": 2, "batch": 8}
+    values = {"model": "mlp:40-12-8-4", "devices": 4, "group": 4, "training": training}
+    return prepare(parse_config(values, SimulationConfig, "test"), samples, samples, devices)
+
+
+def trained(setting: Setting) -> tuple[GroupResult, GroupResult, int]:
+    """A group's passes, the average of devices alone, and the samples that the group then gets right."""
+    model, workload = GroupModel(setting.workload), setting.workload
+    group = model.train(workload, PASSES, setting.initial, np.zeros(0, np.float32), RATE, True)
+    average = model.average(workload, [PASSES[:2], PASSES[3:4]], setting.initial, RATE)
+    return group, average, model.right(group.weights, workload.inputs, workload.labels)
+
+
+def test_products_and_autograd_agree(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_products = trained(setting)
+    monkeypatch.setattr(DenseChain, "of", lambda model, layout: None)
+    by_autograd = trained(setting)
+    for ours, expected in zip(by_products[:2], by_autograd[:2], strict=True):
+        np.testing.assert_allclose(ours.weights, expected.weights, atol=1e-5)
+        np.testing.assert_allclose(ours.accumulated, expected.accumulated, rtol=1e-4, atol=1e-4)
+        assert ours.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert by_products[2] == by_autograd[2]
