@@ -82,12 +82,12 @@ def main(
     only: Annotated[str, typer.Option(help="Only crowds whose name has this in it.")] = "",
     turns: Annotated[int, typer.Option(min=1, help="Turns that each engine takes.")] = 3,
     cores: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
-    quick: Annotated[bool, typer.Option(help="One turn of three rounds.")] = False,
+    quick: Annotated[bool, typer.Option(help="One turn of three rounds, of the first crowd only.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all rows there.")] = None,
 ) -> None:
     """Each engine's rounds after its first, so that starting up does not count; medians of turns' medians."""
     if quick:
-        rounds, turns = 3, 1
+        rounds, turns, only = 3, 1, only or CROWDS[0].name
     rows = [
         row
         for crowd in CROWDS
@@ -102,7 +102,7 @@ def main(
     console = Console(width=120)
     console.print(table)
     if flower is None:
-        console.print("flower: not run here (give --flower, a Python with flwr[simulation])")
+        console.print("flower: not run here (give --flower, a Python with flwr[simulation])", markup=False)
     write_rows(json_file, rows)
 
 
