@@ -125,21 +125,18 @@ class DenseChain:
 
     def entered(self, flat: Tensor) -> Tensor:
         """A vector in the order of sharing.flat as one like `vector`."""
-        own = flat.clone()
-        for entry in self._layout:
-            if len(entry.shape) == 2:
-                span = slice(entry.start, entry.stop)
-                own[span].view(entry.shape[::-1]).copy_(flat[span].view(entry.shape).t())
-        return own
+        return self._turned(flat, entering=True)
 
     def left(self, own: Tensor) -> Tensor:
         """The inverse of `entered`."""
-        flat = own.clone()
-        for entry in self._layout:
-            if len(entry.shape) == 2:
-                span = slice(entry.start, entry.stop)
-                flat[span].view(entry.shape).copy_(own[span].view(entry.shape[::-1]).t())
-        return flat
+        return self._turned(own, entering=False)
+
+    def _turned(self, vector: Tensor, entering: bool) -> Tensor:
+        turned = vector.clone()
+        layers = self._views(vector, transposed=not entering)
+        for to, layer in zip(self._views(turned, transposed=entering), layers, strict=True):
+            to.weight.copy_(layer.weight)
+        return turned
 
     def train(self, passes: Iterable[Fed], rate: float, accumulated: Tensor) -> float:
         """SGD through all `passes`, of `vector` in place; the loss summed over samples.
