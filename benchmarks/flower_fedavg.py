@@ -71,12 +71,13 @@ def train(message: Message, context: Context) -> Message:
     config = message.content["config"]
     work = workload(config["folder"])
     client, number = int(context.node_config["partition-id"]), int(config["server-round"])
-    model = network(work) if work["new_model"] else work["model"]
+    fresh = config["client"] == "DataLoader"
+    model = network(work) if fresh else work["model"]
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     model.train()
     sgd = torch.optim.SGD(model.parameters(), lr=work["rate"])
     own = work["devices"][client]
-    for inputs, labels in (loaded if work["new_model"] else gathered)(work, own, number, client):
+    for inputs, labels in (loaded if fresh else gathered)(work, own, number, client):
         sgd.zero_grad()
         F.cross_entropy(model(inputs), labels).backward()
         sgd.step()
@@ -86,8 +87,8 @@ def train(message: Message, context: Context) -> Message:
 
 
 def main() -> None:
-    """Arguments: the folder, rounds, cores. Writes flower.json there: time and accuracy of every round."""
-    folder, rounds, cores = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    """Arguments: folder, rounds, cores, client. Writes flower.json there: time and accuracy of each round."""
+    folder, rounds, cores, client = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     work = workload(folder)
     test_inputs = torch.from_numpy(np.array(work["test_inputs"]))
     told: list[dict[str, float]] = []
@@ -113,7 +114,7 @@ def main() -> None:
             grid,
             ArrayRecord(torch_state_dict=torch.load(Path(folder) / "initial.pt")),
             num_rounds=rounds,
-            train_config=ConfigRecord({"folder": folder}),
+            train_config=ConfigRecord({"folder": folder, "client": client}),
             evaluate_fn=evaluate,
         )
 

@@ -113,18 +113,18 @@ def _compared(
     samples = sum(len(own) for own in setting.workload.devices) * crowd.fraction
     told: dict[str, list[Measured]] = {}
     with tempfile.TemporaryDirectory() as folder:
+        _write(setting, crowd, Path(folder))
         for _ in range(turns):
             told.setdefault(OURS, []).append(_ours(setting, cores))
             for client in CLIENTS if flower else ():
-                _write(setting, crowd, Path(folder), client)
-                measured = _flower(str(flower), Path(folder), rounds, cores)
+                measured = _flower(str(flower), Path(folder), rounds, cores, client)
                 told.setdefault(f"flower, {client}", []).append(measured)
             alone = samples / _products_alone(setting, crowd, samples, cores)
             told.setdefault("our products alone", []).append([(alone, None)])
+    ours = [median(each for each, _ in turn) for turn in told[OURS]]
     rows: list[dict[str, Any]] = []
     for engine, measured_turns in told.items():
         seconds = [median(each for each, _ in turn) for turn in measured_turns]
-        ours = [median(each for each, _ in turn) for turn in told[OURS]]
         ratios = [theirs / own for theirs, own in zip(seconds, ours, strict=True)]
         accuracy = measured_turns[-1][-1][1]
         rows.append(
@@ -216,7 +216,7 @@ def _ours(setting: Setting, cores: int) -> Measured:
     return [(each, float(record.accuracy or 0)) for each, record in zip(seconds, records[1:], strict=True)]
 
 
-def _flower(python: str, folder: Path, rounds: int, cores: int) -> Measured:
+def _flower(python: str, folder: Path, rounds: int, cores: int, client: str) -> Measured:
     code = "from benchmarks.flower_fedavg import main; main()"
     environment = {
         **os.environ,
@@ -224,7 +224,7 @@ def _flower(python: str, folder: Path, rounds: int, cores: int) -> Measured:
         "OMP_NUM_THREADS": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
     }
-    command = [python, "-c", code, str(folder), str(rounds), str(cores)]
+    command = [python, "-c", code, str(folder), str(rounds), str(cores), client]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"flower failed: {done.stderr[-2000:]}")
@@ -233,7 +233,7 @@ def _flower(python: str, folder: Path, rounds: int, cores: int) -> Measured:
     return [(b["time"] - a["time"], b["accuracy"]) for a, b in itertools.pairwise(told[1:])]
 
 
-def _write(setting: Setting, crowd: Crowd, folder: Path, client: str) -> None:
+def _write(setting: Setting, crowd: Crowd, folder: Path) -> None:
     workload, training = setting.workload, setting.config.training
     np.save(folder / "inputs.npy", workload.inputs)
     np.save(folder / "labels.npy", workload.labels)
@@ -247,7 +247,6 @@ def _write(setting: Setting, crowd: Crowd, folder: Path, client: str) -> None:
         "batch": training.batch,
         "rate": training.learning_rate,
         "fraction": crowd.fraction,
-        "new_model": client == "DataLoader",
     }
     (folder / "settings.json").write_text(json.dumps(settings))
 
