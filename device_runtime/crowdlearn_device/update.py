@@ -180,6 +180,16 @@ def decode_update(data: bytes, limits: Limits) -> Update:
     return Update(owner, round_, (offsets + first).astype(np.uint32), values)
 
 
+def as_decoded(values: Floats, value_type: ValueType) -> Floats:
+    """The values that whoever decodes an update of `values` has: rounded, except in float32.
+
+    Raises ValueError where one is not finite in `value_type`.
+    """
+    if value_type is ValueType.INT8:
+        return _finite(_restored(*_quantised(values)), value_type)
+    return _floats(values, value_type).astype(np.float32)
+
+
 def index_entropy(span: int, count: int) -> float:
     """Bits that `count` of `span` equally likely indices need at least: about log2 of the binomial."""
     if count in (0, span):
@@ -226,12 +236,12 @@ def _decode_set(kind: _Set, shift: int, data: bytes, count: int, span: int) -> N
     if kind is _Set.BITMAP:
         if len(packed) != -(-span // 8):
             raise WireError(f"a bitmap of {span} weights has {len(packed)} bytes; send it again")
-        return _exactly(np.flatnonzero(np.unpackbits(packed, count=span)), count, span)
+        return _exactly(_ones(packed, span), count, span)
     members = count if kind is _Set.GAPS else span - count
     plane = -(-members // 8)
     if len(packed) < shift * plane:
         raise WireError(f"{members} gaps of {shift} low bits do not fit {len(packed)} bytes; send them again")
-    ends = np.flatnonzero(np.unpackbits(packed[shift * plane :]))
+    ends = _ones(packed[shift * plane :])
     if len(ends) != members:
         raise WireError(f"an update has {len(ends)} gaps and claims {members}; send it again")
     quotients = np.diff(ends, prepend=-1) - 1
@@ -251,6 +261,11 @@ def _decode_set(kind: _Set, shift: int, data: bytes, count: int, span: int) -> N
         present[offsets] = False
         offsets = np.flatnonzero(present)
     return _exactly(offsets, count, span)
+
+
+def _ones(packed: NDArray[np.uint8], count: int | None = None) -> NDArray[np.int64]:
+    """Where the first `count` bits are 1; numpy finds them several times sooner among booleans."""
+    return np.flatnonzero(np.unpackbits(packed, count=count).view(np.bool_))
 
 
 def _exactly(offsets: NDArray[np.int64], count: int, span: int) -> NDArray[np.int64]:
@@ -277,15 +292,23 @@ def _encode_values(values: Floats, value_type: ValueType) -> bytes:
     if value_type is ValueType.INT8:
         levels, scales = _quantised(values)
         return scales.tobytes() + _with_length(_deflated(levels.tobytes()))
-    with np.errstate(over="ignore"):
-        numbers = values.astype("<f2" if value_type is ValueType.FLOAT16 else "<f4")
-    if not np.isfinite(numbers).all():
-        raise ValueError(f"values are not finite in {value_type.name.lower()}; send float32 or train slower")
+    numbers = _floats(values, value_type)
     width = numbers.itemsize
     planes = numbers.view(np.uint8).reshape(-1, width)
     top = _deflated(np.ascontiguousarray(planes[:, width - 1]).tobytes())
     rest = [np.ascontiguousarray(planes[:, plane]).tobytes() for plane in range(width - 1)]
     return b"".join([*rest, _with_length(top)])
+
+
+def _floats(values: Floats, value_type: ValueType) -> NDArray[np.floating]:
+    with np.errstate(over="ignore"):
+        return _finite(values.astype("<f2" if value_type is ValueType.FLOAT16 else "<f4"), value_type)
+
+
+def _finite(values: NDArray[Any], value_type: ValueType) -> NDArray[Any]:
+    if not np.isfinite(values).all():
+        raise ValueError(f"values are not finite in {value_type.name.lower()}; send float32 or train slower")
+    return values
 
 
 def _decode_values(data: memoryview, value_type: ValueType, count: int) -> Floats:

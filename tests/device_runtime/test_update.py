@@ -11,6 +11,7 @@ from crowdlearn_device.update import (
     Limits,
     Update,
     ValueType,
+    as_decoded,
     chunks,
     decode_update,
     encode_update,
@@ -59,6 +60,26 @@ def test_shorter_values_come_back_as_rounded(update: Update) -> None:
     np.testing.assert_array_equal(byte.indices, update.indices)
     step = np.abs(update.values).max(initial=0) / 127
     assert np.abs(byte.values - update.values).max(initial=0) <= step * 0.5001 + 1e-36
+
+
+@given(updates(), st.sampled_from(ValueType))
+def test_values_as_decoded_are_those_that_decoding_gives(update: Update, value_type: ValueType) -> None:
+    back = decode_update(encode_update(update, value_type), LIMITS)
+    assert as_decoded(update.values, value_type).tobytes() == back.values.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("value", "value_type"),
+    [
+        (np.inf, ValueType.FLOAT32),
+        (1e6, ValueType.FLOAT16),
+        (np.nan, ValueType.INT8),
+        (np.finfo(np.float32).max, ValueType.INT8),
+    ],
+)
+def test_values_that_no_receiver_takes_have_no_decoded_form(value: float, value_type: ValueType) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        as_decoded(np.array([value], np.float32), value_type)
 
 
 @given(updates(), st.sampled_from(ValueType))

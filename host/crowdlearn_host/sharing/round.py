@@ -23,8 +23,8 @@ class Sink(Protocol):
 
 
 class SharingRound:
-    """Hands the chunks of one round's updates, checked, to `window`, in the order in which they arrive: a
-    simulation's is the Window, the server's keeps them until the group's round is committed.
+    """Hands the chunks of one round's updates, checked, to `window`, in the order in which they arrive: the
+    server's keeps them until the group's round is committed.
 
     `owned` says which weights each device is responsible for (a boolean per weight of the model); a device
     uploads a weight at most once a round. A refused chunk changes nothing: a right one may follow it.
@@ -49,11 +49,10 @@ class SharingRound:
             raise UpdateRefused(sender, str(error)) from error
         if update.owner != sender:
             raise UpdateRefused(sender, f"it is signed by device {update.owner}")
-        self.apply(update)
+        self._apply(update)
         return update
 
-    def apply(self, update: Update) -> None:
-        """Checks and applies an update that is decoded already. Raises UpdateRefused with the reason."""
+    def _apply(self, update: Update) -> None:
         if update.owner not in self._open:
             raise UpdateRefused(update.owner, f"it has no part in round {self._number}")
         if update.round != self._number:

@@ -53,7 +53,8 @@ class Window:
         check_update(update, len(self))
         at = update.indices.astype(np.int64)
         slot = self._next[at]
-        self._uploads[slot, at] = update.values
+        # As one vector, which numpy writes to several times sooner than by two indices.
+        self._uploads.reshape(-1)[slot * np.int64(len(self)) + at] = update.values
         self._next[at] = np.where(slot == self.omega - 1, 0, slot + 1)
         self._counts[at] = np.minimum(self._counts[at], self.omega - 1) + 1
         self._average = None

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from crowdlearn_device.update import (
-    Limits,
-    Update,
-    ValueType,
-    decode_update,
-    encode_update,
-    select_top,
-)
+from crowdlearn_device.update import Update, ValueType, as_decoded, encode_update, select_top
 from numpy.typing import NDArray
 
-from ..sharing.round import SharingRound
 from ..sharing.window import Window
 from .config import SimulationConfig
 from .group import Floats, GroupResult
@@ -38,50 +31,60 @@ def share(
 ) -> int:
     """Uploads of every device, then every group's download into `weights`. Returns the bytes of both."""
     config = setting.config
-    values = ValueType[config.sharing.values.upper()]
-    places, pieces = setting.travelling, range(len(setting.plan.pieces))
-    parts = [np.flatnonzero(setting.pieces[places] == piece) for piece in pieces]
+    theta, values = config.sharing.theta, ValueType[config.sharing.values.upper()]
+    parts = _parts(setting)
     sent = 0
     for group, result in zip(holders, results, strict=True):
-        owned = {device: setting.pieces == piece for piece, device in zip(pieces, group, strict=False)}
-        sharing = SharingRound(window, number, owned, len(window))
         # Running statistics have no gradient, and a model without them cannot be evaluated: they go first.
         importance = np.where(setting.statistics, np.inf, result.accumulated if by_gradient(config) else 0)
+        upload = _Travel(result.weights, number, values)
         for device, part in zip(group, parts, strict=False):
-            chosen = part[select_top(importance[places[part]], config.sharing.theta)]
             try:
-                update, size = _travelled(places, device, number, chosen, result.weights, values)
+                sent += upload.add(device, part, select_top(importance[part.places], theta))
             except ValueError as error:
                 raise diverged(
                     number, f"device {device} holds weights beyond {values.name.lower()}"
                 ) from error
-            sharing.apply(update)
-            sent += size
+        indices = np.flatnonzero(upload.there)
+        window.apply(Update(group[0], number, indices.astype(np.uint32), upload.weights[indices]))
     due = np.zeros(len(window), np.bool_)
     due[window.download(config.sharing.tau)[0]] = True
+    # What a group gets is rounded as its values travel, though the window's average is not.
+    download = _Travel(window.average(), number, values)
     for part in parts:
-        given = part[due[places[part]]]
-        # What a group gets is rounded as its values travel, though the window's average is not.
-        update, size = _travelled(places, 0, number, given, window.average(), values)
-        weights[:, update.indices] = update.values
-        sent += len(holders) * size
+        sent += len(holders) * download.add(0, part, np.flatnonzero(due[part.places]))
+    np.copyto(weights, download.weights, where=download.there)
     return sent
 
 
-def _travelled(
-    places: NDArray[np.int64],
-    owner: int,
-    number: int,
-    chosen: NDArray[np.int64],
-    weights: Floats,
-    values: ValueType,
-) -> tuple[Update, int]:
-    """An update of `chosen` weights, in the order in which they travel, as whoever takes it has it in ours:
-    int8 is scaled by neighbours on the way. And its bytes.
+@dataclass(frozen=True)
+class _Part:
+    """A piece's weights in the order in which they travel: their indices there, and their places in ours."""
+
+    indices: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+
+def _parts(setting: Setting) -> list[_Part]:
+    piece_of = setting.pieces[setting.travelling]
+    found = [np.flatnonzero(piece_of == piece) for piece in range(len(setting.plan.pieces))]
+    return [_Part(indices, setting.travelling[indices]) for indices in found]
+
+
+class _Travel:
+    """Updates of different `weights` of a model, which become what whoever takes them has: int8 is scaled by
+    neighbours on the way. `there` tells which have travelled.
     """
-    sent = Update(owner, number, chosen.astype(np.uint32), weights[places[chosen]])
-    data = encode_update(sent, values)
-    taken = decode_update(data, Limits(len(places), len(places)))
-    indices = places[taken.indices]
-    order = np.argsort(indices)
-    return Update(owner, number, indices[order].astype(np.uint32), taken.values[order]), len(data)
+
+    def __init__(self, weights: Floats, number: int, values: ValueType) -> None:
+        self.weights, self.there = weights.copy(), np.zeros(len(weights), np.bool_)
+        self._number, self._values = number, values
+
+    def add(self, owner: int, part: _Part, chosen: NDArray[np.int64]) -> int:
+        """Sends the weights at increasing positions of a part. Returns the bytes."""
+        places = part.places[chosen]
+        indices = part.indices[chosen].astype(np.uint32)
+        update = Update(owner, self._number, indices, self.weights[places])
+        data = encode_update(update, self._values)
+        self.weights[places], self.there[places] = as_decoded(update.values, self._values), True
+        return len(data)
