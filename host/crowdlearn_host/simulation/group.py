@@ -174,11 +174,11 @@ class GroupModel:
         accumulated: torch.Tensor,
     ) -> float:
         """Trains the floats that are there; the loss summed over samples."""
-        self._model.train()
-        self._noise.manual_seed(_noise_seed(workload.config.seed, passes[0]))
         fed = (self._fed(workload, each) for each in passes)
         if self._chain is not None:
             return self._chain.train(fed, rate, accumulated)
+        self._model.train()
+        self._noise.manual_seed(_noise_seed(workload.config.seed, passes[0]))
         velocities = self._views(momentum) if len(momentum) else []
         sums = self._views(accumulated) if len(accumulated) else []
         return sum(self._pass(each, rate, velocities, sums) for each in fed)
