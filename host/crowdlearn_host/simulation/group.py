@@ -73,6 +73,7 @@ class GroupModel:
 
     def __init__(self, workload: Workload) -> None:
         config = workload.config
+        self._workload = workload
         self._model = build_model(config.model, config.seed)
         self._training = config.training
         self._noise = torch.Generator()
@@ -99,32 +100,24 @@ class GroupModel:
         self._live: dict[int, torch.Tensor | None] = {}
 
     def train(
-        self,
-        workload: Workload,
-        passes: Sequence[Pass],
-        weights: Floats,
-        momentum: Floats,
-        rate: float,
-        accumulate: bool,
+        self, passes: Sequence[Pass], weights: Floats, momentum: Floats, rate: float, accumulate: bool
     ) -> GroupResult:
         """A group after its passes, from these weights and this momentum (empty where training has none).
 
         Vectors are in the order of sharing.flat. `accumulate` asks for |gradient| summed per weight.
         """
-        samples = _samples(workload, passes)
+        samples = self._samples(passes)
         with self._computing():
             self._floats.copy_(self._entered(weights))
             velocity = torch.from_numpy(momentum.copy())
             accumulated = torch.zeros(len(self._vector) if accumulate else 0)
-            loss = self._passes(workload, passes, rate, velocity, accumulated) / max(samples, 1)
+            loss = self._passes(passes, rate, velocity, accumulated) / max(samples, 1)
             sums = self._left(accumulated) if accumulate else accumulated.numpy()
             return GroupResult(self._left(self._floats), velocity.numpy(), sums, loss, samples)
 
-    def average(
-        self, workload: Workload, devices: Sequence[Sequence[Pass]], weights: Floats, rate: float
-    ) -> GroupResult:
+    def average(self, devices: Sequence[Sequence[Pass]], weights: Floats, rate: float) -> GroupResult:
         """The mean, by samples, of the models that each of the devices trains alone from these weights."""
-        samples = [_samples(workload, passes) for passes in devices]
+        samples = [self._samples(passes) for passes in devices]
         loss, nothing = 0.0, np.zeros(0, np.float32)
         with self._computing():
             start = self._entered(weights)
@@ -132,13 +125,14 @@ class GroupModel:
             for passes, own in zip(devices, samples, strict=True):
                 self._floats.copy_(start)
                 velocity = torch.zeros(len(start) if self._training.momentum else 0)
-                loss += self._passes(workload, passes, rate, velocity, torch.zeros(0))
+                loss += self._passes(passes, rate, velocity, torch.zeros(0))
                 total.add_(self._floats, alpha=own / sum(samples))
             return GroupResult(self._left(total), nothing, nothing, loss / sum(samples), sum(samples))
 
-    def right(self, weights: Floats, inputs: Floats, labels: Indices) -> int:
-        """How many of the samples the model with these weights gets right, by its running statistics."""
-        flat, given = torch.from_numpy(np.array(weights)), torch.from_numpy(inputs)
+    def right(self, weights: Floats, tested: slice) -> int:
+        """How many of these test samples a model of these weights gets right, by its running statistics."""
+        test = self._workload.test
+        flat, given = torch.from_numpy(np.array(weights)), torch.from_numpy(test.inputs[tested])
         if self._chain is not None:
             with torch.inference_mode():
                 guesses = self._chain.classify(flat, given.flatten(1))
@@ -147,7 +141,10 @@ class GroupModel:
             self._vector.copy_(flat)
             with torch.no_grad():
                 guesses = self._model(given).argmax(1)
-        return int((guesses.numpy() == labels).sum())
+        return int((guesses.numpy() == test.labels[tested]).sum())
+
+    def _samples(self, passes: Sequence[Pass]) -> int:
+        return sum(len(self._workload.devices[each.device]) for each in passes)
 
     def _computing(self) -> AbstractContextManager[object]:
         """A chain needs no autograd, and its operators are called in less time without."""
@@ -166,25 +163,21 @@ class GroupModel:
         return flat
 
     def _passes(
-        self,
-        workload: Workload,
-        passes: Sequence[Pass],
-        rate: float,
-        momentum: torch.Tensor,
-        accumulated: torch.Tensor,
+        self, passes: Sequence[Pass], rate: float, momentum: torch.Tensor, accumulated: torch.Tensor
     ) -> float:
         """Trains the floats that are there; the loss summed over samples."""
-        fed = (self._fed(workload, each) for each in passes)
+        fed = map(self._fed, passes)
         if self._chain is not None:
             return self._chain.train(fed, rate, accumulated)
         self._model.train()
-        self._noise.manual_seed(_noise_seed(workload.config.seed, passes[0]))
+        self._noise.manual_seed(_noise_seed(self._workload.config.seed, passes[0]))
         velocities = self._views(momentum) if len(momentum) else []
         sums = self._views(accumulated) if len(accumulated) else []
         return sum(self._pass(each, rate, velocities, sums) for each in fed)
 
-    def _fed(self, workload: Workload, each: Pass) -> Fed:
+    def _fed(self, each: Pass) -> Fed:
         """The dominator's samples in the order in which the pass feeds them, until the next pass."""
+        workload = self._workload
         own = workload.devices[each.device]
         at = own[pass_order(len(own), seed=workload.config.seed, epoch=each.epoch, device=each.device)]
         if len(self._gathered) < len(at):
@@ -240,10 +233,6 @@ class GroupModel:
 def _noise_seed(seed: int, first: Pass) -> int:
     """A seed of its own for each task, so that its rounding does not depend on who ran what before."""
     return int(np.random.SeedSequence((seed, first.epoch, first.device)).generate_state(1)[0])
-
-
-def _samples(workload: Workload, passes: Sequence[Pass]) -> int:
-    return sum(len(workload.devices[each.device]) for each in passes)
 
 
 @contextmanager

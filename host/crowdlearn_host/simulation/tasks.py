@@ -1,11 +1,11 @@
-"""What a worker is asked to do with its model and the workload; what it answers depends on nothing else."""
+"""What a worker is asked to do with its model; what it answers depends on nothing else."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from .group import Floats, GroupModel, GroupResult, Pass, Workload
+from .group import Floats, GroupModel, GroupResult, Pass
 
 Outcome = TypeVar("Outcome", covariant=True)
 
@@ -13,7 +13,7 @@ Outcome = TypeVar("Outcome", covariant=True)
 class Task(Protocol[Outcome]):
     """Something to do, once or, where a worker dies over it, again."""
 
-    def run(self, model: GroupModel, workload: Workload) -> Outcome: ...
+    def run(self, model: GroupModel) -> Outcome: ...
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,9 @@ class GroupTask:
     learning_rate: float
     accumulate: bool = True
 
-    def run(self, model: GroupModel, workload: Workload) -> GroupResult:
+    def run(self, model: GroupModel) -> GroupResult:
         """The group after its passes."""
-        return model.train(
-            workload, self.passes, self.weights, self.momentum, self.learning_rate, self.accumulate
-        )
+        return model.train(self.passes, self.weights, self.momentum, self.learning_rate, self.accumulate)
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,9 @@ class CohortTask:
     weights: Floats
     learning_rate: float
 
-    def run(self, model: GroupModel, workload: Workload) -> GroupResult:
+    def run(self, model: GroupModel) -> GroupResult:
         """The average of their models, so that one vector travels back for all of them."""
-        return model.average(workload, self.devices, self.weights, self.learning_rate)
+        return model.average(self.devices, self.weights, self.learning_rate)
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,6 @@ class EvaluationTask:
     start: int
     stop: int
 
-    def run(self, model: GroupModel, workload: Workload) -> int:
+    def run(self, model: GroupModel) -> int:
         """How many of them it gets right."""
-        part, test = slice(self.start, self.stop), workload.test
-        return model.right(self.weights, test.inputs[part], test.labels[part])
+        return model.right(self.weights, slice(self.start, self.stop))

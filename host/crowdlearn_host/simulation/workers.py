@@ -43,13 +43,12 @@ class InProcess:
     """Trains one group after the other, here."""
 
     def __init__(self, workload: Workload) -> None:
-        self._workload = workload
         self._model = GroupModel(workload)
 
     def map(self, tasks: Sequence[Task[Outcome]]) -> list[Outcome]:
         with one_thread():
             try:
-                return [task.run(self._model, self._workload) for task in tasks]
+                return [task.run(self._model) for task in tasks]
             except Exception as error:  # as in the other workers: a user's model may raise anything
                 raise TrainingError(f"a group could not train: {error}") from error
 
@@ -162,19 +161,18 @@ class RayTasks:
 
 def _train_once(workload: Workload, task: Task[Outcome]) -> Outcome:
     with one_thread():
-        return task.run(GroupModel(workload), workload)
+        return task.run(GroupModel(workload))
 
 
 def _serve(connection: Connection, folder: str) -> None:
     """A worker process: trains the tasks that come until the connection closes."""
     with one_thread():
         try:
-            workload = _load(Path(folder))
-            model = GroupModel(workload)
+            model = GroupModel(_load(Path(folder)))
             while True:
                 task: Task[object] = connection.recv()
                 try:
-                    connection.send(task.run(model, workload))
+                    connection.send(task.run(model))
                 except Exception as error:
                     connection.send(error)
         except (EOFError, OSError, KeyboardInterrupt):

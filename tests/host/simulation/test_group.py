@@ -29,10 +29,10 @@ def setting() -> Setting:
 
 def trained(setting: Setting) -> tuple[GroupResult, GroupResult, int]:
     """A group's passes, the average of devices alone, and the samples that the group then gets right."""
-    model, workload = GroupModel(setting.workload), setting.workload
-    group = model.train(workload, PASSES, setting.initial, np.zeros(0, np.float32), RATE, True)
-    average = model.average(workload, [PASSES[:2], PASSES[3:4]], setting.initial, RATE)
-    return group, average, model.right(group.weights, workload.inputs, workload.labels)
+    model = GroupModel(setting.workload)
+    group = model.train(PASSES, setting.initial, np.zeros(0, np.float32), RATE, True)
+    average = model.average([PASSES[:2], PASSES[3:4]], setting.initial, RATE)
+    return group, average, model.right(group.weights, slice(None))
 
 
 def test_products_and_autograd_agree(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
