@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -23,9 +24,10 @@ def enrol(
     enrolment = Enrolment(home)
     for device in devices:
         token = enrolment.enrol(device)
+        # A token, or a name, may begin with a dash: behind an equals sign it is none the less a value.
+        join = ["crowdlearn-device", "join", f"wss://{address}", f"--name={device}", "--home=crowdlearn"]
         console.print(
-            f"crowdlearn-device join wss://{address} --name '{device}' --home crowdlearn --data data "
-            f"--token {token} --pin {pin}",
+            shlex.join([*join, "--data=data", f"--token={token}", f"--pin={pin}"]),
             soft_wrap=True,
             highlight=False,
             markup=False,

@@ -1,0 +1,40 @@
+"""`crowdlearn enrol`: the command that it prints runs as it is, whatever token, name and address are."""
+
+import os
+import secrets
+import subprocess
+from pathlib import Path
+
+import crowdlearn_device.cli
+import pytest
+from crowdlearn_host.cli import build
+from typer.testing import CliRunner
+
+SHOW = "#!/bin/sh\nprintf '%s\\0' \"$@\"\n"
+
+
+@pytest.mark.parametrize("token", ["-begins-with-a-dash", "plain_token"])
+@pytest.mark.parametrize("name", ["phone-1", "Ada's phone", "-7", 'two "$HOME" \\ `id`; #'])
+@pytest.mark.parametrize("address", ["192.0.2.7:8765", "host name&more:1"])
+def test_the_printed_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str, name: str, address: str
+) -> None:
+    monkeypatch.setenv("CROWDLEARN_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(secrets, "token_urlsafe", lambda size: token)
+    printed = CliRunner().invoke(build(["enrol"]), ["enrol", f"--address={address}", "--", name])
+    assert printed.exit_code == 0, printed.output
+    program = tmp_path / "crowdlearn-device"
+    program.write_text(SHOW)
+    program.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    ran = subprocess.run(["sh", "-c", printed.stdout], env={"PATH": path}, capture_output=True, check=True)
+    given = ran.stdout.decode().split("\0")[:-1]
+
+    joined: list[object] = []
+
+    async def join_host(home, data, name, url, token, *rest, **options):
+        joined.extend((home, data, name, url, token))
+
+    monkeypatch.setattr(crowdlearn_device.cli, "join_host", join_host)
+    assert crowdlearn_device.cli.main(given) == 0
+    assert joined == [Path("crowdlearn"), Path("data"), name, f"wss://{address}", token]
