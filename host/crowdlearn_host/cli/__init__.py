@@ -12,6 +12,7 @@ from crowdlearn_device.errors import DeviceError
 from crowdlearn_export.errors import ExportError
 
 from ..errors import HostError
+from .terminal import printable
 
 COMMANDS = {
     "demo": "demo:demo",
@@ -71,7 +72,7 @@ def main() -> None:
         if os.environ.get("CROWDLEARN_DEBUG"):
             raise
         told = _system_error(error) if isinstance(error, OSError) else error
-        print(f"crowdlearn: {told}", file=sys.stderr)
+        print(f"crowdlearn: {printable(' '.join(str(told).splitlines()))}", file=sys.stderr)
         sys.exit(1)
 
 

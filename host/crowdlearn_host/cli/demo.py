@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..config import parse_config
 from ..training.config import TrainConfig
 from ..training.prepare import prepare
 from ..training.run import new_run
+from .terminal import terminal
 from .train import _tell, train_in
 
 CONFIG = """\
@@ -43,7 +43,7 @@ def demo(
     """Train a small network on emulated phones: 1 dominator, 2 followers and a spare, over adb."""
     import tomllib
 
-    console = Console()
+    console = terminal()
     text = CONFIG.format(phones=phones, epochs=epochs)
     config = parse_config(tomllib.loads(text), TrainConfig, "the demo")
     prepared = prepare(config, Path.cwd(), _tell(console))

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
 from ..fleet.discovery import Visited, discover, visit
 from ..fleet.facts import DeviceFacts
 from .progress import size
+from .terminal import printable, terminal
 
 
 def devices(
@@ -46,12 +46,12 @@ def _show(visited: Sequence[Visited]) -> None:
     table = Table(serial, "way", "model", "Android", "cores", "memory", "free storage", "battery", "heat")
     for item in visited:
         if item.facts:
-            table.add_row(item.found.serial, item.found.way, *_cells(item.facts))
+            table.add_row(*map(printable, (item.found.serial, item.found.way, *_cells(item.facts))))
     if table.rows:
-        Console().print(table)
+        terminal().print(table)
     for item in visited:
         if item.problem:
-            typer.echo(item.problem, err=True)
+            typer.echo(printable(item.problem), err=True)
 
 
 def _row(item: Visited) -> dict[str, object]:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import torch
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from ..models import build_model, stated_shape
+from .terminal import terminal
 
 if TYPE_CHECKING:
-    from crowdlearn_export.doctor import Diagnosis
+    from crowdlearn_export.doctor import Diagnosis, ModuleReport
 
 SLICES = (
     "yes; the last layers that one device holds whole run in one call, from their sums to the loss and back, "
@@ -44,22 +44,23 @@ def doctor(
 
 
 def _show(model: str, report: Diagnosis) -> None:
-    console = Console()
+    console = terminal()
     table = Table(title=model)
     for column in ("module", "kind", "trains", "why"):
         table.add_column(column)
     for module in report.modules:
-        verdict = (
-            "sliced" if module.slices else "[yellow]only whole[/yellow]" if module.trains else "[red]no[/red]"
-        )
-        table.add_row(module.name, module.kind, verdict, escape(module.reason))
+        table.add_row(module.name, module.kind, _verdict(module), module.reason)
     console.print(table)
-    without = "[red]no[/red]" if report.compiles else "[yellow]only trains whole[/yellow]"
-    console.print("slices: " + (f"{without}: {escape(report.slices)}" if report.slices else SLICES))
+    without = ("no", "red") if report.compiles else ("only trains whole", "yellow")
+    console.print(
+        Text.assemble("slices: ", *((without, f": {report.slices}") if report.slices else (SLICES,)))
+    )
     if report.compiles:
-        console.print(f"whole training step: [red]does not compile[/red]: {escape(report.compiles)}")
+        console.print(
+            Text.assemble("whole training step: ", ("does not compile", "red"), f": {report.compiles}")
+        )
         return
-    passed = "[green]passed[/green]" if report.exact else "[red]failed[/red]"
+    passed = ("passed", "green") if report.exact else ("failed", "red")
     peak = report.weight_bytes + report.step_bytes + report.program_bytes
     console.print(
         f"whole training step: one program of {report.program_bytes / 1e3:.0f} kB, "
@@ -72,6 +73,15 @@ def _show(model: str, report: Diagnosis) -> None:
         + ("; training measures both, and takes the faster" if report.either else "")
     )
     console.print(
-        f"gradients: {passed}, relative error {report.gradient_error:.0e} against float64 "
-        f"(at most {report.allowed:.0e})"
+        Text.assemble(
+            "gradients: ",
+            passed,
+            f", relative error {report.gradient_error:.0e} against float64 (at most {report.allowed:.0e})",
+        )
     )
+
+
+def _verdict(module: ModuleReport) -> Text:
+    if module.slices:
+        return Text("sliced")
+    return Text("only whole", "yellow") if module.trains else Text("no", "red")

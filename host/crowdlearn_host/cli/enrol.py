@@ -6,11 +6,11 @@ import shlex
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..joining.certificate import certificate
 from ..joining.enrolment import Enrolment
 from ..phones.manager import default_home
+from .terminal import terminal
 
 
 def enrol(
@@ -18,7 +18,7 @@ def enrol(
     address: Annotated[str, typer.Option(help="Where devices reach this host.")] = "HOST:PORT",
 ) -> None:
     """Give devices a token each, and print what to run on them. An old token is void then."""
-    console = Console()
+    console = terminal()
     home = default_home()
     _, pin = certificate(home)
     enrolment = Enrolment(home)
@@ -30,5 +30,4 @@ def enrol(
             shlex.join([*join, "--data=data", f"--token={token}", f"--pin={pin}"]),
             soft_wrap=True,
             highlight=False,
-            markup=False,
         )

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.text import Text
 
 from ..server.run_folder import load_model_state
 from ..training.evaluation import evaluate as run_model
+from .terminal import terminal
 from .trained import model_and_test
 
 
@@ -28,7 +29,6 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps({"run": str(run), **asdict(result)}))
     else:
-        Console().print(
-            f"accuracy [bold]{100 * result.accuracy:.2f} %[/bold], loss {result.loss:.4f}, "
-            f"{result.samples} samples"
-        )
+        accuracy = (f"{100 * result.accuracy:.2f} %", "bold")
+        told = f", loss {result.loss:.4f}, {result.samples} samples"
+        terminal().print(Text.assemble("accuracy ", accuracy, told))

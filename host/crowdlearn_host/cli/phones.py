@@ -8,11 +8,11 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from .. import phones
 from ..phones.profiles import FASTEST
+from .terminal import terminal
 
 app = typer.Typer(help="Virtual phones, for trying things out and for CI.", no_args_is_help=True)
 
@@ -101,4 +101,4 @@ def _show(infos: list[phones.PhoneInfo], *, as_json: bool) -> None:
     table = Table("name", "serial", "profile", "process", "capped by")
     for info in infos:
         table.add_row(info.name, info.serial, info.profile, str(info.pid), info.limits)
-    Console().print(table)
+    terminal().print(table)

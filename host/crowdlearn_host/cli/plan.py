@@ -14,8 +14,8 @@ import typer
 from crowdlearn_export.footprint import Footprint, footprint
 from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_export.trace import neuron_graph
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..models import build_model, stated_shape
 from ..phones.manager import default_home
@@ -29,6 +29,7 @@ from ..planner.planner import Planned
 from ..planner.wire import DEFAULT, wire_format
 from ..training.config import micro_rows
 from .progress import size
+from .terminal import terminal
 
 
 class Wire(StrEnum):
@@ -106,7 +107,7 @@ def plan(
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(planned.plan)))
         return
-    console = Console()
+    console = terminal()
     console.print(_pieces(planned.plan, graph, whole_memory=capped))
     if planned.plan.micro_batch < training.micro_batch:
         console.print(f"Micro-batches of {training.micro_batch} samples do not fit every device's memory.")
@@ -151,7 +152,7 @@ def _traffic(planned: Planned) -> Table:
         table.add_row(name, size(getattr(plan.traffic, name)), "")
     table.add_section()
     proof = "proven optimal" if plan.certificate.optimal else f"gap {100 * plan.certificate.gap:.2f} %"
-    table.add_row("[bold]plan[/bold]", size(plan.traffic.total), "1.00")
+    table.add_row(Text("plan", "bold"), size(plan.traffic.total), "1.00")
     table.add_row("lower bound", size(plan.certificate.bound), f"{proof} in {plan.certificate.seconds:.1f} s")
     for baseline in planned.baselines:
         told = f"{baseline.cost / plan.traffic.total:.2f}"

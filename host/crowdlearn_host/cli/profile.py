@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ..errors import FleetError
@@ -17,6 +16,7 @@ from ..fleet.fleet_file import Measured, fleet_toml
 from ..fleet.measure import Probe, measure_link, measure_macs
 from ..phones.manager import default_home
 from .progress import size
+from .terminal import printable, terminal
 
 
 def profile(
@@ -40,14 +40,15 @@ def profile(
     table = Table("device", "model", "million MAC/s", "up", "down", "round trip")
     for item in measured:
         table.add_row(
-            item.facts.name,
-            f"{item.facts.manufacturer} {item.facts.model}" + (" (emulated)" if item.facts.virtual else ""),
+            printable(item.facts.name),
+            printable(f"{item.facts.manufacturer} {item.facts.model}")
+            + (" (emulated)" if item.facts.virtual else ""),
             f"{item.macs_per_second / 1e6:.0f}",
             f"{size(item.link.up)}/s",
             f"{size(item.link.down)}/s",
             f"{1000 * item.link.round_trip:.1f} ms",
         )
-    Console().print(table)
+    terminal().print(table)
     out.write_text(fleet_toml(measured, samples=samples))
     typer.echo(f"wrote {out}")
 
@@ -63,5 +64,5 @@ async def _measure_all(found: list[Found], probe: Probe, key: Path | None) -> li
                     Measured(facts, await measure_link(device), await measure_macs(device, probe))
                 )
         except FleetError as error:
-            typer.echo(f"{item.serial}: {error}", err=True)
+            typer.echo(printable(f"{item.serial}: {error}"), err=True)
     return measured

@@ -8,6 +8,9 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from .terminal import printable
 
 PROBLEMS = {
     "left": "{device} left: {reason}",
@@ -46,12 +49,12 @@ class TrainingProgress:
         self._loss: float | None = None
         self._groups = 1
         self._bar = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
-            TextColumn("{task.fields[loss]}"),
-            TextColumn("{task.fields[moved]}"),
+            TextColumn("{task.fields[speed]}", markup=False),
+            TextColumn("{task.fields[loss]}", markup=False),
+            TextColumn("{task.fields[moved]}", markup=False),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -75,17 +78,19 @@ class TrainingProgress:
         if event == "progress":
             self._mini_batch(fields)
         elif event == "exporting":
-            self._console.print(
-                f"exporting slice program {fields['number']}: neurons by layer {fields['shape']}"
-            )
+            self._tell(f"exporting slice program {fields['number']}: neurons by layer {fields['shape']}")
         elif event == "deployed":
-            self._console.print(f"{fields['device']}: {size(fields['bytes'])} pushed")
+            self._tell(f"{fields['device']}: {size(fields['bytes'])} pushed")
         elif event == "kept":
-            self._console.print(f"the model is kept by {', '.join(fields['devices'])}", highlight=False)
+            self._tell(f"the model is kept by {', '.join(fields['devices'])}")
         elif event == "evaluated":
             self._epoch(fields)
         elif event in PROBLEMS:
-            self._console.print(f"[yellow]{PROBLEMS[event].format(**fields)}[/yellow]", highlight=False)
+            self._tell(PROBLEMS[event].format(**fields), "yellow")
+
+    def _tell(self, line: str, style: str = "") -> None:
+        """One line, whatever devices have put into it."""
+        self._console.print(Text(printable(line), style))
 
     def _mini_batch(self, fields: dict[str, Any]) -> None:
         if not self._seen:
@@ -109,6 +114,4 @@ class TrainingProgress:
         loss = f"loss {self._loss:.4f}" if self._loss is not None else "no mini-batch"
         moved = size(sum(fields["bytes"].values()))
         group = f" of group {fields['group'] + 1}" if self._groups > 1 else ""
-        self._console.print(
-            f"epoch {fields['epoch'] + 1}{group}: {loss}{test}, {moved} sent so far", highlight=False
-        )
+        self._tell(f"epoch {fields['epoch'] + 1}{group}: {loss}{test}, {moved} sent so far")

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from .. import phones
 from ..errors import ConfigError, FleetError
@@ -22,6 +23,7 @@ from ..training.prepare import Prepared, prepare
 from ..training.run import new_run, open_run, recompiled
 from ..training.run import train as run_training
 from .progress import TrainingProgress, size
+from .terminal import terminal
 
 
 def train(
@@ -37,7 +39,7 @@ def train(
     """Train a sliced network on phones. Interrupted runs go on with --resume RUN."""
     if (config is None) == (resume is None):
         raise ConfigError("name either a configuration to start, or a run to --resume")
-    console = Console(stderr=as_json)
+    console = terminal(stderr=as_json)
     if resume is not None:
         folder, settings, where = open_run(resume)
         with folder:
@@ -81,7 +83,8 @@ def train_in(folder: RunFolder, prepared: Prepared, console: Console) -> dict[st
         table.add_row(purpose, size(traffic["up"][purpose]), size(traffic["down"].get(purpose, 0)))
     console.print(table)
     if result is not None:
-        console.print(f"test accuracy [bold]{100 * result.accuracy:.2f} %[/bold] of {result.samples} samples")
+        accuracy = (f"{100 * result.accuracy:.2f} %", "bold")
+        console.print(Text.assemble("test accuracy ", accuracy, f" of {result.samples} samples"))
     console.print(f"run folder: {folder.path}", soft_wrap=True)
     return {
         "run": str(folder.path),
