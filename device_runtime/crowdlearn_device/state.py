@@ -113,7 +113,10 @@ class PieceState:
             b = min(a + step, neurons[1])
             part = pb.StatePart(layer=layer, neurons=pb.Range(start=a, stop=b))
             for name, array in arrays.items():
-                part.arrays.add(name=name, values=encode_tensor(array[a - start : b - start]))
+                try:
+                    part.arrays.add(name=name, values=encode_tensor(array[a - start : b - start]))
+                except WireError as error:
+                    raise WireError(f"{name} of layer {layer}: {error}") from error
             yield part
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,13 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
     pb.INT8: np.dtype("i1"),
     pb.INT64: np.dtype("<i8"),
 }
+_FLOAT_MAX = float(np.finfo(np.float32).max)
+_LARGEST = {
+    pb.FLOAT32: _FLOAT_MAX,
+    pb.FLOAT16: float(np.finfo(np.float16).max),
+    pb.INT8: _FLOAT_MAX * 127 / 128,  # so that a scale times any int8 is finite
+}
+"""The largest magnitude that a dtype tells."""
 
 
 def decode_frame(data: bytes) -> pb.Frame:
@@ -49,9 +56,17 @@ def encode_tensor(
 ) -> pb.Tensor:
     """`values` in the wire's `dtype`; int8 is scaled to the largest magnitude and rounded stochastically by
     `rng`.
+
+    Raises WireError where a value is not finite in that dtype.
     """
+    largest = np.max(np.abs(values), initial=0.0)
+    if not largest <= _LARGEST.get(dtype, inf):  # nor is NaN
+        raise WireError(
+            f"the largest value is {largest}, which {pb.DType.Name(dtype).lower()} cannot tell: training has "
+            "diverged; lower training.learning_rate"
+        )
     if dtype == pb.INT8:
-        step = np.float32(np.max(np.abs(values), initial=0.0)) / np.float32(127)
+        step = np.float32(largest) / np.float32(127)
         scale = float(step) if step >= np.finfo(np.float32).tiny else 1.0  # smaller than that is zero
         scaled = np.asarray(np.asarray(values, np.float32) / np.float32(scale))
         scaled += rng.random(scaled.shape, np.float32) if rng is not None else np.float32(0.5)
@@ -85,7 +100,7 @@ def decode_tensor(tensor: pb.Tensor, shape: tuple[int, ...] | None = None) -> Ar
     if tensor.dtype == pb.INT64:
         return values
     if tensor.dtype == pb.INT8:
-        if not np.isfinite(tensor.scale) or tensor.scale <= 0:
+        if not 0 < tensor.scale * 128 <= _FLOAT_MAX:
             raise WireError(f"int8 tensor with scale {tensor.scale}")
         return values.astype(np.float32) * np.float32(tensor.scale)
     floats = values.astype(np.float32, copy=False)

@@ -63,6 +63,7 @@ class Work:
         )
         # Everything waits for what turns round at the loss, and that is the shortest there is.
         self._express = [edge.target == len(manifest.layers) - 1 for edge in manifest.edges]
+        self._edges = manifest.edges
         self._dominator: Dominator | None = None
         self._busy = 0.0
 
@@ -109,18 +110,28 @@ class Work:
             place = self._assign.piece, message.partner, message.edge, message.purpose
             lot = (training.seed, message.step, message.micro, *place)
             rounding = np.random.default_rng(lot) if training.wire == pb.INT8 else None
+            try:
+                values = encode_tensor(message.values, training.wire, rounding)
+            except WireError as error:
+                raise WireError(f"{self._told(message)} at step {message.step}: {error}") from error
             sums = pb.Sums(
                 step=message.step,
                 micro=message.micro,
                 edge=message.edge,
                 micros=message.micros,
                 rows=message.rows,
-                values=encode_tensor(message.values, training.wire, rounding),
+                values=values,
             )
             content = sums.SerializeToString()
             self._around.deliver(
                 message.partner, message.purpose, content, express=self._express[message.edge]
             )
+
+    def _told(self, message: Message) -> str:
+        """A message in words."""
+        kind = "sums" if message.purpose == pb.PURPOSE_ACTIVATION else "errors"
+        edge = self._edges[message.edge]
+        return f"{kind} of layers {edge.source} to {edge.target}, piece {self._assign.piece}"
 
     def _updated(self) -> None:
         if self._dominator is not None:

@@ -49,11 +49,37 @@ def test_any_bytes_are_a_frame_or_refused(data):
         pb.Tensor(dtype=pb.FLOAT32, shape=[1] * 5, data=b"\0" * 4),
         pb.Tensor(dtype=pb.FLOAT32, shape=[1], data=np.float32(np.nan).tobytes()),
         pb.Tensor(dtype=pb.INT8, shape=[1], data=b"\1", scale=float("inf")),
+        pb.Tensor(dtype=pb.INT8, shape=[1], data=b"\1", scale=float("nan")),
+        pb.Tensor(dtype=pb.INT8, shape=[2], data=b"\x7f\x80", scale=3e38),
+        pb.Tensor(dtype=pb.INT8, shape=[1], data=b"\x80", scale=2.0**121),
     ],
 )
 def test_tensors_that_lie_are_refused(tensor):
     with pytest.raises(WireError):
         decode_tensor(tensor)
+
+
+@pytest.mark.parametrize("dtype", [pb.FLOAT32, pb.FLOAT16, pb.INT8])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_not_sent(dtype, value):
+    values = np.array([0.001, 0.25, value, -0.4], np.float32)
+    with pytest.raises(WireError, match="training has diverged; lower"):
+        encode_tensor(values, dtype, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("dtype", [pb.FLOAT32, pb.FLOAT16, pb.INT8])
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
+@example(float(np.finfo(np.float32).max))
+@example(float(np.finfo(np.float32).max) * 127 / 128)
+@example(65504.0)
+@example(65519.0)
+def test_what_is_sent_is_received(dtype, value):
+    try:
+        tensor = encode_tensor(np.array([value], np.float32), dtype)
+    except WireError:
+        assert abs(value) > 65504
+        return
+    assert np.isfinite(decode_tensor(tensor)).all()
 
 
 def test_a_tensor_of_another_shape_than_due_is_refused():

@@ -34,6 +34,22 @@ def test_weights_that_diverged_stop_the_run_with_the_reason(tmp_path, changes):
     assert re.search("diverged|train slower", crowd.group.reason)
 
 
+@pytest.mark.parametrize("wire", [pb.FLOAT32, pb.FLOAT16, pb.INT8])
+def test_a_follower_with_a_weight_that_is_nan_says_so_before_the_next_update(tmp_path, wire):
+    crowd = Crowd(tmp_path, settings_for(TWO_PIECES, 2, wire=wire, every=1))
+    crowd.run_until(lambda: crowd.group.phase == "running")
+    member = crowd.phones[crowd.group.holders[1]].member
+    assert member
+    assert member._generation
+    assert member._generation._work
+    member._generation._work._piece._weights._values["weight1"][0, 0] = np.nan
+    crowd.run_until(lambda: crowd.told("fault"))
+    assert re.search(
+        r"of layers \d to \d, piece 1 at step 0: .*nan.* diverged", crowd.told("fault")[0]["reason"]
+    )
+    assert all(np.isfinite(event["loss"]) for event in crowd.told("progress"))
+
+
 @pytest.mark.parametrize("purpose", [pb.PURPOSE_ACTIVATION, pb.PURPOSE_ERROR])
 def test_sums_and_errors_that_come_too_early_are_a_fault(tmp_path, purpose):
     crowd = Crowd(tmp_path, settings_for(TWO_PIECES, 2), samples=(7, 5))
