@@ -27,7 +27,8 @@ from typing import Any
 
 from crowdlearn_host import phones
 from crowdlearn_host.adb import AdbDevice
-from crowdlearn_host.server.run_folder import load_model_state, read_lines
+from crowdlearn_host.files import read_lines
+from crowdlearn_host.server.run_folder import load_model_state
 from rich.console import Console
 from rich.table import Table
 

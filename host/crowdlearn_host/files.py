@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from .errors import RunError
 
@@ -31,6 +32,28 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def appending(path: Path) -> TextIO:
+    """A file to add lines to, written as they come; a last line that was cut short is ended first."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+    return path.open("a", buffering=1)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a .jsonl file; lines that a crash or a full disk cut short are left out."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                told = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(told, dict):
+                yield told
 
 
 def locked(folder: Path) -> TextIO:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from crowdlearn_host.server.run_folder import load_model_state, read_lines
+from crowdlearn_host.files import read_lines
+from crowdlearn_host.server.run_folder import load_model_state
 
 pytestmark = pytest.mark.system
 CONFIG = """

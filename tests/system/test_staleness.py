@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from crowdlearn_host.server.run_folder import load_model_state, read_lines
+from crowdlearn_host.files import read_lines
+from crowdlearn_host.server.run_folder import load_model_state
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.prepare import prepare
 

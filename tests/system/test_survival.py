@@ -17,7 +17,8 @@ import torch
 from crowdlearn_host import phones
 from crowdlearn_host.adb import AdbDevice
 from crowdlearn_host.config import parse_config
-from crowdlearn_host.server.run_folder import RunFolder, load_model_state, read_lines
+from crowdlearn_host.files import read_lines
+from crowdlearn_host.server.run_folder import RunFolder, load_model_state
 from crowdlearn_host.training.config import TrainConfig
 from crowdlearn_host.training.prepare import Prepared, prepare
 from crowdlearn_host.training.run import new_run, train

@@ -6,11 +6,12 @@ import json
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
+from ..files import read_lines
 
 MAX_BYTES = 512 << 20
 MAX_POINTS = 2000
@@ -58,10 +59,9 @@ def read_run(folder: Path) -> Run:
     if not (folder / "metrics.jsonl").is_file():
         raise RunError(f"{folder} has no metrics.jsonl; name the folder of a run")
     try:
-        rows = _lines(folder / "metrics.jsonl")
-        events = _lines(folder / "events.jsonl")
-        samples = _samples(rows)
-        points = list(zip(samples, rows, strict=True))
+        rows, events = _lines(folder / "metrics.jsonl"), _lines(folder / "events.jsonl")
+        counted = _counted(rows)
+        points = list(zip(_samples(counted), counted, strict=True))
         pieces, loads = _pieces(folder / "plan.json")
         loss = [(x, float(row["loss"])) for x, row in points if row.get("loss") is not None]
         accuracy = _accuracy(points, events)
@@ -85,25 +85,34 @@ def read_run(folder: Path) -> Run:
         ) from error
 
 
-def _text(path: Path) -> str:
+def _there(path: Path) -> bool:
     if not path.exists():
-        return ""
+        return False
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path.name} is larger than {MAX_BYTES} bytes")
-    return path.read_text("utf-8", errors="replace")
+    return True
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8", errors="replace") if _there(path) else ""
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The file's objects; a last line that a crash cut short is left out."""
-    rows = []
-    for line in _text(path).splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+    return list(read_lines(path)) if _there(path) else []
+
+
+def _counted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows but those that their group, back at an earlier boundary after a recovery, trained again."""
+    reached: dict[int, float] = {}
+    counted = []
+    for row in reversed(rows):
+        if "boundary" in row:  # phones' rows
+            group, boundary = int(row.get("group", 0)), float(row["boundary"])
+            if boundary >= reached.get(group, inf):
+                continue
+            reached[group] = boundary
+        counted.append(row)
+    return counted[::-1]
 
 
 def _environment(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import os
 import platform
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from ..errors import RunError
-from ..files import locked, write_atomically
+from ..files import appending, locked, write_atomically
 
 SCHEMA = """
 create table if not exists groups (number integer primary key, state text not null);
@@ -61,8 +61,8 @@ class RunFolder:
             self._db.executescript(SCHEMA)
         except sqlite3.DatabaseError as error:
             raise RunError(f"{path / 'run.db'} is damaged ({error}); start a new run") from error
-        self._metrics = (path / "metrics.jsonl").open("a", buffering=1)
-        self._events = (path / "events.jsonl").open("a", buffering=1)
+        self._metrics = appending(path / "metrics.jsonl")
+        self._events = appending(path / "events.jsonl")
 
     def __enter__(self) -> Self:
         return self
@@ -152,16 +152,6 @@ def load_model_state(path: Path) -> dict[str, torch.Tensor]:
         return dict(load_file(file))
     except (OSError, SafetensorError) as error:
         raise RunError(f"{file} cannot be read ({error}); a run writes it after its first epoch") from error
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a .jsonl file; a last line that a crash cut short is left out."""
-    with path.open() as file:
-        for line in file:
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError:
-                return
 
 
 def environment() -> dict[str, str | int]:

@@ -53,6 +53,29 @@ def test_a_run_of_phones_is_told_whole_and_its_words_are_escaped(phones: Path) -
         assert words in told
 
 
+def test_what_a_recovery_repeats_counts_once(phones: Path) -> None:
+    with RunFolder(phones, create=False) as folder:
+        for boundary in (3, 4, 5, 6):  # back at boundary 2, and on from there
+            folder.metric(
+                epoch=0, boundary=boundary, rows=8, loss=0.25, correct=4, bytes={"activation": 9000}
+            )
+    run = read_run(phones)
+    assert run.loss == ((8.0, 2.0), (16.0, 1.0), (24.0, 0.25), (32.0, 0.25), (40.0, 0.25), (48.0, 0.25))
+    assert run.bytes["activation"][-1][1] == 9000 / 1e6
+
+
+def test_a_line_that_was_cut_short_hides_no_other(phones: Path) -> None:
+    for name in ("metrics.jsonl", "events.jsonl"):
+        with (phones / name).open("a") as file:
+            file.write('{"time": 1.5, "ev')
+    with RunFolder(phones, create=False) as folder:
+        folder.metric(epoch=0, boundary=6, rows=8, loss=0.25, correct=4, bytes={})
+        folder.event("stopped")
+    run = read_run(phones)
+    assert run.loss[-1] == (48.0, 0.25)
+    assert run.events[-1]["event"] == "stopped"
+
+
 def test_a_simulated_run_is_told_too(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for split in ("train", "test"):
