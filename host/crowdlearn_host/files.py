@@ -17,6 +17,9 @@ DAMAGED_ARCHIVE = (EOFError, OSError, ValueError, KeyError, TypeError, zipfile.B
 """What reading an .npz raises that was cut short, or holds other arrays than it should."""
 
 
+LOCK = ".lock"
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """All of the content or the old file, whatever happens meanwhile."""
     with replacing(path) as file:
@@ -60,7 +63,7 @@ def locked(folder: Path) -> TextIO:
     """The folder's lock, held until it is closed or the process ends. Raises RunError where another process
     holds it.
     """
-    lock = (folder / ".lock").open("w")
+    lock = (folder / LOCK).open("w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

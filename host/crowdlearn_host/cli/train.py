@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +19,7 @@ from ..errors import ConfigError, FleetError
 from ..server.run_folder import RunFolder
 from ..training.config import TrainConfig, load_config
 from ..training.prepare import Prepared, prepare
-from ..training.run import new_run, open_run, recompiled
+from ..training.run import forget_phones, new_run, open_run, recompiled
 from ..training.run import train as run_training
 from .progress import TrainingProgress, size
 from .terminal import terminal
@@ -73,7 +72,8 @@ def train_in(folder: RunFolder, prepared: Prepared, console: Console) -> dict[st
         serials = _serials(config, folder.path, stack)
         progress = stack.enter_context(TrainingProgress(console, samples, config.training.epochs))
         result = asyncio.run(run_training(prepared, serials, folder, progress.show))
-    shutil.rmtree(folder.path / "phones", ignore_errors=True)  # the run is done: its own phones with it
+    if config.fleet.virtual:
+        forget_phones(folder.path)  # the run is done, its own phones with it
     traffic: dict[str, dict[str, int]] = {"up": {}, "down": {}}
     for row in folder.load_traffic():
         direction, purpose = str(row["direction"]), str(row["purpose"])

@@ -43,11 +43,9 @@ class RunFolder:
     """An open run folder; one process at a time."""
 
     def __init__(self, path: Path, *, create: bool) -> None:
-        """Raises RunError where the folder is not there, is not a run's, or is open elsewhere."""
-        if create and (path / "run.db").exists():
-            raise RunError(
-                f"{path} holds a run already; resume it with --resume {path}, or name another folder"
-            )
+        """A new run takes the place of one that never began. Raises RunError where the folder is not there,
+        is not a run's, or is open elsewhere.
+        """
         if not create and not (path / "run.db").exists():
             raise RunError(f"{path} holds no run; look at the folder's name")
         (path / "snapshots").mkdir(parents=True, exist_ok=True)
@@ -61,8 +59,28 @@ class RunFolder:
             self._db.executescript(SCHEMA)
         except sqlite3.DatabaseError as error:
             raise RunError(f"{path / 'run.db'} is damaged ({error}); start a new run") from error
+        if create:
+            self._clear()
         self._metrics = appending(path / "metrics.jsonl")
         self._events = appending(path / "events.jsonl")
+
+    def _clear(self) -> None:
+        if self.begun:
+            self._db.close()
+            self._lock.close()
+            raise RunError(
+                f"{self.path} holds a run already; "
+                f"resume it with --resume {self.path}, or name another folder"
+            )
+        with self._db:
+            for table in ("groups", "shared", "traffic"):
+                self._db.execute(f"delete from {table}")
+
+    @property
+    def begun(self) -> bool:
+        """Whether a group once had all of its pieces on devices; before that nothing is trained."""
+        saved = [json.loads(state) for (state,) in self._db.execute("select state from groups")]
+        return any(state["points"] or state["done"] for state in saved)
 
     def __enter__(self) -> Self:
         return self

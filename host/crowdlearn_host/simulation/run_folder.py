@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 from ..config import load_toml
 from ..errors import RunError
-from ..files import DAMAGED_ARCHIVE, locked, replacing, write_atomically
+from ..files import DAMAGED_ARCHIVE, LOCK, locked, replacing, write_atomically
 from ..models import build_model
 from ..planner.plan import save_plan
 from ..sharing.flat import unflatten
@@ -33,6 +33,7 @@ from .state import RoundRecord, RunState
 
 CHECKPOINT = "checkpoint.npz"
 METRICS = "metrics.jsonl"
+MODEL = "model.safetensors"
 INPUTS = "inputs.json"
 """Where samples and plan file came from, and what they were."""
 
@@ -43,18 +44,26 @@ class RunFolder:
     """
 
     def __init__(self, folder: str | Path, config_file: str | Path) -> None:
-        """Opens the folder, or makes it. Raises RunError where it belongs to another configuration, or is in
-        use.
+        """Opens the folder, or makes it; a run that kept no round yet gives way. Raises RunError where the
+        folder belongs to another configuration, or to phones, or is in use.
         """
         self.folder = Path(folder)
         self.config = load_toml(config_file, SimulationConfig)
         self.folder.mkdir(parents=True, exist_ok=True)
+        if (self.folder / "run.db").exists():
+            raise RunError(f"{folder} is a run of phones; choose another --run folder")
         kept = self.folder / "config.toml"
-        if kept.exists() and load_toml(kept, SimulationConfig) != self.config:
+        gives_way = (self.folder / LOCK).exists() and not self.begun
+        if kept.exists() and not gives_way and load_toml(kept, SimulationConfig) != self.config:
             raise RunError(f"{folder} is a run of another configuration; choose another --run folder")
         self._lock = locked(self.folder)
         write_atomically(kept, Path(config_file).read_bytes())
         write_atomically(self.folder / "environment.json", json.dumps(_environment(), indent=1).encode())
+
+    @property
+    def begun(self) -> bool:
+        """Whether a round was kept."""
+        return any((self.folder / name).exists() for name in (CHECKPOINT, MODEL))
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +81,7 @@ class RunFolder:
             given["plan"] = {"from": str(plan.resolve()), "sha256": digest}
         path = self.folder / INPUTS
         try:
-            kept = json.loads(path.read_text()) if path.exists() else {}
+            kept = json.loads(path.read_text()) if self.begun and path.exists() else {}
             for what, now in given.items():
                 then = kept.get(what, now)
                 if then["sha256"] != now["sha256"]:
@@ -111,7 +120,7 @@ class RunFolder:
     def finish(self, setting: Setting, state: RunState) -> Path:
         """Writes the global model as model.safetensors and returns its path."""
         template = build_model(setting.config.model, setting.config.seed).state_dict()
-        path = self.folder / "model.safetensors"
+        path = self.folder / MODEL
         save_file(unflatten(global_weights(setting, state), template), path)
         return path
 

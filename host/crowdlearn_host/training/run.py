@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import shutil
 import signal
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -104,21 +105,43 @@ async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
 
 
 def new_run(path: Path, config_text: str, prepared: Prepared, config_folder: Path) -> RunFolder:
-    """A fresh run folder with everything that describes the run."""
-    folder = RunFolder(path, create=True)
-    folder.write("config.toml", config_text)
-    save_plan(prepared.plan, path / "plan.json")
-    told = {"config_folder": str(config_folder.resolve()), "programs": _hashes(prepared)}
-    folder.write("environment.json", json.dumps({**environment(), **told}, indent=1))
+    """A run folder with everything that describes the run: a fresh one, or that of a run that never began.
+
+    Raises RunError where the folder holds anything else.
+    """
+    kept, again = path / "config.toml", (path / "run.db").exists()
+    if not again and kept.exists() and kept.read_text() != config_text:
+        raise RunError(f"{kept} is not of a run of phones; name another folder with --run")
+    with ExitStack() as stack:
+        folder = stack.enter_context(RunFolder(path, create=True))
+        if again:
+            forget_phones(path)
+        folder.write("config.toml", config_text)
+        save_plan(prepared.plan, path / "plan.json")
+        told = {"config_folder": str(config_folder.resolve()), "programs": _hashes(prepared)}
+        folder.write("environment.json", json.dumps({**environment(), **told}, indent=1))
+        stack.pop_all()
     return folder
+
+
+def forget_phones(run: Path) -> None:
+    """Remove the virtual phones that a run had for itself, which are switched off."""
+    shutil.rmtree(run / "phones", ignore_errors=True)
 
 
 def open_run(path: Path) -> tuple[RunFolder, TrainConfig, Path]:
     """A run folder to go on with, its configuration, and the folder that its relative paths are
     meant from.
     """
-    folder = RunFolder(path, create=False)
-    return folder, load_config(path / "config.toml"), config_folder(path)
+    with ExitStack() as stack:
+        folder = stack.enter_context(RunFolder(path, create=False))
+        if not folder.begun and not (path / "environment.json").exists():
+            raise RunError(
+                f"{path} was never started whole; start it again: crowdlearn train CONFIG --run {path}"
+            )
+        opened = folder, load_config(path / "config.toml"), config_folder(path)
+        stack.pop_all()
+    return opened
 
 
 def config_folder(run: Path) -> Path:

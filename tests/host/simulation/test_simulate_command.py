@@ -10,7 +10,7 @@ from crowdlearn_export.trace import neuron_graph
 from crowdlearn_host.cli.evaluate import evaluate
 from crowdlearn_host.cli.models import export_model
 from crowdlearn_host.cli.simulate import Engine, simulate
-from crowdlearn_host.errors import ConfigError, RunError, TrainingError
+from crowdlearn_host.errors import ConfigError, HostError, RunError, TrainingError
 from crowdlearn_host.models import build_model
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.plan import load_plan, save_plan
@@ -64,6 +64,45 @@ def test_a_run_folder_of_another_configuration_or_damaged_is_refused(files: Path
             checkpoint.write_bytes(whole[:length])
             with pytest.raises(RunError, match=r"damaged .*delete it"):
                 folder.resume()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ("devices = 400", "use fewer devices"),
+        ('plan = "no.json"\ndevices = 12', "no.json"),
+        ("devices = 12", "stopped"),
+    ],
+)
+def test_a_start_that_kept_no_round_gives_way_to_the_corrected_one(
+    files: Path, monkeypatch: pytest.MonkeyPatch, mistake: str, told: str
+) -> None:
+    text = (files / "crowd.toml").read_text()
+    (files / "crowd.toml").write_text(text.replace("devices = 12", mistake))
+
+    def stop(*_: object) -> None:
+        raise RunError("stopped")
+
+    with monkeypatch.context() as patched, pytest.raises(HostError, match=told):
+        patched.setattr(RunFolder, "keep", stop)
+        simulate(files / "crowd.toml", files, files / "run", processes=1)
+    with np.load(files / "train.npz") as arrays:  # the samples may be others then, too
+        np.savez(files / "train.npz", inputs=arrays["inputs"] + 1, labels=arrays["labels"])
+    (files / "crowd.toml").write_text(text.replace("seed = 3", "seed = 4"))
+    simulate(files / "crowd.toml", files, files / "run", processes=1)
+    assert (files / "run" / "config.toml").read_text() == (files / "crowd.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "told"), [("config.toml", "another configuration"), ("run.db", "of phones")]
+)
+def test_a_folder_of_something_else_is_left_alone(files: Path, file: str, told: str) -> None:
+    (files / "own").mkdir()
+    kept = files / "own" / file
+    kept.write_text("seed = 4\n")
+    with pytest.raises(RunError, match=told):
+        simulate(files / "crowd.toml", files, files / "own")
+    assert kept.read_text() == "seed = 4\n"
 
 
 def test_a_run_folder_is_one_process_at_a_time(files: Path) -> None:
