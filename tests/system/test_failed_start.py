@@ -11,10 +11,11 @@ from crowdlearn_export.trace import neuron_graph
 from crowdlearn_host import phones
 from crowdlearn_host.cli import build
 from crowdlearn_host.errors import FleetError, RunError
+from crowdlearn_host.files import read_lines
 from crowdlearn_host.models import build_model
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.plan import save_plan
-from crowdlearn_host.server.run_folder import RunFolder, read_lines
+from crowdlearn_host.server.run_folder import RunFolder
 from typer.testing import CliRunner
 
 MODEL = "mlp:64-8-10"
