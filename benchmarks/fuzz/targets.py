@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
 import os
 import struct
@@ -33,6 +34,8 @@ from crowdlearn_host.phones.handshake import Handshake
 from crowdlearn_host.phones.keys import KeyStore
 from crowdlearn_host.phones.shell import Io, Shell, run
 from crowdlearn_host.phones.toybox import COMMANDS
+
+from benchmarks.fuzz.opened import SEEDS, opened
 
 PAYLOAD = 4096
 MAX_STREAMS = 8
@@ -171,11 +174,15 @@ def manifest(data: bytes) -> None:
 
 
 def state(data: bytes) -> None:
-    """Stored state of a piece."""
-    try:
-        PieceState.from_bytes(data)
-    except DeviceError:
-        return
+    """Stored state of a piece, as it is and with the hash that belongs to it."""
+    for content in (data, data + hashlib.sha256(data).digest()):
+        try:
+            stored = PieceState.from_bytes(content)
+        except DeviceError:
+            continue
+        for layer, (start, stop) in enumerate(stored.neurons):
+            with suppress(DeviceError):
+                list(stored.parts(layer, (start, min(stop, start + 8))))
 
 
 def program(data: bytes) -> None:
@@ -275,6 +282,7 @@ def _files_seed() -> bytes:
     )
 
 
+STATE = PieceState(((0, 1),), {0: {"w": np.ones((1, 2), np.float32)}})
 SHELL_SEEDS = (
     b"cd /data/local/tmp && echo a >f; cat <f | wc -l || ls -lR / 2>&1",
     b"x=$(ls *); (ln -s / l; cp -r l m; rm -rf ../*) & echo \"$x\" '$x' $!",
@@ -299,9 +307,10 @@ TARGETS = {
     "apk": Target(apk, (b"PK\x03\x04", struct.pack("<HHI", 3, 8, 8))),
     "frame": Target(frame, _frame_seeds()),
     "manifest": Target(manifest, (_manifest_seed(),)),
+    "opened": Target(opened, SEEDS),
     "phone_shell": Target(phone_shell, SHELL_SEEDS),
     "program": Target(program, (b"\x1c\0\0\0ET12",)),
-    "state": Target(state, (PieceState(((0, 1),), {0: {"w": np.ones((1, 2), np.float32)}}).to_bytes(),)),
+    "state": Target(state, (STATE.to_bytes(), STATE.to_bytes()[:-32])),
     "tensor": Target(tensor, (encode_tensor(np.ones((2, 3), np.float32)).SerializeToString(),)),
     "update": Target(update, (_update_seed(),)),
 }

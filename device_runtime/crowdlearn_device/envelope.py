@@ -83,7 +83,7 @@ def _nonce(sequence: int, lane: int = 0) -> bytes:
 def _associated(run: str, envelope: pb.Envelope) -> bytes:
     return (
         struct.pack(
-            "<IIIII?",
+            "<IIIIi?",
             envelope.generation,
             envelope.sender,
             envelope.receiver,

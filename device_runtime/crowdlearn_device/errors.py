@@ -25,5 +25,9 @@ class StateError(DeviceError):
     """Stored piece state is missing, damaged, or does not fit the piece that asks for it."""
 
 
+class FailedError(DeviceError):
+    """The device itself failed: its storage is full, its memory used up, or this program has an error."""
+
+
 class JoinError(DeviceError):
     """The host cannot be joined: a wrong address, certificate or token."""

@@ -20,6 +20,7 @@ from .manifest import Manifest
 from .sharing import apply_patch, shared_updates, weights_of
 from .state import Neurons, PartialState, PieceState, StateStore
 from .update import ValueType
+from .wire import decode_message
 from .work import Work
 
 VALUES = {
@@ -78,6 +79,8 @@ class Generation:
             self._manifest, self._executor = owner.program(assign.pieces[assign.piece].program)
             if any(len(piece) != len(self._manifest.layers) for piece in self._layout):
                 raise WireError("assignment and program disagree on the number of layers")
+            if unknown := set(self._heirs) - owner.identities.keys():
+                raise WireError(f"heirs {sorted(unknown)} of whom nobody has told the identity")
             self._partial = PartialState(
                 self._manifest, self._layout[assign.piece], rank=assign.training.rank
             )
@@ -230,9 +233,11 @@ class Generation:
 
     def _envelope(self, envelope: pb.Envelope) -> None:
         content = self._channel(envelope.sender).open(envelope)
-        if envelope.purpose in (pb.PURPOSE_SHUFFLE, pb.PURPOSE_RECOVERY, pb.PURPOSE_MODEL):
-            self._take(pb.StatePart.FromString(content))
+        if envelope.purpose == self._moving:
+            self._take(decode_message(pb.StatePart, content))
             return
+        if envelope.purpose not in (pb.PURPOSE_ACTIVATION, pb.PURPOSE_ERROR):
+            raise WireError(f"device {envelope.sender} sends purpose {envelope.purpose}, which is not due")
         if self._work is None or envelope.sender not in self._piece_of:
             raise WireError(f"device {envelope.sender} sends sums to a device that has no piece beside it")
         self._work.receive(self._piece_of[envelope.sender], envelope.purpose, content)

@@ -7,13 +7,14 @@ told why and assigns anew from a boundary that everybody holds.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from . import wire_pb2 as pb
 from .dataset import Dataset
 from .envelope import Identity
-from .errors import DataError, DeviceError, EnvelopeError, ProgramError, StateError, WireError
+from .errors import DataError, DeviceError, EnvelopeError, FailedError, ProgramError, StateError, WireError
 from .executor import Executor, Programs
 from .generation import Generation
 from .kept import keep_model
@@ -21,12 +22,15 @@ from .manifest import Manifest
 from .state import PieceState, StateStore
 from .wire import VERSION
 
+log = logging.getLogger("crowdlearn")
+
 FAULTS: tuple[tuple[type[DeviceError], pb.FaultKind], ...] = (
     (EnvelopeError, pb.FAULT_ENVELOPE),
     (ProgramError, pb.FAULT_PROGRAM),
     (StateError, pb.FAULT_STATE),
     (DataError, pb.FAULT_DATA),
     (WireError, pb.FAULT_WIRE),
+    (DeviceError, pb.FAULT_DEVICE),
 )
 
 
@@ -67,21 +71,23 @@ class Member:
         self.outbox.append(frame)
 
     def receive(self, frame: pb.Frame) -> None:
-        """Take a frame from the server. Refusals become Fault frames; nothing else is raised."""
+        """Take a frame from the server. Whatever goes wrong becomes a Fault frame; nothing is raised."""
         try:
             self._receive(frame)
-        except DeviceError as error:
-            self._fault(error)
+        except Exception as error:
+            self._fault(_typed(error))
 
     def work(self) -> bool:
-        """Do one piece of computation; False where there is none to do."""
+        """Do one piece of computation; False where there is none to do. Whatever goes wrong becomes a Fault
+        frame.
+        """
         generation = self._generation
         if generation is None:
             return False
         try:
             return generation.work()
-        except DeviceError as error:
-            self._fault(error)
+        except Exception as error:
+            self._fault(_typed(error))
             return True
 
     def _fault(self, error: DeviceError) -> None:
@@ -171,3 +177,17 @@ class Member:
         if self._data is None:
             self._data = self._load_data()
         return self._data
+
+
+def _typed(error: Exception) -> DeviceError:
+    """What the server is told of an error: nothing may end a connection without a reason."""
+    if isinstance(error, DeviceError):
+        return error
+    if isinstance(error, OSError):
+        return FailedError(
+            f"this device's storage failed ({error.strerror or error}); make room there, then resume the run"
+        )
+    if isinstance(error, MemoryError):
+        return FailedError(f"this device's memory does not suffice ({error}); give it a smaller piece")
+    log.error("not foreseen", exc_info=error)
+    return FailedError(f"{type(error).__name__}: {error}; report it with the log of this device")

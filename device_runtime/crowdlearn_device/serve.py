@@ -12,6 +12,7 @@ from pathlib import Path
 
 from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from .battery import Battery
@@ -99,7 +100,9 @@ async def run_member(
     finally:
         for task in (asked, reader, sender, watcher):
             task.cancel()
-        await asyncio.gather(reader, sender, watcher, return_exceptions=True)
+        for error in await asyncio.gather(reader, sender, watcher, return_exceptions=True):
+            if isinstance(error, Exception) and not isinstance(error, ConnectionClosed):
+                log.error("the connection ends", exc_info=error)
 
 
 async def serve_device(

@@ -76,10 +76,14 @@ class PieceState:
             if length > MAX_HEADER:
                 raise ValueError("header too long")
             header = json.loads(bytes(content[12 : 12 + length]))
+            neurons = tuple((int(a), int(b)) for a, b in header["neurons"])
             offset = 12 + length
             layers: dict[int, dict[str, Floats]] = {}
             for layer, name, shape in header["arrays"]:
                 count = int(np.prod(shape, dtype=np.int64))
+                start, stop = neurons[layer]
+                if shape[0] != stop - start:
+                    raise ValueError(f"{name} is of {shape[0]} neurons, not of {stop - start}")
                 if count < 0 or offset + 4 * count > len(content):
                     raise ValueError("arrays longer than the file")
                 array = np.frombuffer(content, "<f4", count, offset).reshape(shape)
@@ -87,8 +91,8 @@ class PieceState:
                 offset += 4 * count
             if offset != len(content):
                 raise ValueError("file longer than its arrays")
-            return cls(tuple((int(a), int(b)) for a, b in header["neurons"]), layers)
-        except (ValueError, KeyError, TypeError, struct.error, RecursionError) as error:
+            return cls(neurons, layers)
+        except (ValueError, LookupError, TypeError, ArithmeticError, struct.error, RecursionError) as error:
             raise StateError(f"stored state is damaged: {error}") from error
 
     def values_only(self) -> PieceState:
@@ -199,12 +203,16 @@ class StateStore:
     def save(self, generation: int, boundary: int, state: PieceState) -> None:
         path = self._path(generation, boundary)
         partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            for block in state.blocks():
-                file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        try:
+            with partial.open("wb") as file:
+                for block in state.blocks():
+                    file.write(block)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:
+            partial.unlink(missing_ok=True)  # storage may be full
+            raise
 
     def load(self, generation: int, boundary: int) -> PieceState:
         """Raises StateError where this device does not hold that point."""

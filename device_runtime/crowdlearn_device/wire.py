@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from math import inf, prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from . import wire_pb2 as pb
 from .errors import WireError
 
-VERSION = 3
+VERSION = 4
 """Both sides of a connection must speak the same."""
 MAX_FRAME = 64 << 20
 """Bytes of the largest frame anyone may send."""
@@ -20,12 +20,12 @@ MAX_RANK = 4
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
+M = TypeVar("M", bound=Message)
 
 _DTYPES: dict[int, np.dtype[np.generic]] = {
     pb.FLOAT32: np.dtype("<f4"),
     pb.FLOAT16: np.dtype("<f2"),
     pb.INT8: np.dtype("i1"),
-    pb.INT64: np.dtype("<i8"),
 }
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 _LARGEST = {
@@ -36,16 +36,21 @@ _LARGEST = {
 """The largest magnitude that a dtype tells."""
 
 
+def decode_message(kind: type[M], data: bytes) -> M:
+    """The protobuf message that `data` holds. Raises WireError where it is none of this kind."""
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise WireError(f"{kind.__name__.lower()} of {len(data)} bytes does not parse: {error}") from error
+
+
 def decode_frame(data: bytes) -> pb.Frame:
     """The frame that `data` holds. Raises WireError where it is none, too large, or of a kind we do
     not know.
     """
     if len(data) > MAX_FRAME:
         raise WireError(f"frame of {len(data)} bytes; at most {MAX_FRAME} are allowed")
-    try:
-        frame = pb.Frame.FromString(data)
-    except DecodeError as error:
-        raise WireError(f"frame of {len(data)} bytes does not parse: {error}") from error
+    frame = decode_message(pb.Frame, data)
     if frame.WhichOneof("body") is None:
         raise WireError("empty frame, or one from a newer version; update the older side")
     return frame
@@ -77,8 +82,8 @@ def encode_tensor(
     return pb.Tensor(dtype=dtype, shape=values.shape, data=data.tobytes())
 
 
-def decode_tensor(tensor: pb.Tensor, shape: tuple[int, ...] | None = None) -> Array:
-    """The array a tensor message holds, float32 for every float and int8 dtype.
+def decode_tensor(tensor: pb.Tensor, shape: tuple[int, ...] | None = None) -> Floats:
+    """The array a tensor message holds, as float32.
 
     Raises WireError where dtype, rank, size or (if given) shape is not as it must be, or a value is not
     finite.
@@ -97,8 +102,6 @@ def decode_tensor(tensor: pb.Tensor, shape: tuple[int, ...] | None = None) -> Ar
     if shape is not None and actual != shape:
         raise WireError(f"tensor of shape {actual} where {shape} was due")
     values = np.frombuffer(tensor.data, dtype).reshape(actual)
-    if tensor.dtype == pb.INT64:
-        return values
     if tensor.dtype == pb.INT8:
         if not 0 < tensor.scale * 128 <= _FLOAT_MAX:
             raise WireError(f"int8 tensor with scale {tensor.scale}")

@@ -22,7 +22,6 @@ class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FLOAT32: _ClassVar[DType]
     FLOAT16: _ClassVar[DType]
     INT8: _ClassVar[DType]
-    INT64: _ClassVar[DType]
 
 class FaultKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -31,6 +30,7 @@ class FaultKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAULT_STATE: _ClassVar[FaultKind]
     FAULT_DATA: _ClassVar[FaultKind]
     FAULT_WIRE: _ClassVar[FaultKind]
+    FAULT_DEVICE: _ClassVar[FaultKind]
 PURPOSE_CONTROL: Purpose
 PURPOSE_ACTIVATION: Purpose
 PURPOSE_ERROR: Purpose
@@ -41,12 +41,12 @@ PURPOSE_MODEL: Purpose
 FLOAT32: DType
 FLOAT16: DType
 INT8: DType
-INT64: DType
 FAULT_ENVELOPE: FaultKind
 FAULT_PROGRAM: FaultKind
 FAULT_STATE: FaultKind
 FAULT_DATA: FaultKind
 FAULT_WIRE: FaultKind
+FAULT_DEVICE: FaultKind
 
 class Frame(_message.Message):
     __slots__ = ("hello", "welcome", "assign", "key_offer", "keys", "ready", "go", "envelope", "progress", "snapshot", "held", "committed", "share", "shared", "fault", "finish", "global_state", "ping", "pong", "heirs", "leave", "patch", "wanted", "chunk")

@@ -17,9 +17,9 @@ from .executor import Executor
 from .manifest import Manifest
 from .piece import Piece
 from .routes import Layout
-from .schedule import STALENESS, Pass
+from .schedule import STALENESS, Pass, micro_batches
 from .state import PieceState
-from .wire import decode_tensor, encode_tensor
+from .wire import decode_message, decode_tensor, encode_tensor
 
 
 class Surroundings(Protocol):
@@ -57,6 +57,8 @@ class Work:
         )
         if training.staleness not in STALENESS:
             raise WireError(f"staleness {training.staleness}; this device knows {STALENESS}")
+        if not training.batch or not training.micro_batch:
+            raise WireError(f"mini-batches of {training.batch} in micro-batches of {training.micro_batch}")
         rate, seed = training.learning_rate, training.seed
         self._piece = Piece(
             manifest, executor, layout, assign.piece, state, assign.boundary, self._pass, rate, seed
@@ -84,10 +86,20 @@ class Work:
             self._dominator = Dominator(self._piece, data(), self._pass, self._assign, device)
 
     def receive(self, partner: int, purpose: pb.Purpose, content: bytes) -> None:
-        """Take the opened sums or errors of a partner piece."""
-        sums = pb.Sums.FromString(content)
+        """Take the opened sums or errors of a partner piece: whatever these bytes are, nobody has looked at
+        them before.
+        """
+        sums = decode_message(pb.Sums, content)
+        training, values = self._assign.training, decode_tensor(sums.values)
+        micros = micro_batches(sums.rows, training.micro_batch) if sums.rows <= training.batch else []
+        if len(micros) != sums.micros or sums.micro >= sums.micros:
+            raise WireError(f"micro-batch {sums.micro} of {sums.micros} with {sums.rows} rows")
+        if values.shape[:1] != (len(micros[sums.micro]),):
+            raise WireError(
+                f"values of shape {values.shape} for the {len(micros[sums.micro])} rows of a micro-batch"
+            )
         place = sums.step, sums.micro, sums.micros, sums.rows, sums.edge
-        self._piece.receive(Message(partner, purpose, *place, decode_tensor(sums.values)))
+        self._piece.receive(Message(partner, purpose, *place, values))
 
     def run(self) -> bool:
         """Run a stage, or feed a micro-batch; False where there is nothing to do."""

@@ -1,3 +1,7 @@
+import hashlib
+import json
+import struct
+
 import numpy as np
 import pytest
 from crowdlearn_device import wire_pb2 as pb
@@ -54,6 +58,18 @@ def test_a_damaged_state_is_refused(position, flip):
 def test_any_bytes_are_refused(data):
     with pytest.raises(StateError):
         PieceState.from_bytes(b"CLSTATE1" + data)
+
+
+@pytest.mark.parametrize(
+    ("neurons", "shape"),
+    [([[0, 2]], []), ([[0, 2]], [1]), ([], [2]), ([[0, 1e400]], [2]), ([[0, 1 << 70]], [1 << 70])],
+)
+def test_a_sealed_state_whose_arrays_are_not_of_its_neurons_is_refused(neurons, shape):
+    """Whoever sealed it also wrote the hash."""
+    text = json.dumps({"neurons": neurons, "arrays": [[0, "value/w", shape]]}).encode()
+    content = b"CLSTATE1" + struct.pack("<I", len(text)) + text + bytes(8)
+    with pytest.raises(StateError, match="damaged"):
+        PieceState.from_bytes(content + hashlib.sha256(content).digest())
 
 
 def test_a_state_moves_in_parts_of_any_order():

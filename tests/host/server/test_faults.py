@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,3 +98,63 @@ def test_a_program_that_cannot_train_its_piece_is_refused(tmp_path, absent):
     state = PieceState(layout[0], {})
     with pytest.raises(ProgramError, match=absent):
         Piece(replace(whole, methods=methods), TinyExecutor(whole), layout, 0, state, 0, Pass(0, 1), 0.1, 0)
+
+
+def sums(sent: int, **changes: Any) -> bytes:
+    values = encode_tensor(np.ones((sent, LAYERS[1]), np.float32))
+    given = {"micro": 0, "edge": 0, "micros": 2, "rows": 3, "values": values, **changes}
+    return pb.Sums(**given).SerializeToString()
+
+
+LARGEST = pb.Tensor(dtype=pb.INT8, shape=[2, LAYERS[1]], data=b"\x7f" * 2 * LAYERS[1], scale=3e38)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "content", "words"),
+    [
+        (pb.PURPOSE_ACTIVATION, b"\xff", "sums of 1 bytes does not parse"),
+        (pb.PURPOSE_RECOVERY, b"\xff", "purpose 5, which is not due"),
+        (pb.PURPOSE_SHUFFLE, b"\xff", "statepart of 1 bytes does not parse"),
+        (pb.PURPOSE_CONTROL, sums(2), "purpose 0, which is not due"),
+        (pb.PURPOSE_SHARING, sums(2), "purpose 4, which is not due"),
+        (pb.PURPOSE_ACTIVATION, sums(2, rows=1 << 30, micros=1 << 29), "with 1073741824 rows"),
+        (pb.PURPOSE_ACTIVATION, sums(2, micros=3), "micro-batch 0 of 3 with 3 rows"),
+        (pb.PURPOSE_ACTIVATION, sums(2, micro=2), "micro-batch 2 of 2 with 3 rows"),
+        (pb.PURPOSE_ACTIVATION, sums(1), "for the 2 rows of a micro-batch"),
+        (pb.PURPOSE_ACTIVATION, sums(2, values=LARGEST), "int8 tensor with scale"),
+    ],
+)
+def test_whatever_an_authenticated_peer_seals_is_a_fault_with_its_reason(tmp_path, purpose, content, words):
+    crowd = Crowd(tmp_path, settings_for(TWO_PIECES, 2), samples=(7, 5))
+    crowd.run_until(lambda: crowd.group.phase == "running")
+    dominator, follower = crowd.group.holders
+    liar, victim = crowd.phones[dominator].member, crowd.phones[follower].member
+    assert liar
+    assert liar._generation
+    assert victim
+    liar._generation.deliver(1, purpose, content, express=False)
+    victim.receive(liar.outbox.pop())
+    (fault,) = (frame.fault for frame in victim.outbox if frame.HasField("fault"))
+    assert (fault.kind, fault.generation) == (pb.FAULT_WIRE, crowd.group.generation)
+    assert words in fault.reason
+
+
+def test_a_disk_that_takes_nothing_stops_the_run_with_the_reason(tmp_path):
+    crowd = Crowd(tmp_path, settings_for(TWO_PIECES, 2), samples=(7, 5))
+    crowd.run_until(lambda: crowd.group.phase == "running")
+    states = crowd.phones[crowd.group.holders[1]].home / "runs"
+    shutil.rmtree(states)
+    states.write_bytes(b"")  # nothing can be written below it any more
+    crowd.run()
+    assert crowd.group.phase == "stopped"
+    assert "storage failed (Not a directory); make room there, then resume" in crowd.group.reason
+    assert {event["kind"] for event in crowd.told("fault")} == {"FAULT_DEVICE"}
+
+
+def test_an_error_that_nobody_foresaw_is_told_and_logged(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(Piece, "run", lambda piece: {}["nothing"])
+    crowd = Crowd(tmp_path, settings_for(TWO_PIECES, 2), samples=(7, 5))
+    crowd.run()
+    assert crowd.group.phase == "stopped"
+    assert "KeyError: 'nothing'; report it with the log" in crowd.group.reason
+    assert "Traceback" in caplog.text

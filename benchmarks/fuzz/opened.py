@@ -1,0 +1,149 @@
+"""What an authenticated peer may put into an envelope: anything. A device in the middle of a group takes it,
+or refuses it with a typed error.
+
+    data[0] % 7: the purpose    data[1] % 2: while it waits for its state, or trains    data[2:]: the content
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.dataset import Dataset
+from crowdlearn_device.envelope import Channel, Identity
+from crowdlearn_device.errors import DataError, DeviceError
+from crowdlearn_device.executor import Executor, Programs, ProgramStore
+from crowdlearn_device.generation import Generation
+from crowdlearn_device.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
+from crowdlearn_device.state import PieceState, StateStore
+from crowdlearn_device.wire import Array, encode_tensor
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+ME, PEER, RUN, GENERATION = 1, 0, "fuzzed", 6
+WIDTH, ROWS, MICRO = 2, 3, 2
+SUM, BACK = (Port(role, ("B", WIDTH), layer=1) for role in ("sum", "error"))
+ONWARD, RETURNED = (Port(role, ("B", WIDTH), layer=2, edge=1) for role in ("sum", "error"))
+GRADIENT = Port("gradient", (WIDTH,), name="bias", layer=1)
+MANIFEST = Manifest(
+    program="0" * 64,
+    max_batch=4,
+    momentum=0.0,
+    weight_decay=0.0,
+    layers=(LayerSpec(WIDTH, 0, ()), LayerSpec(WIDTH, WIDTH, ()), LayerSpec(WIDTH, 0, ())),
+    edges=(EdgeSpec(0, 1), EdgeSpec(1, 2)),
+    arrays=(ArraySpec("bias", 1, (), trained=True),),
+    methods=(
+        MethodSpec("forward_1", (SUM,), (ONWARD,)),
+        MethodSpec("backward_1", (SUM, RETURNED), (BACK, GRADIENT)),
+    ),
+)
+
+
+class _Zeros:
+    """An executor whose outputs are zero, of the shapes that the manifest tells."""
+
+    def hold(self, arrays: Iterable[Array]) -> None:
+        return
+
+    def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
+        rows = inputs[0].shape[0]
+        shapes = [
+            tuple(rows if d == "B" else int(d) for d in p.shape) for p in MANIFEST.method(method).outputs
+        ]
+        return [np.zeros(shape, np.float32) for shape in shapes]
+
+
+class _Disk(StateStore):
+    def save(self, generation: int, boundary: int, state: PieceState) -> None:
+        return
+
+
+class _Device:
+    """What a member is to its generation."""
+
+    def __init__(self, folder: Path, identities: dict[int, bytes], identity: Identity) -> None:
+        self.outbox: list[pb.Frame] = []
+        self.device, self.run = ME, RUN
+        self.identity, self.identities = identity, identities
+        self.programs: Programs = ProgramStore(folder)
+        self.states: StateStore = _Disk(folder)
+
+    def trust(self, peers: Iterable[pb.Peer]) -> list[int]:
+        return [peer.device for peer in peers]
+
+    def program(self, sha256: str) -> tuple[Manifest, Executor]:
+        return MANIFEST, _Zeros()
+
+    def keep(self, sha256: str, weights: PieceState) -> None:
+        return
+
+    def data(self) -> Dataset:
+        raise DataError("there is none here")
+
+
+def opened(data: bytes) -> None:
+    """One envelope of the peer."""
+    if len(data) < 2:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        channel, device = _beside_a_peer(Path(folder), trains=bool(data[1] % 2))
+        purposes = pb.Purpose.values()
+        envelope = channel.seal(purposes[data[0] % len(purposes)], data[2:])
+        try:
+            device.receive("envelope", pb.Frame(envelope=envelope))
+            while device.work():
+                pass
+        except DeviceError:
+            return
+
+
+def _beside_a_peer(folder: Path, *, trains: bool) -> tuple[Channel, Generation]:
+    """A peer's channel to a device that holds the middle layer, and that device."""
+    mine, its, ephemeral = Identity.generate(), Identity.generate(), X25519PrivateKey.generate()
+    device = _Device(folder, {ME: mine.public, PEER: its.public}, mine)
+    whole, none = pb.Range(start=0, stop=WIDTH), pb.Range()
+    assign = pb.Assign(
+        generation=GENERATION,
+        piece=1,
+        pieces=[
+            pb.PieceSpec(device=PEER, neurons=[whole, none, whole]),
+            pb.PieceSpec(device=ME, neurons=[none, whole, none]),
+        ],
+        training=pb.Training(batch=ROWS, micro_batch=MICRO, in_flight=2, learning_rate=0.1),
+        from_generation=GENERATION - 1,
+        pass_end=4,
+    )
+    generation = Generation(device, assign)
+    offer = pb.KeyOffer(device=PEER, ephemeral=ephemeral.public_key().public_bytes_raw())
+    generation.receive("keys", pb.Frame(keys=pb.Keys(generation=GENERATION, offers=[offer])))
+    channel = Channel(
+        RUN, GENERATION, PEER, its, ephemeral, ME, mine.public, device.outbox[0].key_offer.ephemeral
+    )
+    if trains:
+        generation.receive("envelope", pb.Frame(envelope=channel.seal(pb.PURPOSE_SHUFFLE, _state())))
+        generation.receive("go", pb.Frame(go=pb.Go(generation=GENERATION)))
+    return channel, generation
+
+
+def _state() -> bytes:
+    values = encode_tensor(np.ones(WIDTH, np.float32))
+    part = pb.StatePart(layer=1, neurons=pb.Range(start=0, stop=WIDTH))
+    part.arrays.add(name="value/bias", values=values)
+    return part.SerializeToString()
+
+
+def _sums(edge: int) -> bytes:
+    values = encode_tensor(np.ones((MICRO, WIDTH), np.float32))
+    return pb.Sums(micros=2, rows=ROWS, edge=edge, values=values).SerializeToString()
+
+
+SEEDS = (
+    bytes([pb.PURPOSE_SHUFFLE, 0]) + _state(),
+    bytes([pb.PURPOSE_ACTIVATION, 1]) + _sums(0),
+    bytes([pb.PURPOSE_ERROR, 1]) + _sums(1),
+    bytes([pb.PURPOSE_CONTROL, 1]) + _sums(1),
+    bytes([pb.PURPOSE_SHARING, 1]) + _sums(1),
+)
