@@ -18,8 +18,8 @@ class Dominator:
         self._data = data
         self._pass = of
         self._order = pass_order(len(data), seed=training.seed, epoch=assign.epoch, device=device)
-        self._batches = mini_batches(len(data), training.batch)
-        self._micro_batch = training.micro_batch
+        self._batches = mini_batches(len(data), training.batch, training.least_rows)
+        self._micro_batch, self._least = training.micro_batch, training.least_rows
         self._in_flight = training.in_flight
         self._next = (piece.boundary, 0)
         if of.first + len(self._batches) != of.end:
@@ -38,7 +38,7 @@ class Dominator:
         if number not in piece.under_way or piece.micros_under_way >= self._in_flight:
             return False
         batch = self._batches[number - self._pass.first]
-        micros = micro_batches(len(batch), self._micro_batch)
+        micros = micro_batches(len(batch), self._micro_batch, self._least)
         rows = self._order[batch.start + micros[micro].start : batch.start + micros[micro].stop]
         piece.feed(number, micro, len(micros), len(batch), self._data.inputs[rows], self._data.labels[rows])
         self._next = (number, micro + 1) if micro + 1 < len(micros) else (number + 1, 0)

@@ -50,20 +50,24 @@ def dominator_order(members: Sequence[int], *, seed: int, epoch: int) -> list[in
     return [members[i] for i in order]
 
 
-def mini_batches(samples: int, batch: int) -> list[range]:
+def mini_batches(samples: int, batch: int, least: int = 1) -> list[range]:
     """Positions of each mini-batch of a pass.
 
-    A last mini-batch of one sample would have no variance for batch norm: it takes one from its neighbour.
+    A last mini-batch of one sample would have no variance for batch norm: it takes one from its neighbour, or
+    joins it where that has two and `least` is more than one.
     """
     edges = [*range(0, samples, batch), samples]
-    if len(edges) > 2 and edges[-1] - edges[-2] == 1 and batch > 2:
-        edges[-2] -= 1
+    if len(edges) > 2 and edges[-1] - edges[-2] == 1:
+        if batch > 2:
+            edges[-2] -= 1
+        elif least > 1:
+            del edges[-2]
     return [range(a, b) for a, b in itertools.pairwise(edges) if b > a]
 
 
-def micro_batches(rows: int, micro: int) -> list[range]:
-    """A mini-batch of `rows` in parts of at most `micro`, none of a single row where that can be helped."""
-    return mini_batches(rows, micro)
+def micro_batches(rows: int, micro: int, least: int = 1) -> list[range]:
+    """A mini-batch of `rows` in parts of `micro`, in the same way."""
+    return mini_batches(rows, micro, least)
 
 
 def dropout_mask(

@@ -173,7 +173,7 @@ class Transfer(_message.Message):
     def __init__(self, device: _Optional[int] = ..., piece: _Optional[int] = ..., layer: _Optional[int] = ..., neurons: _Optional[_Union[Range, _Mapping]] = ...) -> None: ...
 
 class Training(_message.Message):
-    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness")
+    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness", "least_rows")
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     MICRO_BATCH_FIELD_NUMBER: _ClassVar[int]
@@ -183,6 +183,7 @@ class Training(_message.Message):
     WIRE_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     STALENESS_FIELD_NUMBER: _ClassVar[int]
+    LEAST_ROWS_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     batch: int
     micro_batch: int
@@ -192,7 +193,8 @@ class Training(_message.Message):
     wire: DType
     rank: bool
     staleness: int
-    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: _Optional[bool] = ..., staleness: _Optional[int] = ...) -> None: ...
+    least_rows: int
+    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: _Optional[bool] = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ...) -> None: ...
 
 class Assign(_message.Message):
     __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched", "keep")

@@ -96,6 +96,7 @@ def compile_lowered(
     max_batch: int,
 ) -> CompiledProgram:
     """Compile methods that are lowered already, each for the backend that is named for it."""
+    max_batch = max((max_batch, *(m.example[i].shape[0] for m in methods for i in m.batched)))
     exported = {m.name: _export(m, prepare(lowered[m.name], backends[m.name]), max_batch) for m in methods}
     # A dense layer stays one operator: both backends have it, and it needs no transposed copy.
     config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default])

@@ -108,6 +108,18 @@ class NeuronGraph:
         return tuple(e for e in self.edges if e.source == layer)
 
     @property
+    def least_rows(self) -> int:
+        """Samples that a batch needs in training: batch norm has no variance of a single value."""
+        for layer in self.layers:
+            floats = layer.sum_floats
+            for op in layer.ops:
+                if op.kind in ("max_pool", "avg_pool"):
+                    floats = layer.output_floats  # or more
+                if op.kind == "batch_norm" and floats == 1:
+                    return 2
+        return 1
+
+    @property
     def parameters(self) -> int:
         """Floats that the whole network learns."""
         return sum(layer.parameters for layer in self.layers) + sum(edge.parameters for edge in self.edges)

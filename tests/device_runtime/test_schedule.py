@@ -17,6 +17,20 @@ def test_no_batch_has_a_single_sample(samples, batch):
     assert all(len(part) > 1 for part in micro_batches(samples, batch))
 
 
+@given(st.integers(2, 300), st.integers(2, 64))
+def test_where_it_matters_a_last_sample_joins_others_and_every_other_split_stays(samples, batch):
+    usual, safe = mini_batches(samples, batch), mini_batches(samples, batch, 2)
+    assert [i for part in safe for i in part] == list(range(samples))
+    assert all(1 < len(part) <= batch + 1 for part in safe)
+    assert safe == usual or 1 in map(len, usual)
+    assert micro_batches(samples, batch, 2) == safe
+
+
+def test_a_last_sample_joins_two():
+    assert [len(part) for part in mini_batches(5, 2)] == [2, 2, 1]
+    assert [len(part) for part in mini_batches(5, 2, 2)] == [2, 3]
+
+
 def test_a_pass_is_a_permutation_that_depends_on_seed_epoch_and_device_alone():
     order = pass_order(50, seed=1, epoch=2, device=3)
     assert sorted(order) == list(range(50))

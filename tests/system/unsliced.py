@@ -31,6 +31,7 @@ def plain_sgd(
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
     """The same of an untrained model, which is trained in place."""
     settings = config.training
+    least = 2 if any(isinstance(module, nn.BatchNorm1d) for module in model.modules()) else 1
     model.to(dtype)
     sgd = torch.optim.SGD(
         model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
@@ -41,14 +42,14 @@ def plain_sgd(
         for device in dominator_order(range(phones), seed=settings.seed, epoch=epoch):
             data = parts[device].shaped(config.input_shape or parts[device].inputs.shape[1:])
             permutation = pass_order(len(data), seed=settings.seed, epoch=epoch, device=device)
-            for number, batch in enumerate(mini_batches(len(data), settings.batch)):
+            for number, batch in enumerate(mini_batches(len(data), settings.batch, least)):
                 newest = [p.detach().clone() for p in model.parameters()]
                 if settings.staleness == 0 or number % settings.snapshot_every == 0:
                     before = newest
                 _set(model, before)
                 sgd.zero_grad()
                 total = 0.0
-                for micro in mini_batches(len(batch), settings.micro_batch or settings.batch):
+                for micro in mini_batches(len(batch), settings.micro_batch or settings.batch, least):
                     rows = permutation[batch.start + micro.start : batch.start + micro.stop]
                     out = model(torch.from_numpy(data.inputs[rows]).to(dtype))
                     labels = torch.from_numpy(data.labels[rows])

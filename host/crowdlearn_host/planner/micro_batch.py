@@ -9,7 +9,7 @@ from crowdlearn_export.footprint import Footprint
 from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_export.piece_stages import loss_region
 
-from ..errors import InfeasiblePlan
+from ..errors import InfeasiblePlan, PlanError
 from .costs import Training, WireFormat, costs
 from .fleet import Fleet
 from .memory import PROCESS_BYTES, SNAPSHOT_COPIES
@@ -43,8 +43,9 @@ def plan_with_micro_batch(
 
     `footprint` tells what programs need for a micro-batch: layers, and the regions that begin at some layers.
     A region takes long to learn, so it is asked for when a plan would have it. Raises InfeasiblePlan, of the
-    first size, where no size helps.
+    first size, where no size helps, and PlanError where batch norm would have no variance.
     """
+    _check_least(graph, fleet, training)
     capped = any(kind.max_memory for kind in fleet.classes)
     rows, first = training.micro_batch, None
     regions = {0} if capped and _may_hold_all(graph, fleet, training) else set[int]()
@@ -69,6 +70,21 @@ def plan_with_micro_batch(
             if not capped or rows <= LEAST_ROWS:
                 raise first from None
             rows = max(rows // 2, LEAST_ROWS)
+
+
+def _check_least(graph: NeuronGraph, fleet: Fleet, training: Training) -> None:
+    """Raises PlanError where batch norm would have no variance."""
+    least = graph.least_rows
+    if min(training.batch, training.micro_batch) < least:
+        raise PlanError(
+            f"batch norm has no variance of one sample; take batches and micro-batches of {least}"
+        )
+    few = [name for kind in fleet.classes if 0 < kind.samples < least for name in kind.names]
+    if few:
+        raise PlanError(
+            f"{few[0]} holds one sample, of which batch norm has no variance; "
+            f"give it {least}, or leave it out"
+        )
 
 
 def _may_hold_all(graph: NeuronGraph, fleet: Fleet, training: Training) -> bool:

@@ -75,6 +75,7 @@ class Assignment:
             wire=settings.wire,  # type: ignore[arg-type]
             rank=settings.theta < 1,
             staleness=settings.staleness,
+            least_rows=settings.least_rows,
         )
 
     def _add_moves(self, assign: pb.Assign, number: int) -> None:

@@ -340,7 +340,8 @@ class Course:
     @property
     def _pass_end(self) -> int:
         samples = self.devices[self.schedule.dominator].samples
-        return self.schedule.pass_boundary + len(mini_batches(samples, self.settings.batch))
+        batches = mini_batches(samples, self.settings.batch, self.settings.least_rows)
+        return self.schedule.pass_boundary + len(batches)
 
     @property
     def _fresh(self) -> bool:

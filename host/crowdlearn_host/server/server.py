@@ -131,8 +131,13 @@ class Server:
         name = hello.device
         if not name or len(name) > 100 or not name.isprintable() or len(hello.identity) != 32:
             raise FleetError(f"a device with name {name[:100]!r} and a key of {len(hello.identity)} bytes")
-        if not 1 <= hello.samples < 1 << 32:
-            raise FleetError(f"{name} holds {hello.samples} training samples; give it some")
+        least = self.groups[0].settings.least_rows
+        if not least <= hello.samples < 1 << 32:
+            why = "batch norm has no variance of one: " if least > 1 and hello.samples else ""
+            raise FleetError(
+                f"{name} holds {hello.samples} training samples; {why}"
+                f"give it {least} at least, or leave it out"
+            )
         free = next(n for n in range(len(self._numbers) + 1) if n not in self._numbers.values())
         if wanted is None or wanted in self._numbers.values():
             wanted = free

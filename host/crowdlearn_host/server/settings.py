@@ -30,8 +30,9 @@ class Settings:
     the rotation is the plan's, and so are `turns`, where it names who holds the pieces under a dominator (the
     first of each). Devices share after `every` passes (0: after an epoch), and the learning rate falls with
     every sharing as `fall` says. A group that is not `alone` takes the global model's weights at the
-    beginning of every round; where sharing `renews` all of them, no state moves between devices then. With
-    `whole`, the hash of the whole network's program, every device gets the group's model at the end.
+    beginning of every round; where sharing `renews` all of them, no state moves between devices then. No
+    part of a pass has fewer samples than `least_rows`, and so no device. With `whole`, the hash of the whole
+    network's program, every device gets the group's model at the end.
     """
 
     layout: Layout
@@ -44,6 +45,7 @@ class Settings:
     seed: int
     snapshot_every: int
     staleness: int = 0
+    least_rows: int = 1
     wire: int = pb.FLOAT32
     rotation: str = "full"
     devices: int = 0

@@ -33,7 +33,7 @@ NARROWED = 2
 @dataclass(frozen=True)
 class Workload:
     """What stays the same in a run: samples, labels int64 [N], the positions of each device's samples, the
-    test data, and what travels between a group's pieces.
+    test data, what travels between a group's pieces, and the samples that a mini-batch has at least.
     """
 
     config: SimulationConfig
@@ -42,6 +42,7 @@ class Workload:
     devices: tuple[Indices, ...]
     test: Dataset
     crossings: tuple[Crossing, ...] = ()
+    least_rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,8 @@ class GroupModel:
             self._gathered = np.empty((len(at), *workload.inputs.shape[1:]), np.float32)
         inputs = self._gathered[: len(at)]
         np.take(workload.inputs, at, 0, inputs, mode="clip")  # any other mode would copy once more
-        batches = [slice(b.start, b.stop) for b in mini_batches(len(at), workload.config.training.batch)]
+        cut = mini_batches(len(at), workload.config.training.batch, workload.least_rows)
+        batches = [slice(b.start, b.stop) for b in cut]
         samples, labels = torch.from_numpy(inputs), torch.from_numpy(workload.labels[at])
         if self._chain is None:
             return Fed(samples, labels, batches)

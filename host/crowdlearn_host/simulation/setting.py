@@ -72,7 +72,15 @@ def prepare(
     layout = flat_layout(state)
     trained = dict(model.named_parameters())
     return Setting(
-        Workload(config, train.inputs, train.labels, tuple(devices), test, crossings(graph, plan)),
+        Workload(
+            config,
+            train.inputs,
+            train.labels,
+            tuple(devices),
+            test,
+            crossings(graph, plan),
+            graph.least_rows,
+        ),
         plan,
         piece_of_weight(layout, graph, plan),
         travelling(layout, graph, plan),

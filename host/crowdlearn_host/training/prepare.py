@@ -75,7 +75,12 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
             "training.staleness is 1, the plan's memory is that of 0; plan again with --staleness 1"
         )
     optimizer = Optimizer(training.momentum, training.weight_decay)
-    micro = training.micro_rows(plan.micro_batch, pieces=len(plan.pieces)) + 1
+    micro = training.micro_rows(plan.micro_batch, pieces=len(plan.pieces))
+    if micro < graph.least_rows:
+        raise ConfigError(
+            f"the plan has micro-batches of {micro} sample, of which batch norm has no variance; "
+            f"plan again with --micro-batch {graph.least_rows} or more"
+        )
     programs: dict[tuple[int, ...], SliceProgram] = {}
     for owned in (piece.owned for each in (plan, *fallbacks) for piece in each.pieces):
         if owned not in programs:
@@ -84,7 +89,7 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
                 graph,
                 owned,
                 optimizer,
-                max_batch=micro,
+                max_batch=micro + 1,  # a last sample may have to join the ones before
                 measured=training.kernels == "measured",
                 cache=default_home() / "programs",
             )
@@ -149,6 +154,7 @@ def _settings(
         seed=training.seed,
         snapshot_every=training.snapshot_every,
         staleness=training.staleness,
+        least_rows=prepared.graph.least_rows,
         wire=WIRE[training.wire],
         rotation=prepared.config.group.rotation or planned,
         devices=devices,

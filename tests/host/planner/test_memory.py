@@ -13,7 +13,7 @@ from crowdlearn_export.footprint import Footprint, Line
 from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_export.piece_stages import loss_region
 from crowdlearn_export.trace import neuron_graph
-from crowdlearn_host.errors import InfeasiblePlan
+from crowdlearn_host.errors import InfeasiblePlan, PlanError
 from crowdlearn_host.models import mlp
 from crowdlearn_host.planner.costs import Training, costs
 from crowdlearn_host.planner.memory import PROCESS_BYTES, memory_budgets, peak_memory
@@ -170,3 +170,19 @@ def test_micro_batches_are_smaller_where_a_measured_link_is_slow(graph: NeuronGr
     assert rows(0.1, batch=512) == 16
     assert micro_rows(128) == 16
     assert rows(0.1, batch=4) == 4
+
+
+@pytest.mark.parametrize(
+    ("training", "samples", "match"),
+    [
+        (Training(micro_batch=1), 5, "micro-batches of 2"),
+        (Training(batch=1), 5, "micro-batches of 2"),
+        (Training(), 1, "phone-1 holds one sample"),
+    ],
+)
+def test_no_plan_gives_batch_norm_a_single_sample(
+    graph: NeuronGraph, training: Training, samples: int, match: str
+) -> None:
+    devices = fleet({"name": "phone", "count": 2, "samples": samples})
+    with pytest.raises(PlanError, match=match):
+        plan_with_micro_batch(graph, devices, training, programs)

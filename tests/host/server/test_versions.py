@@ -1,4 +1,4 @@
-"""Host and devices that speak different versions tell it, and do not train together."""
+"""Whom host and devices do not train with: other versions, and too few samples. They say so."""
 
 from __future__ import annotations
 
@@ -21,8 +21,23 @@ from .crowd import Crowd, settings_for, shared_model
 OLDER = VERSION - 1
 
 
-async def test_the_host_refuses_an_older_device(tmp_path: Path) -> None:
-    hello = pb.Hello(version=OLDER, device="old phone", identity=Identity.generate().public, samples=3)
+@pytest.mark.parametrize(
+    ("least", "version", "samples", "reason"),
+    [
+        (1, OLDER, 3, f"phone speaks version {OLDER}, this host {VERSION}"),
+        (1, VERSION, 0, "phone holds 0 training samples; give it 1 at least, or leave it out"),
+        (
+            2,
+            VERSION,
+            1,
+            "phone holds 1 training samples; batch norm has no variance of one: give it 2 at least",
+        ),
+    ],
+)
+async def test_the_host_refuses_a_device_and_says_why(
+    tmp_path: Path, least: int, version: int, samples: int, reason: str
+) -> None:
+    hello = pb.Hello(version=version, device="phone", identity=Identity.generate().public, samples=samples)
 
     async def device(connection: ServerConnection) -> None:
         await connection.send(pb.Frame(hello=hello).SerializeToString())
@@ -31,7 +46,7 @@ async def test_the_host_refuses_an_older_device(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run", create=True) as folder:
         server = Server(
             run="run",
-            groups=[Group(settings_for())],
+            groups=[Group(settings_for(least_rows=least))],
             folder=folder,
             shared=shared_model(),
             on_event=lambda event, fields: None,
@@ -41,7 +56,7 @@ async def test_the_host_refuses_an_older_device(tmp_path: Path) -> None:
             serve(device, "127.0.0.1", 0) as listening,
             connect(f"ws://127.0.0.1:{next(iter(listening.sockets)).getsockname()[1]}") as connection,
         ):
-            with pytest.raises(FleetError, match=f"old phone speaks version {OLDER}, this host {VERSION}"):
+            with pytest.raises(FleetError, match=reason):
                 await server.attach(connection, dialled=True)
 
 

@@ -210,6 +210,12 @@ def test_sharing_may_come_after_every_few_passes(crowd: Crowd) -> None:
     assert all(record.bytes["sharing"] > 0 for record in records)
 
 
+def test_an_odd_number_of_samples_trains_in_mini_batches_of_two(crowd: Crowd) -> None:
+    setting = crowd(training={"epochs": 1, "batch": 2})
+    assert any(len(device) % 2 for device in setting.workload.devices)
+    assert [record.samples for record in simulated(setting).records] == [396]
+
+
 @pytest.mark.parametrize(
     "changed",
     [
