@@ -30,21 +30,25 @@ def write_atomically(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` once all of it is on disk."""
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # what is left of a full disk is for others
+        raise
 
 
-def appending(path: Path) -> TextIO:
-    """A file to add lines to, written as they come; a last line that was cut short is ended first."""
+def appending(path: Path) -> BinaryIO:
+    """A file to add lines to, written as they come; one that was cut short is ended first."""
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
                 file.write(b"\n")
-    return path.open("a", buffering=1)
+    return path.open("ab", buffering=0)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

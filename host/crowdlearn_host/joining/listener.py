@@ -33,7 +33,7 @@ async def listening(server: Server, address: str, home: Path) -> AsyncIterator[i
         try:
             await server.attach(connection, dialled=False, admits=enrolment.admits)
         except FleetError as error:
-            server.folder.event("refused", reason=str(error))
+            server.refuse("a device that dialled in", str(error))
             reason = str(error).encode()[:REASON_BYTES].decode(errors="ignore")
             await connection.close(REFUSED, reason)
 

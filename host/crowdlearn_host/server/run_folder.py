@@ -15,11 +15,12 @@ import os
 import platform
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import torch
 from crowdlearn_device import wire_pb2 as pb
@@ -52,15 +53,13 @@ class RunFolder:
         (path / "checkpoints").mkdir(exist_ok=True)
         self.path = path
         self._lock = locked(path)
-        try:
+        with self._on_disk("run.db"):
             self._db = sqlite3.connect(path / "run.db")
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=full")
             self._db.executescript(SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise RunError(f"{path / 'run.db'} is damaged ({error}); start a new run") from error
-        if create:
-            self._clear()
+            if create:
+                self._clear()
         self._metrics = appending(path / "metrics.jsonl")
         self._events = appending(path / "events.jsonl")
 
@@ -96,8 +95,23 @@ class RunFolder:
         self._events.close()
         self._lock.close()
 
+    @contextmanager
+    def _on_disk(self, name: str) -> Iterator[None]:
+        """Raises RunError, with what to do, where the disk does not do what it is asked."""
+        try:
+            yield
+        except (OSError, sqlite3.OperationalError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            raise RunError(
+                f"{self.path / name} cannot be used: {why}; see that its disk has room and can be written, "
+                f"then go on with: crowdlearn train --resume {self.path}"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise RunError(f"{self.path / name} is damaged ({error}); start a new run") from error
+
     def write(self, name: str, content: str) -> None:
-        write_atomically(self.path / name, content.encode())
+        with self._on_disk(name):
+            write_atomically(self.path / name, content.encode())
 
     def save_group(
         self,
@@ -107,7 +121,7 @@ class RunFolder:
         window: bytes | None = None,
     ) -> None:
         """On disk when this returns, the shared window (where it has changed) and the group together."""
-        with self._db:
+        with self._on_disk("run.db"), self._db:
             if window is not None:
                 self._db.execute("replace into shared values (0, ?)", (window,))
             self._db.execute("replace into groups values (?, ?)", (number, json.dumps(state)))
@@ -129,37 +143,49 @@ class RunFolder:
         return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def metric(self, **fields: Any) -> None:
-        self._metrics.write(json.dumps({"time": round(time.time(), 3), **fields}) + "\n")
+        self._line(self._metrics, "metrics.jsonl", fields)
 
     def event(self, event: str, **fields: Any) -> None:
-        self._events.write(json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n")
+        self._line(self._events, "events.jsonl", {"event": event, **fields})
+
+    def _line(self, file: BinaryIO, name: str, fields: Mapping[str, Any]) -> None:
+        line = json.dumps({"time": round(time.time(), 3), **fields}).encode() + b"\n"
+        with self._on_disk(name):
+            while line:
+                line = line[file.write(line) :]
 
     def _snapshot_path(self, group: int, generation: int, boundary: int, piece: int) -> Path:
         return self.path / "snapshots" / f"{group}-{generation:08d}-{boundary:012d}-{piece}.sealed"
 
     def save_snapshot(self, group: int, snapshot: pb.Snapshot) -> None:
         path = self._snapshot_path(group, snapshot.generation, snapshot.boundary, snapshot.piece)
-        write_atomically(path, snapshot.SerializeToString())
+        with self._on_disk(path.name):
+            write_atomically(path, snapshot.SerializeToString())
 
     def load_snapshot(self, group: int, generation: int, boundary: int, piece: int) -> pb.Snapshot:
         path = self._snapshot_path(group, generation, boundary, piece)
         try:
             return pb.Snapshot.FromString(path.read_bytes())
         except (OSError, DecodeError) as error:
-            raise RunError(f"snapshot {path.name} cannot be read: {error}") from error
+            raise RunError(
+                f"snapshot {path.name} cannot be read: {error}; bring back the device that held this piece, "
+                f"then go on with: crowdlearn train --resume {self.path}"
+            ) from error
 
     def forget_snapshots(self, group: int, generation: int, boundary: int) -> None:
         first = self._snapshot_path(group, generation, boundary, 0).name.rsplit("-", 1)[0]
-        for path in (self.path / "snapshots").glob(f"{group}-*.sealed"):
-            if path.name.rsplit("-", 1)[0] < first:
-                path.unlink(missing_ok=True)
+        with self._on_disk("snapshots"):
+            for path in (self.path / "snapshots").glob(f"{group}-*.sealed"):
+                if path.name.rsplit("-", 1)[0] < first:
+                    path.unlink(missing_ok=True)
 
     def save_checkpoint(self, epoch: int, state: Mapping[str, torch.Tensor]) -> Path:
         """The global model after an epoch, as safetensors."""
         content = save({name: tensor.contiguous() for name, tensor in state.items()}, {"epoch": str(epoch)})
         path = self.path / "checkpoints" / f"epoch-{epoch + 1:03d}.safetensors"
-        write_atomically(path, content)
-        write_atomically(self.path / "model.safetensors", content)
+        with self._on_disk("checkpoints"):
+            write_atomically(path, content)
+            write_atomically(self.path / "model.safetensors", content)
         return path
 
 

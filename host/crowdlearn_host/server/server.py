@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,8 @@ class Server:
     """Files by their hash, for devices that lack them."""
     traffic: Traffic = field(default_factory=Traffic)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    error: Exception | None = None
+    """What on this host's side ended the run, where it did; on disk is what was reached before."""
 
     def __post_init__(self) -> None:
         self._attached: dict[int, _Attached] = {}
@@ -215,14 +217,33 @@ class Server:
         ):
             self._refuse(attached, f"snapshot of piece {snapshot.piece} that is not its own")
             return
-        self.folder.save_snapshot(self._index(number), snapshot)
-        heirs = frozenset(key.device for key in snapshot.keys)
-        group.stored(snapshot.generation, snapshot.boundary, snapshot.piece, heirs)
+        with self._or_end():
+            self.folder.save_snapshot(self._index(number), snapshot)
+            heirs = frozenset(key.device for key in snapshot.keys)
+            group.stored(snapshot.generation, snapshot.boundary, snapshot.piece, heirs)
 
     def _refuse(self, attached: _Attached, reason: str) -> None:
+        self.refuse(attached.device.name, reason)
+
+    def refuse(self, device: str, reason: str) -> None:
+        """Tell that something of a device is refused."""
         if self._refused_logged < 1000:  # a device that floods must not fill the disk
             self._refused_logged += 1
-            self._record("refused", {"device": attached.device.name, "reason": reason})
+            self.tell("refused", {"device": device, "reason": reason})
+
+    def tell(self, event: str, fields: dict[str, Any]) -> None:
+        """Have the run's log and its viewer know."""
+        with self._or_end():
+            self._record(event, fields)
+
+    @contextlib.contextmanager
+    def _or_end(self) -> Iterator[None]:
+        """What fails in here is this host's own, as a full disk: the run ends, and `error` tells why."""
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
+            self.over.set()
 
     def _record(self, event: str, fields: dict[str, Any]) -> None:
         if event == "progress":
@@ -263,6 +284,12 @@ class Server:
             attached.line.put(data)
 
     def _carry_out(self) -> None:
+        """Do what the groups ask for; nothing more once something of it failed: the rest builds upon it."""
+        if self.error is None:
+            with self._or_end():
+                self._effects()
+
+    def _effects(self) -> None:
         for index, group in enumerate(self.groups):
             effects, group.effects = group.effects, []
             for effect in effects:

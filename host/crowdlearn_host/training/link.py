@@ -13,7 +13,7 @@ from websockets.exceptions import WebSocketException
 from ..adb.deployment import RuntimeDeployment
 from ..adb.device import AdbDevice
 from ..errors import FleetError
-from ..server.server import OnEvent, Server
+from ..server.server import Server
 from .config import TrainConfig
 
 FIRST_RETRY, LAST_RETRY = 0.2, 10.0
@@ -21,7 +21,7 @@ FIRST_RETRY, LAST_RETRY = 0.2, 10.0
 
 
 async def keep_linked(
-    server: Server, number: int, serial: str, files: dict[str, bytes], config: TrainConfig, on_event: OnEvent
+    server: Server, number: int, serial: str, files: dict[str, bytes], config: TrainConfig
 ) -> None:
     """Bring the runtime to a device and keep a connection to it until the run is over."""
     token = secrets.token_hex(16)
@@ -38,7 +38,7 @@ async def keep_linked(
                     arguments += ["--data", config.device_data]
                 deployment = RuntimeDeployment(device, arguments=arguments)
                 sent = await deployment.install({**files, "token": token.encode()})
-                on_event("deployed", {"device": name, "bytes": sent})
+                server.tell("deployed", {"device": name, "bytes": sent})
                 await deployment.start()
                 try:
                     while not server.over.is_set() and device.lost is None:
@@ -64,7 +64,6 @@ async def keep_linked(
             # A device that never was there is a mistake in the fleet; in a run under way it may come back.
             if first and not any(group.points for group in server.groups):
                 raise FleetError(f"{serial}: {error}") from error
-            server.folder.event("unreachable", device=serial, reason=str(error)[:300])
-            on_event("unreachable", {"device": serial, "reason": str(error)[:300]})
+            server.tell("unreachable", {"device": serial, "reason": str(error)[:300]})
             await asyncio.sleep(wait * random.uniform(0.5, 1.5))
             wait = min(2 * wait, LAST_RETRY)

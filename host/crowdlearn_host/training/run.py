@@ -34,7 +34,8 @@ async def train(
     """Run, or go on with, the training of `folder` on these devices; the test set's evaluation where there is
     one.
 
-    Raises TrainingError where training stopped before its end; what was reached is in the folder.
+    Raises TrainingError where training stopped before its end, and RunError where the folder's disk ended it;
+    what was reached is in the folder.
     """
     fleet = prepared.config.fleet
     groups = [
@@ -67,7 +68,7 @@ async def train(
             port = await stack.enter_async_context(listening(server, fleet.listen, default_home()))
             on_event("listening", {"port": port, "devices": fleet.joining})
         links = [
-            asyncio.create_task(keep_linked(server, i, serial, files[i], prepared.config, on_event))
+            asyncio.create_task(keep_linked(server, i, serial, files[i], prepared.config))
             for i, serial in enumerate(serials)
         ]
         stack.push_async_callback(_cancelled, links)
@@ -77,10 +78,10 @@ async def train(
         stack.push_async_callback(_cancelled, [asking])
         over = asyncio.create_task(server.over.wait())
         stack.push_async_callback(_cancelled, [over])
-        waiting = {asking, over, *links}
+        waiting = {asking, over, ticking, *links}
         while not (asking.done() or over.done()):
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            broken = [task for task in done if task in links and task.exception()]
+            broken = [task for task in done if task in (ticking, *links) and task.exception()]
             if broken:
                 await server.stop(str(broken[0].exception()))
                 await broken[0]
@@ -90,6 +91,8 @@ async def train(
             await server.close()
         if links:
             await asyncio.wait(links, timeout=GOODBYE_SECONDS)
+    if server.error is not None:
+        raise server.error
     for group in groups:
         if group.phase != "done":
             raise TrainingError(group.reason)
