@@ -17,6 +17,8 @@ from adb_shell.exceptions import (
     InvalidResponseError,
     TcpTimeoutException,
     UsbDeviceNotFoundError,
+    UsbReadFailedError,
+    UsbWriteFailedError,
 )
 from adb_shell.transport.base_transport import BaseTransport
 from adb_shell.transport.tcp_transport import TcpTransport
@@ -24,7 +26,7 @@ from adb_shell.transport.tcp_transport import TcpTransport
 from crowdlearn_host.adb.bridge import bridge
 from crowdlearn_host.adb.keys import default_key_path, load_signer
 from crowdlearn_host.adb.mux import Mux
-from crowdlearn_host.adb.wire import HEADER_BYTES, VERSION, Command, Decoder, Message
+from crowdlearn_host.adb.wire import HEADER_BYTES, VERSION, Command, Decoder, Message, ProtocolError
 from crowdlearn_host.errors import FleetError
 
 CONNECT_SECONDS = 10.0
@@ -32,6 +34,7 @@ ACCEPT_SECONDS = 30.0
 MAX_HANDSHAKE = 1 << 16
 MIN_PAYLOAD = 4096
 CONNECT = Command.CNXN.to_bytes(4, "little")
+START_TLS = Command.STLS.to_bytes(4, "little")
 FEATURES = "shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
 
 
@@ -83,9 +86,11 @@ class HandshakeTap(BaseTransport):  # type: ignore[misc]
         self._transport.close()
 
     def bulk_read(self, numbytes: int, transport_timeout_s: float | None) -> bytes:
+        room = MAX_HANDSHAKE - len(self.said)
+        if numbytes > room:
+            raise InvalidResponseError(f"it says more than {MAX_HANDSHAKE} bytes before a connection stands")
         data: bytes = self._transport.bulk_read(numbytes, transport_timeout_s)
-        if len(self.said) < MAX_HANDSHAKE:
-            self.said += data
+        self.said += data
         return data
 
     def bulk_write(self, data: bytes, transport_timeout_s: float | None) -> int:
@@ -93,9 +98,13 @@ class HandshakeTap(BaseTransport):  # type: ignore[misc]
         sent = CONNECT + VERSION.to_bytes(4, "little") + data[8:] if is_connect else data
         return int(self._transport.bulk_write(sent, transport_timeout_s))
 
-    def messages(self) -> list[Message]:
-        """The messages of the device, oldest first."""
-        return list(Decoder().feed(bytes(self.said)))
+    def last_message(self) -> Message:
+        """What the device said last. Raises ProtocolError."""
+        return list(Decoder().feed(bytes(self.said)))[-1]
+
+    def offers_tls(self) -> bool:
+        """Whether the last header of the device, which adb-shell does not know, starts TLS."""
+        return self.said[-HEADER_BYTES:].startswith(START_TLS)
 
 
 @dataclass(frozen=True)
@@ -119,11 +128,20 @@ def parse_banner(message: Message) -> Banner:
 def parse_address(serial: str) -> tuple[str, int]:
     """Host and port of `HOST:PORT` or `HOST`. Raises FleetError."""
     host, _, port = serial.rpartition(":") if ":" in serial else (serial, "", "5555")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    host = host.strip("[]")
+    if not _is_name(host) or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise FleetError(
             f"{serial!r} is not an address of a phone: write HOST:PORT, for example 192.168.1.20:5555"
         )
-    return host.strip("[]"), int(port)
+    return host, int(port)
+
+
+def _is_name(host: str) -> bool:
+    """Whether the system can be asked for `host`: no empty label, none too long."""
+    try:
+        return bool(host.encode("idna")) and "\0" not in host
+    except UnicodeError:
+        return False
 
 
 async def connect_tcp(
@@ -170,8 +188,9 @@ async def _authenticate(
 ) -> Banner:
     tap = HandshakeTap(transport)
     try:
-        await asyncio.to_thread(_handshake, tap, serial, key or default_key_path(), timeout, accept_timeout)
-        return parse_banner(tap.messages()[-1])
+        return await asyncio.to_thread(
+            _handshake, tap, serial, key or default_key_path(), timeout, accept_timeout
+        )
     except BaseException:
         transport.close()
         raise
@@ -186,7 +205,7 @@ async def _start(sock: socket.socket, banner: Banner) -> Mux:
     return mux
 
 
-def _handshake(tap: HandshakeTap, serial: str, key: Path, timeout: float, accept_timeout: float) -> None:
+def _handshake(tap: HandshakeTap, serial: str, key: Path, timeout: float, accept_timeout: float) -> Banner:
     signer = load_signer(key)
     asked = False
 
@@ -203,6 +222,7 @@ def _handshake(tap: HandshakeTap, serial: str, key: Path, timeout: float, accept
             read_timeout_s=timeout,
             auth_callback=ask,
         )
+        return parse_banner(tap.last_message())
     except (TcpTimeoutException, AdbTimeoutError, ConnectionResetError, DeviceAuthError) as error:
         if asked:
             raise FleetError(
@@ -210,15 +230,21 @@ def _handshake(tap: HandshakeTap, serial: str, key: Path, timeout: float, accept
                 "('Allow USB debugging?'), then connect again"
             ) from error
         raise FleetError(f"{serial} does not answer as an adb device: {error}") from error
-    except InvalidCommandError as error:
-        if any(message.command == Command.STLS for message in tap.messages()):
+    except (
+        InvalidCommandError,
+        InvalidChecksumError,
+        InvalidResponseError,
+        ProtocolError,
+        ValueError,
+    ) as error:
+        if tap.offers_tls():
             raise FleetError(
                 f"{serial} offers wireless debugging over TLS only. Connect the phone by USB once and run "
                 "`adb tcpip 5555`, then connect to its port 5555; or pair it with `adb pair HOST:PORT` and "
                 "leave the adb server running, which crowdlearn then uses"
             ) from error
         raise FleetError(f"{serial} is not an adb device: {error}") from error
-    except (OSError, AdbConnectionError, InvalidChecksumError, InvalidResponseError) as error:
+    except (OSError, AdbConnectionError, UsbReadFailedError, UsbWriteFailedError) as error:
         raise FleetError(
             f"{serial} cannot be reached: {error}; is it on, and is adb over TCP enabled?"
         ) from error

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from adb_shell.auth.keygen import keygen
 from adb_shell.auth.sign_cryptography import CryptographySigner
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from crowdlearn_host.errors import FleetError
 
@@ -17,15 +19,21 @@ def default_key_path() -> Path:
 
 
 def load_signer(path: Path) -> CryptographySigner:
-    """The key pair at `path` and `path`.pub, made when missing. Raises FleetError if it cannot be read."""
+    """The key pair at `path` and `path`.pub, made when missing.
+
+    Raises FleetError where it cannot be read, has a passphrase, or is no RSA key.
+    """
     try:
         if not path.exists():
             _make(path)
         public = Path(f"{path}.pub")
         if not public.exists():
             raise FleetError(f"{public} is missing beside {path}: delete {path} to have a new pair made")
-        return CryptographySigner(os.fspath(path))
-    except (OSError, ValueError) as error:
+        signer = CryptographySigner(os.fspath(path))
+        if not isinstance(signer.rsa_key, RSAPrivateKey):
+            raise FleetError(f"the adb key {path} cannot be used: adb takes RSA keys only")
+        return signer
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise FleetError(f"the adb key {path} cannot be used: {error}") from error
 
 

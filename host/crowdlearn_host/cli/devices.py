@@ -49,9 +49,8 @@ def _show(visited: Sequence[Visited]) -> None:
             table.add_row(*map(printable, (item.found.serial, item.found.way, *_cells(item.facts))))
     if table.rows:
         terminal().print(table)
-    for item in visited:
-        if item.problem:
-            typer.echo(printable(item.problem), err=True)
+    for problem in dict.fromkeys(item.problem for item in visited if item.problem):
+        typer.echo(printable(problem), err=True)
 
 
 def _row(item: Visited) -> dict[str, object]:

@@ -3,12 +3,15 @@
 import asyncio
 import hashlib
 import os
+import struct
 from pathlib import Path
 
 import pytest
 from crowdlearn_host import phones
 from crowdlearn_host.adb import AdbDevice, RuntimeDeployment
 from crowdlearn_host.errors import FleetError
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 
 async def test_a_command_has_two_outputs_and_an_exit_code(device: AdbDevice) -> None:
@@ -36,8 +39,8 @@ async def test_files_travel_unchanged(device: AdbDevice, tmp_path: Path) -> None
     assert steps[-1] == (len(content), len(content))
     status = await device.stat(remote)
     assert (status.size, status.mtime) == (len(content), int((tmp_path / "there").stat().st_mtime))
-    said = (await device.shell(f"sha256sum {remote}")).stdout
-    assert said.split()[0].decode() == hashlib.sha256(content).hexdigest()
+    summed = (await device.shell(f"sha256sum {remote}")).stdout
+    assert summed.split()[0].decode() == hashlib.sha256(content).hexdigest()
     assert await device.pull(remote) == content
     await device.pull_to(remote, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == content
@@ -169,7 +172,20 @@ async def test_an_unknown_key_is_refused_until_the_owner_accepts_it(tmp_path: Pa
             await AdbDevice.connect(info.serial, key=tmp_path / "other", accept_timeout=0.2)
 
 
-@pytest.mark.parametrize("serial", ["nonsense:port", "127.0.0.1:0", ":5555", "127.0.0.1:99999"])
+@pytest.mark.parametrize(
+    "serial",
+    [
+        *(
+            "nonsense:port",
+            "127.0.0.1:0",
+            ":5555",
+            "127.0.0.1:99999",
+            "127.0.0.1:5555²",
+            f"127.0.0.1:{'1' * 5000}",
+        ),
+        *("192.168.1..20:5555", f"{'x' * 64}:5555", "[]:5555", "a\0b:5555"),
+    ],
+)
 async def test_a_wrong_address_is_named(serial: str, key: Path) -> None:
     with pytest.raises(FleetError, match="is not an address of a phone"):
         await AdbDevice.connect(serial, key=key)
@@ -180,17 +196,68 @@ async def test_a_phone_that_is_away_is_named(key: Path) -> None:
         await AdbDevice.connect("127.0.0.1:1", key=key)
 
 
-async def test_tls_only_debugging_is_told_with_what_to_do(key: Path) -> None:
-    async def offer_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def said(command: bytes, arg0: int = 0, payload: bytes = b"", length: int | None = None) -> bytes:
+    """An adb message; `length` is what its header claims, where that is a lie."""
+    claimed = len(payload) if length is None else length
+    magic = int.from_bytes(command, "little") ^ 0xFFFFFFFF
+    return struct.pack("<4s5I", command, arg0, 0, claimed, sum(payload), magic) + payload
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (said(b"STLS", 1 << 24), "adb tcpip 5555"),
+        (said(b"AUTH", 1, b"x" * 19), "is not an adb device"),
+        (said(b"AUTH", 7, b"x" * 20), "is not an adb device"),
+        (said(b"CNXN", 1 << 24, b"device::")[:20] + bytes(4) + b"device::", "is not an adb device"),
+        (said(b"CNXN", 1 << 24, length=0xFFFFFFFF), "says more than 65536 bytes"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is not an adb device"),
+    ],
+    ids=["TLS", "short token", "no token", "wrong magic", "endless banner", "a web server"],
+)
+async def test_a_peer_that_does_not_speak_as_a_phone_is_told(key: Path, answer: bytes, told: str) -> None:
+    async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(24)
-        writer.write(b"STLS" + bytes([0, 0, 0, 1]) + bytes(12) + bytes(byte ^ 0xFF for byte in b"STLS"))
+        writer.write(answer)
         await writer.drain()
 
-    server = await asyncio.start_server(offer_tls, "127.0.0.1", 0)
+    server = await asyncio.start_server(speak, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    with pytest.raises(FleetError, match="adb tcpip 5555"):
+    with pytest.raises(FleetError, match=f"127.0.0.1:{port} .*{told}"):
         await AdbDevice.connect(f"127.0.0.1:{port}", key=key)
     server.close()
+
+
+def pem(
+    private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey,
+    scheme: serialization.KeySerializationEncryption | None = None,
+) -> bytes:
+    return private.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        scheme or serialization.NoEncryption(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            pem(rsa.generate_private_key(65537, 2048), serialization.BestAvailableEncryption(b"x")),
+            "encrypted",
+        ),
+        (pem(ec.generate_private_key(ec.SECP256R1())), "RSA keys only"),
+        (b"no key", "PEM"),
+    ],
+    ids=["passphrase", "elliptic curve", "no key"],
+)
+async def test_a_key_that_adb_cannot_use_is_told(
+    phone: phones.PhoneInfo, tmp_path: Path, content: bytes, told: str
+) -> None:
+    (tmp_path / "adbkey").write_bytes(content)
+    (tmp_path / "adbkey.pub").write_bytes(b"public")
+    with pytest.raises(FleetError, match=f"the adb key {tmp_path}/adbkey cannot be used.*{told}"):
+        await AdbDevice.connect(phone.serial, key=tmp_path / "adbkey")
 
 
 async def test_what_was_said_before_the_connection_was_lost_is_still_read(tmp_path: Path, key: Path) -> None:

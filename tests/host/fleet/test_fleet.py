@@ -82,9 +82,10 @@ async def test_phones_are_found_once_and_a_bad_one_does_not_hold_up_the_others(
     tmp_path: Path, key: Path
 ) -> None:
     with phones.running(2, tmp_path) as (first, second):
-        found = discover([first.serial, "127.0.0.1:1"], tmp_path)
+        found = discover([first.serial, "127.0.0.1:1", "192.168.1..20:5555"], tmp_path)
         visited = await visit(found, key=key)
-    ways = {item.found.serial: item.found.way for item in visited}
-    assert ways == {first.serial: "tcp", "127.0.0.1:1": "tcp", second.serial: "virtual"}
-    (bad,) = [item for item in visited if item.facts is None]
-    assert "127.0.0.1:1 cannot be reached" in bad.problem
+    ways = {item.found.serial: item.found.way for item in visited if item.facts}
+    assert ways == {first.serial: "tcp", second.serial: "virtual"}
+    away, mistyped = [item.problem for item in visited if item.facts is None]
+    assert "127.0.0.1:1 cannot be reached" in away
+    assert "'192.168.1..20:5555' is not an address" in mistyped
