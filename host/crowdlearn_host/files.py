@@ -41,6 +41,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Wait until no other thread or process is in its turn at `path`: to make it once, or to change it by
+    what it says. The folder is made where it is missing; an empty file beside `path` stays.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def appending(path: Path) -> BinaryIO:
     """A file to add lines to, written as they come; one that was cut short is ended first."""
     with path.open("ab+") as file:

@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import itertools
 import re
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
@@ -117,15 +116,9 @@ def _builder(name: str, folder: Path) -> Callable[[], object]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    name = f"_crowdlearn_model {path.resolve()}"  # dataclasses look their module up; no import finds it
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
+    spec.loader.exec_module(module)
     return module

@@ -1,6 +1,5 @@
 """The user's adb key pair: the same file that `adb` uses."""
 
-import fcntl
 import os
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from crowdlearn_host.errors import FleetError
+from crowdlearn_host.files import turn
 
 
 def default_key_path() -> Path:
@@ -39,13 +39,11 @@ def load_signer(path: Path) -> CryptographySigner:
 
 def _make(path: Path) -> None:
     """Make the pair whole: several connections may want it at once, and a half-written key would be used."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with turn(path), tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        if path.exists():
+            return
         fresh = Path(folder) / path.name
         keygen(str(fresh))
         fresh.chmod(0o600)
-        with (path.parent / f".{path.name}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
-                os.replace(f"{fresh}.pub", f"{path}.pub")
-                os.replace(fresh, path)
+        os.replace(f"{fresh}.pub", f"{path}.pub")
+        os.replace(fresh, path)

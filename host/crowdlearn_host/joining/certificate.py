@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ..errors import FleetError
+from ..files import turn
 
 YEARS = 20
 
@@ -25,8 +26,9 @@ def certificate(home: Path) -> tuple[ssl.SSLContext, str]:
     """
     path = home / "host.pem"
     if not path.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        _make(path)
+        with turn(path):
+            if not path.exists():
+                _make(path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:

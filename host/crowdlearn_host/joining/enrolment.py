@@ -9,7 +9,7 @@ import secrets
 from pathlib import Path
 
 from ..errors import FleetError
-from ..files import write_atomically
+from ..files import turn, write_atomically
 
 
 class Enrolment:
@@ -23,9 +23,9 @@ class Enrolment:
         if not device or len(device) > 100 or not device.isprintable():
             raise FleetError(f"{device[:100]!r} is no name for a device; give 1 to 100 printable characters")
         token = secrets.token_urlsafe(24)
-        hashes = {**self._hashes(), device: _hash(token)}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path, json.dumps(hashes, indent=1).encode())
+        with turn(self._path):
+            hashes = {**self._hashes(), device: _hash(token)}
+            write_atomically(self._path, json.dumps(hashes, indent=1).encode())
         return token
 
     def admits(self, device: str, token: str) -> bool:
