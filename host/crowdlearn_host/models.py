@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import itertools
 import re
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
@@ -116,9 +117,15 @@ def _builder(name: str, folder: Path) -> Callable[[], object]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"_crowdlearn_model {path.resolve()}"  # dataclasses look their module up; no import finds it
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

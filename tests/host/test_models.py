@@ -1,0 +1,36 @@
+"""A user's own model, loaded from a file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.models import build_model
+
+MODEL = """
+from __future__ import annotations
+from dataclasses import dataclass
+from torch import nn
+
+@dataclass
+class Widths:
+    hidden: int = 5
+
+def net():
+    return nn.Linear(Widths().hidden, 2)
+"""
+
+
+def test_a_model_file_may_define_dataclasses(tmp_path: Path):
+    (tmp_path / "net.py").write_text(MODEL)
+    assert build_model("net.py:net", 0, tmp_path).in_features == 5
+
+
+def test_a_model_file_that_fails_leaves_no_module(tmp_path: Path):
+    (tmp_path / "net.py").write_text(MODEL + "\n1 / 0\n")
+    before = set(sys.modules)
+    with pytest.raises(ConfigError, match="division by zero"):
+        build_model("net.py:net", 0, tmp_path)
+    assert not [name for name in set(sys.modules) - before if "net.py" in name]
