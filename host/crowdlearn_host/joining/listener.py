@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from crowdlearn_device.join import REFUSED
@@ -13,8 +13,11 @@ from websockets.asyncio.server import ServerConnection, serve
 from ..errors import FleetError
 from ..server.server import Server
 from .certificate import certificate
+from .door import Strangers, doors
 from .enrolment import Enrolment
 
+HELLO_BYTES = 1 << 16
+"""The longest frame of a device that is not admitted."""
 REASON_BYTES = 120
 """What fits into the frame that closes a WebSocket."""
 
@@ -28,26 +31,39 @@ async def listening(server: Server, address: str, home: Path) -> AsyncIterator[i
     host, _, port = address.rpartition(":")
     context, _ = certificate(home)
     enrolment = Enrolment(home)
+    strangers = Strangers()
 
     async def handle(connection: ServerConnection) -> None:
+        def admits(device: str, token: str) -> bool:
+            admitted = enrolment.admits(device, token)
+            if admitted:
+                strangers.admit(connection.remote_address)
+                connection.protocol.max_message_size = MAX_FRAME
+            return admitted
+
         try:
-            await server.attach(connection, dialled=False, admits=enrolment.admits)
+            await server.attach(connection, dialled=False, admits=admits)
         except FleetError as error:
             server.refuse("a device that dialled in", str(error))
             reason = str(error).encode()[:REASON_BYTES].decode(errors="ignore")
             await connection.close(REFUSED, reason)
 
-    try:
-        listening = await serve(
-            handle,
-            host.strip("[]"),
-            int(port),
-            ssl=context,
-            compression=None,
-            max_size=MAX_FRAME,
-            ping_timeout=60,
-        )
-    except OSError as error:
-        raise FleetError(f"cannot listen on {address}: {error.strerror or error}") from error
-    async with listening:
-        yield next(iter(listening.sockets)).getsockname()[1]
+    async with AsyncExitStack() as stack:
+        try:
+            listening = doors(host.strip("[]"), int(port), strangers)
+        except (OSError, OverflowError) as error:
+            raise FleetError(
+                f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}"
+            ) from error
+        for door in listening:
+            await stack.enter_async_context(
+                serve(
+                    handle,
+                    sock=door,
+                    ssl=context,
+                    compression=None,
+                    max_size=HELLO_BYTES,
+                    ping_timeout=60,
+                )
+            )
+        yield listening[0].getsockname()[1]
