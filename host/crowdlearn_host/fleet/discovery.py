@@ -12,8 +12,8 @@ from crowdlearn_host.errors import FleetError
 from crowdlearn_host.fleet.facts import DeviceFacts, read_facts
 from crowdlearn_host.phones.manager import list_phones
 
-USABLE = "device"
 FACTS_SECONDS = 20.0
+"""For what a connected phone says of itself; connecting has limits of its own, one for the owner's answer."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ async def visit(all_found: Sequence[Found], *, key: Path | None = None) -> list[
 
 async def _visit(found: Found, key: Path | None) -> Visited:
     try:
-        async with asyncio.timeout(FACTS_SECONDS), await connect(found, key=key) as device:
+        async with await connect(found, key=key) as device, asyncio.timeout(FACTS_SECONDS):
             return Visited(found, await read_facts(device))
     except TimeoutError:
-        return Visited(found, None, f"{found.serial} did not answer within {FACTS_SECONDS:.0f} s")
+        return Visited(found, None, f"{found.serial} did not say what it is within {FACTS_SECONDS:.0f} s")
     except FleetError as error:
         return Visited(found, None, str(error))
 

@@ -6,6 +6,7 @@ import pytest
 from crowdlearn_host import phones
 from crowdlearn_host.adb import AdbDevice
 from crowdlearn_host.errors import FleetError
+from crowdlearn_host.fleet import discovery
 from crowdlearn_host.fleet.discovery import discover, visit
 from crowdlearn_host.fleet.facts import parse_facts, read_facts
 from hypothesis import given
@@ -89,3 +90,16 @@ async def test_phones_are_found_once_and_a_bad_one_does_not_hold_up_the_others(
     away, mistyped = [item.problem for item in visited if item.facts is None]
     assert "127.0.0.1:1 cannot be reached" in away
     assert "'192.168.1..20:5555' is not an address" in mistyped
+
+
+async def test_a_new_phone_has_the_time_that_its_owner_needs(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def connect_soon(found: discovery.Found, *, key: Path) -> AdbDevice:
+        return await AdbDevice.connect(found.serial, key=key, accept_timeout=0.5)
+
+    with phones.running(1, tmp_path, auto_accept=False):
+        monkeypatch.setattr(discovery, "connect", connect_soon)
+        monkeypatch.setattr(discovery, "FACTS_SECONDS", 0.1)
+        (asked,) = await visit(discover((), tmp_path), key=key)
+    assert f"does not know the key {key}.pub: accept it on the phone's screen" in asked.problem
