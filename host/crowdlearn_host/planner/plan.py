@@ -11,6 +11,7 @@ from crowdlearn_export.graph import NeuronGraph
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import PlanError
+from .costs import Rotation
 
 Range = tuple[int, int]
 MAX_BYTES = 64 << 20
@@ -114,7 +115,7 @@ class Plan:
     model: str = ""
     micro_batch: int = 0
     staleness: int = 0
-    rotation: str = "minimal"
+    rotation: Rotation = "minimal"
     groups: tuple[GroupPlan, ...] = field(default=())
     traffic: Traffic | None = None
     certificate: Certificate | None = None
@@ -170,7 +171,7 @@ def load_plan(path: Path, graph: NeuronGraph) -> Plan:
 
 def check_plan(plan: Plan, graph: NeuronGraph) -> None:
     """Raise PlanError unless the plan cuts this network completely, with input and output layer in piece
-    0.
+    0, for devices that are each in one group and hold one piece at a time.
     """
     if not plan.pieces:
         raise PlanError("there is no piece")
@@ -201,9 +202,26 @@ def check_plan(plan: Plan, graph: NeuronGraph) -> None:
             raise PlanError(f"layer {layer} is not wholly the dominator's, as input and output layer must be")
     if plan.order and [sorted(order) for order in plan.order] != [list(range(width)) for width in widths]:
         raise PlanError("order is not a permutation of every layer's neurons")
-    for group in plan.groups:
+    if plan.micro_batch < 0:
+        raise PlanError(f"micro_batch is {plan.micro_batch}; it must be 0 (nobody reckoned) or more")
+    if plan.staleness not in (0, 1):
+        raise PlanError(f"staleness is {plan.staleness}; it must be 0 or 1")
+    _check_groups(plan)
+
+
+def _check_groups(plan: Plan) -> None:
+    names = [name for group in plan.groups for name in group.devices]
+    if len({*names}) != len(names):
+        twice = next(name for k, name in enumerate(names) if name in names[:k])
+        raise PlanError(f"device {twice} is named twice; every device is in one group")
+    for number, group in enumerate(plan.groups):
+        if len(group.devices) < len(plan.pieces):
+            raise PlanError(
+                f"group {number} has {len(group.devices)} devices for {len(plan.pieces)} pieces; plan again"
+            )
         for turn in group.turns:
-            if len(turn.devices) != len(plan.pieces) or not {*turn.devices} <= {*group.devices}:
+            distinct = {*turn.devices}
+            if not len(turn.devices) == len(distinct) == len(plan.pieces) or not distinct <= {*group.devices}:
                 raise PlanError(
                     f"a turn names devices {turn.devices}; one of the group for every piece is needed"
                 )

@@ -18,6 +18,7 @@ PARTS, LEAST_ROWS = 32, 16
 LEAST_ROWS_SLOW, LINK_SECONDS = 8, 0.005
 """Where a link needs longer for 16 rows: the first and the last micro-batch cross every link alone."""
 
+MOST_GROUPS = 255
 ALONE_ROWS = 128
 """A micro-batch of a device that holds the whole network: what more would save, memory costs."""
 
@@ -44,7 +45,7 @@ class GroupSection(Section):
     pieces: int = Field(3, ge=1, le=1000)
     min_pieces: int | None = Field(None, ge=1, le=1000)
     plan: Path | None = None
-    groups: int = Field(1, ge=1, le=255)
+    groups: int = Field(1, ge=1, le=MOST_GROUPS)
     rotation: Literal["full", "minimal"] | None = None
     keep_model: bool = False
 

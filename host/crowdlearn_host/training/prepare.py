@@ -17,7 +17,7 @@ from crowdlearn_export.trace import neuron_graph
 from crowdlearn_export.weights import arrays_of
 from torch import nn
 
-from ..errors import ConfigError, FleetError
+from ..errors import ConfigError, FleetError, PlanError
 from ..models import build_model, input_shape
 from ..phones.manager import default_home
 from ..planner.balanced import balanced
@@ -26,7 +26,7 @@ from ..server.server import OnEvent
 from ..server.settings import Cut, Settings
 from ..server.shared_model import SharedModel
 from ..sharing.schedule import renews
-from .config import TrainConfig
+from .config import MOST_GROUPS, TrainConfig
 from .data import deal, load_split, to_npz
 
 WIRE = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "int8": pb.INT8}
@@ -67,6 +67,8 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
         )
     section = config.group
     plan = load_plan(folder / section.plan, graph) if section.plan else balanced(graph, section.pieces)
+    if len(plan.groups) > MOST_GROUPS:
+        raise PlanError(f"the plan has {len(plan.groups)} groups; phones train in {MOST_GROUPS} at most")
     fewer = range(section.min_pieces or len(plan.pieces), len(plan.pieces))
     fallbacks = tuple(balanced(graph, pieces) for pieces in fewer)
     training = config.training

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_host.errors import InfeasiblePlan, PlanError
+from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.costs import Rotation, Training, WireFormat, costs
 from crowdlearn_host.planner.fleet import Fleet
 from crowdlearn_host.planner.memory import PROCESS_BYTES
-from crowdlearn_host.planner.plan import Plan, check_plan, load_plan, save_plan
+from crowdlearn_host.planner.plan import GroupPlan, Plan, Turn, check_plan, load_plan, save_plan
 from crowdlearn_host.planner.planner import plan_fleet
 from crowdlearn_host.planner.seats import caps_of
+from pydantic_core import to_jsonable_python
 
 from .conftest import fleet
 
@@ -193,6 +197,32 @@ def test_a_damaged_plan_is_refused_in_one_line(
     with pytest.raises(PlanError) as error:
         load_plan(path, graph)
     assert words in str(error.value)
+
+
+TWO = GroupPlan(("a", "b"), (Turn(("a", "b")), Turn(("b", "a"))))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"micro_batch": -5}, "micro_batch is -5"),
+        ({"staleness": -1}, "staleness is -1"),
+        ({"rotation": "sideways"}, "rotation: Input should be 'full' or 'minimal'"),
+        ({"groups": (replace(TWO, turns=(Turn(("b", "b")),)),)}, "one of the group for every piece"),
+        ({"groups": (replace(TWO, devices=("a", "b", "a")),)}, "device a is named twice"),
+        ({"groups": (TWO, TWO)}, "device a is named twice"),
+        ({"groups": (TWO, GroupPlan((), ()))}, "group 1 has 0 devices"),
+    ],
+)
+def test_a_plan_that_nobody_could_train_is_refused(
+    graph: NeuronGraph, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    path = tmp_path / "plan.json"
+    save_plan(replace(balanced(graph, 2), groups=(TWO,)), path)
+    load_plan(path, graph)
+    path.write_bytes(json.dumps(json.loads(path.read_bytes()) | to_jsonable_python(change)).encode())
+    with pytest.raises(PlanError, match=words):
+        load_plan(path, graph)
 
 
 def test_a_plan_for_another_network_is_refused(graph: NeuronGraph, tmp_path: Path) -> None:
