@@ -5,14 +5,13 @@ import select
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from crowdlearn_host.errors import FleetError
+from crowdlearn_host.phones.launch import start, wait_ready
 from crowdlearn_host.phones.limits import remove_groups
 from crowdlearn_host.phones.link import LinkModel
 from crowdlearn_host.phones.profiles import find_profile
@@ -21,11 +20,11 @@ from crowdlearn_host.phones.settings import (
     MAX_REQUEST,
     PRELOAD,
     PROGRAMS,
+    SETTINGS_FILE,
     PhoneInfo,
     Settings,
 )
 
-START_SECONDS = 30.0
 STOP_SECONDS = 10.0
 DEFAULT_PROFILE = "pixel-8"
 
@@ -105,7 +104,7 @@ def down(home: Path | None = None, names: Sequence[str] | None = None) -> list[s
             raise FleetError(f"there is no phone {name!r}; there are: {', '.join(present) or 'none'}")
     stopping = [name for name in present if names is None or name in names]
     infos = [info for name in stopping if (info := PhoneInfo.load(folder / name))]
-    _end([info for info in infos if info.alive], signal.SIGTERM)
+    _end(infos, signal.SIGTERM)
     for info in infos:
         remove_groups(tuple(map(Path, info.groups)))
     for name in stopping:
@@ -176,9 +175,12 @@ def running(
 def kept(count: int, home: Path, *, profile: str = DEFAULT_PROFILE) -> Iterator[list[PhoneInfo]]:
     """Phones for the length of a block that keep what they hold: the next block finds it again.
 
-    They die with the caller, however it ends.
+    They die with the caller, however it ends. Nothing else may start phones in `home` meanwhile.
     """
     folder = _phones_folder(home)
+    for path in folder.iterdir():
+        if path.is_dir() and not (path / SETTINGS_FILE).exists():
+            shutil.rmtree(path)  # a start was killed before it made this phone, which holds nothing
     there = sorted((p.name for p in folder.iterdir() if p.is_dir()), key=lambda name: (len(name), name))
     there = there[:count]
     infos = power_on(home, there, die_with_caller=True)
@@ -195,9 +197,9 @@ def _start_all(folder: Path, made: Sequence[Settings], *, die_with_caller: bool)
     try:
         for settings in made:
             path = folder / settings.name
-            starting.append((path, _start(path, settings, die_with_caller=die_with_caller)))
+            starting.append((path, start(path, settings, die_with_caller=die_with_caller)))
         for path, (process, ready) in starting:
-            _wait_ready(path, process, ready)
+            wait_ready(path, process, ready)
     except BaseException:
         for _, (process, _) in starting:
             process.kill()
@@ -232,35 +234,6 @@ def _free_names(folder: Path, count: int) -> list[str]:
     return names
 
 
-def _start(
-    folder: Path, settings: Settings, *, die_with_caller: bool
-) -> tuple["subprocess.Popen[bytes]", int]:
-    settings.save(folder)
-    ready, ready_child = os.pipe()
-    parent = [str(os.getpid())] if die_with_caller else []
-    with (folder / "errors.txt").open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "crowdlearn_host.phones.phone", str(folder), str(ready_child), *parent],
-            stdin=subprocess.DEVNULL,
-            stdout=errors,
-            stderr=errors,
-            pass_fds=[ready_child],
-            start_new_session=True,
-        )
-    os.close(ready_child)
-    return process, ready
-
-
-def _wait_ready(folder: Path, process: "subprocess.Popen[bytes]", ready: int) -> None:
-    readable, _, _ = select.select([ready], [], [], START_SECONDS)
-    if not readable:
-        raise FleetError(f"{folder.name} did not start within {START_SECONDS:.0f} s")
-    if not os.read(ready, 16):
-        process.wait()
-        said = (folder / "errors.txt").read_text(errors="replace").strip().splitlines()
-        raise FleetError(f"{folder.name} did not start: {said[-1] if said else 'it said nothing'}")
-
-
 def _running(home: Path | None, name: str) -> Path:
     infos = list_phones(home)
     if name not in [info.name for info in infos]:
@@ -273,7 +246,11 @@ def _end(infos: Sequence[PhoneInfo], number: signal.Signals) -> None:
     handles: dict[int, int] = {}
     for info in infos:
         with suppress(ProcessLookupError):
-            handles[info.pid] = os.pidfd_open(info.pid)
+            handle = os.pidfd_open(info.pid)
+            if info.alive:  # looked at after its process is held: else the number may be a stranger's by now
+                handles[info.pid] = handle
+            else:
+                os.close(handle)
     for attempt in (number, signal.SIGKILL):
         for handle in handles.values():
             with suppress(ProcessLookupError):

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -126,3 +128,34 @@ def test_phones_die_with_a_caller_that_is_killed(tmp_path: Path) -> None:
     for pid in pids:
         wait_gone(pid)
     assert len(pids) == 2
+
+
+def test_phones_outlive_the_thread_that_started_them(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        started = phones.running(1, tmp_path, programs=STAND_IN, preload=())
+        with ThreadPoolExecutor(1) as pool:
+            (info,) = pool.submit(stack.enter_context, started).result()
+        handle = os.pidfd_open(info.pid)
+        stack.callback(os.close, handle)
+        assert not select.select([handle], [], [], 1)[0]
+        assert phones.list_phones(tmp_path) == [info]
+
+
+def test_phones_that_are_kept_survive_a_start_that_was_killed_half_way(tmp_path: Path) -> None:
+    with phones.kept(1, tmp_path):
+        (tmp_path / "phones/phone-0/held").touch()
+    (tmp_path / "phones/phone-1").mkdir()
+    with phones.kept(2, tmp_path) as infos:
+        assert [info.name for info in infos] == ["phone-0", "phone-1"]
+        assert (tmp_path / "phones/phone-0/held").exists()
+
+
+def test_a_process_that_has_the_number_of_a_phone_is_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        folder = tmp_path / "phones/phone-0"
+        folder.mkdir(parents=True)
+        phones.PhoneInfo("phone-0", "127.0.0.1:1", stranger.pid, 1, "pixel-8", "none", ()).save(folder)
+        phones.power_off(tmp_path, ["phone-0"])
+        assert phones.down(tmp_path) == ["phone-0"]
+        assert stranger.poll() is None
+        stranger.kill()
