@@ -23,6 +23,7 @@ from adb_shell.exceptions import (
 from adb_shell.transport.base_transport import BaseTransport
 from adb_shell.transport.tcp_transport import TcpTransport
 
+from crowdlearn_host.adb.blocking import in_own_thread
 from crowdlearn_host.adb.bridge import bridge
 from crowdlearn_host.adb.keys import default_key_path, load_signer
 from crowdlearn_host.adb.mux import Mux
@@ -165,7 +166,7 @@ async def connect_usb(serial: str, *, key: Path | None = None) -> tuple[Mux, Ban
     """An authenticated connection to the phone on a USB cable. Raises FleetError."""
     try:
         usb = import_module("adb_shell.transport.usb_transport")
-        transport = await asyncio.to_thread(usb.UsbTransport.find_adb, serial=serial)
+        transport = await in_own_thread(usb.UsbTransport.find_adb, serial=serial)
     except ImportError as error:
         raise FleetError("USB needs libusb: pip install 'crowdlearn[usb]'") from error
     except UsbDeviceNotFoundError as error:
@@ -188,7 +189,7 @@ async def _authenticate(
 ) -> Banner:
     tap = HandshakeTap(transport)
     try:
-        return await asyncio.to_thread(
+        return await in_own_thread(
             _handshake, tap, serial, key or default_key_path(), timeout, accept_timeout
         )
     except BaseException:

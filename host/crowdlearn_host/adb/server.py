@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 from weakref import WeakSet
 
+from crowdlearn_host.adb.blocking import in_own_thread
 from crowdlearn_host.adb.mux import PUMP_BYTES, StreamRefused
 from crowdlearn_host.adb.wire import MAX_PAYLOAD
 from crowdlearn_host.errors import FleetError
@@ -96,12 +97,12 @@ class ServerConnection:
 
     async def features(self) -> frozenset[str]:
         """What the phone's daemon can do. Raises FleetError."""
-        return frozenset((await asyncio.to_thread(self._features)).split(","))
+        return frozenset((await in_own_thread(self._features)).split(","))
 
     async def open(self, service: str) -> ServerStream:
         """A stream to a service of the phone. Raises StreamRefused, FleetError."""
         self.raise_if_lost()
-        stream = ServerStream(await asyncio.to_thread(self._dial, service), service)
+        stream = ServerStream(await in_own_thread(self._dial, service), service)
         self._streams.add(stream)
         return stream
 

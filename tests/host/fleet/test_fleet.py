@@ -1,5 +1,6 @@
 """Finding phones and reading what they say."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from crowdlearn_host.adb import AdbDevice
 from crowdlearn_host.errors import FleetError
 from crowdlearn_host.fleet import discovery
 from crowdlearn_host.fleet.discovery import discover, visit
-from crowdlearn_host.fleet.facts import parse_facts, read_facts
+from crowdlearn_host.fleet.facts import DeviceFacts, parse_facts, read_facts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,9 +80,7 @@ def test_damaged_answers_only_leave_facts_out(parts: list[tuple[str, str]]) -> N
     assert parse_facts("x", REAL_ANSWER + extra).model == "Redmi 7"
 
 
-async def test_phones_are_found_once_and_a_bad_one_does_not_hold_up_the_others(
-    tmp_path: Path, key: Path
-) -> None:
+async def test_phones_are_found_once_and_a_bad_one_is_told_alone(tmp_path: Path, key: Path) -> None:
     with phones.running(2, tmp_path) as (first, second):
         found = discover([first.serial, "127.0.0.1:1", "192.168.1..20:5555"], tmp_path)
         visited = await visit(found, key=key)
@@ -90,6 +89,34 @@ async def test_phones_are_found_once_and_a_bad_one_does_not_hold_up_the_others(
     away, mistyped = [item.problem for item in visited if item.facts is None]
     assert "127.0.0.1:1 cannot be reached" in away
     assert "'192.168.1..20:5555' is not an address" in mistyped
+
+
+async def test_silent_ones_do_not_hold_up_the_others(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hang up, without a word, once the phone has said what it is: who waits for them never hears it."""
+    heard = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await heard.wait()
+        writer.close()
+
+    async def hear(device: AdbDevice) -> DeviceFacts:
+        facts = await read_facts(device)
+        heard.set()
+        return facts
+
+    monkeypatch.setattr(discovery, "read_facts", hear)
+    server = await asyncio.start_server(say_nothing, "0.0.0.0", 0)
+    port = server.sockets[0].getsockname()[1]
+    silent = [f"127.0.0.{number}:{port}" for number in range(1, 41)]  # more than asyncio has threads at most
+    with phones.running(1, tmp_path) as (phone,):
+        visited = await visit(discover([*silent, phone.serial], tmp_path), key=key)
+    server.close()
+    assert [item.found.serial for item in visited if item.facts] == [phone.serial]
+    problems = [item.problem for item in visited if not item.facts]
+    assert len(problems) == 40
+    assert [problem for problem in problems if "timed out" in problem] == []
 
 
 async def test_a_new_phone_has_the_time_that_its_owner_needs(
