@@ -91,7 +91,9 @@ class Work:
         """
         sums = decode_message(pb.Sums, content)
         training, values = self._assign.training, decode_tensor(sums.values)
-        micros = micro_batches(sums.rows, training.micro_batch) if sums.rows <= training.batch else []
+        micros = []
+        if sums.rows <= training.batch + 1:  # a last sample may have joined
+            micros = micro_batches(sums.rows, training.micro_batch, training.least_rows)
         if len(micros) != sums.micros or sums.micro >= sums.micros:
             raise WireError(f"micro-batch {sums.micro} of {sums.micros} with {sums.rows} rows")
         if values.shape[:1] != (len(micros[sums.micro]),):

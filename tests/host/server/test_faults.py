@@ -139,6 +139,14 @@ def test_whatever_an_authenticated_peer_seals_is_a_fault_with_its_reason(tmp_pat
     assert words in fault.reason
 
 
+@pytest.mark.parametrize("batch", [2, 3])
+def test_a_last_sample_that_joined_those_before_it_is_what_was_due(tmp_path, batch):
+    crowd = Crowd(tmp_path, settings_for(TWO_PIECES, 2, batch=batch, least_rows=2), samples=(7, 5))
+    crowd.run()
+    assert crowd.done
+    assert not crowd.told("fault")
+
+
 def test_a_disk_that_takes_nothing_stops_the_run_with_the_reason(tmp_path):
     crowd = Crowd(tmp_path, settings_for(TWO_PIECES, 2), samples=(7, 5))
     crowd.run_until(lambda: crowd.group.phase == "running")
