@@ -170,8 +170,8 @@ class AdbDevice:
         """Close the connection and every stream and socket on it."""
         for task in self._pumps:
             task.cancel()
-        await self._connection.close()
         await asyncio.gather(*self._pumps, return_exceptions=True)
+        await self._connection.close()
 
     async def _shell_v2(self, command: str, stdin: bytes) -> ShellResult:
         output = {Channel.STDOUT: bytearray(), Channel.STDERR: bytearray()}

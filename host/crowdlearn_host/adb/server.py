@@ -3,10 +3,12 @@
 import asyncio
 import os
 import socket
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from crowdlearn_host.adb.blocking import in_own_thread
@@ -16,6 +18,8 @@ from crowdlearn_host.errors import FleetError
 
 DEFAULT_PORT = 5037
 ANSWER_SECONDS = 10.0
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,21 +59,31 @@ def server_devices(port: int) -> list[ServerDevice]:
 class ServerStream:
     """A stream that an adb server carries: one socket each."""
 
-    def __init__(self, sock: socket.socket, service: str) -> None:
+    def __init__(self, sock: socket.socket, service: str, raise_if_lost: Callable[[], None]) -> None:
         self.service = service
         self._sock = sock
+        self._raise_if_lost = raise_if_lost
+        self._waiting = 0
+        self._ended = self._hung_up = False
 
     async def read(self) -> bytes:
-        """The next bytes; b"" when the other end has closed."""
+        """The next bytes; b"" when either end has closed. Raises FleetError if the connection is lost."""
+        if self._ended:
+            return b""
         try:
-            return await asyncio.get_running_loop().sock_recv(self._sock, PUMP_BYTES)
+            data = await self._wait(asyncio.get_running_loop().sock_recv(self._sock, PUMP_BYTES))
         except OSError as error:
+            self._raise_if_lost()
             raise FleetError(f"adb stream {self.service!r} was lost: {error}") from error
+        if not data and not self._ended:
+            self._raise_if_lost()
+            self._ended = True
+        return data
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of `data`. Raises FleetError when the stream is closed."""
         try:
-            await asyncio.get_running_loop().sock_sendall(self._sock, data)
+            await self._wait(asyncio.get_running_loop().sock_sendall(self._sock, data))
         except OSError as error:
             raise FleetError(f"adb stream {self.service!r} was closed during a write: {error}") from error
 
@@ -81,8 +95,28 @@ class ServerStream:
         self.abort()
 
     def abort(self) -> None:
-        """Close both directions."""
-        self._sock.close()
+        """Close both directions; who reads finds the end, who writes an error."""
+        self._ended = True
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close both directions once nobody waits, which this wakes: a socket that is closed under them would
+        not, and the number that the event loop knows it by may be another's by then.
+        """
+        self._hung_up = True
+        with suppress(OSError):  # the other end may have been faster
+            self._sock.shutdown(socket.SHUT_RDWR)
+        if not self._waiting:
+            self._sock.close()
+
+    async def _wait(self, call: Coroutine[Any, Any, T]) -> T:
+        self._waiting += 1
+        try:
+            return await call
+        finally:
+            self._waiting -= 1
+            if self._hung_up and not self._waiting:
+                self._sock.close()
 
 
 class ServerConnection:
@@ -102,7 +136,11 @@ class ServerConnection:
     async def open(self, service: str) -> ServerStream:
         """A stream to a service of the phone. Raises StreamRefused, FleetError."""
         self.raise_if_lost()
-        stream = ServerStream(await in_own_thread(self._dial, service), service)
+        sock = await in_own_thread(self._dial, service)
+        stream = ServerStream(sock, service, self.raise_if_lost)
+        if self.lost is not None:
+            stream.abort()
+            self.raise_if_lost()
         self._streams.add(stream)
         return stream
 
@@ -114,8 +152,8 @@ class ServerConnection:
     async def close(self) -> None:
         """Close every stream; the server keeps its connection to the phone."""
         self.lost = "closed by this side"
-        for stream in self._streams:
-            stream.abort()
+        for stream in list(self._streams):
+            stream.hang_up()
 
     def _features(self) -> str:
         try:
