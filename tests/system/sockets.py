@@ -36,6 +36,7 @@ async def train_on_sockets(
         synchronous=config.sharing.synchronous,
         on_event=lambda event, fields: events.append((event, fields)),
         on_checkpoint=lambda group, epoch, arrays: None,
+        seats=prepared.plan.seats,
     )
     async with AsyncExitStack() as stack:
         attached = []

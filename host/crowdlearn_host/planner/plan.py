@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -119,6 +120,15 @@ class Plan:
     groups: tuple[GroupPlan, ...] = field(default=())
     traffic: Traffic | None = None
     certificate: Certificate | None = None
+
+    @property
+    def seats(self) -> dict[str, int]:
+        """The number of every device in training: group after group. In the order of the fleet, which was
+        dealt out to the groups in turn.
+        """
+        numbers = itertools.count()
+        groups = [[(name, next(numbers)) for name in group.devices] for group in self.groups]
+        return dict(seat for row in itertools.zip_longest(*groups) for seat in row if seat is not None)
 
 
 def plan_from_counts(graph: NeuronGraph, counts: Sequence[Sequence[int]]) -> Plan:

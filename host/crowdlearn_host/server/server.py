@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class _Attached:
 class Server:
     """One run: its groups, its connections and its folder. Everything happens on one event loop.
 
-    Groups train at their own pace; device numbers tell who belongs to which, `size` to each.
+    Groups train at their own pace; device numbers tell who belongs to which.
     """
 
     run: str
@@ -60,6 +61,8 @@ class Server:
     """Whether a group waits for the others' uploads before it takes the global model's weights."""
     programs: Mapping[str, bytes] = field(default_factory=dict)
     """Files by their hash, for devices that lack them."""
+    seats: Mapping[str, int] = field(default_factory=dict)
+    """The number that the plan gives to each device that it names."""
     traffic: Traffic = field(default_factory=Traffic)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     error: Exception | None = None
@@ -77,7 +80,8 @@ class Server:
 
     def _index(self, number: int) -> int:
         """Which group a device belongs to."""
-        return min(number // max(self.groups[0].settings.devices, 1), len(self.groups) - 1)
+        ends = itertools.accumulate(group.settings.devices for group in self.groups[:-1])
+        return sum(number >= end for end in ends)
 
     def _group(self, number: int) -> Group:
         return self.groups[self._index(number)]
@@ -140,10 +144,7 @@ class Server:
                 f"{name} holds {hello.samples} training samples; {why}"
                 f"give it {least} at least, or leave it out"
             )
-        free = next(n for n in range(len(self._numbers) + 1) if n not in self._numbers.values())
-        if wanted is None or wanted in self._numbers.values():
-            wanted = free
-        number = self._numbers.setdefault(name, wanted)
+        number = self._number(name, wanted)
         known = self._group(number).devices.get(number)
         if known is not None and known.identity != hello.identity:
             raise FleetError(
@@ -163,6 +164,19 @@ class Server:
         self._count_up(attached, "control", frame.ByteSize())
         self._send(number, pb.Frame(welcome=pb.Welcome(version=VERSION, run=self.run, device=number)))
         return attached
+
+    def _number(self, name: str, wanted: int | None) -> int:
+        """The number of a device: what it has, what the plan says, what is `wanted` for it, or the next."""
+        if name not in self._numbers:
+            taken = set(self._numbers.values())
+            wanted = self.seats.get(name, wanted)
+            if wanted is None or wanted in taken:
+                wanted = next(n for n in itertools.count() if n not in taken)
+            self._numbers[name] = wanted
+            planned = next((device for device, number in self.seats.items() if number == wanted), name)
+            if planned != name:
+                self.tell("stands_in", {"device": name, "planned": planned})
+        return self._numbers[name]
 
     async def _take(self, attached: _Attached, data: bytes) -> None:
         frame = decode_frame(data)

@@ -35,8 +35,9 @@ def micro_rows(batch: int, sample_seconds: float = 0.0) -> int:
 class GroupSection(Section):
     """How the network is cut: `pieces` evenly, or a `plan` that `crowdlearn plan --save` wrote.
 
-    The devices form `groups` of equal size, in their order; a plan brings its own groups, and its devices are
-    the fleet's, in order. `rotation` is the plan's unless it is given.
+    The devices form `groups` of equal size, in their order. A plan brings its own groups; a device takes what
+    was planned for its name (ro.serialno, or that of its enrolment), or else for its place in the fleet, and
+    that is told. `rotation` is the plan's unless it is given.
 
     With `min_pieces` a group that misses devices and has no spare goes on with an even cut into fewer pieces,
     down to that many; without, it waits. With `keep_model` every device takes the group's model at the end.

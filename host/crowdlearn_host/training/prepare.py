@@ -118,26 +118,38 @@ def sample_shape(config: TrainConfig, test: Dataset | None) -> tuple[int, ...]:
 def groups_of(prepared: Prepared, devices: int) -> list[Settings]:
     """The settings of every group, for `devices` devices numbered in their order.
 
-    Raises FleetError where there are too few.
+    Raises FleetError where there are too few, or not as many as were planned for.
     """
     config, plan = prepared.config, prepared.plan
-    count = len(plan.groups) or config.group.groups
+    if plan.groups:
+        return _planned_groups(prepared, devices)
+    count = config.group.groups
     size = devices // count
     if size < len(plan.pieces):
         raise FleetError(
             f"{count} groups of {len(plan.pieces)} pieces need {count * len(plan.pieces)} devices; "
             f"{devices} given"
         )
-    found = []
-    for number in range(count):
-        last = number == count - 1
-        members = range(number * size, devices if last else (number + 1) * size)
-        turns: tuple[tuple[int, ...], ...] = ()
-        if plan.groups and len(plan.groups[number].devices) == len(members):
-            number_of = dict(zip(plan.groups[number].devices, members, strict=True))
-            turns = tuple(tuple(number_of[d] for d in turn.devices) for turn in plan.groups[number].turns)
-        found.append(_settings(prepared, len(members), turns, groups=count))
-    return found
+    sizes = [size] * (count - 1) + [devices - size * (count - 1)]
+    return [_settings(prepared, members, (), groups=count) for members in sizes]
+
+
+def _planned_groups(prepared: Prepared, devices: int) -> list[Settings]:
+    groups, seats = prepared.plan.groups, prepared.plan.seats
+    if devices != len(seats):
+        raise FleetError(
+            f"the plan is for {len(seats)} devices, the fleet has {devices}; plan again for these, "
+            "or name the plan's in fleet.phones"
+        )
+    return [
+        _settings(
+            prepared,
+            len(group.devices),
+            tuple(tuple(seats[name] for name in turn.devices) for turn in group.turns),
+            groups=len(groups),
+        )
+        for group in groups
+    ]
 
 
 def _settings(

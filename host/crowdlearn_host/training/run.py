@@ -46,6 +46,8 @@ async def train(
     shared = shared_model_of(prepared, len(groups))
     if window := folder.load_window():
         shared.restore(window)
+    seats = prepared.plan.seats
+    numbers = tuple(seats.values()) or range(len(serials))
     server = Server(
         run=folder.path.resolve().name,
         groups=groups,
@@ -55,6 +57,7 @@ async def train(
         synchronous=prepared.config.sharing.synchronous,
         on_checkpoint=lambda group, epoch, arrays: checkpoint(group, epoch, arrays),
         programs={Path(n).stem: c for program in prepared.exported for n, c in program.files().items()},
+        seats=seats,
     )
     server.traffic.restore(folder.load_traffic())
     checkpoint = Checkpoints(prepared, folder, server, on_event)
@@ -68,8 +71,8 @@ async def train(
             port = await stack.enter_async_context(listening(server, fleet.listen, default_home()))
             on_event("listening", {"port": port, "devices": fleet.joining})
         links = [
-            asyncio.create_task(keep_linked(server, i, serial, files[i], prepared.config))
-            for i, serial in enumerate(serials)
+            asyncio.create_task(keep_linked(server, number, serial, files[i], prepared.config))
+            for i, (number, serial) in enumerate(zip(numbers, serials, strict=False))
         ]
         stack.push_async_callback(_cancelled, links)
         ticking = asyncio.create_task(server.ticking())
