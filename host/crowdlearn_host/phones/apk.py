@@ -1,7 +1,9 @@
 """The package name inside an APK: its AndroidManifest.xml is a binary format of Android's resource tools."""
 
+import lzma
 import struct
 import zipfile
+import zlib
 from typing import BinaryIO
 
 MAX_MANIFEST = 1 << 20
@@ -38,7 +40,7 @@ def package_name(file: BinaryIO) -> str:
         EOFError,
     ) as error:
         raise ApkError(f"not an APK: {error}") from error
-    except (RuntimeError, ValueError, struct.error, UnicodeDecodeError) as error:
+    except (RuntimeError, ValueError, struct.error, zlib.error, lzma.LZMAError) as error:
         raise ApkError(f"damaged APK: {error}") from error
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,18 @@ def test_a_damaged_apk_is_refused(noise: bytes, at: int, byte: int) -> None:
         manifest_package(bytes(damaged))
     except (ApkError, struct.error, UnicodeDecodeError):
         return
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_apk_whose_packed_manifest_is_damaged_is_read_or_refused(method: int) -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("AndroidManifest.xml", manifest("org.example.demo"))
+    content = file.getvalue()
+    start = content.index(b"AndroidManifest.xml") + len("AndroidManifest.xml")
+    for at in range(start, start + 40):
+        damaged = content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+        try:
+            assert package_name(io.BytesIO(damaged)) == "org.example.demo"  # not every byte says something
+        except ApkError:
+            continue

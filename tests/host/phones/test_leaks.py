@@ -11,6 +11,7 @@ from tests.host.conftest import STAND_IN
 
 CYCLES = 100
 KILLS = 5
+PROGRAM = "crowdlearn-device serve --home /data/local/tmp --port 0"
 
 
 def descriptors(pid: int | str) -> int:
@@ -19,6 +20,10 @@ def descriptors(pid: int | str) -> int:
 
 def children(pid: int) -> set[str]:
     return set(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 async def cut_in_mid_work(serial: str, key: Path) -> None:
@@ -48,7 +53,26 @@ async def test_connections_that_are_cut_leak_nothing(tmp_path: Path, key: Path) 
             await cut_in_mid_work(info.serial, key)
         assert await settled(info.pid, phone, info.serial, key) <= phone
         assert descriptors("self") <= ours
-        assert children(info.pid) == set()
+
+
+async def pid_of_program(device: AdbDevice) -> int:
+    while not (said := await device.shell("pidof crowdlearn-device")).stdout:
+        await asyncio.sleep(0.05)
+    return int(said.stdout)
+
+
+async def test_programs_of_connections_that_are_cut_end(tmp_path: Path, key: Path) -> None:
+    with phones.running(1, tmp_path, programs=STAND_IN, preload=()) as (info,):
+        for _ in range(KILLS):
+            async with await AdbDevice.connect(info.serial, key=key) as device, asyncio.timeout(10):
+                work = asyncio.ensure_future(device.shell(PROGRAM))
+                pid = await pid_of_program(device)
+                assert str(pid) in children(parent(pid))
+                zygote = parent(pid)
+            await asyncio.gather(work, return_exceptions=True)
+            async with asyncio.timeout(10):
+                while children(zygote):
+                    await asyncio.sleep(0.05)
 
 
 async def test_phones_that_are_killed_leak_nothing(tmp_path: Path, key: Path) -> None:
