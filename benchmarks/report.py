@@ -24,8 +24,9 @@ def machine() -> str:
 
 
 def write_rows(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the rows as JSON, where a file is asked for."""
+    """Write the rows as JSON, where a file is asked for; its folder is made."""
     if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"rows": list(rows)}, indent=1) + "\n")
 
 

@@ -32,6 +32,8 @@ from crowdlearn_host.server.run_folder import load_model_state
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.report import write_rows
+
 PHONES = 8
 PIECES = 4
 BATCH = 32
@@ -207,8 +209,7 @@ def main() -> None:
     for row in rows:
         table.add_row(row["what"], re.sub(r"e-0?", "e-", f"{row['value']:g}"))
     Console().print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows}, indent=1))
+    write_rows(arguments.json, rows)
 
 
 if __name__ == "__main__":

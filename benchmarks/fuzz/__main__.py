@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.fuzz.targets import TARGETS
+from benchmarks.report import write_rows
 
 GRACE_SECONDS = 60
 MAX_SAID = 3000
@@ -80,8 +80,7 @@ def main() -> int:
     for row in rows:
         if row["said"]:
             print(f"--- {row['target']}\n{row['said']}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows}, indent=1))
+    write_rows(arguments.json, rows)
     return 0 if all(row["exit_code"] == 0 for row in rows) else 1
 
 

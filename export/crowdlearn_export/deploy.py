@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,9 @@ def export_pte(model: nn.Module, sample: Tensor, max_batch: int, path: Path) -> 
     from crowdlearn_device.executor import ExecuTorchExecutor
 
     shapes = ({0: torch.export.Dim("batch", min=1, max=max_batch)},)
-    exported = torch.export.export(model.eval(), (sample,), dynamic_shapes=shapes)
+    # ExecuTorch fuses batch norm into weights whose names begin with a letter alone; "0.weight" does not.
+    named = nn.Sequential(OrderedDict(network=model)).eval()
+    exported = torch.export.export(named, (sample,), dynamic_shapes=shapes)
     edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
     pte = edge.to_executorch().buffer
     found = ExecuTorchExecutor(pte).run("forward", [sample.numpy()])[0]

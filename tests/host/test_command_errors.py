@@ -10,7 +10,7 @@ from crowdlearn_host.cli import main
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("report {0} -o {0}/missing/x.html", "{0}/missing/x.html: No such file or directory"),
+        ("report {0} -o {0}/crowd.toml/x.html", "{0}/crowd.toml: File exists"),
         ("simulate {0}/crowd.toml --data {0} --run {0}/crowd.toml", "{0}/crowd.toml: File exists"),
     ],
 )

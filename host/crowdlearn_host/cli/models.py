@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +11,26 @@ import typer
 
 from ..errors import ConfigError
 from ..server.run_folder import load_model_state
+from .output import Force, claim
 from .trained import model_and_test
+
+PROGRAM = """\
+\"\"\"Built from {name}.\"\"\"
+
+from pathlib import Path
+
+from crowdlearn_export.onnx import import_onnx
+
+
+def build():
+    return import_onnx(Path({path}))
+"""
 
 
 def import_model(
     source: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
     target: Annotated[Path, typer.Option("--to", help="The Python file to write.")] = Path("model.py"),
+    force: Force = False,
 ) -> None:
     """Turn an ONNX model into one that can be trained: model = "model.py:build" in a configuration."""
     # Here, because it imports the exporter, which other commands need not wait for.
@@ -23,13 +38,15 @@ def import_model(
 
     if target.suffix != ".py":
         raise ConfigError(f"--to {target} must be a .py file")
+    claim(target, force=force, is_own=_is_program)
     import_onnx(source)
-    target.write_text(
-        f'"""Built from {source.name}."""\n\nfrom pathlib import Path\n\n'
-        "from crowdlearn_export.onnx import import_onnx\n\n\n"
-        f"def build():\n    return import_onnx(Path({str(source.resolve())!r}))\n"
-    )
+    target.write_text(PROGRAM.format(name=source.name, path=repr(str(source.resolve()))))
     typer.echo(f'train it with model = "{target}:build" in a configuration')
+
+
+def _is_program(text: str) -> bool:
+    pattern = re.escape(PROGRAM).replace(r"\{name\}", ".*").replace(r"\{path\}", ".*")
+    return re.fullmatch(pattern, text) is not None
 
 
 def export_model(
@@ -40,12 +57,15 @@ def export_model(
         str | None, typer.Option(help="Folder with a test split, or 'digits' [default: the run's].")
     ] = None,
     max_batch: Annotated[int, typer.Option(help="Largest batch of the .pte.", min=2, max=4096)] = 32,
+    force: Force = False,
 ) -> None:
     """Write a run's newest global model for inference, checked against PyTorch."""
     from crowdlearn_export.deploy import export_onnx, export_pte
 
     if onnx is None and pte is None:
         raise ConfigError("nothing to write: give --onnx FILE, --pte FILE, or both")
+    for path in filter(None, (onnx, pte)):
+        claim(path, force=force)
     model, test = model_and_test(run, data)
     model.load_state_dict(load_model_state(run))
     sample = torch.randn(2, *test.inputs.shape[1:], generator=torch.Generator().manual_seed(0))

@@ -21,13 +21,14 @@ from ..models import build_model, stated_shape
 from ..phones.manager import default_home
 from ..planner.bundles import bundles
 from ..planner.costs import Training
-from ..planner.draw import draw_plan
+from ..planner.draw import draw_plan, is_drawing
 from ..planner.fleet import load_fleet
 from ..planner.micro_batch import plan_with_micro_batch, sample_seconds
-from ..planner.plan import Plan, save_plan
+from ..planner.plan import Plan, is_plan, save_plan
 from ..planner.planner import Planned
 from ..planner.wire import DEFAULT, wire_format
 from ..training.config import micro_rows
+from .output import Force, claim
 from .progress import size
 from .terminal import terminal
 
@@ -69,10 +70,15 @@ def plan(
     baselines: Annotated[bool, typer.Option(help="Compare with METIS and a hypergraph partitioner.")] = True,
     save: Annotated[Path | None, typer.Option(help="Write the plan here (JSON).")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the plan here (SVG).")] = None,
+    force: Force = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Divide MODEL among the devices of a fleet so that least is relayed, with a proof of how good that
     is."""
+    if save is not None:
+        claim(save, force=force, is_own=is_plan)
+    if plot is not None:
+        claim(plot, force=force, is_own=is_drawing)
     graph = neuron_graph(build_model(model, 0), torch.zeros(2, *stated_shape(model, shape)), model)
     devices, numbers = load_fleet(fleet), wire_format(wire.value)
     training = Training(

@@ -15,6 +15,7 @@ from ..fleet.facts import read_facts
 from ..fleet.fleet_file import Measured, fleet_toml
 from ..fleet.measure import Probe, measure_link, measure_macs
 from ..phones.manager import default_home
+from .output import Force, claim
 from .progress import size
 from .terminal import printable, terminal
 
@@ -26,10 +27,12 @@ def profile(
     out: Annotated[Path, typer.Option(help="Fleet file to write.")] = Path("fleet.toml"),
     samples: Annotated[int, typer.Option(min=1, help="Samples each phone is taken to hold.")] = 100,
     key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
+    force: Force = False,
 ) -> None:
     """Time a slice program and the link on every phone at hand, and write a fleet file for the planner."""
     from ..fleet.probe import build_probe
 
+    claim(out, force=force)  # whoever measures anew would lose the caps that were written into the file
     found = discover(addresses or ())
     if not found:
         raise FleetError("no phones: connect one, or start some with 'crowdlearn phones up'")

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..report.page import page
+from ..report.page import is_page, page
 from ..report.run import read_run
+from .output import Force, claim
 
 
 def report(
@@ -17,8 +18,11 @@ def report(
         Path | None,
         typer.Option("--output", "-o", help="The file to write [default: report.html in the folder]."),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Write a run's curves, traffic, slices, recoveries and environment as one self-contained HTML page."""
     target = output or run / "report.html"
-    target.write_text(page(read_run(run)), "utf-8")
+    found = read_run(run)
+    claim(target, force=force, is_own=is_page)
+    target.write_text(page(found), "utf-8")
     typer.echo(str(target))

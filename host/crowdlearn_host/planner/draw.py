@@ -64,6 +64,11 @@ def draw_plan(plan: Plan, graph: NeuronGraph) -> str:
     return "\n".join(parts) + "\n"
 
 
+def is_drawing(text: str) -> bool:
+    """Whether it is such a picture, of whatever plan."""
+    return text.startswith("<svg ") and "<title>piece 0: " in text
+
+
 def palette(pieces: int) -> list[str]:
     """The dominator in slate, followers round the colour circle, neighbours unlike in lightness."""
     colours = [DOMINATOR]

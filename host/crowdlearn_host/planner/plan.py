@@ -157,6 +157,15 @@ def save_plan(plan: Plan, path: Path) -> None:
     path.write_bytes(TypeAdapter(Plan).dump_json(plan, indent=1) + b"\n")
 
 
+def is_plan(text: str) -> bool:
+    """Whether it is what `save_plan` wrote, for whatever network."""
+    try:
+        TypeAdapter(Plan).validate_json(text)
+    except ValidationError:
+        return False
+    return True
+
+
 def load_plan(path: Path, graph: NeuronGraph) -> Plan:
     """Read a plan for this network. Raises PlanError where it cannot be read, is damaged, or is another
     network's.

@@ -76,6 +76,11 @@ def page(run: Run) -> str:
     )
 
 
+def is_page(text: str) -> bool:
+    """Whether it is such a page, of whatever run."""
+    return text.startswith("<!doctype html>") and ": crowdlearn</title>" in text.partition("<style>")[0]
+
+
 def _facts(run: Run) -> str:
     facts = [
         ("test accuracy", f"{run.accuracy[-1][1]:.2f} %" if run.accuracy else "none"),
