@@ -24,10 +24,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ServerDevice:
-    """A line of `adb devices`; state "device" means that it can be used."""
+    """A line of `adb devices`."""
 
     serial: str
     state: str
+
+    @property
+    def usable(self) -> bool:
+        """Neither offline nor waiting for its owner."""
+        return self.state == "device"
 
 
 def server_port() -> int:

@@ -33,6 +33,7 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(help="Go on with the run in this folder.", show_default=False)
     ] = None,
+    key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train a sliced network on phones. Interrupted runs go on with --resume RUN."""
@@ -46,7 +47,7 @@ def train(
             if recompiled(folder.path, prepared):
                 folder.event("recompiled")
                 _tell(console)("recompiled", {})
-            result = train_in(folder, prepared, console)
+            result = train_in(folder, prepared, console, key)
     else:
         assert config is not None
         settings = load_config(config)
@@ -54,7 +55,7 @@ def train(
         with new_run(
             run or Path("runs") / settings.name, config.read_text(), prepared, config.parent
         ) as folder:
-            result = train_in(folder, prepared, console)
+            result = train_in(folder, prepared, console, key)
     if as_json:
         typer.echo(json.dumps(result))
 
@@ -63,7 +64,9 @@ def _tell(console: Console) -> Any:
     return TrainingProgress(console, 0, 0).show
 
 
-def train_in(folder: RunFolder, prepared: Prepared, console: Console) -> dict[str, Any]:
+def train_in(
+    folder: RunFolder, prepared: Prepared, console: Console, key: Path | None = None
+) -> dict[str, Any]:
     """Train in an open run folder with the fleet of its configuration; prints and returns the result."""
     config = prepared.config
     samples = len(prepared.train) if prepared.train is not None else 0
@@ -71,7 +74,7 @@ def train_in(folder: RunFolder, prepared: Prepared, console: Console) -> dict[st
     with contextlib.ExitStack() as stack:
         serials = _serials(config, folder.path, stack)
         progress = stack.enter_context(TrainingProgress(console, samples, config.training.epochs))
-        result = asyncio.run(run_training(prepared, serials, folder, progress.show))
+        result = asyncio.run(run_training(prepared, serials, folder, progress.show, key))
     if config.fleet.virtual:
         forget_phones(folder.path)  # the run is done, its own phones with it
     traffic: dict[str, dict[str, int]] = {"up": {}, "down": {}}

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from crowdlearn_host.adb.blocking import in_own_thread
 from crowdlearn_host.adb.device import AdbDevice
-from crowdlearn_host.adb.server import server_devices, server_port
+from crowdlearn_host.adb.server import ServerDevice, server_devices, server_port
 from crowdlearn_host.errors import FleetError
 from crowdlearn_host.fleet.facts import DeviceFacts, read_facts
 from crowdlearn_host.phones.manager import list_phones
@@ -38,15 +39,38 @@ def discover(addresses: Sequence[str] = (), home: Path | None = None) -> list[Fo
 
     An adb server holds the USB devices, so USB is looked at only without one.
     """
-    found = {address: Found(address, "tcp") for address in addresses}
+    served = server_devices(server_port())
+    found = {address: _way(address, served) for address in addresses}
     for info in list_phones(home):
         found.setdefault(info.serial, Found(info.serial, "virtual"))
-    served = server_devices(server_port())
     for item in served:
         found.setdefault(item.serial, Found(item.serial, "server"))
     for serial in [] if served else _usb_serials():
         found.setdefault(serial, Found(serial, "usb"))
     return list(found.values())
+
+
+def _way(serial: str, served: Sequence[ServerDevice]) -> Found:
+    """The way to a phone that was named. HOST:PORT is dialled, unless the adb server has it in use."""
+    for item in served:
+        if item.serial == serial and (item.usable or ":" not in serial):
+            return Found(serial, "server")
+    on_usb = ":" not in serial and not served and serial in _usb_serials()
+    return Found(serial, "usb" if on_usb else "tcp")
+
+
+def _locate(serial: str) -> Found:
+    try:
+        return _way(serial, server_devices(server_port()))
+    except FleetError:
+        if ":" not in serial:
+            raise
+        return Found(serial, "tcp")  # what stands where the adb server would does not matter to it
+
+
+async def dial(serial: str, *, key: Path | None = None) -> AdbDevice:
+    """Connect to a phone by a serial that `discover` gives, whichever its way is now. Raises FleetError."""
+    return await connect(await in_own_thread(_locate, serial), key=key)
 
 
 async def connect(found: Found, *, key: Path | None = None) -> AdbDevice:

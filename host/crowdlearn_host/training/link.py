@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+from pathlib import Path
 
 from crowdlearn_device.wire import MAX_FRAME
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from ..adb.deployment import RuntimeDeployment
-from ..adb.device import AdbDevice
 from ..errors import FleetError
+from ..fleet.discovery import dial
 from ..server.server import Server
 from .config import TrainConfig
 
@@ -21,14 +22,19 @@ FIRST_RETRY, LAST_RETRY = 0.2, 10.0
 
 
 async def keep_linked(
-    server: Server, number: int, serial: str, files: dict[str, bytes], config: TrainConfig
+    server: Server,
+    number: int,
+    serial: str,
+    files: dict[str, bytes],
+    config: TrainConfig,
+    key: Path | None = None,
 ) -> None:
     """Bring the runtime to a device and keep a connection to it until the run is over."""
     token = secrets.token_hex(16)
     wait, first = FIRST_RETRY, True
     while not server.over.is_set():
         try:
-            async with await AdbDevice.connect(serial) as device:
+            async with await dial(serial, key=key) as device:
                 name = (await device.shell("getprop ro.serialno")).stdout.decode(
                     errors="replace"
                 ).strip() or serial

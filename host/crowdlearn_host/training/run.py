@@ -29,10 +29,14 @@ GOODBYE_SECONDS = 15.0
 
 
 async def train(
-    prepared: Prepared, serials: Sequence[str], folder: RunFolder, on_event: OnEvent
+    prepared: Prepared,
+    serials: Sequence[str],
+    folder: RunFolder,
+    on_event: OnEvent,
+    key: Path | None = None,
 ) -> Evaluation | None:
     """Run, or go on with, the training of `folder` on these devices; the test set's evaluation where there is
-    one.
+    one. `key` is the private adb key, if not ~/.android/adbkey.
 
     Raises TrainingError where training stopped before its end, and RunError where the folder's disk ended it;
     what was reached is in the folder.
@@ -71,7 +75,7 @@ async def train(
             port = await stack.enter_async_context(listening(server, fleet.listen, default_home()))
             on_event("listening", {"port": port, "devices": fleet.joining})
         links = [
-            asyncio.create_task(keep_linked(server, number, serial, files[i], prepared.config))
+            asyncio.create_task(keep_linked(server, number, serial, files[i], prepared.config, key))
             for i, (number, serial) in enumerate(zip(numbers, serials, strict=False))
         ]
         stack.push_async_callback(_cancelled, links)
