@@ -60,7 +60,7 @@ def split(problem: Problem, branch: Branch, relaxed: Relaxed) -> list[Branch]:
         if link.source in weights:
             weights[link.source] += link.floats * problem.neurons[link.target]
     present = {b: sum(m for block, m in pieces.items() if b in block.pattern) for b in problem.free}
-    bundle = _fractional(present, weights)
+    bundle = _fractional(present, weights, branch.present)
     if bundle is not None:
         low, high = branch.present.get(bundle, (0, most))
         below, above = _halves(present[bundle], low, high)
@@ -69,7 +69,7 @@ def split(problem: Problem, branch: Branch, relaxed: Relaxed) -> list[Branch]:
         pair: sum(m for block, m in pieces.items() if {*pair} <= {*block.pattern})
         for pair in combinations(problem.free, 2)
     }
-    pair = _fractional(both, {pair: weights[pair[0]] for pair in both})
+    pair = _fractional(both, {pair: weights[pair[0]] for pair in both}, branch.both)
     if pair is not None:
         low, high = branch.both.get(pair, (0, most))
         below, above = _halves(both[pair], low, high)
@@ -77,7 +77,7 @@ def split(problem: Problem, branch: Branch, relaxed: Relaxed) -> list[Branch]:
     seated = {
         c: sum(m for block, m in pieces.items() if block.seat == c) for c in range(1, len(problem.seats))
     }
-    kind = _fractional(seated, dict.fromkeys(seated, 1.0))
+    kind = _fractional(seated, dict.fromkeys(seated, 1.0), branch.seated)
     if kind is not None:
         low, high = branch.seated.get(kind, (0, problem.seats[kind].count))
         below, above = _halves(seated[kind], low, high)
@@ -85,10 +85,16 @@ def split(problem: Problem, branch: Branch, relaxed: Relaxed) -> list[Branch]:
     return []
 
 
-def _fractional(values: Mapping[Key, float], weights: Mapping[Key, float]) -> Key | None:
-    """The key whose value is farthest from whole, by weight."""
+def _fractional(
+    values: Mapping[Key, float], weights: Mapping[Key, float], bounds: Mapping[Key, tuple[int, int]]
+) -> Key | None:
+    """The key whose value is farthest from whole, by weight; not one that only slack brings within its
+    bounds.
+    """
     distance = {key: min(value % 1, -value % 1) for key, value in values.items()}
-    open_keys = [key for key in values if distance[key] > INTEGRAL]
+    open_keys = [
+        key for key, value in values.items() if distance[key] > INTEGRAL and bounds.get(key, (0,))[0] <= value
+    ]
     return max(open_keys, key=lambda key: distance[key] * weights[key], default=None)
 
 

@@ -25,6 +25,7 @@ ALL_POINTS, FEW_POINTS = 40_000, 1_000
 not.
 """
 PENALTY = 1e3
+"""What a row of a penalised program falls short by costs, per unit and in sums of all links."""
 INTEGRAL = 1e-4
 
 
@@ -118,7 +119,11 @@ class Branch:
 
 
 class Master:
-    """The exact program over some blocks; `solve` it as a whole, or `relax` it for its duals."""
+    """The exact program over some blocks; `solve` it as a whole, or `relax` it for its duals.
+
+    Where it is `penalised`, every row that wants pieces has a slack, so that it is never infeasible for want
+    of blocks.
+    """
 
     def __init__(
         self,
@@ -137,10 +142,10 @@ class Master:
             self.program.lower[self.presences[b]] = low
             self.program.upper[self.presences[b]] = high
         self.columns = [self._columns(block) for block in self.blocks]
+        self.penalised, self.slacks = penalised, list[int]()
         self.present_rows = {b: self._presence_row(b, column) for b, column in self.presences.items()}
         self.both_rows = {pair: self._both_row(pair, bounds) for pair, bounds in self.branch.both.items()}
-        self.slacks: list[int] = []
-        self.cover_rows = {b: self._cover_row(b, penalised) for b in problem.free}
+        self.cover_rows = {b: self._cover_row(b) for b in problem.free}
         self.seat_rows = [self._seat_row(seat) for seat in range(len(problem.seats))]
         add_messages(self.program, problem, self.presences)
 
@@ -156,11 +161,22 @@ class Master:
             program.row(-inf, {**dict(zip(neurons.values(), coefficients, strict=True)), pieces: -right}, 0)
         return pieces, neurons
 
+    def _slack(self, sign: float = 1.0) -> dict[int, float]:
+        """What a row may fall short by, at a penalty."""
+        if not self.penalised:
+            return {}
+        problem = self.problem
+        worst = sum(link.floats * problem.neurons[link.target] for link in problem.links)
+        self.slacks.append(self.program.column(PENALTY * worst * problem.objective.per_float))
+        return {self.slacks[-1]: sign}
+
     def _presence_row(self, bundle: int, presence: int) -> int:
         pieces = {
-            m: 1.0 for block, (m, _) in zip(self.blocks, self.columns, strict=True) if bundle in block.pattern
+            m: -1.0
+            for block, (m, _) in zip(self.blocks, self.columns, strict=True)
+            if bundle in block.pattern
         }
-        return self.program.row(0, {presence: 1.0, **dict.fromkeys(pieces, -1.0)}, 0)
+        return self.program.row(0, {presence: 1.0, **pieces, **self._slack(-1.0)}, 0)
 
     def _both_row(self, pair: tuple[int, int], bounds: tuple[int, int]) -> int:
         pieces = {
@@ -168,23 +184,19 @@ class Master:
             for block, (m, _) in zip(self.blocks, self.columns, strict=True)
             if {*pair} <= {*block.pattern}
         }
-        return self.program.row(bounds[0], pieces, bounds[1])
+        return self.program.row(bounds[0], pieces | self._slack(), bounds[1])
 
-    def _cover_row(self, bundle: int, penalised: bool) -> int:
-        problem = self.problem
-        owned = {neurons[bundle]: 1.0 for _, neurons in self.columns if bundle in neurons}
-        if penalised:
-            worst = sum(link.floats * problem.neurons[link.target] for link in problem.links)
-            self.slacks.append(self.program.column(PENALTY * worst * problem.objective.per_float))
-            owned[self.slacks[-1]] = 1.0
-        return self.program.row(problem.neurons[bundle], owned, problem.neurons[bundle])
+    def _cover_row(self, bundle: int) -> int:
+        neurons = self.problem.neurons[bundle]
+        owned = {columns[bundle]: 1.0 for _, columns in self.columns if bundle in columns}
+        return self.program.row(neurons, owned | self._slack(), neurons)
 
     def _seat_row(self, seat: int) -> int:
         pieces = {
             m: 1.0 for block, (m, _) in zip(self.blocks, self.columns, strict=True) if block.seat == seat
         }
         low, high = self.seat_bounds(seat)
-        return self.program.row(low, pieces, high)
+        return self.program.row(low, pieces | self._slack(), high)
 
     def seat_bounds(self, seat: int) -> tuple[int, int]:
         """The fewest and most pieces on a seat class."""

@@ -17,7 +17,7 @@ from .hull import capacities, rooms
 from .milp import Program
 from .patterns import FEW_POINTS, Block, Branch, Master, make_block
 from .presence import add_sums
-from .problem import Problem
+from .problem import Problem, most_cost
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ def generate(
     """Bound a branch over every block, adding to `blocks` those that its relaxation wants.
 
     Pricing stops when no block improves the relaxation, when the bound is within a few ten-thousandths of it
-    or reaches `enough`, or at `deadline` (of time.monotonic).
+    or reaches `enough`, or at `deadline` (of time.monotonic). A bound that no division can cost proves that
+    the branch has none: it becomes infinite.
     """
-    bound = -inf
+    bound, dearest = -inf, most_cost(problem)
     while True:
         master = Master(problem, blocks, branch, penalised=True)
         answer = master.relax()
@@ -57,6 +58,8 @@ def generate(
             value += most[seat] * (reduced if seat == 0 else min(reduced, 0.0))
         found = [block for _, block in prices]
         bound = max(bound, value)
+        if bound > dearest * (1 + 1e-6):
+            return Relaxed(inf, {})
         new = [block for block in found if block is not None and block not in blocks]
         closed = answer.objective - bound <= 2 * tolerance
         if not new or closed or bound >= enough or time.monotonic() > deadline:
@@ -103,7 +106,8 @@ def price(
     if seat:
         program.row(1, dict.fromkeys(present.values(), 1.0), inf)
     if not program.costs:
-        return constant, make_block(problem, seat, (), FEW_POINTS) if seat == 0 else None
+        idle = make_block(problem, seat, (), FEW_POINTS) if seat == 0 else None
+        return (constant, idle) if idle is not None else (0.0, None)
     answer = program.solve(seconds=seconds, absolute_gap=slack, small=True)
     if answer.infeasible:
         return 0.0, None

@@ -137,6 +137,16 @@ def cost(problem: Problem, counts: Sequence[Counts]) -> float:
     return problem.constant + kept + traffic
 
 
+def most_cost(problem: Problem) -> float:
+    """No division costs more: as if every seat had a piece, present everywhere, that owned nothing."""
+    pieces = sum(seat.count for seat in problem.seats)
+    floats = pieces * sum(link.floats * problem.neurons[link.target] for link in problem.links)
+    messages = pieces * (pieces - 1) * sum(link.edges for link in problem.links)
+    kept = sum(max(k, 0.0) * n for k, n in zip(problem.kept, problem.neurons, strict=False))
+    wire = problem.objective
+    return problem.constant + kept + wire.per_float * floats + wire.per_message * messages
+
+
 def uplink(problem: Problem, counts: Sequence[Counts], piece: int) -> float:
     """What one piece sends per sample: its sums forward, and the errors of its neurons to their other
     sources.

@@ -98,14 +98,16 @@ class _Run:
 
     @property
     def open(self) -> bool:
-        return self.left() > 0 and (self.best is None or self.cost - self.bound > CLOSED * abs(self.cost))
+        if self.best is None:
+            return self.left() > 0 and self.bound < inf
+        return self.left() > 0 and self.cost - self.bound > CLOSED * abs(self.cost)
 
     def search(self) -> Solution:
         if listable(self.problem):
             chosen = Master(self.scaled, all_blocks(self.scaled)).solve(self.left(0.6))
             if chosen.infeasible:
                 self.bounded(inf)  # the whole network in one piece may fit all the same
-                return self._solution(infeasible=self.best is None)
+                return self._solution()
             self.bounded(chosen.bound)
             self._seat(chosen)
         else:
@@ -197,7 +199,8 @@ class _Run:
             if failures > 2 * len(seats):
                 size, failures = size + 2, 0
 
-    def _solution(self, *, infeasible: bool = False) -> Solution:
+    def _solution(self) -> Solution:
+        infeasible = self.best is None and self.bound == inf
         return Solution(self.best, self.cost, self.bound, time.monotonic() - self.began, infeasible)
 
 

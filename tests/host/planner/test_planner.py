@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.trace import neuron_graph
 from crowdlearn_host.errors import InfeasiblePlan, PlanError
+from crowdlearn_host.models import mlp
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.costs import Rotation, Training, WireFormat, costs
 from crowdlearn_host.planner.fleet import Fleet
@@ -73,6 +76,21 @@ def test_the_certificate_holds_for_what_the_plan_relays(graph: NeuronGraph) -> N
         assert found.certificate.cost == found.traffic.total
         assert found.certificate.bound <= found.traffic.total * (1 + 1e-9)
     assert found.certificate.optimal
+
+
+def test_a_deep_network_on_few_unlike_devices_is_planned_and_bounded() -> None:
+    deep = neuron_graph(mlp((8, *[6] * 12, 4)), torch.zeros(1, 8), "deep")
+    priced = costs(deep, TRAINING)
+    hidden = sum(priced.each[b].macs * priced.neurons[b] for b in range(1, 13))
+    dominator = sum(priced.each[b].macs * priced.neurons[b] for b in (0, 13))
+    devices = fleet(
+        {"name": "hub", "count": 1, "samples": 10, "max_macs": int(dominator)},
+        {"name": "strong", "count": 1, "max_macs": int(0.85 * hidden)},
+        {"name": "weak", "count": 1, "max_macs": int(0.3 * hidden)},
+    )
+    found = plan(deep, devices, group_size=3).certificate
+    assert found is not None
+    assert 0.9 * found.cost <= found.bound <= found.cost
 
 
 def test_the_planner_chooses_groups_when_sharing_is_cheaper_than_one_group_s_messages(

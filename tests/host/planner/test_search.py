@@ -65,6 +65,34 @@ def problems(draw: st.DrawFn, uplinks: bool = False) -> Problem:
     )
 
 
+@st.composite
+def deep_problems(draw: st.DrawFn) -> Problem:
+    """Ten hidden bundles on few followers: too many patterns to list, and blocks to begin with cannot cover
+    them.
+    """
+    hidden = (*draw(st.lists(st.integers(1, 2), min_size=3, max_size=3)), *[1] * 7)
+    neurons, loads = (1, *hidden, 2), (0, *(draw(st.integers(1, 3)) for _ in hidden), 0)
+    total = sum(load * count for load, count in zip(loads, neurons, strict=True))
+    counts = draw(st.sampled_from([(2,), (1, 1)]))
+    seats = [Seat("dominator", 1)]
+    for c, count in enumerate(counts):
+        limit = int(total * draw(st.sampled_from([0.3, 0.45, 0.55, 0.7, 0.85])))
+        budgets = [Budget("macs", "units", loads, (0,) * 12, 0, limit)]
+        if draw(st.booleans()):
+            budgets.append(Budget("memory", "units", (0,) * 12, (1,) * 12, 1, draw(st.integers(5, 9))))
+        seats.append(Seat(f"class {c}", count, tuple(budgets)))
+    links = tuple(Link(b, b + 1, draw(st.integers(1, 3))) for b in range(11))
+    return Problem(
+        neurons,
+        links,
+        frozenset({0, 11}),
+        tuple(seats),
+        objective=Wire(draw(st.integers(1, 3)), draw(st.sampled_from([0, 2]))),
+        constant=7,
+        dominator_hidden=False,
+    )
+
+
 def shares(neurons: int, seats: int) -> list[tuple[int, ...]]:
     """Every way to hand `neurons` out to `seats` seats."""
     if seats == 0:
@@ -103,6 +131,15 @@ def test_the_optimum_is_that_of_brute_force(problem: Problem) -> None:
         assert not violations(problem, solution.division)
         assert solution.cost == pytest.approx(best)
         assert solution.optimal
+
+
+@settings(quick, max_examples=15)
+@given(deep_problems())
+def test_deep_networks_on_few_devices_have_their_optimum_and_a_bound_below_it(problem: Problem) -> None:
+    solution, best = search(problem, SECONDS), brute_force(problem)
+    assert solution.infeasible == (best == inf)
+    assert solution.bound <= best + 1e-6
+    assert solution.cost == pytest.approx(best)
 
 
 @quick
