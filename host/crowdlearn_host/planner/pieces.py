@@ -87,6 +87,8 @@ class _PieceProgram:
     def _budgets(self, k: int) -> None:
         problem = self.problem
         present, owned = self.present[k], self.owned[k]
+        if k and not present:
+            return  # an empty seat uses nothing; where one neuron fits, so does what every piece uses
         for budget in problem.seats[self.seats[k]].budgets:
             pinned = problem.pinned if k == 0 else ()
             fixed = sum(budget.per_neuron[b] * problem.neurons[b] + budget.per_presence[b] for b in pinned)

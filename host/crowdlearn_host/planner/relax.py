@@ -22,24 +22,24 @@ SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Relaxation:
-    """A budget of a class of seats that must grow from `limit` to `needed`."""
+    """A budget of a class of seats, by its index, that must grow from `limit` to `needed`."""
 
-    seat: str
+    seat: int
     budget: str
     unit: str
     limit: float
     needed: float
 
 
-def relaxations(problem: Problem, only: tuple[str, str] | None = None) -> list[Relaxation] | None:
+def relaxations(problem: Problem, only: tuple[int, str] | None = None) -> list[Relaxation] | None:
     """The least stretching of the linear budgets, of all of them or of one (seat, budget) alone; None where
     none does.
     """
     program = Program()
-    stretch: dict[tuple[str, str], int] = {}
-    for seat in problem.seats:
+    stretch: dict[tuple[int, str], int] = {}
+    for c, seat in enumerate(problem.seats):
         for budget in seat.budgets:
-            key = seat.name, budget.name
+            key = c, budget.name
             if key not in stretch:
                 stretch[key] = program.column(1.0, 0, inf if only in (None, key) else 0)
     covered: dict[int, dict[int, float]] = {b: {} for b in problem.free}
@@ -48,24 +48,24 @@ def relaxations(problem: Problem, only: tuple[str, str] | None = None) -> list[R
         hidden = problem.free if k or problem.dominator_hidden else ()
         owned = {b: program.column(0, 0, problem.neurons[b], integer=True) for b in hidden}
         present = {b: program.column(0, 0, 1, integer=True) for b in hidden}
+        used = program.column(0, 0 if k else 1, 1, integer=True)
         for b in hidden:
+            program.row(-inf, {present[b]: 1, used: -1}, 0)
             program.row(-inf, {owned[b]: 1, present[b]: -problem.neurons[b]}, 0)
             covered[b][owned[b]] = 1.0
         whole = problem.pinned if k == 0 else ()
         for budget in seat.budgets:
-            fixed = budget.fixed + sum(
-                budget.per_neuron[b] * problem.neurons[b] + budget.per_presence[b] for b in whole
-            )
+            fixed = sum(budget.per_neuron[b] * problem.neurons[b] + budget.per_presence[b] for b in whole)
             row = {owned[b]: budget.per_neuron[b] for b in hidden}
             row |= {present[b]: budget.per_presence[b] for b in hidden}
-            row[stretch[seat.name, budget.name]] = -budget.limit
+            row |= {used: budget.fixed, stretch[seat_class, budget.name]: -budget.limit}
             program.row(-inf, row, budget.limit - fixed)
     for b, row in covered.items():
         program.row(problem.neurons[b], row, problem.neurons[b])
     answer = program.solve(seconds=SECONDS)
     if not answer.values:
         return None
-    of = {(seat.name, budget.name): budget for seat in problem.seats for budget in seat.budgets}
+    of = {(c, budget.name): budget for c, seat in enumerate(problem.seats) for budget in seat.budgets}
     return [
         _relaxation(key[0], of[key], answer.values[column])
         for key, column in stretch.items()
@@ -73,7 +73,7 @@ def relaxations(problem: Problem, only: tuple[str, str] | None = None) -> list[R
     ]
 
 
-def _relaxation(seat: str, budget: Budget, grown: float) -> Relaxation:
+def _relaxation(seat: int, budget: Budget, grown: float) -> Relaxation:
     return Relaxation(seat, budget.name, budget.unit, budget.limit, budget.limit * (1 + grown))
 
 
@@ -89,7 +89,7 @@ def explain(problem: Problem, fleet: Fleet, proven: bool, sample_bytes: float = 
     if not joint:
         return f"{verdict}: {_uplinks(problem)}"
     parts = [" and ".join(_tell(problem, fleet, relaxation, sample_bytes) for relaxation in joint)]
-    for key in dict.fromkeys((seat.name, budget.name) for seat in problem.seats for budget in seat.budgets):
+    for key in dict.fromkeys((c, budget.name) for c, s in enumerate(problem.seats) for budget in s.budgets):
         alone = relaxations(problem, only=key) if [(r.seat, r.budget) for r in joint] != [key] else None
         if alone and len(parts) < 4:
             parts.append(f"{_tell(problem, fleet, alone[0], sample_bytes)}")
@@ -98,8 +98,8 @@ def explain(problem: Problem, fleet: Fleet, proven: bool, sample_bytes: float = 
 
 def _tell(problem: Problem, fleet: Fleet, relaxation: Relaxation, sample_bytes: float) -> str:
     more = 100 * (relaxation.needed / relaxation.limit - 1)
-    holders = relaxation.seat
-    if relaxation.seat == problem.seats[0].name:
+    holders = problem.seats[relaxation.seat].name
+    if relaxation.seat == 0:
         attribute = {"compute": "macs", "memory": "memory"}[relaxation.budget]
         short = [
             k.name

@@ -168,10 +168,11 @@ def test_no_device_is_over_a_cap_at_any_turn_the_dominators_included(graph: Neur
             "compute 1,932 MAC on hub",
         ),
         ([HUB, {"name": "low", "count": 3, "max_macs": 500}], "on low"),
+        ([HUB, {"name": "dominator", "count": 3, "max_macs": 500}], "on dominator ("),
         ([{**HUB, "max_memory": "10 MB"}, {"name": "low", "count": 9}], "hub as dominator"),
         ([HUB, {"name": "low", "count": 9, "max_macs": 900, "max_uplink": 10}], "uplink"),
     ],
-    ids=["dominator", "followers", "memory", "uplink"],
+    ids=["dominator", "followers", "named dominator", "memory", "uplink"],
 )
 def test_an_infeasible_fleet_is_told_what_to_relax(
     graph: NeuronGraph, classes: list[dict[str, object]], words: str
@@ -180,6 +181,14 @@ def test_an_infeasible_fleet_is_told_what_to_relax(
         plan(graph, fleet(*classes), group_size=None)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_idle_device_that_is_too_small_is_not_told_to_grow(graph: NeuronGraph) -> None:
+    tiny = {"name": "tiny", "count": 2, "max_memory": "8 MiB"}
+    low = {"name": "low", "count": 9, "max_macs": 900}
+    with pytest.raises(InfeasiblePlan, match="on hub as dominator") as error:
+        plan(graph, fleet({**HUB, "max_macs": 1900}, low, tiny), group_size=12)
+    assert "tiny" not in str(error.value)
 
 
 def test_the_relaxation_that_is_told_is_enough(graph: NeuronGraph) -> None:

@@ -7,7 +7,7 @@ from itertools import product
 from math import inf
 
 import pytest
-from crowdlearn_host.planner.pieces import seat_classes
+from crowdlearn_host.planner.pieces import seat_classes, solve_pieces
 from crowdlearn_host.planner.problem import (
     Budget,
     Division,
@@ -140,6 +140,19 @@ def test_deep_networks_on_few_devices_have_their_optimum_and_a_bound_below_it(pr
     assert solution.infeasible == (best == inf)
     assert solution.bound <= best + 1e-6
     assert solution.cost == pytest.approx(best)
+
+
+@quick
+@given(problems())
+def test_an_idle_device_that_is_too_small_for_anything_changes_nothing(problem: Problem) -> None:
+    each = (1,) * len(problem.neurons)
+    tiny = Seat("tiny", 1, (Budget("memory", "units", each, each, 100, 50),))
+    wider, best = replace(problem, seats=(*problem.seats, tiny)), brute_force(problem)
+    division, bound = solve_pieces(wider, seat_classes(wider), seconds=SECONDS)
+    assert (division is None) == (best == inf)
+    assert problem.constant + bound <= best + 1e-6
+    if division is not None:
+        assert cost(problem, division.counts) == pytest.approx(best)
 
 
 @quick
