@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
 
+from ..errors import InfeasiblePlan
 from .costs import Costs, Training, sharing_bytes
 from .fleet import DeviceClass, Fleet, turning
 from .memory import memory_budgets
@@ -36,7 +37,7 @@ class Caps:
 
 def caps_of(kind: DeviceClass, sample_bytes: float = 0.0) -> Caps:
     """The hard limits of a class of devices; its own samples are in its memory, too."""
-    memory = None if kind.max_memory is None else max(kind.max_memory - kind.samples * sample_bytes, 0.0)
+    memory = None if kind.max_memory is None else kind.max_memory - kind.samples * sample_bytes
     return Caps(*(inf if cap is None else float(cap) for cap in (kind.macs_limit, memory, kind.max_uplink)))
 
 
@@ -52,8 +53,9 @@ def group_problem(
     costs: Costs, training: Training, fleet: Fleet, groups: int, *, dominator_hidden: bool = True
 ) -> Problem:
     """Divide the network for `groups` groups dealt evenly from the fleet; costs are per epoch of all of
-    them.
+    them. Raises InfeasiblePlan where a device's samples alone take its memory.
     """
+    _check_samples(fleet, costs.sample_bytes)
     dominating = [kind for kind in fleet.classes if kind.samples]
     samples = sum(kind.samples * len(kind.names) for kind in dominating)
     passes = sum(training.micro_batches(kind.samples) * len(kind.names) for kind in dominating)
@@ -75,6 +77,16 @@ def group_problem(
         constant=constant + sharing_bytes(costs.parameters, training, groups),
         dominator_hidden=dominator_hidden,
     )
+
+
+def _check_samples(fleet: Fleet, sample_bytes: float) -> None:
+    for kind in fleet.classes:
+        held = kind.samples * sample_bytes
+        if kind.max_memory is not None and held >= kind.max_memory:
+            raise InfeasiblePlan(
+                f"class {kind.name}: its {kind.samples:,} samples alone take {held:,.0f} B of its max_memory "
+                f"of {kind.max_memory:,} B; give it fewer samples or more memory"
+            )
 
 
 def budgets(costs: Costs, caps: Caps) -> tuple[Budget, ...]:

@@ -183,6 +183,13 @@ def test_an_infeasible_fleet_is_told_what_to_relax(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("memory", ["8 MiB", 161_000 * 160])
+def test_samples_that_alone_take_the_memory_are_named(graph: NeuronGraph, memory: str | int) -> None:
+    hub = {**HUB, "samples": 161_000, "max_memory": memory}
+    with pytest.raises(InfeasiblePlan, match=r"class hub: its 161,000 samples alone take 25,760,000 B"):
+        plan_fleet(graph, fleet(hub, {"name": "low", "count": 2, "max_macs": 900}), TRAINING, group_size=3)
+
+
 def test_an_idle_device_that_is_too_small_is_not_told_to_grow(graph: NeuronGraph) -> None:
     tiny = {"name": "tiny", "count": 2, "max_memory": "8 MiB"}
     low = {"name": "low", "count": 9, "max_macs": 900}
