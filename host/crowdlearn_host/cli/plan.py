@@ -26,11 +26,14 @@ from ..planner.fleet import load_fleet
 from ..planner.micro_batch import plan_with_micro_batch, sample_seconds
 from ..planner.plan import Plan, is_plan, save_plan
 from ..planner.planner import Planned
-from ..planner.wire import DEFAULT, wire_format
-from ..training.config import micro_rows
+from ..planner.wire import wire_format
+from ..training.config import SharingSection, TrainingSection, micro_rows
 from .output import Force, claim
 from .progress import size
 from .terminal import terminal
+
+TRAINING, THETA = TrainingSection.model_validate({}), SharingSection.model_validate({}).theta
+"""What training does unless its configuration says otherwise is what is planned for."""
 
 
 class Wire(StrEnum):
@@ -55,17 +58,17 @@ def plan(
     group_size: Annotated[
         int, typer.Option(min=0, help="Devices in a group; 0 lets the planner decide.")
     ] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Samples of a mini-batch.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Samples of a mini-batch.")] = TRAINING.batch,
     micro_batch: Annotated[
         int, typer.Option(min=0, help="Samples of a micro-batch at most; 0 takes what training takes.")
     ] = 0,
     staleness: Annotated[
         int, typer.Option(min=0, max=1, help="1: mini-batches overlap, which takes memory.")
-    ] = 0,
-    momentum: Annotated[bool, typer.Option(help="Whether SGD keeps momentum.")] = False,
-    wire: Annotated[Wire, typer.Option(help="Numbers on the wire.")] = Wire(DEFAULT),
+    ] = TRAINING.staleness,
+    momentum: Annotated[bool, typer.Option(help="Whether SGD keeps momentum.")] = TRAINING.momentum > 0,
+    wire: Annotated[Wire, typer.Option(help="Numbers on the wire.")] = Wire(TRAINING.wire),
     rotation: Annotated[Rotate, typer.Option(help="What moves at a shuffle.")] = Rotate.minimal,
-    theta: Annotated[float, typer.Option(min=0, max=1, help="Share of weights that groups share.")] = 0.5,
+    theta: Annotated[float, typer.Option(min=0, max=1, help="Share of weights that groups share.")] = THETA,
     seconds: Annotated[float, typer.Option(min=0.1, help="Time limit of the solver.")] = 60.0,
     baselines: Annotated[bool, typer.Option(help="Compare with METIS and a hypergraph partitioner.")] = True,
     save: Annotated[Path | None, typer.Option(help="Write the plan here (JSON).")] = None,
@@ -84,6 +87,7 @@ def plan(
     training = Training(
         batch=batch,
         micro_batch=min(micro_batch, batch) or micro_rows(batch, sample_seconds(graph, devices, numbers)),
+        in_flight=TRAINING.in_flight,
         momentum=momentum,
         rotation=rotation.value,
         theta=theta,

@@ -45,6 +45,11 @@ class Training:
     wire: WireFormat = WireFormat()
     staleness: int = 0
 
+    @property
+    def samples_kept(self) -> int:
+        """Samples whose sums a device keeps at once, at most."""
+        return min((1 + self.staleness) * self.batch, self.in_flight * self.micro_batch)
+
     def micro_batches(self, samples: int) -> int:
         """Micro-batches of a pass over `samples` samples."""
         whole, rest = divmod(samples, self.batch)
@@ -104,7 +109,7 @@ def costs(
     """
     members = bundles(graph)
     copies = 1 + training.momentum + (groups > 1 and training.theta < 1)
-    rows = min((1 + training.staleness) * training.batch, training.in_flight * training.micro_batch)
+    rows = training.samples_kept
     each, memory = [], []
     for layers in members:
         macs, parameters, buffers = _neuron(graph, layers)

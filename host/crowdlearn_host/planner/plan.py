@@ -12,7 +12,7 @@ from crowdlearn_export.graph import NeuronGraph
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import PlanError
-from .costs import Rotation
+from .costs import Rotation, Training
 
 Range = tuple[int, int]
 MAX_BYTES = 64 << 20
@@ -108,7 +108,8 @@ class Plan:
     """Pieces of one group, the same for every group.
 
     `order[layer]` lists the model's neurons in slice order; () keeps the model's own. `micro_batch`, in
-    samples, and `staleness` are what its memory was reckoned with; 0 where nobody reckoned.
+    samples, and `staleness` are what its memory was reckoned with; 0 where nobody reckoned. `training` is all
+    of that, where it is known.
     """
 
     pieces: tuple[PiecePlan, ...]
@@ -120,6 +121,7 @@ class Plan:
     groups: tuple[GroupPlan, ...] = field(default=())
     traffic: Traffic | None = None
     certificate: Certificate | None = None
+    training: Training | None = None
 
     @property
     def seats(self) -> dict[str, int]:

@@ -180,6 +180,7 @@ def _plan(
         rotation=training.rotation,
         micro_batch=training.micro_batch,
         staleness=training.staleness,
+        training=training,
         groups=tuple(group for group, _ in turned),
         traffic=Traffic(forward, forward, shuffled, sharing_bytes(priced.parameters, training, groups)),
     )

@@ -26,6 +26,7 @@ from ..server.server import OnEvent
 from ..server.settings import Cut, Settings
 from ..server.shared_model import SharedModel
 from ..sharing.schedule import renews
+from .affordable import check_affordable
 from .config import MOST_GROUPS, TrainConfig
 from .data import deal, load_split, to_npz
 
@@ -72,12 +73,9 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
     fewer = range(section.min_pieces or len(plan.pieces), len(plan.pieces))
     fallbacks = tuple(balanced(graph, pieces) for pieces in fewer)
     training = config.training
-    if plan.micro_batch and training.staleness > plan.staleness:
-        raise ConfigError(
-            "training.staleness is 1, the plan's memory is that of 0; plan again with --staleness 1"
-        )
     optimizer = Optimizer(training.momentum, training.weight_decay)
     micro = training.micro_rows(plan.micro_batch, pieces=len(plan.pieces))
+    check_affordable(plan, config, micro)
     if micro < graph.least_rows:
         raise ConfigError(
             f"the plan has micro-batches of {micro} sample, of which batch norm has no variance; "
