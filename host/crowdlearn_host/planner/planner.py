@@ -96,6 +96,7 @@ def plan_fleet(
                 fleet,
                 all(s.infeasible for s in solutions.values()),
                 prices[options[0]].sample_bytes,
+                seconds,
             )
         )
     groups = min(feasible, key=lambda g: (feasible[g].cost, g))

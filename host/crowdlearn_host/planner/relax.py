@@ -7,6 +7,7 @@ change.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -18,6 +19,9 @@ from .search import search
 from .seats import caps_of
 
 SECONDS = 10.0
+"""What an explanation takes at most."""
+TOLD = 4
+"""Ways out that are told."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,20 @@ class Relaxation:
     needed: float
 
 
-def relaxations(problem: Problem, only: tuple[int, str] | None = None) -> list[Relaxation] | None:
-    """The least stretching of the linear budgets, of all of them or of one (seat, budget) alone; None where
-    none does.
+@dataclass(frozen=True)
+class Stretch:
+    """Budgets that fit a plan when they grow together; `least` says that less is proven not to do.
+
+    Not one budget, and not `least`: nothing is known.
+    """
+
+    budgets: tuple[Relaxation, ...]
+    least: bool
+
+
+def relaxations(problem: Problem, seconds: float, only: tuple[int, str] | None = None) -> Stretch | None:
+    """The least stretching of the linear budgets that is found in so many seconds, of all of them or of one
+    (seat, budget) alone; None where none does.
     """
     program = Program()
     stretch: dict[tuple[int, str], int] = {}
@@ -62,37 +77,52 @@ def relaxations(problem: Problem, only: tuple[int, str] | None = None) -> list[R
             program.row(-inf, row, budget.limit - fixed)
     for b, row in covered.items():
         program.row(problem.neurons[b], row, problem.neurons[b])
-    answer = program.solve(seconds=SECONDS)
+    answer = program.solve(seconds=seconds)
     if not answer.values:
-        return None
+        return None if answer.infeasible else Stretch((), False)
     of = {(c, budget.name): budget for c, seat in enumerate(problem.seats) for budget in seat.budgets}
-    return [
+    grown = tuple(
         _relaxation(key[0], of[key], answer.values[column])
         for key, column in stretch.items()
         if answer.values[column] > 1e-6
-    ]
+    )
+    return Stretch(grown, answer.objective - answer.bound <= 1e-5 * max(answer.objective, 1.0))
 
 
 def _relaxation(seat: int, budget: Budget, grown: float) -> Relaxation:
     return Relaxation(seat, budget.name, budget.unit, budget.limit, budget.limit * (1 + grown))
 
 
-def explain(problem: Problem, fleet: Fleet, proven: bool, sample_bytes: float = 0.0) -> str:
-    """One line: what no plan can meet, and the smallest changes that would help.
+def explain(problem: Problem, fleet: Fleet, proven: bool, sample_bytes: float, seconds: float) -> str:
+    """One line: what no plan can meet, and the smallest changes that would help, found within `seconds` and
+    SECONDS.
 
     Limits on memory are told without the device's own samples, of `sample_bytes` each.
     """
     verdict = "no plan meets every budget" if proven else "no plan that meets every budget was found in time"
-    joint = relaxations(problem)
+    deadline = time.monotonic() + min(seconds, SECONDS)
+    joint = relaxations(problem, deadline - time.monotonic())
     if joint is None:
         return f"{verdict}: the group has too few seats; add devices"
-    if not joint:
-        return f"{verdict}: {_uplinks(problem)}"
-    parts = [" and ".join(_tell(problem, fleet, relaxation, sample_bytes) for relaxation in joint)]
+    if not joint.budgets:
+        if not joint.least:
+            return f"{verdict}, nor what to relax; give it more seconds"
+        return f"{verdict}: {_uplinks(problem, deadline - time.monotonic())}"
+
+    def told(stretch: Stretch) -> str:
+        parts = " and ".join(_tell(problem, fleet, one, sample_bytes) for one in stretch.budgets)
+        return parts if stretch.least else f"{parts} or less"
+
+    parts = [told(joint)]
     for key in dict.fromkeys((c, budget.name) for c, s in enumerate(problem.seats) for budget in s.budgets):
-        alone = relaxations(problem, only=key) if [(r.seat, r.budget) for r in joint] != [key] else None
-        if alone and len(parts) < 4:
-            parts.append(f"{_tell(problem, fleet, alone[0], sample_bytes)}")
+        left = deadline - time.monotonic()
+        if len(parts) == TOLD or left <= 0:
+            break
+        if [(one.seat, one.budget) for one in joint.budgets] == [key]:
+            continue
+        alone = relaxations(problem, left, key)
+        if alone is not None and alone.budgets:
+            parts.append(told(alone))
     return f"{verdict}; it would take " + ", or ".join(parts)
 
 
@@ -113,10 +143,10 @@ def _tell(problem: Problem, fleet: Fleet, relaxation: Relaxation, sample_bytes: 
     )
 
 
-def _uplinks(problem: Problem) -> str:
+def _uplinks(problem: Problem, seconds: float) -> str:
     """What the best plan without limits on uplinks would send."""
     open_ended = replace(problem, seats=tuple(replace(seat, uplink=inf) for seat in problem.seats))
-    division = search(open_ended, SECONDS).division
+    division = search(open_ended, max(seconds, 0.2)).division
     if division is None:
         return "budgets are met one by one, but not together; add devices or raise them a little"
     needs: dict[str, float] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,12 +16,15 @@ from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_export.trace import neuron_graph
 from crowdlearn_host.errors import InfeasiblePlan, PlanError
 from crowdlearn_host.models import mlp
+from crowdlearn_host.planner import relax
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.costs import Rotation, Training, WireFormat, costs
 from crowdlearn_host.planner.fleet import Fleet
 from crowdlearn_host.planner.memory import PROCESS_BYTES
 from crowdlearn_host.planner.plan import GroupPlan, Plan, Turn, check_plan, load_plan, save_plan
 from crowdlearn_host.planner.planner import plan_fleet
+from crowdlearn_host.planner.problem import Problem
+from crowdlearn_host.planner.relax import TOLD, Stretch, relaxations
 from crowdlearn_host.planner.seats import caps_of
 from pydantic_core import to_jsonable_python
 
@@ -188,6 +192,28 @@ def test_samples_that_alone_take_the_memory_are_named(graph: NeuronGraph, memory
     hub = {**HUB, "samples": 161_000, "max_memory": memory}
     with pytest.raises(InfeasiblePlan, match=r"class hub: its 161,000 samples alone take 25,760,000 B"):
         plan_fleet(graph, fleet(hub, {"name": "low", "count": 2, "max_macs": 900}), TRAINING, group_size=3)
+
+
+def test_telling_why_nothing_fits_takes_no_longer_than_asked(
+    graph: NeuronGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def slow(problem: Problem, seconds: float, only: tuple[int, str] | None = None) -> Stretch | None:
+        asked.append(seconds)
+        time.sleep(0.2)
+        return relaxations(problem, 5.0, only)
+
+    monkeypatch.setattr(relax, "relaxations", slow)
+    classes = [{"name": f"low{k}", "count": 1, "max_macs": 80 + k} for k in range(12)]
+    with pytest.raises(InfeasiblePlan, match="it would take"):
+        plan_fleet(graph, fleet(HUB, *classes), TRAINING, group_size=13, seconds=0.5, compare=False)
+    assert max(asked) <= 0.5
+    assert len(asked) <= 3
+    with pytest.raises(InfeasiblePlan) as error:
+        plan_fleet(graph, fleet(HUB, *classes), TRAINING, group_size=13, seconds=60, compare=False)
+    assert str(error.value).count(", or ") == TOLD - 1
+    assert len(asked) <= 3 + TOLD + 1
 
 
 def test_an_idle_device_that_is_too_small_is_not_told_to_grow(graph: NeuronGraph) -> None:
