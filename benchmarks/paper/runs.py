@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from crowdlearn_device.dataset import load_dataset
-from crowdlearn_host.files import write_atomically
+from crowdlearn_device.files import write_atomically
 from crowdlearn_host.simulation.config import SimulationConfig
 from crowdlearn_host.simulation.engine import run
 from crowdlearn_host.simulation.partition import partition

@@ -6,7 +6,7 @@ disk the device is Ready. Go starts the work (work.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -37,9 +37,13 @@ class Owner(Protocol):
     device: int
     run: str
     identity: Identity
-    identities: dict[int, bytes]
     programs: Programs
-    states: StateStore
+
+    @property
+    def identities(self) -> Mapping[int, bytes]: ...
+
+    @property
+    def states(self) -> StateStore: ...
 
     def trust(self, peers: Iterable[pb.Peer]) -> list[int]: ...
 

@@ -8,7 +8,8 @@ told why and assigns anew from a boundary that everybody holds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 from . import wire_pb2 as pb
@@ -19,6 +20,7 @@ from .executor import Executor, Programs
 from .generation import Generation
 from .kept import keep_model
 from .manifest import Manifest
+from .pins import RUN_ID_BYTES, Pins, enter
 from .state import PieceState, StateStore
 from .wire import VERSION
 
@@ -57,8 +59,8 @@ class Member:
         self._data: Dataset | None = None
         self._generation: Generation | None = None
         self.run = ""
+        """NAME/ID, which keys are derived from."""
         self.device = -1
-        self.identities: dict[int, bytes] = {}
         self._send(
             pb.Frame(
                 hello=pb.Hello(
@@ -123,6 +125,8 @@ class Member:
             raise WireError(
                 f"the server speaks version {welcome.version}, this device {VERSION}; update the older"
             )
+        if self.device >= 0:
+            raise WireError("welcome came twice on one connection")
         run = welcome.run
         if (
             not run
@@ -131,9 +135,28 @@ class Member:
             or run.startswith(".")
         ):
             raise WireError(f"run {run[:100]!r} is not a name")
-        self.run, self.device = run, welcome.device
-        self.states = StateStore(self._home / "runs" / run)
-        self.identities = {}
+        if len(welcome.id) != RUN_ID_BYTES:
+            raise WireError(f"run {run} has an id of {len(welcome.id)} bytes; {RUN_ID_BYTES} were due")
+        self.run, self.device = f"{run}/{welcome.id.hex()}", welcome.device
+        enter(self._run_folder)
+
+    @property
+    def _run_folder(self) -> Path:
+        return self._home / "runs" / self.run
+
+    @cached_property
+    def states(self) -> StateStore:
+        """What this device holds on its disk of the run."""
+        return StateStore(self._run_folder)
+
+    @cached_property
+    def _pins(self) -> Pins:
+        return Pins(self._run_folder)
+
+    @property
+    def identities(self) -> Mapping[int, bytes]:
+        """Of the run's devices, by number."""
+        return self._pins.identities
 
     def _assign(self, assign: pb.Assign) -> None:
         if self._generation is not None and assign.generation <= self._generation.number:
@@ -148,14 +171,7 @@ class Member:
         """The numbers of these devices. A device's key is trusted at first sight and then for the whole
         run.
         """
-        numbers = []
-        for peer in peers:
-            if self.identities.setdefault(peer.device, peer.identity) != peer.identity:
-                raise WireError(
-                    f"device {peer.device} has changed its identity; start a new run if that is right"
-                )
-            numbers.append(peer.device)
-        return numbers
+        return self._pins.trust(peers)
 
     def leave(self, reason: str) -> None:
         """Ask to go; `finished` is set once others have taken this device's pieces over."""
@@ -171,7 +187,7 @@ class Member:
 
     def keep(self, sha256: str, weights: PieceState) -> None:
         """Write the group's model to HOME/models/RUN."""
-        keep_model(self._home / "models" / self.run, self.programs.files(sha256), weights)
+        keep_model(self._home / "models" / self.run.split("/")[0], self.programs.files(sha256), weights)
 
     def data(self) -> Dataset:
         if self._data is None:

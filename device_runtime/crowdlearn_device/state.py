@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 
 from . import wire_pb2 as pb
 from .errors import StateError, WireError
+from .files import replacing
 from .manifest import Manifest
 from .wire import Floats, decode_tensor, encode_tensor
 
@@ -201,18 +201,9 @@ class StateStore:
         return self._folder / f"{generation:08d}-{boundary:012d}.state"
 
     def save(self, generation: int, boundary: int, state: PieceState) -> None:
-        path = self._path(generation, boundary)
-        partial = path.with_suffix(".partial")
-        try:
-            with partial.open("wb") as file:
-                for block in state.blocks():
-                    file.write(block)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError:
-            partial.unlink(missing_ok=True)  # storage may be full
-            raise
+        with replacing(self._path(generation, boundary)) as file:
+            for block in state.blocks():
+                file.write(block)
 
     def load(self, generation: int, boundary: int) -> PieceState:
         """Raises StateError where this device does not hold that point."""

@@ -115,14 +115,16 @@ class Hello(_message.Message):
     def __init__(self, version: _Optional[int] = ..., device: _Optional[str] = ..., identity: _Optional[bytes] = ..., samples: _Optional[int] = ..., token: _Optional[str] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("version", "run", "device")
+    __slots__ = ("version", "run", "device", "id")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     version: int
     run: str
     device: int
-    def __init__(self, version: _Optional[int] = ..., run: _Optional[str] = ..., device: _Optional[int] = ...) -> None: ...
+    id: bytes
+    def __init__(self, version: _Optional[int] = ..., run: _Optional[str] = ..., device: _Optional[int] = ..., id: _Optional[bytes] = ...) -> None: ...
 
 class Range(_message.Message):
     __slots__ = ("start", "stop")

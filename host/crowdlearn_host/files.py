@@ -1,4 +1,4 @@
-"""Files that a crash leaves whole, and folders that one process uses at a time."""
+"""Files of lines, and files and folders that one process uses at a time."""
 
 from __future__ import annotations
 
@@ -18,27 +18,6 @@ DAMAGED_ARCHIVE = (EOFError, OSError, ValueError, KeyError, TypeError, zipfile.B
 
 
 LOCK = ".lock"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """All of the content or the old file, whatever happens meanwhile."""
-    with replacing(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` once all of it is on disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)  # what is left of a full disk is for others
-        raise
 
 
 @contextmanager

@@ -27,7 +27,7 @@ async def test_a_device_without_storage_tells_the_host_and_its_log(
     port = (tmp_path / "port").read_text().strip()
     async with connect(f"ws://127.0.0.1:{port}/", compression=None) as connection:
         await connection.recv()
-        welcome = pb.Frame(welcome=pb.Welcome(version=VERSION, run="run", device=0))
+        welcome = pb.Frame(welcome=pb.Welcome(version=VERSION, run="run", id=bytes(16), device=0))
         await connection.send(welcome.SerializeToString())
         said = await connection.recv()
         assert isinstance(said, bytes)

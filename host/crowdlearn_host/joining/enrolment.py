@@ -8,8 +8,10 @@ import json
 import secrets
 from pathlib import Path
 
+from crowdlearn_device.files import write_atomically
+
 from ..errors import FleetError
-from ..files import turn, write_atomically
+from ..files import turn
 
 
 class Enrolment:

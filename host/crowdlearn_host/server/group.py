@@ -205,7 +205,10 @@ class Group(Course):
             self._send(number, finish=pb.Finish(reason="left as it asked"))
 
     def _name_heir(self, number: int) -> None:
-        """From now on snapshots are readable by this device too."""
+        """From now on snapshots are readable by this device too. Its number is its own for good: holders keep
+        its identity.
+        """
+        self.effects.append(Save())
         self._heirs = (*self._heirs, number)
         heirs = [pb.Peer(device=d, identity=self.devices[d].identity) for d in self._heirs]
         for holder in self.holders:

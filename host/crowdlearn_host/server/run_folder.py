@@ -24,15 +24,18 @@ from typing import Any, BinaryIO, Self
 
 import torch
 from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.files import write_atomically
+from crowdlearn_device.pins import RUN_ID_BYTES
 from google.protobuf.message import DecodeError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from ..errors import RunError
-from ..files import appending, locked, write_atomically
+from ..files import appending, locked
 
 SCHEMA = """
 create table if not exists groups (number integer primary key, state text not null);
+create table if not exists run (number integer primary key check (number = 0), id blob not null);
 create table if not exists shared (number integer primary key check (number = 0), window blob not null);
 create table if not exists traffic (
          device text, direction text, purpose text, bytes integer, messages integer, primary key (device,
@@ -60,6 +63,8 @@ class RunFolder:
             self._db.executescript(SCHEMA)
             if create:
                 self._clear()
+            with self._db:
+                self._db.execute("insert or ignore into run values (0, ?)", (os.urandom(RUN_ID_BYTES),))
         self._metrics = appending(path / "metrics.jsonl")
         self._events = appending(path / "events.jsonl")
 
@@ -72,8 +77,13 @@ class RunFolder:
                 f"resume it with --resume {self.path}, or name another folder"
             )
         with self._db:
-            for table in ("groups", "shared", "traffic"):
+            for table in ("run", "groups", "shared", "traffic"):
                 self._db.execute(f"delete from {table}")
+
+    @property
+    def id(self) -> bytes:
+        """Tells the run from others of its name, and stays the same when it is resumed."""
+        return bytes(self._db.execute("select id from run").fetchone()[0])
 
     @property
     def begun(self) -> bool:

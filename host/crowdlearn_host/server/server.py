@@ -162,7 +162,8 @@ class Server:
             self._carry_out()
         self._attached[number] = attached
         self._count_up(attached, "control", frame.ByteSize())
-        self._send(number, pb.Frame(welcome=pb.Welcome(version=VERSION, run=self.run, device=number)))
+        welcome = pb.Welcome(version=VERSION, run=self.run, id=self.folder.id, device=number)
+        self._send(number, pb.Frame(welcome=welcome))
         return attached
 
     def _number(self, name: str, wanted: int | None) -> int:

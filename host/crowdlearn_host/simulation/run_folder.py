@@ -15,12 +15,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from crowdlearn_device.files import replacing, write_atomically
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from ..config import load_toml
 from ..errors import RunError
-from ..files import DAMAGED_ARCHIVE, LOCK, locked, replacing, write_atomically
+from ..files import DAMAGED_ARCHIVE, LOCK, locked
 from ..models import build_model
 from ..planner.plan import save_plan
 from ..sharing.flat import unflatten

@@ -61,6 +61,21 @@ async def test_a_device_with_another_token_or_name_is_refused_in_plain_words(tmp
                 await join_host(tmp_path / "home", data, name, f"wss://127.0.0.1:{port}", shown, pin)
 
 
+async def test_a_device_that_was_reset_is_refused_in_plain_words(tmp_path):
+    token = Enrolment(tmp_path).enrol("phone-1")
+    _, pin = certificate(tmp_path)
+    data = give_data(tmp_path / "data", load_split("digits", "test"))
+    async with a_host(tmp_path) as port:
+        url, stopping = f"wss://127.0.0.1:{port}", asyncio.Event()
+        first = asyncio.create_task(join_host(tmp_path / "home", data, "phone-1", url, token, pin, stopping))
+        while "joined" not in (tmp_path / "run" / "events.jsonl").read_text():
+            await asyncio.sleep(0)
+        with pytest.raises(JoinError, match="another identity than when it joined; was it reset"):
+            await join_host(tmp_path / "reset", data, "phone-1", url, token, pin)
+        stopping.set()
+        await asyncio.wait_for(first, 30)
+
+
 async def test_a_token_is_void_once_there_is_a_newer_one(tmp_path):
     enrolment = Enrolment(tmp_path)
     old, new = enrolment.enrol("phone-1"), enrolment.enrol("phone-1")
@@ -97,7 +112,7 @@ def a_member(home: Path) -> FetchingMember:
     data = load_split("digits", "test")
     identity = Identity.generate()
     member = FetchingMember("phone-1", home, identity, len(data), lambda: data, "token")
-    member.receive(pb.Frame(welcome=pb.Welcome(version=VERSION, run="run", device=0)))
+    member.receive(pb.Frame(welcome=pb.Welcome(version=VERSION, run="run", id=bytes(16), device=0)))
     member.outbox.clear()
     program = hashlib.sha256(b"the manifest").hexdigest()
     spec = pb.PieceSpec(device=0, program=program)

@@ -37,6 +37,7 @@ THREE_PIECES: Counts = ((3, 0, 0, 2), (0, 2, 3, 0), (0, 2, 2, 0))
 TWO_PIECES: Counts = ((3, 0, 0, 2), (0, 4, 5, 0))
 ONE_PIECE: Counts = ((3, 4, 5, 2),)
 RUN = "test-run"
+RUN_ID = bytes(16)
 
 
 @contextmanager
@@ -204,7 +205,7 @@ class Host:
             self.group.leave(number, "replaced by a new connection")
             self.carry_out()
         self.attached[number] = connection
-        self._send(number, pb.Frame(welcome=pb.Welcome(version=VERSION, run=RUN, device=number)))
+        self._send(number, pb.Frame(welcome=pb.Welcome(version=VERSION, run=RUN, id=RUN_ID, device=number)))
         self.group.join(Device(number, hello.device, hello.identity, hello.samples))
 
     def _relay(self, number: int, envelope: pb.Envelope, data: bytes) -> None:

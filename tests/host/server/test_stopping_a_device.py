@@ -30,7 +30,7 @@ async def test_a_device_that_is_stopped_leaves_before_it_ends(tmp_path: Path) ->
     port = (tmp_path / "port").read_text().strip()
     async with connect(f"ws://127.0.0.1:{port}/", compression=None) as connection:
         assert (await taken(connection)).hello.device == "phone"
-        welcome = pb.Welcome(version=VERSION, run="run", device=0)
+        welcome = pb.Welcome(version=VERSION, run="run", id=bytes(16), device=0)
         await connection.send(pb.Frame(welcome=welcome).SerializeToString())
         stopping.set()
         assert (await taken(connection)).leave.reason == "stopped on the device"

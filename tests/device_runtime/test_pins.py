@@ -1,0 +1,109 @@
+"""A device keeps to the identities it first saw in a run, whatever becomes of connections and processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.envelope import Identity
+from crowdlearn_device.errors import StateError
+from crowdlearn_device.pins import Pins
+from crowdlearn_device.serve import serve_device
+from crowdlearn_device.wire import VERSION, decode_frame
+from websockets.asyncio.client import ClientConnection, connect
+
+FIRST, OTHER = Identity.generate().public, Identity.generate().public
+
+
+@asynccontextmanager
+async def a_device(home: Path) -> AsyncIterator[str]:
+    """A runtime of its own; what it knows from before is on its disk."""
+    (home / "data").mkdir(exist_ok=True)
+    (home / "port").unlink(missing_ok=True)
+    np.savez(home / "data" / "train.npz", inputs=np.zeros((3, 2), np.float32), labels=np.zeros(3, np.int64))
+    stopping = asyncio.Event()
+    serving = asyncio.create_task(serve_device(home, home / "data", "phone", 0, stopping))
+    while not (home / "port").exists():
+        await asyncio.sleep(0)
+    try:
+        yield f"ws://127.0.0.1:{(home / 'port').read_text().strip()}/"
+    finally:
+        stopping.set()
+        await asyncio.wait_for(serving, 30)
+
+
+async def said(connection: ClientConnection) -> pb.Frame:
+    data = await asyncio.wait_for(connection.recv(), 30)
+    assert isinstance(data, bytes)
+    return decode_frame(data)
+
+
+async def welcome(connection: ClientConnection, run: bytes = bytes(16)) -> None:
+    frame = pb.Frame(welcome=pb.Welcome(version=VERSION, run="run", id=run, device=0))
+    await connection.send(frame.SerializeToString())
+
+
+async def assigned(connection: ClientConnection, mine: bytes, peer: bytes) -> pb.Frame:
+    """What a spare says to an assignment that tells a peer's identity."""
+    peers = [pb.Peer(device=0, identity=mine), pb.Peer(device=1, identity=peer)]
+    frame = pb.Frame(assign=pb.Assign(generation=1, piece=-1, peers=peers))
+    await connection.send(frame.SerializeToString())
+    return await said(connection)
+
+
+async def shown(url: str, peer: bytes, run: bytes = bytes(16)) -> pb.Frame:
+    """The same over a connection of its own."""
+    async with connect(url, compression=None) as connection:
+        mine = (await said(connection)).hello.identity
+        await welcome(connection, run)
+        return await assigned(connection, mine, peer)
+
+
+async def test_a_changed_identity_is_refused_after_a_reconnect_and_a_restart(tmp_path: Path) -> None:
+    async with a_device(tmp_path) as url:
+        assert (await shown(url, FIRST)).HasField("key_offer")
+        assert "device 1 has changed its identity; start a new run" in (await shown(url, OTHER)).fault.reason
+        assert (await shown(url, FIRST)).HasField("key_offer")
+    async with a_device(tmp_path) as url:
+        assert "device 1 has changed its identity; start a new run" in (await shown(url, OTHER)).fault.reason
+        assert (await shown(url, FIRST)).HasField("key_offer")
+
+
+async def test_a_second_welcome_is_refused_and_forgets_nobody(tmp_path: Path) -> None:
+    async with a_device(tmp_path) as url, connect(url, compression=None) as connection:
+        mine = (await said(connection)).hello.identity
+        await welcome(connection)
+        assert (await assigned(connection, mine, FIRST)).HasField("key_offer")
+        await welcome(connection, b"another run's id")
+        assert "welcome came twice" in (await said(connection)).fault.reason
+        assert "changed its identity" in (await assigned(connection, mine, OTHER)).fault.reason
+
+
+async def test_a_new_run_of_the_same_name_knows_nothing_of_the_old_one(tmp_path: Path) -> None:
+    async with a_device(tmp_path) as url:
+        assert (await shown(url, FIRST)).HasField("key_offer")
+        (old,) = (tmp_path / "runs" / "run").iterdir()
+        (old / "00000001-000000000000.state").write_bytes(b"of the old run")
+        assert (await shown(url, OTHER, b"another run's id")).HasField("key_offer")
+        assert not old.exists()
+        assert [f.name for f in (tmp_path / "runs" / "run").rglob("*") if f.is_file()] == ["peers.json"]
+
+
+def test_a_refused_assignment_pins_nobody(tmp_path: Path) -> None:
+    pins = Pins(tmp_path)
+    pins.trust([pb.Peer(device=1, identity=FIRST)])
+    with pytest.raises(Exception, match="changed its identity"):
+        pins.trust([pb.Peer(device=2, identity=OTHER), pb.Peer(device=1, identity=OTHER)])
+    assert pins.identities == Pins(tmp_path).identities == {1: FIRST}
+
+
+@pytest.mark.parametrize("kept", [b"", b"[]", b'{"1": "xy"}', b'{"one": "00"}', b'{"1": 2}'])
+def test_damaged_pins_are_told(tmp_path: Path, kept: bytes) -> None:
+    (tmp_path / "peers.json").write_bytes(kept)
+    with pytest.raises(StateError, match="is damaged"):
+        Pins(tmp_path)
