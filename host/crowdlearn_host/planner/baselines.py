@@ -50,9 +50,9 @@ def baselines(problem: Problem, loads: Sequence[float]) -> list[Baseline]:
         ("METIS", _metis),
         ("hypergraph", _hypergraph),
     ]
-    seats = [seat for seat in seat_classes(problem) if seat]
-    if len(seats) < 2:
+    if _unfit(problem):
         return []
+    seats = [seat for seat in seat_classes(problem) if seat]
     shares = _shares(problem, seats)
     vertices = _vertices(problem, loads)
     found = []
@@ -79,16 +79,28 @@ def baselines(problem: Problem, loads: Sequence[float]) -> list[Baseline]:
 
 def absent(problem: Problem) -> dict[str, str]:
     """The partitioners that `baselines` leaves out, and why."""
-    if sum(1 for seat in seat_classes(problem) if seat) < 2:
-        return dict.fromkeys(SEEDS, "nothing to divide among fewer than two followers")
-    if _pairs(problem) > MAX_PINS:
-        return dict.fromkeys(SEEDS, f"not run: {_pairs(problem):,} pairs of neurons, at most {MAX_PINS:,}")
+    unfit = _unfit(problem)
+    if unfit:
+        return dict.fromkeys(SEEDS, unfit)
     modules = {"METIS": "pymetis", "hypergraph": "mtkahypar"}
     return {
         name: f"not run: {module} is not installed"
         for name, module in modules.items()
         if find_spec(module) is None
     }
+
+
+def _unfit(problem: Problem) -> str:
+    """Why no partitioner can divide this; empty where they can."""
+    followers = sum(seat.count for seat in problem.seats[1:])
+    neurons = sum(problem.neurons[b] for b in problem.free)
+    if followers < 2:
+        return "nothing to divide among fewer than two followers"
+    if neurons < followers:
+        return f"not run: {neurons:,} hidden neurons are fewer than {followers:,} followers"
+    if _pairs(problem) > MAX_PINS:
+        return f"not run: {_pairs(problem):,} pairs of neurons, at most {MAX_PINS:,}"
+    return ""
 
 
 def _pairs(problem: Problem) -> int:
@@ -124,8 +136,6 @@ def _metis(problem: Problem, vertices: _Vertices, shares: list[float], seed: int
         import pymetis
     except ImportError:
         return None
-    if _pairs(problem) > MAX_PINS:
-        return None
     neighbours: list[dict[int, int]] = [{} for _ in vertices.weights]
     for link in problem.links:
         for source in vertices.starts.get(link.source, ()):
@@ -152,8 +162,6 @@ def _hypergraph(problem: Problem, vertices: _Vertices, shares: list[float], seed
     """One net per target neuron with all its sources: connectivity less one is the sums sent to it."""
     partitioner = _mtkahypar()
     if partitioner is None:
-        return None
-    if _pairs(problem) > MAX_PINS:
         return None
     library, initializer = partitioner
     nets, weights = [], []

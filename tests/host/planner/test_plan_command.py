@@ -61,6 +61,14 @@ def test_the_saved_plan_is_read_back_and_the_drawing_is_a_picture(fleet_file: Pa
     assert ElementTree.parse(drawn).getroot().tag.endswith("svg")
 
 
+@pytest.mark.parametrize("model", ["mlp:40-4", "mlp:40-2-4"])
+def test_fewer_hidden_neurons_than_followers_print_nothing_but_json(
+    fleet_file: Path, model: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    json.loads(run(model, "--fleet", fleet_file, "--json", "--seconds", 2))
+    assert capfd.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
