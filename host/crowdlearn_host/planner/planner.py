@@ -137,10 +137,11 @@ def _groupings(fleet: Fleet, group_size: int | None) -> list[int]:
 
 
 def _even(graph: NeuronGraph, priced: Costs, problem: Problem) -> list[Division]:
-    """The whole network in one piece, and evenly over the followers of the strongest class."""
+    """The whole network in one piece, and evenly over the followers of the strongest class, and of all."""
     seats = seat_classes(problem)
     divisions = []
-    for pieces in dict.fromkeys((1, min(len(seats), 1 + problem.seats[-1].count), len(seats))):
+    strongest = sum(seat.count for seat in problem.seats[1:2])
+    for pieces in dict.fromkeys((1, 1 + strongest, len(seats))):
         if pieces <= 1 + sum(priced.neurons[b] for b in problem.free):
             plan = balanced(graph, pieces)
             counts = tuple(

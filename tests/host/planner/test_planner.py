@@ -22,10 +22,10 @@ from crowdlearn_host.planner.costs import Rotation, Training, WireFormat, costs
 from crowdlearn_host.planner.fleet import Fleet
 from crowdlearn_host.planner.memory import PROCESS_BYTES
 from crowdlearn_host.planner.plan import GroupPlan, Plan, Turn, check_plan, load_plan, save_plan
-from crowdlearn_host.planner.planner import plan_fleet
+from crowdlearn_host.planner.planner import _even, plan_fleet
 from crowdlearn_host.planner.problem import Problem
 from crowdlearn_host.planner.relax import TOLD, Stretch, relaxations
-from crowdlearn_host.planner.seats import caps_of
+from crowdlearn_host.planner.seats import caps_of, group_problem
 from pydantic_core import to_jsonable_python
 
 from .conftest import fleet
@@ -95,6 +95,15 @@ def test_a_deep_network_on_few_unlike_devices_is_planned_and_bounded() -> None:
     found = plan(deep, devices, group_size=3).certificate
     assert found is not None
     assert 0.9 * found.cost <= found.bound <= found.cost
+
+
+def test_even_divisions_over_the_strongest_class_are_known_from_the_start(graph: NeuronGraph) -> None:
+    low = {"name": "low", "count": 5, "max_macs": 120}
+    devices = fleet(HUB, {"name": "high", "count": 3, "max_macs": 2000}, low)
+    priced = costs(graph, TRAINING)
+    known = _even(graph, priced, group_problem(priced, TRAINING, devices, 1))
+    assert [division.seats for division in known[:2]] == [(0,), (0, 1, 1, 1)]
+    assert len(known) == 3
 
 
 def test_the_planner_chooses_groups_when_sharing_is_cheaper_than_one_group_s_messages(
