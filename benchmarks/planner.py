@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import nn
 
 from .models import Inverted, resnet20
-from .report import machine, write_rows
+from .report import known, machine, write_rows
 
 SLICES = (5, 10, 15, 20)
 STRENGTH = {"high": 10.0, "mid": 10**0.5, "low": 1.0}
@@ -91,11 +91,13 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all rows there.")] = None,
 ) -> None:
     """Plan, and compare with METIS and a hypergraph partitioner under the identical accounting."""
+    names = networks.split(",") if networks else [case.name for case in CASES]
+    known("--networks", names, [case.name for case in CASES])
     console = Console(width=130)
     console.print(machine())
     paper = [_paper_row(slices) for slices in SLICES]
     _print(console, "paper MLP, equal slices, imbalance 1.03: floats sent forward per sample", paper)
-    wanted = [case for case in CASES if not networks or case.name in networks.split(",")]
+    wanted = [case for case in CASES if case.name in names]
     mixed = [_mixed_row(case, 5.0 if quick else seconds, compare=not quick) for case in wanted]
     _print(console, "20 devices of three classes: relayed bytes per epoch", mixed)
     write_rows(json_file, paper + mixed)

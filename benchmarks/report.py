@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,13 @@ def machine() -> str:
     load = os.getloadavg()[0]
     day = time.strftime("%Y-%m-%d")
     return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}, load {load:.1f}, {day}"
+
+
+def known(option: str, names: Sequence[str], those: Collection[str]) -> None:
+    """End the program, naming what there is, where a name is none of `those`."""
+    for name in names:
+        if name not in those:
+            raise SystemExit(f"{option} {name}: there is {', '.join(those)}")
 
 
 def write_rows(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:

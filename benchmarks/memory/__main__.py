@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..report import machine, write_rows
+from ..report import known, machine, write_rows
 from .cases import CASES, LARGE
 from .compare import compare
 
@@ -25,17 +25,19 @@ QUICK = ("dense",)
 def main(
     networks: Annotated[
         list[str], typer.Option("--network", help=f"Which of {'; '.join([*CASES, *LARGE])}.")
-    ] = [*CASES, *LARGE],  # noqa: B006  typer copies it
-    quick: Annotated[bool, typer.Option(help="The dense network alone.")] = False,
+    ] = [],  # noqa: B006  typer copies it
+    quick: Annotated[bool, typer.Option(help="The dense network, unless others are named.")] = False,
     wires: Annotated[str, typer.Option(help="Which of float32, float16, int8.")] = "int8,float32",
     micro_batch: Annotated[int, typer.Option(help="Samples of a micro-batch, of 64.")] = 16,
     cache: Annotated[Path | None, typer.Option(help="Keep programs and footprints here.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
 ) -> None:
     """Print predicted and measured memory of every piece."""
+    chosen = networks or [*(QUICK if quick else (*CASES, *LARGE))]
+    known("--network", chosen, [*CASES, *LARGE])
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        for name in QUICK if quick else networks:
+        for name in chosen:
             for wire in wires.split(","):
                 folder = Path(temporary) / f"{name}-{wire}"
                 rows += compare(name, wire, folder, cache or Path(temporary), micro_batch)

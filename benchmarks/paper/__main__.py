@@ -102,8 +102,8 @@ def main(
             flat += bytes_rows(graph, rows, curves, ACCURACIES)
             flat += fedavg_rows(graph, rows, curves)
         plot_errors(runs / f"{name}.svg", f"{model}: {name}", curves)
-    for title, shown in _tables(flat).items():
-        console.print(_table(f"{title} (quick: no result)" if quick else title, shown))
+    for title, shown in _tables(flat, quick).items():
+        console.print(_table(title, shown))
     minutes = (time.monotonic() - began) / 60
     worked = sum(finished.cpu_seconds for finished in results.values()) / 60
     conditions = [
@@ -113,7 +113,7 @@ def main(
     for line in conditions:
         console.print(line)
     if markdown is not None:
-        markdown.write_text(_markdown(flat, conditions))
+        markdown.write_text(_markdown(flat, conditions, quick))
     write_rows(json_file, flat)
 
 
@@ -125,12 +125,12 @@ def _told(finished: Finished, total: int, began: float) -> str:
     return f"one of {total} runs: {error:.2f} % in {spent} ({minutes:.1f} minutes so far)"
 
 
-def _tables(flat: list[dict[str, Any]]) -> dict[str, list[dict[str, str]]]:
+def _tables(flat: list[dict[str, Any]], quick: bool) -> dict[str, list[dict[str, str]]]:
     """The rows as shown, by table: all rows of a table have the same columns."""
     titles: dict[str, list[dict[str, Any]]] = {}
     for row in flat:
         until = ", until an accuracy" if "accuracy" in row else ""
-        titles.setdefault(row["table"] + until, []).append(row)
+        titles.setdefault(row["table"] + until + (" (quick: no result)" if quick else ""), []).append(row)
     told = {}
     for title, rows in titles.items():
         columns = dict.fromkeys(column for row in rows for column in row if column != "table")
@@ -145,10 +145,10 @@ def _table(title: str, rows: list[dict[str, str]]) -> Table:
     return shown
 
 
-def _markdown(flat: list[dict[str, Any]], conditions: list[str]) -> str:
+def _markdown(flat: list[dict[str, Any]], conditions: list[str], quick: bool) -> str:
     told = "\n".join(conditions)
     parts = ["# The paper's tables, as run", "    python -m benchmarks.paper --data MNIST_FOLDER", told]
-    for title, rows in _tables(flat).items():
+    for title, rows in _tables(flat, quick).items():
         lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
         parts += [f"## {title}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     return "\n\n".join(parts) + "\n"

@@ -23,7 +23,7 @@ from crowdlearn_export.train_step import train_step
 from rich.console import Console
 from rich.table import Table
 
-from ..report import machine, write_rows
+from ..report import known, machine, write_rows
 from .cases import Case, built, products_alone, write_case, write_onnx
 from .compare import REFERENCE, compare
 from .peers import PEERS, python_of
@@ -39,7 +39,7 @@ TOLD = ("mnn", "litert")
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the CNN at batch 32 on one thread, no peers")
+    parser.add_argument("--quick", action="store_true", help="the CNN at batch 32 on one thread")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--models", help="comma-separated; only these networks")
     parser.add_argument("--batches", help="comma-separated; only these batches")
@@ -50,6 +50,8 @@ def main() -> None:
     without = options.without.split(",")
     if REFERENCE in without:
         parser.error(f"--without {REFERENCE}: every time is told relative to it")
+    if options.models:
+        known("--models", options.models.split(","), dict.fromkeys(case.model for case in FULL))
     cases = [
         case
         for case in ([Case("cnn", 32, 1)] if options.quick else FULL)
@@ -57,6 +59,10 @@ def main() -> None:
         and (not options.batches or str(case.batch) in options.batches.split(","))
         and (not options.threads or str(case.threads) in options.threads.split(","))
     ]
+    if not cases:
+        parser.error(
+            "nothing is left to measure" + (": --quick is the CNN at batch 32" if options.quick else "")
+        )
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         programs = {case.model: compiled(case.model) for case in cases}
