@@ -9,6 +9,7 @@ import hmac
 import logging
 import random
 import ssl
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,6 +28,8 @@ log = logging.getLogger("crowdlearn")
 
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 """Seconds between attempts to reach the host, doubling, with jitter."""
+STEADY_SECONDS = 5.0
+"""Once it is welcome and stays so long, a device that is cut off comes again at once."""
 REFUSED = 1008
 """The WebSocket's close code for a device that is not welcome."""
 
@@ -81,8 +84,10 @@ async def join_host(
                 _check_certificate(connection, pin)
                 log.info("connected to %s", address.netloc)
                 member = FetchingMember(name, home, identity, samples, load, token)
+                began = time.monotonic()
                 await run_member(connection, member, leaving, battery)
-                wait = FIRST_RETRY
+                if member.device >= 0 and time.monotonic() - began >= STEADY_SECONDS:
+                    wait = FIRST_RETRY
                 if member.finished is not None:
                     log.info("finished: %s", member.finished)
                     if once:

@@ -21,6 +21,7 @@ PROBLEMS = {
     "swapped": "{device} gives way to a spare: {reason}",
     "resliced": "no spare left or all back: going on with {pieces} pieces",
     "fault": "{device}: {reason}",
+    "declined": "{device} does not take part now: {reason}",
     "unreachable": "{device} cannot be reached: {reason}",
     "deferred": "{device} does not come back; its turn moves to the end of the epoch",
     "skipped": "{device} misses epoch {epoch}",

@@ -42,7 +42,17 @@ pre { font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; margin: 
         ("#2f6fde", "#e0782f", "#2e9e6b", "#b04ac4", "#c9a227", "#d14b5f", "#2aa5b8", "#7a828c")
     )
 )
-TELLING = ("recovering", "left", "paused", "deferred", "skipped", "refused", "unreachable", "stopped")
+TELLING = (
+    "recovering",
+    "left",
+    "paused",
+    "deferred",
+    "skipped",
+    "refused",
+    "declined",
+    "unreachable",
+    "stopped",
+)
 """Events that a reader looks for first: what went wrong and how it went on."""
 MAX_ROWS = 300
 MEANS = 50

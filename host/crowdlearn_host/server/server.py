@@ -93,8 +93,9 @@ class Server:
         dialled: bool,
         number: int | None = None,
         admits: Admits | None = None,
-    ) -> None:
+    ) -> bool:
         """Serve a device until its connection ends; a device new to the run gets `number`, or the next one.
+        Whether it can take part in this run again.
 
         Raises FleetError where its first words are wrong, or `admits` says no to its name and token.
         """
@@ -123,6 +124,7 @@ class Server:
                 del self._attached[number]
                 self._group(number).leave(number, reason)
                 self._carry_out()
+        return number not in self._group(number).attendance.unfit
 
     def _welcome(
         self, frame: pb.Frame, connection: Connection, dialled: bool, wanted: int | None

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import secrets
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from crowdlearn_device.join import STEADY_SECONDS
+from crowdlearn_device.serve import TRY_LATER
 from crowdlearn_device.wire import MAX_FRAME
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from ..adb.deployment import RuntimeDeployment
-from ..errors import FleetError
+from ..adb.device import AdbDevice
+from ..errors import FleetError, TrainingError
 from ..fleet.discovery import dial
 from ..server.server import Server
 from .config import TrainConfig
@@ -21,55 +27,124 @@ FIRST_RETRY, LAST_RETRY = 0.2, 10.0
 """Seconds between attempts to reach a device again, doubling, with jitter."""
 
 
-async def keep_linked(
-    server: Server,
-    number: int,
-    serial: str,
-    files: dict[str, bytes],
-    config: TrainConfig,
-    key: Path | None = None,
-) -> None:
-    """Bring the runtime to a device and keep a connection to it until the run is over."""
-    token = secrets.token_hex(16)
-    wait, first = FIRST_RETRY, True
-    while not server.over.is_set():
+class Link:
+    """Keeps the device `serial`, one of the `fleet`, connected to `server`; new to the run it gets `number`.
+
+    The links of a fleet share `declined`: why devices would not take part when they were asked last.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        fleet: Sequence[str],
+        serial: str,
+        number: int,
+        files: dict[str, bytes],
+        config: TrainConfig,
+        declined: dict[str, str],
+        key: Path | None = None,
+    ) -> None:
+        self._server, self._fleet, self._number, self._config = server, fleet, number, config
+        self._serial, self._declined = serial, declined
+        self._token = secrets.token_hex(16)
+        self._files = {**files, "token": self._token.encode()}
+        self._key = key
+        self._wait = FIRST_RETRY
+        self._welcomed = False
+        self._unfit = False
+        self._told = ("", "")
+
+    async def keep(self) -> None:
+        """Bring the runtime to the device and keep a connection to it until the run is over, or over for it.
+
+        Where nothing is trained yet, raises FleetError for a device that cannot be reached or used at first,
+        and TrainingError where every device of the fleet declines.
+        """
+        while not self._over:
+            try:
+                async with await dial(self._serial, key=self._key) as device:
+                    await self._deploy(device)
+            except (FleetError, OSError, WebSocketException) as error:
+                # What never was there is a mistake in the fleet; in a run under way it may come back.
+                if self._mistaken:
+                    raise FleetError(f"{self._serial}: {error}") from error
+                self._tell("unreachable", str(error))
+                await self._pause()
+
+    @property
+    def _over(self) -> bool:
+        return self._unfit or self._server.over.is_set()
+
+    @property
+    def _trained(self) -> bool:
+        return any(group.points for group in self._server.groups)
+
+    @property
+    def _mistaken(self) -> bool:
+        return not self._welcomed and not self._trained
+
+    async def _deploy(self, device: AdbDevice) -> None:
+        """Have the runtime run on the device as long as it is connected, and the run lasts."""
+        named = (await device.shell("getprop ro.serialno")).stdout.decode(errors="replace").strip()
+        name = named or self._serial
+        arguments = ["--name", name, "--threads", "1"]
+        arguments += [f"--lowest-battery={self._config.fleet.lowest_battery}"]
+        if self._config.device_data:
+            arguments += ["--data", self._config.device_data]
+        deployment = RuntimeDeployment(device, arguments=arguments)
+        sent = await deployment.install(self._files)
+        self._server.tell("deployed", {"device": name, "bytes": sent})
+        await deployment.start()
         try:
-            async with await dial(serial, key=key) as device:
-                name = (await device.shell("getprop ro.serialno")).stdout.decode(
-                    errors="replace"
-                ).strip() or serial
-                arguments = ["--name", name, "--threads", "1"]
-                arguments += [f"--lowest-battery={config.fleet.lowest_battery}"]
-                if config.device_data:
-                    arguments += ["--data", config.device_data]
-                deployment = RuntimeDeployment(device, arguments=arguments)
-                sent = await deployment.install({**files, "token": token.encode()})
-                server.tell("deployed", {"device": name, "bytes": sent})
-                await deployment.start()
-                try:
-                    while not server.over.is_set() and device.lost is None:
-                        async with connect(
-                            "ws://device/",
-                            sock=await deployment.connect(),
-                            additional_headers={"Authorization": f"Bearer {token}"},
-                            compression=None,
-                            max_size=MAX_FRAME,
-                            open_timeout=60,
-                            ping_timeout=60,
-                        ) as connection:
-                            first = False
-                            wait = FIRST_RETRY
-                            await server.attach(connection, dialled=True, number=number)
-                        if not server.over.is_set():
-                            await asyncio.sleep(wait * random.uniform(0.5, 1.5))
-                            wait = min(2 * wait, LAST_RETRY)
-                finally:
-                    if device.lost is None:
-                        await deployment.stop()
-        except (FleetError, OSError, WebSocketException) as error:
-            # A device that never was there is a mistake in the fleet; in a run under way it may come back.
-            if first and not any(group.points for group in server.groups):
-                raise FleetError(f"{serial}: {error}") from error
-            server.tell("unreachable", {"device": serial, "reason": str(error)[:300]})
-            await asyncio.sleep(wait * random.uniform(0.5, 1.5))
-            wait = min(2 * wait, LAST_RETRY)
+            while not self._over and device.lost is None:
+                await self._connect(deployment)
+                await self._pause()
+        finally:
+            if device.lost is None:
+                await deployment.stop()
+
+    async def _connect(self, deployment: RuntimeDeployment) -> None:
+        """One connection, from hello to its end."""
+        async with connect(
+            "ws://device/",
+            sock=await deployment.connect(),
+            additional_headers={"Authorization": f"Bearer {self._token}"},
+            compression=None,
+            max_size=MAX_FRAME,
+            open_timeout=60,
+            ping_timeout=60,
+        ) as connection:
+            began = time.monotonic()
+            try:
+                fit = await self._server.attach(connection, dialled=True, number=self._number)
+            except FleetError as error:
+                reason = connection.close_reason or str(error)
+                if connection.close_code != TRY_LATER and self._mistaken:
+                    raise FleetError(reason) from error
+                self._decline(reason)
+                return
+            self._welcomed, self._unfit, self._told = True, not fit, ("", "")
+            self._declined.pop(self._serial, None)
+            if time.monotonic() - began >= STEADY_SECONDS:
+                self._wait = FIRST_RETRY
+
+    def _decline(self, reason: str) -> None:
+        """The device is there and takes no part: tell it, and end the run where that leaves nobody."""
+        self._tell("declined", reason)
+        self._declined[self._serial] = reason
+        somebody = self._config.fleet.joining or any(group.live for group in self._server.groups)
+        if not (somebody or self._trained or set(self._fleet) - set(self._declined)):
+            why = "; ".join(f"{serial}: {reason}" for serial, reason in self._declined.items())
+            raise TrainingError(f"no device takes part ({why}); see to that and start again")
+
+    def _tell(self, event: str, reason: str) -> None:
+        """Once, until the reason is another."""
+        if self._told != (event, reason):
+            self._told = event, reason
+            self._server.tell(event, {"device": self._serial, "reason": reason[:300]})
+
+    async def _pause(self) -> None:
+        if not self._over:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._server.over.wait(), self._wait * random.uniform(0.5, 1.5))
+            self._wait = min(2 * self._wait, LAST_RETRY)

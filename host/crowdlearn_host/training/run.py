@@ -22,7 +22,7 @@ from ..server.server import OnEvent, Server
 from .checkpoints import Checkpoints
 from .config import TrainConfig, load_config
 from .evaluation import Evaluation, evaluate
-from .link import keep_linked
+from .link import Link
 from .prepare import Prepared, device_files, groups_of, shared_model_of
 
 GOODBYE_SECONDS = 15.0
@@ -74,8 +74,11 @@ async def train(
         if fleet.listen is not None:
             port = await stack.enter_async_context(listening(server, fleet.listen, default_home()))
             on_event("listening", {"port": port, "devices": fleet.joining})
+        declined: dict[str, str] = {}
         links = [
-            asyncio.create_task(keep_linked(server, number, serial, files[i], prepared.config, key))
+            asyncio.create_task(
+                Link(server, serials, serial, number, files[i], prepared.config, declined, key).keep()
+            )
             for i, (number, serial) in enumerate(zip(numbers, serials, strict=False))
         ]
         stack.push_async_callback(_cancelled, links)
@@ -92,6 +95,8 @@ async def train(
             if broken:
                 await server.stop(str(broken[0].exception()))
                 await broken[0]
+            if links and not (fleet.joining or waiting & set(links)):
+                await server.stop(_nobody_left(groups))
         if not server.over.is_set():
             await server.stop(f"interrupted; go on with: crowdlearn train --resume {folder.path}")
         else:
@@ -106,6 +111,15 @@ async def train(
     if prepared.test is None:
         return None
     return evaluate(copy.deepcopy(prepared.model), load_model_state(folder.path), prepared.test)
+
+
+def _nobody_left(groups: Sequence[Group]) -> str:
+    unfit = (
+        f"{group.devices[number].name}: {why}"
+        for group in groups
+        for number, why in group.attendance.unfit.items()
+    )
+    return f"no device is left that can take part ({'; '.join(unfit)}); mend one, and resume the run"
 
 
 async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:

@@ -22,6 +22,7 @@ from crowdlearn_host.joining.certificate import certificate
 from crowdlearn_host.joining.enrolment import Enrolment
 from crowdlearn_host.joining.listener import listening
 from crowdlearn_host.server.group import Group
+from crowdlearn_host.server.points import Device
 from crowdlearn_host.server.run_folder import RunFolder
 from crowdlearn_host.server.server import Server
 from crowdlearn_host.server.settings import Settings
@@ -92,6 +93,28 @@ async def test_a_host_with_another_certificate_hears_no_token(tmp_path):
         said = (tmp_path / "run" / "events.jsonl").read_text()
         assert "joined" not in said
         assert "not enrolled" not in said
+
+
+async def test_a_device_that_is_sent_away_at_once_comes_again_ever_later(tmp_path, monkeypatch):
+    came: list[float] = []
+    stopping = asyncio.Event()
+
+    def send_away(self: Group, device: Device) -> None:
+        came.append(asyncio.get_running_loop().time())
+        if len(came) == 8:
+            stopping.set()
+        self.attendance.unfit[device.number] = "its data is damaged"
+        join(self, device)
+
+    join = Group.join
+    monkeypatch.setattr(Group, "join", send_away)
+    monkeypatch.setattr("crowdlearn_device.join.FIRST_RETRY", 0.01)
+    token, (_, pin) = Enrolment(tmp_path).enrol("phone-1"), certificate(tmp_path)
+    data = give_data(tmp_path / "data", load_split("digits", "test"))
+    async with a_host(tmp_path) as port:
+        url = f"wss://127.0.0.1:{port}"
+        await join_host(tmp_path / "home", data, "phone-1", url, token, pin, stopping)
+    assert came[-1] - came[-2] > 0.5 * 0.01 * 2**6
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,121 @@
+"""Phones that are there and take no part: they are left in peace, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_host import phones
+from crowdlearn_host.config import parse_config
+from crowdlearn_host.errors import FleetError, TrainingError
+from crowdlearn_host.server.group import Group
+from crowdlearn_host.server.points import Device
+from crowdlearn_host.server.run_folder import RunFolder
+from crowdlearn_host.server.server import Server
+from crowdlearn_host.training import link
+from crowdlearn_host.training.config import TrainConfig
+from crowdlearn_host.training.prepare import prepare
+from crowdlearn_host.training.run import train
+
+pytestmark = pytest.mark.system
+LONG_SECONDS = 120
+GRACE_SECONDS = 5.0
+"""How long the others wait for the unwilling, who are asked meanwhile."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("home")
+        patch.setenv("CROWDLEARN_HOME", str(home))
+        patch.setattr(link, "FIRST_RETRY", 0.05)
+        yield home
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[int | None]:
+    """How often each device was connected to."""
+    counts: Counter[int | None] = Counter()
+    attach = Server.attach
+
+    async def counted(self: Server, *args: Any, number: int | None = None, **more: Any) -> Any:
+        counts[number] += 1
+        return await attach(self, *args, number=number, **more)
+
+    monkeypatch.setattr(Server, "attach", counted)
+    return counts
+
+
+def run(folder: Path, infos: list[phones.PhoneInfo], **more: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Train one piece on the phones; what was told."""
+    values = {
+        "model": "mlp:64-8-10",
+        "data": "digits",
+        "group": {"pieces": 1},
+        "training": {"epochs": 1, "batch": 64, "kernels": "by_size", "grace_seconds": GRACE_SECONDS},
+        **more,
+    }
+    prepared = prepare(parse_config(values, TrainConfig, "the test"), folder, lambda *_: None)
+    told: list[tuple[str, dict[str, Any]]] = []
+    serials = [info.serial for info in infos]
+    with RunFolder(folder / "run", create=True) as opened:
+        training = train(prepared, serials, opened, lambda *event: told.append(event))
+        asyncio.run(asyncio.wait_for(training, LONG_SECONDS))
+    return told
+
+
+def test_a_phone_low_on_battery_is_left_in_peace(tmp_path: Path, asked: Counter[int | None]) -> None:
+    with phones.running(2, tmp_path) as infos:
+        phones.drain(infos[1].name, 5, tmp_path)
+        told = run(tmp_path, infos)
+    assert asked[1] >= 3
+    about = [(event, fields["reason"]) for event, fields in told if fields.get("device") == infos[1].serial]
+    assert about == [("declined", "battery at 5 %")]
+    deployed = Counter(fields["device"] for event, fields in told if event == "deployed")
+    assert sorted(deployed.values()) == [1, 1]
+
+
+def test_a_fleet_that_is_low_on_battery_ends_the_run(tmp_path: Path) -> None:
+    with phones.running(2, tmp_path) as infos:
+        for info in infos:
+            phones.drain(info.name, 5, tmp_path)
+        with pytest.raises(TrainingError, match=r"no device takes part.*battery at 5 %.*battery at 5 %"):
+            run(tmp_path, infos)
+
+
+def test_data_that_is_not_there_is_a_mistake_in_the_fleet(tmp_path: Path) -> None:
+    with (
+        phones.running(2, tmp_path) as infos,
+        pytest.raises(FleetError, match=rf"{infos[0].serial}|{infos[1].serial}: .*/sdcard/tpyo"),
+    ):
+        run(tmp_path, infos, device_data="/sdcard/tpyo")
+
+
+@pytest.mark.parametrize("unfit", [{1}, {0, 1}])
+def test_a_phone_that_cannot_take_part_is_not_called_again(
+    tmp_path: Path, asked: Counter[int | None], monkeypatch: pytest.MonkeyPatch, unfit: set[int]
+) -> None:
+    join = Group.join
+
+    def faulty(self: Group, device: Device) -> None:
+        if device.number not in unfit:
+            join(self, device)
+        else:
+            self.devices[device.number] = device
+            self.attendance.came(device.number)
+            fault = pb.Fault(kind=pb.FAULT_DATA, reason="its data is gone", fatal=True)
+            self.receive(device.number, pb.Frame(fault=fault))
+
+    monkeypatch.setattr(Group, "join", faulty)
+    with phones.running(2, tmp_path) as infos:
+        if unfit == {1}:
+            run(tmp_path, infos)
+        else:
+            with pytest.raises(TrainingError, match=r"no device is left.*its data is gone"):
+                run(tmp_path, infos)
+    assert asked == {0: 1, 1: 1}
