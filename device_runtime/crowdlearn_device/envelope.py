@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,8 +27,6 @@ from .errors import EnvelopeError, StateError
 
 KEY_BYTES = 32
 TAG_BYTES = 16
-SNAPSHOT_BYTES = 1 << 20
-"""Of a snapshot's content in one part."""
 
 
 @dataclass(frozen=True)
@@ -187,77 +185,51 @@ def _wrap_key(
 
 
 def _snapshot_associated(run: str, snapshot: pb.Snapshot) -> bytes:
-    place = snapshot.generation, snapshot.boundary, snapshot.piece, snapshot.sender
-    return struct.pack("<IQIII?", *place, snapshot.part, snapshot.last) + snapshot.ephemeral + run.encode()
+    return (
+        struct.pack("<IQII", snapshot.generation, snapshot.boundary, snapshot.piece, snapshot.sender)
+        + snapshot.ephemeral
+        + run.encode()
+    )
 
 
 def seal_snapshot(
     run: str,
     identity: Identity,
     heirs: dict[int, bytes],
-    place: pb.Snapshot,
+    snapshot: pb.Snapshot,
     blocks: Iterable[bytes | memoryview],
-) -> Iterator[pb.Snapshot]:
-    """`blocks` in parts like `place`, sealed so that each heir (number -> identity) can read them and nobody
-    else; one part at a time is in memory.
+) -> None:
+    """Put `blocks` into `snapshot`, sealed so that each heir (number -> identity) can read them and nobody
+    else.
     """
     ephemeral = X25519PrivateKey.generate()
+    snapshot.ephemeral = ephemeral.public_key().public_bytes_raw()
+    associated = _snapshot_associated(run, snapshot)
     key = ChaCha20Poly1305.generate_key()
-    cipher = ChaCha20Poly1305(key)
-    for number, (content, last) in enumerate(_cut(blocks)):
-        part = pb.Snapshot(part=number, last=last)
-        part.MergeFrom(place)
-        part.ephemeral = ephemeral.public_key().public_bytes_raw()
-        associated = _snapshot_associated(run, part)
-        for heir, public in sorted(heirs.items()) if number == 0 else ():
-            wrap = _wrap_key(run, identity, ephemeral, place.sender, heir, public)
-            part.keys.add(device=heir, sealed=wrap.encrypt(_nonce(0), key, associated))
-        part.sealed = cipher.encrypt(_nonce(number), content, associated)
-        yield part
+    for heir, public in sorted(heirs.items()):
+        wrap = _wrap_key(run, identity, ephemeral, snapshot.sender, heir, public)
+        snapshot.keys.add(device=heir, sealed=wrap.encrypt(_nonce(0), key, associated))
+    # No more than two copies at a time: of a phone's memory this is the peak.
+    sealed = ChaCha20Poly1305(key).encrypt(_nonce(0), b"".join(blocks), associated)
+    snapshot.sealed = sealed
 
 
-def _cut(blocks: Iterable[bytes | memoryview]) -> Iterator[tuple[bytes, bool]]:
-    """The same bytes in parts of SNAPSHOT_BYTES, and whether one is the last."""
-    part = bytearray()
-    for block in blocks:
-        for start in range(0, len(block), SNAPSHOT_BYTES):
-            part += block[start : start + SNAPSHOT_BYTES]
-            while len(part) > SNAPSHOT_BYTES:
-                yield bytes(part[:SNAPSHOT_BYTES]), False
-                del part[:SNAPSHOT_BYTES]
-    yield bytes(part), True
-
-
-class SnapshotOpener:
-    """Opens a snapshot's parts as they come, in order, into `content`. Raises EnvelopeError where the first
-    does not name this device as heir, or one is altered or not the next.
+def open_snapshot(
+    run: str, me: int, identity: Identity, sender_identity: bytes, snapshot: pb.Snapshot
+) -> bytes:
+    """The content of a snapshot that names this device as heir. Raises EnvelopeError where it does not, or is
+    altered.
     """
-
-    def __init__(
-        self, run: str, me: int, identity: Identity, sender_identity: bytes, first: pb.Snapshot
-    ) -> None:
-        sealed = next((key.sealed for key in first.keys if key.device == me), None)
-        if sealed is None:
-            raise EnvelopeError(f"snapshot of piece {first.piece} is not sealed to device {me}")
-        secret = _agree(identity.private, sender_identity) + _agree(identity.private, first.ephemeral)
-        wrap = _derive(secret, b"crowdlearn snapshot" + struct.pack("<II", first.sender, me) + run.encode())
-        self.content = bytearray()
-        self._run, self._parts = run, 0
-        try:
-            self._cipher = ChaCha20Poly1305(wrap.decrypt(_nonce(0), sealed, _snapshot_associated(run, first)))
-        except (InvalidTag, ValueError) as error:
-            raise EnvelopeError(_altered(first)) from error
-
-    def add(self, part: pb.Snapshot) -> bool:
-        """Take the next part; whether it was the last."""
-        try:
-            associated = _snapshot_associated(self._run, part)
-            self.content += self._cipher.decrypt(_nonce(self._parts), part.sealed, associated)
-        except InvalidTag as error:
-            raise EnvelopeError(_altered(part)) from error
-        self._parts += 1
-        return part.last
-
-
-def _altered(snapshot: pb.Snapshot) -> str:
-    return f"snapshot of piece {snapshot.piece} by device {snapshot.sender} is altered, or a part is missing"
+    sealed = next((key.sealed for key in snapshot.keys if key.device == me), None)
+    if sealed is None:
+        raise EnvelopeError(f"snapshot of piece {snapshot.piece} is not sealed to device {me}")
+    secret = _agree(identity.private, sender_identity) + _agree(identity.private, snapshot.ephemeral)
+    wrap = _derive(secret, b"crowdlearn snapshot" + struct.pack("<II", snapshot.sender, me) + run.encode())
+    associated = _snapshot_associated(run, snapshot)
+    try:
+        key = wrap.decrypt(_nonce(0), sealed, associated)
+        return ChaCha20Poly1305(key).decrypt(_nonce(0), snapshot.sealed, associated)
+    except (InvalidTag, ValueError) as error:
+        raise EnvelopeError(
+            f"snapshot of piece {snapshot.piece} by device {snapshot.sender} is altered"
+        ) from error

@@ -13,14 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from . import wire_pb2 as pb
 from .dataset import Dataset
-from .envelope import Channel, Identity, SnapshotOpener, seal_snapshot
+from .envelope import Channel, Identity, open_snapshot, seal_snapshot
 from .errors import StateError, WireError
 from .executor import Executor, Programs
 from .manifest import Manifest
 from .sharing import apply_patch, shared_updates, weights_of
 from .state import Neurons, PartialState, PieceState, StateStore
 from .update import ValueType
-from .wire import check_size, decode_message
+from .wire import decode_message
 from .work import Work
 
 VALUES = {
@@ -72,8 +72,6 @@ class Generation:
         self._partial: PartialState | None = None
         self._giving: list[Iterator[None]] = []
         """What is sent part by part, each when the one before it has left: a phone has little room."""
-        self._inherited: dict[int, SnapshotOpener] = {}
-        """By piece, while their parts come."""
         self._patches: list[bytes] = []
         self._patched = not assign.patched
         self._work: Work | None = None
@@ -100,9 +98,7 @@ class Generation:
         self._send(key_offer=pb.KeyOffer(generation=self.number, device=self._me, ephemeral=public))
 
     def _send(self, **body: object) -> None:
-        frame = pb.Frame(**body)  # type: ignore[arg-type]
-        check_size(frame)
-        self._owner.outbox.append(frame)
+        self._owner.outbox.append(pb.Frame(**body))  # type: ignore[arg-type]
 
     def receive(self, kind: str, frame: pb.Frame) -> None:
         body = getattr(frame, kind)
@@ -198,14 +194,8 @@ class Generation:
             raise WireError(
                 f"snapshot of piece {snapshot.piece} by device {snapshot.sender} was not due here"
             )
-        if snapshot.part == 0:
-            opener = SnapshotOpener(self._run, self._me, self._owner.identity, sender, snapshot)
-            self._inherited[snapshot.piece] = opener
-        elif snapshot.piece not in self._inherited:
-            raise WireError(f"part {snapshot.part} of a snapshot of piece {snapshot.piece} came first")
-        if not self._inherited[snapshot.piece].add(snapshot):
-            return
-        self._provide(provide, PieceState.from_bytes(self._inherited.pop(snapshot.piece).content))
+        content = open_snapshot(self._run, self._me, self._owner.identity, sender, snapshot)
+        self._provide(provide, PieceState.from_bytes(content))
         self._check_complete()
 
     def _take(self, part: pb.StatePart) -> None:
@@ -281,19 +271,14 @@ class Generation:
         """A drained boundary: the piece to disk, a sealed snapshot to its heirs."""
         self._owner.states.save(self.number, boundary, state)
         heirs = {h: self._owner.identities[h] for h in self._heirs if h != self._me}
-        held = pb.Held(generation=self.number, boundary=boundary, busy_seconds=busy)
-        place = pb.Snapshot(
-            generation=self.number, boundary=boundary, piece=self._assign.piece, sender=self._me
-        )
-        parts = seal_snapshot(self._run, self._owner.identity, heirs, place, state.blocks()) if heirs else ()
-        self._giving.append(self._tell_held(parts, held))
-
-    def _tell_held(self, snapshot: Iterable[pb.Snapshot], held: pb.Held) -> Iterator[None]:
-        """Nothing is computed meanwhile, so the state stays what it was."""
-        for part in snapshot:
-            self._send(snapshot=part)
-            yield
-        self._send(held=held)
+        if heirs:
+            frame = pb.Frame()
+            snapshot = frame.snapshot
+            snapshot.generation, snapshot.boundary = self.number, boundary
+            snapshot.piece, snapshot.sender = self._assign.piece, self._me
+            seal_snapshot(self._run, self._owner.identity, heirs, snapshot, state.blocks())
+            self._owner.outbox.append(frame)
+        self._send(held=pb.Held(generation=self.number, boundary=boundary, busy_seconds=busy))
 
     def _share(self, share: pb.Share) -> None:
         """Upload the top theta of this piece's weights: weights, never gradients or samples."""

@@ -62,7 +62,7 @@ class PieceState:
         return b"".join(self.blocks())
 
     @classmethod
-    def from_bytes(cls, data: bytes | bytearray) -> PieceState:
+    def from_bytes(cls, data: bytes) -> PieceState:
         """The state that `data` holds, read-only and in the same memory. Raises StateError where it is not
         exactly one.
         """

@@ -56,16 +56,6 @@ def decode_frame(data: bytes) -> pb.Frame:
     return frame
 
 
-def check_size(frame: pb.Frame) -> None:
-    """Raises WireError where nobody would take the frame."""
-    size = frame.ByteSize()
-    if size > MAX_FRAME:
-        raise WireError(
-            f"{frame.WhichOneof('body')} of {size / 1e6:.1f} MB; a message has {MAX_FRAME / 1e6:.1f} MB at "
-            "most: take smaller micro-batches, or cut the network into more pieces"
-        )
-
-
 def encode_tensor(
     values: Array, dtype: pb.DType = pb.FLOAT32, rng: np.random.Generator | None = None
 ) -> pb.Tensor:

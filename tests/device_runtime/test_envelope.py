@@ -1,15 +1,10 @@
 import stat
 
 import pytest
-from crowdlearn_device import envelope
 from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.envelope import Channel, Identity, SnapshotOpener, seal_snapshot
+from crowdlearn_device.envelope import Channel, Identity, open_snapshot, seal_snapshot
 from crowdlearn_device.errors import EnvelopeError, StateError
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from hypothesis import given
-from hypothesis import strategies as st
-
-PLACE = pb.Snapshot(generation=1, boundary=8, piece=2, sender=0)
 
 
 def channels(run: str = "run", generation: int = 3) -> tuple[Channel, Channel]:
@@ -107,41 +102,17 @@ def test_a_key_that_is_none_is_refused():
 
 def test_snapshots_open_for_heirs_alone():
     owner, heir, other = (Identity.generate() for _ in range(3))
-    (snapshot,) = seal_snapshot("run", owner, {5: heir.public}, PLACE, [b"weights"])
+    snapshot = pb.Snapshot(generation=1, boundary=8, piece=2, sender=0)
+    seal_snapshot("run", owner, {5: heir.public}, snapshot, [b"weights"])
     assert b"weights" not in snapshot.SerializeToString()
-    opener = SnapshotOpener("run", 5, heir, owner.public, snapshot)
-    assert opener.add(snapshot)
-    assert opener.content == b"weights"
+    assert open_snapshot("run", 5, heir, owner.public, snapshot) == b"weights"
     with pytest.raises(EnvelopeError, match="not sealed to"):
-        SnapshotOpener("run", 6, other, owner.public, snapshot)
+        open_snapshot("run", 6, other, owner.public, snapshot)
     with pytest.raises(EnvelopeError):
-        SnapshotOpener("run", 5, other, owner.public, snapshot)
+        open_snapshot("run", 5, other, owner.public, snapshot)
     snapshot.boundary = 9
     with pytest.raises(EnvelopeError, match="altered"):
-        SnapshotOpener("run", 5, heir, owner.public, snapshot)
-
-
-@given(st.lists(st.binary(max_size=9)))
-def test_a_snapshots_parts_are_its_content_in_order_and_nothing_else(blocks):
-    owner, heir = Identity.generate(), Identity.generate()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(envelope, "SNAPSHOT_BYTES", 4)
-        parts = list(seal_snapshot("run", owner, {5: heir.public}, PLACE, blocks))
-    content = b"".join(blocks)
-    assert len(parts) == max(1, -(-len(content) // 4))
-    opener = SnapshotOpener("run", 5, heir, owner.public, parts[0])
-    for number, part in enumerate(parts):
-        for wrong in range(len(parts)):
-            if wrong != number:
-                with pytest.raises(EnvelopeError, match="part is missing"):
-                    opener.add(parts[wrong])
-        assert opener.add(part) == (number == len(parts) - 1)
-    assert opener.content == content
-    early = pb.Snapshot()
-    early.CopyFrom(parts[0])
-    early.last = not early.last
-    with pytest.raises(EnvelopeError):
-        SnapshotOpener("run", 5, heir, owner.public, early)
+        open_snapshot("run", 5, heir, owner.public, snapshot)
 
 
 def test_an_identity_lasts_and_is_readable_by_its_owner_alone(tmp_path):

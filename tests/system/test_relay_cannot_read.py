@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.envelope import Channel, Identity, SnapshotOpener
+from crowdlearn_device.envelope import Channel, Identity, open_snapshot
 from crowdlearn_device.errors import EnvelopeError
 from crowdlearn_host.server.server import Server
-from crowdlearn_host.server.snapshots import Snapshots
 from crowdlearn_host.training.config import TrainConfig
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -121,8 +120,7 @@ async def test_what_the_server_holds_opens_for_no_other_key(tmp_path):
     snapshots = list((tmp_path / "run" / "snapshots").glob("*.sealed"))
     assert snapshots
     for path in snapshots:
-        group, generation, boundary, piece = map(int, path.stem.split("-"))
-        first = next(Snapshots(path.parent).load(group, generation, boundary, piece))
+        snapshot = pb.Snapshot.FromString(path.read_bytes())
         for heir in public:
             with pytest.raises(EnvelopeError):
-                SnapshotOpener("run", heir, stranger, public[first.sender], first)
+                open_snapshot("run", heir, stranger, public[snapshot.sender], snapshot)

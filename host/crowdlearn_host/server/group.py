@@ -51,8 +51,8 @@ class Group(Course):
         elif self.phase == "running" and number not in self._heirs:
             self._name_heir(number)
 
-    def leave(self, number: int, reason: str, *, harmful: bool = False) -> None:
-        """A device's connection ended; `harmful`: over what it said, which it may say again."""
+    def leave(self, number: int, reason: str) -> None:
+        """A device's connection ended."""
         if number not in self.live:
             return
         self.attendance.went(number)
@@ -61,7 +61,7 @@ class Group(Course):
             return
         self._record("left", device=self._name(number), reason=reason)
         if self._working and self._needed(number):
-            (self._strike if harmful else self._recover)(f"{self._name(number)} left: {reason}")
+            self._recover(f"{self._name(number)} left: {reason}")
 
     def relayed(self, sender: int) -> None:
         """An envelope of this device went through the relay."""

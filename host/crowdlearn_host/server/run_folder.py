@@ -26,12 +26,12 @@ import torch
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.files import write_atomically
 from crowdlearn_device.pins import RUN_ID_BYTES
+from google.protobuf.message import DecodeError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from ..errors import RunError
 from ..files import appending, locked
-from .snapshots import Snapshots
 
 SCHEMA = """
 create table if not exists groups (number integer primary key, state text not null);
@@ -52,7 +52,8 @@ class RunFolder:
         """
         if not create and not (path / "run.db").exists():
             raise RunError(f"{path} holds no run; look at the folder's name")
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (path / "snapshots").mkdir(parents=True, exist_ok=True)
+        (path / "checkpoints").mkdir(exist_ok=True)
         self.path = path
         self._lock = locked(path)
         with self._on_disk("run.db"):
@@ -64,7 +65,6 @@ class RunFolder:
                 self._clear()
             with self._db:
                 self._db.execute("insert or ignore into run values (0, ?)", (os.urandom(RUN_ID_BYTES),))
-            self._snapshots = Snapshots(path / "snapshots")
         self._metrics = appending(path / "metrics.jsonl")
         self._events = appending(path / "events.jsonl")
 
@@ -101,7 +101,6 @@ class RunFolder:
 
     def close(self) -> None:
         self._db.close()
-        self._snapshots.close()
         self._metrics.close()
         self._events.close()
         self._lock.close()
@@ -165,24 +164,30 @@ class RunFolder:
             while line:
                 line = line[file.write(line) :]
 
-    def save_snapshot(self, group: int, part: pb.Snapshot, limit: int) -> frozenset[int] | None:
-        """As Snapshots.save."""
-        with self._on_disk("snapshots"):
-            return self._snapshots.save(group, part, limit)
+    def _snapshot_path(self, group: int, generation: int, boundary: int, piece: int) -> Path:
+        return self.path / "snapshots" / f"{group}-{generation:08d}-{boundary:012d}-{piece}.sealed"
 
-    def load_snapshot(self, group: int, generation: int, boundary: int, piece: int) -> Iterator[pb.Snapshot]:
-        """Its parts, in order. Raises RunError where it is not here or damaged."""
+    def save_snapshot(self, group: int, snapshot: pb.Snapshot) -> None:
+        path = self._snapshot_path(group, snapshot.generation, snapshot.boundary, snapshot.piece)
+        with self._on_disk(path.name):
+            write_atomically(path, snapshot.SerializeToString())
+
+    def load_snapshot(self, group: int, generation: int, boundary: int, piece: int) -> pb.Snapshot:
+        path = self._snapshot_path(group, generation, boundary, piece)
         try:
-            yield from self._snapshots.load(group, generation, boundary, piece)
-        except RunError as error:
+            return pb.Snapshot.FromString(path.read_bytes())
+        except (OSError, DecodeError) as error:
             raise RunError(
-                f"{error}; bring back the device that held this piece, "
+                f"snapshot {path.name} cannot be read: {error}; bring back the device that held this piece, "
                 f"then go on with: crowdlearn train --resume {self.path}"
             ) from error
 
     def forget_snapshots(self, group: int, generation: int, boundary: int) -> None:
+        first = self._snapshot_path(group, generation, boundary, 0).name.rsplit("-", 1)[0]
         with self._on_disk("snapshots"):
-            self._snapshots.forget_before(group, generation, boundary)
+            for path in (self.path / "snapshots").glob(f"{group}-*.sealed"):
+                if path.name.rsplit("-", 1)[0] < first:
+                    path.unlink(missing_ok=True)
 
     def save_checkpoint(self, epoch: int, state: Mapping[str, torch.Tensor]) -> Path:
         """The global model after an epoch, as safetensors."""

@@ -15,10 +15,9 @@ from typing import Any
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.line import Line
-from crowdlearn_device.wire import VERSION, Floats, check_size, decode_frame
+from crowdlearn_device.wire import VERSION, Floats, decode_frame
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
-from websockets.frames import CloseCode
 
 from ..errors import FleetError, UpdateRefused
 from . import effects as do
@@ -109,22 +108,21 @@ class Server:
         attached = self._welcome(first, connection, dialled, number)
         number = attached.device.number
         drain = asyncio.create_task(attached.line.drain())
-        reason, harmful = "connection closed", False
+        reason = "connection closed"
         try:
             self._group(number).join(attached.device)
             self._carry_out()
             async for data in connection:
                 await self._take(attached, _binary(data))
         except WireError as error:
-            reason, harmful = str(error), True
+            reason = str(error)
         except ConnectionClosed as error:
             reason = str(error)[:200] or reason
-            harmful = error.sent is not None and error.sent.code == CloseCode.MESSAGE_TOO_BIG
         finally:
             drain.cancel()
             if self._attached.get(number) is attached:
                 del self._attached[number]
-                self._group(number).leave(number, reason, harmful=harmful)
+                self._group(number).leave(number, reason)
                 self._carry_out()
         return number not in self._group(number).attendance.unfit
 
@@ -237,14 +235,9 @@ class Server:
             self._refuse(attached, f"snapshot of piece {snapshot.piece} that is not its own")
             return
         with self._or_end():
-            try:
-                heirs = self.folder.save_snapshot(self._index(number), snapshot, self.shared.state_bytes)
-            except WireError as error:
-                self._refuse(attached, str(error))
-                return
-            group.relayed(number)
-            if heirs is not None:
-                group.stored(snapshot.generation, snapshot.boundary, snapshot.piece, heirs)
+            self.folder.save_snapshot(self._index(number), snapshot)
+            heirs = frozenset(key.device for key in snapshot.keys)
+            group.stored(snapshot.generation, snapshot.boundary, snapshot.piece, heirs)
 
     def _refuse(self, attached: _Attached, reason: str) -> None:
         self.refuse(attached.device.name, reason)
@@ -303,11 +296,6 @@ class Server:
 
     def _send(self, number: int, frame: pb.Frame) -> None:
         if attached := self._attached.get(number):
-            try:
-                check_size(frame)
-            except WireError as error:
-                self._group(number).stop(f"for {attached.device.name}: {error}")
-                return
             data = frame.SerializeToString()
             self._count_down(attached, purpose_of(frame), len(data))
             attached.line.put(data)
@@ -320,10 +308,9 @@ class Server:
 
     def _effects(self) -> None:
         for index, group in enumerate(self.groups):
-            while group.effects:  # a frame that is too large stops its group
-                effects, group.effects = group.effects, []
-                for effect in effects:
-                    self._effect(index, effect)
+            effects, group.effects = group.effects, []
+            for effect in effects:
+                self._effect(index, effect)
         self._release()
         waiting, self._waiting = self._waiting, []
         for index, held_back in waiting:
@@ -350,8 +337,8 @@ class Server:
                     self._send(device, pb.Frame(patch=pb.Patch(generation=generation, update=update)))
                 self._send(device, pb.Frame(patch=pb.Patch(generation=generation, last=True)))
             case do.SendSnapshot(device, generation, boundary, piece):
-                for part in self.folder.load_snapshot(index, generation, boundary, piece):
-                    self._send(device, pb.Frame(snapshot=part))
+                snapshot = self.folder.load_snapshot(index, generation, boundary, piece)
+                self._send(device, pb.Frame(snapshot=snapshot))
             case do.Drop(device, _):
                 if dropped := self._attached.pop(device, None):
                     dropped.line.abort()

@@ -174,8 +174,6 @@ class Host:
         self.dropped: list[int] = []
         self.replaced: list[Connection] = []
         """Connections that the host has closed because a newer one of the same device came."""
-        self.arriving: dict[tuple[int, int, int], list[pb.Snapshot]] = {}
-        """Parts of snapshots that are not whole yet."""
         self.effects_left: int | None = None
         """Effects to be carried out before the process dies."""
 
@@ -221,13 +219,8 @@ class Host:
         if snapshot.generation != group.generation or group.holders[snapshot.piece] != number:
             return
         key = (snapshot.generation, snapshot.boundary, snapshot.piece)
-        if snapshot.part == 0:
-            self.arriving[key] = []
-        self.arriving[key].append(snapshot)
-        if snapshot.last:
-            first, *_ = parts = self.arriving.pop(key)
-            self.disk["snapshots"][key] = [part.SerializeToString() for part in parts]
-            group.stored(*key, frozenset(wrapped.device for wrapped in first.keys))
+        self.disk["snapshots"][key] = snapshot.SerializeToString()
+        group.stored(*key, frozenset(wrapped.device for wrapped in snapshot.keys))
 
     def _send(self, number: int, frame: pb.Frame) -> None:
         if number in self.attached:
@@ -262,8 +255,7 @@ class Host:
                 self._send(device, pb.Frame(patch=pb.Patch(generation=generation, last=True)))
             case do.SendSnapshot(device, generation, boundary, piece):
                 stored = self.disk["snapshots"][generation, boundary, piece]
-                for part in stored:
-                    self._send(device, pb.Frame(snapshot=pb.Snapshot.FromString(part)))
+                self._send(device, pb.Frame(snapshot=pb.Snapshot.FromString(stored)))
             case do.Drop(device, _):
                 self.attached.pop(device, None)
                 self.dropped.append(device)
