@@ -91,7 +91,7 @@ def test_a_fleet_that_is_low_on_battery_ends_the_run(tmp_path: Path) -> None:
 def test_data_that_is_not_there_is_a_mistake_in_the_fleet(tmp_path: Path) -> None:
     with (
         phones.running(2, tmp_path) as infos,
-        pytest.raises(FleetError, match=rf"{infos[0].serial}|{infos[1].serial}: .*/sdcard/tpyo"),
+        pytest.raises(FleetError, match=rf"({infos[0].serial}|{infos[1].serial}): .*/sdcard"),
     ):
         run(tmp_path, infos, device_data="/sdcard/tpyo")
 
