@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import hmac
 import logging
-import random
 import ssl
 import time
 from pathlib import Path
@@ -21,15 +20,14 @@ from .dataset import Dataset, load_dataset
 from .envelope import Identity
 from .errors import JoinError
 from .fetch import FetchingMember
+from .retry import Retry
 from .serve import run_member
 from .wire import MAX_FRAME
 
 log = logging.getLogger("crowdlearn")
 
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
-"""Seconds between attempts to reach the host, doubling, with jitter."""
-STEADY_SECONDS = 5.0
-"""Once it is welcome and stays so long, a device that is cut off comes again at once."""
+"""Seconds between attempts to reach the host."""
 REFUSED = 1008
 """The WebSocket's close code for a device that is not welcome."""
 
@@ -69,7 +67,7 @@ async def join_host(
     context.check_hostname = False  # the host's certificate is known by its hash, not by a name or an issuer
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    wait = FIRST_RETRY
+    retry = Retry(FIRST_RETRY, LAST_RETRY)
     leaving = stopping or asyncio.Event()
     while not leaving.is_set():
         if battery is not None and (why := battery.low()):
@@ -86,8 +84,8 @@ async def join_host(
                 member = FetchingMember(name, home, identity, samples, load, token)
                 began = time.monotonic()
                 await run_member(connection, member, leaving, battery)
-                if member.device >= 0 and time.monotonic() - began >= STEADY_SECONDS:
-                    wait = FIRST_RETRY
+                if member.device >= 0:
+                    retry.lasted(time.monotonic() - began)
                 if member.finished is not None:
                     log.info("finished: %s", member.finished)
                     if once:
@@ -96,9 +94,7 @@ async def join_host(
                 raise JoinError(f"{address.netloc} refuses this device: {connection.close_reason}")
         except (OSError, WebSocketException) as error:
             log.info("%s cannot be reached (%s)", address.netloc, error)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(leaving.wait(), wait * random.uniform(0.5, 1.5))
-        wait = min(2 * wait, LAST_RETRY)
+        await retry.pause(leaving)
 
 
 def _check_certificate(connection: ClientConnection, pin: str) -> None:

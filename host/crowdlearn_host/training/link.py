@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import random
 import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from crowdlearn_device.join import STEADY_SECONDS
+from crowdlearn_device.retry import Retry
 from crowdlearn_device.serve import TRY_LATER
 from crowdlearn_device.wire import MAX_FRAME
 from websockets.asyncio.client import connect
@@ -24,7 +21,7 @@ from ..server.server import Server
 from .config import TrainConfig
 
 FIRST_RETRY, LAST_RETRY = 0.2, 10.0
-"""Seconds between attempts to reach a device again, doubling, with jitter."""
+"""Seconds between attempts to reach a device again."""
 
 
 class Link:
@@ -49,7 +46,7 @@ class Link:
         self._token = secrets.token_hex(16)
         self._files = {**files, "token": self._token.encode()}
         self._key = key
-        self._wait = FIRST_RETRY
+        self._retry = Retry(FIRST_RETRY, LAST_RETRY)
         self._welcomed = False
         self._unfit = False
         self._told = ("", "")
@@ -125,8 +122,7 @@ class Link:
                 return
             self._welcomed, self._unfit, self._told = True, not fit, ("", "")
             self._declined.pop(self._serial, None)
-            if time.monotonic() - began >= STEADY_SECONDS:
-                self._wait = FIRST_RETRY
+            self._retry.lasted(time.monotonic() - began)
 
     def _decline(self, reason: str) -> None:
         """The device is there and takes no part: tell it, and end the run where that leaves nobody."""
@@ -145,6 +141,4 @@ class Link:
 
     async def _pause(self) -> None:
         if not self._over:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._server.over.wait(), self._wait * random.uniform(0.5, 1.5))
-            self._wait = min(2 * self._wait, LAST_RETRY)
+            await self._retry.pause(self._server.over)

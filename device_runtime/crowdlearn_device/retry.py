@@ -1,0 +1,28 @@
+"""Waiting between two attempts to connect."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+STEADY_SECONDS = 5.0
+"""Who was connected so long and is cut off comes again soon."""
+
+
+class Retry:
+    """Waits of `first` to `last` seconds, doubling, with jitter."""
+
+    def __init__(self, first: float, last: float) -> None:
+        self._first, self._last, self._wait = first, last, first
+
+    def lasted(self, seconds: float) -> None:
+        """A connection on which both sides were content has stood so long."""
+        if seconds >= STEADY_SECONDS:
+            self._wait = self._first
+
+    async def pause(self, over: asyncio.Event) -> None:
+        """Wait for the next attempt, or until `over` is set."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(over.wait(), self._wait * random.uniform(0.5, 1.5))
+        self._wait = min(2 * self._wait, self._last)
