@@ -10,7 +10,6 @@ overtakes the rest. Identities are trusted at first sight
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from . import wire_pb2 as pb
 from .errors import EnvelopeError, StateError
+from .files import write_atomically
 
 KEY_BYTES = 32
 TAG_BYTES = 16
@@ -49,13 +49,7 @@ class Identity:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             fresh = cls.generate()
-            partial = path.with_suffix(".partial")
-            partial.unlink(missing_ok=True)
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(fresh.private.private_bytes_raw())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
+            write_atomically(path, fresh.private.private_bytes_raw(), private=True)
             return fresh
         data = path.read_bytes()
         if len(data) != KEY_BYTES:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hmac
 import logging
-import os
 from http import HTTPStatus
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from .dataset import Dataset, load_dataset
 from .envelope import Identity
 from .errors import DeviceError, WireError
 from .executor import ProgramStore
+from .files import write_atomically
 from .line import Line
 from .member import Member
 from .wire import MAX_FRAME, decode_frame
@@ -167,9 +167,7 @@ async def serve_device(
         ping_timeout=60,
     ) as server:
         bound = next(iter(server.sockets)).getsockname()[1]
-        partial = home / "port.partial"
-        partial.write_text(f"{bound}\n")
-        os.replace(partial, home / "port")
+        write_atomically(home / "port", f"{bound}\n".encode())
         log.info("listening on 127.0.0.1:%d", bound)
         await leaving.wait()
         if current is not None:

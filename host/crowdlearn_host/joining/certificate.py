@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import os
 import ssl
 from pathlib import Path
 
+from crowdlearn_device.files import write_atomically
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -56,8 +56,4 @@ def _make(path: Path) -> None:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(private + made.public_bytes(serialization.Encoding.PEM))
-    os.replace(partial, path)
+    write_atomically(path, private + made.public_bytes(serialization.Encoding.PEM), private=True)
