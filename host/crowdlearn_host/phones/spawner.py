@@ -1,7 +1,6 @@
 """A phone's line to the zygote, which is started when the first phone of a state folder needs it."""
 
 import asyncio
-import fcntl
 import json
 import os
 import signal
@@ -13,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from crowdlearn_host.files import turn
 from crowdlearn_host.phones.zygote import MAX_REQUEST, SOCKET_NAME
 
-LOCK_NAME = "zygote.lock"
 LOG_NAME = "zygote.txt"
 # Threads that a library starts at import would not survive the fork.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -134,8 +133,7 @@ class Spawner:
             self._zygote.poll()
 
     def _connect(self) -> socket.socket:
-        with (self._home / LOCK_NAME).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with turn(self._home / "zygote"):
             with suppress(OSError):
                 return self._dial()
             self._start()
