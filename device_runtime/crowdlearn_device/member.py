@@ -58,6 +58,7 @@ class Member:
         self._executor: tuple[str, Executor] | None = None
         self._data: Dataset | None = None
         self._generation: Generation | None = None
+        self._run_name = ""
         self.run = ""
         """NAME/ID, which keys are derived from."""
         self.device = -1
@@ -137,7 +138,7 @@ class Member:
             raise WireError(f"run {run[:100]!r} is not a name")
         if len(welcome.id) != RUN_ID_BYTES:
             raise WireError(f"run {run} has an id of {len(welcome.id)} bytes; {RUN_ID_BYTES} were due")
-        self.run, self.device = f"{run}/{welcome.id.hex()}", welcome.device
+        self._run_name, self.run, self.device = run, f"{run}/{welcome.id.hex()}", welcome.device
         enter(self._run_folder)
 
     @property
@@ -187,7 +188,7 @@ class Member:
 
     def keep(self, sha256: str, weights: PieceState) -> None:
         """Write the group's model to HOME/models/RUN."""
-        keep_model(self._home / "models" / self.run.split("/")[0], self.programs.files(sha256), weights)
+        keep_model(self._home / "models" / self._run_name, self.programs.files(sha256), weights)
 
     def data(self) -> Dataset:
         if self._data is None:

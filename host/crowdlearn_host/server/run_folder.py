@@ -24,9 +24,10 @@ from typing import Any, BinaryIO, Self
 
 import torch
 from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.errors import WireError
 from crowdlearn_device.files import write_atomically
 from crowdlearn_device.pins import RUN_ID_BYTES
-from google.protobuf.message import DecodeError
+from crowdlearn_device.wire import decode_message
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -175,8 +176,8 @@ class RunFolder:
     def load_snapshot(self, group: int, generation: int, boundary: int, piece: int) -> pb.Snapshot:
         path = self._snapshot_path(group, generation, boundary, piece)
         try:
-            return pb.Snapshot.FromString(path.read_bytes())
-        except (OSError, DecodeError) as error:
+            return decode_message(pb.Snapshot, path.read_bytes())
+        except (OSError, WireError) as error:
             raise RunError(
                 f"snapshot {path.name} cannot be read: {error}; bring back the device that held this piece, "
                 f"then go on with: crowdlearn train --resume {self.path}"
