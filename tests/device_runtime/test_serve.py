@@ -1,39 +1,102 @@
-"""What the host hears of a device's own troubles, over a real connection."""
+"""What a device says to its host over a real connection, and when it goes."""
 
 from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from crowdlearn_device import wire_pb2 as pb
+from crowdlearn_device.battery import Battery
 from crowdlearn_device.serve import serve_device
 from crowdlearn_device.wire import VERSION, decode_frame
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
+
+WELCOME = pb.Frame(welcome=pb.Welcome(version=VERSION, run="run", id=bytes(16), device=0))
+FINISH = pb.Frame(finish=pb.Finish(reason="left as it asked"))
+
+
+async def serving(
+    folder: Path, stopping: asyncio.Event, *more: Any, **options: Any
+) -> tuple[asyncio.Task[None], str]:
+    """A device in `folder` with three samples, and the address where it listens."""
+    (folder / "data").mkdir()
+    inputs, labels = np.zeros((3, 2), np.float32), np.zeros(3, np.int64)
+    np.savez(folder / "data" / "train.npz", inputs=inputs, labels=labels)
+    task = asyncio.create_task(serve_device(folder, folder / "data", "phone", 0, stopping, *more, **options))
+    while not (folder / "port").exists():
+        await asyncio.sleep(0)
+    return task, f"ws://127.0.0.1:{(folder / 'port').read_text().strip()}/"
+
+
+async def taken(connection: ClientConnection) -> pb.Frame:
+    data = await connection.recv()
+    assert isinstance(data, bytes)
+    return decode_frame(data)
 
 
 async def test_a_device_without_storage_tells_the_host_and_its_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "data").mkdir()
-    inputs, labels = np.zeros((3, 2), np.float32), np.zeros(3, np.int64)
-    np.savez(tmp_path / "data" / "train.npz", inputs=inputs, labels=labels)
     (tmp_path / "runs").write_bytes(b"")  # no run can have a folder below it
     stopping = asyncio.Event()
-    serving = asyncio.create_task(serve_device(tmp_path, tmp_path / "data", "phone", 0, stopping))
-    while not (tmp_path / "port").exists():
-        await asyncio.sleep(0)
-    port = (tmp_path / "port").read_text().strip()
-    async with connect(f"ws://127.0.0.1:{port}/", compression=None) as connection:
-        await connection.recv()
-        welcome = pb.Frame(welcome=pb.Welcome(version=VERSION, run="run", id=bytes(16), device=0))
-        await connection.send(welcome.SerializeToString())
-        said = await connection.recv()
-        assert isinstance(said, bytes)
-        fault = decode_frame(said).fault
+    device, url = await serving(tmp_path, stopping)
+    async with connect(url, compression=None) as connection:
+        assert (await taken(connection)).hello.device == "phone"
+        await connection.send(WELCOME.SerializeToString())
+        fault = (await taken(connection)).fault
         assert fault.kind == pb.FAULT_DEVICE
         assert "this device's storage failed (Not a directory)" in fault.reason
     assert "this device's storage failed" in caplog.text
     stopping.set()
-    await asyncio.wait_for(serving, 30)
+    await asyncio.wait_for(device, 30)
+
+
+async def test_a_device_that_is_stopped_leaves_before_it_ends(tmp_path: Path) -> None:
+    stopping = asyncio.Event()
+    device, url = await serving(tmp_path, stopping)
+    async with connect(url, compression=None) as connection:
+        assert (await taken(connection)).hello.device == "phone"
+        await connection.send(WELCOME.SerializeToString())
+        stopping.set()
+        assert (await taken(connection)).leave.reason == "stopped on the device"
+        assert not device.done()
+        await connection.send(FINISH.SerializeToString())
+        await asyncio.wait_for(device, 30)
+
+
+def show_battery(folder: Path, percent: int, status: str) -> Battery:
+    (folder / "power" / "battery").mkdir(parents=True, exist_ok=True)
+    for name, text in (("type", "Battery"), ("status", status), ("capacity", str(percent))):
+        (folder / "power" / "battery" / name).write_text(text + "\n")
+    return Battery(lowest=15, supplies=folder / "power")
+
+
+async def test_a_device_whose_battery_runs_low_leaves_and_comes_again_when_it_is_charged(
+    tmp_path: Path,
+) -> None:
+    battery = show_battery(tmp_path, 40, "Discharging")
+    stopping = asyncio.Event()
+    device, url = await serving(tmp_path, stopping, battery, every=0.01)
+    async with connect(url, compression=None) as connection:
+        assert (await taken(connection)).hello.device == "phone"
+        show_battery(tmp_path, 15, "Discharging")
+        assert (await taken(connection)).leave.reason == "battery at 15 %"
+        await connection.send(FINISH.SerializeToString())
+        await connection.wait_closed()
+    async with connect(url, compression=None) as connection:
+        await connection.wait_closed()
+        assert connection.close_reason == "battery at 15 %"
+    show_battery(tmp_path, 15, "Charging")
+    async with connect(url, compression=None) as connection:
+        assert (await taken(connection)).hello.device == "phone"
+    stopping.set()
+    await asyncio.wait_for(device, 30)
+
+
+async def test_a_device_without_a_host_stops_at_once(tmp_path: Path) -> None:
+    stopping = asyncio.Event()
+    stopping.set()
+    await asyncio.wait_for(serve_device(tmp_path, tmp_path / "data", "phone", 0, stopping), 30)
