@@ -106,7 +106,7 @@ def test_samples_are_classified_as_the_network_does(kind: str) -> None:
 
 def test_a_mini_batch_of_one_sample_is_refused_where_it_has_no_variance() -> None:
     chain = chain_of(network("normalised"))
-    before = chain.vector.clone()
+    before = chain.vector.uniform_().clone()
     with pytest.raises(ValueError, match="no variance"):
         chain.train([Fed(*data(), [slice(0, 2), slice(2, 3)])], RATE, torch.zeros(0))
     assert torch.equal(chain.vector, before)
