@@ -1,19 +1,23 @@
 import stat
+from typing import Any
 
 import pytest
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.envelope import Channel, Identity, open_snapshot, seal_snapshot
 from crowdlearn_device.errors import EnvelopeError, StateError
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+
+def public(key: X25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes_raw()
 
 
 def channels(run: str = "run", generation: int = 3) -> tuple[Channel, Channel]:
     a, b = Identity.generate(), Identity.generate()
     ea, eb = X25519PrivateKey.generate(), X25519PrivateKey.generate()
-    public = [key.public_key().public_bytes_raw() for key in (ea, eb)]
     return (
-        Channel(run, generation, 1, a, ea, 2, b.public, public[1]),
-        Channel(run, generation, 2, b, eb, 1, a.public, public[0]),
+        Channel(run, generation, 1, a, ea, 2, b.public, public(eb)),
+        Channel(run, generation, 2, b, eb, 1, a.public, public(ea)),
     )
 
 
@@ -86,13 +90,61 @@ def test_an_envelope_of_another_run_or_stranger_is_refused():
 def test_a_server_that_puts_its_own_ephemeral_key_between_cannot_read():
     a, b = Identity.generate(), Identity.generate()
     own, server = X25519PrivateKey.generate(), X25519PrivateKey.generate()
-    forged = server.public_key().public_bytes_raw()
-    channel = Channel("run", 1, 1, a, own, 2, b.public, forged)
+    channel = Channel("run", 1, 1, a, own, 2, b.public, public(server))
     # The server knows its ephemeral key and every public one, but not b's identity key.
-    seen = own.public_key().public_bytes_raw()
-    pretender = Channel("run", 1, 2, Identity.generate(), server, 1, a.public, seen)
+    pretender = Channel("run", 1, 2, Identity.generate(), server, 1, a.public, public(own))
     with pytest.raises(EnvelopeError):
         pretender.open(channel.seal(pb.PURPOSE_ACTIVATION, b"x"))
+
+
+class Agrees:
+    """In place of a private key: what can be agreed on without it, by the public key; else a guess."""
+
+    def __init__(self, known: dict[bytes, bytes]) -> None:
+        self._known = known
+
+    def exchange(self, peer: X25519PublicKey) -> bytes:
+        return self._known.get(peer.public_bytes_raw(), bytes(32))
+
+
+def agreed(private: X25519PrivateKey, peer: bytes) -> bytes:
+    return private.exchange(X25519PublicKey.from_public_bytes(peer))
+
+
+def test_identity_keys_that_leak_later_open_nothing_that_was_sealed_before():
+    a, b = Identity.generate(), Identity.generate()
+    ea, eb = X25519PrivateKey.generate(), X25519PrivateKey.generate()
+    channel = Channel("run", 1, 1, a, ea, 2, b.public, public(eb))
+    without_ephemeral: Any = Agrees({a.public: agreed(a.private, public(eb))})
+    thief = Channel("run", 1, 2, b, without_ephemeral, 1, a.public, public(ea))
+    with pytest.raises(EnvelopeError, match="not from that device"):
+        thief.open(channel.seal(pb.PURPOSE_ACTIVATION, b"x"))
+
+
+def test_a_device_whose_own_key_leaked_still_knows_who_answers():
+    a, b = Identity.generate(), Identity.generate()
+    eb, server = X25519PrivateKey.generate(), X25519PrivateKey.generate()
+    channel = Channel("run", 1, 2, b, eb, 1, a.public, public(server))
+    known: Any = Agrees({b.public: agreed(b.private, a.public)})
+    pretender = Channel("run", 1, 1, Identity(known), server, 2, b.public, public(eb))
+    with pytest.raises(EnvelopeError, match="not from that device"):
+        channel.open(pretender.seal(pb.PURPOSE_ACTIVATION, b"x"))
+
+
+def test_nothing_is_sealed_under_a_key_stream_that_was_used_before():
+    """Of two contents under one stream everybody can read the difference."""
+    a, b = Identity.generate(), Identity.generate()
+    ea, eb = X25519PrivateKey.generate(), X25519PrivateKey.generate()
+    sealed = [
+        channel.seal(pb.PURPOSE_ACTIVATION, bytes(32), express=express).sealed[:32]
+        for run, generation in (("run", 1), ("run", 2), ("other", 1))
+        for channel in (
+            Channel(run, generation, 1, a, ea, 2, b.public, public(eb)),
+            Channel(run, generation, 2, b, eb, 1, a.public, public(ea)),
+        )
+        for express in (False, False, True, True)
+    ]
+    assert len(set(sealed)) == len(sealed) == 24
 
 
 def test_a_key_that_is_none_is_refused():
@@ -110,7 +162,23 @@ def test_snapshots_open_for_heirs_alone():
         open_snapshot("run", 6, other, owner.public, snapshot)
     with pytest.raises(EnvelopeError):
         open_snapshot("run", 5, other, owner.public, snapshot)
-    snapshot.boundary = 9
+
+
+@pytest.mark.parametrize("field", ["generation", "boundary", "piece", "sender", "run"])
+def test_a_snapshot_that_is_told_to_be_another_is_refused(field):
+    owner, heir = Identity.generate(), Identity.generate()
+    snapshot = pb.Snapshot(generation=1, boundary=8, piece=2, sender=0)
+    seal_snapshot("run", owner, {5: heir.public}, snapshot, [b"weights"])
+    if field != "run":
+        setattr(snapshot, field, getattr(snapshot, field) + 1)
+    with pytest.raises(EnvelopeError, match="altered"):
+        open_snapshot("another run" if field == "run" else "run", 5, heir, owner.public, snapshot)
+
+
+def test_a_snapshot_that_the_server_made_itself_is_refused():
+    owner, heir, server = (Identity.generate() for _ in range(3))
+    snapshot = pb.Snapshot(generation=1, boundary=8, piece=2, sender=0)
+    seal_snapshot("run", server, {5: heir.public}, snapshot, [b"weights of the server's choice"])
     with pytest.raises(EnvelopeError, match="altered"):
         open_snapshot("run", 5, heir, owner.public, snapshot)
 
