@@ -12,6 +12,7 @@ from crowdlearn_host.adb.files import Progress, pull_file, push_file, stat_file
 from crowdlearn_host.adb.mux import StreamRefused, pump
 from crowdlearn_host.adb.server import ServerConnection, server_port
 from crowdlearn_host.adb.shell_protocol import Channel, ShellDecoder, encode
+from crowdlearn_host.adb.silence import opened, silence_told
 from crowdlearn_host.adb.stream import ByteStream, Connection
 from crowdlearn_host.adb.sync import FileStat
 from crowdlearn_host.errors import FleetError
@@ -86,8 +87,12 @@ class AdbDevice:
         await self.close()
 
     async def open(self, service: str) -> ByteStream:
-        """A full-duplex stream to a service of the phone, for example `tcp:PORT` or `localabstract:NAME`."""
-        return await self._connection.open(service)
+        """A full-duplex stream to a service of the phone, for example `tcp:PORT` or `localabstract:NAME`.
+
+        Raises StreamRefused, and FleetError when the phone does not answer.
+        """
+        with silence_told(self.serial, f"the opening of {service!r}"):
+            return await opened(self._connection, service)
 
     async def open_socket(self, service: str) -> socket.socket:
         """A connected local socket whose other end is a service of the phone; closing one closes both."""
@@ -116,32 +121,35 @@ class AdbDevice:
             raise FleetError(f"{self.serial}: {command!r} took longer than {timeout} s") from error
 
     async def stat(self, remote: str) -> FileStat:
-        """Mode, size and time of a file; an errno and zeros when there is none."""
-        return await stat_file(self._connection, remote, v2="stat_v2" in self.features)
+        """Mode, size and time of a file; an errno and zeros when there is none. Raises FleetError."""
+        with silence_told(self.serial, f"a look at {remote}"):
+            return await stat_file(self._connection, remote, v2="stat_v2" in self.features)
 
     async def push(
         self, content: Path | bytes, remote: str, *, mode: int = 0o644, progress: Progress | None = None
     ) -> None:
         """Write a file on the phone; `progress` gets bytes sent and bytes in all. Raises FleetError."""
-        await push_file(self._connection, content, remote, mode=mode, progress=progress)
+        with silence_told(self.serial, f"the push of {remote}"):
+            await push_file(self._connection, content, remote, mode=mode, progress=progress)
 
     async def pull(self, remote: str, *, progress: Progress | None = None, limit: int = 1 << 30) -> bytes:
         """A file of the phone as bytes. Raises FleetError, also above `limit` bytes."""
         total = (await self.stat(remote)).size
         content = bytearray()
-        async for chunk in pull_file(self._connection, remote):
-            content += chunk
-            if len(content) > limit:
-                raise FleetError(f"{remote} has more than {limit} bytes: use pull_to")
-            if progress:
-                progress(len(content), total)
+        with silence_told(self.serial, f"the pull of {remote}"):
+            async for chunk in pull_file(self._connection, remote):
+                content += chunk
+                if len(content) > limit:
+                    raise FleetError(f"{remote} has more than {limit} bytes: use pull_to")
+                if progress:
+                    progress(len(content), total)
         return bytes(content)
 
     async def pull_to(self, remote: str, local: Path, *, progress: Progress | None = None) -> None:
         """Copy a file of the phone to `local`. Raises FleetError."""
         total = (await self.stat(remote)).size
         received = 0
-        with local.open("wb") as file:
+        with local.open("wb") as file, silence_told(self.serial, f"the pull of {remote}"):
             async for chunk in pull_file(self._connection, remote):
                 received += file.write(chunk)
                 if progress:

@@ -1,4 +1,4 @@
-"""Client of the phone's file service: stat, push and pull."""
+"""Client of the phone's file service: stat, push and pull. All raise TimeoutError when it is silent."""
 
 import stat
 import struct
@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from crowdlearn_host.adb.stream import ByteStream, Connection
+from crowdlearn_host.adb.silence import Watched, opened
+from crowdlearn_host.adb.stream import Connection
 from crowdlearn_host.adb.sync import MAX_CHUNK, STAT_V1, STAT_V2, FileStat, Reader, data_packets, request
 from crowdlearn_host.adb.wire import ProtocolError
 from crowdlearn_host.errors import FleetError
@@ -76,8 +77,8 @@ async def pull_file(connection: Connection, remote: str) -> AsyncIterator[bytes]
 
 
 @asynccontextmanager
-async def _session(connection: Connection) -> AsyncIterator[tuple[ByteStream, Reader]]:
-    stream = await connection.open("sync:")
+async def _session(connection: Connection) -> AsyncIterator[tuple[Watched, Reader]]:
+    stream = Watched(await opened(connection, "sync:"))
     try:
         yield stream, Reader(stream)
     finally:

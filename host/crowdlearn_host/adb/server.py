@@ -13,6 +13,7 @@ from weakref import WeakSet
 
 from crowdlearn_host.adb.blocking import in_own_thread
 from crowdlearn_host.adb.mux import PUMP_BYTES, StreamRefused
+from crowdlearn_host.adb.silence import SILENCE_SECONDS
 from crowdlearn_host.adb.wire import MAX_PAYLOAD
 from crowdlearn_host.errors import FleetError
 
@@ -139,7 +140,7 @@ class ServerConnection:
         return frozenset((await in_own_thread(self._features)).split(","))
 
     async def open(self, service: str) -> ServerStream:
-        """A stream to a service of the phone. Raises StreamRefused, FleetError."""
+        """A stream to a service of the phone. Raises TimeoutError, StreamRefused, FleetError."""
         self.raise_if_lost()
         sock = await in_own_thread(self._dial, service)
         stream = ServerStream(sock, service, self.raise_if_lost)
@@ -175,8 +176,12 @@ class ServerConnection:
         except (errors.AdbError, OSError) as error:
             raise FleetError(f"{self._serial}: the adb server says: {error}") from error
         try:
+            line.conn.settimeout(SILENCE_SECONDS)  # from here on it is the phone that answers
             line.send_command(service)
             line.check_okay()
+        except errors.AdbTimeout as error:
+            line.close()
+            raise TimeoutError from error
         except (errors.AdbError, OSError) as error:
             line.close()
             raise StreamRefused(f"the phone does not offer {service!r}: {error}") from error

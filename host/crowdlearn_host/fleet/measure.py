@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from crowdlearn_host.adb.deployment import HOME, FileStore
 from crowdlearn_host.adb.device import AdbDevice
+from crowdlearn_host.adb.silence import Watched, silence_told
 from crowdlearn_host.errors import FleetError
 
 PINGS = 10
@@ -72,7 +73,7 @@ async def measure_macs(
 
 
 async def _round_trip(device: AdbDevice) -> float:
-    stream = await device.open("exec:cat")
+    stream = Watched(await device.open("exec:cat"))
 
     async def ping() -> None:
         await stream.write(b"x")
@@ -80,7 +81,8 @@ async def _round_trip(device: AdbDevice) -> float:
             raise FleetError(f"{device.serial} does not echo")
 
     try:
-        return statistics.median([await _seconds(ping) for _ in range(PINGS)])
+        with silence_told(device.serial, "an echo"):
+            return statistics.median([await _seconds(ping) for _ in range(PINGS)])
     finally:
         stream.abort()
 

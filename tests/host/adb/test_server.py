@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
-from crowdlearn_host.adb import AdbDevice
+from crowdlearn_host.adb import AdbDevice, silence
 from crowdlearn_host.adb.server import ServerConnection
 from crowdlearn_host.errors import FleetError
 
@@ -20,7 +20,7 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         for _ in range(2):
             service = await reader.readexactly(int(await reader.readexactly(4), 16))
             writer.write(b"OKAY")
-        if service == b"silent":
+        if service in (b"silent", b"sync:"):
             await asyncio.sleep(60)
         if service != b"over":
             while data := await reader.read(1000):
@@ -72,6 +72,14 @@ async def test_whoever_waits_is_told_that_the_device_was_closed(device: AdbDevic
     assert await over.read() == b""
     with pytest.raises(FleetError, match="connection was lost"):
         await device.open("echo")
+
+
+async def test_a_phone_that_falls_silent_behind_a_server_is_named(
+    device: AdbDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "SILENCE_SECONDS", 0.2)
+    with pytest.raises(FleetError, match=r"phone stopped answering: .* during the push of /data/x; wake"):
+        await asyncio.wait_for(device.push(bytes(1 << 26), "/data/x"), SECONDS)
 
 
 async def test_pumps_leave_before_what_they_carry_is_closed(
