@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,11 @@ def profile(
     if not found:
         raise FleetError("no phones: connect one, or start some with 'crowdlearn phones up'")
     probe = build_probe(default_home() / "programs")
-    measured = asyncio.run(_measure_all(found, probe, key))
+
+    def keep(measured: list[Measured]) -> None:
+        out.write_text(fleet_toml(measured, samples=samples))
+
+    measured, missing = asyncio.run(_measure_all(found, probe, key, keep))
     if not measured:
         raise FleetError("no phone could be measured")
     table = Table("device", "model", "million MAC/s", "up", "down", "round trip")
@@ -52,20 +57,30 @@ def profile(
             f"{1000 * item.link.round_trip:.1f} ms",
         )
     terminal().print(table)
-    out.write_text(fleet_toml(measured, samples=samples))
     typer.echo(f"wrote {out}")
+    if missing:
+        raise FleetError(
+            f"{out} lacks {len(missing)} of {len(found)} phones: {', '.join(missing)}; "
+            "see to what is said of them above, then measure again with --force"
+        )
 
 
-async def _measure_all(found: list[Found], probe: Probe, key: Path | None) -> list[Measured]:
+async def _measure_all(
+    found: list[Found], probe: Probe, key: Path | None, keep: Callable[[list[Measured]], None]
+) -> tuple[list[Measured], list[str]]:
+    """What was measured, kept after every phone, and the serials of those that could not be."""
     # One after the other: virtual phones share this computer, and real ones the air.
-    measured = []
+    measured: list[Measured] = []
+    missing = []
     for item in found:
         try:
             async with await connect(item, key=key) as device:
-                facts = await read_facts(device)
-                measured.append(
-                    Measured(facts, await measure_link(device), await measure_macs(device, probe))
-                )
+                facts, link = await read_facts(device), await measure_link(device)
+                phone = Measured(facts, link, await measure_macs(device, probe))
         except FleetError as error:
+            missing.append(item.serial)
             typer.echo(printable(f"{item.serial}: {error}"), err=True)
-    return measured
+        else:
+            measured.append(phone)
+            keep(measured)
+    return measured, missing
