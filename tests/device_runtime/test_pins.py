@@ -74,6 +74,13 @@ async def test_a_changed_identity_is_refused_after_a_reconnect_and_a_restart(tmp
         assert (await shown(url, FIRST)).HasField("key_offer")
 
 
+async def test_a_server_cannot_tell_others_a_key_that_is_not_the_devices_own(tmp_path: Path) -> None:
+    async with a_device(tmp_path) as url, connect(url, compression=None) as connection:
+        assert (await said(connection)).hello.identity != OTHER
+        await welcome(connection)
+        assert "another's identity" in (await assigned(connection, OTHER, FIRST)).fault.reason
+
+
 async def test_a_second_welcome_is_refused_and_forgets_nobody(tmp_path: Path) -> None:
     async with a_device(tmp_path) as url, connect(url, compression=None) as connection:
         mine = (await said(connection)).hello.identity
@@ -82,6 +89,16 @@ async def test_a_second_welcome_is_refused_and_forgets_nobody(tmp_path: Path) ->
         await welcome(connection, b"another run's id")
         assert "welcome came twice" in (await said(connection)).fault.reason
         assert "changed its identity" in (await assigned(connection, mine, OTHER)).fault.reason
+
+
+@pytest.mark.parametrize("run", ["", "..", ".hidden", "../escaped", "a/b", "a\0b", "r" * 101])
+async def test_a_run_whose_name_would_lead_out_of_its_folder_is_refused(tmp_path: Path, run: str) -> None:
+    async with a_device(tmp_path) as url, connect(url, compression=None) as connection:
+        assert (await said(connection)).HasField("hello")
+        told = pb.Welcome(version=VERSION, run=run, id=bytes(16), device=0)
+        await connection.send(pb.Frame(welcome=told).SerializeToString())
+        assert "is not a name" in (await said(connection)).fault.reason
+        assert not list(tmp_path.rglob("0" * 32))
 
 
 async def test_a_new_run_of_the_same_name_knows_nothing_of_the_old_one(tmp_path: Path) -> None:

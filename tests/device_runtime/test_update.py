@@ -1,6 +1,8 @@
 """Updates come back as they were sent, in few bits, and a hostile one is refused before it costs anything."""
 
 import struct
+import tracemalloc
+import zlib
 from contextlib import suppress
 
 import numpy as np
@@ -198,6 +200,22 @@ def test_values_that_are_not_finite_are_refused() -> None:
     data[HEADER.size : -8] = b"\xff" * (len(data) - HEADER.size - 8)
     with pytest.raises(WireError, match="not finite"):
         decode_update(bytes(data), LIMITS)
+
+
+def test_what_would_unpack_to_more_than_it_claims_is_not_unpacked() -> None:
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = deflate.compress(bytes(64 << 20)) + deflate.flush()
+    limits = Limits(1 << 20, 1 << 16)
+    fields = {"version": 1, "type": 0, "kind": 1, "shift": 0, "owner": 1, "round": 2, "count": 8}
+    fields |= {"first": 0, "span": 8, "raw": 1, "packed": len(bomb), "valued": 0}
+    data = HEADER.pack(*(fields[name] for name in FIELDS)) + bomb
+    assert len(data) < limits.max_bytes
+    tracemalloc.start()
+    with pytest.raises(WireError, match="other than the 1 bytes that it claims"):
+        decode_update(data, limits)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 @given(updates(), st.sampled_from(ValueType), st.data())
