@@ -12,6 +12,7 @@ import pytest
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.envelope import Channel, Identity, open_snapshot
 from crowdlearn_device.errors import EnvelopeError
+from crowdlearn_host.server.run_folder import RunFolder
 from crowdlearn_host.server.server import Server
 from crowdlearn_host.training.config import TrainConfig
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -101,6 +102,8 @@ async def test_tampering_is_refused_and_training_goes_on(tamper, said, tmp_path)
 async def test_what_the_server_holds_opens_for_no_other_key(tmp_path):
     server, events = await train_tampered(tmp_path, None)
     assert not [event for event, _ in events if event == "fault"]
+    with RunFolder(tmp_path / "run", create=False) as folder:
+        run = f"run/{folder.id.hex()}"
     stranger = Identity.generate()
     public = {device.number: device.identity for device in server.groups[0].devices.values()}
     assert {envelope.purpose for envelope in server.seen} >= {
@@ -111,7 +114,7 @@ async def test_what_the_server_holds_opens_for_no_other_key(tmp_path):
     for envelope in server.seen[:50]:
         ephemeral = X25519PrivateKey.generate()
         channel = Channel(
-            *("run", envelope.generation, envelope.receiver, stranger, ephemeral),
+            *(run, envelope.generation, envelope.receiver, stranger, ephemeral),
             *(envelope.sender, public[envelope.sender], ephemeral.public_key().public_bytes_raw()),
         )
         channel._received[envelope.express] = envelope.sequence
@@ -121,6 +124,10 @@ async def test_what_the_server_holds_opens_for_no_other_key(tmp_path):
     assert snapshots
     for path in snapshots:
         snapshot = pb.Snapshot.FromString(path.read_bytes())
-        for heir in public:
-            with pytest.raises(EnvelopeError):
-                open_snapshot("run", heir, stranger, public[snapshot.sender], snapshot)
+        heirs = {key.device for key in snapshot.keys}
+        assert heirs
+        for heir in heirs:
+            own = Identity.load(tmp_path / f"device-{heir}" / "identity.key")
+            assert open_snapshot(run, heir, own, public[snapshot.sender], snapshot)
+            with pytest.raises(EnvelopeError, match="altered"):
+                open_snapshot(run, heir, stranger, public[snapshot.sender], snapshot)
