@@ -43,13 +43,17 @@ def test_a_run_that_crashed_goes_on_to_the_same_model(files: Path, monkeypatch: 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(RunFolder, "keep", crash_after_the_second)
         simulate(files / "crowd.toml", files, files / "run", processes=1)
+    metrics = files / "run" / "metrics.jsonl"
+    kept = metrics.read_text().splitlines()
+    assert len(kept) == 2
     # A crash between metrics and checkpoint leaves a row too many.
-    with (files / "run" / "metrics.jsonl").open("a") as metrics:
-        metrics.write('{"epoch": 2}\n')
+    with metrics.open("a") as more:
+        more.write('{"epoch": 2}\n')
     simulate(files / "crowd.toml", files, files / "run", processes=1)
     whole, resumed = (load_file(files / name / "model.safetensors") for name in ("whole", "run"))
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
-    assert len((files / "run" / "metrics.jsonl").read_text().splitlines()) == 4
+    rows = metrics.read_text().splitlines()
+    assert (rows[:2], len(rows)) == (kept, 4)  # those rounds were not trained again
 
 
 def test_a_run_folder_of_another_configuration_or_damaged_is_refused(files: Path) -> None:
