@@ -1,6 +1,41 @@
-"""For every test: hypothesis does not time examples, machines are noisy."""
+"""For every test: a home of the session's own, and hypothesis does not time examples, machines are noisy."""
 
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("crowdlearn", deadline=None)
 settings.load_profile("crowdlearn")
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What this session compiles, for all of its workers: never what an earlier exporter did."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, programs: Path) -> Iterator[None]:
+    """In place of the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        _move_into(tmp_path_factory.mktemp("home"), programs, patch)
+        yield
+
+
+@pytest.fixture
+def home(tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of this test alone, but for the programs."""
+    (tmp_path / "home").mkdir()
+    _move_into(tmp_path / "home", programs, monkeypatch)
+    return tmp_path / "home"
+
+
+def _move_into(home: Path, programs: Path, patch: pytest.MonkeyPatch) -> None:
+    (home / "programs").symlink_to(programs)
+    patch.setenv("CROWDLEARN_HOME", str(home))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def make_pieces(
     model: nn.Module,
     counts: Sequence[Sequence[int]],
     order: Sequence[Sequence[int]],
-    cache,
+    programs: Path,
     ranked: bool,
     of: Pass,
 ) -> list[Piece]:
@@ -103,7 +104,7 @@ def make_pieces(
     arrays = arrays_of(graph, model.state_dict(), order)
     pieces = []
     for k, count in enumerate(counts):
-        program = export_slice(graph, count, SGD, max_batch=16, cache=cache)
+        program = export_slice(graph, count, SGD, max_batch=16, cache=programs)
         layers: dict[int, dict[str, np.ndarray]] = {}
         for spec in array_specs(graph):
             a, b = layout[k][spec.layer]
@@ -160,8 +161,8 @@ def merged(graph: NeuronGraph, pieces: list[Piece]) -> dict[str, np.ndarray]:
     ],
 )
 @pytest.mark.parametrize("micro", [16, UNEVEN])
-def test_sliced_training_equals_unsliced_sgd(counts, micro, tmp_path_factory):
-    assert_sliced_equals_whole(mlp, (12,), counts, micro, tmp_path_factory)
+def test_sliced_training_equals_unsliced_sgd(counts, micro, programs):
+    assert_sliced_equals_whole(mlp, (12,), counts, micro, programs)
 
 
 @pytest.mark.parametrize("build", [mlp, convolutional])
@@ -173,24 +174,24 @@ def test_sliced_training_equals_unsliced_sgd(counts, micro, tmp_path_factory):
         (12, False, {"loss": 6, "train_step": 3}),
     ],
 )
-def test_the_whole_network_is_one_program(build, micro, ranked, ran, tmp_path_factory):
+def test_the_whole_network_is_one_program(build, micro, ranked, ran, programs):
     """A mini-batch of one micro-batch is one call, where nobody ranks weights by their gradients."""
     sample = (12,) if build is mlp else (2, 8, 8)
     owned = [layer.neurons for layer in neuron_graph(build(), torch.zeros(2, *sample)).layers]
-    (piece,) = assert_sliced_equals_whole(build, sample, [owned], micro, tmp_path_factory, ranked=ranked)
+    (piece,) = assert_sliced_equals_whole(build, sample, [owned], micro, programs, ranked=ranked)
     assert piece._executor.ran == ran
 
 
 @pytest.mark.parametrize("micro", [16, 12])
-def test_the_whole_network_may_take_gradients_at_the_weights_before_the_last_update(micro, tmp_path_factory):
+def test_the_whole_network_may_take_gradients_at_the_weights_before_the_last_update(micro, programs):
     """A piece that is alone overlaps nothing, but with staleness 1 it computes what the definition says."""
     of = Pass(0, STEPS, every=4, staleness=1)
     whole = [[12, 9, 6, 4]]
-    (piece,) = assert_sliced_equals_whole(mlp, (12,), whole, micro, tmp_path_factory, ranked=False, of=of)
+    (piece,) = assert_sliced_equals_whole(mlp, (12,), whole, micro, programs, ranked=False, of=of)
     assert set(piece._executor.ran) == {"loss"}
 
 
-def test_a_shortcut_may_enter_the_layers_that_turn_round(tmp_path_factory):
+def test_a_shortcut_may_enter_the_layers_that_turn_round(programs):
     graph = neuron_graph(Residual(), torch.zeros(2, 2, 8, 8))
     whole = [layer.neurons for layer in graph.layers]
     cut = next(edge.source for edge in graph.edges if edge.kind == "identity")
@@ -198,12 +199,12 @@ def test_a_shortcut_may_enter_the_layers_that_turn_round(tmp_path_factory):
         [0 if k == cut else n for k, n in enumerate(whole)],
         [n if k == cut else 0 for k, n in enumerate(whole)],
     ]
-    pieces = assert_sliced_equals_whole(Residual, (2, 8, 8), counts, 16, tmp_path_factory)
+    pieces = assert_sliced_equals_whole(Residual, (2, 8, 8), counts, 16, programs)
     assert set(pieces[0]._executor.ran) == {"forward_0", "backward_0", "loss"}
 
 
 @pytest.mark.parametrize("build", [convolutional, Residual, depthwise])
-def test_sliced_maps_train_like_the_whole(build, tmp_path_factory):
+def test_sliced_maps_train_like_the_whole(build, programs):
     graph = neuron_graph(build(), torch.zeros(2, 2, 8, 8))
     counts = [[0] * len(graph.layers) for _ in range(3)]
     for layer in graph.layers:
@@ -211,7 +212,7 @@ def test_sliced_maps_train_like_the_whole(build, tmp_path_factory):
         shares = [layer.neurons, 0, 0] if ends else [0, layer.neurons // 2, layer.neurons // 2]
         for k, count in enumerate(shares):
             counts[k][layer.index] = count
-    assert_sliced_equals_whole(build, (2, 8, 8), counts, 16, tmp_path_factory)
+    assert_sliced_equals_whole(build, (2, 8, 8), counts, 16, programs)
 
 
 def orders(graph: NeuronGraph) -> list[Sequence[int]]:
@@ -238,7 +239,7 @@ def assert_sliced_equals_whole(
     sample: tuple[int, ...],
     counts: Sequence[Sequence[int]],
     micro: int,
-    tmp_path_factory: pytest.TempPathFactory,
+    programs: Path,
     *,
     ranked: bool = True,
     of: Pass = Pass(0, STEPS),
@@ -249,8 +250,7 @@ def assert_sliced_equals_whole(
     rng = np.random.default_rng(1)
     order = orders(graph)
     classes = graph.layers[-1].neurons
-    cache = tmp_path_factory.getbasetemp() / "programs"
-    pieces = make_pieces(graph, model, counts, order, cache, ranked, of)
+    pieces = make_pieces(graph, model, counts, order, programs, ranked, of)
     reference = build().double()
     reference.load_state_dict(model.state_dict())
     sgd = torch.optim.SGD(

@@ -26,8 +26,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("CROWDLEARN_HOME", str(tmp_path / "home"))
+def folder(tmp_path: Path, home: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.onnx").write_bytes(source.read_bytes())
     (tmp_path / "fleet").write_text(FLEET)

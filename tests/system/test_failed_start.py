@@ -35,18 +35,10 @@ MISTAKES = {
 }
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("programs")
-
-
 @pytest.fixture
-def folder(tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "programs").symlink_to(programs)
+def folder(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     graph = neuron_graph(build_model(MODEL, 0), torch.zeros(2, 64), MODEL)
     save_plan(balanced(graph, 2), tmp_path / "two.json")
-    monkeypatch.setenv("CROWDLEARN_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

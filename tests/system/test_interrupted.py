@@ -32,7 +32,7 @@ MAIN = "from crowdlearn_host.cli import main; main()"
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "CROWDLEARN_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", MAIN, *arguments],
         cwd=folder,
@@ -51,32 +51,24 @@ def wait_for_epoch(process: subprocess.Popen[str], number: int) -> None:
     raise AssertionError(process.communicate())
 
 
-def descendants_of(folder: Path) -> list[psutil.Process]:
-    """Processes that have anything to do with this test's folder."""
+def descendants_of(home: Path) -> list[psutil.Process]:
+    """Processes that have this test's home."""
     found = []
     for process in psutil.process_iter(["cmdline", "environ"]):
         environment = process.info["environ"] or {}
-        if environment.get("CROWDLEARN_HOME") == str(folder / "home"):
+        if environment.get("CROWDLEARN_HOME") == str(home):
             found.append(process)
     return found
 
 
-def wait_until_all_gone(folder: Path) -> None:
-    left = descendants_of(folder)
+def wait_until_all_gone(home: Path) -> None:
+    left = descendants_of(home)
     _, alive = psutil.wait_procs(left, timeout=20)
     assert not [process.cmdline() for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Programs are compiled in the first run; this is about how runs end."""
-    return tmp_path_factory.mktemp("programs")
-
-
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_leaves_nothing_behind_and_resumes(how, programs, tmp_path):
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "programs").symlink_to(programs)
+def test_an_interrupted_run_leaves_nothing_behind_and_resumes(how, home, tmp_path):
     (tmp_path / "config.toml").write_text(CONFIG)
     run = tmp_path / "run"
     first = start(tmp_path, "train", "config.toml", "--run", "run")
@@ -87,21 +79,24 @@ def test_an_interrupted_run_leaves_nothing_behind_and_resumes(how, programs, tmp
     if how == signal.SIGINT:
         assert "--resume" in errors.splitlines()[-1]
         assert "Traceback" not in errors
-    wait_until_all_gone(tmp_path)
+    wait_until_all_gone(home)
     assert not list(run.rglob("*.partial"))
     if others := how == signal.SIGKILL:
         began = json.loads((run / "environment.json").read_text())
         (run / "environment.json").write_text(json.dumps({**began, "programs": ["compiled elsewhere"]}))
 
+    before = len(list(read_lines(run / "events.jsonl")))
     resumed = start(tmp_path, "train", "--resume", "run", "--json")
     output, errors = resumed.communicate(timeout=180)
     assert resumed.returncode == 0, errors[-2000:]
     result = json.loads(output)
     assert result["test_accuracy"] > 0.5
     assert load_model_state(run)
-    assert ("recompiled" in [told["event"] for told in read_lines(run / "events.jsonl")]) == others
-    wait_until_all_gone(tmp_path)
+    assert ("recompiled" in [e["event"] for e in read_lines(run / "events.jsonl")]) == others
+    wait_until_all_gone(home)
 
-    epochs = [e["epoch"] for e in read_lines(run / "events.jsonl") if e["event"] == "epoch"]
+    told = list(read_lines(run / "events.jsonl"))
+    assert min(e["boundary"] for e in told[before:] if e["event"] == "assigned") > 0
+    epochs = [e["epoch"] for e in told if e["event"] == "epoch"]
     # An epoch whose end was not yet on disk when the process died is told twice; it counts once.
     assert sorted(set(epochs)) == [0, 1, 2]

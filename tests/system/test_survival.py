@@ -114,12 +114,15 @@ def test_a_killed_host_goes_on_where_the_group_stood(
     phones.unplug(crowd[0].name, home)
     resume = [*command, "--resume", str(tmp_path / "run")]
     events = tmp_path / "run" / "events.jsonl"
+    before = len(list(read_lines(events)))
     with subprocess.Popen(resume, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as host:
         await_while_running(host, lambda: any(e["event"] == "unreachable" for e in read_lines(events)))
         phones.plug(crowd[0].name, home)
         said = host.communicate()[0].decode()
     assert host.returncode == 0, said
     assert_same(tmp_path / "run", undisturbed)
+    again = [told["boundary"] for told in list(read_lines(events))[before:] if told["event"] == "assigned"]
+    assert min(again) >= 9  # the last one that all pieces were kept at
 
 
 def test_a_runtime_that_is_killed_comes_back_and_nothing_is_lost(

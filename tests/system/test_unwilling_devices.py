@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,9 @@ GRACE_SECONDS = 5.0
 """How long the others wait for the unwilling, who are asked meanwhile."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        home = tmp_path_factory.mktemp("home")
-        patch.setenv("CROWDLEARN_HOME", str(home))
-        patch.setattr(link, "FIRST_RETRY", 0.05)
-        yield home
+@pytest.fixture(autouse=True)
+def _asked_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "FIRST_RETRY", 0.05)
 
 
 @pytest.fixture

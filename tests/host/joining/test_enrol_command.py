@@ -17,9 +17,8 @@ SHOW = "#!/bin/sh\nprintf '%s\\0' \"$@\"\n"
 @pytest.mark.parametrize("name", ["phone-1", "Ada's phone", "-7", 'two "$HOME" \\ `id`; #'])
 @pytest.mark.parametrize("address", ["192.0.2.7:8765", "host name&more:1"])
 def test_the_printed_command_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str, name: str, address: str
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, token: str, name: str, address: str
 ) -> None:
-    monkeypatch.setenv("CROWDLEARN_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(secrets, "token_urlsafe", lambda size: token)
     printed = CliRunner().invoke(build(["enrol"]), ["enrol", f"--address={address}", "--", name])
     assert printed.exit_code == 0, printed.output

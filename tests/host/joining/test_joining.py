@@ -168,8 +168,7 @@ def test_bytes_that_are_not_the_program_are_refused(tmp_path, change, words):
     assert not list((tmp_path / "programs").glob("*.json"))
 
 
-async def test_devices_that_dial_in_train_like_any_others(tmp_path, monkeypatch):
-    monkeypatch.setenv("CROWDLEARN_HOME", str(tmp_path / "host"))
+async def test_devices_that_dial_in_train_like_any_others(tmp_path, home):
     values = {
         "model": "mlp:64-12-10",
         "data": "digits",
@@ -187,8 +186,8 @@ async def test_devices_that_dial_in_train_like_any_others(tmp_path, monkeypatch)
     assert prepared.train is not None
     assert prepared.test is not None
     parts = deal(prepared.train, 2, seed=0)
-    _, pin = certificate(tmp_path / "host")
-    enrolment = Enrolment(tmp_path / "host")
+    _, pin = certificate(home)
+    enrolment = Enrolment(home)
     with RunFolder(tmp_path / "run", create=True) as folder:
         training = asyncio.create_task(train(prepared, [], folder, on_event))
         await asyncio.wait({training, listens}, return_when=asyncio.FIRST_COMPLETED)
