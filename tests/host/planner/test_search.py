@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from itertools import product
 from math import inf
 
 import pytest
+from crowdlearn_host.planner.branch import branch_and_price
+from crowdlearn_host.planner.patterns import FEW_POINTS, make_block
 from crowdlearn_host.planner.pieces import seat_classes, solve_pieces
 from crowdlearn_host.planner.problem import (
     Budget,
@@ -140,6 +143,23 @@ def test_deep_networks_on_few_devices_have_their_optimum_and_a_bound_below_it(pr
     assert solution.infeasible == (best == inf)
     assert solution.bound <= best + 1e-6
     assert solution.cost == pytest.approx(best)
+
+
+@settings(quick, max_examples=5)
+@given(deep_problems())
+def test_branch_and_price_bounds_the_optimum_from_below_whatever_was_found(problem: Problem) -> None:
+    """What `search` tells of it is never above the cost of what it has found, right or wrong."""
+    free = replace(problem, constant=0.0)
+    blocks = [make_block(free, 0, (), FEW_POINTS)]
+    blocks += [
+        make_block(free, seat, (b,), FEW_POINTS) for seat in (1, len(free.seats) - 1) for b in free.free
+    ]
+    known = [block for block in blocks if block is not None]
+    deadline = time.monotonic() + SECONDS
+    bound = branch_and_price(free, known, deadline, lambda blocks, branch: inf)
+    best = brute_force(free)
+    assert bound <= best * (1 + 1e-6)
+    assert bound >= best * (1 - 1e-3)
 
 
 @quick
