@@ -34,6 +34,13 @@ _LARGEST = {
     pb.INT8: _FLOAT_MAX * 127 / 128,  # so that a scale times any int8 is finite
 }
 """The largest magnitude that a dtype tells."""
+_WORDS = {
+    body.name: {
+        field.name: field.enum_type.values_by_number for field in body.message_type.fields if field.enum_type
+    }
+    for body in pb.Frame.DESCRIPTOR.fields
+}
+"""By kind of frame, its fields that say one of a few words, as numbers."""
 
 
 def decode_message(kind: type[M], data: bytes) -> M:
@@ -46,13 +53,17 @@ def decode_message(kind: type[M], data: bytes) -> M:
 
 def decode_frame(data: bytes) -> pb.Frame:
     """The frame that `data` holds. Raises WireError where it is none, too large, or of a kind we do
-    not know.
+    not know, or says a word that we do not: protobuf lets any number pass.
     """
     if len(data) > MAX_FRAME:
         raise WireError(f"frame of {len(data)} bytes; at most {MAX_FRAME} are allowed")
     frame = decode_message(pb.Frame, data)
-    if frame.WhichOneof("body") is None:
+    kind = frame.WhichOneof("body")
+    if kind is None:
         raise WireError("empty frame, or one from a newer version; update the older side")
+    for name, known in _WORDS[kind].items():
+        if (said := getattr(getattr(frame, kind), name)) not in known:
+            raise WireError(f"{kind} of unknown {name} {said}; update the older side")
     return frame
 
 

@@ -41,6 +41,15 @@ def test_any_bytes_are_a_frame_or_refused(data):
     assert frame.WhichOneof("body")
 
 
+@pytest.mark.parametrize("number", [-1, 99])
+@pytest.mark.parametrize(("kind", "word"), [("fault", "kind"), ("envelope", "purpose"), ("share", "values")])
+def test_a_word_that_is_not_in_the_protocol_is_refused(kind, word, number):
+    frame = pb.Frame()
+    setattr(getattr(frame, kind), word, number)
+    with pytest.raises(WireError, match=f"{kind} of unknown {word} {number}; update the older side"):
+        decode_frame(frame.SerializeToString())
+
+
 @pytest.mark.parametrize(
     "tensor",
     [
