@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=".npz with inputs (and labels), or an IDX file of images (its labels beside it)",
     )
     predicting.add_argument("--output", type=Path, help="file for the CSV (default: standard output)")
+    predicting.add_argument("--force", action="store_true", help="replace OUTPUT where it is there")
     predicting.add_argument("--threads", type=int, default=0, help="threads of the executor (0: its choice)")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
@@ -84,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(measure_step(store, arguments.program, arguments.seconds).to_json())
             return 0
         if arguments.command == "predict":
-            print(predict(arguments.model, arguments.inputs, arguments.output), file=sys.stderr)
+            told = predict(arguments.model, arguments.inputs, arguments.output, force=arguments.force)
+            print(told, file=sys.stderr)
             return 0
         return_large_blocks()
         home: Path = arguments.home

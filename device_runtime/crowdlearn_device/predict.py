@@ -8,14 +8,19 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from .dataset import load_samples
+from .errors import DeviceError
+from .files import not_to_write
 from .kept import KeptModel
 
 
-def predict(model: Path, inputs: Path, output: Path | None) -> str:
+def predict(model: Path, inputs: Path, output: Path | None, *, force: bool = False) -> str:
     """Write sample, class and probability of each as CSV to `output`, or standard output; what to tell.
 
-    Raises DeviceError where model or samples cannot be used, OSError where `output` cannot be written.
+    Raises DeviceError where model or samples cannot be used, and, before they are read, where `output` is
+    there and not to be replaced by `force`; OSError where it cannot be written.
     """
+    if output is not None and (why := not_to_write(output, force=force)):
+        raise DeviceError(why)
     samples, labels = load_samples(inputs)
     probabilities = KeptModel.load(model).probabilities(samples)
     classes = probabilities.argmax(axis=1)

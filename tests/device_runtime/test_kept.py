@@ -159,3 +159,34 @@ def test_samples_of_an_npz(tmp_path):
         load_samples(tmp_path / "c.npz")
     with pytest.raises(DataError, match="cannot be read"):
         load_samples(tmp_path / "nowhere.npz")
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A prediction that can be made."""
+    monkeypatch.setattr(KeptModel, "load", lambda _: KeptModel(MANIFEST, Dense(), WHOLE))
+    np.savez(tmp_path / "test.npz", inputs=np.ones((5, 2, 3), np.float32))
+    return ["predict", "--model", "model", "--inputs", str(tmp_path / "test.npz"), "--output"]
+
+
+def test_a_file_that_is_there_is_replaced_only_if_forced(tmp_path, command, capsys):
+    output = tmp_path / "new" / "found.csv"
+    assert main([*command, str(output)]) == 0
+    found = output.read_text()
+    assert found.startswith("sample,class,probability\n0,")
+    output.write_text("mine\n")
+    capsys.readouterr()
+    assert main([*command, str(output)]) == 1
+    assert f"{output} is there already" in (told := capsys.readouterr().err)
+    assert "replace it with --force" in told
+    assert output.read_text() == "mine\n"
+    assert main([*command, str(output), "--force"]) == 0
+    assert output.read_text() == found
+
+
+def test_what_cannot_be_written_is_told_before_the_model_is_read(tmp_path, command, monkeypatch, capsys):
+    monkeypatch.setattr(KeptModel, "load", None)
+    assert main([*command, str(tmp_path)]) == 1
+    assert f"{tmp_path} is a folder; name a file in it" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "test.npz" / "found.csv")]) == 1
+    assert "test.npz" in capsys.readouterr().err

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from crowdlearn_device.files import not_to_write
 
 from ..errors import ConfigError
 
@@ -20,13 +20,5 @@ def claim(path: Path, *, force: bool, is_own: Callable[[str], bool] = lambda tex
     Raises ConfigError where there is a file that, by its text, is not the command's own, unless `force`;
     OSError where none can be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder; name a file in it")
-    if path.is_file() and not force and not is_own(path.read_text("utf-8", errors="replace")):
-        raise ConfigError(
-            f"{path} is there already, and not as this command wrote it; "
-            "name another file, or replace it with --force"
-        )
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ConfigError(f"{path} cannot be written; look at the folder's permissions")
+    if why := not_to_write(path, force=force, is_own=is_own):
+        raise ConfigError(why)
