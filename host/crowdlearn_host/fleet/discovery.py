@@ -1,6 +1,7 @@
 """Which phones are at hand, and by which way: virtual, by address, on a USB cable, behind an adb server."""
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -80,7 +81,21 @@ async def connect(found: Found, *, key: Path | None = None) -> AdbDevice:
             return await AdbDevice.connect_server(found.serial)
         case "usb":
             return await AdbDevice.connect_usb(found.serial, key=key)
-    return await AdbDevice.connect(found.serial, key=key)
+    if found.serial.isdigit():  # a serial number, which the system would take for an address
+        raise FleetError(_gone(found.serial))
+    try:
+        return await AdbDevice.connect(found.serial, key=key)
+    except FleetError as error:
+        if ":" in found.serial or not isinstance(error.__cause__, socket.gaierror):
+            raise
+        raise FleetError(_gone(found.serial)) from error
+
+
+def _gone(serial: str) -> str:
+    return (
+        f"{serial} is gone: no USB cable and no adb server has it, and it is no name in the network; "
+        "plug it in, and see that debugging is on"
+    )
 
 
 async def visit(all_found: Sequence[Found], *, key: Path | None = None) -> list[Visited]:

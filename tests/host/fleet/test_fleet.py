@@ -91,6 +91,15 @@ async def test_phones_are_found_once_and_a_bad_one_is_told_alone(tmp_path: Path,
     assert "'192.168.1..20:5555' is not an address" in mistyped
 
 
+@pytest.mark.parametrize("serial", ["R58M123ABCD", "0123456789012345", "2814749767"])
+async def test_a_phone_that_was_unplugged_is_told_as_gone(
+    serial: str, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", "1")
+    with pytest.raises(FleetError, match=f"{serial} is gone: .*plug it in"):
+        await discovery.dial(serial, key=key)
+
+
 async def test_silent_ones_do_not_hold_up_the_others(
     tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
