@@ -21,7 +21,7 @@ from .envelope import Identity
 from .errors import JoinError
 from .fetch import FetchingMember
 from .retry import Retry
-from .serve import run_member
+from .serve import TRY_LATER, run_member
 from .wire import MAX_FRAME
 
 log = logging.getLogger("crowdlearn")
@@ -29,7 +29,7 @@ log = logging.getLogger("crowdlearn")
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 """Seconds between attempts to reach the host."""
 REFUSED = 1008
-"""The WebSocket's close code for a device that is not welcome."""
+"""The WebSocket's close code for a device that is not welcome, for a reason that stays."""
 
 
 async def join_host(
@@ -92,6 +92,8 @@ async def join_host(
                         return
             if connection.close_code == REFUSED:
                 raise JoinError(f"{address.netloc} refuses this device: {connection.close_reason}")
+            if connection.close_code == TRY_LATER:
+                log.info("%s is to be tried again: %s", address.netloc, connection.close_reason)
         except (OSError, WebSocketException) as error:
             log.info("%s cannot be reached (%s)", address.netloc, error)
         await retry.pause(leaving)

@@ -34,7 +34,7 @@ LEAVE_SECONDS = 10.0
 BATTERY_SECONDS = 2.0
 """How often a device looks at its battery."""
 TRY_LATER = 1013
-"""The WebSocket's close code for a host that should come again later."""
+"""The WebSocket's close code for who should come again later."""
 
 
 async def run_member(

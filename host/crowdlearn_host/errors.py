@@ -21,6 +21,10 @@ class FleetError(HostError):
     """A device cannot be reached, refused the key, or does not do what it was asked."""
 
 
+class SilentDevice(FleetError):
+    """A device hung up, or said nothing, before it said who it is: nothing is wrong with it for good."""
+
+
 class RunError(HostError):
     """A run folder is missing, damaged, or belongs to another configuration."""
 

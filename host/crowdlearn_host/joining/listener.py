@@ -7,10 +7,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from crowdlearn_device.join import REFUSED
+from crowdlearn_device.serve import TRY_LATER
 from crowdlearn_device.wire import MAX_FRAME
 from websockets.asyncio.server import ServerConnection, serve
 
-from ..errors import FleetError
+from ..errors import FleetError, SilentDevice
 from ..server.server import Server
 from .certificate import certificate
 from .door import Strangers, doors
@@ -46,7 +47,7 @@ async def listening(server: Server, address: str, home: Path) -> AsyncIterator[i
         except FleetError as error:
             server.refuse("a device that dialled in", str(error))
             reason = str(error).encode()[:REASON_BYTES].decode(errors="ignore")
-            await connection.close(REFUSED, reason)
+            await connection.close(TRY_LATER if isinstance(error, SilentDevice) else REFUSED, reason)
 
     async with AsyncExitStack() as stack:
         try:

@@ -19,7 +19,7 @@ from crowdlearn_device.wire import VERSION, Floats, decode_frame
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
 
-from ..errors import FleetError, UpdateRefused
+from ..errors import FleetError, SilentDevice, UpdateRefused
 from . import effects as do
 from .group import Group
 from .points import Device, Place
@@ -97,12 +97,17 @@ class Server:
         """Serve a device until its connection ends; a device new to the run gets `number`, or the next one.
         Whether it can take part in this run again.
 
-        Raises FleetError where its first words are wrong, or `admits` says no to its name and token.
+        Raises FleetError where its first words are wrong, or `admits` says no to its name and token;
+        SilentDevice where there are none.
         """
         try:
             first = decode_frame(_binary(await asyncio.wait_for(connection.recv(), HELLO_SECONDS)))
-        except (WireError, TimeoutError, ConnectionClosed) as error:
-            raise FleetError(f"a device did not say hello: {error or 'silence'}") from error
+        except WireError as error:
+            raise FleetError(f"a device did not say hello: {error}") from error
+        except ConnectionClosed as error:
+            raise SilentDevice(f"a device did not say hello: {error}") from error
+        except TimeoutError as error:
+            raise SilentDevice(f"no hello within {HELLO_SECONDS:.0f} s; is the network slow?") from error
         if admits is not None and not admits(first.hello.device, first.hello.token):
             raise FleetError(f"{first.hello.device[:50]!r} with this token is not enrolled; enrol it")
         attached = self._welcome(first, connection, dialled, number)

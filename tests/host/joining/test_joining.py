@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,6 +116,34 @@ async def test_a_device_that_is_sent_away_at_once_comes_again_ever_later(tmp_pat
         url = f"wss://127.0.0.1:{port}"
         await join_host(tmp_path / "home", data, "phone-1", url, token, pin, stopping)
     assert came[-1] - came[-2] > 0.5 * 0.01 * 2**6
+
+
+async def test_a_device_that_was_silent_is_told_and_comes_again(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO", "crowdlearn")
+    mute = [True, True]
+
+    def a_member(*args: Any) -> FetchingMember:
+        member = FetchingMember(*args)
+        if mute:
+            mute.pop()
+            member.outbox.clear()
+        return member
+
+    monkeypatch.setattr("crowdlearn_device.join.FetchingMember", a_member)
+    monkeypatch.setattr("crowdlearn_device.join.FIRST_RETRY", 0.01)
+    monkeypatch.setattr("crowdlearn_host.server.server.HELLO_SECONDS", 1.0)
+    token, (_, pin) = Enrolment(tmp_path).enrol("phone-1"), certificate(tmp_path)
+    data = give_data(tmp_path / "data", load_split("digits", "test"))
+    async with a_host(tmp_path) as port:
+        url, stopping = f"wss://127.0.0.1:{port}", asyncio.Event()
+        joining = asyncio.create_task(join_host(tmp_path, data, "phone-1", url, token, pin, stopping))
+        while "joined" not in (tmp_path / "run" / "events.jsonl").read_text():
+            assert not joining.done(), joining.exception()
+            await asyncio.sleep(0)
+        stopping.set()
+        await asyncio.wait_for(joining, 30)
+    assert not mute
+    assert caplog.text.count(f"127.0.0.1:{port} is to be tried again: no hello within 1 s") >= 2
 
 
 @pytest.mark.parametrize(
