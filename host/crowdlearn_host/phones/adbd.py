@@ -78,7 +78,9 @@ class Adbd(Mux):
         return waiting
 
     def send(self, message: Message) -> None:
-        """Put a message on the link."""
+        """Put a message on the link; nothing after the connection is lost."""
+        if self.lost:
+            return
         size = HEADER_BYTES + len(message.payload)
         self._offer.traffic.sent += size
         if self._sending:
@@ -103,6 +105,9 @@ class Adbd(Mux):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._reverse.close()
+        for line in (self._sending, self._receiving):
+            if line:
+                line.close()
         self._offer.connections.discard(self)
         super().connection_lost(exc)
 

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from crowdlearn_host.errors import FleetError
 
@@ -32,19 +32,45 @@ class LinkModel:
 LINKS = {"lte": LinkModel(13, 6, 70), "wifi": LinkModel(50, 25, 10), "weak": LinkModel(2, 0.5, 150, 60)}
 
 
+@dataclass(eq=False)
+class Passage:
+    """Bytes that take `seconds` of the link and have been put on it at `end`."""
+
+    line: "DelayLine[Any]"
+    seconds: float
+    end: float
+
+
 class Direction:
     """One way of the link: tells when bytes that are handed over now have passed."""
 
     def __init__(self, megabits: float, delay: float) -> None:
         self._seconds_a_byte = 8e-6 / megabits
-        self._delay = delay
+        self.delay = delay
+        """Seconds from the end of a passage to its arrival."""
         self.free_at = 0.0
         """When what was handed over has been put on the link."""
+        self._passages: deque[Passage] = deque()
 
-    def pass_at(self, count: int, now: float) -> float:
-        """When `count` bytes that join the queue at `now` are through."""
-        self.free_at = max(self.free_at, now) + count * self._seconds_a_byte
-        return self.free_at + self._delay
+    def join(self, line: "DelayLine[Any]", count: int, now: float) -> Passage:
+        """The passage of `count` bytes that join the queue at `now`."""
+        while self._passages and self._passages[0].end <= now:
+            self._passages.popleft()
+        seconds = count * self._seconds_a_byte
+        self.free_at = max(self.free_at, now) + seconds
+        self._passages.append(Passage(line, seconds, self.free_at))
+        return self._passages[-1]
+
+    def leave(self, line: "DelayLine[Any]", now: float) -> None:
+        """Forget what a line still had to pass: what others have behind it comes sooner."""
+        self._passages = deque(p for p in self._passages if p.end > now and p.line is not line)
+        self.free_at = now
+        for passage in self._passages:
+            if passage.end - passage.seconds > now:
+                passage.end = self.free_at + passage.seconds
+            self.free_at = passage.end
+        for other in {passage.line for passage in self._passages}:
+            other.schedule()
 
 
 class DelayLine(Generic[Item]):
@@ -53,19 +79,32 @@ class DelayLine(Generic[Item]):
     def __init__(self, direction: Direction, deliver: Callable[[Item], None]) -> None:
         self._direction = direction
         self._deliver = deliver
-        self._waiting: deque[tuple[float, Item]] = deque()
+        self._waiting: deque[tuple[Passage, Item]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
 
     def put(self, item: Item, count: int) -> None:
         """Hand over an item of `count` bytes."""
-        loop = asyncio.get_running_loop()
-        due = self._direction.pass_at(count, loop.time())
-        self._waiting.append((due, item))
+        passage = self._direction.join(self, count, asyncio.get_running_loop().time())
+        self._waiting.append((passage, item))
         if len(self._waiting) == 1:
-            loop.call_at(due, self._release)
+            self.schedule()
+
+    def schedule(self) -> None:
+        """Have the first item delivered when its passage is over."""
+        if self._timer:
+            self._timer.cancel()
+        if self._waiting:
+            due = self._waiting[0][0].end + self._direction.delay
+            self._timer = asyncio.get_running_loop().call_at(due, self._release)
+
+    def close(self) -> None:
+        """Deliver nothing more, and leave the link to others."""
+        self._waiting.clear()
+        self.schedule()
+        self._direction.leave(self, asyncio.get_running_loop().time())
 
     def _release(self) -> None:
-        _, item = self._waiting[0]
-        self._deliver(item)
-        self._waiting.popleft()
-        if self._waiting:
-            asyncio.get_running_loop().call_at(self._waiting[0][0], self._release)
+        self._deliver(self._waiting[0][1])
+        if self._waiting:  # what was delivered may have closed the line
+            self._waiting.popleft()
+            self.schedule()

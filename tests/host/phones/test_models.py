@@ -52,9 +52,41 @@ def test_slower_phones_have_smaller_shares() -> None:
 @given(st.lists(st.integers(1, 10**6), min_size=1), st.floats(0.1, 1000))
 def test_a_link_passes_bytes_in_order_at_its_rate(counts: list[int], megabits: float) -> None:
     direction = Direction(megabits, 0.05)
-    passed = [direction.pass_at(count, 0.0) for count in counts]
+    line: DelayLine[int] = DelayLine(direction, [].append)
+    passed = [direction.join(line, count, 0.0).end for count in counts]
     assert passed == sorted(passed)
-    assert passed[-1] == pytest.approx(sum(counts) * 8e-6 / megabits + 0.05)
+    assert passed[-1] == direction.free_at == pytest.approx(sum(counts) * 8e-6 / megabits)
+
+
+async def test_a_line_that_is_closed_leaves_the_link_to_the_others() -> None:
+    now = asyncio.get_running_loop().time
+    direction = Direction(8e-3, 0.0)  # a thousand bytes a second
+    arrived: asyncio.Queue[str] = asyncio.Queue()
+    lost, other = DelayLine(direction, arrived.put_nowait), DelayLine(direction, arrived.put_nowait)
+    before = now()
+    lost.put("lost", 1)
+    lost.put("lost", 1_000_000)
+    other.put("first", 100)
+    lost.put("lost", 1_000_000)
+    other.put("second", 100)
+    assert direction.free_at >= before + 2000
+    assert await arrived.get() == "lost"
+    lost.close()
+    assert [await arrived.get(), await arrived.get()] == ["first", "second"]
+    assert 0.2 <= now() - before <= 30
+    assert direction.free_at <= now()
+
+
+async def test_what_a_lost_connection_had_to_send_holds_up_no_new_one(tmp_path: Path, key: Path) -> None:
+    link = phones.LinkModel(down=1, up=50, round_trip=0)
+    with phones.running(1, tmp_path, link=link) as (info,):
+        async with await AdbDevice.connect(info.serial, key=key) as device:
+            for stream in [await device.open("shell:cat") for _ in range(8)]:
+                await stream.write(bytes(1 << 20))  # eight seconds each
+            while device._connection._transport.get_write_buffer_size():
+                await asyncio.sleep(0)
+        async with asyncio.timeout(30), await AdbDevice.connect(info.serial, key=key) as device:
+            assert (await device.shell("echo here")).stdout == b"here\n"
 
 
 async def test_a_delay_line_keeps_the_order() -> None:
