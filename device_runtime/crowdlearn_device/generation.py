@@ -16,6 +16,7 @@ from .dataset import Dataset
 from .envelope import Channel, Identity, open_snapshot, seal_snapshot
 from .errors import StateError, WireError
 from .executor import Executor, Programs
+from .givers import check_giver
 from .manifest import Manifest
 from .sharing import apply_patch, shared_updates, weights_of
 from .state import Neurons, PartialState, PieceState, StateStore
@@ -111,7 +112,7 @@ class Generation:
         elif kind == "envelope":
             self._envelope(frame.envelope)
         elif kind == "global_state":
-            self._take(frame.global_state.part)
+            self._take(None, frame.global_state.part)
         elif kind == "snapshot":
             self._inherit(frame.snapshot)
         elif kind == "go":
@@ -160,7 +161,7 @@ class Generation:
                 continue
             for part in state.parts(transfer.layer, _neurons(transfer.neurons)):
                 if transfer.device == self._me:
-                    self._take(part)
+                    self._take(self._me, part)
                 else:
                     content = part.SerializeToString()
                     self._send(envelope=self._channel(transfer.device).seal(self._moving, content))
@@ -198,9 +199,10 @@ class Generation:
         self._provide(provide, PieceState.from_bytes(content))
         self._check_complete()
 
-    def _take(self, part: pb.StatePart) -> None:
+    def _take(self, sender: int | None, part: pb.StatePart) -> None:
         if self._partial is None:
             raise WireError("state arrived at a device that waits for none")
+        check_giver(self._assign, self._me, sender, part)
         self._partial.add(part)
         self._check_complete()
 
@@ -238,7 +240,7 @@ class Generation:
     def _envelope(self, envelope: pb.Envelope) -> None:
         content = self._channel(envelope.sender).open(envelope)
         if envelope.purpose == self._moving:
-            self._take(decode_message(pb.StatePart, content))
+            self._take(envelope.sender, decode_message(pb.StatePart, content))
             return
         if envelope.purpose not in (pb.PURPOSE_ACTIVATION, pb.PURPOSE_ERROR):
             raise WireError(f"device {envelope.sender} sends purpose {envelope.purpose}, which is not due")
