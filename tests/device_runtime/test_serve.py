@@ -13,6 +13,7 @@ from crowdlearn_device.battery import Battery
 from crowdlearn_device.serve import serve_device
 from crowdlearn_device.wire import VERSION, decode_frame
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
 
 WELCOME = pb.Frame(welcome=pb.Welcome(version=VERSION, run="run", id=bytes(16), device=0))
 FINISH = pb.Frame(finish=pb.Finish(reason="left as it asked"))
@@ -65,6 +66,23 @@ async def test_a_device_that_is_stopped_leaves_before_it_ends(tmp_path: Path) ->
         assert not device.done()
         await connection.send(FINISH.SerializeToString())
         await asyncio.wait_for(device, 30)
+
+
+@pytest.mark.parametrize("shown", [None, "Bearer guessed", "Bearer ", "its token"])
+async def test_other_programs_of_the_phone_get_nothing_without_the_token(
+    tmp_path: Path, shown: str | None
+) -> None:
+    (tmp_path / "token").write_text("the token\n")
+    stopping = asyncio.Event()
+    device, url = await serving(tmp_path, stopping)
+    headers = {} if shown is None else {"Authorization": shown}
+    with pytest.raises(InvalidStatus, match="401"):
+        await connect(url, compression=None, additional_headers=headers)
+    headers = {"Authorization": "Bearer the token"}
+    async with connect(url, compression=None, additional_headers=headers) as connection:
+        assert (await taken(connection)).hello.device == "phone"
+    stopping.set()
+    await asyncio.wait_for(device, 30)
 
 
 def show_battery(folder: Path, percent: int, status: str) -> Battery:
