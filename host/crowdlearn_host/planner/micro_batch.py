@@ -13,6 +13,7 @@ from ..errors import InfeasiblePlan, PlanError
 from .costs import Training, WireFormat, costs
 from .fleet import Fleet
 from .memory import PROCESS_BYTES, SNAPSHOT_COPIES
+from .messages import check_messages, check_snapshots
 from .planner import Planned, plan_fleet
 
 LEAST_ROWS = 2
@@ -43,7 +44,8 @@ def plan_with_micro_batch(
 
     `footprint` tells what programs need for a micro-batch: layers, and the regions that begin at some layers.
     A region takes long to learn, so it is asked for when a plan would have it. Raises InfeasiblePlan, of the
-    first size, where no size helps, and PlanError where batch norm would have no variance.
+    first size, where no size helps, and PlanError where batch norm would have no variance, or
+    a message would be too large.
     """
     _check_least(graph, fleet, training)
     capped = any(kind.max_memory for kind in fleet.classes)
@@ -61,6 +63,11 @@ def plan_with_micro_batch(
                 compare=compare,
                 footprint=footprint(rows, regions),
             )
+            layout = [piece.neurons for piece in planned.plan.pieces]
+            ranked = len(planned.plan.groups) > 1 and training.theta < 1
+            check_messages(graph, layout, rows + 1, training.wire.dtype_bytes)
+            if any(len(group.devices) > 1 for group in planned.plan.groups):
+                check_snapshots(graph, layout, 1 + training.momentum + ranked)
             region = loss_region(graph, planned.plan.pieces[0].owned)
             if not capped or region in (*regions, len(graph.layers) - 1):
                 return planned

@@ -21,7 +21,9 @@ from ..errors import ConfigError, FleetError, PlanError
 from ..models import build_model, input_shape
 from ..phones.manager import default_home
 from ..planner.balanced import balanced
+from ..planner.messages import check_messages, check_snapshots
 from ..planner.plan import Plan, load_plan
+from ..planner.wire import wire_format
 from ..server.server import OnEvent
 from ..server.settings import Cut, Settings
 from ..server.shared_model import SharedModel
@@ -81,6 +83,11 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
             f"the plan has micro-batches of {micro} sample, of which batch norm has no variance; "
             f"plan again with --micro-batch {graph.least_rows} or more"
         )
+    for each in (plan, *fallbacks):
+        layout = [piece.neurons for piece in each.pieces]
+        check_messages(graph, layout, micro + 1, wire_format(training.wire).dtype_bytes)
+        if len(plan.pieces) > 1:
+            check_snapshots(graph, layout, _copies(config))
     programs: dict[tuple[int, ...], SliceProgram] = {}
     for owned in (piece.owned for each in (plan, *fallbacks) for piece in each.pieces):
         if owned not in programs:
@@ -106,6 +113,11 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
     return Prepared(config, model, graph, plan, of_pieces(plan), cuts, whole, exported, test, train)
 
 
+def _copies(config: TrainConfig) -> int:
+    """Numbers that a device keeps of every weight: itself, momentum, and the sum of its gradients."""
+    return 1 + (config.training.momentum > 0) + (config.sharing.theta < 1)
+
+
 def sample_shape(config: TrainConfig, test: Dataset | None) -> tuple[int, ...]:
     """The shape of one sample as the configuration's model takes it."""
     if config.input_shape is not None:
@@ -116,7 +128,8 @@ def sample_shape(config: TrainConfig, test: Dataset | None) -> tuple[int, ...]:
 def groups_of(prepared: Prepared, devices: int) -> list[Settings]:
     """The settings of every group, for `devices` devices numbered in their order.
 
-    Raises FleetError where there are too few, or not as many as were planned for.
+    Raises FleetError where there are too few, or not as many as were planned for, and PlanError where several
+    have too large a piece to hand on.
     """
     config, plan = prepared.config, prepared.plan
     if plan.groups:
@@ -154,6 +167,9 @@ def _settings(
     prepared: Prepared, devices: int, turns: tuple[tuple[int, ...], ...], *, groups: int
 ) -> Settings:
     training, sharing = prepared.config.training, prepared.config.sharing
+    if devices > 1:
+        layout = [piece.neurons for piece in prepared.plan.pieces]
+        check_snapshots(prepared.graph, layout, _copies(prepared.config))
     planned = prepared.plan.rotation if prepared.plan.groups else "full"
     return Settings(
         layout=tuple(piece.neurons for piece in prepared.plan.pieces),

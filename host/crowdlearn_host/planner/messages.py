@@ -1,0 +1,76 @@
+"""Whether every message of a division fits the wire.
+
+State that changes hands and shared weights travel in parts of one size, whatever a piece's is. Three things
+do not: the sums that one piece sends to another for a micro-batch, what belongs to a single neuron, and the
+sealed snapshot of a piece.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import permutations
+from math import prod
+
+from crowdlearn_device.routes import overlap
+from crowdlearn_device.state import KINDS
+from crowdlearn_device.wire import MAX_FRAME
+from crowdlearn_export.graph import FLOAT, NeuronGraph
+from crowdlearn_export.stages import array_specs
+
+from ..errors import PlanError
+from .bundles import PAIRED
+from .plan import Range
+
+ROOM = 64 << 10
+"""Of the largest message for what is around the numbers."""
+
+
+def check_messages(
+    graph: NeuronGraph, layout: Sequence[Sequence[Range]], rows: int, dtype_bytes: int
+) -> None:
+    """Raise PlanError, with what to change, where pieces with these neurons by layer would send too large a
+    message: with sums of `rows` samples in numbers of `dtype_bytes`, or with the state of a neuron.
+    """
+    for edge in graph.edges:
+        layer = graph.layers[edge.target]
+        for sender, receiver in permutations(layout, 2):
+            has, wanted = sender[edge.source], receiver[edge.target]
+            start, stop = overlap(has, wanted) if edge.kind in PAIRED else wanted
+            size = dtype_bytes * rows * max(stop - start, 0) * layer.sum_floats
+            if has[1] > has[0] and size + ROOM > MAX_FRAME:
+                raise PlanError(
+                    f"sums of {rows} samples for {stop - start} neurons of layer {layer.name} take "
+                    f"{_too_large(size)}; take smaller micro-batches (--micro-batch, training.micro_batch), "
+                    "a shorter wire (int8), or cut the network into more pieces"
+                )
+    state: defaultdict[int, int] = defaultdict(int)
+    for spec in array_specs(graph):
+        state[spec.layer] += len(KINDS) * FLOAT * prod(spec.shape)
+    for index, size in state.items():
+        if size + ROOM > MAX_FRAME:
+            raise PlanError(
+                f"one neuron of layer {graph.layers[index].name} takes, with momentum and sums of gradients, "
+                f"{_too_large(size)}; narrow the layers that it feeds"
+            )
+
+
+def check_snapshots(graph: NeuronGraph, layout: Sequence[Sequence[Range]], copies: int) -> None:
+    """Raise PlanError, with what to change, where the sealed state of a piece is more than a message; of a
+    weight there are `copies` numbers. A group of one device has nobody to send any to.
+    """
+    for number, piece in enumerate(layout):
+        size = FLOAT * sum(
+            (copies if spec.trained else 1) * prod(spec.shape) * (piece[spec.layer][1] - piece[spec.layer][0])
+            for spec in array_specs(graph)
+        )
+        if size + ROOM > MAX_FRAME:
+            raise PlanError(
+                f"the state of piece {number} ({copies} numbers a weight: itself, and where they are on, "
+                f"momentum and sums of gradients) takes {_too_large(size)}; cut the network into more pieces "
+                "(group.pieces, --group-size), or train without momentum"
+            )
+
+
+def _too_large(size: int) -> str:
+    return f"{size / 1e6:.1f} MB, and a message has {MAX_FRAME / 1e6:.1f} MB at most"
