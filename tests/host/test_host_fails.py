@@ -37,7 +37,7 @@ def a_run_that_listens(folder: Path, port: int) -> Prepared:
         "training": {"epochs": 1, "batch": 128, "grace_seconds": 0, "kernels": "by_size"},
         "fleet": {"listen": f"127.0.0.1:{port}", "joining": 2},
     }
-    return prepare(parse_config(values, TrainConfig, "the test"), folder, lambda *_: None)
+    return prepare(parse_config(values, TrainConfig, "the test"), lambda *_: None)
 
 
 def a_free_port() -> int:
@@ -143,6 +143,21 @@ def test_what_a_full_disk_cut_short_is_not_left_behind(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="No space left"):
             folder.save_snapshot(0, pb.Snapshot(generation=1, boundary=2, sealed=b"x" * 100_000))
         assert not list((tmp_path / "run" / "snapshots").iterdir())
+
+
+@pytest.mark.parametrize("state", ['{"points": [', "[1]", "null", "{}", b"\xff{}", "[" * 100_000])
+def test_a_group_s_state_that_is_damaged_is_told_with_the_file_and_what_to_do(
+    tmp_path: Path, state: str | bytes
+) -> None:
+    with RunFolder(tmp_path / "run", create=True) as folder:
+        folder._db.execute("insert into groups values (0, ?)", (state,))
+        folder._db.commit()
+        with pytest.raises(
+            RunError, match=r"run/run\.db is damaged \(.*\); start a new run in another folder"
+        ):
+            assert folder.begun
+    with pytest.raises(RunError, match=r"run/run\.db is damaged"):
+        RunFolder(tmp_path / "run", create=True)
 
 
 def test_a_database_that_is_none_is_damaged_and_not_full(tmp_path: Path) -> None:

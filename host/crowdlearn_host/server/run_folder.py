@@ -1,6 +1,7 @@
 """A run's folder: everything a stranger needs to understand a run, and a restarted server to go on with it.
 
 config.toml, plan.json, environment.json    what was asked, planned, and on what it ran
+inputs.json                                 where data, model and plan lay, and what they were
 metrics.jsonl, events.jsonl                 a line per mini-batch and per event
 run.db                                      the groups' durable state and the traffic (SQLite)
 snapshots/                                  sealed pieces; the server cannot read them
@@ -84,13 +85,16 @@ class RunFolder:
     @property
     def id(self) -> bytes:
         """Tells the run from others of its name, and stays the same when it is resumed."""
-        return bytes(self._db.execute("select id from run").fetchone()[0])
+        with self._reading():
+            return bytes(self._db.execute("select id from run").fetchone()[0])
 
     @property
     def begun(self) -> bool:
         """Whether a group once had all of its pieces on devices; before that nothing is trained."""
-        saved = [json.loads(state) for (state,) in self._db.execute("select state from groups")]
-        return any(state["points"] or state["done"] for state in saved)
+        with self._reading():
+            rows = self._db.execute("select cast(state as blob) from groups")  # damaged, it may be no text
+            saved = [json.loads(state) for (state,) in rows]
+            return any(state["points"] or state["done"] for state in saved)
 
     def __enter__(self) -> Self:
         return self
@@ -118,7 +122,19 @@ class RunFolder:
                 f"then go on with: crowdlearn train --resume {self.path}"
             ) from error
         except sqlite3.DatabaseError as error:
-            raise RunError(f"{self.path / name} is damaged ({error}); start a new run") from error
+            raise self._damaged(name, error) from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Raises RunError, with what to do, where the database does not tell what was written to it."""
+        try:
+            with self._on_disk("run.db"):
+                yield
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise self._damaged("run.db", error) from error
+
+    def _damaged(self, name: str, error: Exception) -> RunError:
+        return RunError(f"{self.path / name} is damaged ({error}); start a new run in another folder")
 
     def write(self, name: str, content: str) -> None:
         with self._on_disk(name):
@@ -141,17 +157,21 @@ class RunFolder:
             )
 
     def load_group(self, number: int) -> dict[str, Any] | None:
-        row = self._db.execute("select state from groups where number = ?", (number,)).fetchone()
-        return None if row is None else dict(json.loads(row[0]))
+        with self._reading():
+            query = "select cast(state as blob) from groups where number = ?"
+            row = self._db.execute(query, (number,)).fetchone()
+            return None if row is None else dict(json.loads(row[0]))
 
     def load_window(self) -> bytes | None:
-        row = self._db.execute("select window from shared").fetchone()
-        return None if row is None else bytes(row[0])
+        with self._reading():
+            row = self._db.execute("select window from shared").fetchone()
+            return None if row is None else bytes(row[0])
 
     def load_traffic(self) -> list[dict[str, str | int]]:
-        cursor = self._db.execute("select device, direction, purpose, bytes, messages from traffic")
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
+        with self._reading():
+            cursor = self._db.execute("select device, direction, purpose, bytes, messages from traffic")
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def metric(self, **fields: Any) -> None:
         self._line(self._metrics, "metrics.jsonl", fields)
