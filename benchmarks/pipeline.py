@@ -289,7 +289,7 @@ def _owns(piece: PiecePlan, layer: int) -> bool:
     return stop > start
 
 
-def configuration(batch: int, way: Way, wire: str = "float32") -> TrainConfig:
+def configuration(batch: int, way: Way, wire: str = "float32", folder: Path = Path()) -> TrainConfig:
     training: dict[str, Any] = {
         "batch": batch,
         "staleness": way.staleness,
@@ -306,7 +306,7 @@ def configuration(batch: int, way: Way, wire: str = "float32") -> TrainConfig:
         "group": {"plan": "plan.json"},
         "training": training,
     }
-    return parse_config(values, TrainConfig, "the benchmark")
+    return parse_config(values, TrainConfig, "the benchmark", folder)
 
 
 def processes() -> Any:
@@ -320,7 +320,8 @@ def prepared_for(kind: str) -> Prepared:
     graph = neuron_graph(build_model("paper-mlp", 0), torch.zeros(2, 784), "run")
     with tempfile.TemporaryDirectory() as folder:
         save_plan(plan_of(kind, graph), Path(folder) / "plan.json")
-        return prepare(configuration(max(WAYS), Way(max(WAYS))), Path(folder), lambda *_: None)
+        wanted = configuration(max(WAYS), Way(max(WAYS)), folder=Path(folder))
+        return prepare(wanted, lambda *_: None)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -67,7 +67,7 @@ def measured_bytes(wire: str, data: Path, samples: int) -> float:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepared = prepare(config, folder, on_event)
+        prepared = prepare(config, on_event)
         with (
             phones.running(PIECES, folder / "home") as started,
             new_run(folder / "run", "", prepared, folder) as opened,

@@ -59,11 +59,11 @@ def main(folder: Path, seed: int, mean: float) -> None:
         pass
 
     if (folder / "run.db").exists():
-        opened, config, where = run.open_run(folder)
-        prepared = prepare(config, where, quiet)
+        opened, config = run.open_run(folder)
+        prepared = prepare(config, quiet, folder)
     else:
         config = load_config(config_file)
-        prepared = prepare(config, folder.parent, quiet)
+        prepared = prepare(config, quiet)
         opened = run.new_run(folder, config_file.read_text(), prepared, folder.parent)
     with opened:
         asyncio.run(run.train(prepared, config.fleet.phones, opened, quiet))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
 
 from .errors import ConfigError
 
@@ -20,8 +21,18 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def load_toml(path: str | Path, model: type[Model]) -> Model:
-    """The file at `path`, validated as `model`.
+def located(written: Path, info: ValidationInfo) -> Path:
+    """A path in a configuration, which is relative to that file, as an absolute one."""
+    folder: Path = info.context or Path()
+    return Path(os.path.realpath(folder / written))
+
+
+Location = Annotated[Path, AfterValidator(located)]
+"""A file or folder that a configuration names."""
+
+
+def load_toml(path: str | Path, model: type[Model], folder: Path | None = None) -> Model:
+    """The file at `path`, validated as `model`; `folder` is where it lay if it was copied from elsewhere.
 
     Raises ConfigError naming the file and, for each mistake, key, value and what is allowed.
     """
@@ -29,17 +40,20 @@ def load_toml(path: str | Path, model: type[Model]) -> Model:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes; is it a configuration file?")
-        return parse_config(tomllib.loads(path.read_text("utf-8")), model, str(path))
+        values = tomllib.loads(path.read_text("utf-8"))
+        return parse_config(values, model, str(path), folder or path.parent)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); name a readable TOML file") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
-def parse_config(values: dict[str, Any], model: type[Model], source: str) -> Model:
-    """`values` validated as `model`; ConfigError tells every mistake, with `source` as the file's name."""
+def parse_config(values: dict[str, Any], model: type[Model], source: str, folder: Path = Path()) -> Model:
+    """`values` validated as `model`, its paths those from `folder`; ConfigError tells every mistake, with
+    `source` as the file's name.
+    """
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context=folder)
     except ValidationError as error:
         mistakes: list[dict[str, Any]] = [dict(mistake) for mistake in error.errors()]
         places = [mistake["loc"] for mistake in mistakes]

@@ -12,10 +12,13 @@ from functools import partial
 from math import prod
 from pathlib import Path
 from types import ModuleType
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator, ValidationInfo
 from torch import nn
 
+from .config import located
 from .errors import ConfigError
 
 
@@ -51,16 +54,30 @@ PAPER_MODELS: dict[str, Callable[[], nn.Module]] = {"paper-mlp": paper_mlp, "pap
 MLP = re.compile(r"mlp:([1-9][0-9]{0,5}(?:-[1-9][0-9]{0,5}){1,20})")
 
 
-def build_model(name: str, seed: int, folder: Path = Path()) -> nn.Module:
+def model_file(name: str) -> Path | None:
+    """The file of a model that is called `file.py:function`; None for any other."""
+    module = name.rpartition(":")[0]
+    return Path(module) if module.endswith(".py") else None
+
+
+def _located(name: str, info: ValidationInfo) -> str:
+    return str(located(Path(name), info)) if model_file(name) else name
+
+
+ModelName = Annotated[str, AfterValidator(_located)]
+"""A model in a configuration: what `build_model` takes."""
+
+
+def build_model(name: str, seed: int) -> nn.Module:
     """The model called `name`, initialised by `seed`.
 
     `paper-mlp`, `paper-cnn`, `mlp:784-100-10` for dense layers of these widths, or `package.module:function`
-    or `file.py:function` (looked up in `folder`) for a function that returns a torch.nn.Module. Raises
-    ConfigError where there is no such model.
+    or `file.py:function` for a function that returns a torch.nn.Module. Raises ConfigError where there is no
+    such model.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        builder = _builder(name, folder)
+        builder = _builder(name)
         try:
             model = builder()
         except Exception as error:  # whatever a user's function raises is a mistake of the configuration
@@ -99,14 +116,15 @@ def stated_shape(name: str, shape: str) -> tuple[int, ...]:
     raise ConfigError(f"--shape is missing: {name} does not tell the shape of a sample; try --shape 3x32x32")
 
 
-def _builder(name: str, folder: Path) -> Callable[[], object]:
+def _builder(name: str) -> Callable[[], object]:
     if name in PAPER_MODELS:
         return PAPER_MODELS[name]
     if widths := MLP.fullmatch(name):
         return partial(mlp, [int(width) for width in widths[1].split("-")])
     module, _, function = name.rpartition(":")
+    file = model_file(name)
     try:
-        found = _import_file(folder / module) if module.endswith(".py") else importlib.import_module(module)
+        found = _import_file(file) if file else importlib.import_module(module)
         builder: Callable[[], object] = getattr(found, function)
     except Exception as error:  # importing runs a user's code
         raise ConfigError(

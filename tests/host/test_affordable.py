@@ -39,8 +39,8 @@ def plan(caps: tuple[str, ...] = ("memory", "uplink")) -> Plan:
     return replace(even, pieces=pieces, micro_batch=16, training=PLANNED)
 
 
-def configured(training: dict[str, Any], theta: float = 1.0) -> TrainConfig:
-    values = {"data": "digits", "model": MODEL, "group": {"plan": "plan.json"}, "sharing": {"theta": theta}}
+def configured(training: dict[str, Any], theta: float = 1.0, plan: str | Path = "plan.json") -> TrainConfig:
+    values = {"data": "digits", "model": MODEL, "group": {"plan": plan}, "sharing": {"theta": theta}}
     return TrainConfig.model_validate({**values, "training": {"momentum": 0.0, **training}})
 
 
@@ -58,7 +58,7 @@ def test_what_needs_more_than_was_planned_is_refused(
 ) -> None:
     save_plan(plan(), tmp_path / "plan.json")
     with pytest.raises(ConfigError, match=words):
-        prepare(configured(training), tmp_path, lambda event, fields: None)
+        prepare(configured(training, plan=tmp_path / "plan.json"), lambda event, fields: None)
 
 
 def test_more_micro_batches_in_flight_are_refused_where_the_mini_batch_has_them() -> None:

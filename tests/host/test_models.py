@@ -25,12 +25,12 @@ def net():
 
 def test_a_model_file_may_define_dataclasses(tmp_path: Path):
     (tmp_path / "net.py").write_text(MODEL)
-    assert build_model("net.py:net", 0, tmp_path).in_features == 5
+    assert build_model(f"{tmp_path}/net.py:net", 0).in_features == 5
 
 
 def test_a_model_file_that_fails_leaves_no_module(tmp_path: Path):
     (tmp_path / "net.py").write_text(MODEL + "\n1 / 0\n")
     before = set(sys.modules)
     with pytest.raises(ConfigError, match="division by zero"):
-        build_model("net.py:net", 0, tmp_path)
+        build_model(f"{tmp_path}/net.py:net", 0)
     assert not [name for name in set(sys.modules) - before if "net.py" in name]

@@ -45,8 +45,9 @@ def test_a_trained_residual_network_is_exported_and_imported(tmp_path: Path, mon
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.toml").write_text(CONFIG)
-    (run / "environment.json").write_text(json.dumps({"config_folder": str(tmp_path)}))
-    model = build_model("net.py:net", 7, tmp_path)
+    (run / "run.db").touch()
+    (run / "inputs.json").write_text(json.dumps({"config_folder": str(tmp_path), "given": {}}))
+    model = build_model("net.py:net", 7)
     model(torch.randn(16, 1, 8, 8))  # running statistics of its own
     save_file(model.state_dict(), run / "model.safetensors")
     invoke("export-model", run, "--onnx", "out.onnx", "--pte", "out.pte")
@@ -57,7 +58,7 @@ def test_a_trained_residual_network_is_exported_and_imported(tmp_path: Path, mon
     near(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0], expected)
     near(ExecuTorchExecutor((tmp_path / "out.pte").read_bytes()).run("forward", [x.numpy()])[0], expected)
     invoke("import", "out.onnx", "--to", "back.py")
-    back = build_model("back.py:build", 0, tmp_path)
+    back = build_model("back.py:build", 0)
     near(back.eval()(x).detach().numpy(), expected)
     assert any(parameter.requires_grad for parameter in back.parameters())
 

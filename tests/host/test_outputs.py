@@ -11,6 +11,7 @@ from crowdlearn_export.deploy import export_onnx
 from crowdlearn_host.cli import build
 from crowdlearn_host.errors import ConfigError, HostError
 from crowdlearn_host.models import build_model
+from crowdlearn_host.server.run_folder import RunFolder
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -33,7 +34,8 @@ def folder(tmp_path: Path, home: Path, source: Path, monkeypatch: pytest.MonkeyP
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.toml").write_text('model = "mlp:64-8-10"\ndata = "digits"\n')
-    (run / "environment.json").write_text(json.dumps({"config_folder": str(tmp_path)}))
+    RunFolder(run, create=True).close()
+    (run / "inputs.json").write_text(json.dumps({"config_folder": str(tmp_path), "given": {}}))
     (run / "metrics.jsonl").write_text("")
     (run / "events.jsonl").write_text("")
     save_file(build_model("mlp:64-8-10", 0).state_dict(), run / "model.safetensors")

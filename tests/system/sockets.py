@@ -25,7 +25,7 @@ async def train_on_sockets(
     folder: Path, config: TrainConfig, devices: int, make: Callable[..., Server] = Server
 ) -> tuple[Server, Events]:
     """Train a configuration on device runtimes that listen on ports of this machine."""
-    prepared = prepare(config, folder, lambda event, fields: None)
+    prepared = prepare(config, lambda event, fields: None)
     events: Events = []
     groups = [Group(settings) for settings in groups_of(prepared, devices)]
     server = make(

@@ -49,13 +49,13 @@ def run(settings, tmp_path_factory) -> Path:
     """The folder of a run on four virtual phones."""
     folder = tmp_path_factory.mktemp("first-light")
     config = TrainConfig.model_validate(settings)
-    prepared = prepare(config, folder, lambda event, fields: None)
+    prepared = prepare(config, lambda event, fields: None)
     return trained(prepared, PHONES, folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_training_over_adb_equals_unsliced_sgd(run, settings, dtype):
-    expected, losses = unsliced(settings, PHONES, dtype, run.parent)
+    expected, losses = unsliced(settings, PHONES, dtype)
     metrics = list(read_lines(run / "metrics.jsonl"))
     assert [m["boundary"] for m in metrics] == list(range(1, len(losses) + 1))
     assert len(losses) >= 50

@@ -13,11 +13,18 @@ import psutil
 import pytest
 from crowdlearn_host.files import read_lines
 from crowdlearn_host.server.run_folder import load_model_state
+from crowdlearn_host.training.data import load_split, to_npz
 
 pytestmark = pytest.mark.system
+MODEL = """
+from crowdlearn_host.models import mlp
+
+def net():
+    return mlp((64, 16, 8, 10))
+"""
 CONFIG = """
-data = "digits"
-model = "mlp:64-16-8-10"
+data = "digits as files"
+model = "net.py:net"
 
 [training]
 epochs = 3
@@ -31,11 +38,11 @@ virtual = 3
 MAIN = "from crowdlearn_host.cli import main; main()"
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, cwd: str = ".") -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", MAIN, *arguments],
-        cwd=folder,
+        cwd=folder / cwd,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -69,9 +76,16 @@ def wait_until_all_gone(home: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_leaves_nothing_behind_and_resumes(how, home, tmp_path):
-    (tmp_path / "config.toml").write_text(CONFIG)
+    for folder in ("mine/digits as files", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "mine" / "net.py").write_text(MODEL)
+    (tmp_path / "mine" / "config.toml").write_text(CONFIG)
+    for split in ("train", "test"):
+        (tmp_path / "mine" / "digits as files" / f"{split}.npz").write_bytes(
+            to_npz(load_split("digits", split))
+        )
     run = tmp_path / "run"
-    first = start(tmp_path, "train", "config.toml", "--run", "run")
+    first = start(tmp_path, "train", "mine/config.toml", "--run", "run")
     wait_for_epoch(first, 1)
     first.send_signal(how)
     _, errors = first.communicate(timeout=60)
@@ -86,7 +100,7 @@ def test_an_interrupted_run_leaves_nothing_behind_and_resumes(how, home, tmp_pat
         (run / "environment.json").write_text(json.dumps({**began, "programs": ["compiled elsewhere"]}))
 
     before = len(list(read_lines(run / "events.jsonl")))
-    resumed = start(tmp_path, "train", "--resume", "run", "--json")
+    resumed = start(tmp_path, "train", "--resume", "../run", "--json", cwd="elsewhere")
     output, errors = resumed.communicate(timeout=180)
     assert resumed.returncode == 0, errors[-2000:]
     result = json.loads(output)

@@ -69,7 +69,7 @@ async def trained(tmp_path_factory) -> Trained:
     config = TrainConfig.model_validate(
         {
             "data": "digits",
-            "model": "net.py:build",
+            "model": f"{folder}/net.py:build",
             "input_shape": (1, 8, 8),
             "group": {"pieces": 3, "keep_model": True},
             "training": {"epochs": 1, "batch": 64, "learning_rate": 0.1},
@@ -84,7 +84,7 @@ async def trained(tmp_path_factory) -> Trained:
     server, events = await train_on_sockets(folder, config, DEVICES, make)
     assert isinstance(server, ListeningServer)
     assert not [fields for event, fields in events if event in ("fault", "refused")]
-    return Trained(folder, server, prepare(config, folder, lambda *_: None))
+    return Trained(folder, server, prepare(config, lambda *_: None))
 
 
 @pytest.fixture

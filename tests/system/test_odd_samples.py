@@ -31,7 +31,7 @@ def config(batch: int, **group: object) -> TrainConfig:
 async def test_odd_mini_batches_in_twos_equal_plain_sgd(tmp_path: Path) -> None:
     wanted = config(33)
     server, events = await train_on_sockets(tmp_path, wanted, DEVICES)
-    prepared = prepare(wanted, tmp_path, lambda event, fields: None)
+    prepared = prepare(wanted, lambda event, fields: None)
     graph, template = prepared.graph, prepared.model.state_dict()
     trained = state_of(graph, server.shared.model(), template, prepared.plan.order)
     expected, losses = plain_sgd(prepared.model, wanted, DEVICES, torch.float64)
@@ -53,9 +53,9 @@ async def test_odd_samples_train_in_mini_batches_of_two(tmp_path: Path) -> None:
 
 
 def test_a_plan_of_single_samples_is_refused(tmp_path: Path) -> None:
-    plan = balanced(prepare(config(33), tmp_path, lambda event, fields: None).graph, DEVICES)
+    plan = balanced(prepare(config(33), lambda event, fields: None).graph, DEVICES)
     save_plan(replace(plan, micro_batch=1), tmp_path / "plan.json")
-    wanted = config(33, plan="plan.json")
+    wanted = config(33, plan=tmp_path / "plan.json")
     wanted = wanted.model_copy(update={"training": wanted.training.model_copy(update={"micro_batch": None})})
     with pytest.raises(ConfigError, match="--micro-batch 2 or more"):
-        prepare(wanted, tmp_path, lambda event, fields: None)
+        prepare(wanted, lambda event, fields: None)

@@ -47,14 +47,14 @@ def configured(folder: Path, plan: Plan) -> TrainConfig:
     values: dict[str, Any] = {
         "data": "digits",
         "model": MODEL,
-        "group": {"plan": "plan.json"},
+        "group": {"plan": folder / "plan.json"},
         "training": {"epochs": 1, "batch": 32, "kernels": "by_size"},
     }
     return TrainConfig.model_validate(values)
 
 
 def prepared(folder: Path, plan: Plan) -> Prepared:
-    return prepare(configured(folder, plan), folder, lambda event, fields: None)
+    return prepare(configured(folder, plan), lambda event, fields: None)
 
 
 def test_a_phone_in_the_fleet_s_order_takes_its_own_place(graph: NeuronGraph, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         "data": "digits",
         "model": case.model,
         "input_shape": case.shape,
-        "group": {"plan": "plan.json"},
+        "group": {"plan": folder / "plan.json"},
         "training": {
             "epochs": 1,
             "batch": BATCH,
@@ -90,7 +90,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     graph = neuron_graph(build_model(case.model, 0), torch.zeros(2, *case.shape))
     plan = plan_fleet(graph, fleet, training, group_size=count, seconds=10, compare=False).plan
     save_plan(plan, folder / "plan.json")
-    prepared = prepare(TrainConfig.model_validate(wanted), folder, lambda event, fields: None)
+    prepared = prepare(TrainConfig.model_validate(wanted), lambda event, fields: None)
     untrained = copy.deepcopy(prepared.model)
     return Run(prepared, untrained, plan, trained(prepared, count, folder))
 

@@ -60,7 +60,7 @@ def test_phones_and_simulation_end_with_the_same_weights(
     values["training"] = {**training, "seed": 5, "micro_batch": training["batch"], "kernels": "by_size"}
     if groups > 1:
         values["sharing"] = {**sharing, "synchronous": True}
-    prepared = prepare(TrainConfig.model_validate(values), tmp_path, lambda event, fields: None)
+    prepared = prepare(TrainConfig.model_validate(values), lambda event, fields: None)
     real = load_model_state(trained(prepared, PHONES, tmp_path))
 
     data = load_split("digits", "train")

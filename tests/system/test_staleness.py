@@ -27,14 +27,14 @@ EVERY = 7
 def test_stale_training_over_adb_equals_delayed_sgd(tmp_path: Path) -> None:
     values: dict[str, Any] = copy.deepcopy(CONFIG)
     values["training"] |= {"staleness": 1, "snapshot_every": EVERY, "micro_batch": 8}
-    prepared = prepare(TrainConfig.model_validate(values), tmp_path, lambda event, fields: None)
+    prepared = prepare(TrainConfig.model_validate(values), lambda event, fields: None)
     run = trained(prepared, PHONES, tmp_path)
-    expected, losses = unsliced(values, PHONES, torch.float64, tmp_path)
+    expected, losses = unsliced(values, PHONES, torch.float64)
     metrics = list(read_lines(run / "metrics.jsonl"))
     np.testing.assert_allclose([m["loss"] for m in metrics], losses, rtol=1e-3, atol=1e-5)
     state = load_model_state(run)
     synchronous, _ = unsliced(
-        {**values, "training": {**values["training"], "staleness": 0}}, PHONES, torch.float64, tmp_path
+        {**values, "training": {**values["training"], "staleness": 0}}, PHONES, torch.float64
     )
     apart = 0.0
     for name, value in expected.items():

@@ -65,7 +65,7 @@ def run_in(
     text = config_for(crowd).replace("epochs = 1", f"epochs = {epochs}")
     text = text.replace("pieces = 3", f"pieces = {pieces}")
     prepared: Prepared = prepare(
-        parse_config(tomllib.loads(text), TrainConfig, "test"), folder, lambda event, fields: None
+        parse_config(tomllib.loads(text), TrainConfig, "test"), lambda event, fields: None
     )
     with new_run(folder, text, prepared, folder.parent) as opened:
         asyncio.run(train(prepared, [phone.serial for phone in crowd], opened, on_event))

@@ -55,7 +55,7 @@ def run(folder: Path, infos: list[phones.PhoneInfo], **more: Any) -> list[tuple[
         "training": {"epochs": 1, "batch": 64, "kernels": "by_size", "grace_seconds": GRACE_SECONDS},
         **more,
     }
-    prepared = prepare(parse_config(values, TrainConfig, "the test"), folder, lambda *_: None)
+    prepared = prepare(parse_config(values, TrainConfig, "the test"), lambda *_: None)
     told: list[tuple[str, dict[str, Any]]] = []
     serials = [info.serial for info in infos]
     with RunFolder(folder / "run", create=True) as opened:

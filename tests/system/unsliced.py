@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import nn
 
 
 def unsliced(
-    values: dict[str, Any], phones: int, dtype: torch.dtype, folder: Path
+    values: dict[str, Any], phones: int, dtype: torch.dtype
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
     """The weights after the same model, seed and batches, and the losses of all mini-batches.
 
@@ -22,7 +21,7 @@ def unsliced(
     drained: at a pass's beginning, and after every `snapshot_every` mini-batches.
     """
     config = TrainConfig.model_validate(values)
-    model = prepare(config, folder, lambda event, fields: None).model
+    model = prepare(config, lambda event, fields: None).model
     return plain_sgd(model, config, phones, dtype)
 
 

@@ -14,6 +14,10 @@ from crowdlearn_export.errors import ExportError
 from ..errors import HostError
 from .terminal import printable
 
+HELP = """Train a deep network on a crowd of phones that are each too weak for it.
+
+A path in a configuration file is relative to that file, one on the command line to the working directory."""
+
 COMMANDS = {
     "demo": "demo:demo",
     "train": "train:train",
@@ -36,7 +40,7 @@ def build(names: Iterable[str] = COMMANDS) -> typer.Typer:
     """The application with these commands; only their modules are imported, and some import torch."""
     app = typer.Typer(
         name="crowdlearn",
-        help="Train a deep network on a crowd of phones that are each too weak for it.",
+        help=HELP,
         epilog="Start with: crowdlearn demo",
         no_args_is_help=True,
         add_completion=False,

@@ -46,7 +46,7 @@ def demo(
     console = terminal()
     text = CONFIG.format(phones=phones, epochs=epochs)
     config = parse_config(tomllib.loads(text), TrainConfig, "the demo")
-    prepared = prepare(config, Path.cwd(), _tell(console))
+    prepared = prepare(config, _tell(console))
     path = run or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     with new_run(path, text, prepared, Path.cwd()) as folder:
         train_in(folder, prepared, console)

@@ -41,7 +41,7 @@ def import_model(
     claim(target, force=force, is_own=_is_program)
     import_onnx(source)
     target.write_text(PROGRAM.format(name=source.name, path=repr(str(source.resolve()))))
-    typer.echo(f'train it with model = "{target}:build" in a configuration')
+    typer.echo(f'train it with model = "{target.resolve()}:build" in a configuration')
 
 
 def _is_program(text: str) -> bool:

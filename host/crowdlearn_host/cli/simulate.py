@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from crowdlearn_device.dataset import load_dataset
 
+from ..inputs import given
 from ..simulation.engine import run
 from ..simulation.partition import load_device_files, partition
 from ..simulation.run_folder import RunFolder
@@ -44,14 +45,15 @@ def simulate(
         else:
             train = load_dataset(data, "train")
             devices = partition(train.labels, wanted.devices, wanted.partition, wanted.seed)
-        plan = config.parent / wanted.plan if wanted.plan else None
-        setting = prepare(wanted, train, load_dataset(data, "test"), devices, plan)
+        test = load_dataset(data, "test")
+        setting = prepare(wanted, train, test, devices)
 
         def on_round(state: RunState) -> None:
             folder.keep(state)
             typer.echo(_line(state))
 
-        folder.begin(setting, data, plan)
+        place = str(data.resolve())
+        folder.begin(setting, given(wanted.model, wanted.plan, place, train, test, devices))
         state = folder.resume()
         with _workers(setting, engine, processes or os.cpu_count() or 1) as workers:
             state = run(setting, workers, state, on_round)

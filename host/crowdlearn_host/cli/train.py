@@ -41,9 +41,9 @@ def train(
         raise ConfigError("name either a configuration to start, or a run to --resume")
     console = terminal(stderr=as_json)
     if resume is not None:
-        folder, settings, where = open_run(resume)
+        folder, settings = open_run(resume)
         with folder:
-            prepared = prepare(settings, where, _tell(console))
+            prepared = prepare(settings, _tell(console), resume)
             if recompiled(folder.path, prepared):
                 folder.event("recompiled")
                 _tell(console)("recompiled", {})
@@ -51,7 +51,7 @@ def train(
     else:
         assert config is not None
         settings = load_config(config)
-        prepared = prepare(settings, config.parent, _tell(console))
+        prepared = prepare(settings, _tell(console))
         with new_run(
             run or Path("runs") / settings.name, config.read_text(), prepared, config.parent
         ) as folder:

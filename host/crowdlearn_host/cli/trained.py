@@ -7,33 +7,51 @@ from pathlib import Path
 from crowdlearn_device.dataset import Dataset
 from torch import nn
 
-from ..config import load_toml
-from ..errors import ConfigError
+from ..errors import ConfigError, RunError
+from ..inputs import TEST_DATA, check_inputs, given, load_inputs, load_kept
 from ..models import build_model, input_shape
 from ..simulation.config import SimulationConfig
-from ..simulation.run_folder import CHECKPOINT
-from ..training.config import load_config
+from ..simulation.run_folder import CHECKPOINT, MODEL
+from ..training.config import TrainConfig
 from ..training.data import load_split
 from ..training.prepare import sample_shape
-from ..training.run import config_folder
 
 
 def model_and_test(run: Path, data: str | None) -> tuple[nn.Module, Dataset]:
     """The model as it was before training, and the test samples of `data`, or else the run's, as it takes
-    them. Raises ConfigError where neither names data, as a simulation's configuration does not.
+    them.
+
+    Raises ConfigError where neither names data, and RunError where the run has no model yet, or what it began
+    with is no longer the same.
     """
-    if (run / CHECKPOINT).exists():
-        simulated = load_toml(run / "config.toml", SimulationConfig)
-        test = _test(data)
-        shape = input_shape(simulated.model, test.inputs.shape[1:])
-        return build_model(simulated.model, simulated.seed), test.shaped(shape)
-    config = load_config(run / "config.toml")
-    test = _test(data or config.data)
-    model = build_model(config.model, config.training.seed, config_folder(run))
-    return model, test.shaped(sample_shape(config, test))
+    if (run / "run.db").exists():
+        config = load_kept(run, TrainConfig)
+        test = _test(run, config.model, data, config.data)
+        return build_model(config.model, config.training.seed), test.shaped(sample_shape(config, test))
+    _check_simulated(run)
+    simulated = load_kept(run, SimulationConfig)
+    began_with = load_inputs(run).given.get(TEST_DATA)
+    test = _test(run, simulated.model, data, began_with.place if began_with else None)
+    shape = input_shape(simulated.model, test.inputs.shape[1:])
+    return build_model(simulated.model, simulated.seed), test.shaped(shape)
 
 
-def _test(name: str | None) -> Dataset:
-    if name is None:
+def _check_simulated(run: Path) -> None:
+    if not (run / "config.toml").exists():
+        raise RunError(f"{run} holds no run; look at the folder's name")
+    if not (run / MODEL).exists():
+        reached = "is not over" if (run / CHECKPOINT).exists() else "has no finished round"
+        raise RunError(
+            f"{run}: the simulation {reached}, and so has no model yet; go on with: "
+            f"crowdlearn simulate CONFIG --data FOLDER --run {run}"
+        )
+
+
+def _test(run: Path, model: str, data: str | None, own: str | None) -> Dataset:
+    """The test samples of `data`, or else `own`, which must be what the run began with, as its model."""
+    place = data or own
+    if place is None:
         raise ConfigError("the run names no test data; give --data FOLDER")
-    return load_split(name, "test")
+    test = load_split(place, "test")
+    check_inputs(run, given(model, None, place, None, None if data else test))
+    return test

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ..config import Section
+from ..config import Location, Section
+from ..models import ModelName
 from ..sharing.schedule import Fall, renews, rounds_an_epoch, share_left
 
 
@@ -71,17 +71,17 @@ class SimulationConfig(Section):
     method = "slicenet" trains devices / group groups; group = 1 with sharing.enabled = false is the
     standalone baseline, devices = group = 1 the centralised one. method = "fedavg" averages whole models;
     there an epoch is a round. `rotation` counts what a shuffle moves: every piece, as in the paper, or only
-    the dominator's and its successor's. `plan` is a file of `crowdlearn plan --save`, beside this one or by
-    its whole path; without one the network is cut evenly.
+    the dominator's and its successor's. `plan` is a file of `crowdlearn plan --save`; without one the
+    network is cut evenly.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**32)
-    model: str = "paper-mlp"
+    model: ModelName = "paper-mlp"
     method: Literal["slicenet", "fedavg"] = "slicenet"
     devices: int = Field(default=120, ge=1, le=100_000)
     group: int = Field(default=12, ge=1, le=10_000)
     rotation: Literal["full", "minimal"] = "full"
-    plan: Path | None = None
+    plan: Location | None = None
     partition: PartitionConfig = PartitionConfig()
     training: TrainingConfig = TrainingConfig()
     sharing: SharingConfig = SharingConfig()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -11,32 +10,30 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from crowdlearn_device.files import replacing, write_atomically
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from ..config import load_toml
 from ..errors import RunError
 from ..files import DAMAGED_ARCHIVE, LOCK, locked
+from ..inputs import NAME as INPUTS
+from ..inputs import Given, Inputs, check_inputs
 from ..models import build_model
 from ..planner.plan import save_plan
 from ..sharing.flat import unflatten
 from ..sharing.window import Window
 from .config import SimulationConfig
 from .engine import global_weights
-from .group import Workload
 from .setting import Setting
 from .state import RoundRecord, RunState
 
 CHECKPOINT = "checkpoint.npz"
 METRICS = "metrics.jsonl"
 MODEL = "model.safetensors"
-INPUTS = "inputs.json"
-"""Where samples and plan file came from, and what they were."""
 
 
 class RunFolder:
@@ -50,12 +47,14 @@ class RunFolder:
         """
         self.folder = Path(folder)
         self.config = load_toml(config_file, SimulationConfig)
+        self._config_folder = Path(config_file).parent.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / "run.db").exists():
             raise RunError(f"{folder} is a run of phones; choose another --run folder")
         kept = self.folder / "config.toml"
-        gives_way = (self.folder / LOCK).exists() and not self.begun
-        if kept.exists() and not gives_way and load_toml(kept, SimulationConfig) != self.config:
+        keeps = kept.exists() and (self.begun or not (self.folder / LOCK).exists())
+        # The files that it names may lie elsewhere now; what they contain is checked later.
+        if keeps and load_toml(kept, SimulationConfig, self._config_folder) != self.config:
             raise RunError(f"{folder} is a run of another configuration; choose another --run folder")
         self._lock = locked(self.folder)
         write_atomically(kept, Path(config_file).read_bytes())
@@ -72,28 +71,14 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
-    def begin(self, setting: Setting, data: Path, plan: Path | None) -> None:
-        """Writes plan.json, as a run of phones has it, and inputs.json of the samples from `data` and of the
-        plan file. Raises RunError where the run began with others.
+    def begin(self, setting: Setting, given: dict[str, Given]) -> None:
+        """Writes plan.json, as a run of phones has it, and inputs.json. Raises RunError where the run began
+        with other contents.
         """
-        given = {"data": {"from": str(data.resolve()), "sha256": _samples_hash(setting.workload)}}
-        if plan is not None:
-            digest = hashlib.sha256(plan.read_bytes()).hexdigest()
-            given["plan"] = {"from": str(plan.resolve()), "sha256": digest}
-        path = self.folder / INPUTS
-        try:
-            kept = json.loads(path.read_text()) if self.begun and path.exists() else {}
-            for what, now in given.items():
-                then = kept.get(what, now)
-                if then["sha256"] != now["sha256"]:
-                    raise RunError(
-                        f"{self.folder} began with other {what}: {then['from']} ({then['sha256'][:8]}), "
-                        f"not {now['from']} ({now['sha256'][:8]}); give what it began with, or choose "
-                        "another --run folder"
-                    )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{path} is damaged ({error}); choose another --run folder") from error
-        write_atomically(path, json.dumps(given, indent=1).encode())
+        if self.begun:
+            check_inputs(self.folder, given)
+        inputs = Inputs(config_folder=self._config_folder, given=given)
+        write_atomically(self.folder / INPUTS, inputs.to_json().encode())
         save_plan(setting.plan, self.folder / "plan.json")
 
     def resume(self) -> RunState | None:
@@ -148,16 +133,6 @@ def _rows_anew(records: tuple[RoundRecord, ...], ended: float) -> list[str]:
     """Metrics that were lost; their times are the last one's less the seconds that the rounds after took."""
     after = [sum(record.seconds for record in records[at:]) for at in range(1, len(records) + 1)]
     return [_row(records[: at + 1], ended - seconds) for at, seconds in enumerate(after)]
-
-
-def _samples_hash(workload: Workload) -> str:
-    """Of all samples, and of which lie where."""
-    test, digest = workload.test, hashlib.sha256()
-    arrays: list[NDArray[Any]] = [workload.inputs, workload.labels, test.inputs, test.labels]
-    for array in (*arrays, *workload.devices):
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def _save_state(path: Path, state: RunState) -> None:

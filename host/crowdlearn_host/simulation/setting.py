@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -49,7 +48,6 @@ def prepare(
     train: Dataset,
     test: Dataset,
     devices: Sequence[NDArray[np.int64]],
-    plan_file: Path | None = None,
 ) -> Setting:
     """The run that `config` describes on this data; without a plan, the even one.
 
@@ -64,7 +62,7 @@ def prepare(
     if highest >= classes:
         raise ConfigError(f"model {config.model} tells {classes} classes apart, but a label is {highest}")
     state = model.state_dict()
-    plan = load_plan(plan_file, graph) if plan_file else balanced(graph, _pieces(config))
+    plan = load_plan(config.plan, graph) if config.plan else balanced(graph, _pieces(config))
     if len(plan.pieces) > _pieces(config):
         raise ConfigError(
             f"the plan has {len(plan.pieces)} pieces for groups of {_pieces(config)}; plan again"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from crowdlearn_device.battery import LOWEST_PERCENT
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_validator
 
-from ..config import Section, load_toml
+from ..config import Location, Section, load_toml, located
 from ..errors import ConfigError
+from ..models import ModelName
 from ..planner.wire import DEFAULT
 from ..sharing.schedule import Fall
+
+DIGITS = "digits"
+"""The data set that is built in, of scikit-learn."""
 
 PARTS, LEAST_ROWS = 32, 16
 """More parts cost more than they hide (docs/benchmarks/pipeline.md); fewer rows make batch norm noisy."""
@@ -45,7 +49,7 @@ class GroupSection(Section):
 
     pieces: int = Field(3, ge=1, le=1000)
     min_pieces: int | None = Field(None, ge=1, le=1000)
-    plan: Path | None = None
+    plan: Location | None = None
     groups: int = Field(1, ge=1, le=MOST_GROUPS)
     rotation: Literal["full", "minimal"] | None = None
     keep_model: bool = False
@@ -136,6 +140,10 @@ class FleetSection(Section):
         return self
 
 
+def _located(data: str, info: ValidationInfo) -> str:
+    return data if data == DIGITS else str(located(Path(data), info))
+
+
 class TrainConfig(Section):
     """A whole run.
 
@@ -146,8 +154,8 @@ class TrainConfig(Section):
     """
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$")
-    model: str
-    data: str | None = None
+    model: ModelName
+    data: Annotated[str, AfterValidator(_located)] | None = None
     device_data: str | None = None
     input_shape: tuple[PositiveInt, ...] | None = None
     group: GroupSection = GroupSection()  # type: ignore[call-arg]

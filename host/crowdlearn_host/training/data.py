@@ -10,6 +10,7 @@ from crowdlearn_device.errors import DataError
 from sklearn.datasets import load_digits
 
 from ..errors import ConfigError
+from .config import DIGITS
 
 DIGITS_TRAIN = 1437
 """Of scikit-learn's 1797 images of digits; the rest is the test set."""
@@ -17,7 +18,7 @@ DIGITS_TRAIN = 1437
 
 def load_split(name: str, split: Split) -> Dataset:
     """A data set by its folder, or "digits". Raises ConfigError where it cannot be read."""
-    if name == "digits":
+    if name == DIGITS:
         return _digits(split)
     try:
         return load_dataset(name, split)

@@ -18,6 +18,7 @@ from crowdlearn_export.weights import arrays_of
 from torch import nn
 
 from ..errors import ConfigError, FleetError, PlanError
+from ..inputs import Given, check_inputs, given
 from ..models import build_model, input_shape
 from ..phones.manager import default_home
 from ..planner.balanced import balanced
@@ -38,7 +39,8 @@ WIRE = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "int8": pb.INT8}
 @dataclass(frozen=True)
 class Prepared:
     """A run before its first device is touched. `programs` are the plan's, by piece; `whole` is the whole
-    network's, where devices keep the model; `exported` are all that devices may need.
+    network's, where devices keep the model; `exported` are all that devices may need; `given` is what was
+    read, by name.
     """
 
     config: TrainConfig
@@ -51,17 +53,20 @@ class Prepared:
     exported: tuple[SliceProgram, ...]
     test: Dataset | None
     train: Dataset | None
+    given: dict[str, Given]
 
 
-def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
-    """Model, graph, plan and programs. Raises ConfigError, ExportError or PlanError where something does not
-    fit.
+def prepare(config: TrainConfig, on_event: OnEvent, run: Path | None = None) -> Prepared:
+    """Model, graph, plan and programs, of a new run or to go on with the one in the folder `run`.
+
+    Raises ConfigError, ExportError or PlanError where something does not fit, and RunError where the run
+    began with other contents.
     """
     train = load_split(config.data, "train") if config.data and config.device_data is None else None
     test = load_split(config.data, "test") if config.data else None
     sample = sample_shape(config, test)
     train, test = (data and data.shaped(sample) for data in (train, test))
-    model = build_model(config.model, config.training.seed, folder)
+    model = build_model(config.model, config.training.seed)
     graph = neuron_graph(model, torch.zeros(2, *sample), config.name)
     classes = max((int(d.labels.max()) + 1 for d in (train, test) if d is not None), default=0)
     if classes > graph.layers[-1].neurons:
@@ -69,9 +74,12 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
             f"data has {classes} classes, the model {graph.layers[-1].neurons} outputs; make them agree"
         )
     section = config.group
-    plan = load_plan(folder / section.plan, graph) if section.plan else balanced(graph, section.pieces)
+    plan = load_plan(section.plan, graph) if section.plan else balanced(graph, section.pieces)
     if len(plan.groups) > MOST_GROUPS:
         raise PlanError(f"the plan has {len(plan.groups)} groups; phones train in {MOST_GROUPS} at most")
+    read = given(config.model, section.plan, config.data, train, test)
+    if run is not None:
+        check_inputs(run, read)
     fewer = range(section.min_pieces or len(plan.pieces), len(plan.pieces))
     fallbacks = tuple(balanced(graph, pieces) for pieces in fewer)
     training = config.training
@@ -110,7 +118,7 @@ def prepare(config: TrainConfig, folder: Path, on_event: OnEvent) -> Prepared:
     )
     whole = export_inference(graph, default_home() / "programs") if section.keep_model else None
     exported = (*programs.values(), *((whole,) if whole else ()))
-    return Prepared(config, model, graph, plan, of_pieces(plan), cuts, whole, exported, test, train)
+    return Prepared(config, model, graph, plan, of_pieces(plan), cuts, whole, exported, test, train, read)
 
 
 def _copies(config: TrainConfig) -> int:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError, TrainingError
+from ..inputs import NAME as INPUTS
+from ..inputs import Inputs, load_kept
 from ..joining.listener import listening
 from ..phones.manager import default_home
 from ..planner.plan import save_plan
@@ -20,7 +22,7 @@ from ..server.group import Group
 from ..server.run_folder import RunFolder, environment, load_model_state
 from ..server.server import OnEvent, Server
 from .checkpoints import Checkpoints
-from .config import TrainConfig, load_config
+from .config import TrainConfig
 from .evaluation import Evaluation, evaluate
 from .link import Link
 from .prepare import Prepared, device_files, groups_of, shared_model_of
@@ -142,8 +144,10 @@ def new_run(path: Path, config_text: str, prepared: Prepared, config_folder: Pat
             forget_phones(path)
         folder.write("config.toml", config_text)
         save_plan(prepared.plan, path / "plan.json")
-        told = {"config_folder": str(config_folder.resolve()), "programs": _hashes(prepared)}
-        folder.write("environment.json", json.dumps({**environment(), **told}, indent=1))
+        inputs = Inputs(config_folder=config_folder.resolve(), given=prepared.given)
+        folder.write(INPUTS, inputs.to_json())
+        told = {**environment(), "programs": _hashes(prepared)}
+        folder.write("environment.json", json.dumps(told, indent=1))
         stack.pop_all()
     return folder
 
@@ -153,43 +157,30 @@ def forget_phones(run: Path) -> None:
     shutil.rmtree(run / "phones", ignore_errors=True)
 
 
-def open_run(path: Path) -> tuple[RunFolder, TrainConfig, Path]:
-    """A run folder to go on with, its configuration, and the folder that its relative paths are
-    meant from.
-    """
+def open_run(path: Path) -> tuple[RunFolder, TrainConfig]:
+    """A run folder to go on with, and its configuration."""
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder(path, create=False))
         if not folder.begun and not (path / "environment.json").exists():
             raise RunError(
                 f"{path} was never started whole; start it again: crowdlearn train CONFIG --run {path}"
             )
-        opened = folder, load_config(path / "config.toml"), config_folder(path)
+        opened = folder, load_kept(path, TrainConfig)
         stack.pop_all()
     return opened
 
 
-def config_folder(run: Path) -> Path:
-    """The folder that a run's relative paths are meant from. Raises RunError where the run does not
-    tell it.
-    """
-    return Path(_began(run)["config_folder"])
-
-
 def recompiled(run: Path, prepared: Prepared) -> bool:
-    """Whether the programs are others than those that the run began with: equal, but for rounding."""
-    return _began(run).get("programs", _hashes(prepared)) != _hashes(prepared)
+    """Whether the programs are others than those that the run began with: equal, but for rounding.
+
+    Raises RunError where the run does not tell.
+    """
+    path = run / "environment.json"
+    try:
+        return bool(json.loads(path.read_text())["programs"] != _hashes(prepared))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({error}); start a new run") from error
 
 
 def _hashes(prepared: Prepared) -> list[str]:
     return [program.manifest.sha256 for program in prepared.exported]
-
-
-def _began(run: Path) -> dict[str, Any]:
-    """What was told when the run began. Raises RunError where that is damaged."""
-    try:
-        told = json.loads((run / "environment.json").read_text())
-        if not isinstance(told["config_folder"], str):
-            raise ValueError("config_folder is no path")
-        return dict(told)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{run / 'environment.json'} is damaged: {error}") from error

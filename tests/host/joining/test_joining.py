@@ -205,7 +205,7 @@ async def test_devices_that_dial_in_train_like_any_others(tmp_path, home):
         "training": {"epochs": 2, "batch": 32},
         "fleet": {"listen": "127.0.0.1:0", "joining": 2},
     }
-    prepared = prepare(parse_config(values, TrainConfig, "the test"), tmp_path, lambda *_: None)
+    prepared = prepare(parse_config(values, TrainConfig, "the test"), lambda *_: None)
     listens: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def on_event(event, fields):
