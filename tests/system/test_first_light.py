@@ -35,7 +35,11 @@ CONFIG: dict[str, Any] = {
 }
 
 
-ALONE = {**CONFIG, "group": {"pieces": 1}, "training": {**CONFIG["training"], "micro_batch": 32}}
+ALONE = {
+    **CONFIG,
+    "group": {"pieces": 1},
+    "training": {**CONFIG["training"], "micro_batch": 32, "kernels": "by_size"},
+}
 """The whole network on whichever phone is the dominator: a mini-batch is one call of one program."""
 
 

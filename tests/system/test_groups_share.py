@@ -44,7 +44,7 @@ async def on_devices(
             "model": model,
             "group": {"pieces": size, "groups": 2, "rotation": "full"},
             "sharing": {**sharing, "synchronous": True},
-            "training": {**training, "micro_batch": training["batch"]},
+            "training": {**training, "micro_batch": training["batch"], "kernels": "by_size"},
         }
     )
     server, events = await train_on_sockets(folder, config, 2 * size)

@@ -72,7 +72,7 @@ async def trained(tmp_path_factory) -> Trained:
             "model": f"{folder}/net.py:build",
             "input_shape": (1, 8, 8),
             "group": {"pieces": 3, "keep_model": True},
-            "training": {"epochs": 1, "batch": 64, "learning_rate": 0.1},
+            "training": {"epochs": 1, "batch": 64, "learning_rate": 0.1, "kernels": "by_size"},
         }
     )
 

@@ -23,9 +23,11 @@ DEVICES = 2  # of 719 and 718 samples
 
 
 def config(batch: int, **group: object) -> TrainConfig:
-    training = {"epochs": 1, "batch": batch, "micro_batch": 2, "learning_rate": 0.001, "wire": "float32"}
+    training = {"epochs": 1, "batch": batch, "micro_batch": 2, "learning_rate": 0.001}
     values = {"data": "digits", "model": "mlp:64-12-10", "group": {"pieces": DEVICES, **group}}
-    return TrainConfig.model_validate({**values, "training": training})
+    return TrainConfig.model_validate(
+        {**values, "training": {**training, "wire": "float32", "kernels": "by_size"}}
+    )
 
 
 async def test_odd_mini_batches_in_twos_equal_plain_sgd(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             "learning_rate": 0.05,
             "momentum": MOMENTUM,
             "wire": case.wire,
+            "kernels": "by_size",
         },
     }
     kinds = [

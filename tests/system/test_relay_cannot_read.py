@@ -54,7 +54,13 @@ async def train_tampered(folder: Path, tamper: Tamper | None) -> tuple[Tampering
         {
             "data": "digits",
             "model": "mlp:64-16-8-10",
-            "training": {"epochs": 1, "batch": 64, "snapshot_every": 2, "wire": "float32"},
+            "training": {
+                "epochs": 1,
+                "batch": 64,
+                "snapshot_every": 2,
+                "wire": "float32",
+                "kernels": "by_size",
+            },
         }
     )
 

@@ -26,7 +26,7 @@ EVERY = 7
 
 def test_stale_training_over_adb_equals_delayed_sgd(tmp_path: Path) -> None:
     values: dict[str, Any] = copy.deepcopy(CONFIG)
-    values["training"] |= {"staleness": 1, "snapshot_every": EVERY, "micro_batch": 8}
+    values["training"] |= {"staleness": 1, "snapshot_every": EVERY, "micro_batch": 8, "kernels": "by_size"}
     prepared = prepare(TrainConfig.model_validate(values), lambda event, fields: None)
     run = trained(prepared, PHONES, tmp_path)
     expected, losses = unsliced(values, PHONES, torch.float64)
