@@ -102,7 +102,7 @@ async def test_phones_share_as_many_bytes_as_the_simulation_counts(tmp_path: Pat
     _, state = simulated(2, sharing, training, model)
     expected = sum(record.bytes["sharing"] for record in state.records)
 
-    first = shared_model_of(prepared_training(config, tmp_path, lambda event, fields: None), 2)
+    first = shared_model_of(prepared_training(config, lambda event, fields: None), 2)
     measured = sum(server.traffic.by_purpose(way)["sharing"] for way in ("up", "down"))
     for group in server.groups:
         for neurons in group.settings.layout:

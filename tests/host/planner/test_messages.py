@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from crowdlearn_device.wire import MAX_FRAME
@@ -43,7 +41,7 @@ def test_sums_that_fit_no_message_are_refused_with_what_to_change() -> None:
     check_messages(GRAPH, layout(1), ROWS, 4)  # nobody to send anything to
 
 
-def test_a_piece_whose_snapshot_fits_no_message_is_refused(tmp_path: Path) -> None:
+def test_a_piece_whose_snapshot_fits_no_message_is_refused() -> None:
     check_snapshots(GRAPH, layout(2), 3)
     config = {
         "device_data": "data",
@@ -53,7 +51,7 @@ def test_a_piece_whose_snapshot_fits_no_message_is_refused(tmp_path: Path) -> No
         "training": {"momentum": 0.9},
     }
     with pytest.raises(PlanError, match=r"the state of piece 1 .* takes 69\.\d MB.*into more pieces"):
-        prepare(TrainConfig.model_validate(config), tmp_path, lambda event, fields: pytest.fail(event))
+        prepare(TrainConfig.model_validate(config), lambda event, fields: pytest.fail(event))
 
 
 def test_a_neuron_whose_state_fits_no_message_is_refused() -> None:
@@ -66,7 +64,7 @@ def test_a_neuron_whose_state_fits_no_message_is_refused() -> None:
         check_messages(graph, [piece.neurons for piece in balanced(graph, 1).pieces], 16, 1)
 
 
-def test_planning_and_training_refuse_them_before_anything_is_compiled(tmp_path: Path) -> None:
+def test_planning_and_training_refuse_them_before_anything_is_compiled() -> None:
     rows = 8 * ROWS  # the dominator may keep a part of the hidden layer
     training = Training(batch=rows, micro_batch=rows, wire=wire_format("float32"))
     devices = fleet({"name": "phone", "count": 2, "samples": 10, "max_macs": 14 * WIDTH})
@@ -82,4 +80,4 @@ def test_planning_and_training_refuse_them_before_anything_is_compiled(tmp_path:
         }
     )
     with pytest.raises(PlanError, match=r"training\.micro_batch"):
-        prepare(config, tmp_path, lambda event, fields: pytest.fail(event))
+        prepare(config, lambda event, fields: pytest.fail(event))
