@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .compile import compile_program
 from .graph import NeuronGraph
+from .layers import run_layers
 from .parity import check_parity
 from .slice_program import SliceProgram, cache_key, load_cached, save_cached
-from .stages import Stage, array_specs, as_stage, edge_specs, layer_specs, run_edge, run_local
+from .stages import Stage, array_specs, as_stage, edge_specs, layer_specs
 
 MAX_BATCH = 256
 
@@ -67,14 +68,7 @@ def inference_stage(graph: NeuronGraph) -> Stage:
 
     def function(*given: Tensor) -> tuple[Tensor, ...]:
         named = {array.name: values for array, values in zip(arrays, given[1:], strict=True)}
-        sums: dict[int, Tensor] = {0: given[0]}
-        for layer in graph.layers:
-            x, _ = run_local(layer, sums.pop(layer.index), named, None, training=False)
-            for edge in graph.outgoing(layer.index):
-                product = run_edge(edge, x, named.get(f"{edge.module}.weight"))
-                known = sums.get(edge.target)
-                sums[edge.target] = product if known is None else known + product
-        return (x.reshape(x.shape[0], last.neurons),)
+        return run_layers(graph, graph.layers, {0: given[0]}, named, {}, training=False)[:1]
 
     def reference(*given: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad():

@@ -4,7 +4,7 @@ backward in one method. Where that is the whole network, a training step is one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,8 @@ from crowdlearn_device.manifest import LOSS, TRAIN_STEP, ArraySpec, Port
 from torch import Tensor
 
 from .graph import NeuronGraph
-from .stages import Optimizer, Stage, array_port, as_stage, drops, mask_port, run_edge, run_local
+from .layers import run_layers
+from .stages import Optimizer, Stage, array_port, as_stage, drops, mask_port
 
 _vjp: Any = torch.func.vjp  # its annotation leaves out has_aux
 
@@ -122,16 +123,8 @@ class LossRegion:
         named = dict(zip(ports, given, strict=True))
         sums = {port.layer: named[port] for port in self.sums}
         arrays = {port.name: named[port] for port in (*self.trained, *self.buffers)}
-        masks: Mapping[int, Tensor] = {port.layer: named[port] for port in self.masks}
-        buffers: list[Tensor] = []
-        for layer in self.layers:
-            x, new = run_local(layer, sums.pop(layer.index), arrays, masks.get(layer.index))
-            buffers += new
-            for edge in self.graph.outgoing(layer.index):
-                product = run_edge(edge, x, arrays.get(f"{edge.module}.weight"))
-                known = sums.get(edge.target)
-                sums[edge.target] = product if known is None else known + product
-        return x.reshape(x.shape[0], -1), buffers
+        masks = {port.layer: named[port] for port in self.masks}
+        return run_layers(self.graph, self.layers, sums, arrays, masks)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:

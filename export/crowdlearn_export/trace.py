@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
@@ -20,50 +20,8 @@ from torch import Tensor, fx, nn
 
 from .errors import UnsupportedModule
 from .graph import Edge, EdgeKind, Layer, LocalOp, NeuronGraph, check_graph
+from .local_ops import FUNCTIONS, SUPPORTED, as_module, average, describe, local_op, pair
 
-SUPPORTED = (
-    "Linear, Conv2d (groups 1 or depthwise), BatchNorm1d/2d, ReLU, ReLU6, LeakyReLU, GELU, Tanh, Sigmoid, "
-    "SiLU, Hardswish, Hardsigmoid, Dropout, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, mean over H and W, "
-    "Flatten, addition"
-)
-
-ACTIVATIONS: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.LeakyReLU: "leaky_relu",
-    nn.GELU: "gelu",
-    nn.Tanh: "tanh",
-    nn.Sigmoid: "sigmoid",
-    nn.SiLU: "silu",
-    nn.Hardswish: "hardswish",
-    nn.Hardsigmoid: "hardsigmoid",
-}
-FUNCTIONS: dict[object, type[nn.Module]] = {
-    F.relu: nn.ReLU,
-    F.relu_: nn.ReLU,
-    torch.relu: nn.ReLU,
-    torch.relu_: nn.ReLU,
-    "relu": nn.ReLU,
-    "relu_": nn.ReLU,
-    F.relu6: nn.ReLU6,
-    F.leaky_relu: nn.LeakyReLU,
-    F.gelu: nn.GELU,
-    F.tanh: nn.Tanh,
-    torch.tanh: nn.Tanh,
-    "tanh": nn.Tanh,
-    F.sigmoid: nn.Sigmoid,
-    torch.sigmoid: nn.Sigmoid,
-    "sigmoid": nn.Sigmoid,
-    F.silu: nn.SiLU,
-    F.hardswish: nn.Hardswish,
-    F.hardsigmoid: nn.Hardsigmoid,
-    F.dropout: nn.Dropout,
-    F.dropout2d: nn.Dropout2d,
-    F.max_pool2d: nn.MaxPool2d,
-    torch.max_pool2d: nn.MaxPool2d,
-    F.avg_pool2d: nn.AvgPool2d,
-    F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
-}
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 RESHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
 MEANS = (torch.mean, "mean")
@@ -162,13 +120,13 @@ class _Tracing:
     def _module(self, node: fx.Node) -> None:
         name = str(node.target)
         module = self.program.get_submodule(name)
-        draft = self._argument(node, _called(name, module))
+        draft = self._argument(node, describe(name, module))
         if getattr(module, "inplace", False):
-            self._check_in_place(node, _called(name, module))
+            self._check_in_place(node, describe(name, module))
         if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm1d | nn.BatchNorm2d):
             if name in self.weighted:
                 raise UnsupportedModule(
-                    f"{_called(name, module)} is used twice; give each use its own weights"
+                    f"{describe(name, module)} is used twice; give each use its own weights"
                 )
             self.weighted.add(name)
         if type(module) is nn.Linear:
@@ -198,7 +156,7 @@ class _Tracing:
             self.of[node] = self._mean(node, self._argument(node, called), called)
         elif target in FUNCTIONS:
             draft = self._argument(node, called)
-            self.of[node] = self._local(node, draft, _as_module(FUNCTIONS[target], node, called), "")
+            self.of[node] = self._local(node, draft, as_module(FUNCTIONS[target], node, called), "")
         elif target == "contiguous":
             self.of[node] = self._argument(node, called)
         else:
@@ -226,7 +184,7 @@ class _Tracing:
         width = source.neurons * prod(source.shape)
         if len(source.shape) > 1 or width != module.in_features:
             raise UnsupportedModule(
-                f"{_called(name, module)} reads neurons of shape {source.shape}; flatten first"
+                f"{describe(name, module)} reads neurons of shape {source.shape}; flatten first"
             )
         draft = self._open(name, module.out_features, ())
         weights = module.in_features * module.out_features
@@ -234,7 +192,7 @@ class _Tracing:
         return _with_bias(draft, name, module)
 
     def _conv(self, node: fx.Node, name: str, module: nn.Conv2d, source: _Draft) -> _Draft:
-        called = _called(name, module)
+        called = describe(name, module)
         depthwise = module.groups > 1
         if depthwise and not module.groups == module.in_channels == module.out_channels:
             raise UnsupportedModule(
@@ -292,19 +250,21 @@ class _Tracing:
         positions = {axis % 4 for axis in axes if type(axis) is int}
         if len(draft.shape) != 2 or positions != {2, 3}:
             raise UnsupportedModule(f"{called}: the mean over H and W of a feature map is possible")
-        draft = self._append(draft, _average(draft.shape), (1, 1), node.name)
+        draft = self._append(draft, average(draft.shape), (1, 1), node.name)
         flat = self.values[node].dim() == 2
         return self._append(draft, LocalOp("flatten"), (1,), node.name) if flat else draft
 
     def _local(self, node: fx.Node, draft: _Draft, module: nn.Module, name: str) -> _Draft:
         """A local operation given by its module, which for a function is a stand-in without a name."""
-        called = _called(name, module) if name else f"{node.name} ({type(module).__name__})"
+        called = describe(name, module) if name else f"{node.name} ({type(module).__name__})"
         shape = draft.shape
         if isinstance(module, nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d):
             if len(shape) != 2:
                 raise UnsupportedModule(f"{called} pools neurons of shape {shape}; a feature map is possible")
             shape = tuple(self.values[node].shape[2:])
-        return self._append(draft, _local_op(module, name, called, draft, shape), shape, node.name)
+        return self._append(
+            draft, local_op(module, name, called, draft.neurons, draft.shape, shape), shape, node.name
+        )
 
     def _append(self, draft: _Draft, op: LocalOp, shape: tuple[int, ...], name: str) -> _Draft:
         if draft.closed:
@@ -361,10 +321,6 @@ def _readers(node: fx.Node) -> int:
     )
 
 
-def _called(name: str, module: nn.Module) -> str:
-    return f"{name} ({type(module).__name__})"
-
-
 def _edge(
     kind: EdgeKind, module: str, macs: int, parameters: int, attributes: Mapping[str, object] | None = None
 ) -> Edge:
@@ -377,10 +333,6 @@ def _with_bias(draft: _Draft, name: str, module: nn.Linear | nn.Conv2d) -> _Draf
     return draft
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[-1])
-
-
 def _conv_padding(module: nn.Conv2d, called: str) -> tuple[int, int]:
     if module.padding == "valid":
         return (0, 0)
@@ -389,91 +341,4 @@ def _conv_padding(module: nn.Conv2d, called: str) -> tuple[int, int]:
         if any(span % 2 for span in spans):
             raise UnsupportedModule(f"{called}: padding='same' of an even kernel is lopsided; pad by numbers")
         return (spans[0] // 2, spans[1] // 2)
-    return _pair(module.padding)  # type: ignore[arg-type]
-
-
-def _as_module(kind: type[nn.Module], node: fx.Node, called: str) -> nn.Module:
-    """The module that does what the traced function does; both name and order their other arguments alike."""
-    keywords = {
-        name: value for name, value in node.kwargs.items() if name not in ("input", "training", "inplace")
-    }
-    arguments = tuple(node.args[1:])
-    if kind in (nn.Dropout, nn.Dropout2d):
-        keywords["p"] = keywords.get("p", arguments[0] if arguments else 0.5)
-        arguments = ()
-    if kind is nn.ReLU:
-        arguments = ()
-    make: Callable[..., nn.Module] = kind
-    try:
-        return make(*arguments, **keywords)
-    except (TypeError, ValueError) as error:
-        raise UnsupportedModule(
-            f"{called}: arguments that {kind.__name__} does not take ({error})"
-        ) from error
-
-
-def _average(kernel: tuple[int, ...], module: str = "") -> LocalOp:
-    return LocalOp(
-        "avg_pool",
-        module,
-        {
-            "kernel": kernel,
-            "stride": kernel,
-            "padding": (0, 0),
-            "ceil_mode": False,
-            "count_include_pad": True,
-        },
-    )
-
-
-def _local_op(module: nn.Module, name: str, called: str, draft: _Draft, shape: tuple[int, ...]) -> LocalOp:
-    match module:
-        case nn.BatchNorm1d() | nn.BatchNorm2d():
-            if module.num_features != draft.neurons:
-                raise UnsupportedModule(
-                    f"{called}: {module.num_features} features, {draft.neurons} neurons; put before Flatten"
-                )
-            if module.momentum is None or not module.track_running_stats:
-                raise UnsupportedModule(f"{called}: running statistics with a momentum are possible")
-            return LocalOp(
-                "batch_norm",
-                name,
-                {"eps": module.eps, "momentum": module.momentum, "affine": module.affine},
-                parameters=2 * draft.neurons if module.affine else 0,
-                buffers=2 * draft.neurons,
-            )
-        case nn.Dropout() | nn.Dropout2d():
-            return LocalOp("dropout", name, {"p": module.p, "whole_neuron": isinstance(module, nn.Dropout2d)})
-        case nn.MaxPool2d():
-            if module.return_indices:
-                raise UnsupportedModule(f"{called}: return_indices is not possible")
-            return LocalOp("max_pool", name, {**_window(module), "dilation": _pair(module.dilation)})
-        case nn.AvgPool2d():
-            if module.divisor_override is not None:
-                raise UnsupportedModule(f"{called}: divisor_override is not possible")
-            return LocalOp(
-                "avg_pool", name, {**_window(module), "count_include_pad": module.count_include_pad}
-            )
-        case nn.AdaptiveAvgPool2d():
-            if any(before % after for before, after in zip(draft.shape, shape, strict=True)):
-                raise UnsupportedModule(f"{called}: {draft.shape} is not a whole multiple of {shape}")
-            kernel = tuple(before // after for before, after in zip(draft.shape, shape, strict=True))
-            return _average(kernel, name)
-    kind = ACTIVATIONS.get(type(module))
-    if kind is None:
-        raise UnsupportedModule(f"{called} cannot be sliced; supported: {SUPPORTED}")
-    attributes: dict[str, object] = {}
-    if isinstance(module, nn.GELU):
-        attributes["approximate"] = module.approximate
-    if isinstance(module, nn.LeakyReLU):
-        attributes["negative_slope"] = module.negative_slope
-    return LocalOp(kind, name, attributes)
-
-
-def _window(module: nn.MaxPool2d | nn.AvgPool2d) -> dict[str, object]:
-    return {
-        "kernel": _pair(module.kernel_size),
-        "stride": _pair(module.stride),
-        "padding": _pair(module.padding),
-        "ceil_mode": module.ceil_mode,
-    }
+    return pair(module.padding)  # type: ignore[arg-type]
