@@ -21,7 +21,7 @@ from .kinks import away_from_kinks_of, double
 from .lowering import lower
 from .lowering.backend import choose_backend
 from .parity import FLOAT32, PARITY, relative_error
-from .trace import neuron_graph
+from .trace import neuron_graph, trace
 from .train_step import train_step
 
 
@@ -226,7 +226,7 @@ def _slice_alone(call: _Call) -> None:
     before: list[nn.Module] = []
     if not isinstance(module, nn.Linear | nn.Conv2d):
         before = [nn.Linear(neurons, neurons) if given.dim() == 2 else nn.Conv2d(neurons, neurons, 1)]
-    neuron_graph(nn.Sequential(*before, module), given)
+    trace(nn.Sequential(*before, module), given)
 
 
 def _gradient_errors(

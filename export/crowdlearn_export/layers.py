@@ -23,6 +23,10 @@ def _per_neuron(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(1, -1, *(1 for _ in like.shape[2:]))
 
 
+def _per_sample(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.reshape(-1, mask.shape[1], *(1 for _ in like.shape[2:]))
+
+
 def batch_norm(x: Tensor, op: LocalOp, arrays: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Batch norm in training, over batch and positions: the output and the new running statistics."""
     axes = [0, *range(2, x.dim())]
@@ -93,7 +97,7 @@ def run_local(
         elif op.kind == "flatten":
             x = x.reshape(x.shape[0], x.shape[1], -1)
         elif op.kind == "dropout":
-            x = x if mask is None else x * mask
+            x = x if mask is None else x * _per_sample(mask, x)
         elif op.kind in _ACTIVATIONS:
             x = _ACTIVATIONS[op.kind](x, op)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,8 @@ def as_module(kind: type[nn.Module], node: fx.Node, called: str) -> nn.Module:
     }
     arguments = tuple(node.args[1:])
     if kind in (nn.Dropout, nn.Dropout2d):
-        keywords["p"] = keywords.get("p", arguments[0] if arguments else 0.5)
+        drops = node.kwargs.get("training", arguments[1] if len(arguments) > 1 else True)
+        keywords["p"] = keywords.get("p", arguments[0] if arguments else 0.5) if drops else 0.0
         arguments = ()
     if kind is nn.ReLU:
         arguments = ()
@@ -129,7 +131,12 @@ def local_op(
                 buffers=2 * neurons,
             )
         case nn.Dropout() | nn.Dropout2d():
-            return LocalOp("dropout", name, {"p": module.p, "whole_neuron": isinstance(module, nn.Dropout2d)})
+            if not module.p < 1:
+                raise UnsupportedModule(f"{called} drops everything; use p below 1")
+            channels = isinstance(module, nn.Dropout2d)
+            if channels and len(before) == 1:
+                raise UnsupportedModule(f"{called} sees neurons of shape {before}; put it before Flatten")
+            return LocalOp("dropout", name, {"p": module.p, "whole_neuron": channels or prod(before) == 1})
         case nn.MaxPool2d():
             if module.return_indices:
                 raise UnsupportedModule(f"{called}: return_indices is not possible")

@@ -8,7 +8,7 @@ new layer.
 
 from __future__ import annotations
 
-import copy
+import itertools
 import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from .errors import UnsupportedModule
 from .graph import Edge, EdgeKind, Layer, LocalOp, NeuronGraph, check_graph
 from .local_ops import FUNCTIONS, SUPPORTED, as_module, average, describe, local_op, pair
+from .trace_parity import check_traced, copied
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 RESHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
@@ -52,9 +53,16 @@ def neuron_graph(model: nn.Module, example_input: Tensor, name: str = "") -> Neu
     """The model as layers of neurons joined by linear maps.
 
     `example_input` is a batch, [batch, features] or [batch, channels, H, W]; its values do not matter. A
-    tensor that is flattened keeps its channels as neurons. Raises UnsupportedModule where the model cannot
-    be sliced.
+    tensor that is flattened keeps its channels as neurons. The graph is compared with the model, in training
+    and in evaluation. Raises UnsupportedModule where the model cannot be sliced.
     """
+    graph = trace(model, example_input, name)
+    check_traced(model, graph, example_input.shape[1:])
+    return graph
+
+
+def trace(model: nn.Module, example_input: Tensor, name: str = "") -> NeuronGraph:
+    """The same of a part of a model, whose outputs need be no scores, as it is read and not compared."""
     return _Tracing(model, example_input).graph(name or type(model).__name__)
 
 
@@ -68,7 +76,7 @@ class _Tracing:
         self.example = example_input
         # Traced in training mode so that dropout is seen; run in evaluation mode so that a batch of 1 will
         # do.
-        self.program = _trace(copy.deepcopy(model).train())
+        self.program = _trace(copied(model).train())
         interpreter = fx.Interpreter(self.program.eval(), garbage_collect_values=False)
         try:
             with torch.no_grad():
@@ -169,8 +177,10 @@ class _Tracing:
         return self.of[source]
 
     def _check_in_place(self, node: fx.Node, called: str) -> None:
-        source = node.args[0]
-        if isinstance(source, fx.Node) and _readers(source) > 1:
+        """Refuse to overwrite what is read elsewhere, also through a view of the same memory."""
+        memory = _memory(self.values[node])
+        before = itertools.takewhile(lambda other: other is not node, self.program.graph.nodes)
+        if any(_readers(other) > 1 for other in before if _memory(self.values.get(other)) == memory):
             raise UnsupportedModule(
                 f"{called} overwrites a value that is read elsewhere; do not work in place"
             )
@@ -223,7 +233,8 @@ class _Tracing:
                 raise UnsupportedModule(f"{called}: {term!r} is not an activation of the network")
             terms.append(self.of[term])
         first, second = terms
-        if first is second or (first.neurons, prod(first.shape)) != (second.neurons, prod(second.shape)):
+        shapes = {self.values[term].shape for term in (node, *node.args)}  # type: ignore[index]
+        if first is second or len(shapes) > 1:
             raise UnsupportedModule(f"{called}: two different activations of equal shape are possible")
         draft = self._open(node.name, first.neurons, first.shape)
         for source in terms:
@@ -258,6 +269,8 @@ class _Tracing:
         """A local operation given by its module, which for a function is a stand-in without a name."""
         called = describe(name, module) if name else f"{node.name} ({type(module).__name__})"
         shape = draft.shape
+        if isinstance(module, nn.Dropout | nn.Dropout2d) and not module.p:
+            return draft
         if isinstance(module, nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d):
             if len(shape) != 2:
                 raise UnsupportedModule(f"{called} pools neurons of shape {shape}; a feature map is possible")
@@ -308,6 +321,11 @@ def _number(name: str, drafts: Iterable[_Draft], output: _Draft) -> NeuronGraph:
     graph = NeuronGraph(name, layers, edges)
     check_graph(graph)
     return graph
+
+
+def _memory(value: object) -> int | None:
+    """Where the numbers of a tensor are."""
+    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
 
 
 def _readers(node: fx.Node) -> int:

@@ -100,7 +100,8 @@ def test_flatten_turns_a_channel_into_many_inputs() -> None:
 
 def test_depthwise_edges_join_equal_channels() -> None:
     model = nn.Sequential(
-        nn.Conv2d(3, 6, 1), nn.ReLU6(), nn.Conv2d(6, 6, 3, groups=6, bias=False), nn.Hardswish()
+        *(nn.Conv2d(3, 6, 1), nn.ReLU6(), nn.Conv2d(6, 6, 3, groups=6, bias=False), nn.Hardswish()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     )
     graph = neuron_graph(model, torch.zeros(1, 3, 8, 8))
     assert ends(graph) == [(0, 1, "conv"), (1, 2, "depthwise")]
