@@ -63,7 +63,7 @@ def check_traced(model: nn.Module, graph: NeuronGraph, sample: Sequence[int]) ->
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(ROWS, *sample, dtype=torch.float64, generator=draw)
     sums = x.reshape(ROWS, graph.layers[0].neurons, *graph.layers[0].sum_shape)
-    arrays = {name: array.clone() for name, array in neurons_first(graph, exact.state_dict()).items()}
+    arrays = neurons_first(graph, exact.state_dict())
     weights = [arrays[name].requires_grad_() for name in trained]
     found, moved = run_layers(graph, graph.layers, {0: sums}, arrays, {})
     scores = _scores(exact, x)
@@ -75,16 +75,15 @@ def check_traced(model: nn.Module, graph: NeuronGraph, sample: Sequence[int]) ->
     _compare(exact, "scores in training", found, scores)
     along = torch.randn(scores.shape, dtype=torch.float64, generator=draw)
     due = _slopes(scores, along, [exact.get_parameter(name) for name in trained])
-    state = exact.state_dict()
-    expected = neurons_first(graph, {**state, **dict(zip(trained, due, strict=True))})
+    expected = neurons_first(graph, {**exact.state_dict(), **dict(zip(trained, due, strict=True))})
     scale = max((float(expected[name].abs().max()) for name in trained), default=0.0)
     for name, slope in zip(trained, _slopes(found, along, weights), strict=True):
         _compare(exact, f"the gradient of {name}", slope, expected[name], scale)
     statistics = [spec.name for spec in array_specs(graph) if not spec.trained]
     for name, value in zip(statistics, moved, strict=True):
         _compare(exact, name, value, expected[name])
+        arrays[name] = value
     with torch.no_grad():
-        arrays = neurons_first(graph, state)
         found, _ = run_layers(graph, graph.layers, {0: sums}, arrays, {}, training=False)
         _compare(exact, "scores in evaluation", found, _scores(exact.eval(), x))
 
