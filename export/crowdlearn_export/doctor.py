@@ -203,8 +203,8 @@ def _lower_alone(call: _Call) -> None:
 
     def out(p: dict[str, Tensor], x: Tensor) -> Tensor:
         # A module writes to its buffers: each trial gets its own.
-        buffers = {n: torch.zeros(b.shape, dtype=b.dtype) for n, b in module.named_buffers()}
-        return torch.func.functional_call(module, {**p, **buffers}, (x,))
+        buffers = {n: b.clone() for n, b in module.named_buffers()}
+        return torch.func.functional_call(module, {**p, **buffers}, (x.clone(),))
 
     def backward(x: Tensor) -> tuple[Tensor, ...]:
         if not x.is_floating_point():

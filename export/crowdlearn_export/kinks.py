@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .lowering.pooling import pool_windows
+from .lowering.rows import from_rows, gather, tap_tables, to_rows
 from .stages import Stage, example_inputs
 
 DRAWS = 10
@@ -19,6 +21,8 @@ MARGIN = 1e-6
 """How far from a kink, in units of the map's standard deviation, samples are kept."""
 
 aten = torch.ops.aten
+HARD = (aten.hardswish.default, aten.hardswish_.default, aten.hardsigmoid.default, aten.hardsigmoid_.default)
+"""Activations with kinks at -3 and 3."""
 
 
 def away_from_kinks(
@@ -71,21 +75,38 @@ class Margins(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func in (aten.relu.default, aten.relu_.default, aten.leaky_relu.default):
+        self._watch(func, args)  # before it may overwrite what it reads
+        return func(*args, **(kwargs or {}))
+
+    def _watch(self, func: Any, args: tuple[Any, ...]) -> None:
+        if func in (aten.relu.default, aten.relu_.default, aten.leaky_relu.default, aten.leaky_relu_.default):
             self._see(args[0], args[0].abs())
         elif func in (aten.hardtanh.default, aten.hardtanh_.default):
             low, high = args[1:3]
             self._see(args[0], torch.minimum((args[0] - low).abs(), (args[0] - high).abs()))
-        elif func in (aten.hardswish.default, aten.hardsigmoid.default):
+        elif func in HARD:
             self._see(args[0], (args[0].abs() - 3).abs())
-        elif func is aten.max_pool2d_with_indices.default:
-            x, kernel, stride = args[:3]
-            windows = x.unfold(2, kernel[0], stride[0]).unfold(3, kernel[1], stride[1]).flatten(4)
-            first, second = windows.topk(2, -1).values.unbind(-1)
+        elif func is aten.max_pool2d_with_indices.default and len(found := _compared(*args)) > 1:
+            first, second = found.topk(2, 0).values
             # Equal values are those that a ReLU has cut off, where no gradient passes.
-            self._see(x, torch.where(first == second, torch.inf, first - second))
-        return out
+            self._see(args[0], torch.where(first == second, torch.inf, first - second))
 
     def _see(self, x: Tensor, distance: Tensor) -> None:
-        self.least = torch.minimum(self.least, distance.flatten(1).amin(1) / x.std())
+        if len(x) % len(self.least) == 0:  # rows of a sample may lie side by side, as positions do
+            nearest = distance.reshape(len(self.least), -1).amin(1)
+            self.least = torch.minimum(self.least, nearest / x.std())
+
+
+def _compared(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> Tensor:
+    """What a max pool compares: [taps, B, C, OH, OW], nothing being lower than every number."""
+    vertical, horizontal = pool_windows(x, kernel, stride, padding, dilation, ceil_mode)
+    rows = to_rows(x)
+    taps = [gather(rows, table, -torch.inf) for table in tap_tables(vertical, horizontal)]
+    return torch.stack([from_rows(tap, vertical.outputs, horizontal.outputs) for tap in taps])

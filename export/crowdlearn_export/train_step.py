@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from .dropout import FACTORS, Dropped, with_factors
 from .errors import UnsupportedModule
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+COUNTER = "num_batches_tracked"
+"""Of a batch norm, which counts its batches and, with a momentum, does not read it."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,16 @@ def train_step(
     """One step of SGD on `model`, in the mode (train or eval) that it is in.
 
     `inputs` and `targets` are an example batch of at least 2; the arithmetic is that of torch.optim.SGD
-    without dampening. Parameters that need no gradient are constants of the program. `model` stays as it is.
-    Raises LoweringError for a dropout that is no product with factors, or is called more than once, and
-    UnsupportedModule for a module with weights that has two names.
+    without dampening. Parameters that need no gradient, and buffers of whole numbers, are constants of the
+    program. `model` stays as it is. Raises LoweringError for a dropout that is no product with factors, or is
+    called more than once, and UnsupportedModule for a module with weights that has two names, and for whole
+    numbers that a call changes.
     """
     _refuse_tied(model)
     dropping, dropped = with_factors(model, inputs)
     parameters = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     buffers = {n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()}
-    counters = {n: b.detach().clone() for n, b in model.named_buffers() if not b.is_floating_point()}
+    constants = _constants(model, inputs)
     velocities = {f"momentum.{n}": torch.zeros_like(p) for n, p in parameters.items()} if momentum else {}
     state = {**parameters, **velocities, **buffers}
 
@@ -62,8 +66,8 @@ def train_step(
         def objective(weights: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]:
             # A module writes to its buffers: it gets copies, which become outputs.
             written = {n: now[n].clone() for n in buffers}
-            unused = {n: torch.zeros(c.shape, dtype=c.dtype) for n, c in counters.items()}
-            tensors = {**weights, **written, **unused, **drawn}
+            counted = {n: torch.zeros(c.shape, dtype=c.dtype) for n, c in constants.items() if COUNTER in n}
+            tensors = {**weights, **written, **constants, **counted, **drawn}
             value = loss(torch.func.functional_call(dropping, tensors, (x,)), y)
             # Without momentum the rate can scale one number instead of every gradient.
             return value if momentum else value * rate, (value, written)
@@ -103,3 +107,28 @@ def _refuse_tied(model: nn.Module) -> None:
             raise UnsupportedModule(
                 f"{name} ({type(module).__name__}) is {first}, used twice; give each use its own weights"
             )
+
+
+def _constants(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
+    """The buffers that hold no float32, as they stay."""
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, nn.modules.batchnorm._BatchNorm)
+            and module.training
+            and module.momentum is None
+        ):
+            raise UnsupportedModule(
+                f"{name} ({type(module).__name__}): its average over all batches has no lowering; give it "
+                "a momentum"
+            )
+    called = copy.deepcopy(model)
+    with torch.no_grad():
+        called(inputs)
+    after = dict(called.named_buffers())
+    constants = {n: b.detach() for n, b in model.named_buffers() if not b.is_floating_point()}
+    for name, before in constants.items():
+        if COUNTER not in name and not torch.equal(before, after[name]):
+            raise UnsupportedModule(
+                f"{name} changes at every call, and a program keeps no whole numbers; leave it out"
+            )
+    return constants

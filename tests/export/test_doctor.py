@@ -90,6 +90,38 @@ def test_modules_that_only_train_whole_are_told_apart():
     assert report.gradient_error is not None
 
 
+class Folded(nn.Module):
+    """Positions are rows of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(4, 5), nn.Linear(15, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = torch.relu(self.inner(x.reshape(-1, 4)))
+        return self.head(nn.functional.max_pool2d(rows.reshape(-1, 15, 1, 1), 1).flatten(1))
+
+
+def pooled(size: int, *pool: int) -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(2, 3, 1), nn.ReLU(inplace=True), nn.MaxPool2d(*pool), nn.Flatten()), nn.Linear(size, 3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (pooled(12, 1, 2), (2, 4, 4)),
+        (pooled(3, 3, 2, 1), (2, 2, 2)),
+        (Folded(), (12,)),
+    ],
+)
+def test_pools_and_rows_of_any_kind_are_looked_into(model, shape):
+    report = diagnose(model, torch.randn(4, *shape))
+    assert report.exact
+    assert all(module.trains for module in report.modules), "a ReLU may work in place"
+
+
 @pytest.mark.parametrize("model", [nn.Linear(5, 3), nn.Sequential(nn.Linear(12, 6), nn.Unflatten(1, (2, 3)))])
 def test_a_model_that_gives_no_scores_is_refused(model):
     with pytest.raises(ExportError, match=r"shape \("):

@@ -126,6 +126,7 @@ def _check(weight: Tensor, transposed: bool) -> None:
 def _windows(
     x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> tuple[Window, Window]:
+    stride, padding, dilation = ((v[0], v[-1]) for v in (stride, padding, dilation))  # one may stand for both
     size = [int(s) for s in weight.shape[2:]]
     reach = [dilation[i] * (size[i] - 1) for i in (0, 1)]
     outputs = [(int(x.shape[2 + i]) + 2 * padding[i] - reach[i] - 1) // stride[i] + 1 for i in (0, 1)]

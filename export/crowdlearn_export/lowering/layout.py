@@ -161,9 +161,9 @@ def split(x: Value, size: int | Sequence[int], dim: int = 0) -> Sequence[Value]:
     return [made(x).narrow(dim, start, s).contiguous() for start, s in zip(starts, sizes, strict=True)]
 
 
-def filled(x: Value, value: float, **_: Any) -> Tensor:
+def filled(x: Value, value: float, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor:
     tensor = made(x)
-    return tensor.new_full(tensor.shape, value)
+    return tensor.new_full(tensor.shape, value, dtype=dtype)
 
 
 def copy_(buffer: Value, value: Value, non_blocking: bool = False) -> Value:

@@ -35,7 +35,7 @@ def max_pool2d(
     """aten.max_pool2d_with_indices: the maximum over the taps; the indices are what the gradient rule does
     without.
     """
-    vertical, horizontal = _windows(x, kernel, stride, padding, dilation, ceil_mode)
+    vertical, horizontal = pool_windows(x, kernel, stride, padding, dilation, ceil_mode)
     best, _ = _maximum(to_rows(x), vertical, horizontal)
     out = from_rows(best, vertical.outputs, horizontal.outputs)
     return out, torch.empty_like(out, dtype=torch.int64)
@@ -52,7 +52,7 @@ def max_pool2d_backward(
     indices: Tensor,
 ) -> Tensor:
     """aten.max_pool2d_with_indices_backward: each gradient goes to the first tap that equals the maximum."""
-    vertical, horizontal = _windows(x, kernel, stride, padding, dilation, ceil_mode)
+    vertical, horizontal = pool_windows(x, kernel, stride, padding, dilation, ceil_mode)
     best, taps = _maximum(to_rows(x), vertical, horizontal)
     left = to_rows(grad)
     shares = []
@@ -77,7 +77,7 @@ def avg_pool2d(
     divisor_override: int | None = None,
 ) -> Tensor:
     """aten.avg_pool2d: the sum over each window's rows, scaled."""
-    vertical, horizontal = _windows(x, kernel, stride, padding, (1,), ceil_mode)
+    vertical, horizontal = pool_windows(x, kernel, stride, padding, (1,), ceil_mode)
     size = vertical.outputs * horizontal.outputs
     taps = gather(to_rows(x), reading_table(vertical, horizontal)).reshape(
         -1, size, _taps(vertical, horizontal), x.shape[1]
@@ -97,7 +97,7 @@ def avg_pool2d_backward(
     divisor_override: int | None,
 ) -> Tensor:
     """aten.avg_pool2d_backward: every position adds the scaled gradients of the windows it is in."""
-    vertical, horizontal = _windows(x, kernel, stride, padding, (1,), ceil_mode)
+    vertical, horizontal = pool_windows(x, kernel, stride, padding, (1,), ceil_mode)
     rows = _scaled(to_rows(grad), vertical, horizontal, count_include_pad, divisor_override)
     table, size = reading_table(vertical, horizontal), vertical.inputs * horizontal.inputs
     spread = scatter(rows, table, size, repeat=_taps(vertical, horizontal))
@@ -142,7 +142,7 @@ def _along_both(x: Tensor, vertical: npt.NDArray[np.float32], horizontal: npt.ND
     return x
 
 
-def _windows(
+def pool_windows(
     x: Tensor,
     kernel: Sequence[int],
     stride: Sequence[int],
@@ -150,6 +150,7 @@ def _windows(
     dilation: Sequence[int],
     ceil_mode: bool,
 ) -> tuple[Window, Window]:
+    """The windows of a pool over a map [B, C, H, W]."""
     size, step, border, spacing = (_pair(v) for v in (kernel, stride or kernel, padding, dilation))
     outputs = []
     for i in (0, 1):

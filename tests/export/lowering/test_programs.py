@@ -12,7 +12,7 @@ from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.executor import ExecuTorchExecutor
 from crowdlearn_export.compile import Method, compile_program
 from crowdlearn_export.dropout import masks
-from crowdlearn_export.errors import LoweringError
+from crowdlearn_export.errors import LoweringError, UnsupportedModule
 from crowdlearn_export.lowering.operators import ALLOWED, MISSING_ON_ANDROID, check_operators
 from crowdlearn_export.train_step import train_step
 from executorch.extension.pybindings import _portable_lib
@@ -151,6 +151,71 @@ def test_gradients_of_a_transformer_block_at_every_batch_on_repeated_calls():
             np.testing.assert_allclose(found, loss.item(), rtol=1e-5)
             for old, value, gradient in zip(step.state.values(), new, gradients, strict=True):
                 assert np.abs(old.numpy().astype(np.float64) - value - gradient.numpy()).max() <= 1e-5 * scale
+
+
+class Ordered(nn.Module):
+    """Attention that knows positions by a table of whole numbers, or looks no further than a mask lets it."""
+
+    def __init__(self, *, masked: bool) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.positions, self.head = nn.Embedding(3, 4), nn.Linear(12, 3)
+        self.register_buffer("ids", torch.tensor([0, 2, 1]))
+        self.register_buffer("later", torch.ones(3, 3, dtype=torch.bool).triu(1) if masked else None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.view(x.shape[0], 3, 4) + self.positions(self.ids)
+        return self.head(self.attention(x, x, x, attn_mask=self.later, need_weights=False)[0].flatten(1))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_buffers_of_whole_numbers_are_constants_of_the_step(masked):
+    torch.manual_seed(0)
+    model = Ordered(masked=masked)
+    x, y = torch.randn(5, 12), torch.tensor([0, 1, 2, 0, 1])
+    step = train_step(model, F.cross_entropy, x, y)
+    executor = ExecuTorchExecutor(compile_program([step.method], max_batch=5).pte)
+    exact = copy.deepcopy(model).double()
+    for rows in (5, 2):
+        loss = F.cross_entropy(exact(x[:rows].double()), y[:rows])
+        gradients = torch.autograd.grad(loss, list(exact.parameters()))
+        scale = max(float(g.abs().max()) for g in gradients)
+        new = [t.numpy().copy() for t in step.state.values()]
+        (found,) = executor.run(
+            "train_step", [*new, x[:rows].numpy(), y[:rows].numpy(), np.array(1, np.float32)]
+        )
+        np.testing.assert_allclose(found, loss.item(), rtol=1e-5)
+        for old, value, gradient in zip(step.state.values(), new, gradients, strict=True):
+            assert np.abs(old.numpy().astype(np.float64) - value - gradient.numpy()).max() <= 1e-5 * scale
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+        self.register_buffer("calls", torch.tensor(0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.head(x) / self.calls
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (Counting(), "calls changes at every call"),
+        (nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3, momentum=None)), "give it a momentum"),
+    ],
+)
+def test_whole_numbers_that_a_step_would_change_are_refused(model, said):
+    with pytest.raises(UnsupportedModule, match=said):
+        train_step(model, F.cross_entropy, torch.randn(2, 4), torch.tensor([0, 1]))
+
+
+def test_a_convolution_without_padding_may_say_so_in_words():
+    torch.manual_seed(0)
+    x, w = torch.randn(4, 2, 5, 6), torch.randn(3, 2, 2, 3)
+    assert_compiles(lambda x, w: F.conv2d(x, w, padding="valid", stride=(2, 1)).flatten(1), [x, w])
 
 
 @pytest.mark.parametrize("build", [lambda: nn.AlphaDropout(0.5), lambda: nn.Dropout(1.0)])
