@@ -22,6 +22,7 @@ from .lowering import lower
 from .lowering.backend import choose_backend
 from .parity import FLOAT32, PARITY, relative_error
 from .trace import neuron_graph, trace
+from .trace_parity import copied
 from .train_step import train_step
 
 
@@ -83,7 +84,7 @@ def diagnose(model: nn.Module, inputs: Tensor) -> Diagnosis:
     """Try everything that training `model` on such batches needs, and tell how it went.
 
     The labels are of as many classes as the model gives scores. Raises ExportError where it does not give
-    one tensor of scores for such a batch.
+    one tensor of scores for such a batch, or has other weights than float32 ones.
     """
     calls, classes = _calls(model, inputs)
     targets = torch.arange(len(inputs)) % classes
@@ -142,7 +143,7 @@ def _why_not(attempt: Callable[[], object]) -> str:
 def _calls(model: nn.Module, inputs: Tensor) -> tuple[dict[str, _Call], int]:
     """The innermost modules that a forward pass calls, and how many classes it gives scores of."""
     found: dict[str, _Call] = {}
-    watched = copy.deepcopy(model)
+    watched = copied(model)
     for name, module in watched.named_modules():
 
         def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:

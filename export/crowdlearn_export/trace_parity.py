@@ -36,7 +36,8 @@ def copied(model: nn.Module) -> nn.Module:
         numbers = tensor.is_floating_point() or tensor.is_complex()
         if tensor.device.type != "cpu" or (numbers and tensor.dtype is not torch.float32):
             raise UnsupportedModule(
-                f"{name} is {tensor.dtype} on {tensor.device}; slices train float32: give model.float().cpu()"
+                f"{name} is {tensor.dtype} on {tensor.device}, and programs train float32; give "
+                "model.float().cpu()"
             )
     try:
         return copy.deepcopy(model)

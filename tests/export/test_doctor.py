@@ -7,6 +7,7 @@ from crowdlearn_device.executor import ExecuTorchExecutor
 from crowdlearn_export.doctor import diagnose
 from crowdlearn_export.errors import ExportError
 from torch import nn
+from torch.nn.utils import prune
 
 
 class Recurrent(nn.Module):
@@ -151,3 +152,16 @@ def test_gradients_that_are_not_numbers_fail(monkeypatch):
     report = diagnose(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(4, 6))
     assert report.gradient_error == np.inf
     assert not report.exact
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (nn.Sequential(nn.Linear(4, 5), nn.LazyLinear(3)), "call the model on a batch first"),
+        (nn.Linear(4, 3).double(), "model.float"),
+        (prune.l1_unstructured(nn.Linear(4, 3), "weight", amount=0.5), "pruning"),
+    ],
+)
+def test_weights_that_no_program_holds_are_refused(model, said):
+    with pytest.raises(ExportError, match=said):
+        diagnose(model, torch.randn(4, 4))
