@@ -168,8 +168,8 @@ class Manifest:
             manifest = cls(
                 program=_string(data["program"]),
                 max_batch=_integer(data["max_batch"], 1, 1 << 20),
-                momentum=float(data["momentum"]),
-                weight_decay=float(data["weight_decay"]),
+                momentum=_number(data["momentum"], 1.0),
+                weight_decay=_number(data["weight_decay"], float("inf")),
                 layers=tuple(_layer(x) for x in _list(data["layers"])),
                 edges=tuple(_edge(x) for x in _list(data["edges"])),
                 arrays=tuple(_array(x) for x in _list(data["arrays"])),
@@ -257,6 +257,18 @@ def _integer(value: Any, low: int, high: int) -> int:
     return value
 
 
+def _number(value: Any, below: float) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < below:
+        raise ValueError(f"{str(value)[:40]!r} is not a number from 0 to below {below}")
+    return float(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{str(value)[:40]!r} is neither true nor false")
+    return value
+
+
 def _shape(value: Any) -> tuple[int, ...]:
     return tuple(_integer(x, 0, 1 << 31) for x in _list(value))
 
@@ -266,16 +278,16 @@ def _dims(value: Any) -> tuple[Dim, ...]:
 
 
 def _layer(x: Any) -> LayerSpec:
-    dropout = float(x.get("dropout", 0.0))
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout {dropout} is not in [0, 1)")
     return LayerSpec(
-        _integer(x["neurons"], 1, 1 << 24), _integer(x["owned"], 0, 1 << 24), _shape(x["sum_shape"]), dropout
+        _integer(x["neurons"], 1, 1 << 24),
+        _integer(x["owned"], 0, 1 << 24),
+        _shape(x["sum_shape"]),
+        _number(x.get("dropout", 0.0), 1.0),
     )
 
 
 def _edge(x: Any) -> EdgeSpec:
-    return EdgeSpec(_integer(x["source"], 0, 1 << 16), _integer(x["target"], 0, 1 << 16), bool(x["matched"]))
+    return EdgeSpec(_integer(x["source"], 0, 1 << 16), _integer(x["target"], 0, 1 << 16), _flag(x["matched"]))
 
 
 def _array(x: Any) -> ArraySpec:
@@ -283,7 +295,7 @@ def _array(x: Any) -> ArraySpec:
         name=_string(x["name"]),
         layer=_integer(x["layer"], 0, 1 << 16),
         shape=_shape(x["shape"]),
-        trained=bool(x["trained"]),
+        trained=_flag(x["trained"]),
         offset=_integer(x["offset"], 0, 1 << 31),
     )
 

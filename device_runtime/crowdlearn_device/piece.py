@@ -19,6 +19,7 @@ from .arrivals import Arrivals, Message
 from .errors import ProgramError, WireError
 from .executor import Executor
 from .manifest import LOSS, TRAIN_STEP, Manifest, MethodSpec, Port
+from .ports import check_ports
 from .routes import Layout, Routes
 from .schedule import Pass, dropout_mask
 from .state import PieceState
@@ -107,6 +108,7 @@ class Piece:
             raise ProgramError(
                 f"program {self._manifest.program[:12]} has no {', '.join(absent)}; export it again"
             )
+        check_ports(self._manifest, self._owned, self._turning)
 
     @property
     def ready(self) -> bool:
@@ -207,6 +209,11 @@ class Piece:
             else:
                 inputs.append(given[port.role, port.edge if port.role == "error" else port.layer])
         outputs = self._executor.run(method.name, inputs, borrowed=True)
+        if len(outputs) != len(method.outputs):
+            raise ProgramError(
+                f"method {method.name} gave {len(outputs)} arrays, its manifest says {len(method.outputs)}; "
+                "export it again"
+            )
         return list(zip(method.outputs, outputs, strict=True))
 
     def _mask(self, step: int, micro: int, layer: int, rows: int) -> Floats:

@@ -68,6 +68,12 @@ def test_deep_nesting_is_refused():
         (lambda d: d["methods"][0]["inputs"][1].update(dtype="float64"), "of type"),
         (lambda d: d["methods"][0].update(name="train_step"), "whole network"),
         (lambda d: d.update(format=FORMAT + 1), "reads up to"),
+        (lambda d: d.update(momentum=float("nan")), "not a number from 0"),
+        (lambda d: d.update(momentum=1.0), "not a number from 0"),
+        (lambda d: d.update(weight_decay="0.1"), "not a number from 0"),
+        (lambda d: d["layers"][0].update(dropout=True), "not a number from 0"),
+        (lambda d: d["edges"][0].update(matched="false"), "neither true nor false"),
+        (lambda d: d["arrays"][0].update(trained=1), "neither true nor false"),
     ],
 )
 def test_an_inconsistent_manifest_is_refused_by_name(edit, said):
