@@ -14,6 +14,8 @@ from crowdlearn_export.trace import neuron_graph
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from benchmarks.models import mobilenet
+
 
 class Three(nn.Module):
     """Three dense layers, and what `run` makes of them."""
@@ -156,3 +158,8 @@ def test_dropout_of_the_mean_of_every_map_is_one_of_neurons() -> None:
     assert program.manifest.layers[1].dropout == 0.5
     (mask,) = [port for port in program.manifest.method("forward_1").inputs if port.role == "mask"]
     assert mask.shape == ("B", 3, 1, 1)
+
+
+def test_a_norm_whose_mean_is_nothing_but_rounding_is_no_difference() -> None:
+    """A convolution of what was normed, without a ReLU between, has a mean of zero."""
+    neuron_graph(mobilenet(), torch.zeros(2, 3, 32, 32))
