@@ -18,7 +18,8 @@ from crowdlearn_device.errors import DataError, DeviceError
 from crowdlearn_device.executor import Executor, Programs, ProgramStore
 from crowdlearn_device.generation import Generation
 from crowdlearn_device.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
-from crowdlearn_device.state import PieceState, StateStore
+from crowdlearn_device.state import PieceState
+from crowdlearn_device.stored import StateStore
 from crowdlearn_device.wire import Array, encode_tensor
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 

@@ -1,8 +1,8 @@
 """Peak memory: what the planner foretells beside what processes of devices grow by.
 
 A group trains over sockets, every device in a process of its own, for a few mini-batches with a snapshot
-after each. Growth is the peak of the resident set less what was there once everything was imported; the
-device's own samples are taken off.
+after each, and then hands its pieces on. Growth is the peak of the resident set less what was there once
+everything was imported; the device's own samples are taken off.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ BATCH = 64
 
 
 def compare(name: str, wire: str, folder: Path, cache: Path, micro_batch: int = 16) -> list[dict[str, Any]]:
-    """A row per piece: bytes in millions, and by how many percent the prediction is off."""
+    """A row per piece: bytes in millions, by how many percent the prediction is off, and what a device had at
+    most when pieces changed hands.
+    """
     case = {**CASES, **LARGE}[name]
     graph = neuron_graph(case.build(), torch.zeros(2, *case.shape), name)
     counts = case.counts(graph)
@@ -33,7 +35,9 @@ def compare(name: str, wire: str, folder: Path, cache: Path, micro_batch: int = 
     priced = costs(graph, training, footprint=known)
     # A device more than pieces where there is one: a spare, to which snapshots go.
     devices = dominator_order(range(max(len(counts), 2)), seed=0, epoch=0)
-    grown = measure(graph, plan_from_counts(graph, counts), training, folder, devices, cache / "programs")
+    grown, shuffled = measure(
+        graph, plan_from_counts(graph, counts), training, folder, devices, cache / "programs"
+    )
     rows = []
     for piece, count in enumerate(counts):
         foretold = peak_memory(priced.memory, [count[members[0]] for members in priced.layers])
@@ -48,6 +52,7 @@ def compare(name: str, wire: str, folder: Path, cache: Path, micro_batch: int = 
                 "predicted_mb": foretold / 1e6,
                 "measured_mb": measured / 1e6,
                 "off_percent": 100 * (foretold / measured - 1),
+                "shuffle_mb": (max(shuffled) - SAMPLES * priced.sample_bytes) / 1e6,
             }
         )
     return rows

@@ -25,7 +25,7 @@ from crowdlearn_host.server.settings import Settings
 from crowdlearn_host.server.shared_model import SharedModel
 from websockets.asyncio.client import connect
 
-from .resident import peak
+from .resident import forget_peak, peak
 
 SAMPLES, LIMIT_SECONDS = 128, 240.0
 WIRE = {1: pb.INT8, 2: pb.FLOAT16, 4: pb.FLOAT32}
@@ -38,8 +38,10 @@ def measure(
     folder: Path,
     devices: Sequence[int],
     cache: Path | None = None,
-) -> list[int]:
-    """Bytes by which the process of each piece's device grew at its peak, in the first device's pass."""
+) -> tuple[list[int], list[int]]:
+    """Bytes by which the process of each device grew at its peak: in the first one's pass, when the devices
+    held the plan's pieces in their order; and while pieces changed hands for the next pass.
+    """
     optimizer = Optimizer(0.9 if training.momentum else 0.0)
     shapes = [tuple(stop - start for start, stop in piece.neurons) for piece in plan.pieces]
     programs = {
@@ -56,17 +58,22 @@ async def _measure(
     folder: Path,
     devices: Sequence[int],
     programs: Sequence[SliceProgram],
-) -> list[int]:
+) -> tuple[list[int], list[int]]:
     count = len(devices)
     processes = [_start(folder / str(k), graph, programs, k) for k in range(count)]
     before: list[int] = []
-    grown: list[int] = []
-    enough = asyncio.Event()
+    training_peaks: list[int] = []
+    passed = asyncio.Event()
+
+    def peaks() -> list[int]:
+        return [peak(processes[device].pid) - before[device] for device in devices]
 
     def on_event(event: str, fields: dict[str, Any]) -> None:
         if event == "assigned" and fields["generation"] == 2:
-            grown[:] = [peak(processes[device].pid) - before[device] for device in devices]
-            enough.set()
+            training_peaks[:] = peaks()
+            for process in processes:
+                forget_peak(process.pid)
+            passed.set()
 
     rng = np.random.default_rng(0)
     arrays = {}
@@ -109,7 +116,10 @@ async def _measure(
             connection = await connect(url, max_size=MAX_FRAME, compression=None, ping_timeout=None)
             attached.append(asyncio.create_task(server.attach(connection, dialled=True, number=k)))
         async with asyncio.timeout(LIMIT_SECONDS):
-            await enough.wait()
+            await passed.wait()
+            while server.groups[0].phase == "forming":
+                await asyncio.sleep(0.002)
+        shuffle_peaks = peaks()
         await server.stop("measured")
         await asyncio.gather(*attached)
     finally:
@@ -117,7 +127,7 @@ async def _measure(
             process.kill()
             process.wait()
         server.folder.close()
-    return grown
+    return training_peaks, shuffle_peaks
 
 
 def _start(

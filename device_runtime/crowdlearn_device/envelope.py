@@ -11,7 +11,6 @@ overtakes the rest. Identities are trusted at first sight
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,18 +58,21 @@ class Identity:
         return cls(X25519PrivateKey.from_private_bytes(data))
 
 
-def _agree(private: X25519PrivateKey, public: bytes) -> bytes:
+def agree(private: X25519PrivateKey, public: bytes) -> bytes:
+    """The secret of two X25519 keys. Raises EnvelopeError where `public` is none."""
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
         raise EnvelopeError(f"a peer's public key is not an X25519 key: {error}") from error
 
 
-def _derive(secret: bytes, info: bytes) -> ChaCha20Poly1305:
+def derive(secret: bytes, info: bytes) -> ChaCha20Poly1305:
+    """The cipher that a secret gives for one purpose."""
     return ChaCha20Poly1305(HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(secret))
 
 
-def _nonce(sequence: int, lane: int = 0) -> bytes:
+def nonce_of(sequence: int, lane: int = 0) -> bytes:
+    """The nonce of a numbered message: 12 bytes."""
     return struct.pack("<IQ", lane, sequence)
 
 
@@ -104,14 +106,14 @@ class Channel:
         peer_ephemeral: bytes,
     ) -> None:
         self._run, self._generation, self._me, self._peer = run, generation, me, peer
-        crossed = [_agree(identity.private, peer_ephemeral), _agree(ephemeral, peer_identity)]
+        crossed = [agree(identity.private, peer_ephemeral), agree(ephemeral, peer_identity)]
         if me > peer:
             crossed.reverse()
         secret = b"".join(
-            [_agree(identity.private, peer_identity), *crossed, _agree(ephemeral, peer_ephemeral)]
+            [agree(identity.private, peer_identity), *crossed, agree(ephemeral, peer_ephemeral)]
         )
-        self._out = _derive(secret, self._direction(me, peer))
-        self._in = _derive(secret, self._direction(peer, me))
+        self._out = derive(secret, self._direction(me, peer))
+        self._in = derive(secret, self._direction(peer, me))
         self._sent = [0, 0]
         self._received = [0, 0]
 
@@ -133,7 +135,7 @@ class Channel:
             purpose=purpose,
             express=express,
         )
-        nonce = _nonce(number, express)
+        nonce = nonce_of(number, express)
         envelope.sealed = self._out.encrypt(nonce, content, _associated(self._run, envelope))
         self._sent[express] += 1
         return envelope
@@ -161,7 +163,7 @@ class Channel:
                 f"{kind} envelope from device {self._peer}: number {envelope.sequence} where {due} was due"
             )
         try:
-            nonce = _nonce(due, envelope.express)
+            nonce = nonce_of(due, envelope.express)
             content = self._in.decrypt(nonce, envelope.sealed, _associated(self._run, envelope))
         except InvalidTag as error:
             raise EnvelopeError(
@@ -169,61 +171,3 @@ class Channel:
             ) from error
         self._received[envelope.express] += 1
         return content
-
-
-def _wrap_key(
-    run: str, identity: Identity, private: X25519PrivateKey, sender: int, heir: int, public: bytes
-) -> ChaCha20Poly1305:
-    info = b"crowdlearn snapshot" + struct.pack("<II", sender, heir) + run.encode()
-    return _derive(_agree(identity.private, public) + _agree(private, public), info)
-
-
-def _snapshot_associated(run: str, snapshot: pb.Snapshot) -> bytes:
-    return (
-        struct.pack("<IQII", snapshot.generation, snapshot.boundary, snapshot.piece, snapshot.sender)
-        + snapshot.ephemeral
-        + run.encode()
-    )
-
-
-def seal_snapshot(
-    run: str,
-    identity: Identity,
-    heirs: dict[int, bytes],
-    snapshot: pb.Snapshot,
-    blocks: Iterable[bytes | memoryview],
-) -> None:
-    """Put `blocks` into `snapshot`, sealed so that each heir (number -> identity) can read them and nobody
-    else.
-    """
-    ephemeral = X25519PrivateKey.generate()
-    snapshot.ephemeral = ephemeral.public_key().public_bytes_raw()
-    associated = _snapshot_associated(run, snapshot)
-    key = ChaCha20Poly1305.generate_key()
-    for heir, public in sorted(heirs.items()):
-        wrap = _wrap_key(run, identity, ephemeral, snapshot.sender, heir, public)
-        snapshot.keys.add(device=heir, sealed=wrap.encrypt(_nonce(0), key, associated))
-    # No more than two copies at a time: of a phone's memory this is the peak.
-    sealed = ChaCha20Poly1305(key).encrypt(_nonce(0), b"".join(blocks), associated)
-    snapshot.sealed = sealed
-
-
-def open_snapshot(
-    run: str, me: int, identity: Identity, sender_identity: bytes, snapshot: pb.Snapshot
-) -> bytes:
-    """The content of a snapshot that names this device as heir. Raises EnvelopeError where it does not, or is
-    altered.
-    """
-    sealed = next((key.sealed for key in snapshot.keys if key.device == me), None)
-    if sealed is None:
-        raise EnvelopeError(f"snapshot of piece {snapshot.piece} is not sealed to device {me}")
-    secret = _agree(identity.private, sender_identity) + _agree(identity.private, snapshot.ephemeral)
-    wrap = _derive(secret, b"crowdlearn snapshot" + struct.pack("<II", snapshot.sender, me) + run.encode())
-    associated = _snapshot_associated(run, snapshot)
-    try:
-        key = wrap.decrypt(_nonce(0), sealed, associated)
-        return ChaCha20Poly1305(key).decrypt(_nonce(0), snapshot.sealed, associated)
-    except (InvalidTag, ValueError) as error:
-        raise EnvelopeError(
-            f"snapshot of piece {snapshot.piece} by device {snapshot.sender} is altered"
-        ) from error

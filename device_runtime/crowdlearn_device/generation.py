@@ -13,13 +13,15 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from . import wire_pb2 as pb
 from .dataset import Dataset
-from .envelope import Channel, Identity, open_snapshot, seal_snapshot
+from .envelope import Channel, Identity
 from .errors import StateError, WireError
 from .executor import Executor, Programs
 from .givers import check_giver
 from .manifest import Manifest
 from .sharing import apply_patch, shared_updates, weights_of
-from .state import Neurons, PartialState, PieceState, StateStore
+from .snapshot import SnapshotOpener, seal_snapshot
+from .state import Neurons, PartialState, PieceState
+from .stored import StateStore, StoredState
 from .update import ValueType
 from .wire import decode_message
 from .work import Work
@@ -73,6 +75,8 @@ class Generation:
         self._partial: PartialState | None = None
         self._giving: list[Iterator[None]] = []
         """What is sent part by part, each when the one before it has left: a phone has little room."""
+        self._inherited: dict[int, SnapshotOpener] = {}
+        """Snapshots on their way to this heir, by piece."""
         self._patches: list[bytes] = []
         self._patched = not assign.patched
         self._work: Work | None = None
@@ -100,6 +104,10 @@ class Generation:
 
     def _send(self, **body: object) -> None:
         self._owner.outbox.append(pb.Frame(**body))  # type: ignore[arg-type]
+
+    def end(self) -> None:
+        """Give back the memory at once: what works for it refers to it in turn."""
+        self._giving, self._partial, self._work = [], None, None
 
     def receive(self, kind: str, frame: pb.Frame) -> None:
         body = getattr(frame, kind)
@@ -148,14 +156,14 @@ class Generation:
                 self._provide(provide, state)
         self._check_complete()
 
-    def _provide(self, provide: pb.Provide, state: PieceState) -> None:
+    def _provide(self, provide: pb.Provide, state: StoredState) -> None:
         if list(state.neurons) != [_neurons(r) for r in provide.neurons]:
             raise StateError("the state kept here is of other neurons than the server asks for")
         if self._assign.keep:
             state = state.values_only()
         self._giving.append(self._give(provide.piece, state))
 
-    def _give(self, piece: int, state: PieceState) -> Iterator[None]:
+    def _give(self, piece: int, state: StoredState) -> Iterator[None]:
         for transfer in self._assign.transfers:
             if transfer.piece != piece:
                 continue
@@ -166,6 +174,7 @@ class Generation:
                     content = part.SerializeToString()
                     self._send(envelope=self._channel(transfer.device).seal(self._moving, content))
                 yield
+        self._owner.states.inherited(piece).unlink(missing_ok=True)
 
     @property
     def _renewed(self) -> bool:
@@ -195,9 +204,16 @@ class Generation:
             raise WireError(
                 f"snapshot of piece {snapshot.piece} by device {snapshot.sender} was not due here"
             )
-        content = open_snapshot(self._run, self._me, self._owner.identity, sender, snapshot)
-        self._provide(provide, PieceState.from_bytes(content))
-        self._check_complete()
+        opener = self._inherited.get(snapshot.piece)
+        if opener is None:
+            opener = SnapshotOpener(self._run, self._me, self._owner.identity, sender, snapshot)
+            self._inherited[snapshot.piece] = opener
+        content, path = opener.open(snapshot), self._owner.states.inherited(snapshot.piece)
+        with path.open("ab" if snapshot.part else "wb") as file:
+            file.write(content)
+        if snapshot.part == snapshot.parts - 1:
+            self._provide(provide, StoredState.open(path))
+            self._check_complete()
 
     def _take(self, sender: int | None, part: pb.StatePart) -> None:
         if self._partial is None:
@@ -273,14 +289,19 @@ class Generation:
         """A drained boundary: the piece to disk, a sealed snapshot to its heirs."""
         self._owner.states.save(self.number, boundary, state)
         heirs = {h: self._owner.identities[h] for h in self._heirs if h != self._me}
-        if heirs:
-            frame = pb.Frame()
-            snapshot = frame.snapshot
-            snapshot.generation, snapshot.boundary = self.number, boundary
-            snapshot.piece, snapshot.sender = self._assign.piece, self._me
-            seal_snapshot(self._run, self._owner.identity, heirs, snapshot, state.blocks())
-            self._owner.outbox.append(frame)
-        self._send(held=pb.Held(generation=self.number, boundary=boundary, busy_seconds=busy))
+        held = pb.Held(generation=self.number, boundary=boundary, busy_seconds=busy)
+        place = pb.Snapshot(
+            generation=self.number, boundary=boundary, piece=self._assign.piece, sender=self._me
+        )
+        sealed = seal_snapshot(self._run, self._owner.identity, heirs, place, state.size, state.blocks())
+        self._giving.append(self._tell_held(sealed if heirs else (), held))
+
+    def _tell_held(self, snapshot: Iterable[pb.Snapshot], held: pb.Held) -> Iterator[None]:
+        """Until all of it has left nothing is computed, so that the state stays what it was."""
+        for part in snapshot:
+            self._send(snapshot=part)
+            yield
+        self._send(held=held)
 
     def _share(self, share: pb.Share) -> None:
         """Upload the top theta of this piece's weights: weights, never gradients or samples."""

@@ -25,9 +25,10 @@ def keep_model(folder: Path, programs: Mapping[str, bytes], weights: PieceState)
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name, content in {**programs, WEIGHTS: weights.to_bytes()}.items():
+    blocks = {**{name: (content,) for name, content in programs.items()}, WEIGHTS: weights.blocks()}
+    for name, content in blocks.items():
         with (partial / name).open("wb") as file:
-            file.write(content)
+            file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
     shutil.rmtree(folder, ignore_errors=True)

@@ -21,7 +21,8 @@ from .generation import Generation
 from .kept import keep_model
 from .manifest import Manifest
 from .pins import RUN_ID_BYTES, Pins, enter
-from .state import PieceState, StateStore
+from .state import PieceState
+from .stored import StateStore
 from .wire import VERSION
 
 log = logging.getLogger("crowdlearn")
@@ -95,7 +96,7 @@ class Member:
 
     def _fault(self, error: DeviceError) -> None:
         number = self._generation.number if self._generation else 0
-        self._generation = None
+        self._end_generation()
         kind = next(kind for kind_of, kind in FAULTS if isinstance(error, kind_of))
         fatal = kind in (pb.FAULT_PROGRAM, pb.FAULT_DATA)
         self._send(
@@ -108,7 +109,7 @@ class Member:
             self._welcome(frame.welcome)
         elif kind == "finish":
             self.finished = frame.finish.reason
-            self._generation = None
+            self._end_generation()
         elif kind == "ping":
             waiting = self._generation is None or not self._generation.has_work
             self._send(pb.Frame(pong=pb.Pong(nonce=frame.ping.nonce, waiting=waiting)))
@@ -162,11 +163,19 @@ class Member:
     def _assign(self, assign: pb.Assign) -> None:
         if self._generation is not None and assign.generation <= self._generation.number:
             raise WireError(f"generation {assign.generation} after {self._generation.number}")
-        self._generation = None
+        self._end_generation()
         self.trust(assign.peers)
         if self.identities.get(self.device) != self.identity.public:
             raise WireError("the server gives this device another's identity")
         self._generation = Generation(self, assign)
+
+    def _end_generation(self) -> None:
+        """Forget it, and have its weights out of memory before others come."""
+        if self._generation is not None:
+            self._generation.end()
+        if self._executor is not None:
+            self._executor[1].hold(())
+        self._generation = None
 
     def trust(self, peers: Iterable[pb.Peer]) -> list[int]:
         """The numbers of these devices. A device's key is trusted at first sight and then for the whole

@@ -73,7 +73,10 @@ class Piece:
         of: Pass,
         learning_rate: float,
         seed: int,
+        *,
+        at_once: bool = True,
     ) -> None:
+        """`at_once`: mini-batches are one micro-batch each, not only what is left of a pass."""
         self.index = index
         self.boundary = boundary
         self.results: list[Result] = []
@@ -85,6 +88,7 @@ class Piece:
         if not of.staleness:  # else versions come and go
             executor.hold(self._weights.arrays())
         self._seed = seed
+        self._at_once = at_once
         self._steps: dict[int, _Step] = {}
         self._ready: list[_Stage] = []
         self._next_micro: dict[tuple[int, int], tuple[int, int]] = {}
@@ -292,10 +296,12 @@ class Piece:
 
     def _steps_at_once(self, step: _Step) -> bool:
         """Whether one call may go from samples to new weights: nothing else may need the gradients, as other
-        micro-batches do, or sharing that ranks weights by them, nor the weights as they were.
+        micro-batches do, or sharing that ranks weights by them, nor the weights as they were. And no other
+        step may go another way: the memory of both would be taken.
         """
         alone = len(self._pass.under_way(step.number)) == 1 and not self._weights.two_versions
-        return TRAIN_STEP in self._methods and step.micros == 1 and alone and not self._weights.ranked
+        one = self._at_once and step.micros == 1 and alone
+        return TRAIN_STEP in self._methods and one and not self._weights.ranked
 
     def _backward(self, step: _Step, micro: int, layer: int) -> list[Message]:
         entered = step.sums.pop((micro, layer), None)

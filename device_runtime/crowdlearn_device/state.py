@@ -1,19 +1,20 @@
-"""The state of a piece at a boundary, in memory, on disk and in transit."""
+"""The state of a piece at a boundary, in memory, as bytes and in transit; stored.py has it on disk."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from math import prod
+from typing import Protocol
 
 import numpy as np
 
 from . import wire_pb2 as pb
 from .errors import StateError, WireError
-from .files import replacing
 from .manifest import Manifest
 from .wire import Floats, decode_tensor, encode_tensor
 
@@ -22,12 +23,67 @@ KINDS = ("value", "momentum", "gradient")
 sharing.
 """
 PART_BYTES = 256 << 10
-"""A device may find a dozen of them waiting before it looks."""
-_MAGIC = b"CLSTATE1"
-_DIGEST = 32
+"""Of a state in one message. A device may find a dozen of them waiting before it looks."""
+DIGEST_BYTES = 32
 MAX_HEADER = 1 << 20
+DAMAGED = (ValueError, LookupError, TypeError, ArithmeticError, struct.error, RecursionError)
+"""What reading a damaged state raises."""
+_MAGIC = b"CLSTATE1"
+_HEAD = struct.Struct("<8sI")
 
 Neurons = tuple[int, int]
+
+
+class Rows(Protocol):
+    """A float32 array with a row for each neuron, in memory or on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> Floats: ...
+
+
+@dataclass(frozen=True)
+class Header:
+    """How the bytes of a state begin: neurons by layer, and layer, name and shape of every array. The arrays
+    follow, and a hash of it all.
+    """
+
+    neurons: tuple[Neurons, ...]
+    arrays: tuple[tuple[int, str, tuple[int, ...]], ...]
+
+    def to_bytes(self) -> bytes:
+        text = json.dumps({"neurons": self.neurons, "arrays": self.arrays}).encode()
+        return _HEAD.pack(_MAGIC, len(text)) + text
+
+    @classmethod
+    def read(cls, read: Callable[[int], bytes]) -> tuple[Header, int]:
+        """The header that `read` gives the next bytes of, and how many these are. Raises one of DAMAGED."""
+        magic, length = _HEAD.unpack(read(_HEAD.size))
+        if magic != _MAGIC:
+            raise ValueError("no state file")
+        if length > MAX_HEADER:
+            raise ValueError("header too long")
+        header = json.loads(read(length))
+        neurons = tuple((int(a), int(b)) for a, b in header["neurons"])
+        arrays = tuple((int(layer), str(name), tuple(map(int, sh))) for layer, name, sh in header["arrays"])
+        for layer, name, shape in arrays:
+            start, stop = neurons[layer]
+            if shape[0] != stop - start or min(shape) < 0:
+                raise ValueError(f"{name} is of {shape[0]} neurons, not of {stop - start}")
+        return cls(neurons, arrays), _HEAD.size + length
+
+    def placed(self, offset: int, size: int) -> Iterator[tuple[int, str, tuple[int, ...], int]]:
+        """Layer, name, shape and place of every array; the first is at `offset`. Raises ValueError where they
+        do not end at `size`.
+        """
+        for layer, name, shape in self.arrays:
+            yield layer, name, shape, offset
+            offset += 4 * prod(shape)
+            if offset > size:
+                raise ValueError("arrays longer than the file")
+        if offset != size:
+            raise ValueError("file longer than its arrays")
 
 
 @dataclass(frozen=True)
@@ -37,18 +93,20 @@ class PieceState:
     neurons: tuple[Neurons, ...]
     layers: Mapping[int, Mapping[str, Floats]]
 
+    @property
+    def _header(self) -> bytes:
+        arrays = ((k, name, x.shape) for k, arrays in self.layers.items() for name, x in arrays.items())
+        return Header(self.neurons, tuple(arrays)).to_bytes()
+
+    @property
+    def size(self) -> int:
+        """Bytes that `blocks` gives."""
+        floats = sum(array.size for arrays in self.layers.values() for array in arrays.values())
+        return len(self._header) + 4 * floats + DIGEST_BYTES
+
     def blocks(self) -> Iterator[bytes | memoryview]:
         """The state's bytes, without a copy of its arrays."""
-        header = {
-            "neurons": self.neurons,
-            "arrays": [
-                [layer, name, array.shape]
-                for layer, arrays in self.layers.items()
-                for name, array in arrays.items()
-            ],
-        }
-        text = json.dumps(header).encode()
-        head = _MAGIC + struct.pack("<I", len(text)) + text
+        head = self._header
         digest = hashlib.sha256(head)
         yield head
         for arrays in self.layers.values():
@@ -66,62 +124,45 @@ class PieceState:
         """The state that `data` holds, read-only and in the same memory. Raises StateError where it is not
         exactly one.
         """
+        content, file = memoryview(data)[:-DIGEST_BYTES], io.BytesIO(data)
         try:
-            if data[:8] != _MAGIC:
-                raise ValueError("no state file")
-            content, digest = memoryview(data)[:-_DIGEST], data[-_DIGEST:]
-            if hashlib.sha256(content).digest() != digest:
+            header, offset = Header.read(file.read)
+            if hashlib.sha256(content).digest() != data[-DIGEST_BYTES:]:
                 raise ValueError("its hash is wrong")
-            (length,) = struct.unpack_from("<I", content, 8)
-            if length > MAX_HEADER:
-                raise ValueError("header too long")
-            header = json.loads(bytes(content[12 : 12 + length]))
-            neurons = tuple((int(a), int(b)) for a, b in header["neurons"])
-            offset = 12 + length
             layers: dict[int, dict[str, Floats]] = {}
-            for layer, name, shape in header["arrays"]:
-                count = int(np.prod(shape, dtype=np.int64))
-                start, stop = neurons[layer]
-                if shape[0] != stop - start:
-                    raise ValueError(f"{name} is of {shape[0]} neurons, not of {stop - start}")
-                if count < 0 or offset + 4 * count > len(content):
-                    raise ValueError("arrays longer than the file")
-                array = np.frombuffer(content, "<f4", count, offset).reshape(shape)
-                layers.setdefault(int(layer), {})[str(name)] = array
-                offset += 4 * count
-            if offset != len(content):
-                raise ValueError("file longer than its arrays")
-            return cls(neurons, layers)
-        except (ValueError, LookupError, TypeError, ArithmeticError, struct.error, RecursionError) as error:
+            for layer, name, shape, start in header.placed(offset, len(content)):
+                array = np.frombuffer(content, "<f4", prod(shape), start).reshape(shape)
+                layers.setdefault(layer, {})[name] = array
+        except DAMAGED as error:
             raise StateError(f"stored state is damaged: {error}") from error
-
-    def values_only(self) -> PieceState:
-        """Without what only training needs."""
-        layers = {
-            layer: {name: array for name, array in arrays.items() if name.startswith("value/")}
-            for layer, arrays in self.layers.items()
-        }
-        return PieceState(self.neurons, layers)
+        return cls(header.neurons, layers)
 
     def parts(self, layer: int, neurons: Neurons) -> Iterator[pb.StatePart]:
-        """The arrays of some of its neurons of one layer, in parts of a few megabytes."""
-        start, stop = self.neurons[layer]
-        if not start <= neurons[0] <= neurons[1] <= stop:
-            raise StateError(
-                f"asked for neurons {neurons} of layer {layer}, this piece holds {(start, stop)}"
-            )
-        arrays = self.layers.get(layer, {})
-        row = max(1, sum(array[:1].nbytes for array in arrays.values()))
-        step = max(1, PART_BYTES // row)
-        for a in range(neurons[0], neurons[1], step):
-            b = min(a + step, neurons[1])
-            part = pb.StatePart(layer=layer, neurons=pb.Range(start=a, stop=b))
-            for name, array in arrays.items():
-                try:
-                    part.arrays.add(name=name, values=encode_tensor(array[a - start : b - start]))
-                except WireError as error:
-                    raise WireError(f"{name} of layer {layer}: {error}") from error
-            yield part
+        """The arrays of some of its neurons of one layer, in parts of PART_BYTES, or of a neuron."""
+        return state_parts(self.neurons, self.layers, layer, neurons)
+
+
+def state_parts(
+    held: Sequence[Neurons], layers: Mapping[int, Mapping[str, Rows]], layer: int, neurons: Neurons
+) -> Iterator[pb.StatePart]:
+    """As `PieceState.parts`, of arrays wherever they are. Raises StateError where the neurons are not `held`,
+    and WireError where values are not finite.
+    """
+    start, stop = held[layer]
+    if not start <= neurons[0] <= neurons[1] <= stop:
+        raise StateError(f"asked for neurons {neurons} of layer {layer}, this piece holds {(start, stop)}")
+    arrays = layers.get(layer, {})
+    row = max(1, sum(4 * prod(array.shape[1:]) for array in arrays.values()))
+    step = max(1, PART_BYTES // row)
+    for a in range(neurons[0], neurons[1], step):
+        b = min(a + step, neurons[1])
+        part = pb.StatePart(layer=layer, neurons=pb.Range(start=a, stop=b))
+        for name, array in arrays.items():
+            try:
+                part.arrays.add(name=name, values=encode_tensor(array[a - start : b - start]))
+            except WireError as error:
+                raise WireError(f"{name} of layer {layer}: {error}") from error
+        yield part
 
 
 class PartialState:
@@ -184,46 +225,3 @@ class PartialState:
                 if fresh and name.startswith("gradient/"):
                     array[...] = 0
         return PieceState(self._neurons, self._layers)
-
-
-class StateStore:
-    """Piece states on the device's disk, one file a point (generation, boundary), written whole or not at
-    all.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob("*.partial"):
-            leftover.unlink()
-
-    def _path(self, generation: int, boundary: int) -> Path:
-        return self._folder / f"{generation:08d}-{boundary:012d}.state"
-
-    def save(self, generation: int, boundary: int, state: PieceState) -> None:
-        with replacing(self._path(generation, boundary)) as file:
-            for block in state.blocks():
-                file.write(block)
-
-    def load(self, generation: int, boundary: int) -> PieceState:
-        """Raises StateError where this device does not hold that point."""
-        try:
-            data = self._path(generation, boundary).read_bytes()
-        except FileNotFoundError as error:
-            raise StateError(
-                f"no state of generation {generation} at boundary {boundary} on this device"
-            ) from error
-        return PieceState.from_bytes(data)
-
-    def points(self) -> list[tuple[int, int]]:
-        """Every point held, oldest first."""
-        points = []
-        for path in self._folder.glob("*.state"):
-            generation, boundary = path.stem.split("-")
-            points.append((int(generation), int(boundary)))
-        return sorted(points)
-
-    def forget_before(self, generation: int, boundary: int) -> None:
-        for point in self.points():
-            if point < (generation, boundary):
-                self._path(*point).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from . import wire_pb2 as pb
 from .errors import WireError
 
-VERSION = 4
+VERSION = 5
 """Both sides of a connection must speak the same."""
 MAX_FRAME = 64 << 20
 """Bytes of the largest frame anyone may send."""

@@ -363,7 +363,7 @@ class WrappedKey(_message.Message):
     def __init__(self, device: _Optional[int] = ..., sealed: _Optional[bytes] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("generation", "boundary", "piece", "sender", "ephemeral", "keys", "sealed")
+    __slots__ = ("generation", "boundary", "piece", "sender", "ephemeral", "keys", "sealed", "part", "parts")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     BOUNDARY_FIELD_NUMBER: _ClassVar[int]
     PIECE_FIELD_NUMBER: _ClassVar[int]
@@ -371,6 +371,8 @@ class Snapshot(_message.Message):
     EPHEMERAL_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
     generation: int
     boundary: int
     piece: int
@@ -378,7 +380,9 @@ class Snapshot(_message.Message):
     ephemeral: bytes
     keys: _containers.RepeatedCompositeFieldContainer[WrappedKey]
     sealed: bytes
-    def __init__(self, generation: _Optional[int] = ..., boundary: _Optional[int] = ..., piece: _Optional[int] = ..., sender: _Optional[int] = ..., ephemeral: _Optional[bytes] = ..., keys: _Optional[_Iterable[_Union[WrappedKey, _Mapping]]] = ..., sealed: _Optional[bytes] = ...) -> None: ...
+    part: int
+    parts: int
+    def __init__(self, generation: _Optional[int] = ..., boundary: _Optional[int] = ..., piece: _Optional[int] = ..., sender: _Optional[int] = ..., ephemeral: _Optional[bytes] = ..., keys: _Optional[_Iterable[_Union[WrappedKey, _Mapping]]] = ..., sealed: _Optional[bytes] = ..., part: _Optional[int] = ..., parts: _Optional[int] = ...) -> None: ...
 
 class Held(_message.Message):
     __slots__ = ("generation", "boundary", "busy_seconds")

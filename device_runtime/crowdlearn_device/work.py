@@ -61,7 +61,16 @@ class Work:
             raise WireError(f"mini-batches of {training.batch} in micro-batches of {training.micro_batch}")
         rate, seed = training.learning_rate, training.seed
         self._piece = Piece(
-            manifest, executor, layout, assign.piece, state, assign.boundary, self._pass, rate, seed
+            manifest,
+            executor,
+            layout,
+            assign.piece,
+            state,
+            assign.boundary,
+            self._pass,
+            rate,
+            seed,
+            at_once=training.batch <= training.micro_batch,
         )
         # Everything waits for what turns round at the loss, and that is the shortest there is.
         self._express = [edge.target == len(manifest.layers) - 1 for edge in manifest.edges]

@@ -18,6 +18,7 @@ from typing import Any
 
 import executorch.version
 import torch
+from crowdlearn_device.manifest import LOSS, TRAIN_STEP
 
 from .compile import compile_program
 from .graph import Layer, NeuronGraph
@@ -50,12 +51,14 @@ class Footprint:
     """Arena and workspace per layer. A piece needs the largest of each.
 
     `regions` tells, by the first of the last layers that a piece owns whole, the bytes of arena and workspace
-    that these take as one program; of some, since each takes as long to learn as to export.
+    that these take as one program; of some, since each takes as long to learn as to export. Where the whole
+    network is one of them, `step` is what a training step in one call takes.
     """
 
     arenas: tuple[Curve, ...]
     workspaces: tuple[Curve, ...]
     regions: Mapping[int, float] = field(default_factory=dict)
+    step: float = 0.0
 
 
 def footprint(
@@ -78,16 +81,18 @@ def footprint(
     return Footprint(
         tuple(arena for arena, _ in found),
         tuple(workspace for _, workspace in found),
-        {first: _region(graph, first, micro_batch, cache) for first in regions},
+        {first: _region(graph, first, micro_batch, cache, LOSS) for first in regions},
+        _region(graph, 0, micro_batch, cache, TRAIN_STEP) if 0 in regions else 0.0,
     )
 
 
-def _region(graph: NeuronGraph, first: int, micro_batch: int, cache: Path | None) -> float:
-    key = _region_key(graph, first, micro_batch)
+def _region(graph: NeuronGraph, first: int, micro_batch: int, cache: Path | None, method: str) -> float:
+    """What one method of the region takes: a run calls no other, and touches nothing else."""
+    key = _region_key(graph, first, micro_batch, method)
     known = _cached(cache, key)
     if known is None:
         owned = [layer.neurons if layer.index >= first else 0 for layer in graph.layers]
-        arena, workspace = _compiled(graph, owned, micro_batch)
+        arena, workspace = _compiled(graph, owned, micro_batch, [method])
         known = (Line(arena, 0.0),), (Line(workspace, 0.0),)
         _keep(cache, key, known)
     return sum(curve[0].each for curve in known)
@@ -103,8 +108,11 @@ def _measured(graph: NeuronGraph, layer: Layer, micro_batch: int) -> tuple[Curve
     return _curve([point[:2] for point in points]), _curve([(width, size) for width, _, size in points])
 
 
-def _compiled(graph: NeuronGraph, owned: Sequence[int], micro_batch: int) -> tuple[int, int]:
-    methods = [stage.method for stage in piece_stages(graph, owned, Optimizer(momentum=0.9))]
+def _compiled(
+    graph: NeuronGraph, owned: Sequence[int], micro_batch: int, only: Collection[str] = ()
+) -> tuple[int, int]:
+    stages = piece_stages(graph, owned, Optimizer(momentum=0.9))
+    methods = [stage.method for stage in stages if not only or stage.method.name in only]
     compiled = compile_program(methods, max_batch=micro_batch + 1)
     return compiled.arena_bytes, compiled.workspace_bytes
 
@@ -136,10 +144,11 @@ def _key(graph: NeuronGraph, layer: Layer, micro_batch: int) -> str:
     return _hashed(what)
 
 
-def _region_key(graph: NeuronGraph, first: int, micro_batch: int) -> str:
+def _region_key(graph: NeuronGraph, first: int, micro_batch: int, method: str) -> str:
     layers = [_key(graph, layer, micro_batch) for layer in graph.layers[first:]]
     edges = [(edge.source - first, edge.target - first) for edge in graph.edges if edge.target >= first]
-    return _hashed({"layers": layers, "edges": [(max(source, -1), target) for source, target in edges]})
+    joined = [(max(source, -1), target) for source, target in edges]
+    return _hashed({"layers": layers, "edges": joined, "method": method})
 
 
 def _hashed(what: Mapping[str, Any]) -> str:

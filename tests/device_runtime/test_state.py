@@ -7,7 +7,8 @@ import pytest
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.errors import StateError, WireError
 from crowdlearn_device.manifest import ArraySpec, LayerSpec, Manifest
-from crowdlearn_device.state import PartialState, PieceState, StateStore
+from crowdlearn_device.state import PartialState, PieceState
+from crowdlearn_device.stored import StateStore, StoredState
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,8 +38,10 @@ def state(seed: int = 0) -> PieceState:
     return PieceState(NEURONS, {0: {**trained("w", 3, 3), "value/mean": draw(3)}, 2: trained("b", 1)})
 
 
-def equal(a: PieceState, b: PieceState) -> bool:
-    pairs = [(a.layers[layer][name], x) for layer, arrays in b.layers.items() for name, x in arrays.items()]
+def equal(a: PieceState | StoredState, b: PieceState) -> bool:
+    pairs = [
+        (a.layers[layer][name][:], x) for layer, arrays in b.layers.items() for name, x in arrays.items()
+    ]
     return a.neurons == b.neurons and all(np.array_equal(x, y) for x, y in pairs)
 
 
@@ -60,16 +63,48 @@ def test_any_bytes_are_refused(data):
         PieceState.from_bytes(b"CLSTATE1" + data)
 
 
+@given(st.integers(0, 10_000), st.integers(0, 255), st.integers(-40, 2))
+def test_a_state_on_disk_is_taken_or_refused_as_its_bytes_are(tmp_path_factory, position, flip, longer):
+    data = bytearray(state().to_bytes())
+    data[position % len(data)] ^= flip
+    data = bytes(data[: len(data) + longer]).ljust(len(data) + longer, b"x")
+    path = tmp_path_factory.mktemp("state") / "a.state"
+    path.write_bytes(data)
+    if flip or longer:
+        with pytest.raises(StateError, match="damaged"):
+            StoredState.open(path)
+    else:
+        assert equal(StoredState.open(path), PieceState.from_bytes(data))
+
+
+def test_a_state_on_disk_is_given_in_the_same_parts_as_one_in_memory(tmp_path):
+    StateStore(tmp_path).save(1, 0, state())
+    stored = StateStore(tmp_path).load(1, 0)
+    for layer, neurons in ((0, (3, 5)), (0, (2, 5)), (2, (1, 2)), (1, (0, 0))):
+        assert [*stored.parts(layer, neurons)] == [*state().parts(layer, neurons)]
+    assert {n for x in stored.values_only().layers.values() for n in x} == {
+        "value/w",
+        "value/mean",
+        "value/b",
+    }
+    with pytest.raises(StateError, match="asked for"):
+        [*stored.parts(0, (1, 3))]
+
+
 @pytest.mark.parametrize(
     ("neurons", "shape"),
     [([[0, 2]], []), ([[0, 2]], [1]), ([], [2]), ([[0, 1e400]], [2]), ([[0, 1 << 70]], [1 << 70])],
 )
-def test_a_sealed_state_whose_arrays_are_not_of_its_neurons_is_refused(neurons, shape):
+def test_a_sealed_state_whose_arrays_are_not_of_its_neurons_is_refused(tmp_path, neurons, shape):
     """Whoever sealed it also wrote the hash."""
     text = json.dumps({"neurons": neurons, "arrays": [[0, "value/w", shape]]}).encode()
     content = b"CLSTATE1" + struct.pack("<I", len(text)) + text + bytes(8)
+    whole = content + hashlib.sha256(content).digest()
     with pytest.raises(StateError, match="damaged"):
-        PieceState.from_bytes(content + hashlib.sha256(content).digest())
+        PieceState.from_bytes(whole)
+    (tmp_path / "a.state").write_bytes(whole)
+    with pytest.raises(StateError, match="damaged"):
+        StoredState.open(tmp_path / "a.state")
 
 
 def test_a_state_moves_in_parts_of_any_order():

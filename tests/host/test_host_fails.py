@@ -139,9 +139,9 @@ def test_a_full_disk_is_told_with_the_file_and_what_to_do(tmp_path: Path) -> Non
 
 def test_what_a_full_disk_cut_short_is_not_left_behind(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "run", create=True) as folder:
-        (tmp_path / "run" / "snapshots" / ".0-00000001-000000000002-0.sealed.partial").symlink_to("/dev/full")
+        (tmp_path / "run" / "snapshots" / "0-00000000-000000000002-0.partial").symlink_to("/dev/full")
         with pytest.raises(RunError, match="No space left"):
-            folder.save_snapshot(0, pb.Snapshot(generation=1, boundary=2, sealed=b"x" * 100_000))
+            folder.save_snapshot(0, pb.Snapshot(boundary=2, parts=1, sealed=b"x" * 100_000), 1 << 20)
         assert not list((tmp_path / "run" / "snapshots").iterdir())
 
 

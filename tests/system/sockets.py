@@ -45,7 +45,7 @@ async def train_on_sockets(
             for name, content in files.items():
                 (home / name).parent.mkdir(parents=True, exist_ok=True)
                 (home / name).write_bytes(content)
-            serving = asyncio.create_task(serve_device(home, home / "data", home.name, 0))
+            serving = asyncio.create_task(serve_device(home, home / "data", home.name, 0), name=home.name)
             stack.push_async_callback(stopped, serving)
             while not (home / "port").exists():
                 await asyncio.sleep(0)

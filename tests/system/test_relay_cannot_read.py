@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.envelope import Channel, Identity, open_snapshot
+from crowdlearn_device.envelope import Channel, Identity
 from crowdlearn_device.errors import EnvelopeError
+from crowdlearn_device.snapshot import SnapshotOpener
 from crowdlearn_host.server.run_folder import RunFolder
 from crowdlearn_host.server.server import Server
+from crowdlearn_host.server.snapshots import Snapshots
 from crowdlearn_host.training.config import TrainConfig
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -129,11 +131,11 @@ async def test_what_the_server_holds_opens_for_no_other_key(tmp_path):
     snapshots = list((tmp_path / "run" / "snapshots").glob("*.sealed"))
     assert snapshots
     for path in snapshots:
-        snapshot = pb.Snapshot.FromString(path.read_bytes())
-        heirs = {key.device for key in snapshot.keys}
+        first = next(Snapshots(path.parent).load(*map(int, path.stem.split("-"))))
+        heirs = {key.device for key in first.keys}
         assert heirs
         for heir in heirs:
             own = Identity.load(tmp_path / f"device-{heir}" / "identity.key")
-            assert open_snapshot(run, heir, own, public[snapshot.sender], snapshot)
+            assert SnapshotOpener(run, heir, own, public[first.sender], first).open(first)
             with pytest.raises(EnvelopeError, match="altered"):
-                open_snapshot(run, heir, stranger, public[snapshot.sender], snapshot)
+                SnapshotOpener(run, heir, stranger, public[first.sender], first)

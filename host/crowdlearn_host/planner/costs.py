@@ -50,6 +50,11 @@ class Training:
         """Samples whose sums a device keeps at once, at most."""
         return min((1 + self.staleness) * self.batch, self.in_flight * self.micro_batch)
 
+    @property
+    def is_one_micro_batch(self) -> bool:
+        """Whether a mini-batch enters as a whole, when the one before it is over."""
+        return self.batch <= self.micro_batch and not self.staleness
+
     def micro_batches(self, samples: int) -> int:
         """Micro-batches of a pass over `samples` samples."""
         whole, rest = divmod(samples, self.batch)
@@ -108,7 +113,8 @@ def costs(
     Without a `footprint` what programs need to run is left out of the memory.
     """
     members = bundles(graph)
-    copies = 1 + training.momentum + (groups > 1 and training.theta < 1)
+    ranked = groups > 1 and training.theta < 1
+    copies = 1 + training.momentum + ranked
     rows = training.samples_kept
     each, memory = [], []
     for layers in members:
@@ -126,7 +132,10 @@ def costs(
         neurons,
         links(graph),
         tuple(each),
-        Memory(tuple(memory), tails(graph, training.micro_batch, footprint)),
+        Memory(
+            tuple(memory),
+            tails(graph, training.micro_batch, footprint, steps=training.is_one_micro_batch and not ranked),
+        ),
         members,
         graph.parameters,
         FLOAT * first.neurons * first.sum_floats,

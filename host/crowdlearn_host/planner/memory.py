@@ -1,12 +1,13 @@
 """Peak memory: by how much a device's process grows while it holds a piece.
 
-It peaks in one of two moments. While a mini-batch is under way, the process holds the piece's state, its
-gradients, what the program needs to run, the sums that neurons keep between forward and backward, and
-messages on their way. When a snapshot is sent the gradients are gone, but the state is there three times
-more: wrapped, encoded and sent. What a process takes in any case was measured (`benchmarks.memory`).
+It peaks while a mini-batch is under way: the process holds the piece's state, its gradients, what the
+program needs to run, the sums that neurons keep between forward and backward, and messages on their way. At
+any other time it holds one state and parts of it: so it is read, sealed and sent to disk, to heirs and to the
+next holder. What a process takes in any case, such parts included, was measured (`benchmarks.memory`).
 
 The last layers, as many as a piece owns whole, are one program. It keeps no sums from call to call and sends
-none, but its arena holds all of them, or all gradients, at once.
+none, but its arena holds all of them, or all gradients, at once. Where it is the whole network, and a
+mini-batch is one micro-batch, a training step is one call with an arena of its own, and leaves no gradients.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ PROCESS_BYTES = 10.7e6
 """Connections, keys, the executor's own tables, and libraries that load late."""
 MESSAGE_COPIES = 3
 """Of the sums or errors of a micro-batch on their way: gathered, encoded, sealed, framed."""
-SNAPSHOT_COPIES = 3
 ROWS = 2
 """Limits of a piece's program that the planner tells apart; smaller ones count as one."""
 
@@ -57,12 +57,13 @@ class Tail:
     """The last layers as one program, of a piece that owns every neuron of `bundles`.
 
     It needs so many `bytes`, sums on their way in and errors out with them; of bundles that are `inside` it
-    altogether no sums are kept and no messages sent.
+    altogether no sums are kept and no messages sent, nor any gradients where it `steps` by itself.
     """
 
     bundles: frozenset[int]
     inside: frozenset[int]
     bytes: float
+    steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,19 @@ def bundle_memory(
     )
 
 
-def tails(graph: NeuronGraph, micro_batch: int, footprint: Footprint | None) -> tuple[Tail, ...]:
-    """The tails whose regions a footprint tells."""
-    known = footprint.regions if footprint is not None else {}
-    return tuple(_tail(graph, first, micro_batch, bytes) for first, bytes in known.items())
+def tails(
+    graph: NeuronGraph, micro_batch: int, footprint: Footprint | None, *, steps: bool
+) -> tuple[Tail, ...]:
+    """The tails whose regions a footprint tells; `steps`: a mini-batch is one call of the whole network."""
+    if footprint is None:
+        return ()
+    known = {**footprint.regions, **({0: footprint.step} if steps and footprint.step else {})}
+    return tuple(
+        _tail(graph, first, micro_batch, bytes, steps=steps and first == 0) for first, bytes in known.items()
+    )
 
 
-def _tail(graph: NeuronGraph, first: int, micro_batch: int, program: float) -> Tail:
+def _tail(graph: NeuronGraph, first: int, micro_batch: int, program: float, *, steps: bool) -> Tail:
     members = list(enumerate(bundles(graph)))
     entered = {edge.target for edge in graph.edges if edge.source < first <= edge.target}
     floats = sum(graph.layers[layer].neurons * graph.layers[layer].sum_floats for layer in entered or {0})
@@ -133,6 +140,7 @@ def _tail(graph: NeuronGraph, first: int, micro_batch: int, program: float) -> T
         frozenset(b for b, layers in members if layers[-1] >= first),
         frozenset(b for b, layers in members if layers[0] >= first),
         program + copies * FLOAT * micro_batch * floats,
+        steps,
     )
 
 
@@ -157,62 +165,58 @@ def peak_memory(memory: Memory, counts: Sequence[int]) -> float:
     cut = [(bundle, count) for b, bundle, count in owned if tail is None or b not in tail.inside]
     region = tail.bytes if tail is not None else 0.0
     state = sum(bundle.state * count for _, bundle, count in owned)
-    gradients = sum(bundle.gradients * count for _, bundle, count in owned)
+    learned = tail is None or not tail.steps
+    gradients = sum(bundle.gradients * count for _, bundle, count in owned) if learned else 0.0
     kept = gradients + sum(bundle.sums * count + bundle.ahead for bundle, count in cut)
     running = [max(line.at(count) for line in bundle.program) for bundle, count in cut]
     messages = [bundle.messages for bundle, _ in cut]
-    training = kept + max([region, *map(sum, zip(running, messages, strict=True))])
-    snapshot = SNAPSHOT_COPIES * state + max([region, *running])
-    return PROCESS_BYTES + state + max(training, snapshot)
+    return PROCESS_BYTES + state + kept + max([region, *map(sum, zip(running, messages, strict=True))])
 
 
 def memory_budgets(memory: Memory, limit: float) -> list[Budget]:
     """Linear limits that hold where `peak_memory` is at most `limit`, or slightly less.
 
-    One for each of the largest programs in either moment: the others count as what the largest of them needs.
-    And one for every tail. Layers of a tail count as cut ones too, which may be more than its program needs;
-    what the whole network needs is told as it is.
+    One for each of the largest programs: the others count as what the largest of them needs. And one for
+    every tail. Layers of a tail count as cut ones too, which may be more than its program needs; what the
+    whole network needs is told as it is.
     """
     bundles = memory.bundles
     neurons = tuple(bundle.neurons for bundle in bundles)
     exact = peak_memory(memory, neurons)
     whole = (neurons, exact) if memory.tail(neurons) else None
-    found = []
-    for copies, keeps in ((0, True), (SNAPSHOT_COPIES, False)):
-        per_neuron = [(1 + copies) * b.state + (b.training if keeps else 0.0) for b in bundles]
-        ahead = tuple(b.ahead if keeps else 0.0 for b in bundles)
-        needs = [
-            (k, line.each + (bundle.messages if keeps else 0.0), line.neuron)
-            for k, bundle in enumerate(bundles)
-            for line in bundle.program
-        ]
-        needs.sort(key=lambda need: need[1] + need[2] * neurons[need[0]], reverse=True)
-        rest = max((each + neuron * neurons[k] for k, each, neuron in needs[ROWS:]), default=0.0)
-        found.append(Budget("memory", "B", tuple(per_neuron), ahead, PROCESS_BYTES + rest, limit))
-        for k, each, neuron in needs[:ROWS]:
-            if each + neuron * neurons[k] > rest:
-                rates, presence = list(per_neuron), list(ahead)
-                rates[k] += neuron
-                presence[k] += each
-                found.append(Budget("memory", "B", tuple(rates), tuple(presence), PROCESS_BYTES, limit))
-        for tail in memory.tails:
-            found.append(_tail_budget(memory, tail, copies, keeps=keeps, limit=limit))
+    per_neuron = tuple(bundle.state + bundle.training for bundle in bundles)
+    ahead = tuple(bundle.ahead for bundle in bundles)
+    needs = [
+        (k, line.each + bundle.messages, line.neuron)
+        for k, bundle in enumerate(bundles)
+        for line in bundle.program
+    ]
+    needs.sort(key=lambda need: need[1] + need[2] * neurons[need[0]], reverse=True)
+    rest = max((each + neuron * neurons[k] for k, each, neuron in needs[ROWS:]), default=0.0)
+    found = [Budget("memory", "B", per_neuron, ahead, PROCESS_BYTES + rest, limit)]
+    for k, each, neuron in needs[:ROWS]:
+        if each + neuron * neurons[k] > rest:
+            rates, presence = list(per_neuron), list(ahead)
+            rates[k] += neuron
+            presence[k] += each
+            found.append(Budget("memory", "B", tuple(rates), tuple(presence), PROCESS_BYTES, limit))
+    found += [_tail_budget(memory, tail, limit) for tail in memory.tails]
     distinct = list(dict.fromkeys(found))
     return [
         replace(one, alone=whole) for one in distinct if not any(_covers(other, one) for other in distinct)
     ]
 
 
-def _tail_budget(memory: Memory, tail: Tail, copies: int, *, keeps: bool, limit: float) -> Budget:
+def _tail_budget(memory: Memory, tail: Tail, limit: float) -> Budget:
     """What a piece with the whole tail needs while that runs. Each neuron that is missing takes away what the
     program needs, so that for any other piece this is no more than its layers need one by one.
     """
     rates, presence = [], []
     for b, bundle in enumerate(memory.bundles):
         sums, ahead = (0.0, 0.0) if b in tail.inside else (bundle.sums, bundle.ahead)
-        held = bundle.gradients + sums if keeps else 0.0
-        rates.append((1 + copies) * bundle.state + held + (tail.bytes if b in tail.bundles else 0.0))
-        presence.append(ahead if keeps else 0.0)
+        held = bundle.state + (0.0 if tail.steps else bundle.gradients) + sums
+        rates.append(held + (tail.bytes if b in tail.bundles else 0.0))
+        presence.append(ahead)
     missing = sum(memory.bundles[b].neurons for b in tail.bundles) - 1
     fixed = PROCESS_BYTES - tail.bytes * missing
     return Budget("memory", "B", tuple(rates), tuple(presence), fixed, limit)

@@ -1,8 +1,7 @@
 """Whether every message of a division fits the wire.
 
-State that changes hands and shared weights travel in parts of one size, whatever a piece's is. Three things
-do not: the sums that one piece sends to another for a micro-batch, what belongs to a single neuron, and the
-sealed snapshot of a piece.
+State and shared weights travel in parts of one size, whatever a piece's is. Two things do not: the sums that
+one piece sends to another for a micro-batch, and what belongs to a single neuron.
 """
 
 from __future__ import annotations
@@ -52,23 +51,6 @@ def check_messages(
             raise PlanError(
                 f"one neuron of layer {graph.layers[index].name} takes, with momentum and sums of gradients, "
                 f"{_too_large(size)}; narrow the layers that it feeds"
-            )
-
-
-def check_snapshots(graph: NeuronGraph, layout: Sequence[Sequence[Range]], copies: int) -> None:
-    """Raise PlanError, with what to change, where the sealed state of a piece is more than a message; of a
-    weight there are `copies` numbers. A group of one device has nobody to send any to.
-    """
-    for number, piece in enumerate(layout):
-        size = FLOAT * sum(
-            (copies if spec.trained else 1) * prod(spec.shape) * (piece[spec.layer][1] - piece[spec.layer][0])
-            for spec in array_specs(graph)
-        )
-        if size + ROOM > MAX_FRAME:
-            raise PlanError(
-                f"the state of piece {number} ({copies} numbers a weight: itself, and where they are on, "
-                f"momentum and sums of gradients) takes {_too_large(size)}; cut the network into more pieces "
-                "(group.pieces, --group-size), or train without momentum"
             )
 
 

@@ -12,8 +12,8 @@ from crowdlearn_export.piece_stages import loss_region
 from ..errors import InfeasiblePlan, PlanError
 from .costs import Training, WireFormat, costs
 from .fleet import Fleet
-from .memory import PROCESS_BYTES, SNAPSHOT_COPIES
-from .messages import check_messages, check_snapshots
+from .memory import PROCESS_BYTES
+from .messages import check_messages
 from .planner import Planned, plan_fleet
 
 LEAST_ROWS = 2
@@ -64,10 +64,7 @@ def plan_with_micro_batch(
                 footprint=footprint(rows, regions),
             )
             layout = [piece.neurons for piece in planned.plan.pieces]
-            ranked = len(planned.plan.groups) > 1 and training.theta < 1
             check_messages(graph, layout, rows + 1, training.wire.dtype_bytes)
-            if any(len(group.devices) > 1 for group in planned.plan.groups):
-                check_snapshots(graph, layout, 1 + training.momentum + ranked)
             region = loss_region(graph, planned.plan.pieces[0].owned)
             if not capped or region in (*regions, len(graph.layers) - 1):
                 return planned
@@ -97,6 +94,6 @@ def _check_least(graph: NeuronGraph, fleet: Fleet, training: Training) -> None:
 def _may_hold_all(graph: NeuronGraph, fleet: Fleet, training: Training) -> bool:
     """Whether a dominator may have the memory for the whole network, as far as its state alone tells."""
     priced = costs(graph, training)
-    least = PROCESS_BYTES + (1 + SNAPSHOT_COPIES) * priced.state
+    least = PROCESS_BYTES + priced.state
     caps = [kind.max_memory for kind in fleet.classes if kind.samples and kind.max_memory]
     return not caps or min(caps) >= least

@@ -25,15 +25,14 @@ from typing import Any, BinaryIO, Self
 
 import torch
 from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.errors import WireError
 from crowdlearn_device.files import write_atomically
 from crowdlearn_device.pins import RUN_ID_BYTES
-from crowdlearn_device.wire import decode_message
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from ..errors import RunError
 from ..files import appending, locked
+from .snapshots import Snapshots
 
 SCHEMA = """
 create table if not exists groups (number integer primary key, state text not null);
@@ -54,8 +53,7 @@ class RunFolder:
         """
         if not create and not (path / "run.db").exists():
             raise RunError(f"{path} holds no run; look at the folder's name")
-        (path / "snapshots").mkdir(parents=True, exist_ok=True)
-        (path / "checkpoints").mkdir(exist_ok=True)
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         self.path = path
         self._lock = locked(path)
         with self._on_disk("run.db"):
@@ -67,6 +65,7 @@ class RunFolder:
                 self._clear()
             with self._db:
                 self._db.execute("insert or ignore into run values (0, ?)", (os.urandom(RUN_ID_BYTES),))
+            self._snapshots = Snapshots(path / "snapshots")
         self._metrics = appending(path / "metrics.jsonl")
         self._events = appending(path / "events.jsonl")
 
@@ -185,30 +184,24 @@ class RunFolder:
             while line:
                 line = line[file.write(line) :]
 
-    def _snapshot_path(self, group: int, generation: int, boundary: int, piece: int) -> Path:
-        return self.path / "snapshots" / f"{group}-{generation:08d}-{boundary:012d}-{piece}.sealed"
+    def save_snapshot(self, group: int, part: pb.Snapshot, limit: int) -> frozenset[int] | None:
+        """As Snapshots.save."""
+        with self._on_disk("snapshots"):
+            return self._snapshots.save(group, part, limit)
 
-    def save_snapshot(self, group: int, snapshot: pb.Snapshot) -> None:
-        path = self._snapshot_path(group, snapshot.generation, snapshot.boundary, snapshot.piece)
-        with self._on_disk(path.name):
-            write_atomically(path, snapshot.SerializeToString())
-
-    def load_snapshot(self, group: int, generation: int, boundary: int, piece: int) -> pb.Snapshot:
-        path = self._snapshot_path(group, generation, boundary, piece)
+    def load_snapshot(self, group: int, generation: int, boundary: int, piece: int) -> Iterator[pb.Snapshot]:
+        """Its parts, in order. Raises RunError where it is not here or damaged."""
         try:
-            return decode_message(pb.Snapshot, path.read_bytes())
-        except (OSError, WireError) as error:
+            yield from self._snapshots.load(group, generation, boundary, piece)
+        except RunError as error:
             raise RunError(
-                f"snapshot {path.name} cannot be read: {error}; bring back the device that held this piece, "
+                f"{error}; bring back the device that held this piece, "
                 f"then go on with: crowdlearn train --resume {self.path}"
             ) from error
 
     def forget_snapshots(self, group: int, generation: int, boundary: int) -> None:
-        first = self._snapshot_path(group, generation, boundary, 0).name.rsplit("-", 1)[0]
         with self._on_disk("snapshots"):
-            for path in (self.path / "snapshots").glob(f"{group}-*.sealed"):
-                if path.name.rsplit("-", 1)[0] < first:
-                    path.unlink(missing_ok=True)
+            self._snapshots.forget_before(group, generation, boundary)
 
     def save_checkpoint(self, epoch: int, state: Mapping[str, torch.Tensor]) -> Path:
         """The global model after an epoch, as safetensors."""

@@ -231,6 +231,8 @@ class Server:
     def _keep(self, attached: _Attached, snapshot: pb.Snapshot) -> None:
         number = attached.device.number
         group = self._group(number)
+        if snapshot.generation < group.generation:
+            return  # what was on its way when the next one began
         if (
             snapshot.sender != number
             or snapshot.generation != group.generation
@@ -239,10 +241,15 @@ class Server:
         ):
             self._refuse(attached, f"snapshot of piece {snapshot.piece} that is not its own")
             return
+        group.relayed(number)
         with self._or_end():
-            self.folder.save_snapshot(self._index(number), snapshot)
-            heirs = frozenset(key.device for key in snapshot.keys)
-            group.stored(snapshot.generation, snapshot.boundary, snapshot.piece, heirs)
+            try:
+                heirs = self.folder.save_snapshot(self._index(number), snapshot, self.shared.state_bytes)
+            except WireError as error:
+                self._refuse(attached, str(error))
+                return
+            if heirs is not None:
+                group.stored(snapshot.generation, snapshot.boundary, snapshot.piece, heirs)
 
     def _refuse(self, attached: _Attached, reason: str) -> None:
         self.refuse(attached.device.name, reason)
@@ -342,8 +349,8 @@ class Server:
                     self._send(device, pb.Frame(patch=pb.Patch(generation=generation, update=update)))
                 self._send(device, pb.Frame(patch=pb.Patch(generation=generation, last=True)))
             case do.SendSnapshot(device, generation, boundary, piece):
-                snapshot = self.folder.load_snapshot(index, generation, boundary, piece)
-                self._send(device, pb.Frame(snapshot=snapshot))
+                for part in self.folder.load_snapshot(index, generation, boundary, piece):
+                    self._send(device, pb.Frame(snapshot=part))
             case do.Drop(device, _):
                 if dropped := self._attached.pop(device, None):
                     dropped.line.abort()

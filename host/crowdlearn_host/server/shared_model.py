@@ -16,7 +16,7 @@ import numpy as np
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.manifest import ArraySpec
 from crowdlearn_device.sharing import CHUNK_WEIGHTS, Stretch, stretches
-from crowdlearn_device.state import Neurons, PieceState
+from crowdlearn_device.state import KINDS, MAX_HEADER, Neurons, PieceState
 from crowdlearn_device.update import Update, ValueType, chunks, encode_update
 from crowdlearn_device.wire import Floats
 from numpy.typing import NDArray
@@ -53,6 +53,13 @@ class SharedModel:
         self._tau, self._values = tau, values
         self._rounds: dict[tuple[int, int], _Round] = {}
         self._committed: dict[tuple[Place, int], Update] = {}
+
+    @property
+    def state_bytes(self) -> int:
+        """More than any piece's sealed state has: float32, each in every kind, and as much again around
+        them.
+        """
+        return 2 * (4 * len(KINDS) * len(self._window) + MAX_HEADER)
 
     def merge(self, group: int, merge: Merge) -> None:
         """Check a part of a device's upload and keep it. Raises UpdateRefused with the reason."""

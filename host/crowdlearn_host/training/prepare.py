@@ -22,7 +22,7 @@ from ..inputs import Given, check_inputs, given
 from ..models import build_model, input_shape
 from ..phones.manager import default_home
 from ..planner.balanced import balanced
-from ..planner.messages import check_messages, check_snapshots
+from ..planner.messages import check_messages
 from ..planner.plan import Plan, load_plan
 from ..planner.wire import wire_format
 from ..server.server import OnEvent
@@ -94,8 +94,6 @@ def prepare(config: TrainConfig, on_event: OnEvent, run: Path | None = None) -> 
     for each in (plan, *fallbacks):
         layout = [piece.neurons for piece in each.pieces]
         check_messages(graph, layout, micro + 1, wire_format(training.wire).dtype_bytes)
-        if len(plan.pieces) > 1:
-            check_snapshots(graph, layout, _copies(config))
     programs: dict[tuple[int, ...], SliceProgram] = {}
     for owned in (piece.owned for each in (plan, *fallbacks) for piece in each.pieces):
         if owned not in programs:
@@ -121,11 +119,6 @@ def prepare(config: TrainConfig, on_event: OnEvent, run: Path | None = None) -> 
     return Prepared(config, model, graph, plan, of_pieces(plan), cuts, whole, exported, test, train, read)
 
 
-def _copies(config: TrainConfig) -> int:
-    """Numbers that a device keeps of every weight: itself, momentum, and the sum of its gradients."""
-    return 1 + (config.training.momentum > 0) + (config.sharing.theta < 1)
-
-
 def sample_shape(config: TrainConfig, test: Dataset | None) -> tuple[int, ...]:
     """The shape of one sample as the configuration's model takes it."""
     if config.input_shape is not None:
@@ -136,8 +129,7 @@ def sample_shape(config: TrainConfig, test: Dataset | None) -> tuple[int, ...]:
 def groups_of(prepared: Prepared, devices: int) -> list[Settings]:
     """The settings of every group, for `devices` devices numbered in their order.
 
-    Raises FleetError where there are too few, or not as many as were planned for, and PlanError where several
-    have too large a piece to hand on.
+    Raises FleetError where there are too few, or not as many as were planned for.
     """
     config, plan = prepared.config, prepared.plan
     if plan.groups:
@@ -175,9 +167,6 @@ def _settings(
     prepared: Prepared, devices: int, turns: tuple[tuple[int, ...], ...], *, groups: int
 ) -> Settings:
     training, sharing = prepared.config.training, prepared.config.sharing
-    if devices > 1:
-        layout = [piece.neurons for piece in prepared.plan.pieces]
-        check_snapshots(prepared.graph, layout, _copies(prepared.config))
     planned = prepared.plan.rotation if prepared.plan.groups else "full"
     return Settings(
         layout=tuple(piece.neurons for piece in prepared.plan.pieces),

@@ -109,6 +109,30 @@ def test_the_whole_network_counts_as_one_program_where_layers_one_by_one_would_n
     assert planned.plan.certificate.optimal
 
 
+def test_a_training_step_in_one_call_holds_no_gradients(graph: NeuronGraph) -> None:
+    """Which are there where sharing ranks weights by them, and where mini-batches are cut or overlap."""
+    known = replace(programs(graph, 8, [0]), step=5e6)
+    of = [
+        (Training(batch=8, micro_batch=8), 1, True),
+        (Training(batch=9, micro_batch=8), 1, False),
+        (Training(batch=8, micro_batch=8, staleness=1), 1, False),
+        (Training(batch=8, micro_batch=8, theta=0.5), 2, False),
+        (Training(batch=8, micro_batch=8, theta=1.0), 2, True),
+    ]
+    for training, groups, steps in of:
+        priced = costs(graph, training, groups, known)
+        bundles = zip(priced.memory.bundles, priced.neurons, strict=True)
+        state, gradients = (
+            sum(n * x for n, x in zip(priced.neurons, each, strict=True))
+            for each in zip(*((bundle.state, bundle.gradients) for bundle, _ in bundles), strict=True)
+        )
+        samples = 4 * 8 * graph.layers[0].neurons * graph.layers[0].sum_floats
+        program = 5e6 if steps else known.regions[0] + gradients
+        assert peak_memory(priced.memory, priced.neurons) == pytest.approx(
+            PROCESS_BYTES + state + program + samples
+        )
+
+
 def test_the_largest_micro_batch_that_every_device_has_memory_for_is_planned(graph: NeuronGraph) -> None:
     training, tried = Training(batch=64, micro_batch=32), list[int]()
 

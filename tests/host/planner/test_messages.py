@@ -9,7 +9,7 @@ from crowdlearn_export.trace import neuron_graph
 from crowdlearn_host.errors import PlanError
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.costs import Training
-from crowdlearn_host.planner.messages import check_messages, check_snapshots
+from crowdlearn_host.planner.messages import check_messages
 from crowdlearn_host.planner.micro_batch import plan_with_micro_batch
 from crowdlearn_host.planner.wire import wire_format
 from crowdlearn_host.training.config import TrainConfig
@@ -39,19 +39,6 @@ def test_sums_that_fit_no_message_are_refused_with_what_to_change() -> None:
     check_messages(GRAPH, layout(2), ROWS, 1)  # int8
     check_messages(GRAPH, layout(3), ROWS, 4)  # more pieces
     check_messages(GRAPH, layout(1), ROWS, 4)  # nobody to send anything to
-
-
-def test_a_piece_whose_snapshot_fits_no_message_is_refused() -> None:
-    check_snapshots(GRAPH, layout(2), 3)
-    config = {
-        "device_data": "data",
-        "input_shape": (64,),
-        "model": "mlp:64-4200-2048-10",
-        "group": {"pieces": 2},
-        "training": {"momentum": 0.9},
-    }
-    with pytest.raises(PlanError, match=r"the state of piece 1 .* takes 69\.\d MB.*into more pieces"):
-        prepare(TrainConfig.model_validate(config), lambda event, fields: pytest.fail(event))
 
 
 def test_a_neuron_whose_state_fits_no_message_is_refused() -> None:

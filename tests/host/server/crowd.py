@@ -174,6 +174,8 @@ class Host:
         self.dropped: list[int] = []
         self.replaced: list[Connection] = []
         """Connections that the host has closed because a newer one of the same device came."""
+        self.arriving: dict[tuple[int, int, int], list[bytes]] = {}
+        """Snapshots whose parts are not all here."""
         self.effects_left: int | None = None
         """Effects to be carried out before the process dies."""
 
@@ -219,8 +221,13 @@ class Host:
         if snapshot.generation != group.generation or group.holders[snapshot.piece] != number:
             return
         key = (snapshot.generation, snapshot.boundary, snapshot.piece)
-        self.disk["snapshots"][key] = snapshot.SerializeToString()
-        group.stored(*key, frozenset(wrapped.device for wrapped in snapshot.keys))
+        if snapshot.part == 0:
+            self.arriving[key] = []
+        self.arriving[key].append(snapshot.SerializeToString())
+        if snapshot.part == snapshot.parts - 1:
+            self.disk["snapshots"][key] = parts = self.arriving.pop(key)
+            first = pb.Snapshot.FromString(parts[0])
+            group.stored(*key, frozenset(wrapped.device for wrapped in first.keys))
 
     def _send(self, number: int, frame: pb.Frame) -> None:
         if number in self.attached:
@@ -254,8 +261,8 @@ class Host:
                     self._send(device, pb.Frame(patch=pb.Patch(generation=generation, update=update)))
                 self._send(device, pb.Frame(patch=pb.Patch(generation=generation, last=True)))
             case do.SendSnapshot(device, generation, boundary, piece):
-                stored = self.disk["snapshots"][generation, boundary, piece]
-                self._send(device, pb.Frame(snapshot=pb.Snapshot.FromString(stored)))
+                for part in self.disk["snapshots"][generation, boundary, piece]:
+                    self._send(device, pb.Frame(snapshot=pb.Snapshot.FromString(part)))
             case do.Drop(device, _):
                 self.attached.pop(device, None)
                 self.dropped.append(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from crowdlearn_device import snapshot
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.wire import Floats
 
@@ -105,6 +106,29 @@ def test_a_death_changes_nothing(
         crowd.check_every_sample_once()
         assert largest_difference(crowd.model(), model) <= 1e-6
         assert set(crowd.disk["epochs"]) == set(range(crowd.settings.epochs))
+
+
+@pytest.mark.parametrize("role", ["follower", "host"])
+def test_a_death_amid_a_snapshot_of_many_parts_changes_nothing(
+    role: str,
+    undisturbed: tuple[dict[str, Floats], dict[str, int]],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(snapshot, "PART_BYTES", 50)
+    for nth in range(0, 60, 15):
+        crowd = Crowd(folder / str(nth), settings_for(), seed=nth)
+        kill = KillOnce(crowd, role, "apply", nth)
+        crowd.run(kill)
+        if kill.gone is not None and not crowd.done:
+            crowd.connect(kill.gone)
+            crowd.run()
+        assert kill.done
+        assert crowd.done, f"{nth}: {crowd.group.phase} {crowd.group.reason}"
+        assert min(map(len, crowd.disk["snapshots"].values())) > 3
+        assert not list(folder.glob("**/inherited-*"))
+        crowd.check_every_sample_once()
+        assert largest_difference(crowd.model(), undisturbed[0]) <= 1e-6
 
 
 def test_any_order_of_events_gives_the_same_bits(
