@@ -7,6 +7,7 @@ import torch
 from crowdlearn_device.wire import MAX_FRAME
 from crowdlearn_export.trace import neuron_graph
 from crowdlearn_host.errors import PlanError
+from crowdlearn_host.planner import messages
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.costs import Training
 from crowdlearn_host.planner.messages import check_messages
@@ -41,14 +42,14 @@ def test_sums_that_fit_no_message_are_refused_with_what_to_change() -> None:
     check_messages(GRAPH, layout(1), ROWS, 4)  # nobody to send anything to
 
 
-def test_a_neuron_whose_state_fits_no_message_is_refused() -> None:
-    with torch.device("meta"):
-        model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, MAX_FRAME // 12))
-    graph = neuron_graph(model, torch.zeros(2, 2, device="meta"), "fan")
+def test_a_neuron_whose_state_fits_no_message_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "MAX_FRAME", messages.ROOM + 12 * WIDTH)
+    check_messages(GRAPH, layout(1), 16, 1)
+    monkeypatch.setattr(messages, "MAX_FRAME", messages.ROOM + 12 * WIDTH - 1)
     with pytest.raises(
         PlanError, match=r"one neuron of layer .* MB at most; narrow the layers that it feeds"
     ):
-        check_messages(graph, [piece.neurons for piece in balanced(graph, 1).pieces], 16, 1)
+        check_messages(GRAPH, layout(1), 16, 1)
 
 
 def test_planning_and_training_refuse_them_before_anything_is_compiled() -> None:
