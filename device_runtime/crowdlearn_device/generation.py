@@ -218,7 +218,7 @@ class Generation:
     def _take(self, sender: int | None, part: pb.StatePart) -> None:
         if self._partial is None:
             raise WireError("state arrived at a device that waits for none")
-        check_giver(self._assign, self._me, sender, part)
+        check_giver(self._assign, sender, part)
         self._partial.add(part)
         self._check_complete()
 

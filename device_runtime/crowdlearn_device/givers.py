@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from . import wire_pb2 as pb
 from .errors import WireError
-from .routes import overlap
 
 
-def check_giver(assign: pb.Assign, me: int, sender: int | None, part: pb.StatePart) -> None:
-    """Raises WireError where `sender`, None for the server, is not to give device `me` this part.
+def check_giver(assign: pb.Assign, sender: int | None, part: pb.StatePart) -> None:
+    """Raises WireError where `sender`, None for the server, is not to give this part.
 
-    State comes from the server alone or from devices alone. Which of them gives what the others have is told
-    to them only; what `me` gives itself comes from nobody else.
+    State comes from the server alone or from devices alone, each of which gives the pieces that it provides.
     """
     if sender is None:
         if assign.from_generation:
@@ -19,11 +17,10 @@ def check_giver(assign: pb.Assign, me: int, sender: int | None, part: pb.StatePa
         return
     if not assign.from_generation:
         raise WireError(f"device {sender} gives state of layer {part.layer}, which the server is to give")
-    wanted = part.neurons.start, part.neurons.stop
-    for own in assign.transfers if sender != me else ():
-        start, stop = overlap((own.neurons.start, own.neurons.stop), wanted)
-        if (own.device, own.layer) == (me, part.layer) and start < stop:
-            raise WireError(
-                f"device {sender} gives neurons [{start}, {stop}) of layer {part.layer}, "
-                f"which device {me} gives itself"
-            )
+    start, stop = part.neurons.start, part.neurons.stop
+    own_of = [piece.neurons for piece in assign.given if piece.device == sender]
+    pieces = [neurons[part.layer] for neurons in own_of if part.layer < len(neurons)]
+    if not any(own.start <= start and stop <= own.stop for own in pieces):
+        raise WireError(
+            f"device {sender} gives neurons [{start}, {stop}) of layer {part.layer}, which another is to give"
+        )

@@ -199,7 +199,7 @@ class Training(_message.Message):
     def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: _Optional[bool] = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ...) -> None: ...
 
 class Assign(_message.Message):
-    __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched", "keep")
+    __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched", "keep", "given")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PASS_INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -217,6 +217,7 @@ class Assign(_message.Message):
     FRESH_FIELD_NUMBER: _ClassVar[int]
     PATCHED_FIELD_NUMBER: _ClassVar[int]
     KEEP_FIELD_NUMBER: _ClassVar[int]
+    GIVEN_FIELD_NUMBER: _ClassVar[int]
     generation: int
     epoch: int
     pass_index: int
@@ -234,7 +235,8 @@ class Assign(_message.Message):
     fresh: bool
     patched: bool
     keep: str
-    def __init__(self, generation: _Optional[int] = ..., epoch: _Optional[int] = ..., pass_index: _Optional[int] = ..., boundary: _Optional[int] = ..., pass_boundary: _Optional[int] = ..., piece: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., from_generation: _Optional[int] = ..., provides: _Optional[_Iterable[_Union[Provide, _Mapping]]] = ..., transfers: _Optional[_Iterable[_Union[Transfer, _Mapping]]] = ..., heirs: _Optional[_Iterable[int]] = ..., pass_end: _Optional[int] = ..., fresh: _Optional[bool] = ..., patched: _Optional[bool] = ..., keep: _Optional[str] = ...) -> None: ...
+    given: _containers.RepeatedCompositeFieldContainer[PieceSpec]
+    def __init__(self, generation: _Optional[int] = ..., epoch: _Optional[int] = ..., pass_index: _Optional[int] = ..., boundary: _Optional[int] = ..., pass_boundary: _Optional[int] = ..., piece: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., from_generation: _Optional[int] = ..., provides: _Optional[_Iterable[_Union[Provide, _Mapping]]] = ..., transfers: _Optional[_Iterable[_Union[Transfer, _Mapping]]] = ..., heirs: _Optional[_Iterable[int]] = ..., pass_end: _Optional[int] = ..., fresh: _Optional[bool] = ..., patched: _Optional[bool] = ..., keep: _Optional[str] = ..., given: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ...) -> None: ...
 
 class KeyOffer(_message.Message):
     __slots__ = ("generation", "device", "ephemeral")

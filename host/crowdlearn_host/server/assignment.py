@@ -85,6 +85,7 @@ class Assignment:
             return
         assign.from_generation = point.generation
         for old, (provider, is_stored) in enumerate(self.providing):
+            assign.given.add(device=provider, neurons=_ranges(point.layout[old]))
             if provider != number:
                 continue
             assign.provides.add(piece=old, stored=is_stored, neurons=_ranges(point.layout[old]))

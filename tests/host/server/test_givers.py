@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.generation import Generation
 
@@ -82,12 +83,18 @@ def test_the_server_gives_nothing_where_devices_are_to(tmp_path):
     assert reason == "the server gives state of layer 0, which devices are to give"
 
 
-def test_what_a_device_gives_itself_comes_from_no_other(tmp_path):
+@pytest.mark.parametrize("retold", [True, False])
+def test_a_device_gives_no_neurons_of_anothers_piece(tmp_path, retold):
+    """The liar has neurons of its own to give, or it is the victim that has these already."""
     crowd = begun(tmp_path)
     dominator, lost = crowd.group.holders
     crowd.crash(lost)
     crowd.run_until(lambda: crowd.group.phase == "forming")
-    hold_back(crowd, dominator)
-    liar = crowd.group.holders[1]
-    reason = fault(crowd, dominator, sealed(crowd, liar, dominator, part_for(crowd, dominator)))
-    assert reason == f"device {liar} gives neurons [0, 3) of layer 0, which device {dominator} gives itself"
+    heir = crowd.group.holders[1]
+    victim, liar = (heir, dominator) if retold else (dominator, heir)
+    hold_back(crowd, victim)
+    part = part_for(crowd, victim)
+    start, stop = part.neurons.start, part.neurons.stop
+    reason = fault(crowd, victim, sealed(crowd, liar, victim, part))
+    words = f"neurons [{start}, {stop}) of layer {part.layer}, which another is to give"
+    assert reason == f"device {liar} gives {words}"
