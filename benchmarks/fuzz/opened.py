@@ -27,7 +27,7 @@ ME, PEER, RUN, GENERATION = 1, 0, "fuzzed", 6
 WIDTH, ROWS, MICRO = 2, 3, 2
 SUM, BACK = (Port(role, ("B", WIDTH), layer=1) for role in ("sum", "error"))
 ONWARD, RETURNED = (Port(role, ("B", WIDTH), layer=2, edge=1) for role in ("sum", "error"))
-GRADIENT = Port("gradient", (WIDTH,), name="bias", layer=1)
+BIAS, GRADIENT = (Port(role, (WIDTH,), name="bias", layer=1) for role in ("parameter", "gradient"))
 MANIFEST = Manifest(
     program="0" * 64,
     max_batch=4,
@@ -37,8 +37,8 @@ MANIFEST = Manifest(
     edges=(EdgeSpec(0, 1), EdgeSpec(1, 2)),
     arrays=(ArraySpec("bias", 1, (), trained=True),),
     methods=(
-        MethodSpec("forward_1", (SUM,), (ONWARD,)),
-        MethodSpec("backward_1", (SUM, RETURNED), (BACK, GRADIENT)),
+        MethodSpec("forward_1", (SUM, BIAS), (ONWARD,)),
+        MethodSpec("backward_1", (SUM, BIAS, RETURNED), (BACK, GRADIENT)),
     ),
 )
 
