@@ -32,7 +32,7 @@ demo: setup
 	$(BIN)/crowdlearn demo
 
 test: test-env device-env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 20 $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -43,17 +43,16 @@ def test_average_over_the_whole_map_of_a_convolution():
     assert_compiles(function, [x, w, v])
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_over_heads_keeps_the_batch_free(masked):
+def test_attention_over_heads_keeps_the_batch_free():
     torch.manual_seed(0)
     attention = nn.MultiheadAttention(6, 2, batch_first=True)
-    mask = nn.Transformer.generate_square_subsequent_mask(4) if masked else None
+    mask = nn.Transformer.generate_square_subsequent_mask(4)
     weights = {name: p.detach() for name, p in attention.named_parameters()}
 
     def function(x, *given):
         named = dict(zip(weights, given, strict=True))
-        where = None if mask is None else mask.to(x.dtype)
-        out, shares = torch.func.functional_call(attention, named, (x, x, x), {"attn_mask": where})
+        where = {"attn_mask": mask.to(x.dtype)}
+        out, shares = torch.func.functional_call(attention, named, (x, x, x), where)
         return torch.cat([out, shares], -1).flatten(1)
 
     assert_compiles(function, [torch.randn(5, 4, 6), *weights.values()])
@@ -154,24 +153,23 @@ def test_gradients_of_a_transformer_block_at_every_batch_on_repeated_calls():
 
 
 class Ordered(nn.Module):
-    """Attention that knows positions by a table of whole numbers, or looks no further than a mask lets it."""
+    """Attention that knows positions by a table of whole numbers, and looks as far as a mask lets it."""
 
-    def __init__(self, *, masked: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
         self.positions, self.head = nn.Embedding(3, 4), nn.Linear(12, 3)
         self.register_buffer("ids", torch.tensor([0, 2, 1]))
-        self.register_buffer("later", torch.ones(3, 3, dtype=torch.bool).triu(1) if masked else None)
+        self.register_buffer("later", torch.ones(3, 3, dtype=torch.bool).triu(1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.view(x.shape[0], 3, 4) + self.positions(self.ids)
         return self.head(self.attention(x, x, x, attn_mask=self.later, need_weights=False)[0].flatten(1))
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_buffers_of_whole_numbers_are_constants_of_the_step(masked):
+def test_buffers_of_whole_numbers_are_constants_of_the_step():
     torch.manual_seed(0)
-    model = Ordered(masked=masked)
+    model = Ordered()
     x, y = torch.randn(5, 12), torch.tensor([0, 1, 2, 0, 1])
     step = train_step(model, F.cross_entropy, x, y)
     executor = ExecuTorchExecutor(compile_program([step.method], max_batch=5).pte)
