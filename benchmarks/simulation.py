@@ -29,12 +29,11 @@ from crowdlearn_device.dataset import load_dataset
 from crowdlearn_host.config import parse_config
 from crowdlearn_host.models import build_model
 from crowdlearn_host.simulation.config import SimulationConfig
-from crowdlearn_host.simulation.dense import CLASSIFIED
+from crowdlearn_host.simulation.dense import ALIGNED, CLASSIFIED
 from crowdlearn_host.simulation.engine import run
-from crowdlearn_host.simulation.group import LISTED, NARROWED
+from crowdlearn_host.simulation.group import NARROWED
 from crowdlearn_host.simulation.partition import partition
 from crowdlearn_host.simulation.setting import Setting, prepare
-from crowdlearn_host.simulation.sources import OFTEN, Sources
 from crowdlearn_host.simulation.workers import Processes
 from rich.console import Console
 from rich.table import Table
@@ -148,12 +147,11 @@ def _products_alone(setting: Setting, crowd: Crowd, samples: float, cores: int) 
     """Trained samples per second if a round were nothing but the products of its steps and its evaluation."""
     workload = setting.workload
     batch, classified = setting.config.training.batch, len(workload.test)
-    # Pixels that are zero in most samples of a pass are listed, not multiplied, unless a pass is short.
+    # Pixels that are zero in all samples of a pass are left out; where a pass is short they are not.
     width = crowd.widths[0]
     if len(workload.devices[0]) > NARROWED * batch:
-        often_from = OFTEN if batch * crowd.widths[1] >= LISTED else 0
-        often = [Sources(workload.inputs[own], often_from).often for own in workload.devices]
-        width = round(float(np.mean(often)))
+        live = [np.count_nonzero(workload.inputs[own].any(axis=0)) for own in workload.devices]
+        width = -(-round(float(np.mean(live))) // ALIGNED) * ALIGNED
     with multiprocessing.get_context("spawn").Pool(cores) as pool:
         for seconds in (0.1, MULTIPLYING_SECONDS):  # once to start up
             each = pool.starmap(_multiply, [(crowd.widths, width, batch, seconds)] * cores, chunksize=1)

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..sharing.flat import FlatEntry
-from .sources import Fed, Listed
 
+ALIGNED = 16
+"""Floats of a sample, when narrowed, are a multiple of this: products are fastest so."""
 CLASSIFIED = 500
 """Samples that are classified at a time: their activations stay in the caches."""
 LETTERS = {nn.Flatten: "F", nn.Linear: "L", nn.BatchNorm1d: "B", nn.ReLU: "R"}
@@ -27,6 +28,21 @@ LETTERS = {nn.Flatten: "F", nn.Linear: "L", nn.BatchNorm1d: "B", nn.ReLU: "R"}
 normalise = torch.ops.aten.native_batch_norm.default
 normalise_backward = torch.ops.aten.native_batch_norm_backward.default
 threshold_backward = torch.ops.aten.threshold_backward.default
+
+
+@dataclass(frozen=True)
+class Fed:
+    """What a dominator feeds in a pass: inputs [N, sources], int64 labels [N], and its mini-batches, each the
+    samples that follow those of the one before.
+
+    `live`, int64, are the positions of the sources that are not zero in all samples (see `live_inputs`); None
+    where all are to be taken.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    batches: Sequence[slice]
+    live: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +74,7 @@ class Descent:
     """What the mini-batches of one size move in a pass, and room for what they compute.
 
     `sums`, `vectors` and `biases` take |gradient|, where it is summed. Errors are those of a loss summed over
-    the mini-batch: `rate` and `share` divide by its samples. What is `listed` has the first layer's weights
-    and sums of the sources that are listed.
+    the mini-batch: `rate` and `share` divide by its samples.
     """
 
     rate: float
@@ -71,15 +86,13 @@ class Descent:
     biases: list[Tensor]
     summed: list[Tensor]
     errors: list[Tensor]
-    listed_weight: Tensor
-    listed_sum: Tensor
 
 
 class DenseChain:
     """Plain SGD of (Linear, perhaps BatchNorm1d, ReLU) layers and a last Linear under mean cross entropy.
 
     `vector` holds all floats in the order of sharing.flat, but weights transposed, [sources, targets]:
-    products of few samples are faster so, and a source's weights are one row. A source that is zero in every
+    products of few samples are faster so, and an input's weights are one row. An input that is zero in every
     sample of a pass moves no weight: its row is left out of the pass.
     """
 
@@ -90,7 +103,6 @@ class DenseChain:
         self._layers = self._views(self.vector, transposed=True)
         self._moved = [vector for layer in reversed(self._layers) for vector in layer.moved]
         widths = [len(layer.bias) for layer in self._layers]
-        self.first_targets = widths[0]
         self._one_hot = torch.eye(widths[-1])
         self._sums = [torch.empty(0, width) for width in widths]
         self._errors = [torch.empty(0, width) for width in widths]
@@ -170,13 +182,14 @@ class DenseChain:
         ]
 
     def _pass(self, fed: Fed, rate: float, totals: Sequence[Layer]) -> float:
-        sources, first = fed.sources, self._layers[0].weight
-        sums = [total.weight for total in totals]
-        if sources is not None:
-            first = torch.index_select(first, 0, sources, out=self._first[: len(sources)])
-            sums[:1] = [total.index_select(0, sources) for total in sums[:1]]
+        inputs, live = fed.inputs, fed.live
+        weights, sums = [layer.weight for layer in self._layers], [total.weight for total in totals]
+        if live is not None:
+            inputs = inputs.index_select(1, live)
+            weights[0] = torch.index_select(weights[0], 0, live, out=self._first[: len(live)])
+            sums[:1] = [total.index_select(0, live) for total in sums[:1]]
         fed_samples = slice(fed.batches[0].start, fed.batches[-1].stop)
-        inputs, labels = fed.inputs[fed_samples], fed.labels[fed_samples]
+        labels = fed.labels[fed_samples]
         logits = torch.empty(len(labels), self._one_hot.shape[1])
         sizes = [batch.stop - batch.start for batch in fed.batches]
         if 1 in sizes and any(self._norms):
@@ -184,18 +197,16 @@ class DenseChain:
                 "a mini-batch of one sample has no variance for batch norm; change training.batch"
             )
         self._add_bias_to_means(-1)
-        width = inputs.shape[1]
-        descents = {rows: self._descent(rows, rate, first, width, sums, totals) for rows in set(sizes)}
-        parts = (torch.split(each, sizes) for each in (inputs, self._one_hot[labels], logits))
-        transposed = torch.split(inputs.t(), sizes, 1)
-        lists = [None] * len(sizes) if fed.listed is None else fed.listed
-        for rows, listed, x_t, x, wanted, out in zip(sizes, lists, transposed, *parts, strict=True):
-            self._step(x, x_t, listed, wanted, out, descents[rows])
+        descents = {rows: self._descent(rows, rate, weights, sums, totals) for rows in set(sizes)}
+        parts = (torch.split(each, sizes) for each in (inputs[fed_samples], self._one_hot[labels], logits))
+        transposed = torch.split(inputs[fed_samples].t(), sizes, 1)
+        for rows, x_t, x, wanted, out in zip(sizes, transposed, *parts, strict=True):
+            self._step(x, x_t, wanted, out, descents[rows])
         self._add_bias_to_means(1)
-        if sources is not None:
-            self._layers[0].weight.index_copy_(0, sources, first)
+        if live is not None:
+            self._layers[0].weight.index_copy_(0, live, weights[0])
             for whole, total in zip(totals[:1], sums, strict=False):
-                whole.weight.index_copy_(0, sources, total)
+                whole.weight.index_copy_(0, live, total)
         return float(F.cross_entropy(logits, labels, reduction="sum"))
 
     def _add_bias_to_means(self, sign: float) -> None:
@@ -208,50 +219,40 @@ class DenseChain:
         self,
         rows: int,
         rate: float,
-        first: Tensor,
-        width: int,
-        sums: Sequence[Tensor],
+        weights: list[Tensor],
+        sums: list[Tensor],
         totals: Sequence[Layer],
     ) -> Descent:
-        """`first` and the first of `sums` have a row for each source fed, `width` of them in a matrix."""
         for at, layer in enumerate(self._layers):
             if len(self._sums[at]) < rows:
                 self._sums[at], self._errors[at] = torch.empty(2, rows, len(layer.bias))
-        weights = [first[:width], *(layer.weight for layer in self._layers[1:])]
         return Descent(
             -rate / rows,
             1 / rows,
             weights,
             [weight.t() for weight in weights],
-            [*(total[:width] for total in sums[:1]), *sums[1:]],
+            sums,
             [vector for total in reversed(totals) for vector in total.moved],
             [total.bias for total in totals],
             [each[:rows] for each in self._sums],
             [each[:rows] for each in self._errors],
-            first[width:],
-            sums[0][width:] if sums else first[:0],
         )
 
-    def _step(
-        self, x: Tensor, x_t: Tensor, listed: Listed | None, wanted: Tensor, logits: Tensor, to: Descent
-    ) -> None:
+    def _step(self, x: Tensor, x_t: Tensor, wanted: Tensor, logits: Tensor, to: Descent) -> None:
         """One mini-batch `x` [rows, sources], `wanted` one-hot: moves what is moved, leaves its `logits`."""
         saved = []
         for at, (norm, layer) in enumerate(zip(self._norms, self._layers, strict=False)):
             floats = layer.norm
-            if listed and not at:
-                summed = listed.by_sample.of(to.listed_weight).addmm_(x, to.weights[at])
-            else:
-                summed = torch.mm(x, to.weights[at], out=to.summed[at])
             if norm and floats:
+                summed = torch.mm(x, to.weights[at], out=to.summed[at])
                 outputs, mean, inverse = normalise(
                     *(summed, floats.gain, floats.shift, floats.mean, floats.variance),
                     *(True, norm.momentum, norm.eps),
                 )
-                saved.append((outputs.relu_(), summed, mean, inverse))
+                saved.append((outputs.relu_(), mean, inverse))
             else:
-                outputs = summed.add_(layer.bias).relu_()
-                saved.append((outputs, outputs, outputs, outputs))
+                outputs = torch.addmm(layer.bias, x, to.weights[at], out=to.summed[at]).relu_()
+                saved.append((outputs, outputs, outputs))
             x = outputs
         torch.addmm(self._layers[-1].bias, x, to.weights[-1], out=logits)
         errors = torch.softmax(logits, 1).sub_(wanted)
@@ -259,12 +260,12 @@ class DenseChain:
         for at in reversed(range(len(saved))):
             back = torch.mm(errors, to.transposed[at + 1], out=to.errors[at])
             norm, floats = self._norms[at], self._layers[at].norm
-            outputs, summed, mean, inverse = saved[at]
+            outputs, mean, inverse = saved[at]
             self._descend(at + 1, outputs.t(), errors, to)
             errors = threshold_backward(back, outputs, 0)
             if norm and floats:
                 errors, by_gain, by_shift = normalise_backward(
-                    *(errors, summed, floats.gain, floats.mean, floats.variance),
+                    *(errors, to.summed[at], floats.gain, floats.mean, floats.variance),
                     *(mean, inverse, True, norm.eps, [True, True, True]),
                 )
                 gradients += [by_shift, by_gain]
@@ -273,11 +274,6 @@ class DenseChain:
             else:
                 gradients.append(errors.sum(0))
         self._descend(0, x_t, errors, to)
-        if listed:
-            gradient = listed.by_source.of(errors)
-            to.listed_weight.add_(gradient, alpha=to.rate)
-            if to.sums:
-                to.listed_sum.add_(gradient.abs_(), alpha=to.share)
         torch._foreach_add_(self._moved, gradients, alpha=to.rate)
         if to.sums:
             torch._foreach_add_(to.vectors, torch._foreach_abs(gradients), alpha=to.share)
@@ -303,3 +299,15 @@ def _as_usual(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Linear):
         return layer.bias is not None
     return True
+
+
+def live_inputs(inputs: Tensor) -> Tensor | None:
+    """The columns of [N, sources] that are not zero in all rows, and some more, up to a multiple of ALIGNED.
+
+    None where that is all columns.
+    """
+    live = (inputs.amax(0) != 0) | (inputs.amin(0) != 0)
+    count = -(-int(live.sum()) // ALIGNED) * ALIGNED
+    if count >= len(live):
+        return None
+    return torch.argsort(live, descending=True, stable=True)[:count].sort().values

@@ -21,16 +21,13 @@ from numpy.typing import NDArray
 from ..models import build_model
 from ..sharing.flat import flat_layout
 from .config import SimulationConfig
-from .dense import DenseChain
-from .sources import OFTEN, Fed, Sources
+from .dense import DenseChain, Fed, live_inputs
 from .wire import Crossing, round_sums
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 NARROWED = 2
 """Passes of more mini-batches leave out inputs that are zero throughout: in fewer it costs more."""
-LISTED = 2000
-"""Where a mini-batch has as many first sums, of all its samples, lists of inputs are worth their calls."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ class GroupModel:
             self._chain = DenseChain.of(self._model, layout) if plain else None
         self._floats = self._chain.vector if self._chain else self._vector
         self._gathered = np.empty((0, *workload.inputs.shape[1:]), np.float32)
-        self._sources: dict[int, Sources] = {}
+        self._live: dict[int, torch.Tensor | None] = {}
 
     def train(
         self, passes: Sequence[Pass], weights: Floats, momentum: Floats, rate: float, accumulate: bool
@@ -183,8 +180,7 @@ class GroupModel:
         """The dominator's samples in the order in which the pass feeds them, until the next pass."""
         workload = self._workload
         own = workload.devices[each.device]
-        order = pass_order(len(own), seed=workload.config.seed, epoch=each.epoch, device=each.device)
-        at = own[order]
+        at = own[pass_order(len(own), seed=workload.config.seed, epoch=each.epoch, device=each.device)]
         if len(self._gathered) < len(at):
             self._gathered = np.empty((len(at), *workload.inputs.shape[1:]), np.float32)
         inputs = self._gathered[: len(at)]
@@ -194,14 +190,10 @@ class GroupModel:
         samples, labels = torch.from_numpy(inputs), torch.from_numpy(workload.labels[at])
         if self._chain is None:
             return Fed(samples, labels, batches)
-        whole = Fed(samples.flatten(1), labels, batches)
-        if len(batches) <= NARROWED:
-            return whole
-        if each.device not in self._sources:
-            listing = self._chain.first_targets * self._training.batch >= LISTED
-            inputs = workload.inputs[own].reshape(len(own), -1)
-            self._sources[each.device] = Sources(inputs, OFTEN if listing else 0)
-        return self._sources[each.device].fed(whole, order)
+        samples = samples.flatten(1)
+        if len(batches) > NARROWED and each.device not in self._live:
+            self._live[each.device] = live_inputs(samples)
+        return Fed(samples, labels, batches, self._live.get(each.device))
 
     def _pass(
         self,

@@ -7,8 +7,7 @@ import pytest
 import torch
 from crowdlearn_host.models import mlp
 from crowdlearn_host.sharing.flat import flat_layout, flatten, unflatten
-from crowdlearn_host.simulation.dense import DenseChain
-from crowdlearn_host.simulation.sources import Fed, Sources
+from crowdlearn_host.simulation.dense import DenseChain, Fed, live_inputs
 from torch import nn
 
 BATCHES = [slice(0, 20), slice(20, 40), slice(40, 60), slice(60, 73)]
@@ -16,31 +15,12 @@ RATE = 0.3
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
-    """Samples of 50 inputs: 18 are seldom not zero, one of these in one mini-batch only, and 14 never."""
+    """Samples of 50 inputs, of which 30 are zero throughout, and one in half of the samples."""
     torch.manual_seed(1)
     inputs, labels = torch.randn(73, 50), torch.randint(0, 4, (73,))
-    kinds = torch.randperm(50)
-    inputs[:, kinds[:14]] = 0
-    inputs[:, kinds[14:32]] *= torch.rand(73, 18) < 0.1
-    inputs[20:, kinds[14]] = 0
-    inputs[0, kinds[14]] = 1
+    inputs[:, torch.randperm(50)[:30]] = 0
+    inputs[:36, torch.nonzero(inputs.any(0))[0]] = 0
     return inputs, labels
-
-
-def fed(kind: str, batches: Sequence[slice] = BATCHES) -> Fed:
-    """All inputs as a matrix, those that are not zero throughout, or in part as lists."""
-    inputs, labels = data()
-    if kind == "all":
-        return Fed(inputs, labels, batches)
-    order = torch.randperm(73, generator=torch.Generator().manual_seed(2))
-    stored = torch.empty_like(inputs)
-    stored[order] = inputs
-    found = Sources(stored.numpy(), 0.3 if kind == "listed" else 0)
-    given = found.fed(Fed(stored[order], labels, batches), order.numpy())
-    assert given.sources is not None
-    assert len(given.sources) < 50
-    assert (given.listed is not None) == (kind == "listed")
-    return given
 
 
 def by_autograd(model: nn.Module, batches: Sequence[slice]) -> tuple[list[torch.Tensor], float]:
@@ -86,10 +66,10 @@ def chain_of(model: nn.Module) -> DenseChain:
 
 
 @kinds
-@pytest.mark.parametrize("feeding", ["all", "narrowed", "listed"])
+@pytest.mark.parametrize("narrowed", [True, False])
 @pytest.mark.parametrize("accumulate", [True, False])
 def test_weights_statistics_loss_and_gradient_sums_are_autograds(
-    kind: str, feeding: str, accumulate: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, narrowed: bool, accumulate: bool
 ) -> None:
     model = network(kind)
     expected = copy.deepcopy(model)
@@ -98,8 +78,10 @@ def test_weights_statistics_loss_and_gradient_sums_are_autograds(
     chain = chain_of(model)
     chain.vector.copy_(chain.entered(flat))
     sums = torch.zeros(len(flat) if accumulate else 0)
-    monkeypatch.setattr("crowdlearn_host.simulation.sources.TURNED", 3)  # of 4 mini-batches
-    loss = chain.train([fed(feeding)], RATE, sums)
+    inputs, labels = data()
+    live = live_inputs(inputs) if narrowed else None
+    assert (live is None) != narrowed
+    loss = chain.train([Fed(inputs, labels, BATCHES, live)], RATE, sums)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     trained = unflatten(chain.left(chain.vector).numpy(), model.state_dict())
     for name, value in expected.state_dict().items():
