@@ -121,13 +121,16 @@ def _constants(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
                 f"{name} ({type(module).__name__}): its average over all batches has no lowering; give it "
                 "a momentum"
             )
+    constants = {n: b.detach() for n, b in model.named_buffers() if not b.is_floating_point()}
+    read = {name: before for name, before in constants.items() if COUNTER not in name}
+    if not read:
+        return constants
     called = copy.deepcopy(model)
     with torch.no_grad():
         called(inputs)
     after = dict(called.named_buffers())
-    constants = {n: b.detach() for n, b in model.named_buffers() if not b.is_floating_point()}
-    for name, before in constants.items():
-        if COUNTER not in name and not torch.equal(before, after[name]):
+    for name, before in read.items():
+        if not torch.equal(before, after[name]):
             raise UnsupportedModule(
                 f"{name} changes at every call, and a program keeps no whole numbers; leave it out"
             )
