@@ -33,6 +33,8 @@ def check_messages(
     """
     for edge in graph.edges:
         layer = graph.layers[edge.target]
+        if dtype_bytes * rows * layer.neurons * layer.sum_floats + ROOM <= MAX_FRAME:
+            continue  # so are those of any of its neurons, and there may be very many pieces
         for sender, receiver in permutations(layout, 2):
             has, wanted = sender[edge.source], receiver[edge.target]
             start, stop = overlap(has, wanted) if edge.kind in PAIRED else wanted
