@@ -19,6 +19,7 @@ from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.errors import DeviceError
 from crowdlearn_device.executor import ExecuTorchExecutor
 from crowdlearn_device.manifest import ArraySpec, LayerSpec, Manifest, MethodSpec, Port
+from crowdlearn_device.manifest_reader import read_manifest
 from crowdlearn_device.state import PieceState
 from crowdlearn_device.update import Limits, Update, decode_update, encode_update
 from crowdlearn_device.wire import decode_frame, decode_tensor, encode_tensor
@@ -168,7 +169,7 @@ def update(data: bytes) -> None:
 def manifest(data: bytes) -> None:
     """A program's manifest."""
     try:
-        Manifest.from_json(data)
+        read_manifest(data)
     except DeviceError:
         return
 

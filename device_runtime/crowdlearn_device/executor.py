@@ -15,6 +15,7 @@ import numpy as np
 
 from .errors import ProgramError
 from .manifest import Manifest
+from .manifest_reader import read_manifest
 from .wire import Array
 
 PTE_IDENTIFIER = b"ET12"
@@ -160,7 +161,7 @@ class ProgramStore:
         """The manifest of that hash. Raises ProgramError where it is absent or its bytes are not what the
         hash says.
         """
-        return Manifest.from_json(self._read(sha256, ".json"))
+        return read_manifest(self._read(sha256, ".json"))
 
     def executor(self, manifest: Manifest) -> ExecuTorchExecutor:
         return ExecuTorchExecutor(self._read(manifest.program, ".pte"))

@@ -18,7 +18,7 @@ from . import wire_pb2 as pb
 from .arrivals import Arrivals, Message
 from .errors import ProgramError, WireError
 from .executor import Executor
-from .manifest import LOSS, TRAIN_STEP, Manifest, MethodSpec, Port
+from .manifest import LOSS, STATE, TRAIN_STEP, Manifest, MethodSpec, Port
 from .ports import check_ports
 from .routes import Layout, Routes
 from .schedule import Pass, dropout_mask
@@ -208,7 +208,7 @@ class Piece:
         stale = step.number == self.boundary
         inputs = []
         for port in method.inputs:
-            if port.role in ("parameter", "buffer", "momentum"):
+            if port.role in STATE:
                 inputs.append(self._weights.given(port, stale=stale))
             else:
                 inputs.append(given[port.role, port.edge if port.role == "error" else port.layer])

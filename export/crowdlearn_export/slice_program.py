@@ -18,6 +18,7 @@ import torch
 from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.executor import ExecuTorchExecutor
 from crowdlearn_device.manifest import Manifest
+from crowdlearn_device.manifest_reader import read_manifest
 
 from .backends import by_measurement, by_size, this_computer
 from .compile import compile_lowered, lower_methods
@@ -124,7 +125,7 @@ def cache_key(graph: NeuronGraph, **what: object) -> str:
 def load_cached(path: Path) -> SliceProgram | None:
     """A cached program, if it is there and whole; a damaged one is made anew."""
     try:
-        manifest = Manifest.from_json((path / "manifest.json").read_bytes())
+        manifest = read_manifest((path / "manifest.json").read_bytes())
         pte = (path / "program.pte").read_bytes()
     except (OSError, ProgramError):
         return None

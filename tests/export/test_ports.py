@@ -9,6 +9,7 @@ import pytest
 import torch
 from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.manifest import Manifest, Port
+from crowdlearn_device.manifest_reader import read_manifest
 from crowdlearn_device.ports import check_ports
 from crowdlearn_export.piece_stages import piece_stages
 from crowdlearn_export.stages import Optimizer, array_specs, edge_specs, layer_specs
@@ -55,7 +56,7 @@ def check(manifest: Manifest) -> None:
 @pytest.mark.parametrize("parts", [(1,), (2,), (0,), (2, 0), (1, 0), (0, 1), (2, 1)])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_every_piece_that_is_exported_is_what_a_device_expects(build, parts, momentum) -> None:
-    check(Manifest.from_json(manifest_of(build, parts, momentum).to_json()))
+    check(read_manifest(manifest_of(build, parts, momentum).to_json()))
 
 
 def without(manifest: Manifest, method: str, what: str, role: str, instead: Sequence[Port] = ()) -> Manifest:
