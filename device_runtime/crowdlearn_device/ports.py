@@ -13,6 +13,19 @@ Ports = tuple[list[Port], list[Port]]
 """What a method takes and gives."""
 
 
+def turning_layers(manifest: Manifest, owned: Sequence[int]) -> list[int]:
+    """Those of the `owned` layers that turn round at the loss as one stage: the last ones, which have no
+    forward of their own. Raises ProgramError where others have none.
+    """
+    names = {method.name for method in manifest.methods}
+    turning = [layer for layer in owned if f"forward_{layer}" not in names]
+    last = len(manifest.layers) - 1
+    if turning and (turning != owned[-len(turning) :] or turning[-1] != last):
+        absent = ", ".join(f"forward_{layer}" for layer in turning)
+        raise ProgramError(f"program {manifest.program[:12]} has no {absent}; export it again")
+    return turning
+
+
 def check_ports(manifest: Manifest, owned: Sequence[int], turning: Sequence[int]) -> None:
     """Raise ProgramError where a method of a piece of the layers `owned` takes or gives something else than
     these need; `turning` are those that are one stage with the loss.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from .manifest import EdgeSpec, Manifest
 from .state import Neurons
@@ -24,7 +24,8 @@ class Routes:
     no messages.
     """
 
-    def __init__(self, manifest: Manifest, layout: Layout, index: int, turning: Collection[int]) -> None:
+    def __init__(self, manifest: Manifest, layout: Layout, index: int, turning: Sequence[int]) -> None:
+        self.turning = turning
         self.neurons = tuple(layout[index])
         self._layout = layout
         self._index = index

@@ -17,7 +17,9 @@ class Weights:
     the `stale` one before the last update, on which the earlier mini-batch runs.
     """
 
-    def __init__(self, state: PieceState, manifest: Manifest, rate: float) -> None:
+    def __init__(self, state: PieceState, manifest: Manifest, rate: float, boundary: int) -> None:
+        self.boundary = boundary
+        """How many mini-batches the newest have had."""
         self.rate = np.float32(rate)
         self._manifest = manifest
         self._neurons = state.neurons
@@ -44,12 +46,12 @@ class Weights:
         """What steps change in place."""
         return [*self._values.values(), *self._momentum.values()]
 
-    def given(self, port: Port, *, stale: bool) -> Array:
-        """What a program takes at a port for a parameter, buffer or momentum."""
+    def given(self, port: Port, step: int) -> Array:
+        """What a program takes at a port for a parameter, buffer or momentum in mini-batch `step`."""
         if port.role == "momentum":
             return self._momentum[port.name]
         newest = self._values[port.name]
-        return self._stale.get(port.name, newest) if stale else newest
+        return self._stale.get(port.name, newest) if step == self.boundary else newest
 
     def keep(self, port: Port, values: Array) -> None:
         """Running statistics as a program leaves them."""
@@ -71,6 +73,7 @@ class Weights:
             )
         if not ahead:
             self._stale.clear()
+        self.boundary += 1
 
     def _next_version(self, name: str) -> Floats:
         newest = self._values[name]

@@ -179,7 +179,7 @@ def test_the_whole_network_is_one_program(build, micro, ranked, ran, programs):
     sample = (12,) if build is mlp else (2, 8, 8)
     owned = [layer.neurons for layer in neuron_graph(build(), torch.zeros(2, *sample)).layers]
     (piece,) = assert_sliced_equals_whole(build, sample, [owned], micro, programs, ranked=ranked)
-    assert piece._executor.ran == ran
+    assert piece._stages._executor.ran == ran
 
 
 @pytest.mark.parametrize("micro", [16, 12])
@@ -188,7 +188,7 @@ def test_the_whole_network_may_take_gradients_at_the_weights_before_the_last_upd
     of = Pass(0, STEPS, every=4, staleness=1)
     whole = [[12, 9, 6, 4]]
     (piece,) = assert_sliced_equals_whole(mlp, (12,), whole, micro, programs, ranked=False, of=of)
-    assert set(piece._executor.ran) == {"loss"}
+    assert set(piece._stages._executor.ran) == {"loss"}
 
 
 def test_a_shortcut_may_enter_the_layers_that_turn_round(programs):
@@ -200,7 +200,7 @@ def test_a_shortcut_may_enter_the_layers_that_turn_round(programs):
         [n if k == cut else 0 for k, n in enumerate(whole)],
     ]
     pieces = assert_sliced_equals_whole(Residual, (2, 8, 8), counts, 16, programs)
-    assert set(pieces[0]._executor.ran) == {"forward_0", "backward_0", "loss"}
+    assert set(pieces[0]._stages._executor.ran) == {"forward_0", "backward_0", "loss"}
 
 
 @pytest.mark.parametrize("build", [convolutional, Residual, depthwise])

@@ -1,0 +1,46 @@
+"""A mini-batch under way in a piece: what it holds between one stage and the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .arrivals import Arrivals
+from .wire import Array, Floats
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the dominator learns of a micro-batch."""
+
+    micro: int
+    rows: int
+    loss: float
+    correct: int
+
+
+class Call(NamedTuple):
+    """One run of a stage; the last layer stands for those that turn round with it."""
+
+    step: int
+    purpose: int
+    micro: int
+    layer: int
+
+
+@dataclass
+class MiniBatch:
+    """`number` is the boundary before it. `waiting` counts the messages that a call lacks; `sums` are those
+    that entered layers, by micro-batch and layer; `done` counts the calls that gave gradients.
+    """
+
+    number: int
+    micros: int
+    rows: int
+    arrivals: Arrivals
+    waiting: dict[Call, int] = field(default_factory=dict)
+    labels: dict[int, Array] = field(default_factory=dict)
+    sums: dict[tuple[int, int], Floats] = field(default_factory=dict)
+    gradients: dict[str, Floats] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+    done: int = 0
