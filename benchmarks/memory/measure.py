@@ -14,8 +14,9 @@ import numpy as np
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.wire import MAX_FRAME
 from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.shape import array_specs
 from crowdlearn_export.slice_program import SliceProgram, export_slice
-from crowdlearn_export.stages import Optimizer, array_specs
+from crowdlearn_export.stage import Optimizer
 from crowdlearn_host.planner.costs import Training
 from crowdlearn_host.planner.plan import Plan
 from crowdlearn_host.server.group import Group

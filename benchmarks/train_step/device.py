@@ -24,8 +24,9 @@ from crowdlearn_device.state import PieceState
 from crowdlearn_device.wire import Array
 from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_export.piece_stages import piece_stages
+from crowdlearn_export.shape import array_specs
 from crowdlearn_export.slice_program import SliceProgram, program_of
-from crowdlearn_export.stages import Optimizer, array_specs
+from crowdlearn_export.stage import Optimizer
 from crowdlearn_export.trace import neuron_graph
 from crowdlearn_export.weights import arrays_of
 from executorch.extension.pybindings import _portable_lib

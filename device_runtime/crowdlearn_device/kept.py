@@ -12,11 +12,11 @@ import numpy as np
 
 from .errors import DataError, ProgramError, StateError
 from .executor import Executor, Programs, ProgramStore
-from .manifest import Manifest
+from .manifest import PREDICT, Manifest
+from .ports import predict_method
 from .state import MAX_HEADER, PieceState
 from .wire import Floats
 
-PREDICT = "predict"
 WEIGHTS = "weights.state"
 
 
@@ -42,11 +42,7 @@ class KeptModel:
         """Raises ProgramError or StateError where program and weights are not of one whole network."""
         self._manifest, self._executor = manifest, executor
         method = manifest.method(PREDICT)
-        if (
-            not method.inputs
-            or method.inputs[0].role != "sum"
-            or [p.role for p in method.outputs] != ["logits"]
-        ):
+        if method != predict_method(manifest):
             raise ProgramError(f"program {manifest.program[:12]} does not predict; take the model anew")
         if list(weights.neurons) != [(0, layer.neurons) for layer in manifest.layers]:
             raise StateError("the weights are not those of the whole network; take the model anew")

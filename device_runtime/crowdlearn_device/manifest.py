@@ -15,7 +15,7 @@ from typing import Literal
 from .errors import ProgramError
 
 FORMAT = 2
-LOSS, TRAIN_STEP = "loss", "train_step"
+LOSS, TRAIN_STEP, PREDICT = "loss", "train_step", "predict"
 STATE = frozenset({"parameter", "buffer", "momentum"})
 ROLES = STATE | {"sum", "error", "mask", "labels", "scale", "rate", "gradient", "loss", "logits"}
 """What an input or output is. sum: a layer's summed input, or (as output) the product on an edge. error: the
@@ -97,7 +97,16 @@ class BackendChoice:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class PieceShape:
+    """What pieces of one program have in common; `ports` says what their methods take and give for it."""
+
+    layers: tuple[LayerSpec, ...]
+    edges: tuple[EdgeSpec, ...]
+    arrays: tuple[ArraySpec, ...]
+
+
+@dataclass(frozen=True)
+class Manifest(PieceShape):
     """Everything a device must know of a program beside its bytes; and why its methods have their backends:
     measured with `max_batch` samples on the computer `measured_on`, or by the size of their products alone.
     """
@@ -106,9 +115,6 @@ class Manifest:
     max_batch: int
     momentum: float
     weight_decay: float
-    layers: tuple[LayerSpec, ...]
-    edges: tuple[EdgeSpec, ...]
-    arrays: tuple[ArraySpec, ...]
     methods: tuple[MethodSpec, ...]
     arena_bytes: int = 0
     workspace_bytes: int = 0

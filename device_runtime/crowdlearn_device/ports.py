@@ -1,4 +1,4 @@
-"""The ports that a piece's methods must have: layers, edges and arrays leave no choice but their order."""
+"""The ports of a piece's methods, for its shape: the exporter writes these, and a device takes no others."""
 
 from __future__ import annotations
 
@@ -7,10 +7,56 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from .errors import ProgramError
-from .manifest import LOSS, TRAIN_STEP, Manifest, Port
+from .manifest import LOSS, PREDICT, TRAIN_STEP, ArraySpec, Manifest, MethodSpec, PieceShape, Port
 
-Ports = tuple[list[Port], list[Port]]
-"""What a method takes and gives."""
+
+def layer_methods(shape: PieceShape, layer: int) -> tuple[MethodSpec, MethodSpec]:
+    """Forward and backward of one layer."""
+    parameters, buffers, masks = _state(shape, [layer])
+    entering = _sum(shape, layer)
+    products = []
+    for e, edge in enumerate(shape.edges):
+        if edge.source == layer:
+            target = shape.layers[edge.target]
+            neurons = shape.layers[layer].owned if edge.matched else target.neurons
+            products.append(Port("sum", ("B", neurons, *target.sum_shape), layer=edge.target, edge=e))
+    inputs = (entering, *parameters, *buffers, *masks)
+    errors = [replace(product, role="error") for product in products]
+    gradients = [replace(port, role="gradient") for port in parameters]
+    back = [replace(entering, role="error")] if layer else []  # nobody asks for the error of the data
+    return (
+        MethodSpec(f"forward_{layer}", inputs, (*products, *buffers)),
+        MethodSpec(f"backward_{layer}", (*inputs, *errors), (*back, *gradients)),
+    )
+
+
+def loss_method(shape: PieceShape, layers: Sequence[int]) -> MethodSpec:
+    """What takes the last layers, which the piece owns whole, from sums to gradients."""
+    parameters, buffers, masks = _state(shape, layers)
+    sums = _entering(shape, layers)
+    errors = [replace(port, role="error") for port in sums if port.layer]
+    gradients = [replace(port, role="gradient") for port in parameters]
+    return MethodSpec(
+        LOSS,
+        (*sums, *parameters, *buffers, *masks, *_TARGETS),
+        (*_scores(shape), *errors, *gradients, *buffers),
+    )
+
+
+def train_step_method(shape: PieceShape, *, momentum: bool) -> MethodSpec:
+    """What takes the whole network from samples to new weights."""
+    layers = range(len(shape.layers))
+    parameters, buffers, masks = _state(shape, layers)
+    momenta = [replace(port, role="momentum") for port in parameters] if momentum else []
+    state = (*parameters, *momenta, *buffers)
+    inputs = (*_entering(shape, layers), *state, *masks, *_TARGETS, Port("rate", ()))
+    return MethodSpec(TRAIN_STEP, inputs, _scores(shape))
+
+
+def predict_method(shape: PieceShape) -> MethodSpec:
+    """What takes the whole network from samples to scores, in evaluation mode."""
+    arrays = [_array(shape, array) for array in shape.arrays]
+    return MethodSpec(PREDICT, (_sum(shape, 0), *arrays), (_logits(shape),))
 
 
 def turning_layers(manifest: Manifest, owned: Sequence[int]) -> list[int]:
@@ -30,86 +76,60 @@ def check_ports(manifest: Manifest, owned: Sequence[int], turning: Sequence[int]
     """Raise ProgramError where a method of a piece of the layers `owned` takes or gives something else than
     these need; `turning` are those that are one stage with the loss.
     """
-    due = {}
-    for layer in owned:
-        if layer not in turning:
-            due[f"forward_{layer}"], due[f"backward_{layer}"] = _layer(manifest, layer)
+    methods = [method for layer in owned if layer not in turning for method in layer_methods(manifest, layer)]
     if turning:
-        due[LOSS] = _loss(manifest, turning)
+        methods.append(loss_method(manifest, turning))
     if any(method.name == TRAIN_STEP for method in manifest.methods):
-        due[TRAIN_STEP] = _train_step(manifest, turning)
+        methods.append(train_step_method(manifest, momentum=bool(manifest.momentum)))
     if len({method.name for method in manifest.methods}) < len(manifest.methods):
         raise ProgramError("manifest names a method twice; export it again")
-    for name, (inputs, outputs) in due.items():
-        method = manifest.method(name)
-        for what, needed, found in (("take", inputs, method.inputs), ("give", outputs, method.outputs)):
-            if wrong := (Counter(needed) - Counter(found)) + (Counter(found) - Counter(needed)):
+    for needed in methods:
+        method = manifest.method(needed.name)
+        given, due = (method.inputs, method.outputs), (needed.inputs, needed.outputs)
+        for verb, found, ports in zip(("take", "give"), given, due, strict=True):
+            if wrong := (Counter(ports) - Counter(found)) + (Counter(found) - Counter(ports)):
                 port = next(iter(wrong))
-                verb = "must" if port in needed else "must not"
                 raise ProgramError(
-                    f"method {name} {verb} {what} {port.role} {port.name} of layer {port.layer} in shape "
-                    f"{port.shape}; export it again"
+                    f"method {method.name} {'must' if port in ports else 'must not'} {verb} {port.role} "
+                    f"{port.name} of layer {port.layer} in shape {port.shape}; export it again"
                 )
 
 
-def _sum(manifest: Manifest, layer: int) -> Port:
-    spec = manifest.layers[layer]
+_TARGETS = Port("labels", ("B",), dtype="int64"), Port("scale", ())
+
+
+def _sum(shape: PieceShape, layer: int) -> Port:
+    spec = shape.layers[layer]
     return Port("sum", ("B", spec.owned, *spec.sum_shape), layer=layer)
 
 
-def _arrays(manifest: Manifest, role: str, layers: Iterable[int], *, trained: bool) -> list[Port]:
-    return [
-        Port(role, (manifest.layers[array.layer].owned, *array.shape), array.name, array.layer)
-        for array in manifest.arrays
-        if array.layer in layers and array.trained is trained
-    ]
+def _array(shape: PieceShape, array: ArraySpec) -> Port:
+    role = "parameter" if array.trained else "buffer"
+    return Port(role, (shape.layers[array.layer].owned, *array.shape), array.name, array.layer)
 
 
-def _state(manifest: Manifest, layers: Sequence[int]) -> tuple[list[Port], list[Port], list[Port]]:
+def _entering(shape: PieceShape, layers: Sequence[int]) -> list[Port]:
+    """The sums that enter the last layers from others, or the samples."""
+    entered = {e.target for e in shape.edges if e.source < layers[0] and e.target >= layers[0]}
+    return [_sum(shape, layer) for layer in sorted(entered or {0})]
+
+
+def _scores(shape: PieceShape) -> tuple[Port, Port]:
+    return Port("loss", ()), _logits(shape)
+
+
+def _logits(shape: PieceShape) -> Port:
+    return Port("logits", ("B", shape.layers[-1].neurons))
+
+
+def _state(shape: PieceShape, layers: Iterable[int]) -> tuple[list[Port], list[Port], list[Port]]:
     """Parameters, buffers and masks of some layers."""
+    arrays = [_array(shape, array) for array in shape.arrays if array.layer in layers]
+    parameters = [port for port in arrays if port.role == "parameter"]
+    buffers = [port for port in arrays if port.role == "buffer"]
     masks = [
         Port("mask", ("B", spec.owned, *(1 for _ in spec.sum_shape)), layer=layer)
         for layer in layers
-        if (spec := manifest.layers[layer]).dropout
+        if (spec := shape.layers[layer]).dropout
     ]
-    return (
-        _arrays(manifest, "parameter", layers, trained=True),
-        _arrays(manifest, "buffer", layers, trained=False),
-        masks,
-    )
-
-
-def _layer(manifest: Manifest, layer: int) -> tuple[Ports, Ports]:
-    parameters, buffers, masks = _state(manifest, [layer])
-    entering = _sum(manifest, layer)
-    products = []
-    for e, edge in enumerate(manifest.edges):
-        if edge.source == layer:
-            target = manifest.layers[edge.target]
-            neurons = manifest.layers[layer].owned if edge.matched else target.neurons
-            products.append(Port("sum", ("B", neurons, *target.sum_shape), layer=edge.target, edge=e))
-    inputs = [entering, *parameters, *buffers, *masks]
-    errors = [replace(product, role="error") for product in products]
-    gradients = [replace(port, role="gradient") for port in parameters]
-    back = [replace(entering, role="error")] if layer else []  # nobody asks for the error of the data
-    return (inputs, [*products, *buffers]), ([*inputs, *errors], [*back, *gradients])
-
-
-def _loss(manifest: Manifest, layers: Sequence[int]) -> Ports:
-    parameters, buffers, masks = _state(manifest, layers)
-    entered = {e.target for e in manifest.edges if e.source < layers[0] and e.target >= layers[0]}
-    sums = [_sum(manifest, layer) for layer in sorted(entered or {0})]
-    labels, scale = Port("labels", ("B",), dtype="int64"), Port("scale", ())
-    errors = [replace(port, role="error") for port in sums if port.layer]
-    gradients = [replace(port, role="gradient") for port in parameters]
-    scores = [Port("loss", ()), Port("logits", ("B", manifest.layers[-1].neurons))]
-    return (
-        [*sums, *parameters, *buffers, *masks, labels, scale],
-        [*scores, *errors, *gradients, *buffers],
-    )
-
-
-def _train_step(manifest: Manifest, layers: Sequence[int]) -> Ports:
-    inputs, outputs = _loss(manifest, layers)
-    momenta = _arrays(manifest, "momentum", layers, trained=True) if manifest.momentum else []
-    return [*inputs, *momenta, Port("rate", ())], outputs[:2]
+    return parameters, buffers, masks

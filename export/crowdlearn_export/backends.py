@@ -22,7 +22,7 @@ from torch.fx import GraphModule
 
 from .compile import compile_lowered
 from .lowering.backend import WORTHWHILE, choose_backend, products
-from .stages import Stage, example_inputs
+from .stage import Stage, example_inputs
 
 BACKENDS: tuple[Backend, ...] = ("portable", "xnnpack")
 BORDER = 8

@@ -24,7 +24,7 @@ from .compile import compile_program
 from .graph import Layer, NeuronGraph
 from .piece_stages import piece_stages
 from .slice_program import REVISION
-from .stages import Optimizer
+from .stage import Optimizer
 
 PARTS = (4, 2, 1)
 """The widths are these parts of a layer."""

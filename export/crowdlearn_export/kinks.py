@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .lowering.pooling import pool_windows
 from .lowering.rows import from_rows, gather, tap_tables, to_rows
-from .stages import Stage, example_inputs
+from .stage import Stage, example_inputs
 
 DRAWS = 10
 MARGIN = 1e-6

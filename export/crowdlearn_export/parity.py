@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import ParityError
 from .kinks import away_from_kinks, double
-from .stages import Stage, example_inputs
+from .stage import Stage, example_inputs
 
 PARITY = 1e-5
 """Largest relative error of an exported program against float64 autograd."""

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 from .errors import UnsupportedModule
 from .graph import NeuronGraph
+from .layer_stages import layer_stages
 from .region import LossRegion
-from .stages import LayerStages, Optimizer, Stage, array_specs
+from .shape import piece_shape
+from .stage import Optimizer, Stage
 
 
 def piece_stages(
@@ -20,15 +22,14 @@ def piece_stages(
 
     Raises UnsupportedModule where a layer has no sliced form.
     """
-    arrays = array_specs(graph)
+    shape = piece_shape(graph, owned)
     first = max(first, loss_region(graph, owned))
     stages: list[Stage] = []
     for index, count in enumerate(owned[:first]):
         if count:
-            layer = LayerStages(graph, index, owned, arrays)
-            stages += [layer.forward(), layer.backward()]
+            stages += layer_stages(graph, index, shape)
     if first < len(owned):
-        region = LossRegion(graph, first, arrays)
+        region = LossRegion(graph, first, shape)
         stages.append(region.gradients())
         if first == 0:
             stages.append(region.train_step(optimizer))

@@ -5,86 +5,65 @@ backward in one method. Where that is the whole network, a training step is one 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from crowdlearn_device.manifest import LOSS, TRAIN_STEP, ArraySpec, Port
+from crowdlearn_device.manifest import STATE, PieceShape
+from crowdlearn_device.ports import loss_method, train_step_method
 from torch import Tensor
 
 from .graph import NeuronGraph
 from .layers import run_layers
-from .stages import Optimizer, Stage, array_port, as_stage, drops, mask_port
+from .stage import Optimizer, Stage, as_stage
 
 _vjp: Any = torch.func.vjp  # its annotation leaves out has_aux
 
 
 class LossRegion:
-    """The layers from `first` to the last one, all owned whole by one piece."""
+    """The layers from `first` to the last one, all owned whole by one piece of this shape."""
 
-    def __init__(self, graph: NeuronGraph, first: int, arrays: Sequence[ArraySpec]) -> None:
-        self.graph, self.first = graph, first
-        self.layers = graph.layers[first:]
-        mine = [array for array in arrays if array.layer >= first]
-        neurons = [layer.neurons for layer in graph.layers]
-        entered = {edge.target for edge in graph.edges if edge.source < first} | (
-            {0} if first == 0 else set()
-        )
-        self.sums = [
-            Port("sum", ("B", layer.neurons, *layer.sum_shape), layer=layer.index)
-            for layer in self.layers
-            if layer.index in entered
-        ]
-        self.trained = [array_port("parameter", a, neurons[a.layer]) for a in mine if a.trained]
-        self.buffers = [array_port("buffer", a, neurons[a.layer]) for a in mine if not a.trained]
-        self.masks = [mask_port(layer, layer.neurons) for layer in self.layers if drops(layer)]
-        self.labels = Port("labels", ("B",), dtype="int64")
-        self.scale = Port("scale", ())
-        self.logits = Port("logits", ("B", self.layers[-1].neurons))
+    def __init__(self, graph: NeuronGraph, first: int, shape: PieceShape) -> None:
+        self._graph, self._shape = graph, shape
+        self._layers = graph.layers[first:]
+        self._first = 1 if first == 0 else 0  # nobody asks for the error of the data
+        self._spec = loss_method(shape, range(first, len(graph.layers)))
+        self._trained = sum(port.role == "parameter" for port in self._spec.inputs)
 
     def gradients(self) -> Stage:
         """What a micro-batch gives: loss, logits, errors of the sums that entered, gradients, new buffers."""
-        first = 1 if self.first == 0 else 0  # nobody asks for the error of the data
-        inputs = (*self.sums, *self.trained, *self.buffers, *self.masks, self.labels, self.scale)
-        leaves = len(self.sums) + len(self.trained)
-        outputs = (
-            Port("loss", ()),
-            self.logits,
-            *(replace(port, role="error") for port in self.sums[first:]),
-            *(replace(port, role="gradient") for port in self.trained),
-            *self.buffers,
-        )
+        first = self._first
+        leaves = sum(port.role == "sum" for port in self._spec.inputs) + self._trained
 
         def function(*given: Tensor) -> tuple[Tensor, ...]:
-            rest = given[leaves:]
+            *rest, labels, scale = given[leaves:]
 
             def loss_of(*values: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
-                logits, buffers = self._forward((*given[:first], *values, *rest[:-2]))
-                return cross_entropy(logits, *rest[-2:]), (logits, buffers)
+                logits, buffers = self._forward((*given[:first], *values, *rest))
+                return cross_entropy(logits, labels, scale), (logits, buffers)
 
             loss, vjp, (logits, buffers) = _vjp(loss_of, *given[first:leaves], has_aux=True)
             return (loss, logits, *vjp(torch.ones_like(loss)), *buffers)
 
         def reference(*given: Tensor) -> tuple[Tensor, ...]:
             values = [x.detach().requires_grad_() for x in given[:leaves]]
-            logits, buffers = self._forward((*values, *given[leaves:-2]))
-            loss = F.cross_entropy(logits, given[-2], reduction="sum") * given[-1]
+            *rest, labels, scale = given[leaves:]
+            logits, buffers = self._forward((*values, *rest))
+            loss = F.cross_entropy(logits, labels, reduction="sum") * scale
             slopes = torch.autograd.grad(loss, values[first:])
             return (loss.detach(), logits.detach(), *slopes, *(b.detach() for b in buffers))
 
-        return as_stage(LOSS, function, inputs, outputs, reference)
+        return as_stage(self._spec, function, reference)
 
     def train_step(self, optimizer: Optimizer) -> Stage:
         """A whole mini-batch of the whole network: loss and logits, and new weights, momenta and buffers over
         the old ones. The learning rate is an input.
         """
-        momenta = [replace(port, role="momentum") for port in self.trained] if optimizer.momentum else []
-        state = (*self.trained, *momenta, *self.buffers)
-        rate = Port("rate", ())
-        inputs = (*self.sums, *state, *self.masks, self.labels, self.scale, rate)
-        outputs = (Port("loss", ()), self.logits, *state)
-        weights, velocities = 1 + len(self.trained), 1 + len(self.trained) + len(momenta)
+        momentum = bool(optimizer.momentum)
+        spec = train_step_method(self._shape, momentum=momentum)
+        state = [i for i, port in enumerate(spec.inputs) if port.role in STATE]
+        weights = 1 + self._trained
+        velocities = weights + self._trained * momentum
 
         def function(*given: Tensor) -> tuple[Tensor, ...]:
             *rest, labels, scale, rate = given[velocities:]
@@ -95,7 +74,7 @@ class LossRegion:
 
             loss, vjp, (logits, buffers) = _vjp(loss_of, *given[1:weights], has_aux=True)
             # Without momentum the rate can scale one number instead of every gradient.
-            slopes = vjp(torch.ones_like(loss) if momenta else rate)
+            slopes = vjp(torch.ones_like(loss) if momentum else rate)
             new = _descended(optimizer, given[1:weights], slopes, given[weights:velocities], rate)
             return (loss, logits, *new, *buffers)
 
@@ -111,20 +90,20 @@ class LossRegion:
                 sgd.state[value]["momentum_buffer"] = velocity.clone()
             loss.backward()  # type: ignore[no-untyped-call]
             sgd.step()
-            moved = [sgd.state[value]["momentum_buffer"] for value in values] if momenta else []
+            moved = [sgd.state[value]["momentum_buffer"] for value in values] if momentum else []
             return tuple(x.detach() for x in (loss, logits, *values, *moved, *buffers))
 
-        updates = {2 + i: 1 + i for i in range(len(state))}
-        return as_stage(TRAIN_STEP, function, inputs, outputs, reference, updates)
+        updates = {len(spec.outputs) + i: position for i, position in enumerate(state)}
+        return as_stage(spec, function, reference, updates)
 
     def _forward(self, given: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """From [sums, parameters, buffers, masks] to the logits and the new buffers."""
-        ports = (*self.sums, *self.trained, *self.buffers, *self.masks)
-        named = dict(zip(ports, given, strict=True))
-        sums = {port.layer: named[port] for port in self.sums}
-        arrays = {port.name: named[port] for port in (*self.trained, *self.buffers)}
-        masks = {port.layer: named[port] for port in self.masks}
-        return run_layers(self.graph, self.layers, sums, arrays, masks)
+        ports = zip(self._spec.inputs[:-2], given, strict=True)
+        named = {(port.role, port.layer, port.name): x for port, x in ports}
+        sums = {layer: x for (role, layer, _), x in named.items() if role == "sum"}
+        masks = {layer: x for (role, layer, _), x in named.items() if role == "mask"}
+        arrays = {name: x for (_, _, name), x in named.items() if name}
+        return run_layers(self._graph, self._layers, sums, arrays, masks)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:

@@ -25,7 +25,8 @@ from .compile import compile_lowered, lower_methods
 from .graph import NeuronGraph
 from .parity import check_parity
 from .piece_stages import piece_stages
-from .stages import Optimizer, Stage, array_specs, edge_specs, layer_specs
+from .shape import piece_shape
+from .stage import Optimizer, Stage
 
 REVISION = 7
 """Part of the cache key: raise it when the same model must give another program."""
@@ -92,14 +93,15 @@ def program_of(
     backends = {name: choice.backend for name, choice in choices.items()}
     compiled = compile_lowered(methods, lowered, backends, max_batch)
     parity = check_parity(stages, ExecuTorchExecutor(compiled.pte), max_batch)
+    shape = piece_shape(graph, owned)
     manifest = Manifest(
         program=hashlib.sha256(compiled.pte).hexdigest(),
         max_batch=max_batch,
         momentum=optimizer.momentum,
         weight_decay=optimizer.weight_decay,
-        layers=layer_specs(graph, owned),
-        edges=edge_specs(graph),
-        arrays=tuple(a for a in array_specs(graph) if owned[a.layer]),
+        layers=shape.layers,
+        edges=shape.edges,
+        arrays=shape.arrays,
         methods=tuple(stage.spec for stage in stages),
         arena_bytes=compiled.arena_bytes,
         workspace_bytes=compiled.workspace_bytes,

@@ -19,7 +19,7 @@ from .errors import UnsupportedModule
 from .graph import NeuronGraph
 from .layers import run_layers
 from .local_ops import describe
-from .stages import array_specs
+from .shape import array_specs
 from .weights import neurons_first
 
 ROWS = 5

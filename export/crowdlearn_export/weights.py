@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 
 from .errors import ExportError
-from .graph import NeuronGraph
-from .stages import array_specs, from_neurons_first, to_neurons_first
+from .graph import Edge, Layer, NeuronGraph
+from .shape import array_specs
 
 Floats = npt.NDArray[np.float32]
 Order = Sequence[Sequence[int]]
@@ -46,7 +46,7 @@ def neurons_first(
             raise ExportError(f"the model's state has no {spec.name!r}; it belongs to another model")
         tensor = state[spec.name].detach()
         if edge := edges.get(spec.name):
-            tensor = to_neurons_first(edge, graph.layers[edge.source], tensor)
+            tensor = _to_neurons_first(edge, graph.layers[edge.source], tensor)
             if edge.kind in ("dense", "conv"):
                 axis = tensor.dim() - 1 if edge.kind == "dense" else 1
                 tensor = tensor.index_select(axis, torch.from_numpy(orders[edge.target]))
@@ -67,6 +67,24 @@ def state_of(
             if edge.kind in ("dense", "conv"):
                 axis = tensor.dim() - 1 if edge.kind == "dense" else 1
                 tensor = tensor.index_select(axis, orders[edge.target])
-            tensor = from_neurons_first(edge, graph.layers[edge.source], tensor)
+            tensor = _from_neurons_first(edge, graph.layers[edge.source], tensor)
         state[spec.name] = tensor.reshape(state[spec.name].shape).to(state[spec.name].dtype).contiguous()
     return state
+
+
+def _to_neurons_first(edge: Edge, source: Layer, weight: torch.Tensor) -> torch.Tensor:
+    """A module's weight, [targets, ...], as [source neurons, ...]."""
+    if edge.kind == "depthwise":
+        return weight
+    if edge.kind == "conv":
+        return weight.transpose(0, 1)
+    return weight.T.reshape(source.neurons, *source.output_shape, weight.shape[0])
+
+
+def _from_neurons_first(edge: Edge, source: Layer, weight: torch.Tensor) -> torch.Tensor:
+    """The inverse of `_to_neurons_first`."""
+    if edge.kind == "depthwise":
+        return weight
+    if edge.kind == "conv":
+        return weight.transpose(0, 1)
+    return weight.reshape(source.neurons * source.output_floats, -1).T

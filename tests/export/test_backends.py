@@ -9,7 +9,7 @@ import torch
 from crowdlearn_device.manifest_reader import read_manifest
 from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_export.slice_program import SliceProgram, export_slice, load_cached, save_cached
-from crowdlearn_export.stages import Optimizer
+from crowdlearn_export.stage import Optimizer
 from crowdlearn_export.trace import neuron_graph
 from torch import nn
 

@@ -9,7 +9,7 @@ import torch
 from crowdlearn_export import footprint as module
 from crowdlearn_export.footprint import footprint
 from crowdlearn_export.slice_program import export_slice
-from crowdlearn_export.stages import Optimizer
+from crowdlearn_export.stage import Optimizer
 from crowdlearn_export.trace import neuron_graph
 from torch import nn
 

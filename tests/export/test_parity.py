@@ -10,7 +10,7 @@ from crowdlearn_device.wire import Array
 from crowdlearn_export.errors import ParityError
 from crowdlearn_export.parity import check_parity
 from crowdlearn_export.piece_stages import piece_stages
-from crowdlearn_export.stages import Optimizer, Stage
+from crowdlearn_export.stage import Optimizer, Stage
 from crowdlearn_export.trace import neuron_graph
 from torch import nn
 

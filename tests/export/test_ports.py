@@ -10,9 +10,10 @@ import torch
 from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.manifest import Manifest, Port
 from crowdlearn_device.manifest_reader import read_manifest
-from crowdlearn_device.ports import check_ports
+from crowdlearn_device.ports import check_ports, turning_layers
 from crowdlearn_export.piece_stages import piece_stages
-from crowdlearn_export.stages import Optimizer, array_specs, edge_specs, layer_specs
+from crowdlearn_export.shape import piece_shape
+from crowdlearn_export.stage import Optimizer
 from crowdlearn_export.trace import neuron_graph
 from torch import nn
 
@@ -34,22 +35,22 @@ def manifest_of(build: Callable[[], nn.Module], parts: Sequence[int], momentum: 
         layer.neurons // part if part else 0
         for layer, part in zip(graph.layers, (1, *hidden, 1), strict=True)
     ]
+    shape = piece_shape(graph, owned)
     return Manifest(
         program="0" * 64,
         max_batch=4,
         momentum=momentum,
         weight_decay=0.0,
-        layers=layer_specs(graph, owned),
-        edges=edge_specs(graph),
-        arrays=tuple(array for array in array_specs(graph) if owned[array.layer]),
+        layers=shape.layers,
+        edges=shape.edges,
+        arrays=shape.arrays,
         methods=tuple(stage.spec for stage in piece_stages(graph, owned, Optimizer(momentum))),
     )
 
 
 def check(manifest: Manifest) -> None:
-    names = {method.name for method in manifest.methods}
     owned = [i for i, layer in enumerate(manifest.layers) if layer.owned]
-    check_ports(manifest, owned, [i for i in owned if f"forward_{i}" not in names])
+    check_ports(manifest, owned, turning_layers(manifest, owned))
 
 
 @pytest.mark.parametrize("build", [mlp, convolutional, Residual, depthwise, dropping])

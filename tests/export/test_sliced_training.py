@@ -16,8 +16,9 @@ from crowdlearn_device.piece import Piece
 from crowdlearn_device.schedule import Pass, micro_batches
 from crowdlearn_device.state import PieceState
 from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.shape import array_specs
 from crowdlearn_export.slice_program import export_slice
-from crowdlearn_export.stages import Optimizer, array_specs
+from crowdlearn_export.stage import Optimizer
 from crowdlearn_export.trace import neuron_graph
 from crowdlearn_export.weights import arrays_of, state_of
 from torch import nn

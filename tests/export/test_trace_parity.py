@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.slice_program import export_slice
-from crowdlearn_export.stages import Optimizer
+from crowdlearn_export.stage import Optimizer
 from crowdlearn_export.trace import neuron_graph
 from torch import Tensor, nn
 from torch.nn.utils import prune

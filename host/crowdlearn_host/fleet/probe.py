@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_export.slice_program import export_slice
-from crowdlearn_export.stages import Optimizer
+from crowdlearn_export.stage import Optimizer
 from crowdlearn_export.trace import neuron_graph
 
 from crowdlearn_host.fleet.measure import Probe

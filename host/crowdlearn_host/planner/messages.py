@@ -15,7 +15,7 @@ from crowdlearn_device.routes import overlap
 from crowdlearn_device.state import KINDS
 from crowdlearn_device.wire import MAX_FRAME
 from crowdlearn_export.graph import FLOAT, NeuronGraph
-from crowdlearn_export.stages import array_specs
+from crowdlearn_export.shape import array_specs
 
 from ..errors import PlanError
 from .bundles import PAIRED

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from crowdlearn_device.sharing import stretches
 from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.stages import array_specs
+from crowdlearn_export.shape import array_specs
 from crowdlearn_export.weights import neurons_first
 from numpy.typing import NDArray
 

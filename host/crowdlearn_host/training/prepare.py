@@ -11,8 +11,9 @@ from crowdlearn_device.dataset import Dataset
 from crowdlearn_device.update import ValueType
 from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_export.inference import export_inference
+from crowdlearn_export.shape import array_specs
 from crowdlearn_export.slice_program import SliceProgram, export_slice
-from crowdlearn_export.stages import Optimizer, array_specs
+from crowdlearn_export.stage import Optimizer
 from crowdlearn_export.trace import neuron_graph
 from crowdlearn_export.weights import arrays_of
 from torch import nn

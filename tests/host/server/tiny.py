@@ -8,7 +8,8 @@ from math import prod
 
 import numpy as np
 from crowdlearn_device.errors import ProgramError
-from crowdlearn_device.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
+from crowdlearn_device.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, PieceShape
+from crowdlearn_device.ports import layer_methods, loss_method
 from crowdlearn_device.wire import Array, Floats
 
 LAYERS = (3, 4, 5, 2)
@@ -36,41 +37,21 @@ def array_specs() -> tuple[ArraySpec, ...]:
 
 def manifest(owned: Sequence[int]) -> Manifest:
     """What a piece that owns `owned[layer]` neurons of each layer runs."""
-    arrays, methods = [], []
-    trained: list[Port] = []
-    for layer, count in enumerate(owned):
-        if not count:
-            continue
-        specs = [spec for spec in array_specs() if spec.layer == layer]
-        arrays += specs
-        sums = Port("sum", ("B", count), layer=layer)
-        own = [
-            Port("parameter" if s.trained else "buffer", (count, *s.shape), name=s.name, layer=layer)
-            for s in specs
-        ]
-        parameters = [port for port in own if port.role == "parameter"]
-        buffers = [port for port in own if port.role == "buffer"]
-        gradients = [Port("gradient", p.shape, name=p.name, layer=layer) for p in parameters]
-        trained += parameters
-        errors = [Port("error", ("B", count), layer=layer)] if layer else []
-        if layer == LAST:
-            given = (sums, *own, Port("labels", ("B",), dtype="int64"), Port("scale", ()))
-            gives = (Port("loss", ()), Port("logits", ("B", LAYERS[LAST])), *errors, *gradients)
-            methods.append(MethodSpec("loss", given, gives))
-            continue
-        onward = Port("sum", ("B", LAYERS[layer + 1]), layer=layer + 1, edge=layer)
-        back = Port("error", ("B", LAYERS[layer + 1]), layer=layer + 1, edge=layer)
-        methods.append(MethodSpec(f"forward_{layer}", (sums, *own), (onward, *buffers)))
-        methods.append(MethodSpec(f"backward_{layer}", (sums, *own, back), (*errors, *gradients)))
+    shape = PieceShape(
+        layers=tuple(LayerSpec(n, k, ()) for n, k in zip(LAYERS, owned, strict=True)),
+        edges=tuple(EdgeSpec(layer, layer + 1) for layer in range(LAST)),
+        arrays=tuple(spec for spec in array_specs() if owned[spec.layer]),
+    )
+    hidden = [method for layer in range(LAST) if owned[layer] for method in layer_methods(shape, layer)]
     return Manifest(
         program="".join(f"{count:064x}"[-8:] for count in owned),
         max_batch=8,
         momentum=MOMENTUM,
         weight_decay=0.0,
-        layers=tuple(LayerSpec(n, k, ()) for n, k in zip(LAYERS, owned, strict=True)),
-        edges=tuple(EdgeSpec(layer, layer + 1) for layer in range(LAST)),
-        arrays=tuple(arrays),
-        methods=tuple(methods),
+        layers=shape.layers,
+        edges=shape.edges,
+        arrays=shape.arrays,
+        methods=(*hidden, loss_method(shape, [LAST])) if owned[LAST] else tuple(hidden),
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from crowdlearn_device.sharing import apply_patch, shared_updates
 from crowdlearn_device.state import PieceState
 from crowdlearn_device.update import ValueType
-from crowdlearn_export.stages import array_specs
+from crowdlearn_export.shape import array_specs
 from crowdlearn_export.trace import neuron_graph
 from crowdlearn_export.weights import arrays_of
 from crowdlearn_host.models import build_model
