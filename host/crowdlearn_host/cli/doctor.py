@@ -15,7 +15,8 @@ from ..models import build_model, stated_shape
 from .terminal import terminal
 
 if TYPE_CHECKING:
-    from crowdlearn_export.doctor import Diagnosis, ModuleReport
+    from crowdlearn_export.doctor import Diagnosis
+    from crowdlearn_export.module_reports import ModuleReport
 
 SLICES = (
     "yes; the last layers that one device holds whole run in one call, from their sums to the loss and back, "
