@@ -38,10 +38,10 @@ def gradient_errors(model: nn.Module, step: TrainStep, executor: Executor) -> tu
 
 def _errors_on(rows: Tensor, exact: nn.Module, step: TrainStep, executor: Executor) -> tuple[float, float]:
     """The same on some rows of the example."""
-    example, names = step.method.example, list(step.state)
-    inputs, targets, _, *factors = (
-        tensor[rows] if tensor.dim() else tensor for tensor in example[len(names) :]
-    )
+    names = list(step.state)
+    state = [tensor.numpy() for tensor in step.method.example[: len(names)]]
+    batch = step.method.example[len(names) :]
+    inputs, targets, _, *factors = (tensor[rows] if tensor.dim() else tensor for tensor in batch)
     narrow, exact = copy.deepcopy(exact).float(), copy.deepcopy(exact)
     for network, x in ((exact, double([inputs])[0]), (narrow, inputs)):
         torch.autograd.backward(nn.functional.cross_entropy(network(x), targets))
