@@ -21,11 +21,14 @@ from websockets.exceptions import ConnectionClosed
 
 from ..errors import FleetError, SilentDevice, UpdateRefused
 from . import effects as do
+from .admission import Seats, check_same, hello_of
+from .attached import Attached
 from .group import Group
 from .points import Device, Place
 from .run_folder import RunFolder
 from .shared_model import SharedModel
-from .traffic import Traffic, purpose_of, websocket_bytes
+from .throughput import Throughput
+from .traffic import Traffic, purpose_of
 
 HELLO_SECONDS = 60.0
 CHUNK_BYTES = 256 << 10
@@ -34,14 +37,6 @@ Admits = Callable[[str, str], bool]
 OnEvent = Callable[[str, dict[str, Any]], None]
 OnCheckpoint = Callable[[int, int, dict[str, Floats]], None]
 """Group, epoch, and the global model's arrays."""
-
-
-@dataclass
-class _Attached:
-    device: Device
-    line: Line
-    masked: bool
-    """Whether this side masks its frames: it does where it dialled."""
 
 
 @dataclass
@@ -69,13 +64,12 @@ class Server:
     """What on this host's side ended the run, where it did; on disk is what was reached before."""
 
     def __post_init__(self) -> None:
-        self._attached: dict[int, _Attached] = {}
-        devices = [device for group in self.groups for device in group.devices.values()]
-        self._numbers = {device.name: device.number for device in devices}
+        self._attached: dict[int, Attached] = {}
+        known = [device for group in self.groups for device in group.devices.values()]
+        self._seats = Seats(self.seats, known)
+        self.throughput = Throughput(self.traffic)
         self._refused_logged = 0
         self._window_changed = False
-        self.samples = self._first_rows = self._exchanged = 0
-        self._began = 0.0
         self._waiting: list[tuple[int, do.SendGlobal | do.SendPatch | do.Checkpoint]] = []
 
     def _index(self, number: int) -> int:
@@ -133,66 +127,34 @@ class Server:
 
     def _welcome(
         self, frame: pb.Frame, connection: Connection, dialled: bool, wanted: int | None
-    ) -> _Attached:
-        hello = frame.hello
-        if not frame.HasField("hello"):
-            raise FleetError("a device must say hello first")
-        if hello.version != VERSION:
-            raise FleetError(
-                f"{hello.device[:50]} speaks version {hello.version}, this host {VERSION}; update one"
-            )
-        name = hello.device
-        if not name or len(name) > 100 or not name.isprintable() or len(hello.identity) != 32:
-            raise FleetError(f"a device with name {name[:100]!r} and a key of {len(hello.identity)} bytes")
-        least = self.groups[0].settings.least_rows
-        if not least <= hello.samples < 1 << 32:
-            why = "batch norm has no variance of one: " if least > 1 and hello.samples else ""
-            raise FleetError(
-                f"{name} holds {hello.samples} training samples; {why}"
-                f"give it {least} at least, or leave it out"
-            )
-        number = self._number(name, wanted)
+    ) -> Attached:
+        hello = hello_of(frame, self.groups[0].settings.least_rows)
+        number, planned = self._seats.number(hello.device, wanted)
+        if planned:
+            self.tell("stands_in", {"device": hello.device, "planned": planned})
         known = self._group(number).devices.get(number)
-        if known is not None and known.identity != hello.identity:
-            raise FleetError(
-                f"{name} has another identity than when it joined; was it reset? Start a new run with it"
-            )
-        if known is not None and known.samples != hello.samples:
-            raise FleetError(
-                f"{name} holds {hello.samples} samples, {known.samples} when it joined; restore its data"
-            )
-        attached = _Attached(Device(number, name, hello.identity, hello.samples), Line(connection), dialled)
+        if known is not None:
+            check_same(known, hello)
+        device = Device(number, hello.device, hello.identity, hello.samples)
+        attached = Attached(device, Line(connection), self.traffic, dialled)
         before = self._attached.pop(number, None)
         if before is not None:
             before.line.abort()
             self._group(number).leave(number, "replaced by a new connection")
             self._carry_out()
         self._attached[number] = attached
-        self._count_up(attached, "control", frame.ByteSize())
+        attached.took("control", frame.ByteSize())
         welcome = pb.Welcome(version=VERSION, run=self.run, id=self.folder.id, device=number)
         self._send(number, pb.Frame(welcome=welcome))
         return attached
 
-    def _number(self, name: str, wanted: int | None) -> int:
-        """The number of a device: what it has, what the plan says, what is `wanted` for it, or the next."""
-        if name not in self._numbers:
-            taken = set(self._numbers.values())
-            wanted = self.seats.get(name, wanted)
-            if wanted is None or wanted in taken:
-                wanted = next(n for n in itertools.count() if n not in taken)
-            self._numbers[name] = wanted
-            planned = next((device for device, number in self.seats.items() if number == wanted), name)
-            if planned != name:
-                self.tell("stands_in", {"device": name, "planned": planned})
-        return self._numbers[name]
-
-    async def _take(self, attached: _Attached, data: bytes) -> None:
+    async def _take(self, attached: Attached, data: bytes) -> None:
         frame = decode_frame(data)
         number = attached.device.number
         if self._attached.get(number) is not attached:
             return  # it was let go; what it still says counts no more
         purpose = purpose_of(frame)
-        self._count_up(attached, purpose, len(data))
+        attached.took(purpose, len(data))
         kind = frame.WhichOneof("body")
         group = self._group(number)
         if kind == "envelope":
@@ -204,8 +166,7 @@ class Server:
                 self._refuse(attached, f"envelope to device {envelope.receiver}, which is not of its group")
             elif envelope.generation == group.generation and receiver:
                 group.relayed(number)
-                self._count_down(receiver, purpose, len(data))
-                receiver.line.put(data, express=envelope.express)
+                receiver.put(data, purpose, express=envelope.express)
                 await receiver.line.room()
             return
         if kind == "snapshot":
@@ -217,18 +178,16 @@ class Server:
         group.receive(number, frame)
         self._carry_out()
 
-    async def _give(self, attached: _Attached, sha256: str) -> None:
+    async def _give(self, attached: Attached, sha256: str) -> None:
         """Send a file of a program, no faster than the device takes it."""
         content = self.programs.get(sha256, b"")
         for offset in range(0, max(len(content), 1), CHUNK_BYTES):
             part = content[offset : offset + CHUNK_BYTES]
             chunk = pb.Chunk(sha256=sha256, size=len(content), offset=offset, data=part)
-            data = pb.Frame(chunk=chunk).SerializeToString()
-            self._count_down(attached, "control", len(data))
-            attached.line.put(data)
+            attached.put(pb.Frame(chunk=chunk).SerializeToString(), "control")
             await attached.line.room()
 
-    def _keep(self, attached: _Attached, snapshot: pb.Snapshot) -> None:
+    def _keep(self, attached: Attached, snapshot: pb.Snapshot) -> None:
         number = attached.device.number
         group = self._group(number)
         if snapshot.generation < group.generation:
@@ -251,7 +210,7 @@ class Server:
             if heirs is not None:
                 group.stored(snapshot.generation, snapshot.boundary, snapshot.piece, heirs)
 
-    def _refuse(self, attached: _Attached, reason: str) -> None:
+    def _refuse(self, attached: Attached, reason: str) -> None:
         self.refuse(attached.device.name, reason)
 
     def refuse(self, device: str, reason: str) -> None:
@@ -276,41 +235,15 @@ class Server:
 
     def _record(self, event: str, fields: dict[str, Any]) -> None:
         if event == "progress":
-            fields = {**fields, **self._pace_so_far(fields["rows"])}
+            fields = {**fields, **self.throughput.trained(fields["rows"])}
             self.folder.metric(**fields)
         else:
             self.folder.event(event, **fields)
         self.on_event(event, fields)
 
-    def _pace_so_far(self, rows: int) -> dict[str, Any]:
-        """Since this process started: samples per second, bytes of sums and errors per sample, all bytes."""
-        sent = self.traffic.by_purpose()
-        exchanged = sent["activation"] + sent["error"]
-        if self.samples == 0:
-            self._began, self._exchanged = time.monotonic(), exchanged
-            self.samples = self._first_rows = rows
-            return {"bytes": sent}  # nothing to measure by before the first mini-batch is over
-        self.samples += rows
-        measured = self.samples - self._first_rows
-        return {
-            "samples_per_second": round(measured / max(time.monotonic() - self._began, 1e-6), 1),
-            "bytes_per_sample": round((exchanged - self._exchanged) / measured, 1),
-            "bytes": sent,
-        }
-
-    def _count_up(self, attached: _Attached, purpose: str, size: int) -> None:
-        wire = websocket_bytes(size, masked=not attached.masked)
-        self.traffic.count(attached.device.name, "up", purpose, wire)
-
-    def _count_down(self, attached: _Attached, purpose: str, size: int) -> None:
-        wire = websocket_bytes(size, masked=attached.masked)
-        self.traffic.count(attached.device.name, "down", purpose, wire)
-
     def _send(self, number: int, frame: pb.Frame) -> None:
         if attached := self._attached.get(number):
-            data = frame.SerializeToString()
-            self._count_down(attached, purpose_of(frame), len(data))
-            attached.line.put(data)
+            attached.put(frame.SerializeToString(), purpose_of(frame))
 
     def _carry_out(self) -> None:
         """Do what the groups ask for; nothing more once something of it failed: the rest builds upon it."""

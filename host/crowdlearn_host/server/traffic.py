@@ -85,6 +85,12 @@ class Traffic:
                 totals[purpose] += size
         return totals
 
+    @property
+    def exchanged(self) -> int:
+        """Bytes of sums and errors, from devices."""
+        sent = self.by_purpose()
+        return sent["activation"] + sent["error"]
+
     def rows(self) -> list[dict[str, str | int]]:
         """One row per device, direction and purpose."""
         return [

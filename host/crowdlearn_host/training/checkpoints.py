@@ -30,11 +30,9 @@ class Checkpoints:
 
     def _mark(self) -> None:
         """From here on the next epoch is measured."""
-        self._began, self._samples, self._exchanged = time.monotonic(), self._server.samples, self._sent()
-
-    def _sent(self) -> int:
-        sent = self._server.traffic.by_purpose()
-        return sent["activation"] + sent["error"]
+        server = self._server
+        self._began, self._samples = time.monotonic(), server.throughput.samples
+        self._exchanged = server.traffic.exchanged
 
     def __call__(self, group: int, epoch: int, arrays: dict[str, Floats]) -> None:
         prepared = self._prepared
@@ -44,10 +42,10 @@ class Checkpoints:
         if prepared.test is not None:
             result = evaluate(copy.deepcopy(prepared.model), state, prepared.test)
             fields |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
-        samples = self._server.samples - self._samples
+        samples = self._server.throughput.samples - self._samples
         fields |= {
             "samples_per_second": samples / (time.monotonic() - self._began),
-            "bytes_per_sample": (self._sent() - self._exchanged) / max(samples, 1),
+            "bytes_per_sample": (self._server.traffic.exchanged - self._exchanged) / max(samples, 1),
             "planned_bytes_per_sample": self._planned,
             "bytes": self._server.traffic.by_purpose(),
         }

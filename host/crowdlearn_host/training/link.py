@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from crowdlearn_device.retry import Retry
@@ -24,28 +25,40 @@ FIRST_RETRY, LAST_RETRY = 0.2, 10.0
 """Seconds between attempts to reach a device again."""
 
 
-class Link:
-    """Keeps the device `serial`, one of the `fleet`, connected to `server`; new to the run it gets `number`.
-
-    The links of a fleet share `declined`: why devices would not take part when they were asked last.
+@dataclass(frozen=True)
+class AdbFleet:
+    """The devices of a run that are reached over adb. `key` is the private adb key, if not ~/.android/adbkey;
+    `declined` tells why devices would not take part when they were asked last.
     """
 
-    def __init__(
-        self,
-        server: Server,
-        fleet: Sequence[str],
-        serial: str,
-        number: int,
-        files: dict[str, bytes],
-        config: TrainConfig,
-        declined: dict[str, str],
-        key: Path | None = None,
-    ) -> None:
-        self._server, self._fleet, self._number, self._config = server, fleet, number, config
-        self._serial, self._declined = serial, declined
+    server: Server
+    config: TrainConfig
+    serials: Sequence[str]
+    key: Path | None
+    declined: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the run has got anywhere."""
+        return any(group.points for group in self.server.groups)
+
+    def decline(self, serial: str, reason: str) -> None:
+        """A device takes no part. Raises TrainingError where that leaves nobody, and nothing is trained."""
+        self.declined[serial] = reason
+        somebody = self.config.fleet.joining or any(group.live for group in self.server.groups)
+        if not (somebody or self.trained or set(self.serials) - set(self.declined)):
+            why = "; ".join(f"{serial}: {reason}" for serial, reason in self.declined.items())
+            raise TrainingError(f"no device takes part ({why}); see to that and start again")
+
+
+class Link:
+    """Keeps the device `serial`, with `files` on it, connected; new to the run it gets `number`."""
+
+    def __init__(self, fleet: AdbFleet, serial: str, number: int, files: dict[str, bytes]) -> None:
+        self._fleet, self._server = fleet, fleet.server
+        self._serial, self._number = serial, number
         self._token = secrets.token_hex(16)
         self._files = {**files, "token": self._token.encode()}
-        self._key = key
         self._retry = Retry(FIRST_RETRY, LAST_RETRY)
         self._welcomed = False
         self._unfit = False
@@ -59,7 +72,7 @@ class Link:
         """
         while not self._over:
             try:
-                async with await dial(self._serial, key=self._key) as device:
+                async with await dial(self._serial, key=self._fleet.key) as device:
                     await self._deploy(device)
             except (FleetError, OSError, WebSocketException) as error:
                 # What never was there is a mistake in the fleet; in a run under way it may come back.
@@ -73,21 +86,18 @@ class Link:
         return self._unfit or self._server.over.is_set()
 
     @property
-    def _trained(self) -> bool:
-        return any(group.points for group in self._server.groups)
-
-    @property
     def _mistaken(self) -> bool:
-        return not self._welcomed and not self._trained
+        return not self._welcomed and not self._fleet.trained
 
     async def _deploy(self, device: AdbDevice) -> None:
         """Have the runtime run on the device as long as it is connected, and the run lasts."""
         named = (await device.shell("getprop ro.serialno")).stdout.decode(errors="replace").strip()
         name = named or self._serial
         arguments = ["--name", name, "--threads", "1"]
-        arguments += [f"--lowest-battery={self._config.fleet.lowest_battery}"]
-        if self._config.device_data:
-            arguments += ["--data", self._config.device_data]
+        config = self._fleet.config
+        arguments += [f"--lowest-battery={config.fleet.lowest_battery}"]
+        if config.device_data:
+            arguments += ["--data", config.device_data]
         deployment = RuntimeDeployment(device, arguments=arguments)
         sent = await deployment.install(self._files)
         self._server.tell("deployed", {"device": name, "bytes": sent})
@@ -118,20 +128,12 @@ class Link:
                 reason = connection.close_reason or str(error)
                 if connection.close_code != TRY_LATER and self._mistaken:
                     raise FleetError(reason) from error
-                self._decline(reason)
+                self._tell("declined", reason)
+                self._fleet.decline(self._serial, reason)
                 return
             self._welcomed, self._unfit, self._told = True, not fit, ("", "")
-            self._declined.pop(self._serial, None)
+            self._fleet.declined.pop(self._serial, None)
             self._retry.lasted(time.monotonic() - began)
-
-    def _decline(self, reason: str) -> None:
-        """The device is there and takes no part: tell it, and end the run where that leaves nobody."""
-        self._tell("declined", reason)
-        self._declined[self._serial] = reason
-        somebody = self._config.fleet.joining or any(group.live for group in self._server.groups)
-        if not (somebody or self._trained or set(self._fleet) - set(self._declined)):
-            why = "; ".join(f"{serial}: {reason}" for serial, reason in self._declined.items())
-            raise TrainingError(f"no device takes part ({why}); see to that and start again")
 
     def _tell(self, event: str, reason: str) -> None:
         """Once, until the reason is another."""

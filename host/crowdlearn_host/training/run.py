@@ -24,7 +24,7 @@ from ..server.server import OnEvent, Server
 from .checkpoints import Checkpoints
 from .config import TrainConfig
 from .evaluation import Evaluation, evaluate
-from .link import Link
+from .link import AdbFleet, Link
 from .prepare import Prepared, device_files, groups_of, shared_model_of
 
 GOODBYE_SECONDS = 15.0
@@ -76,11 +76,9 @@ async def train(
         if fleet.listen is not None:
             port = await stack.enter_async_context(listening(server, fleet.listen, default_home()))
             on_event("listening", {"port": port, "devices": fleet.joining})
-        declined: dict[str, str] = {}
+        reached = AdbFleet(server, prepared.config, serials, key)
         links = [
-            asyncio.create_task(
-                Link(server, serials, serial, number, files[i], prepared.config, declined, key).keep()
-            )
+            asyncio.create_task(Link(reached, serial, number, files[i]).keep())
             for i, (number, serial) in enumerate(zip(numbers, serials, strict=False))
         ]
         stack.push_async_callback(_cancelled, links)

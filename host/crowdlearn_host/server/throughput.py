@@ -1,0 +1,33 @@
+"""How fast a run trains since this process started."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from .traffic import Traffic
+
+
+class Throughput:
+    """Measured from the end of the first mini-batch on."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self.samples = 0
+        self._traffic = traffic
+        self._began = 0.0
+        self._first_rows = self._exchanged = 0
+
+    def trained(self, rows: int) -> dict[str, Any]:
+        """After a mini-batch of `rows`: samples a second, bytes of sums and errors a sample, all bytes."""
+        sent, exchanged = self._traffic.by_purpose(), self._traffic.exchanged
+        if self.samples == 0:
+            self._began, self._exchanged = time.monotonic(), exchanged
+            self.samples = self._first_rows = rows
+            return {"bytes": sent}  # nothing to measure by before the first mini-batch is over
+        self.samples += rows
+        measured = self.samples - self._first_rows
+        return {
+            "samples_per_second": round(measured / max(time.monotonic() - self._began, 1e-6), 1),
+            "bytes_per_sample": round((exchanged - self._exchanged) / measured, 1),
+            "bytes": sent,
+        }
