@@ -22,7 +22,7 @@ from .sharing import apply_patch, shared_updates, weights_of
 from .snapshot import SnapshotOpener, seal_snapshot
 from .state import Neurons, PartialState, PieceState
 from .stored import StateStore, StoredState
-from .update import ValueType
+from .update_values import ValueType
 from .wire import decode_message
 from .work import Work
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from .errors import WireError
 from .manifest import ArraySpec, Manifest
 from .state import Neurons, PieceState
-from .update import Limits, Update, ValueType, decode_update, encode_update, select_top
+from .update import Limits, Update, decode_update, encode_update
+from .update_values import ValueType
 from .wire import Floats
 
 CHUNK_WEIGHTS = 1 << 16
@@ -68,6 +70,27 @@ def shared_updates(
 def _top(parts: Sequence[Stretch], state: PieceState, theta: float) -> NDArray[np.int64]:
     importance = [_importance(part, state.layers[part.layer]) for part in parts]
     return select_top(np.concatenate(importance), theta)
+
+
+def select_top(accumulated: NDArray[Any], theta: float) -> NDArray[np.int64]:
+    """Positions of the `theta` share of largest values, increasing; ties go to the lower position.
+
+    `accumulated` is |gradient| summed over the epoch, per weight; infinity puts a weight before all others.
+    Raises ValueError where theta is outside [0, 1] or a value is NaN.
+    """
+    if not 0 <= theta <= 1:
+        raise ValueError(f"theta is {theta}; choose a share between 0 and 1")
+    if np.isnan(accumulated).any():
+        raise ValueError("accumulated gradients hold NaN; training has diverged, lower the learning rate")
+    size = len(accumulated)
+    count = int(theta * size + 0.5)
+    if count in (0, size):
+        return np.arange(count)
+    threshold = np.partition(accumulated, size - count)[size - count]
+    chosen = accumulated > threshold
+    ties = np.flatnonzero(accumulated == threshold)
+    chosen[ties[: count - np.count_nonzero(chosen)]] = True
+    return np.flatnonzero(chosen)
 
 
 def _gathered(

@@ -17,7 +17,8 @@ from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.manifest import ArraySpec
 from crowdlearn_device.sharing import CHUNK_WEIGHTS, Stretch, stretches
 from crowdlearn_device.state import KINDS, MAX_HEADER, Neurons, PieceState
-from crowdlearn_device.update import Update, ValueType, chunks, encode_update
+from crowdlearn_device.update import Update, chunks, encode_update
+from crowdlearn_device.update_values import ValueType
 from crowdlearn_device.wire import Floats
 from numpy.typing import NDArray
 

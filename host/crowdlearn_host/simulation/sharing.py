@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from crowdlearn_device.update import Update, ValueType, as_decoded, encode_update, select_top
+from crowdlearn_device.sharing import select_top
+from crowdlearn_device.update import Update, encode_update
+from crowdlearn_device.update_values import ValueType, as_decoded
 from numpy.typing import NDArray
 
 from ..sharing.window import Window

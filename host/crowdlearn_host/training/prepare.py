@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.dataset import Dataset
-from crowdlearn_device.update import ValueType
+from crowdlearn_device.update_values import ValueType
 from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_export.inference import export_inference
 from crowdlearn_export.shape import array_specs

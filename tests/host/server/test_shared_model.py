@@ -10,7 +10,8 @@ from crowdlearn_device.errors import WireError
 from crowdlearn_device.manifest import ArraySpec
 from crowdlearn_device.sharing import apply_patch, shared_updates, stretches
 from crowdlearn_device.state import PieceState
-from crowdlearn_device.update import HEADER, Update, ValueType, encode_update
+from crowdlearn_device.update import HEADER, Update, encode_update
+from crowdlearn_device.update_values import ValueType
 from crowdlearn_host.errors import RunError, UpdateRefused
 from crowdlearn_host.server.effects import Merge
 from crowdlearn_host.server.shared_model import SharedModel

@@ -10,7 +10,7 @@ import pytest
 import torch
 from crowdlearn_device.sharing import apply_patch, shared_updates
 from crowdlearn_device.state import PieceState
-from crowdlearn_device.update import ValueType
+from crowdlearn_device.update_values import ValueType
 from crowdlearn_export.shape import array_specs
 from crowdlearn_export.trace import neuron_graph
 from crowdlearn_export.weights import arrays_of
