@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+import numpy as np
 from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_host.models import build_model
 from crowdlearn_host.planner.plan import Plan
@@ -64,7 +65,8 @@ class Prices:
             moved = 4 * graph.parameters
         else:
             state = build_model(MODEL, 0).state_dict()
-            moved = shuffle_bytes(config, piece_of_weight(flat_layout(state), graph, plan))
+            pieces = piece_of_weight(flat_layout(state), graph, plan)
+            moved = shuffle_bytes(config, pieces, np.zeros(len(pieces), np.bool_))
         shuffles = config.group - config.renews * config.rounds_an_epoch
         self.shuffles = moved * shuffles * config.groups / 1e9
 

@@ -45,7 +45,7 @@ class Arrivals:
         edge = self._manifest.edges[message.edge]
         forward = message.purpose == pb.PURPOSE_ACTIVATION
         layer = edge.target if forward else edge.source
-        due = self._routes.incoming if forward else self._routes.outgoing
+        due = self._routes.incoming if forward else self._routes.returning
         if (message.edge, message.partner) not in due.get(layer, []):
             raise WireError(f"piece {message.partner} has nothing to send on edge {message.edge}")
         a, b = (self._routes.entering if forward else self._routes.leaving)(edge, message.partner)

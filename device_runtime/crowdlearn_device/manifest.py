@@ -14,13 +14,14 @@ from typing import Literal
 
 from .errors import ProgramError
 
-FORMAT = 2
+FORMAT = 3
 LOSS, TRAIN_STEP, PREDICT = "loss", "train_step", "predict"
 STATE = frozenset({"parameter", "buffer", "momentum"})
-ROLES = STATE | {"sum", "error", "mask", "labels", "scale", "rate", "gradient", "loss", "logits"}
+HELD = STATE | {"frozen"}
+ROLES = HELD | {"sum", "error", "mask", "labels", "scale", "rate", "gradient", "loss", "logits"}
 """What an input or output is. sum: a layer's summed input, or (as output) the product on an edge. error: the
-loss's derivative with respect to the sums of a layer. parameter, buffer, momentum, gradient: of the array
-named `name`.
+loss's derivative with respect to the sums of a layer. parameter, buffer, momentum (which training changes),
+frozen, gradient: of the array named `name`.
 """
 
 Dim = int | str
@@ -65,17 +66,21 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class EdgeSpec:
-    """An edge of the whole network. `matched` edges (identity, depthwise) join neuron i to neuron i only."""
+    """An edge of the whole network. `matched` edges (identity, depthwise) join neuron i to neuron i only; on
+    `taught` ones errors come back, for something learns there or before.
+    """
 
     source: int
     target: int
     matched: bool = False
+    taught: bool = True
 
 
 @dataclass(frozen=True)
 class ArraySpec:
     """An array of the piece's state. Dimension 0 is the layer's owned neurons; `shape` is one
-    neuron's part. `offset` is where the whole model's array begins in the vector of all its weights.
+    neuron's part. `offset` is where the whole model's array begins in the vector of all its weights. What is
+    neither `trained` nor `frozen` is running statistics.
     """
 
     name: str
@@ -83,6 +88,12 @@ class ArraySpec:
     shape: tuple[int, ...]
     trained: bool
     offset: int = 0
+    frozen: bool = False
+
+    @property
+    def role(self) -> str:
+        """What a method that takes it calls it."""
+        return "parameter" if self.trained else "frozen" if self.frozen else "buffer"
 
 
 @dataclass(frozen=True)

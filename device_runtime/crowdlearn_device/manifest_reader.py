@@ -9,6 +9,7 @@ from typing import Any, get_args
 from .errors import ProgramError
 from .manifest import (
     FORMAT,
+    HELD,
     ROLES,
     STATE,
     TRAIN_STEP,
@@ -23,7 +24,7 @@ from .manifest import (
     Port,
 )
 
-READABLE = (1, FORMAT)
+READABLE = range(1, FORMAT + 1)
 MAX_MANIFEST = 4 << 20
 DTYPES = frozenset({"float32", "int64"})
 
@@ -59,12 +60,18 @@ def _inconsistency(manifest: Manifest) -> str:
     for edge in manifest.edges:
         if not 0 <= edge.source < edge.target < count:
             return f"manifest joins layer {edge.source} to {edge.target} of {count}"
+    reached = {edge.target for edge in manifest.edges if edge.taught}
+    if any(edge.source in reached and not edge.taught for edge in manifest.edges):
+        return "manifest stops errors before layers that learn"
     for layer in manifest.layers:
         if layer.owned > layer.neurons:
             return f"manifest owns {layer.owned} of {layer.neurons} neurons"
     names = {array.name for array in manifest.arrays}
     if len(names) != len(manifest.arrays) or any(not 0 <= a.layer < count for a in manifest.arrays):
         return "manifest's arrays are named twice or belong to no layer"
+    back = {edge.source for edge in manifest.edges if edge.taught} | {count - 1}
+    if any(array.trained and (array.frozen or array.layer not in back) for array in manifest.arrays):
+        return "manifest trains what is frozen, or what no errors come back to"
     shapes = {a.name: (manifest.layers[a.layer].owned, *a.shape) for a in manifest.arrays}
     for method in manifest.methods:
         for port in (*method.inputs, *method.outputs):
@@ -78,7 +85,7 @@ def _inconsistency(manifest: Manifest) -> str:
 def _wrong_port(port: Port, shapes: Mapping[str, tuple[int, ...]], *, layers: int, edges: int) -> str:
     if port.role not in ROLES:
         return f"has a port of unknown role {port.role!r}"
-    if port.role in STATE | {"gradient"} and port.name not in shapes:
+    if port.role in HELD | {"gradient"} and port.name not in shapes:
         return f"names unknown array {port.name!r}"
     if port.name in shapes and port.shape != shapes[port.name]:
         return f"takes {port.name!r} in shape {port.shape}, the piece holds {shapes[port.name]}"
@@ -91,7 +98,7 @@ def _wrong_port(port: Port, shapes: Mapping[str, tuple[int, ...]], *, layers: in
 
 def _trains_whole(manifest: Manifest, method: MethodSpec) -> bool:
     """Whether a step updates everything that there is to update, once."""
-    due = [("parameter" if array.trained else "buffer", array.name) for array in manifest.arrays]
+    due = [(array.role, array.name) for array in manifest.arrays if not array.frozen]
     due += [("momentum", array.name) for array in manifest.arrays if array.trained and manifest.momentum]
     state = [(p.role, p.name) for p in method.inputs if p.role in STATE]
     return sorted(state) == sorted(due) and all(layer.owned == layer.neurons for layer in manifest.layers)
@@ -126,7 +133,12 @@ def _layer(x: Any) -> LayerSpec:
 
 
 def _edge(x: Any) -> EdgeSpec:
-    return EdgeSpec(_integer(x["source"], 0, 1 << 16), _integer(x["target"], 0, 1 << 16), _flag(x["matched"]))
+    return EdgeSpec(
+        _integer(x["source"], 0, 1 << 16),
+        _integer(x["target"], 0, 1 << 16),
+        _flag(x["matched"]),
+        _flag(x.get("taught", True)),
+    )
 
 
 def _array(x: Any) -> ArraySpec:
@@ -136,6 +148,7 @@ def _array(x: Any) -> ArraySpec:
         shape=_shape(x["shape"]),
         trained=_flag(x["trained"]),
         offset=_integer(x["offset"], 0, 1 << 31),
+        frozen=_flag(x.get("frozen", False)),
     )
 
 

@@ -31,7 +31,8 @@ class Call(NamedTuple):
 @dataclass
 class MiniBatch:
     """`number` is the boundary before it. `waiting` counts the messages that a call lacks; `sums` are those
-    that entered layers, by micro-batch and layer; `done` counts the calls that gave gradients.
+    that entered layers, by micro-batch and layer; `done` counts calls after which a layer is done with a
+    micro-batch: backward, or forward where it does not go backward.
     """
 
     number: int

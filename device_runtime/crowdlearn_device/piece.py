@@ -60,7 +60,7 @@ class Piece:
         owned = [layer for layer, (a, b) in enumerate(layout[index]) if b > a]
         self._turning = turning_layers(manifest, owned)
         check_ports(manifest, owned, self._turning)
-        self._learning = len({self._stage(layer) for layer in owned})
+        self._ending = len({self._stage(layer) for layer in owned})
         self._routes = Routes(manifest, layout, index, self._turning)
         self._entering = sum(len(self._routes.incoming[layer]) for layer in self._turning)
         self._weights = Weights(state, manifest, learning_rate, boundary)
@@ -95,8 +95,21 @@ class Piece:
 
     @property
     def micros_under_way(self) -> int:
-        """Micro-batches that were fed here and have not come back."""
-        return sum((micro, 0) in step.sums for step in self._steps.values() for micro in step.labels)
+        """Micro-batches that were fed here and have not come back: to the input layer where it goes backward,
+        else to the loss.
+        """
+        fed = (
+            step.labels.keys() | {m for m, layer in step.sums if layer == 0} for step in self._steps.values()
+        )
+        return sum(map(len, fed))
+
+    @property
+    def _awaited(self) -> range:
+        """The mini-batches of which messages may come: where errors do not go back all the way, the dominator
+        goes on while others still go backward.
+        """
+        ahead = 0 if all(edge.taught for edge in self._manifest.edges) else 1 + self._pass.staleness
+        return range(self.boundary, self._pass.under_way(self.boundary + ahead).stop)
 
     def feed(self, number: int, micro: int, micros: int, rows: int, inputs: Array, labels: Array) -> None:
         """Enter a micro-batch of the dominator's data: inputs [B, ...], labels int64 [B]; `rows` of the whole
@@ -114,14 +127,14 @@ class Piece:
 
     def receive(self, message: Message) -> None:
         """Take partial sums or errors. Raises WireError where they do not fit the piece or were not due."""
-        if message.step not in self.under_way:
+        if message.step not in self._awaited:
             raise WireError(f"message of step {message.step} while this piece is at {self.boundary}")
         if not 0 <= message.micro < message.micros <= message.rows:
             raise WireError(f"micro-batch {message.micro} of {message.micros} with {message.rows} rows")
         step = self._step(message.step, message.micros, message.rows)
         layer = step.arrivals.put(message)
         call = Call(message.step, message.purpose, message.micro, self._stage(layer))
-        due = self._routes.incoming if message.purpose == pb.PURPOSE_ACTIVATION else self._routes.outgoing
+        due = self._routes.incoming if message.purpose == pb.PURPOSE_ACTIVATION else self._routes.returning
         missing = self._entering if layer in self._turning else len(due[layer])
         step.waiting[call] = step.waiting.get(call, missing) - 1
         if step.waiting[call] == 0:
@@ -157,7 +170,7 @@ class Piece:
                 self.receive(replace(message, values=np.array(message.values)))
             else:
                 outgoing.append(message)
-        if step.done == step.micros * self._learning:
+        if step.done == step.micros * self._ending:
             self._apply(step)
         return outgoing
 

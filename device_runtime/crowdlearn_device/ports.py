@@ -10,9 +10,9 @@ from .errors import ProgramError
 from .manifest import LOSS, PREDICT, TRAIN_STEP, ArraySpec, Manifest, MethodSpec, PieceShape, Port
 
 
-def layer_methods(shape: PieceShape, layer: int) -> tuple[MethodSpec, MethodSpec]:
-    """Forward and backward of one layer."""
-    parameters, buffers, masks = _state(shape, [layer])
+def layer_methods(shape: PieceShape, layer: int) -> list[MethodSpec]:
+    """Forward and, where errors come back to it, backward of one layer."""
+    parameters, buffers, given = _state(shape, [layer])
     entering = _sum(shape, layer)
     products = []
     for e, edge in enumerate(shape.edges):
@@ -20,25 +20,25 @@ def layer_methods(shape: PieceShape, layer: int) -> tuple[MethodSpec, MethodSpec
             target = shape.layers[edge.target]
             neurons = shape.layers[layer].owned if edge.matched else target.neurons
             products.append(Port("sum", ("B", neurons, *target.sum_shape), layer=edge.target, edge=e))
-    inputs = (entering, *parameters, *buffers, *masks)
-    errors = [replace(product, role="error") for product in products]
+    inputs = (entering, *parameters, *buffers, *given)
+    forward = MethodSpec(f"forward_{layer}", inputs, (*products, *buffers))
+    errors = [replace(product, role="error") for product in products if shape.edges[product.edge].taught]
+    if not errors:
+        return [forward]
+    back = [replace(entering, role="error")] if layer in _asked(shape) else []
     gradients = [replace(port, role="gradient") for port in parameters]
-    back = [replace(entering, role="error")] if layer else []  # nobody asks for the error of the data
-    return (
-        MethodSpec(f"forward_{layer}", inputs, (*products, *buffers)),
-        MethodSpec(f"backward_{layer}", (*inputs, *errors), (*back, *gradients)),
-    )
+    return [forward, MethodSpec(f"backward_{layer}", (*inputs, *errors), (*back, *gradients))]
 
 
 def loss_method(shape: PieceShape, layers: Sequence[int]) -> MethodSpec:
     """What takes the last layers, which the piece owns whole, from sums to gradients."""
-    parameters, buffers, masks = _state(shape, layers)
+    parameters, buffers, given = _state(shape, layers)
     sums = _entering(shape, layers)
-    errors = [replace(port, role="error") for port in sums if port.layer]
+    errors = [replace(port, role="error") for port in sums if port.layer in _asked(shape, layers[0])]
     gradients = [replace(port, role="gradient") for port in parameters]
     return MethodSpec(
         LOSS,
-        (*sums, *parameters, *buffers, *masks, *_TARGETS),
+        (*sums, *parameters, *buffers, *given, *_TARGETS),
         (*_scores(shape), *errors, *gradients, *buffers),
     )
 
@@ -46,10 +46,10 @@ def loss_method(shape: PieceShape, layers: Sequence[int]) -> MethodSpec:
 def train_step_method(shape: PieceShape, *, momentum: bool) -> MethodSpec:
     """What takes the whole network from samples to new weights."""
     layers = range(len(shape.layers))
-    parameters, buffers, masks = _state(shape, layers)
+    parameters, buffers, given = _state(shape, layers)
     momenta = [replace(port, role="momentum") for port in parameters] if momentum else []
     state = (*parameters, *momenta, *buffers)
-    inputs = (*_entering(shape, layers), *state, *masks, *_TARGETS, Port("rate", ()))
+    inputs = (*_entering(shape, layers), *state, *given, *_TARGETS, Port("rate", ()))
     return MethodSpec(TRAIN_STEP, inputs, _scores(shape))
 
 
@@ -104,14 +104,23 @@ def _sum(shape: PieceShape, layer: int) -> Port:
 
 
 def _array(shape: PieceShape, array: ArraySpec) -> Port:
-    role = "parameter" if array.trained else "buffer"
-    return Port(role, (shape.layers[array.layer].owned, *array.shape), array.name, array.layer)
+    return Port(array.role, (shape.layers[array.layer].owned, *array.shape), array.name, array.layer)
 
 
 def _entering(shape: PieceShape, layers: Sequence[int]) -> list[Port]:
-    """The sums that enter the last layers from others, or the samples."""
+    """The sums that enter the last layers from others, or the samples; those first of which nobody asks for
+    the errors.
+    """
     entered = {e.target for e in shape.edges if e.source < layers[0] and e.target >= layers[0]}
-    return [_sum(shape, layer) for layer in sorted(entered or {0})]
+    asked = _asked(shape, layers[0])
+    return [_sum(shape, layer) for layer in sorted(entered or {0}, key=lambda k: (k in asked, k))]
+
+
+def _asked(shape: PieceShape, before: int | None = None) -> set[int]:
+    """The layers of whose sums somebody asks for the errors (in layers `before` this one): not the data, nor
+    what nothing but frozen layers made of it.
+    """
+    return {e.target for e in shape.edges if e.taught and (before is None or e.source < before)}
 
 
 def _scores(shape: PieceShape) -> tuple[Port, Port]:
@@ -123,13 +132,14 @@ def _logits(shape: PieceShape) -> Port:
 
 
 def _state(shape: PieceShape, layers: Iterable[int]) -> tuple[list[Port], list[Port], list[Port]]:
-    """Parameters, buffers and masks of some layers."""
+    """Parameters, buffers, and what no step changes: frozen arrays and masks, of some layers."""
     arrays = [_array(shape, array) for array in shape.arrays if array.layer in layers]
     parameters = [port for port in arrays if port.role == "parameter"]
     buffers = [port for port in arrays if port.role == "buffer"]
+    frozen = [port for port in arrays if port.role == "frozen"]
     masks = [
         Port("mask", ("B", spec.owned, *(1 for _ in spec.sum_shape)), layer=layer)
         for layer in layers
         if (spec := shape.layers[layer]).dropout
     ]
-    return parameters, buffers, masks
+    return parameters, buffers, [*frozen, *masks]

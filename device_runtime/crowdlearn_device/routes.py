@@ -1,4 +1,4 @@
-"""Who sends a piece sums, and whom it sends them."""
+"""Who sends a piece sums and errors, and whom it sends them."""
 
 from __future__ import annotations
 
@@ -52,6 +52,9 @@ class Routes:
             ]
             for layer in owned
         }
+        # Errors go the other way, where somebody learns from them.
+        self.answered = _on(self.incoming, manifest.edges)
+        self.returning = _on(self.outgoing, manifest.edges)
 
     def joined(self, edge: EdgeSpec, source: int, target: int) -> Neurons:
         """The target neurons of `target` that get sums from `source` on this edge."""
@@ -67,6 +70,10 @@ class Routes:
     def leaving(self, edge: EdgeSpec, partner: int) -> Neurons:
         """A partner's neurons that get sums from here."""
         return self.joined(edge, self._index, partner)
+
+
+def _on(partners: Partners, edges: Sequence[EdgeSpec]) -> Partners:
+    return {layer: [(e, p) for e, p in found if edges[e].taught] for layer, found in partners.items()}
 
 
 def _some(neurons: Neurons) -> bool:

@@ -27,13 +27,16 @@ CHUNK_WEIGHTS = 1 << 16
 
 @dataclass(frozen=True)
 class Stretch:
-    """The rows of one array that a piece owns, at [start, stop) of the vector."""
+    """The rows of one array that a piece owns, at [start, stop) of the vector; what is `frozen`, the same in
+    all groups, is not shared.
+    """
 
     layer: int
     name: str
     trained: bool
     start: int
     stop: int
+    frozen: bool = False
 
 
 def stretches(arrays: Sequence[ArraySpec], neurons: tuple[Neurons, ...]) -> tuple[Stretch, ...]:
@@ -43,18 +46,19 @@ def stretches(arrays: Sequence[ArraySpec], neurons: tuple[Neurons, ...]) -> tupl
         row = prod(array.shape)
         first, last = neurons[array.layer]
         start, stop = array.offset + first * row, array.offset + last * row
-        found.append(Stretch(array.layer, array.name, array.trained, start, stop))
+        found.append(Stretch(array.layer, array.name, array.trained, start, stop, array.frozen))
     return tuple(sorted(found, key=lambda stretch: stretch.start))
 
 
 def shared_updates(
     manifest: Manifest, state: PieceState, owner: int, number: int, theta: float, values: ValueType
 ) -> Iterator[bytes]:
-    """The encoded updates of a round: the top theta of the piece's weights, running statistics before others.
+    """The encoded updates of a round: the top theta of the piece's weights that are not frozen, running
+    statistics before others.
 
     Without accumulated gradients, as with theta = 1, every weight ranks alike.
     """
-    parts = stretches(manifest.arrays, state.neurons)
+    parts = [part for part in stretches(manifest.arrays, state.neurons) if not part.frozen]
     if not parts:
         return
     edges = np.cumsum([0, *(part.stop - part.start for part in parts)])

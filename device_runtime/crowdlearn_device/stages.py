@@ -10,7 +10,7 @@ from . import wire_pb2 as pb
 from .arrivals import Message
 from .errors import ProgramError, WireError
 from .executor import Executor
-from .manifest import LOSS, STATE, TRAIN_STEP, Manifest, Port
+from .manifest import HELD, LOSS, TRAIN_STEP, Manifest, Port
 from .mini_batch import MiniBatch, Result
 from .routes import Routes
 from .schedule import dropout_mask
@@ -43,8 +43,11 @@ class Stages:
 
     def forward(self, step: MiniBatch, micro: int, layer: int) -> list[Message]:
         """From a layer's sums to those that it gives on its edges."""
-        sums = step.sums[micro, 0] if layer == 0 else step.arrivals.sums(micro, layer)
-        step.sums[micro, layer] = sums
+        sums = step.sums.pop((micro, 0)) if layer == 0 else step.arrivals.sums(micro, layer)
+        if self._routes.returning[layer]:
+            step.sums[micro, layer] = sums
+        else:
+            step.done += 1
         messages = []
         for port, values in self._call(step, f"forward_{layer}", self._entered(step, sums, micro, layer)):
             if port.role == "buffer":
@@ -61,7 +64,7 @@ class Stages:
 
     def turn(self, step: MiniBatch, micro: int, *, descend: bool) -> list[Message]:
         """Run the layers that end in the loss, forward and backward; `descend`: SGD with them."""
-        labels = step.labels.get(micro)
+        labels = step.labels.pop(micro, None)
         if labels is None:
             raise WireError(f"sums of micro-batch {micro} came before it was fed")
         given: _Given = {
@@ -101,7 +104,7 @@ class Stages:
         if entered is None:
             raise WireError(f"errors of micro-batch {micro} at layer {layer} came before its sums")
         given = self._entered(step, entered, micro, layer)
-        for e in sorted({e for e, _ in self._routes.outgoing[layer]}):
+        for e in sorted({e for e, _ in self._routes.returning[layer]}):
             given["error", e] = step.arrivals.errors(micro, layer, e)
         messages: list[Message] = []
         for port, values in self._call(step, f"backward_{layer}", given):
@@ -129,7 +132,7 @@ class Stages:
         method = self._methods[name]
         inputs = []
         for port in method.inputs:
-            if port.role in STATE:
+            if port.role in HELD:
                 inputs.append(self._weights.given(port, step.number))
             else:
                 inputs.append(given[port.role, port.edge if port.role == "error" else port.layer])
@@ -152,7 +155,7 @@ class Stages:
             return []
         start = self._routes.neurons[port.layer][0]
         messages = []
-        for e, partner in self._routes.incoming[port.layer]:
+        for e, partner in self._routes.answered[port.layer]:
             a, b = self._routes.entering(self._manifest.edges[e], partner)
             part = values[:, a - start : b - start]
             messages.append(_message(step, partner, pb.PURPOSE_ERROR, micro, e, part))

@@ -47,7 +47,7 @@ class Weights:
         return [*self._values.values(), *self._momentum.values()]
 
     def given(self, port: Port, step: int) -> Array:
-        """What a program takes at a port for a parameter, buffer or momentum in mini-batch `step`."""
+        """What a program takes at a port for an array or its momentum in mini-batch `step`."""
         if port.role == "momentum":
             return self._momentum[port.name]
         newest = self._values[port.name]

@@ -23,6 +23,7 @@ from crowdlearn_device.manifest import LOSS, TRAIN_STEP
 from .compile import compile_program
 from .graph import Layer, NeuronGraph
 from .piece_stages import piece_stages
+from .shape import array_specs
 from .slice_program import REVISION
 from .stage import Optimizer
 
@@ -130,7 +131,7 @@ def _curve(points: Sequence[tuple[int, int]]) -> Curve:
 def _key(graph: NeuronGraph, layer: Layer, micro_batch: int) -> str:
     """Layers that are alike share their figures, whatever they are called."""
     targets = [graph.layers[edge.target] for edge in graph.outgoing(layer.index)]
-    what: Mapping[str, Any] = {
+    what: dict[str, Any] = {
         "revision": REVISION,
         "torch": torch.__version__,
         "executorch": executorch.version.__version__,
@@ -141,6 +142,11 @@ def _key(graph: NeuronGraph, layer: Layer, micro_batch: int) -> str:
         "edges": [(edge.kind, dict(edge.attributes)) for edge in graph.outgoing(layer.index)],
         "targets": [(target.neurons, target.sum_shape) for target in targets],
     }
+    if graph.frozen:
+        edges = list(zip(graph.edges, graph.taught, strict=True))
+        what["arrays"] = [array.role for array in array_specs(graph) if array.layer == layer.index]
+        what["taught"] = [taught for edge, taught in edges if edge.source == layer.index]
+        what["asked"] = any(taught for edge, taught in edges if edge.target == layer.index)
     return _hashed(what)
 
 

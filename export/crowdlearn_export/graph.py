@@ -27,8 +27,8 @@ class LocalOp:
 
     `kind` is one of bias, batch_norm, relu, relu6, leaky_relu, gelu, tanh, sigmoid, silu, hardswish,
     hardsigmoid, dropout, max_pool, avg_pool, flatten. `module` is the dotted name of the nn.Module that it
-    came from, "" where it was a function. `parameters` and `buffers` (running statistics) count floats of
-    the whole layer.
+    came from, "" where it was a function. `parameters` counts the floats of the whole layer that learn,
+    `buffers` the others: running statistics, and what is frozen.
     """
 
     kind: str
@@ -80,8 +80,8 @@ class Edge:
     """A linear map from one layer's outputs into another's sums.
 
     Its weights belong to the owner of the *source* neuron (the paper's slicing). `module` names the nn.Module
-    whose `.weight` it is, "" for an identity edge. `macs` and `parameters` count the whole edge, for one
-    sample.
+    whose `.weight` it is, "" for an identity edge. `macs` count the whole edge, for one sample; `parameters`
+    its floats that learn, `buffers` those that are frozen.
     """
 
     source: int
@@ -91,15 +91,19 @@ class Edge:
     macs: int = 0
     parameters: int = 0
     attributes: Mapping[str, object] = field(default_factory=dict)
+    buffers: int = 0
 
 
 @dataclass(frozen=True)
 class NeuronGraph:
-    """Layers in topological order and the edges between them."""
+    """Layers in topological order and the edges between them. `frozen` names the arrays that training leaves
+    as they are (`freezing.py`).
+    """
 
     name: str
     layers: tuple[Layer, ...]
     edges: tuple[Edge, ...]
+    frozen: tuple[str, ...] = ()
 
     def incoming(self, layer: int) -> tuple[Edge, ...]:
         return tuple(e for e in self.edges if e.target == layer)
@@ -115,7 +119,7 @@ class NeuronGraph:
             for op in layer.ops:
                 if op.kind in ("max_pool", "avg_pool"):
                     floats = layer.output_floats  # or more
-                if op.kind == "batch_norm" and floats == 1:
+                if op.kind == "batch_norm" and not op.attributes.get("fixed") and floats == 1:
                     return 2
         return 1
 
@@ -123,6 +127,35 @@ class NeuronGraph:
     def parameters(self) -> int:
         """Floats that the whole network learns."""
         return sum(layer.parameters for layer in self.layers) + sum(edge.parameters for edge in self.edges)
+
+    @property
+    def taught(self) -> tuple[bool, ...]:
+        """Of each edge, whether errors come back on it: its weights learn, or something behind them does."""
+        reached = self._reached
+        return tuple(edge.parameters > 0 or edge.source in reached for edge in self.edges)
+
+    @property
+    def products(self) -> tuple[int, ...]:
+        """How often a training step computes each edge: forward, for the gradient of weights that learn, and
+        for the errors of a source behind which something learns.
+        """
+        reached = self._reached
+        return tuple(1 + (edge.parameters > 0) + (edge.source in reached) for edge in self.edges)
+
+    @property
+    def _reached(self) -> set[int]:
+        """The layers in whose own operations something learns, or before them: errors pass through these."""
+        reached = {layer.index for layer in self.layers if layer.parameters}
+        for edge in sorted(self.edges, key=lambda edge: edge.target):
+            if edge.parameters or edge.source in reached:
+                reached.add(edge.target)
+        return reached
+
+    @property
+    def backward(self) -> set[int]:
+        """The layers that go backward: errors come back to them, or begin there."""
+        ends = {len(self.layers) - 1}
+        return ends | {edge.source for edge, taught in zip(self.edges, self.taught, strict=True) if taught}
 
     @property
     def macs(self) -> int:

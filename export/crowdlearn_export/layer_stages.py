@@ -7,11 +7,12 @@ to the source neuron's owner.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from crowdlearn_device.manifest import PieceShape
+from crowdlearn_device.manifest import MethodSpec, PieceShape, Port
 from crowdlearn_device.ports import layer_methods
 from torch import Tensor
 
@@ -19,37 +20,48 @@ from .graph import NeuronGraph
 from .layers import run_edge, run_local
 from .stage import Stage, as_stage
 
+Run = Callable[[Sequence[Tensor], Sequence[Port]], tuple[list[Tensor], list[Tensor]]]
+
 _vjp: Any = torch.func.vjp  # its annotation leaves out has_aux
 
 
-def layer_stages(graph: NeuronGraph, index: int, shape: PieceShape) -> tuple[Stage, Stage]:
-    """Forward and backward of a layer for pieces of this shape."""
-    layer, edges = graph.layers[index], graph.outgoing(index)
-    ahead, back = layer_methods(shape, index)
-    first = 1 if index == 0 else 0  # nobody asks for the error of the data
-    differentiated = 1 + sum(port.role == "parameter" for port in ahead.inputs)
-    taken = len(ahead.inputs)
+def layer_stages(graph: NeuronGraph, index: int, shape: PieceShape) -> list[Stage]:
+    """Forward and, where errors come back to it, backward of a layer for pieces of this shape."""
+    layer = graph.layers[index]
+    ahead, *back = layer_methods(shape, index)
 
-    def run(inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """The products on each edge, and the new buffers."""
+    def run(inputs: Sequence[Tensor], ports: Sequence[Port]) -> tuple[list[Tensor], list[Tensor]]:
+        """The products that are sums, or have errors, at these ports; and the new buffers."""
         given = {port.name or port.role: x for port, x in zip(ahead.inputs, inputs, strict=True)}
         x, buffers = run_local(layer, given["sum"], given, given.get("mask"))
+        edges = [graph.edges[port.edge] for port in ports if port.edge >= 0]
         return [run_edge(edge, x, given.get(f"{edge.module}.weight")) for edge in edges], buffers
 
     def forward(*given: Tensor) -> tuple[Tensor, ...]:
-        products, buffers = run(given)
+        products, buffers = run(given, ahead.outputs)
         return (*products, *buffers)
 
-    def backward(*given: Tensor) -> tuple[Tensor, ...]:
-        def products(*values: Tensor) -> tuple[Tensor, ...]:
-            return tuple(run((*given[:first], *values, *given[differentiated:taken]))[0])
+    stages = [as_stage(ahead, forward, forward)]
+    return stages + [_backward(method, run) for method in back]
 
-        _, vjp = _vjp(products, *given[first:differentiated])
+
+def _backward(method: MethodSpec, run: Run) -> Stage:
+    """By the vector-Jacobian product of what runs forward: in the parameters, and in the sums where somebody
+    asks for their errors.
+    """
+    first = 0 if any(port.role == "error" for port in method.outputs) else 1
+    differentiated = 1 + sum(port.role == "parameter" for port in method.inputs)
+    taken = sum(port.role != "error" for port in method.inputs)
+
+    def products(given: Sequence[Tensor], *values: Tensor) -> tuple[Tensor, ...]:
+        return tuple(run((*given[:first], *values, *given[differentiated:taken]), method.inputs)[0])
+
+    def backward(*given: Tensor) -> tuple[Tensor, ...]:
+        _, vjp = _vjp(partial(products, given), *given[first:differentiated])
         return tuple(vjp(tuple(given[taken:])))
 
     def reference(*given: Tensor) -> tuple[Tensor, ...]:
-        leaves = [x.detach().requires_grad_() for x in given[:differentiated]]
-        products, _ = run((*leaves, *given[differentiated:taken]))
-        return torch.autograd.grad(products, leaves[first:], given[taken:])
+        leaves = [x.detach().requires_grad_() for x in given[first:differentiated]]
+        return torch.autograd.grad(products(given, *leaves), leaves, given[taken:])
 
-    return as_stage(ahead, forward, forward), as_stage(back, backward, reference)
+    return as_stage(method, backward, reference)

@@ -69,7 +69,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor, LocalOp], Tensor]] = {
 
 
 def _normalized(x: Tensor, op: LocalOp, arrays: Mapping[str, Tensor]) -> Tensor:
-    """Batch norm after training, by its running statistics."""
+    """Batch norm after training, or where its statistics are fixed: by its running statistics."""
     scale = torch.rsqrt(arrays[f"{op.module}.running_var"] + float(op.attributes["eps"]))  # type: ignore[arg-type]
     if op.attributes.get("affine", True):
         scale = scale * arrays[f"{op.module}.weight"]
@@ -87,7 +87,7 @@ def run_local(
     for op in layer.ops:
         if op.kind == "bias":
             x = x + _per_neuron(arrays[f"{op.module}.bias"], x)
-        elif op.kind == "batch_norm" and not training:
+        elif op.kind == "batch_norm" and (op.attributes.get("fixed") or not training):
             x = _normalized(x, op, arrays)
         elif op.kind == "batch_norm":
             x, mean, variance = batch_norm(x, op, arrays)

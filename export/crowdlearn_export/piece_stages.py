@@ -1,5 +1,5 @@
-"""Which methods the program of a piece has: one for each layer and direction, and one for the region that
-turns round at the loss.
+"""Which methods the program of a piece has: one for each layer and direction, but none backward where nothing
+learns, and one for the region that turns round at the loss.
 """
 
 from __future__ import annotations

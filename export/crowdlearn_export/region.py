@@ -26,14 +26,14 @@ class LossRegion:
     def __init__(self, graph: NeuronGraph, first: int, shape: PieceShape) -> None:
         self._graph, self._shape = graph, shape
         self._layers = graph.layers[first:]
-        self._first = 1 if first == 0 else 0  # nobody asks for the error of the data
         self._spec = loss_method(shape, range(first, len(graph.layers)))
         self._trained = sum(port.role == "parameter" for port in self._spec.inputs)
 
     def gradients(self) -> Stage:
         """What a micro-batch gives: loss, logits, errors of the sums that entered, gradients, new buffers."""
-        first = self._first
-        leaves = sum(port.role == "sum" for port in self._spec.inputs) + self._trained
+        sums = sum(port.role == "sum" for port in self._spec.inputs)
+        first = sums - sum(port.role == "error" for port in self._spec.outputs)
+        leaves = sums + self._trained
 
         def function(*given: Tensor) -> tuple[Tensor, ...]:
             *rest, labels, scale = given[leaves:]
@@ -46,11 +46,11 @@ class LossRegion:
             return (loss, logits, *vjp(torch.ones_like(loss)), *buffers)
 
         def reference(*given: Tensor) -> tuple[Tensor, ...]:
-            values = [x.detach().requires_grad_() for x in given[:leaves]]
+            values = [x.detach().requires_grad_() for x in given[first:leaves]]
             *rest, labels, scale = given[leaves:]
-            logits, buffers = self._forward((*values, *rest))
+            logits, buffers = self._forward((*given[:first], *values, *rest))
             loss = F.cross_entropy(logits, labels, reduction="sum") * scale
-            slopes = torch.autograd.grad(loss, values[first:])
+            slopes = torch.autograd.grad(loss, values)
             return (loss.detach(), logits.detach(), *slopes, *(b.detach() for b in buffers))
 
         return as_stage(self._spec, function, reference)
@@ -97,7 +97,7 @@ class LossRegion:
         return as_stage(spec, function, reference, updates)
 
     def _forward(self, given: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """From [sums, parameters, buffers, masks] to the logits and the new buffers."""
+        """From [sums, parameters, buffers, frozen, masks] to the logits and the new buffers."""
         ports = zip(self._spec.inputs[:-2], given, strict=True)
         named = {(port.role, port.layer, port.name): x for port, x in ports}
         sums = {layer: x for (role, layer, _), x in named.items() if role == "sum"}

@@ -24,7 +24,10 @@ def piece_shape(graph: NeuronGraph, owned: Sequence[int]) -> PieceShape:
             LayerSpec(layer.neurons, count, layer.sum_shape, _dropout(layer))
             for layer, count in zip(graph.layers, owned, strict=True)
         ),
-        tuple(EdgeSpec(edge.source, edge.target, edge.kind in MATCHED) for edge in graph.edges),
+        tuple(
+            EdgeSpec(edge.source, edge.target, edge.kind in MATCHED, taught)
+            for edge, taught in zip(graph.edges, graph.taught, strict=True)
+        ),
         tuple(array for array in array_specs(graph) if owned[array.layer]),
     )
 
@@ -48,13 +51,15 @@ def _dropout(layer: Layer) -> float:
 def array_specs(graph: NeuronGraph) -> tuple[ArraySpec, ...]:
     """Every array of the model by the layer whose owner keeps it; `shape` is one neuron's part."""
     arrays: list[ArraySpec] = []
+    frozen = set(graph.frozen)
 
-    def add(name: str, layer: int, shape: tuple[int, ...], trained: bool) -> None:
+    def add(name: str, layer: int, shape: tuple[int, ...], learns: bool) -> None:
         offset = 0
         if arrays:
             last = arrays[-1]
             offset = last.offset + graph.layers[last.layer].neurons * prod(last.shape)
-        arrays.append(ArraySpec(name, layer, shape, trained, offset))
+        rests = name in frozen
+        arrays.append(ArraySpec(name, layer, shape, learns and not rests, offset, rests))
 
     for layer in graph.layers:
         for op in layer.ops:

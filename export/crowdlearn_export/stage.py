@@ -71,7 +71,7 @@ def example_inputs(
             values.append(torch.randint(0, classes, shape, generator=generator))
             continue
         drawn = torch.randn(shape, generator=generator)
-        if port.role == "parameter" and len(shape) > 1:
+        if port.role in ("parameter", "frozen") and len(shape) > 1:
             drawn *= (max(shape) / drawn.numel()) ** 0.5
         positive = port.role in ("mask", "scale", "rate") or port.name.endswith("running_var")
         values.append(drawn.abs() if positive else drawn)

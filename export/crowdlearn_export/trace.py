@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from .errors import UnsupportedModule
+from .freezing import freeze, resting_modules, to_training
 from .graph import Edge, EdgeKind, Layer, LocalOp, NeuronGraph, check_graph
 from .local_ops import FUNCTIONS, SUPPORTED, as_module, average, describe, local_op, pair
 from .trace_parity import check_traced, copied
@@ -63,7 +64,8 @@ def neuron_graph(model: nn.Module, example_input: Tensor, name: str = "") -> Neu
 
 def trace(model: nn.Module, example_input: Tensor, name: str = "") -> NeuronGraph:
     """The same of a part of a model, whose outputs need be no scores, as it is read and not compared."""
-    return _Tracing(model, example_input).graph(name or type(model).__name__)
+    tracing = _Tracing(model, example_input)
+    return freeze(tracing.graph(name or type(model).__name__), model, tracing.resting)
 
 
 class _Tracing:
@@ -76,7 +78,10 @@ class _Tracing:
         self.example = example_input
         # Traced in training mode so that dropout is seen; run in evaluation mode so that a batch of 1 will
         # do.
-        self.program = _trace(copied(model).train())
+        built = copied(model)
+        to_training(built, resting_modules(built))
+        self.resting = resting_modules(built)
+        self.program = _trace(built)
         interpreter = fx.Interpreter(self.program.eval(), garbage_collect_values=False)
         try:
             with torch.no_grad():
@@ -269,7 +274,7 @@ class _Tracing:
         """A local operation given by its module, which for a function is a stand-in without a name."""
         called = describe(name, module) if name else f"{node.name} ({type(module).__name__})"
         shape = draft.shape
-        if isinstance(module, nn.Dropout | nn.Dropout2d) and not module.p:
+        if isinstance(module, nn.Dropout | nn.Dropout2d) and (not module.p or name in self.resting):
             return draft
         if isinstance(module, nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d):
             if len(shape) != 2:

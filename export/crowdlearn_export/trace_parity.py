@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .errors import UnsupportedModule
+from .freezing import STATISTICS, resting_modules, to_training
 from .graph import NeuronGraph
 from .layers import run_layers
 from .local_ops import describe
@@ -57,10 +58,16 @@ def check_traced(model: nn.Module, graph: NeuronGraph, sample: Sequence[int]) ->
     Raises UnsupportedModule where they differ.
     """
     exact = copied(model)
-    if not exact.training:
-        exact.train()
-    trained = [spec.name for spec in array_specs(graph) if spec.trained]
-    _check_weights(exact, trained)
+    to_training(exact, resting_modules(exact))
+    specs = array_specs(graph)
+    trained, statistics, resting = (
+        [spec.name for spec in specs if spec.role == role] for role in ("parameter", "buffer", "frozen")
+    )
+    _check_weights(exact, [*trained, *resting])
+    if not trained:
+        raise UnsupportedModule(
+            "nothing in it learns, all is frozen (requires_grad=False); let a layer learn"
+        )
     exact.double()
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(ROWS, *sample, dtype=torch.float64, generator=draw)
@@ -81,38 +88,30 @@ def check_traced(model: nn.Module, graph: NeuronGraph, sample: Sequence[int]) ->
     scale = max((float(expected[name].abs().max()) for name in trained), default=0.0)
     for name, slope in zip(trained, _slopes(found, along, weights), strict=True):
         _compare(exact, f"the gradient of {name}", slope, expected[name], scale)
-    statistics = [spec.name for spec in array_specs(graph) if not spec.trained]
     scale = max((float(expected[name].abs().max()) for name in statistics), default=0.0)
     for name, value in zip(statistics, moved, strict=True):
         _compare(exact, name, value, expected[name], scale)
         arrays[name] = value
+    for name in resting:
+        _compare(exact, name, arrays[name], expected[name])
     with torch.no_grad():
         found, _ = run_layers(graph, graph.layers, {0: sums}, arrays, {}, training=False)
         _compare(exact, "scores in evaluation", found, _scores(exact.eval(), x))
 
 
-def _check_weights(model: nn.Module, trained: Sequence[str]) -> None:
-    """Raise UnsupportedModule for weights that slices would train and the model does not, or not so."""
+def _check_weights(model: nn.Module, names: Sequence[str]) -> None:
+    """Raise UnsupportedModule for weights that slices would hold and the model does not, or not so."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     first: dict[int, str] = {}
-    for name in trained:
+    for name in names:
+        if name.endswith(STATISTICS):
+            continue
         if name not in parameters:
             raise UnsupportedModule(
                 f"{name} is no parameter but computed, as by spectral_norm or pruning; remove that"
             )
-        if not parameters[name].requires_grad:
-            raise UnsupportedModule(
-                f"{name} is frozen (requires_grad=False), and slices train every weight; let it learn, or "
-                "leave its layer out and give what it makes of the data as samples"
-            )
         if (other := first.setdefault(id(parameters[name]), name)) != name:
             raise UnsupportedModule(f"{name} is {other}, shared; give each its own weights")
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.training:
-            raise UnsupportedModule(
-                f"{describe(name, module)} is in evaluation mode in a model that trains, and slices train "
-                "all of it; call train()"
-            )
 
 
 class _Whole(TorchFunctionMode):
@@ -157,6 +156,7 @@ def _compare(model: nn.Module, what: str, found: Tensor, due: Tensor, scale: flo
     advice = (
         f"remove the hook of {', '.join(hooked)}"
         if hooked
-        else "its forward must do the same at every call, in training and in evaluation, and stop no gradient"
+        else "its forward must do the same at every call, in training and in evaluation, and stop no "
+        "gradient (requires_grad_(False) freezes weights)"
     )
     raise UnsupportedModule(f"{type(model).__name__} sliced would not have {what} of the model; {advice}")

@@ -75,6 +75,8 @@ def test_deep_nesting_is_refused():
         (lambda d: d["layers"][0].update(dropout=True), "not a number from 0"),
         (lambda d: d["edges"][0].update(matched="false"), "neither true nor false"),
         (lambda d: d["arrays"][0].update(trained=1), "neither true nor false"),
+        (lambda d: d["arrays"][0].update(frozen=True), "trains what is frozen"),
+        (lambda d: d["edges"][0].update(taught=False), "no errors come back to"),
     ],
 )
 def test_an_inconsistent_manifest_is_refused_by_name(edit, said):

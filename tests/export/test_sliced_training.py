@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from crowdlearn_device.arrivals import Message
-from crowdlearn_device.executor import ExecuTorchExecutor
+from crowdlearn_device.executor import Executor, ExecuTorchExecutor
+from crowdlearn_device.manifest import Manifest
 from crowdlearn_device.piece import Piece
 from crowdlearn_device.schedule import Pass, micro_batches
 from crowdlearn_device.state import PieceState
@@ -88,12 +89,26 @@ class Counting(ExecuTorchExecutor):
         return super().run(method, inputs, borrowed=borrowed)
 
 
+Made = Callable[[NeuronGraph, Sequence[int]], tuple[Manifest, Executor]]
+"""What runs a piece that owns so many neurons of each layer."""
+
+
+def exported(programs: Path) -> Made:
+    """Real programs."""
+
+    def made(graph: NeuronGraph, owned: Sequence[int]) -> tuple[Manifest, Executor]:
+        program = export_slice(graph, owned, SGD, max_batch=16, cache=programs)
+        return program.manifest, Counting(program.pte)
+
+    return made
+
+
 def make_pieces(
     graph: NeuronGraph,
     model: nn.Module,
     counts: Sequence[Sequence[int]],
     order: Sequence[Sequence[int]],
-    programs: Path,
+    made: Made,
     ranked: bool,
     of: Pass,
 ) -> list[Piece]:
@@ -105,7 +120,7 @@ def make_pieces(
     arrays = arrays_of(graph, model.state_dict(), order)
     pieces = []
     for k, count in enumerate(counts):
-        program = export_slice(graph, count, SGD, max_batch=16, cache=programs)
+        manifest, executor = made(graph, count)
         layers: dict[int, dict[str, np.ndarray]] = {}
         for spec in array_specs(graph):
             a, b = layout[k][spec.layer]
@@ -117,8 +132,7 @@ def make_pieces(
                 if spec.trained and ranked:
                     part[f"gradient/{spec.name}"] = np.zeros_like(arrays[spec.name][a:b])
         state = PieceState(tuple(layout[k]), layers)
-        executor = Counting(program.pte)
-        pieces.append(Piece(program.manifest, executor, layout, k, state, 0, of, RATE, seed=0))
+        pieces.append(Piece(manifest, executor, layout, k, state, 0, of, RATE, seed=0))
     return pieces
 
 
@@ -229,6 +243,15 @@ def orders(graph: NeuronGraph) -> list[Sequence[int]]:
     ]
 
 
+def drawn(sample: Sequence[int], classes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The mini-batches."""
+    rng = np.random.default_rng(1)
+    for step in range(STEPS):
+        rows = 16 if step % 2 == 0 else 11
+        x = rng.standard_normal((rows, *sample)).astype(np.float32)
+        yield x, rng.integers(0, classes, rows)
+
+
 def set_to(model: nn.Module, weights: Sequence[torch.Tensor]) -> None:
     with torch.no_grad():
         for parameter, value in zip(model.parameters(), weights, strict=True):
@@ -240,7 +263,7 @@ def assert_sliced_equals_whole(
     sample: tuple[int, ...],
     counts: Sequence[Sequence[int]],
     micro: int,
-    programs: Path,
+    programs: Path | Made,
     *,
     ranked: bool = True,
     of: Pass = Pass(0, STEPS),
@@ -250,17 +273,15 @@ def assert_sliced_equals_whole(
     graph = neuron_graph(model, torch.zeros(2, *sample))
     rng = np.random.default_rng(1)
     order = orders(graph)
-    classes = graph.layers[-1].neurons
-    pieces = make_pieces(graph, model, counts, order, programs, ranked, of)
+    made = exported(programs) if isinstance(programs, Path) else programs
+    pieces = make_pieces(graph, model, counts, order, made, ranked, of)
     reference = build().double()
     reference.load_state_dict(model.state_dict())
     sgd = torch.optim.SGD(
         reference.parameters(), lr=RATE, momentum=SGD.momentum, weight_decay=SGD.weight_decay
     )
-    for step in range(STEPS):
-        rows = 16 if step % 2 == 0 else 11
-        x = rng.standard_normal((rows, *sample)).astype(np.float32)
-        y = rng.integers(0, classes, rows)
+    for step, (x, y) in enumerate(drawn(sample, graph.layers[-1].neurons)):
+        rows = len(y)
         parts = micro_batches(rows, micro)
         newest = [parameter.detach().clone() for parameter in reference.parameters()]
         if of.staleness == 0 or of.drained(step):

@@ -63,12 +63,6 @@ def overwriting(view: Callable[[Three, Tensor], Tensor]) -> nn.Module:
 REFUSED = {
     "a hook": (hooked, (6,), r"remove the hook of 1 \(Linear\)"),
     "shared weights": (tied, (6,), "2.weight is 0.weight, shared"),
-    "a frozen layer": (lambda: dense(nn.Linear(5, 5).requires_grad_(False)), (6,), "1.weight is frozen"),
-    "a norm that rests": (
-        lambda: dense(nn.BatchNorm1d(5).eval()),
-        (6,),
-        r"1 \(BatchNorm1d\) is in evaluation",
-    ),
     "a gradient stopped": (lambda: Three(stopped), (6,), "gradient of a.weight"),
     "another way in evaluation": (
         lambda: Three(lambda m, x: m.c(m.b(m.a(x)) if m.training else m.a(x))),

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from crowdlearn_host.models import mlp
 from torch import Tensor, nn
+
+
+def transferred() -> nn.Module:
+    """Dense layers for transfer learning: the first rests with its batch norm, the second learns all but its
+    weights.
+    """
+    model = mlp((64, 16, 8, 10))
+    for name in ("0.weight", "0.bias", "1.weight", "1.bias", "3.weight"):
+        model.get_parameter(name).requires_grad_(False)
+    norm = model.get_submodule("1").eval()
+    nn.init.uniform_(norm.get_buffer("running_mean"), -0.5, 0.5)
+    nn.init.uniform_(norm.get_buffer("running_var"), 0.5, 2.0)
+    return model
 
 
 def convolutional() -> nn.Module:

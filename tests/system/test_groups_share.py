@@ -29,6 +29,7 @@ from .sockets import Events, train_on_sockets
 
 pytestmark = pytest.mark.system
 MODEL = "mlp:64-16-8-10"
+FROZEN = f"{Path(__file__).with_name('small_networks.py')}:transferred"
 TRAINING = {"epochs": 3, "batch": 48, "learning_rate": 0.05, "momentum": 0.9, "wire": "float32"}
 CHOSEN = {"theta": 0.5, "tau": 0.1, "omega": 2, "values": "float32"}
 RENEWED = {"theta": 1.0, "tau": 0.0, "omega": 2, "values": "float32", "every": 1}
@@ -66,27 +67,32 @@ def simulated(
 
 
 @pytest.mark.parametrize(
-    ("size", "sharing", "training"),
+    ("size", "sharing", "training", "model"),
     [
-        (2, CHOSEN, TRAINING),
-        (3, {**CHOSEN, "every": 2}, {**TRAINING, "epochs": 2, "schedule": "cosine"}),
-        (2, RENEWED, {**TRAINING, "momentum": 0.0, "learning_rate": 0.2, "schedule": "linear"}),
+        (2, CHOSEN, TRAINING, MODEL),
+        (3, {**CHOSEN, "every": 2}, {**TRAINING, "epochs": 2, "schedule": "cosine"}, FROZEN),
+        (2, RENEWED, {**TRAINING, "momentum": 0.0, "learning_rate": 0.2, "schedule": "linear"}, FROZEN),
     ],
     ids=["every epoch", "every two of three passes", "every pass, and nothing shuffles"],
 )
 async def test_real_groups_end_with_the_simulated_weights(
-    tmp_path: Path, size: int, sharing: dict[str, Any], training: dict[str, Any]
+    tmp_path: Path, size: int, sharing: dict[str, Any], training: dict[str, Any], model: str
 ) -> None:
-    """The window forgets, so that the order of uploads counts; it is the simulation's."""
-    server, events, _ = await on_devices(tmp_path, size, sharing, training, MODEL)
-    setting, state = simulated(size, sharing, training, MODEL)
+    """The window forgets, so that the order of uploads counts; it is the simulation's. The frozen rests."""
+    server, events, _ = await on_devices(tmp_path, size, sharing, training, model)
+    setting, state = simulated(size, sharing, training, model)
     expected = global_weights(setting, state)
     assert len([1 for event, _ in events if event == "shared"]) == 2 * len(state.records)
 
-    model = build_model(MODEL, 0)
-    graph = neuron_graph(model, torch.zeros(2, 64), MODEL)
-    trained = flatten(state_of(graph, server.shared.model(), model.state_dict()))
+    first = build_model(model, 0)
+    graph = neuron_graph(first, torch.zeros(2, 64), model)
+    trained = flatten(state_of(graph, server.shared.model(), first.state_dict()))
     assert float(np.abs(trained - expected).max()) <= 1e-4 * float(np.abs(expected).max())
+    assert np.array_equal(trained[setting.frozen], flatten(first.state_dict())[setting.frozen])
+    assert np.array_equal(expected[setting.frozen], trained[setting.frozen])
+    crossed = server.traffic.by_purpose()
+    planned = setting.errors_per_sample / setting.sums_per_sample
+    assert crossed["error"] / crossed["activation"] == pytest.approx(planned, rel=0.1)
     shuffled = server.traffic.by_purpose()["shuffle"]
     assert (shuffled > 0) == (sum(record.bytes["shuffle"] for record in state.records) > 0)
 

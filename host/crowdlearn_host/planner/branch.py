@@ -58,7 +58,7 @@ def split(problem: Problem, branch: Branch, relaxed: Relaxed) -> list[Branch]:
     weights = dict.fromkeys(problem.free, 0.0)
     for link in problem.links:
         if link.source in weights:
-            weights[link.source] += link.floats * problem.neurons[link.target]
+            weights[link.source] += link.exchanged * problem.neurons[link.target]
     present = {b: sum(m for block, m in pieces.items() if b in block.pattern) for b in problem.free}
     bundle = _fractional(present, weights, branch.present)
     if bundle is not None:

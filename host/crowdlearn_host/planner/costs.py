@@ -96,13 +96,21 @@ class Costs:
 def links(graph: NeuronGraph) -> tuple[Link, ...]:
     """Links between bundles, parallel edges merged."""
     bundle_of = {layer: b for b, members in enumerate(bundles(graph)) for layer in members}
-    merged: dict[tuple[int, int], tuple[int, int]] = {}
-    for edge in graph.edges:
+    merged: dict[tuple[int, int], list[tuple[int, bool]]] = {}
+    for edge, taught in zip(graph.edges, graph.taught, strict=True):
         if edge.kind not in PAIRED:
             ends = bundle_of[edge.source], bundle_of[edge.target]
-            floats, edges = merged.get(ends, (0, 0))
-            merged[ends] = floats + graph.layers[edge.target].sum_floats, edges + 1
-    return tuple(Link(source, target, *merged[source, target]) for source, target in sorted(merged))
+            merged.setdefault(ends, []).append((graph.layers[edge.target].sum_floats, taught))
+    return tuple(
+        Link(
+            *ends,
+            floats=sum(floats for floats, _ in edges),
+            edges=len(edges),
+            silent=sum(floats for floats, taught in edges if not taught),
+            silent_edges=sum(not taught for _, taught in edges),
+        )
+        for ends, edges in sorted(merged.items())
+    )
 
 
 def costs(
@@ -115,7 +123,7 @@ def costs(
     members = bundles(graph)
     ranked = groups > 1 and training.theta < 1
     copies = 1 + training.momentum + ranked
-    rows = training.samples_kept
+    kept = _kept(graph, training)
     each, memory = [], []
     for layers in members:
         macs, parameters, buffers = _neuron(graph, layers)
@@ -125,7 +133,7 @@ def costs(
         # input layer's: they come last, when those of the one before are gone.
         more = training.staleness * (1 if 0 in layers else 2)
         gradient = FLOAT * (1 + more) * parameters
-        memory.append(bundle_memory(graph, layers, state, gradient, rows, training.micro_batch, footprint))
+        memory.append(bundle_memory(graph, layers, state, gradient, kept, training.micro_batch, footprint))
     neurons = tuple(graph.layers[layers[0]].neurons for layers in members)
     first = graph.layers[0]
     return Costs(
@@ -142,17 +150,28 @@ def costs(
     )
 
 
+def _kept(graph: NeuronGraph, training: Training) -> list[int]:
+    """Samples whose sums each layer keeps at once, at most, until its turn or until errors come back. Where
+    these do not go all the way, the dominator feeds a mini-batch while the one before still goes backward.
+    """
+    ahead = 0 if all(graph.taught) else (1 + training.staleness) * training.batch
+    return [training.samples_kept + ahead * (layer.index in graph.backward) for layer in graph.layers]
+
+
 def _neuron(graph: NeuronGraph, layers: tuple[int, ...]) -> tuple[float, float, float]:
-    """MACs, parameters and buffers of a bundle's neuron. Its products run once forward and, but for the
-    input's, twice backward; its own operations likewise.
+    """MACs, parameters and buffers of a bundle's neuron. Its own operations run once forward and, where the
+    layer goes backward, twice more.
     """
     macs = parameters = buffers = 0.0
+    for edge, times in zip(graph.edges, graph.products, strict=True):
+        if edge.source in layers:
+            neurons = graph.layers[edge.source].neurons
+            macs += times * edge.macs / neurons
+            parameters += edge.parameters / neurons
+            buffers += edge.buffers / neurons
     for index in layers:
         layer = graph.layers[index]
-        for edge in graph.outgoing(index):
-            macs += (3 if index else 2) * edge.macs / layer.neurons
-            parameters += edge.parameters / layer.neurons
-        macs += 3 * len(layer.ops) * layer.sum_floats
+        macs += (3 if index in graph.backward else 1) * len(layer.ops) * layer.sum_floats
         parameters += layer.parameters / layer.neurons
         buffers += sum(op.buffers for op in layer.ops) / layer.neurons
     return macs, parameters, buffers

@@ -85,13 +85,15 @@ def bundle_memory(
     members: Sequence[int],
     state: float,
     gradient: float,
-    rows: int,
+    kept: Sequence[int],
     micro_batch: int,
     footprint: Footprint | None,
 ) -> BundleMemory:
-    """The memory of one bundle with `rows` samples in flight; programs count where a `footprint` is known."""
+    """The memory of one bundle whose layers keep the sums of so many samples; programs count where a
+    `footprint` is known.
+    """
     last = len(graph.layers) - 1
-    kept = sum(FLOAT * rows * graph.layers[layer].sum_floats for layer in members if layer != last)
+    sums = sum(FLOAT * kept[layer] * graph.layers[layer].sum_floats for layer in members if layer != last)
     widest = max(
         (
             graph.layers[edge.target].neurons * graph.layers[edge.target].sum_floats
@@ -112,7 +114,7 @@ def bundle_memory(
         graph.layers[members[0]].neurons,
         state,
         gradient,
-        kept,
+        sums,
         _highest(program),
         0.0 if ahead else messages,
         messages if ahead else 0.0,

@@ -52,7 +52,9 @@ def make_block(problem: Problem, seat: int, pattern: tuple[int, ...], max_points
     most = rooms(problem, seat, pattern)
     if most is None:
         return None
-    terms = sums(problem, seat, pattern, problem.objective)
+    terms = sums(
+        problem, seat, pattern, [problem.objective.per_float * link.exchanged for link in problem.links]
+    )
     kept = problem.kept if seat == 0 and problem.kept else (0.0,) * len(problem.neurons)
     rows = [(tuple(prices.tolist()), left) for prices, left in capacities(problem, seat, pattern)]
     for k, room in enumerate(most):
@@ -166,7 +168,7 @@ class Master:
         if not self.penalised:
             return {}
         problem = self.problem
-        worst = sum(link.floats * problem.neurons[link.target] for link in problem.links)
+        worst = sum(link.exchanged * problem.neurons[link.target] for link in problem.links)
         self.slacks.append(self.program.column(PENALTY * worst * problem.objective.per_float))
         return {self.slacks[-1]: sign}
 

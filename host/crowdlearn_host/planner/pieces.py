@@ -124,7 +124,8 @@ class _PieceProgram:
             for other in range(len(self.seats)):
                 if other == k:
                     continue
-                for sender, receiver in ((k, other), (other, k)):
+                sums, errors = (link.floats, link.edges), (link.returned, link.returned_edges)
+                for sender, receiver, (floats, edges) in ((k, other, sums), (other, k, errors)):
                     source_pinned = sender == 0 and link.source in problem.pinned
                     target_pinned = receiver == 0 and link.target in problem.pinned
                     if not (source_pinned or link.source in self.present[sender]):
@@ -133,9 +134,9 @@ class _PieceProgram:
                         continue
                     z = None if source_pinned else self.present[sender][link.source]
                     y = None if target_pinned else self.present[receiver][link.target]
-                    add(product(z, y, 1), wire.per_message * link.edges)
+                    add(product(z, y, 1), wire.per_message * edges)
                     neurons = problem.neurons[link.target]
-                    rate = wire.per_float * link.floats
+                    rate = wire.per_float * floats
                     if target_pinned:
                         add(z, rate * neurons)
                     else:

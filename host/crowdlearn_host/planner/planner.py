@@ -25,8 +25,7 @@ from .problem import (
     Division,
     Problem,
     Seat,
-    forward_floats,
-    forward_messages,
+    traffic,
     uplink,
 )
 from .relax import explain
@@ -171,10 +170,7 @@ def _plan(
         rotate(problem, priced, fleet, devices, division.counts, training.rotation)
         for devices in deal(fleet, groups)
     ]
-    forward = (
-        problem.objective.per_float * forward_floats(problem, division.counts)
-        + problem.objective.per_message * forward_messages(problem, division.counts)
-    ) / 2
+    forward, backward = traffic(problem, division.counts)
     shuffled = sum(moved for _, moved in turned)
     return replace(
         plan,
@@ -184,7 +180,7 @@ def _plan(
         staleness=training.staleness,
         training=training,
         groups=tuple(group for group, _ in turned),
-        traffic=Traffic(forward, forward, shuffled, sharing_bytes(priced.parameters, training, groups)),
+        traffic=Traffic(forward, backward, shuffled, sharing_bytes(priced.parameters, training, groups)),
     )
 
 

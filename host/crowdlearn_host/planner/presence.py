@@ -8,7 +8,7 @@ from math import inf
 
 from .hull import rooms
 from .milp import Program
-from .problem import Problem, Wire
+from .problem import Problem
 
 
 @dataclass(frozen=True)
@@ -19,16 +19,18 @@ class Terms:
     neuron: Mapping[int, float]
 
 
-def sums(problem: Problem, seat: int, pattern: Sequence[int], wire: Wire) -> Terms:
-    """What a piece with this pattern pays for the sums it sends, without the fixed cost of messages."""
+def sums(problem: Problem, seat: int, pattern: Sequence[int], prices: Sequence[float]) -> Terms:
+    """What a piece with this pattern pays for the sums it sends, without the fixed cost of messages; `prices`
+    by link, per target neuron.
+    """
     present = {*pattern, *problem.pinned} if seat == 0 else set(pattern)
     each = 0.0
     neuron = dict.fromkeys(pattern, 0.0)
-    for link in problem.links:
+    for link, price in zip(problem.links, prices, strict=True):
         if link.source in present and not (seat == 0 and link.target in problem.pinned):
-            each += wire.per_float * link.floats * problem.neurons[link.target]
+            each += price * problem.neurons[link.target]
             if link.target in neuron:
-                neuron[link.target] -= wire.per_float * link.floats
+                neuron[link.target] -= price
     return Terms(each, neuron)
 
 
@@ -70,13 +72,13 @@ def add_messages(program: Program, problem: Problem, presences: Mapping[int, int
     for link in problem.links:
         source, target = presences.get(link.source), presences.get(link.target)
         if source is None and target is None:
-            program.column(price * link.edges, 1, 1)
+            program.column(price * link.messages, 1, 1)
         elif source is None or target is None:
             column = target if source is None else source
             assert column is not None
-            program.costs[column] += price * link.edges
+            program.costs[column] += price * link.messages
         else:
-            product = program.column(price * link.edges)
+            product = program.column(price * link.messages)
             low, high = int(program.lower[source]), int(program.upper[source])
             least, most = program.lower[target], program.upper[target]
             row = {product: 1.0, target: -float(low)}
@@ -99,8 +101,8 @@ def add_messages(program: Program, problem: Problem, presences: Mapping[int, int
 def own_messages(problem: Problem, seat: int, pattern: Sequence[int]) -> float:
     """What `add_messages` charges for messages from a piece to itself, which are not sent."""
     present = {*pattern, *problem.pinned} if seat == 0 else set(pattern)
-    edges = sum(link.edges for link in problem.links if link.source in present and link.target in present)
-    return problem.objective.per_message * edges
+    own = sum(link.messages for link in problem.links if link.source in present and link.target in present)
+    return problem.objective.per_message * own
 
 
 def least_sent(problem: Problem, seat: int, pattern: Sequence[int]) -> Terms:
@@ -108,17 +110,17 @@ def least_sent(problem: Problem, seat: int, pattern: Sequence[int]) -> Terms:
     be.
     """
     present = {*pattern, *problem.pinned} if seat == 0 else set(pattern)
-    terms = sums(problem, seat, pattern, problem.sent)
+    terms = sums(problem, seat, pattern, [problem.sent.per_float * link.floats for link in problem.links])
     each, neuron = terms.each, dict(terms.neuron)
     least = least_pieces(problem)
     for link in problem.links:
         others = max(least[link.source] - (link.source in present), 0)
         if link.target in neuron:
-            neuron[link.target] += problem.sent.per_float * link.floats * others
+            neuron[link.target] += problem.sent.per_float * link.returned * others
         elif link.target in present:
-            each += problem.sent.per_float * link.floats * problem.neurons[link.target] * others
+            each += problem.sent.per_float * link.returned * problem.neurons[link.target] * others
         if link.target in present:
-            each += problem.sent.per_message * link.edges * others
+            each += problem.sent.per_message * link.returned_edges * others
         if link.source in present:
             owners = max(least[link.target] - (link.target in present), 0)
             each += problem.sent.per_message * link.edges * owners
@@ -140,9 +142,9 @@ def add_sums(
     constant = 0.0
     for link in problem.links:
         pinned_here = dominator and link.target in problem.pinned
-        rate = problem.objective.per_float * link.floats
+        rate = problem.objective.per_float * link.exchanged
         whole = 0.0 if pinned_here else rate * problem.neurons[link.target]
-        message = -problem.objective.per_message * link.edges
+        message = -problem.objective.per_message * link.messages
         if dominator and link.source in problem.pinned:
             constant += whole + (message if pinned_here else 0.0)
             if link.target in owned:

@@ -2,10 +2,10 @@
 
 A seat is a place in a group that a device takes; seats with the same budgets form a class. A piece that owns
 neurons of a bundle is *present* there. For every link it sends, for each neuron of the target bundle that it
-does not own, one sum (the paper's "weighted sum"); the error comes back the same way. So with counts x and
-presences z a link from bundle s to bundle t moves
+does not own, one sum (the paper's "weighted sum"); where something learns from it, the error comes back the
+same way. So with counts x and presences z a link from bundle s to bundle t moves
 
-    sum over pieces p of z[p, s] * (N[t] - x[p, t])   sums forward, and as many errors backward.
+    sum over pieces p of z[p, s] * (N[t] - x[p, t])   sums forward, and as many errors backward, or none.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from operator import mul
 
 Counts = tuple[int, ...]
 """Neurons of one piece, per bundle."""
@@ -21,13 +22,34 @@ Counts = tuple[int, ...]
 @dataclass(frozen=True)
 class Link:
     """Linear maps from one bundle to another: `floats` per target neuron and sample, over `edges` parallel
-    edges.
+    edges. Of these, errors come back for all but the `silent` floats, on all but the `silent_edges`.
     """
 
     source: int
     target: int
     floats: int
     edges: int = 1
+    silent: int = 0
+    silent_edges: int = 0
+
+    @property
+    def returned(self) -> int:
+        """Floats of errors that come back per target neuron and sample."""
+        return self.floats - self.silent
+
+    @property
+    def returned_edges(self) -> int:
+        return self.edges - self.silent_edges
+
+    @property
+    def exchanged(self) -> float:
+        """The mean of the floats there and back, which is what an objective prices."""
+        return (self.floats + self.returned) / 2
+
+    @property
+    def messages(self) -> float:
+        """The mean of the messages there and back per micro-batch and pair of pieces."""
+        return (self.edges + self.returned_edges) / 2
 
 
 @dataclass(frozen=True)
@@ -78,9 +100,9 @@ class Problem:
     """Choose the pieces of one group.
 
     Seat class 0 is the dominator's, with count 1: it owns the `pinned` bundles whole and, where
-    `dominator_hidden`, may own others. `objective` prices all sums, errors and messages of an epoch; `sent`
-    prices those of one sample as they count against uplinks. `kept` is the cost of each neuron the dominator
-    owns (its weights move at a shuffle).
+    `dominator_hidden`, may own others. `objective` prices all sums of an epoch together with the errors that
+    answer them; `sent` prices those of one sample, each by itself, as they count against uplinks. `kept` is
+    the cost of each neuron the dominator owns (its weights move at a shuffle).
     """
 
     neurons: tuple[int, ...]
@@ -111,37 +133,56 @@ def forward_floats(problem: Problem, counts: Sequence[Counts]) -> int:
     """Floats sent forward per sample, in the paper's accounting: one per present source and target not
     owned.
     """
-    return sum(
-        link.floats * (problem.neurons[link.target] - piece[link.target])
-        for link in problem.links
-        for piece in counts
-        if piece[link.source]
+    return sum(link.floats * sums for link, sums in zip(problem.links, _sums(problem, counts), strict=True))
+
+
+def traffic(problem: Problem, counts: Sequence[Counts]) -> tuple[float, float]:
+    """What sums cost, and what the errors do that answer them."""
+    wire, links = problem.objective, problem.links
+    sums, pairs = _sums(problem, counts), _pairs(problem, counts)
+
+    def price(floats: Sequence[int], edges: Sequence[int]) -> float:
+        sent = sum(map(mul, floats, sums)), sum(map(mul, edges, pairs))
+        return (wire.per_float * sent[0] + wire.per_message * sent[1]) / 2
+
+    return (
+        price([link.floats for link in links], [link.edges for link in links]),
+        price([link.returned for link in links], [link.returned_edges for link in links]),
     )
 
 
-def forward_messages(problem: Problem, counts: Sequence[Counts]) -> int:
-    """Messages sent forward per micro-batch: one per edge, source piece and other piece that owns targets."""
-    return sum(
-        link.edges * sum(sender is not receiver and bool(receiver[link.target]) for receiver in counts)
+def _sums(problem: Problem, counts: Sequence[Counts]) -> list[int]:
+    """Of every link, the target neurons that its present sources do not own."""
+    return [
+        sum(problem.neurons[link.target] - piece[link.target] for piece in counts if piece[link.source])
         for link in problem.links
-        for sender in counts
-        if sender[link.source]
-    )
+    ]
+
+
+def _pairs(problem: Problem, counts: Sequence[Counts]) -> list[int]:
+    """Of every link, the pairs of pieces between which there are messages."""
+    return [
+        sum(
+            sender is not receiver and bool(receiver[link.target])
+            for sender in counts
+            if sender[link.source]
+            for receiver in counts
+        )
+        for link in problem.links
+    ]
 
 
 def cost(problem: Problem, counts: Sequence[Counts]) -> float:
     """The objective."""
     kept = sum(k * x for k, x in zip(problem.kept, counts[0], strict=True)) if problem.kept else 0.0
-    traffic = problem.objective.per_float * forward_floats(problem, counts)
-    traffic += problem.objective.per_message * forward_messages(problem, counts)
-    return problem.constant + kept + traffic
+    return problem.constant + kept + sum(traffic(problem, counts))
 
 
 def most_cost(problem: Problem) -> float:
     """No division costs more: as if every seat had a piece, present everywhere, that owned nothing."""
     pieces = sum(seat.count for seat in problem.seats)
-    floats = pieces * sum(link.floats * problem.neurons[link.target] for link in problem.links)
-    messages = pieces * (pieces - 1) * sum(link.edges for link in problem.links)
+    floats = pieces * sum(link.exchanged * problem.neurons[link.target] for link in problem.links)
+    messages = pieces * (pieces - 1) * sum(link.messages for link in problem.links)
     kept = sum(max(k, 0.0) * n for k, n in zip(problem.kept, problem.neurons, strict=False))
     wire = problem.objective
     return problem.constant + kept + wire.per_float * floats + wire.per_message * messages
@@ -155,14 +196,12 @@ def uplink(problem: Problem, counts: Sequence[Counts], piece: int) -> float:
     for link in problem.links:
         others = sum(k != piece and bool(other[link.source]) for k, other in enumerate(counts))
         owners = sum(k != piece and bool(other[link.target]) for k, other in enumerate(counts))
-        floats = mine[link.target] * others
-        messages = others if mine[link.target] else 0
+        floats = link.returned * mine[link.target] * others
+        messages = link.returned_edges * (others if mine[link.target] else 0)
         if mine[link.source]:
-            floats += problem.neurons[link.target] - mine[link.target]
-            messages += owners
-        total += (
-            problem.sent.per_float * link.floats * floats + problem.sent.per_message * link.edges * messages
-        )
+            floats += link.floats * (problem.neurons[link.target] - mine[link.target])
+            messages += link.edges * owners
+        total += problem.sent.per_float * floats + problem.sent.per_message * messages
     return total
 
 

@@ -83,11 +83,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class SendPatch:
-    """Send a device the shared weights of these neurons of each layer."""
+    """Send a device the shared weights of these neurons of each layer; `whole`: they are all its state."""
 
     device: int
     generation: int
     neurons: tuple[Neurons, ...]
+    whole: bool
 
 
 @dataclass(frozen=True)

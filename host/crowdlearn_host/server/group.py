@@ -164,7 +164,9 @@ class Group(Course):
                 self.effects.append(SendSnapshot(provider, point.generation, point.boundary, piece))
         if self._patched:
             for piece, device in enumerate(self.holders):
-                self.effects.append(SendPatch(device, self.generation, self._layout[piece]))
+                self.effects.append(
+                    SendPatch(device, self.generation, self._layout[piece], whole=point is None)
+                )
 
     def _on_ready(self, number: int, _: pb.Ready) -> None:
         if self.phase != "forming" or number not in self._forming.receivers:

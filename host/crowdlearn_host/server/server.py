@@ -277,8 +277,8 @@ class Server:
                 for part in self.shared.parts(neurons):
                     state = pb.GlobalState(generation=generation, part=part)
                     self._send(device, pb.Frame(global_state=state))
-            case do.SendPatch(device, generation, neurons):
-                for update in self.shared.patch(generation, neurons):
+            case do.SendPatch(device, generation, neurons, whole):
+                for update in self.shared.patch(generation, neurons, whole=whole):
                     self._send(device, pb.Frame(patch=pb.Patch(generation=generation, update=update)))
                 self._send(device, pb.Frame(patch=pb.Patch(generation=generation, last=True)))
             case do.SendSnapshot(device, generation, boundary, piece):

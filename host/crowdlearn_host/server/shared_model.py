@@ -68,7 +68,7 @@ class SharedModel:
         if merge.device not in round_.of:
             owned = np.zeros(len(self._window), np.bool_)
             for part in self._stretches(merge.neurons):
-                owned[part.start : part.stop] = True
+                owned[part.start : part.stop] = not part.frozen
             round_.of[merge.device] = SharingRound(
                 round_, merge.round, {merge.device: owned}, max_weights=CHUNK_WEIGHTS
             )
@@ -107,15 +107,23 @@ class SharedModel:
         state = PieceState(neurons, layers)
         return [part for layer in layers for part in state.parts(layer, neurons[layer])]
 
-    def patch(self, number: int, neurons: tuple[Neurons, ...]) -> list[bytes]:
-        """Updates with the weights of these neurons that were uploaded often enough (SliceNet: tau)."""
+    def patch(self, number: int, neurons: tuple[Neurons, ...], *, whole: bool = False) -> list[bytes]:
+        """Updates with the weights of these neurons that were uploaded often enough (SliceNet: tau); `whole`:
+        and the frozen ones, as they are, for a device that has no state.
+        """
         indices, averages = self._window.download(self._tau)
         wanted = np.zeros(len(indices), np.bool_)
         for part in self._stretches(neurons):
             a, b = np.searchsorted(indices, [part.start, part.stop])
             wanted[a:b] = True
         update = Update(SERVER, number, indices[wanted], averages[wanted])
-        return [encode_update(chunk, self._values) for chunk in chunks(update, CHUNK_WEIGHTS)]
+        encoded = [encode_update(chunk, self._values) for chunk in chunks(update, CHUNK_WEIGHTS)]
+        for part in self._stretches(neurons) if whole else ():
+            if part.frozen:
+                at = np.arange(part.start, part.stop, dtype=np.uint32)
+                frozen = chunks(Update(SERVER, number, at, self._window.average()[at]), CHUNK_WEIGHTS)
+                encoded += [encode_update(chunk, ValueType.FLOAT32) for chunk in frozen]
+        return encoded
 
     def to_bytes(self) -> bytes:
         """The window and what is to enter it, for a restarted server; rounds under way begin anew."""

@@ -53,14 +53,14 @@ def message_bytes(rows: int, shape: Sequence[int], dtype: pb.DType = pb.FLOAT32)
 def exchanged_bytes(graph: NeuronGraph, layout: Layout, rows: int, dtype: pb.DType = pb.FLOAT32) -> int:
     """Bytes on the wire, from devices, of all sums and errors of one micro-batch of `rows` samples."""
     total = 0
-    for edge in graph.edges:
+    for edge, taught in zip(graph.edges, graph.taught, strict=True):
         matched = edge.kind in ("identity", "depthwise")
         for source, target in product(range(len(layout)), repeat=2):
             has, wants = layout[source][edge.source], layout[target][edge.target]
             start, stop = overlap(has, wants) if matched else wants
             if source != target and has[1] > has[0] and stop > start:
                 shape = (stop - start, *graph.layers[edge.target].sum_shape)
-                total += 2 * message_bytes(rows, shape, dtype)
+                total += (1 + taught) * message_bytes(rows, shape, dtype)
     return total
 
 

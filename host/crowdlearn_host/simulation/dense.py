@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from crowdlearn_export.freezing import resting_modules
 from torch import Tensor, nn
 
 from ..sharing.flat import FlatEntry
@@ -114,7 +115,8 @@ class DenseChain:
         """The chain that `model` is, its inputs flattened or not, or None where it is another network."""
         layers = list(model) if type(model) is nn.Sequential else []
         kinds = "".join(LETTERS.get(type(layer), "?") for layer in layers)
-        if not re.fullmatch("F?(LB?R)+L", kinds) or not all(map(_as_usual, [model, *layers])):
+        usual = all(map(_as_usual, [model, *layers])) and not resting_modules(model)
+        if not usual or not re.fullmatch("F?(LB?R)+L", kinds):
             return None
         places = [at for at, kind in enumerate(kinds) if kind == "L"]
         following = [layers[at + 1] for at in places[:-1]]

@@ -86,10 +86,13 @@ def _slicenet_round(setting: Setting, workers: Workers, state: RunState, number:
     weights = np.stack([result.weights for result in results])
     momentum = np.stack([result.momentum for result in results])
     samples = sum(result.samples for result in results)
-    crossing = samples * setting.sums_per_sample * BYTES[config.training.wire]
+    sums, errors = (
+        samples * floats * BYTES[config.training.wire]
+        for floats in (setting.sums_per_sample, setting.errors_per_sample)
+    )
     shuffles = len(turns[0]) - config.renews
-    moved = shuffle_bytes(config, setting.pieces) * shuffles * config.groups
-    spent = {"activation": crossing, "error": crossing, "shuffle": moved, "sharing": 0}
+    moved = shuffle_bytes(config, setting.pieces, setting.frozen) * shuffles * config.groups
+    spent = {"activation": sums, "error": errors, "shuffle": moved, "sharing": 0}
     if config.sharing.enabled:
         holders = [_holders(order, turn[-1]) for order, turn in zip(orders, turns, strict=True)]
         spent["sharing"] = share(setting, state.window, holders, results, weights, number)
@@ -124,7 +127,7 @@ def _fedavg_round(setting: Setting, workers: Workers, state: RunState, number: i
         _check_finite(result, [own[0].device for own in cohort], number)
         total += result.weights * float(result.samples)
     weights = (total / sum(result.samples for result in results)).astype(np.float32)[None]
-    spent = {"sharing": 2 * count * len(setting.initial) * FLOAT}
+    spent = {"sharing": 2 * count * int((~setting.frozen).sum()) * FLOAT}
     state = RunState(weights, state.momentum, state.window, state.records)
     return _recorded(setting, workers, state, results, spent, number, time.perf_counter() - began)
 

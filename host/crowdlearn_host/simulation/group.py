@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from crowdlearn_device.dataset import Dataset
 from crowdlearn_device.schedule import mini_batches, pass_order
+from crowdlearn_export.freezing import resting_modules, to_training
 from numpy.typing import NDArray
 
 from ..models import build_model
@@ -33,7 +34,8 @@ NARROWED = 2
 @dataclass(frozen=True)
 class Workload:
     """What stays the same in a run: samples, labels int64 [N], the positions of each device's samples, the
-    test data, what travels between a group's pieces, and the samples that a mini-batch has at least.
+    test data, what travels between a group's pieces, the samples that a mini-batch has at least, and the
+    names of the arrays that are frozen.
     """
 
     config: SimulationConfig
@@ -43,6 +45,7 @@ class Workload:
     test: Dataset
     crossings: tuple[Crossing, ...] = ()
     least_rows: int = 1
+    frozen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,16 @@ class GroupModel:
         round_sums(self._model, config.training.wire, workload.crossings, self._noise)
         layout = flat_layout(self._model.state_dict())
         self._vector = torch.empty(layout[-1].stop)
-        trained = dict(self._model.named_parameters())
+        own = dict(self._model.named_parameters())
+        trained = {name: parameter for name, parameter in own.items() if parameter.requires_grad}
         self._parameters = [trained[entry.name] for entry in layout if entry.name in trained]
         self._spans = [(e.start, e.stop, e.shape) for e in layout if e.name in trained]
+        self._frozen = [slice(e.start, e.stop) for e in layout if e.name in workload.frozen]
+        self._resting = resting_modules(self._model)
         for entry in layout:
             view = self._vector[entry.start : entry.stop].view(entry.shape)
-            if entry.name in trained:
-                trained[entry.name].data = view
+            if entry.name in own:
+                own[entry.name].data = view
             else:
                 owner, _, name = entry.name.rpartition(".")
                 self._model.get_submodule(owner)._buffers[name] = view
@@ -128,6 +134,8 @@ class GroupModel:
                 velocity = torch.zeros(len(start) if self._training.momentum else 0)
                 loss += self._passes(passes, rate, velocity, torch.zeros(0))
                 total.add_(self._floats, alpha=own / sum(samples))
+            for part in self._frozen:
+                total[part] = start[part]  # as it is: a mean of equal numbers may be rounded
             return GroupResult(self._left(total), nothing, nothing, loss / sum(samples), sum(samples))
 
     def right(self, weights: Floats, tested: slice) -> int:
@@ -170,7 +178,7 @@ class GroupModel:
         fed = map(self._fed, passes)
         if self._chain is not None:
             return self._chain.train(fed, rate, accumulated)
-        self._model.train()
+        to_training(self._model, self._resting)
         self._noise.manual_seed(_noise_seed(self._workload.config.seed, passes[0]))
         velocities = self._views(momentum) if len(momentum) else []
         sums = self._views(accumulated) if len(accumulated) else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..planner.plan import Plan, load_plan
 from ..sharing.flat import flat_layout, flatten, piece_of_weight, travelling
 from .config import SimulationConfig
 from .group import Floats, Workload
-from .traffic import sums_per_sample
+from .traffic import errors_per_sample, sums_per_sample
 from .wire import crossings
 
 
@@ -27,7 +27,7 @@ class Setting:
     """What a run trains on whom: the workload, and the plan of every group.
 
     `pieces` is the piece of each weight, and `travelling` the weights in the order in which they travel;
-    `statistics` tells which weights no gradient moves.
+    `statistics` tells which weights are running statistics, `frozen` which stay as they are.
     """
 
     workload: Workload
@@ -35,7 +35,9 @@ class Setting:
     pieces: NDArray[np.int32]
     travelling: NDArray[np.int64]
     statistics: NDArray[np.bool_]
+    frozen: NDArray[np.bool_]
     sums_per_sample: int
+    errors_per_sample: int
     initial: Floats
 
     @property
@@ -69,6 +71,10 @@ def prepare(
         )
     layout = flat_layout(state)
     trained = dict(model.named_parameters())
+
+    def each(chosen: Callable[[str], bool]) -> NDArray[np.bool_]:
+        return np.concatenate([np.full(entry.stop - entry.start, chosen(entry.name)) for entry in layout])
+
     return Setting(
         Workload(
             config,
@@ -78,12 +84,15 @@ def prepare(
             test,
             crossings(graph, plan),
             graph.least_rows,
+            graph.frozen,
         ),
         plan,
         piece_of_weight(layout, graph, plan),
         travelling(layout, graph, plan),
-        np.concatenate([np.full(each.stop - each.start, each.name not in trained) for each in layout]),
+        each(lambda name: name not in trained and name not in graph.frozen),
+        each(lambda name: name in graph.frozen),
         sums_per_sample(graph, plan),
+        errors_per_sample(graph, plan),
         flatten(state),
     )
 

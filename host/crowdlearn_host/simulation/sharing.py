@@ -34,7 +34,7 @@ def share(
     """Uploads of every device, then every group's download into `weights`. Returns the bytes of both."""
     config = setting.config
     theta, values = config.sharing.theta, ValueType[config.sharing.values.upper()]
-    parts = _parts(setting)
+    parts = _parts(setting, frozen=False)
     sent = 0
     for group, result in zip(holders, results, strict=True):
         # Running statistics have no gradient, and a model without them cannot be evaluated: they go first.
@@ -56,6 +56,10 @@ def share(
     for part in parts:
         sent += len(holders) * download.add(0, part, np.flatnonzero(due[part.places]))
     np.copyto(weights, download.weights, where=download.there)
+    if config.renews:  # whoever takes a piece has nothing of it
+        whole = _Travel(weights[0], number, ValueType.FLOAT32)
+        rest = [part for part in _parts(setting, frozen=True) if len(part.places)]
+        sent += len(holders) * sum(whole.add(0, part, np.arange(len(part.places))) for part in rest)
     return sent
 
 
@@ -67,8 +71,9 @@ class _Part:
     places: NDArray[np.int64]
 
 
-def _parts(setting: Setting) -> list[_Part]:
-    piece_of = setting.pieces[setting.travelling]
+def _parts(setting: Setting, *, frozen: bool) -> list[_Part]:
+    """Of every piece what is shared, or what is frozen."""
+    piece_of = np.where(setting.frozen == frozen, setting.pieces, -1)[setting.travelling]
     found = [np.flatnonzero(piece_of == piece) for piece in range(len(setting.plan.pieces))]
     return [_Part(indices, setting.travelling[indices]) for indices in found]
 

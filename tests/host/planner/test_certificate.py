@@ -16,7 +16,7 @@ from crowdlearn_host.planner.costs import Rotation, Training, WireFormat, costs,
 from crowdlearn_host.planner.fleet import Fleet, deal
 from crowdlearn_host.planner.pieces import seat_classes
 from crowdlearn_host.planner.planner import plan_fleet
-from crowdlearn_host.planner.problem import Division, forward_floats, forward_messages, violations
+from crowdlearn_host.planner.problem import Division, traffic, violations
 from crowdlearn_host.planner.rotation import rotate
 from crowdlearn_host.planner.seats import group_problem
 from hypothesis import HealthCheck, given, settings
@@ -44,8 +44,7 @@ def relayed(graph: NeuronGraph, devices: Fleet, training: Training, groups: int)
         counts = tuple(counts for _, counts in used)
         if violations(problem, Division(tuple(seat for seat, _ in used), counts)):
             continue
-        sums = problem.objective.per_float * forward_floats(problem, counts)
-        sums += problem.objective.per_message * forward_messages(problem, counts)
+        sums = sum(traffic(problem, counts))
         parts = deal(devices, groups)
         moved = sum(rotate(problem, priced, devices, part, counts, training.rotation)[1] for part in parts)
         best = min(best, sums + moved + sharing_bytes(priced.parameters, training, groups))

@@ -30,17 +30,22 @@ SECONDS = 30.0
 
 @st.composite
 def problems(draw: st.DrawFn, uplinks: bool = False) -> Problem:
-    """Input, one to three hidden bundles, output; links forward, beside and around; two or three classes of
-    seats.
+    """Input, one to three hidden bundles, output; links forward, beside and around, which errors may not take
+    back; two or three classes of seats.
     """
     hidden = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
     neurons = (draw(st.integers(1, 4)), *hidden, draw(st.integers(1, 3)))
     last = len(neurons) - 1
-    links = [Link(b, b + 1, draw(st.integers(1, 3))) for b in range(last)]
+    links = []
+    for b in range(last):
+        floats, silent = draw(st.integers(1, 3)), draw(st.booleans())
+        links.append(Link(b, b + 1, floats, silent=silent * floats, silent_edges=int(silent)))
     extra = st.tuples(st.integers(0, last), st.integers(1, last)).filter(lambda ends: ends[0] <= ends[1])
     for source, target in draw(st.lists(extra, max_size=2)):
         if source < last:
-            links.append(Link(source, target, draw(st.integers(1, 3)), draw(st.integers(1, 2))))
+            floats, edges = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+            silent = draw(st.integers(0, floats)), draw(st.integers(0, edges))
+            links.append(Link(source, target, floats, edges, *silent))
     counts = draw(st.sampled_from([(1,), (2,), (3,), (1, 1), (2, 1)]))
     costs = st.integers(0, 4)
     seats = []

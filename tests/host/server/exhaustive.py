@@ -240,7 +240,7 @@ class Explorer:
                     sent = frame_out
                 case do.SendGlobal(number, generation, _):
                     sent = pb.Frame(global_state=pb.GlobalState(generation=generation))
-                case do.SendPatch(number, generation, _):
+                case do.SendPatch(number, generation):
                     content = repr(model).encode()
                     sent = pb.Frame(patch=pb.Patch(generation=generation, update=content, last=True))
                 case do.Merge(_, _, _, _, update):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,3 +197,24 @@ def test_a_window_that_was_cut_short_is_told_as_damaged():
         with pytest.raises(RunError, match="damaged"):
             model.restore(whole[:length])
     model.restore(whole)
+
+
+def test_what_is_frozen_is_sent_only_to_who_has_no_state():
+    """Exactly, whatever type shared values travel in; and the server takes no upload of it."""
+    specs = [ArraySpec("w", 0, (), False, 0, frozen=True), ArraySpec("b", 0, (), True, 3)]
+    first = {"w": np.array([0.1, 0.2, 0.3], np.float32), "b": np.zeros(3, np.float32)}
+    model, neurons = SharedModel(specs, first, values=ValueType.INT8), ((0, 3),)
+    of = SimpleNamespace(arrays=specs)
+    state = PieceState(neurons, {0: {"value/w": first["w"], "value/b": first["b"] + 1}})
+    for data in shared_updates(of, state, 0, 0, 1.0, ValueType.INT8):
+        model.merge(0, Merge(0, 1, 0, neurons, data))
+    forged = Update(0, 0, np.array([0], np.uint32), np.ones(1, np.float32))
+    with pytest.raises(UpdateRefused, match="not its own"):
+        model.merge(0, Merge(0, 1, 0, neurons, encode_update(forged)))
+    commit(model, 0)
+    for whole in (False, True):
+        got = PieceState(neurons, {0: {"value/w": np.zeros(3, np.float32), "value/b": first["b"].copy()}})
+        for data in model.patch(1, neurons, whole=whole):
+            apply_patch(of, got, data)
+        assert np.array_equal(got.layers[0]["value/w"], first["w"] * whole)
+        np.testing.assert_allclose(got.layers[0]["value/b"], 1, rtol=0.01)

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from crowdlearn_device.dataset import Dataset
 from crowdlearn_host.config import parse_config
+from crowdlearn_host.models import mlp
 from crowdlearn_host.simulation.config import SimulationConfig
 from crowdlearn_host.simulation.dense import DenseChain
 from crowdlearn_host.simulation.group import GroupModel, GroupResult, Pass
 from crowdlearn_host.simulation.setting import Setting, prepare
+from torch import nn
 
 PASSES = [Pass(0, 0), Pass(1, 0), Pass(2, 0), Pass(3, 0), Pass(1, 1), Pass(0, 1)]
 RATE = 0.2
@@ -33,6 +35,32 @@ def trained(setting: Setting) -> tuple[GroupResult, GroupResult, int]:
     group = model.train(PASSES, setting.initial, np.zeros(0, np.float32), RATE, True)
     average = model.average([PASSES[:2], PASSES[3:4]], setting.initial, RATE)
     return group, average, model.right(group.weights, slice(None))
+
+
+def frozen() -> nn.Module:
+    """The first layer and its batch norm rest."""
+    model = mlp((40, 12, 8, 4))
+    model[:2].requires_grad_(False)
+    model[1].eval()
+    return model
+
+
+def test_what_is_frozen_stays_bit_for_bit(setting: Setting) -> None:
+    """In a group, in the average of devices alone, and after the model was tested, in evaluation mode."""
+    named = setting.config.model_copy(update={"model": f"{__file__}:frozen"})
+    samples = Dataset(setting.workload.inputs, setting.workload.labels)
+    setting = prepare(named, samples, samples, setting.workload.devices)
+    assert setting.frozen.sum() == 40 * 12 + 5 * 12
+    model = GroupModel(setting.workload)
+    start = setting.initial + setting.frozen * np.float32(0.1)  # of which no half and third is exact
+    for _ in range(2):
+        group = model.train(PASSES, start, np.zeros(0, np.float32), RATE, True)
+        average = model.average([PASSES[:2], PASSES[3:4]], start, RATE)
+        for result in (group, average):
+            assert np.array_equal(result.weights[setting.frozen], start[setting.frozen])
+            assert not np.array_equal(result.weights, start)
+        assert not group.accumulated[setting.frozen].any()
+        model.right(group.weights, slice(None))
 
 
 def test_products_and_autograd_agree(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from crowdlearn_device.update_values import ValueType
 from crowdlearn_export.shape import array_specs
 from crowdlearn_export.trace import neuron_graph
 from crowdlearn_export.weights import arrays_of
-from crowdlearn_host.models import build_model
+from crowdlearn_host.models import build_model, mlp
 from crowdlearn_host.server.effects import Merge
 from crowdlearn_host.server.shared_model import SharedModel
 from crowdlearn_host.sharing.flat import unflatten
@@ -22,17 +22,29 @@ from crowdlearn_host.simulation.engine import start
 from crowdlearn_host.simulation.group import GroupResult
 from crowdlearn_host.simulation.setting import Setting
 from crowdlearn_host.simulation.sharing import share
+from torch import nn
 
 GROUPS = 3
 
 
+def frozen() -> nn.Module:
+    """The first layer and its batch norm rest, and so do the second's weights."""
+    model = mlp((6, 60, 70, 4))
+    model[:2].requires_grad_(False)
+    model[1].eval()
+    model[3].weight.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("model", ["mlp:6-60-70-4", f"{__file__}:frozen"])
 @pytest.mark.parametrize("theta", [0.3, 1.0])
 @pytest.mark.parametrize("values", ["float32", "float16", "int8"])
 def test_a_round_is_that_of_devices_and_server(
-    crowd: Callable[..., Setting], values: str, theta: float
+    crowd: Callable[..., Setting], values: str, theta: float, model: str
 ) -> None:
+    """Also where weights are frozen, which stay where they are: nobody sends or gets any."""
     sharing = {"theta": theta, "tau": 0.5, "omega": 2, "values": values}
-    setting = crowd(model="mlp:6-60-70-4", sharing=sharing)
+    setting = crowd(model=model, sharing=sharing)
     template = build_model(setting.config.model, setting.config.seed)
     graph = neuron_graph(template, torch.zeros(2, 6))
     specs = array_specs(graph)
@@ -51,7 +63,8 @@ def test_a_round_is_that_of_devices_and_server(
     holders = np.arange(12).reshape(GROUPS, 4)
     share(setting, state.window, holders, results, weights, 0)
 
-    model = SharedModel(specs, arrays(setting.initial), omega=2, tau=0.5, values=ValueType[values.upper()])
+    assert np.array_equal(weights[:, setting.frozen], [r.weights[setting.frozen] for r in results])
+    shared = SharedModel(specs, arrays(setting.initial), omega=2, tau=0.5, values=ValueType[values.upper()])
     manifest = SimpleNamespace(arrays=specs)
     pieces: dict[tuple[int, int], PieceState] = {}
     for group, result in enumerate(results):
@@ -66,14 +79,14 @@ def test_a_round_is_that_of_devices_and_server(
             pieces[group, number] = piece_state = PieceState(piece.neurons, layers)
             device = int(holders[group, number])
             for update in shared_updates(manifest, piece_state, device, 0, theta, ValueType[values.upper()]):
-                model.merge(group, Merge(device, 1, 0, piece.neurons, update))
-        model.commit(group, 1, (0, 0))
-    model.release()
+                shared.merge(group, Merge(device, 1, 0, piece.neurons, update))
+        shared.commit(group, 1, (0, 0))
+    shared.release()
     average = arrays(state.window.average())
-    for name, array in model.model().items():
+    for name, array in shared.model().items():
         np.testing.assert_array_equal(array, average[name], err_msg=name)
     for (group, number), piece_state in pieces.items():
-        for patch in model.patch(0, piece_state.neurons):
+        for patch in shared.patch(0, piece_state.neurons):
             apply_patch(manifest, piece_state, patch)
         simulated = arrays(weights[group])
         for spec in specs:
