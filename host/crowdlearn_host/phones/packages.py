@@ -9,7 +9,7 @@ from typing import BinaryIO
 from crowdlearn_host.phones.apk import ApkError, package_name
 from crowdlearn_host.phones.filesystem import Filesystem
 from crowdlearn_host.phones.shell import CommandFunction, Io, Shell
-from crowdlearn_host.phones.toybox import UsageError
+from crowdlearn_host.phones.usage import UsageError
 
 MAX_APK = 1 << 30
 NO_APPS = "this phone is virtual and runs no Android apps: start crowdlearn-device from the shell"

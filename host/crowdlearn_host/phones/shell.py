@@ -1,7 +1,6 @@
 """The phone's shell: runs syntax trees with commands that see nothing but the phone."""
 
 import asyncio
-import fnmatch
 import posixpath
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
@@ -9,20 +8,19 @@ from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from crowdlearn_host.phones.filesystem import TEMPORARY, Filesystem
-from crowdlearn_host.phones.shell_syntax import (
-    MAX_COMMAND,
+from crowdlearn_host.phones.shell_patterns import escaped, globbed
+from crowdlearn_host.phones.shell_syntax import MAX_COMMAND, ShellSyntaxError, parse
+from crowdlearn_host.phones.shell_tree import (
     AndOr,
     Pipeline,
     Redirect,
     Sequence,
-    ShellSyntaxError,
     Simple,
     Subshell,
     Substitution,
     Text,
     Variable,
     Word,
-    parse,
 )
 
 MAX_PIPE = 1 << 26
@@ -241,30 +239,30 @@ async def _expand(shell: Shell, word: Word, io: Io, *, split: bool = True) -> li
     for part in word:
         if isinstance(part, Text):
             text += part.text
-            pattern += _escaped(part.text) if part.quoted else part.text
+            pattern += escaped(part.text) if part.quoted else part.text
             started = True
             continue
         value = await _value(shell, part, io)
         if part.quoted or not split:
             text += value
-            pattern += _escaped(value)
+            pattern += escaped(value)
             started = started or part.quoted
             continue
         pieces = value.split()
         for index, piece in enumerate(pieces):
             if index or value[:1].isspace():
-                words += _globbed(shell, text, pattern) if started else []
+                words += globbed(shell.files, shell.cwd, text, pattern) if started else []
                 text = pattern = ""
             text += piece
             pattern += piece
             started = True
         if pieces and value[-1:].isspace():
-            words += _globbed(shell, text, pattern)
+            words += globbed(shell.files, shell.cwd, text, pattern)
             text = pattern = ""
             started = False
     if not split:
         return [text]
-    return words + (_globbed(shell, text, pattern) if started else [])
+    return words + (globbed(shell.files, shell.cwd, text, pattern) if started else [])
 
 
 async def _value(shell: Shell, part: Variable | Substitution, io: Io) -> str:
@@ -280,35 +278,6 @@ async def _value(shell: Shell, part: Variable | Substitution, io: Io) -> str:
         case "$":
             return "1"
     return shell.variables.get(part.name, "")
-
-
-def _globbed(shell: Shell, text: str, pattern: str) -> list[str]:
-    if not any(char in pattern.replace("[[]", "").replace("[*]", "").replace("[?]", "") for char in "*?["):
-        return [text]
-    found = [""]
-    for index, part in enumerate(pattern.split("/")):
-        found = [
-            path + ("/" if index else "") + name
-            for path in found
-            for name in _matches(shell, path, part, index)
-        ]
-    return found or [text]
-
-
-def _matches(shell: Shell, path: str, part: str, index: int) -> list[str]:
-    folder = (path or "/") if index else "."
-    plain = part.replace("[[]", "[").replace("[*]", "*").replace("[?]", "?")
-    if not part or not any(char in part for char in "*?["):
-        return [plain]
-    try:
-        names = shell.files.names(folder, shell.cwd)
-    except OSError:
-        return []
-    return [n for n in names if fnmatch.fnmatchcase(n, part) and n.startswith(".") == part.startswith(".")]
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"[{char}]" if char in "*?[" else char for char in text)
 
 
 class _Collector:

@@ -1,6 +1,17 @@
 """Grammar of the phone's shell, a subset of POSIX: lists, pipelines, quotes, variables, redirections, `&`."""
 
-from dataclasses import dataclass
+from crowdlearn_host.phones.shell_tree import (
+    AndOr,
+    Pipeline,
+    Redirect,
+    Sequence,
+    Simple,
+    Subshell,
+    Substitution,
+    Text,
+    Variable,
+    Word,
+)
 
 MAX_COMMAND = 1 << 16
 MAX_DEPTH = 16
@@ -30,78 +41,6 @@ _NAME = _NAME_START + "0123456789"
 
 class ShellSyntaxError(Exception):
     """The command cannot be parsed."""
-
-
-@dataclass(frozen=True)
-class Text:
-    """Characters of a word; unquoted ones may be a pattern."""
-
-    text: str
-    quoted: bool
-
-
-@dataclass(frozen=True)
-class Variable:
-    """`$name`; unquoted, its value is split into words."""
-
-    name: str
-    quoted: bool
-
-
-@dataclass(frozen=True)
-class Substitution:
-    """`$(...)`; unquoted, the output is split into words."""
-
-    body: "Sequence"
-    quoted: bool
-
-
-Word = tuple[Text | Variable | Substitution, ...]
-
-
-@dataclass(frozen=True)
-class Redirect:
-    """`<`, `>`, `>>`, their forms for standard error, or one stream joined with the other."""
-
-    operator: str
-    target: Word = ()
-
-
-@dataclass(frozen=True)
-class Simple:
-    """Assignments, then a command with its arguments."""
-
-    assignments: tuple[tuple[str, Word], ...]
-    words: tuple[Word, ...]
-    redirects: tuple[Redirect, ...]
-
-
-@dataclass(frozen=True)
-class Subshell:
-    """`( list )`."""
-
-    body: "Sequence"
-    redirects: tuple[Redirect, ...]
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """Commands whose outputs feed each other; `!` negates the exit code."""
-
-    commands: tuple[Simple | Subshell, ...]
-    negated: bool = False
-
-
-@dataclass(frozen=True)
-class AndOr:
-    """Pipelines joined by `&&` and `||`; `background` when `&` ends it."""
-
-    first: Pipeline
-    rest: tuple[tuple[str, Pipeline], ...]
-    background: bool = False
-
-
-Sequence = tuple[AndOr, ...]
 
 
 def parse(text: str) -> Sequence:

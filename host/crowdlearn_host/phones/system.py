@@ -12,7 +12,8 @@ from crowdlearn_host.phones.power import PowerState
 from crowdlearn_host.phones.processes import Processes
 from crowdlearn_host.phones.profiles import DeviceProfile
 from crowdlearn_host.phones.shell import CommandFunction, Io, Shell
-from crowdlearn_host.phones.toybox import COMMANDS, UsageError
+from crowdlearn_host.phones.toybox import COMMANDS
+from crowdlearn_host.phones.usage import UsageError
 
 EXISTS = 0
 

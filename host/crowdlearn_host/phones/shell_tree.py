@@ -1,0 +1,75 @@
+"""What a command line of the phone's shell is, parsed: lists of pipelines of commands, made of words."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Text:
+    """Characters of a word; unquoted ones may be a pattern."""
+
+    text: str
+    quoted: bool
+
+
+@dataclass(frozen=True)
+class Variable:
+    """`$name`; unquoted, its value is split into words."""
+
+    name: str
+    quoted: bool
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """`$(...)`; unquoted, the output is split into words."""
+
+    body: "Sequence"
+    quoted: bool
+
+
+Word = tuple[Text | Variable | Substitution, ...]
+
+
+@dataclass(frozen=True)
+class Redirect:
+    """`<`, `>`, `>>`, their forms for standard error, or one stream joined with the other."""
+
+    operator: str
+    target: Word = ()
+
+
+@dataclass(frozen=True)
+class Simple:
+    """Assignments, then a command with its arguments."""
+
+    assignments: tuple[tuple[str, Word], ...]
+    words: tuple[Word, ...]
+    redirects: tuple[Redirect, ...]
+
+
+@dataclass(frozen=True)
+class Subshell:
+    """`( list )`."""
+
+    body: "Sequence"
+    redirects: tuple[Redirect, ...]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Commands whose outputs feed each other; `!` negates the exit code."""
+
+    commands: tuple[Simple | Subshell, ...]
+    negated: bool = False
+
+
+@dataclass(frozen=True)
+class AndOr:
+    """Pipelines joined by `&&` and `||`; `background` when `&` ends it."""
+
+    first: Pipeline
+    rest: tuple[tuple[str, Pipeline], ...]
+    background: bool = False
+
+
+Sequence = tuple[AndOr, ...]
