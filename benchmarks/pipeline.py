@@ -2,43 +2,30 @@
 
 Devices, links and server are processes of their own. A device dials the server, as a phone on Wi-Fi does,
 through a process that holds its bytes back as its link would and takes no more of them than its queue
-holds; everything else is the real thing. The sockets are this machine's (AF_UNIX), so that no TCP of the
-loopback, with its segments of 64 kB, comes on top of the link that is emulated. The bound of one mini-batch
-is the latency of its critical path (every hop goes up one phone's link and down another's) and the busy time
-of the busiest link. With staleness two mini-batches are under way, so that there is one every half of that,
-or as often as the busiest link carries one.
+holds (slow_links.py); everything else is the real thing. The bound of one mini-batch is the latency of its
+critical path (every hop goes up one phone's link and down another's) and the busy time of the busiest link.
+With staleness two mini-batches are under way, so that there is one every half of that, or as often as the
+busiest link carries one.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import multiprocessing as mp
-import os
-import socket
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from crowdlearn_device.dataset import Dataset
-from crowdlearn_device.envelope import Identity
-from crowdlearn_device.executor import ProgramStore
-from crowdlearn_device.member import Member
-from crowdlearn_device.serve import run_member
 from crowdlearn_device.wire import MAX_FRAME
 from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_export.trace import neuron_graph
 from crowdlearn_host.config import parse_config
 from crowdlearn_host.models import build_model
-from crowdlearn_host.phones.link import DelayLine, Direction, LinkModel
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.fleet import Fleet
 from crowdlearn_host.planner.micro_batch import sample_seconds
@@ -51,22 +38,13 @@ from crowdlearn_host.server.run_folder import RunFolder
 from crowdlearn_host.server.server import Server
 from crowdlearn_host.training.config import TrainConfig, micro_rows
 from crowdlearn_host.training.prepare import Prepared, groups_of, prepare, shared_model_of
-from executorch.extension.pybindings import _portable_lib
 from rich.console import Console
 from rich.table import Table
-from websockets.asyncio.client import unix_connect
-from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection, unix_serve
 
 from .report import machine, write_rows
+from .slow_links import LINK, PIECES, processes, queue_little, run_device, run_links
 
-PIECES = 5
-LINK = LinkModel(down=20, up=20, round_trip=40)
-READ_BYTES = 4096
-QUEUE_BYTES = 16 << 10
-"""What a link queues before it takes no more: 6.5 ms of it, as fq_codel would keep it."""
-UNSENT_BYTES = 8 << 10
-"""What the system takes of a sender before the link does."""
 COUNT = 10
 """Mini-batches whose median is told."""
 MINI_BATCHES = 2 * COUNT
@@ -85,90 +63,6 @@ WAYS = {batch: (Way(batch), Way(None), Way(None, staleness=1)) for batch in (128
 """By batch: without a pipeline, synchronous, and with mini-batches that overlap."""
 
 
-def samples(batch: int, seed: int) -> Dataset:
-    """Noise in the form of MNIST: what is timed does not depend on it."""
-    rng = np.random.default_rng(seed)
-    inputs = rng.random((MINI_BATCHES * batch, 784), np.float32)
-    return Dataset(inputs, rng.integers(0, 10, len(inputs)))
-
-
-def run_device(home: str, name: str, batch: int, seed: int) -> None:
-    """Process body: one device, until the run is over. It computes on one thread: five devices share this
-    machine's cores, and threads that wait for each other there wait for other devices too.
-    """
-    torch.set_num_threads(1)
-    _portable_lib._unsafe_reset_threadpool(1)
-    asyncio.run(_device(Path(home), name, samples(batch, seed)))
-
-
-async def _device(home: Path, name: str, data: Dataset) -> None:
-    async with unix_connect(str(home / f"{name}.sock"), compression=None, max_size=MAX_FRAME) as connection:
-        _queue_little(connection)
-        programs = ProgramStore(home / name / "programs")
-        member = Member(name, home / name, Identity.generate(), len(data), lambda: data, programs)
-        await run_member(connection, member, asyncio.Event())
-
-
-def _queue_little(connection: Connection) -> None:
-    sock = connection.transport.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES)
-
-
-def run_links(folder: str, answer: Pipe) -> None:
-    """Process body: a socket per phone, whose connections cross the phone's link to the server."""
-    asyncio.run(_links(Path(folder), answer))
-
-
-async def _links(folder: Path, answer: Pipe) -> None:
-    with contextlib.suppress(PermissionError):
-        os.nice(-10)  # a radio does not wait for a phone's processor
-    loop = asyncio.get_running_loop()
-    delay = LINK.round_trip / 2000
-    for k in range(PIECES):
-        up, down = Direction(LINK.up, delay), Direction(LINK.down, delay)
-
-        def dialled(up: Direction = up, down: Direction = down) -> _End:
-            near, far = _End(up), _End(down)
-            near.other, far.other = far, near
-            near.joining = loop.create_task(
-                loop.create_unix_connection(lambda: far, str(folder / "server.sock"))
-            )
-            return near
-
-        await loop.create_unix_server(dialled, str(folder / f"phone-{k}.sock"))
-    answer.send(None)
-    await asyncio.to_thread(answer.poll, None)
-
-
-class _End(asyncio.BufferedProtocol):
-    """One end of a link: what it reads leaves at the other end when the link has carried it. It reads no more
-    than the link's queue holds.
-    """
-
-    other: _End
-    joining: asyncio.Task[Any]
-
-    def __init__(self, way: Direction) -> None:
-        self._way = way
-        self._line: DelayLine[bytes] = DelayLine(way, lambda data: self.other.transport.write(data))
-        self._buffer = bytearray(READ_BYTES)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._line.put(bytes(self._buffer[:nbytes]), nbytes)
-        loop = asyncio.get_running_loop()
-        queue = QUEUE_BYTES * 8e-6 / LINK.up
-        if self._way.free_at - loop.time() > queue:
-            self.transport.pause_reading()
-            loop.call_at(self._way.free_at - queue / 2, self.transport.resume_reading)
-
-
 @dataclass(frozen=True)
 class Measured:
     """Seconds between mini-batches, and the bytes of the busiest link's busier direction per mini-batch."""
@@ -176,8 +70,6 @@ class Measured:
     seconds: float
     busiest_bytes: float
     micro_batches: int
-    sent_bytes: dict[str, float]
-    """By purpose, from all devices, per mini-batch."""
 
 
 async def measure(prepared: Prepared, mini_batches: int, context: Any) -> Measured:
@@ -187,14 +79,12 @@ async def measure(prepared: Prepared, mini_batches: int, context: Any) -> Measur
     together = 1 + settings.staleness  # so many may end at once
     seen: list[float] = []
     rows: list[list[dict[str, str | int]]] = []
-    sent: list[dict[str, int]] = []
     enough = asyncio.Event()
 
     def on_event(event: str, fields: dict[str, Any]) -> None:
         if event == "progress":
             seen.append(time.monotonic())
             rows.append(server.traffic.rows())
-            sent.append(server.traffic.by_purpose())
             if len(seen) > mini_batches:
                 enough.set()
 
@@ -209,7 +99,7 @@ async def measure(prepared: Prepared, mini_batches: int, context: Any) -> Measur
         )
 
         async def handle(connection: ServerConnection) -> None:
-            _queue_little(connection)
+            queue_little(connection)
             await server.attach(connection, dialled=False)
 
         processes = []
@@ -225,7 +115,7 @@ async def measure(prepared: Prepared, mini_batches: int, context: Any) -> Measur
                         path = Path(folder) / f"phone-{k}" / "programs" / name
                         path.parent.mkdir(parents=True, exist_ok=True)
                         path.write_bytes(content)
-                arguments = (folder, f"phone-{k}", batch, k)
+                arguments = (folder, f"phone-{k}", MINI_BATCHES * batch, k)
                 processes.append(context.Process(target=run_device, args=arguments, daemon=True))
                 processes[-1].start()
             ticking = asyncio.create_task(server.ticking())
@@ -240,7 +130,6 @@ async def measure(prepared: Prepared, mini_batches: int, context: Any) -> Measur
         statistics.median((b - a) / together for a, b in zip(seen, seen[together:], strict=False)),
         _busiest(rows[0], rows[mini_batches]) / mini_batches,
         -(-batch // settings.micro_batch),
-        {p: (sent[mini_batches][p] - sent[0][p]) / mini_batches for p in sent[0]},
     )
 
 
@@ -289,13 +178,13 @@ def _owns(piece: PiecePlan, layer: int) -> bool:
     return stop > start
 
 
-def configuration(batch: int, way: Way, wire: str = "float32", folder: Path = Path()) -> TrainConfig:
+def configuration(batch: int, way: Way, folder: Path = Path()) -> TrainConfig:
     training: dict[str, Any] = {
         "batch": batch,
         "staleness": way.staleness,
         "snapshot_every": MINI_BATCHES,
         "learning_rate": 0.01,
-        "wire": wire,
+        "wire": "float32",
     }
     if way.micro_batch:
         training["micro_batch"] = way.micro_batch
@@ -307,13 +196,6 @@ def configuration(batch: int, way: Way, wire: str = "float32", folder: Path = Pa
         "training": training,
     }
     return parse_config(values, TrainConfig, "the benchmark", folder)
-
-
-def processes() -> Any:
-    """Processes that share one import of torch."""
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.pipeline", "torch", "crowdlearn_device.executor"])
-    return context
 
 
 def prepared_for(kind: str) -> Prepared:
@@ -331,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     kinds = ("planner",) if arguments.quick else ("planner", "even")
     batches = (128,) if arguments.quick else tuple(WAYS)
-    context = processes()
+    context = processes("benchmarks.pipeline")
     rows: list[dict[str, Any]] = []
     for kind in kinds:
         base = prepared_for(kind)
