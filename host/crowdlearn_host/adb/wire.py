@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from crowdlearn_host.errors import FleetError
 
 MAX_PAYLOAD = 1 << 20
-VERSION_WITH_CHECKSUMS = 0x01000000
 VERSION = 0x01000001
+"""Below it messages carry checksums."""
 
 _HEADER = struct.Struct("<6I")
 HEADER_BYTES = _HEADER.size

@@ -16,7 +16,7 @@ _SECTIONS = {
     "storage": "df -k /data",
 }
 THERMAL_NAMES = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
-FULL_BATTERY, CHARGING, FULL = 100, 2, 5
+CHARGING, FULL = 2, 5
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from crowdlearn_host.adb.mux import Mux, Service, Stream, pump
 from crowdlearn_host.adb.shell_protocol import Channel, ShellDecoder, encode
-from crowdlearn_host.adb.wire import VERSION, Message
+from crowdlearn_host.adb.wire import HEADER_BYTES, VERSION, Message
 from crowdlearn_host.errors import FleetError
 from crowdlearn_host.phones.file_service import FileService
 from crowdlearn_host.phones.filesystem import Filesystem
@@ -20,7 +20,6 @@ from crowdlearn_host.phones.reverse import Reverse
 from crowdlearn_host.phones.shell import PROMPT, CommandFunction, Io, Shell, run, run_interactive
 
 MAX_STDIN = 64
-HEADER_BYTES = 24
 
 
 class Traffic:

@@ -39,12 +39,10 @@ LARGEST_GROUP = 50
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, what the partitioners reach on the same problem, and the grouping that was chosen among."""
+    """A plan, and what the partitioners reach on the same problem."""
 
     plan: Plan
     baselines: tuple[Baseline, ...]
-    groupings: tuple[tuple[int, float, float], ...]
-    """For every number of groups considered: the cost of its best plan, and the bound on any."""
     absent: tuple[tuple[str, str], ...] = ()
     """Partitioners that were not run, and why."""
 
@@ -119,7 +117,6 @@ def plan_fleet(
     return Planned(
         replace(plan, certificate=certificate),
         tuple(compared[groups]),
-        tuple((g, s.cost, s.bound) for g, s in solutions.items()),
         tuple(absent(problems[groups]).items()) if compare else (),
     )
 
