@@ -24,7 +24,7 @@ from .lowering.backend import Backend, choose_backend, delegate, prepare
 from .lowering.operators import check_operators
 from .lowering.order import free_early
 from .lowering.workspace import bytes_of, workspace_bytes
-from .thrift import code_when_called, rare_collections
+from .thrift import code_when_called, decomposed_before, rare_collections
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -89,6 +89,7 @@ def lower_methods(methods: Sequence[Method]) -> dict[str, GraphModule]:
 
 @rare_collections()
 @code_when_called()
+@decomposed_before()
 def compile_lowered(
     methods: Sequence[Method],
     lowered: Mapping[str, GraphModule],

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from threading import RLock
 from typing import Any
 
+import torch
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
 from torch.fx import GraphModule
 from torch.fx.graph import _PyTreeCodeGen
 
@@ -42,6 +45,13 @@ def code_when_called() -> Iterator[None]:
 
 
 @contextmanager
+def decomposed_before() -> Iterator[None]:
+    """Meanwhile an exported program of core operators alone is not traced once more to decompose it."""
+    with replaced(ExportedProgram, "run_decompositions", _decompose_what_is_left):
+        yield
+
+
+@contextmanager
 def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
     """`owner.name` is `value` meanwhile: what PyTorch and ExecuTorch offer no option for."""
     with ONE_AT_A_TIME:
@@ -51,6 +61,27 @@ def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
             yield
         finally:
             setattr(owner, name, before)
+
+
+_decompose: Any = ExportedProgram.run_decompositions
+
+
+def _decompose_what_is_left(program: Any, table: Any) -> Any:
+    nodes = list(program.graph.nodes)
+    if any(_is_left(node.target, table) for node in nodes if node.op == "call_function"):
+        return _decompose(program, table)
+    for node in nodes:
+        if node.op == "call_module":  # checks of the example's shapes
+            program.graph.erase_node(node)
+    program.graph_module.recompile()
+    return program
+
+
+def _is_left(target: Any, table: Any) -> bool:
+    """Whether decomposing makes something else of a call: where it writes over a tensor, too."""
+    if target is torch.ops.aten.sym_size.int:
+        return False
+    return target in table or (isinstance(target, OpOverload) and target._schema.is_mutable)
 
 
 _write_code: Any = GraphModule.recompile

@@ -5,16 +5,18 @@ import inspect
 
 import pytest
 import torch
+from crowdlearn_export import thrift
 from crowdlearn_export.compile import Method, compile_lowered, lower_methods
 from crowdlearn_export.thrift import code_when_called, rare_collections
 from torch.fx import GraphModule, symbolic_trace
 
 
-def test_programs_are_the_same_bytes() -> None:
-    def function(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return torch.relu(x @ weight), (x * x).sum(0)
+def two_values(x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return torch.relu(x @ weight), (1 - x * x.new_ones(x.shape)).sum(0)
 
-    method = Method("m", function, (torch.randn(3, 4), torch.randn(4, 5)), (0,))
+
+def test_programs_are_the_same_bytes() -> None:
+    method = Method("m", two_values, (torch.randn(3, 4), torch.randn(4, 5)), (0,))
     plainly = inspect.unwrap(compile_lowered)
     programs = [
         compiled([method], lower_methods([method]), {"m": "xnnpack"}, 8).pte
@@ -22,6 +24,12 @@ def test_programs_are_the_same_bytes() -> None:
     ]
     assert plainly is not compile_lowered
     assert programs[0] == programs[1]
+
+
+def test_what_is_lowered_is_not_traced_again_to_decompose_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thrift, "_decompose", None)
+    method = Method("m", two_values, (torch.randn(3, 4), torch.randn(4, 5)), (0,))
+    assert compile_lowered([method], lower_methods([method]), {"m": "portable"}, 8).pte
 
 
 def test_a_graph_changed_meanwhile_computes_what_it_should_and_has_its_code_once_called() -> None:

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from ..thrift import rare_collections
 from .attention import multi_head_attention
 from .layout import Layout
-from .rules import rules
+from .rules import core, rules
 from .simplify import fuse_linear, join_views, share_constants, share_expressions, sink_views
 
 
@@ -32,7 +32,7 @@ def lower(function: Callable[..., Any], example: Sequence[Tensor], batched: Coll
     with sdpa_kernel(SDPBackend.MATH), _Plain():
         module = make_fx(functional, decomposition_table=rules(), tracing_mode="fake")(*inputs)
     module.graph.eliminate_dead_code()
-    module = make_fx(Layout(module).run, tracing_mode="fake")(*inputs)
+    module = make_fx(Layout(module).run, decomposition_table=core(), tracing_mode="fake")(*inputs)
     for simplify in (share_constants, sink_views, join_views, share_expressions, fuse_linear):
         module = simplify(module)
     return module

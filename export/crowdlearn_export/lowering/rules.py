@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch._decomp import get_decompositions
+from torch._ops import OpOverload
+from torch.export import default_decompositions
 
 from . import convolution, elementwise, loss, normalization, pooling
 
@@ -54,4 +57,19 @@ def rules() -> dict[Any, Callable[..., Any]]:
     return {
         **get_decompositions([aten.addcmul, aten.addcdiv, aten.mse_loss, aten.mse_loss_backward]),
         **table,
+    }
+
+
+@cache
+def core() -> dict[Any, Callable[..., Any]]:
+    """PyTorch's decompositions into core operators of what the rules leave: not of dense layers, which both
+    backends have, nor of what writes over a tensor, which only exporting makes a value of its own.
+    """
+    table: Any = default_decompositions()
+    return {
+        target: rule
+        for target, rule in table.items()
+        if isinstance(target, OpOverload)
+        and not target._schema.is_mutable
+        and target is not aten.linear.default
     }
