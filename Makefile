@@ -1,6 +1,8 @@
 # `make demo` and `make test` do everything on a fresh machine; the rest is for developers.
 PYTHON ?= python3.11
 BIN := .venv/bin
+# Python compiles a file when it is first imported: most never are.
+PIP := -m pip install --quiet --no-compile
 
 .PHONY: setup demo test test-env check format lock proto device-env clean
 
@@ -8,8 +10,8 @@ setup: .venv/.ready
 
 .venv/.ready: requirements.lock device_runtime/pyproject.toml export/pyproject.toml host/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e device_runtime -e export -e host
+	$(BIN)/python $(PIP) -r requirements.lock
+	$(BIN)/python $(PIP) --no-deps --no-build-isolation -e device_runtime -e export -e host
 	touch $@
 
 # What a phone has: no torch. tests/device_runtime run in it as well.
@@ -17,15 +19,15 @@ device-env: .venv-device/.ready
 
 .venv-device/.ready: requirements-device.lock device_runtime/pyproject.toml
 	test -x .venv-device/bin/python || $(PYTHON) -m venv .venv-device
-	.venv-device/bin/python -m pip install --quiet -r requirements-device.lock
-	.venv-device/bin/python -m pip install --quiet --no-deps --no-build-isolation -e device_runtime
+	.venv-device/bin/python $(PIP) -r requirements-device.lock
+	.venv-device/bin/python $(PIP) --no-deps --no-build-isolation -e device_runtime
 	touch $@
 
 # What only tests need: the partitioners and Ray, which are extras of the product.
 test-env: setup .venv/.tested
 
 .venv/.tested: .venv/.ready requirements-test.lock
-	$(BIN)/python -m pip install --quiet --no-deps -r requirements-test.lock
+	$(BIN)/python $(PIP) --no-deps -r requirements-test.lock
 	touch $@
 
 demo: setup

@@ -39,3 +39,4 @@ def home(tmp_path: Path, programs: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 def _move_into(home: Path, programs: Path, patch: pytest.MonkeyPatch) -> None:
     (home / "programs").symlink_to(programs)
     patch.setenv("CROWDLEARN_HOME", str(home))
+    patch.setenv("HOME", str(home))  # where adb's key is

@@ -168,14 +168,14 @@ def merged(graph: NeuronGraph, pieces: list[Piece]) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    "counts",
+    ("counts", "micro"),
     [
-        [[12, 0, 0, 4], [0, 5, 2, 0], [0, 4, 4, 0]],
-        [[12, 3, 1, 4], [0, 6, 0, 0], [0, 0, 5, 0]],
-        [[12, 0, 6, 4], [0, 9, 0, 0]],
+        ([[12, 0, 0, 4], [0, 5, 2, 0], [0, 4, 4, 0]], 16),
+        ([[12, 0, 0, 4], [0, 5, 2, 0], [0, 4, 4, 0]], UNEVEN),
+        ([[12, 3, 1, 4], [0, 6, 0, 0], [0, 0, 5, 0]], UNEVEN),
+        ([[12, 0, 6, 4], [0, 9, 0, 0]], 16),
     ],
 )
-@pytest.mark.parametrize("micro", [16, UNEVEN])
 def test_sliced_training_equals_unsliced_sgd(counts, micro, programs):
     assert_sliced_equals_whole(mlp, (12,), counts, micro, programs)
 

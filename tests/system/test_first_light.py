@@ -35,31 +35,18 @@ CONFIG: dict[str, Any] = {
 }
 
 
-ALONE = {
-    **CONFIG,
-    "group": {"pieces": 1},
-    "training": {**CONFIG["training"], "micro_batch": 32, "kernels": "by_size"},
-}
-"""The whole network on whichever phone is the dominator: a mini-batch is one call of one program."""
-
-
-@pytest.fixture(scope="module", params=[CONFIG, ALONE], ids=["sliced", "alone"])
-def settings(request) -> dict[str, Any]:
-    return request.param
-
-
 @pytest.fixture(scope="module")
-def run(settings, tmp_path_factory) -> Path:
+def run(tmp_path_factory) -> Path:
     """The folder of a run on four virtual phones."""
     folder = tmp_path_factory.mktemp("first-light")
-    config = TrainConfig.model_validate(settings)
+    config = TrainConfig.model_validate(CONFIG)
     prepared = prepare(config, lambda event, fields: None)
     return trained(prepared, PHONES, folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_training_over_adb_equals_unsliced_sgd(run, settings, dtype):
-    expected, losses = unsliced(settings, PHONES, dtype)
+def test_training_over_adb_equals_unsliced_sgd(run, dtype):
+    expected, losses = unsliced(CONFIG, PHONES, dtype)
     metrics = list(read_lines(run / "metrics.jsonl"))
     assert [m["boundary"] for m in metrics] == list(range(1, len(losses) + 1))
     assert len(losses) >= 50
