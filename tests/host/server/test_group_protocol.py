@@ -81,8 +81,7 @@ def undisturbed() -> tuple[dict[str, Floats], dict[str, int]]:
             count[phase_of(action, crowd)] += 1
 
         crowd.run(note)
-    assert crowd.done
-    crowd.check_every_sample_once()
+    crowd.check_done()
     return crowd.model(), count
 
 
@@ -102,9 +101,7 @@ def test_a_death_changes_nothing(
             crowd.connect(kill.gone)
             crowd.run()
         assert kill.done, f"point {point} was never reached"
-        assert crowd.done, f"point {point}: {crowd.group.phase} {crowd.group.reason}\n{crowd.host.events}"
-        crowd.check_every_sample_once()
-        assert largest_difference(crowd.model(), model) <= 1e-6
+        crowd.check_done(model)
         assert set(crowd.disk["epochs"]) == set(range(crowd.settings.epochs))
 
 
@@ -127,8 +124,7 @@ def test_a_death_amid_a_snapshot_of_many_parts_changes_nothing(
         assert crowd.done, f"{nth}: {crowd.group.phase} {crowd.group.reason}"
         assert min(map(len, crowd.disk["snapshots"].values())) > 3
         assert not list(folder.glob("**/inherited-*"))
-        crowd.check_every_sample_once()
-        assert largest_difference(crowd.model(), undisturbed[0]) <= 1e-6
+        crowd.check_done(undisturbed[0])
 
 
 def test_any_order_of_events_gives_the_same_bits(

@@ -11,7 +11,8 @@ from crowdlearn_device.kept import WEIGHTS
 from crowdlearn_device.state import PieceState
 from crowdlearn_device.wire import Floats
 
-from .crowd import RUN, Action, Crowd, largest_difference, memory_folder, settings_for
+from .crowd import Action, Crowd, largest_difference, memory_folder, settings_for
+from .crowd_parties import RUN
 from .tiny import LAYERS, whole
 
 SETTINGS = settings_for(epochs=1, whole=whole().sha256)

@@ -14,7 +14,6 @@ from crowdlearn_host.training.config import load_config
 from .crowd import (
     TWO_PIECES,
     Crowd,
-    largest_difference,
     layout_of,
     programs_of,
     settings_for,
@@ -57,8 +56,7 @@ def test_a_lost_dominators_remaining_mini_batches_are_done_when_it_is_back(folde
     assert crowd.told("pass")[0]["device"] != f"phone-{lost}"
     crowd.connect(lost)
     crowd.run()
-    assert crowd.done, (crowd.group.phase, crowd.group.reason, crowd.host.events[-6:])
-    crowd.check_every_sample_once()
+    crowd.check_done()
 
 
 def test_a_dominator_that_never_comes_back_misses_its_turn_and_is_reported(folder: Path) -> None:
@@ -92,9 +90,7 @@ def test_without_a_spare_the_group_waits_and_goes_on_when_a_device_joins(folder:
     assert crowd.group.reason == "3 pieces need as many devices, 2 are here"
     crowd.connect(lost)
     crowd.run()
-    assert crowd.done, (crowd.group.phase, crowd.group.reason, crowd.host.events[-6:])
-    crowd.check_every_sample_once()
-    assert largest_difference(crowd.model(), expected.model()) <= 1e-6
+    crowd.check_done(expected.model())
 
 
 def test_without_a_spare_the_group_cuts_the_network_into_fewer_pieces(folder: Path) -> None:
@@ -114,8 +110,7 @@ def test_without_a_spare_the_group_cuts_the_network_into_fewer_pieces(folder: Pa
     crowd.run()
     assert crowd.done, (crowd.group.phase, crowd.group.reason, crowd.host.events[-6:])
     assert crowd.told("resliced")[-1] == {"pieces": 3}
-    crowd.check_every_sample_once()
-    assert largest_difference(crowd.model(), expected.model()) <= 1e-6
+    crowd.check_done(expected.model())
 
 
 @pytest.mark.parametrize("piece", [0, 1])
@@ -134,8 +129,7 @@ def test_a_device_that_asks_to_go_is_replaced_before_it_goes(piece: int, folder:
     assert not crowd.told("paused")
     crowd.connect(going)
     crowd.run()
-    assert crowd.done, (crowd.group.phase, crowd.group.reason, crowd.host.events[-6:])
-    crowd.check_every_sample_once()
+    crowd.check_done()
 
 
 def test_a_spare_that_comes_in_the_middle_of_a_pass_inherits_from_then_on(folder: Path) -> None:
@@ -160,9 +154,7 @@ def test_a_spare_that_comes_in_the_middle_of_a_pass_inherits_from_then_on(folder
         if phone.member is None:
             crowd.connect(phone.number)
     crowd.run()
-    assert crowd.done, (crowd.group.phase, crowd.group.reason, crowd.host.events[-6:])
-    crowd.check_every_sample_once()
-    assert largest_difference(crowd.model(), expected.model()) <= 1e-6
+    crowd.check_done(expected.model())
 
 
 def newest(crowd: Crowd) -> tuple[int, int]:
@@ -218,8 +210,7 @@ def test_a_slow_follower_is_swapped_for_a_spare_and_reported(folder: Path) -> No
     assert crowd.done, (crowd.group.phase, crowd.group.reason, crowd.host.events[-6:])
     assert {told["device"] for told in crowd.told("swapped")} == {"phone-3"}
     assert "9.0 times as long" in crowd.told("swapped")[0]["reason"]
-    crowd.check_every_sample_once()
-    assert largest_difference(crowd.model(), expected.model()) <= 1e-6
+    crowd.check_done(expected.model())
 
 
 def test_deadlines_follow_what_stages_took() -> None:

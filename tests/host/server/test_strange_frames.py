@@ -19,7 +19,8 @@ from crowdlearn_host.server.server import Server
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from .crowd import TWO_PIECES, settings_for, shared_model
+from .crowd import TWO_PIECES, settings_for
+from .crowd_parties import shared_model
 
 SECONDS = 30
 

@@ -16,7 +16,8 @@ from crowdlearn_host.server.server import Server
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from .crowd import Crowd, settings_for, shared_model
+from .crowd import Crowd, settings_for
+from .crowd_parties import shared_model
 
 OLDER = VERSION - 1
 
