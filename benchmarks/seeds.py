@@ -1,12 +1,29 @@
-"""Errors of one setting over several seeds."""
+"""Runs of one setting over several seeds, and their errors."""
 
 from __future__ import annotations
 
+import argparse
+import os
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from .paper.runs import Finished
+
+
+def arguments_of(
+    argv: Sequence[str] | None, description: str | None, name: str, seeds: int
+) -> argparse.Namespace:
+    """What a benchmark of runs over seeds takes; `name` is that of the folder for its runs."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, required=True, help="folder with MNIST's four files")
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--quick", action="store_true", help="2 epochs of few samples: a check, no result")
+    parser.add_argument("--runs", type=Path, default=Path("runs") / name, help="keeps finished runs")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", type=Path, help="write the rows here as well")
+    return parser.parse_args(argv)
 
 
 def errors(finished: Finished) -> list[float]:

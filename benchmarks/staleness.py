@@ -6,10 +6,7 @@ Errors are simulated over several seeds; tests/system/test_simulation_is_real.py
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from crowdlearn_host.config import parse_config
@@ -19,7 +16,7 @@ from rich.table import Table
 
 from .paper.runs import Finished, Job, run_all
 from .report import machine, write_rows
-from .seeds import errors, over_seeds
+from .seeds import arguments_of, errors, over_seeds
 
 PIECES, EPOCHS, SEEDS = 5, 6, 3
 BATCHES = (128, 512)
@@ -47,14 +44,7 @@ def simulated(batch: int, staleness: int, seed: int, epochs: int) -> SimulationC
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with MNIST's four files")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--quick", action="store_true", help="2 epochs of few samples: a check, no result")
-    parser.add_argument("--runs", type=Path, default=Path("runs/staleness"), help="keeps finished runs")
-    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--json", type=Path, help="write the rows here as well")
-    arguments = parser.parse_args(argv)
+    arguments = arguments_of(argv, __doc__, "staleness", SEEDS)
     seeds = range(1 if arguments.quick else arguments.seeds)
     epochs, part = (2, 3000) if arguments.quick else (EPOCHS, 0)
     jobs = {

@@ -6,9 +6,7 @@ another. Bytes are measured on virtual phones that train on a part of the data.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -28,7 +26,7 @@ from rich.table import Table
 
 from .paper.runs import Finished, Job, run_all
 from .report import importable_elsewhere, machine, write_rows
-from .seeds import errors, over_seeds
+from .seeds import arguments_of, errors, over_seeds
 
 WIRES = ("float32", "float16", "int8")
 PIECES, BATCH, EPOCHS, SEEDS = 5, 50, 15, 3
@@ -88,14 +86,7 @@ def part_of(data: Path, folder: Path, samples: int) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with MNIST's four files")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--quick", action="store_true", help="2 epochs of few samples: a check, no result")
-    parser.add_argument("--runs", type=Path, default=Path("runs/wire_dtype"), help="keeps finished runs")
-    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--json", type=Path, help="write the rows here as well")
-    arguments = parser.parse_args(argv)
+    arguments = arguments_of(argv, __doc__, "wire_dtype", SEEDS)
     importable_elsewhere()
     console = Console(width=120)
     seeds = range(1 if arguments.quick else arguments.seeds)
