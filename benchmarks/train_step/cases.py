@@ -109,7 +109,7 @@ def write_onnx(case: Case, folder: Path) -> None:
     )
 
 
-def products_alone(shapes: Sequence[tuple[int, int, int]], threads: int, rounds: int = 9) -> float:
+def products_alone(shapes: Sequence[tuple[int, int, int]], threads: int) -> float:
     """Milliseconds that PyTorch needs for matrix products alone: the limit of the machine."""
     from statistics import median
 
@@ -123,4 +123,4 @@ def products_alone(shapes: Sequence[tuple[int, int, int]], threads: int, rounds:
             torch.mm(left, right)
 
     run()
-    return median(timed(run, 1) for _ in range(rounds))
+    return median(timed(run, 1) for _ in range(9))

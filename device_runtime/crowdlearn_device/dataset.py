@@ -56,73 +56,71 @@ class Dataset:
         return Dataset(self.inputs.reshape(len(self), *sample_shape), self.labels)
 
 
-def load_dataset(folder: str | Path, split: Split = "train", max_bytes: int = MAX_BYTES) -> Dataset:
+def load_dataset(folder: str | Path, split: Split = "train") -> Dataset:
     """The `split` of the data set in `folder`; pixel bytes become floats in [0, 1].
 
     Knows `train.npz`/`test.npz` with arrays `inputs` and `labels`, the IDX files of the MNIST distribution
     (gzip or not, inputs [N, 28, 28]) and the binary version of CIFAR-10 (inputs [N, 3, 32, 32]).
-    Raises DataError where nothing of the kind is there, or it is damaged or larger than `max_bytes`.
+    Raises DataError where nothing of the kind is there, or it is damaged or larger than MAX_BYTES.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; name the folder that holds the data set")
     if (folder / f"{split}.npz").is_file():
-        return load_npz(folder / f"{split}.npz", max_bytes)
+        return load_npz(folder / f"{split}.npz")
     images = _first_file(folder, f"{IDX_PREFIX[split]}-images", "idx3-ubyte")
     if images is not None:
         labels = _first_file(folder, f"{IDX_PREFIX[split]}-labels", "idx1-ubyte")
         if labels is None:
             raise DataError(f"{images} has no {IDX_PREFIX[split]}-labels-idx1-ubyte beside it; add it")
-        return _checked(_unit(_read_idx(images, max_bytes)), _read_idx(labels, max_bytes), images)
+        return _checked(_unit(_read_idx(images)), _read_idx(labels), images)
     for place in (folder, folder / "cifar-10-batches-bin"):
         if (place / CIFAR_FILES[split][0]).is_file():
-            return _read_cifar([place / name for name in CIFAR_FILES[split]], max_bytes)
+            return _read_cifar([place / name for name in CIFAR_FILES[split]])
     raise DataError(
         f"{folder} holds no {split} data: expected {split}.npz, {IDX_PREFIX[split]}-images-idx3-ubyte[.gz] "
         f"or {CIFAR_FILES[split][0]}"
     )
 
 
-def load_npz(path: str | Path, max_bytes: int = MAX_BYTES) -> Dataset:
+def load_npz(path: str | Path) -> Dataset:
     """The data set in one .npz file with arrays `inputs` (uint8 is scaled to [0, 1]) and integer `labels`.
 
-    Raises DataError where an array is missing, of the wrong kind, not finite, or larger than `max_bytes`.
+    Raises DataError where an array is missing, of the wrong kind, not finite, or larger than MAX_BYTES.
     """
-    inputs, labels = _read_npz(Path(path), max_bytes)
+    inputs, labels = _read_npz(Path(path))
     if labels is None:
         raise DataError(f"{path} has no array labels; save it with both")
     return _checked(inputs, labels, Path(path))
 
 
-def load_samples(
-    path: str | Path, max_bytes: int = MAX_BYTES
-) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+def load_samples(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
     """The samples of one file, and their labels where there are some: an .npz with `inputs` and perhaps
     `labels`, or an IDX file of images (gzip or not) with perhaps its labels' file beside it.
 
-    Raises DataError where the file is missing, damaged, or larger than `max_bytes`.
+    Raises DataError where the file is missing, damaged, or larger than MAX_BYTES.
     """
     path = Path(path)
     labels: NDArray[Any] | None
     if path.suffix == ".npz":
-        inputs, labels = _read_npz(path, max_bytes)
+        inputs, labels = _read_npz(path)
     else:
         beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-        inputs = _unit(_read_idx(path, max_bytes))
-        labels = _read_idx(beside, max_bytes) if beside != path and beside.is_file() else None
+        inputs = _unit(_read_idx(path))
+        labels = _read_idx(beside) if beside != path and beside.is_file() else None
     data = _checked(inputs, np.zeros(len(inputs), np.int64) if labels is None else labels, path)
     return data.inputs, None if labels is None else data.labels
 
 
-def _read_npz(path: Path, max_bytes: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
+def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Its arrays `inputs`, scaled to [0, 1] where they are bytes, and `labels`, if it has them."""
 
     def read() -> tuple[Any, Any]:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
-                if member.file_size > max_bytes:
+                if member.file_size > MAX_BYTES:
                     raise DataError(
-                        f"{path}: {member.filename} has {member.file_size} bytes; the limit is {max_bytes}"
+                        f"{path}: {member.filename} has {member.file_size} bytes; the limit is {MAX_BYTES}"
                     )
         with np.load(path, allow_pickle=False) as arrays:
             if "inputs" not in arrays.files:
@@ -133,7 +131,7 @@ def _read_npz(path: Path, max_bytes: int) -> tuple[NDArray[Any], NDArray[Any] | 
     return _unit(inputs) if inputs.dtype == np.uint8 else inputs, labels
 
 
-def _read_idx(path: Path, max_bytes: int) -> NDArray[np.uint8]:
+def _read_idx(path: Path) -> NDArray[np.uint8]:
     """An IDX file of unsigned bytes (magic, dimensions big-endian, then the data)."""
 
     def read() -> NDArray[np.uint8]:
@@ -143,8 +141,8 @@ def _read_idx(path: Path, max_bytes: int) -> NDArray[np.uint8]:
                 raise DataError(f"{path} is no IDX file of unsigned bytes; replace it")
             shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
             size = prod(shape)
-            if size > max_bytes:
-                raise DataError(f"{path} claims {size} bytes of data; at most {max_bytes} are read")
+            if size > MAX_BYTES:
+                raise DataError(f"{path} claims {size} bytes of data; at most {MAX_BYTES} are read")
             data = file.read(size + 1)
         if len(data) != size:
             raise DataError(f"{path} does not hold the {size} bytes that its header claims; fetch it again")
@@ -153,7 +151,7 @@ def _read_idx(path: Path, max_bytes: int) -> NDArray[np.uint8]:
     return _guarded(path, read)
 
 
-def _read_cifar(paths: Sequence[Path], max_bytes: int) -> Dataset:
+def _read_cifar(paths: Sequence[Path]) -> Dataset:
     """Records of one label byte and 3072 pixel bytes, in planes red, green, blue."""
     record = 1 + prod(CIFAR_SHAPE)
     rows = []
@@ -161,9 +159,9 @@ def _read_cifar(paths: Sequence[Path], max_bytes: int) -> Dataset:
         if not path.is_file():
             raise DataError(f"{path} is missing; the binary version of CIFAR-10 has {len(paths)} such files")
         size = path.stat().st_size
-        if size == 0 or size % record or size > max_bytes // len(paths):
+        if size == 0 or size % record or size > MAX_BYTES // len(paths):
             raise DataError(
-                f"{path} has {size} bytes; expected records of {record} and at most {max_bytes // len(paths)}"
+                f"{path} has {size} bytes; expected records of {record} and at most {MAX_BYTES // len(paths)}"
             )
         rows.append(np.fromfile(path, np.uint8).reshape(-1, record))
     data = np.concatenate(rows)

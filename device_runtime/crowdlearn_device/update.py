@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import WireError
-from .update_indices import Way, decode_set, encode_set
+from .update_indices import Coding, decode_set, encode_set
 from .update_values import ValueType, decode_values, deflated, encode_values, inflated
 from .wire import Floats
 
@@ -109,7 +109,7 @@ def decode_update(data: bytes, limits: Limits) -> Update:
     )
     if version != VERSION:
         raise WireError(f"an update has version {version}; this side speaks {VERSION}, upgrade the older one")
-    if value_type not in tuple(ValueType) or kind not in tuple(Way) or shift > 31:
+    if value_type not in tuple(ValueType) or kind not in tuple(Coding) or shift > 31:
         raise WireError(
             f"an update has value type {value_type}, set {kind}, shift {shift}; none such is known"
         )
@@ -125,7 +125,7 @@ def decode_update(data: bytes, limits: Limits) -> Update:
         )
     body = memoryview(data)[HEADER.size :]
     index_bytes = inflated(body[:packed], raw)
-    offsets = decode_set(Way(kind), shift, index_bytes, count, span)
+    offsets = decode_set(Coding(kind), shift, index_bytes, count, span)
     values = decode_values(body[packed:], ValueType(value_type), count)
     if not np.isfinite(values).all():
         raise WireError("an update holds values that are not finite; the sender's training has diverged")

@@ -15,29 +15,29 @@ from numpy.typing import NDArray
 from .errors import WireError
 
 
-class Way(IntEnum):
+class Coding(IntEnum):
     ALL = 0
     BITMAP = 1
     GAPS = 2
     MISSING_GAPS = 3
 
 
-def encode_set(offsets: NDArray[np.int64], span: int) -> tuple[Way, int, bytes]:
+def encode_set(offsets: NDArray[np.int64], span: int) -> tuple[Coding, int, bytes]:
     """The set of `offsets` in [0, span), whose last offset is span - 1, in the cheapest way."""
     if len(offsets) == span:
-        return Way.ALL, 0, b""
-    kind, members = Way.GAPS, offsets
+        return Coding.ALL, 0, b""
+    kind, members = Coding.GAPS, offsets
     if 2 * len(offsets) > span:
         present = np.ones(span, bool)
         present[offsets] = False
-        kind, members = Way.MISSING_GAPS, np.flatnonzero(present)
+        kind, members = Coding.MISSING_GAPS, np.flatnonzero(present)
     shift = _rice_shift(len(members), span)
     if shift == 0:  # gaps without low bits cost one bit an index of the span, as a bitmap does
-        return Way.BITMAP, 0, _bitmap(offsets, span)
+        return Coding.BITMAP, 0, _bitmap(offsets, span)
     gaps = np.diff(members, prepend=-1) - 1
     quotients = gaps >> shift
     if len(members) * (1 + shift) + int(quotients.sum()) >= span:
-        return Way.BITMAP, 0, _bitmap(offsets, span)
+        return Coding.BITMAP, 0, _bitmap(offsets, span)
     ends = np.cumsum(quotients + 1) - 1
     unary = np.zeros(int(ends[-1]) + 1, np.uint8)
     unary[ends] = 1
@@ -51,17 +51,17 @@ def _bitmap(offsets: NDArray[np.int64], span: int) -> bytes:
     return np.packbits(present).tobytes()
 
 
-def decode_set(kind: Way, shift: int, data: bytes, count: int, span: int) -> NDArray[np.int64]:
-    if kind is Way.ALL:
+def decode_set(kind: Coding, shift: int, data: bytes, count: int, span: int) -> NDArray[np.int64]:
+    if kind is Coding.ALL:
         if count != span or data:
             raise WireError(f"an update claims all of {span} weights and {count} of them; send it again")
         return np.arange(span)
     packed = np.frombuffer(data, np.uint8)
-    if kind is Way.BITMAP:
+    if kind is Coding.BITMAP:
         if len(packed) != -(-span // 8):
             raise WireError(f"a bitmap of {span} weights has {len(packed)} bytes; send it again")
         return _exactly(_ones(packed, span), count, span)
-    members = count if kind is Way.GAPS else span - count
+    members = count if kind is Coding.GAPS else span - count
     plane = -(-members // 8)
     if len(packed) < shift * plane:
         raise WireError(f"{members} gaps of {shift} low bits do not fit {len(packed)} bytes; send them again")
@@ -80,7 +80,7 @@ def decode_set(kind: Way, shift: int, data: bytes, count: int, span: int) -> NDA
     offsets = np.cumsum(gaps + 1) - 1
     if members and offsets[-1] >= span:
         raise WireError(f"gaps reach weight {int(offsets[-1])} of {span}; send the update again")
-    if kind is Way.MISSING_GAPS:
+    if kind is Coding.MISSING_GAPS:
         present = np.ones(span, bool)
         present[offsets] = False
         offsets = np.flatnonzero(present)

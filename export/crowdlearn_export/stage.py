@@ -58,17 +58,15 @@ def _example_batch(ports: Sequence[Port]) -> int:
     return next(batch for batch in range(5, len(taken) + 6) if batch not in taken)
 
 
-def example_inputs(
-    ports: Sequence[Port], batch: int, generator: torch.Generator, classes: int = 2
-) -> tuple[Tensor, ...]:
-    """Random inputs of the right shapes; variances and masks are positive, labels are below `classes`, and
+def example_inputs(ports: Sequence[Port], batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Random inputs of the right shapes; variances and masks are positive, labels are 0 or 1, and
     weights so small that sums stay about as large from layer to layer.
     """
     values = []
     for port in ports:
         shape = tuple(batch if dim == "B" else int(dim) for dim in port.shape)
         if port.role == "labels":
-            values.append(torch.randint(0, classes, shape, generator=generator))
+            values.append(torch.randint(0, 2, shape, generator=generator))
             continue
         drawn = torch.randn(shape, generator=generator)
         if port.role in ("parameter", "frozen") and len(shape) > 1:

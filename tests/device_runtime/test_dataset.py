@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from crowdlearn_device import dataset
 from crowdlearn_device.dataset import Dataset, load_dataset, load_npz
 from crowdlearn_device.errors import DataError
 from hypothesis import HealthCheck, given, settings
@@ -88,10 +89,13 @@ def test_an_npz_that_is_no_data_set_is_refused_with_the_reason(
         load_dataset(tmp_path)
 
 
-def test_a_file_cannot_make_the_reader_take_more_memory_than_allowed(tmp_path: Path) -> None:
+def test_a_file_cannot_make_the_reader_take_more_memory_than_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "MAX_BYTES", 1_000_000)
     np.savez_compressed(tmp_path / "bomb.npz", inputs=np.zeros((1000, 1000)), labels=np.zeros(1000, np.int64))
     with pytest.raises(DataError, match="limit is 1000000"):
-        load_npz(tmp_path / "bomb.npz", max_bytes=1_000_000)
+        load_npz(tmp_path / "bomb.npz")
     (tmp_path / "train-images-idx3-ubyte").write_bytes(struct.pack(">HBBIII", 0, 8, 3, 60000, 60000, 60000))
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(CLASSES))
     with pytest.raises(DataError, match="claims"):

@@ -152,7 +152,7 @@ class Adbd(Mux):
 
     async def _run_shell(self, command: str, io: Io, prompt: bytes = PROMPT) -> int:
         shell = Shell(self._offer.files, self._offer.commands, self._offer.spawn_job)
-        return await (run(shell, command, io) if command else run_interactive(shell, io, prompt=prompt))
+        return await (run(shell, command, io) if command else run_interactive(shell, io, prompt))
 
     async def _run_plain(self, stream: Stream, command: str) -> None:
         await self._run_shell(command, Io(stream.read, stream.write, stream.write))

@@ -88,7 +88,7 @@ async def run(shell: Shell, command: str, io: Io) -> int:
     return await _run_isolated(shell, sequence, io)
 
 
-async def run_interactive(shell: Shell, io: Io, *, prompt: bytes = PROMPT) -> int:
+async def run_interactive(shell: Shell, io: Io, prompt: bytes) -> int:
     """Run lines as they arrive, until `exit` or the end of the input."""
     pending = b""
     data = b"\n"

@@ -30,13 +30,12 @@ def solve_pieces(
     patterns: Mapping[int, Sequence[int]] | None = None,
     start: Sequence[Counts] = (),
     seconds: float,
-    absolute_gap: float = 0.0,
 ) -> tuple[Division | None, float]:
     """The best counts for pieces on `seats`, and a lower bound on them.
 
     Pieces of `stay` keep their counts; pieces of `patterns` may be present nowhere else.
     """
-    return _PieceProgram(problem, seats, stay or {}, patterns or {}).solve(start, seconds, absolute_gap)
+    return _PieceProgram(problem, seats, stay or {}, patterns or {}).solve(start, seconds)
 
 
 class _PieceProgram:
@@ -158,14 +157,12 @@ class _PieceProgram:
                 b = next(iter(self.owned[first]))
                 self.program.row(0, {self.owned[first][b]: 1, self.owned[second][b]: -1}, inf)
 
-    def solve(
-        self, start: Sequence[Counts], seconds: float, absolute_gap: float
-    ) -> tuple[Division | None, float]:
+    def solve(self, start: Sequence[Counts], seconds: float) -> tuple[Division | None, float]:
         point: dict[int, float] = {}
         for counts, present, owned in zip(start, self.present, self.owned, strict=False):
             point.update({owned[b]: float(counts[b]) for b in owned})
             point.update({present[b]: float(counts[b] > 0) for b in present})
-        answer = self.program.solve(seconds=seconds, absolute_gap=absolute_gap, start=point)
+        answer = self.program.solve(seconds=seconds, start=point)
         if not answer.values:
             return None, answer.bound
         found = tuple(self._counts(k, answer.values) for k in range(len(self.seats)))

@@ -33,6 +33,8 @@ from .rotation import rotate
 from .search import Solution, search
 from .seats import group_problem, may_stay
 
+IMBALANCE = 1.03
+"""Of slices, in the paper."""
 LARGEST_GROUP = 50
 """Devices of a group that the planner proposes by itself: they take turns, so a large group is slow."""
 
@@ -209,11 +211,11 @@ def _piece(priced: Costs, problem: Problem, division: Division, k: int, piece: P
     )
 
 
-def paper_problem(graph: NeuronGraph, slices: int, imbalance: float = 1.03) -> Problem:
+def paper_problem(graph: NeuronGraph, slices: int) -> Problem:
     """The paper's accounting: floats sent forward per sample, `slices` followers of equal load, an idle
     dominator.
 
-    A neuron's load is 1 + its out-edges; no slice carries more than `imbalance` times the mean.
+    A neuron's load is 1 + its out-edges; no slice carries more than IMBALANCE times the mean.
     """
     priced = costs(graph, Training())
     loads = tuple(
@@ -222,7 +224,7 @@ def paper_problem(graph: NeuronGraph, slices: int, imbalance: float = 1.03) -> P
     )
     free = [b for b in range(len(priced.neurons)) if b not in priced.pinned]
     mean = sum(loads[b] * priced.neurons[b] for b in free) / slices
-    budget = Budget("load", "edges", loads, (0.0,) * len(loads), 0.0, imbalance * mean)
+    budget = Budget("load", "edges", loads, (0.0,) * len(loads), 0.0, IMBALANCE * mean)
     return Problem(
         priced.neurons,
         priced.links,

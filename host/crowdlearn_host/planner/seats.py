@@ -49,9 +49,7 @@ def meet(kinds: Iterable[DeviceClass], sample_bytes: float = 0.0) -> Caps:
     return caps
 
 
-def group_problem(
-    costs: Costs, training: Training, fleet: Fleet, groups: int, *, dominator_hidden: bool = True
-) -> Problem:
+def group_problem(costs: Costs, training: Training, fleet: Fleet, groups: int) -> Problem:
     """Divide the network for `groups` groups dealt evenly from the fleet; costs are per epoch of all of
     them. Raises InfeasiblePlan where a device's samples alone take its memory.
     """
@@ -75,7 +73,6 @@ def group_problem(
         sent=Wire(training.wire.dtype_bytes, training.wire.overhead_bytes / training.micro_batch),
         kept=kept,
         constant=constant + sharing_bytes(costs.parameters, training, groups),
-        dominator_hidden=dominator_hidden,
     )
 
 

@@ -11,6 +11,8 @@ from torch import nn
 
 from ..errors import RunError
 
+BATCH = 1024
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -21,9 +23,7 @@ class Evaluation:
     accuracy: float
 
 
-def evaluate(
-    model: nn.Module, state: Mapping[str, torch.Tensor], data: Dataset, batch: int = 1024
-) -> Evaluation:
+def evaluate(model: nn.Module, state: Mapping[str, torch.Tensor], data: Dataset) -> Evaluation:
     """The model with these weights on a data set, in evaluation mode. Raises RunError where they do
     not fit.
     """
@@ -32,9 +32,9 @@ def evaluate(
         model.eval()
         loss, correct = 0.0, 0
         with torch.no_grad():
-            for start in range(0, len(data), batch):
-                labels = torch.from_numpy(data.labels[start : start + batch])
-                logits = model(torch.from_numpy(data.inputs[start : start + batch]))
+            for start in range(0, len(data), BATCH):
+                labels = torch.from_numpy(data.labels[start : start + BATCH])
+                logits = model(torch.from_numpy(data.inputs[start : start + BATCH]))
                 loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
                 correct += int((logits.argmax(1) == labels).sum())
     except (RuntimeError, IndexError) as error:
