@@ -14,9 +14,21 @@ from .compile import compile_lowered, lower_methods
 from .lowering.backend import choose_backend
 from .module_reports import ModuleReport, in_words, module_reports, why_not
 from .parity import allowed_error
-from .trace import neuron_graph
+from .trace import neuron_graph, trace
+from .trace_parity import copied
 from .train_step import train_step
 from .train_step_parity import gradient_errors
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What freezing saves, each as it is and as it would be if all of it learned: weights that learn, MACs of
+    a sample's training step, and floats of a sample's errors, which may have to be sent.
+    """
+
+    weights: tuple[int, int]
+    macs: tuple[int, int]
+    errors: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,8 @@ class Diagnosis:
     weights, and the memory that the step takes beside both. `backend` is whose kernels it runs on, for the
     `multiplications` of its matrix products; `either` where they are so few that measuring decides.
     `gradient_error` is relative, against float64 autograd, and `float32_error` that of PyTorch's own float32;
-    None where the step cannot be compiled, and `compiles` then says why.
+    None where the step cannot be compiled, and `compiles` then says why. `frozen` is None where everything
+    learns, or cannot be sliced.
     """
 
     modules: tuple[ModuleReport, ...]
@@ -41,6 +54,7 @@ class Diagnosis:
     either: bool = False
     gradient_error: float | None = None
     float32_error: float | None = None
+    frozen: Savings | None = None
 
     @property
     def exact(self) -> bool:
@@ -62,8 +76,9 @@ def diagnose(model: nn.Module, inputs: Tensor) -> Diagnosis:
     modules, classes = module_reports(model, inputs)
     targets = torch.arange(len(inputs)) % classes
     slices = why_not(lambda: neuron_graph(model, inputs))
+    frozen = None if slices else _savings(model, inputs)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    if not weights:
+    if not any(p.requires_grad for p in model.parameters()):
         return Diagnosis(modules, slices, "the model has nothing that learns")
     try:
         step = train_step(model, nn.functional.cross_entropy, inputs, targets)
@@ -73,7 +88,8 @@ def diagnose(model: nn.Module, inputs: Tensor) -> Diagnosis:
         program = compile_lowered([step.method], lowered, backends, len(inputs))
     except Exception as error:  # the exporter fails in as many ways as there are models
         untrained = [f"{m.name} ({m.kind}): {m.reason}" for m in modules if not m.trains]
-        return Diagnosis(modules, slices, "; ".join(untrained) or in_words(error), weight_bytes=weights)
+        why = "; ".join(untrained) or in_words(error)
+        return Diagnosis(modules, slices, why, weight_bytes=weights, frozen=frozen)
     errors = gradient_errors(model, step, ExecuTorchExecutor(program.pte))
     return Diagnosis(
         modules,
@@ -86,4 +102,18 @@ def diagnose(model: nn.Module, inputs: Tensor) -> Diagnosis:
         multiplications(graph),
         near_border(graph),
         *errors,
+        frozen,
+    )
+
+
+def _savings(model: nn.Module, inputs: Tensor) -> Savings | None:
+    free = copied(model)
+    free.train().requires_grad_(True)
+    graph, thawed = trace(model, inputs), trace(free, inputs)
+    if not graph.frozen:
+        return None
+    return Savings(
+        (graph.parameters, thawed.parameters),
+        (graph.training_macs, thawed.training_macs),
+        (graph.errors, thawed.errors),
     )

@@ -143,6 +143,17 @@ class NeuronGraph:
         return tuple(1 + (edge.parameters > 0) + (edge.source in reached) for edge in self.edges)
 
     @property
+    def training_macs(self) -> int:
+        """Multiply-accumulates of the products of one sample's training step."""
+        return sum(times * edge.macs for times, edge in zip(self.products, self.edges, strict=True))
+
+    @property
+    def errors(self) -> int:
+        """Floats of one sample's errors that somebody learns from, of the sums of all layers."""
+        asked = {edge.target for edge, taught in zip(self.edges, self.taught, strict=True) if taught}
+        return sum(self.layers[layer].neurons * self.layers[layer].sum_floats for layer in asked)
+
+    @property
     def _reached(self) -> set[int]:
         """The layers in whose own operations something learns, or before them: errors pass through these."""
         reached = {layer.index for layer in self.layers if layer.parameters}

@@ -19,13 +19,16 @@ from .trace_parity import copied
 
 @dataclass(frozen=True)
 class ModuleReport:
-    """A module that a forward pass calls: whether it slices, whether it trains at all, and why not."""
+    """A module that a forward pass calls: whether it slices, whether it trains at all, and why not; and what
+    is frozen of it, in words.
+    """
 
     name: str
     kind: str
     slices: bool
     trains: bool
     reason: str = ""
+    frozen: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,16 @@ def _module(name: str, call: _Call) -> ModuleReport:
     untrained = why_not(lambda: _lower_alone(call))
     unsliced = untrained or why_not(lambda: _slice_alone(call))
     reason = unsliced.split("; supported")[0].removeprefix(f"it ({kind}): ")
-    return ModuleReport(name, kind, not unsliced, not untrained, reason)
+    return ModuleReport(name, kind, not unsliced, not untrained, reason, _frozen(call.module))
+
+
+def _frozen(module: nn.Module) -> str:
+    """What rests: weights by name, or all of them."""
+    weights = dict(module.named_parameters())
+    frozen = [name for name, weight in weights.items() if not weight.requires_grad]
+    fixed = isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.training
+    said = ["frozen"] if frozen and len(frozen) == len(weights) else [f"{name} frozen" for name in frozen]
+    return ", ".join([*said, *(["statistics fixed"] if fixed else [])])
 
 
 def _calls(model: nn.Module, inputs: Tensor) -> tuple[dict[str, _Call], int]:

@@ -15,7 +15,7 @@ from ..models import build_model, stated_shape
 from .terminal import terminal
 
 if TYPE_CHECKING:
-    from crowdlearn_export.doctor import Diagnosis
+    from crowdlearn_export.doctor import Diagnosis, Savings
     from crowdlearn_export.module_reports import ModuleReport
 
 SLICES = (
@@ -56,6 +56,8 @@ def _show(model: str, report: Diagnosis) -> None:
     console.print(
         Text.assemble("slices: ", *((without, f": {report.slices}") if report.slices else (SLICES,)))
     )
+    if report.frozen is not None:
+        console.print(_saved(report.frozen))
     if report.compiles:
         console.print(
             Text.assemble("whole training step: ", ("does not compile", "red"), f": {report.compiles}")
@@ -82,7 +84,17 @@ def _show(model: str, report: Diagnosis) -> None:
     )
 
 
+def _saved(frozen: Savings) -> str:
+    """What freezing saves, in words."""
+    (learn, weights), (macs, all_macs), (errors, all_errors) = frozen.weights, frozen.macs, frozen.errors
+    return (
+        f"frozen: {learn:,} of {weights:,} weights learn, have gradients and are shared; a sample takes "
+        f"{macs / 1e6:.3g} of {all_macs / 1e6:.3g} million MAC, and errors of {errors:,} of "
+        f"{all_errors:,} sums"
+    )
+
+
 def _verdict(module: ModuleReport) -> Text:
     if module.slices:
-        return Text("sliced")
+        return Text(f"sliced; {module.frozen}" if module.frozen else "sliced")
     return Text("only whole", "yellow") if module.trains else Text("no", "red")
