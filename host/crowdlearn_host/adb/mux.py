@@ -164,10 +164,6 @@ class Mux(asyncio.BufferedProtocol):
         """Why the connection ended; None while it lives."""
         return self._lost
 
-    async def wait_closed(self) -> None:
-        """Wait until the connection is gone."""
-        await self._finished.wait()
-
     def raise_if_lost(self) -> None:
         """Raise FleetError if the connection is gone."""
         if self._lost is not None:
