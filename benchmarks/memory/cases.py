@@ -51,6 +51,21 @@ def convolutional() -> nn.Module:
     )
 
 
+def frozen(build: Callable[[], nn.Module], last: str) -> Callable[[], nn.Module]:
+    """The network with everything frozen but its last layer, and its batch norms in evaluation mode."""
+
+    def built() -> nn.Module:
+        model = build()
+        model.requires_grad_(False)
+        model.get_submodule(last).requires_grad_(True)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.eval()
+        return model
+
+    return built
+
+
 class Residual(nn.Module):
     """A stem; then a depthwise convolution whose result is added to what it began with."""
 
@@ -74,6 +89,8 @@ CASES = {
     "convolutional": Case(convolutional, (3, 32, 32), ((0.0,), (0.5,), (0.5,))),
     "convolutional, whole tail": Case(convolutional, (3, 32, 32), ((0.0, 1.0), (1.0, 0.0))),
     "convolutional, one piece": Case(convolutional, (3, 32, 32), ALONE),
+    "dense, frozen": Case(frozen(dense, "5"), (64,), ((0.0,), (0.5,), (0.5,))),
+    "convolutional, frozen": Case(frozen(convolutional, "8"), (3, 32, 32), ((0.0,), (0.5,), (0.5,))),
     "residual": Case(Residual, (3, 32, 32), ((0.25,), (0.75,))),
 }
 LARGE = {

@@ -22,6 +22,7 @@ from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_export.piece_stages import piece_stages
 from crowdlearn_export.shape import piece_shape
 from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.weights import arrays_of
 from torch import nn
 
 from .test_sliced_training import (
@@ -133,12 +134,16 @@ def test_the_rest_learns_as_in_pytorch_and_nothing_else_goes_backward(case: str,
     assert_sliced_equals_whole(built, sample, [[layer.neurons for layer in graph.layers]], micro, eager)
 
 
-def test_real_programs_do_the_same(programs: Path) -> None:
+def test_a_real_training_step_leaves_what_is_frozen_as_it_is(programs: Path) -> None:
+    """Cut networks run real programs in tests/system."""
     built, sample, graph = network("a branch")
-    assert_sliced_equals_whole(built, sample, thirds(graph), 16, programs)
     whole = [[layer.neurons for layer in graph.layers]]
     (piece,) = assert_sliced_equals_whole(built, sample, whole, 12, programs, ranked=False)
     assert set(piece._stages._executor.ran) == {"loss", "train_step"}
+    torch.manual_seed(3)
+    first = arrays_of(graph, built().state_dict(), orders(graph))
+    held = merged(graph, [piece])
+    assert all(np.array_equal(held[name], first[name]) for name in graph.frozen)
 
 
 @pytest.mark.parametrize("of", [Pass(0, STEPS), Pass(0, STEPS, every=4, staleness=1)])

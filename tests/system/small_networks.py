@@ -28,6 +28,15 @@ def convolutional() -> nn.Module:
     )
 
 
+def pretrained() -> nn.Module:
+    """The same, its first convolution frozen and the batch norm behind it in evaluation mode."""
+    model = convolutional()
+    model.get_submodule("0").requires_grad_(False)
+    norm = model.get_submodule("1").requires_grad_(False).eval()
+    nn.init.uniform_(norm.get_buffer("running_var"), 0.05, 0.2)
+    return model
+
+
 class _Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -28,8 +28,8 @@ def build_probe(cache: Path | None = None, *, widths: Sequence[int] = WIDTHS) ->
 
 
 def macs_a_sample(graph: NeuronGraph, owned: tuple[int, ...]) -> float:
-    """Products of a piece: each edge forward, for the error, and for the gradient; inputs need no error."""
+    """Products of a piece in a training step."""
     return sum(
-        (3 if edge.source else 2) * edge.macs * owned[edge.source] / graph.layers[edge.source].neurons
-        for edge in graph.edges
+        times * edge.macs * owned[edge.source] / graph.layers[edge.source].neurons
+        for times, edge in zip(graph.products, graph.edges, strict=True)
     )

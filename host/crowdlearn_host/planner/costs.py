@@ -123,7 +123,7 @@ def costs(
     members = bundles(graph)
     ranked = groups > 1 and training.theta < 1
     copies = 1 + training.momentum + ranked
-    kept = _kept(graph, training)
+    rows = training.samples_kept
     each, memory = [], []
     for layers in members:
         macs, parameters, buffers = _neuron(graph, layers)
@@ -133,7 +133,7 @@ def costs(
         # input layer's: they come last, when those of the one before are gone.
         more = training.staleness * (1 if 0 in layers else 2)
         gradient = FLOAT * (1 + more) * parameters
-        memory.append(bundle_memory(graph, layers, state, gradient, kept, training.micro_batch, footprint))
+        memory.append(bundle_memory(graph, layers, state, gradient, rows, training.micro_batch, footprint))
     neurons = tuple(graph.layers[layers[0]].neurons for layers in members)
     first = graph.layers[0]
     return Costs(
@@ -148,14 +148,6 @@ def costs(
         graph.parameters,
         FLOAT * first.neurons * first.sum_floats,
     )
-
-
-def _kept(graph: NeuronGraph, training: Training) -> list[int]:
-    """Samples whose sums each layer keeps at once, at most, until its turn or until errors come back. Where
-    these do not go all the way, the dominator feeds a mini-batch while the one before still goes backward.
-    """
-    ahead = 0 if all(graph.taught) else (1 + training.staleness) * training.batch
-    return [training.samples_kept + ahead * (layer.index in graph.backward) for layer in graph.layers]
 
 
 def _neuron(graph: NeuronGraph, layers: tuple[int, ...]) -> tuple[float, float, float]:

@@ -85,15 +85,16 @@ def bundle_memory(
     members: Sequence[int],
     state: float,
     gradient: float,
-    kept: Sequence[int],
+    rows: int,
     micro_batch: int,
     footprint: Footprint | None,
 ) -> BundleMemory:
-    """The memory of one bundle whose layers keep the sums of so many samples; programs count where a
-    `footprint` is known.
+    """The memory of one bundle with `rows` samples in flight; programs count where a `footprint` is known.
+    Sums are kept for errors, where these come back.
     """
     last = len(graph.layers) - 1
-    sums = sum(FLOAT * kept[layer] * graph.layers[layer].sum_floats for layer in members if layer != last)
+    keeping = graph.backward.intersection(members) - {last}
+    kept = sum(FLOAT * rows * graph.layers[layer].sum_floats for layer in keeping)
     widest = max(
         (
             graph.layers[edge.target].neurons * graph.layers[edge.target].sum_floats
@@ -114,7 +115,7 @@ def bundle_memory(
         graph.layers[members[0]].neurons,
         state,
         gradient,
-        sums,
+        kept,
         _highest(program),
         0.0 if ahead else messages,
         messages if ahead else 0.0,

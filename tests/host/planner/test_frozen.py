@@ -36,8 +36,7 @@ def test_a_neuron_costs_what_is_done_for_it(frozen: NeuronGraph, graph: NeuronGr
     assert [each.state / 4 for each in some.each] == [24, 16 + 5, 2 * 12 + 5, 2 * (4 + 3) + 2, 2]
     assert [bundle.gradients / 4 for bundle in some.memory.bundles] == [0, 0, 12, 4 + 3, 1]
     assert some.parameters == 16 * 12 + 12 * (4 + 3) + 4
-    # Layers 2 and 3 keep their sums for errors while the dominator feeds the next mini-batch.
-    assert [bundle.sums / 32 for bundle in some.memory.bundles] == [1, 1, 2, 2, 0]
+    assert [bundle.sums / 32 for bundle in some.memory.bundles] == [0, 0, 1, 1, 0]
     assert [bundle.sums / 32 for bundle in all_.memory.bundles] == [1, 1, 1, 1, 0]
 
 
