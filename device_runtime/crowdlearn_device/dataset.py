@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ T = TypeVar("T")
 Split = Literal["train", "test"]
 MAX_BYTES = 2 << 30
 """Bytes of one array once unpacked; a compressed file cannot make the reader take more."""
+
+ONE_AT_A_TIME = threading.Lock()
+"""Held while numpy reads headers as Python literals: several devices may be threads of one process, and
+CPython 3.11 counts how deep its parser is for all of them together.
+"""
 
 IDX_PREFIX = {"train": "train", "test": "t10k"}
 IDX_UBYTE = 0x08
@@ -122,7 +128,7 @@ def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
                     raise DataError(
                         f"{path}: {member.filename} has {member.file_size} bytes; the limit is {MAX_BYTES}"
                     )
-        with np.load(path, allow_pickle=False) as arrays:
+        with ONE_AT_A_TIME, np.load(path, allow_pickle=False) as arrays:
             if "inputs" not in arrays.files:
                 raise DataError(f"{path} has no array inputs; save it with one")
             return arrays["inputs"], arrays["labels"] if "labels" in arrays.files else None
