@@ -66,11 +66,14 @@ def round_sums(model: nn.Module, wire: Wire, found: tuple[Crossing, ...], noise:
         return
     for crossing in found:
         module = model.get_submodule(crossing.module)
-        module.forward = partial(_forward, module, module.forward, _Parts(crossing, wire, noise))
+        module.forward = partial(_forward, model, module, module.forward, _Parts(crossing, wire, noise))
 
 
-def _forward(module: nn.Module, whole: Callable[[Tensor], Tensor], parts: _Parts, x: Tensor) -> Tensor:
-    return parts.sum(module, x) if module.training else whole(x)
+def _forward(
+    model: nn.Module, module: nn.Module, whole: Callable[[Tensor], Tensor], parts: _Parts, x: Tensor
+) -> Tensor:
+    # A frozen module may rest in evaluation mode while the model trains.
+    return parts.sum(module, x) if model.training else whole(x)
 
 
 class _Parts:
