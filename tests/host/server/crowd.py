@@ -23,7 +23,7 @@ from crowdlearn_host.server.group import Group
 from crowdlearn_host.server.settings import Layout, Settings
 
 from .crowd_parties import Connection, Host, HostCrash, Phone, put, shared_model
-from .tiny import LAYERS, TinyPrograms, manifest, whole
+from .tiny import LAST, LAYERS, TinyPrograms, manifest, whole
 
 Counts = Sequence[Sequence[int]]
 THREE_PIECES: Counts = ((3, 0, 0, 2), (0, 2, 3, 0), (0, 2, 2, 0))
@@ -47,14 +47,17 @@ def layout_of(counts: Counts) -> Layout:
     )
 
 
-def programs_of(counts: Counts) -> tuple[str, ...]:
-    return tuple(manifest(owned).sha256 for owned in counts)
+def programs_of(counts: Counts, frozen: int = 0) -> tuple[str, ...]:
+    return tuple(manifest(owned, frozen).sha256 for owned in counts)
 
 
-def settings_for(counts: Counts = THREE_PIECES, devices: int = 4, **changes: Any) -> Settings:
+def settings_for(
+    counts: Counts = THREE_PIECES, devices: int = 4, frozen: int = 0, **changes: Any
+) -> Settings:
+    """Of a run with these pieces, in which the first `frozen` linear maps rest."""
     settings = Settings(
         layout=layout_of(counts),
-        programs=programs_of(counts),
+        programs=programs_of(counts, frozen),
         epochs=2,
         batch=3,
         micro_batch=2,
@@ -98,7 +101,9 @@ class Crowd:
         self.settings = settings
         self.rng = random.Random(seed)
         cuts = (THREE_PIECES, TWO_PIECES, ONE_PIECE)
-        programs = TinyPrograms([*(manifest(owned) for counts in cuts for owned in counts), whole()])
+        pieces = [owned for counts in cuts for owned in counts]
+        resting = [manifest(owned, frozen) for owned in pieces for frozen in range(LAST)]
+        programs = TinyPrograms([*resting, whole()])
         self.phones = [Phone(folder, i, count, programs) for i, count in enumerate(samples)]
         self.disk: dict[str, Any] = {"snapshots": {}, "epochs": [], "omega": omega}
         self.host = Host(settings, self.disk, self.rng)

@@ -2,7 +2,8 @@
 
 The coordinator is the real one; members are abstract: the state of a piece is the list of mini-batches that
 were applied to it, and what is shared is that list, too. A mini-batch is one message to the follower and one
-back. Messages keep their order on a connection, everything else is free.
+back; where first layers are frozen (`ahead`), the dominator has updated when it sends errors, and the
+follower when these arrive. Messages keep their order on a connection, everything else is free.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ RENEWING = {"every": 1, "alone": False, "renews": True}
 """Every pass is shared, and the next one begins from the host's model."""
 OVERLAPPING = {"staleness": 1, "snapshot_every": 2}
 """A mini-batch enters before the one ahead of it has updated, but after every second one."""
+FROZEN = {"ahead": True}
+"""The dominator updates before its follower does."""
 Groups = tuple[tuple[tuple[int, ...], int, dict[str, Any]], ...]
 """Samples by device, crashes, and settings other than SETTINGS."""
 
@@ -73,6 +76,7 @@ class World:
     said: tuple[tuple[bytes | None, ...], ...]
     told: tuple[tuple[bytes, ...], ...]
     crashes: int
+    ahead: bool
 
     def key(self) -> int:
         rest = (self.model, self.saved, self.snapshots, self.devices, self.said, self.told, self.crashes)
@@ -106,21 +110,23 @@ def _with(items: tuple[Any, ...], at: int, value: Any) -> tuple[Any, ...]:
     return (*items[:at], value, *items[at + 1 :])
 
 
-def first_world(samples: tuple[int, ...], crashes: int, changes: dict[str, Any]) -> World:
+def first_world(samples: tuple[int, ...], crashes: int, ahead: bool, changes: dict[str, Any]) -> World:
     """Every device has just connected."""
     settings = replace(SETTINGS, devices=len(samples), **changes)
     hello = [(pb.Frame(hello=pb.Hello(samples=count)).SerializeToString(),) for count in samples]
     empty = tuple(() for _ in samples)
     devices = tuple(Abstract() for _ in samples)
-    return World(Group(settings), (), ("", ()), (), devices, tuple(hello), empty, crashes)
+    return World(Group(settings), (), ("", ()), (), devices, tuple(hello), empty, crashes, ahead)
 
 
 class Explorer:
     """Walks through all worlds that `first` can become; `changes` are settings other than SETTINGS."""
 
-    def __init__(self, samples: tuple[int, ...], crashes: int, **changes: Any) -> None:
+    def __init__(
+        self, samples: tuple[int, ...], crashes: int, *, ahead: bool = False, **changes: Any
+    ) -> None:
         self.samples = samples
-        self.first = first_world(samples, crashes, changes)
+        self.first = first_world(samples, crashes, ahead, changes)
         batches = [len(mini_batches(count, SETTINGS.batch)) for count in samples]
         self.expected = sorted((0, d, i) for d, count in enumerate(batches) for i in range(count))
         self.states = 0
@@ -270,7 +276,7 @@ class Explorer:
         )
 
     def _take(self, world: World, d: int) -> World:
-        device, says = _react(world.devices[d], d, pb.Frame.FromString(world.told[d][0]))
+        device, says = _react(world.devices[d], d, pb.Frame.FromString(world.told[d][0]), world.ahead)
         return replace(
             world,
             devices=_with(world.devices, d, device),
@@ -283,7 +289,7 @@ def _lineage(sealed: bytes) -> Lineage:
     return tuple(map(tuple, eval(sealed)))  # our own repr
 
 
-def _react(device: Abstract, d: int, frame: pb.Frame) -> tuple[Abstract, list[pb.Frame]]:
+def _react(device: Abstract, d: int, frame: pb.Frame, ahead: bool) -> tuple[Abstract, list[pb.Frame]]:
     """What a device does with a frame: the member of member.py without its arithmetic."""
     kind = frame.WhichOneof("body") or ""
     body = getattr(frame, kind)
@@ -319,7 +325,10 @@ def _react(device: Abstract, d: int, frame: pb.Frame) -> tuple[Abstract, list[pb
     if kind == "envelope" and body.purpose in (pb.PURPOSE_SHUFFLE, pb.PURPOSE_RECOVERY):
         return _complete(device, assign, _lineage(body.sealed))
     assert kind == "envelope", f"a member takes no {kind}"
-    return _apply(device, d, assign, _lineage(body.sealed)[0], answer=assign.piece != 0)
+    mini_batch = _lineage(body.sealed)[0]
+    if ahead and body.purpose == pb.PURPOSE_ACTIVATION and assign.piece:
+        return device, [_envelope(assign, d, assign.pieces[0].device, pb.PURPOSE_ACTIVATION, (mini_batch,))]
+    return _apply(device, d, assign, mini_batch, answer=(assign.piece != 0) != ahead)
 
 
 def _provide_own(device: Abstract, d: int, assign: pb.Assign) -> tuple[Abstract, list[pb.Frame]]:
@@ -405,8 +414,9 @@ def _apply(
     generation, boundary = assign.generation, len(device.lineage)
     says = []
     if answer:
-        says.append(_envelope(assign, d, assign.pieces[0].device, pb.PURPOSE_ERROR, (mini_batch,)))
-    else:
+        partner = assign.pieces[1 - assign.piece].device
+        says.append(_envelope(assign, d, partner, pb.PURPOSE_ERROR, (mini_batch,)))
+    if assign.piece == 0:
         says.append(pb.Frame(progress=pb.Progress(generation=generation, boundary=boundary)))
     if _pass(assign).drained(boundary):
         device = _saved(device, assign)
@@ -428,13 +438,19 @@ def main() -> None:
         ((2, 2), 1, RENEWING),
         ((4, 2), 1, RENEWING),
         ((6, 2), 1, OVERLAPPING),
+        ((4, 2), 1, FROZEN),
+        ((6, 2), 1, {**OVERLAPPING, **FROZEN}),
     )
     three: Groups = (((2, 2, 2), 0, {}), ((2, 2, 2), 1, {}), ((2, 2, 2), 0, RENEWING), ((4, 2, 2), 1, {}))
     for samples, crashes, changes in two if "--two" in sys.argv else two + three:
         explorer = Explorer(samples, crashes, **changes)
         explorer.explore()
-        how = {"every": ", shares after every pass", "staleness": ", mini-batches overlap"}
-        told = how[next(iter(changes))] if changes else ""
+        how = {
+            "every": ", shares after every pass",
+            "staleness": ", mini-batches overlap",
+            "ahead": ", frozen",
+        }
+        told = "".join(said for key, said in how.items() if key in changes)
         print(
             f"{len(samples)} devices, {samples} samples{told}, {crashes} crash: {explorer.states} states",
             flush=True,

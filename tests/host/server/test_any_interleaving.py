@@ -24,11 +24,15 @@ class AnyInterleaving(RuleBasedStateMachine):
         self.folder = self.stack.enter_context(memory_folder())
 
     @initialize(
-        seed=st.integers(0, 1000), every=st.sampled_from([1, 2, 3]), staleness=st.sampled_from([0, 1])
+        seed=st.integers(0, 1000),
+        every=st.sampled_from([1, 2, 3]),
+        staleness=st.sampled_from([0, 1]),
+        frozen=st.sampled_from([0, 1, 2]),
     )
-    def start(self, seed: int, every: int, staleness: int) -> None:
+    def start(self, seed: int, every: int, staleness: int, frozen: int) -> None:
+        """Where first layers are frozen, the dominator is ahead of those who go backward."""
         self.settings = settings_for(
-            epochs=1, snapshot_every=every, staleness=staleness, in_flight=4, batch=2
+            frozen=frozen, epochs=1, snapshot_every=every, staleness=staleness, in_flight=4, batch=2
         )
         self.crowd = Crowd(self.folder / "crowd", self.settings, SAMPLES, seed)
         self.tampered = 0

@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 
-from .exhaustive import OVERLAPPING, RENEWING, Explorer
+from .exhaustive import FROZEN, OVERLAPPING, RENEWING, Explorer
 
 
 @pytest.mark.parametrize(
     ("samples", "crashes", "changes"),
-    [((2, 2), 1, {}), ((4, 2), 1, {}), ((2, 2, 2), 0, {}), ((4, 2), 1, RENEWING), ((6, 2), 1, OVERLAPPING)],
-    ids=["1+1", "2+1", "spare", "2+1, each shared", "3+1, overlapping"],
+    [
+        *(((4, 2), 1, {}), ((4, 2), 1, FROZEN), ((2, 2, 2), 0, {})),
+        *(((4, 2), 1, RENEWING), ((6, 2), 1, OVERLAPPING)),
+    ],
+    ids=["2+1", "2+1, frozen", "spare", "2+1, each shared", "3+1, overlapping"],
 )
 def test_every_state_of_a_small_group(
     samples: tuple[int, ...], crashes: int, changes: dict[str, Any]

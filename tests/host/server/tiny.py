@@ -35,12 +35,20 @@ def array_specs() -> tuple[ArraySpec, ...]:
     return tuple(specs)
 
 
-def manifest(owned: Sequence[int]) -> Manifest:
-    """What a piece that owns `owned[layer]` neurons of each layer runs."""
+def _resting(spec: ArraySpec, frozen: int) -> ArraySpec:
+    """The array, at rest where it is a weight of the first `frozen` linear maps or a bias added to them."""
+    rests = spec.trained and spec.layer + spec.name.startswith("weight") <= frozen
+    return replace(spec, trained=False, frozen=True) if rests else spec
+
+
+def manifest(owned: Sequence[int], frozen: int = 0) -> Manifest:
+    """What a piece that owns `owned[layer]` neurons of each layer runs; the first `frozen` linear maps
+    rest.
+    """
     shape = PieceShape(
         layers=tuple(LayerSpec(n, k, ()) for n, k in zip(LAYERS, owned, strict=True)),
-        edges=tuple(EdgeSpec(layer, layer + 1) for layer in range(LAST)),
-        arrays=tuple(spec for spec in array_specs() if owned[spec.layer]),
+        edges=tuple(EdgeSpec(layer, layer + 1, taught=layer >= frozen) for layer in range(LAST)),
+        arrays=tuple(_resting(spec, frozen) for spec in array_specs() if owned[spec.layer]),
     )
     hidden = [method for layer in range(LAST) if owned[layer] for method in layer_methods(shape, layer)]
     return Manifest(
@@ -71,7 +79,9 @@ class TinyExecutor:
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
         spec = self._manifest.method(method)
-        given = {(p.role, p.name): x for p, x in zip(spec.inputs, inputs, strict=True)}
+        roles = [port.role.replace("frozen", "parameter") for port in spec.inputs]
+        names = [port.name for port in spec.inputs]
+        given = dict(zip(zip(roles, names, strict=True), inputs, strict=True))
         results = self._stage(method, given)
         return [np.asarray(results[port.role, port.name], np.float32) for port in spec.outputs]
 
