@@ -131,7 +131,8 @@ def _curve(points: Sequence[tuple[int, int]]) -> Curve:
 def _key(graph: NeuronGraph, layer: Layer, micro_batch: int) -> str:
     """Layers that are alike share their figures, whatever they are called."""
     targets = [graph.layers[edge.target] for edge in graph.outgoing(layer.index)]
-    what: dict[str, Any] = {
+    edges = list(zip(graph.edges, graph.taught, strict=True))
+    what: Mapping[str, Any] = {
         "revision": REVISION,
         "torch": torch.__version__,
         "executorch": executorch.version.__version__,
@@ -141,19 +142,20 @@ def _key(graph: NeuronGraph, layer: Layer, micro_batch: int) -> str:
         "ops": [(op.kind, dict(op.attributes), op.parameters) for op in layer.ops],
         "edges": [(edge.kind, dict(edge.attributes)) for edge in graph.outgoing(layer.index)],
         "targets": [(target.neurons, target.sum_shape) for target in targets],
+        "arrays": [array.role for array in array_specs(graph) if array.layer == layer.index],
+        "taught": [taught for edge, taught in edges if edge.source == layer.index],
+        "asked": any(taught for edge, taught in edges if edge.target == layer.index),
     }
-    if graph.frozen:
-        edges = list(zip(graph.edges, graph.taught, strict=True))
-        what["arrays"] = [array.role for array in array_specs(graph) if array.layer == layer.index]
-        what["taught"] = [taught for edge, taught in edges if edge.source == layer.index]
-        what["asked"] = any(taught for edge, taught in edges if edge.target == layer.index)
     return _hashed(what)
 
 
 def _region_key(graph: NeuronGraph, first: int, micro_batch: int, method: str) -> str:
     layers = [_key(graph, layer, micro_batch) for layer in graph.layers[first:]]
-    edges = [(edge.source - first, edge.target - first) for edge in graph.edges if edge.target >= first]
-    joined = [(max(source, -1), target) for source, target in edges]
+    joined = [
+        (max(edge.source - first, -1), edge.target - first, taught)
+        for edge, taught in zip(graph.edges, graph.taught, strict=True)
+        if edge.target >= first
+    ]
     return _hashed({"layers": layers, "edges": joined, "method": method})
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from crowdlearn_export import footprint as module
 from crowdlearn_export.footprint import footprint
+from crowdlearn_export.graph import NeuronGraph
 from crowdlearn_export.slice_program import export_slice
 from crowdlearn_export.stage import Optimizer
 from crowdlearn_export.trace import neuron_graph
@@ -32,3 +34,35 @@ def test_a_region_takes_what_its_exported_program_takes(
     assert footprint(graph, MICRO_BATCH, tmp_path, regions=[0]) == found
     none = footprint(graph, MICRO_BATCH, tmp_path)
     assert (none.regions, none.step) == ({}, 0.0)
+
+
+class Shortcut(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
+        self.head = nn.Linear(6, 4).requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.stem(x))
+        return self.head(torch.tanh(self.two(torch.tanh(self.one(x))) + x))
+
+
+def test_a_region_that_gives_errors_to_others_is_another_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a frozen stem nobody asks for the errors of its shortcut."""
+    compiled = []
+
+    def note(graph: NeuronGraph, owned: Sequence[int], *_: object) -> tuple[int, int]:
+        if owned[0] == owned[1] == 0:
+            compiled.append(graph.taught)
+        return 1, 1
+
+    monkeypatch.setattr(module, "_compiled", note)
+    frozen = Shortcut()
+    frozen.stem.requires_grad_(False)
+    for model in (Shortcut(), frozen):
+        compiled.clear()
+        graph = neuron_graph(model, torch.zeros(2, 6))
+        footprint(graph, MICRO_BATCH, tmp_path, regions=[2])
+        assert graph.taught in compiled
