@@ -1,8 +1,7 @@
 # `make demo` and `make test` do everything on a fresh machine; the rest is for developers.
 PYTHON ?= python3.11
 BIN := .venv/bin
-# Python compiles a file when it is first imported: most never are.
-PIP := -m pip install --quiet --no-compile
+PIP := -m pip install --quiet
 
 .PHONY: setup demo test test-env check format lock proto device-env clean
 
