@@ -26,13 +26,15 @@ import numpy as np
 import torch
 import typer
 from crowdlearn_device.dataset import load_dataset
+from crowdlearn_device.wire import Floats
 from crowdlearn_host.config import parse_config
 from crowdlearn_host.models import build_model
 from crowdlearn_host.simulation.config import SimulationConfig
-from crowdlearn_host.simulation.dense import ALIGNED, CLASSIFIED
+from crowdlearn_host.simulation.dense import CLASSIFIED
 from crowdlearn_host.simulation.engine import run
-from crowdlearn_host.simulation.group import NARROWED
+from crowdlearn_host.simulation.group import one_thread
 from crowdlearn_host.simulation.partition import partition
+from crowdlearn_host.simulation.samples import Columns
 from crowdlearn_host.simulation.setting import Setting, prepare
 from crowdlearn_host.simulation.workers import Processes
 from rich.console import Console
@@ -147,21 +149,18 @@ def _products_alone(setting: Setting, crowd: Crowd, samples: float, cores: int) 
     """Trained samples per second if a round were nothing but the products of its steps and its evaluation."""
     workload = setting.workload
     batch, classified = setting.config.training.batch, len(workload.test)
-    # Pixels that are zero in all samples of a pass are left out; where a pass is short they are not.
-    width = crowd.widths[0]
-    if len(workload.devices[0]) > NARROWED * batch:
-        live = [np.count_nonzero(workload.inputs[own].any(axis=0)) for own in workload.devices]
-        width = -(-round(float(np.mean(live))) // ALIGNED) * ALIGNED
+    # Of the columns of pixels that are mostly zero there are lists instead.
+    columns = Columns.of(workload.inputs.reshape(len(workload.inputs), -1))
+    widths = (columns.count, *crowd.widths[1:])
     with multiprocessing.get_context("spawn").Pool(cores) as pool:
         for seconds in (0.1, MULTIPLYING_SECONDS):  # once to start up
-            each = pool.starmap(_multiply, [(crowd.widths, width, batch, seconds)] * cores, chunksize=1)
+            each = pool.starmap(_multiply, [(widths, batch, seconds)] * cores, chunksize=1)
     training, classifying = (float(np.mean([one[kind] for one in each])) for kind in (0, 1))
     return samples * cores / (samples * training + classified * classifying)
 
 
-def _multiply(widths: tuple[int, ...], live: int, batch: int, seconds: float) -> tuple[float, float]:
+def _multiply(widths: tuple[int, ...], batch: int, seconds: float) -> tuple[float, float]:
     """Seconds that the products of a sample take when it is trained, and when it is classified."""
-    torch.set_num_threads(1)
 
     def timed(step: Callable[[], None], rows: int) -> float:
         began, done = time.perf_counter(), 0
@@ -170,27 +169,30 @@ def _multiply(widths: tuple[int, ...], live: int, batch: int, seconds: float) ->
             done += rows
         return (time.perf_counter() - began) / done
 
-    def layers(first: int, rows: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        sizes = (first, *widths[1:])
-        weights = [torch.randn(a, b) / a for a, b in itertools.pairwise(sizes)]
-        return weights, [torch.rand(rows, size) for size in sizes]
+    rng = np.random.default_rng(0)
 
-    weights, values = layers(live, batch)
-    whole, tested = layers(widths[0], CLASSIFIED)
+    def values(rows: int) -> list[Floats]:
+        return [rng.random((rows, width), np.float32) for width in widths]
+
+    weights = [rng.random(sizes, np.float32) / np.float32(sizes[0]) for sizes in itertools.pairwise(widths)]
+    trained, tested = values(batch), values(CLASSIFIED)
+    gradients = [np.empty_like(weight) for weight in weights]
+    sums = [np.empty_like(value) for value in trained]
 
     def train() -> None:
-        for weight, value in zip(weights, values, strict=False):
-            torch.mm(value, weight)
+        for at, weight in enumerate(weights):
+            np.matmul(trained[at], weight, out=sums[at + 1])
         for at in reversed(range(len(weights))):
             if at:
-                torch.mm(values[at + 1], weights[at].t())
-            weights[at].addmm_(values[at].t(), values[at + 1], alpha=-1e-9)
+                np.matmul(trained[at + 1], weights[at].T, out=sums[at])
+            np.matmul(trained[at].T, trained[at + 1], out=gradients[at])
 
     def classify() -> None:
-        for weight, value in zip(whole, tested, strict=False):
-            torch.mm(value, weight)
+        for weight, value in zip(weights, tested, strict=False):
+            np.matmul(value, weight)
 
-    return timed(train, batch), timed(classify, CLASSIFIED)
+    with one_thread():
+        return timed(train, batch), timed(classify, CLASSIFIED)
 
 
 def _setting(crowd: Crowd, data: Path, rounds: int) -> Setting:

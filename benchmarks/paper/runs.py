@@ -22,7 +22,7 @@ from crowdlearn_host.simulation.setting import prepare
 from crowdlearn_host.simulation.state import RoundRecord
 from crowdlearn_host.simulation.workers import InProcess
 
-ARITHMETIC = 3
+ARITHMETIC = 4
 """To be raised where the same configuration gives other numbers: runs that were kept are made anew then."""
 
 

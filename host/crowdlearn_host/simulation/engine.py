@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 from crowdlearn_device.schedule import dominator_order
+from crowdlearn_device.wire import Floats
 from crowdlearn_export.graph import FLOAT
 
 from ..sharing.window import Window
-from .group import Floats, GroupResult, Pass
+from .group import GroupResult, Pass
 from .setting import Setting
 from .sharing import by_gradient, share
 from .state import RoundRecord, RunState, diverged

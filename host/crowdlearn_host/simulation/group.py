@@ -7,8 +7,9 @@ dominators in turn.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from math import isfinite
 
 import numpy as np
@@ -16,19 +17,17 @@ import torch
 import torch.nn.functional as F
 from crowdlearn_device.dataset import Dataset
 from crowdlearn_device.schedule import mini_batches, pass_order
+from crowdlearn_device.wire import Floats
 from crowdlearn_export.freezing import resting_modules, to_training
-from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from ..models import build_model
 from ..sharing.flat import flat_layout
+from . import loops
 from .config import SimulationConfig
-from .dense import DenseChain, Fed, live_inputs
+from .dense import DenseChain, Fed
+from .samples import Columns, Indices, Samples
 from .wire import Crossing, round_sums
-
-Floats = NDArray[np.float32]
-Indices = NDArray[np.int64]
-NARROWED = 2
-"""Passes of more mini-batches leave out inputs that are zero throughout: in fewer it costs more."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +99,12 @@ class GroupModel:
         training = config.training
         more = training.momentum or training.weight_decay or training.staleness
         plain = not more and training.wire == "float32"
-        with torch.inference_mode():
-            self._chain = DenseChain.of(self._model, layout) if plain else None
-        self._floats = self._chain.vector if self._chain else self._vector
-        self._gathered = np.empty((0, *workload.inputs.shape[1:]), np.float32)
-        self._live: dict[int, torch.Tensor | None] = {}
+        self._inputs = np.asarray(workload.inputs.reshape(len(workload.inputs), -1))
+        self._columns = Columns.of(self._inputs)
+        self._chain = DenseChain.of(self._model, layout, self._columns) if plain else None
+        self._floats: Floats = self._chain.vector if self._chain else self._vector.numpy()
+        self._apart: dict[int, Samples] = {}
+        self._tested: Samples | None = None
 
     def train(
         self, passes: Sequence[Pass], weights: Floats, momentum: Floats, rate: float, accumulate: bool
@@ -113,102 +113,85 @@ class GroupModel:
 
         Vectors are in the order of sharing.flat. `accumulate` asks for |gradient| summed per weight.
         """
-        samples = self._samples(passes)
-        with self._computing():
-            self._floats.copy_(self._entered(weights))
-            velocity = torch.from_numpy(momentum.copy())
-            accumulated = torch.zeros(len(self._vector) if accumulate else 0)
-            loss = self._passes(passes, rate, velocity, accumulated) / max(samples, 1)
-            sums = self._left(accumulated) if accumulate else accumulated.numpy()
-            return GroupResult(self._left(self._floats), velocity.numpy(), sums, loss, samples)
+        samples = self._samples_of(passes)
+        self._floats[:] = self._entered(weights)
+        velocity = momentum.copy()
+        accumulated = np.zeros(len(self._floats) if accumulate else 0, np.float32)
+        loss = self._passes(passes, rate, velocity, accumulated) / max(samples, 1)
+        sums = self._left(accumulated) if accumulate else accumulated
+        return GroupResult(self._left(self._floats), velocity, sums, loss, samples)
 
     def average(self, devices: Sequence[Sequence[Pass]], weights: Floats, rate: float) -> GroupResult:
         """The mean, by samples, of the models that each of the devices trains alone from these weights."""
-        samples = [self._samples(passes) for passes in devices]
+        samples = [self._samples_of(passes) for passes in devices]
         loss, nothing = 0.0, np.zeros(0, np.float32)
-        with self._computing():
-            start = self._entered(weights)
-            total = torch.zeros_like(start)
-            for passes, own in zip(devices, samples, strict=True):
-                self._floats.copy_(start)
-                velocity = torch.zeros(len(start) if self._training.momentum else 0)
-                loss += self._passes(passes, rate, velocity, torch.zeros(0))
-                total.add_(self._floats, alpha=own / sum(samples))
-            for part in self._frozen:
-                total[part] = start[part]  # as it is: a mean of equal numbers may be rounded
-            return GroupResult(self._left(total), nothing, nothing, loss / sum(samples), sum(samples))
+        start = self._entered(weights)
+        total = np.zeros_like(start)
+        for passes, own in zip(devices, samples, strict=True):
+            self._floats[:] = start
+            velocity = np.zeros(len(start) if self._training.momentum else 0, np.float32)
+            loss += self._passes(passes, rate, velocity, nothing)
+            loops.move(total, self._floats, nothing, np.float32(own / sum(samples)), np.float32(0))
+        for part in self._frozen:
+            total[part] = start[part]  # as it is: a mean of equal numbers may be rounded
+        return GroupResult(self._left(total), nothing, nothing, loss / sum(samples), sum(samples))
 
-    def right(self, weights: Floats, tested: slice) -> int:
+    def right(self, weights: Floats, tested: range) -> int:
         """How many of these test samples a model of these weights gets right, by its running statistics."""
         test = self._workload.test
-        flat, given = torch.from_numpy(np.array(weights)), torch.from_numpy(test.inputs[tested])
         if self._chain is not None:
-            with torch.inference_mode():
-                guesses = self._chain.classify(flat, given.flatten(1))
+            if self._tested is None:
+                self._tested = self._columns.apart(test.inputs.reshape(len(test), -1))
+            guesses = self._chain.classify(weights, self._tested, tested)
         else:
             self._model.eval()
-            self._vector.copy_(flat)
+            self._floats[:] = weights
             with torch.no_grad():
-                guesses = self._model(given).argmax(1)
-        return int((guesses.numpy() == test.labels[tested]).sum())
+                guesses = self._model(torch.from_numpy(test.inputs[tested])).argmax(1).numpy()
+        return int((guesses == test.labels[tested]).sum())
 
-    def _samples(self, passes: Sequence[Pass]) -> int:
+    def _samples_of(self, passes: Sequence[Pass]) -> int:
         return sum(len(self._workload.devices[each.device]) for each in passes)
 
-    def _computing(self) -> AbstractContextManager[object]:
-        """A chain needs no autograd, and its operators are called in less time without."""
-        return torch.inference_mode() if self._chain is not None else nullcontext()
+    def _views(self, vector: Floats) -> list[torch.Tensor]:
+        """The parameters' parts of a vector like the weights; none of an empty one."""
+        spans = self._spans if len(vector) else []
+        return [torch.from_numpy(vector[start:stop]).view(shape) for start, stop, shape in spans]
 
-    def _views(self, vector: torch.Tensor) -> list[torch.Tensor]:
-        """The parameters' parts of a vector like the weights."""
-        return [vector[start:stop].view(shape) for start, stop, shape in self._spans]
+    def _entered(self, weights: Floats) -> Floats:
+        return self._chain.entered(weights) if self._chain else weights
 
-    def _entered(self, weights: Floats) -> torch.Tensor:
-        flat = torch.from_numpy(weights)
-        return self._chain.entered(flat) if self._chain else flat
+    def _left(self, floats: Floats) -> Floats:
+        return self._chain.left(floats) if self._chain else floats.copy()
 
-    def _left(self, floats: torch.Tensor) -> Floats:
-        flat: Floats = (self._chain.left(floats) if self._chain else floats.clone()).numpy()
-        return flat
-
-    def _passes(
-        self, passes: Sequence[Pass], rate: float, momentum: torch.Tensor, accumulated: torch.Tensor
-    ) -> float:
+    def _passes(self, passes: Sequence[Pass], rate: float, momentum: Floats, accumulated: Floats) -> float:
         """Trains the floats that are there; the loss summed over samples."""
-        fed = map(self._fed, passes)
         if self._chain is not None:
-            return self._chain.train(fed, rate, accumulated)
+            return self._chain.train(map(self._fed, passes), rate, accumulated)
         to_training(self._model, self._resting)
         self._noise.manual_seed(_noise_seed(self._workload.config.seed, passes[0]))
-        velocities = self._views(momentum) if len(momentum) else []
-        sums = self._views(accumulated) if len(accumulated) else []
-        return sum(self._pass(each, rate, velocities, sums) for each in fed)
+        velocities, sums = self._views(momentum), self._views(accumulated)
+        return sum(self._pass(each, rate, velocities, sums) for each in passes)
+
+    def _order(self, each: Pass) -> tuple[Indices, list[slice]]:
+        """In which order the pass feeds the dominator's samples, and its mini-batches."""
+        training, seed = self._training, self._workload.config.seed
+        count = len(self._workload.devices[each.device])
+        cut = mini_batches(count, training.batch, self._workload.least_rows)
+        rows = pass_order(count, seed=seed, epoch=each.epoch, device=each.device)
+        return rows, [slice(batch.start, batch.stop) for batch in cut]
 
     def _fed(self, each: Pass) -> Fed:
-        """The dominator's samples in the order in which the pass feeds them, until the next pass."""
-        workload = self._workload
-        own = workload.devices[each.device]
-        at = own[pass_order(len(own), seed=workload.config.seed, epoch=each.epoch, device=each.device)]
-        if len(self._gathered) < len(at):
-            self._gathered = np.empty((len(at), *workload.inputs.shape[1:]), np.float32)
-        inputs = self._gathered[: len(at)]
-        np.take(workload.inputs, at, 0, inputs, mode="clip")  # any other mode would copy once more
-        cut = mini_batches(len(at), workload.config.training.batch, workload.least_rows)
-        batches = [slice(b.start, b.stop) for b in cut]
-        samples, labels = torch.from_numpy(inputs), torch.from_numpy(workload.labels[at])
-        if self._chain is None:
-            return Fed(samples, labels, batches)
-        samples = samples.flatten(1)
-        if len(batches) > NARROWED and each.device not in self._live:
-            self._live[each.device] = live_inputs(samples)
-        return Fed(samples, labels, batches, self._live.get(each.device))
+        own, (rows, batches) = self._workload.devices[each.device], self._order(each)
+        labels = self._workload.labels[own[rows]]
+        if self._columns.all_common:  # nothing is gained by keeping them
+            return Fed(self._columns.apart(self._inputs[own]), rows, labels, batches)
+        if each.device not in self._apart:
+            self._apart[each.device] = self._columns.apart(self._inputs[own])
+        return Fed(self._apart[each.device], rows, labels, batches)
 
     def _pass(
-        self,
-        fed: Fed,
-        rate: float,
-        velocities: list[torch.Tensor],
-        sums: list[torch.Tensor],
+        self, each: Pass, rate: float, velocities: list[torch.Tensor], sums: list[torch.Tensor]
     ) -> float:
         """SGD as torch.optim.SGD defines it, by autograd; the loss summed over samples. With staleness the
         model lags one update behind the newest weights.
@@ -216,10 +199,13 @@ class GroupModel:
         training = self._training
         parameters = [parameter.data for parameter in self._parameters]
         newest = [parameter.clone() for parameter in parameters] if training.staleness else parameters
+        rows, batches = self._order(each)
+        at = self._workload.devices[each.device][rows]
+        inputs, wanted = (torch.from_numpy(all[at]) for all in (self._workload.inputs, self._workload.labels))
         loss_sum = 0.0
-        for batch in fed.batches:
-            labels = fed.labels[batch]
-            loss = F.cross_entropy(self._model(fed.inputs[batch]), labels)
+        for batch in batches:
+            labels = wanted[batch]
+            loss = F.cross_entropy(self._model(inputs[batch]), labels)
             gradients = list(torch.autograd.grad(loss, self._parameters))
             loss_sum += loss.item() * len(labels)
             steps = gradients
@@ -247,10 +233,17 @@ def _noise_seed(seed: int, first: Pass) -> int:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread: groups run side by side, and sums do not depend on the machine's cores."""
+    """Products on one thread: groups run side by side, and sums do not depend on the machine's cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with _threads().limit(limits=1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """Of the libraries that are loaded, which takes milliseconds to find out."""
+    return ThreadpoolController()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from crowdlearn_device.dataset import Dataset
+from crowdlearn_device.wire import Floats
 from crowdlearn_export.trace import neuron_graph
 from numpy.typing import NDArray
 
@@ -17,7 +18,7 @@ from ..planner.balanced import balanced
 from ..planner.plan import Plan, load_plan
 from ..sharing.flat import flat_layout, flatten, piece_of_weight, travelling
 from .config import SimulationConfig
-from .group import Floats, Workload
+from .group import Workload
 from .traffic import errors_per_sample, sums_per_sample
 from .wire import crossings
 

@@ -9,11 +9,12 @@ import numpy as np
 from crowdlearn_device.sharing import select_top
 from crowdlearn_device.update import Update, encode_update
 from crowdlearn_device.update_values import ValueType, as_decoded
+from crowdlearn_device.wire import Floats
 from numpy.typing import NDArray
 
 from ..sharing.window import Window
 from .config import SimulationConfig
-from .group import Floats, GroupResult
+from .group import GroupResult
 from .setting import Setting
 from .state import diverged
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from crowdlearn_device.wire import Floats
+
 from ..errors import TrainingError
 from ..sharing.window import Window
-from .group import Floats
 
 
 @dataclass(frozen=True)

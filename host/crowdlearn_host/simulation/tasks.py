@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from .group import Floats, GroupModel, GroupResult, Pass
+from crowdlearn_device.wire import Floats
+
+from .group import GroupModel, GroupResult, Pass
 
 Outcome = TypeVar("Outcome", covariant=True)
 
@@ -54,4 +56,4 @@ class EvaluationTask:
 
     def run(self, model: GroupModel) -> int:
         """How many of them it gets right."""
-        return model.right(self.weights, slice(self.start, self.stop))
+        return model.right(self.weights, range(self.start, self.stop))

@@ -3,11 +3,13 @@
 import copy
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from crowdlearn_host.models import mlp
 from crowdlearn_host.sharing.flat import flat_layout, flatten, unflatten
-from crowdlearn_host.simulation.dense import DenseChain, Fed, live_inputs
+from crowdlearn_host.simulation.dense import DenseChain, Fed
+from crowdlearn_host.simulation.samples import Columns
 from torch import nn
 
 BATCHES = [slice(0, 20), slice(20, 40), slice(40, 60), slice(60, 73)]
@@ -15,12 +17,32 @@ RATE = 0.3
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor]:
-    """Samples of 50 inputs, of which 30 are zero throughout, and one in half of the samples."""
+    """Samples of 50 inputs, of which 10 are zero throughout, and 20 in most samples, one of these in all but
+    those of one mini-batch.
+    """
     torch.manual_seed(1)
     inputs, labels = torch.randn(73, 50), torch.randint(0, 4, (73,))
-    inputs[:, torch.randperm(50)[:30]] = 0
-    inputs[:36, torch.nonzero(inputs.any(0))[0]] = 0
+    order = torch.randperm(50)
+    inputs[:, order[:10]] = 0
+    inputs[:, order[10:30]] *= torch.rand(73, 20) < 0.1
+    inputs[20:, order[10]] = 0
+    inputs[:20, order[10]] = 1
     return inputs, labels
+
+
+def columns(rare: bool = True) -> Columns:
+    inputs, _ = data()
+    found = Columns.of(inputs.numpy() if rare else np.ones((1, 50), np.float32))
+    assert found.count == (32 if rare else 50)
+    return found
+
+
+def fed(rare: bool = True, batches: Sequence[slice] = BATCHES) -> Fed:
+    """As `data` has them, of samples that lie in another order."""
+    inputs, labels = (tensor.numpy() for tensor in data())
+    rows = np.random.default_rng(0).permutation(73)
+    apart = columns(rare).apart(inputs[np.argsort(rows)])
+    return Fed(apart, rows, labels, batches)
 
 
 def by_autograd(model: nn.Module, batches: Sequence[slice]) -> tuple[list[torch.Tensor], float]:
@@ -59,57 +81,80 @@ def network(kind: str) -> nn.Module:
 kinds = pytest.mark.parametrize("kind", ["normalised", "normalised in part", "flattened"])
 
 
-def chain_of(model: nn.Module) -> DenseChain:
-    chain = DenseChain.of(model, flat_layout(model.state_dict()))
+def chain_of(model: nn.Module, rare: bool = True) -> DenseChain:
+    """With the weights of the model."""
+    chain = DenseChain.of(model, flat_layout(model.state_dict()), columns(rare))
     assert chain is not None
+    chain.vector[:] = chain.entered(flatten(model.state_dict()))
     return chain
 
 
 @kinds
-@pytest.mark.parametrize("narrowed", [True, False])
+@pytest.mark.parametrize("rare", [True, False])
 @pytest.mark.parametrize("accumulate", [True, False])
 def test_weights_statistics_loss_and_gradient_sums_are_autograds(
-    kind: str, narrowed: bool, accumulate: bool
+    kind: str, rare: bool, accumulate: bool
 ) -> None:
     model = network(kind)
     expected = copy.deepcopy(model)
     expected_sums, expected_loss = by_autograd(expected, BATCHES)
-    flat = torch.from_numpy(flatten(model.state_dict()))
-    chain = chain_of(model)
-    chain.vector.copy_(chain.entered(flat))
-    sums = torch.zeros(len(flat) if accumulate else 0)
-    inputs, labels = data()
-    live = live_inputs(inputs) if narrowed else None
-    assert (live is None) != narrowed
-    loss = chain.train([Fed(inputs, labels, BATCHES, live)], RATE, sums)
+    chain = chain_of(model, rare)
+    sums = np.zeros(len(chain.vector) if accumulate else 0, np.float32)
+    loss = chain.train([fed(rare)], RATE, sums)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
-    trained = unflatten(chain.left(chain.vector).numpy(), model.state_dict())
+    trained = unflatten(chain.left(chain.vector), model.state_dict())
     for name, value in expected.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(trained[name], value, rtol=1e-4, atol=1e-5)
     if accumulate:
-        told = unflatten(chain.left(sums).numpy(), model.state_dict())
+        told = unflatten(chain.left(sums), model.state_dict())
         for (name, _), wanted in zip(model.named_parameters(), expected_sums, strict=True):
             torch.testing.assert_close(told[name], wanted, rtol=1e-4, atol=1e-5)
 
 
 @kinds
-def test_samples_are_classified_as_the_network_does(kind: str) -> None:
+@pytest.mark.parametrize("rare", [True, False])
+def test_samples_are_classified_as_the_network_does(kind: str, rare: bool) -> None:
     model = network(kind)
     by_autograd(model, BATCHES)  # its running statistics are those of some training
-    inputs = torch.randn(1201, 50)
-    expected = model.eval()(inputs).argmax(1)
+    inputs = torch.cat([data()[0]] * 20) + torch.randn(1460, 50) * (torch.rand(1460, 50) < 0.02)
+    expected = model.eval()(inputs).argmax(1)[100:1301]
     model.train()
-    flat = torch.from_numpy(flatten(model.state_dict()))
-    assert (chain_of(model).classify(flat, inputs) == expected).all()
+    chain, samples = chain_of(model, rare), columns(rare).apart(inputs.numpy())
+    classes = chain.classify(flatten(model.state_dict()), samples, range(100, 1301))
+    assert np.array_equal(classes, expected.numpy())
 
 
 def test_a_mini_batch_of_one_sample_is_refused_where_it_has_no_variance() -> None:
+    refused(fed(batches=[slice(0, 2), slice(2, 3)]), "no variance")
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_label_beyond_the_classes_is_refused(label: int) -> None:
+    given = fed()
+    given.labels[1] = label
+    refused(given, "not one of the 4 classes")
+
+
+def refused(given: Fed, why: str) -> None:
+    """With nothing moved."""
     chain = chain_of(network("normalised"))
-    before = chain.vector.uniform_().clone()
-    with pytest.raises(ValueError, match="no variance"):
-        chain.train([Fed(*data(), [slice(0, 2), slice(2, 3)])], RATE, torch.zeros(0))
-    assert torch.equal(chain.vector, before)
+    before = chain.vector.copy()
+    with pytest.raises(ValueError, match=why):
+        chain.train([given], RATE, np.zeros(0, np.float32))
+    assert np.array_equal(chain.vector, before)
+
+
+@kinds
+@pytest.mark.parametrize("rare", [True, False])
+def test_what_diverges_is_not_finite(kind: str, rare: bool) -> None:
+    """Nor zero, as a comparison with zero could make it."""
+    given = fed()
+    (given.samples.values if rare else given.samples.common)[0] = np.nan
+    chain = chain_of(network(kind))
+    loss = chain.train([given], RATE, np.zeros(0, np.float32))
+    assert not np.isfinite(loss)
+    assert not np.isfinite(chain.vector).all()
 
 
 class Doubling(nn.Sequential):
@@ -150,4 +195,4 @@ def tied() -> nn.Module:
     ],
 )
 def test_another_network_is_left_to_autograd(other: nn.Module) -> None:
-    assert DenseChain.of(other, flat_layout(other.state_dict())) is None
+    assert DenseChain.of(other, flat_layout(other.state_dict()), columns()) is None
