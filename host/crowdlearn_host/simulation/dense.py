@@ -78,7 +78,7 @@ class DenseChain:
     ) -> None:
         self._layout = layout
         self._norms = norms
-        self._columns = columns
+        self.columns = columns
         self.vector = np.empty(layout[-1].stop, np.float32)
         self._layers = self._views(self.vector, transposed=True)
         self._widths = [layer.vectors.shape[1] for layer in self._layers]
@@ -87,8 +87,11 @@ class DenseChain:
         self._room = [[np.empty((0, width), np.float32) for width in self._widths] for _ in range(3)]
 
     @classmethod
-    def of(cls, model: nn.Module, layout: Sequence[FlatEntry], columns: Columns) -> DenseChain | None:
-        """The chain that `model` is, its inputs flattened or not, or None where it is another network."""
+    def of(cls, model: nn.Module, layout: Sequence[FlatEntry], inputs: Floats) -> DenseChain | None:
+        """The chain that `model` is, its inputs flattened or not, or None where it is another network.
+
+        `inputs` [N, sources] are like those that it is to learn from: their columns are divided alike.
+        """
         layers = list(model) if type(model) is nn.Sequential else []
         kinds = "".join(LETTERS.get(type(layer), "?") for layer in layers)
         usual = all(map(_as_usual, [model, *layers])) and not resting_modules(model)
@@ -99,8 +102,9 @@ class DenseChain:
         norms = [each if isinstance(each, nn.BatchNorm1d) else None for each in following]
         own = [parameter for layer in layers for parameter in layer.parameters()]
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        # Where there are fewer, some are frozen, or in two layers.
-        return cls(layout, norms, columns) if len(trained) == len(own) else None
+        if len(trained) < len(own):  # some are frozen, or in two layers
+            return None
+        return cls(layout, norms, Columns.of(inputs))
 
     def entered(self, flat: Floats) -> Floats:
         """A vector in the order of sharing.flat as one like `vector`."""
@@ -111,7 +115,7 @@ class DenseChain:
         return self._turned(own, entering=False)
 
     def _turned(self, vector: Floats, entering: bool) -> Floats:
-        turned, order = vector.copy(), self._columns.order
+        turned, order = vector.copy(), self.columns.order
         layers = self._views(vector, transposed=not entering)
         for at, (to, layer) in enumerate(zip(self._views(turned, transposed=entering), layers, strict=True)):
             if at:
@@ -186,7 +190,7 @@ class DenseChain:
             raise ValueError(
                 "a mini-batch of one sample has no variance for batch norm; change training.batch"
             )
-        classes = self._widths[-1]
+        classes = self._widths[-1]  # loops look at no bounds
         if not ((fed.labels >= 0) & (fed.labels < classes)).all():
             raise ValueError(f"a label is not one of the {classes} classes that the network tells apart")
 

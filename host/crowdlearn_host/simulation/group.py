@@ -100,8 +100,7 @@ class GroupModel:
         more = training.momentum or training.weight_decay or training.staleness
         plain = not more and training.wire == "float32"
         self._inputs = np.asarray(workload.inputs.reshape(len(workload.inputs), -1))
-        self._columns = Columns.of(self._inputs)
-        self._chain = DenseChain.of(self._model, layout, self._columns) if plain else None
+        self._chain = DenseChain.of(self._model, layout, self._inputs) if plain else None
         self._floats: Floats = self._chain.vector if self._chain else self._vector.numpy()
         self._apart: dict[int, Samples] = {}
         self._tested: Samples | None = None
@@ -141,7 +140,7 @@ class GroupModel:
         test = self._workload.test
         if self._chain is not None:
             if self._tested is None:
-                self._tested = self._columns.apart(test.inputs.reshape(len(test), -1))
+                self._tested = self._chain.columns.apart(test.inputs.reshape(len(test), -1))
             guesses = self._chain.classify(weights, self._tested, tested)
         else:
             self._model.eval()
@@ -167,7 +166,8 @@ class GroupModel:
     def _passes(self, passes: Sequence[Pass], rate: float, momentum: Floats, accumulated: Floats) -> float:
         """Trains the floats that are there; the loss summed over samples."""
         if self._chain is not None:
-            return self._chain.train(map(self._fed, passes), rate, accumulated)
+            fed = (self._fed(self._chain.columns, each) for each in passes)
+            return self._chain.train(fed, rate, accumulated)
         to_training(self._model, self._resting)
         self._noise.manual_seed(_noise_seed(self._workload.config.seed, passes[0]))
         velocities, sums = self._views(momentum), self._views(accumulated)
@@ -181,14 +181,14 @@ class GroupModel:
         rows = pass_order(count, seed=seed, epoch=each.epoch, device=each.device)
         return rows, [slice(batch.start, batch.stop) for batch in cut]
 
-    def _fed(self, each: Pass) -> Fed:
+    def _fed(self, columns: Columns, each: Pass) -> Fed:
         own, (rows, batches) = self._workload.devices[each.device], self._order(each)
-        labels = self._workload.labels[own[rows]]
-        if self._columns.all_common:  # nothing is gained by keeping them
-            return Fed(self._columns.apart(self._inputs[own]), rows, labels, batches)
-        if each.device not in self._apart:
-            self._apart[each.device] = self._columns.apart(self._inputs[own])
-        return Fed(self._apart[each.device], rows, labels, batches)
+        apart = self._apart.get(each.device)
+        if apart is None:
+            apart = columns.apart(self._inputs[own])
+        if not columns.all_common:  # lists are small, and take longer to make than rows to copy
+            self._apart[each.device] = apart
+        return Fed(apart, rows, self._workload.labels[own[rows]], batches)
 
     def _pass(
         self, each: Pass, rate: float, velocities: list[torch.Tensor], sums: list[torch.Tensor]

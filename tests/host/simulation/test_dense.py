@@ -30,19 +30,18 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
     return inputs, labels
 
 
-def columns(rare: bool = True) -> Columns:
-    inputs, _ = data()
-    found = Columns.of(inputs.numpy() if rare else np.ones((1, 50), np.float32))
-    assert found.count == (32 if rare else 50)
-    return found
+def looked_at(rare: bool) -> np.ndarray:
+    """Inputs by which columns are divided: with some that are rare, or with none."""
+    return data()[0].numpy() if rare else np.ones((1, 50), np.float32)
 
 
 def fed(rare: bool = True, batches: Sequence[slice] = BATCHES) -> Fed:
     """As `data` has them, of samples that lie in another order."""
     inputs, labels = (tensor.numpy() for tensor in data())
     rows = np.random.default_rng(0).permutation(73)
-    apart = columns(rare).apart(inputs[np.argsort(rows)])
-    return Fed(apart, rows, labels, batches)
+    columns = Columns.of(looked_at(rare))
+    assert columns.count == (32 if rare else 50)
+    return Fed(columns.apart(inputs[np.argsort(rows)]), rows, labels, batches)
 
 
 def by_autograd(model: nn.Module, batches: Sequence[slice]) -> tuple[list[torch.Tensor], float]:
@@ -83,7 +82,7 @@ kinds = pytest.mark.parametrize("kind", ["normalised", "normalised in part", "fl
 
 def chain_of(model: nn.Module, rare: bool = True) -> DenseChain:
     """With the weights of the model."""
-    chain = DenseChain.of(model, flat_layout(model.state_dict()), columns(rare))
+    chain = DenseChain.of(model, flat_layout(model.state_dict()), looked_at(rare))
     assert chain is not None
     chain.vector[:] = chain.entered(flatten(model.state_dict()))
     return chain
@@ -120,7 +119,8 @@ def test_samples_are_classified_as_the_network_does(kind: str, rare: bool) -> No
     inputs = torch.cat([data()[0]] * 20) + torch.randn(1460, 50) * (torch.rand(1460, 50) < 0.02)
     expected = model.eval()(inputs).argmax(1)[100:1301]
     model.train()
-    chain, samples = chain_of(model, rare), columns(rare).apart(inputs.numpy())
+    chain = chain_of(model, rare)
+    samples = chain.columns.apart(inputs.numpy())
     classes = chain.classify(flatten(model.state_dict()), samples, range(100, 1301))
     assert np.array_equal(classes, expected.numpy())
 
@@ -195,4 +195,4 @@ def tied() -> nn.Module:
     ],
 )
 def test_another_network_is_left_to_autograd(other: nn.Module) -> None:
-    assert DenseChain.of(other, flat_layout(other.state_dict()), columns()) is None
+    assert DenseChain.of(other, flat_layout(other.state_dict()), looked_at(True)) is None
