@@ -32,11 +32,10 @@ from crowdlearn_host.models import build_model
 from crowdlearn_host.simulation.config import SimulationConfig
 from crowdlearn_host.simulation.dense import CLASSIFIED
 from crowdlearn_host.simulation.engine import run
-from crowdlearn_host.simulation.group import one_thread
 from crowdlearn_host.simulation.partition import partition
 from crowdlearn_host.simulation.samples import Columns
 from crowdlearn_host.simulation.setting import Setting, prepare
-from crowdlearn_host.simulation.workers import Processes
+from crowdlearn_host.simulation.workers import Processes, one_thread
 from rich.console import Console
 from rich.table import Table
 

@@ -12,7 +12,7 @@ from crowdlearn_device.wire import Floats
 from crowdlearn_export.graph import FLOAT
 
 from ..sharing.window import Window
-from .group import GroupResult, Pass
+from .group import GroupResult
 from .setting import Setting
 from .sharing import by_gradient, share
 from .state import RoundRecord, RunState, diverged
@@ -20,6 +20,7 @@ from .tasks import CohortTask, EvaluationTask, GroupTask
 from .traffic import shuffle_bytes
 from .wire import BYTES
 from .workers import Workers
+from .workload import Pass
 
 COHORTS = 12
 """Into as many a round's devices are divided, each averaged by one worker before anything travels: few, and

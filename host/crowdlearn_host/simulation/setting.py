@@ -18,9 +18,9 @@ from ..planner.balanced import balanced
 from ..planner.plan import Plan, load_plan
 from ..sharing.flat import flat_layout, flatten, piece_of_weight, travelling
 from .config import SimulationConfig
-from .group import Workload
 from .traffic import errors_per_sample, sums_per_sample
 from .wire import crossings
+from .workload import Workload
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Protocol, TypeVar
 
 from crowdlearn_device.wire import Floats
 
-from .group import GroupModel, GroupResult, Pass
+from .group import GroupModel, GroupResult
+from .workload import Pass
 
 Outcome = TypeVar("Outcome", covariant=True)
 

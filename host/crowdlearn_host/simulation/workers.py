@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -15,10 +16,13 @@ from types import TracebackType
 from typing import Protocol, TypeVar, cast
 
 import numpy as np
+import torch
+from threadpoolctl import ThreadpoolController
 
 from ..errors import TrainingError
-from .group import GroupModel, Workload, one_thread
+from .group import GroupModel
 from .tasks import Task
+from .workload import Workload
 
 ATTEMPTS = 3
 """How often a task may lose its worker before the run gives up."""
@@ -162,6 +166,24 @@ class RayTasks:
 def _train_once(workload: Workload, task: Task[Outcome]) -> Outcome:
     with one_thread():
         return task.run(GroupModel(workload))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Products on one thread: groups run side by side, and sums do not depend on the machine's cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with _threads().limit(limits=1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    """Of the libraries that are loaded, which takes milliseconds to find out."""
+    return ThreadpoolController()
 
 
 def _serve(connection: Connection, folder: str) -> None:

@@ -7,8 +7,9 @@ from crowdlearn_host.config import parse_config
 from crowdlearn_host.models import mlp
 from crowdlearn_host.simulation.config import SimulationConfig
 from crowdlearn_host.simulation.dense import DenseChain
-from crowdlearn_host.simulation.group import GroupModel, GroupResult, Pass
+from crowdlearn_host.simulation.group import GroupModel, GroupResult
 from crowdlearn_host.simulation.setting import Setting, prepare
+from crowdlearn_host.simulation.workload import Pass
 from torch import nn
 
 PASSES = [Pass(0, 0), Pass(1, 0), Pass(2, 0), Pass(3, 0), Pass(1, 1), Pass(0, 1)]
