@@ -8,6 +8,7 @@ from crowdlearn_host.models import mlp
 from crowdlearn_host.simulation.config import SimulationConfig
 from crowdlearn_host.simulation.dense import DenseChain
 from crowdlearn_host.simulation.group import GroupModel, GroupResult
+from crowdlearn_host.simulation.samples import Columns
 from crowdlearn_host.simulation.setting import Setting, prepare
 from crowdlearn_host.simulation.workload import Pass
 from torch import nn
@@ -18,12 +19,16 @@ RATE = 0.2
 
 @pytest.fixture
 def setting() -> Setting:
-    """Four devices of 40 inputs, each without 24 of its own; the last has samples for one mini-batch."""
+    """Four devices of 40 inputs, of which 20 are rare, each without 10 of its own; the last has samples for
+    one mini-batch.
+    """
     rng = np.random.default_rng(1)
     devices = np.split(np.arange(127), [40, 81, 120])
     inputs = rng.standard_normal((127, 40)).astype(np.float32)
+    inputs[:, rng.permutation(40)[:20]] *= rng.random((127, 20)) < 0.1
     for own in devices:
-        inputs[np.ix_(own, rng.permutation(40)[:24])] = 0
+        inputs[np.ix_(own, rng.permutation(40)[:10])] = 0
+    assert not Columns.of(inputs).all_common
     samples = Dataset(inputs, rng.integers(0, 4, 127))
     training = {"epochs": 2, "batch": 8}
     values = {"model": "mlp:40-12-8-4", "devices": 4, "group": 4, "training": training}
