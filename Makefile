@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: setup demo test test-env check format lock proto device-env clean
+.PHONY: setup demo test test-env check format lock proto proto-env device-env clean
 
 setup: .venv/.ready
 
@@ -32,7 +32,7 @@ test-env: setup .venv/.tested
 demo: setup
 	$(BIN)/crowdlearn demo
 
-test: test-env device-env
+test: test-env device-env proto-env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 20 $(ARGS)
 
 check: setup
@@ -45,13 +45,21 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-proto: setup
-	$(BIN)/python -m grpc_tools.protoc -I device_runtime --python_out=device_runtime --pyi_out=device_runtime \
-		crowdlearn_device/wire.proto
+proto: proto-env
+	.venv-proto/bin/python -m grpc_tools.protoc -I device_runtime --python_out=device_runtime \
+		--pyi_out=device_runtime crowdlearn_device/wire.proto
+
+# The compiler of wire.proto: an older one than the protobuf of .venv, and so in an environment of its own.
+proto-env: .venv-proto/.ready
+
+.venv-proto/.ready: requirements-proto.lock
+	test -x .venv-proto/bin/python || $(PYTHON) -m venv .venv-proto
+	.venv-proto/bin/python $(PIP) --no-deps -r requirements-proto.lock
+	touch $@
 
 lock: setup
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
 clean:
-	rm -rf .venv .venv-device .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-device .venv-proto .mypy_cache .ruff_cache .pytest_cache

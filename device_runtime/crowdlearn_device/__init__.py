@@ -1,3 +1,3 @@
 """What runs on the phone: executor, piece, roles, sealed envelopes. Never imports torch by itself."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

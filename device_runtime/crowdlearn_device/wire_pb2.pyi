@@ -2,8 +2,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -160,7 +159,7 @@ class Provide(_message.Message):
     piece: int
     neurons: _containers.RepeatedCompositeFieldContainer[Range]
     stored: bool
-    def __init__(self, piece: _Optional[int] = ..., neurons: _Optional[_Iterable[_Union[Range, _Mapping]]] = ..., stored: _Optional[bool] = ...) -> None: ...
+    def __init__(self, piece: _Optional[int] = ..., neurons: _Optional[_Iterable[_Union[Range, _Mapping]]] = ..., stored: bool = ...) -> None: ...
 
 class Transfer(_message.Message):
     __slots__ = ("device", "piece", "layer", "neurons")
@@ -196,7 +195,7 @@ class Training(_message.Message):
     rank: bool
     staleness: int
     least_rows: int
-    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: _Optional[bool] = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ...) -> None: ...
+    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ...) -> None: ...
 
 class Assign(_message.Message):
     __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched", "keep", "given")
@@ -236,7 +235,7 @@ class Assign(_message.Message):
     patched: bool
     keep: str
     given: _containers.RepeatedCompositeFieldContainer[PieceSpec]
-    def __init__(self, generation: _Optional[int] = ..., epoch: _Optional[int] = ..., pass_index: _Optional[int] = ..., boundary: _Optional[int] = ..., pass_boundary: _Optional[int] = ..., piece: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., from_generation: _Optional[int] = ..., provides: _Optional[_Iterable[_Union[Provide, _Mapping]]] = ..., transfers: _Optional[_Iterable[_Union[Transfer, _Mapping]]] = ..., heirs: _Optional[_Iterable[int]] = ..., pass_end: _Optional[int] = ..., fresh: _Optional[bool] = ..., patched: _Optional[bool] = ..., keep: _Optional[str] = ..., given: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ...) -> None: ...
+    def __init__(self, generation: _Optional[int] = ..., epoch: _Optional[int] = ..., pass_index: _Optional[int] = ..., boundary: _Optional[int] = ..., pass_boundary: _Optional[int] = ..., piece: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., from_generation: _Optional[int] = ..., provides: _Optional[_Iterable[_Union[Provide, _Mapping]]] = ..., transfers: _Optional[_Iterable[_Union[Transfer, _Mapping]]] = ..., heirs: _Optional[_Iterable[int]] = ..., pass_end: _Optional[int] = ..., fresh: bool = ..., patched: bool = ..., keep: _Optional[str] = ..., given: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ...) -> None: ...
 
 class KeyOffer(_message.Message):
     __slots__ = ("generation", "device", "ephemeral")
@@ -284,7 +283,7 @@ class Envelope(_message.Message):
     purpose: Purpose
     sealed: bytes
     express: bool
-    def __init__(self, generation: _Optional[int] = ..., sender: _Optional[int] = ..., receiver: _Optional[int] = ..., sequence: _Optional[int] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., sealed: _Optional[bytes] = ..., express: _Optional[bool] = ...) -> None: ...
+    def __init__(self, generation: _Optional[int] = ..., sender: _Optional[int] = ..., receiver: _Optional[int] = ..., sequence: _Optional[int] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., sealed: _Optional[bytes] = ..., express: bool = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("dtype", "shape", "data", "scale")
@@ -354,7 +353,7 @@ class Progress(_message.Message):
     loss: float
     correct: int
     pass_done: bool
-    def __init__(self, generation: _Optional[int] = ..., boundary: _Optional[int] = ..., rows: _Optional[int] = ..., loss: _Optional[float] = ..., correct: _Optional[int] = ..., pass_done: _Optional[bool] = ...) -> None: ...
+    def __init__(self, generation: _Optional[int] = ..., boundary: _Optional[int] = ..., rows: _Optional[int] = ..., loss: _Optional[float] = ..., correct: _Optional[int] = ..., pass_done: bool = ...) -> None: ...
 
 class WrappedKey(_message.Message):
     __slots__ = ("device", "sealed")
@@ -438,7 +437,7 @@ class Shared(_message.Message):
     generation: int
     update: bytes
     last: bool
-    def __init__(self, generation: _Optional[int] = ..., update: _Optional[bytes] = ..., last: _Optional[bool] = ...) -> None: ...
+    def __init__(self, generation: _Optional[int] = ..., update: _Optional[bytes] = ..., last: bool = ...) -> None: ...
 
 class Patch(_message.Message):
     __slots__ = ("generation", "update", "last")
@@ -448,7 +447,7 @@ class Patch(_message.Message):
     generation: int
     update: bytes
     last: bool
-    def __init__(self, generation: _Optional[int] = ..., update: _Optional[bytes] = ..., last: _Optional[bool] = ...) -> None: ...
+    def __init__(self, generation: _Optional[int] = ..., update: _Optional[bytes] = ..., last: bool = ...) -> None: ...
 
 class Fault(_message.Message):
     __slots__ = ("generation", "kind", "reason", "fatal")
@@ -460,7 +459,7 @@ class Fault(_message.Message):
     kind: FaultKind
     reason: str
     fatal: bool
-    def __init__(self, generation: _Optional[int] = ..., kind: _Optional[_Union[FaultKind, str]] = ..., reason: _Optional[str] = ..., fatal: _Optional[bool] = ...) -> None: ...
+    def __init__(self, generation: _Optional[int] = ..., kind: _Optional[_Union[FaultKind, str]] = ..., reason: _Optional[str] = ..., fatal: bool = ...) -> None: ...
 
 class Finish(_message.Message):
     __slots__ = ("reason",)
@@ -480,7 +479,7 @@ class Pong(_message.Message):
     WAITING_FIELD_NUMBER: _ClassVar[int]
     nonce: int
     waiting: bool
-    def __init__(self, nonce: _Optional[int] = ..., waiting: _Optional[bool] = ...) -> None: ...
+    def __init__(self, nonce: _Optional[int] = ..., waiting: bool = ...) -> None: ...
 
 class Wanted(_message.Message):
     __slots__ = ("sha256",)

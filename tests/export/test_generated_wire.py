@@ -1,20 +1,18 @@
 import subprocess
-import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import crowdlearn_device
-import pytest
 
 PACKAGE = Path(crowdlearn_device.__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_generated_wire_format_is_that_of_the_proto_file(tmp_path):
-    if find_spec("grpc_tools") is None:
-        pytest.skip("grpcio-tools is not installed here")
+    made = subprocess.run(["make", "proto-env"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr[-2000:]
     subprocess.run(
         [
-            *(sys.executable, "-m", "grpc_tools.protoc"),
+            *(ROOT / ".venv-proto/bin/python", "-m", "grpc_tools.protoc"),
             *("-I", str(PACKAGE.parent), f"--python_out={tmp_path}", f"--pyi_out={tmp_path}"),
             "crowdlearn_device/wire.proto",
         ],
