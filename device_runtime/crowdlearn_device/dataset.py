@@ -48,18 +48,49 @@ class Dataset:
         """The samples at `indices`, in that order."""
         return Dataset(self.inputs[indices], self.labels[indices])
 
-    def shaped(self, sample_shape: Sequence[int]) -> Dataset:
-        """The same samples, each as an array of `sample_shape`.
+    def shaped(self, sample_shape: Sequence[int], source: str = "") -> Dataset:
+        """Return the same samples, each as an array of `sample_shape`. Raises DataError as in_shape does."""
+        return Dataset(in_shape(self.inputs, sample_shape, source), self.labels)
 
-        Raises DataError where a sample holds another number of values.
-        """
-        have, want = prod(self.inputs.shape[1:]), prod(sample_shape)
-        if have != want:
-            raise DataError(
-                f"a sample has shape {self.inputs.shape[1:]} ({have} values) but the model takes "
-                f"{tuple(sample_shape)} ({want} values); give data that fits, or another model"
-            )
-        return Dataset(self.inputs.reshape(len(self), *sample_shape), self.labels)
+
+def in_shape(
+    inputs: NDArray[np.float32], sample_shape: Sequence[int], source: str = ""
+) -> NDArray[np.float32]:
+    """Return the samples float32 [N, ...] as [N, *sample_shape], in the order of their values.
+
+    A reshape is only right if one of both shapes has a single axis, or if they differ by axes of size 1.
+    Raises DataError, naming `source`, otherwise: height, width and channels are never read as one another.
+    """
+    have, want = tuple(inputs.shape[1:]), tuple(int(size) for size in sample_shape)
+    told = f"a sample has shape {have} ({prod(have)} values) but the model takes {want} ({prod(want)} values)"
+    told = f"{source}: {told}" if source else told
+    if prod(have) != prod(want):
+        raise DataError(f"{told}; give data that fits, or another model")
+    long_have, long_want = long_axes(have), long_axes(want)
+    if long_have != long_want and min(len(long_have), len(long_want)) > 1:
+        raise DataError(f"{told}: the axes differ; {_remedy(have, want)}")
+    return inputs.reshape(len(inputs), *want)
+
+
+def long_axes(shape: Sequence[int]) -> list[int]:
+    """Return the sizes in `shape` that are not 1: samples of at most one such axis have no layout."""
+    return [size for size in shape if size != 1]
+
+
+def _remedy(have: tuple[int, ...], want: tuple[int, ...]) -> str:
+    """Return what to do about samples of shape `have` for a model that takes `want`."""
+    if sorted(long_axes(have)) != sorted(long_axes(want)):
+        return "give the data in the model's shape"
+    if sorted(have) != sorted(want):
+        return f"transpose each sample's axes to the order of {want} before saving it"
+    left = list(range(len(have)))
+    order = []
+    for size in want:
+        axis = next(axis for axis in left if have[axis] == size)
+        left.remove(axis)
+        order.append(1 + axis)
+    axes = ", ".join(map(str, (0, *order)))
+    return f"save it transposed: inputs.transpose({axes})"
 
 
 def load_dataset(folder: str | Path, split: Split = "train") -> Dataset:

@@ -15,7 +15,7 @@ class Dominator:
     def __init__(self, piece: Piece, data: Dataset, of: Pass, assign: pb.Assign, device: int) -> None:
         training = assign.training
         self._piece = piece
-        self._data = data
+        self._data = data.shaped(piece.sample_shape)
         self._pass = of
         self._order = pass_order(len(data), seed=training.seed, epoch=assign.epoch, device=device)
         self._batches = mini_batches(len(data), training.batch, training.least_rows)

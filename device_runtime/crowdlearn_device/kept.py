@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import DataError, ProgramError, StateError
+from .dataset import in_shape
+from .errors import ProgramError, StateError
 from .executor import Executor, Programs, ProgramStore
 from .manifest import PREDICT, Manifest
 from .ports import predict_method
@@ -80,16 +81,11 @@ class KeptModel:
         return cls(manifest, store.executor(manifest), weights)
 
     def probabilities(self, inputs: Floats) -> Floats:
-        """Of each class, float32 [N, classes], for samples [N, ...] of as many values as the model takes.
+        """Return the probability of each class, float32 [N, classes], for samples float32 [N, ...].
 
-        Raises DataError where they have others.
+        Raises DataError if their shape is not the model's.
         """
-        if prod(inputs.shape[1:]) != prod(self._sample):
-            raise DataError(
-                f"a sample has shape {inputs.shape[1:]}, the model takes {prod(self._sample)} values; "
-                "give the data that it was trained for"
-            )
-        samples = np.ascontiguousarray(inputs, np.float32).reshape(len(inputs), *self._sample)
+        samples = np.ascontiguousarray(in_shape(inputs, self._sample), np.float32)
         found = []
         for start in range(0, len(samples), self._manifest.max_batch):
             part = samples[start : start + self._manifest.max_batch]

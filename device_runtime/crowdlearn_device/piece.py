@@ -15,6 +15,7 @@ import numpy as np
 
 from . import wire_pb2 as pb
 from .arrivals import Arrivals, Message
+from .dataset import in_shape
 from .errors import WireError
 from .executor import Executor
 from .manifest import Manifest
@@ -74,6 +75,12 @@ class Piece:
         return self._weights.boundary
 
     @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample as the network's input layer takes it."""
+        first = self._manifest.layers[0]
+        return first.neurons, *first.sum_shape
+
+    @property
     def ready(self) -> bool:
         """Whether a stage can run now."""
         return bool(self._runnable())
@@ -117,8 +124,7 @@ class Piece:
         """
         step = self._step(number, micros, rows)
         step.labels[micro] = labels
-        shape = (inputs.shape[0], self._manifest.layers[0].neurons, *self._manifest.layers[0].sum_shape)
-        step.sums[micro, 0] = np.ascontiguousarray(inputs, np.float32).reshape(shape)
+        step.sums[micro, 0] = np.ascontiguousarray(in_shape(inputs, self.sample_shape), np.float32)
         self._ready.append(Call(number, pb.PURPOSE_ACTIVATION, micro, self._stage(0)))
 
     def _stage(self, layer: int) -> int:

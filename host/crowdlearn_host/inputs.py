@@ -19,14 +19,17 @@ from .errors import RunError
 from .models import model_file
 
 NAME = "inputs.json"
-TEST_DATA = "test data"
+TRAINING_DATA, TEST_DATA = "training data", "test data"
 
 
 class Given(Section):
-    """`place` is an absolute path, or the name of what is built in; `sha256` is of what was read there."""
+    """`place` is an absolute path, or the name of what is built in; `sha256` is of what was read there;
+    `sample_shape` is that of one sample there, unless older versions wrote it.
+    """
 
     place: str
     sha256: str
+    sample_shape: tuple[int, ...] | None = None
 
     @classmethod
     def file(cls, path: Path) -> Self:
@@ -41,7 +44,7 @@ class Given(Section):
         for array in arrays:
             digest.update(f"{array.dtype} {len(array)} {array.size} ".encode())
             digest.update(np.ascontiguousarray(array).data)
-        return cls(place=place, sha256=digest.hexdigest())
+        return cls(place=place, sha256=digest.hexdigest(), sample_shape=data.inputs.shape[1:])
 
 
 class Inputs(Section):
@@ -65,7 +68,7 @@ def given(
     """What a run is given, by name. `devices` has each one's part of `train`, where that is known by now."""
     found = {}
     if train is not None:
-        found["training data"] = Given.samples(str(data), train, devices)
+        found[TRAINING_DATA] = Given.samples(str(data), train, devices)
     if test is not None:
         found[TEST_DATA] = Given.samples(str(data), test)
     for what, path in (("model", model_file(model)), ("plan", plan)):

@@ -68,6 +68,44 @@ def test_samples_take_the_shape_of_the_model_or_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("have", "want", "remedy"),
+    [
+        ((4, 4, 3), (3, 4, 4), r"inputs\.transpose\(0, 3, 1, 2\)"),
+        ((3, 4, 4), (4, 4, 3), r"inputs\.transpose\(0, 2, 3, 1\)"),
+        ((20, 28), (28, 20), r"inputs\.transpose\(0, 2, 1\)"),
+        ((1, 20, 28), (28, 20), "transpose each sample's axes"),
+        ((40, 2, 3), (40, 3, 2), r"inputs\.transpose\(0, 1, 3, 2\)"),
+        ((4, 12), (3, 4, 4), "in the model's shape"),
+        ((2, 3, 4), (4, 3, 2), r"inputs\.transpose\(0, 3, 2, 1\)"),
+    ],
+)
+def test_samples_of_another_layout_are_refused_with_the_remedy(have: tuple, want: tuple, remedy: str) -> None:
+    inputs = np.arange(2 * np.prod(have), dtype=np.float32).reshape(2, *have)
+    with pytest.raises(DataError, match=remedy) as refused:
+        Dataset(inputs, np.zeros(2, np.int64)).shaped(want)
+    if "inputs.transpose" in str(refused.value):
+        axes = str(refused.value).rpartition("transpose(")[2].rstrip(")")
+        assert inputs.transpose(*map(int, axes.split(","))).shape[1:] == want
+
+
+@pytest.mark.parametrize(
+    ("have", "want"),
+    [
+        ((48,), (3, 4, 4)),
+        ((3, 4, 4), (48,)),
+        ((1, 28, 28), (28, 28)),
+        ((48, 1, 1), (3, 4, 4)),
+        ((5, 1, 4), (1, 5, 4)),
+    ],
+)
+def test_flat_samples_and_axes_of_size_1_fit_in_the_order_of_their_values(have: tuple, want: tuple) -> None:
+    inputs = np.arange(2 * np.prod(have), dtype=np.float32).reshape(2, *have)
+    fitted = Dataset(inputs, np.zeros(2, np.int64)).shaped(want).inputs
+    assert fitted.shape == (2, *want)
+    assert fitted.ravel().tolist() == inputs.ravel().tolist()
+
+
+@pytest.mark.parametrize(
     ("arrays", "reason"),
     [
         ({"inputs": [[1.0]]}, "no array labels"),

@@ -64,8 +64,10 @@ def test_probabilities_of_any_number_of_samples():
     found = KeptModel(MANIFEST, Dense(), WHOLE).probabilities(samples)
     raw = np.exp(samples @ LAYERS[0]["value/w"].reshape(6, 3) + LAYERS[1]["value/b"])
     np.testing.assert_allclose(found, raw / raw.sum(axis=1, keepdims=True), atol=1e-6)
-    with pytest.raises(DataError, match="the model takes 6 values"):
+    with pytest.raises(DataError, match=r"the model takes \(2, 3\) \(6 values\)"):
         KeptModel(MANIFEST, Dense(), WHOLE).probabilities(samples[:, :5])
+    with pytest.raises(DataError, match=r"transpose\(0, 2, 1\)"):
+        KeptModel(MANIFEST, Dense(), WHOLE).probabilities(samples.reshape(11, 3, 2))
 
 
 @pytest.mark.parametrize(

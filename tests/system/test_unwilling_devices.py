@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_host import phones
+from crowdlearn_host.adb import AdbDevice
 from crowdlearn_host.config import parse_config
 from crowdlearn_host.errors import FleetError, TrainingError
 from crowdlearn_host.server.group import Group
@@ -23,6 +26,12 @@ from crowdlearn_host.training.run import train
 
 pytestmark = pytest.mark.system
 LONG_SECONDS = 120
+CONVOLUTION = """
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 4))
+"""
 GRACE_SECONDS = 5.0
 """How long the others wait for the unwilling, who are asked meanwhile."""
 
@@ -89,6 +98,33 @@ def test_data_that_is_not_there_is_a_mistake_in_the_fleet(tmp_path: Path) -> Non
         pytest.raises(FleetError, match=rf"({infos[0].serial}|{infos[1].serial}): .*/sdcard"),
     ):
         run(tmp_path, infos, device_data="/sdcard/tpyo")
+
+
+def test_samples_in_another_layout_on_a_phone_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(CONVOLUTION)
+    samples = io.BytesIO()
+    labels = np.arange(80) % 4
+    channels_last = np.zeros((80, 4, 4, 3), np.float32)
+    channels_last[np.arange(80), 0, labels] = 1.0
+    np.savez(samples, inputs=channels_last, labels=labels)
+
+    async def put(serial: str) -> None:
+        async with await AdbDevice.connect(serial) as device:
+            await device.push(samples.getvalue(), "/sdcard/photos/train.npz")
+
+    with phones.running(2, tmp_path) as infos:
+        for info in infos:
+            asyncio.run(put(info.serial))
+        with pytest.raises(TrainingError, match=r"a sample has shape \(4, 4, 3\).*transpose\(0, 3, 1, 2\)"):
+            run(
+                tmp_path,
+                infos,
+                model=f"{tmp_path}/net.py:net",
+                data=None,
+                device_data="/sdcard/photos",
+                input_shape=[3, 4, 4],
+                group={"pieces": 2},
+            )
 
 
 @pytest.mark.parametrize("unfit", [{1}, {0, 1}])

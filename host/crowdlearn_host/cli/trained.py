@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from crowdlearn_device.dataset import Dataset
+from crowdlearn_device.dataset import Dataset, long_axes
 from torch import nn
 
 from ..errors import ConfigError, RunError
@@ -14,7 +14,6 @@ from ..simulation.config import SimulationConfig
 from ..simulation.run_folder import CHECKPOINT, MODEL
 from ..training.config import TrainConfig
 from ..training.data import load_split
-from ..training.prepare import sample_shape
 
 
 def model_and_test(run: Path, data: str | None) -> tuple[nn.Module, Dataset]:
@@ -27,13 +26,14 @@ def model_and_test(run: Path, data: str | None) -> tuple[nn.Module, Dataset]:
     if (run / "run.db").exists():
         config = load_kept(run, TrainConfig)
         test = _test(run, config.model, data, config.data)
-        return build_model(config.model, config.training.seed), test.shaped(sample_shape(config, test))
+        shape = config.input_shape or input_shape(config.model, _trained_on(run) or test.inputs.shape[1:])
+        return build_model(config.model, config.training.seed), test.shaped(shape, "the test data")
     _check_simulated(run)
     simulated = load_kept(run, SimulationConfig)
     began_with = load_inputs(run).given.get(TEST_DATA)
     test = _test(run, simulated.model, data, began_with.place if began_with else None)
-    shape = input_shape(simulated.model, test.inputs.shape[1:])
-    return build_model(simulated.model, simulated.seed), test.shaped(shape)
+    shape = input_shape(simulated.model, _trained_on(run) or test.inputs.shape[1:])
+    return build_model(simulated.model, simulated.seed), test.shaped(shape, "the test data")
 
 
 def _check_simulated(run: Path) -> None:
@@ -54,4 +54,12 @@ def _test(run: Path, model: str, data: str | None, own: str | None) -> Dataset:
         raise ConfigError("the run names no test data; give --data FOLDER")
     test = load_split(place, "test")
     check_inputs(run, given(model, None, place, None, None if data else test))
+    if trained_on := _trained_on(run):
+        test.shaped(trained_on, f"the test data of {place}, unlike what the run began with")
     return test
+
+
+def _trained_on(run: Path) -> tuple[int, ...] | None:
+    """Return the shape of a sample as the run was given it; None if an older version did not keep it."""
+    kept = [given.sample_shape for given in load_inputs(run).given.values() if given.sample_shape is not None]
+    return max(kept, key=lambda shape: len(long_axes(shape)), default=None)

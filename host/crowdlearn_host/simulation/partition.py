@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from crowdlearn_device.dataset import Dataset, load_npz
+from crowdlearn_device.dataset import Dataset, load_npz, long_axes
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
@@ -59,7 +59,13 @@ def load_device_files(folder: str | Path, devices: int) -> tuple[Dataset, list[I
     for path, part in zip(paths, parts, strict=True):
         if len(part) < LEAST:
             raise ConfigError(f"{path} holds {len(part)} sample; give the device {LEAST}, or leave it out")
-    parts = [part.shaped(parts[0].inputs.shape[1:]) for part in parts]
+    # One that is flat says nothing of the layout that the others must agree in.
+    laid_out = max(range(len(parts)), key=lambda at: len(long_axes(parts[at].inputs.shape[1:])))
+    shape = parts[laid_out].inputs.shape[1:]
+    parts = [
+        part.shaped(shape, f"{path}, unlike {paths[laid_out].name}")
+        for path, part in zip(paths, parts, strict=True)
+    ]
     ends = np.cumsum([len(part) for part in parts])
     whole = Dataset(np.concatenate([p.inputs for p in parts]), np.concatenate([p.labels for p in parts]))
     return whole, [np.arange(end - len(part), end) for part, end in zip(parts, ends, strict=True)]

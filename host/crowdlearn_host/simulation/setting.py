@@ -57,7 +57,9 @@ def prepare(
     Raises ConfigError where the model does not take the data, PlanError where the plan does not fit it.
     """
     shape = input_shape(config.model, train.inputs.shape[1:])
-    train, test = train.shaped(shape), test.shaped(shape)
+    # Flat samples in between would hide that the two differ in layout.
+    test.shaped(train.inputs.shape[1:], "the test data, unlike the training data")
+    train, test = train.shaped(shape, "the training data"), test.shaped(shape, "the test data")
     model = build_model(config.model, config.seed)
     graph = neuron_graph(model, torch.from_numpy(train.inputs[:2]), config.model)
     classes = graph.layers[-1].neurons

@@ -66,7 +66,12 @@ def prepare(config: TrainConfig, on_event: OnEvent, run: Path | None = None) -> 
     train = load_split(config.data, "train") if config.data and config.device_data is None else None
     test = load_split(config.data, "test") if config.data else None
     sample = sample_shape(config, test)
-    train, test = (data and data.shaped(sample) for data in (train, test))
+    read = given(config.model, config.group.plan, config.data, train, test)
+    if train is not None and test is not None:
+        # A model that takes flat samples would take splits of different layouts.
+        train.shaped(test.inputs.shape[1:], f"training data of {config.data}, unlike its test data")
+    train = train and train.shaped(sample, f"training data of {config.data}")
+    test = test and test.shaped(sample, f"test data of {config.data}")
     model = build_model(config.model, config.training.seed)
     graph = neuron_graph(model, torch.zeros(2, *sample), config.name)
     classes = max((int(d.labels.max()) + 1 for d in (train, test) if d is not None), default=0)
@@ -78,7 +83,6 @@ def prepare(config: TrainConfig, on_event: OnEvent, run: Path | None = None) -> 
     plan = load_plan(section.plan, graph) if section.plan else balanced(graph, section.pieces)
     if len(plan.groups) > MOST_GROUPS:
         raise PlanError(f"the plan has {len(plan.groups)} groups; phones train in {MOST_GROUPS} at most")
-    read = given(config.model, section.plan, config.data, train, test)
     if run is not None:
         check_inputs(run, read)
     fewer = range(section.min_pieces or len(plan.pieces), len(plan.pieces))

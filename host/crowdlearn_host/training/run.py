@@ -95,8 +95,10 @@ async def train(
             if broken:
                 await server.stop(str(broken[0].exception()))
                 await broken[0]
-            if links and not (fleet.joining or waiting & set(links)):
-                await server.stop(_nobody_left(groups))
+            if links and not fleet.joining:
+                hopeless = [group for group in groups if _cannot_go_on(group)]
+                if hopeless or not waiting & set(links):
+                    await server.stop(_too_few(hopeless or groups))
         if not server.over.is_set():
             await server.stop(f"interrupted; go on with: crowdlearn train --resume {folder.path}")
         else:
@@ -113,13 +115,22 @@ async def train(
     return evaluate(copy.deepcopy(prepared.model), load_model_state(folder.path), prepared.test)
 
 
-def _nobody_left(groups: Sequence[Group]) -> str:
+def _cannot_go_on(group: Group) -> bool:
+    """Return whether the devices of a group that can take part are fewer than its least pieces."""
+    fewest = min(len(cut) for cut in group.settings.cuts)
+    return group.settings.devices - len(group.attendance.unfit) < fewest
+
+
+def _too_few(groups: Sequence[Group]) -> str:
+    """Return which devices of the groups cannot take part, and the reasons."""
+    some = any(len(group.attendance.unfit) < group.settings.devices for group in groups)
+    told = "too few devices are left" if some else "no device is left"
     unfit = (
         f"{group.devices[number].name}: {why}"
         for group in groups
         for number, why in group.attendance.unfit.items()
     )
-    return f"no device is left that can take part ({'; '.join(unfit)}); mend one, and resume the run"
+    return f"{told} that can take part ({'; '.join(unfit)}); mend one, and resume the run"
 
 
 async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
