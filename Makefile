@@ -47,7 +47,7 @@ format: setup
 
 proto: proto-env
 	.venv-proto/bin/python -m grpc_tools.protoc -I device_runtime --python_out=device_runtime \
-		--pyi_out=device_runtime crowdlearn_device/wire.proto
+		--pyi_out=device_runtime crowdlearn_device/protocol/wire.proto
 
 # The compiler of wire.proto: an older one than the protobuf of .venv, and so in an environment of its own.
 proto-env: .venv-proto/.ready

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from adb_shell.adb_device import AdbDevice as AdbShellDevice
 from adb_shell.transport.tcp_transport import TcpTransport
-from crowdlearn_host import phones
+from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice, RuntimeDeployment
-from crowdlearn_host.adb.connection import FullSendTransport, parse_address
-from crowdlearn_host.adb.keys import load_signer
+from crowdlearn_host.adb.carriers.connection import FullSendTransport, parse_address
+from crowdlearn_host.adb.carriers.keys import load_signer
 from rich.console import Console
 from rich.table import Table
 

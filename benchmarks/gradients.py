@@ -16,17 +16,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from crowdlearn_device.executor import ExecuTorchExecutor
-from crowdlearn_export.parity import relative_error
+from crowdlearn_device.program.executor import ExecuTorchExecutor
+from crowdlearn_export.program.parity import relative_error
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from benchmarks.train_step.__main__ import compiled
+from benchmarks.train_step.cases import batch_of, built, margins
+from benchmarks.train_step.engine import Array
+
 from .models import NETWORKS
 from .report import machine, write_rows
-from .train_step.__main__ import compiled
-from .train_step.cases import batch_of, built, margins
-from .train_step.engine import Array
 
 BATCH = 4
 CALLS = 3

@@ -15,9 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from crowdlearn_host import phones
+from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice, RuntimeDeployment
-from crowdlearn_host.adb.keys import load_signer
+from crowdlearn_host.adb.carriers.keys import load_signer
 from rich.console import Console
 from rich.table import Table
 
@@ -97,7 +97,7 @@ def _processes(home: str) -> list[Path]:
             )
         except OSError:
             continue
-        if "crowdlearn_host.phones." in words and home in words:
+        if "crowdlearn_host.emulator." in words and home in words:
             found.append(folder)
     return found
 

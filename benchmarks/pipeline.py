@@ -21,23 +21,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from crowdlearn_device.wire import MAX_FRAME
-from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_host.config import parse_config
-from crowdlearn_host.models import build_model
+from crowdlearn_device.protocol.frames import MAX_FRAME
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.hub.server import Server
+from crowdlearn_host.coordinator.storage.run_folder import RunFolder
+from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.balanced import balanced
-from crowdlearn_host.planner.fleet import Fleet
 from crowdlearn_host.planner.micro_batch import sample_seconds
 from crowdlearn_host.planner.plan import PiecePlan, Plan, plan_from_counts, save_plan
 from crowdlearn_host.planner.planner import paper_problem
-from crowdlearn_host.planner.search import search
-from crowdlearn_host.planner.wire import wire_format
-from crowdlearn_host.server.group import Group
-from crowdlearn_host.server.run_folder import RunFolder
-from crowdlearn_host.server.server import Server
-from crowdlearn_host.training.config import TrainConfig, micro_rows
-from crowdlearn_host.training.prepare import Prepared, groups_of, prepare, shared_model_of
+from crowdlearn_host.planner.problem.fleet import Fleet
+from crowdlearn_host.planner.problem.wire_format import wire_format
+from crowdlearn_host.planner.solver.search import search
+from crowdlearn_host.runs.prepare import Prepared, groups_of, prepare, shared_model_of
+from crowdlearn_host.spec.training import TrainConfig, micro_rows
 from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.server import ServerConnection, unix_serve

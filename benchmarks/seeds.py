@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .paper.runs import Finished
+from benchmarks.paper.runs import Finished
 
 
 def arguments_of(

@@ -25,17 +25,17 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from crowdlearn_device.dataset import load_dataset
-from crowdlearn_device.wire import Floats
-from crowdlearn_host.config import parse_config
-from crowdlearn_host.models import build_model
-from crowdlearn_host.simulation.config import SimulationConfig
-from crowdlearn_host.simulation.dense import CLASSIFIED
+from crowdlearn_device.data.dataset import load_dataset
+from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.models.named import build_model
 from crowdlearn_host.simulation.engine import run
+from crowdlearn_host.simulation.learners.dense import CLASSIFIED
+from crowdlearn_host.simulation.learners.samples import Columns
 from crowdlearn_host.simulation.partition import partition
-from crowdlearn_host.simulation.samples import Columns
 from crowdlearn_host.simulation.setting import Setting, prepare
 from crowdlearn_host.simulation.workers import Processes, one_thread
+from crowdlearn_host.spec.simulation import SimulationConfig
 from rich.console import Console
 from rich.table import Table
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from crowdlearn_device.dataset import Dataset
-from crowdlearn_device.envelope import Identity
-from crowdlearn_device.executor import ProgramStore
-from crowdlearn_device.member import Member
-from crowdlearn_device.serve import run_member
-from crowdlearn_device.wire import MAX_FRAME
-from crowdlearn_host.phones.link import DelayLine, Direction, LinkModel
+from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.member.member import Member
+from crowdlearn_device.program.executor import ProgramStore
+from crowdlearn_device.protocol.frames import MAX_FRAME
+from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.transport.serve import run_member
+from crowdlearn_host.emulator.hardware.link import DelayLine, Direction, LinkModel
 from executorch.extension.pybindings import _portable_lib
 from websockets.asyncio.client import unix_connect
 from websockets.asyncio.connection import Connection
@@ -38,7 +38,7 @@ UNSENT_BYTES = 8 << 10
 def processes(module: str) -> Any:
     """Processes that share one import of torch, and of the benchmark that starts them."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload([module, "torch", "crowdlearn_device.executor"])
+    context.set_forkserver_preload([module, "torch", "crowdlearn_device.program.executor"])
     return context
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from crowdlearn_host.config import parse_config
-from crowdlearn_host.simulation.config import SimulationConfig
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.spec.simulation import SimulationConfig
 from rich.console import Console
 from rich.table import Table
 
-from .paper.runs import Finished, Job, run_all
+from benchmarks.paper.runs import Finished, Job, run_all
+
 from .report import machine, write_rows
 from .seeds import arguments_of, errors, over_seeds
 

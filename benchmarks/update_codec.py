@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from crowdlearn_device.sharing import select_top
-from crowdlearn_device.update import Limits, Update, decode_update, encode_update
-from crowdlearn_device.update_indices import index_entropy
-from crowdlearn_device.update_values import ValueType
+from crowdlearn_device.sharing.selection import select_top
+from crowdlearn_device.sharing.update import Limits, Update, decode_update, encode_update
+from crowdlearn_device.sharing.update_indices import index_entropy
+from crowdlearn_device.sharing.update_values import ValueType
 from rich.console import Console
 from rich.table import Table
 

@@ -13,18 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from crowdlearn_device.dataset import Dataset, load_dataset
-from crowdlearn_host import phones
-from crowdlearn_host.config import parse_config
-from crowdlearn_host.simulation.config import SimulationConfig
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.data import to_npz
-from crowdlearn_host.training.prepare import prepare
-from crowdlearn_host.training.run import new_run, train
+from crowdlearn_device.data.dataset import Dataset, load_dataset
+from crowdlearn_host import emulator as phones
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.runs.data import to_npz
+from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.runs.train import new_run, train
+from crowdlearn_host.spec.simulation import SimulationConfig
+from crowdlearn_host.spec.training import TrainConfig
 from rich.console import Console
 from rich.table import Table
 
-from .paper.runs import Finished, Job, run_all
+from benchmarks.paper.runs import Finished, Job, run_all
+
 from .report import importable_elsewhere, machine, write_rows
 from .seeds import arguments_of, errors, over_seeds
 

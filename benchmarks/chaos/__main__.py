@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crowdlearn_host import phones
+from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice
-from crowdlearn_host.files import read_lines
-from crowdlearn_host.server.run_folder import load_model_state
+from crowdlearn_host.common.files import read_lines
+from crowdlearn_host.coordinator.storage.run_folder import load_model_state
 from rich.console import Console
 from rich.table import Table
 

@@ -13,11 +13,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_host.server.server import Server
-from crowdlearn_host.training import run
-from crowdlearn_host.training.config import load_config
-from crowdlearn_host.training.prepare import prepare
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_host.coordinator.hub.server import Server
+from crowdlearn_host.runs import train as run
+from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.spec.training import load_config
 
 
 class TamperingServer(Server):

@@ -11,16 +11,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.dataset import Dataset
-from crowdlearn_device.envelope import Channel, Identity
+from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import DataError, DeviceError
-from crowdlearn_device.executor import Executor, Programs, ProgramStore
-from crowdlearn_device.generation import Generation
-from crowdlearn_device.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
-from crowdlearn_device.state import PieceState
-from crowdlearn_device.stored import StateStore
-from crowdlearn_device.wire import Array, encode_tensor
+from crowdlearn_device.member.generation import Generation
+from crowdlearn_device.program.executor import Executor, Programs, ProgramStore
+from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import Array, encode_tensor
+from crowdlearn_device.security.envelope import Channel, Identity
+from crowdlearn_device.state.on_disk import StateStore
+from crowdlearn_device.state.piece_state import PieceState
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 ME, PEER, RUN, GENERATION = 1, 0, "fuzzed", 6

@@ -15,26 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.errors import DeviceError
-from crowdlearn_device.executor import ExecuTorchExecutor
-from crowdlearn_device.manifest import ArraySpec, LayerSpec, Manifest, MethodSpec, Port
-from crowdlearn_device.manifest_reader import read_manifest
-from crowdlearn_device.state import PieceState
-from crowdlearn_device.update import Limits, Update, decode_update, encode_update
-from crowdlearn_device.wire import decode_frame, decode_tensor, encode_tensor
-from crowdlearn_host.adb.shell_protocol import Channel, ShellDecoder, encode
-from crowdlearn_host.adb.streams import Data, Incoming, Streams
-from crowdlearn_host.adb.sync import request
-from crowdlearn_host.adb.wire import Command, Decoder, Message, ProtocolError, encode_header
+from crowdlearn_device.program.executor import ExecuTorchExecutor
+from crowdlearn_device.program.manifest import ArraySpec, LayerSpec, Manifest, MethodSpec, Port
+from crowdlearn_device.program.manifest_reader import read_manifest
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import decode_frame, decode_tensor, encode_tensor
+from crowdlearn_device.sharing.update import Limits, Update, decode_update, encode_update
+from crowdlearn_device.state.piece_state import PieceState
+from crowdlearn_host.adb.wire.messages import Command, Decoder, Message, ProtocolError, encode_header
+from crowdlearn_host.adb.wire.shell_protocol import Channel, ShellDecoder, encode
+from crowdlearn_host.adb.wire.streams import Data, Incoming, Streams
+from crowdlearn_host.adb.wire.sync import request
+from crowdlearn_host.emulator.commands.apk import ApkError, manifest_package, package_name
+from crowdlearn_host.emulator.commands.toybox import COMMANDS
+from crowdlearn_host.emulator.daemon.file_service import FileService
+from crowdlearn_host.emulator.daemon.handshake import Handshake
+from crowdlearn_host.emulator.daemon.keys import KeyStore
+from crowdlearn_host.emulator.hardware.filesystem import Filesystem
+from crowdlearn_host.emulator.shell.shell import Io, Shell, run
 from crowdlearn_host.errors import HostError
-from crowdlearn_host.phones.apk import ApkError, manifest_package, package_name
-from crowdlearn_host.phones.file_service import FileService
-from crowdlearn_host.phones.filesystem import Filesystem
-from crowdlearn_host.phones.handshake import Handshake
-from crowdlearn_host.phones.keys import KeyStore
-from crowdlearn_host.phones.shell import Io, Shell, run
-from crowdlearn_host.phones.toybox import COMMANDS
 
 from benchmarks.fuzz.opened import SEEDS, opened
 

@@ -15,7 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..report import known, machine, write_rows
+from benchmarks.report import known, machine, write_rows
+
 from .cases import CASES, LARGE
 from .compare import compare
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import cycle
 
 import torch
-from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from torch import nn
 
-from ..models import NETWORKS, cnn, paper_mlp
+from benchmarks.models import NETWORKS, cnn, paper_mlp
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from crowdlearn_device.schedule import dominator_order
-from crowdlearn_export.footprint import footprint
-from crowdlearn_export.piece_stages import loss_region
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_host.planner.costs import Training, costs
-from crowdlearn_host.planner.memory import peak_memory
+from crowdlearn_device.protocol.schedule import dominator_order
+from crowdlearn_export.program.footprint import footprint
+from crowdlearn_export.stages.piece_stages import loss_region
+from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.planner.plan import plan_from_counts
-from crowdlearn_host.planner.wire import wire_format
+from crowdlearn_host.planner.problem.costs import Training, costs
+from crowdlearn_host.planner.problem.memory import peak_memory
+from crowdlearn_host.planner.problem.wire_format import wire_format
 
 from .cases import CASES, LARGE
 from .measure import SAMPLES, measure

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from crowdlearn_device.allocator import return_large_blocks
-from crowdlearn_device.serve import serve_device
+from crowdlearn_device.platform.allocator import return_large_blocks
+from crowdlearn_device.transport.serve import serve_device
 from executorch.extension.pybindings import _portable_lib  # noqa: F401  what the executor imports late
 
 from .resident import forget_peak, resident

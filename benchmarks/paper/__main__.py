@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_host.models import paper_cnn, paper_mlp
+from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_host.models.named import paper_cnn, paper_mlp
 from rich.console import Console
 from rich.table import Table
 
-from ..report import machine, write_rows
+from benchmarks.report import machine, write_rows
+
 from .plots import plot_errors
 from .rows import CNN_TABLES, MLP_TABLES, Row
 from .runs import Finished, Job, kept_runs, run_all

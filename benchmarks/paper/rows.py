@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from crowdlearn_host.config import parse_config
-from crowdlearn_host.simulation.config import SimulationConfig
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.spec.simulation import SimulationConfig
 
 Values = Mapping[str, Any]
 

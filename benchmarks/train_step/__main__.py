@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from crowdlearn_export.compile import compile_program
+from crowdlearn_export.compiler.compile import compile_program
 from crowdlearn_export.lowering import lower
 from crowdlearn_export.lowering.backend import products
-from crowdlearn_export.train_step import train_step
+from crowdlearn_export.stages.train_step import train_step
 from rich.console import Console
 from rich.table import Table
 
-from ..report import known, machine, write_rows
+from benchmarks.report import known, machine, write_rows
+
 from .cases import Case, built, products_alone, write_case, write_onnx
 from .compare import REFERENCE, compare
 from .peers import PEERS, python_of

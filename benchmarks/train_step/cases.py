@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from crowdlearn_export.kinks import MARGIN, Margins
+from crowdlearn_export.program.kinks import MARGIN, Margins
 from torch import Tensor, nn
 
 from benchmarks.models import NETWORKS, Network

@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from crowdlearn_export.parity import relative_error
+from crowdlearn_export.program.parity import relative_error
 
 from .cases import Case
 from .engine import Array

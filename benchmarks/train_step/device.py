@@ -17,25 +17,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from crowdlearn_device.executor import ExecuTorchExecutor
-from crowdlearn_device.piece import Piece
-from crowdlearn_device.schedule import Pass, micro_batches
-from crowdlearn_device.state import PieceState
-from crowdlearn_device.wire import Array
-from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.piece_stages import piece_stages
-from crowdlearn_export.shape import array_specs
-from crowdlearn_export.slice_program import SliceProgram, program_of
-from crowdlearn_export.stage import Optimizer
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_export.weights import arrays_of
+from crowdlearn_device.piece.piece import Piece
+from crowdlearn_device.program.executor import ExecuTorchExecutor
+from crowdlearn_device.protocol.frames import Array
+from crowdlearn_device.protocol.schedule import Pass, micro_batches
+from crowdlearn_device.state.piece_state import PieceState
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.graph.shape import array_specs
+from crowdlearn_export.graph.weights import arrays_of
+from crowdlearn_export.program.slice_program import SliceProgram, program_of
+from crowdlearn_export.stages.piece_stages import piece_stages
+from crowdlearn_export.stages.stage import Optimizer
+from crowdlearn_export.tracing.trace import neuron_graph
 from executorch.extension.pybindings import _portable_lib
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.models import NETWORKS
-
-from ..report import machine, write_rows
+from benchmarks.report import machine, write_rows
 
 BATCH, RATE, ROUNDS, SECONDS = 32, 0.01, 15, 0.12
 SGD = Optimizer(momentum=0.9)

@@ -24,7 +24,8 @@ from executorch.extension.pybindings import _portable_lib
 from rich.console import Console
 from rich.table import Table
 
-from ..report import machine, write_rows
+from benchmarks.report import machine, write_rows
+
 from .__main__ import compiled
 from .cases import batch_of, products_alone
 

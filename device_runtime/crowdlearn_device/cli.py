@@ -12,14 +12,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from .allocator import return_large_blocks
-from .battery import LOWEST_PERCENT, Battery
+from crowdlearn_device.energy.step_time import measure_step
+from crowdlearn_device.platform.allocator import return_large_blocks
+from crowdlearn_device.platform.battery import LOWEST_PERCENT, Battery
+from crowdlearn_device.prediction.predict import predict
+from crowdlearn_device.program.executor import ProgramStore
+from crowdlearn_device.transport.join import join_host
+from crowdlearn_device.transport.serve import serve_device
+
 from .errors import DeviceError
-from .executor import ProgramStore
-from .join import join_host
-from .measure import measure_step
-from .predict import predict
-from .serve import serve_device
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_host.models import paper_mlp
+from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_host.models.named import paper_mlp
+from crowdlearn_host.simulation.modelled_traffic import sums_per_sample
 from crowdlearn_host.simulation.state import RoundRecord
-from crowdlearn_host.simulation.traffic import sums_per_sample
 
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.rows import CNN_TABLES, MLP_TABLES

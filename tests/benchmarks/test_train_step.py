@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from crowdlearn_export.parity import relative_error
+from crowdlearn_export.program.parity import relative_error
 from torch import nn
 
 from benchmarks.train_step.__main__ import main, measured

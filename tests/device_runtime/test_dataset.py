@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crowdlearn_device import dataset
-from crowdlearn_device.dataset import Dataset, load_dataset, load_npz
+from crowdlearn_device.data import dataset
+from crowdlearn_device.data.dataset import Dataset, load_dataset, load_npz
 from crowdlearn_device.errors import DataError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

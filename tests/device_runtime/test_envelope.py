@@ -2,9 +2,9 @@ import stat
 from typing import Any
 
 import pytest
-from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.envelope import Channel, Identity
 from crowdlearn_device.errors import EnvelopeError, StateError
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.security.envelope import Channel, Identity
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 

@@ -1,10 +1,10 @@
 """What fuzzing found once (python -m benchmarks.fuzz) and must stay refused."""
 
 import pytest
-from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.errors import ProgramError, WireError
-from crowdlearn_device.executor import ExecuTorchExecutor
-from crowdlearn_device.wire import decode_tensor
+from crowdlearn_device.program.executor import ExecuTorchExecutor
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import decode_tensor
 
 
 def test_an_empty_tensor_cannot_claim_a_shape_that_numpy_cannot_hold() -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crowdlearn_device.cli import main
-from crowdlearn_device.dataset import load_samples
+from crowdlearn_device.data.dataset import load_samples
 from crowdlearn_device.errors import DataError, ProgramError, StateError
-from crowdlearn_device.kept import WEIGHTS, KeptModel, keep_model
-from crowdlearn_device.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
-from crowdlearn_device.state import PieceState
-from crowdlearn_device.wire import Array
+from crowdlearn_device.prediction.model_folder import WEIGHTS, KeptModel, keep_model
+from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
+from crowdlearn_device.protocol.frames import Array
+from crowdlearn_device.state.piece_state import PieceState
 
 MANIFEST = Manifest(
     program="0" * 64,

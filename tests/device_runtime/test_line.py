@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from crowdlearn_device.line import ROOM_BYTES, Line
+from crowdlearn_device.transport.outbound_queue import ROOM_BYTES, Line
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 

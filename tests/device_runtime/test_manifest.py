@@ -2,9 +2,17 @@ import json
 
 import pytest
 from crowdlearn_device.errors import ProgramError
-from crowdlearn_device.executor import ProgramStore
-from crowdlearn_device.manifest import FORMAT, ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
-from crowdlearn_device.manifest_reader import read_manifest
+from crowdlearn_device.program.executor import ProgramStore
+from crowdlearn_device.program.manifest import (
+    FORMAT,
+    ArraySpec,
+    EdgeSpec,
+    LayerSpec,
+    Manifest,
+    MethodSpec,
+    Port,
+)
+from crowdlearn_device.program.manifest_reader import read_manifest
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.envelope import Identity
 from crowdlearn_device.errors import StateError
-from crowdlearn_device.pins import Pins
-from crowdlearn_device.serve import serve_device
-from crowdlearn_device.wire import VERSION, decode_frame
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import VERSION, decode_frame
+from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.known_peers import Pins
+from crowdlearn_device.transport.serve import serve_device
 from websockets.asyncio.client import ClientConnection, connect
 
 FIRST, OTHER = Identity.generate().public, Identity.generate().public

@@ -1,5 +1,5 @@
 import numpy as np
-from crowdlearn_device.schedule import dropout_mask, micro_batches, mini_batches, pass_order
+from crowdlearn_device.protocol.schedule import dropout_mask, micro_batches, mini_batches, pass_order
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.battery import Battery
-from crowdlearn_device.serve import serve_device
-from crowdlearn_device.wire import VERSION, decode_frame
+from crowdlearn_device.platform.battery import Battery
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import VERSION, decode_frame
+from crowdlearn_device.transport.serve import serve_device
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from crowdlearn_device import snapshot
-from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.envelope import Identity
 from crowdlearn_device.errors import EnvelopeError
-from crowdlearn_device.snapshot import SnapshotOpener, seal_snapshot
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.security import snapshot
+from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.snapshot import SnapshotOpener, seal_snapshot
 from hypothesis import given
 from hypothesis import strategies as st
 

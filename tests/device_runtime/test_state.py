@@ -4,11 +4,11 @@ import struct
 
 import numpy as np
 import pytest
-from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.errors import StateError, WireError
-from crowdlearn_device.manifest import ArraySpec, LayerSpec, Manifest
-from crowdlearn_device.state import PartialState, PieceState
-from crowdlearn_device.stored import StateStore, StoredState
+from crowdlearn_device.program.manifest import ArraySpec, LayerSpec, Manifest
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.state.on_disk import StateStore, StoredState
+from crowdlearn_device.state.piece_state import PartialState, PieceState
 from hypothesis import given
 from hypothesis import strategies as st
 

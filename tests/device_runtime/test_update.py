@@ -8,10 +8,10 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from crowdlearn_device.errors import WireError
-from crowdlearn_device.sharing import select_top
-from crowdlearn_device.update import HEADER, Limits, Update, chunks, decode_update, encode_update
-from crowdlearn_device.update_indices import index_entropy
-from crowdlearn_device.update_values import ValueType, as_decoded
+from crowdlearn_device.sharing.selection import select_top
+from crowdlearn_device.sharing.update import HEADER, Limits, Update, chunks, decode_update, encode_update
+from crowdlearn_device.sharing.update_indices import index_entropy
+from crowdlearn_device.sharing.update_values import ValueType, as_decoded
 from hypothesis import given
 from hypothesis import strategies as st
 

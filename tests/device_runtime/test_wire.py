@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.errors import WireError
-from crowdlearn_device.wire import MAX_FRAME, decode_frame, decode_tensor, encode_tensor
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import MAX_FRAME, decode_frame, decode_tensor, encode_tensor
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

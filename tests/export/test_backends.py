@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from crowdlearn_device.manifest_reader import read_manifest
-from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.slice_program import SliceProgram, export_slice, load_cached, save_cached
-from crowdlearn_export.stage import Optimizer
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_device.program.manifest_reader import read_manifest
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.program.slice_program import SliceProgram, export_slice, load_cached, save_cached
+from crowdlearn_export.stages.stage import Optimizer
+from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
 SGD = Optimizer(momentum=0.9)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from crowdlearn_device.executor import ExecuTorchExecutor
-from crowdlearn_export.doctor import diagnose
+from crowdlearn_device.program.executor import ExecuTorchExecutor
+from crowdlearn_export.doctor.doctor import diagnose
 from crowdlearn_export.errors import ExportError
 from torch import nn
 from torch.nn.utils import prune

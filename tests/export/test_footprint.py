@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from crowdlearn_export import footprint as module
-from crowdlearn_export.footprint import footprint
-from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.slice_program import export_slice
-from crowdlearn_export.stage import Optimizer
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.program import footprint as module
+from crowdlearn_export.program.footprint import footprint
+from crowdlearn_export.program.slice_program import export_slice
+from crowdlearn_export.stages.stage import Optimizer
+from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
 MICRO_BATCH = 7

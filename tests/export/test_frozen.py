@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.arrivals import Message
 from crowdlearn_device.errors import WireError
-from crowdlearn_device.executor import Executor
-from crowdlearn_device.manifest import Manifest
-from crowdlearn_device.schedule import Pass, micro_batches
+from crowdlearn_device.piece.inbox import Message
+from crowdlearn_device.program.executor import Executor
+from crowdlearn_device.program.manifest import Manifest
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.schedule import Pass, micro_batches
 from crowdlearn_export.errors import UnsupportedModule
-from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.piece_stages import piece_stages
-from crowdlearn_export.shape import piece_shape
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_export.weights import arrays_of
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.graph.shape import piece_shape
+from crowdlearn_export.graph.weights import arrays_of
+from crowdlearn_export.stages.piece_stages import piece_stages
+from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
 from .test_sliced_training import (

@@ -14,7 +14,7 @@ def test_the_generated_wire_format_is_that_of_the_proto_file(tmp_path):
         [
             *(ROOT / ".venv-proto/bin/python", "-m", "grpc_tools.protoc"),
             *("-I", str(PACKAGE.parent), f"--python_out={tmp_path}", f"--pyi_out={tmp_path}"),
-            "crowdlearn_device/wire.proto",
+            "crowdlearn_device/protocol/wire.proto",
         ],
         check=True,
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from crowdlearn_device.executor import ExecuTorchExecutor
-from crowdlearn_export.inference import MAX_BATCH, export_inference
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_export.weights import arrays_of
+from crowdlearn_device.program.executor import ExecuTorchExecutor
+from crowdlearn_export.graph.weights import arrays_of
+from crowdlearn_export.program.inference import MAX_BATCH, export_inference
+from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
 from .test_sliced_training import Residual, convolutional, depthwise, mlp, orders

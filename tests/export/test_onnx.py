@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from crowdlearn_device.executor import ExecuTorchExecutor
-from crowdlearn_export import deploy
-from crowdlearn_export.deploy import export_onnx, export_pte
+from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_export.errors import ExportError
-from crowdlearn_export.onnx import import_onnx
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.onnx_import.reader import import_onnx
+from crowdlearn_export.program import deploy
+from crowdlearn_export.program.deploy import export_onnx, export_pte
+from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
 

@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 import torch
 from crowdlearn_export.errors import UnsupportedModule
-from crowdlearn_export.onnx import import_onnx
-from crowdlearn_export.onnx_modules import MAKERS
+from crowdlearn_export.onnx_import.modules import MAKERS
+from crowdlearn_export.onnx_import.reader import import_onnx
 from onnx import helper, numpy_helper
 
 MAPS, VECTORS, SIGNALS = (3, 4, 7, 6), (5, 8), (2, 4, 9)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from crowdlearn_device.wire import Array
+from crowdlearn_device.protocol.frames import Array
 from crowdlearn_export.errors import ParityError
-from crowdlearn_export.parity import check_parity
-from crowdlearn_export.piece_stages import piece_stages
-from crowdlearn_export.stage import Optimizer, Stage
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.program.parity import check_parity
+from crowdlearn_export.stages.piece_stages import piece_stages
+from crowdlearn_export.stages.stage import Optimizer, Stage
+from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
 

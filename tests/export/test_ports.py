@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 from crowdlearn_device.errors import ProgramError
-from crowdlearn_device.manifest import Manifest, Port
-from crowdlearn_device.manifest_reader import read_manifest
-from crowdlearn_device.ports import check_ports, turning_layers
-from crowdlearn_export.piece_stages import piece_stages
-from crowdlearn_export.shape import piece_shape
-from crowdlearn_export.stage import Optimizer
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_device.program.manifest import Manifest, Port
+from crowdlearn_device.program.manifest_reader import read_manifest
+from crowdlearn_device.program.ports import check_ports, turning_layers
+from crowdlearn_export.graph.shape import piece_shape
+from crowdlearn_export.stages.piece_stages import piece_stages
+from crowdlearn_export.stages.stage import Optimizer
+from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
 from .test_sliced_training import Residual, convolutional, depthwise, mlp

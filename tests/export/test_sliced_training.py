@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from crowdlearn_device.arrivals import Message
-from crowdlearn_device.executor import Executor, ExecuTorchExecutor
-from crowdlearn_device.manifest import Manifest
-from crowdlearn_device.piece import Piece
-from crowdlearn_device.schedule import Pass, micro_batches
-from crowdlearn_device.state import PieceState
-from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.shape import array_specs
-from crowdlearn_export.slice_program import export_slice
-from crowdlearn_export.stage import Optimizer
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_export.weights import arrays_of, state_of
+from crowdlearn_device.piece.inbox import Message
+from crowdlearn_device.piece.piece import Piece
+from crowdlearn_device.program.executor import Executor, ExecuTorchExecutor
+from crowdlearn_device.program.manifest import Manifest
+from crowdlearn_device.protocol.schedule import Pass, micro_batches
+from crowdlearn_device.state.piece_state import PieceState
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.graph.shape import array_specs
+from crowdlearn_export.graph.weights import arrays_of, state_of
+from crowdlearn_export.program.slice_program import export_slice
+from crowdlearn_export.stages.stage import Optimizer
+from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
 SGD = Optimizer(momentum=0.9, weight_decay=1e-3)

@@ -5,9 +5,9 @@ import inspect
 
 import pytest
 import torch
-from crowdlearn_export import thrift
-from crowdlearn_export.compile import Method, compile_lowered, lower_methods
-from crowdlearn_export.thrift import code_when_called, rare_collections
+from crowdlearn_export.compiler.compile import Method, compile_lowered, lower_methods
+from crowdlearn_export.lowering import shortcuts as thrift
+from crowdlearn_export.lowering.shortcuts import code_when_called, rare_collections
 from torch.fx import GraphModule, symbolic_trace
 
 

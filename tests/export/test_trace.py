@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from crowdlearn_export.errors import GraphError, UnsupportedModule
-from crowdlearn_export.graph import NeuronGraph, check_graph
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.graph.neuron_graph import NeuronGraph, check_graph
+from crowdlearn_export.tracing.trace import neuron_graph
 from torch import Tensor, nn
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from crowdlearn_export.errors import UnsupportedModule
-from crowdlearn_export.slice_program import export_slice
-from crowdlearn_export.stage import Optimizer
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.program.slice_program import export_slice
+from crowdlearn_export.stages.stage import Optimizer
+from crowdlearn_export.tracing.trace import neuron_graph
 from torch import Tensor, nn
 from torch.nn.utils import prune
 

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from crowdlearn_host import phones
+from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice
-from crowdlearn_host.adb.keys import load_signer
+from crowdlearn_host.adb.carriers.keys import load_signer
 
-STAND_IN = {"crowdlearn-device": "tests.host.phones.stand_in:main"}
+STAND_IN = {"crowdlearn-device": "tests.host.emulator.stand_in:main"}
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.cli import build
 from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.models import build_model
-from crowdlearn_host.planner.costs import Training
+from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.plan import BudgetUse, GroupPlan, Plan, load_plan, plan_from_counts, save_plan
-from crowdlearn_host.planner.wire import wire_format
-from crowdlearn_host.training.affordable import check_affordable
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.prepare import prepare
+from crowdlearn_host.planner.problem.costs import Training
+from crowdlearn_host.planner.problem.wire_format import wire_format
+from crowdlearn_host.runs.affordable import check_affordable
+from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.spec.training import TrainConfig
 from typer.testing import CliRunner
 
 MODEL = "mlp:64-12-10"

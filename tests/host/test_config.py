@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from crowdlearn_host.config import Section, load_toml
+from crowdlearn_host.common.toml_files import Section, load_toml
 from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.planner.fleet import load_fleet
-from crowdlearn_host.training.config import TrainConfig
+from crowdlearn_host.planner.problem.fleet import load_fleet
+from crowdlearn_host.spec.training import TrainConfig
 from pydantic import Field
 
 

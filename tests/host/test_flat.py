@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.errors import PlanError
+from crowdlearn_host.methods.index_space import flat_layout, flatten, piece_of_weight, unflatten
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.plan import PiecePlan, Plan
-from crowdlearn_host.sharing.flat import flat_layout, flatten, piece_of_weight, unflatten
 from torch import nn
 
 

@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.join import join_host
-from crowdlearn_device.wire import VERSION
-from crowdlearn_host.config import parse_config
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import VERSION
+from crowdlearn_device.transport.join import join_host
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.coordinator.group import effects as do
+from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.hub.server import Server
+from crowdlearn_host.coordinator.storage.run_folder import RunFolder
+from crowdlearn_host.devices.joining.certificate import certificate
+from crowdlearn_host.devices.joining.enrolment import Enrolment
 from crowdlearn_host.errors import RunError
-from crowdlearn_host.joining.certificate import certificate
-from crowdlearn_host.joining.enrolment import Enrolment
-from crowdlearn_host.server import effects as do
-from crowdlearn_host.server.group import Group
-from crowdlearn_host.server.run_folder import RunFolder
-from crowdlearn_host.server.server import Server
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.data import load_split, to_npz
-from crowdlearn_host.training.prepare import Prepared, groups_of, prepare, shared_model_of
-from crowdlearn_host.training.run import train
+from crowdlearn_host.runs.data import load_split, to_npz
+from crowdlearn_host.runs.prepare import Prepared, groups_of, prepare, shared_model_of
+from crowdlearn_host.runs.train import train
+from crowdlearn_host.spec.training import TrainConfig
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from crowdlearn_device.errors import DataError
 from crowdlearn_host.cli import build
-from crowdlearn_host.config import parse_config
-from crowdlearn_host.inputs import Given
-from crowdlearn_host.models import build_model
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.data import load_split
-from crowdlearn_host.training.prepare import prepare
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.models.named import build_model
+from crowdlearn_host.runs.data import load_split
+from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.spec.provenance import Given
+from crowdlearn_host.spec.training import TrainConfig
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 

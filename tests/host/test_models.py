@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.models import build_model
+from crowdlearn_host.models.named import build_model
 
 MODEL = """
 from __future__ import annotations

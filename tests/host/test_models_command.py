@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from crowdlearn_device.executor import ExecuTorchExecutor
+from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_host.cli import build
-from crowdlearn_host.models import build_model
+from crowdlearn_host.models.named import build_model
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 

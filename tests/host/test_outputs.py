@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from crowdlearn_export.deploy import export_onnx
+from crowdlearn_export.program.deploy import export_onnx
 from crowdlearn_host.cli import build
+from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.errors import ConfigError, HostError
-from crowdlearn_host.models import build_model
-from crowdlearn_host.server.run_folder import RunFolder
+from crowdlearn_host.models.named import build_model
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_written_is_told_before_the_work(
 ) -> None:
     for work in ("cli.models.model_and_test", "cli.plan.build_model", "cli.profile.discover"):
         monkeypatch.setattr(f"crowdlearn_host.{work}", None)
-    monkeypatch.setattr("crowdlearn_export.onnx.import_onnx", None)
+    monkeypatch.setattr("crowdlearn_export.onnx_import.reader.import_onnx", None)
     (folder / WRITES[command]).mkdir()
     with pytest.raises(HostError, match="is a folder; name a file in it"):
         crowdlearn(f"{command} {WRITES[command]}")

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.cli import build
 from crowdlearn_host.errors import ConfigError, RunError, TrainingError
-from crowdlearn_host.models import build_model
+from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.plan import save_plan
+from crowdlearn_host.runs.prepare import Prepared
 from crowdlearn_host.simulation.run_folder import RunFolder
-from crowdlearn_host.training.prepare import Prepared
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -116,7 +116,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Prepared]:
     async def seen(run: Prepared, *_: object) -> None:
         prepared.append(run)
 
-    monkeypatch.setattr("crowdlearn_host.cli.train.run_training", seen)
+    monkeypatch.setattr("crowdlearn_host.cli.runs.train.run_training", seen)
     return prepared
 
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from crowdlearn_device.update import Update, chunks, encode_update
+from crowdlearn_device.sharing.update import Update, chunks, encode_update
 from crowdlearn_host.errors import UpdateRefused
-from crowdlearn_host.sharing.round import SharingRound
-from crowdlearn_host.sharing.window import Window
+from crowdlearn_host.methods.slicenet.round import SharingRound
+from crowdlearn_host.methods.slicenet.window import Window
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,11 +4,13 @@ import io
 import sys
 
 import pytest
-from crowdlearn_host.cli import devices, main, progress
-from crowdlearn_host.cli.progress import TrainingProgress
+from crowdlearn_host.cli import main
+from crowdlearn_host.cli.console import progress
+from crowdlearn_host.cli.console.progress import TrainingProgress
+from crowdlearn_host.cli.devices import devices
+from crowdlearn_host.devices.discovery import Found, Visited
+from crowdlearn_host.devices.facts import parse_facts
 from crowdlearn_host.errors import FleetError
-from crowdlearn_host.fleet.discovery import Found, Visited
-from crowdlearn_host.fleet.facts import parse_facts
 from rich.console import Console
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202e"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.cli import build
-from crowdlearn_host.models import build_model
+from crowdlearn_host.models.named import build_model
 from typer.testing import CliRunner
 
 DOCS = Path(__file__).parents[2] / "docs" / "training.md"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from crowdlearn_host import phones
-from crowdlearn_host.training.prepare import Prepared
-from crowdlearn_host.training.run import new_run, train
+from crowdlearn_host import emulator as phones
+from crowdlearn_host.runs.prepare import Prepared
+from crowdlearn_host.runs.train import new_run, train
 
 
 def trained(prepared: Prepared, count: int, folder: Path) -> Path:

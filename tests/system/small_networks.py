@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crowdlearn_host.models import mlp
+from crowdlearn_host.models.named import mlp
 from torch import Tensor, nn
 
 

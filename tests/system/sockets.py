@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from crowdlearn_device.serve import serve_device
-from crowdlearn_device.wire import MAX_FRAME
-from crowdlearn_host.server.group import Group
-from crowdlearn_host.server.run_folder import RunFolder
-from crowdlearn_host.server.server import Server
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.prepare import device_files, groups_of, prepare, shared_model_of
+from crowdlearn_device.protocol.frames import MAX_FRAME
+from crowdlearn_device.transport.serve import serve_device
+from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.hub.server import Server
+from crowdlearn_host.coordinator.storage.run_folder import RunFolder
+from crowdlearn_host.runs.prepare import device_files, groups_of, prepare, shared_model_of
+from crowdlearn_host.spec.training import TrainConfig
 from websockets.asyncio.client import connect
 
 Events = list[tuple[str, dict[str, Any]]]

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_host import phones
+from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_host import emulator as phones
 from crowdlearn_host.cli import build
+from crowdlearn_host.common.files import read_lines
+from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.errors import FleetError, RunError
-from crowdlearn_host.files import read_lines
-from crowdlearn_host.models import build_model
+from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.plan import save_plan
-from crowdlearn_host.server.run_folder import RunFolder
 from typer.testing import CliRunner
 
 MODEL = "mlp:64-8-10"
@@ -75,7 +75,7 @@ def serials_of_a_start(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         given.extend(serials)
 
     with monkeypatch.context() as patched:
-        patched.setattr("crowdlearn_host.cli.train.run_training", seen)
+        patched.setattr("crowdlearn_host.cli.runs.train.run_training", seen)
         crowdlearn("train", "my.toml")
     return given
 
@@ -93,7 +93,7 @@ def test_a_corrected_start_trains_on_phones_of_its_own_and_is_not_started_twice(
     for profile in ("redmi-7", "galaxy-a14"):
         write(folder, HERE, f'virtual = 2, profile = "{profile}"')
         with monkeypatch.context() as patched, pytest.raises(FleetError, match="cable"):
-            patched.setattr("crowdlearn_host.cli.train.run_training", broken)
+            patched.setattr("crowdlearn_host.cli.runs.train.run_training", broken)
             crowdlearn("train", "my.toml")
     assert profiles == ["redmi-7"] * 2 + ["galaxy-a14"] * 2
     write(folder, HERE, 'phones = ["127.0.0.1:1", "127.0.0.1:2"]')

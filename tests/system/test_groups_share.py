@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_export.weights import state_of
-from crowdlearn_host.models import build_model
-from crowdlearn_host.server.server import Server
-from crowdlearn_host.server.traffic import websocket_bytes
-from crowdlearn_host.sharing.flat import flatten
-from crowdlearn_host.simulation.config import SimulationConfig
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_export.graph.weights import state_of
+from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_host.coordinator.hub.server import Server
+from crowdlearn_host.coordinator.hub.traffic import websocket_bytes
+from crowdlearn_host.methods.index_space import flatten
+from crowdlearn_host.models.named import build_model
+from crowdlearn_host.runs.data import load_split
+from crowdlearn_host.runs.prepare import prepare as prepared_training
+from crowdlearn_host.runs.prepare import shared_model_of
 from crowdlearn_host.simulation.engine import global_weights, run
 from crowdlearn_host.simulation.setting import Setting, prepare
 from crowdlearn_host.simulation.state import RunState
 from crowdlearn_host.simulation.workers import InProcess
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.data import load_split
-from crowdlearn_host.training.prepare import prepare as prepared_training
-from crowdlearn_host.training.prepare import shared_model_of
+from crowdlearn_host.spec.simulation import SimulationConfig
+from crowdlearn_host.spec.training import TrainConfig
 
 from .sockets import Events, train_on_sockets
 

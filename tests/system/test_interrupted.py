@@ -11,13 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from crowdlearn_host.files import read_lines
-from crowdlearn_host.server.run_folder import load_model_state
-from crowdlearn_host.training.data import load_split, to_npz
+from crowdlearn_host.common.files import read_lines
+from crowdlearn_host.coordinator.storage.run_folder import load_model_state
+from crowdlearn_host.runs.data import load_split, to_npz
 
 pytestmark = pytest.mark.system
 MODEL = """
-from crowdlearn_host.models import mlp
+from crowdlearn_host.models.named import mlp
 
 def net():
     return mlp((64, 16, 8, 10))

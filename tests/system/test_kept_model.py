@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from crowdlearn_device import wire_pb2 as pb
 from crowdlearn_device.cli import main
 from crowdlearn_device.errors import DeviceError
-from crowdlearn_device.kept import WEIGHTS, KeptModel
-from crowdlearn_export.weights import state_of
-from crowdlearn_host.server.server import Server
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.data import to_npz
-from crowdlearn_host.training.prepare import Prepared, prepare
+from crowdlearn_device.prediction.model_folder import WEIGHTS, KeptModel
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_export.graph.weights import state_of
+from crowdlearn_host.coordinator.hub.server import Server
+from crowdlearn_host.runs.data import to_npz
+from crowdlearn_host.runs.prepare import Prepared, prepare
+from crowdlearn_host.spec.training import TrainConfig
 
 from .sockets import train_on_sockets
 

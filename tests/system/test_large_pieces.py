@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from crowdlearn_device.wire import MAX_FRAME
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_host.models import build_model
+from crowdlearn_device.protocol.frames import MAX_FRAME
+from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_host.coordinator.hub.server import Server
+from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.plan import plan_from_counts, save_plan
-from crowdlearn_host.server.server import Server
-from crowdlearn_host.training.config import TrainConfig
+from crowdlearn_host.spec.training import TrainConfig
 
 from .sockets import train_on_sockets
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from crowdlearn_export.weights import state_of
+from crowdlearn_export.graph.weights import state_of
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.plan import save_plan
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.prepare import prepare
+from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.spec.training import TrainConfig
 
 from .sockets import train_on_sockets
 from .unsliced import plain_sgd

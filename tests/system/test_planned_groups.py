@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.errors import FleetError
-from crowdlearn_host.models import build_model
-from crowdlearn_host.planner.costs import Training
-from crowdlearn_host.planner.fleet import Fleet
+from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.plan import GroupPlan, Plan, save_plan
 from crowdlearn_host.planner.planner import plan_fleet
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.prepare import Prepared, groups_of, prepare
+from crowdlearn_host.planner.problem.costs import Training
+from crowdlearn_host.planner.problem.fleet import Fleet
+from crowdlearn_host.runs.prepare import Prepared, groups_of, prepare
+from crowdlearn_host.spec.training import TrainConfig
 
 from .sockets import train_on_sockets
 

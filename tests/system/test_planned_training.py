@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_host.files import read_lines
-from crowdlearn_host.models import build_model
-from crowdlearn_host.planner.costs import Training
-from crowdlearn_host.planner.fleet import Fleet
+from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_host.common.files import read_lines
+from crowdlearn_host.coordinator.storage.run_folder import load_model_state
+from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.plan import Plan, save_plan
 from crowdlearn_host.planner.planner import plan_fleet
-from crowdlearn_host.planner.wire import DEFAULT, wire_format
-from crowdlearn_host.server.run_folder import load_model_state
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.data import load_split
-from crowdlearn_host.training.prepare import Prepared, prepare
+from crowdlearn_host.planner.problem.costs import Training
+from crowdlearn_host.planner.problem.fleet import Fleet
+from crowdlearn_host.planner.problem.wire_format import DEFAULT, wire_format
+from crowdlearn_host.runs.data import load_split
+from crowdlearn_host.runs.prepare import Prepared, prepare
+from crowdlearn_host.spec.training import TrainConfig
 from torch import nn
 
 from .over_adb import trained

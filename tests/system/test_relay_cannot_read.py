@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.envelope import Channel, Identity
 from crowdlearn_device.errors import EnvelopeError
-from crowdlearn_device.snapshot import SnapshotOpener
-from crowdlearn_host.server.run_folder import RunFolder
-from crowdlearn_host.server.server import Server
-from crowdlearn_host.server.snapshots import Snapshots
-from crowdlearn_host.training.config import TrainConfig
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.security.envelope import Channel, Identity
+from crowdlearn_device.security.snapshot import SnapshotOpener
+from crowdlearn_host.coordinator.hub.server import Server
+from crowdlearn_host.coordinator.storage.run_folder import RunFolder
+from crowdlearn_host.coordinator.storage.snapshots import Snapshots
+from crowdlearn_host.spec.training import TrainConfig
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from .sockets import Events, train_on_sockets

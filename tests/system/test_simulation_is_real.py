@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crowdlearn_host.config import parse_config
-from crowdlearn_host.server.run_folder import load_model_state
-from crowdlearn_host.sharing.flat import unflatten
-from crowdlearn_host.simulation.config import SimulationConfig
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.coordinator.storage.run_folder import load_model_state
+from crowdlearn_host.methods.index_space import unflatten
+from crowdlearn_host.runs.data import load_split
+from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.simulation.engine import global_weights, run
 from crowdlearn_host.simulation.setting import prepare as simulated
 from crowdlearn_host.simulation.workers import InProcess
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.data import load_split
-from crowdlearn_host.training.prepare import prepare
+from crowdlearn_host.spec.simulation import SimulationConfig
+from crowdlearn_host.spec.training import TrainConfig
 
 from .over_adb import trained
 

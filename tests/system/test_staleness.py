@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from crowdlearn_host.files import read_lines
-from crowdlearn_host.server.run_folder import load_model_state
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.prepare import prepare
+from crowdlearn_host.common.files import read_lines
+from crowdlearn_host.coordinator.storage.run_folder import load_model_state
+from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.spec.training import TrainConfig
 
 from .over_adb import trained
 from .test_first_light import CONFIG

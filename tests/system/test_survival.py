@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from crowdlearn_host import phones
+from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice
-from crowdlearn_host.config import parse_config
-from crowdlearn_host.files import read_lines
-from crowdlearn_host.server.run_folder import RunFolder, load_model_state
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.prepare import Prepared, prepare
-from crowdlearn_host.training.run import new_run, train
+from crowdlearn_host.common.files import read_lines
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.coordinator.storage.run_folder import RunFolder, load_model_state
+from crowdlearn_host.runs.prepare import Prepared, prepare
+from crowdlearn_host.runs.train import new_run, train
+from crowdlearn_host.spec.training import TrainConfig
 
 pytestmark = pytest.mark.system
 CONFIG = """

@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_host import phones
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice
-from crowdlearn_host.config import parse_config
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.group.restore_points import Device
+from crowdlearn_host.coordinator.hub.server import Server
+from crowdlearn_host.coordinator.storage.run_folder import RunFolder
+from crowdlearn_host.devices.carriers import adb as link
 from crowdlearn_host.errors import FleetError, TrainingError
-from crowdlearn_host.server.group import Group
-from crowdlearn_host.server.points import Device
-from crowdlearn_host.server.run_folder import RunFolder
-from crowdlearn_host.server.server import Server
-from crowdlearn_host.training import link
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.prepare import prepare
-from crowdlearn_host.training.run import train
+from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.runs.train import train
+from crowdlearn_host.spec.training import TrainConfig
 
 pytestmark = pytest.mark.system
 LONG_SECONDS = 120

@@ -8,14 +8,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from crowdlearn_host import phones
-from crowdlearn_host.adb.server import server_devices
+from crowdlearn_host import emulator as phones
+from crowdlearn_host.adb.carriers.server import server_devices
 from crowdlearn_host.cli import build
+from crowdlearn_host.devices.discovery import dial, discover
 from crowdlearn_host.errors import FleetError
-from crowdlearn_host.fleet.discovery import dial, discover
 from typer.testing import CliRunner
 
-from tests.host.phones.test_clients import CLIENTS, Client
+from tests.host.emulator.test_clients import CLIENTS, Client
 
 pytestmark = pytest.mark.system
 SERIAL = "emulator-7654"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from crowdlearn_device.schedule import dominator_order, mini_batches, pass_order
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.data import deal, load_split
-from crowdlearn_host.training.prepare import prepare
+from crowdlearn_device.protocol.schedule import dominator_order, mini_batches, pass_order
+from crowdlearn_host.runs.data import deal, load_split
+from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.spec.training import TrainConfig
 from torch import nn
 
 

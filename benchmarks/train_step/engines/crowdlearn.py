@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from crowdlearn_device.executor import ExecuTorchExecutor
+from crowdlearn_device.program.executor import ExecuTorchExecutor
 from executorch.extension.pybindings import _portable_lib
 
-from ..engine import Array, Given
+from benchmarks.train_step.engine import Array, Given
 
 WHOLE = np.array(1, np.float32)
 """The learning rate at which a step subtracts the gradient."""

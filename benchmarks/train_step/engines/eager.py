@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmarks.models import NETWORKS
-
-from ..engine import Array, Given
+from benchmarks.train_step.engine import Array, Given
 
 
 class Eager:

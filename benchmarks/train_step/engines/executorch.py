@@ -9,7 +9,7 @@ import torch
 from executorch.extension.pybindings import _portable_lib
 from executorch.extension.training import _load_for_executorch_for_training_from_buffer, get_sgd_optimizer
 
-from ..engine import Array, Given
+from benchmarks.train_step.engine import Array, Given
 
 
 def prepare(given: Given) -> list[Path]:

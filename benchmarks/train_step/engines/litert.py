@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
-from ..engine import Array, Given, Layer, every
+from benchmarks.train_step.engine import Array, Given, Layer, every
 
 
 def prepare(given: Given) -> list[Path]:

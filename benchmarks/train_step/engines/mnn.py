@@ -10,7 +10,7 @@ import MNN.nn as nn
 import MNN.optim as optim
 import numpy as np
 
-from ..engine import Array, Given, Layer, every
+from benchmarks.train_step.engine import Array, Given, Layer, every
 
 RUNNING = 0.9
 """The share of a running statistic that a step keeps."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine import Array, Given
+from benchmarks.train_step.engine import Array, Given
 
 if "serve" in sys.argv:
     # The wheel imports torch where it is installed; only the making of artifacts needs it.

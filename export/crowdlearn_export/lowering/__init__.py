@@ -15,11 +15,18 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from ..thrift import rare_collections
-from .attention import multi_head_attention
-from .layout import Layout
-from .rules import core, rules
-from .simplify import fuse_linear, join_views, share_constants, share_expressions, sink_views
+from crowdlearn_export.lowering.passes.layout import Layout
+from crowdlearn_export.lowering.passes.simplify import (
+    fuse_linear,
+    join_views,
+    share_constants,
+    share_expressions,
+    sink_views,
+)
+from crowdlearn_export.lowering.rules.attention import multi_head_attention
+from crowdlearn_export.lowering.rules.table import core, rules
+
+from .shortcuts import rare_collections
 
 
 @rare_collections()

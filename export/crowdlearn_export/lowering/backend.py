@@ -17,9 +17,10 @@ from executorch.exir import EdgeProgramManager, lowered_backend_module
 from torch.fx import GraphModule
 from torch.fx.passes.infra.partitioner import Partition
 
-from ..thrift import replaced
-from .mean import MEAN, MeanConfig, RowMean, elements, hinted, sums_as_means
-from .order import apart, sort_in_place
+from crowdlearn_export.lowering.passes.mean import MEAN, MeanConfig, RowMean, elements, hinted, sums_as_means
+from crowdlearn_export.lowering.passes.order import apart, sort_in_place
+
+from .shortcuts import replaced
 from .workspace import bytes_of
 
 aten = torch.ops.aten

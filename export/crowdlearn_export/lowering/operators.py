@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import LoweringError
+from crowdlearn_export.errors import LoweringError
 
 KNOWN_BAD = {
     "max_pool2d_with_indices_backward": "it adds into memory that it never zeroes",

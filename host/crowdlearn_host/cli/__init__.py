@@ -11,8 +11,8 @@ import typer
 from crowdlearn_device.errors import DeviceError
 from crowdlearn_export.errors import ExportError
 
-from ..errors import HostError
-from .terminal import printable
+from crowdlearn_host.cli.console.terminal import printable
+from crowdlearn_host.errors import HostError
 
 HELP = """Train a deep network on a crowd of phones that are each too weak for it.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
-from ..errors import PlanError
-from .bundles import bundles
+from crowdlearn_host.errors import PlanError
+from crowdlearn_host.planner.problem.bundles import bundles
+
 from .plan import Plan, plan_from_counts
 
 

@@ -15,8 +15,8 @@ from importlib.util import find_spec
 from itertools import accumulate
 from typing import Any
 
-from .pieces import seat_classes
-from .problem import Division, Problem, cost, forward_floats, violations
+from crowdlearn_host.planner.problem.problem import Division, Problem, cost, forward_floats, violations
+from crowdlearn_host.planner.solver.piece_program import seat_classes
 
 SEEDS = {"METIS": 5, "hypergraph": 2}
 IMBALANCE = 0.03

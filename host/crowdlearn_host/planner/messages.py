@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from itertools import permutations
 from math import prod
 
-from crowdlearn_device.routes import overlap
-from crowdlearn_device.state import KINDS
-from crowdlearn_device.wire import MAX_FRAME
-from crowdlearn_export.graph import FLOAT, NeuronGraph
-from crowdlearn_export.shape import array_specs
+from crowdlearn_device.piece.routes import overlap
+from crowdlearn_device.protocol.frames import MAX_FRAME
+from crowdlearn_device.state.piece_state import KINDS
+from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
+from crowdlearn_export.graph.shape import array_specs
 
-from ..errors import PlanError
-from .bundles import PAIRED
+from crowdlearn_host.errors import PlanError
+from crowdlearn_host.planner.problem.bundles import PAIRED
+
 from .plan import Range
 
 ROOM = 64 << 10

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from crowdlearn_export.footprint import Footprint
-from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.piece_stages import loss_region
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.program.footprint import Footprint
+from crowdlearn_export.stages.piece_stages import loss_region
 
-from ..errors import InfeasiblePlan, PlanError
-from .costs import Training, WireFormat, costs
-from .fleet import Fleet
-from .memory import PROCESS_BYTES
+from crowdlearn_host.errors import InfeasiblePlan, PlanError
+from crowdlearn_host.planner.problem.costs import Training, WireFormat, costs
+from crowdlearn_host.planner.problem.fleet import Fleet
+from crowdlearn_host.planner.problem.memory import PROCESS_BYTES
+
 from .messages import check_messages
 from .planner import Planned, plan_fleet
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 
-from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import PlanError
-from .costs import Rotation, Training
+from crowdlearn_host.errors import PlanError
+from crowdlearn_host.planner.problem.costs import Rotation, Training
 
 Range = tuple[int, int]
 MAX_BYTES = 64 << 20

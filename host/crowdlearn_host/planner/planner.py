@@ -8,30 +8,23 @@ import time
 from dataclasses import dataclass, replace
 from math import inf
 
-from crowdlearn_export.footprint import Footprint
-from crowdlearn_export.graph import NeuronGraph
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.program.footprint import Footprint
 
-from ..errors import InfeasiblePlan
+from crowdlearn_host.errors import InfeasiblePlan
+from crowdlearn_host.planner.problem.costs import Costs, Training, costs, sharing_bytes
+from crowdlearn_host.planner.problem.fleet import Fleet, deal
+from crowdlearn_host.planner.problem.memory import peak_memory
+from crowdlearn_host.planner.problem.problem import Budget, Counts, Division, Problem, Seat, traffic, uplink
+from crowdlearn_host.planner.problem.seats import group_problem, may_stay
+from crowdlearn_host.planner.solver.piece_program import seat_classes
+from crowdlearn_host.planner.solver.search import Solution, search
+
 from .balanced import balanced
 from .baselines import Baseline, absent, baselines
-from .costs import Costs, Training, costs, sharing_bytes
-from .fleet import Fleet, deal
-from .memory import peak_memory
-from .pieces import seat_classes
+from .infeasibility import explain
 from .plan import BudgetUse, Certificate, PiecePlan, Plan, Traffic, plan_from_counts
-from .problem import (
-    Budget,
-    Counts,
-    Division,
-    Problem,
-    Seat,
-    traffic,
-    uplink,
-)
-from .relax import explain
 from .rotation import rotate
-from .search import Solution, search
-from .seats import group_problem, may_stay
 
 IMBALANCE = 1.03
 """Of slices, in the paper."""

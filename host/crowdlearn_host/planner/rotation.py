@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from ..errors import InfeasiblePlan
-from .costs import Costs, Rotation
-from .fleet import DeviceClass, Fleet
+from crowdlearn_host.errors import InfeasiblePlan
+from crowdlearn_host.planner.problem.costs import Costs, Rotation
+from crowdlearn_host.planner.problem.fleet import DeviceClass, Fleet
+from crowdlearn_host.planner.problem.problem import Counts, Problem, uplink
+from crowdlearn_host.planner.problem.seats import budgets, caps_of
+
 from .plan import GroupPlan, Turn
-from .problem import Counts, Problem, uplink
-from .seats import budgets, caps_of
 
 FORBIDDEN = 1e30
 

@@ -10,8 +10,8 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
-from ..files import read_lines
+from crowdlearn_host.common.files import read_lines
+from crowdlearn_host.errors import RunError
 
 MAX_BYTES = 512 << 20
 MAX_POINTS = 2000

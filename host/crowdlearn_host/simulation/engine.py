@@ -7,20 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from crowdlearn_device.schedule import dominator_order
-from crowdlearn_device.wire import Floats
-from crowdlearn_export.graph import FLOAT
+from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_device.protocol.schedule import dominator_order
+from crowdlearn_export.graph.neuron_graph import FLOAT
 
-from ..sharing.window import Window
-from .group import GroupResult
+from crowdlearn_host.methods.slicenet.window import Window
+from crowdlearn_host.simulation.learners.group import GroupResult
+from crowdlearn_host.simulation.learners.rounding import BYTES
+from crowdlearn_host.simulation.learners.workload import Pass
+
+from .modelled_traffic import shuffle_bytes
 from .setting import Setting
 from .sharing import by_gradient, share
 from .state import RoundRecord, RunState, diverged
 from .tasks import CohortTask, EvaluationTask, GroupTask
-from .traffic import shuffle_bytes
-from .wire import BYTES
 from .workers import Workers
-from .workload import Pass
 
 COHORTS = 12
 """Into as many a round's devices are divided, each averaged by one worker before anything travels: few, and

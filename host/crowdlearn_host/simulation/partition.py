@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from crowdlearn_device.dataset import Dataset, load_npz, long_axes
+from crowdlearn_device.data.dataset import Dataset, load_npz, long_axes
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
-from .config import PartitionConfig
+from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.spec.simulation import PartitionConfig
 
 Indices = NDArray[np.int64]
 LEAST = 2

@@ -14,19 +14,20 @@ from typing import Self
 
 import numpy as np
 import torch
-from crowdlearn_device.files import replacing, write_atomically
+from crowdlearn_device.platform.files import replacing, write_atomically
 from safetensors.torch import save_file
 
-from ..config import load_toml
-from ..errors import RunError
-from ..files import DAMAGED_ARCHIVE, LOCK, locked
-from ..inputs import NAME as INPUTS
-from ..inputs import Given, Inputs, check_inputs
-from ..models import build_model
-from ..planner.plan import save_plan
-from ..sharing.flat import unflatten
-from ..sharing.window import Window
-from .config import SimulationConfig
+from crowdlearn_host.common.files import DAMAGED_ARCHIVE, LOCK, locked
+from crowdlearn_host.common.toml_files import load_toml
+from crowdlearn_host.errors import RunError
+from crowdlearn_host.methods.index_space import unflatten
+from crowdlearn_host.methods.slicenet.window import Window
+from crowdlearn_host.models.named import build_model
+from crowdlearn_host.planner.plan import save_plan
+from crowdlearn_host.spec.provenance import NAME as INPUTS
+from crowdlearn_host.spec.provenance import Given, Inputs, check_inputs
+from crowdlearn_host.spec.simulation import SimulationConfig
+
 from .engine import global_weights
 from .setting import Setting
 from .state import RoundRecord, RunState

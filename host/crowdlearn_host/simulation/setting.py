@@ -7,20 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from crowdlearn_device.dataset import Dataset
-from crowdlearn_device.wire import Floats
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_export.tracing.trace import neuron_graph
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
-from ..models import build_model, input_shape
-from ..planner.balanced import balanced
-from ..planner.plan import Plan, load_plan
-from ..sharing.flat import flat_layout, flatten, piece_of_weight, travelling
-from .config import SimulationConfig
-from .traffic import errors_per_sample, sums_per_sample
-from .wire import crossings
-from .workload import Workload
+from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.methods.index_space import flat_layout, flatten, piece_of_weight, travelling
+from crowdlearn_host.models.named import build_model, input_shape
+from crowdlearn_host.planner.balanced import balanced
+from crowdlearn_host.planner.plan import Plan, load_plan
+from crowdlearn_host.simulation.learners.rounding import crossings
+from crowdlearn_host.simulation.learners.workload import Workload
+from crowdlearn_host.spec.simulation import SimulationConfig
+
+from .modelled_traffic import errors_per_sample, sums_per_sample
 
 
 @dataclass(frozen=True)

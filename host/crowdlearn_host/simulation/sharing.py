@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from crowdlearn_device.sharing import select_top
-from crowdlearn_device.update import Update, encode_update
-from crowdlearn_device.update_values import ValueType, as_decoded
-from crowdlearn_device.wire import Floats
+from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_device.sharing.selection import select_top
+from crowdlearn_device.sharing.update import Update, encode_update
+from crowdlearn_device.sharing.update_values import ValueType, as_decoded
 from numpy.typing import NDArray
 
-from ..sharing.window import Window
-from .config import SimulationConfig
-from .group import GroupResult
+from crowdlearn_host.methods.slicenet.window import Window
+from crowdlearn_host.simulation.learners.group import GroupResult
+from crowdlearn_host.spec.simulation import SimulationConfig
+
 from .setting import Setting
 from .state import diverged
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from crowdlearn_device.wire import Floats
+from crowdlearn_device.protocol.frames import Floats
 
-from ..errors import TrainingError
-from ..sharing.window import Window
+from crowdlearn_host.errors import TrainingError
+from crowdlearn_host.methods.slicenet.window import Window
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from crowdlearn_device.wire import Floats
+from crowdlearn_device.protocol.frames import Floats
 
-from .group import GroupModel, GroupResult
-from .workload import Pass
+from crowdlearn_host.simulation.learners.group import GroupModel, GroupResult
+from crowdlearn_host.simulation.learners.workload import Pass
 
 Outcome = TypeVar("Outcome", covariant=True)
 

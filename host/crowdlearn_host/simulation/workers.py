@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from threadpoolctl import ThreadpoolController
 
-from ..errors import TrainingError
-from .group import GroupModel
+from crowdlearn_host.errors import TrainingError
+from crowdlearn_host.simulation.learners.group import GroupModel
+from crowdlearn_host.simulation.learners.workload import Workload
+
 from .tasks import Task
-from .workload import Workload
 
 ATTEMPTS = 3
 """How often a task may lose its worker before the run gives up."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from crowdlearn_device.executor import ExecuTorchExecutor
-from crowdlearn_export.compile import Method, compile_lowered, lower_methods
+from crowdlearn_device.program.executor import ExecuTorchExecutor
+from crowdlearn_export.compiler.compile import Method, compile_lowered, lower_methods
 from crowdlearn_export.lowering import lower
 from crowdlearn_export.lowering.backend import Backend
 from torch import Tensor

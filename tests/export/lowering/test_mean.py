@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from crowdlearn_device.executor import ExecuTorchExecutor
-from crowdlearn_export.compile import Method, compile_program
+from crowdlearn_device.program.executor import ExecuTorchExecutor
+from crowdlearn_export.compiler.compile import Method, compile_program
 from crowdlearn_export.lowering import lower
 from crowdlearn_export.lowering.backend import LARGE_SUM
-from crowdlearn_export.lowering.mean import sums_as_means
+from crowdlearn_export.lowering.passes.mean import sums_as_means
 from reference import BOUND
 
 aten = torch.ops.aten

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from crowdlearn_export.lowering.order import apart, free_early
+from crowdlearn_export.lowering.passes.order import apart, free_early
 from torch.fx import Graph, GraphModule
 
 aten = torch.ops.aten

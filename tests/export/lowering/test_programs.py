@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from crowdlearn_device.errors import ProgramError
-from crowdlearn_device.executor import ExecuTorchExecutor
-from crowdlearn_export.compile import Method, compile_program
-from crowdlearn_export.dropout import masks
+from crowdlearn_device.program.executor import ExecuTorchExecutor
+from crowdlearn_export.compiler.compile import Method, compile_program
 from crowdlearn_export.errors import LoweringError, UnsupportedModule
 from crowdlearn_export.lowering.operators import ALLOWED, MISSING_ON_ANDROID, check_operators
-from crowdlearn_export.train_step import train_step
+from crowdlearn_export.stages.dropout import masks
+from crowdlearn_export.stages.train_step import train_step
 from executorch.extension.pybindings import _portable_lib
 from reference import assert_compiles
 from torch import nn

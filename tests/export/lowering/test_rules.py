@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from crowdlearn_export.lowering import lower
-from crowdlearn_export.lowering.depthwise import WIDEST
-from crowdlearn_export.lowering.loss import SMALL
+from crowdlearn_export.lowering.rules.depthwise import WIDEST
+from crowdlearn_export.lowering.rules.loss import SMALL
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from reference import assert_lowers, exact, with_gradients

@@ -5,16 +5,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from crowdlearn_host import phones
+from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice, AppDeployment, RuntimeDeployment
-from crowdlearn_host.adb.app_deployment import HOME as APP_HOME
-from crowdlearn_host.adb.app_deployment import PACKAGE
-from crowdlearn_host.adb.connection import FullSendTransport, connect_blocking, parse_address
-from crowdlearn_host.adb.server import server_devices
+from crowdlearn_host.adb.carriers.connection import FullSendTransport, connect_blocking, parse_address
+from crowdlearn_host.adb.carriers.server import server_devices
+from crowdlearn_host.adb.deployment.app import HOME as APP_HOME
+from crowdlearn_host.adb.deployment.app import PACKAGE
 from crowdlearn_host.errors import FleetError
 
-from tests.host.phones.apks import apk
-from tests.host.phones.test_clients import CLIENTS, Client
+from tests.host.emulator.apks import apk
+from tests.host.emulator.test_clients import CLIENTS, Client
 
 
 async def check(device: AdbDevice) -> None:

@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from crowdlearn_host import phones
+from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice, RuntimeDeployment
 from crowdlearn_host.errors import FleetError
 from cryptography.hazmat.primitives import serialization

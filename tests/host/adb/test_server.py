@@ -5,8 +5,9 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
-from crowdlearn_host.adb import AdbDevice, silence
-from crowdlearn_host.adb.server import ServerConnection
+from crowdlearn_host.adb import AdbDevice
+from crowdlearn_host.adb.carriers import silence
+from crowdlearn_host.adb.carriers.server import ServerConnection
 from crowdlearn_host.errors import FleetError
 
 pytest.importorskip("adbutils", reason="pip install 'crowdlearn[adb-server]'")

@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from crowdlearn_host import phones
-from crowdlearn_host.adb import AdbDevice, silence
-from crowdlearn_host.adb.files import pull_file
-from crowdlearn_host.adb.sync import request
+from crowdlearn_host import emulator as phones
+from crowdlearn_host.adb import AdbDevice
+from crowdlearn_host.adb.carriers import silence
+from crowdlearn_host.adb.services.files import pull_file
+from crowdlearn_host.adb.wire.sync import request
 from crowdlearn_host.errors import FleetError
 
 REMOTE = "/data/local/tmp/content"

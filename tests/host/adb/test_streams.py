@@ -1,8 +1,8 @@
 """The rules of streams, played between two ends without a network."""
 
 import pytest
-from crowdlearn_host.adb.streams import Closed, Data, Incoming, Opened, Streams, Writable
-from crowdlearn_host.adb.wire import Command, Message, ProtocolError
+from crowdlearn_host.adb.wire.messages import Command, Message, ProtocolError
+from crowdlearn_host.adb.wire.streams import Closed, Data, Incoming, Opened, Streams, Writable
 from hypothesis import given
 from hypothesis import strategies as st
 

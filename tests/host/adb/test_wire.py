@@ -3,8 +3,7 @@
 import struct
 
 import pytest
-from crowdlearn_host.adb.shell_protocol import Channel, ShellDecoder, encode
-from crowdlearn_host.adb.wire import (
+from crowdlearn_host.adb.wire.messages import (
     MAX_PAYLOAD,
     Command,
     Decoder,
@@ -13,6 +12,7 @@ from crowdlearn_host.adb.wire import (
     checksum,
     encode_header,
 )
+from crowdlearn_host.adb.wire.shell_protocol import Channel, ShellDecoder, encode
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from crowdlearn_host.adb.keys import load_signer
-from crowdlearn_host.joining.certificate import certificate
-from crowdlearn_host.joining.enrolment import Enrolment
+from crowdlearn_host.adb.carriers.keys import load_signer
+from crowdlearn_host.devices.joining.certificate import certificate
+from crowdlearn_host.devices.joining.enrolment import Enrolment
 
 CALLERS = 8
 T = TypeVar("T")

@@ -9,29 +9,29 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.dataset import Dataset
-from crowdlearn_device.envelope import Identity
+from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import JoinError
-from crowdlearn_device.fetch import FetchingMember
-from crowdlearn_device.join import join_host
-from crowdlearn_device.kept import KeptModel
-from crowdlearn_device.manifest import ArraySpec
-from crowdlearn_device.wire import VERSION
-from crowdlearn_host.config import parse_config
-from crowdlearn_host.joining.certificate import certificate
-from crowdlearn_host.joining.enrolment import Enrolment
-from crowdlearn_host.joining.listener import listening
-from crowdlearn_host.server.group import Group
-from crowdlearn_host.server.points import Device
-from crowdlearn_host.server.run_folder import RunFolder
-from crowdlearn_host.server.server import Server
-from crowdlearn_host.server.settings import Settings
-from crowdlearn_host.server.shared_model import SharedModel
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.data import deal, load_split, to_npz
-from crowdlearn_host.training.prepare import prepare
-from crowdlearn_host.training.run import train
+from crowdlearn_device.member.fetching import FetchingMember
+from crowdlearn_device.prediction.model_folder import KeptModel
+from crowdlearn_device.program.manifest import ArraySpec
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import VERSION
+from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.transport.join import join_host
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.group.restore_points import Device
+from crowdlearn_host.coordinator.group.settings import Settings
+from crowdlearn_host.coordinator.hub.server import Server
+from crowdlearn_host.coordinator.storage.run_folder import RunFolder
+from crowdlearn_host.coordinator.storage.shared_model import SharedModel
+from crowdlearn_host.devices.joining.certificate import certificate
+from crowdlearn_host.devices.joining.enrolment import Enrolment
+from crowdlearn_host.devices.joining.listener import listening
+from crowdlearn_host.runs.data import deal, load_split, to_npz
+from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.runs.train import train
+from crowdlearn_host.spec.training import TrainConfig
 
 WEIGHTS = ArraySpec("w", 0, (), trained=True)
 
@@ -110,7 +110,7 @@ async def test_a_device_that_is_sent_away_at_once_comes_again_ever_later(tmp_pat
 
     join = Group.join
     monkeypatch.setattr(Group, "join", send_away)
-    monkeypatch.setattr("crowdlearn_device.join.FIRST_RETRY", 0.01)
+    monkeypatch.setattr("crowdlearn_device.transport.join.FIRST_RETRY", 0.01)
     token, (_, pin) = Enrolment(tmp_path).enrol("phone-1"), certificate(tmp_path)
     data = give_data(tmp_path / "data", load_split("digits", "test"))
     async with a_host(tmp_path) as port:
@@ -130,9 +130,9 @@ async def test_a_device_that_was_silent_is_told_and_comes_again(tmp_path, monkey
             member.outbox.clear()
         return member
 
-    monkeypatch.setattr("crowdlearn_device.join.FetchingMember", a_member)
-    monkeypatch.setattr("crowdlearn_device.join.FIRST_RETRY", 0.01)
-    monkeypatch.setattr("crowdlearn_host.server.server.HELLO_SECONDS", 1.0)
+    monkeypatch.setattr("crowdlearn_device.transport.join.FetchingMember", a_member)
+    monkeypatch.setattr("crowdlearn_device.transport.join.FIRST_RETRY", 0.01)
+    monkeypatch.setattr("crowdlearn_host.coordinator.hub.server.HELLO_SECONDS", 1.0)
     token, (_, pin) = Enrolment(tmp_path).enrol("phone-1"), certificate(tmp_path)
     data = give_data(tmp_path / "data", load_split("digits", "test"))
     async with a_host(tmp_path) as port:

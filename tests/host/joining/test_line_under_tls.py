@@ -6,8 +6,8 @@ import asyncio
 import ssl
 from pathlib import Path
 
-from crowdlearn_device.line import Line
-from crowdlearn_host.joining.certificate import certificate
+from crowdlearn_device.transport.outbound_queue import Line
+from crowdlearn_host.devices.joining.certificate import certificate
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 

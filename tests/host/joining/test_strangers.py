@@ -6,11 +6,11 @@ import ssl
 from pathlib import Path
 
 import pytest
-from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.envelope import Identity
-from crowdlearn_device.wire import VERSION
-from crowdlearn_host.joining import door
-from crowdlearn_host.joining.enrolment import Enrolment
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import VERSION
+from crowdlearn_device.security.envelope import Identity
+from crowdlearn_host.devices.joining import lobby as door
+from crowdlearn_host.devices.joining.enrolment import Enrolment
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError
 

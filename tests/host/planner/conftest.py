@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_host.models import mlp
-from crowdlearn_host.planner.fleet import Fleet
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_host.models.named import mlp
+from crowdlearn_host.planner.problem.fleet import Fleet
 
 
 @pytest.fixture(scope="session")

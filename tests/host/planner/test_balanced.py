@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.errors import PlanError
 from crowdlearn_host.planner.balanced import balanced
 from torch import nn

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.errors import InfeasiblePlan
-from crowdlearn_host.models import mlp
-from crowdlearn_host.planner.costs import Rotation, Training, WireFormat, costs, sharing_bytes
-from crowdlearn_host.planner.fleet import Fleet, deal
-from crowdlearn_host.planner.pieces import seat_classes
+from crowdlearn_host.models.named import mlp
 from crowdlearn_host.planner.planner import plan_fleet
-from crowdlearn_host.planner.problem import Division, traffic, violations
+from crowdlearn_host.planner.problem.costs import Rotation, Training, WireFormat, costs, sharing_bytes
+from crowdlearn_host.planner.problem.fleet import Fleet, deal
+from crowdlearn_host.planner.problem.problem import Division, traffic, violations
+from crowdlearn_host.planner.problem.seats import group_problem
 from crowdlearn_host.planner.rotation import rotate
-from crowdlearn_host.planner.seats import group_problem
+from crowdlearn_host.planner.solver.piece_program import seat_classes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_host.models import mlp
-from crowdlearn_host.planner.costs import Training, WireFormat, costs
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_host.coordinator.hub.traffic import exchanged_bytes
+from crowdlearn_host.models.named import mlp
 from crowdlearn_host.planner.planner import plan_fleet
-from crowdlearn_host.server.traffic import exchanged_bytes
-from crowdlearn_host.simulation.traffic import errors_per_sample, sums_per_sample
+from crowdlearn_host.planner.problem.costs import Training, WireFormat, costs
+from crowdlearn_host.simulation.modelled_traffic import errors_per_sample, sums_per_sample
 
 from .conftest import fleet
 

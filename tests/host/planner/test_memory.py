@@ -9,17 +9,17 @@ from math import ceil, inf
 
 import pytest
 import torch
-from crowdlearn_export.footprint import Footprint, Line
-from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.piece_stages import loss_region
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.program.footprint import Footprint, Line
+from crowdlearn_export.stages.piece_stages import loss_region
+from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.errors import InfeasiblePlan, PlanError
-from crowdlearn_host.models import mlp
-from crowdlearn_host.planner.costs import Training, costs
-from crowdlearn_host.planner.memory import PROCESS_BYTES, memory_budgets, peak_memory
+from crowdlearn_host.models.named import mlp
 from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_seconds
-from crowdlearn_host.planner.wire import wire_format
-from crowdlearn_host.training.config import micro_rows
+from crowdlearn_host.planner.problem.costs import Training, costs
+from crowdlearn_host.planner.problem.memory import PROCESS_BYTES, memory_budgets, peak_memory
+from crowdlearn_host.planner.problem.wire_format import wire_format
+from crowdlearn_host.spec.training import micro_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

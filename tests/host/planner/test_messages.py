@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from crowdlearn_device.wire import MAX_FRAME
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_device.protocol.frames import MAX_FRAME
+from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.errors import PlanError
 from crowdlearn_host.planner import messages
 from crowdlearn_host.planner.balanced import balanced
-from crowdlearn_host.planner.costs import Training
 from crowdlearn_host.planner.messages import check_messages
 from crowdlearn_host.planner.micro_batch import plan_with_micro_batch
-from crowdlearn_host.planner.wire import wire_format
-from crowdlearn_host.training.config import TrainConfig
-from crowdlearn_host.training.prepare import prepare
+from crowdlearn_host.planner.problem.costs import Training
+from crowdlearn_host.planner.problem.wire_format import wire_format
+from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.spec.training import TrainConfig
 from torch import nn
 
 from .conftest import fleet

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.cli import build
 from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.models import mlp
+from crowdlearn_host.models.named import mlp
 from crowdlearn_host.planner.balanced import balanced
-from crowdlearn_host.planner.draw import draw_plan
+from crowdlearn_host.planner.drawing import draw_plan
 from crowdlearn_host.planner.plan import load_plan
 from typer.testing import CliRunner
 

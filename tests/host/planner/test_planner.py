@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 import torch
-from crowdlearn_export.graph import NeuronGraph
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.errors import InfeasiblePlan, PlanError
-from crowdlearn_host.models import mlp
-from crowdlearn_host.planner import relax
+from crowdlearn_host.models.named import mlp
+from crowdlearn_host.planner import infeasibility as relax
 from crowdlearn_host.planner.balanced import balanced
-from crowdlearn_host.planner.costs import Rotation, Training, WireFormat, costs
-from crowdlearn_host.planner.fleet import Fleet
-from crowdlearn_host.planner.memory import PROCESS_BYTES
+from crowdlearn_host.planner.infeasibility import TOLD, Stretch, relaxations
 from crowdlearn_host.planner.plan import GroupPlan, Plan, Turn, check_plan, load_plan, save_plan
 from crowdlearn_host.planner.planner import _even, plan_fleet
-from crowdlearn_host.planner.problem import Problem
-from crowdlearn_host.planner.relax import TOLD, Stretch, relaxations
-from crowdlearn_host.planner.seats import caps_of, group_problem
+from crowdlearn_host.planner.problem.costs import Rotation, Training, WireFormat, costs
+from crowdlearn_host.planner.problem.fleet import Fleet
+from crowdlearn_host.planner.problem.memory import PROCESS_BYTES
+from crowdlearn_host.planner.problem.problem import Problem
+from crowdlearn_host.planner.problem.seats import caps_of, group_problem
 from pydantic_core import to_jsonable_python
 
 from .conftest import fleet

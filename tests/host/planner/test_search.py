@@ -8,10 +8,7 @@ from itertools import product
 from math import inf
 
 import pytest
-from crowdlearn_host.planner.branch import branch_and_price
-from crowdlearn_host.planner.patterns import FEW_POINTS, make_block
-from crowdlearn_host.planner.pieces import seat_classes, solve_pieces
-from crowdlearn_host.planner.problem import (
+from crowdlearn_host.planner.problem.problem import (
     Budget,
     Division,
     Link,
@@ -21,7 +18,10 @@ from crowdlearn_host.planner.problem import (
     cost,
     violations,
 )
-from crowdlearn_host.planner.search import search
+from crowdlearn_host.planner.solver.branch import branch_and_price
+from crowdlearn_host.planner.solver.class_program import FEW_POINTS, make_block
+from crowdlearn_host.planner.solver.piece_program import seat_classes, solve_pieces
+from crowdlearn_host.planner.solver.search import search
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crowdlearn_host.cli.report import report
-from crowdlearn_host.cli.simulate import simulate
+from crowdlearn_host.cli.runs.report import report
+from crowdlearn_host.cli.runs.simulate import simulate
+from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.errors import RunError
 from crowdlearn_host.report.charts import bars, curves
 from crowdlearn_host.report.page import page
 from crowdlearn_host.report.run import MAX_POINTS, read_run
-from crowdlearn_host.server.run_folder import RunFolder
 
 HOSTILE = "<script>alert(1)</script>"
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from crowdlearn_device.dataset import Dataset
-from crowdlearn_host.config import parse_config
-from crowdlearn_host.simulation.config import SimulationConfig
+from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.simulation.partition import partition
 from crowdlearn_host.simulation.setting import Setting, prepare
+from crowdlearn_host.spec.simulation import SimulationConfig
 
 CONFIG = """
 seed = 3

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from crowdlearn_host.models import mlp
-from crowdlearn_host.sharing.flat import flat_layout, flatten, unflatten
-from crowdlearn_host.simulation.dense import DenseChain, Fed
-from crowdlearn_host.simulation.samples import Columns
+from crowdlearn_host.methods.index_space import flat_layout, flatten, unflatten
+from crowdlearn_host.models.named import mlp
+from crowdlearn_host.simulation.learners.dense import DenseChain, Fed
+from crowdlearn_host.simulation.learners.samples import Columns
 from torch import nn
 
 BATCHES = [slice(0, 20), slice(20, 40), slice(40, 60), slice(60, 73)]

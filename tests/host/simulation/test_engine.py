@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from crowdlearn_device.schedule import dominator_order, mini_batches, pass_order
+from crowdlearn_device.protocol.schedule import dominator_order, mini_batches, pass_order
 from crowdlearn_host.errors import ConfigError, TrainingError
-from crowdlearn_host.models import build_model
-from crowdlearn_host.sharing.flat import flatten
+from crowdlearn_host.methods.index_space import flatten
+from crowdlearn_host.models.named import build_model
 from crowdlearn_host.simulation.engine import global_weights, run, start
 from crowdlearn_host.simulation.setting import Setting
 from crowdlearn_host.simulation.state import RunState

@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from crowdlearn_device.dataset import Dataset
-from crowdlearn_host.config import parse_config
-from crowdlearn_host.models import mlp
-from crowdlearn_host.simulation.config import SimulationConfig
-from crowdlearn_host.simulation.dense import DenseChain
-from crowdlearn_host.simulation.group import GroupModel, GroupResult
-from crowdlearn_host.simulation.samples import Columns
+from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.models.named import mlp
+from crowdlearn_host.simulation.learners.dense import DenseChain
+from crowdlearn_host.simulation.learners.group import GroupModel, GroupResult
+from crowdlearn_host.simulation.learners.samples import Columns
+from crowdlearn_host.simulation.learners.workload import Pass
 from crowdlearn_host.simulation.setting import Setting, prepare
-from crowdlearn_host.simulation.workload import Pass
+from crowdlearn_host.spec.simulation import SimulationConfig
 from torch import nn
 
 PASSES = [Pass(0, 0), Pass(1, 0), Pass(2, 0), Pass(3, 0), Pass(1, 1), Pass(0, 1)]

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crowdlearn_host.config import parse_config
+from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.simulation.config import PartitionConfig
 from crowdlearn_host.simulation.partition import load_device_files, partition
+from crowdlearn_host.spec.simulation import PartitionConfig
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,10 +8,10 @@ import numpy as np
 import psutil
 import pytest
 from crowdlearn_host.simulation.engine import run, start
+from crowdlearn_host.simulation.learners.workload import Pass
 from crowdlearn_host.simulation.setting import Setting
 from crowdlearn_host.simulation.tasks import GroupTask
 from crowdlearn_host.simulation.workers import InProcess, RayTasks
-from crowdlearn_host.simulation.workload import Pass
 
 ray = pytest.importorskip("ray", reason="ray is not installed (crowdlearn[ray])")
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from crowdlearn_host.simulation.samples import ALIGNED, Columns, Samples
+from crowdlearn_host.simulation.learners.samples import ALIGNED, Columns, Samples
 
 RNG = np.random.default_rng(3)
 

@@ -8,18 +8,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from crowdlearn_device.sharing import apply_patch, shared_updates
-from crowdlearn_device.state import PieceState
-from crowdlearn_device.update_values import ValueType
-from crowdlearn_export.shape import array_specs
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_export.weights import arrays_of
-from crowdlearn_host.models import build_model, mlp
-from crowdlearn_host.server.effects import Merge
-from crowdlearn_host.server.shared_model import SharedModel
-from crowdlearn_host.sharing.flat import unflatten
+from crowdlearn_device.sharing.selection import apply_patch, shared_updates
+from crowdlearn_device.sharing.update_values import ValueType
+from crowdlearn_device.state.piece_state import PieceState
+from crowdlearn_export.graph.shape import array_specs
+from crowdlearn_export.graph.weights import arrays_of
+from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_host.coordinator.group.effects import Merge
+from crowdlearn_host.coordinator.storage.shared_model import SharedModel
+from crowdlearn_host.methods.index_space import unflatten
+from crowdlearn_host.models.named import build_model, mlp
 from crowdlearn_host.simulation.engine import start
-from crowdlearn_host.simulation.group import GroupResult
+from crowdlearn_host.simulation.learners.group import GroupResult
 from crowdlearn_host.simulation.setting import Setting
 from crowdlearn_host.simulation.sharing import share
 from torch import nn

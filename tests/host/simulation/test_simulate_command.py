@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from crowdlearn_export.trace import neuron_graph
-from crowdlearn_host.cli.evaluate import evaluate
-from crowdlearn_host.cli.models import export_model
-from crowdlearn_host.cli.simulate import Engine, simulate
+from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_host.cli.models.convert import export_model
+from crowdlearn_host.cli.runs.evaluate import evaluate
+from crowdlearn_host.cli.runs.simulate import Engine, simulate
 from crowdlearn_host.errors import ConfigError, HostError, RunError, TrainingError
-from crowdlearn_host.models import build_model
+from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.plan import load_plan, save_plan
 from crowdlearn_host.simulation.run_folder import RunFolder

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from crowdlearn_device import wire_pb2 as pb
-from crowdlearn_device.wire import decode_tensor, encode_tensor
-from crowdlearn_export.trace import neuron_graph
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import decode_tensor, encode_tensor
+from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.planner.plan import plan_from_counts
-from crowdlearn_host.simulation.wire import crossings, round_sums
+from crowdlearn_host.simulation.learners.rounding import crossings, round_sums
 from torch import nn
 
 COUNTS = ([6, 1, 0, 4], [0, 5, 3, 0], [0, 4, 5, 0])

@@ -1,0 +1,228 @@
+"""A device as a member of its group: the protocol's device side as a state machine without I/O of its own.
+
+Frames go in through `receive`, come out in `outbox`; `work` does one piece of computation. docs/protocol.md
+tells the states. Assign begins a generation (generation.py). Whatever is refused ends it here: the server is
+told why and assigns anew from a boundary that everybody holds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+
+from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.errors import (
+    DataError,
+    DeviceError,
+    EnvelopeError,
+    FailedError,
+    ProgramError,
+    StateError,
+    WireError,
+)
+from crowdlearn_device.prediction.model_folder import keep_model
+from crowdlearn_device.program.executor import Executor, Programs
+from crowdlearn_device.program.manifest import Manifest
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import VERSION
+from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.known_peers import RUN_ID_BYTES, Pins, enter
+from crowdlearn_device.state.on_disk import StateStore
+from crowdlearn_device.state.piece_state import PieceState
+
+from .generation import Generation
+
+log = logging.getLogger("crowdlearn")
+
+FAULTS: tuple[tuple[type[DeviceError], pb.FaultKind], ...] = (
+    (EnvelopeError, pb.FAULT_ENVELOPE),
+    (ProgramError, pb.FAULT_PROGRAM),
+    (StateError, pb.FAULT_STATE),
+    (DataError, pb.FAULT_DATA),
+    (WireError, pb.FAULT_WIRE),
+    (DeviceError, pb.FAULT_DEVICE),
+)
+
+
+class Member:
+    """One device in one run. `load_data` reads the device's samples when it first is dominator."""
+
+    def __init__(
+        self,
+        name: str,
+        home: Path,
+        identity: Identity,
+        samples: int,
+        load_data: Callable[[], Dataset],
+        programs: Programs,
+        token: str = "",
+    ) -> None:
+        self.outbox: list[pb.Frame] = []
+        self.finished: str | None = None
+        self._home = home
+        self.identity = identity
+        self._load_data = load_data
+        self.programs = programs
+        self._executor: tuple[str, Executor] | None = None
+        self._data: Dataset | None = None
+        self._generation: Generation | None = None
+        self._run_name = ""
+        self.run = ""
+        """NAME/ID, which keys are derived from."""
+        self.device = -1
+        self._send(
+            pb.Frame(
+                hello=pb.Hello(
+                    version=VERSION, device=name, identity=identity.public, samples=samples, token=token
+                )
+            )
+        )
+
+    def _send(self, frame: pb.Frame) -> None:
+        self.outbox.append(frame)
+
+    def receive(self, frame: pb.Frame) -> None:
+        """Take a frame from the server. Whatever goes wrong becomes a Fault frame; nothing is raised."""
+        try:
+            self._receive(frame)
+        except Exception as error:
+            self._fault(_typed(error))
+
+    def work(self) -> bool:
+        """Do one piece of computation; False where there is none to do. Whatever goes wrong becomes a Fault
+        frame.
+        """
+        generation = self._generation
+        if generation is None:
+            return False
+        try:
+            return generation.work()
+        except Exception as error:
+            self._fault(_typed(error))
+            return True
+
+    def _fault(self, error: DeviceError) -> None:
+        number = self._generation.number if self._generation else 0
+        self._end_generation()
+        kind = next(kind for kind_of, kind in FAULTS if isinstance(error, kind_of))
+        fatal = kind in (pb.FAULT_PROGRAM, pb.FAULT_DATA)
+        self._send(
+            pb.Frame(fault=pb.Fault(generation=number, kind=kind, reason=str(error)[:500], fatal=fatal))
+        )
+
+    def _receive(self, frame: pb.Frame) -> None:
+        kind = frame.WhichOneof("body")
+        if kind == "welcome":
+            self._welcome(frame.welcome)
+        elif kind == "finish":
+            self.finished = frame.finish.reason
+            self._end_generation()
+        elif kind == "ping":
+            waiting = self._generation is None or not self._generation.has_work
+            self._send(pb.Frame(pong=pb.Pong(nonce=frame.ping.nonce, waiting=waiting)))
+        elif self.device < 0:
+            raise WireError(f"{kind} before welcome")
+        elif kind == "assign":
+            self._assign(frame.assign)
+        elif kind == "committed":
+            self.states.forget_before(frame.committed.generation, frame.committed.boundary)
+        elif self._generation is not None:
+            self._generation.receive(kind or "", frame)
+
+    def _welcome(self, welcome: pb.Welcome) -> None:
+        if welcome.version != VERSION:
+            raise WireError(
+                f"the server speaks version {welcome.version}, this device {VERSION}; update the older"
+            )
+        if self.device >= 0:
+            raise WireError("welcome came twice on one connection")
+        run = welcome.run
+        if (
+            not run
+            or len(run) > 100
+            or not all(c.isalnum() or c in "-_." for c in run)
+            or run.startswith(".")
+        ):
+            raise WireError(f"run {run[:100]!r} is not a name")
+        if len(welcome.id) != RUN_ID_BYTES:
+            raise WireError(f"run {run} has an id of {len(welcome.id)} bytes; {RUN_ID_BYTES} were due")
+        self._run_name, self.run, self.device = run, f"{run}/{welcome.id.hex()}", welcome.device
+        enter(self._run_folder)
+
+    @property
+    def _run_folder(self) -> Path:
+        return self._home / "runs" / self.run
+
+    @cached_property
+    def states(self) -> StateStore:
+        """What this device holds on its disk of the run."""
+        return StateStore(self._run_folder)
+
+    @cached_property
+    def _pins(self) -> Pins:
+        return Pins(self._run_folder)
+
+    @property
+    def identities(self) -> Mapping[int, bytes]:
+        """Of the run's devices, by number."""
+        return self._pins.identities
+
+    def _assign(self, assign: pb.Assign) -> None:
+        if self._generation is not None and assign.generation <= self._generation.number:
+            raise WireError(f"generation {assign.generation} after {self._generation.number}")
+        self._end_generation()
+        self.trust(assign.peers)
+        if self.identities.get(self.device) != self.identity.public:
+            raise WireError("the server gives this device another's identity")
+        self._generation = Generation(self, assign)
+
+    def _end_generation(self) -> None:
+        """Forget it, and have its weights out of memory before others come."""
+        if self._generation is not None:
+            self._generation.end()
+        if self._executor is not None:
+            self._executor[1].hold(())
+        self._generation = None
+
+    def trust(self, peers: Iterable[pb.Peer]) -> list[int]:
+        """The numbers of these devices. A device's key is trusted at first sight and then for the whole
+        run.
+        """
+        return self._pins.trust(peers)
+
+    def leave(self, reason: str) -> None:
+        """Ask to go; `finished` is set once others have taken this device's pieces over."""
+        self._send(pb.Frame(leave=pb.Leave(reason=reason)))
+
+    def program(self, sha256: str) -> tuple[Manifest, Executor]:
+        """A program that was pushed to this device. One is loaded at a time: its arenas take memory."""
+        manifest = self.programs.manifest(sha256)
+        if self._executor is None or self._executor[0] != manifest.program:
+            self._executor = None
+            self._executor = manifest.program, self.programs.executor(manifest)
+        return manifest, self._executor[1]
+
+    def keep(self, sha256: str, weights: PieceState) -> None:
+        """Write the group's model to HOME/models/RUN."""
+        keep_model(self._home / "models" / self._run_name, self.programs.files(sha256), weights)
+
+    def data(self) -> Dataset:
+        if self._data is None:
+            self._data = self._load_data()
+        return self._data
+
+
+def _typed(error: Exception) -> DeviceError:
+    """What the server is told of an error: nothing may end a connection without a reason."""
+    if isinstance(error, DeviceError):
+        return error
+    if isinstance(error, OSError):
+        return FailedError(
+            f"this device's storage failed ({error.strerror or error}); make room there, then resume the run"
+        )
+    if isinstance(error, MemoryError):
+        return FailedError(f"this device's memory does not suffice ({error}); give it a smaller piece")
+    log.error("not foreseen", exc_info=error)
+    return FailedError(f"{type(error).__name__}: {error}; report it with the log of this device")

@@ -1,0 +1,164 @@
+"""The work of a piece in its pass: sums and errors in and out, and a drained boundary now and then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.errors import WireError
+from crowdlearn_device.piece.dominator import Dominator
+from crowdlearn_device.piece.inbox import Message
+from crowdlearn_device.piece.piece import Piece
+from crowdlearn_device.piece.routes import Layout
+from crowdlearn_device.program.executor import Executor
+from crowdlearn_device.program.manifest import Manifest
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import decode_message, decode_tensor, encode_tensor
+from crowdlearn_device.protocol.schedule import STALENESS, Pass, micro_batches
+from crowdlearn_device.state.piece_state import PieceState
+
+
+class Surroundings(Protocol):
+    """What becomes of the work's results."""
+
+    def deliver(self, piece: int, purpose: pb.Purpose, content: bytes, *, express: bool) -> None:
+        """Seal sums or errors, and send them to the holder of a piece."""
+
+    def tell(self, progress: pb.Progress) -> None:
+        """Tell the server what a mini-batch gave."""
+
+    def hold(self, boundary: int, state: PieceState, busy: float) -> None:
+        """Keep the piece as it is at a drained boundary, after so many seconds of computing."""
+
+
+class Work:
+    """A piece, and the dominator's samples where it is that device's turn. Raises DeviceError where the
+    assignment or a message is refused.
+    """
+
+    def __init__(
+        self,
+        assign: pb.Assign,
+        manifest: Manifest,
+        executor: Executor,
+        layout: Layout,
+        state: PieceState,
+        around: Surroundings,
+    ) -> None:
+        training = assign.training
+        self._assign = assign
+        self._around = around
+        self._pass = Pass(
+            assign.pass_boundary, assign.pass_end, max(1, training.snapshot_every), training.staleness
+        )
+        if training.staleness not in STALENESS:
+            raise WireError(f"staleness {training.staleness}; this device knows {STALENESS}")
+        if not training.batch or not training.micro_batch:
+            raise WireError(f"mini-batches of {training.batch} in micro-batches of {training.micro_batch}")
+        rate, seed = training.learning_rate, training.seed
+        self._piece = Piece(
+            manifest,
+            executor,
+            layout,
+            assign.piece,
+            state,
+            assign.boundary,
+            self._pass,
+            rate,
+            seed,
+            at_once=training.batch <= training.micro_batch,
+        )
+        # Everything waits for what turns round at the loss, and that is the shortest there is.
+        self._express = [edge.target == len(manifest.layers) - 1 for edge in manifest.edges]
+        self._edges = manifest.edges
+        self._dominator: Dominator | None = None
+        self._busy = 0.0
+
+    @property
+    def ready(self) -> bool:
+        """Whether a stage can run now."""
+        return self._piece.ready
+
+    def state(self) -> PieceState:
+        """The piece at a drained boundary."""
+        return self._piece.state()
+
+    def go(self, data: Callable[[], Dataset], device: int) -> None:
+        """Begin: the dominator's `device` feeds its data."""
+        if self._dominator is not None:
+            raise WireError("go came twice")
+        if self._assign.piece == 0:
+            self._dominator = Dominator(self._piece, data(), self._pass, self._assign, device)
+
+    def receive(self, partner: int, purpose: pb.Purpose, content: bytes) -> None:
+        """Take the opened sums or errors of a partner piece: whatever these bytes are, nobody has looked at
+        them before.
+        """
+        sums = decode_message(pb.Sums, content)
+        training, values = self._assign.training, decode_tensor(sums.values)
+        micros = []
+        if sums.rows <= training.batch + 1:  # a last sample may have joined
+            micros = micro_batches(sums.rows, training.micro_batch, training.least_rows)
+        if len(micros) != sums.micros or sums.micro >= sums.micros:
+            raise WireError(f"micro-batch {sums.micro} of {sums.micros} with {sums.rows} rows")
+        if values.shape[:1] != (len(micros[sums.micro]),):
+            raise WireError(
+                f"values of shape {values.shape} for the {len(micros[sums.micro])} rows of a micro-batch"
+            )
+        place = sums.step, sums.micro, sums.micros, sums.rows, sums.edge
+        self._piece.receive(Message(partner, purpose, *place, values))
+
+    def run(self) -> bool:
+        """Run a stage, or feed a micro-batch; False where there is nothing to do."""
+        piece = self._piece
+        fed = self._dominator is not None and self._dominator.feed()
+        if not piece.ready:
+            return fed
+        before, started = piece.boundary, time.perf_counter()
+        messages = piece.run()
+        self._busy += time.perf_counter() - started
+        self._send(messages)
+        if piece.boundary != before:
+            self._updated()
+        return True
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        training = self._assign.training
+        for message in messages:
+            # Rounded up or down by lot, but by the same lot when a mini-batch is repeated after a loss.
+            place = self._assign.piece, message.partner, message.edge, message.purpose
+            lot = (training.seed, message.step, message.micro, *place)
+            rounding = np.random.default_rng(lot) if training.wire == pb.INT8 else None
+            try:
+                values = encode_tensor(message.values, training.wire, rounding)
+            except WireError as error:
+                raise WireError(f"{self._told(message)} at step {message.step}: {error}") from error
+            sums = pb.Sums(
+                step=message.step,
+                micro=message.micro,
+                edge=message.edge,
+                micros=message.micros,
+                rows=message.rows,
+                values=values,
+            )
+            content = sums.SerializeToString()
+            self._around.deliver(
+                message.partner, message.purpose, content, express=self._express[message.edge]
+            )
+
+    def _told(self, message: Message) -> str:
+        """A message in words."""
+        kind = "sums" if message.purpose == pb.PURPOSE_ACTIVATION else "errors"
+        edge = self._edges[message.edge]
+        return f"{kind} of layers {edge.source} to {edge.target}, piece {self._assign.piece}"
+
+    def _updated(self) -> None:
+        if self._dominator is not None:
+            self._around.tell(self._dominator.progress())
+        if self._pass.drained(self._piece.boundary):
+            self._around.hold(self._piece.boundary, self._piece.state(), self._busy)
+            self._busy = 0.0

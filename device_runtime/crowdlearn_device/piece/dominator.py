@@ -1,0 +1,58 @@
+"""The dominator feeds its own samples through the group's network, and learns their loss."""
+
+from __future__ import annotations
+
+from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.errors import DataError
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.schedule import Pass, micro_batches, mini_batches, pass_order
+
+from .piece import Piece
+
+
+class Dominator:
+    """One pass of a device's data. Samples and labels stay here: only sums leave the piece."""
+
+    def __init__(self, piece: Piece, data: Dataset, of: Pass, assign: pb.Assign, device: int) -> None:
+        training = assign.training
+        self._piece = piece
+        self._data = data.shaped(piece.sample_shape)
+        self._pass = of
+        self._order = pass_order(len(data), seed=training.seed, epoch=assign.epoch, device=device)
+        self._batches = mini_batches(len(data), training.batch, training.least_rows)
+        self._micro_batch, self._least = training.micro_batch, training.least_rows
+        self._in_flight = training.in_flight
+        self._next = (piece.boundary, 0)
+        if of.first + len(self._batches) != of.end:
+            raise DataError(
+                f"this device has {len(data)} samples, {len(self._batches)} mini-batches, and the "
+                "server counts "
+                f"{of.end - of.first}; data must not change while a run lasts"
+            )
+
+    def feed(self) -> bool:
+        """Enter the next micro-batch if the pass has one and there is room for it; whether one was
+        entered.
+        """
+        piece = self._piece
+        number, micro = self._next
+        if number not in piece.under_way or piece.micros_under_way >= self._in_flight:
+            return False
+        batch = self._batches[number - self._pass.first]
+        micros = micro_batches(len(batch), self._micro_batch, self._least)
+        rows = self._order[batch.start + micros[micro].start : batch.start + micros[micro].stop]
+        piece.feed(number, micro, len(micros), len(batch), self._data.inputs[rows], self._data.labels[rows])
+        self._next = (number, micro + 1) if micro + 1 < len(micros) else (number + 1, 0)
+        return True
+
+    def progress(self) -> pb.Progress:
+        """What the mini-batch that has just been applied gave."""
+        results = sorted(self._piece.results, key=lambda result: result.micro)
+        rows = sum(result.rows for result in results)
+        return pb.Progress(
+            boundary=self._piece.boundary,
+            rows=rows,
+            loss=sum(result.loss * result.rows for result in results) / rows,
+            correct=sum(result.correct for result in results),
+            pass_done=self._piece.boundary == self._pass.end,
+        )

@@ -1,0 +1,48 @@
+"""A mini-batch under way in a piece: what it holds between one stage and the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from crowdlearn_device.protocol.frames import Array, Floats
+
+from .inbox import Arrivals
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the dominator learns of a micro-batch."""
+
+    micro: int
+    rows: int
+    loss: float
+    correct: int
+
+
+class Call(NamedTuple):
+    """One run of a stage; the last layer stands for those that turn round with it."""
+
+    step: int
+    purpose: int
+    micro: int
+    layer: int
+
+
+@dataclass
+class MiniBatch:
+    """`number` is the boundary before it. `waiting` counts the messages that a call lacks; `sums` are those
+    that entered layers, by micro-batch and layer; `done` counts calls after which a layer is done with a
+    micro-batch: backward, or forward where it does not go backward.
+    """
+
+    number: int
+    micros: int
+    rows: int
+    arrivals: Arrivals
+    waiting: dict[Call, int] = field(default_factory=dict)
+    labels: dict[int, Array] = field(default_factory=dict)
+    sums: dict[tuple[int, int], Floats] = field(default_factory=dict)
+    gradients: dict[str, Floats] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
+    done: int = 0

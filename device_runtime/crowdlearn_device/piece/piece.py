@@ -1,0 +1,201 @@
+"""A piece: the neurons a device owns, driven by data.
+
+A stage runs as soon as everything it sums has arrived for its micro-batch; nothing else orders the work, so
+micro-batches pipeline by themselves. The last layers, as many as the piece owns whole, are one stage, which
+turns round at the loss. Weights change once per mini-batch, after the last micro-batch has gone backward.
+With staleness 1 two mini-batches are under way: the later one runs on the newest weights and goes on with
+them when the earlier one has updated, so that a piece holds two versions of its weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from crowdlearn_device.data.dataset import in_shape
+from crowdlearn_device.errors import WireError
+from crowdlearn_device.program.executor import Executor
+from crowdlearn_device.program.manifest import Manifest
+from crowdlearn_device.program.ports import check_ports, turning_layers
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import Array
+from crowdlearn_device.protocol.schedule import Pass
+from crowdlearn_device.state.piece_state import PieceState
+
+from .inbox import Arrivals, Message
+from .mini_batch import Call, MiniBatch, Result
+from .routes import Layout, Routes
+from .stages import Stages
+from .weights import Weights
+
+
+class Piece:
+    """One device's share of the network during one generation. Nothing here waits, sends or reads a clock."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        executor: Executor,
+        layout: Layout,
+        index: int,
+        state: PieceState,
+        boundary: int,
+        of: Pass,
+        learning_rate: float,
+        seed: int,
+        *,
+        at_once: bool = True,
+    ) -> None:
+        """`at_once`: mini-batches are one micro-batch each, not only what is left of a pass."""
+        self.index = index
+        self.results: list[Result] = []
+        """Of the mini-batch that updated last."""
+        self._pass = of
+        self._manifest = manifest
+        self._at_once = at_once
+        self._steps: dict[int, MiniBatch] = {}
+        self._ready: list[Call] = []
+        self._next_micro: dict[tuple[int, int], tuple[int, int]] = {}
+        """Mini-batch and micro-batch whose turn it is, by purpose and layer."""
+        self._last = len(manifest.layers) - 1
+        owned = [layer for layer, (a, b) in enumerate(layout[index]) if b > a]
+        self._turning = turning_layers(manifest, owned)
+        check_ports(manifest, owned, self._turning)
+        self._ending = len({self._stage(layer) for layer in owned})
+        self._routes = Routes(manifest, layout, index, self._turning)
+        self._entering = sum(len(self._routes.incoming[layer]) for layer in self._turning)
+        self._weights = Weights(state, manifest, learning_rate, boundary)
+        if not of.staleness:  # else versions come and go
+            executor.hold(self._weights.arrays())
+        self._stages = Stages(manifest, executor, self._routes, self._weights, seed)
+
+    @property
+    def boundary(self) -> int:
+        """How many mini-batches have updated the piece."""
+        return self._weights.boundary
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of one sample as the network's input layer takes it."""
+        first = self._manifest.layers[0]
+        return first.neurons, *first.sum_shape
+
+    @property
+    def ready(self) -> bool:
+        """Whether a stage can run now."""
+        return bool(self._runnable())
+
+    def _runnable(self) -> list[Call]:
+        """Those whose turn it is: every layer takes mini-batches and their micro-batches in order."""
+        first = self.boundary, 0
+        return [
+            call
+            for call in self._ready
+            if call.step in self.under_way
+            and (call.step, call.micro) == self._next_micro.get((call.purpose, call.layer), first)
+        ]
+
+    @property
+    def under_way(self) -> range:
+        """The mini-batches that this piece works on now."""
+        return self._pass.under_way(self.boundary)
+
+    @property
+    def micros_under_way(self) -> int:
+        """Micro-batches that were fed here and have not come back: to the input layer where it goes backward,
+        else to the loss.
+        """
+        fed = (
+            step.labels.keys() | {m for m, layer in step.sums if layer == 0} for step in self._steps.values()
+        )
+        return sum(map(len, fed))
+
+    @property
+    def _awaited(self) -> range:
+        """The mini-batches of which messages may come: where errors do not go back all the way, the dominator
+        goes on while others still go backward.
+        """
+        ahead = 0 if all(edge.taught for edge in self._manifest.edges) else 1 + self._pass.staleness
+        return range(self.boundary, self._pass.under_way(self.boundary + ahead).stop)
+
+    def feed(self, number: int, micro: int, micros: int, rows: int, inputs: Array, labels: Array) -> None:
+        """Enter a micro-batch of the dominator's data: inputs [B, ...], labels int64 [B]; `rows` of the whole
+        mini-batch `number`.
+        """
+        step = self._step(number, micros, rows)
+        step.labels[micro] = labels
+        step.sums[micro, 0] = np.ascontiguousarray(in_shape(inputs, self.sample_shape), np.float32)
+        self._ready.append(Call(number, pb.PURPOSE_ACTIVATION, micro, self._stage(0)))
+
+    def _stage(self, layer: int) -> int:
+        """The layer that names its stage."""
+        return self._last if layer in self._turning else layer
+
+    def receive(self, message: Message) -> None:
+        """Take partial sums or errors. Raises WireError where they do not fit the piece or were not due."""
+        if message.step not in self._awaited:
+            raise WireError(f"message of step {message.step} while this piece is at {self.boundary}")
+        if not 0 <= message.micro < message.micros <= message.rows:
+            raise WireError(f"micro-batch {message.micro} of {message.micros} with {message.rows} rows")
+        step = self._step(message.step, message.micros, message.rows)
+        layer = step.arrivals.put(message)
+        call = Call(message.step, message.purpose, message.micro, self._stage(layer))
+        due = self._routes.incoming if message.purpose == pb.PURPOSE_ACTIVATION else self._routes.returning
+        missing = self._entering if layer in self._turning else len(due[layer])
+        step.waiting[call] = step.waiting.get(call, missing) - 1
+        if step.waiting[call] == 0:
+            self._ready.append(call)
+
+    def _step(self, number: int, micros: int, rows: int) -> MiniBatch:
+        new = MiniBatch(number, micros, rows, Arrivals(self._manifest, self._routes))
+        step = self._steps.setdefault(number, new)
+        if (step.micros, step.rows) != (micros, rows):
+            raise WireError(
+                f"step {number} has {step.micros} micro-batches of {step.rows} rows, not {micros} of {rows}"
+            )
+        return step
+
+    def run(self) -> list[Message]:
+        """Run one stage that is ready; what it gives for other pieces. The earliest micro-batch goes first,
+        backward before forward. Values may lie in the program's memory: use them before the next run.
+        """
+        call = min(self._runnable(), key=lambda c: (-c.purpose, c.step, c.micro, c.layer))
+        self._ready.remove(call)
+        step, micro, layer = self._steps[call.step], call.micro, call.layer
+        following = (call.step, micro + 1) if micro + 1 < step.micros else (call.step + 1, 0)
+        self._next_micro[call.purpose, layer] = following
+        if call.purpose == pb.PURPOSE_ERROR:
+            messages = self._stages.backward(step, micro, layer)
+        elif layer == self._last:
+            messages = self._stages.turn(step, micro, descend=self._descends(step))
+        else:
+            messages = self._stages.forward(step, micro, layer)
+        outgoing = []
+        for message in messages:
+            if message.partner == self.index:
+                self.receive(replace(message, values=np.array(message.values)))
+            else:
+                outgoing.append(message)
+        if step.done == step.micros * self._ending:
+            self._apply(step)
+        return outgoing
+
+    def _descends(self, step: MiniBatch) -> bool:
+        """Whether one call may go from samples to new weights: nothing else may need the gradients, as other
+        micro-batches do, or sharing that ranks weights by them, nor the weights as they were. And no other
+        step may go another way: the memory of both would be taken.
+        """
+        alone = len(self._pass.under_way(step.number)) == 1 and not self._weights.two_versions
+        one = self._at_once and step.micros == 1 and alone
+        return self._stages.descend and one and not self._weights.ranked
+
+    def _apply(self, step: MiniBatch) -> None:
+        ahead = len(self._pass.under_way(step.number)) > 1
+        self._weights.update(step.gradients, ahead=ahead)
+        self.results = step.results
+        del self._steps[step.number]
+
+    def state(self) -> PieceState:
+        """The piece at its boundary. Only where the pass is drained."""
+        return self._weights.state()

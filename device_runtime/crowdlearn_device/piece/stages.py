@@ -1,0 +1,169 @@
+"""The stages of a piece: each is one call of its program, forward, backward, or turning round at the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from crowdlearn_device.errors import ProgramError, WireError
+from crowdlearn_device.program.executor import Executor
+from crowdlearn_device.program.manifest import HELD, LOSS, TRAIN_STEP, Manifest, Port
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import Array, Floats
+from crowdlearn_device.protocol.schedule import dropout_mask
+
+from .inbox import Message
+from .mini_batch import MiniBatch, Result
+from .routes import Routes
+from .weights import Weights
+
+_Given = dict[tuple[str, int], Array]
+"""What a method takes beside weights, by role, and by layer or, of errors, by edge."""
+
+
+class Stages:
+    """They take what has arrived for a micro-batch, keep its gradients, and give messages for all partners,
+    of whom the piece itself is one. Values may lie in the program's memory.
+    """
+
+    def __init__(
+        self, manifest: Manifest, executor: Executor, routes: Routes, weights: Weights, seed: int
+    ) -> None:
+        self._manifest = manifest
+        self._methods = {method.name: method for method in manifest.methods}
+        self._executor = executor
+        self._routes = routes
+        self._weights = weights
+        self._seed = seed
+
+    @property
+    def descend(self) -> bool:
+        """Whether a call can go from samples to new weights."""
+        return TRAIN_STEP in self._methods
+
+    def forward(self, step: MiniBatch, micro: int, layer: int) -> list[Message]:
+        """From a layer's sums to those that it gives on its edges."""
+        sums = step.sums.pop((micro, 0)) if layer == 0 else step.arrivals.sums(micro, layer)
+        if self._routes.returning[layer]:
+            step.sums[micro, layer] = sums
+        else:
+            step.done += 1
+        messages = []
+        for port, values in self._call(step, f"forward_{layer}", self._entered(step, sums, micro, layer)):
+            if port.role == "buffer":
+                self._weights.keep(port, values)
+                continue
+            edge = self._manifest.edges[port.edge]
+            first = self._routes.neurons[layer][0] if edge.matched else 0
+            for e, partner in self._routes.outgoing[layer]:
+                if e == port.edge:
+                    a, b = self._routes.leaving(edge, partner)
+                    part = values[:, a - first : b - first]
+                    messages.append(_message(step, partner, pb.PURPOSE_ACTIVATION, micro, e, part))
+        return messages
+
+    def turn(self, step: MiniBatch, micro: int, *, descend: bool) -> list[Message]:
+        """Run the layers that end in the loss, forward and backward; `descend`: SGD with them."""
+        labels = step.labels.pop(micro, None)
+        if labels is None:
+            raise WireError(f"sums of micro-batch {micro} came before it was fed")
+        given: _Given = {
+            ("labels", -1): labels,
+            ("scale", -1): np.array(1.0 / step.rows, np.float32),
+            ("rate", -1): np.array(self._weights.rate),
+        }
+        for layer in self._routes.turning:
+            if layer == 0:
+                given["sum", 0] = step.sums.pop((micro, 0))
+            elif self._routes.incoming[layer]:
+                sums = given["sum", layer] = step.arrivals.sums(micro, layer)
+                if labels.shape[0] != sums.shape[0]:
+                    raise WireError(
+                        f"sums of {sums.shape[0]} samples came back for a micro-batch of {labels.shape[0]}"
+                    )
+            if self._manifest.layers[layer].dropout:
+                given["mask", layer] = self._mask(step.number, micro, layer, labels.shape[0])
+        messages: list[Message] = []
+        loss, correct = 0.0, 0
+        for port, values in self._call(step, TRAIN_STEP if descend else LOSS, given):
+            if port.role == "loss":
+                loss = float(np.asarray(values, np.float32).reshape(())) * step.rows / labels.shape[0]
+            elif port.role == "logits":
+                correct = int((values.argmax(axis=1) == labels).sum())
+            elif port.role == "buffer":
+                self._weights.keep(port, values)
+            else:
+                messages += self._learn(step, micro, port, values)
+        step.results.append(Result(micro, labels.shape[0], loss, correct))
+        step.done += 1
+        return messages
+
+    def backward(self, step: MiniBatch, micro: int, layer: int) -> list[Message]:
+        """From the errors on a layer's edges to its gradients and the errors of its sums."""
+        entered = step.sums.pop((micro, layer), None)
+        if entered is None:
+            raise WireError(f"errors of micro-batch {micro} at layer {layer} came before its sums")
+        given = self._entered(step, entered, micro, layer)
+        for e in sorted({e for e, _ in self._routes.returning[layer]}):
+            given["error", e] = step.arrivals.errors(micro, layer, e)
+        messages: list[Message] = []
+        for port, values in self._call(step, f"backward_{layer}", given):
+            messages += self._learn(step, micro, port, values)
+        step.done += 1
+        return messages
+
+    def _entered(self, step: MiniBatch, sums: Floats, micro: int, layer: int) -> _Given:
+        given: _Given = {("sum", layer): sums}
+        if self._manifest.layers[layer].dropout:
+            given["mask", layer] = self._mask(step.number, micro, layer, sums.shape[0])
+        return given
+
+    def _mask(self, step: int, micro: int, layer: int, rows: int) -> Floats:
+        spec = self._manifest.layers[layer]
+        a, b = self._routes.neurons[layer]
+        mask = dropout_mask(
+            rows, spec.neurons, spec.dropout, seed=self._seed, step=step, micro=micro, layer=layer
+        )
+        return np.ascontiguousarray(mask[:, a:b]).reshape(rows, b - a, *(1 for _ in spec.sum_shape))
+
+    def _call(
+        self, step: MiniBatch, name: str, given: Mapping[tuple[str, int], Array]
+    ) -> list[tuple[Port, Array]]:
+        method = self._methods[name]
+        inputs = []
+        for port in method.inputs:
+            if port.role in HELD:
+                inputs.append(self._weights.given(port, step.number))
+            else:
+                inputs.append(given[port.role, port.edge if port.role == "error" else port.layer])
+        outputs = self._executor.run(name, inputs, borrowed=True)
+        if len(outputs) != len(method.outputs):
+            raise ProgramError(
+                f"method {name} gave {len(outputs)} arrays, its manifest says {len(method.outputs)}; "
+                "export it again"
+            )
+        return list(zip(method.outputs, outputs, strict=True))
+
+    def _learn(self, step: MiniBatch, micro: int, port: Port, values: Array) -> list[Message]:
+        """Keep a gradient, or send an error back to everyone who was summed."""
+        if port.role == "gradient":
+            known = step.gradients.get(port.name)
+            if known is None:
+                step.gradients[port.name] = np.array(values, np.float32)
+            else:
+                known += values
+            return []
+        start = self._routes.neurons[port.layer][0]
+        messages = []
+        for e, partner in self._routes.answered[port.layer]:
+            a, b = self._routes.entering(self._manifest.edges[e], partner)
+            part = values[:, a - start : b - start]
+            messages.append(_message(step, partner, pb.PURPOSE_ERROR, micro, e, part))
+        return messages
+
+
+def _message(
+    step: MiniBatch, partner: int, purpose: pb.Purpose, micro: int, edge: int, values: Array
+) -> Message:
+    return Message(partner, purpose, step.number, micro, step.micros, step.rows, edge, values)

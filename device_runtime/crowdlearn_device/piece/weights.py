@@ -1,0 +1,98 @@
+"""The arrays of a piece: its weights and running statistics, momentum, and |gradient| for sharing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from crowdlearn_device.program.manifest import Manifest, Port
+from crowdlearn_device.protocol.frames import Array, Floats
+from crowdlearn_device.state.piece_state import PieceState
+
+from .sgd import descend
+
+
+class Weights:
+    """Changed in place, once a mini-batch. While mini-batches overlap there are two versions: the newest, and
+    the `stale` one before the last update, on which the earlier mini-batch runs.
+    """
+
+    def __init__(self, state: PieceState, manifest: Manifest, rate: float, boundary: int) -> None:
+        self.boundary = boundary
+        """How many mini-batches the newest have had."""
+        self.rate = np.float32(rate)
+        self._manifest = manifest
+        self._neurons = state.neurons
+        self._values: dict[str, Floats] = {}
+        self._momentum: dict[str, Floats] = {}
+        self._accumulated: dict[str, Floats] = {}
+        self._stale: dict[str, Floats] = {}
+        known = {"value": self._values, "momentum": self._momentum, "gradient": self._accumulated}
+        for arrays in state.layers.values():
+            for key, array in arrays.items():
+                kind, name = key.split("/", 1)
+                known[kind][name] = np.require(array, np.float32, ["C", "W"])  # steps write them in place
+
+    @property
+    def ranked(self) -> bool:
+        """Whether |gradient| is accumulated."""
+        return bool(self._accumulated)
+
+    @property
+    def two_versions(self) -> bool:
+        return bool(self._stale)
+
+    def arrays(self) -> list[Floats]:
+        """What steps change in place."""
+        return [*self._values.values(), *self._momentum.values()]
+
+    def given(self, port: Port, step: int) -> Array:
+        """What a program takes at a port for an array or its momentum in mini-batch `step`."""
+        if port.role == "momentum":
+            return self._momentum[port.name]
+        newest = self._values[port.name]
+        return self._stale.get(port.name, newest) if step == self.boundary else newest
+
+    def keep(self, port: Port, values: Array) -> None:
+        """Running statistics as a program leaves them."""
+        self._values[port.name] = np.array(values)
+
+    def update(self, gradients: Mapping[str, Floats], *, ahead: bool) -> None:
+        """A step of SGD; `ahead`: a mini-batch is under way that needs the weights as they were."""
+        for name, gradient in gradients.items():
+            if ahead:
+                self._stale[name], self._values[name] = self._values[name], self._next_version(name)
+            descend(
+                self._values[name],
+                gradient,
+                self._momentum.get(name),
+                self._accumulated.get(name),
+                rate=self.rate,
+                momentum=self._manifest.momentum,
+                weight_decay=self._manifest.weight_decay,
+            )
+        if not ahead:
+            self._stale.clear()
+        self.boundary += 1
+
+    def _next_version(self, name: str) -> Floats:
+        newest = self._values[name]
+        version = self._stale.get(name)
+        if version is None:
+            return newest.copy()
+        np.copyto(version, newest)
+        return version
+
+    def state(self) -> PieceState:
+        """All of it, where there is one version."""
+        layer_of = {array.name: array.layer for array in self._manifest.arrays}
+        layers: dict[int, dict[str, Floats]] = {}
+        for kind, arrays in (
+            ("value", self._values),
+            ("momentum", self._momentum),
+            ("gradient", self._accumulated),
+        ):
+            for name, array in arrays.items():
+                layers.setdefault(layer_of[name], {})[f"{kind}/{name}"] = array
+        return PieceState(self._neurons, layers)

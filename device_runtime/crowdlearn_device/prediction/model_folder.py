@@ -1,0 +1,95 @@
+"""The group's model that a device keeps after training, in a folder that needs nothing else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from crowdlearn_device.data.dataset import in_shape
+from crowdlearn_device.errors import ProgramError, StateError
+from crowdlearn_device.program.executor import Executor, Programs, ProgramStore
+from crowdlearn_device.program.manifest import PREDICT, Manifest
+from crowdlearn_device.program.ports import predict_method
+from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_device.state.piece_state import MAX_HEADER, PieceState
+
+WEIGHTS = "weights.state"
+
+
+def keep_model(folder: Path, programs: Mapping[str, bytes], weights: PieceState) -> None:
+    """Write the model, in place of an older one: the program's files by name, and all weights."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    blocks = {**{name: (content,) for name, content in programs.items()}, WEIGHTS: weights.blocks()}
+    for name, content in blocks.items():
+        with (partial / name).open("wb") as file:
+            file.writelines(content)
+            file.flush()
+            os.fsync(file.fileno())
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(partial, folder)
+
+
+class KeptModel:
+    """A whole network in evaluation mode."""
+
+    def __init__(self, manifest: Manifest, executor: Executor, weights: PieceState) -> None:
+        """Raises ProgramError or StateError where program and weights are not of one whole network."""
+        self._manifest, self._executor = manifest, executor
+        method = manifest.method(PREDICT)
+        if method != predict_method(manifest):
+            raise ProgramError(f"program {manifest.program[:12]} does not predict; take the model anew")
+        if list(weights.neurons) != [(0, layer.neurons) for layer in manifest.layers]:
+            raise StateError("the weights are not those of the whole network; take the model anew")
+        self._arrays = []
+        for port in method.inputs[1:]:
+            array = weights.layers.get(port.layer, {}).get(f"value/{port.name}")
+            if array is None or array.shape != port.shape:
+                found = "missing" if array is None else f"of shape {array.shape}"
+                raise StateError(f"{port.name} is {found}, {port.shape} was due; take the model anew")
+            if not np.isfinite(array).all():
+                raise StateError(f"{port.name} holds values that are not finite; take the model anew")
+            self._arrays.append(np.array(array))
+        executor.hold(self._arrays)
+        self._sample = tuple(int(dim) for dim in method.inputs[0].shape[1:])
+
+    @classmethod
+    def load(cls, folder: Path) -> KeptModel:
+        """The model in `folder`. Raises ProgramError or StateError where it is not whole and undamaged."""
+        manifests = sorted(folder.glob("*.json")) if folder.is_dir() else []
+        if len(manifests) != 1:
+            raise ProgramError(f"{folder} holds no model; name a folder below HOME/models")
+        store: Programs = ProgramStore(folder)
+        manifest = store.manifest(manifests[0].stem)
+        floats = sum(manifest.layers[a.layer].neurons * prod(a.shape) for a in manifest.arrays)
+        try:
+            if (folder / WEIGHTS).stat().st_size > 4 * floats + 2 * MAX_HEADER:
+                raise StateError(
+                    f"{folder / WEIGHTS} is larger than the model's weights; take the model anew"
+                )
+            weights = PieceState.from_bytes((folder / WEIGHTS).read_bytes())
+        except OSError as error:
+            raise StateError(
+                f"{folder / WEIGHTS} cannot be read ({error.strerror}); take the model anew"
+            ) from error
+        return cls(manifest, store.executor(manifest), weights)
+
+    def probabilities(self, inputs: Floats) -> Floats:
+        """Return the probability of each class, float32 [N, classes], for samples float32 [N, ...].
+
+        Raises DataError if their shape is not the model's.
+        """
+        samples = np.ascontiguousarray(in_shape(inputs, self._sample), np.float32)
+        found = []
+        for start in range(0, len(samples), self._manifest.max_batch):
+            part = samples[start : start + self._manifest.max_batch]
+            (logits,) = self._executor.run(PREDICT, [part, *self._arrays])
+            shifted = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+            found.append((shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32))
+        return np.concatenate(found)

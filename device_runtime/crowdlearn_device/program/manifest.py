@@ -1,0 +1,149 @@
+"""The manifest of a slice program: what its methods take and give, and how layers of the network are joined.
+
+A program serves every piece of its *shape* (neurons per layer). Weights are inputs: exporting once per shape
+is enough.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from crowdlearn_device.errors import ProgramError
+
+FORMAT = 3
+LOSS, TRAIN_STEP, PREDICT = "loss", "train_step", "predict"
+STATE = frozenset({"parameter", "buffer", "momentum"})
+HELD = STATE | {"frozen"}
+ROLES = HELD | {"sum", "error", "mask", "labels", "scale", "rate", "gradient", "loss", "logits"}
+"""What an input or output is. sum: a layer's summed input, or (as output) the product on an edge. error: the
+loss's derivative with respect to the sums of a layer. parameter, buffer, momentum (which training changes),
+frozen, gradient: of the array named `name`.
+"""
+
+Dim = int | str
+Backend = Literal["portable", "xnnpack"]
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of a method. Dimension "B" is the batch. `edge` is set for what travels along one
+    edge.
+    """
+
+    role: str
+    shape: tuple[Dim, ...]
+    name: str = ""
+    layer: int = -1
+    edge: int = -1
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A method of the program: `forward_<layer>`, `backward_<layer>`; `loss`, which takes layers that have
+    no other from their sums to their gradients; `train_step`, which writes new parameters, momenta and
+    buffers over those that it is given.
+    """
+
+    name: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """A layer of the whole network, and how many of its neurons this shape of piece owns."""
+
+    neurons: int
+    owned: int
+    sum_shape: tuple[int, ...]
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class EdgeSpec:
+    """An edge of the whole network. `matched` edges (identity, depthwise) join neuron i to neuron i only; on
+    `taught` ones errors come back, for something learns there or before.
+    """
+
+    source: int
+    target: int
+    matched: bool = False
+    taught: bool = True
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """An array of the piece's state. Dimension 0 is the layer's owned neurons; `shape` is one
+    neuron's part. `offset` is where the whole model's array begins in the vector of all its weights. What is
+    neither `trained` nor `frozen` is running statistics.
+    """
+
+    name: str
+    layer: int
+    shape: tuple[int, ...]
+    trained: bool
+    offset: int = 0
+    frozen: bool = False
+
+    @property
+    def role(self) -> str:
+        """What a method that takes it calls it."""
+        return "parameter" if self.trained else "frozen" if self.frozen else "buffer"
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """The backend of a method, and the milliseconds that either took where it was chosen by measuring: on the
+    computer that exported, which is no phone.
+    """
+
+    backend: Backend
+    portable_ms: float | None = None
+    xnnpack_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class PieceShape:
+    """What pieces of one program have in common; `ports` says what their methods take and give for it."""
+
+    layers: tuple[LayerSpec, ...]
+    edges: tuple[EdgeSpec, ...]
+    arrays: tuple[ArraySpec, ...]
+
+
+@dataclass(frozen=True)
+class Manifest(PieceShape):
+    """Everything a device must know of a program beside its bytes; and why its methods have their backends:
+    measured with `max_batch` samples on the computer `measured_on`, or by the size of their products alone.
+    """
+
+    program: str
+    max_batch: int
+    momentum: float
+    weight_decay: float
+    methods: tuple[MethodSpec, ...]
+    arena_bytes: int = 0
+    workspace_bytes: int = 0
+    operators: tuple[str, ...] = ()
+    parity: Mapping[str, float] | None = None
+    backends: Mapping[str, BackendChoice] = field(default_factory=dict)
+    measured_on: str = ""
+
+    def method(self, name: str) -> MethodSpec:
+        for method in self.methods:
+            if method.name == name:
+                return method
+        raise ProgramError(f"program {self.program[:12]} has no method {name}; export it again")
+
+    def to_json(self) -> str:
+        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def sha256(self) -> str:
+        """Names the manifest, and through `program` the .pte."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()

@@ -1,0 +1,124 @@
+"""Frames and tensors as bytes, checked before use. wire.proto is the single source of their form."""
+
+from __future__ import annotations
+
+from math import inf, prod
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError, Message
+
+from crowdlearn_device.errors import WireError
+
+from . import wire_pb2 as pb
+
+VERSION = 5
+"""Both sides of a connection must speak the same."""
+MAX_FRAME = 64 << 20
+"""Bytes of the largest frame anyone may send."""
+MAX_RANK = 4
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+M = TypeVar("M", bound=Message)
+
+_DTYPES: dict[int, np.dtype[np.generic]] = {
+    pb.FLOAT32: np.dtype("<f4"),
+    pb.FLOAT16: np.dtype("<f2"),
+    pb.INT8: np.dtype("i1"),
+}
+_FLOAT_MAX = float(np.finfo(np.float32).max)
+_LARGEST = {
+    pb.FLOAT32: _FLOAT_MAX,
+    pb.FLOAT16: float(np.finfo(np.float16).max),
+    pb.INT8: _FLOAT_MAX * 127 / 128,  # so that a scale times any int8 is finite
+}
+"""The largest magnitude that a dtype tells."""
+_WORDS = {
+    body.name: {
+        field.name: field.enum_type.values_by_number for field in body.message_type.fields if field.enum_type
+    }
+    for body in pb.Frame.DESCRIPTOR.fields
+}
+"""By kind of frame, its fields that say one of a few words, as numbers."""
+
+
+def decode_message(kind: type[M], data: bytes) -> M:
+    """The protobuf message that `data` holds. Raises WireError where it is none of this kind."""
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise WireError(f"{kind.__name__.lower()} of {len(data)} bytes does not parse: {error}") from error
+
+
+def decode_frame(data: bytes) -> pb.Frame:
+    """The frame that `data` holds. Raises WireError where it is none, too large, or of a kind we do
+    not know, or says a word that we do not: protobuf lets any number pass.
+    """
+    if len(data) > MAX_FRAME:
+        raise WireError(f"frame of {len(data)} bytes; at most {MAX_FRAME} are allowed")
+    frame = decode_message(pb.Frame, data)
+    kind = frame.WhichOneof("body")
+    if kind is None:
+        raise WireError("empty frame, or one from a newer version; update the older side")
+    for name, known in _WORDS[kind].items():
+        if (said := getattr(getattr(frame, kind), name)) not in known:
+            raise WireError(f"{kind} of unknown {name} {said}; update the older side")
+    return frame
+
+
+def encode_tensor(
+    values: Array, dtype: pb.DType = pb.FLOAT32, rng: np.random.Generator | None = None
+) -> pb.Tensor:
+    """`values` in the wire's `dtype`; int8 is scaled to the largest magnitude and rounded stochastically by
+    `rng`.
+
+    Raises WireError where a value is not finite in that dtype.
+    """
+    largest = np.max(np.abs(values), initial=0.0)
+    if not largest <= _LARGEST.get(dtype, inf):  # nor is NaN
+        raise WireError(
+            f"the largest value is {largest}, which {pb.DType.Name(dtype).lower()} cannot tell: training has "
+            "diverged; lower training.learning_rate"
+        )
+    if dtype == pb.INT8:
+        step = np.float32(largest) / np.float32(127)
+        scale = float(step) if step >= np.finfo(np.float32).tiny else 1.0  # smaller than that is zero
+        scaled = np.asarray(np.asarray(values, np.float32) / np.float32(scale))
+        scaled += rng.random(scaled.shape, np.float32) if rng is not None else np.float32(0.5)
+        np.floor(scaled, out=scaled)
+        data = np.clip(scaled, -127, 127, out=scaled).astype(np.int8)
+        return pb.Tensor(dtype=dtype, shape=values.shape, data=data.tobytes(), scale=scale)
+    data = np.ascontiguousarray(values, _DTYPES[dtype])
+    return pb.Tensor(dtype=dtype, shape=values.shape, data=data.tobytes())
+
+
+def decode_tensor(tensor: pb.Tensor, shape: tuple[int, ...] | None = None) -> Floats:
+    """The array a tensor message holds, as float32.
+
+    Raises WireError where dtype, rank, size or (if given) shape is not as it must be, or a value is not
+    finite.
+    """
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise WireError(f"tensor of unknown dtype {tensor.dtype}")
+    actual = tuple(tensor.shape)
+    if len(actual) > MAX_RANK:
+        raise WireError(f"tensor of rank {len(actual)}; at most {MAX_RANK}")
+    # An empty tensor has no bytes to check its other dimensions by, and NumPy cannot hold every shape.
+    if prod(max(size, 1) for size in actual) > MAX_FRAME:
+        raise WireError(f"tensor of shape {actual}: more than any frame can carry")
+    if prod(actual) * dtype.itemsize != len(tensor.data):
+        raise WireError(f"tensor of shape {actual} {dtype} with {len(tensor.data)} bytes of data")
+    if shape is not None and actual != shape:
+        raise WireError(f"tensor of shape {actual} where {shape} was due")
+    values = np.frombuffer(tensor.data, dtype).reshape(actual)
+    if tensor.dtype == pb.INT8:
+        if not 0 < tensor.scale * 128 <= _FLOAT_MAX:
+            raise WireError(f"int8 tensor with scale {tensor.scale}")
+        return values.astype(np.float32) * np.float32(tensor.scale)
+    floats = values.astype(np.float32, copy=False)
+    if not np.isfinite(floats).all():
+        raise WireError("tensor with values that are not finite; training has diverged or a device lies")
+    return floats

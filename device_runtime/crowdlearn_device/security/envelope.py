@@ -1,0 +1,173 @@
+"""Sealed envelopes: what devices of a group say to each other, unreadable to the relay that carries it.
+
+Two devices derive their keys from four X25519 agreements: between their lifelong identities, between the
+ephemeral keys of the generation, and crosswise. Knowing an identity's public key is therefore enough to be
+sure who answers, and a key that leaks later opens no earlier generation. One key per direction; the sequence
+number is the nonce, so an envelope opens once and in order; what goes express is numbered by itself, for it
+overtakes the rest. Identities are trusted at first sight
+(docs/protocol.md says what that does not cover).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from crowdlearn_device.errors import EnvelopeError, StateError
+from crowdlearn_device.platform.files import write_atomically
+from crowdlearn_device.protocol import wire_pb2 as pb
+
+KEY_BYTES = 32
+TAG_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A device's lifelong X25519 key pair."""
+
+    private: X25519PrivateKey = field(repr=False)
+
+    @property
+    def public(self) -> bytes:
+        return self.private.public_key().public_bytes_raw()
+
+    @classmethod
+    def generate(cls) -> Identity:
+        return cls(X25519PrivateKey.generate())
+
+    @classmethod
+    def load(cls, path: Path) -> Identity:
+        """The identity kept at `path`, made there (readable by its owner alone) at first use."""
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = cls.generate()
+            write_atomically(path, fresh.private.private_bytes_raw(), private=True)
+            return fresh
+        data = path.read_bytes()
+        if len(data) != KEY_BYTES:
+            raise StateError(
+                f"{path} holds {len(data)} bytes, a key has {KEY_BYTES}; delete it for a new identity"
+            )
+        return cls(X25519PrivateKey.from_private_bytes(data))
+
+
+def agree(private: X25519PrivateKey, public: bytes) -> bytes:
+    """The secret of two X25519 keys. Raises EnvelopeError where `public` is none."""
+    try:
+        return private.exchange(X25519PublicKey.from_public_bytes(public))
+    except ValueError as error:
+        raise EnvelopeError(f"a peer's public key is not an X25519 key: {error}") from error
+
+
+def derive(secret: bytes, info: bytes) -> ChaCha20Poly1305:
+    """The cipher that a secret gives for one purpose."""
+    return ChaCha20Poly1305(HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(secret))
+
+
+def nonce_of(sequence: int, lane: int = 0) -> bytes:
+    """The nonce of a numbered message: 12 bytes."""
+    return struct.pack("<IQ", lane, sequence)
+
+
+def _associated(run: str, envelope: pb.Envelope) -> bytes:
+    return (
+        struct.pack(
+            "<IIIIi?",
+            envelope.generation,
+            envelope.sender,
+            envelope.receiver,
+            envelope.sequence,
+            envelope.purpose,
+            envelope.express,
+        )
+        + run.encode()
+    )
+
+
+class Channel:
+    """The two directions between this device and one peer, for one generation."""
+
+    def __init__(
+        self,
+        run: str,
+        generation: int,
+        me: int,
+        identity: Identity,
+        ephemeral: X25519PrivateKey,
+        peer: int,
+        peer_identity: bytes,
+        peer_ephemeral: bytes,
+    ) -> None:
+        self._run, self._generation, self._me, self._peer = run, generation, me, peer
+        crossed = [agree(identity.private, peer_ephemeral), agree(ephemeral, peer_identity)]
+        if me > peer:
+            crossed.reverse()
+        secret = b"".join(
+            [agree(identity.private, peer_identity), *crossed, agree(ephemeral, peer_ephemeral)]
+        )
+        self._out = derive(secret, self._direction(me, peer))
+        self._in = derive(secret, self._direction(peer, me))
+        self._sent = [0, 0]
+        self._received = [0, 0]
+
+    def _direction(self, sender: int, receiver: int) -> bytes:
+        return (
+            b"crowdlearn envelope"
+            + struct.pack("<III", self._generation, sender, receiver)
+            + self._run.encode()
+        )
+
+    def seal(self, purpose: pb.Purpose, content: bytes, *, express: bool = False) -> pb.Envelope:
+        """An envelope that only the peer can open, and only as the next of its lane from us."""
+        number = self._sent[express]
+        envelope = pb.Envelope(
+            generation=self._generation,
+            sender=self._me,
+            receiver=self._peer,
+            sequence=number,
+            purpose=purpose,
+            express=express,
+        )
+        nonce = nonce_of(number, express)
+        envelope.sealed = self._out.encrypt(nonce, content, _associated(self._run, envelope))
+        self._sent[express] += 1
+        return envelope
+
+    def open(self, envelope: pb.Envelope) -> bytes:
+        """The content of the next envelope from the peer.
+
+        Raises EnvelopeError for a replay, a gap, a foreign or an altered envelope; the channel's state is
+        then unchanged.
+        """
+        if (envelope.generation, envelope.sender, envelope.receiver) != (
+            self._generation,
+            self._peer,
+            self._me,
+        ):
+            raise EnvelopeError(
+                f"envelope of generation {envelope.generation} from {envelope.sender} to "
+                f"{envelope.receiver} on the "
+                f"channel of generation {self._generation} from {self._peer} to {self._me}"
+            )
+        due = self._received[envelope.express]
+        if envelope.sequence != due:
+            kind = "replayed" if envelope.sequence < due else "out of order"
+            raise EnvelopeError(
+                f"{kind} envelope from device {self._peer}: number {envelope.sequence} where {due} was due"
+            )
+        try:
+            nonce = nonce_of(due, envelope.express)
+            content = self._in.decrypt(nonce, envelope.sealed, _associated(self._run, envelope))
+        except InvalidTag as error:
+            raise EnvelopeError(
+                f"envelope {envelope.sequence} from device {self._peer} is altered or not from that device"
+            ) from error
+        self._received[envelope.express] += 1
+        return content

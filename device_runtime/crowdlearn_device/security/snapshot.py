@@ -1,0 +1,108 @@
+"""Sealed snapshots: a piece's state for its heirs alone, in parts that a phone has room for.
+
+Every snapshot has a key of its own, and each heir finds that key in the first part, sealed to its identity.
+The part's number is the nonce; run, place, number and how many there are, are authenticated, so that a part
+opens as the one it was sealed as, after the one before it, or not at all.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from crowdlearn_device.errors import EnvelopeError
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.state.piece_state import PART_BYTES
+
+from .envelope import Identity, agree, derive, nonce_of
+
+
+def seal_snapshot(
+    run: str,
+    identity: Identity,
+    heirs: dict[int, bytes],
+    place: pb.Snapshot,
+    size: int,
+    blocks: Iterable[bytes | memoryview],
+) -> Iterator[pb.Snapshot]:
+    """`blocks`, `size` bytes together, in parts like `place`, which each heir (number -> identity) can read
+    and nobody else; one part at a time is in memory.
+    """
+    ephemeral = X25519PrivateKey.generate()
+    key = ChaCha20Poly1305.generate_key()
+    cipher = ChaCha20Poly1305(key)
+    parts = -(-size // PART_BYTES)
+    for number, content in enumerate(_cut(blocks)):
+        part = pb.Snapshot(part=number, parts=parts, ephemeral=ephemeral.public_key().public_bytes_raw())
+        part.MergeFrom(place)
+        associated = _associated(run, part)
+        for heir, public in sorted(heirs.items()) if number == 0 else ():
+            secret = agree(identity.private, public) + agree(ephemeral, public)
+            sealed = _wrap(run, secret, place.sender, heir).encrypt(nonce_of(0), key, associated)
+            part.keys.add(device=heir, sealed=sealed)
+        part.sealed = cipher.encrypt(nonce_of(number), content, associated)
+        yield part
+
+
+def _cut(blocks: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    """The same bytes, PART_BYTES at a time."""
+    part = bytearray()
+    for block in blocks:
+        left = memoryview(block)
+        while left:
+            room = PART_BYTES - len(part)
+            part += left[:room]
+            left = left[room:]
+            if len(part) == PART_BYTES:
+                yield bytes(part)
+                part.clear()
+    if part:
+        yield bytes(part)
+
+
+class SnapshotOpener:
+    """Opens a snapshot's parts as they come."""
+
+    def __init__(
+        self, run: str, me: int, identity: Identity, sender_identity: bytes, first: pb.Snapshot
+    ) -> None:
+        """Raises EnvelopeError where the first part does not name this device as heir, or is altered."""
+        sealed = next((key.sealed for key in first.keys if key.device == me), None)
+        if sealed is None:
+            raise EnvelopeError(f"snapshot of piece {first.piece} is not sealed to device {me}")
+        secret = agree(identity.private, sender_identity) + agree(identity.private, first.ephemeral)
+        self._run, self._due = run, 0
+        try:
+            key = _wrap(run, secret, first.sender, me).decrypt(nonce_of(0), sealed, _associated(run, first))
+            self._cipher = ChaCha20Poly1305(key)
+        except (InvalidTag, ValueError) as error:
+            raise EnvelopeError(_altered(first)) from error
+
+    def open(self, part: pb.Snapshot) -> bytes:
+        """The content of the next part. Raises EnvelopeError where it is altered, or not the next."""
+        try:
+            content = self._cipher.decrypt(nonce_of(self._due), part.sealed, _associated(self._run, part))
+        except InvalidTag as error:
+            raise EnvelopeError(_altered(part)) from error
+        self._due += 1
+        return content
+
+
+def _wrap(run: str, secret: bytes, sender: int, heir: int) -> ChaCha20Poly1305:
+    return derive(secret, b"crowdlearn snapshot" + struct.pack("<II", sender, heir) + run.encode())
+
+
+def _associated(run: str, part: pb.Snapshot) -> bytes:
+    place = part.generation, part.boundary, part.piece, part.sender, part.part, part.parts
+    return struct.pack("<IQIIII", *place) + part.ephemeral + run.encode()
+
+
+def _altered(part: pb.Snapshot) -> str:
+    return (
+        f"part {part.part} of {part.parts} of the snapshot of piece {part.piece} by device {part.sender} is "
+        "altered, or not the next"
+    )

@@ -1,0 +1,227 @@
+"""The state of a piece at a boundary, in memory, as bytes and in transit; stored.py has it on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+import numpy as np
+
+from crowdlearn_device.errors import StateError, WireError
+from crowdlearn_device.program.manifest import Manifest
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import Floats, decode_tensor, encode_tensor
+
+KINDS = ("value", "momentum", "gradient")
+"""value: the array itself. momentum: the optimizer's. gradient: |gradient| accumulated since the last
+sharing.
+"""
+PART_BYTES = 256 << 10
+"""Of a state in one message. A device may find a dozen of them waiting before it looks."""
+DIGEST_BYTES = 32
+MAX_HEADER = 1 << 20
+DAMAGED = (ValueError, LookupError, TypeError, ArithmeticError, struct.error, RecursionError)
+"""What reading a damaged state raises."""
+_MAGIC = b"CLSTATE1"
+_HEAD = struct.Struct("<8sI")
+
+Neurons = tuple[int, int]
+
+
+class Rows(Protocol):
+    """A float32 array with a row for each neuron, in memory or on disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice, /) -> Floats: ...
+
+
+@dataclass(frozen=True)
+class Header:
+    """How the bytes of a state begin: neurons by layer, and layer, name and shape of every array. The arrays
+    follow, and a hash of it all.
+    """
+
+    neurons: tuple[Neurons, ...]
+    arrays: tuple[tuple[int, str, tuple[int, ...]], ...]
+
+    def to_bytes(self) -> bytes:
+        text = json.dumps({"neurons": self.neurons, "arrays": self.arrays}).encode()
+        return _HEAD.pack(_MAGIC, len(text)) + text
+
+    @classmethod
+    def read(cls, read: Callable[[int], bytes]) -> tuple[Header, int]:
+        """The header that `read` gives the next bytes of, and how many these are. Raises one of DAMAGED."""
+        magic, length = _HEAD.unpack(read(_HEAD.size))
+        if magic != _MAGIC:
+            raise ValueError("no state file")
+        if length > MAX_HEADER:
+            raise ValueError("header too long")
+        header = json.loads(read(length))
+        neurons = tuple((int(a), int(b)) for a, b in header["neurons"])
+        arrays = tuple((int(layer), str(name), tuple(map(int, sh))) for layer, name, sh in header["arrays"])
+        for layer, name, shape in arrays:
+            start, stop = neurons[layer]
+            if shape[0] != stop - start or min(shape) < 0:
+                raise ValueError(f"{name} is of {shape[0]} neurons, not of {stop - start}")
+        return cls(neurons, arrays), _HEAD.size + length
+
+    def placed(self, offset: int, size: int) -> Iterator[tuple[int, str, tuple[int, ...], int]]:
+        """Layer, name, shape and place of every array; the first is at `offset`. Raises ValueError where they
+        do not end at `size`.
+        """
+        for layer, name, shape in self.arrays:
+            yield layer, name, shape, offset
+            offset += 4 * prod(shape)
+            if offset > size:
+                raise ValueError("arrays longer than the file")
+        if offset != size:
+            raise ValueError("file longer than its arrays")
+
+
+@dataclass(frozen=True)
+class PieceState:
+    """Arrays of a piece by layer and name; dimension 0 runs over the piece's neurons of that layer."""
+
+    neurons: tuple[Neurons, ...]
+    layers: Mapping[int, Mapping[str, Floats]]
+
+    @property
+    def _header(self) -> bytes:
+        arrays = ((k, name, x.shape) for k, arrays in self.layers.items() for name, x in arrays.items())
+        return Header(self.neurons, tuple(arrays)).to_bytes()
+
+    @property
+    def size(self) -> int:
+        """Bytes that `blocks` gives."""
+        floats = sum(array.size for arrays in self.layers.values() for array in arrays.values())
+        return len(self._header) + 4 * floats + DIGEST_BYTES
+
+    def blocks(self) -> Iterator[bytes | memoryview]:
+        """The state's bytes, without a copy of its arrays."""
+        head = self._header
+        digest = hashlib.sha256(head)
+        yield head
+        for arrays in self.layers.values():
+            for array in arrays.values():
+                block = np.ascontiguousarray(array, "<f4").reshape(-1).view(np.uint8).data
+                digest.update(block)
+                yield block
+        yield digest.digest()
+
+    def to_bytes(self) -> bytes:
+        return b"".join(self.blocks())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> PieceState:
+        """The state that `data` holds, read-only and in the same memory. Raises StateError where it is not
+        exactly one.
+        """
+        content, file = memoryview(data)[:-DIGEST_BYTES], io.BytesIO(data)
+        try:
+            header, offset = Header.read(file.read)
+            if hashlib.sha256(content).digest() != data[-DIGEST_BYTES:]:
+                raise ValueError("its hash is wrong")
+            layers: dict[int, dict[str, Floats]] = {}
+            for layer, name, shape, start in header.placed(offset, len(content)):
+                array = np.frombuffer(content, "<f4", prod(shape), start).reshape(shape)
+                layers.setdefault(layer, {})[name] = array
+        except DAMAGED as error:
+            raise StateError(f"stored state is damaged: {error}") from error
+        return cls(header.neurons, layers)
+
+    def parts(self, layer: int, neurons: Neurons) -> Iterator[pb.StatePart]:
+        """The arrays of some of its neurons of one layer, in parts of PART_BYTES, or of a neuron."""
+        return state_parts(self.neurons, self.layers, layer, neurons)
+
+
+def state_parts(
+    held: Sequence[Neurons], layers: Mapping[int, Mapping[str, Rows]], layer: int, neurons: Neurons
+) -> Iterator[pb.StatePart]:
+    """As `PieceState.parts`, of arrays wherever they are. Raises StateError where the neurons are not `held`,
+    and WireError where values are not finite.
+    """
+    start, stop = held[layer]
+    if not start <= neurons[0] <= neurons[1] <= stop:
+        raise StateError(f"asked for neurons {neurons} of layer {layer}, this piece holds {(start, stop)}")
+    arrays = layers.get(layer, {})
+    row = max(1, sum(4 * prod(array.shape[1:]) for array in arrays.values()))
+    step = max(1, PART_BYTES // row)
+    for a in range(neurons[0], neurons[1], step):
+        b = min(a + step, neurons[1])
+        part = pb.StatePart(layer=layer, neurons=pb.Range(start=a, stop=b))
+        for name, array in arrays.items():
+            try:
+                part.arrays.add(name=name, values=encode_tensor(array[a - start : b - start]))
+            except WireError as error:
+                raise WireError(f"{name} of layer {layer}: {error}") from error
+        yield part
+
+
+class PartialState:
+    """A piece's state while its parts arrive. Neurons that were not due, twice sent or of a wrong shape are
+    refused.
+    """
+
+    def __init__(self, manifest: Manifest, neurons: Sequence[Neurons], *, rank: bool) -> None:
+        """`rank`: whether |gradient| is accumulated for sharing."""
+        kept = [
+            kind for kind, needed in zip(KINDS, (True, manifest.momentum > 0, rank), strict=True) if needed
+        ]
+        self._neurons = tuple(neurons)
+        self._layers: dict[int, dict[str, Floats]] = {}
+        self._missing: dict[int, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
+        for layer, (start, stop) in enumerate(self._neurons):
+            if manifest.layers[layer].owned != stop - start:
+                raise StateError(
+                    f"program is for {manifest.layers[layer].owned} neurons of layer {layer}, "
+                    f"the piece has {stop - start}; plan and export again"
+                )
+        for array in manifest.arrays:
+            start, stop = self._neurons[array.layer]
+            arrays = self._layers.setdefault(array.layer, {})
+            for kind in kept if array.trained else KINDS[:1]:
+                arrays[f"{kind}/{array.name}"] = np.zeros((stop - start, *array.shape), np.float32)
+            self._missing[array.layer] = np.ones(stop - start, np.bool_)
+
+    @property
+    def complete(self) -> bool:
+        return not any(missing.any() for missing in self._missing.values())
+
+    def expect_nothing(self) -> None:
+        """Nobody gives any part: the state is what the server's patches will say."""
+        for missing in self._missing.values():
+            missing[:] = False
+
+    def add(self, part: pb.StatePart) -> None:
+        """Take a part. Raises WireError where it does not fit."""
+        layer, a, b = part.layer, part.neurons.start, part.neurons.stop
+        if layer not in self._missing:
+            raise WireError(f"state of layer {layer}, of which this piece holds nothing")
+        start, stop = self._neurons[layer]
+        if not start <= a < b <= stop or not self._missing[layer][a - start : b - start].all():
+            raise WireError(f"state of neurons [{a}, {b}) of layer {layer}: not due here, or sent twice")
+        arrays = self._layers[layer]
+        for named in part.arrays:
+            if named.name not in arrays:
+                raise WireError(f"state holds an unknown array {named.name[:80]!r}")
+            target = arrays[named.name][a - start : b - start]
+            target[...] = decode_tensor(named.values, target.shape)
+        self._missing[layer][a - start : b - start] = False
+
+    def finish(self, *, fresh: bool = False) -> PieceState:
+        """The whole state; `fresh` forgets what was accumulated for the last sharing."""
+        if not self.complete:
+            raise StateError("state is not complete")
+        for arrays in self._layers.values():
+            for name, array in arrays.items():
+                if fresh and name.startswith("gradient/"):
+                    array[...] = 0
+        return PieceState(self._neurons, self._layers)

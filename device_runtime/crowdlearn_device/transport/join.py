@@ -1,0 +1,111 @@
+"""A device that dials the host: TLS to a certificate it knows by hash, and a token it was enrolled with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import logging
+import ssl
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import WebSocketException
+
+from crowdlearn_device.data.dataset import Dataset, load_dataset
+from crowdlearn_device.errors import JoinError
+from crowdlearn_device.member.fetching import FetchingMember
+from crowdlearn_device.platform.battery import Battery
+from crowdlearn_device.protocol.frames import MAX_FRAME
+from crowdlearn_device.security.envelope import Identity
+
+from .retry import Retry
+from .serve import TRY_LATER, run_member
+
+log = logging.getLogger("crowdlearn")
+
+FIRST_RETRY, LAST_RETRY = 0.5, 30.0
+"""Seconds between attempts to reach the host."""
+REFUSED = 1008
+"""The WebSocket's close code for a device that is not welcome, for a reason that stays."""
+
+
+async def join_host(
+    home: Path,
+    data: Path,
+    name: str,
+    url: str,
+    token: str,
+    pin: str,
+    stopping: asyncio.Event | None = None,
+    battery: Battery | None = None,
+    *,
+    once: bool = False,
+) -> None:
+    """Take part in whatever the host at `url` trains, reconnecting until `stopping` is set and others have
+    taken over what this device holds; `once` returns after a run.
+
+    Raises JoinError where the address or pin is malformed, the certificate is another, or the host refuses
+    this device.
+    """
+    address = urlsplit(url)
+    if address.scheme != "wss" or not address.hostname:
+        raise JoinError(f"{url} is not an address of a host; it has the form wss://HOST:PORT")
+    pin = pin.replace(":", "").lower()
+    if len(pin) != 64 or not set(pin) <= set("0123456789abcdef"):
+        raise JoinError(f"pin {pin[:80]!r} is not a SHA-256 hash; copy the one that crowdlearn enrol prints")
+    home.mkdir(parents=True, exist_ok=True)
+    identity = Identity.load(home / "identity.key")
+
+    def load() -> Dataset:
+        return load_dataset(data)
+
+    samples = len(load())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # the host's certificate is known by its hash, not by a name or an issuer
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    retry = Retry(FIRST_RETRY, LAST_RETRY)
+    leaving = stopping or asyncio.Event()
+    while not leaving.is_set():
+        if battery is not None and (why := battery.low()):
+            log.info("not joining: %s", why)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(leaving.wait(), LAST_RETRY)
+            continue
+        try:
+            async with connect(
+                url, ssl=context, compression=None, max_size=MAX_FRAME, ping_timeout=60, proxy=None
+            ) as connection:
+                _check_certificate(connection, pin)
+                log.info("connected to %s", address.netloc)
+                member = FetchingMember(name, home, identity, samples, load, token)
+                began = time.monotonic()
+                await run_member(connection, member, leaving, battery)
+                if member.device >= 0:
+                    retry.lasted(time.monotonic() - began)
+                if member.finished is not None:
+                    log.info("finished: %s", member.finished)
+                    if once:
+                        return
+            if connection.close_code == REFUSED:
+                raise JoinError(f"{address.netloc} refuses this device: {connection.close_reason}")
+            if connection.close_code == TRY_LATER:
+                log.info("%s is to be tried again: %s", address.netloc, connection.close_reason)
+        except (OSError, WebSocketException) as error:
+            log.info("%s cannot be reached (%s)", address.netloc, error)
+        await retry.pause(leaving)
+
+
+def _check_certificate(connection: ClientConnection, pin: str) -> None:
+    """Before anything secret is said: the token is in the first frame, not in the handshake."""
+    certificate = connection.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    found = hashlib.sha256(certificate or b"").hexdigest()
+    if not hmac.compare_digest(found, pin):
+        raise JoinError(
+            f"the host's certificate has the hash {found}, not the pin; another computer answers there, or "
+            "the host has a new certificate: enrol again"
+        )

@@ -1,0 +1,175 @@
+"""The device runtime's shell: a WebSocket that the host reaches through adb, around a `Member`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+from http import HTTPStatus
+from pathlib import Path
+
+from websockets.asyncio.connection import Connection
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from crowdlearn_device.data.dataset import Dataset, load_dataset
+from crowdlearn_device.errors import DeviceError, WireError
+from crowdlearn_device.member.member import Member
+from crowdlearn_device.platform.battery import Battery
+from crowdlearn_device.platform.files import write_atomically
+from crowdlearn_device.program.executor import ProgramStore
+from crowdlearn_device.protocol.frames import MAX_FRAME, decode_frame
+from crowdlearn_device.security.envelope import Identity
+
+from .outbound_queue import Line
+
+log = logging.getLogger("crowdlearn")
+
+
+LEAVE_SECONDS = 10.0
+"""How long others have to take over the pieces of a device that is asked to stop."""
+
+
+BATTERY_SECONDS = 2.0
+"""How often a device looks at its battery."""
+TRY_LATER = 1013
+"""The WebSocket's close code for who should come again later."""
+
+
+async def run_member(
+    connection: Connection,
+    member: Member,
+    leaving: asyncio.Event,
+    battery: Battery | None = None,
+    every: float = BATTERY_SECONDS,
+) -> None:
+    """Drive a member over one connection until the run is over for it or the connection ends.
+
+    Once `leaving` is set, or the battery is low, it asks to go.
+    """
+    arrived = asyncio.Event()
+    line = Line(connection)
+    asked = asyncio.create_task(leaving.wait())
+    asked.add_done_callback(lambda _: arrived.set())
+
+    why = ""
+
+    async def watch() -> None:
+        nonlocal why
+        while battery is not None and not (why := battery.low()):
+            await asyncio.sleep(every)
+        arrived.set()
+
+    async def read() -> None:
+        try:
+            async for data in connection:
+                if isinstance(data, str):
+                    raise WireError("text where a binary frame was due")
+                member.receive(decode_frame(data))
+                arrived.set()
+        except WireError as error:
+            log.error("closing the connection: %s", error)
+            await connection.close(1002, str(error)[:100])
+        finally:
+            arrived.set()
+
+    reader = asyncio.create_task(read())
+    sender = asyncio.create_task(line.drain())
+    watcher = asyncio.create_task(watch())
+    try:
+        going = False
+        while not reader.done() and member.finished is None:
+            arrived.clear()  # before the work: what arrives while frames go out must not be forgotten
+            if (leaving.is_set() or why) and not going:
+                going = True
+                member.leave(why or "stopped on the device")
+            busy = member.work()
+            outbox, member.outbox = member.outbox, []
+            while outbox:
+                frame = outbox.pop(0)
+                if frame.HasField("fault"):
+                    log.error("fault: %s", frame.fault.reason)
+                line.put(frame.SerializeToString(), express=frame.envelope.express)
+                del frame
+                await line.room()
+            if busy or member.outbox:
+                await asyncio.sleep(0)  # let the reader and the sender in
+            else:
+                await arrived.wait()
+    finally:
+        for task in (asked, reader, sender, watcher):
+            task.cancel()
+        for error in await asyncio.gather(reader, sender, watcher, return_exceptions=True):
+            if isinstance(error, Exception) and not isinstance(error, ConnectionClosed):
+                log.error("the connection ends", exc_info=error)
+
+
+async def serve_device(
+    home: Path,
+    data: Path,
+    name: str,
+    port: int,
+    stopping: asyncio.Event | None = None,
+    battery: Battery | None = None,
+    every: float = BATTERY_SECONDS,
+) -> None:
+    """Listen on 127.0.0.1:`port` (0: any free one, written to HOME/port) for the host, one connection at a
+    time, until `stopping` is set and others have taken over what this device holds.
+
+    While the battery is low it takes part in nothing: the host is to come again later. HOME/token, if it is
+    there, must be what the host presents: other programs of the phone can reach the port too.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    identity = Identity.load(home / "identity.key")
+    programs = ProgramStore(home / "programs")
+    token_file = home / "token"
+    current: asyncio.Task[None] | None = None
+    leaving = stopping or asyncio.Event()
+
+    def load() -> Dataset:
+        return load_dataset(data)
+
+    def authorize(connection: ServerConnection, request: Request) -> Response | None:
+        expected = token_file.read_text().strip() if token_file.exists() else ""
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if hmac.compare_digest(expected, given):
+            return None
+        return connection.respond(HTTPStatus.UNAUTHORIZED, "the token pushed to this device is needed\n")
+
+    async def handle(connection: ServerConnection) -> None:
+        nonlocal current
+        task = asyncio.current_task()
+        if current is not None and not current.done():
+            log.info("a new connection replaces the old one")
+            current.cancel()
+        current = task
+        if battery is not None and (why := battery.low()):
+            await connection.close(TRY_LATER, why)
+            return
+        try:
+            samples = len(await asyncio.to_thread(load))
+        except DeviceError as error:
+            log.error("%s", error)
+            await connection.close(1011, str(error)[:100])
+            return
+        with contextlib.suppress(asyncio.CancelledError):
+            member = Member(name, home, identity, samples, load, programs)
+            await run_member(connection, member, leaving, battery, every)
+
+    async with serve(
+        handle,
+        "127.0.0.1",
+        port,
+        max_size=MAX_FRAME,
+        compression=None,
+        process_request=authorize,
+        ping_timeout=60,
+    ) as server:
+        bound = next(iter(server.sockets)).getsockname()[1]
+        write_atomically(home / "port", f"{bound}\n".encode())
+        log.info("listening on 127.0.0.1:%d", bound)
+        await leaving.wait()
+        if current is not None:
+            await asyncio.wait({current}, timeout=LEAVE_SECONDS)

@@ -1,0 +1,120 @@
+"""What a model can do here, before anything is exported."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from crowdlearn_device.program.executor import ExecuTorchExecutor
+from torch import Tensor, nn
+
+from crowdlearn_export.compiler.compile import compile_lowered, lower_methods
+from crowdlearn_export.lowering.backend import choose_backend
+from crowdlearn_export.program.backends import multiplications, near_border
+from crowdlearn_export.program.parity import allowed_error
+from crowdlearn_export.stages.train_step import train_step
+from crowdlearn_export.tracing.parity import copied
+from crowdlearn_export.tracing.trace import neuron_graph, trace
+
+from .module_reports import ModuleReport, in_words, module_reports, why_not
+from .train_step_parity import gradient_errors
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What freezing saves, each as it is and as it would be if all of it learned: weights that learn, MACs of
+    a sample's training step, and floats of a sample's errors, which may have to be sent.
+    """
+
+    weights: tuple[int, int]
+    macs: tuple[int, int]
+    errors: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A model's report. `slices` is empty where it can be sliced, else the reason why it only trains whole.
+
+    Sizes are those of the whole training step for batches up to the example's: program without weights,
+    weights, and the memory that the step takes beside both. `backend` is whose kernels it runs on, for the
+    `multiplications` of its matrix products; `either` where they are so few that measuring decides.
+    `gradient_error` is relative, against float64 autograd, and `float32_error` that of PyTorch's own float32;
+    None where the step cannot be compiled, and `compiles` then says why. `frozen` is None where everything
+    learns, or cannot be sliced.
+    """
+
+    modules: tuple[ModuleReport, ...]
+    slices: str
+    compiles: str
+    program_bytes: int = 0
+    step_bytes: int = 0
+    weight_bytes: int = 0
+    backend: str = ""
+    multiplications: int = 0
+    either: bool = False
+    gradient_error: float | None = None
+    float32_error: float | None = None
+    frozen: Savings | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the gradients are as good as they have to be."""
+        return self.gradient_error is not None and self.gradient_error <= self.allowed < math.inf
+
+    @property
+    def allowed(self) -> float:
+        """The largest error of gradients that passes."""
+        return allowed_error(self.float32_error or 0.0)
+
+
+def diagnose(model: nn.Module, inputs: Tensor) -> Diagnosis:
+    """Try everything that training `model` on such batches needs, and tell how it went.
+
+    The labels are of as many classes as the model gives scores. Raises ExportError where it does not give
+    one tensor of scores for such a batch, or has other weights than float32 ones.
+    """
+    modules, classes = module_reports(model, inputs)
+    targets = torch.arange(len(inputs)) % classes
+    slices = why_not(lambda: neuron_graph(model, inputs))
+    frozen = None if slices else _savings(model, inputs)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    if not any(p.requires_grad for p in model.parameters()):
+        return Diagnosis(modules, slices, "the model has nothing that learns")
+    try:
+        step = train_step(model, nn.functional.cross_entropy, inputs, targets)
+        (graph,) = (lowered := lower_methods([step.method])).values()
+        backend = choose_backend(graph)
+        backends = {step.method.name: backend}
+        program = compile_lowered([step.method], lowered, backends, len(inputs))
+    except Exception as error:  # the exporter fails in as many ways as there are models
+        untrained = [f"{m.name} ({m.kind}): {m.reason}" for m in modules if not m.trains]
+        why = "; ".join(untrained) or in_words(error)
+        return Diagnosis(modules, slices, why, weight_bytes=weights, frozen=frozen)
+    errors = gradient_errors(model, step, ExecuTorchExecutor(program.pte))
+    return Diagnosis(
+        modules,
+        slices,
+        "",
+        len(program.pte),
+        program.arena_bytes + program.workspace_bytes,
+        weights,
+        backend,
+        multiplications(graph),
+        near_border(graph),
+        *errors,
+        frozen,
+    )
+
+
+def _savings(model: nn.Module, inputs: Tensor) -> Savings | None:
+    free = copied(model)
+    free.train().requires_grad_(True)
+    graph, thawed = trace(model, inputs), trace(free, inputs)
+    if not graph.frozen:
+        return None
+    return Savings(
+        (graph.parameters, thawed.parameters),
+        (graph.training_macs, thawed.training_macs),
+        (graph.errors, thawed.errors),
+    )

@@ -1,0 +1,73 @@
+"""What of a model rests while the rest of it learns, as in transfer learning.
+
+The model says so as it does to PyTorch: parameters with requires_grad=False, and batch norms and dropouts in
+evaluation mode in a model that is in training mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from torch import nn
+
+from .neuron_graph import Edge, Layer, LocalOp, NeuronGraph
+
+STATISTICS = ("running_mean", "running_var")
+
+
+def to_training(model: nn.Module, resting: Collection[str]) -> None:
+    """Put a model into training mode, but for the modules named."""
+    model.train()
+    for name in resting:
+        model.get_submodule(name).training = False
+
+
+def resting_modules(model: nn.Module) -> set[str]:
+    """The modules in evaluation mode of a model that is in training mode: one that is not is trained
+    altogether.
+    """
+    named = model.named_modules(remove_duplicate=False)
+    return {name for name, module in named if model.training and not module.training}
+
+
+def freeze(graph: NeuronGraph, model: nn.Module, resting: Collection[str]) -> NeuronGraph:
+    """The graph of a model with what rests in it named, and counted apart from what learns. `resting` names
+    its modules that stay in evaluation mode.
+    """
+    parameters = model.named_parameters(remove_duplicate=False)
+    frozen = {name for name, parameter in parameters if not parameter.requires_grad}
+    layers = tuple(
+        replace(layer, ops=tuple(_op(op, layer, frozen, resting) for op in layer.ops))
+        for layer in graph.layers
+    )
+    edges = tuple(_edge(edge, frozen) for edge in graph.edges)
+    names = [f"{edge.module}.weight" for edge in edges if edge.buffers]
+    for layer in layers:
+        for op in layer.ops:
+            names += sorted(frozen.intersection(_learnable(op)))
+            if op.attributes.get("fixed"):
+                names += [f"{op.module}.{name}" for name in STATISTICS]
+    return replace(graph, layers=layers, edges=edges, frozen=tuple(sorted(names)))
+
+
+def _op(op: LocalOp, layer: Layer, frozen: Collection[str], resting: Collection[str]) -> LocalOp:
+    floats = layer.neurons * sum(name in frozen for name in _learnable(op))
+    if op.kind == "batch_norm" and op.module in resting:
+        op = replace(op, attributes={**op.attributes, "fixed": True})
+    return replace(op, parameters=op.parameters - floats, buffers=op.buffers + floats)
+
+
+def _learnable(op: LocalOp) -> tuple[str, ...]:
+    """The arrays of an operation that learn unless they are frozen."""
+    if op.kind == "bias":
+        return (f"{op.module}.bias",)
+    if op.kind == "batch_norm" and op.attributes.get("affine", True):
+        return f"{op.module}.weight", f"{op.module}.bias"
+    return ()
+
+
+def _edge(edge: Edge, frozen: Collection[str]) -> Edge:
+    if not edge.module or f"{edge.module}.weight" not in frozen:
+        return edge
+    return replace(edge, parameters=0, buffers=edge.parameters)

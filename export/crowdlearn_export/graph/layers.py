@@ -1,0 +1,143 @@
+"""What layers and edges compute, as functions of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from crowdlearn_export.errors import UnsupportedModule
+
+from .neuron_graph import Edge, Layer, LocalOp, NeuronGraph
+
+
+def _pair(holder: Edge | LocalOp, name: str) -> tuple[int, int]:
+    pair: Any = holder.attributes[name]
+    return int(pair[0]), int(pair[1])
+
+
+def _per_neuron(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(1, -1, *(1 for _ in like.shape[2:]))
+
+
+def _per_sample(mask: Tensor, like: Tensor) -> Tensor:
+    return mask.reshape(-1, mask.shape[1], *(1 for _ in like.shape[2:]))
+
+
+def batch_norm(x: Tensor, op: LocalOp, arrays: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm in training, over batch and positions: the output and the new running statistics."""
+    axes = [0, *range(2, x.dim())]
+    count = x.shape[0] * prod(x.shape[2:])
+    mean = x.mean(axes)
+    centred = x - _per_neuron(mean, x)
+    variance = (centred * centred).mean(axes)
+    y = centred * _per_neuron(torch.rsqrt(variance + float(op.attributes["eps"])), x)  # type: ignore[arg-type]
+    if op.attributes.get("affine", True):
+        y = y * _per_neuron(arrays[f"{op.module}.weight"], x) + _per_neuron(arrays[f"{op.module}.bias"], x)
+    momentum = float(op.attributes["momentum"])  # type: ignore[arg-type]
+    new_mean = arrays[f"{op.module}.running_mean"] * (1 - momentum) + mean * momentum
+    new_var = arrays[f"{op.module}.running_var"] * (1 - momentum) + variance * (
+        momentum * count / (count - 1)
+    )
+    return y, new_mean, new_var
+
+
+def _pool(x: Tensor, op: LocalOp) -> Tensor:
+    kernel, stride, padding = _pair(op, "kernel"), _pair(op, "stride"), _pair(op, "padding")
+    ceil_mode = bool(op.attributes.get("ceil_mode", False))
+    if op.kind == "max_pool":
+        return F.max_pool2d(x, kernel, stride, padding, _pair(op, "dilation"), ceil_mode)
+    return F.avg_pool2d(
+        x, kernel, stride, padding, ceil_mode, bool(op.attributes.get("count_include_pad", True))
+    )
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor, LocalOp], Tensor]] = {
+    "relu": lambda x, op: F.relu(x),
+    "relu6": lambda x, op: F.relu6(x),
+    "leaky_relu": lambda x, op: F.leaky_relu(x, float(op.attributes["negative_slope"])),  # type: ignore[arg-type]
+    "gelu": lambda x, op: F.gelu(x, approximate=str(op.attributes["approximate"])),
+    "tanh": lambda x, op: torch.tanh(x),
+    "sigmoid": lambda x, op: torch.sigmoid(x),
+    "silu": lambda x, op: F.silu(x),
+    "hardswish": lambda x, op: F.hardswish(x),
+    "hardsigmoid": lambda x, op: F.hardsigmoid(x),
+}
+
+
+def _normalized(x: Tensor, op: LocalOp, arrays: Mapping[str, Tensor]) -> Tensor:
+    """Batch norm after training, or where its statistics are fixed: by its running statistics."""
+    scale = torch.rsqrt(arrays[f"{op.module}.running_var"] + float(op.attributes["eps"]))  # type: ignore[arg-type]
+    if op.attributes.get("affine", True):
+        scale = scale * arrays[f"{op.module}.weight"]
+    y = (x - _per_neuron(arrays[f"{op.module}.running_mean"], x)) * _per_neuron(scale, x)
+    return y + _per_neuron(arrays[f"{op.module}.bias"], x) if op.attributes.get("affine", True) else y
+
+
+def run_local(
+    layer: Layer, x: Tensor, arrays: Mapping[str, Tensor], mask: Tensor | None, *, training: bool = True
+) -> tuple[Tensor, list[Tensor]]:
+    """A layer's local operations on the sums of some of its neurons, [B, neurons, ...]; and, in training, new
+    running statistics.
+    """
+    buffers: list[Tensor] = []
+    for op in layer.ops:
+        if op.kind == "bias":
+            x = x + _per_neuron(arrays[f"{op.module}.bias"], x)
+        elif op.kind == "batch_norm" and (op.attributes.get("fixed") or not training):
+            x = _normalized(x, op, arrays)
+        elif op.kind == "batch_norm":
+            x, mean, variance = batch_norm(x, op, arrays)
+            buffers += [mean, variance]
+        elif op.kind in ("max_pool", "avg_pool"):
+            x = _pool(x, op)
+        elif op.kind == "flatten":
+            x = x.reshape(x.shape[0], x.shape[1], -1)
+        elif op.kind == "dropout":
+            x = x if mask is None else x * _per_sample(mask, x)
+        elif op.kind in _ACTIVATIONS:
+            x = _ACTIVATIONS[op.kind](x, op)
+        else:
+            raise UnsupportedModule(
+                f"{op.module or layer.name} ({op.kind}) has no stage; it cannot be sliced"
+            )
+    return x, buffers
+
+
+def run_edge(edge: Edge, x: Tensor, weight: Tensor | None) -> Tensor:
+    """What outputs [B, neurons, ...] give on an edge: sums for its target neurons."""
+    if weight is None:
+        return x
+    if edge.kind == "dense":
+        return x.reshape(x.shape[0], -1) @ weight.reshape(-1, weight.shape[-1])
+    stride, padding, dilation = _pair(edge, "stride"), _pair(edge, "padding"), _pair(edge, "dilation")
+    if edge.kind == "depthwise":
+        return F.conv2d(x, weight, None, stride, padding, dilation, groups=weight.shape[0])
+    return F.conv2d(x, weight.transpose(0, 1), None, stride, padding, dilation)
+
+
+def run_layers(
+    graph: NeuronGraph,
+    layers: Iterable[Layer],
+    sums: dict[int, Tensor],
+    arrays: Mapping[str, Tensor],
+    masks: Mapping[int, Tensor],
+    *,
+    training: bool = True,
+) -> tuple[Tensor, list[Tensor]]:
+    """The scores [B, classes] of the last of `layers`, which are whole, from the sums that enter them, by
+    layer; and, in training, new running statistics.
+    """
+    buffers: list[Tensor] = []
+    for layer in layers:
+        x, new = run_local(layer, sums.pop(layer.index), arrays, masks.get(layer.index), training=training)
+        buffers += new
+        for edge in graph.outgoing(layer.index):
+            product = run_edge(edge, x, arrays.get(f"{edge.module}.weight"))
+            known = sums.get(edge.target)
+            sums[edge.target] = product if known is None else known + product
+    return x.reshape(x.shape[0], -1), buffers

@@ -1,0 +1,86 @@
+"""A graph in the manifest's words: the shape of a piece of it, and where its arrays are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, PieceShape
+
+from crowdlearn_export.errors import UnsupportedModule
+
+from .neuron_graph import Edge, Layer, NeuronGraph
+
+MATCHED = ("identity", "depthwise")
+
+
+def piece_shape(graph: NeuronGraph, owned: Sequence[int]) -> PieceShape:
+    """Of a piece that owns `owned[layer]` neurons of each layer.
+
+    Raises UnsupportedModule for dropout that a mask per neuron does not cover.
+    """
+    return PieceShape(
+        tuple(
+            LayerSpec(layer.neurons, count, layer.sum_shape, _dropout(layer))
+            for layer, count in zip(graph.layers, owned, strict=True)
+        ),
+        tuple(
+            EdgeSpec(edge.source, edge.target, edge.kind in MATCHED, taught)
+            for edge, taught in zip(graph.edges, graph.taught, strict=True)
+        ),
+        tuple(array for array in array_specs(graph) if owned[array.layer]),
+    )
+
+
+def _dropout(layer: Layer) -> float:
+    drops = [op for op in layer.ops if op.kind == "dropout"]
+    if not drops:
+        return 0.0
+    if len(drops) > 1:
+        raise UnsupportedModule(
+            f"{drops[1].module} (Dropout): one dropout a layer can be sliced; merge the two"
+        )
+    probability = float(drops[0].attributes["p"])  # type: ignore[arg-type]
+    if probability and layer.sum_shape and not drops[0].attributes.get("whole_neuron"):
+        raise UnsupportedModule(
+            f"{drops[0].module} (Dropout) on a feature map: use Dropout2d, which drops whole channels"
+        )
+    return probability
+
+
+def array_specs(graph: NeuronGraph) -> tuple[ArraySpec, ...]:
+    """Every array of the model by the layer whose owner keeps it; `shape` is one neuron's part."""
+    arrays: list[ArraySpec] = []
+    frozen = set(graph.frozen)
+
+    def add(name: str, layer: int, shape: tuple[int, ...], learns: bool) -> None:
+        offset = 0
+        if arrays:
+            last = arrays[-1]
+            offset = last.offset + graph.layers[last.layer].neurons * prod(last.shape)
+        rests = name in frozen
+        arrays.append(ArraySpec(name, layer, shape, learns and not rests, offset, rests))
+
+    for layer in graph.layers:
+        for op in layer.ops:
+            if op.kind == "bias":
+                add(f"{op.module}.bias", layer.index, (), True)
+            if op.kind == "batch_norm":
+                if op.attributes.get("affine", True):
+                    add(f"{op.module}.weight", layer.index, (), True)
+                    add(f"{op.module}.bias", layer.index, (), True)
+                add(f"{op.module}.running_mean", layer.index, (), False)
+                add(f"{op.module}.running_var", layer.index, (), False)
+        for edge in graph.outgoing(layer.index):
+            if edge.kind != "identity":
+                add(f"{edge.module}.weight", layer.index, _weight_shape(graph, edge), True)
+    return tuple(arrays)
+
+
+def _weight_shape(graph: NeuronGraph, edge: Edge) -> tuple[int, ...]:
+    source, target = graph.layers[edge.source], graph.layers[edge.target]
+    if edge.kind == "dense":
+        return (*source.output_shape, target.neurons)
+    kernel: Any = edge.attributes["kernel"]
+    return (1, *kernel) if edge.kind == "depthwise" else (target.neurons, *kernel)

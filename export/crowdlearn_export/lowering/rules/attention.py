@@ -1,0 +1,94 @@
+"""nn.MultiheadAttention, written so that the batch stays free: PyTorch's own folds it into the heads."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crowdlearn_export.errors import LoweringError
+
+
+def multi_head_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    width: int,
+    heads: int,
+    in_weight: Tensor | None,
+    in_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_weight: Tensor,
+    out_bias: Tensor | None,
+    training: bool = True,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: Tensor | None = None,
+    k_proj_weight: Tensor | None = None,
+    v_proj_weight: Tensor | None = None,
+    static_k: Tensor | None = None,
+    static_v: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """torch.nn.functional.multi_head_attention_forward: [length, batch, width] to the same, and the weights,
+    [batch, length, length], where they are asked for.
+
+    Raises LoweringError for what a mask per sample, added keys or dropout of the weights would need.
+    """
+    unsupported = {
+        "a mask per sample (key_padding_mask, or attn_mask of three dimensions)": (
+            key_padding_mask is not None or (attn_mask is not None and attn_mask.dim() > 2)
+        ),
+        "add_bias_kv or add_zero_attn": bias_k is not None or bias_v is not None or add_zero_attn,
+        "dropout of its weights": training and dropout_p > 0,
+        "samples without a batch": query.dim() < 3,
+        "keys given in advance": static_k is not None or static_v is not None,
+    }
+    for what, found in unsupported.items():
+        if found:
+            raise LoweringError(f"MultiheadAttention with {what} has no lowering; train it without")
+    if use_separate_proj_weight:
+        weights: Any = (q_proj_weight, k_proj_weight, v_proj_weight)
+    else:
+        assert in_weight is not None
+        weights = in_weight.chunk(3)
+    biases: Any = (None, None, None) if in_bias is None else in_bias.chunk(3)
+    parts = zip((query, key, value), weights, biases, strict=True)
+    q, k, v = (_heads(_rows(x.transpose(0, 1), weight, bias), heads) for x, weight, bias in parts)
+    scores = (q * (1 / math.sqrt(width // heads))) @ k.transpose(-2, -1)
+    if attn_mask is not None:
+        scores = scores + _added(attn_mask, scores)
+    shares = torch.softmax(scores, -1)
+    mixed = (shares @ v).permute(0, 2, 1, 3)
+    out = _rows(mixed.reshape(*mixed.shape[:2], width), out_weight, out_bias).transpose(0, 1)
+    if not need_weights:
+        return out, None
+    return out, shares.mean(1) if average_attn_weights else shares
+
+
+def _rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A dense layer over [batch, length, features], as rows."""
+    rows = torch.nn.functional.linear(x.reshape(-1, x.shape[-1]), weight, bias)
+    return rows.reshape(*x.shape[:-1], weight.shape[0])
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """[batch, length, width] as [batch, heads, length, width of a head]."""
+    return x.reshape(*x.shape[:2], heads, x.shape[2] // heads).permute(0, 2, 1, 3)
+
+
+def _added(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask as what is added to scores: large and negative where PyTorch's says -inf, since infinities
+    make NaN of products.
+    """
+    if mask.dtype == torch.bool:
+        return mask.to(like.dtype) * -1e9
+    return mask.clamp(min=-1e9)

@@ -1,0 +1,76 @@
+"""A trained model out, to be used: as ONNX and as .pte, checked against PyTorch before it is written."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import to_edge_transform_and_lower
+from torch import Tensor, nn
+
+from crowdlearn_export.errors import ExportError
+
+from .parity import relative_error
+
+AGREEMENT = 1e-5
+"""Largest relative difference between an exported model and PyTorch."""
+
+
+def export_onnx(model: nn.Module, sample: Tensor, path: Path) -> float:
+    """Write `model` for inference and return its largest relative difference from PyTorch in onnxruntime.
+
+    `sample` is a batch of at least 2; the file takes any batch. Raises ExportError where the two disagree;
+    nothing is written then.
+    """
+    import onnxruntime
+
+    program = torch.onnx.export(
+        model.eval(), (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False
+    )
+    assert program is not None
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        program.save(str(partial))
+        onnx.checker.check_model(onnx.load(partial))
+        session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
+        found = session.run(None, {session.get_inputs()[0].name: sample.numpy()})[0]
+        error = _agreement(model, sample, found, "onnxruntime")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return error
+
+
+def export_pte(model: nn.Module, sample: Tensor, max_batch: int, path: Path) -> float:
+    """Write `model` for inference on XNNPACK and return its largest relative difference from PyTorch.
+
+    Raises ExportError where the two disagree; nothing is written then.
+    """
+    from crowdlearn_device.program.executor import ExecuTorchExecutor
+
+    shapes = ({0: torch.export.Dim("batch", min=1, max=max_batch)},)
+    # ExecuTorch fuses batch norm into weights whose names begin with a letter alone; "0.weight" does not.
+    named = nn.Sequential(OrderedDict(network=model)).eval()
+    exported = torch.export.export(named, (sample,), dynamic_shapes=shapes)
+    edge = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+    pte = edge.to_executorch().buffer
+    found = ExecuTorchExecutor(pte).run("forward", [sample.numpy()])[0]
+    error = _agreement(model, sample, found, "ExecuTorch")
+    path.write_bytes(pte)
+    return error
+
+
+def _agreement(model: nn.Module, sample: Tensor, found: np.ndarray, where: str) -> float:
+    with torch.no_grad():
+        error = relative_error({"scores": found}, {"scores": model.eval()(sample).numpy()})
+    if not error <= AGREEMENT:
+        raise ExportError(
+            f"the exported model differs from PyTorch by {error:.1e} in {where} (at most {AGREEMENT:.0e}); "
+            "it was not written, please report it"
+        )
+    return error

@@ -1,0 +1,182 @@
+"""What a piece's program takes of memory while it runs, before any piece is exported.
+
+Arenas are planned by the exporter and hard to foretell. So each layer is compiled at a few widths, once, and
+what it needs is kept on disk; between the widths it lies near straight lines. The last layers as one region
+(`region.py`) are compiled as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import executorch.version
+import torch
+from crowdlearn_device.program.manifest import LOSS, TRAIN_STEP
+
+from crowdlearn_export.compiler.compile import compile_program
+from crowdlearn_export.graph.neuron_graph import Layer, NeuronGraph
+from crowdlearn_export.graph.shape import array_specs
+from crowdlearn_export.stages.piece_stages import piece_stages
+from crowdlearn_export.stages.stage import Optimizer
+
+from .slice_program import REVISION
+
+PARTS = (4, 2, 1)
+"""The widths are these parts of a layer."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """`each` bytes, and `neuron` for every neuron that a piece owns of a layer."""
+
+    each: float
+    neuron: float
+
+    def at(self, neurons: int) -> float:
+        """Bytes for so many neurons."""
+        return self.each + self.neuron * neurons
+
+
+Curve = tuple[Line, ...]
+"""Bytes by neurons: the highest of these lines."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Arena and workspace per layer. A piece needs the largest of each.
+
+    `regions` tells, by the first of the last layers that a piece owns whole, the bytes of arena and workspace
+    that these take as one program; of some, since each takes as long to learn as to export. Where the whole
+    network is one of them, `step` is what a training step in one call takes.
+    """
+
+    arenas: tuple[Curve, ...]
+    workspaces: tuple[Curve, ...]
+    regions: Mapping[int, float] = field(default_factory=dict)
+    step: float = 0.0
+
+
+def footprint(
+    graph: NeuronGraph, micro_batch: int, cache: Path | None = None, *, regions: Collection[int] = ()
+) -> Footprint:
+    """The footprint of every layer for micro-batches of up to `micro_batch` + 1 samples, and of the `regions`
+    from these layers on.
+
+    Takes seconds for every kind of layer that `cache` does not know, and as long as exporting does for a
+    region. Raises ExportError as exporting does.
+    """
+    known: dict[str, tuple[Curve, Curve]] = {}
+    found = []
+    for layer in graph.layers:
+        key = _key(graph, layer, micro_batch)
+        if key not in known:
+            known[key] = _cached(cache, key) or _measured(graph, layer, micro_batch)
+            _keep(cache, key, known[key])
+        found.append(known[key])
+    return Footprint(
+        tuple(arena for arena, _ in found),
+        tuple(workspace for _, workspace in found),
+        {first: _region(graph, first, micro_batch, cache, LOSS) for first in regions},
+        _region(graph, 0, micro_batch, cache, TRAIN_STEP) if 0 in regions else 0.0,
+    )
+
+
+def _region(graph: NeuronGraph, first: int, micro_batch: int, cache: Path | None, method: str) -> float:
+    """What one method of the region takes: a run calls no other, and touches nothing else."""
+    key = _region_key(graph, first, micro_batch, method)
+    known = _cached(cache, key)
+    if known is None:
+        owned = [layer.neurons if layer.index >= first else 0 for layer in graph.layers]
+        arena, workspace = _compiled(graph, owned, micro_batch, [method])
+        known = (Line(arena, 0.0),), (Line(workspace, 0.0),)
+        _keep(cache, key, known)
+    return sum(curve[0].each for curve in known)
+
+
+def _measured(graph: NeuronGraph, layer: Layer, micro_batch: int) -> tuple[Curve, Curve]:
+    ends = layer.index in (0, len(graph.layers) - 1)
+    widths = sorted({layer.neurons if ends else max(1, layer.neurons // part) for part in PARTS})
+    alone = [[width if other is layer else 0 for other in graph.layers] for width in widths]
+    points = [
+        (width, *_compiled(graph, owned, micro_batch)) for width, owned in zip(widths, alone, strict=True)
+    ]
+    return _curve([point[:2] for point in points]), _curve([(width, size) for width, _, size in points])
+
+
+def _compiled(
+    graph: NeuronGraph, owned: Sequence[int], micro_batch: int, only: Collection[str] = ()
+) -> tuple[int, int]:
+    stages = piece_stages(graph, owned, Optimizer(momentum=0.9))
+    methods = [stage.method for stage in stages if not only or stage.method.name in only]
+    compiled = compile_program(methods, max_batch=micro_batch + 1)
+    return compiled.arena_bytes, compiled.workspace_bytes
+
+
+def _curve(points: Sequence[tuple[int, int]]) -> Curve:
+    """Lines through neighbouring points, from nothing on; none falls, and none begins below nothing."""
+    lines = [Line(0.0, points[-1][1] / points[-1][0])]
+    for (narrow, low), (wide, high) in pairwise(points):
+        rise = max((high - low) / (wide - narrow), 0.0)
+        if high >= rise * wide:
+            lines.append(Line(high - rise * wide, rise))
+    return tuple(dict.fromkeys(lines))
+
+
+def _key(graph: NeuronGraph, layer: Layer, micro_batch: int) -> str:
+    """Layers that are alike share their figures, whatever they are called."""
+    targets = [graph.layers[edge.target] for edge in graph.outgoing(layer.index)]
+    edges = list(zip(graph.edges, graph.taught, strict=True))
+    what: Mapping[str, Any] = {
+        "revision": REVISION,
+        "torch": torch.__version__,
+        "executorch": executorch.version.__version__,
+        "rows": micro_batch,
+        "place": (layer.index == 0, layer.index == len(graph.layers) - 1),
+        "layer": [layer.neurons, layer.sum_shape, layer.output_shape],
+        "ops": [(op.kind, dict(op.attributes), op.parameters) for op in layer.ops],
+        "edges": [(edge.kind, dict(edge.attributes)) for edge in graph.outgoing(layer.index)],
+        "targets": [(target.neurons, target.sum_shape) for target in targets],
+        "arrays": [array.role for array in array_specs(graph) if array.layer == layer.index],
+        "taught": [taught for edge, taught in edges if edge.source == layer.index],
+        "asked": any(taught for edge, taught in edges if edge.target == layer.index),
+    }
+    return _hashed(what)
+
+
+def _region_key(graph: NeuronGraph, first: int, micro_batch: int, method: str) -> str:
+    layers = [_key(graph, layer, micro_batch) for layer in graph.layers[first:]]
+    joined = [
+        (max(edge.source - first, -1), edge.target - first, taught)
+        for edge, taught in zip(graph.edges, graph.taught, strict=True)
+        if edge.target >= first
+    ]
+    return _hashed({"layers": layers, "edges": joined, "method": method})
+
+
+def _hashed(what: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _cached(cache: Path | None, key: str) -> tuple[Curve, Curve] | None:
+    if cache is None:
+        return None
+    try:
+        arena, workspace = json.loads((cache / f"{key}.json").read_text())
+        return tuple(Line(*line) for line in arena), tuple(Line(*line) for line in workspace)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _keep(cache: Path | None, key: str, curves: tuple[Curve, Curve]) -> None:
+    if cache is not None:
+        cache.mkdir(parents=True, exist_ok=True)
+        partial = cache / f"{key}.{os.getpid()}.partial"
+        partial.write_text(json.dumps([[(line.each, line.neuron) for line in curve] for curve in curves]))
+        os.replace(partial, cache / f"{key}.json")

@@ -1,0 +1,96 @@
+"""Dropout in a whole model's step: its factors are inputs, since a program holds no random numbers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+from crowdlearn_device.protocol.schedule import dropout_mask
+from torch import Tensor, nn
+
+from crowdlearn_export.errors import LoweringError
+
+DROPS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+FACTORS = "factors"
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A dropout: its probability, and the shape of one sample's factors."""
+
+    probability: float
+    shape: tuple[int, ...]
+
+
+def masks(dropped: Mapping[str, Dropped], rows: int, *, seed: int, step: int) -> list[np.ndarray]:
+    """The factors (0 or 1/(1-p)) of every dropout for one step, float32 [rows, *shape]; the same for equal
+    `seed` and `step`.
+    """
+    return [
+        dropout_mask(
+            rows, prod(drop.shape), drop.probability, seed=seed, step=step, micro=0, layer=number
+        ).reshape(rows, *drop.shape)
+        for number, drop in enumerate(dropped.values())
+    ]
+
+
+def with_factors(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str, Dropped]]:
+    """A copy of the model whose active dropouts multiply by a buffer `<name>.factors`, and what they are.
+
+    Raises LoweringError for a dropout of another kind, or one that is called more than once.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and module.training and module.dropout:
+            raise LoweringError(
+                f"{name} (MultiheadAttention): dropout of its weights is no module; set its dropout to 0"
+            )
+    active = {
+        name: module
+        for name, module in model.named_modules()
+        if module.training and isinstance(module, nn.modules.dropout._DropoutNd) and module.p
+    }
+    for name, module in active.items():
+        if type(module) not in DROPS or module.p >= 1:
+            raise LoweringError(f"{name} ({type(module).__name__}): use Dropout or Dropout2d with p below 1")
+    replaced = copy.deepcopy(model)
+    shapes = _shapes(model, inputs, active) if active else {}
+    dropped = {}
+    for name, module in active.items():
+        if len(shapes[name]) > 1:
+            raise LoweringError(f"{name} is called {len(shapes[name])} times; give each a dropout of its own")
+        if shapes[name]:
+            (shape,) = shapes[name]
+            whole = type(module) is not nn.Dropout
+            dropped[name] = Dropped(module.p, (shape[0], *(1 for _ in shape[1:])) if whole else shape)
+            replaced.set_submodule(name, _Product())
+    return replaced, dropped
+
+
+def _shapes(model: nn.Module, inputs: Tensor, names: Iterable[str]) -> dict[str, list[tuple[int, ...]]]:
+    """What the submodules at `names` are given, sample by sample."""
+    watched = copy.deepcopy(model)
+    shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in names}
+    for name, found in shapes.items():
+
+        def see(_: nn.Module, given: tuple[Tensor, ...], found: list[tuple[int, ...]] = found) -> None:
+            found.append(tuple(given[0].shape[1:]))
+
+        watched.get_submodule(name).register_forward_pre_hook(see)
+    with torch.no_grad():
+        watched(inputs)
+    return shapes
+
+
+class _Product(nn.Module):
+    """Multiplies by factors that the step is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer(FACTORS, torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.get_buffer(FACTORS)

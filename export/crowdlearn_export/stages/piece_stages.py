@@ -1,0 +1,50 @@
+"""Which methods the program of a piece has: one for each layer and direction, but none backward where nothing
+learns, and one for the region that turns round at the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from crowdlearn_export.errors import UnsupportedModule
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.graph.shape import piece_shape
+
+from .layer_stages import layer_stages
+from .region import LossRegion
+from .stage import Optimizer, Stage
+
+
+def piece_stages(
+    graph: NeuronGraph, owned: Sequence[int], optimizer: Optimizer, *, first: int = 0
+) -> tuple[Stage, ...]:
+    """Every stage of a piece that owns `owned[layer]` neurons of each layer; layers before `first` have
+    stages of their own in any case.
+
+    Raises UnsupportedModule where a layer has no sliced form.
+    """
+    shape = piece_shape(graph, owned)
+    first = max(first, loss_region(graph, owned))
+    stages: list[Stage] = []
+    for index, count in enumerate(owned[:first]):
+        if count:
+            stages += layer_stages(graph, index, shape)
+    if first < len(owned):
+        region = LossRegion(graph, first, shape)
+        stages.append(region.gradients())
+        if first == 0:
+            stages.append(region.train_step(optimizer))
+    return tuple(stages)
+
+
+def loss_region(graph: NeuronGraph, owned: Sequence[int]) -> int:
+    """The first of the last layers that a piece owns whole: no message can come between them.
+
+    Raises UnsupportedModule for a part of the output layer.
+    """
+    first = len(owned)
+    while first and owned[first - 1] == graph.layers[first - 1].neurons:
+        first -= 1
+    if first == len(owned) and owned[-1]:
+        raise UnsupportedModule("the output layer stays whole, on the dominator; plan it so")
+    return first

@@ -1,0 +1,132 @@
+"""The region of a piece that turns round at the loss: the last layers that it owns whole, forward, loss and
+backward in one method. Where that is the whole network, a training step is one method too, with SGD inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from crowdlearn_device.program.manifest import STATE, PieceShape
+from crowdlearn_device.program.ports import loss_method, train_step_method
+from torch import Tensor
+
+from crowdlearn_export.graph.layers import run_layers
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+
+from .stage import Optimizer, Stage, as_stage
+
+_vjp: Any = torch.func.vjp  # its annotation leaves out has_aux
+
+
+class LossRegion:
+    """The layers from `first` to the last one, all owned whole by one piece of this shape."""
+
+    def __init__(self, graph: NeuronGraph, first: int, shape: PieceShape) -> None:
+        self._graph, self._shape = graph, shape
+        self._layers = graph.layers[first:]
+        self._spec = loss_method(shape, range(first, len(graph.layers)))
+        self._trained = sum(port.role == "parameter" for port in self._spec.inputs)
+
+    def gradients(self) -> Stage:
+        """What a micro-batch gives: loss, logits, errors of the sums that entered, gradients, new buffers."""
+        sums = sum(port.role == "sum" for port in self._spec.inputs)
+        first = sums - sum(port.role == "error" for port in self._spec.outputs)
+        leaves = sums + self._trained
+
+        def function(*given: Tensor) -> tuple[Tensor, ...]:
+            *rest, labels, scale = given[leaves:]
+
+            def loss_of(*values: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
+                logits, buffers = self._forward((*given[:first], *values, *rest))
+                return cross_entropy(logits, labels, scale), (logits, buffers)
+
+            loss, vjp, (logits, buffers) = _vjp(loss_of, *given[first:leaves], has_aux=True)
+            return (loss, logits, *vjp(torch.ones_like(loss)), *buffers)
+
+        def reference(*given: Tensor) -> tuple[Tensor, ...]:
+            values = [x.detach().requires_grad_() for x in given[first:leaves]]
+            *rest, labels, scale = given[leaves:]
+            logits, buffers = self._forward((*given[:first], *values, *rest))
+            loss = F.cross_entropy(logits, labels, reduction="sum") * scale
+            slopes = torch.autograd.grad(loss, values)
+            return (loss.detach(), logits.detach(), *slopes, *(b.detach() for b in buffers))
+
+        return as_stage(self._spec, function, reference)
+
+    def train_step(self, optimizer: Optimizer) -> Stage:
+        """A whole mini-batch of the whole network: loss and logits, and new weights, momenta and buffers over
+        the old ones. The learning rate is an input.
+        """
+        momentum = bool(optimizer.momentum)
+        spec = train_step_method(self._shape, momentum=momentum)
+        state = [i for i, port in enumerate(spec.inputs) if port.role in STATE]
+        weights = 1 + self._trained
+        velocities = weights + self._trained * momentum
+
+        def function(*given: Tensor) -> tuple[Tensor, ...]:
+            *rest, labels, scale, rate = given[velocities:]
+
+            def loss_of(*values: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
+                logits, buffers = self._forward((given[0], *values, *rest))
+                return cross_entropy(logits, labels, scale), (logits, buffers)
+
+            loss, vjp, (logits, buffers) = _vjp(loss_of, *given[1:weights], has_aux=True)
+            # Without momentum the rate can scale one number instead of every gradient.
+            slopes = vjp(torch.ones_like(loss) if momentum else rate)
+            new = _descended(optimizer, given[1:weights], slopes, given[weights:velocities], rate)
+            return (loss, logits, *new, *buffers)
+
+        def reference(*given: Tensor) -> tuple[Tensor, ...]:
+            values = [x.detach().clone().requires_grad_() for x in given[1:weights]]
+            *rest, labels, scale, rate = given[velocities:]
+            logits, buffers = self._forward((given[0], *values, *rest))
+            loss = F.cross_entropy(logits, labels, reduction="sum") * scale
+            sgd = torch.optim.SGD(
+                values, float(rate), momentum=optimizer.momentum, weight_decay=optimizer.weight_decay
+            )
+            for value, velocity in zip(values, given[weights:velocities], strict=False):
+                sgd.state[value]["momentum_buffer"] = velocity.clone()
+            loss.backward()  # type: ignore[no-untyped-call]
+            sgd.step()
+            moved = [sgd.state[value]["momentum_buffer"] for value in values] if momentum else []
+            return tuple(x.detach() for x in (loss, logits, *values, *moved, *buffers))
+
+        updates = {len(spec.outputs) + i: position for i, position in enumerate(state)}
+        return as_stage(spec, function, reference, updates)
+
+    def _forward(self, given: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """From [sums, parameters, buffers, frozen, masks] to the logits and the new buffers."""
+        ports = zip(self._spec.inputs[:-2], given, strict=True)
+        named = {(port.role, port.layer, port.name): x for port, x in ports}
+        sums = {layer: x for (role, layer, _), x in named.items() if role == "sum"}
+        masks = {layer: x for (role, layer, _), x in named.items() if role == "mask"}
+        arrays = {name: x for (_, _, name), x in named.items() if name}
+        return run_layers(self._graph, self._layers, sums, arrays, masks)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+    """The cross-entropy of integer labels, summed and scaled."""
+    hot = (labels.unsqueeze(1) == torch.arange(logits.shape[1])).to(logits.dtype)
+    shifted = logits - logits.amax(1, keepdim=True)
+    return ((shifted.exp().sum(1, keepdim=True).log() - shifted) * hot).sum() * scale
+
+
+def _descended(
+    optimizer: Optimizer,
+    weights: Sequence[Tensor],
+    slopes: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    rate: Tensor,
+) -> list[Tensor]:
+    """New weights, then new velocities; without velocities the slopes hold the rate already."""
+    if not velocities:
+        decay = 1 - rate * optimizer.weight_decay
+        kept = [w * decay for w in weights] if optimizer.weight_decay else weights
+        return [w - slope for w, slope in zip(kept, slopes, strict=True)]
+    if optimizer.weight_decay:
+        slopes = [slope + w * optimizer.weight_decay for w, slope in zip(weights, slopes, strict=True)]
+    moved = [v * optimizer.momentum + slope for v, slope in zip(velocities, slopes, strict=True)]
+    return [*(w - rate * v for w, v in zip(weights, moved, strict=True)), *moved]

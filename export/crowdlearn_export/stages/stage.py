@@ -1,0 +1,76 @@
+"""A stage: a method of a piece as a pure tensor function, with its ports and what it must agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from crowdlearn_device.program.manifest import MethodSpec, Port
+from torch import Tensor
+
+from crowdlearn_export.compiler.compile import Method
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """SGD with momentum and weight decay as torch.optim.SGD defines them; the learning rate is an input."""
+
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A method to be compiled, and what a manifest tells of it. `reference` computes the same by torch
+    autograd.
+    """
+
+    method: Method
+    spec: MethodSpec
+    reference: Callable[..., tuple[Tensor, ...]]
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return self.spec.inputs
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        """What the function gives: the program's outputs, then what it writes over its inputs."""
+        return (*self.spec.outputs, *(self.spec.inputs[i] for i in self.method.updates.values()))
+
+
+def as_stage(
+    spec: MethodSpec,
+    function: Callable[..., tuple[Tensor, ...]],
+    reference: Callable[..., tuple[Tensor, ...]],
+    updates: Mapping[int, int] | None = None,
+) -> Stage:
+    """A stage whose example has a batch unlike its other sizes."""
+    batched = tuple(i for i, port in enumerate(spec.inputs) if port.shape and port.shape[0] == "B")
+    example = example_inputs(spec.inputs, _example_batch(spec.inputs), torch.Generator())
+    return Stage(Method(spec.name, function, example, batched, updates or {}), spec, reference)
+
+
+def _example_batch(ports: Sequence[Port]) -> int:
+    """A batch unlike every other dimension: tracing takes equal sizes for the same size."""
+    taken = {dim for port in ports for dim in port.shape}
+    return next(batch for batch in range(5, len(taken) + 6) if batch not in taken)
+
+
+def example_inputs(ports: Sequence[Port], batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Random inputs of the right shapes; variances and masks are positive, labels are 0 or 1, and
+    weights so small that sums stay about as large from layer to layer.
+    """
+    values = []
+    for port in ports:
+        shape = tuple(batch if dim == "B" else int(dim) for dim in port.shape)
+        if port.role == "labels":
+            values.append(torch.randint(0, 2, shape, generator=generator))
+            continue
+        drawn = torch.randn(shape, generator=generator)
+        if port.role in ("parameter", "frozen") and len(shape) > 1:
+            drawn *= (max(shape) / drawn.numel()) ** 0.5
+        positive = port.role in ("mask", "scale", "rate") or port.name.endswith("running_var")
+        values.append(drawn.abs() if positive else drawn)
+    return tuple(values)

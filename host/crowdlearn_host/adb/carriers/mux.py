@@ -1,0 +1,297 @@
+"""Many full-duplex streams over one established adb connection: the asyncio side of `streams`."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from crowdlearn_host.adb.wire.messages import MAX_PAYLOAD, Command, Decoder, Message, encode_header
+from crowdlearn_host.adb.wire.stream import ByteStream
+from crowdlearn_host.adb.wire.streams import Closed, Data, Incoming, Opened, Streams, Writable
+from crowdlearn_host.errors import FleetError
+
+PUMP_BYTES = 1 << 18
+
+
+class StreamRefused(FleetError):
+    """The other end does not offer the service that was asked for."""
+
+
+class Stream:
+    """One adb stream; made by `Mux.open`, or handed to the service of an accepted one."""
+
+    def __init__(self, mux: "Mux", local_id: int, service: str) -> None:
+        self.service = service
+        self._mux = mux
+        self._local_id = local_id
+        self._chunk = b""
+        self._opened = False
+        self._ended = False
+        self._broken = False
+        self._changed = asyncio.Event()
+
+    async def read(self) -> bytes:
+        """The next bytes in the pieces the peer sent; b"" when it has closed the stream.
+
+        Raises FleetError if the connection was lost.
+        """
+        while not self._chunk:
+            if self._ended:
+                self._raise_if_broken()
+                return b""
+            await self._wait()
+        chunk, self._chunk = self._chunk, b""
+        self._mux.acknowledge(self._local_id)
+        return chunk
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send all of `data`; waits while an earlier write is unacknowledged. Raises FleetError if closed."""
+        view = memoryview(data)
+        while view:
+            while not self._mux.can_write(self._local_id):
+                if self._ended:
+                    self._raise_if_broken()
+                    raise FleetError(f"adb stream {self.service!r} was closed during a write")
+                await self._wait()
+            payload = bytes(view[: self._mux.max_payload])
+            view = view[len(payload) :]
+            self._mux.write(self._local_id, payload)
+
+    async def drain(self) -> None:
+        """Wait until the peer has acknowledged every write, or closed the stream."""
+        while not (self._ended or self._mux.can_write(self._local_id)):
+            await self._wait()
+
+    async def close(self) -> None:
+        """Send what was written, then close both directions; harmless when done before."""
+        try:
+            await self.drain()
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once, whatever is unacknowledged."""
+        self._ended = True
+        self._changed.set()
+        self._mux.close_stream(self._local_id)
+
+    async def opened(self) -> None:
+        """Wait for the peer's answer to OPEN; raises StreamRefused."""
+        while not self._opened:
+            if self._ended:
+                self._raise_if_broken()
+                raise StreamRefused(f"the phone does not offer {self.service!r}")
+            await self._wait()
+
+    def notify(self, event: Opened | Data | Writable | Closed | None) -> None:
+        """Take an event of the connection; None when the connection is lost."""
+        match event:
+            case Opened():
+                self._opened = True
+            case Data(payload=b""):
+                self._mux.acknowledge(self._local_id)
+            case Data(payload=payload):
+                self._chunk = payload
+            case Closed():
+                self._ended = True
+            case None:
+                # What was closed before the connection was lost stays closed, not broken.
+                self._broken = not self._ended
+                self._ended = True
+        self._changed.set()
+
+    async def _wait(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _raise_if_broken(self) -> None:
+        if self._broken:
+            self._mux.raise_if_lost()
+
+
+Service = Callable[[Stream], Coroutine[Any, Any, None]]
+
+
+class Mux(asyncio.BufferedProtocol):
+    """An adb connection after its handshake.
+
+    `find_service` says who serves a stream that the peer opens (None refuses it).
+    """
+
+    def __init__(self, *, find_service: Callable[[str], Service | None] = lambda name: None) -> None:
+        self.max_payload = MAX_PAYLOAD
+        self._with_checksums = True
+        self._find_service = find_service
+        self._streams = Streams()
+        self._ends: dict[int, Stream] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._decoder = Decoder()
+        self._transport: asyncio.Transport | None = None
+        self._lost: str | None = None
+        self._finished = asyncio.Event()
+
+    async def open(self, service: str) -> Stream:
+        """A stream to a service of the peer. Raises StreamRefused, FleetError if the connection is lost."""
+        self.raise_if_lost()
+        local_id, message = self._streams.open(service.encode())
+        stream = self._ends[local_id] = Stream(self, local_id, service)
+        self.send(message)
+        try:
+            await stream.opened()
+        except BaseException:
+            stream.abort()
+            raise
+        return stream
+
+    async def close(self, reason: str = "closed by this side") -> None:
+        """Drop the connection and every stream on it."""
+        self._lose(reason)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._transport:
+            self._transport.abort()
+            await self._finished.wait()
+
+    def expect_checksums(self, wanted: bool) -> None:
+        """Whether payloads carry their checksum, both ways (adb 0x01000000)."""
+        self._with_checksums = wanted
+        self._decoder.verify_checksums = wanted
+
+    @property
+    def lost(self) -> str | None:
+        """Why the connection ended; None while it lives."""
+        return self._lost
+
+    def raise_if_lost(self) -> None:
+        """Raise FleetError if the connection is gone."""
+        if self._lost is not None:
+            raise FleetError(f"the adb connection was lost: {self._lost}; reconnect")
+
+    def can_write(self, local_id: int) -> bool:
+        """Whether a stream may send a payload now."""
+        return self._streams.can_write(local_id)
+
+    def write(self, local_id: int, payload: bytes) -> None:
+        """Send one payload of a stream that can write."""
+        self.send(self._streams.write(local_id, payload))
+
+    def acknowledge(self, local_id: int) -> None:
+        """The reader of a stream has taken its last payload."""
+        for message in self._streams.acknowledge(local_id):
+            self.send(message)
+
+    def close_stream(self, local_id: int) -> None:
+        """Close this end of a stream."""
+        self._ends.pop(local_id, None)
+        for message in self._streams.close(local_id):
+            self.send(message)
+
+    def send(self, message: Message) -> None:
+        """Put a message on the wire; silently nothing after the connection is lost."""
+        if self._transport is None or self._lost is not None:
+            return
+        # What is said before a version is agreed carries its checksum in every version.
+        checked = self._with_checksums or message.command in (Command.CNXN, Command.AUTH)
+        header = encode_header(message, with_checksum=checked)
+        if len(message.payload) > PUMP_BYTES:
+            self._transport.writelines([header, message.payload])
+        else:
+            self._transport.write(header + message.payload)
+
+    def _lose(self, reason: str) -> None:
+        """Mark the connection as lost and wake everyone who waits on it."""
+        if self._lost is not None:
+            return
+        self._lost = reason
+        for stream in self._ends.values():
+            stream.notify(None)
+
+    def fail(self, reason: str) -> None:
+        """Give the connection up at once."""
+        self._lose(reason)
+        if self._transport:
+            self._transport.abort()
+
+    def receive(self, message: Message) -> None:
+        """Act on a message of the peer. Raises ProtocolError."""
+        events, answers = self._streams.receive(message)
+        for answer in answers:
+            self.send(answer)
+        for event in events:
+            if isinstance(event, Incoming):
+                self._serve(event)
+                continue
+            stream = self._ends.get(event.local_id)
+            if stream:
+                stream.notify(event)
+            if isinstance(event, Closed):
+                self._ends.pop(event.local_id, None)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        sock = transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._decoder.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        try:
+            for message in self._decoder.received(nbytes):
+                self.receive(message)
+        except FleetError as error:
+            self.fail(str(error))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lose(str(exc) if exc else "the other end closed it")
+        for task in self._tasks:
+            task.cancel()
+        self._finished.set()
+
+    def _serve(self, event: Incoming) -> None:
+        name = event.service.decode(errors="replace")
+        service = self._find_service(name)
+        if service is None:
+            self.send(self._streams.refuse(event.local_id))
+            return
+        stream = self._ends[event.local_id] = Stream(self, event.local_id, name)
+        self.send(self._streams.accept(event.local_id))
+        task = asyncio.get_running_loop().create_task(self._run(service, stream))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, service: Service, stream: Stream) -> None:
+        try:
+            with suppress(FleetError):
+                await service(stream)
+                await stream.close()
+        finally:
+            stream.abort()
+
+
+async def pump(stream: ByteStream, sock: socket.socket) -> None:
+    """Carry bytes between a stream and a non-blocking socket until either end closes; closes both."""
+    loop = asyncio.get_running_loop()
+
+    async def to_stream() -> None:
+        while data := await loop.sock_recv(sock, PUMP_BYTES):
+            await stream.write(data)
+        await stream.drain()
+
+    async def to_socket() -> None:
+        while data := await stream.read():
+            await loop.sock_sendall(sock, data)
+
+    directions = [asyncio.ensure_future(to_stream()), asyncio.ensure_future(to_socket())]
+    try:
+        await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for direction in directions:
+            direction.cancel()
+        await asyncio.gather(*directions, return_exceptions=True)
+        stream.abort()
+        sock.close()

@@ -1,0 +1,175 @@
+"""Streams of one adb connection, without I/O: who may send, who waits, what is open.
+
+Both ends of a connection speak the same rules after it is established, so the host and the virtual phone
+share this file. A stream is one unacknowledged WRTE in each direction; an end acknowledges when its reader
+has taken the bytes, which is all the flow control adb has.
+"""
+
+from dataclasses import dataclass
+
+from crowdlearn_host.adb.wire.messages import Command, Message, ProtocolError
+
+MAX_STREAMS = 1024
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """The peer wants a stream to `service`: answer with accept or refuse."""
+
+    local_id: int
+    service: bytes
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The peer accepted a stream that this end opened."""
+
+    local_id: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """Bytes arrived; call acknowledge once they are consumed."""
+
+    local_id: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Writable:
+    """The last write was acknowledged: the next may go out."""
+
+    local_id: int
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The peer closed the stream, or refused to open it (then it was never opened)."""
+
+    local_id: int
+    was_open: bool
+
+
+Event = Incoming | Opened | Data | Writable | Closed
+
+
+@dataclass
+class _State:
+    remote_id: int
+    sent: bool = False
+    owed: bool = False
+
+
+class Streams:
+    """The table of streams; every call returns what to send, `receive` also what happened."""
+
+    def __init__(self, *, max_streams: int = MAX_STREAMS) -> None:
+        self._max_streams = max_streams
+        self._states: dict[int, _State] = {}
+        self._last_id = 0
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def open(self, service: bytes) -> tuple[int, Message]:
+        """A new stream to `service`: its local number and the message that asks for it."""
+        local_id = self._add(remote_id=0)
+        return local_id, Message(Command.OPEN, local_id, 0, service + b"\0")
+
+    def accept(self, local_id: int) -> Message:
+        """Say yes to an incoming stream."""
+        return Message(Command.OKAY, local_id, self._states[local_id].remote_id)
+
+    def refuse(self, local_id: int) -> Message:
+        """Say no to an incoming stream."""
+        return Message(Command.CLSE, 0, self._states.pop(local_id).remote_id)
+
+    def can_write(self, local_id: int) -> bool:
+        """Whether the stream is open and the peer has acknowledged everything."""
+        state = self._states.get(local_id)
+        return state is not None and state.remote_id != 0 and not state.sent
+
+    def write(self, local_id: int, payload: bytes) -> Message:
+        """Send one payload; only when `can_write`."""
+        if not self.can_write(local_id):
+            raise ValueError(f"stream {local_id} cannot take a write now")
+        state = self._states[local_id]
+        state.sent = True
+        return Message(Command.WRTE, local_id, state.remote_id, payload)
+
+    def acknowledge(self, local_id: int) -> list[Message]:
+        """The reader has taken the last Data of this stream; nothing to say if it is closed by now."""
+        state = self._states.get(local_id)
+        if state is None or not state.owed:
+            return []
+        state.owed = False
+        return [Message(Command.OKAY, local_id, state.remote_id)]
+
+    def close(self, local_id: int) -> list[Message]:
+        """Close this end; the number is free at once, a late message of the peer is ignored."""
+        state = self._states.pop(local_id, None)
+        if state is None:
+            return []
+        return [Message(Command.CLSE, local_id, state.remote_id)] if state.remote_id else []
+
+    def receive(self, message: Message) -> tuple[list[Event], list[Message]]:
+        """What a message of the peer means for the streams, and what to answer at once."""
+        match message.command:
+            case Command.OPEN:
+                return self._receive_open(message)
+            case Command.OKAY:
+                return self._receive_okay(message)
+            case Command.WRTE:
+                return self._receive_write(message)
+            case Command.CLSE:
+                return self._receive_close(message)
+        raise ProtocolError(f"adb message {message.command.name} on an established connection")
+
+    def _receive_open(self, message: Message) -> tuple[list[Event], list[Message]]:
+        if message.arg0 == 0:
+            raise ProtocolError("adb stream opened with number 0")
+        if len(self._states) >= self._max_streams:
+            return [], [Message(Command.CLSE, 0, message.arg0)]
+        local_id = self._add(remote_id=message.arg0)
+        return [Incoming(local_id, message.payload.rstrip(b"\0"))], []
+
+    def _receive_okay(self, message: Message) -> tuple[list[Event], list[Message]]:
+        state = self._states.get(message.arg1)
+        if state is None:
+            # Opened by a peer whose caller has given up meanwhile: tell it, or it stays open there for good.
+            return [], [Message(Command.CLSE, message.arg1, message.arg0)] if message.arg0 else []
+        if state.remote_id == 0:
+            if message.arg0 == 0:
+                raise ProtocolError("adb stream accepted with number 0")
+            state.remote_id = message.arg0
+            return [Opened(message.arg1), Writable(message.arg1)], []
+        if state.remote_id != message.arg0 or not state.sent:
+            return [], []
+        state.sent = False
+        return [Writable(message.arg1)], []
+
+    def _receive_write(self, message: Message) -> tuple[list[Event], list[Message]]:
+        state = self._states.get(message.arg1)
+        if state is None or state.remote_id != message.arg0:
+            return [], [Message(Command.CLSE, message.arg1, message.arg0)] if message.arg0 else []
+        if state.owed:
+            raise ProtocolError(f"adb stream {message.arg1}: a second WRTE before the first was acknowledged")
+        state.owed = True
+        return [Data(message.arg1, message.payload)], []
+
+    def _receive_close(self, message: Message) -> tuple[list[Event], list[Message]]:
+        state = self._states.get(message.arg1)
+        # A refused OPEN comes back as CLSE(0, ours); a CLSE of an open stream names both ends.
+        if state is None or message.arg0 not in (0, state.remote_id):
+            return [], []
+        del self._states[message.arg1]
+        answer = [Message(Command.CLSE, message.arg1, message.arg0)] if message.arg0 else []
+        return [Closed(message.arg1, was_open=state.remote_id != 0)], answer
+
+    def _add(self, *, remote_id: int) -> int:
+        local_id = self._last_id % 0xFFFFFFFF + 1
+        while local_id in self._states:
+            local_id = local_id % 0xFFFFFFFF + 1
+        self._last_id = local_id
+        self._states[local_id] = _State(remote_id)
+        return local_id

@@ -1,0 +1,24 @@
+"""Files that a command is told to write: looked at before the work, and nobody else's is replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from crowdlearn_device.platform.files import not_to_write
+
+from crowdlearn_host.errors import ConfigError
+
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that this command did not write.")]
+
+
+def claim(path: Path, *, force: bool, is_own: Callable[[str], bool] = lambda text: False) -> None:
+    """Make the folder of `path`, and see that nothing is lost by writing the file.
+
+    Raises ConfigError where there is a file that, by its text, is not the command's own, unless `force`;
+    OSError where none can be written.
+    """
+    if why := not_to_write(path, force=force, is_own=is_own):
+        raise ConfigError(why)

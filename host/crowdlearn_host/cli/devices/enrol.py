@@ -1,0 +1,33 @@
+"""`crowdlearn enrol`: let devices join that dial this host."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated
+
+import typer
+
+from crowdlearn_host.cli.console.terminal import terminal
+from crowdlearn_host.devices.joining.certificate import certificate
+from crowdlearn_host.devices.joining.enrolment import Enrolment
+from crowdlearn_host.emulator.manager import default_home
+
+
+def enrol(
+    devices: Annotated[list[str], typer.Argument(help="Names of the devices.", show_default=False)],
+    address: Annotated[str, typer.Option(help="Where devices reach this host.")] = "HOST:PORT",
+) -> None:
+    """Give devices a token each, and print what to run on them. An old token is void then."""
+    console = terminal()
+    home = default_home()
+    _, pin = certificate(home)
+    enrolment = Enrolment(home)
+    for device in devices:
+        token = enrolment.enrol(device)
+        # A token, or a name, may begin with a dash: behind an equals sign it is none the less a value.
+        join = ["crowdlearn-device", "join", f"wss://{address}", f"--name={device}", "--home=crowdlearn"]
+        console.print(
+            shlex.join([*join, "--data=data", f"--token={token}", f"--pin={pin}"]),
+            soft_wrap=True,
+            highlight=False,
+        )

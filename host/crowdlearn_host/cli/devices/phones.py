@@ -1,0 +1,104 @@
+"""`crowdlearn phones`: start, list and torment virtual phones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from crowdlearn_host import emulator as phones
+from crowdlearn_host.cli.console.terminal import terminal
+from crowdlearn_host.emulator.hardware.profiles import FASTEST
+
+app = typer.Typer(help="Virtual phones, for trying things out and for CI.", no_args_is_help=True)
+
+Profile = StrEnum("Profile", [(key, key) for key in phones.PROFILES])  # type: ignore[misc]
+Link = StrEnum("Link", [(key, key) for key in phones.LINKS])  # type: ignore[misc]
+
+Name = Annotated[str, typer.Argument(help="Name of the phone, as `crowdlearn phones list` shows it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def up(
+    count: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 4,
+    profile: Annotated[Profile, typer.Option(help="The phone to imitate.")] = Profile(FASTEST),
+    link: Annotated[
+        Link | None, typer.Option(help="The network to imitate; none is as fast as it goes.")
+    ] = None,
+    limited: Annotated[
+        bool, typer.Option("--limited", help="Cap processor and memory as the profile says.")
+    ] = False,
+    ask: Annotated[bool, typer.Option("--ask", help="Refuse unknown keys until `phones accept`.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="First adb port; 0 takes free ones.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Start virtual phones; they run until `phones down`."""
+    started = phones.up(
+        count,
+        profile.value,
+        auto_accept=not ask,
+        ports=range(port, port + count) if port else (),
+        limited=limited,
+        link=phones.LINKS[link.value] if link else None,
+    )
+    _show(started, as_json=as_json)
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """The virtual phones that run."""
+    _show(phones.list_phones(), as_json=as_json)
+
+
+@app.command()
+def down(names: Annotated[list[str] | None, typer.Argument(help="Which; all without names.")] = None) -> None:
+    """Switch phones off and remove their files."""
+    stopped = phones.down(names=names or None)
+    typer.echo(f"switched off: {', '.join(stopped) or 'none was there'}")
+
+
+@app.command()
+def kill(name: Name) -> None:
+    """End a phone without warning; its files stay until `phones down`."""
+    phones.kill(name)
+
+
+@app.command()
+def unplug(name: Name) -> None:
+    """Pull the cable: the connection is lost and the battery drains."""
+    phones.unplug(name)
+
+
+@app.command()
+def plug(name: Name) -> None:
+    """Put the cable back."""
+    phones.plug(name)
+
+
+@app.command()
+def drain(
+    name: Name, percent: Annotated[int, typer.Option(min=0, max=100, help="Level to leave.")] = 0
+) -> None:
+    """Take the charger away and empty the battery; at 0 the phone goes off."""
+    phones.drain(name, percent)
+
+
+@app.command()
+def accept(name: Name) -> None:
+    """Accept the key that a computer shows to a phone started with --ask."""
+    phones.accept(name)
+
+
+def _show(infos: list[phones.PhoneInfo], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([asdict(info) for info in infos], indent=1))
+        return
+    table = Table("name", "serial", "profile", "process", "capped by")
+    for info in infos:
+        table.add_row(info.name, info.serial, info.profile, str(info.pid), info.limits)
+    terminal().print(table)

@@ -1,0 +1,86 @@
+"""`crowdlearn profile`: measure phones, and write what the planner needs to know of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from crowdlearn_host.cli.console.output import Force, claim
+from crowdlearn_host.cli.console.progress import size
+from crowdlearn_host.cli.console.terminal import printable, terminal
+from crowdlearn_host.devices.discovery import Found, connect, discover
+from crowdlearn_host.devices.facts import read_facts
+from crowdlearn_host.devices.fleet_file import Measured, fleet_toml
+from crowdlearn_host.devices.measuring import Probe, measure_link, measure_macs
+from crowdlearn_host.emulator.manager import default_home
+from crowdlearn_host.errors import FleetError
+
+
+def profile(
+    addresses: Annotated[
+        list[str] | None, typer.Argument(help="HOST:PORT of phones with adb over TCP.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Fleet file to write.")] = Path("fleet.toml"),
+    samples: Annotated[int, typer.Option(min=1, help="Samples each phone is taken to hold.")] = 100,
+    key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
+    force: Force = False,
+) -> None:
+    """Time a slice program and the link on every phone at hand, and write a fleet file for the planner."""
+    from crowdlearn_host.devices.probe import build_probe
+
+    claim(out, force=force)  # whoever measures anew would lose the caps that were written into the file
+    found = discover(addresses or ())
+    if not found:
+        raise FleetError("no phones: connect one, or start some with 'crowdlearn phones up'")
+    probe = build_probe(default_home() / "programs")
+
+    def keep(measured: list[Measured]) -> None:
+        out.write_text(fleet_toml(measured, samples=samples))
+
+    measured, missing = asyncio.run(_measure_all(found, probe, key, keep))
+    if not measured:
+        raise FleetError("no phone could be measured")
+    table = Table("device", "model", "million MAC/s", "up", "down", "round trip")
+    for item in measured:
+        table.add_row(
+            printable(item.facts.name),
+            printable(f"{item.facts.manufacturer} {item.facts.model}")
+            + (" (emulated)" if item.facts.virtual else ""),
+            f"{item.macs_per_second / 1e6:.0f}",
+            f"{size(item.link.up)}/s",
+            f"{size(item.link.down)}/s",
+            f"{1000 * item.link.round_trip:.1f} ms",
+        )
+    terminal().print(table)
+    typer.echo(f"wrote {out}")
+    if missing:
+        raise FleetError(
+            f"{out} lacks {len(missing)} of {len(found)} phones: {', '.join(missing)}; "
+            "see to what is said of them above, then measure again with --force"
+        )
+
+
+async def _measure_all(
+    found: list[Found], probe: Probe, key: Path | None, keep: Callable[[list[Measured]], None]
+) -> tuple[list[Measured], list[str]]:
+    """What was measured, kept after every phone, and the serials of those that could not be."""
+    # One after the other: virtual phones share this computer, and real ones the air.
+    measured: list[Measured] = []
+    missing = []
+    for item in found:
+        try:
+            async with await connect(item, key=key) as device:
+                facts, link = await read_facts(device), await measure_link(device)
+                phone = Measured(facts, link, await measure_macs(device, probe))
+        except FleetError as error:
+            missing.append(item.serial)
+            typer.echo(printable(f"{item.serial}: {error}"), err=True)
+        else:
+            measured.append(phone)
+            keep(measured)
+    return measured, missing

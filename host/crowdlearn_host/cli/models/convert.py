@@ -1,0 +1,76 @@
+"""`crowdlearn import` and `crowdlearn export-model`: ONNX in, ONNX and ExecuTorch out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from crowdlearn_host.cli.console.output import Force, claim
+from crowdlearn_host.cli.runs.trained import model_and_test
+from crowdlearn_host.coordinator.storage.run_folder import load_model_state
+from crowdlearn_host.errors import ConfigError
+
+PROGRAM = """\
+\"\"\"Built from {name}.\"\"\"
+
+from pathlib import Path
+
+from crowdlearn_export.onnx_import.reader import import_onnx
+
+
+def build():
+    return import_onnx(Path({path}))
+"""
+
+
+def import_model(
+    source: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
+    target: Annotated[Path, typer.Option("--to", help="The Python file to write.")] = Path("model.py"),
+    force: Force = False,
+) -> None:
+    """Turn an ONNX model into one that can be trained: model = "model.py:build" in a configuration."""
+    # Here, because it imports the exporter, which other commands need not wait for.
+    from crowdlearn_export.onnx_import.reader import import_onnx
+
+    if target.suffix != ".py":
+        raise ConfigError(f"--to {target} must be a .py file")
+    claim(target, force=force, is_own=_is_program)
+    import_onnx(source)
+    target.write_text(PROGRAM.format(name=source.name, path=repr(str(source.resolve()))))
+    typer.echo(f'train it with model = "{target.resolve()}:build" in a configuration')
+
+
+def _is_program(text: str) -> bool:
+    pattern = re.escape(PROGRAM).replace(r"\{name\}", ".*").replace(r"\{path\}", ".*")
+    return re.fullmatch(pattern, text) is not None
+
+
+def export_model(
+    run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
+    onnx: Annotated[Path | None, typer.Option(help="Write the model as ONNX.")] = None,
+    pte: Annotated[Path | None, typer.Option(help="Write the model for ExecuTorch with XNNPACK.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder with a test split, or 'digits' [default: the run's].")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(help="Largest batch of the .pte.", min=2, max=4096)] = 32,
+    force: Force = False,
+) -> None:
+    """Write a run's newest global model for inference, checked against PyTorch."""
+    from crowdlearn_export.program.deploy import export_onnx, export_pte
+
+    if onnx is None and pte is None:
+        raise ConfigError("nothing to write: give --onnx FILE, --pte FILE, or both")
+    for path in filter(None, (onnx, pte)):
+        claim(path, force=force)
+    model, test = model_and_test(run, data)
+    model.load_state_dict(load_model_state(run))
+    sample = torch.randn(2, *test.inputs.shape[1:], generator=torch.Generator().manual_seed(0))
+    if onnx is not None:
+        typer.echo(f"{onnx}: differs from PyTorch by {export_onnx(model, sample, onnx):.0e} in onnxruntime")
+    if pte is not None:
+        error = export_pte(model, sample, max_batch, pte)
+        typer.echo(f"{pte}: differs from PyTorch by {error:.0e} in ExecuTorch")

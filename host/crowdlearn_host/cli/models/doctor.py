@@ -1,0 +1,100 @@
+"""`crowdlearn doctor`: what of a model can be sliced and trained, before anything is exported."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from crowdlearn_host.cli.console.terminal import terminal
+from crowdlearn_host.models.named import build_model, stated_shape
+
+if TYPE_CHECKING:
+    from crowdlearn_export.doctor.doctor import Diagnosis, Savings
+    from crowdlearn_export.doctor.module_reports import ModuleReport
+
+SLICES = (
+    "yes; the last layers that one device holds whole run in one call, from their sums to the loss and back, "
+    "and on a device that holds all of them a training step is one call"
+)
+
+
+def doctor(
+    model: Annotated[str, typer.Argument(help="paper-mlp, mlp:784-100-10 or file.py:function.")],
+    shape: Annotated[str, typer.Option(help="Shape of one sample, as in 3x32x32.", show_default=False)] = "",
+    batch: Annotated[int, typer.Option(help="Largest micro-batch.", min=2, max=4096)] = 32,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Tell which modules slice, which only train whole, which not at all, and what the program would cost."""
+    # Here, because it imports the exporter, which other commands need not wait for.
+    from crowdlearn_export.doctor.doctor import diagnose
+
+    sample = stated_shape(model, shape)
+    network = build_model(model, 0)
+    inputs = torch.randn(batch, *sample, generator=torch.Generator().manual_seed(0))
+    report = diagnose(network, inputs)
+    if as_json:
+        typer.echo(json.dumps({"model": model, **asdict(report)}))
+    else:
+        _show(model, report)
+
+
+def _show(model: str, report: Diagnosis) -> None:
+    console = terminal()
+    table = Table(title=model)
+    for column in ("module", "kind", "trains", "why"):
+        table.add_column(column)
+    for module in report.modules:
+        table.add_row(module.name, module.kind, _verdict(module), module.reason)
+    console.print(table)
+    without = ("no", "red") if report.compiles else ("only trains whole", "yellow")
+    console.print(
+        Text.assemble("slices: ", *((without, f": {report.slices}") if report.slices else (SLICES,)))
+    )
+    if report.frozen is not None:
+        console.print(_saved(report.frozen))
+    if report.compiles:
+        console.print(
+            Text.assemble("whole training step: ", ("does not compile", "red"), f": {report.compiles}")
+        )
+        return
+    passed = ("passed", "green") if report.exact else ("failed", "red")
+    peak = report.weight_bytes + report.step_bytes + report.program_bytes
+    console.print(
+        f"whole training step: one program of {report.program_bytes / 1e3:.0f} kB, "
+        f"weights {report.weight_bytes / 1e6:.2f} MB; predicted peak memory {peak / 1e6:.1f} MB, of which "
+        f"{report.step_bytes / 1e6:.1f} MB activations and workspace"
+    )
+    kernels = "XNNPACK's" if report.backend == "xnnpack" else "ExecuTorch's own"
+    console.print(
+        f"kernels: {kernels}, for products of {report.multiplications / 1e6:.3g} million multiplications"
+        + ("; training measures both, and takes the faster" if report.either else "")
+    )
+    console.print(
+        Text.assemble(
+            "gradients: ",
+            passed,
+            f", relative error {report.gradient_error:.0e} against float64 (at most {report.allowed:.0e})",
+        )
+    )
+
+
+def _saved(frozen: Savings) -> str:
+    """What freezing saves, in words."""
+    (learn, weights), (macs, all_macs), (errors, all_errors) = frozen.weights, frozen.macs, frozen.errors
+    return (
+        f"frozen: {learn:,} of {weights:,} weights learn, have gradients and are shared; a sample takes "
+        f"{macs / 1e6:.3g} of {all_macs / 1e6:.3g} million MAC, and errors of {errors:,} of "
+        f"{all_errors:,} sums"
+    )
+
+
+def _verdict(module: ModuleReport) -> Text:
+    if module.slices:
+        return Text(f"sliced; {module.frozen}" if module.frozen else "sliced")
+    return Text("only whole", "yellow") if module.trains else Text("no", "red")

@@ -1,0 +1,172 @@
+"""`crowdlearn plan`: who owns which neurons, what it costs, and how good that provably is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.program.footprint import Footprint, footprint
+from crowdlearn_export.tracing.trace import neuron_graph
+from rich.table import Table
+from rich.text import Text
+
+from crowdlearn_host.cli.console.output import Force, claim
+from crowdlearn_host.cli.console.progress import size
+from crowdlearn_host.cli.console.terminal import terminal
+from crowdlearn_host.emulator.manager import default_home
+from crowdlearn_host.models.named import build_model, stated_shape
+from crowdlearn_host.planner.drawing import draw_plan, is_drawing
+from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_seconds
+from crowdlearn_host.planner.plan import Plan, is_plan, save_plan
+from crowdlearn_host.planner.planner import Planned
+from crowdlearn_host.planner.problem.bundles import bundles
+from crowdlearn_host.planner.problem.costs import Training
+from crowdlearn_host.planner.problem.fleet import load_fleet
+from crowdlearn_host.planner.problem.wire_format import wire_format
+from crowdlearn_host.spec.training import SharingSection, TrainingSection, micro_rows
+
+TRAINING, THETA = TrainingSection.model_validate({}), SharingSection.model_validate({}).theta
+"""What training does unless its configuration says otherwise is what is planned for."""
+
+
+class Wire(StrEnum):
+    """Numbers on the wire."""
+
+    float32 = "float32"
+    float16 = "float16"
+    int8 = "int8"
+
+
+class Rotate(StrEnum):
+    """What moves at a shuffle."""
+
+    full = "full"
+    minimal = "minimal"
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help="paper-mlp, paper-cnn, mlp:784-100-10 or file.py:function.")],
+    fleet: Annotated[Path, typer.Option(help="The fleet (TOML).")],
+    shape: Annotated[str, typer.Option(help="Shape of one sample, as in 3x32x32.", show_default=False)] = "",
+    group_size: Annotated[
+        int, typer.Option(min=0, help="Devices in a group; 0 lets the planner decide.")
+    ] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Samples of a mini-batch.")] = TRAINING.batch,
+    micro_batch: Annotated[
+        int, typer.Option(min=0, help="Samples of a micro-batch at most; 0 takes what training takes.")
+    ] = 0,
+    staleness: Annotated[
+        int, typer.Option(min=0, max=1, help="1: mini-batches overlap, which takes memory.")
+    ] = TRAINING.staleness,
+    momentum: Annotated[bool, typer.Option(help="Whether SGD keeps momentum.")] = TRAINING.momentum > 0,
+    wire: Annotated[Wire, typer.Option(help="Numbers on the wire.")] = Wire(TRAINING.wire),
+    rotation: Annotated[Rotate, typer.Option(help="What moves at a shuffle.")] = Rotate.minimal,
+    theta: Annotated[float, typer.Option(min=0, max=1, help="Share of weights that groups share.")] = THETA,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Time limit of the solver.")] = 60.0,
+    baselines: Annotated[bool, typer.Option(help="Compare with METIS and a hypergraph partitioner.")] = True,
+    save: Annotated[Path | None, typer.Option(help="Write the plan here (JSON).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the plan here (SVG).")] = None,
+    force: Force = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Divide MODEL among the devices of a fleet so that least is relayed, with a proof of how good that
+    is."""
+    if save is not None:
+        claim(save, force=force, is_own=is_plan)
+    if plot is not None:
+        claim(plot, force=force, is_own=is_drawing)
+    graph = neuron_graph(build_model(model, 0), torch.zeros(2, *stated_shape(model, shape)), model)
+    devices, numbers = load_fleet(fleet), wire_format(wire.value)
+    training = Training(
+        batch=batch,
+        micro_batch=min(micro_batch, batch) or micro_rows(batch, sample_seconds(graph, devices, numbers)),
+        in_flight=TRAINING.in_flight,
+        momentum=momentum,
+        rotation=rotation.value,
+        theta=theta,
+        wire=numbers,
+        staleness=staleness,
+    )
+    capped = any(kind.max_memory for kind in devices.classes)
+    if capped:
+        typer.echo("compiling what is not known yet, to learn what it needs", err=True)
+
+    def footprint_of(rows: int, regions: Collection[int]) -> Footprint | None:
+        return footprint(graph, rows, default_home() / "footprints", regions=regions) if capped else None
+
+    planned = plan_with_micro_batch(
+        graph,
+        devices,
+        training,
+        footprint_of,
+        group_size=group_size or None,
+        seconds=seconds,
+        compare=baselines,
+    )
+    if save is not None:
+        save_plan(planned.plan, save)
+    if plot is not None:
+        plot.write_text(draw_plan(planned.plan, graph))
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(planned.plan)))
+        return
+    console = terminal()
+    console.print(_pieces(planned.plan, graph, whole_memory=capped))
+    if planned.plan.micro_batch < training.micro_batch:
+        console.print(f"Micro-batches of {training.micro_batch} samples do not fit every device's memory.")
+    console.print(_traffic(planned))
+
+
+def _pieces(plan: Plan, graph: NeuronGraph, *, whole_memory: bool) -> Table:
+    groups = f"{len(plan.groups)} group{'s' if len(plan.groups) > 1 else ''}"
+    rows = f"micro-batches of {plan.micro_batch} samples"
+    table = Table(title=f"{graph.name}: {len(plan.pieces)} pieces, {groups}, {rows}")
+    if not whole_memory:
+        table.caption = "memory leaves out what programs need to run, as no class has max_memory"
+    for column in ("piece", "on", "neurons per layer"):
+        table.add_column(column)
+    for column in ("MAC/sample", "memory", "sent/sample", "of budget"):
+        table.add_column(column, justify="right")
+    members = bundles(graph)
+    columns = [max(len(str(graph.layers[layers[0]].neurons)), 1) for layers in members]
+    for k, piece in enumerate(plan.pieces):
+        widths = [stop - start for start, stop in (piece.neurons[layers[0]] for layers in members)]
+        fullest = max(piece.budgets, key=lambda budget: budget.share, default=None)
+        table.add_row(
+            str(k),
+            piece.seat,
+            " ".join(f"{width or '·':>{n}}" for width, n in zip(widths, columns, strict=True)),
+            f"{piece.macs:,.0f}",
+            size(piece.memory_bytes),
+            size(piece.uplink_bytes),
+            f"{100 * fullest.share:.0f} % {fullest.name}" if fullest else "no limit",
+        )
+    return table
+
+
+def _traffic(planned: Planned) -> Table:
+    plan = planned.plan
+    table = Table(title="relayed bytes per epoch")
+    for column in ("", "bytes", "against the plan"):
+        table.add_column(column, justify="right" if column else "left")
+    assert plan.traffic is not None
+    assert plan.certificate is not None
+    for name in ("forward", "backward", "shuffles", "sharing"):
+        table.add_row(name, size(getattr(plan.traffic, name)), "")
+    table.add_section()
+    proof = "proven optimal" if plan.certificate.optimal else f"gap {100 * plan.certificate.gap:.2f} %"
+    table.add_row(Text("plan", "bold"), size(plan.traffic.total), "1.00")
+    table.add_row("lower bound", size(plan.certificate.bound), f"{proof} in {plan.certificate.seconds:.1f} s")
+    for baseline in planned.baselines:
+        told = f"{baseline.cost / plan.traffic.total:.2f}"
+        table.add_row(baseline.name, size(baseline.cost), told + (" over budget" if baseline.broken else ""))
+    for name, why in planned.absent:
+        table.add_row(name, "", why)
+    return table

@@ -1,0 +1,28 @@
+"""`crowdlearn report`: a run as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crowdlearn_host.cli.console.output import Force, claim
+from crowdlearn_host.report.page import is_page, page
+from crowdlearn_host.report.run import read_run
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The file to write [default: report.html in the folder]."),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Write a run's curves, traffic, slices, recoveries and environment as one self-contained HTML page."""
+    target = output or run / "report.html"
+    found = read_run(run)
+    claim(target, force=force, is_own=is_page)
+    target.write_text(page(found), "utf-8")
+    typer.echo(str(target))

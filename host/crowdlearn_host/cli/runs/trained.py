@@ -1,0 +1,65 @@
+"""A run's model and test samples, whether phones trained it or a simulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from crowdlearn_device.data.dataset import Dataset, long_axes
+from torch import nn
+
+from crowdlearn_host.errors import ConfigError, RunError
+from crowdlearn_host.models.named import build_model, input_shape
+from crowdlearn_host.runs.data import load_split
+from crowdlearn_host.simulation.run_folder import CHECKPOINT, MODEL
+from crowdlearn_host.spec.provenance import TEST_DATA, check_inputs, given, load_inputs, load_kept
+from crowdlearn_host.spec.simulation import SimulationConfig
+from crowdlearn_host.spec.training import TrainConfig
+
+
+def model_and_test(run: Path, data: str | None) -> tuple[nn.Module, Dataset]:
+    """The model as it was before training, and the test samples of `data`, or else the run's, as it takes
+    them.
+
+    Raises ConfigError where neither names data, and RunError where the run has no model yet, or what it began
+    with is no longer the same.
+    """
+    if (run / "run.db").exists():
+        config = load_kept(run, TrainConfig)
+        test = _test(run, config.model, data, config.data)
+        shape = config.input_shape or input_shape(config.model, _trained_on(run) or test.inputs.shape[1:])
+        return build_model(config.model, config.training.seed), test.shaped(shape, "the test data")
+    _check_simulated(run)
+    simulated = load_kept(run, SimulationConfig)
+    began_with = load_inputs(run).given.get(TEST_DATA)
+    test = _test(run, simulated.model, data, began_with.place if began_with else None)
+    shape = input_shape(simulated.model, _trained_on(run) or test.inputs.shape[1:])
+    return build_model(simulated.model, simulated.seed), test.shaped(shape, "the test data")
+
+
+def _check_simulated(run: Path) -> None:
+    if not (run / "config.toml").exists():
+        raise RunError(f"{run} holds no run; look at the folder's name")
+    if not (run / MODEL).exists():
+        reached = "is not over" if (run / CHECKPOINT).exists() else "has no finished round"
+        raise RunError(
+            f"{run}: the simulation {reached}, and so has no model yet; go on with: "
+            f"crowdlearn simulate CONFIG --data FOLDER --run {run}"
+        )
+
+
+def _test(run: Path, model: str, data: str | None, own: str | None) -> Dataset:
+    """The test samples of `data`, or else `own`, which must be what the run began with, as its model."""
+    place = data or own
+    if place is None:
+        raise ConfigError("the run names no test data; give --data FOLDER")
+    test = load_split(place, "test")
+    check_inputs(run, given(model, None, place, None, None if data else test))
+    if trained_on := _trained_on(run):
+        test.shaped(trained_on, f"the test data of {place}, unlike what the run began with")
+    return test
+
+
+def _trained_on(run: Path) -> tuple[int, ...] | None:
+    """Return the shape of a sample as the run was given it; None if an older version did not keep it."""
+    kept = [given.sample_shape for given in load_inputs(run).given.values() if given.sample_shape is not None]
+    return max(kept, key=lambda shape: len(long_axes(shape)), default=None)

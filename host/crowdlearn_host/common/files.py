@@ -1,0 +1,66 @@
+"""Files of lines, and files and folders that one process uses at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from crowdlearn_host.errors import RunError
+
+DAMAGED_ARCHIVE = (EOFError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
+"""What reading an .npz raises that was cut short, or holds other arrays than it should."""
+
+
+LOCK = ".lock"
+
+
+@contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Wait until no other thread or process is in its turn at `path`: to make it once, or to change it by
+    what it says. The folder is made where it is missing; an empty file beside `path` stays.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def appending(path: Path) -> BinaryIO:
+    """A file to add lines to, written as they come; one that was cut short is ended first."""
+    with path.open("ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+    return path.open("ab", buffering=0)
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a .jsonl file; lines that a crash or a full disk cut short are left out."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                told = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(told, dict):
+                yield told
+
+
+def locked(folder: Path) -> TextIO:
+    """The folder's lock, held until it is closed or the process ends. Raises RunError where another process
+    holds it.
+    """
+    lock = (folder / LOCK).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise RunError(f"{folder} is in use by another process; wait for it or stop it") from error
+    return lock

@@ -1,0 +1,91 @@
+"""Reading a TOML file into a pydantic model, so that a mistake in it is told in the file's own words."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
+
+from crowdlearn_host.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+MAX_BYTES = 1 << 20
+
+
+class Section(BaseModel):
+    """A table of a configuration file: immutable, and a key that nobody reads is a mistake, not a comment."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def located(written: Path, info: ValidationInfo) -> Path:
+    """A path in a configuration, which is relative to that file, as an absolute one."""
+    folder: Path = info.context or Path()
+    return Path(os.path.realpath(folder / written))
+
+
+Location = Annotated[Path, AfterValidator(located)]
+"""A file or folder that a configuration names."""
+
+
+def load_toml(path: str | Path, model: type[Model], folder: Path | None = None) -> Model:
+    """The file at `path`, validated as `model`; `folder` is where it lay if it was copied from elsewhere.
+
+    Raises ConfigError naming the file and, for each mistake, key, value and what is allowed.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes; is it a configuration file?")
+        values = tomllib.loads(path.read_text("utf-8"))
+        return parse_config(values, model, str(path), folder or path.parent)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); name a readable TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def parse_config(values: dict[str, Any], model: type[Model], source: str, folder: Path = Path()) -> Model:
+    """`values` validated as `model`, its paths those from `folder`; ConfigError tells every mistake, with
+    `source` as the file's name.
+    """
+    try:
+        return model.model_validate(values, context=folder)
+    except ValidationError as error:
+        mistakes: list[dict[str, Any]] = [dict(mistake) for mistake in error.errors()]
+        places = [mistake["loc"] for mistake in mistakes]
+        told = [
+            _tell(source, mistake, model)
+            for mistake in mistakes
+            if not any(place[: len(mistake["loc"])] == mistake["loc"] != place for place in places)
+        ]
+        raise ConfigError("; ".join(told)) from error
+
+
+def _tell(source: str, mistake: dict[str, Any], model: type[BaseModel]) -> str:
+    key = ".".join(str(part) for part in mistake["loc"])
+    if mistake["type"] == "extra_forbidden":
+        return (
+            f"{source}: {key} is not a key; allowed here are {', '.join(_keys_beside(mistake['loc'], model))}"
+        )
+    if mistake["type"] == "missing":
+        return f"{source}: {key} is missing; add it"
+    allowed = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if isinstance(mistake["input"], dict) and mistake["type"] == "value_error":  # a whole section
+        return f"{source}: {key + ': ' if key else ''}{allowed}"
+    return f"{source}: {key or 'the file'} = {mistake['input']!r}: {allowed}"
+
+
+def _keys_beside(location: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
+    """The keys allowed in the table that holds `location`, as far as plain nested models tell."""
+    table = model
+    for part in location[:-1]:
+        field = table.model_fields.get(str(part))
+        inner = field.annotation if field is not None else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return ["those of the documentation"]
+        table = inner
+    return sorted(field.alias or name for name, field in table.model_fields.items())

@@ -1,0 +1,102 @@
+"""An assignment as each device is told it: who holds which piece, and whose state goes where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from crowdlearn_device.piece.routes import overlap
+from crowdlearn_device.protocol import wire_pb2 as pb
+
+from .restore_points import Device, Point, Schedule
+from .settings import Layout, Neurons, Settings
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A generation. `providing` tells by piece of the point who gives it, and whether from a stored snapshot;
+    with keepers nobody holds a piece: they take all of them and keep them.
+    """
+
+    settings: Settings
+    programs: tuple[str, ...]
+    layout: Layout
+    generation: int
+    schedule: Schedule
+    boundary: int
+    pass_boundary: int
+    pass_end: int
+    holders: tuple[int, ...]
+    keepers: tuple[int, ...]
+    heirs: tuple[int, ...]
+    devices: tuple[Device, ...]
+    point: Point | None
+    providing: tuple[tuple[int, bool], ...]
+    fresh: bool
+    patched: bool
+
+    def frame(self, number: int) -> pb.Assign:
+        """What this device is told."""
+        held = number in self.holders and not self.keepers
+        assign = pb.Assign(
+            generation=self.generation,
+            epoch=self.schedule.epoch,
+            pass_index=len(self.schedule.finished),
+            boundary=self.boundary,
+            pass_boundary=self.pass_boundary,
+            pass_end=self.pass_end,
+            piece=self.holders.index(number) if held else -1,
+            pieces=self._pieces(),
+            peers=[pb.Peer(device=d.number, identity=d.identity) for d in self.devices],
+            training=self._training(),
+            heirs=self.heirs,
+            fresh=self.fresh,
+            patched=self.patched,
+            keep=self.settings.whole if self.keepers else "",
+        )
+        self._add_moves(assign, number)
+        return assign
+
+    def _pieces(self) -> list[pb.PieceSpec]:
+        return [
+            pb.PieceSpec(device=device, program=program, neurons=_ranges(neurons))
+            for device, program, neurons in zip(self.holders, self.programs, self.layout, strict=True)
+        ]
+
+    def _training(self) -> pb.Training:
+        settings, schedule = self.settings, self.schedule
+        return pb.Training(
+            learning_rate=settings.rate(schedule.epoch, schedule.shared, len(schedule.order) or 1),
+            batch=settings.batch,
+            micro_batch=settings.micro_batch,
+            in_flight=settings.in_flight,
+            seed=settings.seed,
+            snapshot_every=settings.snapshot_every,
+            wire=settings.wire,  # type: ignore[arg-type]
+            rank=settings.theta < 1,
+            staleness=settings.staleness,
+            least_rows=settings.least_rows,
+        )
+
+    def _add_moves(self, assign: pb.Assign, number: int) -> None:
+        """What this device provides, to whom it sends it, and what it waits for."""
+        point = self.point
+        if point is None:
+            return
+        assign.from_generation = point.generation
+        for old, (provider, is_stored) in enumerate(self.providing):
+            assign.given.add(device=provider, neurons=_ranges(point.layout[old]))
+            if provider != number:
+                continue
+            assign.provides.add(piece=old, stored=is_stored, neurons=_ranges(point.layout[old]))
+            due = [(keeper, point.layout[old]) for keeper in self.keepers]
+            for receiver, layers in due or zip(self.holders, self.layout, strict=True):
+                for layer, (has, wants) in enumerate(zip(point.layout[old], layers, strict=True)):
+                    start, stop = overlap(has, wants)
+                    if stop > start:
+                        neurons = pb.Range(start=start, stop=stop)
+                        assign.transfers.add(device=receiver, piece=old, layer=layer, neurons=neurons)
+
+
+def _ranges(neurons: Sequence[Neurons]) -> list[pb.Range]:
+    return [pb.Range(start=a, stop=b) for a, b in neurons]

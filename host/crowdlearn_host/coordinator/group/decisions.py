@@ -1,0 +1,223 @@
+"""What a group does next from where it stands: pass upon pass, round upon round, and on from the newest point
+where something went wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.schedule import dominator_order
+
+from .assignment import Assignment
+from .effects import Checkpoint, Save
+from .forming import Forming
+from .group_state import Standing
+from .rotation import next_holders
+from .rounds import after_sharing, is_full, next_epoch
+
+
+class Course(Standing):
+    """The decisions; those that move state end in a new assignment."""
+
+    def _recover(self, why: str) -> None:
+        self._record("recovering", why=why, boundary=self.boundary)
+        self._resume()
+
+    def _resume(self) -> None:
+        """Go on from the newest point that the connected devices can restore, or say what is missing."""
+        if self.phase in ("done", "stopped"):
+            return
+        if not self.points and not self._gathered:
+            self.phase = "gathering"
+            return
+        if self.points:
+            restorable = [p for p in self.points if self._providers(p) is not None]
+            if restorable:
+                self._restore(restorable[-1])
+            elif self.points[0].boundary == 0:
+                # Nothing is trained yet: the server's own model is the state.
+                self.points = [replace(self.points[0], generation=0)]
+                self._restore(self.points[0])
+            else:
+                absent = sorted({d for d in self.points[-1].holders if d not in self.live})
+                self._pause(f"pieces are held by devices that are gone: {', '.join(map(self._name, absent))}")
+                return
+        dominator = self.schedule.dominator
+        if dominator < 0 and not self.schedule.sharing:
+            self._next_pass()
+        elif not self.schedule.sharing and dominator not in self._able:
+            if dominator in self.attendance.absent:
+                self._record("deferred", device=self._name(dominator))
+                self.schedule = replace(self.schedule, dominator=-1)
+                self._next_pass()
+            else:
+                self._pause(f"dominator {self._name(dominator)} is gone; its samples are nowhere else")
+        else:
+            self._refill()
+
+    @property
+    def _gathered(self) -> bool:
+        """Whether enough devices are here to begin."""
+        wanted = max(self.settings.devices, len(self.settings.layout))
+        return len(self._able) >= (wanted if self._patient else len(self.settings.layout))
+
+    def _refill(self) -> None:
+        """The same pieces at the same devices, and others where these are gone."""
+        spares = sorted(self._able - set(self.holders), key=lambda d: (d in self.pace.slow, d))
+        holders = [d if d in self._able else (spares.pop(0) if spares else -1) for d in self.holders]
+        if -1 not in holders:
+            self._assign(tuple(holders))
+        elif self._choose_cut():
+            self._assign(self._rotate())
+
+    def _choose_cut(self) -> bool:
+        """Take the division for who is here; without one, pause. One into fewer pieces has to wait for the
+        grace to pass.
+        """
+        count = len(self._able)
+        fits = next((cut for cut in self.settings.cuts if len(cut) <= count), None)
+        wanted = self.settings.cuts[0]
+        if fits is None or (self._patient and fits != wanted and len(fits) != len(self._cut)):
+            self._pause(f"{len(wanted)} pieces need as many devices, {count} are here")
+            return False
+        if fits != self._cut:
+            self._record("resliced", pieces=len(fits))
+            self._cut = fits
+        return True
+
+    def _rotate(self) -> tuple[int, ...]:
+        return next_holders(
+            self.settings, self.schedule, self.holders, len(self._layout), self._able, self.pace.slow
+        )
+
+    def _pause(self, why: str) -> None:
+        if self.phase != "paused" or self.reason != why:
+            self._record("paused", why=why)
+        self.phase, self.reason = "paused", why
+
+    def _whose_turn(self) -> int | None:
+        """The device that is or should be dominator: absent ones come last, None when the epoch has nobody
+        left.
+        """
+        if self.schedule.dominator >= 0 and self.schedule.dominator not in self.attendance.absent:
+            return self.schedule.dominator
+        waiting = [d for d in self.schedule.order if d not in self.schedule.finished]
+        return next((d for d in waiting if d not in self.attendance.absent), None)
+
+    def _next_pass(self) -> None:
+        """Draw the next dominator without replacement; share when a round is over; end after the last
+        epoch.
+        """
+        if self.schedule.epoch >= self.settings.epochs:
+            self._end()
+            return
+        if not self.schedule.order:
+            members = sorted(self.devices)
+            order = dominator_order(members, seed=self.settings.seed, epoch=self.schedule.epoch)
+            self.schedule = replace(self.schedule, order=tuple(order))
+        turn = self._whose_turn()
+        if (turn is None or is_full(self.schedule, self.settings.every)) and not self._fresh:
+            self.schedule = replace(self.schedule, sharing=True)
+            self.points[-1] = replace(self.points[-1], schedule=self.schedule)
+            self.effects.append(Save())
+            if self.phase == "running" and set(self.holders) <= self._able:
+                self._ask_to_share()
+            else:
+                self._resume()
+        elif turn is None and self._able:
+            self._end_epoch()
+            self.points = after_sharing(self.settings, self.points, self.schedule)
+            self.effects.append(Save())
+            self._next_pass()
+        elif turn is None:
+            self._pause("nobody is here")
+        elif turn not in self._able:
+            self._pause(f"it is the turn of {self._name(turn)}, which is not here")
+        elif self._choose_cut():
+            began = self.boundary - self.schedule.steps_done(turn)
+            self.schedule = replace(self.schedule, dominator=turn, pass_boundary=began)
+            self._assign(self._rotate())
+
+    def _ask_to_share(self) -> None:
+        self.phase = "sharing"
+        self._shared = set()
+        for device in self.holders:
+            share = pb.Share(
+                generation=self.generation,
+                round=self.schedule.round,
+                theta=self.settings.theta,
+                values=self.settings.values,  # type: ignore[arg-type]
+            )
+            self._send(device, share=share)
+
+    def _end_epoch(self) -> None:
+        """Nobody is left to dominate, and all is shared."""
+        for number in sorted(set(self.schedule.order) - set(self.schedule.finished)):
+            self._record("skipped", device=self._name(number), epoch=self.schedule.epoch)
+        self.effects.append(Checkpoint(self.schedule.epoch))
+        self._record("epoch", epoch=self.schedule.epoch, boundary=self.boundary)
+        self.schedule = next_epoch(self.schedule)
+
+    def _end(self) -> None:
+        """Every device takes the model, where they are to keep it; then the run is over."""
+        if self.settings.whole:
+            if self.live - self._kept:
+                self._assign(self.holders, keepers=tuple(sorted(self.live)))
+                return
+            if away := set(self.devices) - self._kept - self.attendance.absent:
+                self._pause(f"without the model: {', '.join(map(self._name, sorted(away)))}")
+                return
+        self.phase = "done"
+        self._record("done", boundary=self.boundary)
+        self.effects.append(Save())
+        for number in sorted(self.live):
+            self._send(number, finish=pb.Finish(reason="the run is over"))
+
+    def _assign(self, holders: tuple[int, ...], keepers: tuple[int, ...] = ()) -> None:
+        """A new generation: these devices hold the pieces, from the newest point on. With keepers nobody
+        does: they take all pieces of the point and keep them.
+        """
+        settings, schedule = self.settings, self.schedule
+        point = self.points[-1] if self.points else None
+        self.generation += 1
+        self.phase = "forming"
+        self.holders = holders
+        source = point if point and point.generation else None
+        providing = tuple(self._providers(source) or ()) if source else ()
+        self._forming = Forming(holders, keepers, source, providing)
+        self._patient = True
+        self._held, self._shared = {}, set()
+        self.effects.append(Save())
+        spares = sorted(self._able - set(holders))
+        heirs = self._heirs = () if keepers else tuple(spares or sorted(holders))
+        self._record(
+            "assigned",
+            generation=self.generation,
+            epoch=schedule.epoch,
+            boundary=self.boundary,
+            dominator=self._name(schedule.dominator) if schedule.dominator >= 0 else "",
+            holders=[self._name(d) for d in holders],
+            spares=[self._name(d) for d in spares],
+        )
+        passing = schedule.dominator >= 0
+        assignment = Assignment(
+            settings=settings,
+            programs=self._cut.programs,
+            layout=self._layout,
+            generation=self.generation,
+            schedule=schedule,
+            boundary=self.boundary,
+            pass_boundary=schedule.pass_boundary if passing else self.boundary,
+            pass_end=self._pass_end if passing else self.boundary,
+            holders=holders,
+            keepers=keepers,
+            heirs=heirs,
+            devices=tuple(self.devices.values()),
+            point=source,
+            providing=providing,
+            fresh=self._fresh,
+            patched=self._patched,
+        )
+        for number in sorted(self.live):
+            self._send(number, assign=assignment.frame(number))

@@ -1,0 +1,104 @@
+"""What a group asks its shell to do, in this order; `Save` is on disk before the `Send` behind it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from crowdlearn_device.protocol import wire_pb2 as pb
+
+from .restore_points import Place
+from .settings import Neurons
+
+
+@dataclass(frozen=True)
+class Send:
+    device: int
+    frame: pb.Frame
+
+
+@dataclass(frozen=True)
+class SendGlobal:
+    """Send a device the global model's values for these neurons of each layer."""
+
+    device: int
+    generation: int
+    neurons: tuple[Neurons, ...]
+
+
+@dataclass(frozen=True)
+class SendSnapshot:
+    device: int
+    generation: int
+    boundary: int
+    piece: int
+
+
+@dataclass(frozen=True)
+class Save:
+    """Write `Group.to_json` to disk."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Close a device's connection; the group has let it go already."""
+
+    device: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Snapshots older than this point are of no use any more."""
+
+    generation: int
+    boundary: int
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Check what a device shared in a round, and keep it until the round is over."""
+
+    device: int
+    generation: int
+    round: int
+    neurons: tuple[Neurons, ...]
+    update: bytes
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Everything shared in a round, which began at `place`, has arrived: it enters the global model."""
+
+    generation: int
+    place: Place
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An epoch is over, and all that was shared in it is committed."""
+
+    epoch: int
+
+
+@dataclass(frozen=True)
+class SendPatch:
+    """Send a device the shared weights of these neurons of each layer; `whole`: they are all its state."""
+
+    device: int
+    generation: int
+    neurons: tuple[Neurons, ...]
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Record:
+    """Something the run's event log should tell."""
+
+    event: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+Effect = (
+    Send | SendGlobal | SendPatch | SendSnapshot | Save | Drop | Forget | Merge | Commit | Checkpoint | Record
+)

@@ -1,0 +1,63 @@
+"""A generation before it works: whose keys it needs, and who has its state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from crowdlearn_device.protocol import wire_pb2 as pb
+
+from .restore_points import Point
+from .settings import Layout, Neurons
+
+
+@dataclass(frozen=True)
+class Forming:
+    """Pieces go from those `providing` them as they were at the `point` (None: the server's model is the
+    state) to the `holders`, or to `keepers` who take all of them. `providing` tells by piece who gives it,
+    and whether from a stored snapshot.
+    """
+
+    holders: tuple[int, ...] = ()
+    keepers: tuple[int, ...] = ()
+    point: Point | None = None
+    providing: tuple[tuple[int, bool], ...] = ()
+    offers: Mapping[int, pb.KeyOffer] = field(default_factory=dict)
+    ready: frozenset[int] = frozenset()
+
+    @property
+    def receivers(self) -> set[int]:
+        """Devices that wait for state before they are ready."""
+        return set(self.keepers or self.holders)
+
+    @property
+    def participants(self) -> set[int]:
+        """Devices whose keys are needed."""
+        return {*self.receivers, *(device for device, _ in self.providing)}
+
+    @property
+    def keyed(self) -> bool:
+        """Whether every key is here."""
+        return self.participants <= set(self.offers)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everybody has its state."""
+        return self.ready == self.receivers
+
+    @property
+    def late(self) -> set[int]:
+        """Devices that have not said what is due."""
+        return self.participants - set(self.offers) or self.receivers - self.ready
+
+    def due(self, layout: Layout) -> Iterable[tuple[int, tuple[Neurons, ...]]]:
+        """Who takes which neurons of each layer, where the server's model is the state."""
+        if self.keepers:
+            return [(keeper, piece) for keeper in self.keepers for piece in layout]
+        return zip(self.holders, layout, strict=True)
+
+    def offered(self, offer: pb.KeyOffer) -> Forming:
+        return replace(self, offers={**self.offers, offer.device: offer})
+
+    def with_ready(self, device: int) -> Forming:
+        return replace(self, ready=self.ready | {device})

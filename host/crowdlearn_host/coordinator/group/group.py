@@ -1,0 +1,309 @@
+"""One group of devices in training, as a state machine without I/O.
+
+Events go in (`join`, `leave`, `receive`, `tick`); effects come out in order, and the shell carries them out
+in that order: `Save` is on disk before the `Send` behind it leaves. docs/protocol.md tells the states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import replace
+
+from crowdlearn_device.protocol import wire_pb2 as pb
+
+from .deadlines import Watch
+from .decisions import Course
+from .effects import Commit, Drop, Merge, Save, SendGlobal, SendPatch, SendSnapshot
+from .restore_points import Device
+from .rounds import after_sharing, next_round
+from .settings import Settings
+
+MAX_FAULTS = 8
+"""Faults in a row without a new boundary before the run stops with the last one's reason."""
+
+
+class Group(Course):
+    """What happens to a group. Numbers of devices are the run's; nothing here knows a socket or a clock but
+    `now`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._faults = 0
+        self._waiting_since: float | None = None
+        self._watch = Watch(self.pace)
+
+    def join(self, device: Device) -> None:
+        """A device connected, for the first time or again."""
+        number = device.number
+        if number in self.attendance.unfit:
+            self._send(number, finish=pb.Finish(reason=self.attendance.unfit[number]))
+            return
+        self.attendance.came(number)
+        known = self.devices.get(number)
+        self.devices[number] = device if known is None else replace(device, samples=known.samples)
+        self.pace.heard(number)
+        self._record("joined", device=device.name)
+        if self.phase == "done":
+            self._send(number, finish=pb.Finish(reason="the run is over"))
+        elif self.phase in ("gathering", "paused"):
+            self._resume()
+        elif self.phase == "running" and number not in self._heirs:
+            self._name_heir(number)
+
+    def leave(self, number: int, reason: str) -> None:
+        """A device's connection ended."""
+        if number not in self.live:
+            return
+        self.attendance.went(number)
+        self.pace.gone(number)
+        if self.phase in ("done", "stopped"):
+            return
+        self._record("left", device=self._name(number), reason=reason)
+        if self._working and self._needed(number):
+            self._recover(f"{self._name(number)} left: {reason}")
+
+    def relayed(self, sender: int) -> None:
+        """An envelope of this device went through the relay."""
+        self.pace.heard(sender)
+
+    def tick(self, now: float) -> None:
+        """Let time pass. Who is missing longer than the grace is not waited for; who is silent or stuck past
+        its deadline is let go.
+        """
+        self.attendance.tick(self.devices, now, self.settings.grace_seconds)
+        if self.phase in ("gathering", "paused"):
+            self._wait(now)
+        else:
+            self._waiting_since = None
+        self._keep_pace(now)
+
+    def _wait(self, now: float) -> None:
+        """Go on with who is here once the grace is over."""
+        if self._waiting_since is None or not self.live:
+            self._waiting_since = now
+        if now - self._waiting_since >= self.settings.grace_seconds:
+            self._patient = False
+            self._resume()
+
+    def _keep_pace(self, now: float) -> None:
+        stage = (self.phase, self.generation, self._progressed)
+        seen = self._watch.look(now, stage, self.live, self._late, working=self._working)
+        for number in seen.silent:
+            self._drop(number, "silent past its deadline")
+        for number in seen.stuck:
+            self._drop(number, "did not finish its stage in time")
+        if seen.lost:
+            self._strike("everybody waits for somebody: a message was lost")
+        for number in seen.ask:
+            self._send(number, ping=pb.Ping(nonce=self.generation))
+
+    def _drop(self, number: int, reason: str) -> None:
+        self.effects.append(Drop(number, reason))
+        self.leave(number, reason)
+
+    def _late(self, waiting: Set[int]) -> set[int]:
+        """Who has not said what is due, or does not wait for others."""
+        if self.phase == "forming":
+            return self._forming.late
+        return set(self.holders) - (self._shared if self.phase == "sharing" else waiting)
+
+    def stop(self, reason: str) -> None:
+        """End the run for everybody. A run that was stopped can be resumed."""
+        if self.phase in ("done", "stopped"):
+            return
+        self.phase, self.reason = "stopped", reason
+        self._record("stopped", reason=reason)
+        self.effects.append(Save())
+        for number in sorted(self.live):
+            self._send(number, finish=pb.Finish(reason=reason))
+
+    def stored(self, generation: int, boundary: int, piece: int, heirs: frozenset[int]) -> None:
+        """A piece's snapshot is on the server's disk."""
+        self.snapshots[generation, boundary, piece] = heirs
+
+    def receive(self, number: int, frame: pb.Frame) -> None:
+        """A frame of a connected device, other than envelopes and snapshots."""
+        if number not in self.live:
+            return
+        kind = frame.WhichOneof("body")
+        body = getattr(frame, kind or "hello")
+        self.pace.heard(number)
+        if kind == "leave":
+            self._on_leave(number, body)
+        elif kind in ("key_offer", "ready", "held", "progress", "shared", "fault"):
+            if body.generation != self.generation and not (kind == "fault" and body.generation == 0):
+                return
+            getattr(self, f"_on_{kind}")(number, body)
+        elif kind == "pong":
+            if body.waiting:
+                self._watch.waits(number)
+        else:
+            self._record("refused", device=self._name(number), reason=f"a device may not send {kind}")
+
+    def _on_key_offer(self, number: int, offer: pb.KeyOffer) -> None:
+        forming = self._forming
+        if self.phase != "forming" or offer.device != number or number in forming.offers:
+            return
+        self._forming = forming.offered(offer)
+        if self._forming.keyed and not forming.keyed:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        """Everybody gets the others' keys, and those who wait for it the server's part of the state."""
+        offers = self._forming.offers
+        keys = pb.Keys(generation=self.generation, offers=[offers[d] for d in sorted(offers)])
+        for device in sorted(offers):
+            self._send(device, keys=keys)
+        point = self._forming.point
+        if point is None and not self._patched:
+            for device, neurons in self._forming.due(self._layout):
+                self.effects.append(SendGlobal(device, self.generation, neurons))
+        for piece, (provider, is_stored) in enumerate(self._forming.providing):
+            if point is not None and is_stored:
+                self.effects.append(SendSnapshot(provider, point.generation, point.boundary, piece))
+        if self._patched:
+            for piece, device in enumerate(self.holders):
+                self.effects.append(
+                    SendPatch(device, self.generation, self._layout[piece], whole=point is None)
+                )
+
+    def _on_ready(self, number: int, _: pb.Ready) -> None:
+        if self.phase != "forming" or number not in self._forming.receivers:
+            return
+        self._forming = self._forming.with_ready(number)
+        if not self._forming.complete:
+            return
+        if keepers := self._forming.keepers:
+            self._kept |= set(keepers)
+            self._record("kept", devices=[self._name(d) for d in keepers])
+            self._resume()
+            return
+        self._reach(self.boundary)
+        if self.schedule.sharing:
+            self._ask_to_share()
+            return
+        self.phase = "running"
+        for device in self.holders:
+            self._send(device, go=pb.Go(generation=self.generation))
+        self._let_go()
+        for device in sorted(self._able - set(self._heirs) - set(self.holders)):
+            self._name_heir(device)
+
+    def _on_leave(self, number: int, leave: pb.Leave) -> None:
+        """A device asks to go: others take over from its own state, then it may."""
+        if number not in self.live or number in self.attendance.leaving:
+            return
+        self._record("leaving", device=self._name(number), reason=leave.reason[:200])
+        self.attendance.asks_to_go(number)
+        if self._working and self._needed(number):
+            self._recover(f"{self._name(number)} leaves: {leave.reason[:200]}")
+        if self.phase not in ("forming", "sharing"):
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Send those home who asked for it."""
+        for number in sorted(self.attendance.leaving & self.live):
+            self._send(number, finish=pb.Finish(reason="left as it asked"))
+
+    def _name_heir(self, number: int) -> None:
+        """From now on snapshots are readable by this device too. Its number is its own for good: holders keep
+        its identity.
+        """
+        self.effects.append(Save())
+        self._heirs = (*self._heirs, number)
+        heirs = [pb.Peer(device=d, identity=self.devices[d].identity) for d in self._heirs]
+        for holder in self.holders:
+            self._send(holder, heirs=pb.Heirs(generation=self.generation, heirs=heirs))
+
+    def _on_progress(self, number: int, progress: pb.Progress) -> None:
+        if progress.rows < 1:
+            self._record("refused", device=self._name(number), reason="progress of no samples")
+        elif self.phase == "running" and number == self.schedule.dominator:
+            self._progressed = progress.boundary
+            self._record(
+                "progress",
+                epoch=self.schedule.epoch,
+                boundary=progress.boundary,
+                rows=progress.rows,
+                loss=progress.loss,
+                correct=progress.correct,
+            )
+
+    def _on_held(self, number: int, held: pb.Held) -> None:
+        if self.phase != "running" or number not in self.holders or held.boundary > self._pass_end:
+            return
+        self._held[number] = held.boundary
+        self.pace.worked(number, self.holders.index(number), held.busy_seconds)
+        boundary = min(self._held.get(device, 0) for device in self.holders)
+        if boundary <= self.boundary:
+            return
+        self._faults = 0
+        dominator = self.schedule.dominator
+        self.schedule = self.schedule.with_done(dominator, boundary - self.schedule.pass_boundary)
+        if boundary < self._pass_end:
+            self._reach(boundary)
+            self._swap_slow()
+            return
+        self._record("pass", epoch=self.schedule.epoch, device=self._name(dominator), boundary=boundary)
+        finished = (*self.schedule.finished, dominator)
+        self.schedule = replace(self.schedule, finished=finished, dominator=-1)
+        self._reach(boundary)
+        self._next_pass()
+
+    def _on_shared(self, number: int, shared: pb.Shared) -> None:
+        if self.phase != "sharing" or number not in self.holders or number in self._shared:
+            return
+        if shared.update:
+            piece = self._layout[self.holders.index(number)]
+            self.effects.append(Merge(number, self.generation, self.schedule.round, piece, shared.update))
+        if not shared.last:
+            return
+        self._shared.add(number)
+        if self._shared != set(self.holders):
+            return
+        self.effects.append(Commit(self.generation, self.schedule.place))
+        self._record("shared", epoch=self.schedule.epoch, round=self.schedule.round, boundary=self.boundary)
+        self.schedule = next_round(self.schedule, self.boundary)
+        if self._whose_turn() is None:
+            self._end_epoch()
+        self.points = after_sharing(self.settings, self.points, self.schedule)
+        self.effects.append(Save())
+        self._next_pass()
+
+    def _swap_slow(self) -> None:
+        """Give a slow follower's piece to a spare, at a boundary that everybody holds."""
+        spares = sorted(self._able - set(self.holders) - self.pace.slow)
+        slow = [d for d in self.holders[1:] if d in self.pace.slow]
+        if not slow or not spares:
+            return
+        for device in slow[: len(spares)]:
+            self._record("swapped", device=self._name(device), reason=self.pace.why(device))
+        replacing = dict(zip(slow, spares, strict=False))
+        self._assign(tuple(replacing.get(device, device) for device in self.holders))
+
+    def _on_fault(self, number: int, fault: pb.Fault) -> None:
+        name = self._name(number)
+        self._record("fault", device=name, kind=pb.FaultKind.Name(fault.kind), reason=fault.reason[:500])
+        if fault.kind == pb.FAULT_STATE and self._forming.point is not None:
+            self._lost_state.add((number, self._forming.point.generation))
+        if fault.fatal and self.phase == "forming" and self.generation <= 1:
+            self.stop(f"{name}: {fault.reason}")
+            return
+        needed = self._needed(number)
+        if fault.fatal:
+            self.attendance.refuse(number, fault.reason[:500])
+            self._send(number, finish=pb.Finish(reason=fault.reason[:500]))
+        if needed:
+            self._strike(f"{name}: {fault.reason[:500]}")
+
+    def _strike(self, why: str) -> None:
+        """Begin anew from the last point, or give up where that has not helped so often."""
+        self._faults += 1
+        if self._faults >= MAX_FAULTS:
+            self.stop(why)
+        elif self._working:
+            self._recover(why)
+
+    def _needed(self, number: int) -> bool:
+        return number in self.holders or (self.phase == "forming" and number in self._forming.participants)

@@ -1,0 +1,161 @@
+"""Where a group stands: its devices, its points, its schedule.
+
+What makes it simple is that everything which moves state is one thing, an assignment of pieces to devices
+from a **point**: a generation and a boundary at which all pieces are held. A shuffle, a recovery and a
+resumed run differ only in the point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Literal, Self
+
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.schedule import mini_batches
+
+from crowdlearn_host.errors import RunError
+
+from .attendance import Attendance
+from .effects import Effect, Forget, Record, Save, Send
+from .forming import Forming
+from .pace import Pace
+from .restore_points import Device, Point, Schedule, point_of, providers
+from .rounds import is_fresh
+from .settings import Layout, Settings
+
+Phase = Literal["gathering", "forming", "running", "sharing", "paused", "done", "stopped"]
+
+
+class Standing:
+    """A group's state, `to_json` being what a restarted server needs of it, and what follows from it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.effects: list[Effect] = []
+        self.phase: Phase = "gathering"
+        self.reason = ""
+        self.devices: dict[int, Device] = {}
+        self.attendance = Attendance()
+        self.generation = 0
+        self.boundary = 0
+        self.schedule = Schedule()
+        self.holders: tuple[int, ...] = ()
+        self.points: list[Point] = []
+        self.snapshots: dict[tuple[int, int, int], frozenset[int]] = {}
+        self._cut = settings.cuts[0]
+        self._forming = Forming()
+        self._heirs: tuple[int, ...] = ()
+        self._kept: set[int] = set()
+        self._held: dict[int, int] = {}
+        self._shared: set[int] = set()
+        self._lost_state: set[tuple[int, int]] = set()
+        self._progressed = 0
+        self._patient = True
+        self.pace = Pace(settings.silence_seconds)
+
+    @property
+    def live(self) -> set[int]:
+        """Devices that are connected."""
+        return self.attendance.live
+
+    @property
+    def _able(self) -> set[int]:
+        return self.attendance.able
+
+    @property
+    def _layout(self) -> Layout:
+        return self._cut.layout
+
+    @property
+    def _working(self) -> bool:
+        return self.phase in ("forming", "running", "sharing")
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything a restarted server needs."""
+        return {
+            "devices": [{**asdict(d), "identity": d.identity.hex()} for d in self.devices.values()],
+            "generation": self.generation,
+            "points": [asdict(p) for p in self.points],
+            "snapshots": [[*key, sorted(heirs)] for key, heirs in self.snapshots.items()],
+            "done": self.phase == "done",
+        }
+
+    @classmethod
+    def from_json(cls, settings: Settings, data: dict[str, Any]) -> Self:
+        """The group as it was saved, with nobody connected. Raises RunError where the data is damaged."""
+        group = cls(settings)
+        try:
+            for d in data["devices"]:
+                device = Device(d["number"], d["name"], bytes.fromhex(d["identity"]), d["samples"])
+                group.devices[device.number] = device
+            group.generation = data["generation"]
+            group.points = [point_of(p) for p in data["points"]]
+            group.snapshots = {(g, b, piece): frozenset(heirs) for g, b, piece, heirs in data["snapshots"]}
+            if data["done"]:
+                group.phase = "done"
+            if group.points:
+                group._restore(group.points[-1])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"the run's saved state is damaged ({error}); start a new run") from error
+        return group
+
+    def _restore(self, point: Point) -> None:
+        """Stand where the point stood."""
+        self.points = self.points[: self.points.index(point) + 1]
+        self.boundary, self.schedule = point.boundary, point.schedule
+        self.holders = point.holders
+        self._cut = next((cut for cut in self.settings.cuts if cut.layout == point.layout), self._cut)
+        if self._progressed > self.boundary:
+            self._record("rolled_back", boundary=self.boundary, after=self._progressed)
+        self._progressed = self.boundary
+
+    def _reach(self, boundary: int) -> None:
+        """All pieces hold a boundary: a point. Once its snapshots are all here, older points are
+        forgotten.
+        """
+        self.boundary = boundary
+        point = Point(self.generation, boundary, self._layout, self.holders, self.schedule)
+        key = (point.generation, point.boundary)
+        if all((*key, piece) in self.snapshots or self._alone for piece in range(len(self.holders))):
+            self.points = [point]
+            self.snapshots = {k: heirs for k, heirs in self.snapshots.items() if k[:2] >= key}
+            self.effects += [Save(), Forget(*key)]
+            for device in sorted(self.live):
+                self._send(device, committed=pb.Committed(generation=key[0], boundary=key[1]))
+        else:
+            self.points.append(point)
+            self.effects.append(Save())
+
+    def _providers(self, point: Point) -> list[tuple[int, bool]] | None:
+        return providers(point, self.snapshots, self.live, self._lost_state)
+
+    @property
+    def _alone(self) -> bool:
+        """Whether no device but the holder is there to inherit anything."""
+        return set(self._heirs) == set(self.holders) and len(self.holders) == 1
+
+    @property
+    def _pass_end(self) -> int:
+        samples = self.devices[self.schedule.dominator].samples
+        batches = mini_batches(samples, self.settings.batch, self.settings.least_rows)
+        return self.schedule.pass_boundary + len(batches)
+
+    @property
+    def _fresh(self) -> bool:
+        """Whether a round begins."""
+        return is_fresh(self.schedule, self.boundary)
+
+    @property
+    def _patched(self) -> bool:
+        """Whether the global model's weights replace the group's own at this point."""
+        return self._fresh and self.schedule.round > 0 and not (self.settings.alone or self._forming.keepers)
+
+    def _name(self, number: int) -> str:
+        device = self.devices.get(number)
+        return device.name if device else f"device {number}"
+
+    def _send(self, device: int, **body: Any) -> None:
+        self.effects.append(Send(device, pb.Frame(**body)))
+
+    def _record(self, event: str, **fields: Any) -> None:
+        self.effects.append(Record(event, fields))

@@ -1,0 +1,74 @@
+"""What a group is to do: how its network is cut, and how it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crowdlearn_device.protocol import wire_pb2 as pb
+
+from crowdlearn_host.methods.round_schedule import Fall, rounds_an_epoch, share_left
+
+Neurons = tuple[int, int]
+Layout = tuple[tuple[Neurons, ...], ...]
+"""Neurons by piece and layer."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A division of the network; `programs[piece]` is the hash of the piece's manifest."""
+
+    layout: Layout
+    programs: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.layout)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a group is to do. `fallbacks` cut the network into fewer pieces, for when devices are missing;
+    the rotation is the plan's, and so are `turns`, where it names who holds the pieces under a dominator (the
+    first of each). Devices share after `every` passes (0: after an epoch), and the learning rate falls with
+    every sharing as `fall` says. A group that is not `alone` takes the global model's weights at the
+    beginning of every round; where sharing `renews` all of them, no state moves between devices then. No
+    part of a pass has fewer samples than `least_rows`, and so no device. With `whole`, the hash of the whole
+    network's program, every device gets the group's model at the end.
+    """
+
+    layout: Layout
+    programs: tuple[str, ...]
+    epochs: int
+    batch: int
+    micro_batch: int
+    in_flight: int
+    learning_rate: float
+    seed: int
+    snapshot_every: int
+    staleness: int = 0
+    least_rows: int = 1
+    wire: int = pb.FLOAT32
+    rotation: str = "full"
+    devices: int = 0
+    grace_seconds: float = 60.0
+    silence_seconds: float = 30.0
+    fallbacks: tuple[Cut, ...] = ()
+    turns: tuple[tuple[int, ...], ...] = ()
+    fall: Fall = "constant"
+    every: int = 0
+    theta: float = 1.0
+    values: int = pb.FLOAT32
+    alone: bool = True
+    renews: bool = False
+    whole: str = ""
+
+    def rate(self, epoch: int, shared: int, passes: int) -> float:
+        """The learning rate of the round that begins when `shared` of the epoch's `passes` were shared."""
+        rounds = rounds_an_epoch(passes, self.every)
+        done = epoch + (shared // self.every if self.every else 0) / rounds
+        return self.learning_rate * share_left(self.fall, done / self.epochs)
+
+    @property
+    def cuts(self) -> tuple[Cut, ...]:
+        """Every division that may be used, the wanted one first, then by falling number of pieces."""
+        fewer = sorted(self.fallbacks, key=len, reverse=True)
+        return (Cut(self.layout, self.programs), *fewer)

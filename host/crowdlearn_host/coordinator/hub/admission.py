@@ -1,0 +1,70 @@
+"""Who may take part in a run: what a device must say of itself at first, and the number that it gets."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import VERSION
+
+from crowdlearn_host.coordinator.group.restore_points import Device
+from crowdlearn_host.errors import FleetError
+
+
+def hello_of(frame: pb.Frame, least_rows: int) -> pb.Hello:
+    """A device's first words. Raises FleetError where they are no hello, or not one of a device with a
+    name, a key, and `least_rows` samples.
+    """
+    hello = frame.hello
+    if not frame.HasField("hello"):
+        raise FleetError("a device must say hello first")
+    if hello.version != VERSION:
+        raise FleetError(
+            f"{hello.device[:50]} speaks version {hello.version}, this host {VERSION}; update one"
+        )
+    name = hello.device
+    if not name or len(name) > 100 or not name.isprintable() or len(hello.identity) != 32:
+        raise FleetError(f"a device with name {name[:100]!r} and a key of {len(hello.identity)} bytes")
+    if not least_rows <= hello.samples < 1 << 32:
+        why = "batch norm has no variance of one: " if least_rows > 1 and hello.samples else ""
+        raise FleetError(
+            f"{name} holds {hello.samples} training samples; {why}"
+            f"give it {least_rows} at least, or leave it out"
+        )
+    return hello
+
+
+def check_same(known: Device, hello: pb.Hello) -> None:
+    """Raise FleetError where a device that comes back has other keys or data."""
+    name = hello.device
+    if known.identity != hello.identity:
+        raise FleetError(
+            f"{name} has another identity than when it joined; was it reset? Start a new run with it"
+        )
+    if known.samples != hello.samples:
+        raise FleetError(
+            f"{name} holds {hello.samples} samples, {known.samples} when it joined; restore its data"
+        )
+
+
+class Seats:
+    """The numbers of a run's devices: `planned` by name, where the plan names them."""
+
+    def __init__(self, planned: Mapping[str, int], known: Iterable[Device]) -> None:
+        self._planned = planned
+        self._numbers = {device.name: device.number for device in known}
+
+    def number(self, name: str, wanted: int | None) -> tuple[int, str]:
+        """The number of a device: what it has, what the plan says, what is `wanted` for it, or the next. And
+        the device in whose place it comes, where the plan names another.
+        """
+        if name in self._numbers:
+            return self._numbers[name], ""
+        taken = set(self._numbers.values())
+        number = self._planned.get(name, wanted)
+        if number is None or number in taken:
+            number = next(n for n in itertools.count() if n not in taken)
+        self._numbers[name] = number
+        named = next((device for device, seat in self._planned.items() if seat == number), name)
+        return number, named if named != name else ""

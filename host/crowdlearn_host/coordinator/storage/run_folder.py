@@ -1,0 +1,238 @@
+"""A run's folder: everything a stranger needs to understand a run, and a restarted server to go on with it.
+
+config.toml, plan.json, environment.json    what was asked, planned, and on what it ran
+inputs.json                                 where data, model and plan lay, and what they were
+metrics.jsonl, events.jsonl                 a line per mini-batch and per event
+run.db                                      the groups' durable state and the traffic (SQLite)
+snapshots/                                  sealed pieces; the server cannot read them
+checkpoints/epoch-NNN.safetensors           the global model after each epoch
+model.safetensors                           the newest of them
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import torch
+from crowdlearn_device.platform.files import write_atomically
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.security.known_peers import RUN_ID_BYTES
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from crowdlearn_host.common.files import appending, locked
+from crowdlearn_host.errors import RunError
+
+from .snapshots import Snapshots
+
+SCHEMA = """
+create table if not exists groups (number integer primary key, state text not null);
+create table if not exists run (number integer primary key check (number = 0), id blob not null);
+create table if not exists shared (number integer primary key check (number = 0), window blob not null);
+create table if not exists traffic (
+         device text, direction text, purpose text, bytes integer, messages integer, primary key (device,
+         direction, purpose) );
+"""
+
+
+class RunFolder:
+    """An open run folder; one process at a time."""
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        """A new run takes the place of one that never began. Raises RunError where the folder is not there,
+        is not a run's, or is open elsewhere.
+        """
+        if not create and not (path / "run.db").exists():
+            raise RunError(f"{path} holds no run; look at the folder's name")
+        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._lock = locked(path)
+        with self._on_disk("run.db"):
+            self._db = sqlite3.connect(path / "run.db")
+            self._db.execute("pragma journal_mode=wal")
+            self._db.execute("pragma synchronous=full")
+            self._db.executescript(SCHEMA)
+            if create:
+                self._clear()
+            with self._db:
+                self._db.execute("insert or ignore into run values (0, ?)", (os.urandom(RUN_ID_BYTES),))
+            self._snapshots = Snapshots(path / "snapshots")
+        self._metrics = appending(path / "metrics.jsonl")
+        self._events = appending(path / "events.jsonl")
+
+    def _clear(self) -> None:
+        if self.begun:
+            self._db.close()
+            self._lock.close()
+            raise RunError(
+                f"{self.path} holds a run already; "
+                f"resume it with --resume {self.path}, or name another folder"
+            )
+        with self._db:
+            for table in ("run", "groups", "shared", "traffic"):
+                self._db.execute(f"delete from {table}")
+
+    @property
+    def id(self) -> bytes:
+        """Tells the run from others of its name, and stays the same when it is resumed."""
+        with self._reading():
+            return bytes(self._db.execute("select id from run").fetchone()[0])
+
+    @property
+    def begun(self) -> bool:
+        """Whether a group once had all of its pieces on devices; before that nothing is trained."""
+        with self._reading():
+            rows = self._db.execute("select cast(state as blob) from groups")  # damaged, it may be no text
+            saved = [json.loads(state) for (state,) in rows]
+            return any(state["points"] or state["done"] for state in saved)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._db.close()
+        self._metrics.close()
+        self._events.close()
+        self._lock.close()
+
+    @contextmanager
+    def _on_disk(self, name: str) -> Iterator[None]:
+        """Raises RunError, with what to do, where the disk does not do what it is asked."""
+        try:
+            yield
+        except (OSError, sqlite3.OperationalError) as error:
+            why = (error.strerror if isinstance(error, OSError) else None) or error
+            raise RunError(
+                f"{self.path / name} cannot be used: {why}; see that its disk has room and can be written, "
+                f"then go on with: crowdlearn train --resume {self.path}"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(name, error) from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Raises RunError, with what to do, where the database does not tell what was written to it."""
+        try:
+            with self._on_disk("run.db"):
+                yield
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise self._damaged("run.db", error) from error
+
+    def _damaged(self, name: str, error: Exception) -> RunError:
+        return RunError(f"{self.path / name} is damaged ({error}); start a new run in another folder")
+
+    def write(self, name: str, content: str) -> None:
+        with self._on_disk(name):
+            write_atomically(self.path / name, content.encode())
+
+    def save_group(
+        self,
+        number: int,
+        state: Mapping[str, Any],
+        traffic: list[dict[str, str | int]],
+        window: bytes | None = None,
+    ) -> None:
+        """On disk when this returns, the shared window (where it has changed) and the group together."""
+        with self._on_disk("run.db"), self._db:
+            if window is not None:
+                self._db.execute("replace into shared values (0, ?)", (window,))
+            self._db.execute("replace into groups values (?, ?)", (number, json.dumps(state)))
+            self._db.executemany(
+                "replace into traffic values (:device, :direction, :purpose, :bytes, :messages)", traffic
+            )
+
+    def load_group(self, number: int) -> dict[str, Any] | None:
+        with self._reading():
+            query = "select cast(state as blob) from groups where number = ?"
+            row = self._db.execute(query, (number,)).fetchone()
+            return None if row is None else dict(json.loads(row[0]))
+
+    def load_window(self) -> bytes | None:
+        with self._reading():
+            row = self._db.execute("select window from shared").fetchone()
+            return None if row is None else bytes(row[0])
+
+    def load_traffic(self) -> list[dict[str, str | int]]:
+        with self._reading():
+            cursor = self._db.execute("select device, direction, purpose, bytes, messages from traffic")
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    def metric(self, **fields: Any) -> None:
+        self._line(self._metrics, "metrics.jsonl", fields)
+
+    def event(self, event: str, **fields: Any) -> None:
+        self._line(self._events, "events.jsonl", {"event": event, **fields})
+
+    def _line(self, file: BinaryIO, name: str, fields: Mapping[str, Any]) -> None:
+        line = json.dumps({"time": round(time.time(), 3), **fields}).encode() + b"\n"
+        with self._on_disk(name):
+            while line:
+                line = line[file.write(line) :]
+
+    def save_snapshot(self, group: int, part: pb.Snapshot, limit: int) -> frozenset[int] | None:
+        """As Snapshots.save."""
+        with self._on_disk("snapshots"):
+            return self._snapshots.save(group, part, limit)
+
+    def load_snapshot(self, group: int, generation: int, boundary: int, piece: int) -> Iterator[pb.Snapshot]:
+        """Its parts, in order. Raises RunError where it is not here or damaged."""
+        try:
+            yield from self._snapshots.load(group, generation, boundary, piece)
+        except RunError as error:
+            raise RunError(
+                f"{error}; bring back the device that held this piece, "
+                f"then go on with: crowdlearn train --resume {self.path}"
+            ) from error
+
+    def forget_snapshots(self, group: int, generation: int, boundary: int) -> None:
+        with self._on_disk("snapshots"):
+            self._snapshots.forget_before(group, generation, boundary)
+
+    def save_checkpoint(self, epoch: int, state: Mapping[str, torch.Tensor]) -> Path:
+        """The global model after an epoch, as safetensors."""
+        content = save({name: tensor.contiguous() for name, tensor in state.items()}, {"epoch": str(epoch)})
+        path = self.path / "checkpoints" / f"epoch-{epoch + 1:03d}.safetensors"
+        with self._on_disk("checkpoints"):
+            write_atomically(path, content)
+            write_atomically(self.path / "model.safetensors", content)
+        return path
+
+
+def load_model_state(path: Path) -> dict[str, torch.Tensor]:
+    """The newest global model of a run. Raises RunError where there is none."""
+    file = path / "model.safetensors"
+    try:
+        return dict(load_file(file))
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{file} cannot be read ({error}); a run writes it after its first epoch") from error
+
+
+def environment() -> dict[str, str | int]:
+    """What a figure of this run depends on."""
+    packages = {
+        name: version(name) for name in ("torch", "executorch", "numpy", "websockets", "cryptography")
+    }
+    return {
+        "crowdlearn": version("crowdlearn"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count() or 0,
+        **packages,
+    }

@@ -1,0 +1,146 @@
+"""The way to one device over adb: bring the runtime there, and keep a connection to it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crowdlearn_device.protocol.frames import MAX_FRAME
+from crowdlearn_device.transport.retry import Retry
+from crowdlearn_device.transport.serve import TRY_LATER
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from crowdlearn_host.adb.deployment.shell import RuntimeDeployment
+from crowdlearn_host.adb.services.device import AdbDevice
+from crowdlearn_host.coordinator.hub.server import Server
+from crowdlearn_host.devices.discovery import dial
+from crowdlearn_host.errors import FleetError, TrainingError
+from crowdlearn_host.spec.training import TrainConfig
+
+FIRST_RETRY, LAST_RETRY = 0.2, 10.0
+"""Seconds between attempts to reach a device again."""
+
+
+@dataclass(frozen=True)
+class AdbFleet:
+    """The devices of a run that are reached over adb. `key` is the private adb key, if not ~/.android/adbkey;
+    `declined` tells why devices would not take part when they were asked last.
+    """
+
+    server: Server
+    config: TrainConfig
+    serials: Sequence[str]
+    key: Path | None
+    declined: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def trained(self) -> bool:
+        """Whether the run has got anywhere."""
+        return any(group.points for group in self.server.groups)
+
+    def decline(self, serial: str, reason: str) -> None:
+        """A device takes no part. Raises TrainingError where that leaves nobody, and nothing is trained."""
+        self.declined[serial] = reason
+        somebody = self.config.fleet.joining or any(group.live for group in self.server.groups)
+        if not (somebody or self.trained or set(self.serials) - set(self.declined)):
+            why = "; ".join(f"{serial}: {reason}" for serial, reason in self.declined.items())
+            raise TrainingError(f"no device takes part ({why}); see to that and start again")
+
+
+class Link:
+    """Keeps the device `serial`, with `files` on it, connected; new to the run it gets `number`."""
+
+    def __init__(self, fleet: AdbFleet, serial: str, number: int, files: dict[str, bytes]) -> None:
+        self._fleet, self._server = fleet, fleet.server
+        self._serial, self._number = serial, number
+        self._token = secrets.token_hex(16)
+        self._files = {**files, "token": self._token.encode()}
+        self._retry = Retry(FIRST_RETRY, LAST_RETRY)
+        self._welcomed = False
+        self._unfit = False
+        self._told = ("", "")
+
+    async def keep(self) -> None:
+        """Bring the runtime to the device and keep a connection to it until the run is over, or over for it.
+
+        Where nothing is trained yet, raises FleetError for a device that cannot be reached or used at first,
+        and TrainingError where every device of the fleet declines.
+        """
+        while not self._over:
+            try:
+                async with await dial(self._serial, key=self._fleet.key) as device:
+                    await self._deploy(device)
+            except (FleetError, OSError, WebSocketException) as error:
+                # What never was there is a mistake in the fleet; in a run under way it may come back.
+                if self._mistaken:
+                    raise FleetError(f"{self._serial}: {error}") from error
+                self._tell("unreachable", str(error))
+                await self._pause()
+
+    @property
+    def _over(self) -> bool:
+        return self._unfit or self._server.over.is_set()
+
+    @property
+    def _mistaken(self) -> bool:
+        return not self._welcomed and not self._fleet.trained
+
+    async def _deploy(self, device: AdbDevice) -> None:
+        """Have the runtime run on the device as long as it is connected, and the run lasts."""
+        named = (await device.shell("getprop ro.serialno")).stdout.decode(errors="replace").strip()
+        name = named or self._serial
+        arguments = ["--name", name, "--threads", "1"]
+        config = self._fleet.config
+        arguments += [f"--lowest-battery={config.fleet.lowest_battery}"]
+        if config.device_data:
+            arguments += ["--data", config.device_data]
+        deployment = RuntimeDeployment(device, arguments=arguments)
+        sent = await deployment.install(self._files)
+        self._server.tell("deployed", {"device": name, "bytes": sent})
+        await deployment.start()
+        try:
+            while not self._over and device.lost is None:
+                await self._connect(deployment)
+                await self._pause()
+        finally:
+            if device.lost is None:
+                await deployment.stop()
+
+    async def _connect(self, deployment: RuntimeDeployment) -> None:
+        """One connection, from hello to its end."""
+        async with connect(
+            "ws://device/",
+            sock=await deployment.connect(),
+            additional_headers={"Authorization": f"Bearer {self._token}"},
+            compression=None,
+            max_size=MAX_FRAME,
+            open_timeout=60,
+            ping_timeout=60,
+        ) as connection:
+            began = time.monotonic()
+            try:
+                fit = await self._server.attach(connection, dialled=True, number=self._number)
+            except FleetError as error:
+                reason = connection.close_reason or str(error)
+                if connection.close_code != TRY_LATER and self._mistaken:
+                    raise FleetError(reason) from error
+                self._tell("declined", reason)
+                self._fleet.decline(self._serial, reason)
+                return
+            self._welcomed, self._unfit, self._told = True, not fit, ("", "")
+            self._fleet.declined.pop(self._serial, None)
+            self._retry.lasted(time.monotonic() - began)
+
+    def _tell(self, event: str, reason: str) -> None:
+        """Once, until the reason is another."""
+        if self._told != (event, reason):
+            self._told = event, reason
+            self._server.tell(event, {"device": self._serial, "reason": reason[:300]})
+
+    async def _pause(self) -> None:
+        if not self._over:
+            await self._retry.pause(self._server.over)

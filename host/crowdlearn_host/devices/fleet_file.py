@@ -1,0 +1,51 @@
+"""The fleet file: what the planner reads, with what was measured written into it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from crowdlearn_host.devices.facts import DeviceFacts
+from crowdlearn_host.devices.measuring import Link
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A phone with what was measured on it."""
+
+    facts: DeviceFacts
+    link: Link
+    macs_per_second: float
+
+
+def fleet_toml(phones: Sequence[Measured], *, samples: int) -> str:
+    """A [[class]] for each model of phone; a class is as slow as its slowest member.
+
+    `samples` is what each phone is taken to hold; edit it where phones hold different numbers.
+    """
+    models: dict[str, list[Measured]] = {}
+    for phone in phones:
+        models.setdefault(f"{phone.facts.manufacturer} {phone.facts.model}".strip(), []).append(phone)
+    return "\n".join(_class(name, members, samples) for name, members in models.items())
+
+
+def _class(name: str, members: Sequence[Measured], samples: int) -> str:
+    memories = [m.facts.memory_available for m in members if m.facts.memory_available]
+    emulated = "emulated " if all(m.facts.virtual for m in members) else ""
+    rows: list[tuple[str, object, str]] = [
+        ("name", name, ""),
+        ("devices", [m.facts.name for m in members], ""),
+        ("samples", samples, "assumed"),
+        (
+            "macs_per_second",
+            round(min(m.macs_per_second for m in members)),
+            f"{emulated}slice program, 1 thread",
+        ),
+        ("uplink_bytes_per_second", round(min(m.link.up for m in members)), f"{emulated}link, over adb"),
+        ("downlink_bytes_per_second", round(min(m.link.down for m in members)), f"{emulated}link, over adb"),
+    ]
+    if memories:
+        rows.append(("max_memory", min(memories), "what was free"))
+    trips = f"# round trip over adb: {1000 * max(m.link.round_trip for m in members):.1f} ms\n"
+    # A JSON string or list of strings is one in TOML as well.
+    lines = [f"{key} = {json.dumps(value)}" + (f"  # {note}" if note else "") for key, value, note in rows]
+    return f"[[class]]\n{trips}" + "\n".join(lines) + "\n"

@@ -1,0 +1,71 @@
+"""The port that devices dial."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from crowdlearn_device.protocol.frames import MAX_FRAME
+from crowdlearn_device.transport.join import REFUSED
+from crowdlearn_device.transport.serve import TRY_LATER
+from websockets.asyncio.server import ServerConnection, serve
+
+from crowdlearn_host.coordinator.hub.server import Server
+from crowdlearn_host.errors import FleetError, SilentDevice
+
+from .certificate import certificate
+from .enrolment import Enrolment
+from .lobby import Strangers, doors
+
+HELLO_BYTES = 1 << 16
+"""The longest frame of a device that is not admitted."""
+REASON_BYTES = 120
+"""What fits into the frame that closes a WebSocket."""
+
+
+@asynccontextmanager
+async def listening(server: Server, address: str, home: Path) -> AsyncIterator[int]:
+    """Let enrolled devices join `server` at `address` (HOST:PORT) while the context lasts; gives the port.
+
+    Raises FleetError where nobody can listen there.
+    """
+    host, _, port = address.rpartition(":")
+    context, _ = certificate(home)
+    enrolment = Enrolment(home)
+    strangers = Strangers()
+
+    async def handle(connection: ServerConnection) -> None:
+        def admits(device: str, token: str) -> bool:
+            admitted = enrolment.admits(device, token)
+            if admitted:
+                strangers.admit(connection.remote_address)
+                connection.protocol.max_message_size = MAX_FRAME
+            return admitted
+
+        try:
+            await server.attach(connection, dialled=False, admits=admits)
+        except FleetError as error:
+            server.refuse("a device that dialled in", str(error))
+            reason = str(error).encode()[:REASON_BYTES].decode(errors="ignore")
+            await connection.close(TRY_LATER if isinstance(error, SilentDevice) else REFUSED, reason)
+
+    async with AsyncExitStack() as stack:
+        try:
+            listening = doors(host.strip("[]"), int(port), strangers)
+        except (OSError, OverflowError) as error:
+            raise FleetError(
+                f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}"
+            ) from error
+        for door in listening:
+            await stack.enter_async_context(
+                serve(
+                    handle,
+                    sock=door,
+                    ssl=context,
+                    compression=None,
+                    max_size=HELLO_BYTES,
+                    ping_timeout=60,
+                )
+            )
+        yield listening[0].getsockname()[1]

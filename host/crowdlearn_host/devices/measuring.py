@@ -1,0 +1,93 @@
+"""What was measured on a phone: a slice program's speed, the link's rates and round trip."""
+
+import json
+import os
+import shlex
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from crowdlearn_host.adb.carriers.silence import Watched, silence_told
+from crowdlearn_host.adb.deployment.shell import HOME, FileStore
+from crowdlearn_host.adb.services.device import AdbDevice
+from crowdlearn_host.errors import FleetError
+
+PINGS = 10
+LINK_BYTES = 1 << 20
+STEP_SECONDS = 2.0
+ANSWER_SECONDS = 120.0
+_PROGRAMS = "measured"
+_PROBE = f"{HOME}/probe"
+
+
+@dataclass(frozen=True)
+class Link:
+    """Round trip in seconds, rates in bytes a second, seen from the phone: up is from it to this computer."""
+
+    round_trip: float
+    up: float
+    down: float
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A slice program to time: its files by name, the hash of its manifest, and what a sample costs."""
+
+    files: Mapping[str, bytes]
+    sha256: str
+    macs_a_sample: float
+
+
+async def measure_link(device: AdbDevice) -> Link:
+    """Time a byte there and back, and a megabyte each way. Raises FleetError."""
+    round_trip = await _round_trip(device)
+    content = os.urandom(LINK_BYTES)
+    down = await _seconds(lambda: device.push(content, _PROBE))
+    up = await _seconds(lambda: device.pull(_PROBE))
+    await device.shell(f"rm -f {_PROBE}")
+    return Link(round_trip, LINK_BYTES / up, LINK_BYTES / down)
+
+
+async def measure_macs(
+    device: AdbDevice, probe: Probe, *, seconds: float = STEP_SECONDS, program: str = "crowdlearn-device"
+) -> float:
+    """Multiply-accumulates a second of the phone on a slice program, forward and backward, one thread.
+
+    Raises FleetError when the phone has no device runtime or cannot run the program.
+    """
+    folder = f"{HOME}/{_PROGRAMS}"
+    await FileStore(device, folder).install(probe.files)
+    words = ["measure", "--programs", folder, "--program", probe.sha256, "--seconds", str(seconds)]
+    command = shlex.join([program, *words, "--threads", "1"])
+    said = (await device.shell(command, timeout=ANSWER_SECONDS + seconds)).check(f"{program} measure")
+    try:
+        answer = json.loads(said.splitlines()[-1])
+        samples = int(answer["steps"]) * int(answer["batch"])
+        rate = samples * probe.macs_a_sample / float(answer["seconds"])
+    except (ValueError, KeyError, TypeError, IndexError, ZeroDivisionError) as error:
+        raise FleetError(f"{device.serial}: {program} measure answered {said[:200]!r}: {error}") from error
+    if not 0 < rate < float("inf"):
+        raise FleetError(f"{device.serial}: {program} measure answered {said[:200]!r}")
+    return rate
+
+
+async def _round_trip(device: AdbDevice) -> float:
+    stream = Watched(await device.open("exec:cat"))
+
+    async def ping() -> None:
+        await stream.write(b"x")
+        if not await stream.read():
+            raise FleetError(f"{device.serial} does not echo")
+
+    try:
+        with silence_told(device.serial, "an echo"):
+            return statistics.median([await _seconds(ping) for _ in range(PINGS)])
+    finally:
+        stream.abort()
+
+
+async def _seconds(work: Callable[[], Awaitable[object]]) -> float:
+    started = time.perf_counter()
+    await work()
+    return time.perf_counter() - started

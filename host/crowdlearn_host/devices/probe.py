@@ -1,0 +1,35 @@
+"""The slice program that phones are timed with: one of two pieces of a small dense network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.program.slice_program import export_slice
+from crowdlearn_export.stages.stage import Optimizer
+from crowdlearn_export.tracing.trace import neuron_graph
+
+from crowdlearn_host.devices.measuring import Probe
+from crowdlearn_host.models.named import build_model
+from crowdlearn_host.planner.balanced import balanced
+
+WIDTHS = (784, 512, 256, 10)
+BATCH = 32
+
+
+def build_probe(cache: Path | None = None, *, widths: Sequence[int] = WIDTHS) -> Probe:
+    """Export the program of a network with layers of these widths, or take it from the cache."""
+    model = build_model(f"mlp:{'-'.join(map(str, widths))}", 0)
+    graph = neuron_graph(model, torch.zeros(2, widths[0]), "probe")
+    follower = balanced(graph, 3).pieces[1]
+    owned = follower.owned
+    program = export_slice(graph, owned, Optimizer(momentum=0.9), max_batch=BATCH, cache=cache)
+    return Probe(program.files(), program.manifest.sha256, macs_a_sample(graph, owned))
+
+
+def macs_a_sample(graph: NeuronGraph, owned: tuple[int, ...]) -> float:
+    """Products of a piece in a training step."""
+    return sum(
+        times * edge.macs * owned[edge.source] / graph.layers[edge.source].neurons
+        for times, edge in zip(graph.products, graph.edges, strict=True)
+    )

@@ -1,0 +1,133 @@
+"""Installed apps of a virtual phone: kept and listed; there is no Android here to run them."""
+
+import re
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from crowdlearn_host.emulator.commands.apk import ApkError, package_name
+from crowdlearn_host.emulator.commands.usage import UsageError
+from crowdlearn_host.emulator.hardware.filesystem import Filesystem
+from crowdlearn_host.emulator.shell.shell import CommandFunction, Io, Shell
+
+MAX_APK = 1 << 30
+NO_APPS = "this phone is virtual and runs no Android apps: start crowdlearn-device from the shell"
+_PACKAGE = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
+_BLOCK = 1 << 18
+
+
+class Packages:
+    """The folder of APK files, one a package."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(exist_ok=True)
+
+    def names(self) -> list[str]:
+        """Installed packages, sorted."""
+        return sorted(path.stem for path in self._folder.glob("*.apk"))
+
+    async def install(self, read: Callable[[int], Awaitable[bytes]], size: int) -> str:
+        """Install an APK of `size` bytes that `read` gives in pieces; the package. Raises ApkError."""
+        if not 0 < size <= MAX_APK:
+            raise ApkError(f"{size} bytes")
+        part = self._folder / "incoming.part"
+        try:
+            with part.open("w+b") as file:
+                await _copy(read, file, size)
+                file.seek(0)
+                name = package_name(file)
+            if not _PACKAGE.fullmatch(name):
+                raise ApkError(f"bad package name {name[:80]!r}")
+            shutil.move(part, self._folder / f"{name}.apk")
+        finally:
+            part.unlink(missing_ok=True)
+        return name
+
+    def remove(self, name: str) -> bool:
+        """Uninstall; whether it was there."""
+        if name not in self.names():
+            return False
+        (self._folder / f"{name}.apk").unlink()
+        return True
+
+    def report(self, name: str) -> str:
+        """`dumpsys package NAME`."""
+        if name not in self.names():
+            return f"Unable to find package: {name}\n"
+        return f"Packages:\n  Package [{name}]:\n    codePath=/data/app/{name}\n"
+
+
+def package_commands(packages: Packages, files: Filesystem) -> dict[str, CommandFunction]:
+    """`pm`, `cmd package` and `am`."""
+
+    async def pm(shell: Shell, words: list[str], io: Io) -> int:
+        match words[1:]:
+            case ["install", *rest]:
+                return await _install(packages, files, shell, rest, io)
+            case ["list", "packages", *_]:
+                await io.write("".join(f"package:{name}\n" for name in packages.names()).encode())
+                return 0
+            case ["path", name]:
+                if name not in packages.names():
+                    return 1
+                await io.write(f"package:/data/app/{name}/base.apk\n".encode())
+                return 0
+            case ["uninstall", *_, name]:
+                removed = packages.remove(name)
+                await io.write(b"Success\n" if removed else b"Failure [DELETE_FAILED_INTERNAL_ERROR]\n")
+                return 0 if removed else 1
+        raise UsageError(f"unknown command {' '.join(words[1:])}")
+
+    async def cmd(shell: Shell, words: list[str], io: Io) -> int:
+        if words[1:2] != ["package"]:
+            raise UsageError(f"cannot find service: {' '.join(words[1:2])}")
+        return await pm(shell, words[1:], io)
+
+    async def am(shell: Shell, words: list[str], io: Io) -> int:
+        await io.complain(f"Error: {NO_APPS}\n".encode())
+        return 255
+
+    return {"am": am, "cmd": cmd, "pm": pm}
+
+
+async def _install(packages: Packages, files: Filesystem, shell: Shell, words: list[str], io: Io) -> int:
+    try:
+        if "-S" in words:
+            size = words[words.index("-S") + 1 :][:1]
+            if not size or not size[0].isdigit():
+                raise ApkError("no size")
+            await packages.install(_exactly(io), int(size[0]))
+        else:
+            with files.open(words[-1] if words else "", "rb", shell.cwd) as file:
+                size_now = files.stat(words[-1], shell.cwd).st_size
+                await packages.install(_from_file(file), size_now)
+    except ApkError as error:
+        await io.write(f"Failure [INSTALL_PARSE_FAILED_NOT_APK: {error}]\n".encode())
+        return 1
+    await io.write(b"Success\n")
+    return 0
+
+
+def _exactly(io: Io) -> Callable[[int], Awaitable[bytes]]:
+    async def read(limit: int) -> bytes:
+        return (await io.read())[:limit]
+
+    return read
+
+
+def _from_file(file: BinaryIO) -> Callable[[int], Awaitable[bytes]]:
+    async def read(limit: int) -> bytes:
+        return file.read(min(limit, _BLOCK))
+
+    return read
+
+
+async def _copy(read: Callable[[int], Awaitable[bytes]], file: BinaryIO, size: int) -> None:
+    left = size
+    while left:
+        data = await read(left)
+        if not data:
+            raise ApkError(f"{left} bytes are missing")
+        left -= file.write(data)

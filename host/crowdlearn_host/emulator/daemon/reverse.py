@@ -1,0 +1,90 @@
+"""Ports of a virtual phone that lead back to the computer: `adb reverse`."""
+
+import asyncio
+import re
+import socket
+
+from crowdlearn_host.adb.carriers.mux import Mux, Stream, pump
+from crowdlearn_host.errors import FleetError
+
+_RULE = re.compile(r"forward:(?P<norebind>norebind:)?tcp:(?P<port>\d{1,5});(?P<target>[a-z]+:[\w.:/@-]+)")
+
+
+class Reverse:
+    """The rules of one connection; they end with it.
+
+    A port is one of this computer's loopback interface, which all virtual phones share: two phones cannot
+    reverse the same one, so ask for port 0.
+    """
+
+    def __init__(self, mux: Mux) -> None:
+        self._mux = mux
+        self._rules: dict[int, tuple[str, socket.socket, asyncio.Task[None]]] = {}
+
+    async def serve(self, stream: Stream, request: str) -> None:
+        """Answer a `reverse:` request."""
+        if request == "list-forward":
+            lines = "".join(f"host tcp:{port} {target}\n" for port, (target, _, _) in self._rules.items())
+            await stream.write(_counted(lines))
+            return
+        try:
+            await stream.write(b"OKAY" + self._change(request))
+        except (FleetError, OSError) as error:
+            await stream.write(b"FAIL" + _counted(str(error)))
+
+    def close(self) -> None:
+        """End every rule."""
+        for port in list(self._rules):
+            self._remove(port)
+
+    def _change(self, request: str) -> bytes:
+        if request == "killforward-all":
+            self.close()
+            return b""
+        port = request.removeprefix("killforward:tcp:")
+        if port != request:
+            if not port.isdigit() or int(port) not in self._rules:
+                raise FleetError(f"listener 'tcp:{port}' not found")
+            self._remove(int(port))
+            return b""
+        rule = _RULE.fullmatch(request)
+        if rule is None or int(rule["port"]) > 65535:
+            raise FleetError(f"cannot reverse {request!r}: only tcp ports of the phone can be")
+        return _counted(str(self._add(int(rule["port"]), rule["target"], rebind=not rule["norebind"])))
+
+    def _add(self, port: int, target: str, *, rebind: bool) -> int:
+        if port in self._rules:
+            if not rebind:
+                raise FleetError(f"cannot rebind existing socket tcp:{port}")
+            self._remove(port)
+        listener = socket.create_server(("127.0.0.1", port))
+        listener.setblocking(False)
+        port = listener.getsockname()[1]
+        task = asyncio.get_running_loop().create_task(self._accept(listener, target))
+        self._rules[port] = (target, listener, task)
+        return port
+
+    def _remove(self, port: int) -> None:
+        _, listener, task = self._rules.pop(port)
+        task.cancel()
+        listener.close()
+
+    async def _accept(self, listener: socket.socket, target: str) -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.TaskGroup() as carrying:
+            while True:
+                sock, _ = await loop.sock_accept(listener)
+                carrying.create_task(self._carry(sock, target))
+
+    async def _carry(self, sock: socket.socket, target: str) -> None:
+        try:
+            stream = await self._mux.open(target)
+        except FleetError:
+            sock.close()
+            return
+        await pump(stream, sock)
+
+
+def _counted(text: str) -> bytes:
+    encoded = text.encode()[:0xFFFF]
+    return f"{len(encoded):04x}".encode() + encoded

@@ -1,0 +1,232 @@
+"""Processes of a virtual phone: real child processes that die with it, whatever kills it."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from crowdlearn_host.emulator.hardware.filesystem import Filesystem
+from crowdlearn_host.emulator.hardware.log import Log
+from crowdlearn_host.emulator.processes.limits import Limits
+from crowdlearn_host.emulator.processes.spawner import Child, Spawner
+from crowdlearn_host.emulator.shell.shell import Io, Write
+
+MAX_LINE = 1 << 16
+END_SECONDS = 5.0
+_LISTEN = "0A"
+_ACCEPTS = 0x10000
+_KEPT_VARIABLES = ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "OMP_NUM_THREADS", "PYTHONMALLOC")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A process of the phone."""
+
+    pid: int
+    name: str
+    arguments: tuple[str, ...]
+
+
+class Processes:
+    """Starts the phone's programs (`programs`: name to MODULE:FUNCTION) and knows which of them run."""
+
+    def __init__(
+        self,
+        files: Filesystem,
+        log: Log,
+        spawner: Spawner,
+        programs: Mapping[str, str],
+        limits: Limits | None,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._files = files
+        self._log = log
+        self._spawner = spawner
+        self._programs = dict(programs)
+        self._limits = limits
+        self._variables = dict(environment)
+        self._running: dict[int, Running] = {}
+        self._children: dict[int, Child] = {}
+        self._cpu_seconds: dict[int, float] = {}
+
+    @property
+    def programs(self) -> tuple[str, ...]:
+        """Names of the programs that can be run."""
+        return tuple(self._programs)
+
+    def running(self) -> list[Running]:
+        """The processes that run now, oldest first."""
+        return list(self._running.values())
+
+    async def run(self, words: list[str], cwd: str, io: Io, started: Callable[[int], None]) -> int:
+        """Run a program to its end; its output goes to the log and to `io`. Returns the exit code.
+
+        A program whose caller goes away (cancellation) is killed.
+        """
+        name, arguments = os.path.basename(words[0]), words[1:]
+        async with _Pipe() as stdout, _Pipe() as stderr:
+            child = await self._spawner.spawn(
+                self._programs[name],
+                [name, *(self._translate(argument) for argument in arguments)],
+                folder=self._files.real(cwd),
+                environment=self._environment(),
+                outputs=(stdout.writing_end, stderr.writing_end),
+            )
+            stdout.close_writing_end()
+            stderr.close_writing_end()
+            if self._limits:
+                self._limits.add(child.pid)
+            self._running[child.pid] = Running(child.pid, name, tuple(arguments))
+            self._children[child.pid] = child
+            self._log.write("am_proc_start", f"{name} {' '.join(arguments)}", pid=child.pid)
+            started(child.pid)
+            try:
+                await asyncio.gather(
+                    self._copy(stdout.reader, io.write, name, child.pid),
+                    self._copy(stderr.reader, io.complain, name, child.pid),
+                )
+                code = await asyncio.shield(child.code)
+            finally:
+                del self._running[child.pid], self._children[child.pid]
+                if not child.code.done():
+                    _kill_group(child.pid)
+        self._log.write("am_proc_died", f"{name} exit code {code}", pid=child.pid)
+        return code if code >= 0 else 128 - code
+
+    def kill(self, pid: int, number: int) -> None:
+        """Send a signal to a process of the phone. Raises ProcessLookupError for any other."""
+        if pid not in self._running:
+            raise ProcessLookupError(3, "No such process", str(pid))
+        os.kill(pid, number)
+
+    def listens(self, port: int) -> bool:
+        """Whether a process of this phone listens on a TCP port of the loopback interface."""
+        return self._owns(_listening_ports(port))
+
+    def listens_abstract(self, name: str) -> bool:
+        """Whether a process of this phone listens on a Unix socket in the abstract namespace."""
+        return self._owns(_listening_abstract(name))
+
+    def cpu_seconds(self) -> float:
+        """Processor time used by the programs of this phone, those that ended as of the last call."""
+        for pid in self._running:
+            self._cpu_seconds[pid] = _cpu_seconds(pid) or self._cpu_seconds.get(pid, 0.0)
+        return sum(self._cpu_seconds.values())
+
+    def memory(self) -> int:
+        """Bytes of anonymous memory of the programs, what they still share with the zygote included."""
+        return sum(map(_own_memory, self._running))
+
+    async def close(self) -> None:
+        """Kill every process of the phone and wait until they are gone."""
+        ends = [child.code for child in self._children.values()]
+        for pid in list(self._running):
+            _kill_group(pid)
+        if ends:
+            await asyncio.wait(ends, timeout=END_SECONDS)
+        await self._spawner.close()
+
+    def _owns(self, sockets: set[str]) -> bool:
+        return any(sockets & _sockets(pid) for pid in self._running)
+
+    def _translate(self, argument: str) -> str:
+        option, equals, value = argument.partition("=")
+        if equals and option.startswith("-") and value.startswith("/"):
+            return f"{option}={self._files.real(value)}"
+        return str(self._files.real(argument)) if argument.startswith("/") else argument
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+        home = str(self._files.real("/data/local/tmp"))
+        return {**kept, **self._variables, "HOME": home, "TMPDIR": home, "PYTHONUNBUFFERED": "1"}
+
+    async def _copy(
+        self,
+        source: asyncio.StreamReader,
+        write: Write,
+        name: str,
+        pid: int,
+    ) -> None:
+        while True:
+            try:
+                line = await source.readline()
+            except ValueError:
+                line = await source.read(MAX_LINE)
+            if not line:
+                return
+            self._log.write(name, line.decode(errors="replace").rstrip("\n"), pid=pid)
+            await write(line)
+
+
+class _Pipe:
+    """One end for a child to write to, one for this process to read from."""
+
+    async def __aenter__(self) -> Self:
+        reading_end, self.writing_end = os.pipe()
+        loop = asyncio.get_running_loop()
+        self.reader = asyncio.StreamReader(limit=MAX_LINE)
+        file = os.fdopen(reading_end, "rb")
+        protocol = asyncio.StreamReaderProtocol(self.reader)
+        self._transport, _ = await loop.connect_read_pipe(lambda: protocol, file)
+        return self
+
+    def close_writing_end(self) -> None:
+        if self.writing_end >= 0:
+            os.close(self.writing_end)
+            self.writing_end = -1
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close_writing_end()
+        self._transport.close()
+
+
+def _kill_group(pid: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _listening_ports(port: int) -> set[str]:
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                    inodes.add(f"socket:[{fields[9]}]")
+    return inodes
+
+
+def _listening_abstract(name: str) -> set[str]:
+    inodes = set()
+    for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]:
+        fields = line.split(maxsplit=7)
+        if len(fields) == 8 and fields[7] == f"@{name}" and int(fields[3], 16) & _ACCEPTS:
+            inodes.add(f"socket:[{fields[6]}]")
+    return inodes
+
+
+def _cpu_seconds(pid: int) -> float:
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+def _own_memory(pid: int) -> int:
+    with suppress(OSError):
+        fields = Path(f"/proc/{pid}/statm").read_text().split()
+        return (int(fields[1]) - int(fields[2])) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def _sockets(pid: int) -> set[str]:
+    found = set()
+    with suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                found.add(os.readlink(descriptor))
+    return found

@@ -1,0 +1,311 @@
+"""The phone's shell: runs syntax trees with commands that see nothing but the phone."""
+
+import asyncio
+import posixpath
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO
+
+from crowdlearn_host.emulator.hardware.filesystem import TEMPORARY, Filesystem
+from crowdlearn_host.emulator.shell.patterns import escaped, globbed
+from crowdlearn_host.emulator.shell.syntax import MAX_COMMAND, ShellSyntaxError, parse
+from crowdlearn_host.emulator.shell.tree import (
+    AndOr,
+    Pipeline,
+    Redirect,
+    Sequence,
+    Simple,
+    Subshell,
+    Substitution,
+    Text,
+    Variable,
+    Word,
+)
+
+MAX_PIPE = 1 << 26
+NOT_FOUND = 127
+SYNTAX_ERROR = 2
+PROMPT = b"$ "
+
+Write = Callable[[bytes], Awaitable[None]]
+Read = Callable[[], Awaitable[bytes]]
+
+
+@dataclass(frozen=True)
+class Io:
+    """Standard streams of a command: `read` gives b"" at the end."""
+
+    read: Read
+    write: Write
+    complain: Write
+
+
+@dataclass
+class Shell:
+    """State of one shell: variables, working folder, last exit code, jobs in the background."""
+
+    files: Filesystem
+    commands: Mapping[str, "CommandFunction"]
+    spawn_job: Callable[[Awaitable[int]], None]
+    variables: dict[str, str] = field(default_factory=lambda: {"HOME": TEMPORARY, "TMPDIR": TEMPORARY})
+    cwd: str = "/"
+    exit_code: int = 0
+    last_job: int | None = None
+    started: Callable[[int], None] = lambda pid: None
+
+    def copy(self) -> "Shell":
+        """A subshell: changes in it stay in it."""
+        return replace(self, variables=dict(self.variables))
+
+
+CommandFunction = Callable[[Shell, list[str], Io], Awaitable[int]]
+
+
+class Exit(Exception):
+    """The command `exit`: leave the shell with a code."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+
+async def no_input() -> bytes:
+    """Standard input that is at its end."""
+    return b""
+
+
+async def discard(data: bytes) -> None:
+    """Standard output that goes nowhere."""
+
+
+async def run(shell: Shell, command: str, io: Io) -> int:
+    """Run a command line to its end and return its exit code; jobs in the background go on."""
+    try:
+        sequence = parse(command)
+    except ShellSyntaxError as error:
+        await io.complain(f"sh: syntax error: {error}\n".encode())
+        return SYNTAX_ERROR
+    return await _run_isolated(shell, sequence, io)
+
+
+async def run_interactive(shell: Shell, io: Io, prompt: bytes) -> int:
+    """Run lines as they arrive, until `exit` or the end of the input."""
+    pending = b""
+    data = b"\n"
+    try:
+        while data:
+            await io.write(prompt)
+            data = await io.read()
+            *lines, pending = (pending + data.replace(b"\r", b"\n")).split(b"\n")
+            for line in lines if data else [pending]:
+                await _run_line(shell, line, io)
+            if len(pending) > MAX_COMMAND:
+                await io.complain(b"sh: line too long\n")
+                return SYNTAX_ERROR
+    except Exit as leave:
+        return leave.code
+    return shell.exit_code
+
+
+async def _run_line(shell: Shell, line: bytes, io: Io) -> None:
+    try:
+        await _run_sequence(shell, parse(line.decode(errors="surrogateescape")), io)
+    except ShellSyntaxError as error:
+        shell.exit_code = SYNTAX_ERROR
+        await io.complain(f"sh: syntax error: {error}\n".encode())
+
+
+async def _run_isolated(shell: Shell, sequence: Sequence, io: Io) -> int:
+    try:
+        return await _run_sequence(shell, sequence, io)
+    except Exit as leave:
+        return leave.code
+
+
+async def _run_sequence(shell: Shell, sequence: Sequence, io: Io) -> int:
+    for item in sequence:
+        if item.background:
+            await _start_job(shell, item)
+        else:
+            shell.exit_code = await _run_and_or(shell, item, io)
+    return shell.exit_code
+
+
+async def _start_job(shell: Shell, item: AndOr) -> None:
+    # The job is under way, and `$!` known, when its first program has a process or it is over without one.
+    pid: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+    job = shell.copy()
+
+    def started(number: int) -> None:
+        if not pid.done():
+            pid.set_result(number)
+
+    job.started = started
+
+    async def body() -> int:
+        try:
+            return await _run_isolated(
+                job, (replace(item, background=False),), Io(no_input, discard, discard)
+            )
+        finally:
+            if not pid.done():
+                pid.set_result(None)
+
+    shell.spawn_job(body())
+    shell.last_job = await pid
+    shell.exit_code = 0
+
+
+async def _run_and_or(shell: Shell, item: AndOr, io: Io) -> int:
+    code = await _run_pipeline(shell, item.first, io)
+    for operator, pipeline in item.rest:
+        shell.exit_code = code
+        if (code == 0) == (operator == "&&"):
+            code = await _run_pipeline(shell, pipeline, io)
+    return code
+
+
+async def _run_pipeline(shell: Shell, pipeline: Pipeline, io: Io) -> int:
+    code = 0
+    read = io.read
+    for command in pipeline.commands[:-1]:
+        collected = _Collector()
+        await _run_command(shell.copy(), command, Io(read, collected.write, io.complain))
+        read = collected.read
+    last = pipeline.commands[-1]
+    inner = shell if len(pipeline.commands) == 1 else shell.copy()
+    code = await _run_command(inner, last, replace(io, read=read))
+    return int(code == 0) if pipeline.negated else code
+
+
+async def _run_command(shell: Shell, command: Simple | Subshell, io: Io) -> int:
+    with ExitStack() as stack:
+        try:
+            io = await _redirect(shell, command.redirects, io, stack)
+        except OSError as error:
+            await io.complain(f"sh: {error.filename}: {error.strerror}\n".encode())
+            return 1
+        if isinstance(command, Subshell):
+            return await _run_isolated(shell.copy(), command.body, io)
+        for name, word in command.assignments:
+            shell.variables[name] = "".join(await _expand(shell, word, io, split=False))
+        words = [text for word in command.words for text in await _expand(shell, word, io)]
+        if not words:
+            return 0
+        return await run_words(shell, words, io)
+
+
+async def run_words(shell: Shell, words: list[str], io: Io) -> int:
+    """Run one command given as words."""
+    function = shell.commands.get(posixpath.basename(words[0]))
+    if function is None:
+        await io.complain(f"sh: {words[0]}: inaccessible or not found\n".encode())
+        return NOT_FOUND
+    try:
+        return await function(shell, words, io)
+    except OSError as error:
+        await io.complain(f"{words[0]}: {error.filename or ''}: {error.strerror or error}\n".encode())
+        return 1
+
+
+async def _redirect(shell: Shell, redirects: tuple[Redirect, ...], io: Io, stack: ExitStack) -> Io:
+    for redirect in redirects:
+        if redirect.operator == "2>&1":
+            io = replace(io, complain=io.write)
+            continue
+        if redirect.operator in ("1>&2", ">&2"):
+            io = replace(io, write=io.complain)
+            continue
+        path = "".join(await _expand(shell, redirect.target, io, split=False))
+        mode = {"<": "rb", ">": "wb", "1>": "wb", "2>": "wb", ">>": "ab", "2>>": "ab"}[redirect.operator]
+        if mode == "rb" and (content := shell.files.generate(path, shell.cwd)) is not None:
+            io = replace(io, read=_Collector(content).read)
+            continue
+        file = stack.enter_context(shell.files.open(path, mode, shell.cwd))
+        if mode == "rb":
+            io = replace(io, read=_reader(file))
+        elif redirect.operator.startswith("2"):
+            io = replace(io, complain=_writer(file))
+        else:
+            io = replace(io, write=_writer(file))
+    return io
+
+
+async def _expand(shell: Shell, word: Word, io: Io, *, split: bool = True) -> list[str]:
+    words: list[str] = []
+    text = ""
+    pattern = ""
+    started = False
+    for part in word:
+        if isinstance(part, Text):
+            text += part.text
+            pattern += escaped(part.text) if part.quoted else part.text
+            started = True
+            continue
+        value = await _value(shell, part, io)
+        if part.quoted or not split:
+            text += value
+            pattern += escaped(value)
+            started = started or part.quoted
+            continue
+        pieces = value.split()
+        for index, piece in enumerate(pieces):
+            if index or value[:1].isspace():
+                words += globbed(shell.files, shell.cwd, text, pattern) if started else []
+                text = pattern = ""
+            text += piece
+            pattern += piece
+            started = True
+        if pieces and value[-1:].isspace():
+            words += globbed(shell.files, shell.cwd, text, pattern)
+            text = pattern = ""
+            started = False
+    if not split:
+        return [text]
+    return words + (globbed(shell.files, shell.cwd, text, pattern) if started else [])
+
+
+async def _value(shell: Shell, part: Variable | Substitution, io: Io) -> str:
+    if isinstance(part, Substitution):
+        collected = _Collector()
+        await _run_isolated(shell.copy(), part.body, replace(io, write=collected.write))
+        return bytes(collected.content).decode(errors="surrogateescape").rstrip("\n")
+    match part.name:
+        case "?":
+            return str(shell.exit_code)
+        case "!":
+            return "" if shell.last_job is None else str(shell.last_job)
+        case "$":
+            return "1"
+    return shell.variables.get(part.name, "")
+
+
+class _Collector:
+    """A pipe: what one command writes and the next reads."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self.content = bytearray(content)
+
+    async def write(self, data: bytes) -> None:
+        if len(self.content) + len(data) > MAX_PIPE:
+            raise OSError(27, f"more than {MAX_PIPE} bytes in a pipe", "pipe")
+        self.content += data
+
+    async def read(self) -> bytes:
+        content, self.content = bytes(self.content), bytearray()
+        return content
+
+
+def _reader(file: BinaryIO) -> Read:
+    async def read() -> bytes:
+        return file.read(1 << 18)
+
+    return read
+
+
+def _writer(file: BinaryIO) -> Write:
+    async def write(data: bytes) -> None:
+        file.write(data)
+        file.flush()
+
+    return write

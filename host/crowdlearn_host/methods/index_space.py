@@ -1,0 +1,95 @@
+"""The index space of sharing: all floats of a model's state dict, in its order, as one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+from crowdlearn_device.sharing.selection import stretches
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.graph.shape import array_specs
+from crowdlearn_export.graph.weights import neurons_first
+from numpy.typing import NDArray
+
+from crowdlearn_host.errors import PlanError
+from crowdlearn_host.planner.plan import Plan
+
+
+@dataclass(frozen=True)
+class FlatEntry:
+    """One tensor of the state dict at [start, stop) of the vector."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def flat_layout(state: Mapping[str, torch.Tensor]) -> tuple[FlatEntry, ...]:
+    """Where each float tensor of `state` lies in the vector; integer buffers have no place."""
+    entries = []
+    start = 0
+    for name, tensor in state.items():
+        if tensor.is_floating_point():
+            entries.append(FlatEntry(name, tuple(tensor.shape), start, start + tensor.numel()))
+            start += tensor.numel()
+    return tuple(entries)
+
+
+def flatten(state: Mapping[str, torch.Tensor]) -> NDArray[np.float32]:
+    """The state's floats as one float32 vector."""
+    parts = [state[entry.name].detach().reshape(-1).numpy() for entry in flat_layout(state)]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def unflatten(vector: NDArray[np.float32], template: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict like `template` with the vector's floats: the inverse of `flatten`."""
+    state = {name: tensor.detach().clone() for name, tensor in template.items()}
+    for entry in flat_layout(template):
+        part = torch.from_numpy(vector[entry.start : entry.stop].copy())
+        state[entry.name] = part.reshape(entry.shape).to(state[entry.name].dtype)
+    return state
+
+
+def travelling(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Plan) -> NDArray[np.int64]:
+    """Where in the vector each weight lies, in the order in which weights travel: by the graph's arrays, each
+    with its neurons first, as the plan orders them.
+
+    Raises PlanError where a tensor of the state is not the graph's.
+    """
+    places = {entry.name: torch.arange(entry.start, entry.stop).reshape(entry.shape) for entry in layout}
+    sizes = {spec.name: graph.layers[spec.layer].neurons * prod(spec.shape) for spec in array_specs(graph)}
+    for name, tensor in places.items():
+        if sizes.get(name) != tensor.numel():
+            raise PlanError(f"{name} does not belong to {graph.name}; plan the model that is trained")
+    arrays = neurons_first(graph, places, plan.order)
+    return np.concatenate([array.reshape(-1).numpy() for array in arrays.values()])
+
+
+def piece_of_weight(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Plan) -> NDArray[np.int32]:
+    """The piece that is responsible for each weight of the vector: the owner of its (source) neuron.
+
+    Raises PlanError where a tensor of the state is not the graph's.
+    """
+    places = travelling(layout, graph, plan)
+    pieces = np.empty(len(places), np.int32)
+    for number, piece in enumerate(plan.pieces):
+        for part in stretches(array_specs(graph), piece.neurons):
+            pieces[places[part.start : part.stop]] = number
+    return pieces
+
+
+def piece_of_neuron(graph: NeuronGraph, plan: Plan, layer: int) -> NDArray[np.int32]:
+    """The piece that owns each neuron of a layer, in the model's order."""
+    pieces = np.empty(graph.layers[layer].neurons, np.int32)
+    for number, piece in enumerate(plan.pieces):
+        start, stop = piece.neurons[layer]
+        pieces[start:stop] = number
+    if not plan.order or not plan.order[layer]:
+        return pieces
+    in_model_order = np.empty_like(pieces)
+    in_model_order[list(plan.order[layer])] = pieces
+    return in_model_order

@@ -1,0 +1,149 @@
+"""The paper's two networks by name, and a user's own by reference."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import itertools
+import re
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import torch
+from pydantic import AfterValidator, ValidationInfo
+from torch import nn
+
+from crowdlearn_host.common.toml_files import located
+from crowdlearn_host.errors import ConfigError
+
+
+def mlp(widths: Sequence[int]) -> nn.Module:
+    """Dense layers of these widths, inputs first, with batch norm and ReLU between them."""
+    layers: list[nn.Module] = []
+    for sources, targets in itertools.pairwise(widths[:-1]):
+        layers += [nn.Linear(sources, targets), nn.BatchNorm1d(targets), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+
+
+def paper_mlp() -> nn.Module:
+    """784-400-200-100-10 with batch norm, for MNIST; inputs [B, 784]."""
+    return mlp((784, 400, 200, 100, 10))
+
+
+def paper_cnn() -> nn.Module:
+    """conv-pool-conv-pool-3200-128-64-10 for CIFAR-10; inputs [B, 3, 32, 32].
+
+    The paper names the 3200 inputs of its dense part, not the convolutions: 5 x 5 without padding, 32 and 128
+    channels, the second pool of width 2 leave 128 maps of 5 x 5 = 3200.
+    """
+    return nn.Sequential(
+        *(nn.Conv2d(3, 32, 5), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 128, 5), nn.BatchNorm2d(128), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(3200, 128), nn.BatchNorm1d(128), nn.ReLU()),
+        *(nn.Linear(128, 64), nn.BatchNorm1d(64), nn.ReLU()),
+        nn.Linear(64, 10),
+    )
+
+
+PAPER_MODELS: dict[str, Callable[[], nn.Module]] = {"paper-mlp": paper_mlp, "paper-cnn": paper_cnn}
+MLP = re.compile(r"mlp:([1-9][0-9]{0,5}(?:-[1-9][0-9]{0,5}){1,20})")
+
+
+def model_file(name: str) -> Path | None:
+    """The file of a model that is called `file.py:function`; None for any other."""
+    module = name.rpartition(":")[0]
+    return Path(module) if module.endswith(".py") else None
+
+
+def _located(name: str, info: ValidationInfo) -> str:
+    return str(located(Path(name), info)) if model_file(name) else name
+
+
+ModelName = Annotated[str, AfterValidator(_located)]
+"""A model in a configuration: what `build_model` takes."""
+
+
+def build_model(name: str, seed: int) -> nn.Module:
+    """The model called `name`, initialised by `seed`.
+
+    `paper-mlp`, `paper-cnn`, `mlp:784-100-10` for dense layers of these widths, or `package.module:function`
+    or `file.py:function` for a function that returns a torch.nn.Module. Raises ConfigError where there is no
+    such model.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        builder = _builder(name)
+        try:
+            model = builder()
+        except Exception as error:  # whatever a user's function raises is a mistake of the configuration
+            raise ConfigError(f"model {name!r} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{name} gives a {type(model).__name__}; it must return a torch.nn.Module")
+    return model
+
+
+def input_shape(name: str, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one sample as the model takes it; a user's own model takes samples as they are."""
+    if name == "paper-cnn":
+        return (3, 32, 32)
+    if name == "paper-mlp" or MLP.fullmatch(name):
+        return (prod(sample_shape),)
+    return sample_shape
+
+
+def stated_shape(name: str, shape: str) -> tuple[int, ...]:
+    """The shape of one sample: as written in `shape` (784, or 3x32x32), else as the model's name tells.
+
+    Raises ConfigError where neither does.
+    """
+    if shape:
+        try:
+            sizes = tuple(int(size) for size in shape.split("x"))
+        except ValueError:
+            sizes = ()
+        if len(sizes) not in (1, 3) or min(sizes) < 1:
+            raise ConfigError(f"--shape {shape!r}: give the shape of one sample, as in 784 or 3x32x32")
+        return sizes
+    if widths := MLP.fullmatch(name):
+        return (int(widths[1].split("-")[0]),)
+    if name in PAPER_MODELS:
+        return input_shape(name, (784,))
+    raise ConfigError(f"--shape is missing: {name} does not tell the shape of a sample; try --shape 3x32x32")
+
+
+def _builder(name: str) -> Callable[[], object]:
+    if name in PAPER_MODELS:
+        return PAPER_MODELS[name]
+    if widths := MLP.fullmatch(name):
+        return partial(mlp, [int(width) for width in widths[1].split("-")])
+    module, _, function = name.rpartition(":")
+    file = model_file(name)
+    try:
+        found = _import_file(file) if file else importlib.import_module(module)
+        builder: Callable[[], object] = getattr(found, function)
+    except Exception as error:  # importing runs a user's code
+        raise ConfigError(
+            f"model {name!r} is neither paper-mlp, paper-cnn, mlp:WIDTH-WIDTH-..., "
+            f"nor a package.module:function or file.py:function that can be imported ({error})"
+        ) from error
+    return builder
+
+
+def _import_file(path: Path) -> ModuleType:
+    name = f"_crowdlearn_model {path.resolve()}"  # dataclasses look their module up; no import finds it
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

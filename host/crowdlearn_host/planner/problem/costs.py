@@ -1,0 +1,180 @@
+"""What neurons cost: compute, memory, state and traffic, from the neuron graph and how training runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, log2
+from typing import Literal
+
+from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
+from crowdlearn_export.program.footprint import Footprint
+
+from .bundles import PAIRED, bundles
+from .memory import Memory, bundle_memory, tails
+from .problem import Link
+
+Rotation = Literal["full", "minimal"]
+
+
+@dataclass(frozen=True)
+class WireFormat:
+    """Bytes of a float and of everything around the floats of one message."""
+
+    dtype_bytes: int = 4
+    overhead_bytes: int = 0
+
+    def message_bytes(self, floats: int) -> int:
+        """Bytes on the wire of a message with `floats` floats."""
+        return self.dtype_bytes * floats + self.overhead_bytes
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training does that planning depends on.
+
+    `rotation` is `full` (every piece moves at a shuffle, as in the paper) or `minimal` (only what must).
+    `theta` is the share of weights that a group uploads and downloads each epoch.
+    """
+
+    batch: int = 32
+    micro_batch: int = 8
+    in_flight: int = 32
+    momentum: bool = False
+    rotation: Rotation = "minimal"
+    theta: float = 0.5
+    wire: WireFormat = WireFormat()
+    staleness: int = 0
+
+    @property
+    def samples_kept(self) -> int:
+        """Samples whose sums a device keeps at once, at most."""
+        return min((1 + self.staleness) * self.batch, self.in_flight * self.micro_batch)
+
+    @property
+    def is_one_micro_batch(self) -> bool:
+        """Whether a mini-batch enters as a whole, when the one before it is over."""
+        return self.batch <= self.micro_batch and not self.staleness
+
+    def micro_batches(self, samples: int) -> int:
+        """Micro-batches of a pass over `samples` samples."""
+        whole, rest = divmod(samples, self.batch)
+        return whole * ceil(self.batch / self.micro_batch) + ceil(rest / self.micro_batch)
+
+
+@dataclass(frozen=True)
+class NeuronCosts:
+    """One neuron of a bundle: MACs per sample, and bytes of its state."""
+
+    macs: float
+    state: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """A network in the planner's numbers, per bundle; `sample_bytes` are those of one input."""
+
+    neurons: tuple[int, ...]
+    links: tuple[Link, ...]
+    each: tuple[NeuronCosts, ...]
+    memory: Memory
+    layers: tuple[tuple[int, ...], ...]
+    parameters: int
+    sample_bytes: int
+
+    @property
+    def pinned(self) -> frozenset[int]:
+        """The bundles of input and output layer."""
+        last = max(layer for members in self.layers for layer in members)
+        return frozenset(b for b, members in enumerate(self.layers) if 0 in members or last in members)
+
+    @property
+    def state(self) -> float:
+        """Bytes of the whole network's state."""
+        return sum(n * each.state for n, each in zip(self.neurons, self.each, strict=True))
+
+
+def links(graph: NeuronGraph) -> tuple[Link, ...]:
+    """Links between bundles, parallel edges merged."""
+    bundle_of = {layer: b for b, members in enumerate(bundles(graph)) for layer in members}
+    merged: dict[tuple[int, int], list[tuple[int, bool]]] = {}
+    for edge, taught in zip(graph.edges, graph.taught, strict=True):
+        if edge.kind not in PAIRED:
+            ends = bundle_of[edge.source], bundle_of[edge.target]
+            merged.setdefault(ends, []).append((graph.layers[edge.target].sum_floats, taught))
+    return tuple(
+        Link(
+            *ends,
+            floats=sum(floats for floats, _ in edges),
+            edges=len(edges),
+            silent=sum(floats for floats, taught in edges if not taught),
+            silent_edges=sum(not taught for _, taught in edges),
+        )
+        for ends, edges in sorted(merged.items())
+    )
+
+
+def costs(
+    graph: NeuronGraph, training: Training, groups: int = 1, footprint: Footprint | None = None
+) -> Costs:
+    """Price every bundle of the graph; several groups share, and so sum up their gradients.
+
+    Without a `footprint` what programs need to run is left out of the memory.
+    """
+    members = bundles(graph)
+    ranked = groups > 1 and training.theta < 1
+    copies = 1 + training.momentum + ranked
+    rows = training.samples_kept
+    each, memory = [], []
+    for layers in members:
+        macs, parameters, buffers = _neuron(graph, layers)
+        state = FLOAT * (copies * parameters + buffers)
+        each.append(NeuronCosts(macs, state))
+        # With staleness there are two versions of weights, and a second mini-batch's gradients, but for the
+        # input layer's: they come last, when those of the one before are gone.
+        more = training.staleness * (1 if 0 in layers else 2)
+        gradient = FLOAT * (1 + more) * parameters
+        memory.append(bundle_memory(graph, layers, state, gradient, rows, training.micro_batch, footprint))
+    neurons = tuple(graph.layers[layers[0]].neurons for layers in members)
+    first = graph.layers[0]
+    return Costs(
+        neurons,
+        links(graph),
+        tuple(each),
+        Memory(
+            tuple(memory),
+            tails(graph, training.micro_batch, footprint, steps=training.is_one_micro_batch and not ranked),
+        ),
+        members,
+        graph.parameters,
+        FLOAT * first.neurons * first.sum_floats,
+    )
+
+
+def _neuron(graph: NeuronGraph, layers: tuple[int, ...]) -> tuple[float, float, float]:
+    """MACs, parameters and buffers of a bundle's neuron. Its own operations run once forward and, where the
+    layer goes backward, twice more.
+    """
+    macs = parameters = buffers = 0.0
+    for edge, times in zip(graph.edges, graph.products, strict=True):
+        if edge.source in layers:
+            neurons = graph.layers[edge.source].neurons
+            macs += times * edge.macs / neurons
+            parameters += edge.parameters / neurons
+            buffers += edge.buffers / neurons
+    for index in layers:
+        layer = graph.layers[index]
+        macs += (3 if index in graph.backward else 1) * len(layer.ops) * layer.sum_floats
+        parameters += layer.parameters / layer.neurons
+        buffers += sum(op.buffers for op in layer.ops) / layer.neurons
+    return macs, parameters, buffers
+
+
+def sharing_bytes(parameters: int, training: Training, groups: int) -> float:
+    """Bytes of sharing per epoch: every group uploads and downloads a share theta, index sets at their
+    entropy.
+    """
+    if groups < 2:
+        return 0.0
+    theta = training.theta
+    entropy = sum(-p * log2(p) for p in (theta, 1 - theta) if p)
+    return groups * 2 * parameters * (theta * training.wire.dtype_bytes + entropy / 8)

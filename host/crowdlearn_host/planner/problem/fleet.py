@@ -1,0 +1,111 @@
+"""Fleet: the devices at hand by class, what they can do, and what may be asked of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+
+from crowdlearn_host.common.toml_files import Section, load_toml
+
+UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def _bytes(value: object) -> object:
+    """'64 MiB' as a number of bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
+    if match is None:
+        return value
+    if match[2] not in UNITS:
+        raise ValueError(f"unit {match[2]!r} is none of {', '.join(unit for unit in UNITS if unit)}")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+Bytes = Annotated[int, Field(gt=0), BeforeValidator(_bytes)]
+
+
+class DeviceClass(Section):
+    """Devices alike: their number or names, samples each holds, rates, and hard caps.
+
+    `max_seconds` and `max_macs` cap the computing of one sample, forward and backward; `max_uplink` caps the
+    bytes that one sample of whoever is dominator makes a device send. A device without samples is never the
+    dominator.
+    """
+
+    name: str = Field(min_length=1, max_length=100)
+    count: int = Field(default=0, ge=0, le=10_000)
+    devices: tuple[str, ...] = ()
+    samples: int = Field(default=0, ge=0, le=10**9)
+    macs_per_second: PositiveFloat
+    uplink_bytes_per_second: PositiveFloat | None = None
+    downlink_bytes_per_second: PositiveFloat | None = None
+    max_seconds: PositiveFloat | None = None
+    max_macs: PositiveInt | None = None
+    max_memory: Bytes | None = None
+    max_uplink: Bytes | None = None
+
+    @model_validator(mode="after")
+    def _names(self) -> DeviceClass:
+        if bool(self.devices) == bool(self.count):
+            raise ValueError(f"class {self.name}: give either count or devices")
+        if len(set(self.devices)) != len(self.devices):
+            raise ValueError(f"class {self.name}: a device is named twice")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The devices' names; numbered where only their count is known."""
+        return self.devices or tuple(f"{self.name}-{k + 1}" for k in range(self.count))
+
+    @property
+    def macs_limit(self) -> float | None:
+        """MACs per sample that a device may be asked for."""
+        limits = [self.max_macs, self.max_seconds and self.max_seconds * self.macs_per_second]
+        return min((float(limit) for limit in limits if limit is not None), default=None)
+
+
+class Fleet(Section):
+    """Every class of devices; the file's tables are [[class]]."""
+
+    classes: tuple[DeviceClass, ...] = Field(alias="class", min_length=1, max_length=100)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Fleet:
+        names = [name for kind in self.classes for name in kind.names]
+        if len(set(names)) != len(names) or len({kind.name for kind in self.classes}) != len(self.classes):
+            raise ValueError("classes and devices need names of their own")
+        if not any(kind.samples for kind in self.classes):
+            raise ValueError("no device holds samples, so nobody can be the dominator; set samples")
+        return self
+
+    @property
+    def size(self) -> int:
+        """Devices in the fleet."""
+        return sum(len(kind.names) for kind in self.classes)
+
+
+def load_fleet(path: str | Path) -> Fleet:
+    """Read a fleet. Raises ConfigError naming the file, the key and what is allowed."""
+    return load_toml(path, Fleet)
+
+
+def deal(fleet: Fleet, groups: int) -> tuple[tuple[str, ...], ...]:
+    """The fleet's devices dealt out in turn, so that groups are as alike as can be."""
+    names = [name for kind in fleet.classes for name in kind.names]
+    return tuple(tuple(names[k::groups]) for k in range(groups))
+
+
+def turning(fleet: Fleet, groups: int) -> tuple[int, int]:
+    """Turns of an epoch at which the dominator changes, over all groups, and the groups in which
+    every device dominates.
+    """
+    holds = {name: bool(kind.samples) for kind in fleet.classes for name in kind.names}
+    turns = complete = 0
+    for devices in deal(fleet, groups):
+        dominators = sum(holds[name] for name in devices)
+        if dominators > 1:
+            turns += dominators
+            complete += dominators == len(devices)
+    return turns, complete

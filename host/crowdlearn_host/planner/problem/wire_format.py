@@ -1,0 +1,22 @@
+"""The wire format that planning reckons with, measured on real messages."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from crowdlearn_device.protocol import wire_pb2 as pb
+
+from crowdlearn_host.coordinator.hub.traffic import message_bytes
+
+from .costs import WireFormat
+
+DEFAULT: Literal["int8"] = "int8"
+"""The shortest that costs no accuracy (docs/benchmarks/wire_dtype.md)."""
+DTYPES = {"float32": (pb.FLOAT32, 4), "float16": (pb.FLOAT16, 2), "int8": (pb.INT8, 1)}
+ROWS, NEURONS = 8, 100
+
+
+def wire_format(dtype: str) -> WireFormat:
+    """Bytes of a float in `dtype` (float32, float16, int8), and of everything around a message of sums."""
+    kind, size = DTYPES[dtype]
+    return WireFormat(size, message_bytes(ROWS, (NEURONS,), kind) - ROWS * NEURONS * size)

@@ -1,0 +1,223 @@
+"""From a problem to its best division and a proven bound, within a time limit.
+
+The exact program over patterns comes first and gives the bound. Its choices are handed out to single pieces;
+what integer rounding or unlisted patterns leave open is improved, and on small problems closed, piece by
+piece.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import inf
+from random import Random
+
+from crowdlearn_host.planner.problem.problem import Division, Problem, Wire, cost, violations
+
+from .branch import branch_and_price
+from .class_program import FEW_POINTS, Block, Branch, Chosen, Master, all_blocks, listable, make_block
+from .piece_program import seat_classes, solve_pieces
+
+CLOSED = 1e-6
+"""A relative gap below which an optimum counts as proven."""
+SMALL = 60
+"""Seats times bundles up to which the piece-by-piece program may close the gap on its own."""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The best division found (None where there is none), its cost, a lower bound on any, and the time it
+    took.
+    """
+
+    division: Division | None
+    cost: float
+    bound: float
+    seconds: float
+    infeasible: bool = False
+
+    @property
+    def gap(self) -> float:
+        """(cost - bound) / cost."""
+        return max(self.cost - self.bound, 0.0) / abs(self.cost) if self.cost and self.cost < inf else 0.0
+
+    @property
+    def optimal(self) -> bool:
+        """Whether no division is cheaper."""
+        return self.division is not None and self.gap <= CLOSED
+
+
+def search(problem: Problem, seconds: float, known: Iterable[Division] = ()) -> Solution:
+    """The best division within `seconds`; never worse than a feasible one of `known`."""
+    run = _Run(problem, seconds)
+    for division in known:
+        run.offer(division)
+    return run.search()
+
+
+class _Run:
+    """One search. Programs see the problem in floats of one sample, without constants: numbers of a friendly
+    size.
+    """
+
+    def __init__(self, problem: Problem, seconds: float) -> None:
+        self.problem = problem
+        self.unit = problem.objective.per_float
+        self.scaled = replace(
+            problem,
+            objective=Wire(1.0, problem.objective.per_message / self.unit),
+            kept=tuple(kept / self.unit for kept in problem.kept),
+            constant=0.0,
+        )
+        self.began = time.monotonic()
+        self.seconds = seconds
+        self.best: Division | None = None
+        self.cost = inf
+        self.bound = problem.constant
+        self.tried = 0
+        self.visits = 0
+
+    def offer(self, division: Division | None) -> bool:
+        """Keep a division if it is feasible and cheaper than the best."""
+        if division is None or violations(self.problem, division):
+            return False
+        division = in_order(without_empty(division))
+        price = cost(self.problem, division.counts)
+        if price >= self.cost - 1e-9 * abs(price):
+            return False
+        self.best, self.cost = division, price
+        return True
+
+    def bounded(self, scaled: float) -> None:
+        """Take note of a lower bound in scaled units."""
+        self.bound = max(self.bound, min(scaled * self.unit + self.problem.constant, self.cost))
+
+    def left(self, share: float = 1.0) -> float:
+        """Seconds until `share` of the time limit is used."""
+        return self.began + share * self.seconds - time.monotonic()
+
+    @property
+    def open(self) -> bool:
+        if self.best is None:
+            return self.left() > 0 and self.bound < inf
+        return self.left() > 0 and self.cost - self.bound > CLOSED * abs(self.cost)
+
+    def search(self) -> Solution:
+        if listable(self.problem):
+            chosen = Master(self.scaled, all_blocks(self.scaled)).solve(self.left(0.6))
+            if chosen.infeasible:
+                self.bounded(inf)  # the whole network in one piece may fit all the same
+                return self._solution()
+            self.bounded(chosen.bound)
+            self._seat(chosen)
+        else:
+            blocks = self._first_blocks()
+            self.bounded(branch_and_price(self.scaled, blocks, self.began + 0.8 * self.seconds, self._target))
+        if self.open:
+            self._close()
+        if self.open and self.best is not None:
+            self._improve()
+        return self._solution()
+
+    def _target(self, blocks: list[Block], branch: Branch) -> float:
+        """The bound that would do. Looks for divisions meanwhile: often by diving, and among new blocks
+        exactly.
+        """
+        self.visits += 1
+        if self.best is None or self.visits % 12 == 2:
+            self._seat(Master(self.scaled, blocks, branch, penalised=True).dive())
+        if self.best is not None and len(blocks) > 1.25 * self.tried:
+            self.tried = len(blocks)
+            self._seat(Master(self.scaled, blocks).solve(min(self.left(0.9), 0.04 * self.seconds)))
+        return (self.cost * (1 - CLOSED) - self.problem.constant) / self.unit
+
+    def _first_blocks(self) -> list[Block]:
+        """Neighbouring bundles on each class, and what the known division uses."""
+        problem = self.scaled
+        runs = [
+            problem.free[a : a + size] for size in range(1, 4) for a in range(len(problem.free) - size + 1)
+        ]
+        wanted: list[tuple[int, tuple[int, ...]]] = [(0, ())]
+        for seat in range(len(problem.seats)):
+            wanted += [(seat, run) for run in runs if seat or problem.dominator_hidden]
+        if self.best is not None:
+            patterns = [tuple(b for b in problem.free if counts[b]) for counts in self.best.counts]
+            wanted += zip(self.best.seats, patterns, strict=True)
+        made = (make_block(problem, seat, pattern, FEW_POINTS) for seat, pattern in dict.fromkeys(wanted))
+        return [block for block in made if block is not None]
+
+    def _seat(self, chosen: Chosen) -> None:
+        """Hand the neurons of the chosen blocks out to single pieces."""
+        if not chosen.choices:
+            return
+        placed = sorted(chosen.choices, key=lambda choice: choice.block.seat)
+        seats = [choice.block.seat for choice in placed for _ in range(choice.pieces)]
+        patterns = [choice.block.pattern for choice in placed for _ in range(choice.pieces)]
+        division, _ = solve_pieces(
+            self.scaled, seats, patterns=dict(enumerate(patterns)), seconds=max(self.left(0.85) / 2, 0.5)
+        )
+        self.offer(division)
+
+    def _close(self) -> None:
+        """Solve piece by piece, from the best division, with every seat."""
+        seats = seat_classes(self.problem)
+        small = len(seats) * len(self.problem.free) <= SMALL
+        if not small and self.best is not None:
+            return
+        division, bound = solve_pieces(self.scaled, seats, start=self._padded(), seconds=self.left(0.95))
+        self.offer(division)
+        self.bounded(bound)
+
+    def _padded(self) -> list[tuple[int, ...]]:
+        """The best division with empty pieces on the seats that it leaves free."""
+        if self.best is None:
+            return []
+        waiting = list(zip(self.best.seats, self.best.counts, strict=True))
+        nothing = (0,) * len(self.problem.neurons)
+        padded = []
+        for seat in seat_classes(self.problem):
+            padded.append(waiting.pop(0)[1] if waiting and waiting[0][0] == seat else nothing)
+        return padded
+
+    def _improve(self) -> None:
+        """Large neighbourhood search: free a few pieces at a time, keep the others, until nothing more is
+        gained.
+        """
+        problem, random = self.problem, Random(0)
+        seats = seat_classes(problem)
+        size, failures = min(4, len(seats)), 0
+        while self.open and size <= len(seats):
+            padded = self._padded()
+            free = set(random.sample(range(len(seats)), size))
+            stay = {k: counts for k, counts in enumerate(padded) if k not in free}
+            division, _ = solve_pieces(
+                self.scaled, seats, stay=stay, start=padded, seconds=min(self.left(), 3.0)
+            )
+            failures += 1
+            if self.offer(division):
+                failures = 0
+            if failures > 2 * len(seats):
+                size, failures = size + 2, 0
+
+    def _solution(self) -> Solution:
+        infeasible = self.best is None and self.bound == inf
+        return Solution(self.best, self.cost, self.bound, time.monotonic() - self.began, infeasible)
+
+
+def without_empty(division: Division) -> Division:
+    """The division without pieces that own nothing; the dominator's stays."""
+    kept = [k for k, counts in enumerate(division.counts) if k == 0 or any(counts)]
+    return Division(tuple(division.seats[k] for k in kept), tuple(division.counts[k] for k in kept))
+
+
+def in_order(division: Division) -> Division:
+    """The same division with equal seats in one order: the dominator, then classes, larger pieces first."""
+    followers = sorted(
+        zip(division.seats[1:], division.counts[1:], strict=True),
+        key=lambda piece: (piece[0], [-x for x in piece[1]]),
+    )
+    return Division(
+        (division.seats[0], *(seat for seat, _ in followers)),
+        (division.counts[0], *(counts for _, counts in followers)),
+    )

@@ -1,0 +1,51 @@
+"""Whether devices can afford a training configuration, as far as their plan tells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.planner.plan import Plan
+from crowdlearn_host.planner.problem.costs import Training
+from crowdlearn_host.planner.problem.wire_format import wire_format
+from crowdlearn_host.spec.training import TrainConfig
+
+
+def check_affordable(plan: Plan, config: TrainConfig, micro_batch: int) -> None:
+    """Raise ConfigError where training in micro-batches of `micro_batch` samples needs more of what the fleet
+    caps than the plan was reckoned with; it names the option to plan with.
+    """
+    training, theta = config.training, config.sharing.theta
+    if plan.micro_batch and training.staleness > plan.staleness:
+        raise _more("training.staleness", 1, "memory", 0, "plan again with --staleness 1")
+    if plan.training is None:
+        return
+    capped = {budget.name for piece in plan.pieces for budget in piece.budgets}
+    planned = replace(plan.training, micro_batch=plan.micro_batch, staleness=plan.staleness)
+    if "memory" in capped:
+        if training.momentum and not planned.momentum:
+            raise _more("training.momentum", training.momentum, "memory", 0, "plan again with --momentum")
+        if len(plan.groups) > 1 and theta < 1 and not planned.theta < 1:
+            raise _more("sharing.theta", theta, "memory", 1, f"plan again with --theta {theta}")
+        _check_samples(planned, config, micro_batch)
+    if "uplink" in capped and wire_format(training.wire).dtype_bytes > planned.wire.dtype_bytes:
+        shorter = f"{planned.wire.dtype_bytes} bytes a number"
+        raise _more(
+            "training.wire", training.wire, "uplink", shorter, f"plan again with --wire {training.wire}"
+        )
+
+
+def _check_samples(planned: Training, config: TrainConfig, micro_batch: int) -> None:
+    training = config.training
+    wanted = Training(training.batch, micro_batch, training.in_flight, staleness=training.staleness)
+    if wanted.samples_kept <= planned.samples_kept:
+        return
+    if replace(wanted, in_flight=planned.in_flight).samples_kept <= planned.samples_kept:
+        advice = f"lower it to {planned.in_flight}"
+        raise _more("training.in_flight", training.in_flight, "memory", planned.in_flight, advice)
+    advice = f"plan again with --batch {training.batch}"
+    raise _more("training.batch", training.batch, "memory", planned.batch, advice)
+
+
+def _more(name: str, value: object, what: str, planned: object, advice: str) -> ConfigError:
+    return ConfigError(f"{name} is {value}, the plan's {what} is that of {planned}; {advice}")

@@ -1,0 +1,226 @@
+"""Everything of a run that is known before its first device is touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.sharing.update_values import ValueType
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.graph.shape import array_specs
+from crowdlearn_export.graph.weights import arrays_of
+from crowdlearn_export.program.inference import export_inference
+from crowdlearn_export.program.slice_program import SliceProgram, export_slice
+from crowdlearn_export.stages.stage import Optimizer
+from crowdlearn_export.tracing.trace import neuron_graph
+from torch import nn
+
+from crowdlearn_host.coordinator.group.settings import Cut, Settings
+from crowdlearn_host.coordinator.hub.server import OnEvent
+from crowdlearn_host.coordinator.storage.shared_model import SharedModel
+from crowdlearn_host.emulator.manager import default_home
+from crowdlearn_host.errors import ConfigError, FleetError, PlanError
+from crowdlearn_host.methods.round_schedule import renews
+from crowdlearn_host.models.named import build_model, input_shape
+from crowdlearn_host.planner.balanced import balanced
+from crowdlearn_host.planner.messages import check_messages
+from crowdlearn_host.planner.plan import Plan, load_plan
+from crowdlearn_host.planner.problem.wire_format import wire_format
+from crowdlearn_host.spec.provenance import Given, check_inputs, given
+from crowdlearn_host.spec.training import MOST_GROUPS, TrainConfig
+
+from .affordable import check_affordable
+from .data import deal, load_split, to_npz
+
+WIRE = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "int8": pb.INT8}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first device is touched. `programs` are the plan's, by piece; `whole` is the whole
+    network's, where devices keep the model; `exported` are all that devices may need; `given` is what was
+    read, by name.
+    """
+
+    config: TrainConfig
+    model: nn.Module
+    graph: NeuronGraph
+    plan: Plan
+    programs: tuple[SliceProgram, ...]
+    fallbacks: tuple[Cut, ...]
+    whole: SliceProgram | None
+    exported: tuple[SliceProgram, ...]
+    test: Dataset | None
+    train: Dataset | None
+    given: dict[str, Given]
+
+
+def prepare(config: TrainConfig, on_event: OnEvent, run: Path | None = None) -> Prepared:
+    """Model, graph, plan and programs, of a new run or to go on with the one in the folder `run`.
+
+    Raises ConfigError, ExportError or PlanError where something does not fit, and RunError where the run
+    began with other contents.
+    """
+    train = load_split(config.data, "train") if config.data and config.device_data is None else None
+    test = load_split(config.data, "test") if config.data else None
+    sample = sample_shape(config, test)
+    read = given(config.model, config.group.plan, config.data, train, test)
+    if train is not None and test is not None:
+        # A model that takes flat samples would take splits of different layouts.
+        train.shaped(test.inputs.shape[1:], f"training data of {config.data}, unlike its test data")
+    train = train and train.shaped(sample, f"training data of {config.data}")
+    test = test and test.shaped(sample, f"test data of {config.data}")
+    model = build_model(config.model, config.training.seed)
+    graph = neuron_graph(model, torch.zeros(2, *sample), config.name)
+    classes = max((int(d.labels.max()) + 1 for d in (train, test) if d is not None), default=0)
+    if classes > graph.layers[-1].neurons:
+        raise ConfigError(
+            f"data has {classes} classes, the model {graph.layers[-1].neurons} outputs; make them agree"
+        )
+    section = config.group
+    plan = load_plan(section.plan, graph) if section.plan else balanced(graph, section.pieces)
+    if len(plan.groups) > MOST_GROUPS:
+        raise PlanError(f"the plan has {len(plan.groups)} groups; phones train in {MOST_GROUPS} at most")
+    if run is not None:
+        check_inputs(run, read)
+    fewer = range(section.min_pieces or len(plan.pieces), len(plan.pieces))
+    fallbacks = tuple(balanced(graph, pieces) for pieces in fewer)
+    training = config.training
+    optimizer = Optimizer(training.momentum, training.weight_decay)
+    micro = training.micro_rows(plan.micro_batch, pieces=len(plan.pieces))
+    check_affordable(plan, config, micro)
+    if micro < graph.least_rows:
+        raise ConfigError(
+            f"the plan has micro-batches of {micro} sample, of which batch norm has no variance; "
+            f"plan again with --micro-batch {graph.least_rows} or more"
+        )
+    for each in (plan, *fallbacks):
+        layout = [piece.neurons for piece in each.pieces]
+        check_messages(graph, layout, micro + 1, wire_format(training.wire).dtype_bytes)
+    programs: dict[tuple[int, ...], SliceProgram] = {}
+    for owned in (piece.owned for each in (plan, *fallbacks) for piece in each.pieces):
+        if owned not in programs:
+            on_event("exporting", {"shape": list(owned), "number": len(programs) + 1})
+            programs[owned] = export_slice(
+                graph,
+                owned,
+                optimizer,
+                max_batch=micro + 1,  # a last sample may have to join the ones before
+                measured=training.kernels == "measured",
+                cache=default_home() / "programs",
+            )
+
+    def of_pieces(of: Plan) -> tuple[SliceProgram, ...]:
+        return tuple(programs[piece.owned] for piece in of.pieces)
+
+    cuts = tuple(
+        Cut(tuple(piece.neurons for piece in each.pieces), tuple(p.manifest.sha256 for p in of_pieces(each)))
+        for each in fallbacks
+    )
+    whole = export_inference(graph, default_home() / "programs") if section.keep_model else None
+    exported = (*programs.values(), *((whole,) if whole else ()))
+    return Prepared(config, model, graph, plan, of_pieces(plan), cuts, whole, exported, test, train, read)
+
+
+def sample_shape(config: TrainConfig, test: Dataset | None) -> tuple[int, ...]:
+    """The shape of one sample as the configuration's model takes it."""
+    if config.input_shape is not None:
+        return config.input_shape
+    return input_shape(config.model, test.inputs.shape[1:] if test is not None else ())
+
+
+def groups_of(prepared: Prepared, devices: int) -> list[Settings]:
+    """The settings of every group, for `devices` devices numbered in their order.
+
+    Raises FleetError where there are too few, or not as many as were planned for.
+    """
+    config, plan = prepared.config, prepared.plan
+    if plan.groups:
+        return _planned_groups(prepared, devices)
+    count = config.group.groups
+    size = devices // count
+    if size < len(plan.pieces):
+        raise FleetError(
+            f"{count} groups of {len(plan.pieces)} pieces need {count * len(plan.pieces)} devices; "
+            f"{devices} given"
+        )
+    sizes = [size] * (count - 1) + [devices - size * (count - 1)]
+    return [_settings(prepared, members, (), groups=count) for members in sizes]
+
+
+def _planned_groups(prepared: Prepared, devices: int) -> list[Settings]:
+    groups, seats = prepared.plan.groups, prepared.plan.seats
+    if devices != len(seats):
+        raise FleetError(
+            f"the plan is for {len(seats)} devices, the fleet has {devices}; plan again for these, "
+            "or name the plan's in fleet.phones"
+        )
+    return [
+        _settings(
+            prepared,
+            len(group.devices),
+            tuple(tuple(seats[name] for name in turn.devices) for turn in group.turns),
+            groups=len(groups),
+        )
+        for group in groups
+    ]
+
+
+def _settings(
+    prepared: Prepared, devices: int, turns: tuple[tuple[int, ...], ...], *, groups: int
+) -> Settings:
+    training, sharing = prepared.config.training, prepared.config.sharing
+    planned = prepared.plan.rotation if prepared.plan.groups else "full"
+    return Settings(
+        layout=tuple(piece.neurons for piece in prepared.plan.pieces),
+        programs=tuple(program.manifest.sha256 for program in prepared.programs),
+        epochs=training.epochs,
+        batch=training.batch,
+        micro_batch=training.micro_rows(prepared.plan.micro_batch, pieces=len(prepared.plan.pieces)),
+        in_flight=training.in_flight,
+        learning_rate=training.learning_rate,
+        seed=training.seed,
+        snapshot_every=training.snapshot_every,
+        staleness=training.staleness,
+        least_rows=prepared.graph.least_rows,
+        wire=WIRE[training.wire],
+        rotation=prepared.config.group.rotation or planned,
+        devices=devices,
+        grace_seconds=training.grace_seconds,
+        fallbacks=prepared.fallbacks,
+        turns=turns,
+        fall=training.schedule,
+        every=sharing.every,
+        theta=sharing.theta,
+        values=WIRE[sharing.values],
+        alone=groups == 1,
+        renews=renews(sharing.theta, sharing.tau, training.momentum, groups),
+        whole=prepared.whole.manifest.sha256 if prepared.whole else "",
+    )
+
+
+def shared_model_of(prepared: Prepared, groups: int) -> SharedModel:
+    """The global model before the first epoch."""
+    sharing = prepared.config.sharing
+    initial = arrays_of(prepared.graph, prepared.model.state_dict(), prepared.plan.order)
+    return SharedModel(
+        array_specs(prepared.graph),
+        initial,
+        omega=sharing.omega or groups,
+        tau=sharing.tau,
+        values=ValueType[sharing.values.upper()],
+    )
+
+
+def device_files(prepared: Prepared, devices: int) -> list[dict[str, bytes]]:
+    """What is pushed to each device: every program (roles rotate), and its samples where they are
+    dealt out.
+    """
+    programs = {f"programs/{n}": c for program in prepared.exported for n, c in program.files().items()}
+    if prepared.train is None or devices == 0:
+        return [programs] * devices
+    parts = deal(prepared.train, devices, prepared.config.training.seed)
+    return [{**programs, "data/train.npz": to_npz(part)} for part in parts]

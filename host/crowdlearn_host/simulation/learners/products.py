@@ -1,0 +1,60 @@
+"""Plain SGD of a chain of dense layers on a run's samples, which are taken apart once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from crowdlearn_device.protocol.frames import Floats
+from torch import nn
+
+from crowdlearn_host.methods.index_space import FlatEntry
+
+from .dense import DenseChain, Fed
+from .samples import Indices, Samples
+from .workload import Pass, Workload
+
+
+class ByProducts:
+    """Does what ByAutograd does, of the networks and settings that `of` takes."""
+
+    def __init__(self, chain: DenseChain, workload: Workload) -> None:
+        self._chain, self._workload = chain, workload
+        self.vector, self.entered, self.left = chain.vector, chain.entered, chain.left
+        self._inputs = _flattened(workload.inputs)
+        self._apart: dict[int, Samples] = {}
+        self._tested: Samples | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module, layout: Sequence[FlatEntry], workload: Workload) -> ByProducts | None:
+        """None where the network is no such chain, or its steps are other than plain."""
+        training = workload.config.training
+        if training.momentum or training.weight_decay or training.staleness or training.wire != "float32":
+            return None
+        chain = DenseChain.of(model, layout, _flattened(workload.inputs))
+        return cls(chain, workload) if chain else None
+
+    def train(self, passes: Sequence[Pass], rate: float, momentum: Floats, accumulated: Floats) -> float:
+        """As ByAutograd's; there is no momentum."""
+        return self._chain.train(map(self._fed, passes), rate, accumulated)
+
+    def classify(self, flat: Floats, tested: range) -> Indices:
+        """The classes of these test samples, by running statistics."""
+        if self._tested is None:
+            self._tested = self._chain.columns.apart(_flattened(self._workload.test.inputs))
+        return self._chain.classify(flat, self._tested, tested)
+
+    def _fed(self, each: Pass) -> Fed:
+        own, columns = self._workload.devices[each.device], self._chain.columns
+        apart = self._apart.get(each.device)
+        if apart is None:
+            apart = columns.apart(self._inputs[own])
+        if not columns.all_common:  # lists are small, and take longer to make than rows to copy
+            self._apart[each.device] = apart
+        rows, batches = self._workload.order(each)
+        return Fed(apart, rows, self._workload.labels[own[rows]], batches)
+
+
+def _flattened(inputs: Floats) -> Floats:
+    """[N, sources], no longer as a map of a file, which compiled loops do not know."""
+    return np.asarray(inputs.reshape(len(inputs), -1))

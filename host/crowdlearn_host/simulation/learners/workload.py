@@ -1,0 +1,50 @@
+"""What groups learn from, and in which order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_device.protocol.schedule import mini_batches, pass_order
+
+from crowdlearn_host.spec.simulation import SimulationConfig
+
+from .rounding import Crossing
+from .samples import Indices
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One dominator's data, once; `epoch` draws the order of its samples."""
+
+    device: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What stays the same in a run: samples, labels int64 [N], the positions of each device's samples, the
+    test data, what travels between a group's pieces, the samples that a mini-batch has at least, and the
+    names of the arrays that are frozen.
+    """
+
+    config: SimulationConfig
+    inputs: Floats
+    labels: Indices
+    devices: tuple[Indices, ...]
+    test: Dataset
+    crossings: tuple[Crossing, ...] = ()
+    least_rows: int = 1
+    frozen: tuple[str, ...] = ()
+
+    def samples(self, each: Pass) -> int:
+        """How many the dominator has."""
+        return len(self.devices[each.device])
+
+    def order(self, each: Pass) -> tuple[Indices, list[slice]]:
+        """In which order a pass feeds the dominator's samples, and its mini-batches: parts of that order."""
+        count = self.samples(each)
+        rows = pass_order(count, seed=self.config.seed, epoch=each.epoch, device=each.device)
+        cut = mini_batches(count, self.config.training.batch, self.least_rows)
+        return rows, [slice(batch.start, batch.stop) for batch in cut]

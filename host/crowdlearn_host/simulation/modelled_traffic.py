@@ -1,0 +1,58 @@
+"""Bytes that training moves inside a group, *modelled* from the plan; nothing is sent in a simulation."""
+
+from __future__ import annotations
+
+from itertools import compress
+
+import numpy as np
+from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
+from numpy.typing import NDArray
+
+from crowdlearn_host.planner.plan import Plan
+from crowdlearn_host.spec.simulation import SimulationConfig
+
+
+def sums_per_sample(graph: NeuronGraph, plan: Plan) -> int:
+    """Floats that cross between pieces forward for one sample: one sum per (source piece, target neuron that
+    another piece owns), as in SliceNet.
+    """
+    return sum(_crossing(graph, plan))
+
+
+def errors_per_sample(graph: NeuronGraph, plan: Plan) -> int:
+    """Floats that come back: as many, where something learns from them."""
+    return sum(compress(_crossing(graph, plan), graph.taught))
+
+
+def _crossing(graph: NeuronGraph, plan: Plan) -> list[int]:
+    """Floats that cross on each edge."""
+    crossing = []
+    for edge in graph.edges:
+        matched = edge.kind in ("identity", "depthwise")
+        target = graph.layers[edge.target]
+        floats = 0
+        for piece in plan.pieces:
+            sources, own = piece.neurons[edge.source], piece.neurons[edge.target]
+            if sources[1] > sources[0]:
+                wanted = sources if matched else (0, target.neurons)
+                kept = max(0, min(wanted[1], own[1]) - max(wanted[0], own[0]))
+                floats += (wanted[1] - wanted[0] - kept) * target.sum_floats
+        crossing.append(floats)
+    return crossing
+
+
+def shuffle_bytes(config: SimulationConfig, pieces: NDArray[np.int32], frozen: NDArray[np.bool_]) -> int:
+    """Bytes of state that change hands after one pass; `pieces` is the piece of each weight, `frozen` tells
+    which have nothing else.
+
+    Momentum moves with its weights, and so does accumulated |gradient| where theta leaves a choice to make.
+    """
+    if config.group == 1:
+        return 0
+    chosen = config.sharing.enabled and config.sharing.theta < 1
+    kinds = np.where(frozen, 1, 1 + (config.training.momentum > 0) + chosen)
+    if config.rotation == "full":
+        return FLOAT * int(kinds.sum())
+    sizes = np.bincount(pieces, kinds)
+    # The successor's piece goes the other way; which one it is, differs from pass to pass.
+    return round(FLOAT * (float(sizes[0]) + float(sizes[1:].mean())))

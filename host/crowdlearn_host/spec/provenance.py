@@ -1,0 +1,110 @@
+"""What a run was given from outside its folder: where that lay, and what it was; so the run goes on from
+anywhere, and with nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from crowdlearn_device.data.dataset import Dataset
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from crowdlearn_host.common.toml_files import Model, Section, load_toml
+from crowdlearn_host.errors import RunError
+from crowdlearn_host.models.named import model_file
+
+NAME = "inputs.json"
+TRAINING_DATA, TEST_DATA = "training data", "test data"
+
+
+class Given(Section):
+    """`place` is an absolute path, or the name of what is built in; `sha256` is of what was read there;
+    `sample_shape` is that of one sample there, unless older versions wrote it.
+    """
+
+    place: str
+    sha256: str
+    sample_shape: tuple[int, ...] | None = None
+
+    @classmethod
+    def file(cls, path: Path) -> Self:
+        """A file, byte by byte."""
+        return cls(place=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+    @classmethod
+    def samples(cls, place: str, data: Dataset, devices: Sequence[NDArray[np.int64]] = ()) -> Self:
+        """Samples, and which of them each device has; however a sample is shaped, it is the same."""
+        digest = hashlib.sha256()
+        arrays: list[NDArray[Any]] = [data.inputs, data.labels, *devices]
+        for array in arrays:
+            digest.update(f"{array.dtype} {len(array)} {array.size} ".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return cls(place=place, sha256=digest.hexdigest(), sample_shape=data.inputs.shape[1:])
+
+
+class Inputs(Section):
+    """`config_folder` is where the run's config.toml lay, where its paths are from; `given` is by name."""
+
+    config_folder: Path
+    given: dict[str, Given]
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1)
+
+
+def given(
+    model: str,
+    plan: Path | None,
+    data: str | None,
+    train: Dataset | None,
+    test: Dataset | None,
+    devices: Sequence[NDArray[np.int64]] = (),
+) -> dict[str, Given]:
+    """What a run is given, by name. `devices` has each one's part of `train`, where that is known by now."""
+    found = {}
+    if train is not None:
+        found[TRAINING_DATA] = Given.samples(str(data), train, devices)
+    if test is not None:
+        found[TEST_DATA] = Given.samples(str(data), test)
+    for what, path in (("model", model_file(model)), ("plan", plan)):
+        if path is not None:
+            found[what] = Given.file(path)
+    return found
+
+
+def load_inputs(run: Path) -> Inputs:
+    """What the run in this folder was given. Raises RunError where it does not tell."""
+    path = run / NAME
+    try:
+        return Inputs.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        why = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
+        raise RunError(
+            f"{path} cannot be read ({why}): the run is damaged or of another version; start a new run in "
+            "another folder"
+        ) from error
+
+
+def check_inputs(run: Path, now: dict[str, Given]) -> None:
+    """Raises RunError where the run in this folder began with other contents, wherever they lie."""
+    began = load_inputs(run).given
+    for what, given in now.items():
+        then = began.get(what, given)
+        if then.sha256 != given.sha256:
+            raise RunError(
+                f"{run} began with other {what}: {then.place} ({then.sha256[:8]}), not {given.place} "
+                f"({given.sha256[:8]}); give what it began with, or start a new run in another folder"
+            )
+
+
+def load_kept(run: Path, kind: type[Model]) -> Model:
+    """The configuration of the run in this folder, its paths from where it lay when the run began.
+
+    Raises ConfigError or RunError where that cannot be told.
+    """
+    return load_toml(run / "config.toml", kind, load_inputs(run).config_folder)

@@ -1,0 +1,136 @@
+"""What `crowdlearn simulate` reads: one TOML file, every key checked."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from crowdlearn_host.common.toml_files import Location, Section
+from crowdlearn_host.methods.round_schedule import Fall, renews, rounds_an_epoch, share_left
+from crowdlearn_host.models.named import ModelName
+
+
+class PartitionConfig(Section):
+    """How the training samples lie on the devices.
+
+    iid: equal parts at random. dirichlet: equal parts, each device with class shares drawn from
+    Dirichlet(`alpha`). shards: samples sorted by label, `shards` parts of them a device. files: one
+    `device-*.npz` a device in the data folder.
+    """
+
+    kind: Literal["iid", "dirichlet", "shards", "files"] = "iid"
+    alpha: float = Field(default=0.5, gt=0, le=1000)
+    shards: int = Field(default=2, ge=1, le=1000)
+
+
+class TrainingConfig(Section):
+    """Plain mini-batch SGD as torch.optim.SGD defines it.
+
+    `schedule` lowers the learning rate from round to round: constant, linear or cosine, to a hundredth.
+    `wire` is how sums and errors would travel between pieces; its rounding is emulated on
+    every partial sum and error that one piece would send another, mini-batches being whole. With `staleness`
+    1 a gradient is that of the weights before the last update, but for a pass's first, as phones compute
+    whose mini-batches overlap through a whole pass.
+    """
+
+    epochs: int = Field(default=50, ge=1, le=100_000)
+    batch: int = Field(default=32, ge=2, le=65_536)
+    learning_rate: float = Field(default=0.1, gt=0, le=100)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    schedule: Fall = "constant"
+    wire: Literal["float32", "float16", "int8"] = "float32"
+    staleness: int = Field(default=0, ge=0, le=1)
+
+
+class SharingConfig(Section):
+    """Sharing between groups: once an epoch as in the paper, or after every `every` passes.
+
+    `omega` = 0 means as many uploads as there are groups.
+    """
+
+    enabled: bool = True
+    every: int = Field(default=0, ge=0)
+    theta: float = Field(default=0.5, ge=0, le=1)
+    tau: float = Field(default=0.5, ge=0, le=1)
+    omega: int = Field(default=0, ge=0, le=255)
+    values: Literal["float32", "float16", "int8"] = "float32"
+
+
+class FedAvgConfig(Section):
+    """Federated averaging: a share of the devices trains the whole model for some epochs each round."""
+
+    fraction: float = Field(default=1.0, gt=0, le=1)
+    local_epochs: int = Field(default=1, ge=1, le=1000)
+
+
+class SimulationConfig(Section):
+    """A whole simulated run.
+
+    method = "slicenet" trains devices / group groups; group = 1 with sharing.enabled = false is the
+    standalone baseline, devices = group = 1 the centralised one. method = "fedavg" averages whole models;
+    there an epoch is a round. `rotation` counts what a shuffle moves: every piece, as in the paper, or only
+    the dominator's and its successor's. `plan` is a file of `crowdlearn plan --save`; without one the
+    network is cut evenly.
+    """
+
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    model: ModelName = "paper-mlp"
+    method: Literal["slicenet", "fedavg"] = "slicenet"
+    devices: int = Field(default=120, ge=1, le=100_000)
+    group: int = Field(default=12, ge=1, le=10_000)
+    rotation: Literal["full", "minimal"] = "full"
+    plan: Location | None = None
+    partition: PartitionConfig = PartitionConfig()
+    training: TrainingConfig = TrainingConfig()
+    sharing: SharingConfig = SharingConfig()
+    fedavg: FedAvgConfig = FedAvgConfig()
+
+    @model_validator(mode="after")
+    def _groups_are_whole(self) -> SimulationConfig:
+        if self.method == "slicenet" and self.devices % self.group:
+            raise ValueError(f"{self.devices} devices do not form groups of {self.group}; choose a divisor")
+        if (
+            self.groups > 255
+            and self.sharing.omega == 0
+            and self.sharing.enabled
+            and self.method == "slicenet"
+        ):
+            raise ValueError(f"{self.groups} groups; set sharing.omega to 255 or fewer")
+        return self
+
+    @property
+    def passes_a_round(self) -> int:
+        """Passes between two sharings."""
+        return min(self.sharing.every or self.group, self.group)
+
+    @property
+    def rounds_an_epoch(self) -> int:
+        """Sharings in an epoch."""
+        return rounds_an_epoch(self.group, self.sharing.every) if self.method == "slicenet" else 1
+
+    @property
+    def groups(self) -> int:
+        """Groups that train side by side; under fedavg every device is one."""
+        return self.devices // self.group if self.method == "slicenet" else self.devices
+
+    @property
+    def omega(self) -> int:
+        """Uploads that the window keeps per weight."""
+        return self.sharing.omega or self.groups
+
+    @property
+    def rounds(self) -> int:
+        """Sharings in the whole run."""
+        return self.training.epochs * self.rounds_an_epoch
+
+    @property
+    def renews(self) -> bool:
+        """Whether a sharing replaces a group's whole state."""
+        sharing, shares = self.sharing, self.sharing.enabled and self.method == "slicenet"
+        return shares and renews(sharing.theta, sharing.tau, self.training.momentum, self.groups)
+
+    def rate(self, number: int) -> float:
+        """The learning rate of round `number`, counted from 0."""
+        return self.training.learning_rate * share_left(self.training.schedule, number / self.rounds)

@@ -1,0 +1,189 @@
+"""The configuration of a training run: a TOML file (docs/training.md shows one)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from crowdlearn_device.platform.battery import LOWEST_PERCENT
+from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_validator
+
+from crowdlearn_host.common.toml_files import Location, Section, load_toml, located
+from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.methods.round_schedule import Fall
+from crowdlearn_host.models.named import ModelName
+from crowdlearn_host.planner.problem.wire_format import DEFAULT
+
+DIGITS = "digits"
+"""The data set that is built in, of scikit-learn."""
+
+PARTS, LEAST_ROWS = 32, 16
+"""More parts cost more than they hide (docs/benchmarks/pipeline.md); fewer rows make batch norm noisy."""
+LEAST_ROWS_SLOW, LINK_SECONDS = 8, 0.005
+"""Where a link needs longer for 16 rows: the first and the last micro-batch cross every link alone."""
+
+MOST_GROUPS = 255
+ALONE_ROWS = 128
+"""A micro-batch of a device that holds the whole network: what more would save, memory costs."""
+
+
+def micro_rows(batch: int, sample_seconds: float = 0.0) -> int:
+    """Samples of a micro-batch, where nobody says otherwise; `sample_seconds` is how long a link is busy with
+    what the dominator sends of one sample.
+    """
+    quick = LINK_SECONDS / sample_seconds if sample_seconds else LEAST_ROWS
+    least = min(max(LEAST_ROWS_SLOW, int(quick)), LEAST_ROWS)
+    return min(max(least, -(-batch // PARTS)), batch)
+
+
+class GroupSection(Section):
+    """How the network is cut: `pieces` evenly, or a `plan` that `crowdlearn plan --save` wrote.
+
+    The devices form `groups` of equal size, in their order. A plan brings its own groups; a device takes what
+    was planned for its name (ro.serialno, or that of its enrolment), or else for its place in the fleet, and
+    that is told. `rotation` is the plan's unless it is given.
+
+    With `min_pieces` a group that misses devices and has no spare goes on with an even cut into fewer pieces,
+    down to that many; without, it waits. With `keep_model` every device takes the group's model at the end.
+    """
+
+    pieces: int = Field(3, ge=1, le=1000)
+    min_pieces: int | None = Field(None, ge=1, le=1000)
+    plan: Location | None = None
+    groups: int = Field(1, ge=1, le=MOST_GROUPS)
+    rotation: Literal["full", "minimal"] | None = None
+    keep_model: bool = False
+
+    @model_validator(mode="after")
+    def _falls_back_on_fewer(self) -> Self:
+        if self.plan is None and self.min_pieces is not None and self.min_pieces > self.pieces:
+            raise ValueError(f"min_pieces {self.min_pieces} is more than pieces {self.pieces}; make it less")
+        return self
+
+
+class SharingSection(Section):
+    """What groups share after every epoch, or after `every` passes: the top `theta` of the weights, averaged
+    over the last `omega` uploads (0: as many as there are groups), downloaded where uploaded more than
+    omega * `tau` times.
+
+    Groups do not wait for each other unless `synchronous`: then a run repeats exactly.
+    """
+
+    every: int = Field(0, ge=0)
+    theta: float = Field(1.0, ge=0, le=1)
+    tau: float = Field(0.5, ge=0, le=1)
+    omega: int = Field(0, ge=0, le=255)
+    values: Literal["float32", "float16", "int8"] = "float32"
+    synchronous: bool = False
+
+
+class TrainingSection(Section):
+    """SGD as torch.optim.SGD defines it. Counts are samples unless said otherwise.
+
+    Without `micro_batch` the plan's is taken, or else a mini-batch is cut into 32, but not below 16 samples:
+    batch norm takes the statistics of a micro-batch. `in_flight` bounds how many are under way at once.
+    `schedule` lowers the learning rate with every sharing, to a hundredth. `wire` is how sums and errors
+    travel between pieces; int8 is rounded up or down at random. With `staleness` 1 a mini-batch enters before
+    the one ahead of it has updated the weights, which keeps links and devices busy: its gradient is that of
+    the weights before that update. At a pass's end and every `snapshot_every` mini-batches the weights are
+    complete. Where ExecuTorch's own `kernels` and XNNPACK's are near each other, they are `measured` on this
+    computer at a program's first export, or else chosen by_size: then exports are always equal.
+    """
+
+    epochs: PositiveInt = 5
+    batch: int = Field(32, ge=2, le=65536)
+    micro_batch: int | None = Field(None, ge=2)
+    in_flight: int = Field(PARTS, ge=1, le=64)
+    learning_rate: float = Field(0.1, gt=0)
+    schedule: Fall = "constant"
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    seed: int = Field(0, ge=0)
+    snapshot_every: int = Field(100, ge=1)
+    staleness: int = Field(0, ge=0, le=1)
+    kernels: Literal["measured", "by_size"] = "measured"
+    wire: Literal["float32", "float16", "int8"] = DEFAULT
+    grace_seconds: float = Field(60.0, ge=0)
+
+    def micro_rows(self, planned: int = 0, *, pieces: int = 2) -> int:
+        """Samples of a micro-batch, `planned` where the plan tells; where one piece is the whole network,
+        nobody waits for a part. Raises ConfigError where `micro_batch` is more.
+        """
+        if planned and self.micro_batch and self.micro_batch > planned:
+            raise ConfigError(
+                f"training.micro_batch is {self.micro_batch}, the plan's memory is that of {planned}; "
+                "leave it out or plan again with --micro-batch"
+            )
+        usual = micro_rows(self.batch) if pieces > 1 else ALONE_ROWS
+        return min(self.micro_batch or planned or usual, self.batch)
+
+
+class FleetSection(Section):
+    """Which devices: adb serials (HOST:PORT or USB), every virtual phone that runs (empty), or `virtual` new
+    ones; and with `listen` as many as are `joining` by dialling this computer there (docs/joining.md).
+
+    A device whose battery falls to `lowest_battery` percent and is not charged leaves, and takes part again
+    once it has more; -1 for never. A device that dials in decides that itself.
+    """
+
+    phones: tuple[str, ...] = ()
+    virtual: int = Field(0, ge=0, le=1000)
+    profile: str = "pixel-8"
+    listen: str | None = Field(None, pattern=r"^.*:[0-9]{1,5}$")
+    joining: int = Field(0, ge=0, le=1000)
+    lowest_battery: int = Field(LOWEST_PERCENT, ge=-1, le=100)
+
+    @model_validator(mode="after")
+    def _listens_for_somebody(self) -> Self:
+        if (self.listen is None) != (self.joining == 0):
+            raise ValueError("listen (HOST:PORT) and joining (how many devices) go together")
+        return self
+
+
+def _located(data: str, info: ValidationInfo) -> str:
+    return data if data == DIGITS else str(located(Path(data), info))
+
+
+class TrainConfig(Section):
+    """A whole run.
+
+    `model` is `mlp:784-400-10`, a paper's model, or `file.py:function` (models.py tells more). `data` is a
+    folder on this computer that is dealt out to the phones at random (for emulation and tests), or
+    "digits". `device_data` is a folder on each phone whose samples stay there; `data` is then used for its
+    test split alone, and `input_shape` tells the shape of a sample where there is none.
+    """
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$")
+    model: ModelName
+    data: Annotated[str, AfterValidator(_located)] | None = None
+    device_data: str | None = None
+    input_shape: tuple[PositiveInt, ...] | None = None
+    group: GroupSection = GroupSection()  # type: ignore[call-arg]
+    training: TrainingSection = TrainingSection()  # type: ignore[call-arg]
+    sharing: SharingSection = SharingSection()  # type: ignore[call-arg]
+    fleet: FleetSection = FleetSection()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _has_data(self) -> Self:
+        if self.data is None and self.device_data is None:
+            raise ValueError("give data (a folder on this computer) or device_data (a folder on each phone)")
+        if self.data is None and self.input_shape is None:
+            raise ValueError("with device_data alone, input_shape must say the shape of a sample")
+        return self
+
+    @model_validator(mode="after")
+    def _has_devices(self) -> Self:
+        named = len(self.fleet.phones) or self.fleet.virtual
+        needed = self.group.groups * self.group.pieces
+        if named and self.group.plan is None and named + self.fleet.joining < needed:
+            raise ValueError(
+                f"{needed} devices are needed, one for each of {self.group.pieces} pieces in "
+                f"{self.group.groups} group(s), and the fleet has {named + self.fleet.joining}; "
+                "add devices or ask for fewer pieces"
+            )
+        return self
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Raises ConfigError naming file, key, value and what is allowed."""
+    return load_toml(path, TrainConfig)

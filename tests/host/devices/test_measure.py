@@ -1,0 +1,64 @@
+"""Measuring phones, and the fleet file that comes of it."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from crowdlearn_device.energy.step_time import measure_step
+from crowdlearn_device.program.executor import ProgramStore
+from crowdlearn_host import emulator as phones
+from crowdlearn_host.adb import AdbDevice
+from crowdlearn_host.devices.facts import parse_facts, read_facts
+from crowdlearn_host.devices.fleet_file import Measured, fleet_toml
+from crowdlearn_host.devices.measuring import Link, Probe, measure_link, measure_macs
+from crowdlearn_host.devices.probe import build_probe
+from crowdlearn_host.errors import FleetError
+
+from tests.host.conftest import STAND_IN
+from tests.host.devices.test_fleet import REAL_ANSWER
+
+
+async def test_a_phone_is_measured(tmp_path: Path, key: Path) -> None:
+    probe = Probe({"program.pte": b"p"}, "0" * 64, macs_a_sample=1000.0)
+    link = phones.LinkModel(down=400, up=200, round_trip=4)
+    with phones.running(1, tmp_path, programs=STAND_IN, preload=(), link=link) as (info,):
+        async with await AdbDevice.connect(info.serial, key=key) as device:
+            measured = Measured(
+                await read_facts(device), await measure_link(device), await measure_macs(device, probe)
+            )
+    assert measured.macs_per_second == 2_000_000
+    assert measured.link.round_trip >= 0.004
+    assert 0 < measured.link.up <= 25_000_000
+    assert 0 < measured.link.down <= 50_000_000
+    (kind,) = tomllib.loads(fleet_toml([measured], samples=7))["class"]
+    assert (kind["name"], kind["devices"], kind["samples"]) == ("Google Pixel 8", ["phone-0"], 7)
+
+
+async def test_a_phone_without_the_runtime_is_told(device: AdbDevice) -> None:
+    probe = Probe({}, "0" * 64, macs_a_sample=1.0)
+    with pytest.raises(FleetError, match="inaccessible or not found"):
+        await measure_macs(device, probe, program="no-such-program")
+
+
+def test_the_probe_is_a_program_that_the_runtime_can_time(tmp_path: Path) -> None:
+    probe = build_probe(widths=(8, 6, 4))
+    # The one follower of two owns half of the six hidden neurons: 3 x 4 products, three times.
+    assert probe.macs_a_sample == 36
+    for name, content in probe.files.items():
+        (tmp_path / name).write_bytes(content)
+    measured = measure_step(ProgramStore(tmp_path), probe.sha256, 0.01)
+    assert measured.steps >= 1
+    assert measured.batch == 32
+
+
+def test_a_class_is_as_slow_as_its_slowest_member() -> None:
+    facts = [parse_facts(name, REAL_ANSWER.replace("0123abcd", name)) for name in ("a", 'b"')]
+    measured = [
+        Measured(facts[0], Link(0.01, 100.0, 900.0), 5e9),
+        Measured(facts[1], Link(0.02, 300.0, 200.0), 4e9),
+    ]
+    (kind,) = tomllib.loads(fleet_toml(measured, samples=1))["class"]
+    assert kind["devices"] == ["a", 'b"']
+    assert (kind["macs_per_second"], kind["uplink_bytes_per_second"]) == (4_000_000_000, 100)
+    assert kind["downlink_bytes_per_second"] == 200
+    assert kind["max_memory"] == 734088 * 1024
