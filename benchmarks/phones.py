@@ -109,12 +109,13 @@ def _sample(home: str, peaks: dict[str, list[float]]) -> None:
             words = (folder / "cmdline").read_bytes()
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
             forked = (
-                b"phones.zygote" in words and b"phones.zygote" in Path(f"/proc/{parent}/cmdline").read_bytes()
+                b"processes.zygote" in words
+                and b"processes.zygote" in Path(f"/proc/{parent}/cmdline").read_bytes()
             )
             memory = re.search(r"^Pss:\s+(\d+)", (folder / "smaps_rollup").read_text(), re.M)
         except OSError:
             continue
-        kind = "runtimes" if forked else "zygote" if b"phones.zygote" in words else "phones"
+        kind = "runtimes" if forked else "zygote" if b"processes.zygote" in words else "phones"
         entry = now.setdefault(kind, [0, 0.0])
         entry[0] += 1
         entry[1] += int(memory[1]) / 1000 if memory else 0.0

@@ -19,6 +19,6 @@ def test_the_generated_wire_format_is_that_of_the_proto_file(tmp_path):
         check=True,
     )
     for name in ("wire_pb2.py", "wire_pb2.pyi"):
-        assert (tmp_path / "crowdlearn_device" / name).read_text() == (PACKAGE / name).read_text(), (
-            "make proto"
-        )
+        assert (tmp_path / "crowdlearn_device/protocol" / name).read_text() == (
+            PACKAGE / "protocol" / name
+        ).read_text(), "make proto"

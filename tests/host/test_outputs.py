@@ -95,7 +95,11 @@ def test_what_the_command_wrote_is_written_again_until_the_user_changes_it(
 def test_what_cannot_be_written_is_told_before_the_work(
     folder: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for work in ("cli.models.model_and_test", "cli.plan.build_model", "cli.profile.discover"):
+    for work in (
+        "cli.models.convert.model_and_test",
+        "cli.runs.plan.build_model",
+        "cli.devices.profile.discover",
+    ):
         monkeypatch.setattr(f"crowdlearn_host.{work}", None)
     monkeypatch.setattr("crowdlearn_export.onnx_import.reader.import_onnx", None)
     (folder / WRITES[command]).mkdir()

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.sizes import websocket_bytes
 from crowdlearn_export.graph.weights import state_of
 from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.coordinator.hub.server import Server
-from crowdlearn_host.coordinator.hub.traffic import websocket_bytes
 from crowdlearn_host.methods.index_space import flatten
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.runs.data import load_split

@@ -1,0 +1,1 @@
+"""What work costs a device: the time of a step."""

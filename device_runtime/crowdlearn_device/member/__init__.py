@@ -1,0 +1,1 @@
+"""A device as a member of its group: state machines, messages in and effects out."""

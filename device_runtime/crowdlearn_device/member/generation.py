@@ -1,7 +1,7 @@
 """What a device does between two assignments: it gets keys and state, and then works.
 
 Keys are offered and exchanged, state is provided to whom it is due, and once the own piece is complete and on
-disk the device is Ready. Go starts the work (work.py).
+disk the device is Ready. Go starts the work (piece_pass.py).
 """
 
 from __future__ import annotations

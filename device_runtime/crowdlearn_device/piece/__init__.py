@@ -1,0 +1,1 @@
+"""The neurons that a device owns, driven by the sums and errors that arrive."""

@@ -1,0 +1,1 @@
+"""The model that a device keeps, and predictions of it."""

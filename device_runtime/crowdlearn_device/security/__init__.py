@@ -1,0 +1,1 @@
+"""Identities, sealed envelopes and snapshots, and the peers that a device has met."""

@@ -25,7 +25,6 @@ from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_device.protocol import wire_pb2 as pb
 
 KEY_BYTES = 32
-TAG_BYTES = 16
 
 
 @dataclass(frozen=True)

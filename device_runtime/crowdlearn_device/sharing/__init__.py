@@ -1,0 +1,1 @@
+"""Updates: the weights that a device shares with other groups (SliceNet)."""

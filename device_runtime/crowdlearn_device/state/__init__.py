@@ -1,0 +1,1 @@
+"""The state of a piece at a boundary, in memory and on disk."""

@@ -1,4 +1,4 @@
-"""The state of a piece at a boundary, in memory, as bytes and in transit; stored.py has it on disk."""
+"""The state of a piece at a boundary, in memory, as bytes and in transit; on_disk.py has it on disk."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Connections to the host: served through adb, or dialled."""

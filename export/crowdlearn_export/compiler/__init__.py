@@ -1,0 +1,1 @@
+"""From tensor functions to one ExecuTorch program."""

@@ -1,0 +1,1 @@
+"""The network as layers of neurons joined by linear maps."""

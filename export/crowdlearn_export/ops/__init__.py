@@ -1,0 +1,1 @@
+"""Operations that stay with one neuron."""

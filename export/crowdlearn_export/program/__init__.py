@@ -1,0 +1,1 @@
+"""Slice programs: exported, compared with float64 autograd, cached."""

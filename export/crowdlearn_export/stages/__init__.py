@@ -1,0 +1,1 @@
+"""The methods of a piece as tensor functions."""

@@ -1,0 +1,1 @@
+"""From nn.Module to the neuron graph."""

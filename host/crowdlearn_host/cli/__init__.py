@@ -19,19 +19,19 @@ HELP = """Train a deep network on a crowd of phones that are each too weak for i
 A path in a configuration file is relative to that file, one on the command line to the working directory."""
 
 COMMANDS = {
-    "demo": "demo:demo",
-    "train": "train:train",
-    "evaluate": "evaluate:evaluate",
-    "report": "report:report",
-    "plan": "plan:plan",
-    "doctor": "doctor:doctor",
-    "import": "models:import_model",
-    "export-model": "models:export_model",
-    "simulate": "simulate:simulate",
-    "phones": "phones:app",
-    "devices": "devices:devices",
-    "profile": "profile:profile",
-    "enrol": "enrol:enrol",
+    "demo": "runs.demo:demo",
+    "train": "runs.train:train",
+    "evaluate": "runs.evaluate:evaluate",
+    "report": "runs.report:report",
+    "plan": "runs.plan:plan",
+    "doctor": "models.doctor:doctor",
+    "import": "models.convert:import_model",
+    "export-model": "models.convert:export_model",
+    "simulate": "runs.simulate:simulate",
+    "phones": "devices.phones:app",
+    "devices": "devices.devices:devices",
+    "profile": "devices.profile:profile",
+    "enrol": "devices.enrol:enrol",
 }
 """In the order of the help. A name that is a Typer app is a group of commands."""
 

@@ -1,0 +1,1 @@
+"""Configuration files, files that survive crashes, and the home folder."""

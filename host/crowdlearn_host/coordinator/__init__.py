@@ -1,0 +1,1 @@
+"""The parameter server: groups, relay, global model and run folder."""

@@ -4,7 +4,6 @@ from crowdlearn_host.emulator.hardware.link import LINKS, LinkModel
 from crowdlearn_host.emulator.hardware.profiles import PROFILES, DeviceProfile
 from crowdlearn_host.emulator.manager import (
     accept,
-    default_home,
     down,
     drain,
     kept,
@@ -26,7 +25,6 @@ __all__ = [
     "LinkModel",
     "PhoneInfo",
     "accept",
-    "default_home",
     "down",
     "drain",
     "kept",

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from crowdlearn_host.common.home import default_home
 from crowdlearn_host.emulator.hardware.link import LinkModel
 from crowdlearn_host.emulator.hardware.profiles import find_profile
 from crowdlearn_host.emulator.launch import start, wait_ready
@@ -27,11 +28,6 @@ from crowdlearn_host.errors import FleetError
 
 STOP_SECONDS = 10.0
 DEFAULT_PROFILE = "pixel-8"
-
-
-def default_home() -> Path:
-    """The state folder of crowdlearn: CROWDLEARN_HOME, else ~/.crowdlearn."""
-    return Path(os.environ.get("CROWDLEARN_HOME") or Path.home() / ".crowdlearn")
 
 
 def up(

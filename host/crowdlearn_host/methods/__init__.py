@@ -1,0 +1,1 @@
+"""Sharing between groups, alike on phones and in simulation."""

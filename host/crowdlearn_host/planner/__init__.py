@@ -1,0 +1,1 @@
+"""Plans: which piece owns which neurons, on which devices, at what cost."""

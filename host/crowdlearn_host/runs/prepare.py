@@ -18,10 +18,10 @@ from crowdlearn_export.stages.stage import Optimizer
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
+from crowdlearn_host.common.home import default_home
 from crowdlearn_host.coordinator.group.settings import Cut, Settings
 from crowdlearn_host.coordinator.hub.server import OnEvent
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
-from crowdlearn_host.emulator.manager import default_home
 from crowdlearn_host.errors import ConfigError, FleetError, PlanError
 from crowdlearn_host.methods.round_schedule import renews
 from crowdlearn_host.models.named import build_model, input_shape

@@ -12,12 +12,12 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
+from crowdlearn_host.common.home import default_home
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.hub.server import OnEvent, Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder, environment, load_model_state
 from crowdlearn_host.devices.carriers.adb import AdbFleet, Link
 from crowdlearn_host.devices.joining.listener import listening
-from crowdlearn_host.emulator.manager import default_home
 from crowdlearn_host.errors import RunError, TrainingError
 from crowdlearn_host.planner.plan import save_plan
 from crowdlearn_host.spec.provenance import NAME as INPUTS

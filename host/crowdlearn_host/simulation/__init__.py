@@ -1,0 +1,1 @@
+"""Simulated crowds: the arithmetic of a run without sockets."""

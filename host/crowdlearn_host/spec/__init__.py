@@ -1,0 +1,1 @@
+"""Descriptions of runs, read from TOML files."""

@@ -1,4 +1,4 @@
-"""Who is in a crowd: its devices, and a host that does what server.py does, joined by queues of bytes."""
+"""Who is in a crowd: its devices, and a host that does what hub/server.py does, joined by queues of bytes."""
 
 from __future__ import annotations
 

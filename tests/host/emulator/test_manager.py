@@ -111,7 +111,7 @@ async def test_the_zygote_serves_all_phones_and_leaves_with_the_last(tmp_path: P
 
 def test_phones_die_with_a_caller_that_is_killed(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from crowdlearn_host import phones\n"
+        "import sys; from pathlib import Path; from crowdlearn_host import emulator as phones\n"
         "with phones.running(2, Path(sys.argv[1])) as infos:\n"
         "    print(*[info.pid for info in infos], flush=True)\n"
         "    sys.stdin.read()\n"

@@ -1,0 +1,1 @@
+"""Rules that lower one operator each."""

@@ -1,0 +1,1 @@
+"""Connections that carry adb streams: our multiplexer, or an adb server."""

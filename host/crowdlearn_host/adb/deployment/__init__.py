@@ -1,0 +1,1 @@
+"""The device runtime brought to a phone: as a program of the shell, or as an app."""

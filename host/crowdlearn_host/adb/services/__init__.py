@@ -1,0 +1,1 @@
+"""Services of a phone over adb: shell, files, ports."""

@@ -1,0 +1,1 @@
+"""The terminal: progress, tables, and files that a command writes."""

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from crowdlearn_host.cli.console.terminal import terminal
+from crowdlearn_host.common.home import default_home
 from crowdlearn_host.devices.joining.certificate import certificate
 from crowdlearn_host.devices.joining.enrolment import Enrolment
-from crowdlearn_host.emulator.manager import default_home
 
 
 def enrol(

@@ -13,11 +13,11 @@ from rich.table import Table
 from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.terminal import printable, terminal
+from crowdlearn_host.common.home import default_home
 from crowdlearn_host.devices.discovery import Found, connect, discover
 from crowdlearn_host.devices.facts import read_facts
 from crowdlearn_host.devices.fleet_file import Measured, fleet_toml
 from crowdlearn_host.devices.measuring import Probe, measure_link, measure_macs
-from crowdlearn_host.emulator.manager import default_home
 from crowdlearn_host.errors import FleetError
 
 

@@ -20,7 +20,7 @@ from rich.text import Text
 from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.terminal import terminal
-from crowdlearn_host.emulator.manager import default_home
+from crowdlearn_host.common.home import default_home
 from crowdlearn_host.models.named import build_model, stated_shape
 from crowdlearn_host.planner.drawing import draw_plan, is_drawing
 from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_seconds

@@ -1,0 +1,1 @@
+"""One group in training, as state machines without I/O."""

@@ -1,0 +1,1 @@
+"""Connections of devices, and what the relay carries over them."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from crowdlearn_device.protocol.sizes import websocket_bytes
 from crowdlearn_device.transport.outbound_queue import Line
 
 from crowdlearn_host.coordinator.group.restore_points import Device
 
-from .traffic import Traffic, websocket_bytes
+from .traffic import Traffic
 
 
 @dataclass

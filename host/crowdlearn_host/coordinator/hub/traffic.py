@@ -8,7 +8,7 @@ from itertools import product
 
 from crowdlearn_device.piece.routes import overlap
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.security.envelope import TAG_BYTES
+from crowdlearn_device.protocol.sizes import message_bytes
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
 Layout = Sequence[Sequence[tuple[int, int]]]
@@ -20,34 +20,6 @@ def purpose_of(frame: pb.Frame) -> str:
     """What a frame is for, in the words of the traffic table."""
     kind = frame.WhichOneof("body") or ""
     return PURPOSES[frame.envelope.purpose] if kind == "envelope" else _OF_KIND.get(kind, "control")
-
-
-def websocket_bytes(payload: int, masked: bool) -> int:
-    """Bytes of a WebSocket message of `payload` bytes in one frame; a client's frames are masked
-    (RFC 6455).
-    """
-    header = 2 if payload < 126 else 4 if payload < 1 << 16 else 10
-    return header + payload + (4 if masked else 0)
-
-
-def message_bytes(rows: int, shape: Sequence[int], dtype: pb.DType = pb.FLOAT32) -> int:
-    """Bytes on the wire of the sums or errors [rows, *shape] in one sealed message, as a device sends them.
-
-    Built from the real messages with typical counters, so that nothing has to be kept in step by hand.
-    """
-    width = {pb.FLOAT32: 4, pb.FLOAT16: 2, pb.INT8: 1}[dtype]
-    count = rows
-    for dim in shape:
-        count *= dim
-    tensor = pb.Tensor(
-        dtype=dtype, shape=[rows, *shape], data=bytes(count * width), scale=float(dtype == pb.INT8)
-    )
-    sums = pb.Sums(step=1000, micro=1, edge=1, micros=2, rows=rows, values=tensor)
-    sealed = bytes(sums.ByteSize() + TAG_BYTES)
-    envelope = pb.Envelope(
-        generation=10, sender=1, receiver=2, sequence=1000, purpose=pb.PURPOSE_ACTIVATION, sealed=sealed
-    )
-    return websocket_bytes(pb.Frame(envelope=envelope).ByteSize(), masked=False)
 
 
 def exchanged_bytes(graph: NeuronGraph, layout: Layout, rows: int, dtype: pb.DType = pb.FLOAT32) -> int:

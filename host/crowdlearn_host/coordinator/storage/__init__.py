@@ -1,0 +1,1 @@
+"""The run's folder, sealed snapshots and the global model."""

@@ -1,0 +1,1 @@
+"""Commands of a virtual phone's shell."""

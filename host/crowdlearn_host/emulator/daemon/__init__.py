@@ -1,0 +1,1 @@
+"""The adb daemon of a virtual phone."""

@@ -1,0 +1,1 @@
+"""Profile, battery, radio link, log and files of a virtual phone."""

@@ -1,0 +1,1 @@
+"""Programs of a virtual phone, as processes of this computer."""

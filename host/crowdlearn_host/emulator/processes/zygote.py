@@ -1,8 +1,8 @@
 """Mother of the programs of all phones: imports what is heavy once, then forks, as Android does.
 
-`python -m crowdlearn_host.emulator.processes.zygote HOME MODULE...` listens on HOME/zygote for phones. A program shares
-the memory of the imported modules until it writes to it. Programs die when their phone's line closes, or
-when the zygote dies; the zygote leaves with the last phone.
+`python -m crowdlearn_host.emulator.processes.zygote HOME MODULE...` listens on HOME/zygote for phones. A
+program shares the memory of the imported modules until it writes to it. Programs die when their phone's line
+closes, or when the zygote dies; the zygote leaves with the last phone.
 """
 
 import gc

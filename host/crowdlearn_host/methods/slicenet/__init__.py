@@ -1,0 +1,1 @@
+"""SliceNet's sliding window of shared weights."""

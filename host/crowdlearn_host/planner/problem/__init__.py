@@ -1,0 +1,1 @@
+"""The planning problem in numbers: fleet, seats, costs, memory."""

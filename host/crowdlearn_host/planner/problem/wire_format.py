@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from crowdlearn_device.protocol import wire_pb2 as pb
-
-from crowdlearn_host.coordinator.hub.traffic import message_bytes
+from crowdlearn_device.protocol.sizes import message_bytes
 
 from .costs import WireFormat
 
