@@ -149,8 +149,8 @@ class TrainConfig(Section):
 
     `model` is `mlp:784-400-10`, a paper's model, or `file.py:function` (models/named.py tells more).
 
-    `data` is a folder on this computer that is dealt out to the phones at random (for emulation and tests), or
-    "digits". `device_data` is a folder on each phone whose samples stay there; `data` is then used for its
+    `data` is a folder on this computer that is dealt out to the phones at random (for emulation and tests),
+    or "digits". `device_data` is a folder on each phone whose samples stay there; `data` is then used for its
     test split alone, and `input_shape` tells the shape of a sample where there is none.
     """
 
