@@ -57,16 +57,17 @@ def test_a_trained_residual_network_is_exported_and_imported(tmp_path: Path, mon
     session = onnxruntime.InferenceSession("out.onnx", providers=["CPUExecutionProvider"])
     near(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0], expected)
     near(ExecuTorchExecutor((tmp_path / "out.pte").read_bytes()).run("forward", [x.numpy()])[0], expected)
-    invoke("import", "out.onnx", "--to", "back.py")
+    assert "folded 1 batch norms" in invoke("import", "out.onnx", "--to", "back.py")
     back = build_model("back.py:build", 0)
     near(back.eval()(x).detach().numpy(), expected)
     assert any(parameter.requires_grad for parameter in back.parameters())
 
 
-def invoke(*arguments: object) -> None:
+def invoke(*arguments: object) -> str:
     command = [str(argument) for argument in arguments]
     result = CliRunner().invoke(build(command[:1]), command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
+    return result.output
 
 
 def near(found: np.ndarray, expected: np.ndarray) -> None:

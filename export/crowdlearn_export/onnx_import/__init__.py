@@ -1,1 +1,1 @@
-"""ONNX files as trainable modules."""
+"""ONNX models read into a normal form, to be trained."""

@@ -139,10 +139,14 @@ def _batch_norm(node: Node) -> nn.Module:
 
 
 def _clip(node: Node) -> nn.Module:
-    low, high = node.weight(1), node.weight(2)
+    given = [node.weight(1), node.weight(2)]
+    low, high = (
+        node.attributes.get(name) if bound is None else float(bound)
+        for name, bound in zip(("min", "max"), given, strict=True)
+    )
     if low is None or high is None:
-        raise UnsupportedModule("both bounds must be given, as inputs")
-    return nn.ReLU6() if (float(low), float(high)) == (0.0, 6.0) else nn.Hardtanh(float(low), float(high))
+        raise UnsupportedModule("both bounds must be given, unless it is a ReLU")
+    return nn.ReLU6() if (low, high) == (0.0, 6.0) else nn.Hardtanh(low, high)
 
 
 def _max_pool(node: Node) -> nn.Module:
@@ -228,6 +232,12 @@ def _hard_sigmoid(node: Node) -> nn.Module:
     return nn.Hardsigmoid()
 
 
+def _swish(node: Node) -> nn.Module:
+    if (alpha := node.attributes.get("alpha", 1.0)) != 1:
+        raise UnsupportedModule(f"alpha = {alpha:.4g}: only 1 can be trained")
+    return nn.SiLU()
+
+
 def _dropout(node: Node) -> nn.Module:
     """It drops while the model is trained, whatever the file says of itself."""
     given = node.weight(1)
@@ -254,7 +264,7 @@ MAKERS = {
     "MatMul": _maker(_dense),
     "Add": _maker(_shift),
     "BatchNormalization": _maker(_batch_norm, "epsilon", "momentum"),
-    "Clip": _maker(_clip),
+    "Clip": _maker(_clip, "min", "max"),
     "MaxPool": _maker(_max_pool, *_WINDOW, "ceil_mode"),
     "AveragePool": _maker(_average_pool, *_WINDOW, "ceil_mode", "count_include_pad"),
     "GlobalAveragePool": _maker(_global_average_pool),
@@ -267,6 +277,7 @@ MAKERS = {
     "Sigmoid": _maker(lambda node: nn.Sigmoid()),
     "Tanh": _maker(lambda node: nn.Tanh()),
     "HardSwish": _maker(lambda node: nn.Hardswish()),
+    "Swish": _maker(_swish, "alpha"),
     "HardSigmoid": _maker(_hard_sigmoid, "alpha", "beta"),
     "Gelu": _maker(lambda node: nn.GELU(node.attributes["approximate"].decode()), "approximate"),
     "Dropout": _maker(_dropout, "ratio", "seed"),

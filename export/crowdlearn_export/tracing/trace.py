@@ -26,7 +26,7 @@ from crowdlearn_export.ops.local_ops import FUNCTIONS, SUPPORTED, as_module, ave
 from .parity import check_traced, copied
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
-RESHAPES = (torch.flatten, torch.reshape, "flatten", "view", "reshape")
+RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, "flatten", "view", "reshape", "squeeze")
 MEANS = (torch.mean, "mean")
 IN_PLACE = (operator.iadd, F.relu_, torch.relu_, "relu_", "add_")
 SHAPE_QUERIES = ("size", "dim", "numel")
@@ -256,9 +256,12 @@ class _Tracing:
         before, after = self.values[source].shape, self.values[node].shape  # type: ignore[index]
         if before == after:
             return draft
-        if len(after) != 2 or after[0] != before[0]:
+        flat = (before[0], prod(before[1:]))
+        if after not in (flat, (*before[:2], prod(before[2:]))):
             shapes = f"{tuple(before)} into {tuple(after)}"
             raise UnsupportedModule(f"{name or node.name} reshapes {shapes}; [batch, everything] is possible")
+        if len(draft.shape) == 1:
+            return draft
         return self._append(draft, LocalOp("flatten", name), (prod(draft.shape),), node.name)
 
     def _mean(self, node: fx.Node, draft: _Draft, called: str) -> _Draft:

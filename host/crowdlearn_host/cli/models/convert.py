@@ -30,16 +30,20 @@ def build():
 def import_model(
     source: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
     target: Annotated[Path, typer.Option("--to", help="The Python file to write.")] = Path("model.py"),
+    refuse_shared: Annotated[
+        bool, typer.Option("--refuse-shared", help="Refuse weights that two layers read.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Turn an ONNX model into one that can be trained: model = "model.py:build" in a configuration."""
     # Here, because it imports the exporter, which other commands need not wait for.
-    from crowdlearn_export.onnx_import.reader import import_onnx
+    from crowdlearn_export.onnx_import.reader import read_onnx
 
     if target.suffix != ".py":
         raise ConfigError(f"--to {target} must be a .py file")
     claim(target, force=force, is_own=_is_program)
-    import_onnx(source)
+    for note in read_onnx(source, refuse_shared=refuse_shared).notes:
+        typer.echo(f"note: {note}", err=True)
     target.write_text(PROGRAM.format(name=source.name, path=repr(str(source.resolve()))))
     typer.echo(f'train it with model = "{target.resolve()}:build" in a configuration')
 
