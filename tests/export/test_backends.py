@@ -8,7 +8,13 @@ import pytest
 import torch
 from crowdlearn_device.program.manifest_reader import read_manifest
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
-from crowdlearn_export.program.slice_program import SliceProgram, export_slice, load_cached, save_cached
+from crowdlearn_export.program.slice_program import (
+    SliceProgram,
+    cache_key,
+    export_slice,
+    load_cached,
+    save_cached,
+)
 from crowdlearn_export.stages.stage import Optimizer
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
@@ -63,3 +69,8 @@ def test_a_program_that_cannot_be_kept_serves_all_the_same(measured: SliceProgra
     (tmp_path / "key").write_text("another user's file")
     assert save_cached(tmp_path / "key", measured) == measured
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_another_name_of_the_same_network_is_no_other_program(graph: NeuronGraph) -> None:
+    assert cache_key(replace(graph, name="another run")) == cache_key(graph)
+    assert cache_key(replace(graph, frozen=("0.weight",))) != cache_key(graph)

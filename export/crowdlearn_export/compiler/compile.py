@@ -7,10 +7,11 @@ given to XNNPACK.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
@@ -25,7 +26,8 @@ from crowdlearn_export.lowering.passes.order import free_early
 from crowdlearn_export.lowering.shortcuts import code_when_called, decomposed_before, rare_collections
 from crowdlearn_export.lowering.workspace import bytes_of, workspace_bytes
 
-from .in_place import InPlacePlanning
+from .in_place import InPlacePlanning, own_outputs
+from .link import link
 
 Tensors = tuple[torch.Tensor, ...]
 
@@ -51,14 +53,31 @@ class Method:
 class CompiledProgram:
     """A .pte, its memory beyond its inputs, the operators it calls, and the backend of each method.
 
-    A loaded program has one arena for all methods, and XNNPACK one workspace: the largest needs count.
+    A loaded program has one arena for all methods, of the largest `buffers` [bytes], and XNNPACK one
+    workspace: the largest needs count.
     """
 
     pte: bytes
-    arena_bytes: int
+    buffers: tuple[int, ...]
     workspace_bytes: int
     operators: tuple[str, ...]
     backends: Mapping[str, Backend]
+
+    @property
+    def arena_bytes(self) -> int:
+        return sum(self.buffers)
+
+
+class _Distinct(list[Any]):
+    """A list that takes nothing twice.
+
+    executorch 1.4.1 (exir/verification/verifier.py, EXIREdgeDialectVerifier) extends the configuration's list
+    of preserved operators by itself for every verifier that it makes: the list doubles each time. To be
+    replaced by a list once that is mended there.
+    """
+
+    def extend(self, values: Iterable[Any]) -> None:
+        super().extend([value for value in values if value not in self])
 
 
 class _Function(torch.nn.Module):
@@ -85,7 +104,7 @@ def compile_program(
 
 def lower_methods(methods: Sequence[Method]) -> dict[str, GraphModule]:
     """The graph of each method. Raises LoweringError as compiling does."""
-    return {m.name: lower(m.function, m.example, m.batched) for m in methods}
+    return {m.name: own_outputs(lower(m.function, m.example, m.batched), m.updates) for m in methods}
 
 
 @rare_collections()
@@ -98,38 +117,56 @@ def compile_lowered(
     max_batch: int,
 ) -> CompiledProgram:
     """Compile methods that are lowered already, each for the backend that is named for it."""
-    max_batch = max((max_batch, *(m.example[i].shape[0] for m in methods for i in m.batched)))
-    exported = {m.name: _export(m, prepare(lowered[m.name], backends[m.name]), max_batch) for m in methods}
+    compiled = {m.name: _compile(m, lowered[m.name], backends[m.name], max_batch) for m in methods}
+    return linked(compiled)
+
+
+def linked(methods: Mapping[str, CompiledProgram]) -> CompiledProgram:
+    """One program from programs of a method each, under these names."""
+    if len(methods) == 1 and (name := next(iter(methods))) in methods[name].backends:
+        return methods[name]
+    each = list(methods.values())
+    return CompiledProgram(
+        link({name: one.pte for name, one in methods.items()}),
+        tuple(map(max, zip_longest(*(one.buffers for one in each), fillvalue=0))),
+        max(one.workspace_bytes for one in each),
+        tuple(sorted({operator for one in each for operator in one.operators})),
+        {name: backend for name, one in methods.items() for backend in one.backends.values()},
+    )
+
+
+def _compile(method: Method, lowered: GraphModule, backend: Backend, max_batch: int) -> CompiledProgram:
+    """A program of one method, which takes time and memory for that one alone."""
+    name = method.name
+    max_batch = max((max_batch, *(method.example[i].shape[0] for i in method.batched)))
+    exported = _export(method, prepare(lowered, backend), max_batch)
     # A dense layer stays one operator: both backends have it, and it needs no transposed copy.
-    config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=[torch.ops.aten.linear.default])
-    edge = to_edge(exported, compile_config=config)
-    for name in edge.methods:
-        _drop_copies(edge.exported_program(name))
-    edge = delegate(edge, backends, max_batch)
-    for name in edge.methods:
-        free_early(edge.exported_program(name).graph_module, partial(bytes_of, max_batch=max_batch))
+    preserved = _Distinct([torch.ops.aten.linear.default])
+    config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=preserved)
+    edge = to_edge({name: exported}, compile_config=config)
+    _drop_copies(edge.exported_program(name))
+    edge = delegate(edge, {name: backend}, max_batch)
+    free_early(edge.exported_program(name).graph_module, partial(bytes_of, max_batch=max_batch))
+    workspace = workspace_bytes(edge.exported_program(name), max_batch)
     # Inputs stay where the caller has them: a copy of every weight at every call costs more than a small
     # product.
-    planning = {m.name: InPlacePlanning(m.updates) for m in methods}
-    workspace = max(workspace_bytes(edge.exported_program(name), max_batch) for name in exported)
+    planning = InPlacePlanning(method.updates)
     try:
         program = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
     except RuntimeError as error:
         if "Missing out variants" not in str(error):
             raise
         raise LoweringError(f"no phone can run an operation of the model: {error}") from error
-    plans = program.executorch_program.execution_plan
-    operators = sorted(
-        {f"{op.name}.{op.overload}" if op.overload else op.name for plan in plans for op in plan.operators}
-    )
+    (plan,) = program.executorch_program.execution_plan
+    operators = sorted({f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators})
     check_operators(operators)
-    arena = sum(map(max, zip_longest(*(plan.non_const_buffer_sizes for plan in plans), fillvalue=0)))
-    return CompiledProgram(program.buffer, arena, workspace, tuple(operators), dict(backends))
+    buffers = tuple(plan.non_const_buffer_sizes)
+    return CompiledProgram(program.buffer, buffers, workspace, tuple(operators), {name: backend})
 
 
 def _drop_copies(program: torch.export.ExportedProgram) -> None:
-    """Every tensor of a program is contiguous, so copies that make one so are for nothing, except where an
-    input is an output.
+    """Every tensor of a program is contiguous, so copies that make one so are for nothing, except of inputs
+    that are outputs, and of constants.
     """
     graph = program.graph_module.graph
     for node in list(graph.nodes):

@@ -1,4 +1,5 @@
-"""Outputs that are written over inputs: new weights take the place of the old ones.
+"""Outputs and the memory of inputs: new weights take the place of the old ones, and no other output lies
+there.
 
 ExecuTorch gives every output memory of its own, and its Python binding copies it once more. A method that
 names its updates has neither: the last operation that makes a new weight writes it where the caller holds
@@ -8,6 +9,7 @@ the old one.
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +18,34 @@ from executorch.exir.memory import alloc, view
 from executorch.exir.passes import MemoryPlanningPass
 from torch.fx import GraphModule, Node
 
-from crowdlearn_export.errors import LoweringError
+VIEWS = (torch.ops.aten.view.default, operator.getitem)
+
+
+def own_outputs(module: GraphModule, updates: Mapping[int, int]) -> GraphModule:
+    """Copy what a lowered method returns of its inputs or constants, unchanged or as a view.
+
+    The memory of inputs is the caller's. ExecuTorch's binding gives an output that lies there new memory, and
+    with it the input: the method then reads zeros. An output that is the very input that it updates stays.
+    """
+    output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
+    given = [node for node in module.graph.nodes if node.op == "placeholder"]
+    copies: dict[Node, Node] = {}
+
+    def owned(position: int, value: Node) -> Node:
+        root: Any = value
+        while root.target in VIEWS:
+            root = root.args[0]
+        if root.op == "call_function" or (position in updates and value is given[updates[position]]):
+            return value
+        if value not in copies:
+            with module.graph.inserting_after(given[-1] if value.op == "placeholder" else value):
+                copies[value] = module.graph.call_function(torch.ops.aten.clone.default, (value,))
+            copies[value].meta = dict(value.meta)
+        return copies[value]
+
+    output.args = (tuple(owned(i, value) for i, value in enumerate(output.args[0])),)
+    module.recompile()
+    return module
 
 
 class InPlacePlanning(MemoryPlanningPass):  # type: ignore[misc]
@@ -38,17 +67,17 @@ class InPlacePlanning(MemoryPlanningPass):  # type: ignore[misc]
 
 def update_in_place(module: GraphModule, updates: Mapping[int, Node]) -> None:
     """Let the outputs at the positions in `updates` share the memory of the inputs that they replace, and be
-    outputs no more. Where that memory is still read when an output is made, it is copied there at the end.
+    outputs no more. Where that memory is still read when an output is made, or the output is returned as
+    well, it is copied there at the end.
     """
     output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
     values, specs = list(output.args[0]), list(output.meta["spec"])
+    returned = Counter(values)
     for position, old in updates.items():
         new = values[position]
         if new is old:
             continue
-        if new.op == "placeholder":
-            raise LoweringError(f"output {position} is an input, and cannot be written over another one")
-        if _may_overwrite(new, old):
+        if returned[new] == 1 and _may_overwrite(new, old):
             _share(new, old)
         else:
             with module.graph.inserting_before(output):

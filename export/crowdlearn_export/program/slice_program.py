@@ -29,7 +29,7 @@ from crowdlearn_export.stages.stage import Optimizer, Stage
 from .backends import by_measurement, by_size, this_computer
 from .parity import check_parity
 
-REVISION = 7
+REVISION = 8
 """Part of the cache key: raise it when the same model must give another program."""
 
 
@@ -115,12 +115,12 @@ def program_of(
 
 
 def cache_key(graph: NeuronGraph, **what: object) -> str:
-    """Names a program by everything that it depends on."""
+    """Name a program by everything that it depends on, which the network's own name is not."""
     what |= {
         "revision": REVISION,
         "torch": torch.__version__,
         "executorch": executorch.version.__version__,
-        "graph": asdict(graph),
+        "graph": {**asdict(graph), "name": ""},
     }
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
 
