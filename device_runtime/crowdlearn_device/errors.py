@@ -1,7 +1,11 @@
 """Typed errors of the device runtime. Every message ends in what the user can do."""
 
 
-class DeviceError(Exception):
+class CrowdlearnError(Exception):
+    """Base of every error that crowdlearn raises on purpose, on devices, in the exporter and on the host."""
+
+
+class DeviceError(CrowdlearnError):
     """Base of every error that the device runtime raises on purpose."""
 
 

@@ -1,7 +1,9 @@
 """Typed errors of the exporter. Every message names the module concerned and what to do."""
 
+from crowdlearn_device.errors import CrowdlearnError
 
-class ExportError(Exception):
+
+class ExportError(CrowdlearnError):
     """Base of every error that the exporter raises on purpose."""
 
 

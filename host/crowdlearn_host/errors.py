@@ -1,7 +1,9 @@
 """Typed errors of the host. The command line prints them as one line, without a traceback."""
 
+from crowdlearn_device.errors import CrowdlearnError
 
-class HostError(Exception):
+
+class HostError(CrowdlearnError):
     """Base of every error that the host raises on purpose."""
 
 

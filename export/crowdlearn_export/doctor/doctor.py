@@ -13,6 +13,7 @@ from crowdlearn_export.compiler.compile import compile_lowered, lower_methods
 from crowdlearn_export.lowering.backend import choose_backend
 from crowdlearn_export.program.backends import multiplications, near_border
 from crowdlearn_export.program.parity import allowed_error
+from crowdlearn_export.quiet import quietly
 from crowdlearn_export.stages.train_step import train_step
 from crowdlearn_export.tracing.parity import copied
 from crowdlearn_export.tracing.trace import neuron_graph, trace
@@ -68,6 +69,7 @@ class Diagnosis:
         return allowed_error(self.float32_error or 0.0)
 
 
+@quietly()
 def diagnose(model: nn.Module, inputs: Tensor) -> Diagnosis:
     """Try everything that training `model` on such batches needs, and tell how it went.
 

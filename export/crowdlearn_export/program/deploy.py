@@ -14,6 +14,7 @@ from executorch.exir import to_edge_transform_and_lower
 from torch import Tensor, nn
 
 from crowdlearn_export.errors import ExportError
+from crowdlearn_export.quiet import quietly
 
 from .parity import relative_error
 
@@ -21,6 +22,7 @@ AGREEMENT = 1e-5
 """Largest relative difference between an exported model and PyTorch."""
 
 
+@quietly()
 def export_onnx(model: nn.Module, sample: Tensor, path: Path) -> float:
     """Write `model` for inference and return its largest relative difference from PyTorch in onnxruntime.
 
@@ -46,6 +48,7 @@ def export_onnx(model: nn.Module, sample: Tensor, path: Path) -> float:
     return error
 
 
+@quietly()
 def export_pte(model: nn.Module, sample: Tensor, max_batch: int, path: Path) -> float:
     """Write `model` for inference on XNNPACK and return its largest relative difference from PyTorch.
 

@@ -23,6 +23,7 @@ from crowdlearn_device.program.manifest import LOSS, TRAIN_STEP
 from crowdlearn_export.compiler.compile import compile_program
 from crowdlearn_export.graph.neuron_graph import Layer, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
+from crowdlearn_export.quiet import quietly
 from crowdlearn_export.stages.piece_stages import piece_stages
 from crowdlearn_export.stages.stage import Optimizer
 
@@ -63,6 +64,7 @@ class Footprint:
     step: float = 0.0
 
 
+@quietly()
 def footprint(
     graph: NeuronGraph, micro_batch: int, cache: Path | None = None, *, regions: Collection[int] = ()
 ) -> Footprint:

@@ -17,6 +17,7 @@ from crowdlearn_export.compiler.compile import compile_program
 from crowdlearn_export.graph.layers import run_layers
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import piece_shape
+from crowdlearn_export.quiet import quietly
 from crowdlearn_export.stages.stage import Stage, as_stage
 
 from .parity import check_parity
@@ -25,6 +26,7 @@ from .slice_program import SliceProgram, cache_key, load_cached, save_cached
 MAX_BATCH = 256
 
 
+@quietly()
 def export_inference(graph: NeuronGraph, cache: Path | None = None) -> SliceProgram:
     """The program `predict`: samples and every array of the model to logits, batches of 1 to MAX_BATCH.
 

@@ -23,6 +23,7 @@ from crowdlearn_device.program.manifest_reader import read_manifest
 from crowdlearn_export.compiler.compile import compile_lowered, lower_methods
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import piece_shape
+from crowdlearn_export.quiet import quietly
 from crowdlearn_export.stages.piece_stages import piece_stages
 from crowdlearn_export.stages.stage import Optimizer, Stage
 
@@ -48,6 +49,8 @@ class SliceProgram:
         }
 
 
+@quietly()
+@quietly()
 def export_slice(
     graph: NeuronGraph,
     owned: Sequence[int],

@@ -22,6 +22,7 @@ from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.graph.freezing import freeze, resting_modules, to_training
 from crowdlearn_export.graph.neuron_graph import Edge, EdgeKind, Layer, LocalOp, NeuronGraph, check_graph
 from crowdlearn_export.ops.local_ops import FUNCTIONS, SUPPORTED, as_module, average, describe, local_op, pair
+from crowdlearn_export.quiet import quietly
 
 from .parity import check_traced, copied
 
@@ -51,6 +52,7 @@ class _Draft:
         return not self.closed and not self.ops and bool(self.edges)
 
 
+@quietly()
 def neuron_graph(model: nn.Module, example_input: Tensor, name: str = "") -> NeuronGraph:
     """The model as layers of neurons joined by linear maps.
 
