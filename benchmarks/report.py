@@ -10,6 +10,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from crowdlearn_device.platform.files import write_atomically
+
 
 def machine() -> str:
     """The machine and the day, in one line."""
@@ -34,7 +36,7 @@ def write_rows(path: Path | None, rows: Sequence[dict[str, Any]]) -> None:
     """Write the rows as JSON, where a file is asked for; its folder is made."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"rows": list(rows)}, indent=1) + "\n")
+        write_atomically(path, json.dumps({"rows": list(rows)}, indent=1).encode() + b"\n")
 
 
 def importable_elsewhere() -> None:

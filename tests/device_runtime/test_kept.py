@@ -176,6 +176,7 @@ def test_a_file_that_is_there_is_replaced_only_if_forced(tmp_path, command, caps
     assert main([*command, str(output)]) == 0
     found = output.read_text()
     assert found.startswith("sample,class,probability\n0,")
+    assert main([*command, str(output)]) == 0, "what it wrote itself it writes again"
     output.write_text("mine\n")
     capsys.readouterr()
     assert main([*command, str(output)]) == 1
@@ -184,6 +185,14 @@ def test_a_file_that_is_there_is_replaced_only_if_forced(tmp_path, command, caps
     assert output.read_text() == "mine\n"
     assert main([*command, str(output), "--force"]) == 0
     assert output.read_text() == found
+
+
+def test_labels_of_classes_that_the_model_does_not_know_are_told(tmp_path, command, capsys):
+    np.savez(tmp_path / "test.npz", inputs=np.ones((2, 2, 3), np.float32), labels=[2, 3])
+    output = tmp_path / "found.csv"
+    assert main([*command, str(output)]) == 1
+    assert "has a label 3, but the model tells classes 0 to 2 apart" in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_what_cannot_be_written_is_told_before_the_model_is_read(tmp_path, command, monkeypatch, capsys):

@@ -154,5 +154,5 @@ async def test_samples_of_another_size_are_refused_in_one_line(copy, tmp_path, c
     np.savez(tmp_path / "other.npz", inputs=np.zeros((3, 1, 9, 9), np.float32))
     assert main(["predict", "--model", str(copy), "--inputs", str(tmp_path / "other.npz")]) == 1
     error = capsys.readouterr().err
-    assert "the model takes 64 values" in error
+    assert "the model takes (1, 8, 8) (64 values)" in error
     assert len(error.splitlines()) == 1

@@ -100,13 +100,19 @@ def test_data_that_is_not_there_is_a_mistake_in_the_fleet(tmp_path: Path) -> Non
         run(tmp_path, infos, device_data="/sdcard/tpyo")
 
 
-def test_samples_in_another_layout_on_a_phone_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("shape", "classes", "told"),
+    [
+        ((4, 4, 3), 4, r"a sample has shape \(4, 4, 3\).*transpose\(0, 3, 1, 2\)"),
+        ((3, 4, 4), 5, "the data has a label 4, but the model tells classes 0 to 3 apart"),
+    ],
+)
+def test_samples_on_a_phone_that_do_not_fit_the_model_are_refused(
+    tmp_path: Path, shape: tuple[int, ...], classes: int, told: str
+) -> None:
     (tmp_path / "net.py").write_text(CONVOLUTION)
     samples = io.BytesIO()
-    labels = np.arange(80) % 4
-    channels_last = np.zeros((80, 4, 4, 3), np.float32)
-    channels_last[np.arange(80), 0, labels] = 1.0
-    np.savez(samples, inputs=channels_last, labels=labels)
+    np.savez(samples, inputs=np.zeros((80, *shape), np.float32), labels=np.arange(80) % classes)
 
     async def put(serial: str) -> None:
         async with await AdbDevice.connect(serial) as device:
@@ -115,7 +121,7 @@ def test_samples_in_another_layout_on_a_phone_are_refused(tmp_path: Path) -> Non
     with phones.running(2, tmp_path) as infos:
         for info in infos:
             asyncio.run(put(info.serial))
-        with pytest.raises(TrainingError, match=r"a sample has shape \(4, 4, 3\).*transpose\(0, 3, 1, 2\)"):
+        with pytest.raises(TrainingError, match=f"too few devices are left.*{told}"):
             run(
                 tmp_path,
                 infos,

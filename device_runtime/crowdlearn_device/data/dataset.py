@@ -72,6 +72,15 @@ def in_shape(
     return inputs.reshape(len(inputs), *want)
 
 
+def check_labels(labels: NDArray[np.int64], classes: int, source: str = "the data") -> None:
+    """Raise DataError, naming `source`, if a label int64 [N] is none of the model's 0 to classes - 1."""
+    if labels.max() >= classes:
+        raise DataError(
+            f"{source} has a label {labels.max()}, but the model tells classes 0 to {classes - 1} apart; "
+            "give labels of its classes, or a model with more outputs"
+        )
+
+
 def long_axes(shape: Sequence[int]) -> list[int]:
     """Return the sizes in `shape` that are not 1: samples of at most one such axis have no layout."""
     return [size for size in shape if size != 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.data.dataset import Dataset, check_labels
 from crowdlearn_device.errors import DataError
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.schedule import Pass, micro_batches, mini_batches, pass_order
@@ -15,6 +15,7 @@ class Dominator:
 
     def __init__(self, piece: Piece, data: Dataset, of: Pass, assign: pb.Assign, device: int) -> None:
         training = assign.training
+        check_labels(data.labels, piece.classes)
         self._piece = piece
         self._data = data.shaped(piece.sample_shape)
         self._pass = of

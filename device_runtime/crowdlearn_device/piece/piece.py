@@ -82,6 +82,11 @@ class Piece:
         return first.neurons, *first.sum_shape
 
     @property
+    def classes(self) -> int:
+        """Number of classes that the network tells apart."""
+        return self._manifest.layers[self._last].neurons
+
+    @property
     def ready(self) -> bool:
         """Whether a stage can run now."""
         return bool(self._runnable())

@@ -2,54 +2,98 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
+OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS})
+"""Errors of writing to a file that is open; the system does not name it."""
+MAX_NAME = 255 - len("..partial")
+"""Bytes of a file name that leave room for the name of its partial file."""
+
 
 def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
-    """All of the content or the old file, whatever happens meanwhile."""
+    """Write all of the content, or leave the old file, whatever happens meanwhile."""
     with replacing(path, private=private) as file:
         file.write(content)
 
 
 @contextmanager
 def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` once all of it is on disk; a `private` one only its
-    owner can read.
+    """Give a file to write to, which takes the place of `path` once all of it is on disk.
+
+    Only its owner can read a `private` one; another keeps the permissions of the file that it replaces. A
+    link stays, and what it points to is replaced. A pipe or terminal is written to as it is.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    with naming(path):
+        target = path.resolve() if path.is_symlink() else path
+        if target.exists() and not target.is_file():
+            with target.open("wb") as file:  # what is read meanwhile, or is a folder
+                yield file
+            return
+        partial = _partial(target)
+        try:
+            if private:
+                partial.unlink(missing_ok=True)  # one that others can read stays so
+            with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, _mode(private))) as file:
+                if not private and target.exists():
+                    os.fchmod(file.fileno(), stat.S_IMODE(target.stat().st_mode))
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)
+        except BaseException:
+            with suppress(OSError):
+                partial.unlink()  # the disk may be full
+            raise
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Have an error of the disk name the file that was written, which the system does not."""
     try:
-        if private:
-            partial.unlink(missing_ok=True)  # one that others can read stays so
-        mode = 0o600 if private else 0o666
-        with open(partial, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()  # the disk may be full
+        yield
+    except OSError as error:
+        own = error.filename is None and error.errno in OF_THE_DISK
+        if own or error.filename == str(_partial(path)):
+            error.filename = str(path)
         raise
 
 
-def not_to_write(path: Path, *, force: bool, is_own: Callable[[str], bool] = lambda text: False) -> str:
-    """Make the folder of `path`; why a command may not write the file, "" where it may.
+def _partial(path: Path) -> Path:
+    name = os.fsencode(path.name)
+    return path.with_name(f".{path.name if len(name) <= MAX_NAME else sha256(name).hexdigest()}.partial")
 
-    It may not where something would be lost: where there is a file that, by its text, is not the command's
-    own, unless `force`. Raises OSError where the folder cannot be made.
+
+def _mode(private: bool) -> int:
+    return 0o600 if private else 0o666
+
+
+def not_to_write(path: Path, *, force: bool, is_own: Callable[[str], bool] | None = None) -> str:
+    """Make the folder of `path`; return why a command may not write the file, or "" if it may.
+
+    A file that is there may be replaced with `force`, or if by its text `is_own` knows it as the command's
+    own. Raises OSError if the folder cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         return f"{path} is a folder; name a file in it"
-    if path.is_file() and not force and not is_own(path.read_text("utf-8", errors="replace")):
-        return (
-            f"{path} is there already, and not as this command wrote it; "
-            "name another file, or replace it with --force"
-        )
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if path.exists() and not path.is_file():
+        return "" if os.access(path, os.W_OK) else f"{path} cannot be written; name another file"
+    if path.is_file() and not force:
+        if is_own is None:
+            return f"{path} is there already; name another file, or replace it with --force"
+        if not is_own(path.read_text("utf-8", errors="replace")):
+            return (
+                f"{path} is there already, and not as this command wrote it; "
+                "name another file, or replace it with --force"
+            )
+    folder = (path.resolve() if path.is_symlink() else path).parent
+    if not os.access(folder, os.W_OK) or (path.is_file() and not os.access(path, os.W_OK)):
         return f"{path} cannot be written; look at the folder's permissions"
     return ""

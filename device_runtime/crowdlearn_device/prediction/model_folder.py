@@ -80,6 +80,11 @@ class KeptModel:
             ) from error
         return cls(manifest, store.executor(manifest), weights)
 
+    @property
+    def classes(self) -> int:
+        """Number of classes that the model tells apart."""
+        return self._manifest.layers[-1].neurons
+
     def probabilities(self, inputs: Floats) -> Floats:
         """Return the probability of each class, float32 [N, classes], for samples float32 [N, ...].
 

@@ -19,6 +19,10 @@ SCALE_BLOCK = 1024
 """Values that share one int8 scale: its 32 bits cost 1/32 bit a value."""
 
 
+MAX_SCALE = np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(0))
+"""float32: what is above it, times 127, is not finite."""
+
+
 class ValueType(IntEnum):
     """How a value travels; INT8 is linear in the largest magnitude of its block of SCALE_BLOCK values."""
 
@@ -85,7 +89,7 @@ def _quantised(values: Floats) -> tuple[NDArray[np.int8], Floats]:
         raise ValueError("values are not finite; the training has diverged, lower the learning rate")
     padded = np.zeros((-(-len(values) // SCALE_BLOCK), SCALE_BLOCK), np.float32)
     padded.reshape(-1)[: len(values)] = values
-    scales = (np.abs(padded).max(1) / np.float32(127)).astype("<f4")
+    scales = np.minimum(np.abs(padded).max(1) / np.float32(127), MAX_SCALE).astype("<f4")
     divisors = np.where(scales > 0, scales, np.float32(1))
     levels = np.rint(padded / divisors[:, None]).clip(-127, 127).astype(np.int8)
     return levels.reshape(-1)[: len(values)], scales

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
+from crowdlearn_device.platform.files import write_atomically
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import to_edge_transform_and_lower
 from torch import Tensor, nn
@@ -35,16 +35,12 @@ def export_onnx(model: nn.Module, sample: Tensor, path: Path) -> float:
         model.eval(), (sample,), dynamic_shapes=({0: torch.export.Dim("batch")},), dynamo=True, verbose=False
     )
     assert program is not None
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        program.save(str(partial))
-        onnx.checker.check_model(onnx.load(partial))
-        session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-        found = session.run(None, {session.get_inputs()[0].name: sample.numpy()})[0]
-        error = _agreement(model, sample, found, "onnxruntime")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    content = program.model_proto.SerializeToString()
+    onnx.checker.check_model(content)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    found = session.run(None, {session.get_inputs()[0].name: sample.numpy()})[0]
+    error = _agreement(model, sample, found, "onnxruntime")
+    write_atomically(path, content)
     return error
 
 
@@ -64,7 +60,7 @@ def export_pte(model: nn.Module, sample: Tensor, max_batch: int, path: Path) -> 
     pte = edge.to_executorch().buffer
     found = ExecuTorchExecutor(pte).run("forward", [sample.numpy()])[0]
     error = _agreement(model, sample, found, "ExecuTorch")
-    path.write_bytes(pte)
+    write_atomically(path, pte)
     return error
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 
+from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from pydantic import TypeAdapter, ValidationError
 
@@ -156,7 +157,7 @@ def plan_from_counts(graph: NeuronGraph, counts: Sequence[Sequence[int]]) -> Pla
 
 def save_plan(plan: Plan, path: Path) -> None:
     """Write the plan as JSON."""
-    path.write_bytes(TypeAdapter(Plan).dump_json(plan, indent=1) + b"\n")
+    write_atomically(path, TypeAdapter(Plan).dump_json(plan, indent=1) + b"\n")
 
 
 def is_plan(text: str) -> bool:

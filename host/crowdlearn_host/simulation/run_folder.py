@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 import torch
 from crowdlearn_device.platform.files import replacing, write_atomically
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from crowdlearn_host.common.files import DAMAGED_ARCHIVE, LOCK, locked
 from crowdlearn_host.common.toml_files import load_toml
@@ -108,7 +108,7 @@ class RunFolder:
         """Writes the global model as model.safetensors and returns its path."""
         template = build_model(setting.config.model, setting.config.seed).state_dict()
         path = self.folder / MODEL
-        save_file(unflatten(global_weights(setting, state), template), path)
+        write_atomically(path, save(unflatten(global_weights(setting, state), template)))
         return path
 
 

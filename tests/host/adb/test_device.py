@@ -44,6 +44,9 @@ async def test_files_travel_unchanged(device: AdbDevice, tmp_path: Path) -> None
     assert await device.pull(remote) == content
     await device.pull_to(remote, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == content
+    with pytest.raises(FleetError, match="No such file"):
+        await device.pull_to(f"{remote}-that-is-not-there", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == content, "a file is lost only to a whole one"
 
 
 @pytest.mark.parametrize("remote", ["/system/app.apk", "/data/local/tmp/../../x", "/etc/passwd"])

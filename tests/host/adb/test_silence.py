@@ -57,9 +57,12 @@ async def test_a_push_to_a_phone_that_falls_silent_is_given_up(sleeper: Sleeper,
 
 
 async def test_a_pull_from_a_phone_that_falls_silent_is_given_up(sleeper: Sleeper, tmp_path: Path) -> None:
+    (tmp_path / "back").write_bytes(b"before")
     with pytest.raises(FleetError, match=told(sleeper, f"the pull of {REMOTE}")):
         async with asyncio.timeout(PATIENCE):
             await sleeper.device.pull_to(REMOTE, tmp_path / "back", progress=sleeper.stop_once_moving)
+    assert {path.name for path in tmp_path.iterdir()} - {"phones"} == {"back"}
+    assert (tmp_path / "back").read_bytes() == b"before"
 
 
 async def test_whatever_a_silent_phone_is_asked_is_given_up(sleeper: Sleeper) -> None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from crowdlearn_device.platform.files import replacing
+
 from crowdlearn_host.adb.carriers.connection import ACCEPT_SECONDS, CONNECT_SECONDS, connect_tcp, connect_usb
 from crowdlearn_host.adb.carriers.mux import StreamRefused, pump
 from crowdlearn_host.adb.carriers.server import ServerConnection, server_port
@@ -146,10 +148,13 @@ class AdbDevice:
         return bytes(content)
 
     async def pull_to(self, remote: str, local: Path, *, progress: Progress | None = None) -> None:
-        """Copy a file of the phone to `local`. Raises FleetError."""
+        """Copy a file of the phone to `local`, which stays as it was unless all has come.
+
+        Raises FleetError.
+        """
         total = (await self.stat(remote)).size
         received = 0
-        with local.open("wb") as file, silence_told(self.serial, f"the pull of {remote}"):
+        with replacing(local) as file, silence_told(self.serial, f"the pull of {remote}"):
             async for chunk in pull_file(self._connection, remote):
                 received += file.write(chunk)
                 if progress:

@@ -14,11 +14,11 @@ from crowdlearn_host.errors import ConfigError
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that this command did not write.")]
 
 
-def claim(path: Path, *, force: bool, is_own: Callable[[str], bool] = lambda text: False) -> None:
+def claim(path: Path, *, force: bool, is_own: Callable[[str], bool] | None = None) -> None:
     """Make the folder of `path`, and see that nothing is lost by writing the file.
 
-    Raises ConfigError where there is a file that, by its text, is not the command's own, unless `force`;
-    OSError where none can be written.
+    Raises ConfigError if there is a file that `is_own` does not know by its text, unless `force`; OSError if
+    none can be written.
     """
     if why := not_to_write(path, force=force, is_own=is_own):
         raise ConfigError(why)

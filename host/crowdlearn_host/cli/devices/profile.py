@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from crowdlearn_device.platform.files import write_atomically
 from rich.table import Table
 
 from crowdlearn_host.cli.console.output import Force, claim
@@ -40,7 +41,7 @@ def profile(
     probe = build_probe(default_home() / "programs")
 
     def keep(measured: list[Measured]) -> None:
-        out.write_text(fleet_toml(measured, samples=samples))
+        write_atomically(out, fleet_toml(measured, samples=samples).encode())
 
     measured, missing = asyncio.run(_measure_all(found, probe, key, keep))
     if not measured:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import torch
 import typer
+from crowdlearn_device.platform.files import write_atomically
 
 from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.cli.runs.trained import model_and_test
@@ -44,7 +45,7 @@ def import_model(
     claim(target, force=force, is_own=_is_program)
     for note in read_onnx(source, refuse_shared=refuse_shared).notes:
         typer.echo(f"note: {note}", err=True)
-    target.write_text(PROGRAM.format(name=source.name, path=repr(str(source.resolve()))))
+    write_atomically(target, PROGRAM.format(name=source.name, path=repr(str(source.resolve()))).encode())
     typer.echo(f'train it with model = "{target.resolve()}:build" in a configuration')
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import torch
 import typer
+from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.program.footprint import Footprint, footprint
 from crowdlearn_export.tracing.trace import neuron_graph
@@ -113,7 +114,7 @@ def plan(
     if save is not None:
         save_plan(planned.plan, save)
     if plot is not None:
-        plot.write_text(draw_plan(planned.plan, graph))
+        write_atomically(plot, draw_plan(planned.plan, graph).encode())
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(planned.plan)))
         return

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from crowdlearn_device.platform.files import write_atomically
 
 from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.report.page import is_page, page
@@ -24,5 +25,5 @@ def report(
     target = output or run / "report.html"
     found = read_run(run)
     claim(target, force=force, is_own=is_page)
-    target.write_text(page(found), "utf-8")
+    write_atomically(target, page(found).encode())
     typer.echo(str(target))
