@@ -5,6 +5,7 @@ seen.
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from crowdlearn_device.errors import DeviceError
 from crowdlearn_device.prediction.model_folder import WEIGHTS, KeptModel
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_export.graph.weights import state_of
+from crowdlearn_host.cli import build
 from crowdlearn_host.coordinator.hub.server import Server
-from crowdlearn_host.runs.data import to_npz
+from crowdlearn_host.runs.data import load_split, to_npz
 from crowdlearn_host.runs.prepare import Prepared, prepare
 from crowdlearn_host.spec.training import TrainConfig
+from typer.testing import CliRunner
 
 from .sockets import train_on_sockets
 
@@ -148,6 +151,25 @@ async def test_damaged_files_are_refused(copy, name):
     path.unlink()
     with pytest.raises(DeviceError, match=r"cannot be read|not on this device|holds no model"):
         KeptModel.load(copy)
+
+
+def test_models_outlive_the_phones_that_a_run_had_for_itself(home, tmp_path, capsys):
+    config, run = tmp_path / "own.toml", tmp_path / "run"
+    config.write_text(
+        'model = "mlp:64-8-10"\ndata = "digits"\n[group]\npieces = 2\nkeep_model = true\n'
+        '[training]\nepochs = 1\nkernels = "by_size"\n[fleet]\nvirtual = 2\n'
+    )
+    command = ["train", str(config), "--run", str(run), "--json"]
+    result = CliRunner().invoke(build(["train"]), command, catch_exceptions=False)
+    told = json.loads(result.stdout)
+    assert told["models"] == [str(run / "models" / name) for name in ("phone-0", "phone-1")]
+    assert f"crowdlearn-device predict --model {run}/models/phone-0" in result.stderr
+    assert not (run / "phones").exists()
+    (tmp_path / "test.npz").write_bytes(to_npz(load_split("digits", "test")))
+    for model in told["models"]:
+        capsys.readouterr()
+        assert main(["predict", "--model", model, "--inputs", str(tmp_path / "test.npz")]) == 0
+        assert f"accuracy {100 * told['test_accuracy']:.2f} %" in capsys.readouterr().err
 
 
 async def test_samples_of_another_size_are_refused_in_one_line(copy, tmp_path, capsys):

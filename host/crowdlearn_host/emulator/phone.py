@@ -28,7 +28,14 @@ from crowdlearn_host.emulator.processes.limits import Limits, make_limits, remov
 from crowdlearn_host.emulator.processes.parent import die_with_parent
 from crowdlearn_host.emulator.processes.processes import Processes
 from crowdlearn_host.emulator.processes.spawner import Spawner
-from crowdlearn_host.emulator.settings import CONTROL_SOCKET, MAX_REQUEST, PhoneInfo, Settings, process_start
+from crowdlearn_host.emulator.settings import (
+    CONTROL_SOCKET,
+    FILES,
+    MAX_REQUEST,
+    PhoneInfo,
+    Settings,
+    process_start,
+)
 
 POWER_SECONDS = 1.0
 
@@ -45,7 +52,7 @@ class Phone:
         self._battery_shown: dict[str, str] = {}
         self._link = settings.link
         files = Filesystem(
-            folder / "root",
+            folder / FILES,
             generated_files(profile, lambda: self._battery.state, lambda: self._processes.memory()),
         )
         spawner = Spawner(folder.parent.parent, settings.preload)

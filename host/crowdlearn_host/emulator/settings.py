@@ -10,6 +10,8 @@ from crowdlearn_host.errors import FleetError
 
 SETTINGS_FILE = "settings.json"
 INFO_FILE = "phone.json"
+FILES = "root"
+"""Where, below a phone's folder, its own files lie."""
 CONTROL_SOCKET = "control"
 MAX_REQUEST = 4096
 PROGRAMS = {"crowdlearn-device": "crowdlearn_device.cli:main"}

@@ -12,12 +12,14 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
+from crowdlearn_host.adb.deployment.shell import HOME
 from crowdlearn_host.common.home import default_home
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.hub.server import OnEvent, Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder, environment, load_model_state
 from crowdlearn_host.devices.carriers.adb import AdbFleet, Link
 from crowdlearn_host.devices.joining.listener import listening
+from crowdlearn_host.emulator.settings import FILES
 from crowdlearn_host.errors import RunError, TrainingError
 from crowdlearn_host.planner.plan import save_plan
 from crowdlearn_host.spec.provenance import NAME as INPUTS
@@ -165,6 +167,24 @@ def new_run(path: Path, config_text: str, prepared: Prepared, config_folder: Pat
 def forget_phones(run: Path) -> None:
     """Remove the virtual phones that a run had for itself, which are switched off."""
     shutil.rmtree(run / "phones", ignore_errors=True)
+
+
+def fetch_models(run: Path) -> list[Path]:
+    """Move what the virtual phones of a run, which are switched off, keep of its model to RUN/models/PHONE.
+
+    Returns the folders.
+    """
+    fetched = []
+    for phone in sorted((run / "phones").iterdir()):
+        kept = phone / FILES / HOME.lstrip("/") / "models" / run.resolve().name
+        if not kept.is_dir():
+            continue
+        target = run / "models" / phone.name
+        target.parent.mkdir(exist_ok=True)
+        shutil.rmtree(target, ignore_errors=True)
+        kept.replace(target)
+        fetched.append(target)
+    return fetched
 
 
 def open_run(path: Path) -> tuple[RunFolder, TrainConfig]:

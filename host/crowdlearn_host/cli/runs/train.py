@@ -20,7 +20,7 @@ from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.errors import ConfigError, FleetError
 from crowdlearn_host.runs.prepare import Prepared, prepare
-from crowdlearn_host.runs.train import forget_phones, new_run, open_run, recompiled
+from crowdlearn_host.runs.train import fetch_models, forget_phones, new_run, open_run, recompiled
 from crowdlearn_host.runs.train import train as run_training
 from crowdlearn_host.spec.training import TrainConfig, load_config
 
@@ -75,7 +75,9 @@ def train_in(
         serials = _serials(config, folder.path, stack)
         progress = stack.enter_context(TrainingProgress(console, samples, config.training.epochs))
         result = asyncio.run(run_training(prepared, serials, folder, progress.show, key))
+    models: list[Path] = []
     if config.fleet.virtual:
+        models = fetch_models(folder.path)
         forget_phones(folder.path)  # the run is done, its own phones with it
     traffic: dict[str, dict[str, int]] = {"up": {}, "down": {}}
     for row in folder.load_traffic():
@@ -89,12 +91,18 @@ def train_in(
         accuracy = (f"{100 * result.accuracy:.2f} %", "bold")
         console.print(Text.assemble("test accuracy ", accuracy, f" of {result.samples} samples"))
     console.print(f"run folder: {folder.path}", soft_wrap=True)
+    if models:
+        console.print(
+            f"the phones were the run's own; the models that they kept: {models[0].parent}", soft_wrap=True
+        )
+        console.print(f"use one: crowdlearn-device predict --model {models[0]} --inputs FILE", soft_wrap=True)
     return {
         "run": str(folder.path),
         "seconds": round(time.monotonic() - started, 2),
         "test_accuracy": result.accuracy if result else None,
         "test_loss": result.loss if result else None,
         "bytes": traffic,
+        "models": [str(path) for path in models],
     }
 
 
