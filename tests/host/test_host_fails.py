@@ -130,10 +130,10 @@ def test_a_full_disk_is_told_with_the_file_and_what_to_do(tmp_path: Path) -> Non
     with RunFolder(tmp_path / "run", create=True) as folder:
         with pytest.raises(RunError, match=r"events\.jsonl cannot be used: No space left .*room.*--resume"):
             folder.event("joined", device="phone")
-        folder.save_group(0, {"kept": 1}, [])
+        folder.save({0: {"kept": 1}})
         fill(folder)
         with pytest.raises(RunError, match=r"run\.db cannot be used: .*full.*room.*--resume"):
-            folder.save_group(0, {"kept": 2, "long": "x" * 10_000}, [])
+            folder.save({0: {"kept": 2, "long": "x" * 10_000}})
         assert folder.load_group(0) == {"kept": 1}
 
 

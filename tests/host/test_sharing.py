@@ -59,9 +59,25 @@ def test_a_window_restored_from_its_state_goes_on_as_before() -> None:
 
 
 def test_omega_out_of_range_is_refused() -> None:
-    for omega in (0, 256):
-        with pytest.raises(ValueError, match="omega"):
-            Window(np.zeros(1, np.float32), omega)
+    with pytest.raises(ValueError, match="omega"):
+        Window(np.zeros(1, np.float32), 0)
+
+
+@pytest.mark.parametrize("omega", [256, 70_000])
+def test_no_omega_is_too_large(omega: int) -> None:
+    window = Window(np.zeros(1, np.float32), omega)
+    for value in range(omega + 2):
+        window.apply(update({0: value}))
+    assert window.counts.tolist() == [omega]
+    assert window.average()[0] == np.float32((omega + 3) / 2)
+
+
+@pytest.mark.parametrize("omega", [2, 3])
+def test_nothing_is_left_of_an_upload_that_fell_out_however_large(omega: int) -> None:
+    window = Window(np.zeros(SIZE, np.float32), omega)
+    for value in [3e38, *[1e-3] * omega, 1e10, *[1e-9] * omega]:
+        window.apply(update(dict.fromkeys(range(SIZE), value)))
+    assert window.average().tolist() == [np.float32(1e-9)] * SIZE
 
 
 def sharing_round() -> tuple[Window, SharingRound]:

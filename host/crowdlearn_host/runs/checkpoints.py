@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
+import torch
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.graph.weights import state_of
 
-from crowdlearn_host.coordinator.hub.server import OnEvent, Server
+from crowdlearn_host.common.files import read_lines
+from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.hub.traffic import exchanged_bytes
-from crowdlearn_host.coordinator.storage.run_folder import RunFolder
+from crowdlearn_host.coordinator.storage.run_folder import RunFolder, load_model_state
 
-from .evaluation import evaluate
+from .evaluation import Evaluation, evaluate
 from .prepare import WIRE, Prepared
 
 
-class Checkpoints:
-    """Saves and evaluates the global model after every epoch of a group, with what the epoch cost."""
+@dataclass(frozen=True)
+class _Due:
+    """The global model after an epoch, and what is known of the epoch, while it waits to be evaluated."""
 
-    def __init__(self, prepared: Prepared, folder: RunFolder, server: Server, on_event: OnEvent) -> None:
-        self._prepared, self._folder, self._server, self._on_event = prepared, folder, server, on_event
+    epoch: int
+    state: Mapping[str, torch.Tensor]
+    fields: dict[str, Any]
+
+
+class Checkpoints:
+    """Keeps the global model after every epoch, and has it evaluated, with what the epoch cost.
+
+    Called in the store's thread. The evaluation has a thread of its own, for which nothing waits: of the
+    models that come while one is evaluated the newest is next, and of the others it is told that they were
+    not. The newest checkpoints stay, as many as the configuration says, and the most accurate.
+    """
+
+    def __init__(self, prepared: Prepared, folder: RunFolder, server: Server) -> None:
+        self._prepared, self._folder, self._server = prepared, folder, server
+        self._config = prepared.config.checkpoints
+        self._loop = asyncio.get_running_loop()
+        self._pool = ThreadPoolExecutor(1, "crowdlearn-evaluation")
+        self._lock = Lock()
+        self._due: _Due | None = None
+        self._last: tuple[int, Evaluation] | None = None
+        self._accuracy = _accuracies(folder)
+        self._newest = max(folder.checkpoints(), default=-1)
         self._mark()
         plan = prepared.plan
         rows = prepared.config.training.micro_rows(plan.micro_batch, pieces=len(plan.pieces))
@@ -36,20 +65,74 @@ class Checkpoints:
         self._exchanged = server.traffic.exchanged
 
     def __call__(self, group: int, epoch: int, arrays: dict[str, Floats]) -> None:
-        prepared = self._prepared
+        prepared, server = self._prepared, self._server
         state = state_of(prepared.graph, arrays, prepared.model.state_dict(), prepared.plan.order)
         self._folder.save_checkpoint(epoch, state)
-        fields: dict[str, Any] = {"epoch": epoch, "group": group}
-        if prepared.test is not None:
-            result = evaluate(copy.deepcopy(prepared.model), state, prepared.test)
-            fields |= {"test_loss": result.loss, "test_accuracy": result.accuracy}
-        samples = self._server.throughput.samples - self._samples
-        fields |= {
+        self._newest = epoch
+        samples = server.throughput.samples - self._samples
+        fields: dict[str, Any] = {
+            "epoch": epoch,
+            **({"group": group} if self._config.evaluate == "group" else {}),
             "samples_per_second": samples / (time.monotonic() - self._began),
-            "bytes_per_sample": (self._server.traffic.exchanged - self._exchanged) / max(samples, 1),
+            "bytes_per_sample": (server.traffic.exchanged - self._exchanged) / max(samples, 1),
             "planned_bytes_per_sample": self._planned,
-            "bytes": self._server.traffic.by_purpose(),
+            "bytes": server.traffic.by_purpose(),
         }
         self._mark()
-        self._folder.event("evaluated", **fields)
-        self._on_event("evaluated", fields)
+        if prepared.test is None or self._config.evaluate == "never":
+            self._tell("evaluated", fields)
+        else:
+            with self._lock:
+                before, self._due = self._due, _Due(epoch, state, fields)
+            if before is None:
+                self._pool.submit(self._evaluate)
+            else:
+                self._tell("not_evaluated", before.fields)
+        self._prune()
+
+    def _prune(self) -> None:
+        kept = sorted(self._folder.checkpoints())
+        with self._lock:
+            best = max(self._accuracy, key=lambda epoch: (self._accuracy[epoch], epoch), default=-1)
+        self._folder.forget_checkpoints(set(kept) - {*kept[-self._config.keep :], best})
+
+    def _evaluate(self) -> None:
+        """In the thread of the evaluation: the newest model that came."""
+        with self._lock:
+            due, self._due = self._due, None
+        if due is None or self._prepared.test is None:
+            return
+        try:
+            result = evaluate(copy.deepcopy(self._prepared.model), due.state, self._prepared.test)
+        except Exception as error:
+            self._loop.call_soon_threadsafe(self._server.fail, error)
+            return
+        with self._lock:
+            self._accuracy[due.epoch] = result.accuracy
+            self._last = due.epoch, result
+        self._tell("evaluated", {**due.fields, "test_loss": result.loss, "test_accuracy": result.accuracy})
+
+    def _tell(self, event: str, fields: dict[str, Any]) -> None:
+        self._loop.call_soon_threadsafe(self._server.tell, event, fields)
+
+    async def finish(self) -> Evaluation | None:
+        """The evaluation of the newest checkpoint, where there is a test set, once all are done."""
+        await asyncio.to_thread(self._pool.shutdown)
+        await asyncio.sleep(0)  # what the thread told last is heard first
+        test = self._prepared.test
+        if self._last is not None and self._last[0] == self._newest:
+            return self._last[1]
+        if test is None:
+            return None
+        model, state = copy.deepcopy(self._prepared.model), load_model_state(self._folder.path)
+        return await asyncio.to_thread(evaluate, model, state, test)
+
+
+def _accuracies(folder: RunFolder) -> dict[int, float]:
+    """Test accuracy by epoch, as a run that goes on has told it."""
+    told = (event for event in read_lines(folder.path / "events.jsonl") if event.get("event") == "evaluated")
+    return {
+        int(event["epoch"]): float(event["test_accuracy"])
+        for event in told
+        if isinstance(event.get("epoch"), int) and isinstance(event.get("test_accuracy"), float)
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 import shutil
 import signal
@@ -16,7 +15,7 @@ from crowdlearn_host.adb.deployment.shell import HOME
 from crowdlearn_host.common.home import default_home
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.hub.server import OnEvent, Server
-from crowdlearn_host.coordinator.storage.run_folder import RunFolder, environment, load_model_state
+from crowdlearn_host.coordinator.storage.run_folder import RunFolder, environment
 from crowdlearn_host.devices.carriers.adb import AdbFleet, Link
 from crowdlearn_host.devices.joining.listener import listening
 from crowdlearn_host.emulator.settings import FILES
@@ -27,7 +26,7 @@ from crowdlearn_host.spec.provenance import Inputs, load_kept
 from crowdlearn_host.spec.training import TrainConfig
 
 from .checkpoints import Checkpoints
-from .evaluation import Evaluation, evaluate
+from .evaluation import Evaluation
 from .prepare import Prepared, device_files, groups_of, shared_model_of
 
 GOODBYE_SECONDS = 15.0
@@ -52,24 +51,22 @@ async def train(
         for number, settings in enumerate(groups_of(prepared, len(serials) + fleet.joining))
         for saved in [folder.load_group(number)]
     ]
-    shared = shared_model_of(prepared, len(groups))
-    if window := folder.load_window():
-        shared.restore(window)
     seats = prepared.plan.seats
     numbers = tuple(seats.values()) or range(len(serials))
     server = Server(
         run=folder.path.resolve().name,
         groups=groups,
         folder=folder,
-        shared=shared,
+        shared=shared_model_of(prepared, len(groups)),
         on_event=on_event,
         synchronous=prepared.config.sharing.synchronous,
-        on_checkpoint=lambda group, epoch, arrays: checkpoint(group, epoch, arrays),
+        on_checkpoint=lambda group, epoch, arrays: checkpoints(group, epoch, arrays),
+        checkpoint_each=prepared.config.checkpoints.evaluate == "group",
         programs={Path(n).stem: c for program in prepared.exported for n, c in program.files().items()},
         seats=seats,
     )
     server.traffic.restore(folder.load_traffic())
-    checkpoint = Checkpoints(prepared, folder, server, on_event)
+    checkpoints = Checkpoints(prepared, folder, server)
     files = device_files(prepared, len(serials))
     loop = asyncio.get_running_loop()
     interrupted = asyncio.Event()
@@ -113,9 +110,7 @@ async def train(
     for group in groups:
         if group.phase != "done":
             raise TrainingError(group.reason)
-    if prepared.test is None:
-        return None
-    return evaluate(copy.deepcopy(prepared.model), load_model_state(folder.path), prepared.test)
+    return await checkpoints.finish()
 
 
 def _cannot_go_on(group: Group) -> bool:

@@ -118,6 +118,15 @@ class TrainingSection(Section):
         return min(self.micro_batch or planned or usual, self.batch)
 
 
+class CheckpointSection(Section):
+    """Global models: the newest `keep` and the most accurate one stay. They are tested after every "epoch",
+    once all groups have ended it, after each "group" has, or "never" before the end.
+    """
+
+    keep: int = Field(5, ge=1)
+    evaluate: Literal["epoch", "group", "never"] = "epoch"
+
+
 class FleetSection(Section):
     """Which devices: adb serials (HOST:PORT or USB), every virtual phone that runs (empty), or `virtual` new
     ones; and with `listen` as many as are `joining` by dialling this computer there (docs/joining.md).
@@ -162,6 +171,7 @@ class TrainConfig(Section):
     group: GroupSection = GroupSection()  # type: ignore[call-arg]
     training: TrainingSection = TrainingSection()  # type: ignore[call-arg]
     sharing: SharingSection = SharingSection()  # type: ignore[call-arg]
+    checkpoints: CheckpointSection = CheckpointSection()  # type: ignore[call-arg]
     fleet: FleetSection = FleetSection()  # type: ignore[call-arg]
 
     @model_validator(mode="after")

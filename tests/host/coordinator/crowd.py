@@ -259,8 +259,7 @@ class Crowd:
     def model(self) -> dict[str, Floats]:
         """The global model as the host's disk holds it."""
         shared = shared_model(self.disk["omega"])
-        if window := self.disk.get("window"):
-            shared.restore(window)
+        shared.resume(shared.window, iter(self.disk["journal"]))
         return shared.model()
 
 

@@ -117,9 +117,8 @@ class Host:
         saved = disk.get("group")
         self.group = Group(settings) if saved is None else Group.from_json(settings, json.loads(saved))
         self.shared = shared_model(disk["omega"])
-        if window := disk.get("window"):
-            self.shared.restore(window)
-        self.window_changed = False
+        self.shared.resume(self.shared.window, iter(disk.setdefault("journal", [])))
+        self.commit: do.Commit | None = None
         self.attached: dict[int, Connection] = {}
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.dropped: list[int] = []
@@ -197,9 +196,13 @@ class Host:
         match effect:
             case do.Save():
                 self.disk["group"] = json.dumps(self.group.to_json())
-                if self.window_changed:
-                    self.disk["window"] = self.shared.to_bytes()
-                    self.window_changed = False
+                if self.commit is not None:
+                    records = self.shared.close(0, self.commit.generation, self.commit.place)
+                    records += self.shared.entering(records)
+                    self.disk["journal"] += records
+                    for record in records:
+                        self.shared.take_in(record)
+                    self.commit = None
             case do.Send(device, frame):
                 self._send(device, frame)
             case do.SendGlobal(device, generation, neurons):
@@ -222,10 +225,8 @@ class Host:
                     del self.disk["snapshots"][key]
             case do.Merge():
                 self.shared.merge(0, effect)
-            case do.Commit(generation, place):
-                self.shared.commit(0, generation, place)
-                self.shared.release()
-                self.window_changed = True
+            case do.Commit():
+                self.commit = effect
             case do.Checkpoint(epoch):
                 self.disk["epochs"].append(epoch)
             case do.Record(event, fields):

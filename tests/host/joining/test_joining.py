@@ -51,6 +51,7 @@ async def a_host(home: Path) -> AsyncIterator[int]:
         server = Server("run", [Group(settings)], folder, shared, lambda *_: None, lambda *_: None)
         async with listening(server, "127.0.0.1:0", home) as port:
             yield port
+            await server.close()
 
 
 async def test_a_device_with_another_token_or_name_is_refused_in_plain_words(tmp_path):

@@ -50,7 +50,7 @@ async def test_only_who_is_admitted_may_send_large_frames(tmp_path: Path) -> Non
             large = pb.Envelope(sender=0, receiver=7, sealed=bytes(LARGE))
             await device.send(pb.Frame(envelope=large).SerializeToString())
             await (await device.ping())
-        assert "envelope to device 7" in (tmp_path / "run" / "events.jsonl").read_text()
+    assert "envelope to device 7" in (tmp_path / "run" / "events.jsonl").read_text()
 
 
 async def test_a_crowd_of_strangers_is_hung_up_on_and_keeps_no_device_out(

@@ -38,7 +38,7 @@ def phones(tmp_path: Path) -> Path:
             {"device": HOSTILE, "direction": way, "purpose": "activation", "bytes": size, "messages": 1}
             for way, size in (("up", 2_000_000), ("down", 1_000_000))
         ]
-        folder.save_group(0, {}, traffic)
+        folder.save({0: {}}, traffic)
     return path
 
 

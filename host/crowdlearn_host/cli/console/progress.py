@@ -115,5 +115,5 @@ class TrainingProgress:
         test = f", test accuracy {100 * fields['test_accuracy']:.2f} %" if "test_accuracy" in fields else ""
         loss = f"loss {self._loss:.4f}" if self._loss is not None else "no mini-batch"
         moved = size(sum(fields["bytes"].values()))
-        group = f" of group {fields['group'] + 1}" if self._groups > 1 else ""
+        group = f" of group {fields['group'] + 1}" if "group" in fields else ""
         self._tell(f"epoch {fields['epoch'] + 1}{group}: {loss}{test}, {moved} sent so far")

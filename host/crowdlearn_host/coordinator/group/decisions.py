@@ -128,7 +128,6 @@ class Course(Standing):
         elif turn is None and self._able:
             self._end_epoch()
             self.points = after_sharing(self.settings, self.points, self.schedule)
-            self.effects.append(Save())
             self._next_pass()
         elif turn is None:
             self._pause("nobody is here")
@@ -152,10 +151,10 @@ class Course(Standing):
             self._send(device, share=share)
 
     def _end_epoch(self) -> None:
-        """Nobody is left to dominate, and all is shared."""
+        """Nobody is left to dominate, and all is shared: on disk first, then the model is checkpointed."""
         for number in sorted(set(self.schedule.order) - set(self.schedule.finished)):
             self._record("skipped", device=self._name(number), epoch=self.schedule.epoch)
-        self.effects.append(Checkpoint(self.schedule.epoch))
+        self.effects += [Save(), Checkpoint(self.schedule.epoch)]
         self._record("epoch", epoch=self.schedule.epoch, boundary=self.boundary)
         self.schedule = next_epoch(self.schedule)
 

@@ -68,7 +68,9 @@ class Merge:
 
 @dataclass(frozen=True)
 class Commit:
-    """Everything shared in a round, which began at `place`, has arrived: it enters the global model."""
+    """Everything shared in a round, which began at `place`, has arrived: it enters the global model with the
+    `Save` behind it, or not at all.
+    """
 
     generation: int
     place: Place

@@ -1,7 +1,8 @@
 """One group of devices in training, as a state machine without I/O.
 
 Events go in (`join`, `leave`, `receive`, `tick`); effects come out in order, and the shell carries them out
-in that order: `Save` is on disk before the `Send` behind it leaves. docs/protocol.md tells the states.
+in that order: `Save` is on disk before the `Send` behind it leaves. What it saves is the group as it is when
+the event has been taken in. docs/protocol.md tells the states.
 """
 
 from __future__ import annotations
@@ -262,13 +263,12 @@ class Group(Course):
         self._shared.add(number)
         if self._shared != set(self.holders):
             return
-        self.effects.append(Commit(self.generation, self.schedule.place))
+        self.effects += [Commit(self.generation, self.schedule.place), Save()]
         self._record("shared", epoch=self.schedule.epoch, round=self.schedule.round, boundary=self.boundary)
         self.schedule = next_round(self.schedule, self.boundary)
         if self._whose_turn() is None:
             self._end_epoch()
         self.points = after_sharing(self.settings, self.points, self.schedule)
-        self.effects.append(Save())
         self._next_pass()
 
     def _swap_slow(self) -> None:

@@ -53,7 +53,10 @@ class Seats:
 
     def __init__(self, planned: Mapping[str, int], known: Iterable[Device]) -> None:
         self._planned = planned
+        self._named = {number: name for name, number in planned.items()}
         self._numbers = {device.name: device.number for device in known}
+        self._taken = set(self._numbers.values())
+        self._free = itertools.count()
 
     def number(self, name: str, wanted: int | None) -> tuple[int, str]:
         """The number of a device: what it has, what the plan says, what is `wanted` for it, or the next. And
@@ -61,10 +64,10 @@ class Seats:
         """
         if name in self._numbers:
             return self._numbers[name], ""
-        taken = set(self._numbers.values())
         number = self._planned.get(name, wanted)
-        if number is None or number in taken:
-            number = next(n for n in itertools.count() if n not in taken)
+        if number is None or number in self._taken:
+            number = next(n for n in self._free if n not in self._taken)
+        self._taken.add(number)
         self._numbers[name] = number
-        named = next((device for device, seat in self._planned.items() if seat == number), name)
+        named = self._named.get(number, name)
         return number, named if named != name else ""

@@ -8,26 +8,28 @@ import asyncio
 import contextlib
 import itertools
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import VERSION, Floats, decode_frame
+from crowdlearn_device.protocol.frames import VERSION, decode_frame
 from crowdlearn_device.transport.outbound_queue import Line
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
 
-from crowdlearn_host.coordinator.group import effects as do
 from crowdlearn_host.coordinator.group.group import Group
-from crowdlearn_host.coordinator.group.restore_points import Device, Place
+from crowdlearn_host.coordinator.group.restore_points import Device
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
-from crowdlearn_host.errors import FleetError, SilentDevice, UpdateRefused
+from crowdlearn_host.coordinator.storage.store import Store
+from crowdlearn_host.errors import FleetError, SilentDevice
 
 from .admission import Seats, check_same, hello_of
 from .connection import Attached
+from .performer import OnCheckpoint, Performer
 from .throughput import Throughput
 from .traffic import Traffic, purpose_of
 
@@ -36,13 +38,16 @@ CHUNK_BYTES = 256 << 10
 
 Admits = Callable[[str, str], bool]
 OnEvent = Callable[[str, dict[str, Any]], None]
-OnCheckpoint = Callable[[int, int, dict[str, Floats]], None]
-"""Group, epoch, and the global model's arrays."""
+TICK_SECONDS, LAST_TICK_SECONDS = 0.5, 5.0
+"""Between two looks of a group at the time: of one group among few, and at most."""
+AT_ONCE = 20
+"""Groups that look at the time before others are let in again."""
 
 
 @dataclass
 class Server:
-    """One run: its groups, its connections and its folder. Everything happens on one event loop.
+    """One run: its groups and its connections, on one event loop. What waits for the disk or computes for
+    long does so beside it (performer.py).
 
     Groups train at their own pace; device numbers tell who belongs to which.
     """
@@ -55,6 +60,8 @@ class Server:
     on_checkpoint: OnCheckpoint
     synchronous: bool = False
     """Whether a group waits for the others' uploads before it takes the global model's weights."""
+    checkpoint_each: bool = False
+    """Whether the global model is checkpointed after every group's epoch, not only when all have ended it."""
     programs: Mapping[str, bytes] = field(default_factory=dict)
     """Files by their hash, for devices that lack them."""
     seats: Mapping[str, int] = field(default_factory=dict)
@@ -68,15 +75,25 @@ class Server:
         self._attached: dict[int, Attached] = {}
         known = [device for group in self.groups for device in group.devices.values()]
         self._seats = Seats(self.seats, known)
+        self._id = self.folder.id
         self.throughput = Throughput(self.traffic)
         self._refused_logged = 0
-        self._window_changed = False
-        self._waiting: list[tuple[int, do.SendGlobal | do.SendPatch | do.Checkpoint]] = []
+        self._streams: set[asyncio.Task[None]] = set()
+        self._ends = list(itertools.accumulate(group.settings.devices for group in self.groups[:-1]))
+        self.store = Store(self.folder, self.shared, synchronous=self.synchronous)
+        self._performer = Performer(
+            self,
+            self.groups,
+            self.store,
+            self.traffic,
+            self.on_checkpoint,
+            synchronous=self.synchronous,
+            each=self.checkpoint_each,
+        )
 
     def _index(self, number: int) -> int:
         """Which group a device belongs to."""
-        ends = itertools.accumulate(group.settings.devices for group in self.groups[:-1])
-        return sum(number >= end for end in ends)
+        return bisect_right(self._ends, number)
 
     def _group(self, number: int) -> Group:
         return self.groups[self._index(number)]
@@ -111,7 +128,7 @@ class Server:
         reason = "connection closed"
         try:
             self._group(number).join(attached.device)
-            self._carry_out()
+            self._performer.perform(self._index(number))
             async for data in connection:
                 await self._take(attached, _binary(data))
         except WireError as error:
@@ -123,7 +140,7 @@ class Server:
             if self._attached.get(number) is attached:
                 del self._attached[number]
                 self._group(number).leave(number, reason)
-                self._carry_out()
+                self._performer.perform(self._index(number))
         return number not in self._group(number).attendance.unfit
 
     def _welcome(
@@ -142,11 +159,11 @@ class Server:
         if before is not None:
             before.line.abort()
             self._group(number).leave(number, "replaced by a new connection")
-            self._carry_out()
+            self._performer.perform(self._index(number))
         self._attached[number] = attached
         attached.took("control", frame.ByteSize())
-        welcome = pb.Welcome(version=VERSION, run=self.run, id=self.folder.id, device=number)
-        self._send(number, pb.Frame(welcome=welcome))
+        welcome = pb.Welcome(version=VERSION, run=self.run, id=self._id, device=number)
+        self.send(attached, pb.Frame(welcome=welcome))
         return attached
 
     async def _take(self, attached: Attached, data: bytes) -> None:
@@ -171,13 +188,16 @@ class Server:
                 await receiver.line.room()
             return
         if kind == "snapshot":
-            self._keep(attached, frame.snapshot)
+            await self._keep(attached, frame.snapshot)
             return
         if kind == "wanted":
             await self._give(attached, frame.wanted.sha256)
             return
         group.receive(number, frame)
-        self._carry_out()
+        index = self._index(number)
+        self._performer.perform(index)
+        if kind == "shared":
+            await self._performer.settled(index)  # no more of an upload than can be checked
 
     async def _give(self, attached: Attached, sha256: str) -> None:
         """Send a file of a program, no faster than the device takes it."""
@@ -188,9 +208,10 @@ class Server:
             attached.put(pb.Frame(chunk=chunk).SerializeToString(), "control")
             await attached.line.room()
 
-    def _keep(self, attached: Attached, snapshot: pb.Snapshot) -> None:
+    async def _keep(self, attached: Attached, snapshot: pb.Snapshot) -> None:
         number = attached.device.number
-        group = self._group(number)
+        index = self._index(number)
+        group = self.groups[index]
         if snapshot.generation < group.generation:
             return  # what was on its way when the next one began
         if (
@@ -202,12 +223,13 @@ class Server:
             self._refuse(attached, f"snapshot of piece {snapshot.piece} that is not its own")
             return
         group.relayed(number)
-        with self._or_end():
-            try:
-                heirs = self.folder.save_snapshot(self._index(number), snapshot, self.shared.state_bytes)
-            except WireError as error:
-                self._refuse(attached, str(error))
-                return
+        try:
+            heirs = await self.store.save_snapshot(index, snapshot)
+        except WireError as error:
+            self._refuse(attached, str(error))
+        except Exception as error:
+            self.fail(error)
+        else:
             if heirs is not None:
                 group.stored(snapshot.generation, snapshot.boundary, snapshot.piece, heirs)
 
@@ -222,124 +244,90 @@ class Server:
 
     def tell(self, event: str, fields: dict[str, Any]) -> None:
         """Have the run's log and its viewer know."""
-        with self._or_end():
-            self._record(event, fields)
-
-    @contextlib.contextmanager
-    def _or_end(self) -> Iterator[None]:
-        """What fails in here is this host's own, as a full disk: the run ends, and `error` tells why."""
         try:
-            yield
+            self.record(None, event, fields)
         except Exception as error:
-            self.error = self.error or error
-            self.over.set()
+            self.fail(error)
 
-    def _record(self, event: str, fields: dict[str, Any]) -> None:
+    def fail(self, error: Exception) -> None:
+        """End the run for a failure of this host's own, as a full disk; `error` tells why."""
+        self.error = self.error or error
+        self.over.set()
+
+    def finish(self) -> None:
+        """End the run: nothing is left to do in it."""
+        self.over.set()
+
+    def record(self, group: int | None, event: str, fields: dict[str, Any]) -> None:
+        """Write down what happened, in a group of several, and show it."""
+        if group is not None and len(self.groups) > 1:
+            fields = {"group": group, **fields}
         if event == "progress":
             fields = {**fields, **self.throughput.trained(fields["rows"])}
-            self.folder.metric(**fields)
-        else:
-            self.folder.event(event, **fields)
+        self.store.log(event, fields, self.fail)
         self.on_event(event, fields)
 
-    def _send(self, number: int, frame: pb.Frame) -> None:
-        if attached := self._attached.get(number):
-            attached.put(frame.SerializeToString(), purpose_of(frame))
+    def connection(self, device: int) -> Attached | None:
+        """Where a device is reached, while it is connected."""
+        return self._attached.get(device)
 
-    def _carry_out(self) -> None:
-        """Do what the groups ask for; nothing more once something of it failed: the rest builds upon it."""
-        if self.error is None:
-            with self._or_end():
-                self._effects()
+    def send(self, to: Attached, frame: pb.Frame) -> None:
+        """Send a frame as soon as there is room."""
+        to.put(frame.SerializeToString(), purpose_of(frame))
 
-    def _effects(self) -> None:
-        for index, group in enumerate(self.groups):
-            effects, group.effects = group.effects, []
-            for effect in effects:
-                self._effect(index, effect)
-        self._release()
-        waiting, self._waiting = self._waiting, []
-        for index, held_back in waiting:
-            self._effect(index, held_back)
-        if all(group.phase in ("done", "stopped") for group in self.groups):
-            self.over.set()
+    def drop(self, device: int) -> None:
+        """Hang up on a device."""
+        if dropped := self._attached.pop(device, None):
+            dropped.line.abort()
 
-    def _effect(self, index: int, effect: do.Effect) -> None:
-        match effect:
-            case do.Save():
-                window = self.shared.to_bytes() if self._window_changed else None
-                self.folder.save_group(index, self.groups[index].to_json(), self.traffic.rows(), window)
-                self._window_changed = False
-            case do.Send(device, frame):
-                self._send(device, frame)
-            case do.SendGlobal() | do.SendPatch() | do.Checkpoint() if self._is_ahead(index):
-                self._waiting.append((index, effect))
-            case do.SendGlobal(device, generation, neurons):
-                for part in self.shared.parts(neurons):
-                    state = pb.GlobalState(generation=generation, part=part)
-                    self._send(device, pb.Frame(global_state=state))
-            case do.SendPatch(device, generation, neurons, whole):
-                for update in self.shared.patch(generation, neurons, whole=whole):
-                    self._send(device, pb.Frame(patch=pb.Patch(generation=generation, update=update)))
-                self._send(device, pb.Frame(patch=pb.Patch(generation=generation, last=True)))
-            case do.SendSnapshot(device, generation, boundary, piece):
-                for part in self.folder.load_snapshot(index, generation, boundary, piece):
-                    self._send(device, pb.Frame(snapshot=part))
-            case do.Drop(device, _):
-                if dropped := self._attached.pop(device, None):
-                    dropped.line.abort()
-            case do.Forget(generation, boundary):
-                self.folder.forget_snapshots(index, generation, boundary)
-            case do.Merge(device):
-                try:
-                    self.shared.merge(index, effect)
-                except UpdateRefused as error:
-                    if attached := self._attached.get(device):
-                        self._refuse(attached, str(error))
-            case do.Commit(generation, place):
-                self.shared.commit(index, generation, place)
-                self._window_changed = True
-                self._release()
-            case do.Checkpoint(epoch):
-                self.on_checkpoint(index, epoch, self.shared.model())
-            case do.Record(event, fields):
-                self._record(event, {"group": index, **fields} if len(self.groups) > 1 else fields)
+    def stream(self, to: Attached, generation: int, frames: Callable[[], Iterator[pb.Frame]]) -> None:
+        """Send frames no faster than the device takes them, as long as the generation lasts."""
+        task = asyncio.get_running_loop().create_task(self._stream(to, generation, frames))
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
 
-    def _is_ahead(self, index: int) -> bool:
-        """Whether a group has to wait for others, which have not shared what it has."""
-        reached = self._reached()
-        return self.synchronous and reached is not None and reached < self.groups[index].schedule.place
-
-    def _reached(self) -> Place | None:
-        """How far the last of the groups is that are under way."""
-        under_way = (group for group in self.groups if group.phase not in ("done", "stopped"))
-        return min((group.schedule.place for group in under_way), default=None)
-
-    def _release(self) -> None:
-        """Let into the global model what need not wait for others."""
-        released = self.shared.release(self._reached() if self.synchronous else None)
-        self._window_changed = self._window_changed or released
+    async def _stream(self, to: Attached, generation: int, frames: Callable[[], Iterator[pb.Frame]]) -> None:
+        """The frames are made in the store's thread, one at a time."""
+        number = to.device.number
+        try:
+            made = await self.store.do(frames)
+            while (frame := await self.store.do(next, made, None)) is not None:
+                if self._attached.get(number) is not to or self._group(number).generation != generation:
+                    return
+                self.send(to, frame)
+                await to.line.room()
+        except Exception as error:
+            self.fail(error)
 
     async def ticking(self) -> None:
-        """Let the group see the time pass, until the run is over."""
+        """Let the groups see the time pass, until the run is over."""
+        if self.synchronous:
+            await self._performer.release()
+        seconds = min(max(TICK_SECONDS, len(self.groups) / 200), LAST_TICK_SECONDS)
         while not self.over.is_set():
-            for index in {index for index, _ in self._waiting}:
+            for index in self._performer.held_back:
                 self.groups[index].pace.restart()  # it is others who take their time
-            for group in self.groups:
+            for index, group in enumerate(self.groups):
                 group.tick(time.monotonic())
-            self._carry_out()
+                self._performer.perform(index)
+                if index % AT_ONCE == AT_ONCE - 1:
+                    await asyncio.sleep(0)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.over.wait(), 0.5)
+                await asyncio.wait_for(self.over.wait(), seconds)
 
     async def stop(self, reason: str) -> None:
         """Tell everybody that this process stops; the run can be resumed."""
-        for group in self.groups:
+        for index, group in enumerate(self.groups):
             group.stop(reason)
-        self._carry_out()
+            self._performer.perform(index)
         await self.close()
 
     async def close(self) -> None:
-        """Close every connection once what is queued on it has gone out."""
+        """Close every connection once what is queued on it has gone out, and everything is on disk."""
+        for task in self._streams:
+            task.cancel()
+        await self._performer.settled()
+        await self.store.close()
         await asyncio.gather(*(attached.line.close() for attached in list(self._attached.values())))
 
 

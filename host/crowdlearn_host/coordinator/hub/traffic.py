@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
 from crowdlearn_device.piece.routes import overlap
@@ -19,7 +18,10 @@ _OF_KIND = {"shared": "sharing", "global_state": "sharing", "patch": "sharing", 
 def purpose_of(frame: pb.Frame) -> str:
     """What a frame is for, in the words of the traffic table."""
     kind = frame.WhichOneof("body") or ""
-    return PURPOSES[frame.envelope.purpose] if kind == "envelope" else _OF_KIND.get(kind, "control")
+    if kind == "envelope":
+        purpose = frame.envelope.purpose  # an open enumeration: a device may name one that is none
+        return PURPOSES[purpose] if 0 <= purpose < len(PURPOSES) else "control"
+    return _OF_KIND.get(kind, "control")
 
 
 def exchanged_bytes(graph: NeuronGraph, layout: Layout, rows: int, dtype: pb.DType = pb.FLOAT32) -> int:
@@ -38,41 +40,44 @@ def exchanged_bytes(graph: NeuronGraph, layout: Layout, rows: int, dtype: pb.DTy
 
 class Traffic:
     """Bytes and messages since the run began. `up` is from a device to the host, `down` from the host to a
-    device.
+    device. Counting a message, and asking for the totals, costs the same however many devices there are.
     """
 
     def __init__(self) -> None:
-        self._totals: defaultdict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+        self._devices: dict[str, dict[tuple[str, str], list[int]]] = {}
+        self._totals = {way: dict.fromkeys(PURPOSES, 0) for way in ("up", "down")}
 
-    def count(self, device: str, direction: str, purpose: str, size: int) -> None:
-        total = self._totals[device, direction, purpose]
+    def count(self, device: str, direction: str, purpose: str, size: int, messages: int = 1) -> None:
+        of_device = self._devices.get(device)
+        if of_device is None:
+            of_device = self._devices[device] = {}
+        total = of_device.get((direction, purpose))
+        if total is None:
+            total = of_device[direction, purpose] = [0, 0]
         total[0] += size
-        total[1] += 1
+        total[1] += messages
+        self._totals[direction][purpose] += size
 
     def by_purpose(self, direction: str = "up") -> dict[str, int]:
         """Bytes by purpose in one direction; a relayed message goes once up and once down."""
-        totals = dict.fromkeys(PURPOSES, 0)
-        for (_, way, purpose), (size, _) in self._totals.items():
-            if way == direction:
-                totals[purpose] += size
-        return totals
+        return dict(self._totals[direction])
 
     @property
     def exchanged(self) -> int:
         """Bytes of sums and errors, from devices."""
-        sent = self.by_purpose()
+        sent = self._totals["up"]
         return sent["activation"] + sent["error"]
 
-    def rows(self) -> list[dict[str, str | int]]:
-        """One row per device, direction and purpose."""
+    def rows(self, devices: Iterable[str] | None = None) -> list[dict[str, str | int]]:
+        """One row per device, direction and purpose, of these devices (None: of all)."""
         return [
             {"device": d, "direction": w, "purpose": p, "bytes": size, "messages": messages}
-            for (d, w, p), (size, messages) in sorted(self._totals.items())
+            for d in (sorted(self._devices) if devices is None else devices)
+            for (w, p), (size, messages) in sorted(self._devices.get(d, {}).items())
         ]
 
     def restore(self, rows: Sequence[Mapping[str, str | int]]) -> None:
         """Go on counting from rows that were kept."""
         for row in rows:
-            total = self._totals[str(row["device"]), str(row["direction"]), str(row["purpose"])]
-            total[0] += int(row["bytes"])
-            total[1] += int(row["messages"])
+            way, purpose = str(row["direction"]), str(row["purpose"])
+            self.count(str(row["device"]), way, purpose, int(row["bytes"]), int(row["messages"]))

@@ -4,8 +4,9 @@ config.toml, plan.json, environment.json    what was asked, planned, and on what
 inputs.json                                 where data, model and plan lay, and what they were
 metrics.jsonl, events.jsonl                 a line per mini-batch and per event
 run.db                                      the groups' durable state and the traffic (SQLite)
+shared/                                     the window of shared weights, and the rounds that entered it
 snapshots/                                  sealed pieces; the server cannot read them
-checkpoints/epoch-NNN.safetensors           the global model after each epoch
+checkpoints/epoch-NNN.safetensors           the global model after the last epochs, and after the best
 model.safetensors                           the newest of them
 """
 
@@ -16,7 +17,7 @@ import os
 import platform
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -32,21 +33,28 @@ from safetensors.torch import load_file, save
 
 from crowdlearn_host.common.files import appending, locked
 from crowdlearn_host.errors import RunError
+from crowdlearn_host.methods.slicenet.journal import Journal, Mark
 
+from .shared_model import SharedModel
 from .snapshots import Snapshots
 
 SCHEMA = """
 create table if not exists groups (number integer primary key, state text not null);
 create table if not exists run (number integer primary key check (number = 0), id blob not null);
-create table if not exists shared (number integer primary key check (number = 0), window blob not null);
+create table if not exists journal (number integer primary key check (number = 0), log integer not null,
+         length integer not null);
 create table if not exists traffic (
          device text, direction text, purpose text, bytes integer, messages integer, primary key (device,
          direction, purpose) );
 """
 
 
+FORMAT = 2
+"""Of run.db and of what stands beside it."""
+
+
 class RunFolder:
-    """An open run folder; one process at a time."""
+    """An open run folder; one process at a time, and one thread."""
 
     def __init__(self, path: Path, *, create: bool) -> None:
         """A new run takes the place of one that never began. Raises RunError where the folder is not there,
@@ -58,17 +66,32 @@ class RunFolder:
         self.path = path
         self._lock = locked(path)
         with self._on_disk("run.db"):
-            self._db = sqlite3.connect(path / "run.db")
+            self._db = sqlite3.connect(path / "run.db", check_same_thread=False)
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=full")
+            self._check_format()
             self._db.executescript(SCHEMA)
             if create:
                 self._clear()
             with self._db:
                 self._db.execute("insert or ignore into run values (0, ?)", (os.urandom(RUN_ID_BYTES),))
             self._snapshots = Snapshots(path / "snapshots")
+            self._journal = Journal(path / "shared")
         self._metrics = appending(path / "metrics.jsonl")
         self._events = appending(path / "events.jsonl")
+
+    def _check_format(self) -> None:
+        """Raises RunError where another version of this program wrote the database."""
+        (found,) = self._db.execute("pragma user_version").fetchone()
+        (tables,) = self._db.execute("select count(*) from sqlite_master").fetchone()
+        if tables and found != FORMAT:
+            self._db.close()
+            self._lock.close()
+            raise RunError(
+                f"{self.path} is of another version of crowdlearn (format {found}, not {FORMAT}); "
+                "go on with that version, or start a new run in another folder"
+            )
+        self._db.execute(f"pragma user_version = {FORMAT}")
 
     def _clear(self) -> None:
         if self.begun:
@@ -79,7 +102,7 @@ class RunFolder:
                 f"resume it with --resume {self.path}, or name another folder"
             )
         with self._db:
-            for table in ("run", "groups", "shared", "traffic"):
+            for table in ("run", "groups", "journal", "traffic"):
                 self._db.execute(f"delete from {table}")
 
     @property
@@ -140,32 +163,61 @@ class RunFolder:
         with self._on_disk(name):
             write_atomically(self.path / name, content.encode())
 
-    def save_group(
+    def open_shared(self, shared: SharedModel) -> None:
+        """Have the shared model's window lie in this folder, as it was kept where the run goes on. Raises
+        RunError where it is damaged or another model's.
+        """
+        with self._reading():
+            row = self._db.execute("select log, length from journal").fetchone()
+        with self._on_disk("shared"):
+            if row is None:
+                shared.resume(self._journal.create(shared.initial, shared.omega), iter(()))
+                return
+            window = self._journal.open(Mark(*row), shared.initial, shared.omega)
+            shared.resume(window, self._journal.records())
+
+    def save(
         self,
-        number: int,
-        state: Mapping[str, Any],
-        traffic: list[dict[str, str | int]],
-        window: bytes | None = None,
+        groups: Mapping[int, Mapping[str, Any]],
+        traffic: Iterable[Mapping[str, str | int]] = (),
+        records: Sequence[bytes] = (),
     ) -> None:
-        """On disk when this returns, the shared window (where it has changed) and the group together."""
+        """On disk when this returns, all of it or nothing: groups by their number, what they shared, and the
+        rows of the traffic that have changed.
+        """
+        mark = self._journal.mark
+        if records:
+            with self._on_disk("shared"):
+                mark = self._journal.append(records)
         with self._on_disk("run.db"), self._db:
-            if window is not None:
-                self._db.execute("replace into shared values (0, ?)", (window,))
-            self._db.execute("replace into groups values (?, ?)", (number, json.dumps(state)))
+            self._mark(mark)
+            states = [(number, json.dumps(state)) for number, state in groups.items()]
+            self._db.executemany("replace into groups values (?, ?)", states)
             self._db.executemany(
                 "replace into traffic values (:device, :direction, :purpose, :bytes, :messages)", traffic
             )
+        self._journal.keep(mark)
+
+    def _mark(self, mark: Mark) -> None:
+        self._db.execute("replace into journal values (0, ?, ?)", (mark.number, mark.length))
+
+    def compact(self, shared: SharedModel) -> None:
+        """Take together what groups have shared, where it has grown long."""
+        waiting = shared.waiting
+        if not self._journal.is_long(shared.window, sum(map(len, waiting))):
+            return
+        with self._on_disk("shared"):
+            mark = self._journal.compact(shared.window, waiting)
+        with self._on_disk("run.db"), self._db:
+            self._mark(mark)
+        with self._on_disk("shared"):
+            self._journal.keep(mark)
 
     def load_group(self, number: int) -> dict[str, Any] | None:
         with self._reading():
             query = "select cast(state as blob) from groups where number = ?"
             row = self._db.execute(query, (number,)).fetchone()
             return None if row is None else dict(json.loads(row[0]))
-
-    def load_window(self) -> bytes | None:
-        with self._reading():
-            row = self._db.execute("select window from shared").fetchone()
-            return None if row is None else bytes(row[0])
 
     def load_traffic(self) -> list[dict[str, str | int]]:
         with self._reading():
@@ -174,16 +226,20 @@ class RunFolder:
             return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def metric(self, **fields: Any) -> None:
-        self._line(self._metrics, "metrics.jsonl", fields)
+        self._append(self._metrics, "metrics.jsonl", line(fields))
 
     def event(self, event: str, **fields: Any) -> None:
-        self._line(self._events, "events.jsonl", {"event": event, **fields})
+        self._append(self._events, "events.jsonl", line({"event": event, **fields}))
 
-    def _line(self, file: BinaryIO, name: str, fields: Mapping[str, Any]) -> None:
-        line = json.dumps({"time": round(time.time(), 3), **fields}).encode() + b"\n"
+    def log(self, metrics: bytes, events: bytes) -> None:
+        """Add lines to metrics.jsonl and to events.jsonl."""
+        self._append(self._metrics, "metrics.jsonl", metrics)
+        self._append(self._events, "events.jsonl", events)
+
+    def _append(self, file: BinaryIO, name: str, lines: bytes) -> None:
         with self._on_disk(name):
-            while line:
-                line = line[file.write(line) :]
+            while lines:
+                lines = lines[file.write(lines) :]
 
     def save_snapshot(self, group: int, part: pb.Snapshot, limit: int) -> frozenset[int] | None:
         """As Snapshots.save."""
@@ -212,6 +268,22 @@ class RunFolder:
             write_atomically(path, content)
             write_atomically(self.path / "model.safetensors", content)
         return path
+
+    def checkpoints(self) -> dict[int, Path]:
+        """The checkpoints that are kept, by their epoch, which count from 0."""
+        found = (self.path / "checkpoints").glob("epoch-*.safetensors")
+        return {int(path.stem.removeprefix("epoch-")) - 1: path for path in sorted(found)}
+
+    def forget_checkpoints(self, epochs: Iterable[int]) -> None:
+        kept = self.checkpoints()
+        with self._on_disk("checkpoints"):
+            for epoch in set(epochs) & set(kept):
+                kept[epoch].unlink(missing_ok=True)
+
+
+def line(fields: Mapping[str, Any]) -> bytes:
+    """A line of a log, with the time."""
+    return json.dumps({"time": round(time.time(), 3), **fields}).encode() + b"\n"
 
 
 def load_model_state(path: Path) -> dict[str, torch.Tensor]:

@@ -1,28 +1,29 @@
 """The global model: what groups have shared, averaged, and what they get of it (SliceNet).
 
-A round's updates are checked as they arrive, and enter the window together when the group's round is over: a
-server that dies in between has counted none of them, and no upload ever counts twice. Where groups wait for
-each other, a round enters when all of them have shared it, in the order of the groups: the window then
-depends on nobody's pace, and whoever asks again for a round's download gets the same.
+A round's updates are checked as they arrive, and kept as they came until the group's round is over: `close`
+makes a record of them, which counts once it is on disk with the group's state. `take_in` is given it then, as
+after a restart. A server that dies in between has counted none of them, and no upload ever counts twice.
+Where groups wait for each other, a round enters the window when all of them have shared it, in the order of
+the groups: the window then depends on nobody's pace, and a download that is asked for again is the same.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from math import prod
 
 import numpy as np
+from crowdlearn_device.errors import WireError
 from crowdlearn_device.program.manifest import ArraySpec
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.sharing.selection import CHUNK_WEIGHTS, Stretch, stretches
-from crowdlearn_device.sharing.update import Update, chunks, encode_update
+from crowdlearn_device.sharing.update import Indices, Limits, Update, decode_update, encode_update
 from crowdlearn_device.sharing.update_values import ValueType
-from crowdlearn_device.state.piece_state import KINDS, MAX_HEADER, Neurons, PieceState
-from numpy.typing import NDArray
+from crowdlearn_device.state.piece_state import KINDS, MAX_HEADER, Neurons, state_parts
 
-from crowdlearn_host.common.files import DAMAGED_ARCHIVE
 from crowdlearn_host.coordinator.group.effects import Merge
 from crowdlearn_host.coordinator.group.restore_points import Place
 from crowdlearn_host.errors import RunError, UpdateRefused
@@ -31,11 +32,23 @@ from crowdlearn_host.methods.slicenet.window import Window
 
 SERVER = 0xFFFFFFFF
 """Owner of the updates that the server sends."""
+ROUND, ENTERS = b"R", b"E"
+"""Kinds of records: a group's round, with its updates; and that it enters the window."""
+PLACE = struct.Struct("<cIII")
+"""A record's kind, and whose round it is of: epoch, passes shared before it, group."""
+LENGTH = struct.Struct("<I")
+"""Before each update of a round: its bytes."""
+
+Key = tuple[Place, int]
+"""A round: its place, and the group."""
+Chosen = tuple[Indices, Floats]
+"""Weights: where they are in the vector, increasing, and their values."""
 
 
 class SharedModel:
-    """The window over all groups' uploads, in the order of the graph's arrays, each with its
-    neurons first.
+    """The window over all groups' uploads, in the order of the graph's arrays, each with its neurons first.
+
+    One thread at a time.
     """
 
     def __init__(
@@ -49,18 +62,39 @@ class SharedModel:
     ) -> None:
         self._arrays = tuple(arrays)
         self._neurons = {spec.name: len(initial[spec.name]) for spec in arrays}
-        vector = np.concatenate([initial[spec.name].reshape(-1) for spec in arrays])
-        self._window = Window(vector, omega)
+        self.initial = np.concatenate([initial[spec.name].reshape(-1) for spec in arrays])
+        self.omega = omega
+        self._window = Window(self.initial, omega)
         self._tau, self._values = tau, values
         self._rounds: dict[tuple[int, int], _Round] = {}
-        self._committed: dict[tuple[Place, int], Update] = {}
+        self._waiting: dict[Key, bytes] = {}
 
     @property
     def state_bytes(self) -> int:
         """More than any piece's sealed state has: float32, each in every kind, and as much again around
         them.
         """
-        return 2 * (4 * len(KINDS) * len(self._window) + MAX_HEADER)
+        return 2 * (4 * len(KINDS) * len(self.initial) + MAX_HEADER)
+
+    @property
+    def window(self) -> Window:
+        return self._window
+
+    @property
+    def waiting(self) -> list[bytes]:
+        """Records of the rounds that have not entered the window."""
+        return list(self._waiting.values())
+
+    def resume(self, window: Window, records: Iterator[bytes]) -> None:
+        """Go on with a window that was kept, and what was recorded since. Raises RunError where that is no
+        record of this model.
+        """
+        self._window, self._waiting = window, {}
+        try:
+            for record in records:
+                self.take_in(record)
+        except (struct.error, KeyError, WireError, UpdateRefused) as error:
+            raise RunError(f"the run's shared model is damaged ({error}); start a new run") from error
 
     def merge(self, group: int, merge: Merge) -> None:
         """Check a part of a device's upload and keep it. Raises UpdateRefused with the reason."""
@@ -73,20 +107,34 @@ class SharedModel:
                 round_, merge.round, {merge.device: owned}, max_weights=CHUNK_WEIGHTS
             )
         round_.of[merge.device].receive(merge.device, merge.update)
+        round_.taken.append(merge.update)
 
-    def commit(self, group: int, generation: int, place: Place) -> None:
-        """A group's round is over, which began at `place`: what it uploaded counts from its release on."""
+    def close(self, group: int, generation: int, place: Place) -> list[bytes]:
+        """The record of a group's round that is over, which began at `place`; none if nothing came."""
         done = self._rounds.get((group, generation))
         self._rounds = {key: round_ for key, round_ in self._rounds.items() if key[0] != group}
-        if done and done.taken:
-            self._committed[place, group] = _together(done.taken)
+        if done is None or not done.taken:
+            return []
+        updates = b"".join(LENGTH.pack(len(update)) + update for update in done.taken)
+        return [PLACE.pack(ROUND, *place, group) + updates]
 
-    def release(self, reached: Place | None = None) -> bool:
-        """Let rounds that began before `reached` (None: all) enter the window; whether there were any."""
-        due = sorted(key for key in self._committed if reached is None or key[0] < reached)
-        for key in due:
-            self._window.apply(self._committed.pop(key))
-        return bool(due)
+    def entering(self, records: Sequence[bytes] = (), reached: Place | None = None) -> list[bytes]:
+        """Records by which the rounds enter the window that began before `reached` (None: all), those of
+        `records` among them.
+        """
+        keys = {*self._waiting, *map(_key, records)}
+        due = sorted(key for key in keys if reached is None or key[0] < reached)
+        return [PLACE.pack(ENTERS, *place, group) for place, group in due]
+
+    def take_in(self, record: bytes) -> None:
+        """Do what a record tells, which is on disk."""
+        kind, key = record[:1], _key(record)
+        if kind == ROUND:
+            self._waiting[key] = record
+            return
+        limits = Limits(len(self._window), CHUNK_WEIGHTS)
+        for update in _updates(self._waiting.pop(key)):
+            self._window.apply(decode_update(update, limits))
 
     def model(self) -> dict[str, Floats]:
         """The global model's arrays: the windowed average."""
@@ -97,78 +145,73 @@ class SharedModel:
             model[spec.name] = average[spec.offset : spec.offset + prod(shape)].reshape(shape)
         return model
 
-    def parts(self, neurons: tuple[Neurons, ...]) -> list[pb.StatePart]:
+    def parts(self, neurons: tuple[Neurons, ...]) -> Iterator[pb.StatePart]:
         """The global model's values for some neurons of each layer, as a device takes them."""
-        layers: dict[int, dict[str, Floats]] = {}
-        model = self.model()
-        for spec in self._arrays:
-            a, b = neurons[spec.layer]
-            layers.setdefault(spec.layer, {})[f"value/{spec.name}"] = model[spec.name][a:b]
-        state = PieceState(neurons, layers)
-        return [part for layer in layers for part in state.parts(layer, neurons[layer])]
+        for layer in dict.fromkeys(spec.layer for spec in self._arrays):
+            a, b = neurons[layer]
+            arrays = {}
+            for spec in self._arrays:
+                if spec.layer == layer:
+                    row = prod(spec.shape)
+                    start = spec.offset + a * row
+                    values = self._window.averaged(start, start + (b - a) * row)
+                    arrays[f"value/{spec.name}"] = values.reshape(b - a, *spec.shape)
+            yield from state_parts(neurons, {layer: arrays}, layer, (a, b))
 
-    def patch(self, number: int, neurons: tuple[Neurons, ...], *, whole: bool = False) -> list[bytes]:
+    def patch(self, number: int, neurons: tuple[Neurons, ...], *, whole: bool = False) -> Iterator[bytes]:
         """Updates with the weights of these neurons that were uploaded often enough (SliceNet: tau); `whole`:
         and the frozen ones, as they are, for a device that has no state.
         """
-        indices, averages = self._window.download(self._tau)
-        wanted = np.zeros(len(indices), np.bool_)
-        for part in self._stretches(neurons):
-            a, b = np.searchsorted(indices, [part.start, part.stop])
-            wanted[a:b] = True
-        update = Update(SERVER, number, indices[wanted], averages[wanted])
-        encoded = [encode_update(chunk, self._values) for chunk in chunks(update, CHUNK_WEIGHTS)]
-        for part in self._stretches(neurons) if whole else ():
-            if part.frozen:
-                at = np.arange(part.start, part.stop, dtype=np.uint32)
-                frozen = chunks(Update(SERVER, number, at, self._window.average()[at]), CHUNK_WEIGHTS)
-                encoded += [encode_update(chunk, ValueType.FLOAT32) for chunk in frozen]
-        return encoded
+        parts = self._stretches(neurons)
+        for indices, averages in _rechunked(self._often(part) for part in parts):
+            yield encode_update(Update(SERVER, number, indices, averages), self._values)
+        for part in parts if whole else ():
+            for start in range(part.start, part.stop if part.frozen else part.start, CHUNK_WEIGHTS):
+                stop = min(start + CHUNK_WEIGHTS, part.stop)
+                at = np.arange(start, stop, dtype=np.uint32)
+                frozen = Update(SERVER, number, at, self._window.averaged(start, stop))
+                yield encode_update(frozen, ValueType.FLOAT32)
 
-    def to_bytes(self) -> bytes:
-        """The window and what is to enter it, for a restarted server; rounds under way begin anew."""
-        buffer = io.BytesIO()
-        waiting: dict[str, NDArray[np.generic]] = {}
-        for (place, group), update in self._committed.items():
-            name = "{}.{}.{}".format(*place, group)
-            waiting[f"indices.{name}"], waiting[f"values.{name}"] = update.indices, update.values
-        np.savez(buffer, allow_pickle=False, **self._window.state(), **waiting)
-        return buffer.getvalue()
-
-    def restore(self, data: bytes) -> None:
-        """Take over a window that `to_bytes` gave. Raises RunError where it is not this model's."""
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as file:
-                state = dict(file)
-            window = Window.from_state(state)
-            committed = {}
-            for name in state:
-                if name.startswith("indices."):
-                    epoch, shared, group = map(int, name.split(".")[1:])
-                    values = state[name.replace("indices", "values", 1)]
-                    committed[(epoch, shared), group] = Update(SERVER, 0, state[name], values)
-        except DAMAGED_ARCHIVE as error:
-            raise RunError(f"the run's shared model is damaged ({error}); start a new run") from error
-        if len(window) != len(self._window) or window.omega != self._window.omega:
-            raise RunError("the run's shared model is of another model or window; start a new run")
-        self._window, self._committed = window, committed
+    def _often(self, part: Stretch) -> Iterator[Chosen]:
+        """Of a stretch, block by block, what was uploaded often enough."""
+        for start in range(part.start, part.stop, CHUNK_WEIGHTS):
+            yield self._window.download(self._tau, start, min(start + CHUNK_WEIGHTS, part.stop))
 
     def _stretches(self, neurons: tuple[Neurons, ...]) -> tuple[Stretch, ...]:
         return stretches(self._arrays, neurons)
 
 
-def _together(updates: Sequence[Update]) -> Update:
-    """One update of several, none of which names another's weights."""
-    indices = np.concatenate([update.indices for update in updates])
-    order = np.argsort(indices)
-    return Update(SERVER, 0, indices[order], np.concatenate([u.values for u in updates])[order])
+def _rechunked(found: Iterable[Iterable[Chosen]]) -> Iterator[Chosen]:
+    """The same weights, CHUNK_WEIGHTS at a time."""
+    indices, averages = np.zeros(0, np.uint32), np.zeros(0, np.float32)
+    for more, values in chain.from_iterable(found):
+        indices, averages = np.concatenate([indices, more]), np.concatenate([averages, values])
+        if len(indices) >= CHUNK_WEIGHTS:
+            yield indices[:CHUNK_WEIGHTS], averages[:CHUNK_WEIGHTS]
+            indices, averages = indices[CHUNK_WEIGHTS:], averages[CHUNK_WEIGHTS:]
+    if len(indices):
+        yield indices, averages
+
+
+def _key(record: bytes) -> Key:
+    _, epoch, shared, group = PLACE.unpack_from(record)
+    return (epoch, shared), group
+
+
+def _updates(record: bytes) -> Iterator[bytes]:
+    at = PLACE.size
+    while at < len(record):
+        (length,) = LENGTH.unpack_from(record, at)
+        at += LENGTH.size
+        yield record[at : at + length]
+        at += length
 
 
 class _Round:
-    """One group's round: what its devices have uploaded so far."""
+    """One group's round: what its devices have uploaded so far, encoded as it came."""
 
     def __init__(self, size: int, values: ValueType) -> None:
-        self.taken: list[Update] = []
+        self.taken: list[bytes] = []
         self.of: dict[int, SharingRound] = {}
         self._size = size
         self._values = values
@@ -177,7 +220,6 @@ class _Round:
         return self._size
 
     def apply(self, update: Update) -> None:
-        """Keep a checked update. Raises UpdateRefused where its average could not travel back."""
+        """Check the values of an update. Raises UpdateRefused where their average could not travel back."""
         if self._values is ValueType.FLOAT16 and (np.abs(update.values) > np.finfo(np.float16).max).any():
             raise UpdateRefused(update.owner, "it holds a weight that float16 cannot tell")
-        self.taken.append(update)

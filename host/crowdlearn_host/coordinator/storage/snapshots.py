@@ -49,6 +49,9 @@ class Snapshots:
         self._arriving: dict[tuple[int, int], _Arriving] = {}
         for leftover in folder.glob("*.partial"):
             leftover.unlink()
+        self._kept: dict[int, set[Path]] = {}
+        for path in folder.glob("*-*.sealed"):
+            self._kept.setdefault(int(path.name.split("-", 1)[0]), set()).add(path)
 
     def save(self, group: int, part: pb.Snapshot, limit: int) -> frozenset[int] | None:
         """Add the next part of a piece's snapshot; who can read it, once all of it is on disk.
@@ -82,6 +85,7 @@ class Snapshots:
             self._arriving[key] = arriving
             return None
         os.replace(arriving.path, path)
+        self._kept.setdefault(group, set()).add(path)
         return arriving.heirs
 
     def load(self, group: int, generation: int, boundary: int, piece: int) -> Iterator[pb.Snapshot]:
@@ -104,9 +108,10 @@ class Snapshots:
     def forget_before(self, group: int, generation: int, boundary: int) -> None:
         """Older points' are of no use any more."""
         first = self._path(group, generation, boundary, 0).name.rsplit("-", 1)[0]
-        for path in self._folder.glob(f"{group}-*.sealed"):
+        for path in list(self._kept.get(group, ())):
             if path.name.rsplit("-", 1)[0] < first:
                 path.unlink(missing_ok=True)
+                self._kept[group].discard(path)
 
     def _path(self, group: int, generation: int, boundary: int, piece: int) -> Path:
         return self._folder / f"{group}-{generation:08d}-{boundary:012d}-{piece}.sealed"

@@ -19,6 +19,7 @@ class Enrolment:
 
     def __init__(self, home: Path) -> None:
         self._path = home / "enrolled.json"
+        self._read: tuple[tuple[int, int, int], dict[str, str]] | None = None
 
     def enrol(self, device: str) -> str:
         """A new token for `device`; one it had before is void. Raises FleetError for an impossible name."""
@@ -35,8 +36,13 @@ class Enrolment:
         return hmac.compare_digest(self._hashes().get(device, ""), _hash(token))
 
     def _hashes(self) -> dict[str, str]:
+        """Read anew where the file is another: a crowd asks often."""
         try:
-            return dict(json.loads(self._path.read_text()))
+            found = self._path.stat()
+            version = found.st_ino, found.st_size, found.st_mtime_ns
+            if self._read is None or self._read[0] != version:
+                self._read = version, dict(json.loads(self._path.read_text()))
+            return self._read[1]
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, TypeError) as error:

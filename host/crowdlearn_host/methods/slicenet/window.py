@@ -12,24 +12,33 @@ from numpy.typing import NDArray
 from crowdlearn_host.errors import UpdateRefused
 
 Floats = NDArray[np.float32]
-MAX_OMEGA = 255
+BLOCK = 1 << 18
+"""Weights that are taken in at a time: no temporary array is longer."""
+DROWNED = float(1 << 20)
+"""An upload this many times as large as the sum it leaves has cost the sum its digits."""
 
 
 class Window:
     """Per weight the last `omega` uploads, exactly; a weight not uploaded yet keeps its initial value.
 
-    Takes 4 * (omega + 2) + 2 bytes a weight (`nbytes`), whatever arrives, and 16 more while it averages. The
-    average is computed when it is asked for, not when an update arrives.
+    An update costs what it holds, and the average what the model has, whatever omega is: beside the uploads
+    stands the sum of each weight's, float64 [weights]. Every omega-th upload of a weight its sum is taken
+    anew, so that no rounding outlives the window. Takes `nbytes` in all; `uploads`, float32 [omega, weights],
+    may lie in a file (`open_window`). With omega = 1 the upload is the average, and there are no sums.
+
+    Raises ValueError for an omega below 1.
     """
 
-    def __init__(self, initial: Floats, omega: int) -> None:
-        if not 1 <= omega <= MAX_OMEGA:
-            raise ValueError(f"omega is {omega}; choose 1 to {MAX_OMEGA} uploads")
+    def __init__(self, initial: Floats, omega: int, uploads: Floats | None = None) -> None:
+        if omega < 1:
+            raise ValueError(f"omega is {omega}; choose 1 upload or more")
         self.omega = omega
-        self._initial = initial.astype(np.float32)
-        self._uploads = np.zeros((omega, len(initial)), np.float32)
-        self._counts = np.zeros(len(initial), np.uint8)
-        self._next = np.zeros(len(initial), np.uint8)
+        counter = np.min_scalar_type(omega)
+        self._initial = initial.astype(np.float32, copy=False)
+        self._uploads = np.zeros((omega, len(initial)), np.float32) if uploads is None else uploads
+        self._counts: NDArray[Any] = np.zeros(len(initial), counter)
+        self._next: NDArray[Any] = np.zeros(len(initial), counter)
+        self._sums = np.zeros(len(initial) if omega > 1 else 0, np.float64)
         self._average: Floats | None = None
 
     def __len__(self) -> int:
@@ -37,11 +46,12 @@ class Window:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the window holds between two rounds."""
-        return 4 * len(self) * (self.omega + 2) + 2 * len(self)
+        """Bytes that the window holds between two rounds, its average among them."""
+        counters = 2 * self._counts.itemsize
+        return len(self) * (4 * (self.omega + 2) + counters) + self._sums.nbytes
 
     @property
-    def counts(self) -> NDArray[np.uint8]:
+    def counts(self) -> NDArray[Any]:
         """Uploads in the window, per weight: at most omega."""
         return self._counts.copy()
 
@@ -51,45 +61,78 @@ class Window:
         Raises UpdateRefused, with nothing changed, where indices or values are not sound.
         """
         check_update(update, len(self))
-        at = update.indices.astype(np.int64)
-        slot = self._next[at]
-        # As one vector, which numpy writes to several times sooner than by two indices.
-        self._uploads.reshape(-1)[slot * np.int64(len(self)) + at] = update.values
-        self._next[at] = np.where(slot == self.omega - 1, 0, slot + 1)
-        self._counts[at] = np.minimum(self._counts[at], self.omega - 1) + 1
+        for start in range(0, len(update), BLOCK):
+            part = slice(start, start + BLOCK)
+            self._take(update.indices[part].astype(np.int64), update.values[part])
         self._average = None
 
+    def _take(self, at: NDArray[np.int64], values: Floats) -> None:
+        slot = self._next[at]
+        # As one vector, which numpy reads and writes several times sooner than by two indices.
+        ring, cells = self._uploads.reshape(-1), slot * np.int64(len(self)) + at
+        leaving = ring[cells] if self.omega > 1 else values
+        ring[cells] = values
+        self._next[at] = np.where(slot == self.omega - 1, 0, slot + 1)
+        self._counts[at] = np.minimum(self._counts[at], self.omega - 1) + 1
+        if self.omega > 1:
+            sums = self._sums[at] + (values.astype(np.float64) - leaving)
+            anew = (at % self.omega == slot) | (np.abs(leaving) > DROWNED * np.abs(sums))
+            sums[anew] = self._uploads[:, at[anew]].sum(axis=0, dtype=np.float64)
+            self._sums[at] = sums
+
     def average(self) -> Floats:
-        """The global model: per weight the mean over the window."""
+        """The global model: per weight the mean over the window, float32 [weights]."""
         if self._average is None:
-            sums = self._uploads.sum(axis=0, dtype=np.float64)
-            means = sums / np.maximum(self._counts, 1)
-            self._average = np.where(self._counts > 0, means, self._initial).astype(np.float32)
+            self._average = np.concatenate(
+                [self.averaged(start, start + BLOCK) for start in range(0, len(self), BLOCK)]
+                or [self._initial]
+            )
             self._average.flags.writeable = False
         return self._average
 
-    def download(self, tau: float) -> tuple[NDArray[np.uint32], Floats]:
-        """Indices, increasing, and averages of the weights uploaded more than omega * tau times."""
-        indices = np.flatnonzero(self._counts > self.omega * tau)
-        return indices.astype(np.uint32), self.average()[indices]
+    def averaged(self, start: int, stop: int) -> Floats:
+        """The average of the weights at [start, stop), float32 [stop - start]."""
+        counts = self._counts[start:stop]
+        if self.omega == 1:
+            means: NDArray[Any] = self._uploads[0, start:stop]
+        else:
+            means = self._sums[start:stop] / np.maximum(counts, 1)
+        return np.where(counts > 0, means, self._initial[start:stop]).astype(np.float32)
+
+    def download(
+        self, tau: float, start: int = 0, stop: int | None = None
+    ) -> tuple[NDArray[np.uint32], Floats]:
+        """Of the weights at [start, stop), indices, increasing, and averages of those uploaded more than
+        omega * tau times.
+        """
+        stop = len(self) if stop is None else stop
+        often = np.flatnonzero(self._counts[start:stop] > self.omega * tau)
+        return (often + start).astype(np.uint32), self.averaged(start, stop)[often]
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All that the window remembers, as arrays; `from_state` makes it anew."""
-        return {
-            "initial": self._initial,
-            "uploads": self._uploads,
-            "counts": self._counts,
-            "next": self._next,
-        }
+        return {"initial": self._initial, "uploads": self._uploads, **self.counters()}
+
+    def counters(self) -> dict[str, NDArray[Any]]:
+        """Where in the window each weight stands: `counts` and `next`, unsigned [weights]."""
+        return {"counts": self._counts, "next": self._next}
 
     @classmethod
     def from_state(cls, state: Mapping[str, NDArray[Any]]) -> Window:
         """The window that `state()` told of."""
-        window = cls(state["initial"], len(state["uploads"]))
-        window._uploads[:] = state["uploads"]
+        window = cls(state["initial"], len(state["uploads"]), state["uploads"].copy())
         window._counts[:] = state["counts"]
         window._next[:] = state["next"]
+        window.add_up()
         return window
+
+    def add_up(self) -> None:
+        """Takes all sums anew, after the uploads were changed from outside."""
+        self._average = None
+        if self.omega > 1:
+            self._sums[:] = 0
+            for row in self._uploads[: int(self._counts.max(initial=0))]:
+                self._sums += row
 
 
 def check_update(update: Update, model_weights: int) -> None:

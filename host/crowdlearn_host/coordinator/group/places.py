@@ -1,0 +1,60 @@
+"""How far the groups of a run are, by what is on disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TypeVar
+
+from .group import Group
+from .restore_points import Place
+
+T = TypeVar("T")
+OVER = ("done", "stopped")
+RESTING = (*OVER, "paused")
+
+
+class Places:
+    """The place of each group. What is asked of all of them costs the same however many there are, as long as
+    they keep together.
+    """
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self._of: list[tuple[Place, str]] = [(group.schedule.place, group.phase) for group in groups]
+        self._under_way = Counter(place for place, phase in self._of if phase not in OVER)
+        self._epochs = Counter(epoch for (epoch, _), phase in self._of if phase not in RESTING)
+
+    def __getitem__(self, group: int) -> Place:
+        return self._of[group][0]
+
+    def put(self, group: int, place: Place, phase: str) -> None:
+        """A group is there now."""
+        before, was = self._of[group]
+        self._of[group] = place, phase
+        if was not in OVER:
+            _less(self._under_way, before)
+        if phase not in OVER:
+            self._under_way[place] += 1
+        if was not in RESTING:
+            _less(self._epochs, before[0])
+        if phase not in RESTING:
+            self._epochs[place[0]] += 1
+
+    @property
+    def all_over(self) -> bool:
+        return not self._under_way
+
+    @property
+    def reached(self) -> Place | None:
+        """How far the last of the groups is that are under way."""
+        return min(self._under_way, default=None)
+
+    def ended(self, epoch: int) -> bool:
+        """Whether no group that is at work has this epoch before it."""
+        return all(at > epoch for at in self._epochs)
+
+
+def _less(counter: Counter[T], key: T) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]

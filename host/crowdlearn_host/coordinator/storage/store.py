@@ -1,0 +1,145 @@
+"""What waits for the disk, or computes for long, in one thread beside the relay's loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, ParamSpec, TypeVar
+
+from crowdlearn_device.protocol import wire_pb2 as pb
+
+from crowdlearn_host.coordinator.group.effects import Commit
+from crowdlearn_host.coordinator.group.restore_points import Place
+
+from .run_folder import RunFolder, line
+from .shared_model import SharedModel
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LOG_SECONDS = 0.25
+"""How long a line of a log may wait for others."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A group as it is to be on disk, with the traffic of its devices, and the round that it closes."""
+
+    group: int
+    state: Mapping[str, Any]
+    traffic: Sequence[Mapping[str, str | int]]
+    commit: Commit | None = None
+
+
+class Store:
+    """A run's folder and its shared model, which one thread alone touches: what is asked of it is done in
+    that order. Groups that are to be saved at the same time share a transaction.
+
+    Rounds enter the window with the group that shared them, unless `synchronous`: then `release` lets them.
+    """
+
+    def __init__(self, folder: RunFolder, shared: SharedModel, *, synchronous: bool) -> None:
+        self.shared = shared
+        self._folder = folder
+        self._synchronous = synchronous
+        self._pool = ThreadPoolExecutor(1, "crowdlearn-store")
+        self._lock = Lock()
+        self._saving: list[Saved] = []
+        self._saved: asyncio.Future[None] | None = None
+        self._metrics: list[bytes] = []
+        self._events: list[bytes] = []
+        self._logging: asyncio.TimerHandle | None = None
+        self._ending = False
+        folder.open_shared(shared)
+
+    async def close(self) -> None:
+        """Do what was asked for; from now on logs are written at once, for nothing is relayed any more."""
+        self._ending = True
+        if self._logging is not None:
+            self._logging.cancel()
+        await self.do(self._write_logs)
+
+    async def do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of `work`, done in the thread; it raises what that raises."""
+        return await asyncio.wrap_future(self._pool.submit(work, *args, **kwargs))
+
+    async def save(self, saved: Saved) -> None:
+        """All of it is on disk when this returns, and what it commits is in the shared model."""
+        with self._lock:
+            self._saving.append(saved)
+            if self._saved is None:
+                self._saved = asyncio.wrap_future(self._pool.submit(self._save))
+            done = self._saved
+        await asyncio.shield(done)
+
+    def _save(self) -> None:
+        with self._lock:
+            batch, self._saving, self._saved = self._saving, [], None
+        records = [record for saved in batch for record in self._closed(saved)]
+        if not self._synchronous:
+            records += self.shared.entering(records)
+        self._write_logs()
+        groups = {saved.group: saved.state for saved in batch}
+        self._folder.save(groups, [row for saved in batch for row in saved.traffic], records)
+        self._take_in(records)
+
+    def _closed(self, saved: Saved) -> list[bytes]:
+        commit = saved.commit
+        return self.shared.close(saved.group, commit.generation, commit.place) if commit else []
+
+    def _take_in(self, records: Sequence[bytes]) -> None:
+        for record in records:
+            self.shared.take_in(record)
+        if records:
+            self._folder.compact(self.shared)
+
+    async def release(self, reached: Place | None) -> None:
+        """Let rounds that began before `reached` (None: all) enter the window."""
+        await self.do(self._release, reached)
+
+    def _release(self, reached: Place | None) -> None:
+        if records := self.shared.entering(reached=reached):
+            self._folder.save({}, records=records)
+            self._take_in(records)
+
+    async def save_snapshot(self, group: int, part: pb.Snapshot) -> frozenset[int] | None:
+        """As Snapshots.save."""
+        return await self.do(self._folder.save_snapshot, group, part, self.shared.state_bytes)
+
+    async def forget_snapshots(self, group: int, generation: int, boundary: int) -> None:
+        await self.do(self._folder.forget_snapshots, group, generation, boundary)
+
+    def load_snapshot(self, group: int, generation: int, boundary: int, piece: int) -> Iterator[pb.Frame]:
+        """A stored snapshot's parts, as a device is sent them; to be iterated in this thread."""
+        for part in self._folder.load_snapshot(group, generation, boundary, piece):
+            yield pb.Frame(snapshot=part)
+
+    def log(self, event: str, fields: Mapping[str, Any], on_error: Callable[[Exception], None]) -> None:
+        """Have a line in the run's logs soon: on disk before anything that is saved after it."""
+        with self._lock:
+            if event == "progress":
+                self._metrics.append(line(fields))
+            else:
+                self._events.append(line({"event": event, **fields}))
+        if self._ending:
+            self._write_logs()
+        elif self._logging is None:
+            later = asyncio.get_running_loop().call_later
+            self._logging = later(LOG_SECONDS, self._start_logging, on_error)
+
+    def _start_logging(self, on_error: Callable[[Exception], None]) -> None:
+        def told(written: asyncio.Future[None]) -> None:
+            if not written.cancelled() and isinstance(error := written.exception(), Exception):
+                on_error(error)
+
+        self._logging = None
+        asyncio.wrap_future(self._pool.submit(self._write_logs)).add_done_callback(told)
+
+    def _write_logs(self) -> None:
+        with self._lock:
+            metrics, self._metrics = self._metrics, []
+            events, self._events = self._events, []
+        self._folder.log(b"".join(metrics), b"".join(events))
