@@ -32,10 +32,10 @@ class TamperingServer(Server):
         if time.monotonic() >= self.due and frame.HasField("envelope"):
             self._plan_next()
             if self.rng.random() < 0.5:
-                self._record("tampered", {"how": "repeated"})
+                self.record(None, "tampered", {"how": "repeated"})
                 await super()._take(attached, data)
             else:
-                self._record("tampered", {"how": "damaged"})
+                self.record(None, "tampered", {"how": "damaged"})
                 sealed = bytearray(frame.envelope.sealed)
                 sealed[self.rng.randrange(len(sealed))] ^= 1 << self.rng.randrange(8)
                 frame.envelope.sealed = bytes(sealed)

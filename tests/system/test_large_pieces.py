@@ -27,8 +27,8 @@ class Killer(Server):
     victim: int | None = None
     largest = 0
 
-    def _record(self, event: str, fields: dict[str, Any]) -> None:
-        super()._record(event, fields)
+    def record(self, group: int | None, event: str, fields: dict[str, Any]) -> None:
+        super().record(group, event, fields)
         (group,) = self.groups
         if self.victim is None and event == "progress" and group.points[0].boundary > 0:
             self.largest = max(path.stat().st_size for path in (self.folder.path / "snapshots").iterdir())
