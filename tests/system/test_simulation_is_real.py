@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.coordinator.storage.run_folder import load_model_state
 from crowdlearn_host.methods.index_space import unflatten
 from crowdlearn_host.runs.data import load_split
@@ -15,7 +14,7 @@ from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.simulation.engine import global_weights, run
 from crowdlearn_host.simulation.setting import prepare as simulated
 from crowdlearn_host.simulation.workers import InProcess
-from crowdlearn_host.spec.simulation import SimulationConfig
+from crowdlearn_host.spec.simulated import simulated as as_simulation
 from crowdlearn_host.spec.training import TrainConfig
 
 from .over_adb import trained
@@ -37,11 +36,11 @@ RENEWED = {"every": 1, "theta": 1.0, "tau": 0.0, "values": "float16"}
 @pytest.mark.parametrize(
     ("groups", "pieces", "training", "sharing"),
     [
-        (1, 3, {**TRAINING, **HEAVY}, {"enabled": False}),
-        (1, 1, {**TRAINING, **HEAVY}, {"enabled": False}),
+        (1, 3, {**TRAINING, **HEAVY}, {}),
+        (1, 1, {**TRAINING, **HEAVY}, {}),
         (2, 2, {**TRAINING, "momentum": 0.0}, RENEWED),
         (2, 2, {**TRAINING, **HEAVY}, HALF),
-        (1, 3, {**TRAINING, **HEAVY, "staleness": 1}, {"enabled": False}),
+        (1, 3, {**TRAINING, **HEAVY, "staleness": 1}, {}),
     ],
     ids=[
         "one group",
@@ -56,20 +55,17 @@ def test_phones_and_simulation_end_with_the_same_weights(
 ) -> None:
     values: dict[str, Any] = {"data": "digits", "model": MODEL}
     values["group"] = {"pieces": pieces, "groups": groups}
-    # The simulation cuts no mini-batch.
-    values["training"] = {**training, "seed": 5, "micro_batch": training["batch"], "kernels": "by_size"}
+    values["training"] = {**training, "seed": 5, "kernels": "by_size"}
     if groups > 1:
         values["sharing"] = {**sharing, "synchronous": True}
-    prepared = prepare(TrainConfig.model_validate(values), lambda event, fields: None)
+    spec = TrainConfig.model_validate(values)
+    prepared = prepare(spec, lambda event, fields: None)
     real = load_model_state(trained(prepared, PHONES, tmp_path))
 
     data = load_split("digits", "train")
     dealt = np.array_split(np.random.default_rng(5).permutation(len(data)), PHONES)
-    values = {"seed": 5, "model": MODEL, "devices": PHONES, "group": PHONES // groups}
-    values |= {"training": training, "sharing": sharing}
-    setting = simulated(
-        parse_config(values, SimulationConfig, "test"), data, load_split("digits", "test"), dealt
-    )
+    micro = spec.training.micro_rows(pieces=pieces)
+    setting = simulated(as_simulation(spec, PHONES, micro), data, load_split("digits", "test"), dealt)
     state = run(setting, InProcess(setting.workload))
     expected = unflatten(global_weights(setting, state), prepared.model.state_dict())
     floats = {name: value for name, value in real.items() if value.is_floating_point()}

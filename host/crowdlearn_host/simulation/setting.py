@@ -68,7 +68,7 @@ def prepare(
     if highest >= classes:
         raise ConfigError(f"model {config.model} tells {classes} classes apart, but a label is {highest}")
     state = model.state_dict()
-    plan = load_plan(config.plan, graph) if config.plan else balanced(graph, _pieces(config))
+    plan = load_plan(config.plan, graph) if config.plan else balanced(graph, config.pieces or _pieces(config))
     if len(plan.pieces) > _pieces(config):
         raise ConfigError(
             f"the plan has {len(plan.pieces)} pieces for groups of {_pieces(config)}; plan again"

@@ -31,7 +31,8 @@ class TrainingConfig(Section):
     `wire` is how sums and errors would travel between pieces; its rounding is emulated on
     every partial sum and error that one piece would send another, mini-batches being whole. With `staleness`
     1 a gradient is that of the weights before the last update, but for a pass's first, as phones compute
-    whose mini-batches overlap through a whole pass.
+    whose mini-batches overlap through a whole pass. Batch norm takes the statistics of `micro_batch` samples;
+    0 leaves a mini-batch whole.
     """
 
     epochs: int = Field(default=50, ge=1, le=100_000)
@@ -42,6 +43,7 @@ class TrainingConfig(Section):
     schedule: Fall = "constant"
     wire: Literal["float32", "float16", "int8"] = "float32"
     staleness: int = Field(default=0, ge=0, le=1)
+    micro_batch: int = Field(default=0, ge=0)
 
 
 class SharingConfig(Section):
@@ -72,7 +74,7 @@ class SimulationConfig(Section):
     standalone baseline, devices = group = 1 the centralised one. method = "fedavg" averages whole models;
     there an epoch is a round. `rotation` counts what a shuffle moves: every piece, as in the paper, or only
     the dominator's and its successor's. `plan` is a file of `crowdlearn plan --save`; without one the
-    network is cut evenly.
+    network is cut evenly into `pieces`, or with 0 into one for each device of a group.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -80,6 +82,7 @@ class SimulationConfig(Section):
     method: Literal["slicenet", "fedavg"] = "slicenet"
     devices: int = Field(default=120, ge=1, le=100_000)
     group: int = Field(default=12, ge=1, le=10_000)
+    pieces: int = Field(default=0, ge=0, le=10_000)
     rotation: Literal["full", "minimal"] = "full"
     plan: Location | None = None
     partition: PartitionConfig = PartitionConfig()
@@ -89,6 +92,8 @@ class SimulationConfig(Section):
 
     @model_validator(mode="after")
     def _groups_are_whole(self) -> SimulationConfig:
+        if self.pieces > self.group:
+            raise ValueError(f"{self.pieces} pieces for groups of {self.group}; make groups larger")
         if self.method == "slicenet" and self.devices % self.group:
             raise ValueError(f"{self.devices} devices do not form groups of {self.group}; choose a divisor")
         if (

@@ -83,9 +83,8 @@ class ByAutograd:
         inputs, labels = (torch.from_numpy(of[at]) for of in (workload.inputs, workload.labels))
         loss_sum = 0.0
         for batch in batches:
-            loss = F.cross_entropy(self._model(inputs[batch]), labels[batch])
-            gradients = list(torch.autograd.grad(loss, self._parameters))
-            loss_sum += loss.item() * (batch.stop - batch.start)
+            loss, gradients = self._gradients(workload.parts(batch), inputs, labels)
+            loss_sum += loss
             steps = gradients
             if training.staleness:
                 torch._foreach_copy_(parameters, newest)
@@ -102,6 +101,19 @@ class ByAutograd:
         if training.staleness:
             torch._foreach_copy_(parameters, newest)
         return loss_sum
+
+    def _gradients(
+        self, parts: Sequence[slice], inputs: Tensor, labels: Tensor
+    ) -> tuple[float, list[Tensor]]:
+        """The loss of a mini-batch, summed over its samples, and the gradients of its mean, part by part."""
+        rows = parts[-1].stop - parts[0].start
+        summed, gradients = 0.0, list[Tensor]()
+        for part in parts:
+            loss = F.cross_entropy(self._model(inputs[part]), labels[part], reduction="sum")
+            summed += loss.item()
+            each = torch.autograd.grad(loss / rows, self._parameters)
+            gradients = list(torch._foreach_add(gradients, each)) if gradients else list(each)
+        return summed, gradients
 
 
 def _noise_seed(seed: int, first: Pass) -> int:

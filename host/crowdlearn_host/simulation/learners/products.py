@@ -29,7 +29,9 @@ class ByProducts:
     def of(cls, model: nn.Module, layout: Sequence[FlatEntry], workload: Workload) -> ByProducts | None:
         """None where the network is no such chain, or its steps are other than plain."""
         training = workload.config.training
-        if training.momentum or training.weight_decay or training.staleness or training.wire != "float32":
+        plain = not (training.momentum or training.weight_decay or training.staleness)
+        whole = not training.micro_batch or workload.least_rows == 1  # only batch norm tells the difference
+        if not plain or training.wire != "float32" or not whole:
             return None
         chain = DenseChain.of(model, layout, _flattened(workload.inputs))
         return cls(chain, workload) if chain else None

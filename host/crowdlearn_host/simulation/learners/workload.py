@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.protocol.frames import Floats
-from crowdlearn_device.protocol.schedule import mini_batches, pass_order
+from crowdlearn_device.protocol.schedule import micro_batches, mini_batches, pass_order
 
 from crowdlearn_host.spec.simulation import SimulationConfig
 
@@ -48,3 +48,11 @@ class Workload:
         rows = pass_order(count, seed=self.config.seed, epoch=each.epoch, device=each.device)
         cut = mini_batches(count, self.config.training.batch, self.least_rows)
         return rows, [slice(batch.start, batch.stop) for batch in cut]
+
+    def parts(self, batch: slice) -> list[slice]:
+        """The micro-batches of a mini-batch, as positions in a pass."""
+        micro = self.config.training.micro_batch
+        if not micro:
+            return [batch]
+        cut = micro_batches(batch.stop - batch.start, micro, self.least_rows)
+        return [slice(batch.start + part.start, batch.start + part.stop) for part in cut]
