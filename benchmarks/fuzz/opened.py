@@ -14,6 +14,7 @@ import numpy as np
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import DataError, DeviceError
 from crowdlearn_device.member.generation import Generation
+from crowdlearn_device.privacy.tap import Tap
 from crowdlearn_device.program.executor import Executor, Programs, ProgramStore
 from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
 from crowdlearn_device.protocol import wire_pb2 as pb
@@ -71,6 +72,7 @@ class _Device:
         self.identity, self.identities = identity, identities
         self.programs: Programs = ProgramStore(folder)
         self.states: StateStore = _Disk(folder)
+        self.tap: Tap | None = None
 
     def trust(self, peers: Iterable[pb.Peer]) -> list[int]:
         return [peer.device for peer in peers]

@@ -16,6 +16,7 @@ from crowdlearn_device.energy.step_time import measure_step
 from crowdlearn_device.platform.allocator import return_large_blocks
 from crowdlearn_device.platform.battery import LOWEST_PERCENT, Battery
 from crowdlearn_device.prediction.predict import predict
+from crowdlearn_device.privacy.tap import FileTap
 from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_device.transport.join import join_host
 from crowdlearn_device.transport.serve import serve_device
@@ -40,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     serving.add_argument(
         "--threads", type=int, default=0, help="threads of the executor (0: the library's choice)"
+    )
+    serving.add_argument(
+        "--tap", type=Path, help="file that gets every number opened here; for audits of privacy only"
     )
     joining = commands.add_parser("join", help="dial a host and take part in what it trains")
     joining.add_argument("url", help="wss://HOST:PORT")
@@ -101,8 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
             )
         else:
-            port = arguments.port
-            asyncio.run(_until_stopped(lambda stop: serve_device(home, data, name, port, stop, battery)))
+            port, tap = arguments.port, FileTap(arguments.tap) if arguments.tap else None
+            asyncio.run(
+                _until_stopped(lambda stop: serve_device(home, data, name, port, stop, battery, tap=tap))
+            )
     except (DeviceError, OSError) as error:
         print(f"crowdlearn-device: {error}", file=sys.stderr)
         return 1

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import StateError, WireError
+from crowdlearn_device.privacy.tap import Tap
 from crowdlearn_device.program.executor import Executor, Programs
 from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
@@ -42,6 +43,7 @@ class Owner(Protocol):
     run: str
     identity: Identity
     programs: Programs
+    tap: Tap | None
 
     @property
     def identities(self) -> Mapping[int, bytes]: ...
@@ -237,7 +239,9 @@ class Generation:
             raise WireError(f"the server's patches hold {taken} of this piece's weights; all were due")
         self._partial, self._patches = None, []
         self._owner.states.save(self.number, self._assign.boundary, state)
-        self._work = Work(self._assign, self._manifest, self._executor, self._layout, state, self)
+        self._work = Work(
+            self._assign, self._manifest, self._executor, self._layout, state, self, self._owner.tap
+        )
         self._send(ready=pb.Ready(generation=self.number))
 
     def _patch(self, patch: pb.Patch) -> None:

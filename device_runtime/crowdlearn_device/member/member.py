@@ -23,6 +23,7 @@ from crowdlearn_device.errors import (
     WireError,
 )
 from crowdlearn_device.prediction.model_folder import keep_model
+from crowdlearn_device.privacy.tap import Tap
 from crowdlearn_device.program.executor import Executor, Programs
 from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
@@ -58,6 +59,7 @@ class Member:
         load_data: Callable[[], Dataset],
         programs: Programs,
         token: str = "",
+        tap: Tap | None = None,
     ) -> None:
         self.outbox: list[pb.Frame] = []
         self.finished: str | None = None
@@ -65,6 +67,7 @@ class Member:
         self.identity = identity
         self._load_data = load_data
         self.programs = programs
+        self.tap = tap
         self._executor: tuple[str, Executor] | None = None
         self._data: Dataset | None = None
         self._generation: Generation | None = None

@@ -14,10 +14,11 @@ from crowdlearn_device.piece.dominator import Dominator
 from crowdlearn_device.piece.inbox import Message
 from crowdlearn_device.piece.piece import Piece
 from crowdlearn_device.piece.routes import Layout
+from crowdlearn_device.privacy.tap import Kind, Record, Tap
 from crowdlearn_device.program.executor import Executor
 from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import decode_message, decode_tensor, encode_tensor
+from crowdlearn_device.protocol.frames import Array, decode_message, decode_tensor, encode_tensor
 from crowdlearn_device.protocol.schedule import STALENESS, Pass, micro_batches
 from crowdlearn_device.state.piece_state import PieceState
 
@@ -48,10 +49,12 @@ class Work:
         layout: Layout,
         state: PieceState,
         around: Surroundings,
+        tap: Tap | None = None,
     ) -> None:
         training = assign.training
         self._assign = assign
         self._around = around
+        self._tap = tap
         self._pass = Pass(
             assign.pass_boundary, assign.pass_end, max(1, training.snapshot_every), training.staleness
         )
@@ -77,6 +80,10 @@ class Work:
         self._edges = manifest.edges
         self._dominator: Dominator | None = None
         self._busy = 0.0
+        for arrays in state.layers.values() if tap else ():
+            for name, values in arrays.items():
+                if name.startswith("value/"):
+                    self._record("weights", np.array(values), name=name.removeprefix("value/"))
 
     @property
     def ready(self) -> bool:
@@ -92,7 +99,9 @@ class Work:
         if self._dominator is not None:
             raise WireError("go came twice")
         if self._assign.piece == 0:
-            self._dominator = Dominator(self._piece, data(), self._pass, self._assign, device)
+            self._dominator = Dominator(
+                self._piece, data(), self._pass, self._assign, device, self._fed if self._tap else None
+            )
 
     def receive(self, partner: int, purpose: pb.Purpose, content: bytes) -> None:
         """Take the opened sums or errors of a partner piece: whatever these bytes are, nobody has looked at
@@ -109,8 +118,31 @@ class Work:
             raise WireError(
                 f"values of shape {values.shape} for the {len(micros[sums.micro])} rows of a micro-batch"
             )
+        if self._tap is not None:
+            kind: Kind = "sums" if purpose == pb.PURPOSE_ACTIVATION else "errors"
+            self._record(kind, values, boundary=sums.step, micro=sums.micro, edge=sums.edge, partner=partner)
         place = sums.step, sums.micro, sums.micros, sums.rows, sums.edge
         self._piece.receive(Message(partner, purpose, *place, values))
+
+    def _record(
+        self,
+        kind: Kind,
+        values: Array,
+        *,
+        boundary: int | None = None,
+        micro: int = 0,
+        edge: int = -1,
+        partner: int = -1,
+        name: str = "",
+    ) -> None:
+        if self._tap is not None:
+            at = self._assign.boundary if boundary is None else boundary
+            of = self._assign.generation, self._assign.epoch
+            piece = self._assign.piece
+            self._tap.record(Record(kind, values, *of, at, micro, edge, partner, piece, name))
+
+    def _fed(self, number: int, micro: int, rows: Array) -> None:
+        self._record("fed", rows, boundary=number, micro=micro)
 
     def run(self) -> bool:
         """Run a stage, or feed a micro-batch; False where there is nothing to do."""

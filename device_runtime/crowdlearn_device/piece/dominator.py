@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from crowdlearn_device.data.dataset import Dataset, check_labels
 from crowdlearn_device.errors import DataError
 from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import Array
 from crowdlearn_device.protocol.schedule import Pass, micro_batches, mini_batches, pass_order
 
 from .piece import Piece
@@ -13,12 +16,22 @@ from .piece import Piece
 class Dominator:
     """One pass of a device's data. Samples and labels stay here: only sums leave the piece."""
 
-    def __init__(self, piece: Piece, data: Dataset, of: Pass, assign: pb.Assign, device: int) -> None:
+    def __init__(
+        self,
+        piece: Piece,
+        data: Dataset,
+        of: Pass,
+        assign: pb.Assign,
+        device: int,
+        on_fed: Callable[[int, int, Array], None] | None = None,
+    ) -> None:
+        """`on_fed` gets mini-batch, micro-batch and the positions of its samples, int64 [rows]."""
         training = assign.training
         check_labels(data.labels, piece.classes)
         self._piece = piece
         self._data = data.shaped(piece.sample_shape)
         self._pass = of
+        self._on_fed = on_fed
         self._order = pass_order(len(data), seed=training.seed, epoch=assign.epoch, device=device)
         self._batches = mini_batches(len(data), training.batch, training.least_rows)
         self._micro_batch, self._least = training.micro_batch, training.least_rows
@@ -42,6 +55,8 @@ class Dominator:
         batch = self._batches[number - self._pass.first]
         micros = micro_batches(len(batch), self._micro_batch, self._least)
         rows = self._order[batch.start + micros[micro].start : batch.start + micros[micro].stop]
+        if self._on_fed is not None:
+            self._on_fed(number, micro, rows)
         piece.feed(number, micro, len(micros), len(batch), self._data.inputs[rows], self._data.labels[rows])
         self._next = (number, micro + 1) if micro + 1 < len(micros) else (number + 1, 0)
         return True

@@ -19,6 +19,7 @@ from crowdlearn_device.errors import DeviceError, WireError
 from crowdlearn_device.member.member import Member
 from crowdlearn_device.platform.battery import Battery
 from crowdlearn_device.platform.files import write_atomically
+from crowdlearn_device.privacy.tap import Tap
 from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_device.protocol.frames import MAX_FRAME, decode_frame
 from crowdlearn_device.security.envelope import Identity
@@ -114,12 +115,14 @@ async def serve_device(
     stopping: asyncio.Event | None = None,
     battery: Battery | None = None,
     every: float = BATTERY_SECONDS,
+    tap: Tap | None = None,
 ) -> None:
     """Listen on 127.0.0.1:`port` (0: any free one, written to HOME/port) for the host, one connection at a
     time, until `stopping` is set and others have taken over what this device holds.
 
     While the battery is low it takes part in nothing: the host is to come again later. HOME/token, if it is
-    there, must be what the host presents: other programs of the phone can reach the port too.
+    there, must be what the host presents: other programs of the phone can reach the port too. A `tap` records
+    what the device holds of others' samples, for evaluations only.
     """
     home.mkdir(parents=True, exist_ok=True)
     identity = Identity.load(home / "identity.key")
@@ -155,7 +158,7 @@ async def serve_device(
             await connection.close(1011, str(error)[:100])
             return
         with contextlib.suppress(asyncio.CancelledError):
-            member = Member(name, home, identity, samples, load, programs)
+            member = Member(name, home, identity, samples, load, programs, tap=tap)
             await run_member(connection, member, leaving, battery, every)
 
     async with serve(

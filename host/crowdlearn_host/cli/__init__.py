@@ -28,6 +28,7 @@ COMMANDS = {
     "import": "models.convert:import_model",
     "export-model": "models.convert:export_model",
     "simulate": "runs.simulate:simulate",
+    "privacy": "runs.privacy:privacy",
     "phones": "devices.phones:app",
     "devices": "devices.devices:devices",
     "profile": "devices.profile:profile",

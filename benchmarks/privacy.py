@@ -1,0 +1,87 @@
+"""Privacy, measured by attacks: what each role of a group learns of a dominator's samples.
+
+    python -m benchmarks.privacy [--quick] [--data FOLDER] [--json FILE] [--page FILE]
+
+The group trains in this process with the devices' own code, programs and messages; every device is tapped.
+The data are MNIST's four files in FOLDER, or scikit-learn's small digits if none is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from crowdlearn_host.cli.privacy import print_findings, worst
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.privacy.audit.audit import Auditor, Finding
+from crowdlearn_host.privacy.audit.case import Case, rehearsed_case
+from crowdlearn_host.privacy.audit.page import page
+from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.spec.training import DIGITS, TrainConfig
+from rich.console import Console
+
+from .report import machine, write_rows
+
+BATCH, RATE = 64, 0.05
+GROUPS, SEEDS = (5, 10, 20), 3
+OWN, OWN_QUICK = 20_000, 6000
+GALLERY = 5200
+"""Samples of all devices of a group: among so many a sample is re-identified."""
+
+
+def case_of(n: int, seed: int, data: str, own: int, epochs: int) -> Case:
+    """Train a group of `n` devices, tapped; with MNIST it is the paper's MLP."""
+    values = {
+        "data": data,
+        "model": "mlp:64-400-200-100-10" if data == DIGITS else "paper-mlp",
+        "group": {"pieces": n},
+        "training": {
+            "batch": BATCH,
+            "micro_batch": BATCH,
+            "learning_rate": RATE,
+            "seed": seed,
+            "kernels": "by_size",
+        },
+    }
+    config = parse_config(values, TrainConfig, "the benchmark")
+    prepared = prepare(config, lambda event, fields: None)
+    return rehearsed_case(prepared, samples=GALLERY // n, own=own, epochs=epochs)
+
+
+def findings_of(case: Case, *, quick: bool) -> Iterator[Finding]:
+    """Attack every mode."""
+    yield from Auditor(case, quick=quick).findings()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.privacy", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="5 devices, one seed, small decoders")
+    parser.add_argument(
+        "--data", default=DIGITS, help="folder with MNIST's four files (default: %(default)s)"
+    )
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--page", type=Path, help="also write a page with pictures to this file")
+    options = parser.parse_args(argv)
+    console = Console(width=200)
+    found: list[Finding] = []
+    cases: list[Case] = []
+    for n in GROUPS[:1] if options.quick else GROUPS:
+        for seed in range(1 if options.quick else SEEDS):
+            console.print(f"{n} devices, seed {seed}")
+            own, epochs = (OWN_QUICK, 2) if options.quick else (OWN, 8)
+            cases.append(case_of(n, seed, options.data, own, epochs))
+            for finding in findings_of(cases[-1], quick=options.quick):
+                found.append(finding)
+                console.print(f"  {finding.mode}, {finding.role}: {finding.attack}")
+    print_findings(console, found)
+    console.print(worst(found))
+    console.print(machine())
+    write_rows(options.json, [finding.row() for finding in found])
+    if options.page is not None:
+        options.page.write_text(page("crowdlearn privacy audit", found, cases[0].victim.inputs[:12]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Mechanisms and observers at the place where numbers leave or enter a device."""

@@ -1,0 +1,94 @@
+"""`crowdlearn privacy`: the numbers that a role of a group holds, and what attacks make of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from crowdlearn_host.cli.console.output import Force, claim
+from crowdlearn_host.cli.console.terminal import terminal
+from crowdlearn_host.privacy.audit.audit import Auditor, Finding
+from crowdlearn_host.privacy.audit.case import OWN, SAMPLES, rehearsed_case
+from crowdlearn_host.privacy.audit.page import COLUMNS, page, told
+from crowdlearn_host.privacy.audit.targets import prepared_of
+
+TITLE = "crowdlearn privacy audit"
+
+
+def privacy(
+    target: Annotated[Path, typer.Argument(help="A run's folder, or a plan (JSON).", show_default=False)],
+    data: Annotated[str, typer.Option(help="Folder with training data like the devices', or 'digits'.")],
+    model: Annotated[str | None, typer.Option(help="The plan's model.", show_default=False)] = None,
+    samples: Annotated[int, typer.Option(min=8, help="Samples of each device.")] = SAMPLES,
+    own: Annotated[int, typer.Option(min=64, help="The attacker's own samples.")] = OWN,
+    epochs: Annotated[int, typer.Option(min=1, max=20, help="Epochs that are rehearsed.")] = 2,
+    quick: Annotated[bool, typer.Option(help="Shorter training of decoders.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
+    force: Force = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Attack a run or a plan as each role of a group could, and print what the role learns.
+
+    A group of devices is rehearsed on this computer with the devices' own code; every one is tapped.
+    """
+    if html is not None:
+        claim(html, force=force, is_own=lambda text: f"<title>{TITLE}" in text)
+    console = terminal(stderr=True)
+    with console.status("preparing") as status:
+        prepared, moment = prepared_of(target, data, model, status.update)
+        case = rehearsed_case(
+            prepared, samples=samples, own=own, epochs=epochs, state=moment, on_progress=status.update
+        )
+        status.update("attacking")
+        findings = []
+        for finding in Auditor(case, quick=quick).findings():
+            findings.append(finding)
+            status.update(f"attacking: {finding.role}, {finding.attack}")
+    if html is not None:
+        title = f"{TITLE}: {prepared.config.model}, {len(prepared.plan.pieces)} pieces"
+        html.write_text(page(title, findings, case.victim.inputs[:12]))
+    if as_json:
+        typer.echo(json.dumps({"rows": [finding.row() for finding in findings]}))
+        return
+    print_findings(terminal(), findings)
+    terminal().print(Text.assemble("worst: ", (worst(findings), "bold")))
+
+
+def print_findings(console: Console, findings: list[Finding]) -> None:
+    """Print a table of findings."""
+    table = Table("mode", "role", "attack")
+    for head, _, _ in COLUMNS.values():
+        table.add_column(head, justify="right")
+    for finding in findings:
+        table.add_row(finding.mode, finding.role, finding.attack, *(told(finding, name) for name in COLUMNS))
+    console.print(table)
+
+
+def worst(findings: list[Finding]) -> str:
+    """Return the single role that learns most, and what it learns, in one sentence."""
+    alone = [f for f in findings if f.role in ("follower", "helper", "heir", "host")]
+    images = max(
+        (f for f in alone if f.psnr is not None),
+        key=lambda f: (f.psnr or 0) - (f.prior_psnr or 0),
+        default=None,
+    )
+    read = max(
+        (f for f in alone if f.label_accuracy is not None), key=lambda f: f.label_accuracy or 0, default=None
+    )
+    said = []
+    if read is not None:
+        said.append(
+            f"one {read.role} reads {100 * (read.label_accuracy or 0):.1f} % of the labels ({read.attack})"
+        )
+    if images is not None:
+        said.append(
+            f"one {images.role} reconstructs samples at {images.psnr:.1f} dB ({images.prior_psnr:.1f} dB "
+            f"without messages), and re-identifies {100 * (images.reid or 0):.1f} % ({images.attack})"
+        )
+    return "; ".join(said) or "no attack applies"

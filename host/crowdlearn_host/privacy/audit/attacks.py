@@ -1,0 +1,171 @@
+"""Attacks: from views to samples and labels.
+
+Each learns from pairs of views and samples that the attacker made itself, by rehearsing the protocol on data
+of its own. It is then applied to the victim's views.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from crowdlearn_device.protocol.frames import Floats
+from numpy.typing import NDArray
+
+Labels = NDArray[np.int64]
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """An attacker's knowledge: its `features` [M, d], `inputs` [M, p] and `labels` [M], and the victim's
+    views `seen` [N, d]. All arrays but the labels are float32.
+
+    With `drifted`, weights have moved since the attacker knew them: seen views are then scaled by their own
+    statistics, else by those of the known ones. `noise` [d] is the standard deviation of what views may
+    be off by.
+    """
+
+    features: Floats
+    inputs: Floats
+    labels: Labels
+    seen: Floats
+    drifted: bool = False
+    noise: Floats | None = None
+
+    @cached_property
+    def standard(self) -> tuple[Floats, Floats]:
+        """Known features, with noise, and seen ones, both centred and scaled."""
+        known = self.features
+        if self.noise is not None:
+            drawn = np.random.default_rng(0).standard_normal(known.shape, np.float32)
+            known = known + drawn * self.noise
+        return _standardised(known, known), _standardised(self.seen, self.seen if self.drifted else known)
+
+
+class Attack(ABC):
+    """A way to guess samples from views."""
+
+    name: str
+
+    @abstractmethod
+    def guess(self, evidence: Evidence) -> Floats:
+        """Guess the victim's samples: float32 [N, p]."""
+
+
+class PriorOnly(Attack):
+    """The guess without any view: the mean of the attacker's own samples."""
+
+    name = "prior only"
+
+    def guess(self, evidence: Evidence) -> Floats:
+        """Repeat the mean."""
+        return np.tile(evidence.inputs.mean(0), (len(evidence.seen), 1))
+
+
+class Linear(Attack):
+    """The best linear estimate under a Gaussian prior, whose covariance is that of the attacker's samples."""
+
+    name = "linear, PCA prior"
+    ridges = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+    def guess(self, evidence: Evidence) -> Floats:
+        """Regress samples on views, with the ridge that predicts a held-out fifth best."""
+        known, seen = evidence.standard
+        if not known.shape[1]:
+            return PriorOnly().guess(evidence)
+        cut = len(known) * 4 // 5
+        mean = evidence.inputs.mean(0)
+        target = evidence.inputs - mean
+        gram = np.asarray(known[:cut].T @ known[:cut] / cut, np.float32)
+        cross = np.asarray(known[:cut].T @ target[:cut] / cut, np.float32)
+
+        def error(ridge: float) -> float:
+            return float(((known[cut:] @ _solved(gram, cross, ridge) - target[cut:]) ** 2).mean())
+
+        best = min(self.ridges, key=error)
+        guessed = mean + seen @ _solved(gram, cross, best)
+        return _clipped(guessed, evidence.inputs)
+
+
+class Decoder(Attack):
+    """A trained network from views to samples (learning to invert), which starts from the linear estimate."""
+
+    name = "trained decoder"
+
+    def __init__(self, epochs: int = 8, width: int = 384, seed: int = 0) -> None:
+        self._epochs, self._width, self._seed = epochs, width, seed
+
+    def guess(self, evidence: Evidence) -> Floats:
+        """Train on the attacker's pairs, then decode the seen views."""
+        import torch
+        from torch import nn
+
+        known, seen = evidence.standard
+        if not known.shape[1]:
+            return PriorOnly().guess(evidence)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            features, inputs = known.shape[1], evidence.inputs.shape[1]
+            net = nn.Sequential(
+                nn.Linear(features, self._width),
+                nn.LeakyReLU(0.1),
+                nn.Linear(self._width, self._width),
+                nn.LeakyReLU(0.1),
+                nn.Linear(self._width, inputs),
+            )
+            mean = torch.from_numpy(evidence.inputs.mean(0))
+            x, y = torch.from_numpy(known), torch.from_numpy(evidence.inputs) - mean
+            optimizer = torch.optim.AdamW(net.parameters(), 2e-3, weight_decay=1e-3)
+            steps = self._epochs * -(-len(x) // 128)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+            for _ in range(self._epochs):
+                for rows in torch.split(torch.randperm(len(x)), 128):
+                    optimizer.zero_grad()
+                    torch.nn.functional.mse_loss(net(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
+                    schedule.step()
+            with torch.no_grad():
+                guessed: Floats = (net(torch.from_numpy(seen)) + mean).numpy()
+        return _clipped(guessed, evidence.inputs)
+
+
+ATTACKS: Mapping[str, type[Attack]] = {each.name: each for each in (PriorOnly, Linear, Decoder)}
+
+
+def matches(seen: Floats, gallery: Floats, kept: int = 96) -> Labels:
+    """Return the index of the gallery's nearest view for each seen one, int64 [N].
+
+    Both are float32 [., d], standardised. The distance is that of whitened principal components: what varies
+    much in the gallery tells samples apart no better than what varies little.
+    """
+    if not seen.shape[1]:
+        return np.zeros(len(seen), np.int64)
+    variances, axes = np.linalg.eigh(gallery.T @ gallery)
+    variances, axes = variances[::-1][:kept], axes[:, ::-1][:, :kept]
+    alive = variances > variances[0] * 1e-6
+    scale = axes[:, alive] / (variances[alive] / variances[0]) ** 0.25  # half way to white: less noise
+    a, b = seen @ scale, gallery @ scale
+    a /= np.linalg.norm(a, axis=1, keepdims=True) + TINY
+    b /= np.linalg.norm(b, axis=1, keepdims=True) + TINY
+    nearest: Labels = (a @ b.T).argmax(1)
+    return nearest
+
+
+def _solved(gram: Floats, cross: Floats, ridge: float) -> Floats:
+    solved: Floats = np.linalg.solve(gram + np.float32(ridge) * np.eye(len(gram), dtype=np.float32), cross)
+    return solved
+
+
+def _standardised(x: Floats, by: Floats) -> Floats:
+    spread = by.std(0)
+    alive = spread > TINY
+    centred: Floats = (x - by.mean(0)) / np.where(alive, spread, 1.0)
+    return np.asarray(centred * alive, np.float32)
+
+
+def _clipped(guess: Floats, known: Floats) -> Floats:
+    return np.clip(guess, known.min(), known.max()).astype(np.float32)

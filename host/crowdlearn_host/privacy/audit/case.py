@@ -1,0 +1,178 @@
+"""A case: a group whose training was tapped, a victim among its dominators, and an attacker's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_export.graph.shape import array_specs
+from crowdlearn_export.graph.weights import arrays_of
+
+from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.runs.prepare import WIRE, Prepared
+
+from .rehearsal import Moment, PassTape, Recipe, rehearse
+from .views import Part, Views, in_order, views_of
+
+SAMPLES = 1040
+"""Of each device, if the data suffices."""
+OWN = 10_000
+"""The attacker's own samples at most."""
+FEWEST = 8
+"""Samples of a device at least."""
+LEAST = 64
+"""The fewest samples of an attacker from which it learns anything."""
+OnProgress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tapped group. `gallery` holds all devices' samples, `each` a device, the victim's first.
+
+    `own` are the attacker's samples. `tapes` are of all passes, of which the `watched` are the victim's.
+    `public_order` tells whether devices know the order in which a dominator feeds its samples.
+    """
+
+    recipe: Recipe
+    gallery: Dataset
+    own: Dataset
+    each: int
+    tapes: tuple[PassTape, ...]
+    watched: tuple[int, ...]
+    public_order: bool
+    _rehearsed: dict[tuple[str, str], PassTape] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def victim(self) -> Dataset:
+        """The victim's samples."""
+        return self.gallery.subset(np.arange(self.each))
+
+    @property
+    def last(self) -> PassTape:
+        """The victim's last pass."""
+        return self.tapes[self.watched[-1]]
+
+    def known(self, pieces: tuple[int, ...], *, stale: bool = False) -> Views:
+        """Return the views of the attacker's own samples, under weights of the pass's middle, or stale."""
+        return in_order(views_of(self._rehearsal("own", stale).records, pieces))
+
+    def candidates(self, pieces: tuple[int, ...], *, stale: bool = False) -> Views:
+        """Return the views of the gallery under the same weights."""
+        return in_order(views_of(self._rehearsal("gallery", stale).records, pieces))
+
+    def _rehearsal(self, name: str, stale: bool) -> PassTape:
+        key = name, str(stale)
+        if key not in self._rehearsed:
+            data = self.gallery if name == "gallery" else self.own
+            weights = self.weights("stale" if stale else "interpolated", -1, 0.5)
+            at = Moment(weights, self.last.before.momentum)
+            self._rehearsed[key] = rehearse(self.recipe, at, data, epoch=1 << 20, device=0, learning=False)
+        return self._rehearsed[key]
+
+    def seen(self, pieces: tuple[int, ...], number: int = -1) -> Views:
+        """Return what the holders of `pieces` saw in a pass of the victim, by its place in `watched`; samples
+        are in the order in which they were fed.
+        """
+        return views_of(self.tapes[self.watched[number]].records, pieces)
+
+    def weights(self, name: str, number: int, time: float) -> dict[str, Floats]:
+        """Return the network as an attacker knows it at a `time` (0 to 1) of a pass of the victim.
+
+        `fresh` weights are the pass's first, `stale` ones those of nearly an epoch before, and `interpolated`
+        ones lie between the first and the last.
+        """
+        place = self.watched[number]
+        before, after = self.tapes[place].before.values, self.tapes[place].after.values
+        if name == "fresh":
+            return dict(before)
+        if name == "interpolated":
+            return {key: x + np.float32(time) * (after[key] - x) for key, x in before.items()}
+        return dict(self.tapes[max(place - len(self.recipe.plan.pieces) + 1, 0)].before.values)
+
+
+def first_parts(recipe: Recipe) -> Callable[[Part], bool]:
+    """Return whether a part holds sums of the first layer: linear in the sample."""
+    return lambda part: part.kind == "sums" and recipe.graph.edges[part.edge].source == 0
+
+
+def hidden_parts(recipe: Recipe) -> Callable[[Part], bool]:
+    """Return whether a part holds sums of other layers."""
+    first = first_parts(recipe)
+    return lambda part: part.kind == "sums" and not first(part)
+
+
+def last_errors(recipe: Recipe) -> Callable[[Part], bool]:
+    """Return whether a part holds the errors of the last sums."""
+    last = len(recipe.graph.layers) - 1
+    return lambda part: part.kind == "errors" and recipe.graph.edges[part.edge].target == last
+
+
+def recipe_of(prepared: Prepared) -> Recipe:
+    """The recipe of a prepared run."""
+    training, plan = prepared.config.training, prepared.plan
+    told = pb.Training(
+        learning_rate=training.learning_rate,
+        batch=training.batch,
+        micro_batch=training.micro_rows(plan.micro_batch, pieces=len(plan.pieces)),
+        in_flight=training.in_flight,
+        seed=training.seed,
+        snapshot_every=training.snapshot_every,
+        wire=WIRE[training.wire],
+        staleness=training.staleness,
+        least_rows=prepared.graph.least_rows,
+    )
+    return Recipe(prepared.graph, plan, prepared.programs, told)
+
+
+def rehearsed_case(
+    prepared: Prepared,
+    *,
+    samples: int = SAMPLES,
+    own: int = OWN,
+    epochs: int = 2,
+    state: Moment | None = None,
+    on_progress: OnProgress = lambda told: None,
+) -> Case:
+    """Rehearse `epochs` of a prepared run, from its first weights or from `state`, with every device tapped.
+
+    The victim is the device that is dominator first in every epoch. Raises ConfigError if the data does not
+    suffice for the devices and an attacker.
+    """
+    if len(prepared.plan.pieces) < 2:
+        raise ConfigError("one device holds the whole network: nothing is sent, so there is nothing to audit")
+    data, devices = prepared.train, len(prepared.plan.pieces)
+    if data is None:
+        raise ConfigError("the audit needs the training data on this computer; give --data FOLDER")
+    each = min(samples, (len(data) - LEAST) // (devices + 1))
+    if each < FEWEST:
+        raise ConfigError(
+            f"{len(data)} samples are too few for {devices} devices and an attacker's own; "
+            f"give {LEAST + FEWEST * (devices + 1)} or more"
+        )
+    order = np.random.default_rng((prepared.config.training.seed, 77)).permutation(len(data))
+    gallery = data.subset(order[: devices * each])
+    rest = data.subset(order[devices * each : devices * each + own])
+    recipe = recipe_of(prepared)
+    moment = state or first_moment(prepared)
+    tapes = []
+    for epoch in range(epochs):
+        for device in range(devices):
+            on_progress(f"training: epoch {epoch + 1} of {epochs}, device {device + 1} of {devices}")
+            part = gallery.subset(np.arange(device * each, (device + 1) * each))
+            tapes.append(rehearse(recipe, moment, part, epoch=epoch, device=device))
+            moment = tapes[-1].after
+    watched = tuple(epoch * devices for epoch in range(epochs))
+    return Case(recipe, gallery, rest, each, tuple(tapes), watched, public_order=True)
+
+
+def first_moment(prepared: Prepared) -> Moment:
+    """The group before its first mini-batch."""
+    graph = prepared.graph
+    values = arrays_of(graph, prepared.model.state_dict(), prepared.plan.order)
+    kept = prepared.config.training.momentum > 0
+    trained = {spec.name for spec in array_specs(graph) if spec.trained and kept}
+    return Moment(values, {name: np.zeros_like(x) for name, x in values.items() if name in trained})

@@ -1,0 +1,140 @@
+"""The audit finds what plain mode gives away, and nothing where nothing is sent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crowdlearn_host.cli import build
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.planner.plan import save_plan
+from crowdlearn_host.privacy.audit import labels, membership
+from crowdlearn_host.privacy.audit.attacks import Evidence, Linear, PriorOnly
+from crowdlearn_host.privacy.audit.audit import Auditor, Finding, image_shape
+from crowdlearn_host.privacy.audit.case import Case, rehearsed_case
+from crowdlearn_host.privacy.audit.figures import auc, psnr
+from crowdlearn_host.privacy.audit.page import page
+from crowdlearn_host.runs.prepare import Prepared, prepare
+from crowdlearn_host.spec.training import TrainConfig
+from typer.testing import CliRunner
+
+MODEL = "mlp:64-40-24-10"
+VALUES = {
+    "data": "digits",
+    "model": MODEL,
+    "group": {"pieces": 3},
+    "training": {"batch": 32, "micro_batch": 32, "learning_rate": 0.05, "kernels": "by_size"},
+}
+
+
+@pytest.fixture(scope="module")
+def prepared() -> Prepared:
+    return prepare(parse_config(VALUES, TrainConfig, "the test"), lambda event, fields: None)
+
+
+@pytest.fixture(scope="module")
+def case(prepared: Prepared) -> Case:
+    return rehearsed_case(prepared, samples=200, epochs=2)
+
+
+@pytest.fixture(scope="module")
+def findings(case: Case) -> list[Finding]:
+    return list(Auditor(case, quick=True).findings())
+
+
+def of(findings: list[Finding], attack: str, role: str = "follower") -> Finding:
+    return next(f for f in findings if attack in f.attack and f.role == role)
+
+
+def test_a_follower_reads_labels(findings: list[Finding]) -> None:
+    assert (of(findings, "least error").label_accuracy or 0) >= 0.95
+
+
+def test_a_follower_reconstructs_and_re_identifies(findings: list[Finding]) -> None:
+    found = of(findings, "linear, PCA prior, interpolated weights")
+    assert (found.psnr or 0) >= (found.prior_psnr or 0) + 5
+    assert (found.reid or 0) >= 0.9
+
+
+def test_hidden_layers_alone_tell_of_samples(findings: list[Finding]) -> None:
+    found = of(findings, "hidden layers only")
+    assert (found.psnr or 0) >= (found.prior_psnr or 0) + 1
+
+
+def test_colluders_learn_more(findings: list[Finding]) -> None:
+    alone = of(findings, "linear, PCA prior, interpolated weights")
+    together = of(findings, "linear, PCA prior, interpolated weights", "all followers")
+    assert (together.psnr or 0) > (alone.psnr or 0)
+
+
+def test_an_heir_tells_members(findings: list[Finding]) -> None:
+    assert (of(findings, "membership", "heir").auc or 0) > 0.6
+
+
+def test_a_page_shows_pictures_beside_reconstructions(case: Case, findings: list[Finding]) -> None:
+    told = page("a title", findings, case.victim.inputs[:4])
+    shown = sum(finding.pictures is not None for finding in findings)
+    assert told.count("data:image/png") == shown + 1
+    assert "<script" not in told
+
+
+def test_nothing_is_learned_from_views_that_are_noise() -> None:
+    rng = np.random.default_rng(0)
+    inputs, noise = rng.random((900, 30), np.float32), rng.standard_normal((900, 20), np.float32)
+    evidence = Evidence(noise[:600], inputs[:600], np.zeros(600, np.int64), noise[600:])
+    prior = psnr(inputs[600:], PriorOnly().guess(evidence))
+    assert psnr(inputs[600:], Linear().guess(evidence)) <= prior + 0.1
+
+
+def test_members_lie_in_the_row_space_of_a_move() -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.standard_normal((500, 60)).astype(np.float32)
+    moves = rng.standard_normal((40, 30)).astype(np.float32) @ samples[:30]
+    found = membership.scores(moves, samples[:200], samples[200:])
+    assert auc(found[:30], found[30:]) == 1.0
+
+
+def test_decisive_errors_teach_the_others() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 300)
+    seen = np.eye(3, dtype=np.float32)[truth] + 0.1 * rng.standard_normal((300, 3)).astype(np.float32)
+    errors = 0.1 - np.eye(3, dtype=np.float32)[truth]
+    errors[::2] = 0  # rounded away
+    assert (labels.self_taught(errors, seen) == truth).mean() > 0.99
+
+
+def test_shapes_of_images() -> None:
+    assert image_shape((784,)) == (28, 28)
+    assert image_shape((3, 32, 32)) == (3, 32, 32)
+    assert image_shape((65,)) is None
+    assert image_shape((5, 4, 4)) is None
+
+
+def test_the_command_audits_a_plan(prepared: Prepared, tmp_path: Path) -> None:
+    plan, html = tmp_path / "plan.json", tmp_path / "page.html"
+    save_plan(prepared.plan, plan)
+    command = ["privacy", str(plan), "--data", "digits", "--model", MODEL, "--samples", "60"]
+    result = CliRunner().invoke(
+        build(["privacy", "demo"]), [*command, "--quick", "--epochs", "1", "--json", "--html", str(html)]
+    )
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["rows"]
+    assert {"mode", "role", "attack", "n", "psnr", "prior_psnr", "ssim", "reid", "label_accuracy"} <= rows[
+        0
+    ].keys()
+    assert "data:image/png" in html.read_text()
+
+
+def test_a_plan_without_its_model_and_a_network_on_one_device_are_refused(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    plan = tmp_path / "plan.json"
+    save_plan(prepared.plan, plan)
+    result = CliRunner().invoke(build(["privacy", "demo"]), ["privacy", str(plan), "--data", "digits"])
+    assert "add --model" in str(result.exception)
+    whole = parse_config({**VALUES, "group": {"pieces": 1}}, TrainConfig, "the test")
+    with pytest.raises(ConfigError, match="nothing is sent"):
+        rehearsed_case(prepare(whole, lambda event, fields: None))
