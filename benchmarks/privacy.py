@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from crowdlearn_host.cli.privacy import print_findings, worst
+from crowdlearn_host.cli.runs.privacy import print_findings, worst
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.privacy.audit.audit import Auditor, Finding
 from crowdlearn_host.privacy.audit.case import Case, rehearsed_case
