@@ -17,8 +17,9 @@ from crowdlearn_device.data.dataset import Dataset, load_dataset
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.runs.data import to_npz
+from crowdlearn_host.runs.folder import new_run
 from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.runs.train import new_run, train
+from crowdlearn_host.runs.train import train
 from crowdlearn_host.spec.simulation import SimulationConfig
 from crowdlearn_host.spec.training import TrainConfig
 from rich.console import Console

@@ -15,6 +15,7 @@ from typing import Any
 
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_host.coordinator.hub.server import Server
+from crowdlearn_host.runs import folder as folders
 from crowdlearn_host.runs import train as run
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.spec.training import load_config
@@ -59,12 +60,12 @@ def main(folder: Path, seed: int, mean: float) -> None:
         pass
 
     if (folder / "run.db").exists():
-        opened, config = run.open_run(folder)
+        opened, config = folders.open_run(folder)
         prepared = prepare(config, quiet, folder)
     else:
         config = load_config(config_file)
         prepared = prepare(config, quiet)
-        opened = run.new_run(folder, config_file.read_text(), prepared, folder.parent)
+        opened = folders.new_run(folder, config_file.read_text(), prepared, folder.parent)
     with opened:
         asyncio.run(run.train(prepared, config.fleet.phones, opened, quiet))
 

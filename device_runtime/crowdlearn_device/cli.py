@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from crowdlearn_device.data.dataset import load_dataset
 from crowdlearn_device.energy.step_time import measure_step
 from crowdlearn_device.platform.allocator import return_large_blocks
 from crowdlearn_device.platform.battery import LOWEST_PERCENT, Battery
@@ -21,7 +23,7 @@ from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_device.transport.join import join_host
 from crowdlearn_device.transport.serve import serve_device
 
-from .errors import DeviceError
+from .errors import DataError, DeviceError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,15 +81,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     predicting.add_argument("--output", type=Path, help="file for the CSV (default: standard output)")
     predicting.add_argument("--force", action="store_true", help="replace OUTPUT where it is there")
     predicting.add_argument("--threads", type=int, default=0, help="threads of the executor (0: its choice)")
+    looking = commands.add_parser(
+        "samples",
+        help="see whether the training data fits a model; prints how many samples there are, as JSON",
+    )
+    looking.add_argument("--data", type=Path, required=True, help="folder with the training data")
+    looking.add_argument("--shape", required=True, help="shape of one sample, as in 3x32x32")
+    looking.add_argument("--classes", type=int, required=True, help="how many classes the model tells apart")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("websockets").setLevel(logging.WARNING)
-    if arguments.threads:
+    if getattr(arguments, "threads", 0):
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # read when the executor's libraries load
     try:
         if arguments.command == "measure":
             store = ProgramStore(arguments.programs)
             print(measure_step(store, arguments.program, arguments.seconds).to_json())
+            return 0
+        if arguments.command == "samples":
+            print(json.dumps({"samples": count_samples(arguments.data, arguments.shape, arguments.classes)}))
             return 0
         if arguments.command == "predict":
             told = predict(arguments.model, arguments.inputs, arguments.output, force=arguments.force)
@@ -113,6 +125,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"crowdlearn-device: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def count_samples(folder: Path, shape: str, classes: int) -> int:
+    """Return how many training samples `folder` holds. Raises DataError if one of them is not of `shape`
+    (3x32x32), or has a label that is not below `classes`.
+    """
+    try:
+        sample = tuple(int(size) for size in shape.split("x"))
+    except ValueError as error:
+        raise DataError(f"--shape {shape!r}: give the shape of one sample, as in 3x32x32") from error
+    data = load_dataset(folder).shaped(sample)
+    if (highest := int(data.labels.max())) >= classes:
+        raise DataError(
+            f"{folder}: a label is {highest}, and the model has classes 0 to {classes - 1}; make them agree"
+        )
+    return len(data)
 
 
 async def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

@@ -96,8 +96,8 @@ def test_what_cannot_be_written_is_told_before_the_work(
     folder: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for work in (
-        "cli.models.convert.model_and_test",
-        "cli.runs.plan.build_model",
+        "cli.runs.trained.model_and_test",
+        "models.named.build_model",
         "cli.devices.profile.discover",
     ):
         monkeypatch.setattr(f"crowdlearn_host.{work}", None)

@@ -19,7 +19,7 @@ SAID = "low [/x] [rows, (2,)] were due :bomb:"
 
 def told(event: str, **fields: object) -> str:
     screen = io.StringIO()
-    with TrainingProgress(Console(file=screen, width=200, force_terminal=True), 0, 0) as shown:
+    with TrainingProgress(Console(file=screen, width=200, force_terminal=True)) as shown:
         shown.show(event, fields)
     return screen.getvalue()
 
@@ -33,7 +33,9 @@ def test_brackets_of_a_device_are_no_markup(event: str) -> None:
 @pytest.mark.parametrize("event", sorted(progress.PROBLEMS))
 def test_escape_sequences_of_a_device_are_shown_and_not_sent(event: str) -> None:
     said = f"phone{ESCAPE}\nepoch 9"
-    shown = told(event, device=said, reason=said, why=said, planned=said, boundary=1, pieces=1, epoch=0)
+    shown = told(
+        event, device=said, reason=said, why=said, planned=said, boundary=1, pieces=1, epoch=0, grace=1
+    )
     assert "\x1b]0" not in shown
     assert "\x1b[2J" not in shown
     assert "\u202e" not in shown

@@ -6,8 +6,9 @@ import asyncio
 from pathlib import Path
 
 from crowdlearn_host import emulator as phones
+from crowdlearn_host.runs.folder import new_run
 from crowdlearn_host.runs.prepare import Prepared
-from crowdlearn_host.runs.train import new_run, train
+from crowdlearn_host.runs.train import train
 
 
 def trained(prepared: Prepared, count: int, folder: Path) -> Path:

@@ -71,11 +71,15 @@ def serials_of_a_start(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which devices a start would train on; nothing is trained."""
     given: list[str] = []
 
+    async def answered(*_: object) -> None:
+        pass
+
     async def seen(prepared: object, serials: list[str], *_: object) -> None:
         given.extend(serials)
 
     with monkeypatch.context() as patched:
-        patched.setattr("crowdlearn_host.cli.runs.train.run_training", seen)
+        patched.setattr("crowdlearn_host.runs.survey.survey", answered)
+        patched.setattr("crowdlearn_host.runs.train.train", seen)
         crowdlearn("train", "my.toml")
     return given
 
@@ -93,7 +97,7 @@ def test_a_corrected_start_trains_on_phones_of_its_own_and_is_not_started_twice(
     for profile in ("redmi-7", "galaxy-a14"):
         write(folder, HERE, f'virtual = 2, profile = "{profile}"')
         with monkeypatch.context() as patched, pytest.raises(FleetError, match="cable"):
-            patched.setattr("crowdlearn_host.cli.runs.train.run_training", broken)
+            patched.setattr("crowdlearn_host.runs.train.train", broken)
             crowdlearn("train", "my.toml")
     assert profiles == ["redmi-7"] * 2 + ["galaxy-a14"] * 2
     write(folder, HERE, 'phones = ["127.0.0.1:1", "127.0.0.1:2"]')

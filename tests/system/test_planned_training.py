@@ -16,10 +16,10 @@ from crowdlearn_host.planner.plan import Plan, save_plan
 from crowdlearn_host.planner.planner import plan_fleet
 from crowdlearn_host.planner.problem.costs import Training
 from crowdlearn_host.planner.problem.fleet import Fleet
-from crowdlearn_host.planner.problem.wire_format import DEFAULT, wire_format
+from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.runs.data import load_split
 from crowdlearn_host.runs.prepare import Prepared, prepare
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.training import DEFAULT_WIRE, TrainConfig
 from torch import nn
 
 from .over_adb import trained
@@ -45,7 +45,7 @@ EXACT = {
     "frozen": Case(f"{NETWORKS}:pretrained", (1, 8, 8), (5_000, 5_000, 5_000)),
     "residual": Case(f"{NETWORKS}:residual", (1, 8, 8), (3_500, 3_500, 3_500)),
 }
-CASES = EXACT | {"default-wire": replace(EXACT["dense"], wire=DEFAULT)}
+CASES = EXACT | {"default-wire": replace(EXACT["dense"], wire=DEFAULT_WIRE)}
 
 
 @dataclass(frozen=True)

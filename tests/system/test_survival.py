@@ -19,8 +19,9 @@ from crowdlearn_host.adb import AdbDevice
 from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder, load_model_state
+from crowdlearn_host.runs.folder import new_run
 from crowdlearn_host.runs.prepare import Prepared, prepare
-from crowdlearn_host.runs.train import new_run, train
+from crowdlearn_host.runs.train import train
 from crowdlearn_host.spec.training import TrainConfig
 
 pytestmark = pytest.mark.system

@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from crowdlearn_device.program.manifest import LOSS, TRAIN_STEP
 
 from crowdlearn_export.compiler.compile import compile_program
+from crowdlearn_export.graph.memory_curves import Curve, Footprint, Line
 from crowdlearn_export.graph.neuron_graph import Layer, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.quiet import quietly
@@ -33,50 +33,25 @@ PARTS = (4, 2, 1)
 """The widths are these parts of a layer."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """`each` bytes, and `neuron` for every neuron that a piece owns of a layer."""
-
-    each: float
-    neuron: float
-
-    def at(self, neurons: int) -> float:
-        """Bytes for so many neurons."""
-        return self.each + self.neuron * neurons
-
-
-Curve = tuple[Line, ...]
-"""Bytes by neurons: the highest of these lines."""
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """Arena and workspace per layer. A piece needs the largest of each.
-
-    `regions` tells, by the first of the last layers that a piece owns whole, the bytes of arena and workspace
-    that these take as one program; of some, since each takes as long to learn as to export. Where the whole
-    network is one of them, `step` is what a training step in one call takes.
-    """
-
-    arenas: tuple[Curve, ...]
-    workspaces: tuple[Curve, ...]
-    regions: Mapping[int, float] = field(default_factory=dict)
-    step: float = 0.0
-
-
 @quietly()
 def footprint(
-    graph: NeuronGraph, micro_batch: int, cache: Path | None = None, *, regions: Collection[int] = ()
+    graph: NeuronGraph,
+    micro_batch: int,
+    cache: Path | None = None,
+    *,
+    regions: Collection[int] = (),
+    on_layer: Callable[[int, int], None] = lambda number, of: None,
 ) -> Footprint:
     """The footprint of every layer for micro-batches of up to `micro_batch` + 1 samples, and of the `regions`
-    from these layers on.
+    from these layers on; `on_layer` gets the number of each layer as it begins, and how many there are.
 
     Takes seconds for every kind of layer that `cache` does not know, and as long as exporting does for a
     region. Raises ExportError as exporting does.
     """
     known: dict[str, tuple[Curve, Curve]] = {}
     found = []
-    for layer in graph.layers:
+    for number, layer in enumerate(graph.layers, 1):
+        on_layer(number, len(graph.layers))
         key = _key(graph, layer, micro_batch)
         if key not in known:
             known[key] = _cached(cache, key) or _measured(graph, layer, micro_batch)

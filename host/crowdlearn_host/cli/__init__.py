@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable
 from importlib import import_module
+from importlib.metadata import version
 
 import typer
 from crowdlearn_device.errors import DeviceError
@@ -38,13 +39,13 @@ COMMANDS = {
 
 
 def build(names: Iterable[str] = COMMANDS) -> typer.Typer:
-    """The application with these commands; only their modules are imported, and some import torch."""
+    """The application with these commands. Their modules import nothing heavy before they are run."""
     app = typer.Typer(
         name="crowdlearn",
         help=HELP,
         epilog="Start with: crowdlearn demo",
         no_args_is_help=True,
-        add_completion=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
     )
@@ -59,9 +60,18 @@ def build(names: Iterable[str] = COMMANDS) -> typer.Typer:
     return app
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"crowdlearn {version('crowdlearn')}")
+        raise typer.Exit
+
+
 def _options(
     debug: bool = typer.Option(
         False, "--debug", envvar="CROWDLEARN_DEBUG", help="Show tracebacks of errors."
+    ),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
     ),
 ) -> None:
     if debug:

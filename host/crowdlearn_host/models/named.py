@@ -5,21 +5,17 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import itertools
-import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import prod
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated
 
 import torch
-from pydantic import AfterValidator, ValidationInfo
 from torch import nn
 
-from crowdlearn_host.common.toml_files import located
 from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.models.names import FORMS, MLP, model_file
 
 
 def mlp(widths: Sequence[int]) -> nn.Module:
@@ -51,21 +47,6 @@ def paper_cnn() -> nn.Module:
 
 
 PAPER_MODELS: dict[str, Callable[[], nn.Module]] = {"paper-mlp": paper_mlp, "paper-cnn": paper_cnn}
-MLP = re.compile(r"mlp:([1-9][0-9]{0,5}(?:-[1-9][0-9]{0,5}){1,20})")
-
-
-def model_file(name: str) -> Path | None:
-    """The file of a model that is called `file.py:function`; None for any other."""
-    module = name.rpartition(":")[0]
-    return Path(module) if module.endswith(".py") else None
-
-
-def _located(name: str, info: ValidationInfo) -> str:
-    return str(located(Path(name), info)) if model_file(name) else name
-
-
-ModelName = Annotated[str, AfterValidator(_located)]
-"""A model in a configuration: what `build_model` takes."""
 
 
 def build_model(name: str, seed: int) -> nn.Module:
@@ -87,35 +68,6 @@ def build_model(name: str, seed: int) -> nn.Module:
     return model
 
 
-def input_shape(name: str, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of one sample as the model takes it; a user's own model takes samples as they are."""
-    if name == "paper-cnn":
-        return (3, 32, 32)
-    if name == "paper-mlp" or MLP.fullmatch(name):
-        return (prod(sample_shape),)
-    return sample_shape
-
-
-def stated_shape(name: str, shape: str) -> tuple[int, ...]:
-    """The shape of one sample: as written in `shape` (784, or 3x32x32), else as the model's name tells.
-
-    Raises ConfigError where neither does.
-    """
-    if shape:
-        try:
-            sizes = tuple(int(size) for size in shape.split("x"))
-        except ValueError:
-            sizes = ()
-        if len(sizes) not in (1, 3) or min(sizes) < 1:
-            raise ConfigError(f"--shape {shape!r}: give the shape of one sample, as in 784 or 3x32x32")
-        return sizes
-    if widths := MLP.fullmatch(name):
-        return (int(widths[1].split("-")[0]),)
-    if name in PAPER_MODELS:
-        return input_shape(name, (784,))
-    raise ConfigError(f"--shape is missing: {name} does not tell the shape of a sample; try --shape 3x32x32")
-
-
 def _builder(name: str) -> Callable[[], object]:
     if name in PAPER_MODELS:
         return PAPER_MODELS[name]
@@ -127,10 +79,7 @@ def _builder(name: str) -> Callable[[], object]:
         found = _import_file(file) if file else importlib.import_module(module)
         builder: Callable[[], object] = getattr(found, function)
     except Exception as error:  # importing runs a user's code
-        raise ConfigError(
-            f"model {name!r} is neither paper-mlp, paper-cnn, mlp:WIDTH-WIDTH-..., "
-            f"nor a package.module:function or file.py:function that can be imported ({error})"
-        ) from error
+        raise ConfigError(f"model {name!r} is neither {FORMS} ({error})") from error
     return builder
 
 

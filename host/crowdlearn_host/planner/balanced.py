@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
 from crowdlearn_host.errors import PlanError
 from crowdlearn_host.planner.problem.bundles import bundles
+from crowdlearn_host.planner.problem.costs import piece_macs
 
 from .plan import Plan, plan_from_counts
 
@@ -21,7 +24,7 @@ def balanced(graph: NeuronGraph, pieces: int) -> Plan:
     if pieces < 1:
         raise PlanError(f"{pieces} pieces; at least 1 is possible")
     if pieces == 1:
-        return plan_from_counts(graph, [[layer.neurons for layer in graph.layers]])
+        return _with_loads(graph, plan_from_counts(graph, [[layer.neurons for layer in graph.layers]]))
     counts = [[0] * len(graph.layers) for _ in range(pieces)]
     loads = [0.0] * pieces
     for members in bundles(graph):
@@ -42,4 +45,10 @@ def balanced(graph: NeuronGraph, pieces: int) -> Plan:
         raise PlanError(
             f"{graph.name}: {pieces} pieces, but only {pieces - len(empty)} get a neuron; ask for fewer"
         )
-    return plan_from_counts(graph, counts)
+    return _with_loads(graph, plan_from_counts(graph, counts))
+
+
+def _with_loads(graph: NeuronGraph, plan: Plan) -> Plan:
+    """The plan with the multiplications of each piece."""
+    loaded = (replace(piece, macs=piece_macs(graph, piece.owned)) for piece in plan.pieces)
+    return replace(plan, pieces=tuple(loaded))

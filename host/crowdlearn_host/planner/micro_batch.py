@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
+from crowdlearn_export.graph.memory_curves import Footprint
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
-from crowdlearn_export.program.footprint import Footprint
 from crowdlearn_export.stages.piece_stages import loss_region
 
 from crowdlearn_host.errors import InfeasiblePlan, PlanError

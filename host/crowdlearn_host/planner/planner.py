@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass, replace
 from math import inf
 
+from crowdlearn_export.graph.memory_curves import Footprint
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
-from crowdlearn_export.program.footprint import Footprint
 
 from crowdlearn_host.errors import InfeasiblePlan
 from crowdlearn_host.planner.problem.costs import Costs, Training, costs, sharing_bytes

@@ -19,6 +19,7 @@ from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.hub.traffic import exchanged_bytes
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder, load_model_state
+from crowdlearn_host.runs.losses import EpochLoss
 
 from .evaluation import Evaluation, evaluate
 from .prepare import WIRE, Prepared
@@ -41,8 +42,8 @@ class Checkpoints:
     not. The newest checkpoints stay, as many as the configuration says, and the most accurate.
     """
 
-    def __init__(self, prepared: Prepared, folder: RunFolder, server: Server) -> None:
-        self._prepared, self._folder, self._server = prepared, folder, server
+    def __init__(self, prepared: Prepared, folder: RunFolder, server: Server, losses: EpochLoss) -> None:
+        self._prepared, self._folder, self._server, self._losses = prepared, folder, server, losses
         self._config = prepared.config.checkpoints
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(1, "crowdlearn-evaluation")
@@ -73,6 +74,7 @@ class Checkpoints:
         fields: dict[str, Any] = {
             "epoch": epoch,
             **({"group": group} if self._config.evaluate == "group" else {}),
+            "training_loss": self._losses.mean(epoch, group if self._config.evaluate == "group" else None),
             "samples_per_second": samples / (time.monotonic() - self._began),
             "bytes_per_sample": (server.traffic.exchanged - self._exchanged) / max(samples, 1),
             "planned_bytes_per_sample": self._planned,
@@ -110,7 +112,9 @@ class Checkpoints:
         with self._lock:
             self._accuracy[due.epoch] = result.accuracy
             self._last = due.epoch, result
-        self._tell("evaluated", {**due.fields, "test_loss": result.loss, "test_accuracy": result.accuracy})
+        classes = [[each.samples, each.correct] for each in result.classes]
+        told = {"test_loss": result.loss, "test_accuracy": result.accuracy, "classes": classes}
+        self._tell("evaluated", {**due.fields, **told})
 
     def _tell(self, event: str, fields: dict[str, Any]) -> None:
         self._loop.call_soon_threadsafe(self._server.tell, event, fields)

@@ -7,10 +7,10 @@ import io
 import numpy as np
 from crowdlearn_device.data.dataset import Dataset, Split, load_dataset
 from crowdlearn_device.errors import DataError
-from sklearn.datasets import load_digits
 
 from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.spec.training import DIGITS
+from crowdlearn_host.models.names import input_shape
+from crowdlearn_host.spec.training import DIGITS, TrainConfig
 
 DIGITS_TRAIN = 1437
 """Of scikit-learn's 1797 images of digits; the rest is the test set."""
@@ -26,7 +26,16 @@ def load_split(name: str, split: Split) -> Dataset:
         raise ConfigError(f"data = {name!r}: {error}") from error
 
 
+def sample_shape(config: TrainConfig, test: Dataset | None) -> tuple[int, ...]:
+    """The shape of one sample as the configuration's model takes it."""
+    if config.input_shape is not None:
+        return config.input_shape
+    return input_shape(config.model, test.inputs.shape[1:] if test is not None else ())
+
+
 def _digits(split: Split) -> Dataset:
+    from sklearn.datasets import load_digits  # takes a second, and only this data needs it
+
     bunch = load_digits()
     order = np.random.default_rng(0).permutation(len(bunch.target))
     chosen = order[:DIGITS_TRAIN] if split == "train" else order[DIGITS_TRAIN:]
@@ -34,15 +43,18 @@ def _digits(split: Split) -> Dataset:
 
 
 def deal(data: Dataset, devices: int, seed: int) -> list[Dataset]:
-    """The samples dealt out at random, as evenly as they divide. Raises ConfigError where there are
-    too few.
-    """
+    """The samples dealt out at random, as evenly as they divide. Raises ConfigError if there are too few."""
+    check_enough(data, devices)
+    order = np.random.default_rng(seed).permutation(len(data))
+    return [data.subset(part) for part in np.array_split(order, devices)]
+
+
+def check_enough(data: Dataset, devices: int) -> None:
+    """Raise ConfigError if the samples are too few for so many devices."""
     if len(data) < 2 * devices:
         raise ConfigError(
             f"data: {len(data)} samples are too few for {devices} devices; each needs 2 at least"
         )
-    order = np.random.default_rng(seed).permutation(len(data))
-    return [data.subset(part) for part in np.array_split(order, devices)]
 
 
 def to_npz(data: Dataset) -> bytes:

@@ -24,7 +24,7 @@ from crowdlearn_host.coordinator.hub.server import OnEvent
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from crowdlearn_host.errors import ConfigError, FleetError, PlanError
 from crowdlearn_host.methods.round_schedule import renews
-from crowdlearn_host.models.named import build_model, input_shape
+from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.messages import check_messages
 from crowdlearn_host.planner.plan import Plan, load_plan
@@ -33,9 +33,27 @@ from crowdlearn_host.spec.provenance import Given, check_inputs, given
 from crowdlearn_host.spec.training import MOST_GROUPS, TrainConfig
 
 from .affordable import check_affordable
-from .data import deal, load_split, to_npz
+from .data import check_enough, deal, load_split, sample_shape, to_npz
 
 WIRE = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "int8": pb.INT8}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A run whose parts fit each other, before anything is exported. `micro_batch` is in samples; `fallbacks`
+    have fewer pieces than `plan`; `given` is what was read, by name.
+    """
+
+    config: TrainConfig
+    model: nn.Module
+    graph: NeuronGraph
+    plan: Plan
+    fallbacks: tuple[Plan, ...]
+    micro_batch: int
+    sample: tuple[int, ...]
+    test: Dataset | None
+    train: Dataset | None
+    given: dict[str, Given]
 
 
 @dataclass(frozen=True)
@@ -59,10 +77,16 @@ class Prepared:
 
 
 def prepare(config: TrainConfig, on_event: OnEvent, run: Path | None = None) -> Prepared:
-    """Model, graph, plan and programs, of a new run or to go on with the one in the folder `run`.
+    """`check` and `export`: all of a run that is known before its first device is touched."""
+    return export(check(config, run), on_event)
 
-    Raises ConfigError, ExportError or PlanError where something does not fit, and RunError where the run
-    began with other contents.
+
+def check(config: TrainConfig, run: Path | None = None, devices: int | None = None) -> Checked:
+    """Read data, model and plan, of a new run or to go on with the one in the folder `run`, and see that they
+    fit each other and `devices` devices. Takes seconds; nothing is exported.
+
+    Raises ConfigError, ExportError or PlanError if something does not fit, FleetError if the devices are too
+    few, and RunError if the run began with other contents.
     """
     train = load_split(config.data, "train") if config.data and config.device_data is None else None
     test = load_split(config.data, "test") if config.data else None
@@ -84,12 +108,15 @@ def prepare(config: TrainConfig, on_event: OnEvent, run: Path | None = None) -> 
     plan = load_plan(section.plan, graph) if section.plan else balanced(graph, section.pieces)
     if len(plan.groups) > MOST_GROUPS:
         raise PlanError(f"the plan has {len(plan.groups)} groups; phones train in {MOST_GROUPS} at most")
+    if devices is not None:
+        group_sizes(config, plan, devices)
+        if train is not None:
+            check_enough(train, devices - config.fleet.joining)
     if run is not None:
         check_inputs(run, read)
     fewer = range(section.min_pieces or len(plan.pieces), len(plan.pieces))
     fallbacks = tuple(balanced(graph, pieces) for pieces in fewer)
     training = config.training
-    optimizer = Optimizer(training.momentum, training.weight_decay)
     micro = training.micro_rows(plan.micro_batch, pieces=len(plan.pieces))
     check_affordable(plan, config, micro)
     if micro < graph.least_rows:
@@ -100,18 +127,26 @@ def prepare(config: TrainConfig, on_event: OnEvent, run: Path | None = None) -> 
     for each in (plan, *fallbacks):
         layout = [piece.neurons for piece in each.pieces]
         check_messages(graph, layout, micro + 1, wire_format(training.wire).dtype_bytes)
+    return Checked(config, model, graph, plan, fallbacks, micro, sample, test, train, read)
+
+
+def export(checked: Checked, on_event: OnEvent) -> Prepared:
+    """The programs of a run that fits together. Raises ExportError."""
+    config, graph, plan, fallbacks = checked.config, checked.graph, checked.plan, checked.fallbacks
+    training = config.training
+    optimizer = Optimizer(training.momentum, training.weight_decay)
+    wanted = list(dict.fromkeys(piece.owned for each in (plan, *fallbacks) for piece in each.pieces))
     programs: dict[tuple[int, ...], SliceProgram] = {}
-    for owned in (piece.owned for each in (plan, *fallbacks) for piece in each.pieces):
-        if owned not in programs:
-            on_event("exporting", {"shape": list(owned), "number": len(programs) + 1})
-            programs[owned] = export_slice(
-                graph,
-                owned,
-                optimizer,
-                max_batch=micro + 1,  # a last sample may have to join the ones before
-                measured=training.kernels == "measured",
-                cache=default_home() / "programs",
-            )
+    for number, owned in enumerate(wanted, 1):
+        on_event("exporting", {"shape": list(owned), "number": number, "of": len(wanted)})
+        programs[owned] = export_slice(
+            graph,
+            owned,
+            optimizer,
+            max_batch=checked.micro_batch + 1,  # a last sample may have to join the ones before
+            measured=training.kernels == "measured",
+            cache=default_home() / "programs",
+        )
 
     def of_pieces(of: Plan) -> tuple[SliceProgram, ...]:
         return tuple(programs[piece.owned] for piece in of.pieces)
@@ -120,26 +155,52 @@ def prepare(config: TrainConfig, on_event: OnEvent, run: Path | None = None) -> 
         Cut(tuple(piece.neurons for piece in each.pieces), tuple(p.manifest.sha256 for p in of_pieces(each)))
         for each in fallbacks
     )
-    whole = export_inference(graph, default_home() / "programs") if section.keep_model else None
+    whole = export_inference(graph, default_home() / "programs") if config.group.keep_model else None
     exported = (*programs.values(), *((whole,) if whole else ()))
-    return Prepared(config, model, graph, plan, of_pieces(plan), cuts, whole, exported, test, train, read)
-
-
-def sample_shape(config: TrainConfig, test: Dataset | None) -> tuple[int, ...]:
-    """The shape of one sample as the configuration's model takes it."""
-    if config.input_shape is not None:
-        return config.input_shape
-    return input_shape(config.model, test.inputs.shape[1:] if test is not None else ())
+    return Prepared(
+        config,
+        checked.model,
+        graph,
+        plan,
+        of_pieces(plan),
+        cuts,
+        whole,
+        exported,
+        checked.test,
+        checked.train,
+        checked.given,
+    )
 
 
 def groups_of(prepared: Prepared, devices: int) -> list[Settings]:
     """The settings of every group, for `devices` devices numbered in their order.
 
-    Raises FleetError where there are too few, or not as many as were planned for.
+    Raises FleetError if there are too few, or not as many as were planned for.
     """
-    config, plan = prepared.config, prepared.plan
+    plan = prepared.plan
+    sizes = group_sizes(prepared.config, plan, devices)
+    seats = plan.seats
+    turns: list[tuple[tuple[int, ...], ...]] = [
+        tuple(tuple(seats[name] for name in turn.devices) for turn in group.turns) for group in plan.groups
+    ] or [()] * len(sizes)
+    return [
+        _settings(prepared, members, own, groups=len(sizes))
+        for members, own in zip(sizes, turns, strict=True)
+    ]
+
+
+def group_sizes(config: TrainConfig, plan: Plan, devices: int) -> list[int]:
+    """Devices in each group, of `devices` in all.
+
+    Raises FleetError if there are too few, or not as many as were planned for.
+    """
     if plan.groups:
-        return _planned_groups(prepared, devices)
+        if devices != len(plan.seats):
+            raise FleetError(
+                f"the plan is for {len(plan.seats)} devices, the fleet has {devices}; plan again for these, "
+                "or name the plan's in fleet.phones"
+            )
+        return [len(group.devices) for group in plan.groups]
     count = config.group.groups
     size = devices // count
     if size < len(plan.pieces):
@@ -147,26 +208,7 @@ def groups_of(prepared: Prepared, devices: int) -> list[Settings]:
             f"{count} groups of {len(plan.pieces)} pieces need {count * len(plan.pieces)} devices; "
             f"{devices} given"
         )
-    sizes = [size] * (count - 1) + [devices - size * (count - 1)]
-    return [_settings(prepared, members, (), groups=count) for members in sizes]
-
-
-def _planned_groups(prepared: Prepared, devices: int) -> list[Settings]:
-    groups, seats = prepared.plan.groups, prepared.plan.seats
-    if devices != len(seats):
-        raise FleetError(
-            f"the plan is for {len(seats)} devices, the fleet has {devices}; plan again for these, "
-            "or name the plan's in fleet.phones"
-        )
-    return [
-        _settings(
-            prepared,
-            len(group.devices),
-            tuple(tuple(seats[name] for name in turn.devices) for turn in group.turns),
-            groups=len(groups),
-        )
-        for group in groups
-    ]
+    return [size] * (count - 1) + [devices - size * (count - 1)]
 
 
 def _settings(

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.methods.index_space import flat_layout, flatten, piece_of_weight, travelling
-from crowdlearn_host.models.named import build_model, input_shape
+from crowdlearn_host.models.named import build_model
+from crowdlearn_host.models.names import input_shape
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.plan import Plan, load_plan
 from crowdlearn_host.simulation.learners.rounding import crossings

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from crowdlearn_host.common.toml_files import Model, Section, load_toml
 from crowdlearn_host.errors import RunError
-from crowdlearn_host.models.named import model_file
+from crowdlearn_host.models.names import model_file
 
 NAME = "inputs.json"
 TRAINING_DATA, TEST_DATA = "training data", "test data"

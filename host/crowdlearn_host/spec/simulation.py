@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from crowdlearn_host.common.toml_files import Location, Section
 from crowdlearn_host.methods.round_schedule import Fall, renews, rounds_an_epoch, share_left
-from crowdlearn_host.models.named import ModelName
+from crowdlearn_host.models.names import ModelName
 
 
 class PartitionConfig(Section):

@@ -11,8 +11,10 @@ from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_v
 from crowdlearn_host.common.toml_files import Location, Section, load_toml, located
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.methods.round_schedule import Fall
-from crowdlearn_host.models.named import ModelName
-from crowdlearn_host.planner.problem.wire_format import DEFAULT
+from crowdlearn_host.models.names import ModelName
+
+DEFAULT_WIRE: Literal["int8"] = "int8"
+"""The shortest that costs no accuracy (docs/benchmarks/wire_dtype.md)."""
 
 DIGITS = "digits"
 """The data set that is built in, of scikit-learn."""
@@ -102,7 +104,7 @@ class TrainingSection(Section):
     snapshot_every: int = Field(100, ge=1)
     staleness: int = Field(0, ge=0, le=1)
     kernels: Literal["measured", "by_size"] = "measured"
-    wire: Literal["float32", "float16", "int8"] = DEFAULT
+    wire: Literal["float32", "float16", "int8"] = DEFAULT_WIRE
     grace_seconds: float = Field(60.0, ge=0)
 
     def micro_rows(self, planned: int = 0, *, pieces: int = 2) -> int:

@@ -9,8 +9,8 @@ from math import ceil, inf
 
 import pytest
 import torch
+from crowdlearn_export.graph.memory_curves import Footprint, Line
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
-from crowdlearn_export.program.footprint import Footprint, Line
 from crowdlearn_export.stages.piece_stages import loss_region
 from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.errors import InfeasiblePlan, PlanError

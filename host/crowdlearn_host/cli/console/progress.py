@@ -1,4 +1,4 @@
-"""Progress of a training run on a terminal, or as plain lines where there is none."""
+"""Progress of a training run on a terminal, or as plain lines if there is none."""
 
 from __future__ import annotations
 
@@ -7,8 +7,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
+
+from crowdlearn_host.cli.console.silence import Reminder, clock
+from crowdlearn_host.runs.losses import EpochLoss
 
 from .terminal import printable
 
@@ -16,7 +27,7 @@ PROBLEMS = {
     "left": "{device} left: {reason}",
     "recovering": "recovering: {why}",
     "rolled_back": "rolled back to mini-batch {boundary}",
-    "paused": "paused: {why}",
+    "paused": "paused: {why}; waiting {grace:.0f} s, then going on without if that is possible",
     "leaving": "{device} asks to go: {reason}",
     "swapped": "{device} gives way to a spare: {reason}",
     "resliced": "no spare left or all back: going on with {pieces} pieces",
@@ -40,16 +51,62 @@ def size(count: float) -> str:
     return f"{count:.2f} GB"
 
 
-class TrainingProgress:
-    """Shows events as they come. `samples` of one epoch and `epochs` give the time left."""
+class Gathering:
+    """The devices that a run waits for before it begins: those named, and so many that dial in."""
 
-    def __init__(self, console: Console, samples: int, epochs: int) -> None:
+    def __init__(self) -> None:
+        self.named: tuple[str, ...] = ()
+        self.joining = 0
+        self.address = ""
+        self._names: dict[str, str] = {}
+        self._here: set[str] = set()
+
+    def take(self, event: str, fields: dict[str, Any]) -> None:
+        match event:
+            case "gathering":
+                self.named, self.joining = tuple(fields["named"]), fields["joining"]
+            case "listening":
+                self.address = fields["address"]
+            case "deployed":
+                self._names[fields["serial"]] = fields["device"]
+            case "joined":
+                self._here.add(fields["device"])
+            case "left":
+                self._here.discard(fields["device"])
+
+    @property
+    def wanted(self) -> int:
+        return len(self.named) + self.joining
+
+    def told(self) -> str:
+        """How many are here, and what is missing."""
+        expected = {self._names.get(name, name): name for name in self.named}
+        missing = [name for device, name in expected.items() if device not in self._here]
+        dialled = len(self._here - set(expected))
+        if (absent := self.joining - dialled) > 0:
+            missing.append(f"{absent} to dial in at {self.address}")
+        here = f"{min(len(self._here), self.wanted)} of {self.wanted} devices are here"
+        return f"{here}; missing: {', '.join(missing)}" if missing else here
+
+
+class TrainingProgress:
+    """Shows the events of a run as they come, and that it goes on while none come.
+
+    On a terminal there is a bar. Elsewhere every line begins with the time since the start, and a reminder
+    comes whenever nothing was told for some seconds.
+    """
+
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._total = samples * epochs
-        self._seen = 0
+        self._total: int | None = None
+        self._seen = self._sent = 0
         self._started = time.monotonic()
-        self._loss: float | None = None
-        self._groups = 1
+        self._epoch_now = 0
+        self._loss = EpochLoss()
+        self._status, self._since = "preparing", time.monotonic()
+        self._gathering: Gathering | None = Gathering()
+        self._left: tuple[str, str] = ("", "")
+        self._reminder = Reminder(self._remind)
         self._bar = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
@@ -57,63 +114,129 @@ class TrainingProgress:
             TextColumn("{task.fields[speed]}", markup=False),
             TextColumn("{task.fields[loss]}", markup=False),
             TextColumn("{task.fields[moved]}", markup=False),
+            TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task: TaskID = self._bar.add_task(
-            "preparing", total=self._total or None, speed="", loss="", moved=""
-        )
+        self._task: TaskID = self._bar.add_task("preparing", total=None, speed="", loss="", moved="")
 
     def __enter__(self) -> Self:
         self._bar.start()
+        self._reminder.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._reminder.stop()
         self._bar.stop()
+
+    def expect(self, samples: int) -> None:
+        """Samples that the whole run trains on, each as often as there are epochs; 0 if nobody knows."""
+        self._total = samples or None
+        self._bar.update(self._task, total=self._total)
+
+    @property
+    def training_loss(self) -> float | None:
+        """The training loss of the last epoch, over all groups."""
+        return self._loss.mean(self._epoch_now)
 
     def show(self, event: str, fields: dict[str, Any]) -> None:
         """Take an event of the run."""
+        self._loss.take(event, fields)
+        if self._gathering is not None:
+            self._gathering.take(event, fields)
         if event == "progress":
             self._mini_batch(fields)
         elif event == "exporting":
-            self._tell(f"exporting slice program {fields['number']}: neurons by layer {fields['shape']}")
+            number, of = fields["number"], fields["of"]
+            told = f"exporting slice program {number} of {of}"
+            self._begin(told)
+            self._tell(f"{told}: neurons by layer {fields['shape']}")
         elif event == "deployed":
             self._tell(f"{fields['device']}: {size(fields['bytes'])} pushed")
+        elif event == "listening":
+            self._tell(
+                f"listening on {fields['address']} for {fields['devices']} devices to dial in; "
+                "'crowdlearn enrol NAME' prints what to run on each"
+            )
+        elif event == "gathering":
+            self._begin("waiting for devices")
+        elif event == "joined":
+            self._joined(fields)
+        elif event == "assigned":
+            self._gathering = None
+            self._begin("training")
         elif event == "kept":
             self._tell(f"the model is kept by {', '.join(fields['devices'])}")
         elif event == "evaluated":
             self._epoch(fields)
+        elif event == "recovering" and fields["why"] == "{} left: {}".format(*self._left):
+            pass  # the line before said so
         elif event in PROBLEMS:
             self._tell(PROBLEMS[event].format(**fields), "yellow")
+        if event == "left":
+            self._left = str(fields["device"]), str(fields["reason"])
+        if event == "paused":
+            self._begin(f"paused: {fields['why']}")
+
+    def _joined(self, fields: dict[str, Any]) -> None:
+        told = f"{fields['device']} joined"
+        if self._gathering is not None:
+            told = f"{told}: {self._gathering.told()}"
+        self._tell(told)
+
+    def _begin(self, status: str) -> None:
+        self._status, self._since = status, time.monotonic()
+        self._bar.update(self._task, description=printable(status[:60]))
+
+    def _remind(self) -> None:
+        if self._console.is_terminal:
+            return  # the bar moves
+        since = clock(time.monotonic() - self._since)
+        if self._gathering is not None and self._gathering.wanted:
+            told = f"{self._status}, since {since}: {self._gathering.told()}"
+        elif self._seen and self._status.startswith("epoch"):
+            told = f"{self._status}: {self._seen} of {self._total or '?'} samples, {self._speed()}"
+            told += f", {size(self._sent)} sent by devices"
+        else:
+            told = f"{self._status}, since {since}"
+        self._tell(told)
 
     def _tell(self, line: str, style: str = "") -> None:
         """One line, whatever devices have put into it."""
-        self._console.print(Text(printable(line), style))
+        self._reminder.told()
+        begin = "" if self._console.is_terminal else f"[{clock(self._reminder.elapsed)}] "
+        self._console.print(Text(begin + printable(line), style), soft_wrap=not self._console.is_terminal)
 
     def _mini_batch(self, fields: dict[str, Any]) -> None:
         if not self._seen:
             self._started = time.monotonic()
         self._seen += fields["rows"]
-        self._groups = max(self._groups, fields.get("group", 0) + 1)
-        loss = fields["loss"]
-        self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
-        speed = self._seen / max(time.monotonic() - self._started, 1e-3)
+        self._epoch_now = max(self._epoch_now, fields["epoch"])
+        self._status = f"epoch {fields['epoch'] + 1}"
+        self._sent = sum(fields["bytes"].values())
         self._bar.update(
             self._task,
             completed=self._seen,
-            description=f"epoch {fields['epoch'] + 1}",
-            speed=f"{speed:.0f} samples/s",
-            loss=f"loss {self._loss:.3f}",
-            moved=size(sum(fields["bytes"].values())),
+            description=self._status,
+            speed=self._speed(),
+            loss=f"training loss {self._loss.mean(self._epoch_now) or 0:.3f}",
+            moved=size(self._sent),
         )
 
+    def _speed(self) -> str:
+        return f"{self._seen / max(time.monotonic() - self._started, 1e-3):.0f} samples/s"
+
     def _epoch(self, fields: dict[str, Any]) -> None:
-        test = f", test accuracy {100 * fields['test_accuracy']:.2f} %" if "test_accuracy" in fields else ""
-        loss = f"loss {self._loss:.4f}" if self._loss is not None else "no mini-batch"
-        moved = size(sum(fields["bytes"].values()))
+        told = []
+        if (loss := fields.get("training_loss")) is not None:
+            told.append(f"training loss {loss:.4f}")
+        if "test_accuracy" in fields:
+            told.append(f"test loss {fields['test_loss']:.4f}")
+            told.append(f"test accuracy {100 * fields['test_accuracy']:.2f} %")
+        told.append(f"{size(sum(fields['bytes'].values()))} sent by devices so far")
         group = f" of group {fields['group'] + 1}" if "group" in fields else ""
-        self._tell(f"epoch {fields['epoch'] + 1}{group}: {loss}{test}, {moved} sent so far")
+        self._tell(f"epoch {fields['epoch'] + 1}{group}: {', '.join(told)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
+from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.progress import size
+from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import printable, terminal
 from crowdlearn_host.devices.discovery import Visited, discover, visit
 from crowdlearn_host.devices.facts import DeviceFacts
@@ -23,16 +24,17 @@ def devices(
         list[str] | None, typer.Argument(help="HOST:PORT of phones with adb over TCP.")
     ] = None,
     key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List phones: those named, virtual ones, those on USB or behind a running adb server.
 
     Exits with 1 where one of them does not answer.
     """
-    visited = asyncio.run(visit(discover(addresses or ()), key=key))
-    if as_json:
-        typer.echo(json.dumps([_row(item) for item in visited], indent=1))
-    else:
+    with document(as_json) as tell:
+        with Working(terminal(stderr=True), "looking for phones"):
+            visited = asyncio.run(visit(discover(addresses or ()), key=key))
+        tell([_row(item) for item in visited])
+    if not as_json:
         _show(visited)
     if any(item.problem for item in visited):
         raise typer.Exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Annotated
@@ -11,6 +10,8 @@ import typer
 from rich.table import Table
 
 from crowdlearn_host import emulator as phones
+from crowdlearn_host.cli.console.document import Json, document
+from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.emulator.hardware.profiles import FASTEST
 
@@ -20,7 +21,6 @@ Profile = StrEnum("Profile", [(key, key) for key in phones.PROFILES])  # type: i
 Link = StrEnum("Link", [(key, key) for key in phones.LINKS])  # type: ignore[misc]
 
 Name = Annotated[str, typer.Argument(help="Name of the phone, as `crowdlearn phones list` shows it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -38,14 +38,15 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Start virtual phones; they run until `phones down`."""
-    started = phones.up(
-        count,
-        profile.value,
-        auto_accept=not ask,
-        ports=range(port, port + count) if port else (),
-        limited=limited,
-        link=phones.LINKS[link.value] if link else None,
-    )
+    with Working(terminal(stderr=True), f"starting {count} phones"):
+        started = phones.up(
+            count,
+            profile.value,
+            auto_accept=not ask,
+            ports=range(port, port + count) if port else (),
+            limited=limited,
+            link=phones.LINKS[link.value] if link else None,
+        )
     _show(started, as_json=as_json)
 
 
@@ -56,10 +57,16 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command()
-def down(names: Annotated[list[str] | None, typer.Argument(help="Which; all without names.")] = None) -> None:
+def down(
+    names: Annotated[list[str] | None, typer.Argument(help="Which; all without names.")] = None,
+    as_json: Json = False,
+) -> None:
     """Switch phones off and remove their files."""
-    stopped = phones.down(names=names or None)
-    typer.echo(f"switched off: {', '.join(stopped) or 'none was there'}")
+    with document(as_json) as tell:
+        stopped = phones.down(names=names or None)
+        tell(stopped)
+    if not as_json:
+        typer.echo(f"switched off: {', '.join(stopped) or 'none was there'}")
 
 
 @app.command()
@@ -95,8 +102,9 @@ def accept(name: Name) -> None:
 
 
 def _show(infos: list[phones.PhoneInfo], *, as_json: bool) -> None:
+    with document(as_json) as tell:
+        tell([asdict(info) for info in infos])
     if as_json:
-        typer.echo(json.dumps([asdict(info) for info in infos], indent=1))
         return
     table = Table("name", "serial", "profile", "process", "capped by")
     for info in infos:

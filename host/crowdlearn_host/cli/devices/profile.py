@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +12,10 @@ import typer
 from crowdlearn_device.platform.files import write_atomically
 from rich.table import Table
 
+from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.cli.console.progress import size
+from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import printable, terminal
 from crowdlearn_host.common.home import default_home
 from crowdlearn_host.devices.discovery import Found, connect, discover
@@ -30,22 +33,37 @@ def profile(
     samples: Annotated[int, typer.Option(min=1, help="Samples each phone is taken to hold.")] = 100,
     key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Time a slice program and the link on every phone at hand, and write a fleet file for the planner."""
-    from crowdlearn_host.devices.probe import build_probe
-
     claim(out, force=force)  # whoever measures anew would lose the caps that were written into the file
     found = discover(addresses or ())
     if not found:
         raise FleetError("no phones: connect one, or start some with 'crowdlearn phones up'")
-    probe = build_probe(default_home() / "programs")
 
     def keep(measured: list[Measured]) -> None:
         write_atomically(out, fleet_toml(measured, samples=samples).encode())
 
-    measured, missing = asyncio.run(_measure_all(found, probe, key, keep))
-    if not measured:
-        raise FleetError("no phone could be measured")
+    with document(as_json) as tell:
+        with Working(terminal(stderr=True), "exporting what is measured with") as working:
+            from crowdlearn_host.devices.probe import build_probe  # imports the exporter
+
+            probe = build_probe(default_home() / "programs")
+            measured, missing = asyncio.run(_measure_all(found, probe, key, keep, working))
+        if not measured:
+            raise FleetError("no phone could be measured")
+        tell({"file": str(out), "devices": [asdict(item) for item in measured], "missing": missing})
+    if not as_json:
+        _show(measured)
+        typer.echo(f"wrote {out}")
+    if missing:
+        raise FleetError(
+            f"{out} lacks {len(missing)} of {len(found)} phones: {', '.join(missing)}; "
+            "see to what is said of them above, then measure again with --force"
+        )
+
+
+def _show(measured: list[Measured]) -> None:
     table = Table("device", "model", "million MAC/s", "up", "down", "round trip")
     for item in measured:
         table.add_row(
@@ -58,22 +76,21 @@ def profile(
             f"{1000 * item.link.round_trip:.1f} ms",
         )
     terminal().print(table)
-    typer.echo(f"wrote {out}")
-    if missing:
-        raise FleetError(
-            f"{out} lacks {len(missing)} of {len(found)} phones: {', '.join(missing)}; "
-            "see to what is said of them above, then measure again with --force"
-        )
 
 
 async def _measure_all(
-    found: list[Found], probe: Probe, key: Path | None, keep: Callable[[list[Measured]], None]
+    found: list[Found],
+    probe: Probe,
+    key: Path | None,
+    keep: Callable[[list[Measured]], None],
+    working: Working,
 ) -> tuple[list[Measured], list[str]]:
     """What was measured, kept after every phone, and the serials of those that could not be."""
     # One after the other: virtual phones share this computer, and real ones the air.
     measured: list[Measured] = []
     missing = []
-    for item in found:
+    for number, item in enumerate(found, 1):
+        working.step(f"measuring {item.serial}", number, len(found))
         try:
             async with await connect(item, key=key) as device:
                 facts, link = await read_facts(device), await measure_link(device)

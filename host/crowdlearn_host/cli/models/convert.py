@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from crowdlearn_device.platform.files import write_atomically
 
+from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.output import Force, claim
-from crowdlearn_host.cli.runs.trained import model_and_test
-from crowdlearn_host.coordinator.storage.run_folder import load_model_state
+from crowdlearn_host.cli.console.silence import Working
+from crowdlearn_host.cli.console.terminal import printable, terminal
+from crowdlearn_host.coordinator.storage.run_folder import check_has_model, load_model_state
 from crowdlearn_host.errors import ConfigError
 
 PROGRAM = """\
@@ -35,18 +36,27 @@ def import_model(
         bool, typer.Option("--refuse-shared", help="Refuse weights that two layers read.")
     ] = False,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Turn an ONNX model into one that can be trained: model = "model.py:build" in a configuration."""
-    # Here, because it imports the exporter, which other commands need not wait for.
-    from crowdlearn_export.onnx_import.reader import read_onnx
-
+    if not source.is_file():
+        raise ConfigError(f"{source} is not there; name an ONNX file")
     if target.suffix != ".py":
         raise ConfigError(f"--to {target} must be a .py file")
     claim(target, force=force, is_own=_is_program)
-    for note in read_onnx(source, refuse_shared=refuse_shared).notes:
-        typer.echo(f"note: {note}", err=True)
-    write_atomically(target, PROGRAM.format(name=source.name, path=repr(str(source.resolve()))).encode())
-    typer.echo(f'train it with model = "{target.resolve()}:build" in a configuration')
+    with document(as_json) as tell:
+        with Working(terminal(stderr=as_json), f"reading {source}"):
+            from crowdlearn_export.onnx_import.reader import read_onnx  # imports torch
+
+            notes = read_onnx(source, refuse_shared=refuse_shared).notes
+        for note in notes:
+            typer.echo(f"note: {printable(note)}", err=True)
+        program = PROGRAM.format(name=source.name, path=repr(str(source.resolve())))
+        write_atomically(target, program.encode())
+        model = f"{target.resolve()}:build"
+        tell({"model": model, "notes": list(notes)})
+    if not as_json:
+        typer.echo(f'train it with model = "{model}" in a configuration')
 
 
 def _is_program(text: str) -> bool:
@@ -63,19 +73,37 @@ def export_model(
     ] = None,
     max_batch: Annotated[int, typer.Option(help="Largest batch of the .pte.", min=2, max=4096)] = 32,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Write a run's newest global model for inference, checked against PyTorch."""
-    from crowdlearn_export.program.deploy import export_onnx, export_pte
-
     if onnx is None and pte is None:
         raise ConfigError("nothing to write: give --onnx FILE, --pte FILE, or both")
+    check_has_model(run)
     for path in filter(None, (onnx, pte)):
         claim(path, force=force)
-    model, test = model_and_test(run, data)
-    model.load_state_dict(load_model_state(run))
-    sample = torch.randn(2, *test.inputs.shape[1:], generator=torch.Generator().manual_seed(0))
-    if onnx is not None:
-        typer.echo(f"{onnx}: differs from PyTorch by {export_onnx(model, sample, onnx):.0e} in onnxruntime")
-    if pte is not None:
-        error = export_pte(model, sample, max_batch, pte)
-        typer.echo(f"{pte}: differs from PyTorch by {error:.0e} in ExecuTorch")
+    console = terminal(stderr=as_json)
+    told: dict[str, dict[str, object]] = {}
+    with document(as_json) as tell:
+        with Working(console, "reading the run") as working:
+            import torch
+            from crowdlearn_export.program.deploy import export_onnx, export_pte
+
+            from crowdlearn_host.cli.runs.trained import model_and_test
+
+            model, test = model_and_test(run, data)
+            model.load_state_dict(load_model_state(run))
+            sample = torch.randn(2, *test.inputs.shape[1:], generator=torch.Generator().manual_seed(0))
+            if onnx is not None:
+                working.step(f"writing {onnx}")
+                told["onnx"] = {"file": str(onnx), "error": float(export_onnx(model, sample, onnx))}
+            if pte is not None:
+                working.step(f"writing {pte}")
+                told["pte"] = {"file": str(pte), "error": float(export_pte(model, sample, max_batch, pte))}
+        tell(told)
+    if as_json:
+        return
+    for kind, checked in (("onnx", "onnxruntime"), ("pte", "ExecuTorch")):
+        if kind in told:
+            typer.echo(
+                f"{told[kind]['file']}: differs from PyTorch by {told[kind]['error']:.0e} in {checked}"
+            )

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from crowdlearn_host.cli.console.document import Json, document
+from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
-from crowdlearn_host.models.named import build_model, stated_shape
+from crowdlearn_host.models.names import check_name, stated_shape
 
 if TYPE_CHECKING:
     from crowdlearn_export.doctor.doctor import Diagnosis, Savings
@@ -28,19 +28,23 @@ def doctor(
     model: Annotated[str, typer.Argument(help="paper-mlp, mlp:784-100-10 or file.py:function.")],
     shape: Annotated[str, typer.Option(help="Shape of one sample, as in 3x32x32.", show_default=False)] = "",
     batch: Annotated[int, typer.Option(help="Largest micro-batch.", min=2, max=4096)] = 32,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Tell which modules slice, which only train whole, which not at all, and what the program would cost."""
-    # Here, because it imports the exporter, which other commands need not wait for.
-    from crowdlearn_export.doctor.doctor import diagnose
-
+    check_name(model)
     sample = stated_shape(model, shape)
-    network = build_model(model, 0)
-    inputs = torch.randn(batch, *sample, generator=torch.Generator().manual_seed(0))
-    report = diagnose(network, inputs)
-    if as_json:
-        typer.echo(json.dumps({"model": model, **asdict(report)}))
-    else:
+    with document(as_json) as tell:
+        with Working(terminal(stderr=as_json), f"compiling a training step of {model}"):
+            import torch
+            from crowdlearn_export.doctor.doctor import diagnose
+
+            from crowdlearn_host.models.named import build_model
+
+            network = build_model(model, 0)
+            inputs = torch.randn(batch, *sample, generator=torch.Generator().manual_seed(0))
+            report = diagnose(network, inputs)
+        tell({"model": model, **asdict(report)})
+    if not as_json:
         _show(model, report)
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
+import tomllib
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.common.toml_files import parse_config
-from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.runs.train import new_run
 from crowdlearn_host.spec.training import TrainConfig
 
-from .train import _tell, train_in
+from .train import start
 
 CONFIG = """\
 # What `crowdlearn demo` runs. Copy it and change it: crowdlearn train THIS_FILE
@@ -40,14 +40,11 @@ def demo(
     phones: Annotated[int, typer.Option(min=3, max=64, help="Virtual phones to start.")] = 4,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over everybody's data.")] = 8,
     run: Annotated[Path | None, typer.Option(help="Folder of the run [default: runs/demo-TIME].")] = None,
+    as_json: Json = False,
 ) -> None:
     """Train a small network on emulated phones: 1 dominator, 2 followers and a spare, over adb."""
-    import tomllib
-
-    console = terminal()
     text = CONFIG.format(phones=phones, epochs=epochs)
     config = parse_config(tomllib.loads(text), TrainConfig, "the demo")
-    prepared = prepare(config, _tell(console))
     path = run or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
-    with new_run(path, text, prepared, Path.cwd()) as folder:
-        train_in(folder, prepared, console)
+    with document(as_json) as tell:
+        tell(start(config, text, Path.cwd(), path, terminal(stderr=as_json)))

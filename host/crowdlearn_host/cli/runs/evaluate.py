@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
+from crowdlearn_host.cli.console.document import Json, document
+from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
-from crowdlearn_host.coordinator.storage.run_folder import load_model_state
-from crowdlearn_host.runs.evaluation import evaluate as run_model
+from crowdlearn_host.coordinator.storage.run_folder import check_has_model, load_model_state
 
-from .trained import model_and_test
+MOST_CLASSES = 100
+"""Of more classes the table is left out; --json tells them."""
 
 
 def evaluate(
@@ -22,14 +24,29 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Folder with a test split, or 'digits' [default: the run's].")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Evaluate a run's newest global model on a test set."""
-    model, test = model_and_test(run, data)
-    result = run_model(model, load_model_state(run), test)
+    """Evaluate a run's newest global model on a test set, class by class."""
+    check_has_model(run)
+    console = terminal(stderr=as_json)
+    with document(as_json) as tell:
+        with Working(console, "evaluating"):
+            from crowdlearn_host.runs.evaluation import evaluate as run_model  # imports torch
+
+            from .trained import model_and_test
+
+            model, test = model_and_test(run, data)
+            result = run_model(model, load_model_state(run), test)
+        tell({"run": str(run), **asdict(result)})
     if as_json:
-        typer.echo(json.dumps({"run": str(run), **asdict(result)}))
-    else:
-        accuracy = (f"{100 * result.accuracy:.2f} %", "bold")
-        told = f", loss {result.loss:.4f}, {result.samples} samples"
-        terminal().print(Text.assemble("accuracy ", accuracy, told))
+        return
+    table = Table("class", "samples", "correct", "accuracy")
+    for number, each in enumerate(result.classes):
+        share = f"{100 * each.correct / each.samples:.2f} %" if each.samples else ""
+        table.add_row(str(number), str(each.samples), str(each.correct), share)
+    if len(result.classes) <= MOST_CLASSES:
+        console.print(table)
+    accuracy = (f"{100 * result.accuracy:.2f} %", "bold")
+    console.print(
+        Text.assemble("test accuracy ", accuracy, f", test loss {result.loss:.4f}, {result.samples} samples")
+    )

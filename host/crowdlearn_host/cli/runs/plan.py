@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from crowdlearn_device.platform.files import write_atomically
-from crowdlearn_export.graph.neuron_graph import NeuronGraph
-from crowdlearn_export.program.footprint import Footprint, footprint
-from crowdlearn_export.tracing.trace import neuron_graph
 from rich.table import Table
 from rich.text import Text
 
+from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.cli.console.progress import size
+from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
-from crowdlearn_host.common.home import default_home
-from crowdlearn_host.models.named import build_model, stated_shape
-from crowdlearn_host.planner.drawing import draw_plan, is_drawing
-from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_seconds
-from crowdlearn_host.planner.plan import Plan, is_plan, save_plan
-from crowdlearn_host.planner.planner import Planned
-from crowdlearn_host.planner.problem.bundles import bundles
-from crowdlearn_host.planner.problem.costs import Training
+from crowdlearn_host.models.names import check_name, stated_shape
 from crowdlearn_host.planner.problem.fleet import load_fleet
-from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.spec.training import SharingSection, TrainingSection, micro_rows
+
+if TYPE_CHECKING:
+    from crowdlearn_export.graph.memory_curves import Footprint
+    from crowdlearn_export.graph.neuron_graph import NeuronGraph
+
+    from crowdlearn_host.planner.plan import Plan
+    from crowdlearn_host.planner.planner import Planned
 
 TRAINING, THETA = TrainingSection.model_validate({}), SharingSection.model_validate({}).theta
 """What training does unless its configuration says otherwise is what is planned for."""
+
+
+WHOLE = (
+    "One piece: every device can afford the whole network, so nothing is relayed but what groups share. "
+    "To see it sliced, cap devices in the fleet file (max_macs, max_memory) or ask for --group-size."
+)
 
 
 class Wire(StrEnum):
@@ -75,53 +77,82 @@ def plan(
     save: Annotated[Path | None, typer.Option(help="Write the plan here (JSON).")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the plan here (SVG).")] = None,
     force: Force = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Divide MODEL among the devices of a fleet so that least is relayed, with a proof of how good that
     is."""
+    check_name(model)
+    sample, devices = stated_shape(model, shape), load_fleet(fleet)
+    from crowdlearn_host.planner.drawing import draw_plan, is_drawing
+    from crowdlearn_host.planner.plan import is_plan, save_plan
+
     if save is not None:
         claim(save, force=force, is_own=is_plan)
     if plot is not None:
         claim(plot, force=force, is_own=is_drawing)
-    graph = neuron_graph(build_model(model, 0), torch.zeros(2, *stated_shape(model, shape)), model)
-    devices, numbers = load_fleet(fleet), wire_format(wire.value)
-    training = Training(
-        batch=batch,
-        micro_batch=min(micro_batch, batch) or micro_rows(batch, sample_seconds(graph, devices, numbers)),
-        in_flight=TRAINING.in_flight,
-        momentum=momentum,
-        rotation=rotation.value,
-        theta=theta,
-        wire=numbers,
-        staleness=staleness,
-    )
-    capped = any(kind.max_memory for kind in devices.classes)
-    if capped:
-        typer.echo("compiling what is not known yet, to learn what it needs", err=True)
+    console = terminal(stderr=as_json)
+    with document(as_json) as tell:
+        with Working(terminal(stderr=True), f"reading {model}") as working:
+            import torch
+            from crowdlearn_export.tracing.trace import neuron_graph
 
-    def footprint_of(rows: int, regions: Collection[int]) -> Footprint | None:
-        return footprint(graph, rows, default_home() / "footprints", regions=regions) if capped else None
+            from crowdlearn_host.common.home import default_home
+            from crowdlearn_host.models.named import build_model
+            from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_seconds
+            from crowdlearn_host.planner.problem.costs import Training
+            from crowdlearn_host.planner.problem.wire_format import wire_format
 
-    planned = plan_with_micro_batch(
-        graph,
-        devices,
-        training,
-        footprint_of,
-        group_size=group_size or None,
-        seconds=seconds,
-        compare=baselines,
-    )
-    if save is not None:
-        save_plan(planned.plan, save)
-    if plot is not None:
-        write_atomically(plot, draw_plan(planned.plan, graph).encode())
+            numbers = wire_format(wire.value)
+            graph = neuron_graph(build_model(model, 0), torch.zeros(2, *sample), model)
+            usual = micro_rows(batch, sample_seconds(graph, devices, numbers))
+            training = Training(
+                batch=batch,
+                micro_batch=min(micro_batch, batch) or usual,
+                in_flight=TRAINING.in_flight,
+                momentum=momentum,
+                rotation=rotation.value,
+                theta=theta,
+                wire=numbers,
+                staleness=staleness,
+            )
+            capped = any(kind.max_memory for kind in devices.classes)
+
+            def footprint_of(rows: int, regions: Collection[int]) -> Footprint | None:
+                if capped:
+                    from crowdlearn_export.program.footprint import footprint  # imports the exporter
+
+                    what = f"compiling layers for micro-batches of {rows}, to learn what memory they need"
+
+                    def on_layer(number: int, of: int) -> None:
+                        working.step(what, number, of)
+
+                    known = footprint(
+                        graph, rows, default_home() / "footprints", regions=regions, on_layer=on_layer
+                    )
+                working.step(f"searching for the plan, for at most {seconds:.0f} s")
+                return known if capped else None
+
+            planned = plan_with_micro_batch(
+                graph,
+                devices,
+                training,
+                footprint_of,
+                group_size=group_size or None,
+                seconds=seconds,
+                compare=baselines,
+            )
+        if save is not None:
+            save_plan(planned.plan, save)
+        if plot is not None:
+            write_atomically(plot, draw_plan(planned.plan, graph).encode())
+        tell(dataclasses.asdict(planned.plan))
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(planned.plan)))
         return
-    console = terminal()
     console.print(_pieces(planned.plan, graph, whole_memory=capped))
     if planned.plan.micro_batch < training.micro_batch:
         console.print(f"Micro-batches of {training.micro_batch} samples do not fit every device's memory.")
+    if len(planned.plan.pieces) == 1:
+        console.print(WHOLE, style="yellow")
     console.print(_traffic(planned))
 
 
@@ -135,6 +166,8 @@ def _pieces(plan: Plan, graph: NeuronGraph, *, whole_memory: bool) -> Table:
         table.add_column(column)
     for column in ("MAC/sample", "memory", "sent/sample", "of budget"):
         table.add_column(column, justify="right")
+    from crowdlearn_host.planner.problem.bundles import bundles
+
     members = bundles(graph)
     columns = [max(len(str(graph.layers[layers[0]].neurons)), 1) for layers in members]
     for k, piece in enumerate(plan.pieces):

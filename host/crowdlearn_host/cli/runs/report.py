@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from crowdlearn_device.platform.files import write_atomically
 
+from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.report.page import is_page, page
 from crowdlearn_host.report.run import read_run
@@ -20,10 +21,14 @@ def report(
         typer.Option("--output", "-o", help="The file to write [default: report.html in the folder]."),
     ] = None,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Write a run's curves, traffic, slices, recoveries and environment as one self-contained HTML page."""
     target = output or run / "report.html"
     found = read_run(run)
     claim(target, force=force, is_own=is_page)
     write_atomically(target, page(found).encode())
-    typer.echo(str(target))
+    with document(as_json) as tell:
+        tell({"report": str(target)})
+    if not as_json:
+        typer.echo(str(target))

@@ -8,9 +8,9 @@ from crowdlearn_device.data.dataset import Dataset, long_axes
 from torch import nn
 
 from crowdlearn_host.errors import ConfigError, RunError
-from crowdlearn_host.models.named import build_model, input_shape
+from crowdlearn_host.models.named import build_model
+from crowdlearn_host.models.names import input_shape
 from crowdlearn_host.runs.data import load_split
-from crowdlearn_host.simulation.run_folder import CHECKPOINT, MODEL
 from crowdlearn_host.spec.provenance import TEST_DATA, check_inputs, given, load_inputs, load_kept
 from crowdlearn_host.spec.simulation import SimulationConfig
 from crowdlearn_host.spec.training import TrainConfig
@@ -37,6 +37,8 @@ def model_and_test(run: Path, data: str | None) -> tuple[nn.Module, Dataset]:
 
 
 def _check_simulated(run: Path) -> None:
+    from crowdlearn_host.simulation.run_folder import CHECKPOINT, MODEL  # imports all that simulations need
+
     if not (run / "config.toml").exists():
         raise RunError(f"{run} holds no run; look at the folder's name")
     if not (run / MODEL).exists():

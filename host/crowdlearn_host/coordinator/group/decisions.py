@@ -79,7 +79,9 @@ class Course(Standing):
         fits = next((cut for cut in self.settings.cuts if len(cut) <= count), None)
         wanted = self.settings.cuts[0]
         if fits is None or (self._patient and fits != wanted and len(fits) != len(self._cut)):
-            self._pause(f"{len(wanted)} pieces need as many devices, {count} are here")
+            gone = sorted(set(self.devices) - self._able)
+            names = f"; missing: {', '.join(map(self._name, gone))}" if gone else ""
+            self._pause(f"{len(wanted)} pieces need as many devices, {count} are here{names}")
             return False
         if fits != self._cut:
             self._record("resliced", pieces=len(fits))
@@ -93,7 +95,7 @@ class Course(Standing):
 
     def _pause(self, why: str) -> None:
         if self.phase != "paused" or self.reason != why:
-            self._record("paused", why=why)
+            self._record("paused", why=why, grace=self.settings.grace_seconds)
         self.phase, self.reason = "paused", why
 
     def _whose_turn(self) -> int | None:

@@ -22,14 +22,11 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
-import torch
 from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.security.known_peers import RUN_ID_BYTES
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 
 from crowdlearn_host.common.files import appending, locked
 from crowdlearn_host.errors import RunError
@@ -37,6 +34,9 @@ from crowdlearn_host.methods.slicenet.journal import Journal, Mark
 
 from .shared_model import SharedModel
 from .snapshots import Snapshots
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEMA = """
 create table if not exists groups (number integer primary key, state text not null);
@@ -193,9 +193,7 @@ class RunFolder:
             self._mark(mark)
             states = [(number, json.dumps(state)) for number, state in groups.items()]
             self._db.executemany("replace into groups values (?, ?)", states)
-            self._db.executemany(
-                "replace into traffic values (:device, :direction, :purpose, :bytes, :messages)", traffic
-            )
+            self._keep_traffic(traffic)
         self._journal.keep(mark)
 
     def _mark(self, mark: Mark) -> None:
@@ -212,6 +210,16 @@ class RunFolder:
             self._mark(mark)
         with self._on_disk("shared"):
             self._journal.keep(mark)
+
+    def save_traffic(self, traffic: Iterable[Mapping[str, str | int]]) -> None:
+        """Replace the ledger of bytes; on disk when this returns."""
+        with self._on_disk("run.db"), self._db:
+            self._keep_traffic(traffic)
+
+    def _keep_traffic(self, traffic: Iterable[Mapping[str, str | int]]) -> None:
+        self._db.executemany(
+            "replace into traffic values (:device, :direction, :purpose, :bytes, :messages)", traffic
+        )
 
     def load_group(self, number: int) -> dict[str, Any] | None:
         with self._reading():
@@ -262,6 +270,8 @@ class RunFolder:
 
     def save_checkpoint(self, epoch: int, state: Mapping[str, torch.Tensor]) -> Path:
         """The global model after an epoch, as safetensors."""
+        from safetensors.torch import save  # imports torch, which a folder need not wait for
+
         content = save({name: tensor.contiguous() for name, tensor in state.items()}, {"epoch": str(epoch)})
         path = self.path / "checkpoints" / f"epoch-{epoch + 1:03d}.safetensors"
         with self._on_disk("checkpoints"):
@@ -286,8 +296,19 @@ def line(fields: Mapping[str, Any]) -> bytes:
     return json.dumps({"time": round(time.time(), 3), **fields}).encode() + b"\n"
 
 
+def check_has_model(path: Path) -> None:
+    """Raise RunError if there is no run in this folder, or it has no model yet."""
+    if not (path / "config.toml").exists():
+        raise RunError(f"{path} holds no run; look at the folder's name")
+    if (path / "run.db").exists() and not (path / "model.safetensors").exists():
+        raise RunError(f"{path} has no model yet; a run writes it after its first epoch")
+
+
 def load_model_state(path: Path) -> dict[str, torch.Tensor]:
     """The newest global model of a run. Raises RunError where there is none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     file = path / "model.safetensors"
     try:
         return dict(load_file(file))

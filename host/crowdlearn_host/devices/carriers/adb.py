@@ -100,7 +100,7 @@ class Link:
             arguments += ["--data", config.device_data]
         deployment = RuntimeDeployment(device, arguments=arguments)
         sent = await deployment.install(self._files)
-        self._server.tell("deployed", {"device": name, "bytes": sent})
+        self._server.tell("deployed", {"device": name, "serial": self._serial, "bytes": sent})
         await deployment.start()
         try:
             while not self._over and device.lost is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, log2
 from typing import Literal
 
+from crowdlearn_export.graph.memory_curves import Footprint
 from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
-from crowdlearn_export.program.footprint import Footprint
 
 from .bundles import PAIRED, bundles
 from .memory import Memory, bundle_memory, tails
@@ -148,6 +149,11 @@ def costs(
         graph.parameters,
         FLOAT * first.neurons * first.sum_floats,
     )
+
+
+def piece_macs(graph: NeuronGraph, owned: Sequence[int]) -> float:
+    """MACs a sample, forward and backward, of a piece that owns so many neurons of each layer."""
+    return sum(owned[layers[0]] * _neuron(graph, layers)[0] for layers in bundles(graph))
 
 
 def _neuron(graph: NeuronGraph, layers: tuple[int, ...]) -> tuple[float, float, float]:

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from crowdlearn_export.graph.memory_curves import Curve, Footprint, Line
 from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
-from crowdlearn_export.program.footprint import Curve, Footprint, Line
 
 from .bundles import PAIRED, bundles
 from .problem import Budget

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.sizes import message_bytes
 
 from .costs import WireFormat
 
-DEFAULT: Literal["int8"] = "int8"
-"""The shortest that costs no accuracy (docs/benchmarks/wire_dtype.md)."""
 DTYPES = {"float32": (pb.FLOAT32, 4), "float16": (pb.FLOAT16, 2), "int8": (pb.INT8, 1)}
 ROWS, NEURONS = 8, 100
 

@@ -1,0 +1,37 @@
+"""Memory that a program needs, by the neurons that a piece owns; for the planner, which compiles nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Line:
+    """`each` bytes, and `neuron` for every neuron that a piece owns of a layer."""
+
+    each: float
+    neuron: float
+
+    def at(self, neurons: int) -> float:
+        """Bytes for so many neurons."""
+        return self.each + self.neuron * neurons
+
+
+Curve = tuple[Line, ...]
+"""Bytes by neurons: the highest of these lines."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Arena and workspace per layer. A piece needs the largest of each.
+
+    `regions` tells, by the first of the last layers that a piece owns whole, the bytes of arena and workspace
+    that these take as one program; of some, since each takes as long to learn as to export. Where the whole
+    network is one of them, `step` is what a training step in one call takes.
+    """
+
+    arenas: tuple[Curve, ...]
+    workspaces: tuple[Curve, ...]
+    regions: Mapping[int, float] = field(default_factory=dict)
+    step: float = 0.0

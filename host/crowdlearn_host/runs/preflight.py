@@ -1,0 +1,62 @@
+"""Mistakes in a run that show before anything is imported, exported or started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from crowdlearn_host import emulator as phones
+from crowdlearn_host.devices.joining.lobby import Strangers, doors
+from crowdlearn_host.emulator.hardware.profiles import find_profile
+from crowdlearn_host.errors import ConfigError, FleetError
+from crowdlearn_host.models.names import check_name
+from crowdlearn_host.spec.training import DIGITS, TrainConfig
+
+
+def check_start(config: TrainConfig) -> None:
+    """See that what the configuration names is there: model, data, plan, phones to imitate, a free port.
+
+    Raises ConfigError or FleetError. Takes no time, and imports nothing that does.
+    """
+    check_name(config.model)
+    if config.data not in (None, DIGITS) and not Path(str(config.data)).is_dir():
+        raise ConfigError(f"data = {config.data!r} is not a folder; name the folder that holds the data set")
+    if config.group.plan is not None and not config.group.plan.is_file():
+        raise ConfigError(
+            f"group.plan = {str(config.group.plan)!r} is not there; write it with 'crowdlearn plan --save'"
+        )
+    if config.fleet.virtual:
+        find_profile(config.fleet.profile)
+    if config.fleet.listen is not None:
+        check_port(config.fleet.listen)
+
+
+def check_port(address: str) -> None:
+    """Raise FleetError if nothing can listen on `address` (HOST:PORT) now."""
+    host, _, port = address.rpartition(":")
+    try:
+        for door in doors(host.strip("[]"), int(port), Strangers()):
+            door.close()
+    except (OSError, OverflowError) as error:
+        raise FleetError(
+            f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}; "
+            "end what listens there, or name another port in fleet.listen"
+        ) from error
+
+
+def serials_of(config: TrainConfig) -> list[str] | None:
+    """The serials of the devices that are reached over adb; None if the run starts its own virtual phones.
+
+    Raises FleetError if there are no devices at all.
+    """
+    fleet = config.fleet
+    if fleet.virtual:
+        return None
+    if fleet.phones:
+        return list(fleet.phones)
+    found = [] if fleet.joining else [phone.serial for phone in phones.list_phones()]
+    if not found and not fleet.joining:
+        raise FleetError(
+            "no devices: name them in fleet.phones, start some with 'crowdlearn phones up --count 4', "
+            "or set fleet.virtual"
+        )
+    return found

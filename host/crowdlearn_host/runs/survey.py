@@ -1,0 +1,67 @@
+"""A look at the devices of a run before anything is exported for them: whether they answer, and whether the
+samples that they hold can be trained on. Samples and labels stay where they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from crowdlearn_host.adb.services.device import AdbDevice
+from crowdlearn_host.devices.discovery import dial
+from crowdlearn_host.errors import FleetError
+
+ANSWER_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Samples that a model takes: their `folder` on each device, the shape of one, how many classes, and the
+    least number of them. If only some devices are ever the dominator, `dominators` has their names.
+    """
+
+    folder: str
+    sample: tuple[int, ...]
+    classes: int
+    least: int
+    dominators: frozenset[str] = frozenset()
+
+
+async def survey(serials: Sequence[str], wanted: Wanted | None, key: Path | None = None) -> None:
+    """Ask all devices at once. Raises FleetError that names every device that does not answer, or whose
+    samples do not fit.
+    """
+    answers = await asyncio.gather(*(_ask(serial, wanted, key) for serial in serials))
+    if told := [answer for answer in answers if answer]:
+        raise FleetError("; ".join(told))
+
+
+async def _ask(serial: str, wanted: Wanted | None, key: Path | None) -> str:
+    """Why the device cannot take part; "" if it can."""
+    try:
+        async with await dial(serial, key=key) as device:
+            if wanted is not None:
+                await _look(device, wanted)
+    except (FleetError, OSError) as error:
+        return f"{serial}: {error}"
+    return ""
+
+
+async def _look(device: AdbDevice, wanted: Wanted, program: str = "crowdlearn-device") -> None:
+    if wanted.dominators:
+        name = (await device.shell("getprop ro.serialno")).stdout.decode(errors="replace").strip()
+        if name not in wanted.dominators:
+            return
+    shape = "x".join(map(str, wanted.sample))
+    words = [program, "samples", f"--data={wanted.folder}", f"--shape={shape}", f"--classes={wanted.classes}"]
+    said = (await device.shell(shlex.join(words), timeout=ANSWER_SECONDS)).check(f"{program} samples")
+    try:
+        samples = int(json.loads(said.splitlines()[-1])["samples"])
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise FleetError(f"{program} samples answered {said[:200]!r}") from error
+    if samples < wanted.least:
+        raise FleetError(f"{wanted.folder} holds {samples} samples; at least {wanted.least} are needed")
