@@ -6,13 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import numpy as np
-
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.piece.dominator import Dominator
 from crowdlearn_device.piece.inbox import Message
 from crowdlearn_device.piece.piece import Piece
+from crowdlearn_device.piece.rounding import Rounding
 from crowdlearn_device.piece.routes import Layout
 from crowdlearn_device.privacy.tap import Kind, Record, Tap
 from crowdlearn_device.program.executor import Executor
@@ -63,6 +62,7 @@ class Work:
         if not training.batch or not training.micro_batch:
             raise WireError(f"mini-batches of {training.batch} in micro-batches of {training.micro_batch}")
         rate, seed = training.learning_rate, training.seed
+        self._rounding = Rounding(seed, assign.piece)
         self._piece = Piece(
             manifest,
             executor,
@@ -161,12 +161,9 @@ class Work:
     def _send(self, messages: Sequence[Message]) -> None:
         training = self._assign.training
         for message in messages:
-            # Rounded up or down by lot, but by the same lot when a mini-batch is repeated after a loss.
-            place = self._assign.piece, message.partner, message.edge, message.purpose
-            lot = (training.seed, message.step, message.micro, *place)
-            rounding = np.random.default_rng(lot) if training.wire == pb.INT8 else None
+            lots = self._rounding.of(message) if training.wire == pb.INT8 else None
             try:
-                values = encode_tensor(message.values, training.wire, rounding)
+                values = encode_tensor(message.values, training.wire, lots)
             except WireError as error:
                 raise WireError(f"{self._told(message)} at step {message.step}: {error}") from error
             sums = pb.Sums(
