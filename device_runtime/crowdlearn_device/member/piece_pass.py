@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.piece.dominator import Dominator
