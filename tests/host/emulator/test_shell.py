@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from crowdlearn_host.emulator.commands.toybox import COMMANDS
 from crowdlearn_host.emulator.hardware.filesystem import Filesystem
+from crowdlearn_host.emulator.shell.arithmetic import ExpressionError, evaluate
 from crowdlearn_host.emulator.shell.shell import Io, Shell, no_input, run
 from crowdlearn_host.emulator.shell.syntax import ShellSyntaxError, parse
 from hypothesis import given
@@ -43,7 +44,7 @@ def shell_run(root: Path, command: str) -> tuple[str, str, int]:
         ("echo one two | wc -w", "2\n"),
         ("! false; echo $?", "0\n"),
         ("cd /data/local/tmp; echo hi >f; cat <f; echo more >>f; cat f | wc -l", "hi\n2\n"),
-        ("cd /data/local/tmp; cat missing 2>e; wc -l e", "1\n"),
+        ("cd /data/local/tmp; cat missing 2>e; wc -l e", "1 e\n"),
         ("cat /missing 2>&1 | grep -c missing", "1\n"),
         ("cd /data/local/tmp; touch b1 b2 c; echo b* '*' \"b*\" z*", "b1 b2 * b* z*\n"),
         ("cd /data/local/tmp; mkdir -p d/e; touch d/e/f; echo */e/*", "d/e/f\n"),
@@ -51,13 +52,113 @@ def shell_run(root: Path, command: str) -> tuple[str, str, int]:
         ("[ -d /data ] && [ ! -e /x ] && test 2 -gt 1 && echo ok", "ok\n"),
         ("cd /data/local/tmp; echo x >a; cp a b; mv b c; ln -s c l; cat l; rm -f a c; ls", "x\nl\n"),
         ("echo a # comment", "a\n"),
-        ("printf x; echo $?", "127\n"),
+        ("awk x; echo $?", "127\n"),
         ("(exit 4); echo $?", "4\n"),
         ("exit 5; echo never", ""),
     ],
 )
 def test_commands_do_what_a_shell_does(tmp_path: Path, command: str, output: str) -> None:
     assert shell_run(tmp_path, command)[0] == output
+
+
+IN_A_FOLDER = "cd /data/local/tmp; printf 'one\\ntwo\\nthree\\n' >f; printf 'a.b\\na+b\\nAxB' >g; "
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "code"),
+    [
+        ("head -c 5 f", "one\nt", 0),
+        ("head -c5 f; head -n1 f", "one\ntone\n", 0),
+        ("head -2 f; head -n 0 f; head -c 0 f", "one\ntwo\n", 0),
+        ("head -n 1 f g", "==> f <==\none\n\n==> g <==\na.b\n", 0),
+        ("head -c x f", "", 1),
+        ("head -z f", "", 1),
+        ("head missing", "", 1),
+        ("tail -c 4 f", "ree\n", 0),
+        ("tail -n +2 f", "two\nthree\n", 0),
+        ("tail -1 f; tail -n1 f", "three\nthree\n", 0),
+        ("tail -f f", "", 1),
+        ("printf '%s-%d|' a 1 b 2", "a-1|b-2|", 0),
+        ("printf '%5.2f %-4s| %04x %o %c %%\\n' 3.14159 ab 255 8 xyz", " 3.14 ab  | 00ff 10 x %\n", 0),
+        ("printf '\\x41\\102\\t%b' 'c\\td'", "AB\tc\td", 0),
+        ("printf 'no arguments %s|%d\\n'", "no arguments |0\n", 0),
+        ("printf '%d\\n' 0x10 010 abc; echo $?", "16\n8\n0\n1\n", 0),
+        ("printf %q a", "", 1),
+        ("printf %99999s a", "", 1),
+        ("echo -n a; echo -e 'b\\tc'; echo -E 'd\\te'", "ab\tc\nd\\te\n", 0),
+        ("echo $((1+2)) $(( 2 * (3 + 4) % 5 )) $((7/-2)) $((-7%2))", "3 4 -3 -1\n", 0),
+        ('x=5; echo $((x+1)) $(($x*2)) $((y)) "$((x > 4 && !0))" $((1 ? 2 : 3))', "6 10 0 1 2\n", 0),
+        ("echo $((2147483647 + 1)) $((1 << 4 | 1)) $((~0 ^ 5))", "-2147483648 17 -6\n", 0),
+        ("echo $((1 / 0))", "", 1),
+        ("echo $((1 +)) ", "", 1),
+        ("echo $((x=1))", "", 1),
+        ("echo $(echo $((1+2)))", "3\n", 0),
+        ('echo `echo a` "`echo b \\`echo c\\``"', "a b c\n", 0),
+        ('echo $1 $# "$@" $0 end', "0 sh end\n", 0),
+        ("echo ~ ~/x a~ '~'", "/data/local/tmp /data/local/tmp/x a~ ~\n", 0),
+        ("echo a\\\nb", "ab\n", 0),
+        ("x=1; x=2 true; echo $x; x=3 echo $x; x=4; echo $x", "1\n1\n4\n", 0),
+        ("x=$(false) || echo failed; x=$(exit 3); echo $?", "failed\n3\n", 0),
+        ("exec echo a; echo never", "a\n", 0),
+        ("nohup echo a; nohup", "a\n", 127),
+        ("echo a & echo b", "a\nb\n", 0),
+        ("grep a.b g; grep -c . g; grep -n '^two$' f; grep -F + g", "a.b\na+b\n3\n2:two\na+b\n", 0),
+        ("grep 'a*' g", "", 2),
+        ("grep -E 'a+b' g", "", 2),
+        ("grep 'a\\.b' g; grep -i axb g; grep -v a g", "a.b\nAxB\nAxB\n", 0),
+        ("grep o f g", "f:one\nf:two\n", 0),
+        ("grep x missing", "", 2),
+        ("wc f; wc -l f g; echo a | wc -c", "3 3 14 f\n3 f\n2 g\n5 total\n2\n", 0),
+        ("basename /a/b.txt .txt; basename /; dirname /a/b c", "b\n/\n/a\n.\n", 0),
+        ("basename", "", 1),
+        ("date -d tomorrow", "", 1),
+        ("id -u; id -un; id -g", "2000\nshell\n2000\n", 0),
+        ("touch -t 200001010000 x; ls", "f\ng\n", 0),
+        ("[ a -nt b ]", "", 2),
+        ("test 1 -eq x", "", 2),
+        ("[ ! x ]; echo $?; [ ! ]; echo $?", "1\n0\n", 0),
+        ("./head f; /nowhere/head f", "", 127),
+        ("/system/bin/head -n1 f", "one\n", 0),
+        ("sha256sum -c f", "", 1),
+        ("logcat -t 5", "", 127),
+        ("if true; then echo a; fi", "", 127),
+        ("for i in 1 2; do echo $i; done", "", 127),
+        ("echo a; while true; do echo b; done", "", 127),
+        ("{ echo a; }", "", 127),
+        ("echo if then done", "if then done\n", 0),
+        ("echo {a,b}", "", 2),
+        ("echo '{a,b}' {a} {}", "{a,b} {a} {}\n", 0),
+        ("echo a 3>h", "", 2),
+        ("echo a &>h", "", 2),
+        ("cat <<x\na\nx\n", "", 2),
+        ("echo $'a'", "", 2),
+        ("sleep 0.0m; sleep x", "", 1),
+        ("export 1x=2", "", 1),
+    ],
+)
+def test_a_command_is_right_or_fails(tmp_path: Path, command: str, output: str, code: int) -> None:
+    found, error, exit_code = shell_run(tmp_path, IN_A_FOLDER + command)
+    if code == 2 and "syntax" in error:
+        assert (found, exit_code) == ("", 2)
+    else:
+        assert (found, exit_code) == (output, code), error
+    assert bool(error) >= bool(code)
+
+
+@pytest.mark.parametrize("command", ["if true; then touch x; fi", "touch x; for i in 1; do true; done"])
+def test_nothing_of_a_line_that_is_not_understood_is_done(tmp_path: Path, command: str) -> None:
+    _, error, code = shell_run(tmp_path, f"cd /data/local/tmp; {command}")
+    assert code == 127
+    assert "not found" in error
+    assert not (tmp_path / "data/local/tmp/x").exists()
+
+
+@given(st.text(alphabet="0123456789+-*/%()<>=!&|^~ x?:", max_size=40))
+def test_any_arithmetic_has_a_value_or_is_refused(text: str) -> None:
+    try:
+        assert -(2**31) <= evaluate(text, {"x": "7"}) < 2**31
+    except ExpressionError:
+        return
 
 
 def test_a_job_in_the_background_does_not_hold_up_the_shell(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import stat
 import time
 from pathlib import Path
 
-from crowdlearn_host.emulator.commands.usage import UsageError, options
+from crowdlearn_host.emulator.commands.usage import UsageError, operands, options
 from crowdlearn_host.emulator.shell.shell import Io, Shell
 
 
@@ -17,7 +17,7 @@ async def ls(shell: Shell, words: list[str], io: Io) -> int:
         try:
             status = shell.files.stat(path, shell.cwd, follow="d" not in flags)
         except OSError as error:
-            await io.complain(f"ls: {path}: {error.strerror}\n".encode())
+            await io.complain(f"ls: {path}: {error.strerror}\n".encode(errors="surrogateescape"))
             code = 1
             continue
         if stat.S_ISDIR(status.st_mode) and "d" not in flags:
@@ -30,7 +30,7 @@ async def ls(shell: Shell, words: list[str], io: Io) -> int:
 async def _list_folder(shell: Shell, path: str, flags: set[str], io: Io, *, titled: bool) -> None:
     names = [name for name in shell.files.names(path, shell.cwd) if "a" in flags or not name.startswith(".")]
     if titled:
-        await io.write(f"{path}:\n".encode())
+        await io.write(f"{path}:\n".encode(errors="surrogateescape"))
     for name in names:
         await io.write(_entry(shell, f"{path}/{name}", name, flags))
     for name in names if "R" in flags else []:
@@ -52,6 +52,8 @@ def _entry(shell: Shell, path: str, name: str, flags: set[str]) -> bytes:
 
 async def mkdir(shell: Shell, words: list[str], io: Io) -> int:
     flags, paths = options(words, "p")
+    if not paths:
+        raise UsageError("needs a name")
     for path in paths:
         if "p" in flags and shell.files.real(path, shell.cwd).is_dir():
             continue
@@ -61,6 +63,8 @@ async def mkdir(shell: Shell, words: list[str], io: Io) -> int:
 
 async def rm(shell: Shell, words: list[str], io: Io) -> int:
     flags, paths = options(words, "rRf")
+    if not paths and "f" not in flags:
+        raise UsageError("needs a file")
     recursive = bool(flags & {"r", "R"})
     code = 0
     for path in paths:
@@ -71,13 +75,13 @@ async def rm(shell: Shell, words: list[str], io: Io) -> int:
             else:
                 real.unlink(missing_ok="f" in flags)
         except OSError as error:
-            await io.complain(f"rm: {path}: {error.strerror}\n".encode())
+            await io.complain(f"rm: {path}: {error.strerror}\n".encode(errors="surrogateescape"))
             code = 1
     return code
 
 
 async def rmdir(shell: Shell, words: list[str], io: Io) -> int:
-    for path in words[1:]:
+    for path in operands(words, 1):
         shell.files.writable(path, shell.cwd, follow=False).rmdir()
     return 0
 
@@ -135,11 +139,13 @@ async def ln(shell: Shell, words: list[str], io: Io) -> int:
 
 async def readlink(shell: Shell, words: list[str], io: Io) -> int:
     flags, paths = options(words, "f")
+    if not paths:
+        raise UsageError("needs a link")
     for path in paths:
         if "f" in flags:
-            await io.write(f"{shell.files.normal(path, shell.cwd)}\n".encode())
+            await io.write(f"{shell.files.normal(path, shell.cwd)}\n".encode(errors="surrogateescape"))
         else:
-            await io.write(os.readlink(shell.files.real(path, shell.cwd, follow=False)).encode() + b"\n")
+            await io.write(os.fsencode(os.readlink(shell.files.real(path, shell.cwd, follow=False))) + b"\n")
     return 0
 
 
@@ -159,6 +165,11 @@ async def chmod(shell: Shell, words: list[str], io: Io) -> int:
 
 
 async def touch(shell: Shell, words: list[str], io: Io) -> int:
-    for path in words[1:]:
-        shell.files.writable(path, shell.cwd).touch()
+    flags, paths = options(words, "c")
+    if not paths:
+        raise UsageError("needs a file")
+    for path in paths:
+        real = shell.files.writable(path, shell.cwd)
+        if "c" not in flags or real.exists():
+            real.touch()
     return 0

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from crowdlearn_host.emulator.commands.packages import Packages
 from crowdlearn_host.emulator.commands.toybox import COMMANDS
-from crowdlearn_host.emulator.commands.usage import UsageError
+from crowdlearn_host.emulator.commands.usage import UsageError, options
 from crowdlearn_host.emulator.hardware.facts import report_battery, report_memory, report_thermal
 from crowdlearn_host.emulator.hardware.log import Log
 from crowdlearn_host.emulator.hardware.power import PowerState
@@ -49,6 +49,8 @@ def system_commands(
 
 def _getprop(properties: Mapping[str, str]) -> CommandFunction:
     async def getprop(shell: Shell, words: list[str], io: Io) -> int:
+        if len(words) > 3 or (words[1:2] and words[1].startswith("-")):
+            raise UsageError("only a name and a default are known")
         if len(words) > 1:
             default = words[2] if len(words) > 2 else ""
             await io.write(f"{properties.get(words[1], default)}\n".encode())
@@ -61,9 +63,12 @@ def _getprop(properties: Mapping[str, str]) -> CommandFunction:
 
 def _logcat(log: Log) -> CommandFunction:
     async def logcat(shell: Shell, words: list[str], io: Io) -> int:
-        if "-c" in words:
+        flags, rest = options(words, "cd")
+        if rest or len(flags) > 1:
+            raise UsageError("one of -c and -d is known, and nothing else")
+        if "c" in flags:
             log.clear()
-        elif "-d" in words:
+        elif "d" in flags:
             await io.write("".join(log.lines()).encode())
         else:
             async for line in log.follow():
@@ -106,6 +111,8 @@ def _dumpsys(
 
 def _df(profile: DeviceProfile) -> CommandFunction:
     async def df(shell: Shell, words: list[str], io: Io) -> int:
+        for path in options(words, "k")[1]:
+            shell.files.stat(path, shell.cwd)  # all of them lie on one disk
         # What is free is what this computer can really hold, but never more than the phone would have.
         total = profile.storage << 20
         free = min(total * 3 // 4, shutil.disk_usage(shell.files.real("/data")).free >> 10)
@@ -118,6 +125,9 @@ def _df(profile: DeviceProfile) -> CommandFunction:
 
 def _process_commands(processes: Processes) -> dict[str, CommandFunction]:
     async def ps(shell: Shell, words: list[str], io: Io) -> int:
+        _, rest = options(words, "Ae")
+        if rest:
+            raise UsageError(f"unexpected {rest[0]}")
         await io.write(b"USER           PID NAME\n")
         for process in processes.running():
             await io.write(f"shell    {process.pid:9} {process.name}\n".encode())
@@ -135,6 +145,8 @@ def _process_commands(processes: Processes) -> dict[str, CommandFunction]:
         if pids and pids[0].startswith("-"):
             number = _signal(pids[0][1:])
             pids = pids[1:]
+        if not pids:
+            raise UsageError("needs a process")
         for pid in pids:
             if not pid.isdigit():
                 raise UsageError(f"bad pid {pid}")

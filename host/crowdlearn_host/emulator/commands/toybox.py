@@ -2,20 +2,18 @@
 
 import asyncio
 import os
+import shlex
 import stat
 import time
 
-from crowdlearn_host.emulator.commands import file_commands, text_commands
-from crowdlearn_host.emulator.commands.usage import UsageError
+from crowdlearn_host.emulator.commands import file_commands, printing, text_commands
+from crowdlearn_host.emulator.commands.usage import UsageError, operands, options
 from crowdlearn_host.emulator.shell.shell import CommandFunction, Exit, Io, Shell, run_words
+from crowdlearn_host.emulator.shell.syntax import NOT_FOUND
 
-
-async def echo(shell: Shell, words: list[str], io: Io) -> int:
-    arguments = words[1:]
-    newline = arguments[:1] != ["-n"]
-    text = " ".join(arguments if newline else arguments[1:]) + ("\n" if newline else "")
-    await io.write(text.encode(errors="surrogateescape"))
-    return 0
+SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+TEST_FAILED = 2
+"""Exit code of `test` if it cannot tell, which is no "no"."""
 
 
 async def true(shell: Shell, words: list[str], io: Io) -> int:
@@ -41,29 +39,53 @@ async def cd(shell: Shell, words: list[str], io: Io) -> int:
 
 
 async def pwd(shell: Shell, words: list[str], io: Io) -> int:
-    await io.write(f"{shell.cwd}\n".encode())
+    options(words, "LP")
+    await io.write(f"{shell.cwd}\n".encode(errors="surrogateescape"))
     return 0
 
 
 async def export(shell: Shell, words: list[str], io: Io) -> int:
-    for word in words[1:]:
+    """Set variables, all of which programs get; without words, write them."""
+    flags, assignments = options(words, "p")
+    if flags or not assignments:
+        for name, value in sorted(shell.variables.items()):
+            await io.write(f"export {name}={shlex.quote(value)}\n".encode(errors="surrogateescape"))
+    for word in assignments:
         name, equals, value = word.partition("=")
+        if not name.isidentifier() or not name.isascii():
+            raise UsageError(f"{name}: is not an identifier")
         if equals:
             shell.variables[name] = value
     return 0
 
 
 async def wrapper(shell: Shell, words: list[str], io: Io) -> int:
-    """nohup, setsid, exec: on this phone a program needs none of them to stay alive."""
-    rest = words[1:]
-    return await run_words(shell, rest, io) if rest else 0
+    """Run nohup's or setsid's command: on this phone a program needs neither to stay alive."""
+    if not words[1:] or words[1].startswith("-"):
+        raise UsageError("needs a command without options before it", NOT_FOUND)
+    return await run_words(shell, words[1:], io)
+
+
+async def replace_shell(shell: Shell, words: list[str], io: Io) -> int:
+    """Run exec's command in place of the shell."""
+    if not words[1:] or words[1].startswith("-"):
+        raise UsageError("needs a command: redirections of the shell itself are not known")
+    raise Exit(await run_words(shell, words[1:], io))
 
 
 async def sleep(shell: Shell, words: list[str], io: Io) -> int:
-    try:
-        await asyncio.sleep(float(words[1]))
-    except (IndexError, ValueError) as error:
-        raise UsageError("needs a number of seconds") from error
+    seconds = 0.0
+    for word in words[1:] or [""]:
+        unit = word[-1:] if word[-1:] in SECONDS else "s"
+        try:
+            seconds += float(word.removesuffix(unit)) * SECONDS[unit]
+        except ValueError as error:
+            raise UsageError("needs a number of seconds") from error
+    if not seconds >= 0:
+        raise UsageError("needs a number of seconds")
+    while seconds > 0:
+        await asyncio.sleep(min(seconds, SECONDS["d"]))
+        seconds -= SECONDS["d"]
     return 0
 
 
@@ -71,9 +93,9 @@ async def test(shell: Shell, words: list[str], io: Io) -> int:
     arguments = words[1:]
     if words[0].endswith("["):
         if arguments[-1:] != ["]"]:
-            raise UsageError("missing ]")
+            raise UsageError("missing ]", TEST_FAILED)
         arguments = arguments[:-1]
-    negated = arguments[:1] == ["!"]
+    negated = len(arguments) > 1 and arguments[0] == "!"
     result = _test(shell, arguments[1:] if negated else arguments)
     return int(result == negated)
 
@@ -89,7 +111,7 @@ def _test(shell: Shell, arguments: list[str]) -> bool:
         case ["-z", text]:
             return not text
         case ["-L" | "-h", path]:
-            return shell.files.real(path, shell.cwd, follow=False).is_symlink()
+            return _test_file(shell, "-L", path)
         case ["-e" | "-f" | "-d" | "-s" | "-r" | "-w" | "-x" as kind, path]:
             return _test_file(shell, kind, path)
         case [left, "=" | "==", right]:
@@ -100,16 +122,18 @@ def _test(shell: Shell, arguments: list[str]) -> bool:
             try:
                 return bool(getattr(int(left), f"__{operator[1:]}__")(int(right)))
             except ValueError as error:
-                raise UsageError(f"bad number in {' '.join(arguments)}") from error
-    raise UsageError(f"unknown expression {' '.join(arguments)}")
+                raise UsageError(f"bad number in {' '.join(arguments)}", TEST_FAILED) from error
+    raise UsageError(f"unknown expression {' '.join(arguments)}", TEST_FAILED)
 
 
 def _test_file(shell: Shell, kind: str, path: str) -> bool:
     try:
-        status = shell.files.stat(path, shell.cwd)
+        status = shell.files.stat(path, shell.cwd, follow=kind != "-L")
     except OSError:
         return False
     match kind:
+        case "-L":
+            return stat.S_ISLNK(status.st_mode)
         case "-f":
             return stat.S_ISREG(status.st_mode)
         case "-d":
@@ -124,13 +148,27 @@ def _test_file(shell: Shell, kind: str, path: str) -> bool:
 
 
 async def basename(shell: Shell, words: list[str], io: Io) -> int:
-    await io.write(os.path.basename(words[-1].rstrip("/")).encode() + b"\n")
+    path, *suffix = operands(words, 1, 2)
+    name = os.path.basename(path.rstrip("/")) or path[:1]
+    if suffix and name != suffix[0]:
+        name = name.removesuffix(suffix[0])
+    await io.write(f"{name}\n".encode(errors="surrogateescape"))
+    return 0
+
+
+async def dirname(shell: Shell, words: list[str], io: Io) -> int:
+    for path in operands(words, 1):
+        await io.write(f"{os.path.dirname(path.rstrip('/')) or '.'}\n".encode(errors="surrogateescape"))
     return 0
 
 
 async def date(shell: Shell, words: list[str], io: Io) -> int:
-    form = words[1][1:] if len(words) > 1 and words[1].startswith("+") else "%a %b %d %H:%M:%S %Z %Y"
-    await io.write(time.strftime(form).encode() + b"\n")
+    flags, rest = options(words, "u")
+    if len(rest) > 1 or (rest and not rest[0].startswith("+")):
+        raise UsageError("only +FORMAT is known, the clock cannot be set")
+    form = rest[0][1:] if rest else "%a %b %e %H:%M:%S %Z %Y"
+    now = time.gmtime() if "u" in flags else time.localtime()
+    await io.write(time.strftime(form, now).encode(errors="surrogateescape") + b"\n")
     return 0
 
 
@@ -145,7 +183,13 @@ async def which(shell: Shell, words: list[str], io: Io) -> int:
 
 
 async def identity(shell: Shell, words: list[str], io: Io) -> int:
-    await io.write(b"2000\n" if "-u" in words else b"uid=2000(shell) gid=2000(shell)\n")
+    flags, rest = options(words, "ugnG")
+    if rest and rest != ["shell"]:
+        raise UsageError(f"no user {rest[0]}")
+    if len(flags - {"n"}) > 1 or flags == {"n"}:
+        raise UsageError("give one of -u, -g and -G")
+    whole = "uid=2000(shell) gid=2000(shell) groups=2000(shell)"
+    await io.write(f"{('shell' if 'n' in flags else '2000') if flags else whole}\n".encode())
     return 0
 
 
@@ -157,8 +201,9 @@ COMMANDS: dict[str, CommandFunction] = {
     "chmod": file_commands.chmod,
     "cp": file_commands.cp,
     "date": date,
-    "echo": echo,
-    "exec": wrapper,
+    "dirname": dirname,
+    "echo": printing.echo,
+    "exec": replace_shell,
     "exit": leave,
     "export": export,
     "false": false,
@@ -171,6 +216,7 @@ COMMANDS: dict[str, CommandFunction] = {
     "mkdir": file_commands.mkdir,
     "mv": file_commands.mv,
     "nohup": wrapper,
+    "printf": printing.printf,
     "pwd": pwd,
     "readlink": file_commands.readlink,
     "rm": file_commands.rm,

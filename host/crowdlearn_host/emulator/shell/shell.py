@@ -1,17 +1,25 @@
 """The phone's shell: runs syntax trees with commands that see nothing but the phone."""
 
 import asyncio
-import posixpath
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from crowdlearn_host.emulator.hardware.filesystem import TEMPORARY, Filesystem
+from crowdlearn_host.emulator.shell.arithmetic import ExpressionError, evaluate
 from crowdlearn_host.emulator.shell.patterns import escaped, globbed
-from crowdlearn_host.emulator.shell.syntax import MAX_COMMAND, ShellSyntaxError, parse
+from crowdlearn_host.emulator.shell.syntax import (
+    MAX_COMMAND,
+    NOT_FOUND,
+    SYNTAX_ERROR,
+    ShellSyntaxError,
+    parse,
+)
 from crowdlearn_host.emulator.shell.tree import (
     AndOr,
+    Arithmetic,
+    Part,
     Pipeline,
     Redirect,
     Sequence,
@@ -19,13 +27,12 @@ from crowdlearn_host.emulator.shell.tree import (
     Subshell,
     Substitution,
     Text,
-    Variable,
     Word,
 )
 
 MAX_PIPE = 1 << 26
-NOT_FOUND = 127
-SYNTAX_ERROR = 2
+PROGRAMS = ("", "/bin", "/system/bin", "/system/xbin", "/vendor/bin")
+"""Folders in which the phone's commands are; "" stands for a name without a folder."""
 PROMPT = b"$ "
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -42,6 +49,13 @@ class Io:
 
 
 @dataclass
+class Session:
+    """What a shell shares with its subshells: whether it has ended, and with it what jobs could write to."""
+
+    finished: bool = False
+
+
+@dataclass
 class Shell:
     """State of one shell: variables, working folder, last exit code, jobs in the background."""
 
@@ -52,6 +66,9 @@ class Shell:
     cwd: str = "/"
     exit_code: int = 0
     last_job: int | None = None
+    substituted: int = 0
+    """Exit code of the last command substitution."""
+    session: Session = field(default_factory=Session)
     started: Callable[[int], None] = lambda pid: None
 
     def copy(self) -> "Shell":
@@ -83,9 +100,17 @@ async def run(shell: Shell, command: str, io: Io) -> int:
     try:
         sequence = parse(command)
     except ShellSyntaxError as error:
-        await io.complain(f"sh: syntax error: {error}\n".encode())
-        return SYNTAX_ERROR
-    return await _run_isolated(shell, sequence, io)
+        await _complain(error, io)
+        return error.code
+    try:
+        return await _run_isolated(shell, sequence, io)
+    finally:
+        shell.session.finished = True
+
+
+async def _complain(error: ShellSyntaxError, io: Io) -> None:
+    kind = "" if error.code == NOT_FOUND else "syntax error: "
+    await io.complain(f"sh: {kind}{error}\n".encode(errors="surrogateescape"))
 
 
 async def run_interactive(shell: Shell, io: Io, prompt: bytes) -> int:
@@ -104,6 +129,8 @@ async def run_interactive(shell: Shell, io: Io, prompt: bytes) -> int:
                 return SYNTAX_ERROR
     except Exit as leave:
         return leave.code
+    finally:
+        shell.session.finished = True
     return shell.exit_code
 
 
@@ -111,8 +138,8 @@ async def _run_line(shell: Shell, line: bytes, io: Io) -> None:
     try:
         await _run_sequence(shell, parse(line.decode(errors="surrogateescape")), io)
     except ShellSyntaxError as error:
-        shell.exit_code = SYNTAX_ERROR
-        await io.complain(f"sh: syntax error: {error}\n".encode())
+        shell.exit_code = error.code
+        await _complain(error, io)
 
 
 async def _run_isolated(shell: Shell, sequence: Sequence, io: Io) -> int:
@@ -125,13 +152,13 @@ async def _run_isolated(shell: Shell, sequence: Sequence, io: Io) -> int:
 async def _run_sequence(shell: Shell, sequence: Sequence, io: Io) -> int:
     for item in sequence:
         if item.background:
-            await _start_job(shell, item)
+            await _start_job(shell, item, io)
         else:
             shell.exit_code = await _run_and_or(shell, item, io)
     return shell.exit_code
 
 
-async def _start_job(shell: Shell, item: AndOr) -> None:
+async def _start_job(shell: Shell, item: AndOr, io: Io) -> None:
     # The job is under way, and `$!` known, when its first program has a process or it is over without one.
     pid: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
     job = shell.copy()
@@ -142,11 +169,17 @@ async def _start_job(shell: Shell, item: AndOr) -> None:
 
     job.started = started
 
+    async def write(data: bytes) -> None:
+        if not shell.session.finished:
+            await io.write(data)
+
+    async def complain(data: bytes) -> None:
+        if not shell.session.finished:
+            await io.complain(data)
+
     async def body() -> int:
         try:
-            return await _run_isolated(
-                job, (replace(item, background=False),), Io(no_input, discard, discard)
-            )
+            return await _run_isolated(job, (replace(item, background=False),), Io(no_input, write, complain))
         finally:
             if not pid.done():
                 pid.set_result(None)
@@ -180,32 +213,56 @@ async def _run_pipeline(shell: Shell, pipeline: Pipeline, io: Io) -> int:
 
 async def _run_command(shell: Shell, command: Simple | Subshell, io: Io) -> int:
     with ExitStack() as stack:
+        outside = io
         try:
             io = await _redirect(shell, command.redirects, io, stack)
         except OSError as error:
-            await io.complain(f"sh: {error.filename}: {error.strerror}\n".encode())
+            told = f"sh: {error.filename}: {error.strerror}\n"
+            await outside.complain(told.encode(errors="surrogateescape"))
+            return 1
+        except ExpressionError as error:
+            await outside.complain(f"sh: {error}\n".encode(errors="surrogateescape"))
             return 1
         if isinstance(command, Subshell):
             return await _run_isolated(shell.copy(), command.body, io)
-        for name, word in command.assignments:
-            shell.variables[name] = "".join(await _expand(shell, word, io, split=False))
-        words = [text for word in command.words for text in await _expand(shell, word, io)]
-        if not words:
-            return 0
+        try:
+            return await _run_simple(shell, command, io)
+        except ExpressionError as error:
+            await io.complain(f"sh: {error}\n".encode(errors="surrogateescape"))
+            return 1
+
+
+async def _run_simple(shell: Shell, command: Simple, io: Io) -> int:
+    shell.substituted = 0
+    words = [text for word in command.words for text in await _expand(shell, word, io)]
+    before = dict(shell.variables)
+    for name, word in command.assignments:
+        shell.variables[name] = "".join(await _expand(shell, word, io, split=False))
+    if not words:
+        return shell.substituted
+    try:
         return await run_words(shell, words, io)
+    finally:
+        if command.assignments:  # they were for this command alone
+            for name, _ in command.assignments:
+                shell.variables.pop(name, None)
+                if name in before:
+                    shell.variables[name] = before[name]
 
 
 async def run_words(shell: Shell, words: list[str], io: Io) -> int:
     """Run one command given as words."""
-    function = shell.commands.get(posixpath.basename(words[0]))
+    folder, _, name = words[0].rpartition("/")
+    function = shell.commands.get(name) if folder in PROGRAMS and words[0] != f"/{name}" else None
     if function is None:
-        await io.complain(f"sh: {words[0]}: inaccessible or not found\n".encode())
+        await io.complain(f"sh: {words[0]}: inaccessible or not found\n".encode(errors="surrogateescape"))
         return NOT_FOUND
     try:
         return await function(shell, words, io)
     except OSError as error:
-        await io.complain(f"{words[0]}: {error.filename or ''}: {error.strerror or error}\n".encode())
-        return 1
+        told = f"{words[0]}: {error.filename or ''}: {error.strerror or error}\n"
+        await io.complain(told.encode(errors="surrogateescape"))
+        return getattr(error, "exit_code", 1)
 
 
 async def _redirect(shell: Shell, redirects: tuple[Redirect, ...], io: Io, stack: ExitStack) -> Io:
@@ -265,12 +322,22 @@ async def _expand(shell: Shell, word: Word, io: Io, *, split: bool = True) -> li
     return words + (globbed(shell.files, shell.cwd, text, pattern) if started else [])
 
 
-async def _value(shell: Shell, part: Variable | Substitution, io: Io) -> str:
+async def _value(shell: Shell, part: Part, io: Io) -> str:
+    """Return what a part of a word stands for. Raises ExpressionError."""
+    if isinstance(part, Text):
+        return part.text
     if isinstance(part, Substitution):
         collected = _Collector()
-        await _run_isolated(shell.copy(), part.body, replace(io, write=collected.write))
+        shell.substituted = await _run_isolated(shell.copy(), part.body, replace(io, write=collected.write))
         return bytes(collected.content).decode(errors="surrogateescape").rstrip("\n")
+    if isinstance(part, Arithmetic):
+        text = "".join([await _value(shell, inner, io) for inner in part.expression])
+        return str(evaluate(text, shell.variables))
     match part.name:
+        case "0":
+            return "sh"
+        case "#":
+            return "0"
         case "?":
             return str(shell.exit_code)
         case "!":

@@ -1,7 +1,11 @@
 """Grammar of the phone's shell, a subset of POSIX: lists, pipelines, quotes, variables, redirections, `&`."""
 
+import re
+
 from crowdlearn_host.emulator.shell.tree import (
     AndOr,
+    Arithmetic,
+    Part,
     Pipeline,
     Redirect,
     Sequence,
@@ -15,6 +19,7 @@ from crowdlearn_host.emulator.shell.tree import (
 
 MAX_COMMAND = 1 << 16
 MAX_DEPTH = 16
+_JOINING = ("2>&1", "1>&2", ">&2", "2>>", "2>", "1>")
 _BLANK = " \t"
 _OPERATORS = (
     "&&",
@@ -35,12 +40,24 @@ _OPERATORS = (
     ")",
     "\n",
 )
+_REFUSED = re.compile(r"&>|[0-9]+[<>]|<<|<>|>[|]|[$]['\"]")
+"""What mksh knows outside of quotes and this shell does not: descriptors by number, here documents."""
+_CLAUSES = ("if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac")
+_RESERVED = frozenset((*_CLAUSES, "select", "function", "{", "}", "[["))
+_SPECIAL = "?!$#@*-0123456789"
 _NAME_START = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_"
 _NAME = _NAME_START + "0123456789"
 
 
+SYNTAX_ERROR, NOT_FOUND = 2, 127
+
+
 class ShellSyntaxError(Exception):
-    """The command cannot be parsed."""
+    """The command cannot be parsed; `code` is the exit code."""
+
+    def __init__(self, text: str, code: int = SYNTAX_ERROR) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 def parse(text: str) -> Sequence:
@@ -58,10 +75,14 @@ def _tokens(text: str, depth: int) -> list[str | Word]:
     while at < len(text):
         if text[at] in _BLANK:
             at += 1
+        elif text.startswith("\\\n", at):
+            at += 2
         elif text[at] == "#":
             end = text.find("\n", at)
             at = len(text) if end < 0 else end
         elif operator := next((o for o in _OPERATORS if text.startswith(o, at)), None):
+            if operator not in _JOINING and (unknown := _REFUSED.match(text, at)):
+                raise ShellSyntaxError(f"{unknown[0]} is not known to this shell")
             tokens.append(operator)
             at += len(operator)
         else:
@@ -71,15 +92,22 @@ def _tokens(text: str, depth: int) -> list[str | Word]:
 
 
 def _word(text: str, at: int, depth: int) -> tuple[Word, int]:
-    parts: list[Text | Variable | Substitution] = []
+    parts: list[Part] = []
     quoted = False
+    if unknown := _REFUSED.match(text, at):
+        raise ShellSyntaxError(f"{unknown[0]} is not known to this shell")
+    if text[at] == "~" and (at + 1 == len(text) or text[at + 1] in "/ \t\n;&|<>)"):
+        parts.append(Variable("HOME", quoted=True))
+        at += 1
     while at < len(text):
         char = text[at]
         if not quoted and (
             char in _BLANK or any(text.startswith(o, at) for o in _OPERATORS if not o[0].isdigit())
         ):
             break
-        if char == '"':
+        if not quoted and text.startswith('"$@"', at):
+            at += 4  # no word at all, for a command line has no arguments
+        elif char == '"':
             quoted = not quoted
             parts.append(Text("", quoted=True))
             at += 1
@@ -90,38 +118,80 @@ def _word(text: str, at: int, depth: int) -> tuple[Word, int]:
             parts.append(Text(text[at + 1 : end], quoted=True))
             at = end + 1
         elif char == "\\" and at + 1 < len(text):
-            keeps = quoted and text[at + 1] not in '"\\$`'
-            parts.append(Text(text[at : at + 2] if keeps else text[at + 1], quoted=True))
+            keeps = quoted and text[at + 1] not in '"\\$`\n'
+            if text[at + 1] != "\n":
+                parts.append(Text(text[at : at + 2] if keeps else text[at + 1], quoted=True))
             at += 2
-        elif char == "$":
-            part, at = _dollar(text, at, depth, quoted=quoted)
+        elif char in "$`":
+            part, at = (_dollar if char == "$" else _backticks)(text, at, depth, quoted=quoted)
             parts.append(part)
         else:
             parts.append(Text(char, quoted))
             at += 1
     if quoted:
         raise ShellSyntaxError("no closing quote")
+    if re.search(r"\{[^{}]*(,|\.\.)[^{}]*\}", _unquoted(parts)):
+        raise ShellSyntaxError("braces that stand for several words are not known to this shell")
     return tuple(parts), at
 
 
-def _dollar(text: str, at: int, depth: int, *, quoted: bool) -> tuple[Text | Variable | Substitution, int]:
+def _unquoted(parts: list[Part]) -> str:
+    """Return the word's text with a blank for whatever is quoted or expanded."""
+    return "".join(part.text if isinstance(part, Text) and not part.quoted else " " for part in parts)
+
+
+def _dollar(text: str, at: int, depth: int, *, quoted: bool) -> tuple[Part, int]:
     follows = text[at + 1 : at + 2]
     if follows == "(":
         end = _closing(text, at + 1)
+        if text.startswith("((", at + 1) and text[end - 1] == ")" and _closing(text, at + 2) == end - 1:
+            return Arithmetic(_expression(text[at + 3 : end - 1], depth + 1), quoted), end + 1
         body = _Parser(_tokens(text[at + 2 : end], depth + 1), depth + 1).program()
         return Substitution(body, quoted), end + 1
     if follows == "{":
         end = text.find("}", at)
         name = text[at + 2 : end]
-        if end < 0 or not name or any(char not in _NAME for char in name):
+        known = name in _SPECIAL or (name[:1] in _NAME_START and all(char in _NAME for char in name))
+        if end < 0 or not name or not known:
             raise ShellSyntaxError("only ${NAME} is known")
         return Variable(name, quoted), end + 1
-    if follows and follows in "?!$":
+    if follows and follows in "'\"" and not quoted:
+        raise ShellSyntaxError(f"${follows} is not known to this shell")
+    if follows and follows in _SPECIAL:
         return Variable(follows, quoted), at + 2
     end = at + 1
     while end < len(text) and text[end] in (_NAME if end > at + 1 else _NAME_START):
         end += 1
     return (Variable(text[at + 1 : end], quoted), end) if end > at + 1 else (Text("$", quoted), at + 1)
+
+
+def _expression(text: str, depth: int) -> Word:
+    """Return the text between `$((` and `))`, of which only what stands for something else is a part."""
+    if depth > MAX_DEPTH:
+        raise ShellSyntaxError(f"nested deeper than {MAX_DEPTH}")
+    parts: list[Part] = []
+    at = 0
+    while at < len(text):
+        if text[at] in "$`":
+            part, at = (_dollar if text[at] == "$" else _backticks)(text, at, depth, quoted=True)
+            parts.append(part)
+        else:
+            parts.append(Text(text[at], quoted=True))
+            at += 1
+    return tuple(parts)
+
+
+def _backticks(text: str, at: int, depth: int, *, quoted: bool) -> tuple[Part, int]:
+    inner = ""
+    at += 1
+    while at < len(text) and text[at] != "`":
+        if text[at] == "\\" and text[at + 1 : at + 2] in (*"`\\$", '"' if quoted else "`"):
+            at += 1
+        inner += text[at : at + 1]
+        at += 1
+    if at >= len(text):
+        raise ShellSyntaxError("no closing `")
+    return Substitution(_Parser(_tokens(inner, depth + 1), depth + 1).program(), quoted), at + 1
 
 
 def _closing(text: str, at: int) -> int:
@@ -231,6 +301,8 @@ class _Parser:
             if token is None or isinstance(token, str):
                 break
             self._take()
+            if not (words or assignments) and (reserved := _plain(token)) in _RESERVED:
+                raise ShellSyntaxError(f"{reserved}: inaccessible or not found", NOT_FOUND)
             if not words and (assignment := _assignment(token)):
                 assignments.append(assignment)
             else:
@@ -269,3 +341,10 @@ def _assignment(word: Word) -> tuple[str, Word] | None:
             return None
         name += part.text
     return None
+
+
+def _plain(word: Word) -> str:
+    """Return the word if nothing of it is quoted or stands for something else, or ""."""
+    if all(isinstance(part, Text) and not part.quoted for part in word):
+        return "".join(part.text for part in word if isinstance(part, Text))
+    return ""

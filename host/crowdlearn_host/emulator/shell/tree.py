@@ -27,7 +27,16 @@ class Substitution:
     quoted: bool
 
 
-Word = tuple[Text | Variable | Substitution, ...]
+@dataclass(frozen=True)
+class Arithmetic:
+    """`$((...))`: the value of an expression, which may hold variables and substitutions."""
+
+    expression: "Word"
+    quoted: bool
+
+
+Part = Text | Variable | Substitution | Arithmetic
+Word = tuple[Part, ...]
 
 
 @dataclass(frozen=True)
