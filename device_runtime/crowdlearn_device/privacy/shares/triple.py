@@ -1,0 +1,182 @@
+"""The arithmetic of one linear map on shares: the dominator's side, and a helper's.
+
+Both are free of messages: the caller carries what they return. Weights are the helpers' own, in the clear.
+Products of a gradient's shares need no message between helpers. What is opened to them is the sum over a
+mini-batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from crowdlearn_device.errors import DeviceError
+from crowdlearn_device.protocol.frames import Floats
+
+from .fixed_point import WeightFacts, bits_forward, bits_of_errors, decode, encode, encode_weights
+from .linear_map import LinearMap
+from .replicated import (
+    ACTIVATIONS,
+    ERRORS,
+    GRADIENTS,
+    HELPERS,
+    Keys,
+    Pair,
+    Place,
+    pair_of,
+    role_of,
+    third_part,
+    zero_mask,
+)
+from .ring import Integers, Ring, RingProducts
+
+_Product = Callable[[RingProducts, Ring, Integers], Ring]
+
+
+class SharesError(DeviceError):
+    """A share that does not fit what is due."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One array on its way to a triple: part 2, uint32, for roles 1 and 2; the rest for all.
+
+    `bits` are the fractional bits of its values, `weight_bits` those of the weights that it meets.
+    """
+
+    place: Place
+    third: Ring
+    bits: int
+    weight_bits: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.third.shape
+
+
+@dataclass(frozen=True)
+class Received:
+    """One shared array as a helper gets it: part 2 is None for role 0."""
+
+    place: Place
+    third: Ring | None
+    shape: tuple[int, ...]
+    bits: int
+    weight_bits: int
+
+    @classmethod
+    def at(cls, position: int, shared: Shared) -> Received:
+        """Return what goes to the helper at a position."""
+        third = shared.third if role_of(position, shared.place.step) else None
+        return cls(shared.place, third, shared.shape, shared.bits, shared.weight_bits)
+
+
+class Sharer:
+    """The dominator's side of one linear map."""
+
+    def __init__(self, edge: int, linear: LinearMap, keys: Keys, name: str) -> None:
+        self._edge, self._linear, self._keys, self._name = edge, linear, keys, name
+        self._values: Floats | None = None
+        self._bits = (0, 0)
+
+    def activations(self, step: int, values: Floats, weights: WeightFacts) -> Shared:
+        """Share a mini-batch's activations, float32 [B, sources, ...]. Raises RingError if no bits remain."""
+        entering, _ = self._linear.norms(values, None)
+        column, largest = self._linear.column_norm(values), float(np.abs(values).max(initial=0.0))
+        self._bits = bits_forward(largest, entering, column, weights, self._name)
+        self._values = values
+        return self._shared(Place(step, self._edge, ACTIVATIONS), values, self._bits[0])
+
+    def errors(self, step: int, errors: Floats, weights: WeightFacts) -> Shared:
+        """Share errors, float32 [B, targets, ...], of the mini-batch whose activations were shared last.
+
+        Raises RingError if no bits remain for them.
+        """
+        if self._values is None:
+            raise SharesError(f"{self._name}: errors came before activations")
+        of_values, of_weights = self._bits
+        _, leaving = self._linear.norms(self._values, errors)
+        sums = (
+            (leaving * weights.input_norm, of_weights),
+            (self._linear.gradient_bound(self._values, errors), of_values),
+        )
+        bits = bits_of_errors(float(np.abs(errors).max(initial=0.0)), sums, self._name)
+        self._values = None
+        return self._shared(Place(step, self._edge, ERRORS), errors, bits)
+
+    def _shared(self, place: Place, values: Floats, bits: int) -> Shared:
+        return Shared(place, third_part(encode(values, bits), self._keys, place), bits, self._bits[1])
+
+
+def joined(answers: tuple[Ring, Ring], shared: Shared) -> Floats:
+    """Return the product that two answers give, float32."""
+    return decode(answers[0] + answers[1], shared.bits + shared.weight_bits)
+
+
+class Helper:
+    """A helper's side of one linear map, at a position of its triple.
+
+    `own` are its keys with the helpers before and after it.
+    """
+
+    def __init__(
+        self, edge: int, linear: LinearMap, position: int, own: tuple[bytes, bytes], products: RingProducts
+    ) -> None:
+        self._edge, self._linear, self._position, self._own = edge, linear, position, own
+        self._products = products
+        self._pairs: dict[int, tuple[Pair, int]] = {}
+        self._weights = np.zeros(0, np.float32)
+        self.facts = WeightFacts(0.0, 0.0, 0.0)
+
+    def take_weights(self, weights: Floats) -> None:
+        """Take the map's weights, float32 with source neurons first, for the mini-batches that follow."""
+        largest = float(np.abs(weights).max(initial=0.0))
+        self.facts = WeightFacts(largest, *self._linear.weight_norms(weights))
+        self._weights = weights
+
+    def forward(self, received: Received) -> Ring | None:
+        """Keep shares of activations; return its part of the sums, if its role answers."""
+        return self._product(received, self._linear.forward)
+
+    def backward(self, received: Received) -> Ring | None:
+        """Keep shares of errors; return its part of the errors of what entered, if its role answers."""
+        return self._product(received, self._linear.backward)
+
+    def keep(self, received: Received) -> None:
+        """Keep shares without an answer: errors of an input layer go no further back."""
+        place = received.place
+        pair = pair_of(self._position, self._own, received.third, place, received.shape)
+        self._pairs[place.kind] = pair, received.bits
+
+    def _product(self, received: Received, product: _Product) -> Ring | None:
+        self.keep(received)
+        pair, _ = self._pairs[received.place.kind]
+        role = role_of(self._position, received.place.step)
+        if role == 2:
+            return None
+        weights = encode_weights(self._weights, received.weight_bits)
+        return product(self._products, pair.first + pair.second if role == 0 else pair.second, weights)
+
+    def gradient(self, step: int) -> Ring:
+        """Return its masked part of the weights' gradient, summed over the mini-batch, like the weights."""
+        (a, _), (d, _) = self._pairs[ACTIVATIONS], self._pairs[ERRORS]
+        role, of = role_of(self._position, step), self._products
+        if role == 0:
+            part = self._linear.gradient(of, a.first + a.second, d.first + d.second)
+        elif role == 1:
+            part = self._linear.gradient(of, a.first + a.second, d.second)
+            part += self._linear.gradient(of, a.second, d.first)
+        else:
+            part = self._linear.gradient(of, a.second, d.first)
+            part += self._linear.gradient(of, a.first, d.second)
+        return part + zero_mask(self._own, Place(step, self._edge, GRADIENTS), part.shape)
+
+    def opened(self, parts: tuple[Ring, ...]) -> Floats:
+        """Return the gradient that all three masked parts give, float32; the shares are forgotten."""
+        if len(parts) != HELPERS:
+            raise SharesError(f"{len(parts)} parts of a gradient; three were due")
+        bits = self._pairs[ACTIVATIONS][1] + self._pairs[ERRORS][1]
+        self._pairs.clear()
+        return decode(parts[0] + parts[1] + parts[2], bits)
