@@ -164,6 +164,8 @@ class TrainingProgress:
             )
         elif event == "gathering":
             self._begin("waiting for devices")
+            if fields["joining"] and self._gathering is not None:
+                self._tell(f"waiting for devices: {self._gathering.told()}")
         elif event == "joined":
             self._joined(fields)
         elif event == "assigned":
@@ -203,6 +205,8 @@ class TrainingProgress:
             told += f", {size(self._sent)} sent by devices"
         else:
             told = f"{self._status}, since {since}"
+        if self._status.startswith("paused"):
+            told += "; it goes on when they are back; Ctrl-C keeps what is reached, for --resume"
         self._tell(told)
 
     def _tell(self, line: str, style: str = "") -> None:

@@ -134,7 +134,8 @@ class Server:
         except WireError as error:
             reason = str(error)
         except ConnectionClosed as error:
-            reason = str(error)[:200] or reason
+            broke = error.rcvd is None and error.sent is None
+            reason = "the connection broke" if broke else str(error)[:200] or reason
         finally:
             drain.cancel()
             if self._attached.get(number) is attached:

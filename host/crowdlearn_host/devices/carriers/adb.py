@@ -57,6 +57,7 @@ class Link:
     def __init__(self, fleet: AdbFleet, serial: str, number: int, files: dict[str, bytes]) -> None:
         self._fleet, self._server = fleet, fleet.server
         self._serial, self._number = serial, number
+        self._name = serial
         self._token = secrets.token_hex(16)
         self._files = {**files, "token": self._token.encode()}
         self._retry = Retry(FIRST_RETRY, LAST_RETRY)
@@ -92,7 +93,7 @@ class Link:
     async def _deploy(self, device: AdbDevice) -> None:
         """Have the runtime run on the device as long as it is connected, and the run lasts."""
         named = (await device.shell("getprop ro.serialno")).stdout.decode(errors="replace").strip()
-        name = named or self._serial
+        name = self._name = named or self._serial
         arguments = ["--name", name, "--threads", "1"]
         config = self._fleet.config
         arguments += [f"--lowest-battery={config.fleet.lowest_battery}"]
@@ -139,7 +140,9 @@ class Link:
         """Once, until the reason is another."""
         if self._told != (event, reason):
             self._told = event, reason
-            self._server.tell(event, {"device": self._serial, "reason": reason[:300]})
+            reason = reason.removeprefix(f"{self._serial} cannot be reached: ")
+            known = self._serial if self._name == self._serial else f"{self._name} ({self._serial})"
+            self._server.tell(event, {"device": known, "reason": reason[:300]})
 
     async def _pause(self) -> None:
         if not self._over:
