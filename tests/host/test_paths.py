@@ -116,7 +116,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Prepared]:
     async def seen(run: Prepared, *_: object) -> None:
         prepared.append(run)
 
-    monkeypatch.setattr("crowdlearn_host.cli.runs.train.run_training", seen)
+    async def answered(*_: object) -> None:
+        pass
+
+    monkeypatch.setattr("crowdlearn_host.runs.survey.survey", answered)
+    monkeypatch.setattr("crowdlearn_host.runs.train.train", seen)
     return prepared
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from math import floor, log10
+from math import ceil, floor, log10
 
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 12, 34
 MAX_BARS = 40
-COLOURS = 8
-"""The page's style sheet has classes c0 to c7."""
+COLOURS = 24
+"""The page's style sheet has classes c0 to c23."""
+WIDE = 12
+"""A network of more layers is drawn over the page's whole width."""
+LABEL = 52.0
+"""Room for the name of a layer; where columns are narrower, some go without."""
 
 
 def curves(
@@ -43,30 +47,41 @@ def curves(
     for number, (name, line) in enumerate(lines.items()):
         below = list(lines.values())[:number]
         hides = any(line and line == other for other in below)
-        colour = f"c{number % COLOURS}" + " faint" * (name in faint) + " over" * hides
-        parts.append(f'<polyline class="line {colour}" points="{" ".join(map(place, line))}"/>')
+        style = colour(number) + " faint" * (name in faint) + " over" * hides
+        parts.append(f'<polyline class="line {style}" points="{" ".join(map(place, line))}"/>')
         if len(line) < 60:
             dots = (place(point).split(",") for point in line)
-            parts += [f'<circle class="dot {colour}" cx="{cx}" cy="{cy}" r="2.5"/>' for cx, cy in dots]
+            parts += [f'<circle class="dot {style}" cx="{cx}" cy="{cy}" r="2.5"/>' for cx, cy in dots]
     legend = _legend(list(lines)) if len(lines) > 1 else ""
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>{legend}'
 
 
-def bars(rows: Mapping[str, Sequence[float]], parts: Sequence[str], unit: str) -> str:
-    """A horizontal bar for each row, stacked of `parts`, the longest first."""
+def bars(
+    rows: Mapping[str, Sequence[float]],
+    parts: Sequence[str],
+    unit: str,
+    *,
+    in_order: bool = False,
+    by_row: bool = False,
+) -> str:
+    """A horizontal bar for each row, stacked of `parts`, the longest first unless they stay `in_order`. With
+    `by_row` each row has a colour of its own, else each part.
+    """
     if not rows:
         return '<p class="none">nothing was recorded</p>'
-    shown = dict(sorted(rows.items(), key=lambda row: -sum(row[1]))[:MAX_BARS])
+    ranked = rows.items() if in_order else sorted(rows.items(), key=lambda row: -sum(row[1]))
+    shown = dict(list(ranked)[:MAX_BARS])
     longest = max(sum(values) for values in rows.values()) or 1.0
-    step, name = 22, 150
+    step, name, room = 22, 150, 56 + 6 * len(unit)
     drawn = []
     for place, (label, values) in enumerate(shown.items()):
         top, across = place * step + 4, float(name)
         drawn.append(f'<text class="label end" x="{name - 8}" y="{top + 12}">{escape(label[:22])}</text>')
         for number, value in enumerate(values):
-            width = value / longest * (WIDTH - name - 90)
+            width = value / longest * (WIDTH - name - room)
             drawn.append(
-                f'<rect class="c{number}" x="{across:.1f}" y="{top}" width="{width:.1f}" height="15"/>'
+                f'<rect class="{colour(place if by_row else number)}" x="{across:.1f}" y="{top}" '
+                f'width="{width:.1f}" height="15"/>'
             )
             across += width
         drawn.append(
@@ -74,7 +89,7 @@ def bars(rows: Mapping[str, Sequence[float]], parts: Sequence[str], unit: str) -
         )
     legend = _legend(parts) if len(parts) > 1 else ""
     if len(rows) > MAX_BARS:
-        legend += f'<p class="none">the {MAX_BARS} longest of {len(rows)}</p>'
+        legend += f'<p class="none">{MAX_BARS} of {len(rows)}</p>'
     return f'<svg viewBox="0 0 {WIDTH} {len(shown) * step + 8}" role="img">{"".join(drawn)}</svg>{legend}'
 
 
@@ -83,28 +98,47 @@ def slices(pieces: Sequence[Sequence[tuple[int, int]]]) -> str:
     if not pieces:
         return '<p class="none">this run kept no plan</p>'
     layers = len(pieces[0])
-    widths = [max(piece[layer][1] for piece in pieces) for layer in range(layers)]
-    tallest = max(widths)
-    column, gap = 46.0, (WIDTH - LEFT - RIGHT - layers * 46.0) / max(layers - 1, 1)
+    width, left, right = (WIDTH if layers <= WIDE else 2 * WIDTH), 30, 30
+    counts = [max(piece[layer][1] for piece in pieces) for layer in range(layers)]
+    tallest = max(*counts, 1)
+    pitch = (width - left - right) / layers
+    column = min(46.0, 0.78 * pitch)
     room = HEIGHT - TOP - BOTTOM
     drawn = []
-    for layer, width in enumerate(widths):
+    for layer, count in enumerate(counts):
         # The square root keeps a small layer visible beside a large one.
-        height = max(24.0, room * (width / tallest) ** 0.5)
-        left, top = LEFT + layer * (column + gap), TOP + (room - height) / 2
+        height = max(24.0, room * (count / tallest) ** 0.5)
+        middle, top = left + (layer + 0.5) * pitch, TOP + (room - height) / 2
         for number, piece in enumerate(pieces):
             start, stop = piece[layer]
             if stop > start:
-                y, tall = top + start / width * height, (stop - start) / width * height
+                y, tall = top + start / count * height, (stop - start) / count * height
                 drawn.append(
-                    f'<rect class="c{number % COLOURS}" x="{left:.1f}" y="{y:.1f}" width="{column}" '
-                    f'height="{tall:.1f}"><title>piece {number}: neurons {start} to {stop - 1}</title></rect>'
+                    f'<rect class="{colour(number)}" x="{middle - column / 2:.1f}" y="{y:.1f}" '
+                    f'width="{column:.1f}" height="{tall:.1f}"><title>layer {layer}, piece {number}: '
+                    f"neurons {start} to {stop - 1}</title></rect>"
                 )
+    for layer in _labelled(layers, pitch):
         name = {0: "input", layers - 1: "output"}.get(layer, f"hidden {layer}")
-        for told, y in ((name, HEIGHT - 16), (f"{width}", HEIGHT - 3)):
-            drawn.append(f'<text class="label middle" x="{left + column / 2:.1f}" y="{y}">{told}</text>')
+        x = left + (layer + 0.5) * pitch
+        for told, y in ((name, HEIGHT - 16), (str(counts[layer]), HEIGHT - 3)):
+            drawn.append(f'<text class="label middle" x="{x:.1f}" y="{y}">{told}</text>')
     names = [f"piece {n}" + (" (dominator)" if n == 0 else "") for n in range(len(pieces))]
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(drawn)}</svg>{_legend(names)}'
+    if len(pieces) > 8:
+        names = ["piece 0 (dominator)", *(str(n) for n in range(1, len(pieces)))]
+    return f'<svg viewBox="0 0 {width} {HEIGHT}" role="img">{"".join(drawn)}</svg>{_legend(names)}'
+
+
+def colour(number: int) -> str:
+    """The class of the style sheet for the thing with this number."""
+    return f"c{number % COLOURS}"
+
+
+def _labelled(layers: int, pitch: float) -> list[int]:
+    """The layers whose names have room: the first, the last, and every so-manieth between."""
+    step = max(1, ceil(LABEL / pitch))
+    between = [layer for layer in range(step, layers - 1, step) if layers - 1 - layer >= step]
+    return [0, *between, layers - 1] if layers > 1 else [0]
 
 
 def _axes(x: Point, y: Point, x_name: str, y_name: str) -> str:
@@ -142,5 +176,5 @@ def _short(value: float) -> str:
 
 
 def _legend(names: Sequence[str]) -> str:
-    marks = (f'<span><i class="c{n % COLOURS}"></i>{escape(name)}</span>' for n, name in enumerate(names))
+    marks = (f'<span><i class="{colour(n)}"></i>{escape(name)}</span>' for n, name in enumerate(names))
     return f'<p class="legend">{"".join(marks)}</p>'

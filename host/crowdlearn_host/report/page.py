@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
 from itertools import accumulate
 from typing import Any
 
-from .charts import bars, curves, slices
+from .charts import COLOURS, WIDE, bars, curves, slices
 from .run import Run
 
+COLOURED = [
+    f"hsl({(210 + 137.508 * n) % 360:.0f} {(62, 48)[n // 8 % 2]}% {(46, 62, 36)[n // 8]}%)"
+    for n in range(COLOURS)
+]
+"""Hues by the golden angle: neighbours differ much, and none of the first 24 is another."""
 STYLE = """
-:root { color-scheme: light dark; --ink: #1c2430; --faint: #6a7686; --paper: #fff; --line: #d9dee5; }
+:root { color-scheme: light dark; --ink: #1c2430; --faint: #626e7e; --paper: #fff; --line: #d9dee5; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6eaf0; --faint: #98a4b3; --paper: #14181e; --line: #313a46; }
 }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 1400px; margin: 0 auto; padding: 2rem 1.2rem; }
-h1 { margin: 0; font-size: 1.6rem; } h2 { font-size: 1.05rem; margin: 0 0 .6rem; }
+h1 { margin: 0; font-size: 1.6rem; overflow-wrap: anywhere; } h2 { font-size: 1.05rem; margin: 0 0 .6rem; }
+.about { margin: .2rem 0 0; color: var(--faint); overflow-wrap: anywhere; }
 .grid-of { display: grid; gap: 1.6rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); }
-section { border-top: 1px solid var(--line); padding-top: .8rem; min-width: 0; }
+section { border-top: 1px solid var(--line); padding-top: .8rem; min-width: 0; overflow-x: auto; }
+section.wide { grid-column: 1 / -1; }
 .facts { display: flex; flex-wrap: wrap; gap: .4rem 2.4rem; margin: 1rem 0 2rem; }
 .facts b { display: block; font-size: 1.35rem; } .facts span, .none, .legend { color: var(--faint); }
 svg { width: 100%; height: auto; } .label { font-size: 11px; fill: var(--faint); }
@@ -30,17 +37,17 @@ svg { width: 100%; height: auto; } .label { font-size: 11px; fill: var(--faint);
 .over { stroke-dasharray: 7 5; }
 .faint { opacity: .3; stroke-width: 1; }
 rect { stroke: var(--paper) !important; stroke-width: .8; }
-.legend { font-size: .8rem; margin: .2rem 0; } .legend span { margin-right: 1rem; white-space: nowrap; }
+.legend { font-size: .8rem; margin: .2rem 0; line-height: 1.4; }
+.legend span { margin-right: .9rem; white-space: nowrap; display: inline-block; }
 .legend i { display: inline-block; width: .75em; height: .75em; margin-right: .35em; border-radius: 2px; }
 table { border-collapse: collapse; font-size: .85rem; width: 100%; }
 td, th { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top; overflow-wrap: anywhere; }
+  vertical-align: top; overflow-wrap: break-word; }
+td:first-child, th { white-space: nowrap; } .number { text-align: right; white-space: nowrap; }
 pre { font-size: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
 """ + "".join(
     f".c{n} {{ fill: {colour}; stroke: {colour}; }} i.c{n} {{ background: {colour}; }}\n"
-    for n, colour in enumerate(
-        ("#2f6fde", "#e0782f", "#2e9e6b", "#b04ac4", "#c9a227", "#d14b5f", "#2aa5b8", "#7a828c")
-    )
+    for n, colour in enumerate(COLOURED)
 )
 TELLING = (
     "recovering",
@@ -63,27 +70,43 @@ def page(run: Run) -> str:
     """The run as HTML. What came from devices is escaped; a chart without data says so. A simulated run has
     no devices of its own to tell of.
     """
-    troubles = [event for event in run.events if event.get("event") in TELLING]
-    sections = [
-        ("Test accuracy", curves({"accuracy": run.accuracy}, "samples", "%")),
-        ("Training loss", _loss(run)),
-        ("Bytes by purpose over time", curves(run.bytes, "seconds", "MB", from_zero=True)),
-        ("Slices on the network", slices(run.pieces)),
-        ("Load of each piece", _load(run)),
-        ("Recoveries and refusals", _events(troubles)),
-        ("Environment", _table(("", ""), sorted(run.environment.items()))),
-        ("Configuration", f"<pre>{escape(run.config)}</pre>"),
-    ]
-    if run.traffic or run.passes:
-        sections += [("Bytes of each device", _devices(run)), ("Passes as dominator", _passes(run))]
-    body = "".join(f"<section><h2>{title}</h2>{content}</section>" for title, content in sections)
     name = escape(run.name)
+    body = "".join(sections(run))
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}: crowdlearn</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
-        f'<body><h1>{name}</h1><div class="facts">{_facts(run)}</div>'
+        f'<body><h1>{name}</h1><p class="about">{about(run)}</p><div class="facts">{facts(run)}</div>'
         f'<div class="grid-of">{body}</div></body></html>'
     )
+
+
+def sections(run: Run) -> Iterator[str]:
+    """The sections of the page."""
+    troubles = [event for event in run.events if event.get("event") in TELLING]
+    wide = "wide" if run.pieces and len(run.pieces[0]) > WIDE else ""
+    told: list[tuple[str, str, str]] = [
+        ("Test accuracy", curves({"accuracy": run.accuracy}, "samples", "%"), ""),
+        ("Training loss", _loss(run), ""),
+        ("Bytes by purpose over time", _bytes(run), ""),
+        ("Bytes by purpose", _ledger(run), ""),
+        ("Slices on the network", slices(run.pieces), wide),
+        ("Load of each piece for a sample", _load(run), ""),
+    ]
+    if run.compared:
+        told.append(("Bytes planned and measured", _compared(run), ""))
+    if run.epochs:
+        told.append(("Epochs", _epochs(run), ""))
+    if run.classes:
+        told.append(("Classes, at the last evaluation", _classes(run), ""))
+    if not run.simulated:
+        told += [("Bytes of each device", _devices(run), ""), ("Passes as dominator", _passes(run), "")]
+    told += [
+        ("Recoveries and refusals", _events(troubles), ""),
+        ("Environment", table(("", ""), sorted(map(_told, run.environment.items()))), ""),
+        ("Configuration", f"<pre>{escape(run.config)}</pre>", ""),
+    ]
+    for title, content, style in told:
+        yield f"<section{f' class={style}' if style else ''}><h2>{title}</h2>{content}</section>"
 
 
 def is_page(text: str) -> bool:
@@ -91,45 +114,163 @@ def is_page(text: str) -> bool:
     return text.startswith("<!doctype html>") and ": crowdlearn</title>" in text.partition("<style>")[0]
 
 
-def _facts(run: Run) -> str:
-    facts = [
+def about(run: Run) -> str:
+    """What kind of run it is, and when it was: for the line below the title."""
+    kind = "simulated" if run.simulated else f"{len(run.traffic)} devices"
+    parts = [run.model if run.model != run.name else "", kind, _when(run), f"folder {run.folder}"]
+    return escape(" · ".join(part for part in parts if part))
+
+
+def _when(run: Run) -> str:
+    if not run.ended:
+        return ""
+    began, ended = (datetime.fromtimestamp(moment, UTC) for moment in (run.began, run.ended))
+    until = f"{ended:%H:%M:%S}" if began.date() == ended.date() else f"{ended:%Y-%m-%d %H:%M:%S}"
+    return f"{began:%Y-%m-%d %H:%M:%S} to {until} UTC"
+
+
+def facts(run: Run) -> str:
+    """The figures at the head of the page."""
+    sent = sum(each.sent for each in run.ledger)
+    received = sum(each.received or 0 for each in run.ledger)
+    last = run.epochs[-1].number + 1 if run.epochs else 0
+    told = [
         ("test accuracy", f"{run.accuracy[-1][1]:.2f} %" if run.accuracy else "none"),
-        ("training loss", f"{_means(run)[-1][1]:.4f}" if run.loss else "none"),
-        ("samples", f"{run.loss[-1][0]:,.0f}" if run.loss else "0"),
-        ("megabytes", f"{sum(curve[-1][1] for curve in run.bytes.values()):,.1f}"),
+        ("test loss", "none" if run.test_loss is None else f"{run.test_loss:.4f}"),
+        (
+            f"training loss, mean of epoch {last}",
+            "none" if run.training_loss is None else f"{run.training_loss:.4f}",
+        ),
+        ("samples", f"{run.samples:,}"),
+        ("samples/s", "none" if run.samples_per_second is None else f"{run.samples_per_second:,.0f}"),
+        ("duration", duration(run.ended - run.began)),
+        ("MB modelled" if run.simulated else "MB sent by devices", f"{sent / 1e6:,.1f}"),
+    ]
+    if not run.simulated:
+        told.append(("MB received by devices", f"{received / 1e6:,.1f}"))
+    told += [
         ("pieces", str(len(run.pieces) or "none")),
         ("recoveries", str(sum(event.get("event") == "recovering" for event in run.events))),
     ]
     if run.left_out:
-        facts.append(("values that are not finite, left out", str(run.left_out)))
-    return "".join(f"<div><b>{escape(value)}</b><span>{name}</span></div>" for name, value in facts)
+        told.append(("values that are not finite, left out", str(run.left_out)))
+    return "".join(f"<div><b>{escape(value)}</b><span>{name}</span></div>" for name, value in told)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, as in 1 h 02 min or 3 min 04 s."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
+
+
+def _told(item: tuple[str, object]) -> tuple[str, str]:
+    """A row of the environment; of hashes their first digits."""
+    name, value = item
+    if isinstance(value, list):
+        return name, ", ".join(text if len(text := str(each)) < 24 else f"{text[:12]}…" for each in value)
+    return name, str(value)
 
 
 def _loss(run: Run) -> str:
-    """The loss as recorded and, where there are many records, their running mean before it."""
+    """The loss of every record; before it the means of epochs or, if there is one epoch, a running mean."""
+    if len(run.mean_loss) > 1:
+        lines = {"mean of each epoch": run.mean_loss, "each record": run.loss}
+        return curves(lines, "samples", "loss", faint=("each record",))
     many = len(run.loss) // MEANS
     if many < 2:
         return curves({"loss": run.loss}, "samples", "loss")
-    return curves({f"mean of {many}": _means(run), "loss": run.loss}, "samples", "loss", faint=("loss",))
+    return curves({f"mean of {many}": _running(run), "loss": run.loss}, "samples", "loss", faint=("loss",))
 
 
-def _means(run: Run) -> list[tuple[float, float]]:
+def _running(run: Run) -> list[tuple[float, float]]:
     """Samples, and the mean loss over the last records, as many as leave MEANS points of the curve."""
     many = max(len(run.loss) // MEANS, 1)
     sums = [0.0, *accumulate(loss for _, loss in run.loss)]
     return [(run.loss[at - 1][0], (sums[at] - sums[at - many]) / many) for at in range(many, len(sums))]
 
 
+def _bytes(run: Run) -> str:
+    return curves(run.bytes, "seconds", "MB", from_zero=True)
+
+
+def _ledger(run: Run) -> str:
+    if not run.ledger:
+        return '<p class="none">nothing was recorded</p>'
+    if run.simulated:
+        rows = [(each.purpose, _count(each.sent)) for each in run.ledger]
+        rows.append(("in all", _count(sum(each.sent for each in run.ledger))))
+        return table(("purpose", "bytes, modelled"), rows, numbers=True)
+    both = [(each.purpose, _count(each.sent), _count(each.received or 0)) for each in run.ledger]
+    sent, received = (sum(each.sent for each in run.ledger), sum(each.received or 0 for each in run.ledger))
+    both.append(("in all", _count(sent), _count(received)))
+    head = ("purpose", "bytes sent by devices", "bytes received by devices")
+    return table(head, both, numbers=True)
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def _compared(run: Run) -> str:
+    rows = [
+        (
+            each.name,
+            _count(each.planned),
+            _count(each.measured),
+            f"{each.measured / each.planned:.3f}" if each.planned else "",
+        )
+        for each in run.compared
+    ]
+    return table(("bytes of", "planned", "measured", "measured / planned"), rows, numbers=True)
+
+
+def _epochs(run: Run) -> str:
+    def shown(value: float | None, form: str, times: float = 1) -> str:
+        return "" if value is None else format(times * value, form)
+
+    rows = [
+        (
+            str(each.number + 1),
+            shown(each.training_loss, ".4f"),
+            shown(each.test_loss, ".4f"),
+            shown(each.test_accuracy, ".2f", 100),
+            shown(each.samples_per_second, ",.0f"),
+        )
+        for each in run.epochs[-MAX_ROWS:]
+    ]
+    head = ("epoch", "training loss (mean)", "test loss", "test accuracy %", "samples/s")
+    return _some(table(head, rows, numbers=True), len(run.epochs))
+
+
+def _classes(run: Run) -> str:
+    rows = [
+        (str(number), _count(samples), _count(correct), f"{100 * correct / samples:.2f}" if samples else "")
+        for number, (samples, correct) in enumerate(run.classes[:MAX_ROWS])
+    ]
+    return _some(table(("class", "samples", "correct", "accuracy %"), rows, numbers=True), len(run.classes))
+
+
+def _some(shown: str, rows: int) -> str:
+    return shown + (f'<p class="none">{MAX_ROWS} of {rows}</p>' if rows > MAX_ROWS else "")
+
+
 def _load(run: Run) -> str:
-    """Multiplications as planned, or how many neurons of each hidden layer where no planner counted them."""
+    """Multiplications a sample, the dominator's own among them; of older runs how many neurons."""
     if run.loads:
-        return bars({f"piece {n}": [load] for n, load in enumerate(run.loads)}, ("",), " multiplications")
-    hidden = range(1, len(run.pieces[0]) - 1) if run.pieces else range(0)
+        loads = {_piece(n): [load] for n, load in enumerate(run.loads)}
+        return bars(loads, ("",), " multiplications", in_order=True, by_row=True)
     rows = {
-        f"piece {number}": [float(piece[layer][1] - piece[layer][0]) for layer in hidden]
+        _piece(number): [float(sum(stop - start for start, stop in piece))]
         for number, piece in enumerate(run.pieces)
     }
-    return bars(rows, [f"hidden layer {layer}" for layer in hidden], " neurons")
+    return bars(rows, ("",), " neurons", in_order=True, by_row=True)
+
+
+def _piece(number: int) -> str:
+    return f"piece {number}" + (" (dominator)" if number == 0 else "")
 
 
 def _devices(run: Run) -> str:
@@ -150,12 +291,17 @@ def _events(events: Sequence[dict[str, Any]]) -> str:
         moment = datetime.fromtimestamp(float(event.get("time", 0)), UTC)
         rows.append((f"{moment:%H:%M:%S}", event["event"], told))
     more = f'<p class="none">and {len(events) - MAX_ROWS} more</p>' if len(events) > MAX_ROWS else ""
-    return _table(("time (UTC)", "event", ""), rows) + more
+    return table(("time (UTC)", "event", ""), rows) + more
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    top = "".join(f"<th>{escape(name)}</th>" for name in head)
+def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: bool = False) -> str:
+    """An HTML table; with `numbers` all columns but the first are set to the right."""
+    style = ' class="number"' if numbers else ""
+    top = "".join(f"<th{style if n else ''}>{escape(name)}</th>" for n, name in enumerate(head))
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+        "<tr>"
+        + "".join(f"<td{style if n else ''}>{escape(str(cell))}</td>" for n, cell in enumerate(row))
+        + "</tr>"
+        for row in rows
     )
     return f"<table><tr>{top}</tr>{body}</table>"

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import tomllib
 from contextlib import closing
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.errors import RunError
+from crowdlearn_host.runs.losses import by_epoch, counted
 
 MAX_BYTES = 512 << 20
 MAX_POINTS = 2000
 """Points of a curve that the page keeps; of a longer run every so-manieth."""
+PURPOSES = ("activation", "error", "shuffle", "sharing", "recovery", "model", "control")
+"""What bytes are for, in the order of the page."""
+PLANNED = {
+    "forward": ("activation", False),
+    "backward": ("error", False),
+    "shuffles": ("shuffle", False),
+    "sharing": ("sharing", True),
+    "snapshots": ("recovery", False),
+}
+"""The purpose of each of the planner's counts, and whether it counts what is received as well."""
 
 Point = tuple[float, float]
 Pieces = tuple[tuple[tuple[int, int], ...], ...]
@@ -31,21 +43,66 @@ class DeviceTraffic:
 
 
 @dataclass(frozen=True)
+class PurposeTraffic:
+    """Bytes of one purpose that all devices sent and received; in a simulation they are modelled, and what is
+    received is not known apart.
+    """
+
+    purpose: str
+    sent: int
+    received: int | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A planned and a measured count of bytes, and of what."""
+
+    name: str
+    planned: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch of all groups, or of one: losses are means a sample, `test_accuracy` is a share."""
+
+    number: int
+    training_loss: float | None
+    test_loss: float | None
+    test_accuracy: float | None
+    samples_per_second: float | None
+
+
+@dataclass(frozen=True)
 class Run:
     """A run as its folder tells it.
 
-    Loss and accuracy are over samples; `bytes` holds a curve of megabytes over seconds for each purpose.
-    `pieces` are the plan's ranges of neurons by piece and layer, `loads` the multiplications a sample that
-    the planner gave each piece (empty where none planned), `passes` how often each device was dominator.
-    `left_out` counts the records of loss or accuracy that are not finite, which curves do without.
+    Loss and accuracy are over samples; `bytes` holds a curve of megabytes, sent by devices, over seconds for
+    each purpose, which ends in the ledger's total. `pieces` are the plan's ranges of neurons by piece and
+    layer, `loads` the multiplications a sample of each piece (empty if an older version did not count them),
+    `passes` how often each device was dominator, `classes` the samples of each class and how many of them the
+    last evaluation found. `began` and `ended` are seconds since 1970, 0 if nothing tells. `left_out` counts
+    the records of loss or accuracy that are not finite, which curves do without.
     """
 
     name: str
+    folder: str
+    model: str
+    simulated: bool
     config: str
     environment: dict[str, Any]
+    began: float
+    ended: float
+    samples: int
+    samples_per_second: float | None
     loss: tuple[Point, ...]
+    mean_loss: tuple[Point, ...]
     accuracy: tuple[Point, ...]
+    epochs: tuple[Epoch, ...]
+    classes: tuple[tuple[int, int], ...]
     bytes: dict[str, tuple[Point, ...]]
+    ledger: tuple[PurposeTraffic, ...]
+    compared: tuple[Comparison, ...]
     pieces: Pieces
     loads: tuple[float, ...]
     passes: dict[str, int]
@@ -53,36 +110,77 @@ class Run:
     events: tuple[dict[str, Any], ...]
     left_out: int
 
+    @property
+    def training_loss(self) -> float | None:
+        """The training loss of the last epoch that has one."""
+        return next((e.training_loss for e in reversed(self.epochs) if e.training_loss is not None), None)
+
+    @property
+    def test_loss(self) -> float | None:
+        """The test loss of the last evaluation."""
+        return next((e.test_loss for e in reversed(self.epochs) if e.test_loss is not None), None)
+
 
 def read_run(folder: Path) -> Run:
-    """The run in `folder`. Raises RunError where it holds none, or what it holds cannot be read."""
+    """The run in `folder`. Raises RunError if it holds none, or what it holds cannot be read."""
     if not (folder / "metrics.jsonl").is_file():
         raise RunError(f"{folder} has no metrics.jsonl; name the folder of a run")
     try:
-        rows, events = _lines(folder / "metrics.jsonl"), _lines(folder / "events.jsonl")
-        counted = _counted(rows)
-        points = list(zip(_samples(counted), counted, strict=True))
-        pieces, loads = _pieces(folder / "plan.json")
-        loss = [(x, float(row["loss"])) for x, row in points if row.get("loss") is not None]
-        accuracy = _accuracy(points, events)
-        return Run(
-            folder.resolve().name,
-            _text(folder / "config.toml"),
-            _environment(folder / "environment.json"),
-            _thinned(loss),
-            _thinned(accuracy),
-            _bytes(rows),
-            pieces,
-            loads,
-            _passes(events),
-            _traffic(folder / "run.db"),
-            tuple(events),
-            sum(not isfinite(y) for _, y in (*loss, *accuracy)),
-        )
+        return _read(folder)
     except (ValueError, TypeError, KeyError, AttributeError, OSError, sqlite3.DatabaseError) as error:
         raise RunError(
             f"{folder} is damaged or from another version ({error}); nothing is told of it"
         ) from error
+
+
+def _read(folder: Path) -> Run:
+    rows, events = _lines(folder / "metrics.jsonl"), _lines(folder / "events.jsonl")
+    config_text = _text(folder / "config.toml")
+    config, plan = _parsed(config_text), json.loads(_text(folder / "plan.json") or "{}")
+    trained = counted(rows)
+    points = list(zip(_samples(trained), trained, strict=True))
+    pieces, loads = _pieces(plan)
+    loss = [(x, float(row["loss"])) for x, row in points if row.get("loss") is not None]
+    accuracy = _accuracy(points, events)
+    began, ended = _times(rows, events)
+    traffic, of_purposes = _traffic(folder / "run.db")
+    ledger = of_purposes or _modelled(rows)
+    epochs = _epochs(trained, events)
+    model = str(config.get("model", ""))
+    name = folder.resolve().name
+    return Run(
+        name=str(config.get("name") or model or name),
+        folder=name,
+        model=model,
+        simulated=not (folder / "run.db").exists(),
+        config=config_text,
+        environment=_environment(folder / "environment.json"),
+        began=began,
+        ended=ended,
+        samples=int(points[-1][0]) if points else 0,
+        samples_per_second=_speed(points),
+        loss=_thinned(loss),
+        mean_loss=_thinned(_mean_loss(points)),
+        accuracy=_thinned(accuracy),
+        epochs=epochs,
+        classes=_classes(events),
+        bytes=_bytes(rows, began, ended, ledger),
+        ledger=ledger,
+        compared=_compared(plan, events, ledger),
+        pieces=pieces,
+        loads=loads,
+        passes=_passes(events),
+        traffic=traffic,
+        events=tuple(events),
+        left_out=sum(not isfinite(y) for _, y in (*loss, *accuracy)),
+    )
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return {}  # it is shown as it is
 
 
 def _there(path: Path) -> bool:
@@ -99,20 +197,6 @@ def _text(path: Path) -> str:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     return list(read_lines(path)) if _there(path) else []
-
-
-def _counted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows but those that their group, back at an earlier boundary after a recovery, trained again."""
-    reached: dict[int, float] = {}
-    counted = []
-    for row in reversed(rows):
-        if "boundary" in row:  # phones' rows
-            group, boundary = int(row.get("group", 0)), float(row["boundary"])
-            if boundary >= reached.get(group, inf):
-                continue
-            reached[group] = boundary
-        counted.append(row)
-    return counted[::-1]
 
 
 def _environment(path: Path) -> dict[str, Any]:
@@ -139,24 +223,112 @@ def _accuracy(points: list[tuple[float, dict[str, Any]]], events: list[dict[str,
     return told
 
 
-def _bytes(rows: list[dict[str, Any]]) -> dict[str, tuple[Point, ...]]:
-    began = float(rows[0].get("time", 0)) if rows else 0.0
-    seconds = [float(row.get("time", began)) - began for row in rows]
-    purposes = sorted({purpose for row in rows for purpose in row.get("bytes", {})})
-    curves = {
-        purpose: _thinned(
-            [
-                (x, float(row.get("bytes", {}).get(purpose, 0)) / 1e6)
-                for x, row in zip(seconds, rows, strict=True)
-            ]
+def _times(rows: list[dict[str, Any]], events: list[dict[str, Any]]) -> tuple[float, float]:
+    """When the run began and ended, as far as its lines tell."""
+    times = [
+        float(line["time"]) for line in (*rows[:1], *rows[-1:], *events[:1], *events[-1:]) if "time" in line
+    ]
+    if rows and "samples_per_second" in rows[0] and "samples" in rows[0]:  # a simulation's first round
+        times.append(min(times) - float(rows[0]["samples"]) / max(float(rows[0]["samples_per_second"]), 1e-9))
+    return (min(times), max(times)) if times else (0.0, 0.0)
+
+
+def _speed(points: list[tuple[float, dict[str, Any]]]) -> float | None:
+    """Samples a second from the end of the first mini-batch or round to that of the last."""
+    timed = [(float(row["time"]), x) for x, row in points if "time" in row]
+    seconds = timed[-1][0] - timed[0][0] if timed else 0.0
+    return (timed[-1][1] - timed[0][1]) / seconds if seconds > 0 else None
+
+
+def _mean_loss(points: list[tuple[float, dict[str, Any]]]) -> list[Point]:
+    """The training loss of every epoch, at the samples where the epoch ended."""
+    means = by_epoch(row for _, row in points)
+    ends = {int(row.get("epoch", 0)): x for x, row in points if row.get("loss") is not None}
+    return [(ends[epoch], mean) for epoch, mean in means.items()]
+
+
+def _epochs(trained: list[dict[str, Any]], events: list[dict[str, Any]]) -> tuple[Epoch, ...]:
+    """Every epoch, told by phones' `evaluated` events, or by a simulation's rounds."""
+    means = by_epoch(trained)
+    told: dict[int, dict[str, Any]] = {}
+    for row in trained:
+        if "epoch" in row and "rows" not in row:
+            told[int(row["epoch"])] = {"test_accuracy": row.get("accuracy"), **row}
+    for event in events:
+        if event.get("event") == "evaluated" and "epoch" in event:
+            told[int(event["epoch"])] = event
+    return tuple(
+        Epoch(
+            number,
+            means.get(number),
+            _number(of.get("test_loss")),
+            _number(of.get("test_accuracy")),
+            _number(of.get("samples_per_second")),
         )
-        for purpose in purposes
-    }
-    return {purpose: curve for purpose, curve in curves.items() if curve and curve[-1][1] > 0}
+        for number in sorted({*means, *told})
+        for of in (told.get(number, {}),)
+    )
 
 
-def _pieces(path: Path) -> tuple[Pieces, tuple[float, ...]]:
-    pieces = json.loads(_text(path) or "{}").get("pieces", [])
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and isfinite(value) else None
+
+
+def _classes(events: list[dict[str, Any]]) -> tuple[tuple[int, int], ...]:
+    for event in reversed(events):
+        if event.get("event") == "evaluated" and event.get("classes"):
+            return tuple((int(samples), int(correct)) for samples, correct in event["classes"])
+    return ()
+
+
+def _bytes(
+    rows: list[dict[str, Any]], began: float, ended: float, ledger: tuple[PurposeTraffic, ...]
+) -> dict[str, tuple[Point, ...]]:
+    seconds = [float(row.get("time", began)) - began for row in rows]
+    curves = {}
+    for of in ledger:
+        curve = [
+            (x, float(row.get("bytes", {}).get(of.purpose, 0)) / 1e6)
+            for x, row in zip(seconds, rows, strict=True)
+        ]
+        if of.sent:
+            curves[of.purpose] = (*_thinned(curve), (ended - began, of.sent / 1e6))
+    return curves
+
+
+def _modelled(rows: list[dict[str, Any]]) -> tuple[PurposeTraffic, ...]:
+    """What a simulation reckons; phones' rows tell it too, up to the last mini-batch."""
+    last = rows[-1].get("bytes", {}) if rows else {}
+    return tuple(PurposeTraffic(purpose, int(last[purpose]), None) for purpose in sorted(last))
+
+
+def _compared(
+    plan: dict[str, Any], events: list[dict[str, Any]], ledger: tuple[PurposeTraffic, ...]
+) -> tuple[Comparison, ...]:
+    """Planned and measured bytes: of sums and errors a sample; if there was a planner, of each purpose an
+    epoch.
+    """
+    evaluated = [e for e in events if e.get("event") == "evaluated" and "planned_bytes_per_sample" in e]
+    found = []
+    if evaluated:
+        planned, measured = (
+            sum(float(e[key]) for e in evaluated) / len(evaluated)
+            for key in ("planned_bytes_per_sample", "bytes_per_sample")
+        )
+        found.append(Comparison("sums and errors, a sample", planned, measured))
+    epochs = len({e["epoch"] for e in events if e.get("event") == "epoch"})
+    of = {each.purpose: each for each in ledger}
+    for name, value in (plan.get("traffic") or {}).items():
+        purpose, both = PLANNED.get(name, (name, False))
+        if epochs and purpose in of:
+            each = of[purpose]
+            total = each.sent + (each.received or 0 if both else 0)
+            found.append(Comparison(f"{purpose}, an epoch", float(value), total / epochs))
+    return tuple(found)
+
+
+def _pieces(plan: dict[str, Any]) -> tuple[Pieces, tuple[float, ...]]:
+    pieces = plan.get("pieces", [])
     rows = [piece["neurons"] if isinstance(piece, dict) else piece for piece in pieces]
     loads = tuple(float(piece.get("macs", 0)) for piece in pieces if isinstance(piece, dict))
     return (
@@ -174,15 +346,23 @@ def _passes(events: list[dict[str, Any]]) -> dict[str, int]:
     return passes
 
 
-def _traffic(path: Path) -> tuple[DeviceTraffic, ...]:
-    """What the relay counted: `up` is from a device, `down` to it."""
+def _traffic(path: Path) -> tuple[tuple[DeviceTraffic, ...], tuple[PurposeTraffic, ...]]:
+    """The ledger of the run, by device and by purpose: `up` is from a device, `down` to it."""
     if not path.exists():
-        return ()
-    query = "select device, direction, sum(bytes) from traffic group by device, direction"
+        return (), ()
+    query = "select device, direction, purpose, sum(bytes) from traffic group by device, direction, purpose"
+    devices: dict[str, dict[str, int]] = {}
+    purposes = {purpose: {"up": 0, "down": 0} for purpose in PURPOSES}
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-        count = {(str(device), way): int(total) for device, way, total in db.execute(query)}
-    devices = sorted({device for device, _ in count})
-    return tuple(DeviceTraffic(d, count.get((d, "up"), 0), count.get((d, "down"), 0)) for d in devices)
+        for device, way, purpose, total in db.execute(query):
+            of_device = devices.setdefault(str(device), {"up": 0, "down": 0})
+            of_purpose = purposes.setdefault(str(purpose), {"up": 0, "down": 0})
+            for of in (of_device, of_purpose):
+                of[way] += int(total)
+    return (
+        tuple(DeviceTraffic(name, of["up"], of["down"]) for name, of in sorted(devices.items())),
+        tuple(PurposeTraffic(name, of["up"], of["down"]) for name, of in purposes.items()),
+    )
 
 
 def _thinned(points: list[Point]) -> tuple[Point, ...]:

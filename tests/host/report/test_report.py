@@ -1,5 +1,6 @@
 """A run's report is one page that needs nothing else, tells what happened, and trusts nobody's words."""
 
+import html
 import json
 import re
 import shutil
@@ -61,7 +62,8 @@ def test_what_a_recovery_repeats_counts_once(phones: Path) -> None:
             )
     run = read_run(phones)
     assert run.loss == ((8.0, 2.0), (16.0, 1.0), (24.0, 0.25), (32.0, 0.25), (40.0, 0.25), (48.0, 0.25))
-    assert run.bytes["activation"][-1][1] == 9000 / 1e6
+    assert run.bytes["activation"][-2][1] == 9000 / 1e6
+    assert run.bytes["activation"][-1][1] == run.ledger[0].sent / 1e6 == 2.0
 
 
 def test_a_line_that_was_cut_short_hides_no_other(phones: Path) -> None:
@@ -107,17 +109,93 @@ def test_the_page_fetches_nothing(phones: Path) -> None:
     assert "<script" not in told
 
 
-def test_chromium_shows_the_page(phones: Path, tmp_path: Path) -> None:
+def shown(page: Path, folder: Path) -> str:
+    """The page's elements as a browser has them, once its scripts have run."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no chromium on this machine")
-    report(phones, tmp_path / "page.html")
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'page.html'}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert len(re.findall("<section>", done.stdout)) == 10
-    assert 'class="line c0"' in done.stdout
-    assert HOSTILE not in done.stdout
+    command += ["--disable-background-networking", "--disable-sync", "--no-first-run"]
+    command += [
+        f"--user-data-dir={folder / 'profile'}",
+        "--window-size=1300,2000",
+        "--dump-dom",
+        f"file://{page}",
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def test_chromium_shows_the_page(phones: Path, tmp_path: Path) -> None:
+    report(phones, tmp_path / "page.html")
+    told = shown(tmp_path / "page.html", tmp_path)
+    assert len(re.findall("<section>", told)) == 12
+    assert 'class="line c0"' in told
+    assert HOSTILE not in told
+
+
+LOOK = """<script>
+const found = [];
+const box = element => element.getBoundingClientRect();
+const inside = (a, b) =>
+  a.left >= b.left - 1 && a.right <= b.right + 1 && a.top >= b.top - 1 && a.bottom <= b.bottom + 1;
+for (const svg of document.querySelectorAll("svg")) {
+  const texts = [...svg.querySelectorAll("text")].map(text => [text.textContent, box(text)]);
+  texts.forEach(([words, a], n) => {
+    if (!inside(a, box(svg))) found.push("cut off: " + words);
+    for (const [others, b] of texts.slice(n + 1))
+      if (a.left < b.right && b.left < a.right && a.top + 2 < b.bottom && b.top + 2 < a.bottom)
+        found.push("overlap: " + words + " and " + others);
+  });
+  for (const rect of svg.querySelectorAll("rect"))
+    if (getComputedStyle(rect).fill === "rgb(0, 0, 0)") found.push("black");
+}
+for (const legend of document.querySelectorAll(".legend"))
+  if (box(legend).height > 70) found.push("a large legend");
+for (const cell of document.querySelectorAll("td:first-child")) {
+  const words = document.createRange();
+  words.selectNodeContents(cell);
+  if (words.getClientRects().length > 1) found.push("broken: " + cell.textContent);
+}
+for (const part of document.querySelectorAll("section"))
+  if (part.scrollWidth > part.clientWidth + 1) found.push("too wide: " + part.textContent.slice(0, 40));
+if (document.documentElement.scrollWidth > innerWidth) found.push("wider than the window");
+document.title = JSON.stringify(found);
+</script>"""
+
+
+@pytest.mark.parametrize("layers", [4, 32, 50])
+@pytest.mark.parametrize("pieces", [3, 20])
+def test_names_are_legible_however_deep_the_network_and_many_the_pieces(
+    phones: Path, tmp_path: Path, layers: int, pieces: int
+) -> None:
+    """Measured in the browser: nothing overlaps, is cut off, or fills the page."""
+    counts = [64, *(40 + layer % 5 for layer in range(layers - 2)), 10]
+    even = [[count * n // (pieces - 1) for n in range(pieces)] for count in counts]
+    divided = [
+        {
+            "neurons": [
+                [0, count]
+                if layer in (0, layers - 1) and number == 0
+                else [count, count]
+                if layer in (0, layers - 1)
+                else [0, 0]
+                if number == 0
+                else [even[layer][number - 1], even[layer][number]]
+                for layer, count in enumerate(counts)
+            ],
+            "macs": 313_600.0 + number,
+        }
+        for number in range(pieces)
+    ]
+    (phones / "plan.json").write_text(json.dumps({"pieces": divided}))
+    (phones / "environment.json").write_text(
+        json.dumps({"system": "Linux-6.18.44-fc-v657-x86_64-with-glibc2.36", "programs": ["0" * 64] * pieces})
+    )
+    (tmp_path / "page.html").write_text(page(read_run(phones)).replace("</body>", f"{LOOK}</body>"))
+    told = shown(tmp_path / "page.html", tmp_path)
+    title = re.search("<title>(.*?)</title>", told)
+    assert title is not None
+    assert json.loads(html.unescape(title[1])) == []
 
 
 def test_a_folder_that_is_no_run_or_damaged_is_refused(tmp_path: Path, phones: Path) -> None:
