@@ -41,16 +41,21 @@ def appending(path: Path) -> BinaryIO:
     return path.open("ab", buffering=0)
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a .jsonl file; lines that a crash or a full disk cut short are left out."""
+def read_lines(path: Path, damaged: list[int] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a .jsonl file.
+
+    Lines that a crash or a full disk cut short are left out; their numbers, from 1, are added to `damaged`.
+    """
     with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             try:
                 told = json.loads(line)
-            except json.JSONDecodeError:
-                continue
+            except (ValueError, RecursionError):
+                told = None
             if isinstance(told, dict):
                 yield told
+            elif damaged is not None:
+                damaged.append(number)
 
 
 def locked(folder: Path) -> TextIO:

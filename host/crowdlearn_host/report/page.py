@@ -152,6 +152,7 @@ def facts(run: Run) -> str:
         ("pieces", str(len(run.pieces) or "none")),
         ("recoveries", str(sum(event.get("event") == "recovering" for event in run.events))),
     ]
+    told += [("left out", words) for words in run.damaged]
     if run.left_out:
         told.append(("values that are not finite, left out", str(run.left_out)))
     return "".join(f"<div><b>{escape(value)}</b><span>{name}</span></div>" for name, value in told)

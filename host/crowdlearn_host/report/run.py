@@ -82,7 +82,8 @@ class Run:
     layer, `loads` the multiplications a sample of each piece (empty if an older version did not count them),
     `passes` how often each device was dominator, `classes` the samples of each class and how many of them the
     last evaluation found. `began` and `ended` are seconds since 1970, 0 if nothing tells. `left_out` counts
-    the records of loss or accuracy that are not finite, which curves do without.
+    the records of loss or accuracy that are not finite, which curves do without; `damaged` names the files of
+    which lines could not be read.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Run:
     traffic: tuple[DeviceTraffic, ...]
     events: tuple[dict[str, Any], ...]
     left_out: int
+    damaged: tuple[str, ...]
 
     @property
     def training_loss(self) -> float | None:
@@ -134,7 +136,8 @@ def read_run(folder: Path) -> Run:
 
 
 def _read(folder: Path) -> Run:
-    rows, events = _lines(folder / "metrics.jsonl"), _lines(folder / "events.jsonl")
+    damaged: list[str] = []
+    rows, events = (_lines(folder / name, damaged) for name in ("metrics.jsonl", "events.jsonl"))
     config_text = _text(folder / "config.toml")
     config, plan = _parsed(config_text), json.loads(_text(folder / "plan.json") or "{}")
     trained = counted(rows)
@@ -173,6 +176,7 @@ def _read(folder: Path) -> Run:
         traffic=traffic,
         events=tuple(events),
         left_out=sum(not isfinite(y) for _, y in (*loss, *accuracy)),
+        damaged=tuple(damaged),
     )
 
 
@@ -195,8 +199,16 @@ def _text(path: Path) -> str:
     return path.read_text("utf-8", errors="replace") if _there(path) else ""
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return list(read_lines(path)) if _there(path) else []
+def _lines(path: Path, damaged: list[str]) -> list[dict[str, Any]]:
+    """Return what the lines tell; of those that tell nothing is told in `damaged`."""
+    wrong: list[int] = []
+    told = list(read_lines(path, wrong)) if _there(path) else []
+    if wrong and not told:
+        raise ValueError(f"no line of {path.name} can be read")
+    if wrong:
+        where = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
+        damaged.append(f"{path.name}: {len(wrong)} of {len(wrong) + len(told)} lines are damaged ({where})")
+    return told
 
 
 def _environment(path: Path) -> dict[str, Any]:

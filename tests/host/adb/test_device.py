@@ -3,12 +3,15 @@
 import asyncio
 import hashlib
 import os
+import shlex
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice, RuntimeDeployment
+from crowdlearn_host.emulator.settings import FILES
 from crowdlearn_host.errors import FleetError
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -56,6 +59,61 @@ async def test_a_push_to_a_forbidden_place_says_so(device: AdbDevice, remote: st
     with pytest.raises(FleetError, match="No such file"):
         await device.pull(remote)
     assert (await device.stat(remote)).error != 0
+
+
+@pytest.mark.parametrize("name", ["\udcff\udcfe-caf\u00e9", "n" * 255, "a b'c\"$(d)"])
+async def test_a_name_of_any_bytes_is_the_files_own(device: AdbDevice, name: str) -> None:
+    remote = f"/data/local/tmp/named/{name}"
+    await device.push(b"content", remote)
+    assert await device.pull(remote) == b"content"
+    listed = (await device.shell("ls /data/local/tmp/named")).stdout
+    assert os.fsencode(name) + b"\n" in listed
+    assert (await device.shell(f"cat {shlex.quote(remote)} && rm {shlex.quote(remote)}")).stdout == b"content"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("n" * 256, "File name too long"),
+        ("d/" * 600, r"a path of 1221 bytes, and adb carries 1017"),
+        ("a\0b", "holds a NUL"),
+    ],
+)
+async def test_a_name_that_no_file_has_is_told(
+    device: AdbDevice, name: str, told: str, tmp_path: Path
+) -> None:
+    remote = f"/data/local/tmp/long/{name}"
+    with pytest.raises(FleetError, match=told):
+        await device.push(b"content", remote)
+    with pytest.raises(FleetError, match=f"{told}|No such file"):
+        await device.pull_to(remote, tmp_path / "back")
+    assert (await device.shell("echo alive")).stdout == b"alive\n"
+
+
+async def test_a_full_phone_says_so_and_how_much_is_missing(
+    device: AdbDevice, phone: phones.PhoneInfo
+) -> None:
+    await device.shell("mkdir -p /data/local/tmp/full")
+    words = Path(f"/proc/{phone.pid}/cmdline").read_bytes().split(b"\0")
+    own = next(Path(os.fsdecode(word)) for word in words if word.endswith(b"/phones/" + phone.name.encode()))
+    folder = own / FILES / "data/local/tmp/full"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        deployment = RuntimeDeployment(device, home="/data/local/tmp/full")
+        with pytest.raises(FleetError, match="storage is full; make room"):
+            await device.push(os.urandom(500_000), "/data/local/tmp/full/blob")
+        (folder / "blob").write_bytes(bytes((folder / "blob").stat().st_size))
+        with pytest.raises(
+            FleetError, match="starting crowdlearn-device failed: the phone's storage is full"
+        ):
+            await deployment.start()
+        (folder / "blob").unlink()
+        await deployment.start()
+        await deployment.stop()
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 async def test_sixteen_streams_run_full_duplex_at_once(device: AdbDevice) -> None:

@@ -54,6 +54,19 @@ def test_a_run_of_phones_is_told_whole_and_its_words_are_escaped(phones: Path) -
         assert words in told
 
 
+def test_damaged_lines_are_left_out_and_told(phones: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = read_run(phones)
+    with (phones / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"loss": 1\n\xff\xfe\n[1]\n' + b"[" * 100_000 + b"\n")
+    report(phones)
+    assert "metrics.jsonl: 4 of 9 lines are damaged (6, 7, 8, 9)" in capsys.readouterr().err
+    assert read_run(phones).loss == whole.loss
+    assert "4 of 9 lines are damaged" in (phones / "report.html").read_text()
+    (phones / "metrics.jsonl").write_text("nothing\n")
+    with pytest.raises(RunError, match=r"no line of metrics\.jsonl can be read"):
+        report(phones)
+
+
 def test_what_a_recovery_repeats_counts_once(phones: Path) -> None:
     with RunFolder(phones, create=False) as folder:
         for boundary in (3, 4, 5, 6):  # back at boundary 2, and on from there

@@ -134,7 +134,7 @@ class Mux(asyncio.BufferedProtocol):
     async def open(self, service: str) -> Stream:
         """A stream to a service of the peer. Raises StreamRefused, FleetError if the connection is lost."""
         self.raise_if_lost()
-        local_id, message = self._streams.open(service.encode())
+        local_id, message = self._streams.open(service.encode(errors="surrogateescape"))
         stream = self._ends[local_id] = Stream(self, local_id, service)
         self.send(message)
         try:
@@ -253,7 +253,7 @@ class Mux(asyncio.BufferedProtocol):
         self._finished.set()
 
     def _serve(self, event: Incoming) -> None:
-        name = event.service.decode(errors="replace")
+        name = event.service.decode(errors="surrogateescape")
         service = self._find_service(name)
         if service is None:
             self.send(self._streams.refuse(event.local_id))

@@ -59,6 +59,7 @@ class FileStore:
         present = set(listing.check(f"listing {store}").decode().split())
         missing = {digest: files[name] for name, digest in digests.items() if digest not in present}
         total = sum(_size(content) for content in missing.values())
+        await self._check_room(total)
         sent = 0
         for digest, content in missing.items():
             before = sent
@@ -73,6 +74,16 @@ class FileStore:
             command = " && ".join([f"cd {shlex.quote(self._home)}", *links[at : at + LINKS_A_COMMAND]])
             (await self._device.shell(command)).check(f"linking files in {self._home}")
         return sent
+
+    async def _check_room(self, total: int) -> None:
+        """Raise FleetError if the phone tells that it has no room for so many bytes."""
+        told = (await self._device.shell(f"df -k {shlex.quote(self._home)}")).stdout.split()[-3:-2]
+        free = int(told[0]) << 10 if told and told[0].isdigit() else None
+        if free is not None and free < total:
+            raise FleetError(
+                f"{self._device.serial}: {self._home} needs {total / 1e6:.1f} MB and the phone's storage has "
+                f"{free / 1e6:.1f} MB left; make room on it and start again"
+            )
 
     async def _add(self, store: str, digest: str, content: bytes | Path, progress: Progress) -> None:
         part = f"{store}/{digest}.part"
@@ -118,7 +129,7 @@ class RuntimeDeployment:
         home = shlex.quote(self._home)
         result = await self._device.shell(
             f"mkdir -p {home} && cd {home} && rm -f port || exit 1; "
-            f"nohup {self._command} >runtime.log 2>&1 </dev/null & echo $! >pid; cat pid"
+            f"nohup {self._command} >runtime.log 2>&1 </dev/null & echo $! >pid || kill $!; cat pid"
         )
         said = result.check(f"starting {self._program}").strip()
         if not said.isdigit():

@@ -13,7 +13,7 @@ from crowdlearn_host.adb.carriers.connection import ACCEPT_SECONDS, CONNECT_SECO
 from crowdlearn_host.adb.carriers.mux import StreamRefused, pump
 from crowdlearn_host.adb.carriers.server import ServerConnection, server_port
 from crowdlearn_host.adb.carriers.silence import opened, silence_told
-from crowdlearn_host.adb.services.files import Progress, pull_file, push_file, stat_file
+from crowdlearn_host.adb.services.files import STORAGE_FULL, Progress, pull_file, push_file, stat_file
 from crowdlearn_host.adb.wire.shell_protocol import Channel, ShellDecoder, encode
 from crowdlearn_host.adb.wire.stream import ByteStream, Connection
 from crowdlearn_host.adb.wire.sync import FileStat
@@ -21,6 +21,8 @@ from crowdlearn_host.errors import FleetError
 
 SHELL_SECONDS = 60.0
 MAX_OUTPUT = 1 << 26
+COMMAND_SHOWN = 60
+"""Characters of a command that an error shows."""
 STDIN_BYTES = 1 << 16
 INSTALL_SECONDS = 300.0
 APK_BYTES = 1 << 18
@@ -35,7 +37,9 @@ class ShellResult:
     exit_code: int
 
     def check(self, what: str) -> bytes:
-        """The standard output of a command that has to succeed. Raises FleetError."""
+        """Return the standard output of a command that has to succeed. Raises FleetError."""
+        if STORAGE_FULL.encode() in self.stderr + self.stdout[-len(STORAGE_FULL) - 200 :]:
+            raise FleetError(f"{what} failed: the phone's storage is full; make room on it and start again")
         if self.exit_code:
             said = (self.stderr or self.stdout).decode(errors="replace").strip()
             raise FleetError(f"{what} failed on the phone with exit code {self.exit_code}: {said}")
@@ -120,7 +124,7 @@ class AdbDevice:
                     return await self._shell_v2(command, stdin)
                 return await self._shell_v1(command)
         except TimeoutError as error:
-            raise FleetError(f"{self.serial}: {command!r} took longer than {timeout} s") from error
+            raise FleetError(f"{self.serial}: {_shown(command)} took longer than {timeout} s") from error
 
     async def stat(self, remote: str) -> FileStat:
         """Mode, size and time of a file; an errno and zeros when there is none. Raises FleetError."""
@@ -201,12 +205,12 @@ class AdbDevice:
                     if channel in output:
                         output[channel] += payload
                 if sum(map(len, output.values())) > MAX_OUTPUT:
-                    raise FleetError(f"{self.serial}: {command!r} wrote more than {MAX_OUTPUT} bytes")
+                    raise FleetError(f"{self.serial}: {_shown(command)} wrote more than {MAX_OUTPUT} bytes")
         finally:
             stream.abort()
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
-        raise FleetError(f"{self.serial}: {command!r} ended without an exit code")
+        raise FleetError(f"{self.serial}: {_shown(command)} ended without an exit code")
 
     async def _shell_v1(self, command: str) -> ShellResult:
         # Before Android 7 a shell mixes its outputs and tells no exit code: ask for it in band.
@@ -216,13 +220,18 @@ class AdbDevice:
             while data := await stream.read():
                 output += data
                 if len(output) > MAX_OUTPUT:
-                    raise FleetError(f"{self.serial}: {command!r} wrote more than {MAX_OUTPUT} bytes")
+                    raise FleetError(f"{self.serial}: {_shown(command)} wrote more than {MAX_OUTPUT} bytes")
         finally:
             stream.abort()
         text, _, code = bytes(output).replace(b"\r\n", b"\n").rstrip(b"\n").rpartition(b"|")
         if not code.isdigit():
-            raise FleetError(f"{self.serial}: {command!r} ended without an exit code")
+            raise FleetError(f"{self.serial}: {_shown(command)} ended without an exit code")
         return ShellResult(text, b"", int(code))
+
+
+def _shown(command: str) -> str:
+    shown = command if len(command) <= COMMAND_SHOWN else f"{command[:COMMAND_SHOWN]}..."
+    return f"the command {shown!r}"
 
 
 async def _feed(stream: ByteStream, stdin: bytes) -> None:

@@ -9,12 +9,23 @@ from pathlib import Path
 from crowdlearn_host.adb.carriers.silence import Watched, opened
 from crowdlearn_host.adb.wire.messages import ProtocolError
 from crowdlearn_host.adb.wire.stream import Connection
-from crowdlearn_host.adb.wire.sync import MAX_CHUNK, STAT_V1, STAT_V2, FileStat, Reader, data_packets, request
+from crowdlearn_host.adb.wire.sync import (
+    MAX_CHUNK,
+    STAT_V1,
+    STAT_V2,
+    FileStat,
+    Reader,
+    data_packets,
+    remote_name,
+    request,
+)
 from crowdlearn_host.errors import FleetError
 
 READ_BYTES = 15 * MAX_CHUNK
 MAX_MESSAGE = 4096
 NO_SUCH_FILE = 2
+STORAGE_FULL = "No space left on device"
+"""In whichever words a phone fails, these are among them where there is no room."""
 _ANSWER = struct.Struct("<4sI")
 
 Progress = Callable[[int, int], None]
@@ -24,10 +35,10 @@ async def stat_file(connection: Connection, remote: str, *, v2: bool) -> FileSta
     """Mode, size and time of a file; an errno and zeros when there is none."""
     async with _session(connection) as (stream, reader):
         if v2:
-            await stream.write(request(b"STA2", remote.encode()))
+            await stream.write(request(b"STA2", remote_name(remote)))
             _, error, _, _, mode, _, _, _, size, _, mtime, _ = await reader.unpack(STAT_V2)
             return FileStat(mode, size, mtime, error)
-        await stream.write(request(b"STAT", remote.encode()))
+        await stream.write(request(b"STAT", remote_name(remote)))
         _, mode, size, mtime = await reader.unpack(STAT_V1)
         return FileStat(mode, size, mtime, 0 if mode else NO_SUCH_FILE)
 
@@ -39,9 +50,10 @@ async def push_file(
     total = len(content) if isinstance(content, bytes) else content.stat().st_size
     mtime = 0 if isinstance(content, bytes) else int(content.stat().st_mtime)
     sent = 0
+    name = remote_name(remote)
     async with _session(connection) as (stream, reader):
         try:
-            await stream.write(request(b"SEND", f"{remote},{stat.S_IFREG | mode}".encode()))
+            await stream.write(request(b"SEND", name + b",%d" % (stat.S_IFREG | mode)))
             for block in _blocks(content):
                 for packets in data_packets(memoryview(block), connection.max_payload):
                     await stream.write(packets)
@@ -52,17 +64,20 @@ async def push_file(
         except FleetError:
             # A phone that cannot write (disk full, no such folder) says why and hangs up while we still send.
             connection.raise_if_lost()
-        name, length = await reader.unpack(_ANSWER)
-        if name != b"OKAY":
-            raise FleetError(
-                f"push to {remote} failed on the phone: {await reader.text(length, MAX_MESSAGE)}"
-            )
+        answer, length = await reader.unpack(_ANSWER)
+        if answer != b"OKAY":
+            said = await reader.text(length, MAX_MESSAGE)
+            if STORAGE_FULL in said:
+                raise FleetError(
+                    f"push of {total} bytes to {remote} failed: the phone's storage is full; make room on it"
+                )
+            raise FleetError(f"push to {remote} failed on the phone: {said}")
 
 
 async def pull_file(connection: Connection, remote: str) -> AsyncIterator[bytes]:
     """The content of a file of the phone, piece by piece. Raises FleetError with what the phone says."""
     async with _session(connection) as (stream, reader):
-        await stream.write(request(b"RECV", remote.encode()))
+        await stream.write(request(b"RECV", remote_name(remote)))
         while True:
             name, length = await reader.unpack(_ANSWER)
             if name == b"DONE":

@@ -1,5 +1,6 @@
 """The file service of adb (`sync:`): packets as bytes, for the host and for the virtual phone."""
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,9 +8,12 @@ from typing import Any
 
 from crowdlearn_host.adb.wire.messages import ProtocolError
 from crowdlearn_host.adb.wire.stream import ByteStream
+from crowdlearn_host.errors import FleetError
 
 MAX_CHUNK = 1 << 16
 MAX_PATH = 1024
+MODE_BYTES = 7
+"""What follows the path where a file is sent: a comma and its mode."""
 REQUEST = struct.Struct("<4sI")
 STAT_V1 = struct.Struct("<4sIII")
 STAT_V2 = struct.Struct("<4sIQQIIIIQqqq")
@@ -25,6 +29,22 @@ class FileStat:
     size: int
     mtime: int
     error: int = 0
+
+
+def remote_name(path: str) -> bytes:
+    """Return a path of the phone as bytes, as the system's names are: UTF-8 or not.
+
+    Raises FleetError for a path that no request holds.
+    """
+    name = os.fsencode(path)
+    if b"\0" in name:
+        raise FleetError(f"{path!r} holds a NUL, which no path does; name another file on the phone")
+    if len(name) > MAX_PATH - MODE_BYTES:
+        raise FleetError(
+            f"{path[:40]!r}... is a path of {len(name)} bytes, and adb carries {MAX_PATH - MODE_BYTES}; "
+            "name a shorter one on the phone"
+        )
+    return name
 
 
 class Reader:
@@ -57,7 +77,7 @@ class Reader:
             raise ProtocolError(
                 f"{self._stream.service!r}: a text of {length} bytes; at most {limit} are allowed"
             )
-        return (await self.exactly(length)).decode(errors="replace")
+        return (await self.exactly(length)).decode(errors="surrogateescape")
 
 
 def request(name: bytes, argument: bytes | int) -> bytes:

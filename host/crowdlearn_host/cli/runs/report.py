@@ -26,6 +26,8 @@ def report(
     """Write a run's curves, traffic, slices, recoveries and environment as one self-contained HTML page."""
     target = output or run / "report.html"
     found = read_run(run)
+    for damaged in found.damaged:
+        typer.echo(f"{damaged}: they are left out of the report", err=True)
     claim(target, force=force, is_own=is_page)
     write_atomically(target, page(found).encode())
     with document(as_json) as tell:

@@ -111,11 +111,12 @@ def _dumpsys(
 
 def _df(profile: DeviceProfile) -> CommandFunction:
     async def df(shell: Shell, words: list[str], io: Io) -> int:
-        for path in options(words, "k")[1]:
+        paths = options(words, "k")[1]
+        for path in paths:
             shell.files.stat(path, shell.cwd)  # all of them lie on one disk
         # What is free is what this computer can really hold, but never more than the phone would have.
         total = profile.storage << 20
-        free = min(total * 3 // 4, shutil.disk_usage(shell.files.real("/data")).free >> 10)
+        free = min(total * 3 // 4, shutil.disk_usage(shell.files.real("/data/local/tmp")).free >> 10)
         row = f"/dev/block/dm-0 {total} {total - free} {free} {100 - 100 * free // total}% /data"
         await io.write(f"Filesystem 1K-blocks Used Available Use% Mounted on\n{row}\n".encode())
         return 0

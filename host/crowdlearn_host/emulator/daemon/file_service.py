@@ -42,6 +42,9 @@ class FileService:
                 return
             if name == b"QUIT":
                 return
+            if length > MAX_PATH:
+                await stream.write(request(b"FAIL", b"path too long"))
+                return
             path = await reader.text(length, MAX_PATH)
             match name:
                 case b"STAT" | b"LST2" | b"STA2":
@@ -97,10 +100,10 @@ class FileService:
         try:
             real = self._files.writable(path, follow=not stat.S_ISLNK(mode))
             self._make_parents(path)
-            file = open(os.devnull if stat.S_ISLNK(mode) else real, "wb")  # noqa: SIM115
+            file = open(os.devnull if stat.S_ISLNK(mode) else real, "wb", buffering=0)  # noqa: SIM115
         except OSError as failure:
             error = failure
-            file = open(os.devnull, "wb")  # noqa: SIM115
+            file = open(os.devnull, "wb", buffering=0)  # noqa: SIM115
         with file:
             while True:
                 name, length = await reader.unpack(REQUEST)
@@ -112,7 +115,9 @@ class FileService:
                 if stat.S_ISLNK(mode) and len(link) < MAX_PATH:
                     link += chunk
                 try:
-                    file.write(chunk)
+                    left = memoryview(chunk)
+                    while left and error is None:
+                        left = left[file.write(left) :]
                 except OSError as failure:
                     error = failure
         try:
@@ -124,7 +129,7 @@ class FileService:
             await stream.write(request(b"OKAY", 0))
         else:
             text = f"couldn't create file: {error.strerror or error}"
-            await stream.write(request(b"FAIL", text.encode()))
+            await stream.write(request(b"FAIL", text.encode(errors="surrogateescape")))
 
     async def _send(self, stream: Stream, path: str) -> None:
         try:

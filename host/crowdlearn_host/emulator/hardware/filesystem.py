@@ -75,7 +75,8 @@ class Filesystem:
         real = self.real(path, cwd) if mode == "rb" else self.writable(path, cwd)
         if real.is_dir():
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        return real.open(mode)  # type: ignore[return-value]
+        # Nothing of what is written waits in a buffer: a full disk fails at once, not at the end.
+        return real.open(mode, buffering=-1 if mode == "rb" else 0)  # type: ignore[return-value]
 
     def generate(self, path: str, cwd: str = "/") -> bytes | None:
         """The content of a generated file, None when the path is not one."""

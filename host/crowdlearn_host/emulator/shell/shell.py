@@ -372,7 +372,8 @@ def _reader(file: BinaryIO) -> Read:
 
 def _writer(file: BinaryIO) -> Write:
     async def write(data: bytes) -> None:
-        file.write(data)
-        file.flush()
+        left = memoryview(data)
+        while left:
+            left = left[file.write(left) :]
 
     return write
