@@ -144,9 +144,7 @@ def test_gradients_that_are_not_numbers_fail(monkeypatch):
     run = ExecuTorchExecutor.run
 
     def broken(self: ExecuTorchExecutor, method: str, arrays: list[np.ndarray]) -> object:
-        out = run(self, method, arrays)
-        arrays[0][0] = np.nan
-        return out
+        return [values * np.nan for values in run(self, method, arrays)]
 
     monkeypatch.setattr(ExecuTorchExecutor, "run", broken)
     report = diagnose(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), torch.randn(4, 6))
@@ -159,7 +157,7 @@ def test_gradients_that_are_not_numbers_fail(monkeypatch):
     [
         (nn.Sequential(nn.Linear(4, 5), nn.LazyLinear(3)), "call the model on a batch first"),
         (nn.Linear(4, 3).double(), "model.float"),
-        (prune.l1_unstructured(nn.Linear(4, 3), "weight", amount=0.5), "pruning"),
+        (prune.l1_unstructured(nn.Linear(4, 3), "weight", amount=0.5), "prune.remove"),
     ],
 )
 def test_weights_that_no_program_holds_are_refused(model, said):

@@ -311,3 +311,30 @@ def assert_sliced_equals_whole(
             scale = float(expected.abs().max())
             assert float((trained[name] - expected).abs().max()) <= RELATIVE * max(scale, 1e-2), name
     return pieces
+
+
+def dropping() -> nn.Module:
+    """Drops single positions of maps, then numbers of flattened maps, twice in one layer."""
+    return nn.Sequential(
+        *(nn.Conv2d(2, 6, 3, padding=1), nn.Tanh(), nn.Dropout(0.3), nn.AvgPool2d(4), nn.Flatten()),
+        *(nn.Dropout(0.2), nn.Linear(24, 5), nn.Tanh(), nn.Dropout(0.4), nn.Linear(5, 3)),
+    )
+
+
+def test_dropout_is_the_same_however_the_network_is_cut(programs):
+    torch.manual_seed(3)
+    model = dropping()
+    graph = neuron_graph(model, torch.zeros(2, 2, 8, 8))
+    whole = [layer.neurons for layer in graph.layers]
+    ends = (0, len(whole) - 1)
+    first = [n if k in ends else n // 3 for k, n in enumerate(whole)]
+    trained = []
+    for counts in ([whole], [first, [n - m for n, m in zip(whole, first, strict=True)]]):
+        pieces = make_pieces(graph, model, counts, (), exported(programs), True, Pass(0, STEPS))
+        for step, (x, y) in enumerate(drawn((2, 8, 8), 3)):
+            pieces[0].feed(step, 0, 1, len(y), x, y)
+            deliver(pieces, np.random.default_rng(step))
+        trained.append(merged(graph, pieces))
+    for name, value in trained[0].items():
+        np.testing.assert_allclose(trained[1][name], value, atol=1e-5, err_msg=name)
+        assert np.abs(value - arrays_of(graph, model.state_dict())[name]).max() > 1e-4, name

@@ -74,12 +74,38 @@ REFUSED = {
     "pruned weights": (
         lambda: dense(prune.l1_unstructured(nn.Linear(5, 5), "weight", amount=0.5)),
         (6,),
-        "pruning",
+        r"1 \(Linear\) computes its weight.*prune.remove",
     ),
     "spectral norm": (
         lambda: dense(nn.utils.spectral_norm(nn.Linear(5, 5))),
         (6,),
-        "1.weight is no parameter",
+        r"1 \(Linear\) computes its weight.*remove_spectral_norm",
+    ),
+    "weight norm": (
+        lambda: dense(nn.utils.weight_norm(nn.Linear(5, 5))),
+        (6,),
+        r"1 \(Linear\) computes its weight.*remove_weight_norm",
+    ),
+    "weight norm as a parametrization": (
+        lambda: dense(nn.utils.parametrizations.weight_norm(nn.Linear(5, 5))),
+        (6,),
+        "1 .*computes its weight; call .*remove_parametrizations",
+    ),
+    "a lone layer": (lambda: nn.Linear(6, 3), (6,), r"a lone Linear; wrap it, as in nn.Sequential\(Linear"),
+    "images without channels": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
+        (8, 8),
+        r"samples of shape \(8, 8\) cannot be sliced; give \[features\]",
+    ),
+    "dropout in evaluation": (
+        lambda: Three(lambda m, x: m.c(F.dropout(m.a(x), 0.5))),
+        (6,),
+        "Three: .*dropout draws random numbers in evaluation mode",
+    ),
+    "dropout in a module in evaluation": (
+        lambda: dense(Three(lambda m, x: F.dropout(x, 0.2, True))),
+        (6,),
+        r"1 \(Three\): .*dropout draws random numbers",
     ),
     "float64": (lambda: dense(nn.Tanh()).double(), (6,), r"0.weight is torch.float64.*model.float"),
     "no shape yet": (lambda: nn.Sequential(nn.LazyLinear(3)), (6,), "call the model on a batch"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 
@@ -122,10 +123,10 @@ class Stages:
     def _mask(self, step: int, micro: int, layer: int, rows: int) -> Floats:
         spec = self._manifest.layers[layer]
         a, b = self._routes.neurons[layer]
-        mask = dropout_mask(
-            rows, spec.neurons, spec.dropout, seed=self._seed, step=step, micro=micro, layer=layer
-        )
-        return np.ascontiguousarray(mask[:, a:b]).reshape(rows, b - a, *(1 for _ in spec.sum_shape))
+        numbers = spec.neurons * prod(spec.dropped)
+        mask = dropout_mask(rows, numbers, spec.dropout, seed=self._seed, step=step, micro=micro, layer=layer)
+        each = spec.dropped or tuple(1 for _ in spec.sum_shape)
+        return np.ascontiguousarray(mask.reshape(rows, spec.neurons, *each)[:, a:b])
 
     def _call(
         self, step: MiniBatch, name: str, given: Mapping[tuple[str, int], Array]

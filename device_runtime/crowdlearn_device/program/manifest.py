@@ -56,12 +56,16 @@ class MethodSpec:
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """A layer of the whole network, and how many of its neurons this shape of piece owns."""
+    """A layer of the whole network, and how many of its neurons this shape of piece owns.
+
+    `dropped` is the shape of one neuron's dropout factors for one sample: () if it is dropped as a whole.
+    """
 
     neurons: int
     owned: int
     sum_shape: tuple[int, ...]
     dropout: float = 0.0
+    dropped: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

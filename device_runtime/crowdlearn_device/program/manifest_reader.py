@@ -130,6 +130,7 @@ def _layer(x: Any) -> LayerSpec:
         _integer(x["owned"], 0, 1 << 24),
         _shape(x["sum_shape"]),
         _number(x.get("dropout", 0.0), 1.0),
+        _shape(x.get("dropped", ())),
     )
 
 

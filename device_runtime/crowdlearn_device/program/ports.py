@@ -139,7 +139,7 @@ def _state(shape: PieceShape, layers: Iterable[int]) -> tuple[list[Port], list[P
     buffers = [port for port in arrays if port.role == "buffer"]
     frozen = [port for port in arrays if port.role == "frozen"]
     masks = [
-        Port("mask", ("B", spec.owned, *(1 for _ in spec.sum_shape)), layer=layer)
+        Port("mask", ("B", spec.owned, *(spec.dropped or (1 for _ in spec.sum_shape))), layer=layer)
         for layer in layers
         if (spec := shape.layers[layer]).dropout
     ]

@@ -7,19 +7,22 @@ from dataclasses import dataclass
 
 import torch
 from crowdlearn_device.program.executor import ExecuTorchExecutor
+from crowdlearn_device.program.manifest import TRAIN_STEP
 from torch import Tensor, nn
 
 from crowdlearn_export.compiler.compile import compile_lowered, lower_methods
+from crowdlearn_export.graph.freezing import resting_modules, to_training
 from crowdlearn_export.lowering.backend import choose_backend
 from crowdlearn_export.program.backends import multiplications, near_border
 from crowdlearn_export.program.parity import allowed_error
 from crowdlearn_export.quiet import quietly
-from crowdlearn_export.stages.train_step import train_step
-from crowdlearn_export.tracing.parity import copied
-from crowdlearn_export.tracing.trace import neuron_graph, trace
+from crowdlearn_export.tracing.copies import copied
+from crowdlearn_export.tracing.evaluation import check_evaluation
+from crowdlearn_export.tracing.trace import trace
 
 from .module_reports import ModuleReport, in_words, module_reports, why_not
-from .train_step_parity import gradient_errors
+from .train_step_parity import gradient_errors, sliced_step, whole_step
+from .verdict import check_scores, notes, trainable_graph
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Diagnosis:
     `multiplications` of its matrix products; `either` where they are so few that measuring decides.
     `gradient_error` is relative, against float64 autograd, and `float32_error` that of PyTorch's own float32;
     None where the step cannot be compiled, and `compiles` then says why. `frozen` is None where everything
-    learns, or cannot be sliced.
+    learns, or cannot be sliced. `notes` are doubts.
     """
 
     modules: tuple[ModuleReport, ...]
@@ -57,6 +60,7 @@ class Diagnosis:
     gradient_error: float | None = None
     float32_error: float | None = None
     frozen: Savings | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -73,27 +77,35 @@ class Diagnosis:
 def diagnose(model: nn.Module, inputs: Tensor) -> Diagnosis:
     """Try everything that training `model` on such batches needs, and tell how it went.
 
-    The labels are of as many classes as the model gives scores. Raises ExportError where it does not give
+    The labels are of as many classes as the model gives scores. Raises ExportError if it does not give
     one tensor of scores for such a batch, or has other weights than float32 ones.
     """
     modules, classes = module_reports(model, inputs)
-    targets = torch.arange(len(inputs)) % classes
-    slices = why_not(lambda: neuron_graph(model, inputs))
-    frozen = None if slices else _savings(model, inputs)
+    model = copied(model)
+    to_training(model, resting_modules(model))
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    refused = why_not(lambda: check_evaluation(model, inputs.shape[1:])) or why_not(
+        lambda: check_scores(classes)
+    )
+    slices = why_not(lambda: trainable_graph(model, inputs))
+    if refused:
+        return Diagnosis(modules, slices or refused, refused, weight_bytes=weights)
+    frozen = None if slices else _savings(model, inputs)
+    doubts = notes(model, inputs)
     if not any(p.requires_grad for p in model.parameters()):
-        return Diagnosis(modules, slices, "the model has nothing that learns")
+        return Diagnosis(modules, slices, "the model has nothing that learns", notes=doubts)
+    targets = torch.arange(len(inputs)) % classes
     try:
-        step = train_step(model, nn.functional.cross_entropy, inputs, targets)
-        (graph,) = (lowered := lower_methods([step.method])).values()
-        backend = choose_backend(graph)
-        backends = {step.method.name: backend}
-        program = compile_lowered([step.method], lowered, backends, len(inputs))
+        step = whole_step(model, inputs, targets) if slices else sliced_step(model, inputs, targets)
+        lowered = lower_methods(step.methods)
+        backends = {name: choose_backend(graph) for name, graph in lowered.items()}
+        program = compile_lowered(step.methods, lowered, backends, len(inputs))
     except Exception as error:  # the exporter fails in as many ways as there are models
         untrained = [f"{m.name} ({m.kind}): {m.reason}" for m in modules if not m.trains]
         why = "; ".join(untrained) or in_words(error)
-        return Diagnosis(modules, slices, why, weight_bytes=weights, frozen=frozen)
-    errors = gradient_errors(model, step, ExecuTorchExecutor(program.pte))
+        return Diagnosis(modules, slices, why, weight_bytes=weights, frozen=frozen, notes=doubts)
+    graph = lowered[TRAIN_STEP]
+    errors = gradient_errors(model, step, inputs, targets, ExecuTorchExecutor(program.pte))
     return Diagnosis(
         modules,
         slices,
@@ -101,11 +113,12 @@ def diagnose(model: nn.Module, inputs: Tensor) -> Diagnosis:
         len(program.pte),
         program.arena_bytes + program.workspace_bytes,
         weights,
-        backend,
+        backends[TRAIN_STEP],
         multiplications(graph),
         near_border(graph),
         *errors,
         frozen,
+        doubts,
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from crowdlearn_export.errors import ExportError, UnsupportedModule
 from crowdlearn_export.lowering import lower
 from crowdlearn_export.stages.dropout import with_factors
-from crowdlearn_export.tracing.parity import copied
+from crowdlearn_export.tracing.copies import copied
 from crowdlearn_export.tracing.trace import trace
 
 

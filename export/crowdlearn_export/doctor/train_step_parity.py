@@ -4,57 +4,127 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from crowdlearn_device.program.executor import Executor
+from crowdlearn_device.program.manifest import LOSS, Port
+from crowdlearn_device.protocol.frames import Array
 from torch import Tensor, nn
 
+from crowdlearn_export.compiler.compile import Method
+from crowdlearn_export.graph.weights import arrays_of, neurons_first
 from crowdlearn_export.program.kinks import away_from_kinks_of, double
 from crowdlearn_export.program.parity import allowed_error, relative_error
-from crowdlearn_export.stages.train_step import TrainStep
+from crowdlearn_export.stages.piece_stages import piece_stages
+from crowdlearn_export.stages.stage import Optimizer
+from crowdlearn_export.stages.train_step import train_step
+from crowdlearn_export.tracing.parity import Undropped
+
+from .verdict import trainable_graph
+
+Gradients = Mapping[str, Array]
 
 
-def gradient_errors(model: nn.Module, step: TrainStep, executor: Executor) -> tuple[float, float]:
+@dataclass(frozen=True)
+class Step:
+    """A whole training step as methods; how its gradient is read, and how a model's is laid out like it.
+
+    `gradients` runs the program on some rows of the example, [rows] int64, and returns the gradient.
+    """
+
+    methods: Sequence[Method]
+    gradients: Callable[[Executor, Tensor], Gradients]
+    laid_out: Callable[[Mapping[str, Tensor]], Gradients]
+
+
+def whole_step(model: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
+    """The step of a model that only trains whole."""
+    step = train_step(model, nn.functional.cross_entropy, inputs, targets)
+    names = list(step.state)
+    state = [tensor.numpy() for tensor in step.method.example[: len(names)]]
+    batch = step.method.example[len(names) :]
+
+    def gradients(executor: Executor, rows: Tensor) -> Gradients:
+        x, y, _, *factors = (tensor[rows] if tensor.dim() else tensor for tensor in batch)
+        given = [array.copy() for array in state]
+        taken = [each.numpy() for each in (x, y, torch.tensor(1.0), *factors)]
+        executor.run(step.method.name, [*given, *taken])
+        return {
+            name: old.astype(np.float64) - new for name, old, new in zip(names, state, given, strict=True)
+        }
+
+    return Step([step.method], gradients, lambda found: {n: g.numpy() for n, g in found.items()})
+
+
+def sliced_step(model: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
+    """The step of a model that slices, as the device that holds all of its neurons runs it."""
+    graph = trainable_graph(model, inputs)
+    stages = piece_stages(graph, [layer.neurons for layer in graph.layers], Optimizer())
+    ports = next(stage.spec for stage in stages if stage.spec.name == LOSS)
+    arrays = arrays_of(graph, model.state_dict())
+    samples = inputs.reshape(len(inputs), graph.layers[0].neurons, *graph.layers[0].sum_shape)
+
+    def given(port: Port, rows: Tensor) -> Array:
+        if port.name:
+            return arrays[port.name]
+        if port.role == "sum":
+            return samples[rows].numpy()
+        if port.role == "labels":
+            return targets[rows].numpy()
+        if port.role == "scale":
+            return np.array(1.0 / len(rows), np.float32)
+        return np.ones((len(rows), *(int(size) for size in port.shape[1:])), np.float32)
+
+    def gradients(executor: Executor, rows: Tensor) -> Gradients:
+        outputs = executor.run(LOSS, [given(port, rows) for port in ports.inputs])
+        found = zip(ports.outputs, outputs, strict=True)
+        return {port.name: values for port, values in found if port.role == "gradient"}
+
+    def laid_out(found: Mapping[str, Tensor]) -> Gradients:
+        state = neurons_first(graph, {**model.state_dict(), **found})
+        return {array: state[array].numpy() for array in state if array in found}
+
+    return Step([stage.method for stage in stages], gradients, laid_out)
+
+
+def gradient_errors(
+    model: nn.Module, step: Step, inputs: Tensor, targets: Tensor, executor: Executor
+) -> tuple[float, float]:
     """The relative errors of the step's gradient, on the first and on a repeated call, and of PyTorch's in
     float32: on samples of the example away from kinks, as far as there are some, and nothing is dropped.
     """
     exact = copy.deepcopy(model).double()
-    for module in exact.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-    rows = away_from_kinks_of(exact, step.method.example[len(step.state)])
+    with Undropped():
+        rows = away_from_kinks_of(exact, inputs)
     found = []
     for some in (rows, rows[::2], rows[1::2], rows[::3], rows[1::3]):
         # A wrong program is wrong on any samples; those next to a kink differ by chance.
         if len(some) < 2:
             break
-        error, float32_error = _errors_on(some, exact, step, executor)
+        error, float32_error = _errors_on(some, exact, step, inputs, targets, executor)
         found.append((error, float32_error))
         if error <= allowed_error(float32_error) < math.inf:
             break
     return min(found)
 
 
-def _errors_on(rows: Tensor, exact: nn.Module, step: TrainStep, executor: Executor) -> tuple[float, float]:
+def _errors_on(
+    rows: Tensor, exact: nn.Module, step: Step, inputs: Tensor, targets: Tensor, executor: Executor
+) -> tuple[float, float]:
     """The same on some rows of the example."""
-    names = list(step.state)
-    state = [tensor.numpy() for tensor in step.method.example[: len(names)]]
-    batch = step.method.example[len(names) :]
-    inputs, targets, _, *factors = (tensor[rows] if tensor.dim() else tensor for tensor in batch)
     narrow, exact = copy.deepcopy(exact).float(), copy.deepcopy(exact)
-    for network, x in ((exact, double([inputs])[0]), (narrow, inputs)):
-        torch.autograd.backward(nn.functional.cross_entropy(network(x), targets))
+    for network, x in ((exact, double([inputs[rows]])[0]), (narrow, inputs[rows])):
+        with Undropped():
+            torch.autograd.backward(nn.functional.cross_entropy(network(x), targets[rows]))
     gradients, in_float32 = (
-        {name: p.grad.numpy() for name, p in network.named_parameters() if p.grad is not None}
+        step.laid_out({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
         for network in (exact, narrow)
     )
-    taken = [x.numpy() for x in (inputs, targets, torch.tensor(1.0), *factors)]
     errors = []
     for _ in range(2):
-        given = [array.copy() for array in state]
-        executor.run(step.method.name, [*given, *taken])
-        old, new = (dict(zip(names, arrays, strict=True)) for arrays in (state, given))
-        found = {name: old[name].astype(np.float64) - new[name] for name in gradients}
-        errors.append(relative_error(found, gradients))
+        found = step.gradients(executor, rows)
+        errors.append(relative_error({name: found[name] for name in gradients}, gradients))
     return max(errors), relative_error(in_float32, gradients)

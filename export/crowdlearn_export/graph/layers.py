@@ -24,8 +24,9 @@ def _per_neuron(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(1, -1, *(1 for _ in like.shape[2:]))
 
 
-def _per_sample(mask: Tensor, like: Tensor) -> Tensor:
-    return mask.reshape(-1, mask.shape[1], *(1 for _ in like.shape[2:]))
+def _per_sample(mask: Tensor, like: Tensor, op: LocalOp) -> Tensor:
+    """Dropout factors as they multiply neurons: one for each of their numbers, or for a whole neuron."""
+    return mask if op.attributes["shape"] else mask.reshape(-1, mask.shape[1], *(1 for _ in like.shape[2:]))
 
 
 def batch_norm(x: Tensor, op: LocalOp, arrays: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,7 +99,7 @@ def run_local(
         elif op.kind == "flatten":
             x = x.reshape(x.shape[0], x.shape[1], -1)
         elif op.kind == "dropout":
-            x = x if mask is None else x * _per_sample(mask, x)
+            x = x if mask is None else x * _per_sample(mask, x, op)
         elif op.kind in _ACTIVATIONS:
             x = _ACTIVATIONS[op.kind](x, op)
         else:

@@ -8,21 +8,16 @@ from typing import Any
 
 from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, PieceShape
 
-from crowdlearn_export.errors import UnsupportedModule
-
 from .neuron_graph import Edge, Layer, NeuronGraph
 
 MATCHED = ("identity", "depthwise")
 
 
 def piece_shape(graph: NeuronGraph, owned: Sequence[int]) -> PieceShape:
-    """Of a piece that owns `owned[layer]` neurons of each layer.
-
-    Raises UnsupportedModule for dropout that a mask per neuron does not cover.
-    """
+    """The shape of a piece that owns `owned[layer]` neurons of each layer."""
     return PieceShape(
         tuple(
-            LayerSpec(layer.neurons, count, layer.sum_shape, _dropout(layer))
+            LayerSpec(layer.neurons, count, layer.sum_shape, *_dropout(layer))
             for layer, count in zip(graph.layers, owned, strict=True)
         ),
         tuple(
@@ -33,20 +28,13 @@ def piece_shape(graph: NeuronGraph, owned: Sequence[int]) -> PieceShape:
     )
 
 
-def _dropout(layer: Layer) -> float:
-    drops = [op for op in layer.ops if op.kind == "dropout"]
-    if not drops:
-        return 0.0
-    if len(drops) > 1:
-        raise UnsupportedModule(
-            f"{drops[1].module} (Dropout): one dropout a layer can be sliced; merge the two"
-        )
-    probability = float(drops[0].attributes["p"])  # type: ignore[arg-type]
-    if probability and layer.sum_shape and not drops[0].attributes.get("whole_neuron"):
-        raise UnsupportedModule(
-            f"{drops[0].module} (Dropout) on a feature map: use Dropout2d, which drops whole channels"
-        )
-    return probability
+def _dropout(layer: Layer) -> tuple[float, tuple[int, ...]]:
+    """The probability of the layer's dropout, 0 if it has none, and the shape of a neuron's factors."""
+    for op in layer.ops:
+        if op.kind == "dropout":
+            given: Any = op.attributes
+            return float(given["p"]), tuple(given["shape"])
+    return 0.0, ()
 
 
 def array_specs(graph: NeuronGraph) -> tuple[ArraySpec, ...]:

@@ -59,7 +59,7 @@ FUNCTIONS: dict[object, type[nn.Module]] = {
 
 def describe(name: str, module: nn.Module) -> str:
     """A module as messages call it."""
-    return f"{name} ({type(module).__name__})"
+    return f"{name or 'the model'} ({type(module).__name__})"
 
 
 def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
@@ -136,7 +136,8 @@ def local_op(
             channels = isinstance(module, nn.Dropout2d)
             if channels and len(before) == 1:
                 raise UnsupportedModule(f"{called} sees neurons of shape {before}; put it before Flatten")
-            return LocalOp("dropout", name, {"p": module.p, "whole_neuron": channels or prod(before) == 1})
+            whole = channels or prod(before) == 1
+            return LocalOp("dropout", name, {"p": module.p, "shape": () if whole else before})
         case nn.MaxPool2d():
             if module.return_indices:
                 raise UnsupportedModule(f"{called}: return_indices is not possible")

@@ -6,7 +6,6 @@ that are stopped, a forward that goes another way in evaluation.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,32 +22,13 @@ from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.graph.weights import neurons_first
 from crowdlearn_export.ops.local_ops import describe
 
+from .copies import copied
+
 ROWS = 5
 AGREEMENT = 1e-6
 """Largest relative difference in float64, where sums are taken in another order."""
 TINY = 1e-6
 """What is smaller is taken for a sum that cancels."""
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A copy of the model. Raises UnsupportedModule where its weights are not float32, or no weights yet."""
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
-            raise UnsupportedModule(f"{name} has no shape yet; call the model on a batch first")
-        numbers = tensor.is_floating_point() or tensor.is_complex()
-        if tensor.device.type != "cpu" or (numbers and tensor.dtype is not torch.float32):
-            raise UnsupportedModule(
-                f"{name} is {tensor.dtype} on {tensor.device}, and programs train float32; give "
-                "model.float().cpu()"
-            )
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # whatever a user's modules hold
-        first = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
-        raise UnsupportedModule(
-            f"{type(model).__name__} cannot be copied ({first}); its weights must be parameters, not "
-            "computed as by weight_norm or pruning"
-        ) from error
 
 
 def check_traced(model: nn.Module, graph: NeuronGraph, sample: Sequence[int]) -> None:
@@ -107,15 +87,13 @@ def _check_weights(model: nn.Module, names: Sequence[str]) -> None:
         if name.endswith(STATISTICS):
             continue
         if name not in parameters:
-            raise UnsupportedModule(
-                f"{name} is no parameter but computed, as by spectral_norm or pruning; remove that"
-            )
+            raise UnsupportedModule(f"{name} is no parameter but computed; remove what computes it")
         if (other := first.setdefault(id(parameters[name]), name)) != name:
             raise UnsupportedModule(f"{name} is {other}, shared; give each its own weights")
 
 
-class _Whole(TorchFunctionMode):
-    """Nothing is dropped."""
+class Undropped(TorchFunctionMode):
+    """Drops nothing while it is active."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -127,7 +105,7 @@ class _Whole(TorchFunctionMode):
 
 def _scores(model: nn.Module, x: Tensor) -> Tensor:
     try:
-        with _Whole():
+        with Undropped():
             scores: Tensor = model(x.clone())
     except Exception as error:  # whatever a user's model raises
         first = str(error).partition("\n")[0]

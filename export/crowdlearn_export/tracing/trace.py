@@ -17,6 +17,7 @@ from math import prod
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.graph.freezing import freeze, resting_modules, to_training
@@ -24,7 +25,9 @@ from crowdlearn_export.graph.neuron_graph import Edge, EdgeKind, Layer, LocalOp,
 from crowdlearn_export.ops.local_ops import FUNCTIONS, SUPPORTED, as_module, average, describe, local_op, pair
 from crowdlearn_export.quiet import quietly
 
-from .parity import check_traced, copied
+from .copies import copied
+from .evaluation import check_evaluation
+from .parity import check_traced
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, "flatten", "view", "reshape", "squeeze")
@@ -61,6 +64,7 @@ def neuron_graph(model: nn.Module, example_input: Tensor, name: str = "") -> Neu
     and in evaluation. Raises UnsupportedModule where the model cannot be sliced.
     """
     graph = trace(model, example_input, name)
+    check_evaluation(model, example_input.shape[1:])
     check_traced(model, graph, example_input.shape[1:])
     return graph
 
@@ -76,7 +80,8 @@ class _Tracing:
         if example_input.dim() not in (2, 4):
             shape = tuple(example_input.shape)
             raise UnsupportedModule(
-                f"input of shape {shape}: [batch, features] and [batch, channels, H, W] can be"
+                f"samples of shape {shape[1:]} cannot be sliced; give [features] or [channels, H, W], as "
+                "[784] or [1, 28, 28]"
             )
         self.example = example_input
         # Traced in training mode so that dropout is seen; run in evaluation mode so that a batch of 1 will
@@ -136,6 +141,12 @@ class _Tracing:
     def _module(self, node: fx.Node) -> None:
         name = str(node.target)
         module = self.program.get_submodule(name)
+        if parametrize.is_parametrized(module):
+            weight = next(iter(module.parametrizations))
+            raise UnsupportedModule(
+                f"{describe(name, module)} computes its {weight}; call torch.nn.utils.parametrize."
+                f"remove_parametrizations(module, {weight!r}) first"
+            )
         draft = self._argument(node, describe(name, module))
         if getattr(module, "inplace", False):
             self._check_in_place(node, describe(name, module))
@@ -291,7 +302,8 @@ class _Tracing:
         )
 
     def _append(self, draft: _Draft, op: LocalOp, shape: tuple[int, ...], name: str) -> _Draft:
-        if draft.closed:
+        again = op.kind == "dropout" and any(other.kind == "dropout" for other in draft.ops)
+        if draft.closed or again:  # a layer has one dropout
             source = draft
             draft = self._open(name, source.neurons, source.shape)
             draft.edges.append((source, _edge("identity", "", 0, 0)))
@@ -301,6 +313,9 @@ class _Tracing:
 
 
 def _trace(model: nn.Module) -> fx.GraphModule:
+    kind = type(model).__name__
+    if fx.Tracer().is_leaf_module(model, "") and list(model.parameters()):
+        raise UnsupportedModule(f"the model is a lone {kind}; wrap it, as in nn.Sequential({kind}(...))")
     try:
         return fx.symbolic_trace(model)
     except Exception as error:

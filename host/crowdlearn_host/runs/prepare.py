@@ -9,13 +9,13 @@ import torch
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.sharing.update_values import ValueType
+from crowdlearn_export.doctor.verdict import notes, trainable_graph
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.graph.weights import arrays_of
 from crowdlearn_export.program.inference import export_inference
 from crowdlearn_export.program.slice_program import SliceProgram, export_slice
 from crowdlearn_export.stages.stage import Optimizer
-from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
 from crowdlearn_host.common.home import default_home
@@ -98,7 +98,9 @@ def check(config: TrainConfig, run: Path | None = None, devices: int | None = No
     train = train and train.shaped(sample, f"training data of {config.data}")
     test = test and test.shaped(sample, f"test data of {config.data}")
     model = build_model(config.model, config.training.seed)
-    graph = neuron_graph(model, torch.zeros(2, *sample), config.name)
+    graph = trainable_graph(model, torch.zeros(2, *sample), config.name)
+    for note in notes(model, torch.randn(32, *sample, generator=torch.Generator().manual_seed(0))):
+        on_event("note", {"text": note})
     classes = max((int(d.labels.max()) + 1 for d in (train, test) if d is not None), default=0)
     if classes > graph.layers[-1].neurons:
         raise ConfigError(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.protocol.frames import Floats
-from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_export.doctor.verdict import trainable_graph
 from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError
@@ -63,7 +63,7 @@ def prepare(
     test.shaped(train.inputs.shape[1:], "the test data, unlike the training data")
     train, test = train.shaped(shape, "the training data"), test.shaped(shape, "the test data")
     model = build_model(config.model, config.seed)
-    graph = neuron_graph(model, torch.from_numpy(train.inputs[:2]), config.model)
+    graph = trainable_graph(model, torch.from_numpy(train.inputs[:2]), config.model)
     classes = graph.layers[-1].neurons
     highest = int(max(train.labels.max(), test.labels.max()))
     if highest >= classes:

@@ -24,6 +24,7 @@ from crowdlearn_host.runs.losses import EpochLoss
 from .terminal import printable
 
 PROBLEMS = {
+    "note": "note: {text}",
     "left": "{device} left: {reason}",
     "recovering": "recovering: {why}",
     "rolled_back": "rolled back to mini-batch {boundary}",

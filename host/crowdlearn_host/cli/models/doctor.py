@@ -60,6 +60,8 @@ def _show(model: str, report: Diagnosis) -> None:
     console.print(
         Text.assemble("slices: ", *((without, f": {report.slices}") if report.slices else (SLICES,)))
     )
+    for note in report.notes:
+        console.print(Text.assemble(("note", "yellow"), f": {note}"))
     if report.frozen is not None:
         console.print(_saved(report.frozen))
     if report.compiles:

@@ -94,7 +94,7 @@ def plan(
     with document(as_json) as tell:
         with Working(terminal(stderr=True), f"reading {model}") as working:
             import torch
-            from crowdlearn_export.tracing.trace import neuron_graph
+            from crowdlearn_export.doctor.verdict import trainable_graph
 
             from crowdlearn_host.common.home import default_home
             from crowdlearn_host.models.named import build_model
@@ -103,7 +103,7 @@ def plan(
             from crowdlearn_host.planner.problem.wire_format import wire_format
 
             numbers = wire_format(wire.value)
-            graph = neuron_graph(build_model(model, 0), torch.zeros(2, *sample), model)
+            graph = trainable_graph(build_model(model, 0), torch.zeros(2, *sample), model)
             usual = micro_rows(batch, sample_seconds(graph, devices, numbers))
             training = Training(
                 batch=batch,
