@@ -99,8 +99,6 @@ def check(config: TrainConfig, run: Path | None = None, devices: int | None = No
     test = test and test.shaped(sample, f"test data of {config.data}")
     model = build_model(config.model, config.training.seed)
     graph = trainable_graph(model, torch.zeros(2, *sample), config.name)
-    for note in notes(model, torch.randn(32, *sample, generator=torch.Generator().manual_seed(0))):
-        on_event("note", {"text": note})
     classes = max((int(d.labels.max()) + 1 for d in (train, test) if d is not None), default=0)
     if classes > graph.layers[-1].neurons:
         raise ConfigError(
@@ -135,6 +133,9 @@ def check(config: TrainConfig, run: Path | None = None, devices: int | None = No
 def export(checked: Checked, on_event: OnEvent) -> Prepared:
     """The programs of a run that fits together. Raises ExportError."""
     config, graph, plan, fallbacks = checked.config, checked.graph, checked.plan, checked.fallbacks
+    samples = torch.randn(32, *checked.sample, generator=torch.Generator().manual_seed(0))
+    for note in notes(checked.model, samples):
+        on_event("note", {"text": note})
     training = config.training
     optimizer = Optimizer(training.momentum, training.weight_decay)
     wanted = list(dict.fromkeys(piece.owned for each in (plan, *fallbacks) for piece in each.pieces))
