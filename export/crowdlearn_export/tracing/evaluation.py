@@ -82,12 +82,12 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             module.register_forward_hook(lambda *_: self._running.pop() and None)
 
     def __enter__(self) -> _Watch:
-        self._calls.__enter__()
-        return super().__enter__()  # type: ignore[no-any-return,no-untyped-call]
+        self._calls.__enter__()  # type: ignore[no-untyped-call]
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        self._calls.__exit__(*error)
+        self._calls.__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -13,6 +13,7 @@ import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -142,7 +143,8 @@ class _Tracing:
         name = str(node.target)
         module = self.program.get_submodule(name)
         if parametrize.is_parametrized(module):
-            weight = next(iter(module.parametrizations))
+            computed: Any = module.parametrizations
+            weight = next(iter(computed))
             raise UnsupportedModule(
                 f"{describe(name, module)} computes its {weight}; call torch.nn.utils.parametrize."
                 f"remove_parametrizations(module, {weight!r}) first"
