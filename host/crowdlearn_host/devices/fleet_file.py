@@ -17,18 +17,19 @@ class Measured:
     macs_per_second: float
 
 
-def fleet_toml(phones: Sequence[Measured], *, samples: int) -> str:
+def fleet_toml(phones: Sequence[Measured], *, samples: int, max_macs: int | None = None) -> str:
     """A [[class]] for each model of phone; a class is as slow as its slowest member.
 
-    `samples` is what each phone is taken to hold; edit it where phones hold different numbers.
+    `samples` is what each phone is taken to hold; edit it if phones hold different numbers. `max_macs` caps
+    the multiplications of every phone for a sample.
     """
     models: dict[str, list[Measured]] = {}
     for phone in phones:
         models.setdefault(f"{phone.facts.manufacturer} {phone.facts.model}".strip(), []).append(phone)
-    return "\n".join(_class(name, members, samples) for name, members in models.items())
+    return "\n".join(_class(name, members, samples, max_macs) for name, members in models.items())
 
 
-def _class(name: str, members: Sequence[Measured], samples: int) -> str:
+def _class(name: str, members: Sequence[Measured], samples: int, max_macs: int | None) -> str:
     memories = [m.facts.memory_available for m in members if m.facts.memory_available]
     emulated = "emulated " if all(m.facts.virtual for m in members) else ""
     rows: list[tuple[str, object, str]] = [
@@ -45,6 +46,8 @@ def _class(name: str, members: Sequence[Measured], samples: int) -> str:
     ]
     if memories:
         rows.append(("max_memory", min(memories), "what was free"))
+    if max_macs is not None:
+        rows.append(("max_macs", max_macs, "multiplications for a sample, forward and backward"))
     trips = f"# round trip over adb: {1000 * max(m.link.round_trip for m in members):.1f} ms\n"
     # A JSON string or list of strings is one in TOML as well.
     lines = [f"{key} = {json.dumps(value)}" + (f"  # {note}" if note else "") for key, value, note in rows]

@@ -31,6 +31,9 @@ def profile(
     ] = None,
     out: Annotated[Path, typer.Option(help="Fleet file to write.")] = Path("fleet.toml"),
     samples: Annotated[int, typer.Option(min=1, help="Samples each phone is taken to hold.")] = 100,
+    max_macs: Annotated[
+        int | None, typer.Option(min=1, help="Multiplications for a sample that each phone may be asked for.")
+    ] = None,
     key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
     force: Force = False,
     as_json: Json = False,
@@ -42,7 +45,7 @@ def profile(
         raise FleetError("no phones: connect one, or start some with 'crowdlearn phones up'")
 
     def keep(measured: list[Measured]) -> None:
-        write_atomically(out, fleet_toml(measured, samples=samples).encode())
+        write_atomically(out, fleet_toml(measured, samples=samples, max_macs=max_macs).encode())
 
     with document(as_json) as tell:
         with Working(terminal(stderr=True), "exporting what is measured with") as working:
