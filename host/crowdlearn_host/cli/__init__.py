@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "runs.train:train",
     "evaluate": "runs.evaluate:evaluate",
     "report": "runs.report:report",
+    "watch": "runs.watch:watch",
     "plan": "runs.plan:plan",
     "doctor": "models.doctor:doctor",
     "import": "models.convert:import_model",

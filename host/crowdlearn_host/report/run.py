@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import tomllib
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from math import isfinite
@@ -128,16 +129,26 @@ def read_run(folder: Path) -> Run:
     if not (folder / "metrics.jsonl").is_file():
         raise RunError(f"{folder} has no metrics.jsonl; name the folder of a run")
     try:
-        return _read(folder)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError, sqlite3.DatabaseError) as error:
+        damaged: list[str] = []
+        rows, events = (_lines(folder / name, damaged) for name in ("metrics.jsonl", "events.jsonl"))
+        return assembled(folder, rows, events, damaged)
+    except DAMAGED as error:
         raise RunError(
             f"{folder} is damaged or from another version ({error}); nothing is told of it"
         ) from error
 
 
-def _read(folder: Path) -> Run:
-    damaged: list[str] = []
-    rows, events = (_lines(folder / name, damaged) for name in ("metrics.jsonl", "events.jsonl"))
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OSError, sqlite3.DatabaseError)
+"""What reading a damaged run, or one of another version, raises."""
+
+
+def assembled(
+    folder: Path, rows: list[dict[str, Any]], events: list[dict[str, Any]], damaged: Sequence[str] = ()
+) -> Run:
+    """The run with these lines of metrics.jsonl and events.jsonl, of which some were `damaged`.
+
+    Raises one of DAMAGED if a file or a line is of no run.
+    """
     config_text = _text(folder / "config.toml")
     config, plan = _parsed(config_text), json.loads(_text(folder / "plan.json") or "{}")
     trained = counted(rows)
