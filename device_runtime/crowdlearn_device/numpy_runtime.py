@@ -1,0 +1,50 @@
+"""The executor for devices without torch: ExecuTorch's own runtime behind NumPy arrays.
+
+The library is one person's project (executorch-numpy-runtime, ExecuTorch 1.3.1 inside): it is used through this
+file alone, pinned where bundles are made, and compared bit for bit with ExecuTorch's own bindings in the tests.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from crowdlearn_device.protocol.frames import Array
+
+from .errors import ProgramError
+
+MODULE = "executorch_numpy_runtime"
+
+
+class NumpyRuntimeExecutor:
+    """Runs a .pte; arrays are handed over as they are, so that a program updates weights in place."""
+
+    def __init__(self, pte: bytes) -> None:
+        try:
+            core: Any = importlib.import_module(f"{MODULE}._core")
+        except ImportError as error:
+            raise ProgramError(f"{MODULE} is not here ({error}); install it") from error
+        try:
+            self._program = core.load_buffer(pte)
+            self._methods = frozenset(self._program.method_names())
+        except Exception as error:  # its errors have no common base with Python's
+            raise ProgramError(
+                f"ExecuTorch cannot load the program ({error}); export and push it again"
+            ) from error
+
+    def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
+        """Outputs of `method`, copies in any case. Raises ProgramError where it is refused."""
+        if method not in self._methods:
+            raise ProgramError(f"method {method} is not in the program; export and push it again")
+        # Its own Method class makes arrays without dimensions one-dimensional, which programs refuse.
+        arrays = [x if x.flags.c_contiguous else np.ascontiguousarray(x) for x in inputs]
+        try:
+            return list(self._program.run_method(method, arrays))
+        except Exception as error:
+            raise ProgramError(f"method {method} failed: {error}") from error
+
+    def hold(self, arrays: Iterable[Array]) -> None:
+        """Nothing: the library looks at its inputs anew at every run."""

@@ -1,0 +1,48 @@
+"""The packages that a bundle is made of, each with its version and hashes: `pins.json`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from crowdlearn_host.errors import FleetError
+
+DEFAULT = Path(__file__).with_name("pins.json")
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A package; `sha256` by architecture, "any" where one file is for all."""
+
+    name: str
+    version: str
+    sha256: Mapping[str, str]
+
+    def hash_for(self, architecture: str) -> str:
+        """The hash of the file for an architecture, "" where there is none."""
+        return self.sha256.get(architecture) or self.sha256.get("any", "")
+
+
+@dataclass(frozen=True)
+class Pins:
+    """Debian packages of `suite`, and wheels for its `python` ("3.13")."""
+
+    suite: str
+    python: str
+    debian: tuple[Pin, ...]
+    wheels: tuple[Pin, ...]
+
+    @classmethod
+    def load(cls, path: Path = DEFAULT) -> Self:
+        """The pins in a file. Raises FleetError."""
+        try:
+            content = json.loads(path.read_text())
+            debian, wheels = (tuple(Pin(**pin) for pin in content[key]) for key in ("debian", "wheels"))
+            return cls(content["suite"], content["python"], debian, wheels)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FleetError(f"{path} does not hold pins of a bundle: {error}") from error
+
+    def to_json(self) -> str:
+        """The text of a file that `load` reads."""
+        return json.dumps(asdict(self), indent=1) + "\n"
