@@ -20,6 +20,7 @@ from crowdlearn_device.platform.battery import LOWEST_PERCENT, Battery
 from crowdlearn_device.prediction.predict import predict
 from crowdlearn_device.privacy.tap import FileTap
 from crowdlearn_device.program.executor import ProgramStore
+from crowdlearn_device.program.replay import replay
 from crowdlearn_device.transport.join import join_host
 from crowdlearn_device.transport.serve import serve_device
 
@@ -88,6 +89,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     looking.add_argument("--data", type=Path, required=True, help="folder with the training data")
     looking.add_argument("--shape", required=True, help="shape of one sample, as in 3x32x32")
     looking.add_argument("--classes", type=int, required=True, help="how many classes the model tells apart")
+    replaying = commands.add_parser(
+        "replay", help="run methods of a program on arrays; writes what they gave"
+    )
+    replaying.add_argument("--program", type=Path, required=True, help="the .pte")
+    replaying.add_argument("--inputs", type=Path, required=True, help=".npz: METHOD/in0, METHOD/in1, ...")
+    replaying.add_argument(
+        "--outputs", type=Path, required=True, help=".npz: METHOD/out0, METHOD/after0, ..."
+    )
+    replaying.add_argument("--threads", type=int, default=0, help="threads of the executor (0: its choice)")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("websockets").setLevel(logging.WARNING)
@@ -100,6 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if arguments.command == "samples":
             print(json.dumps({"samples": count_samples(arguments.data, arguments.shape, arguments.classes)}))
+            return 0
+        if arguments.command == "replay":
+            replay(arguments.program, arguments.inputs, arguments.outputs)
             return 0
         if arguments.command == "predict":
             told = predict(arguments.model, arguments.inputs, arguments.output, force=arguments.force)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import importlib.util
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,9 +54,7 @@ class ExecuTorchExecutor:
     """
 
     def __init__(self, pte: bytes) -> None:
-        # ExecuTorch itself ends the process when these bytes are not even text.
-        if pte[4:8] != PTE_IDENTIFIER:
-            raise ProgramError(f"{len(pte)} bytes that are no ExecuTorch program; export and push it again")
+        check_identifier(pte)
         try:
             self._torch: Any = importlib.import_module("torch")
             runtime = _runtime()
@@ -129,6 +128,32 @@ class _Method:
         return list(outputs)
 
 
+EXECUTORS = {
+    "executorch": ("torch", "crowdlearn_device.program.executor:ExecuTorchExecutor"),
+    "numpy": ("executorch_numpy_runtime", "crowdlearn_device.program.numpy_runtime:NumpyRuntimeExecutor"),
+}
+"""The executors by name, best first: the module that each needs, and MODULE:CLASS."""
+
+
+def load_program(pte: bytes) -> Executor:
+    """The program in the first executor whose library is here. Raises ProgramError where there is none, or it
+    refuses the program.
+    """
+    for needs, place in EXECUTORS.values():
+        if importlib.util.find_spec(needs) is not None:
+            module, _, name = place.partition(":")
+            executor: Executor = getattr(importlib.import_module(module), name)(pte)
+            return executor
+    needed = " nor ".join(needs for needs, _ in EXECUTORS.values())
+    raise ProgramError(f"there is neither {needed} to run programs; install crowdlearn-device[executorch]")
+
+
+def check_identifier(pte: bytes) -> None:
+    """Raise ProgramError for bytes that are no program: ExecuTorch ends the process at some of them."""
+    if pte[4:8] != PTE_IDENTIFIER:
+        raise ProgramError(f"{len(pte)} bytes that are no ExecuTorch program; export and push it again")
+
+
 @functools.cache
 def _runtime() -> Any:
     # The binding itself: executorch.runtime would import the exporter too, a third of the memory.
@@ -164,8 +189,8 @@ class ProgramStore:
         """
         return read_manifest(self._read(sha256, ".json"))
 
-    def executor(self, manifest: Manifest) -> ExecuTorchExecutor:
-        return ExecuTorchExecutor(self._read(manifest.program, ".pte"))
+    def executor(self, manifest: Manifest) -> Executor:
+        return load_program(self._read(manifest.program, ".pte"))
 
     def files(self, sha256: str) -> dict[str, bytes]:
         """The manifest of that hash and the program that it names, by file name."""

@@ -1,7 +1,7 @@
 """Debian's packages and PyPI's wheels for another machine, fetched by the ordinary clients, checked by hash.
 
-apt works in a state folder of its own: nothing of this computer's packages is changed, and only the addresses of its
-mirrors and Debian's keys are read.
+apt works in a state folder of its own: nothing of this computer's packages is changed, and only the addresses
+of its mirrors and Debian's keys are read.
 """
 
 import hashlib

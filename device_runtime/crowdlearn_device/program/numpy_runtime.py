@@ -1,7 +1,7 @@
 """The executor for devices without torch: ExecuTorch's own runtime behind NumPy arrays.
 
-The library is one person's project (executorch-numpy-runtime, ExecuTorch 1.3.1 inside): it is used through this
-file alone, pinned where bundles are made, and compared bit for bit with ExecuTorch's own bindings in the tests.
+The library is one person's project (executorch-numpy-runtime, ExecuTorch 1.3.1 inside). It is used through
+this file alone, pinned where bundles are made, and compared bit for bit with ExecuTorch's own bindings.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.protocol.frames import Array
 
-from .errors import ProgramError
+from .executor import check_identifier
 
 MODULE = "executorch_numpy_runtime"
 
@@ -23,6 +24,7 @@ class NumpyRuntimeExecutor:
     """Runs a .pte; arrays are handed over as they are, so that a program updates weights in place."""
 
     def __init__(self, pte: bytes) -> None:
+        check_identifier(pte)
         try:
             core: Any = importlib.import_module(f"{MODULE}._core")
         except ImportError as error:

@@ -1,0 +1,1 @@
+"""Our programs on the libraries that phones have, compared with the Python runtime here."""

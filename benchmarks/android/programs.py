@@ -1,0 +1,142 @@
+"""The programs that every runtime is tried with, and their inputs: one of each kind that phones run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from crowdlearn_device.program.executor import ExecuTorchExecutor
+from crowdlearn_device.program.replay import Arrays, replay_arrays
+from crowdlearn_export.compiler.compile import Method, compile_program
+from crowdlearn_export.graph.shape import piece_shape
+from crowdlearn_export.program.inference import inference_stage
+from crowdlearn_export.stages.piece_stages import piece_stages
+from crowdlearn_export.stages.stage import Optimizer
+from crowdlearn_export.stages.train_step import train_step
+from crowdlearn_export.tracing.trace import neuron_graph
+from torch import Tensor, nn
+from torch.nn import functional
+
+BATCH = 6
+SGD = Optimizer(momentum=0.9, weight_decay=1e-3)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A .pte, inputs of its methods (METHOD/in0, ...) and what ExecuTorch's own bindings make of them."""
+
+    name: str
+    pte: bytes
+    operators: tuple[str, ...]
+    inputs: Arrays
+    expected: Arrays
+
+    def save(self, folder: Path) -> None:
+        """NAME.pte, and NAME.npz with the inputs."""
+        (folder / f"{self.name}.pte").write_bytes(self.pte)
+        with (folder / f"{self.name}.npz").open("wb") as file:
+            np.savez(file, allow_pickle=False, **self.inputs)
+
+    @property
+    def methods(self) -> list[str]:
+        return list(dict.fromkeys(name.rpartition("/")[0] for name in self.inputs))
+
+
+def dense() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Linear(12, 9), nn.BatchNorm1d(9), nn.ReLU()),
+        *(nn.Linear(9, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 4)),
+    )
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(6, 8, 3, padding=1), nn.SiLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(32, 4)),
+    )
+
+
+class Residual(nn.Module):
+    """One block with an identity around two convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 6, 3, padding=1)
+        self.first, self.norm = nn.Conv2d(6, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
+        self.second, self.head = nn.Conv2d(4, 6, 3, padding=1), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        x = torch.relu(self.second(torch.relu(self.norm(self.first(x)))) + x)
+        return self.head(x.mean((2, 3)))
+
+
+def depthwise() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(2, 6, 1), nn.BatchNorm2d(6), nn.ReLU6()),
+        *(nn.Conv2d(6, 6, 3, 2, 1, groups=6, bias=False), nn.BatchNorm2d(6), nn.SiLU()),
+        *(nn.Conv2d(6, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)),
+    )
+
+
+class Transformer(nn.Module):
+    """One layer of self-attention over rows of 8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x).mean(1))
+
+
+SHAPES = {
+    "dense": (dense, (12,)),
+    "conv": (convolutional, (2, 8, 8)),
+    "residual": (Residual, (2, 6, 6)),
+    "depthwise": (depthwise, (2, 8, 8)),
+}
+
+
+def programs(names: Sequence[str] = (*SHAPES, "transformer")) -> Iterator[Program]:
+    """For each sliced network its pieces, the whole, and its prediction; for the transformer a step."""
+    for name in names:
+        torch.manual_seed(0)
+        if name == "transformer":
+            x, targets = torch.randn(BATCH, 5, 8), torch.arange(BATCH) % 4
+            step = train_step(Transformer(), functional.cross_entropy, x, targets, momentum=0.9)
+            rate = torch.tensor(0.05)
+            method = Method(
+                step.method.name,
+                step.method.function,
+                (*step.state.values(), x, targets, rate),
+                step.method.batched,
+                step.method.updates,
+            )
+            yield _program(name, [method])
+            continue
+        make, shape = SHAPES[name]
+        graph = neuron_graph(make().train(), torch.randn(BATCH, *shape))
+        neurons = [layer.neurons for layer in graph.layers]
+        hidden = [0, *neurons[1:-1], 0]
+        ends = [neurons[0], *(0 for _ in hidden[1:-1]), neurons[-1]]
+        for part, owned in (("dominator", ends), ("follower", hidden), ("whole", neurons)):
+            stages = piece_stages(graph, owned, SGD)
+            yield _program(f"{name}-{part}", [stage.method for stage in stages])
+        stage = inference_stage(graph, piece_shape(graph, neurons))
+        yield _program(f"{name}-predict", [stage.method])
+
+
+def _program(name: str, methods: Sequence[Method]) -> Program:
+    compiled = compile_program(methods, max_batch=BATCH)
+    inputs = {
+        f"{method.name}/in{number}": tensor.detach().contiguous().numpy().copy()
+        for method in methods
+        for number, tensor in enumerate(method.example)
+    }
+    expected = replay_arrays(ExecuTorchExecutor(compiled.pte), inputs)
+    return Program(name, compiled.pte, compiled.operators, inputs, expected)
