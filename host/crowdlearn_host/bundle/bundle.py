@@ -18,6 +18,7 @@ from crowdlearn_host.bundle.elf import is_elf, read_elf
 from crowdlearn_host.bundle.packages import fetch_debian, fetch_wheels
 from crowdlearn_host.bundle.pins import Pins
 from crowdlearn_host.bundle.tree import LOADER, Files, SystemRoot, python_tree, read_folder, read_packages
+from crowdlearn_host.common.files import turn
 from crowdlearn_host.errors import FleetError
 
 ABIS = {"arm64-v8a": "arm64", "x86_64": "x86_64"}
@@ -110,16 +111,15 @@ def make_bundle(
         return with_byte_code(files)
 
     sources = _device_files()
-    return Bundle(
-        abi=abi,
-        python=_kept(
-            folder, f"python-{abi}", f"{packages.pins.to_json()} {root}", tree, anew=root is not None
-        ),
-        device=_kept(
-            folder, "device", f"{python} {_listing(sources).decode()}", lambda: with_byte_code(sources)
-        ),
-        python_version=python,
-    )
+    with turn(folder / "bundle"):  # several phones of a run may ask for it at once
+        made_of = f"{packages.pins.to_json()} {root}"
+        device = f"{python} {_listing(sources).decode()}"
+        return Bundle(
+            abi=abi,
+            python=_kept(folder, f"python-{abi}", made_of, tree, anew=root is not None),
+            device=_kept(folder, "device", device, lambda: with_byte_code(sources)),
+            python_version=python,
+        )
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ COMMANDS = {
     "phones": "devices.phones:app",
     "devices": "devices.devices:devices",
     "profile": "devices.profile:profile",
+    "bundle": "devices.bundle:bundle",
     "enrol": "devices.enrol:enrol",
 }
 """In the order of the help. A name that is a Typer app is a group of commands."""

@@ -5,10 +5,11 @@ import os
 import shlex
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from crowdlearn_host.adb.carriers.silence import Watched, silence_told
+from crowdlearn_host.adb.deployment.runtimes import shell_runtime
 from crowdlearn_host.adb.deployment.shell import HOME, FileStore
 from crowdlearn_host.adb.services.device import AdbDevice
 from crowdlearn_host.errors import FleetError
@@ -50,25 +51,29 @@ async def measure_link(device: AdbDevice) -> Link:
 
 
 async def measure_macs(
-    device: AdbDevice, probe: Probe, *, seconds: float = STEP_SECONDS, program: str = "crowdlearn-device"
+    device: AdbDevice, probe: Probe, *, seconds: float = STEP_SECONDS, program: Sequence[str] | None = None
 ) -> float:
     """Multiply-accumulates a second of the phone on a slice program, forward and backward, one thread.
 
-    Raises FleetError when the phone has no device runtime or cannot run the program.
+    `program` is the words that run the device runtime, which is looked for, or brought, without them. Raises
+    FleetError when the phone cannot have it, or cannot run the slice program.
     """
+    command = program or (await shell_runtime(device)).command
     folder = f"{HOME}/{_PROGRAMS}"
     await FileStore(device, folder).install(probe.files)
     words = ["measure", "--programs", folder, "--program", probe.sha256, "--seconds", str(seconds)]
-    command = shlex.join([program, *words, "--threads", "1"])
-    said = (await device.shell(command, timeout=ANSWER_SECONDS + seconds)).check(f"{program} measure")
+    line = shlex.join([*command, *words, "--threads", "1"])
+    said = (await device.shell(line, timeout=ANSWER_SECONDS + seconds)).check("crowdlearn-device measure")
     try:
         answer = json.loads(said.splitlines()[-1])
         samples = int(answer["steps"]) * int(answer["batch"])
         rate = samples * probe.macs_a_sample / float(answer["seconds"])
     except (ValueError, KeyError, TypeError, IndexError, ZeroDivisionError) as error:
-        raise FleetError(f"{device.serial}: {program} measure answered {said[:200]!r}: {error}") from error
+        raise FleetError(
+            f"{device.serial}: crowdlearn-device measure answered {said[:200]!r}: {error}"
+        ) from error
     if not 0 < rate < float("inf"):
-        raise FleetError(f"{device.serial}: {program} measure answered {said[:200]!r}")
+        raise FleetError(f"{device.serial}: crowdlearn-device measure answered {said[:200]!r}")
     return rate
 
 

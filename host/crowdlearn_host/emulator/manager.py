@@ -15,6 +15,7 @@ from crowdlearn_host.emulator.hardware.link import LinkModel
 from crowdlearn_host.emulator.hardware.profiles import find_profile
 from crowdlearn_host.emulator.launch import start, wait_ready
 from crowdlearn_host.emulator.processes.limits import remove_groups
+from crowdlearn_host.emulator.processes.program_file import runner
 from crowdlearn_host.emulator.settings import (
     CONTROL_SOCKET,
     MAX_REQUEST,
@@ -41,6 +42,7 @@ def up(
     ports: Sequence[int] = (),
     limited: bool = False,
     link: LinkModel | None = None,
+    machine: str = "",
     die_with_caller: bool = False,
 ) -> list[PhoneInfo]:
     """Start `count` new phones and wait until they answer.
@@ -48,14 +50,20 @@ def up(
     `auto_accept` trusts any key that is shown; `programs` names MODULE:FUNCTION for the phone's programs,
     `preload` the modules that these share; `ports` fixes adb ports, else free ones are taken. The phones
     outlive the caller unless `die_with_caller`; `limited` caps processor and memory, `link` the network.
+    A phone of a `machine` ("arm64", "x86_64") has no programs but those that lie in its files, and runs them.
     Raises FleetError, and leaves none behind then.
     """
     find_profile(profile)
+    if machine:
+        runner(machine)
+        programs, preload = {}, ()
     folder = _phones_folder(home)
     made = []
     for index, name in enumerate(_free_names(folder, count)):
         port = ports[index] if index < len(ports) else 0
-        made.append(Settings(name, port, profile, auto_accept, dict(programs), tuple(preload), limited, link))
+        made.append(
+            Settings(name, port, profile, auto_accept, dict(programs), tuple(preload), limited, link, machine)
+        )
     try:
         return _start_all(folder, made, die_with_caller=die_with_caller)
     except BaseException:
@@ -147,6 +155,7 @@ def running(
     preload: Sequence[str] = PRELOAD,
     limited: bool = False,
     link: LinkModel | None = None,
+    machine: str = "",
 ) -> Iterator[list[PhoneInfo]]:
     """Phones for the length of a block; they die with the caller, however it ends."""
     infos = up(
@@ -158,6 +167,7 @@ def running(
         preload=preload,
         limited=limited,
         link=link,
+        machine=machine,
         die_with_caller=True,
     )
     try:
@@ -168,7 +178,9 @@ def running(
 
 
 @contextmanager
-def kept(count: int, home: Path, *, profile: str = DEFAULT_PROFILE) -> Iterator[list[PhoneInfo]]:
+def kept(
+    count: int, home: Path, *, profile: str = DEFAULT_PROFILE, machine: str = ""
+) -> Iterator[list[PhoneInfo]]:
     """Phones for the length of a block that keep what they hold: the next block finds it again.
 
     They die with the caller, however it ends. Nothing else may start phones in `home` meanwhile.
@@ -181,7 +193,7 @@ def kept(count: int, home: Path, *, profile: str = DEFAULT_PROFILE) -> Iterator[
     there = there[:count]
     infos = power_on(home, there, die_with_caller=True)
     if len(there) < count:
-        infos += up(count - len(there), profile, home, die_with_caller=True)
+        infos += up(count - len(there), profile, home, machine=machine, die_with_caller=True)
     try:
         yield infos
     finally:

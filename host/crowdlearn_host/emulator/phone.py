@@ -27,6 +27,7 @@ from crowdlearn_host.emulator.hardware.profiles import DeviceProfile, find_profi
 from crowdlearn_host.emulator.processes.limits import Limits, make_limits, remove_groups
 from crowdlearn_host.emulator.processes.parent import die_with_parent
 from crowdlearn_host.emulator.processes.processes import Processes
+from crowdlearn_host.emulator.processes.program_file import ABIS
 from crowdlearn_host.emulator.processes.spawner import Spawner
 from crowdlearn_host.emulator.settings import (
     CONTROL_SOCKET,
@@ -59,14 +60,14 @@ class Phone:
         supplies = folder.absolute() / "power_supply"
         self._shown_battery = supplies / "battery"
         self._processes = Processes(
-            files, self._log, spawner, settings.programs, limits, {SUPPLIES: str(supplies)}
+            files, self._log, spawner, settings.programs, limits, {SUPPLIES: str(supplies)}, settings.machine
         )
         self._show_battery()
         self._jobs: set[asyncio.Task[int]] = set()
         self._connections: set[Adbd] = set()
         self._plugged = True
         self._off = asyncio.Event()
-        shown = properties(profile, settings.name)
+        shown = properties(profile, settings.name, ABIS.get(settings.machine, profile.abi))
         packages = Packages(folder / "packages")
         self._offer = Offer(
             identity="".join(

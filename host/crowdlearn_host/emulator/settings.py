@@ -27,7 +27,9 @@ PRELOAD = (
 @dataclass(frozen=True)
 class Settings:
     """How a phone is made: `port` 0 takes a free one; `programs` names MODULE:FUNCTION for each program,
-    `preload` the modules that they share; `limited` caps what they use as the profile says."""
+    `preload` the modules that they share; `limited` caps what they use as the profile says. A phone of a
+    `machine` ("arm64", "x86_64") runs programs of it that lie in its files.
+    """
 
     name: str
     port: int = 0
@@ -37,6 +39,7 @@ class Settings:
     preload: tuple[str, ...] = PRELOAD
     limited: bool = False
     link: LinkModel | None = None
+    machine: str = ""
 
     def save(self, folder: Path) -> None:
         """Write the settings into the phone's folder."""

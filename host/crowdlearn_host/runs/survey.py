@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from crowdlearn_host.adb.deployment.runtimes import shell_runtime
 from crowdlearn_host.adb.services.device import AdbDevice
 from crowdlearn_host.devices.discovery import dial
 from crowdlearn_host.errors import FleetError
@@ -51,17 +52,24 @@ async def _ask(serial: str, wanted: Wanted | None, key: Path | None) -> str:
     return ""
 
 
-async def _look(device: AdbDevice, wanted: Wanted, program: str = "crowdlearn-device") -> None:
+async def _look(device: AdbDevice, wanted: Wanted) -> None:
     if wanted.dominators:
         name = (await device.shell("getprop ro.serialno")).stdout.decode(errors="replace").strip()
         if name not in wanted.dominators:
             return
     shape = "x".join(map(str, wanted.sample))
-    words = [program, "samples", f"--data={wanted.folder}", f"--shape={shape}", f"--classes={wanted.classes}"]
-    said = (await device.shell(shlex.join(words), timeout=ANSWER_SECONDS)).check(f"{program} samples")
+    command = (await shell_runtime(device)).command
+    words = [
+        *command,
+        "samples",
+        f"--data={wanted.folder}",
+        f"--shape={shape}",
+        f"--classes={wanted.classes}",
+    ]
+    said = (await device.shell(shlex.join(words), timeout=ANSWER_SECONDS)).check("crowdlearn-device samples")
     try:
         samples = int(json.loads(said.splitlines()[-1])["samples"])
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise FleetError(f"{program} samples answered {said[:200]!r}") from error
+        raise FleetError(f"crowdlearn-device samples answered {said[:200]!r}") from error
     if samples < wanted.least:
         raise FleetError(f"{wanted.folder} holds {samples} samples; at least {wanted.least} are needed")

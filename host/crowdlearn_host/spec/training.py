@@ -135,11 +135,17 @@ class FleetSection(Section):
 
     A device whose battery falls to `lowest_battery` percent and is not charged leaves, and takes part again
     once it has more; -1 for never. A device that dials in decides that itself.
+
+    `runtime` is the form of the device runtime on a phone reached over adb: the "app"; the phone's "shell",
+    which gets a bundle if it has no runtime; or "auto", the app if it is installed, else the shell. New
+    virtual phones of an `arch` ("arm64", "x86_64") run the bundle for it.
     """
 
     phones: tuple[str, ...] = ()
     virtual: int = Field(0, ge=0, le=1000)
     profile: str = "pixel-8"
+    arch: Literal["", "arm64", "x86_64"] = ""
+    runtime: Literal["auto", "shell", "app"] = "auto"
     listen: str | None = Field(None, pattern=r"^.*:[0-9]{1,5}$")
     joining: int = Field(0, ge=0, le=1000)
     lowest_battery: int = Field(LOWEST_PERCENT, ge=-1, le=100)

@@ -37,7 +37,7 @@ async def test_a_phone_is_measured(tmp_path: Path, key: Path) -> None:
 async def test_a_phone_without_the_runtime_is_told(device: AdbDevice) -> None:
     probe = Probe({}, "0" * 64, macs_a_sample=1.0)
     with pytest.raises(FleetError, match="inaccessible or not found"):
-        await measure_macs(device, probe, program="no-such-program")
+        await measure_macs(device, probe, program=["no-such-program"])
 
 
 def test_the_probe_is_a_program_that_the_runtime_can_time(tmp_path: Path) -> None:

@@ -98,7 +98,9 @@ class FileStore:
 
 
 class RuntimeDeployment:
-    """The plain device runtime as a program of the phone's shell, as virtual phones have it.
+    """The plain device runtime as a program of the phone's shell.
+
+    `program` is the words that run it (a bundle has several); the phone lists the process by the first.
 
     `arguments` are added to `serve --home HOME --port 0`, for example `--name`.
     """
@@ -108,13 +110,13 @@ class RuntimeDeployment:
         device: AdbDevice,
         *,
         home: str = HOME,
-        program: str = "crowdlearn-device",
+        program: Sequence[str] = ("crowdlearn-device",),
         arguments: Sequence[str] = (),
     ) -> None:
         self._device = device
         self._home = home
-        self._program = program
-        self._command = shlex.join([program, "serve", "--home", home, "--port", "0", *arguments])
+        self._program = posixpath.basename(program[0])
+        self._command = shlex.join([*program, "serve", "--home", home, "--port", "0", *arguments])
         self._store = FileStore(device, home)
         self._pid: int | None = None
         self._port: int | None = None

@@ -14,11 +14,14 @@ from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.emulator.hardware.profiles import FASTEST
+from crowdlearn_host.emulator.processes.program_file import ABIS
 
 app = typer.Typer(help="Virtual phones, for trying things out and for CI.", no_args_is_help=True)
 
 Profile = StrEnum("Profile", [(key, key) for key in phones.PROFILES])  # type: ignore[misc]
 Link = StrEnum("Link", [(key, key) for key in phones.LINKS])  # type: ignore[misc]
+
+Arch = StrEnum("Arch", [(machine, machine) for machine in ABIS])  # type: ignore[misc]
 
 Name = Annotated[str, typer.Argument(help="Name of the phone, as `crowdlearn phones list` shows it.")]
 
@@ -33,6 +36,12 @@ def up(
     limited: Annotated[
         bool, typer.Option("--limited", help="Cap processor and memory as the profile says.")
     ] = False,
+    arch: Annotated[
+        Arch | None,
+        typer.Option(
+            help="Phones of this processor: they run programs that lie in their files, as a bundle does."
+        ),
+    ] = None,
     ask: Annotated[bool, typer.Option("--ask", help="Refuse unknown keys until `phones accept`.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="First adb port; 0 takes free ones.")] = 0,
     as_json: Json = False,
@@ -46,6 +55,7 @@ def up(
             ports=range(port, port + count) if port else (),
             limited=limited,
             link=phones.LINKS[link.value] if link else None,
+            machine=arch.value if arch else "",
         )
     _show(started, as_json=as_json)
 

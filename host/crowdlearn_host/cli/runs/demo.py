@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import tomllib
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,12 @@ import typer
 from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.emulator.processes.program_file import ABIS
 from crowdlearn_host.spec.training import TrainConfig
 
 from .train import start
+
+Arch = StrEnum("Arch", [(machine, machine) for machine in ABIS])  # type: ignore[misc]
 
 CONFIG = """\
 # What `crowdlearn demo` runs. Copy it and change it: crowdlearn train THIS_FILE
@@ -35,15 +39,23 @@ momentum = 0.9
 virtual = {phones}
 """
 
+BUNDLED = """arch = "{arch}"            # phones of this processor, which get a Python with the device runtime
+"""
+
 
 def demo(
     phones: Annotated[int, typer.Option(min=3, max=64, help="Virtual phones to start.")] = 4,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over everybody's data.")] = 8,
+    arch: Annotated[
+        Arch | None, typer.Option(help="Processor of the phones, which run the bundle for it.")
+    ] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run [default: runs/demo-TIME].")] = None,
     as_json: Json = False,
 ) -> None:
     """Train a small network on emulated phones: 1 dominator, 2 followers and a spare, over adb."""
     text = CONFIG.format(phones=phones, epochs=epochs)
+    if arch is not None:
+        text += BUNDLED.format(arch=arch.value)
     config = parse_config(tomllib.loads(text), TrainConfig, "the demo")
     path = run or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     with document(as_json) as tell:

@@ -136,7 +136,9 @@ def _trained(
     with contextlib.ExitStack() as stack:
         if serials is None:  # they keep what they hold in the run's folder until the run is done
             fleet = config.fleet
-            own = stack.enter_context(phones.kept(fleet.virtual, folder.path, profile=fleet.profile))
+            own = stack.enter_context(
+                phones.kept(fleet.virtual, folder.path, profile=fleet.profile, machine=fleet.arch)
+            )
             serials = [phone.serial for phone in own]
         result = asyncio.run(run_training(prepared, serials, folder, progress.show, key))
     models: list[Path] = []

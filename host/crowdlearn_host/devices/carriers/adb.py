@@ -14,7 +14,8 @@ from crowdlearn_device.transport.serve import TRY_LATER
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
-from crowdlearn_host.adb.deployment.shell import RuntimeDeployment
+from crowdlearn_host.adb.deployment.runtimes import deployment_for
+from crowdlearn_host.adb.deployment.shell import Deployment
 from crowdlearn_host.adb.services.device import AdbDevice
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.devices.discovery import dial
@@ -99,8 +100,8 @@ class Link:
         arguments += [f"--lowest-battery={config.fleet.lowest_battery}"]
         if config.device_data:
             arguments += ["--data", config.device_data]
-        deployment = RuntimeDeployment(device, arguments=arguments)
-        sent = await deployment.install(self._files)
+        deployment, brought = await deployment_for(device, config.fleet.runtime, arguments)
+        sent = brought + await deployment.install(self._files)
         self._server.tell("deployed", {"device": name, "serial": self._serial, "bytes": sent})
         await deployment.start()
         try:
@@ -111,7 +112,7 @@ class Link:
             if device.lost is None:
                 await deployment.stop()
 
-    async def _connect(self, deployment: RuntimeDeployment) -> None:
+    async def _connect(self, deployment: Deployment) -> None:
         """One connection, from hello to its end."""
         async with connect(
             "ws://device/",

@@ -1,9 +1,12 @@
 """Commands on the phone's files, as Android's toybox has them."""
 
+import asyncio
 import os
 import shutil
 import stat
+import tarfile
 import time
+import zlib
 from pathlib import Path
 
 from crowdlearn_host.emulator.commands.usage import UsageError, operands, options
@@ -146,6 +149,23 @@ async def readlink(shell: Shell, words: list[str], io: Io) -> int:
             await io.write(f"{shell.files.normal(path, shell.cwd)}\n".encode(errors="surrogateescape"))
         else:
             await io.write(os.fsencode(os.readlink(shell.files.real(path, shell.cwd, follow=False))) + b"\n")
+    return 0
+
+
+async def tar(shell: Shell, words: list[str], io: Io) -> int:
+    """-xf ARCHIVE and -xzf ARCHIVE, with -C FOLDER."""
+    flags, *rest = words[1:] or [""]
+    if flags.removeprefix("-") not in ("xf", "xzf") or not rest or rest[1:2] not in ([], ["-C"]):
+        raise UsageError("only tar -xf or -xzf ARCHIVE [-C FOLDER] is here")
+    target = shell.files.writable(rest[2] if len(rest) == 3 else ".", shell.cwd)
+    if not target.is_dir():
+        raise NotADirectoryError(2, os.strerror(2), rest[2] if len(rest) == 3 else ".")
+    try:
+        with tarfile.open(shell.files.real(rest[0], shell.cwd)) as archive:
+            await asyncio.to_thread(archive.extractall, target, filter="data")
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        await io.complain(f"tar: {rest[0]}: {error}\n".encode())
+        return 1
     return 0
 
 

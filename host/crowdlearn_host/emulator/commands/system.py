@@ -13,7 +13,8 @@ from crowdlearn_host.emulator.hardware.log import Log
 from crowdlearn_host.emulator.hardware.power import PowerState
 from crowdlearn_host.emulator.hardware.profiles import DeviceProfile
 from crowdlearn_host.emulator.processes.processes import Processes
-from crowdlearn_host.emulator.shell.shell import CommandFunction, Io, Shell
+from crowdlearn_host.emulator.shell.shell import PROGRAM_FILES, CommandFunction, Io, Shell
+from crowdlearn_host.emulator.shell.syntax import CANNOT_EXECUTE, NOT_FOUND
 
 EXISTS = 0
 
@@ -157,7 +158,16 @@ def _process_commands(processes: Processes) -> dict[str, CommandFunction]:
     async def program(shell: Shell, words: list[str], io: Io) -> int:
         return await processes.run(words, shell.cwd, io, shell.started)
 
-    return {"kill": kill, "pidof": pidof, "ps": ps, **dict.fromkeys(processes.programs, program)}
+    async def program_file(shell: Shell, words: list[str], io: Io) -> int:
+        try:
+            return await processes.run_file(words, shell.cwd, io, shell.started)
+        except OSError as error:
+            reason = "inaccessible or not found" if isinstance(error, FileNotFoundError) else error.strerror
+            await io.complain(f"sh: {words[0]}: {reason}\n".encode())
+            return NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_EXECUTE
+
+    programs = dict.fromkeys(processes.programs, program)
+    return {"kill": kill, "pidof": pidof, "ps": ps, PROGRAM_FILES: program_file, **programs}
 
 
 def _signal(name: str) -> int:

@@ -195,6 +195,8 @@ def hasher(name: str) -> CommandFunction:
     """sha256sum and its like."""
 
     async def command(shell: Shell, words: list[str], io: Io) -> int:
+        if words[1:2] == ["-c"]:
+            return await _check(shell, name, words[2:], io)
         code = 0
         brief, paths = options(words, "b")
         for path in paths or ["-"]:
@@ -210,6 +212,21 @@ def hasher(name: str) -> CommandFunction:
         return code
 
     return command
+
+
+async def _check(shell: Shell, name: str, listings: list[str], io: Io) -> int:
+    """-c: whether files have the hashes that listings say."""
+    code = 0
+    for line in (await _content(shell, listings, io)).decode(errors="surrogateescape").splitlines():
+        wanted, _, path = line.partition("  ")
+        try:
+            with shell.files.open(path, "rb", shell.cwd) as file:
+                whole = hashlib.new(name, file.read()).hexdigest() == wanted
+        except OSError:
+            whole = False
+        await io.write(f"{path}: {'OK' if whole else 'FAILED'}\n".encode(errors="surrogateescape"))
+        code |= not whole
+    return code
 
 
 def _updating(update: Callable[[bytes], None]) -> Write:

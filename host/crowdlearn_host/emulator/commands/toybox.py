@@ -172,6 +172,13 @@ async def date(shell: Shell, words: list[str], io: Io) -> int:
     return 0
 
 
+async def getconf(shell: Shell, words: list[str], io: Io) -> int:
+    if words[1:] not in (["PAGE_SIZE"], ["PAGESIZE"]):
+        raise UsageError(f"unknown name {' '.join(words[1:])}")
+    await io.write(f"{os.sysconf('SC_PAGE_SIZE')}\n".encode())
+    return 0
+
+
 async def which(shell: Shell, words: list[str], io: Io) -> int:
     missing = 0
     for name in words[1:]:
@@ -207,6 +214,7 @@ COMMANDS: dict[str, CommandFunction] = {
     "exit": leave,
     "export": export,
     "false": false,
+    "getconf": getconf,
     "grep": text_commands.grep,
     "head": text_commands.head,
     "id": identity,
@@ -225,6 +233,7 @@ COMMANDS: dict[str, CommandFunction] = {
     "sha256sum": text_commands.hasher("sha256"),
     "sleep": sleep,
     "tail": text_commands.tail,
+    "tar": file_commands.tar,
     "test": test,
     "touch": file_commands.touch,
     "true": true,

@@ -15,15 +15,15 @@ _BATTERY = "/sys/class/power_supply/battery"
 _CPU = "/sys/devices/system/cpu"
 
 
-def properties(profile: DeviceProfile, name: str) -> dict[str, str]:
+def properties(profile: DeviceProfile, name: str, abi: str) -> dict[str, str]:
     """The properties that `getprop` shows. A virtual phone says that it is one."""
     return {
         "ro.product.name": profile.device,
         "ro.product.model": profile.model,
         "ro.product.device": profile.device,
         "ro.product.manufacturer": profile.manufacturer,
-        "ro.product.cpu.abi": profile.abi,
-        "ro.product.cpu.abilist": profile.abi,
+        "ro.product.cpu.abi": abi,
+        "ro.product.cpu.abilist": abi,
         "ro.soc.model": profile.soc,
         "ro.build.version.release": profile.android,
         "ro.build.version.sdk": str(profile.api_level),

@@ -12,6 +12,7 @@ from typing import Self
 from crowdlearn_host.emulator.hardware.filesystem import Filesystem
 from crowdlearn_host.emulator.hardware.log import Log
 from crowdlearn_host.emulator.processes.limits import Limits
+from crowdlearn_host.emulator.processes.program_file import ENTRY, command
 from crowdlearn_host.emulator.processes.spawner import Child, Spawner
 from crowdlearn_host.emulator.shell.shell import Io, Write
 
@@ -32,7 +33,10 @@ class Running:
 
 
 class Processes:
-    """Starts the phone's programs (`programs`: name to MODULE:FUNCTION) and knows which of them run."""
+    """Starts the phone's programs (`programs`: name to MODULE:FUNCTION) and knows which of them run.
+
+    A phone of a `machine` runs programs that lie in its files, too.
+    """
 
     def __init__(
         self,
@@ -42,8 +46,10 @@ class Processes:
         programs: Mapping[str, str],
         limits: Limits | None,
         environment: Mapping[str, str],
+        machine: str = "",
     ) -> None:
         self._files = files
+        self._machine = machine
         self._log = log
         self._spawner = spawner
         self._programs = dict(programs)
@@ -67,11 +73,30 @@ class Processes:
 
         A program whose caller goes away (cancellation) is killed.
         """
-        name, arguments = os.path.basename(words[0]), words[1:]
+        name = os.path.basename(words[0])
+        return await self._run(self._programs[name], [name], words, cwd, io, started)
+
+    async def run_file(self, words: list[str], cwd: str, io: Io, started: Callable[[int], None]) -> int:
+        """`run` of a program in the phone's files. Raises OSError if the phone does not execute it."""
+        if not self._machine:
+            raise FileNotFoundError(2, "inaccessible or not found", words[0])
+        first = command(self._files.real(words[0], cwd), words[0], self._machine)
+        return await self._run(ENTRY, [os.path.basename(words[0]), *first], words, cwd, io, started)
+
+    async def _run(
+        self,
+        entry: str,
+        first: list[str],
+        words: list[str],
+        cwd: str,
+        io: Io,
+        started: Callable[[int], None],
+    ) -> int:
+        name, arguments = first[0], words[1:]
         async with _Pipe() as stdout, _Pipe() as stderr:
             child = await self._spawner.spawn(
-                self._programs[name],
-                [name, *(self._translate(argument) for argument in arguments)],
+                entry,
+                [*first, *(self._translate(argument) for argument in arguments)],
                 folder=self._files.real(cwd),
                 environment=self._environment(),
                 outputs=(stdout.writing_end, stderr.writing_end),

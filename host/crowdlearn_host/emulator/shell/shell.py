@@ -33,6 +33,8 @@ from crowdlearn_host.emulator.shell.tree import (
 MAX_PIPE = 1 << 26
 PROGRAMS = ("", "/bin", "/system/bin", "/system/xbin", "/vendor/bin")
 """Folders in which the phone's commands are; "" stands for a name without a folder."""
+PROGRAM_FILES = "/"
+"""The command for what is named by its path: a program in the phone's files."""
 PROMPT = b"$ "
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -254,6 +256,8 @@ async def run_words(shell: Shell, words: list[str], io: Io) -> int:
     """Run one command given as words."""
     folder, _, name = words[0].rpartition("/")
     function = shell.commands.get(name) if folder in PROGRAMS and words[0] != f"/{name}" else None
+    if function is None and "/" in words[0]:
+        function = shell.commands.get(PROGRAM_FILES)
     if function is None:
         await io.complain(f"sh: {words[0]}: inaccessible or not found\n".encode(errors="surrogateescape"))
         return NOT_FOUND

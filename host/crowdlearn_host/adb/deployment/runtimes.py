@@ -1,0 +1,75 @@
+"""The form that the device runtime has on a phone: the app, a program of its shell, or a bundle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from crowdlearn_host.adb.deployment.app import PACKAGE, AppDeployment
+from crowdlearn_host.adb.deployment.bundle import MakeBundle, install_bundle
+from crowdlearn_host.adb.deployment.shell import HOME, Deployment, RuntimeDeployment
+from crowdlearn_host.adb.services.device import AdbDevice
+from crowdlearn_host.adb.services.files import Progress
+from crowdlearn_host.bundle import ABIS, Bundle, make_bundle
+from crowdlearn_host.common.home import default_home
+
+PROGRAM = "crowdlearn-device"
+Runtime = Literal["auto", "shell", "app"]
+"""`auto` is the app if the phone has it, else `shell`: the phone's own program, or else a bundle."""
+
+
+@dataclass(frozen=True)
+class ShellRuntime:
+    """The words before arguments of `crowdlearn-device` in a phone's shell; `sent` bytes brought it there."""
+
+    kind: Literal["program", "bundle"]
+    command: tuple[str, ...]
+    sent: int
+
+
+def default_bundle(abi: str) -> Bundle:
+    """The bundle that is made once for all runs of this computer. Raises FleetError."""
+    return make_bundle(abi, default_home() / "bundles")
+
+
+async def has_app(device: AdbDevice) -> bool:
+    """Whether the app is installed."""
+    found = await device.shell(f"pm path {PACKAGE}")
+    return found.exit_code == 0 and found.stdout.startswith(b"package:")
+
+
+async def has_program(device: AdbDevice) -> bool:
+    """Whether the phone's shell finds the device runtime, as virtual phones do."""
+    return (await device.shell(f"which {PROGRAM}")).exit_code == 0
+
+
+async def shell_runtime(
+    device: AdbDevice, make: MakeBundle = default_bundle, progress: Progress | None = None, home: str = HOME
+) -> ShellRuntime:
+    """The device runtime of the phone's shell, which gets a bundle if it has none. Raises FleetError."""
+    if await has_program(device):
+        return ShellRuntime("program", (PROGRAM,), 0)
+    told = (await device.shell("getprop ro.product.cpu.abilist")).stdout.decode(errors="replace").strip()
+    abi = next((name for name in told.split(",") if name in ABIS), told)
+    bundle = await asyncio.to_thread(make, abi)
+    installed = await install_bundle(device, bundle, home, progress)
+    return ShellRuntime("bundle", installed.command, installed.sent)
+
+
+async def deployment_for(
+    device: AdbDevice,
+    runtime: Runtime,
+    arguments: Sequence[str],
+    *,
+    apk: Path | None = None,
+    make: MakeBundle = default_bundle,
+    progress: Progress | None = None,
+) -> tuple[Deployment, int]:
+    """The deployment of a runtime, and the bytes that brought the runtime there. Raises FleetError."""
+    if runtime == "app" or (runtime == "auto" and await has_app(device)):
+        return AppDeployment(device, apk=apk), 0
+    found = await shell_runtime(device, make, progress)
+    return RuntimeDeployment(device, program=found.command, arguments=arguments), found.sent
