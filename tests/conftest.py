@@ -1,10 +1,13 @@
 """For every test: a home of the session's own, and hypothesis does not time examples, machines are noisy."""
 
 import os
+import platform
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from crowdlearn_host.bundle import Bundle, make_bundle
 from hypothesis import settings
 
 settings.register_profile("crowdlearn", deadline=None)
@@ -18,6 +21,31 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Packages and bundles of this session, for all of its workers."""
+    if shutil.which("dpkg-deb") is None:
+        pytest.skip("bundles are made of Debian's packages: no dpkg-deb on this computer")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "bundles"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def x86_bundle(bundles: Path) -> Bundle:
+    if platform.machine() != "x86_64":
+        pytest.skip("this computer does not run the bundle for x86-64")
+    return make_bundle("x86_64", bundles)
+
+
+@pytest.fixture(scope="session")
+def arm_bundle(bundles: Path) -> Bundle:
+    if shutil.which("qemu-aarch64-static") is None:
+        pytest.skip("no QEMU for ARM: apt-get install qemu-user-static")
+    return make_bundle("arm64-v8a", bundles)
 
 
 @pytest.fixture(scope="session", autouse=True)

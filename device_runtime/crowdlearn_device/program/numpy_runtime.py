@@ -10,8 +10,6 @@ import importlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
 from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.protocol.frames import Array
 
@@ -31,7 +29,8 @@ class NumpyRuntimeExecutor:
             raise ProgramError(f"{MODULE} is not here ({error}); install it") from error
         try:
             self._program = core.load_buffer(pte)
-            self._methods = frozenset(self._program.method_names())
+            names = self._program.method_names()
+            self._inputs = {name: int(self._program.method_meta(name)["num_inputs"]) for name in names}
         except Exception as error:  # its errors have no common base with Python's
             raise ProgramError(
                 f"ExecuTorch cannot load the program ({error}); export and push it again"
@@ -39,10 +38,13 @@ class NumpyRuntimeExecutor:
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
         """Outputs of `method`, copies in any case. Raises ProgramError where it is refused."""
-        if method not in self._methods:
+        wanted = self._inputs.get(method)
+        if wanted is None:
             raise ProgramError(f"method {method} is not in the program; export and push it again")
+        if len(inputs) != wanted:  # the library would take what the last run left
+            raise ProgramError(f"method {method} takes {wanted} arrays and was given {len(inputs)}")
         # Its own Method class makes arrays without dimensions one-dimensional, which programs refuse.
-        arrays = [x if x.flags.c_contiguous else np.ascontiguousarray(x) for x in inputs]
+        arrays = [x if x.flags.c_contiguous and x.flags.writeable else x.copy("C") for x in inputs]
         try:
             return list(self._program.run_method(method, arrays))
         except Exception as error:

@@ -146,7 +146,7 @@ def _kept(folder: Path, name: str, made_of: str, make: Callable[[], Files], *, a
             archive = Archive(**{**content, "path": folder / content["path"]})
             if archive.path.stat().st_size == archive.packed:
                 return archive
-    archive = _pack(make(), folder, name)
+    archive = pack(make(), folder, name)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps({**asdict(archive), "path": archive.path.name}))
     part.replace(path)
@@ -170,7 +170,8 @@ def _listing(files: Files) -> bytes:
     return "".join(lines).encode()
 
 
-def _pack(files: Files, folder: Path, name: str) -> Archive:
+def pack(files: Files, folder: Path, name: str) -> Archive:
+    """The files as an archive in a folder of this computer."""
     listing = _listing(files)
     digest = hashlib.sha256(listing).hexdigest()
     path = folder / f"{name}-{digest[:16]}.tar.gz"

@@ -59,7 +59,7 @@ def read_elf(content: bytes) -> Elf:
             needed=tuple(names(_NEEDED)),
             alignment=min(loads, default=1),
         )
-    except (struct.error, ValueError) as error:
+    except (struct.error, ValueError, OverflowError) as error:
         raise NotElf(f"a damaged ELF file: {error}") from error
 
 

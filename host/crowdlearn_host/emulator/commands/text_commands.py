@@ -216,8 +216,8 @@ def hasher(name: str) -> CommandFunction:
 
 async def _check(shell: Shell, name: str, listings: list[str], io: Io) -> int:
     """-c: whether files have the hashes that listings say."""
-    code = 0
-    for line in (await _content(shell, listings, io)).decode(errors="surrogateescape").splitlines():
+    content, code = await _content(shell, listings, io)
+    for line in content.decode(errors="surrogateescape").splitlines():
         wanted, _, path = line.partition("  ")
         try:
             with shell.files.open(path, "rb", shell.cwd) as file:
