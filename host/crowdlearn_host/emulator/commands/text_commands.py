@@ -195,10 +195,10 @@ def hasher(name: str) -> CommandFunction:
     """sha256sum and its like."""
 
     async def command(shell: Shell, words: list[str], io: Io) -> int:
-        if words[1:2] == ["-c"]:
-            return await _check(shell, name, words[2:], io)
         code = 0
-        brief, paths = options(words, "b")
+        brief, paths = options(words, "bc")
+        if "c" in brief:
+            return await _check(shell, name, paths, io)
         for path in paths or ["-"]:
             digest = hashlib.new(name, usedforsecurity=False)
             try:
@@ -207,7 +207,7 @@ def hasher(name: str) -> CommandFunction:
                 await io.complain(f"{words[0]}: {error.strerror}\n".encode(errors="surrogateescape"))
                 code = 1
                 continue
-            line = digest.hexdigest() if brief else f"{digest.hexdigest()}  {path}"
+            line = digest.hexdigest() if "b" in brief else f"{digest.hexdigest()}  {path}"
             await io.write(f"{line}\n".encode(errors="surrogateescape"))
         return code
 
@@ -219,6 +219,8 @@ async def _check(shell: Shell, name: str, listings: list[str], io: Io) -> int:
     content, code = await _content(shell, listings, io)
     for line in content.decode(errors="surrogateescape").splitlines():
         wanted, _, path = line.partition("  ")
+        if len(wanted) != 2 * hashlib.new(name).digest_size or not path:
+            raise UsageError(f"bad line {line}")
         try:
             with shell.files.open(path, "rb", shell.cwd) as file:
                 whole = hashlib.new(name, file.read()).hexdigest() == wanted
