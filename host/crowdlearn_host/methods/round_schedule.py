@@ -26,3 +26,15 @@ def renews(theta: float, tau: float, momentum: float, groups: int) -> bool:
     then, and nothing shuffles.
     """
     return theta == 1 and tau == 0 and not momentum and groups > 1
+
+
+def doubt_of_sharing(theta: float, tau: float) -> str:
+    """Return what is to be told of groups that share so little that training together is in vain, or ""."""
+    if theta == 0:
+        return (
+            "sharing.theta = 0: no trained weight is shared, and the global model keeps those that it began "
+            "with; raise theta, or switch sharing off"
+        )
+    if tau == 1:
+        return "sharing.tau = 1: no group ever takes what others share; lower tau"
+    return ""

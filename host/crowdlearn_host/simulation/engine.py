@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -49,11 +49,13 @@ def run(
     """Trains to the last epoch, from `state` where one is given; `on_round` gets every round's state.
 
     The outcome depends on the setting only: not on the workers, nor on where the run was resumed. The state's
-    window changes in place. Raises TrainingError where a group cannot train, or training diverges.
+    arrays and window change in place, for groups' weights take the most memory. Raises TrainingError if a
+    group cannot train, or training diverges.
     """
     state = state or start(setting)
     config = setting.config
     after = _slicenet_round if config.method == "slicenet" else _fedavg_round
+    workers.warm()
     for number in range(len(state.records), config.rounds):
         state = after(setting, workers, state, number)
         on_round(state)
@@ -78,29 +80,35 @@ def _slicenet_round(setting: Setting, workers: Workers, state: RunState, number:
     ]
     turns = [order[part * passes : (part + 1) * passes] for order in orders]
     rate, summed = config.rate(number), by_gradient(config)
-    results = workers.map(
-        [
-            GroupTask(tuple(Pass(d, epoch) for d in turn), weights, momentum, rate, summed)
-            for turn, weights, momentum in zip(turns, state.weights, state.momentum, strict=True)
-        ]
-    )
-    for turn, result in zip(turns, results, strict=True):
-        _check_finite(result, turn, number)
-    weights = np.stack([result.weights for result in results])
-    momentum = np.stack([result.momentum for result in results])
-    samples = sum(result.samples for result in results)
-    sums, errors = (
+    tasks = [
+        GroupTask(tuple(Pass(d, epoch) for d in turn), weights, momentum, rate, summed)
+        for turn, weights, momentum in zip(turns, state.weights, state.momentum, strict=True)
+    ]
+    learned: list[tuple[int, float]] = []
+
+    def trained() -> Iterator[GroupResult]:
+        """Yield each group's result, of which the state keeps what the next round begins with."""
+        for group, (turn, result) in enumerate(zip(turns, workers.each(tasks), strict=True)):
+            _check_finite(result, turn, number)
+            state.weights[group], state.momentum[group] = result.weights, result.momentum
+            learned.append((result.samples, result.loss))
+            yield result
+
+    spent = {"activation": 0, "error": 0, "shuffle": 0, "sharing": 0}
+    if config.sharing.enabled:
+        holders = [_holders(order, turn[-1]) for order, turn in zip(orders, turns, strict=True)]
+        spent["sharing"] = share(setting, state.window, holders, trained(), state.weights, number)
+    else:
+        for _ in trained():
+            pass
+    samples = sum(count for count, _ in learned)
+    spent["activation"], spent["error"] = (
         samples * floats * BYTES[config.training.wire]
         for floats in (setting.sums_per_sample, setting.errors_per_sample)
     )
     shuffles = len(turns[0]) - config.renews
-    moved = shuffle_bytes(config, setting.pieces, setting.frozen) * shuffles * config.groups
-    spent = {"activation": sums, "error": errors, "shuffle": moved, "sharing": 0}
-    if config.sharing.enabled:
-        holders = [_holders(order, turn[-1]) for order, turn in zip(orders, turns, strict=True)]
-        spent["sharing"] = share(setting, state.window, holders, results, weights, number)
-    state = RunState(weights, momentum, state.window, state.records)
-    return _recorded(setting, workers, state, results, spent, number, time.perf_counter() - began)
+    spent["shuffle"] = shuffle_bytes(config, setting.pieces, setting.frozen) * shuffles * config.groups
+    return _recorded(setting, workers, state, learned, spent, number, time.perf_counter() - began)
 
 
 def _holders(order: Sequence[int], dominator: int) -> list[int]:
@@ -124,29 +132,32 @@ def _fedavg_round(setting: Setting, workers: Workers, state: RunState, number: i
     passes = [tuple(Pass(int(device), number * local + i) for i in range(local)) for device in np.sort(drawn)]
     size = -(-count // COHORTS)
     cohorts = [tuple(passes[first : first + size]) for first in range(0, count, size)]
-    results = workers.map([CohortTask(each, state.weights[0], config.rate(number)) for each in cohorts])
+    tasks = [CohortTask(each, state.weights[0].copy(), config.rate(number)) for each in cohorts]
     total = np.zeros(len(setting.initial))
-    for cohort, result in zip(cohorts, results, strict=True):
+    learned = []
+    for cohort, result in zip(cohorts, workers.each(tasks), strict=True):
         _check_finite(result, [own[0].device for own in cohort], number)
         total += result.weights * float(result.samples)
-    weights = (total / sum(result.samples for result in results)).astype(np.float32)[None]
+        learned.append((result.samples, result.loss))
+    weights = (total / sum(samples for samples, _ in learned)).astype(np.float32)[None]
     spent = {"sharing": 2 * count * int((~setting.frozen).sum()) * FLOAT}
     state = RunState(weights, state.momentum, state.window, state.records)
-    return _recorded(setting, workers, state, results, spent, number, time.perf_counter() - began)
+    return _recorded(setting, workers, state, learned, spent, number, time.perf_counter() - began)
 
 
 def _recorded(
     setting: Setting,
     workers: Workers,
     state: RunState,
-    results: Sequence[GroupResult],
+    learned: Sequence[tuple[int, float]],
     spent: dict[str, int],
     number: int,
     seconds: float,
 ) -> RunState:
+    """Return the state with a round's record. Each group `learned` from some samples, at a mean loss."""
     config = setting.config
-    samples = sum(result.samples for result in results)
-    loss = sum(result.loss * result.samples for result in results) / samples
+    samples = sum(count for count, _ in learned)
+    loss = sum(own * count for count, own in learned) / samples
     epoch = number // config.rounds_an_epoch
     last = number + 1 == config.rounds
     shared = config.method == "fedavg" or config.sharing.enabled
@@ -166,5 +177,5 @@ def _accuracies(setting: Setting, workers: Workers, models: Sequence[Floats]) ->
     samples = len(setting.workload.test)
     starts = range(0, samples, EVALUATED)
     tasks = [EvaluationTask(weights, at, min(at + EVALUATED, samples)) for weights in models for at in starts]
-    right = np.array(workers.map(tasks)).reshape(len(models), len(starts)).sum(1)
+    right = np.array(list(workers.each(tasks))).reshape(len(models), len(starts)).sum(1)
     return [int(each) / samples for each in right]

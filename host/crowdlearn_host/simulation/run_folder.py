@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from crowdlearn_device.platform.files import replacing, write_atomically
+from crowdlearn_device.platform.files import naming, replacing, write_atomically
+from crowdlearn_device.protocol.frames import Floats
+from numpy.typing import NDArray
 from safetensors.torch import save
 
 from crowdlearn_host.common.files import DAMAGED_ARCHIVE, LOCK, locked
@@ -35,6 +37,8 @@ from .state import RoundRecord, RunState
 CHECKPOINT = "checkpoint.npz"
 METRICS = "metrics.jsonl"
 MODEL = "model.safetensors"
+QUICK_SECONDS, SHARE = 1.0, 20
+"""A checkpoint that took less is written after every round, another after so many times what it took."""
 
 
 class RunFolder:
@@ -58,6 +62,9 @@ class RunFolder:
         if keeps and load_toml(kept, SimulationConfig, self._config_folder) != self.config:
             raise RunError(f"{folder} is a run of another configuration; choose another --run folder")
         self._lock = locked(self.folder)
+        self.kept = 0
+        """Rounds of which the checkpoint tells."""
+        self._due = 0.0
         write_atomically(kept, Path(config_file).read_bytes())
         write_atomically(self.folder / "environment.json", json.dumps(_environment(), indent=1).encode())
 
@@ -90,6 +97,7 @@ class RunFolder:
         path = self.folder / CHECKPOINT
         state = _load_state(path) if path.exists() else None
         records = state.records if state else ()
+        self.kept = len(records)
         metrics = self.folder / METRICS
         lines = metrics.read_bytes().splitlines(keepends=True) if metrics.exists() else []
         rows = [line for line in lines if line.endswith(b"\n")][: len(records)]
@@ -99,10 +107,20 @@ class RunFolder:
         return state
 
     def keep(self, state: RunState) -> None:
-        """Adds the last round to metrics and checkpoint; a crash leaves either as it was or as it is then."""
-        with (self.folder / METRICS).open("a") as file:
+        """Add the last round to the metrics and, if it is due, write the checkpoint.
+
+        A crash leaves either as it was or as it is then. Of a crowd whose checkpoint takes seconds to write,
+        rounds are computed again rather than spend more than a twentieth of the time on it.
+        """
+        metrics = self.folder / METRICS
+        with naming(metrics), metrics.open("a") as file:
             file.write(_row(state.records, time.time()))
-        _save_state(self.folder / CHECKPOINT, state)
+        began = time.monotonic()
+        if began >= self._due or len(state.records) == self.config.rounds:
+            _save_state(self.folder / CHECKPOINT, state)
+            self.kept = len(state.records)
+            took = time.monotonic() - began
+            self._due = time.monotonic() + (SHARE * took if took > QUICK_SECONDS else 0)
 
     def finish(self, setting: Setting, state: RunState) -> Path:
         """Writes the global model as model.safetensors and returns its path."""
@@ -143,11 +161,31 @@ def _save_state(path: Path, state: RunState) -> None:
         np.savez(
             file,
             allow_pickle=False,
-            weights=state.weights,
-            momentum=state.momentum,
             records=records,
+            **_columns("weights", state.weights),
+            **_columns("momentum", state.momentum),
             **arrays,
         )
+
+
+def _columns(name: str, rows: Floats) -> dict[str, NDArray[Any]]:
+    """Return float32 [groups, weights] as what all groups have alike, once, and the columns in which they
+    differ: after a sharing these are few.
+    """
+    differ = np.zeros(rows.shape[1], np.bool_)
+    bits = rows.view(np.uint32)  # zeros of both signs are equal, and not the same
+    for row in bits[1:]:
+        differ |= row != bits[0]
+    places = np.flatnonzero(differ)
+    return {name: rows[0], f"{name}_places": places, f"{name}_rows": rows[:, places]}
+
+
+def _rows(name: str, arrays: Mapping[str, NDArray[Any]]) -> Floats:
+    """Return what `_columns` was given."""
+    own = arrays[f"{name}_rows"]
+    rows = np.tile(arrays[name], (len(own), 1))
+    rows[:, arrays[f"{name}_places"]] = own
+    return rows
 
 
 def _load_state(path: Path) -> RunState:
@@ -155,7 +193,8 @@ def _load_state(path: Path) -> RunState:
         with np.load(path, allow_pickle=False) as arrays:
             window = {n.removeprefix("window_"): arrays[n] for n in arrays.files if n.startswith("window_")}
             records = tuple(RoundRecord(**record) for record in json.loads(arrays["records"].tobytes()))
-            return RunState(arrays["weights"], arrays["momentum"], Window.from_state(window), records)
+            weights, momentum = (_rows(name, arrays) for name in ("weights", "momentum"))
+            return RunState(weights, momentum, Window.from_state(window), records)
     except DAMAGED_ARCHIVE as error:
         raise RunError(f"{path} is damaged ({error}); delete it to start the run anew") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +29,13 @@ def share(
     setting: Setting,
     window: Window,
     holders: Sequence[Sequence[int]],
-    results: Sequence[GroupResult],
+    results: Iterable[GroupResult],
     weights: NDArray[np.float32],
     number: int,
 ) -> int:
-    """Uploads of every device, then every group's download into `weights`. Returns the bytes of both."""
+    """Take the uploads of every device from `results`, one group at a time, then write every group's download
+    into `weights`. Returns the bytes of both.
+    """
     config = setting.config
     theta, values = config.sharing.theta, ValueType[config.sharing.values.upper()]
     parts = _parts(setting, frozen=False)

@@ -17,14 +17,17 @@ from typing import Protocol, TypeVar, cast
 
 import numpy as np
 import torch
+from crowdlearn_device.platform.files import naming
 from threadpoolctl import ThreadpoolController
 
 from crowdlearn_host.errors import TrainingError
-from crowdlearn_host.simulation.learners.group import GroupModel
+from crowdlearn_host.simulation.learners.group import GroupModel, warm_up
 from crowdlearn_host.simulation.learners.workload import Workload
 
 from .tasks import Task
 
+AHEAD = 4
+"""Results a worker that may wait for an earlier one: each is as large as a model."""
 ATTEMPTS = 3
 """How often a task may lose its worker before the run gives up."""
 Outcome = TypeVar("Outcome")
@@ -33,8 +36,15 @@ Outcome = TypeVar("Outcome")
 class Workers(Protocol):
     """Trains and evaluates side by side. Close it when done; it is its own context manager."""
 
-    def map(self, tasks: Sequence[Task[Outcome]]) -> list[Outcome]:
-        """The results, in the order of the tasks. Raises TrainingError where a task fails."""
+    def each(self, tasks: Sequence[Task[Outcome]]) -> Iterator[Outcome]:
+        """Yield the results in the order of the tasks, few of them ahead of whoever takes them.
+
+        Raises TrainingError if a task fails.
+        """
+        ...
+
+    def warm(self) -> None:
+        """Wait until all that is loaded or compiled once is: it belongs to no round."""
         ...
 
     def __enter__(self) -> Workers: ...
@@ -48,14 +58,21 @@ class InProcess:
     """Trains one group after the other, here."""
 
     def __init__(self, workload: Workload) -> None:
+        self._workload = workload
         self._model = GroupModel(workload)
 
-    def map(self, tasks: Sequence[Task[Outcome]]) -> list[Outcome]:
-        with one_thread():
+    def each(self, tasks: Sequence[Task[Outcome]]) -> Iterator[Outcome]:
+        for task in tasks:
             try:
-                return [task.run(self._model) for task in tasks]
+                with one_thread():
+                    outcome = task.run(self._model)
             except Exception as error:  # as in the other workers: a user's model may raise anything
                 raise TrainingError(f"a group could not train: {error}") from error
+            yield outcome
+
+    def warm(self) -> None:
+        with one_thread(), suppress(Exception):  # what fails here fails in the first round, and is told there
+            warm_up(self._workload)
 
     def __enter__(self) -> InProcess:
         return self
@@ -71,48 +88,79 @@ class Processes:
         self._folder = tempfile.TemporaryDirectory(prefix="crowdlearn-")
         _save(workload, Path(self._folder.name))
         self._context = multiprocessing.get_context("spawn")
-        self._workers = dict(self._start() for _ in range(count))
+        self._workers: dict[Connection, BaseProcess] = {}
+        self._starting: set[Connection] = set()
+        self._died = 0
+        for _ in range(count):
+            self._start()
 
     @property
     def pids(self) -> list[int]:
         """The processes' ids."""
         return [cast(int, process.pid) for process in self._workers.values()]
 
-    def _start(self) -> tuple[Connection, BaseProcess]:
+    def _start(self) -> None:
         here, there = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(there, self._folder.name), daemon=True)
         process.start()
         there.close()
-        return here, process
+        self._workers[here] = process
+        self._starting.add(here)
 
-    def map(self, tasks: Sequence[Task[Outcome]]) -> list[Outcome]:
+    def warm(self) -> None:
+        while self._starting:
+            for ready in wait(list(self._starting)):
+                self._has_started(cast("Connection", ready))
+
+    def _has_started(self, connection: Connection) -> None:
+        """Take the word of a new worker that it is ready, or replace it. Raises TrainingError if that does
+        not help.
+        """
+        self._starting.discard(connection)
+        try:
+            connection.recv()
+            self._died = 0
+        except (EOFError, OSError) as error:
+            self._died += 1
+            self._replace(connection)
+            if self._died == ATTEMPTS * len(self._workers):
+                raise TrainingError(
+                    "worker processes die as they start; is there memory for them?"
+                ) from error
+
+    def each(self, tasks: Sequence[Task[Outcome]]) -> Iterator[Outcome]:
         results: dict[int, Outcome] = {}
         waiting = list(reversed(range(len(tasks))))
         attempts = [0] * len(tasks)
         busy: dict[Connection, int] = {}
-        while len(results) < len(tasks):
-            for connection in list(self._workers):
-                if waiting and connection not in busy:
-                    busy[connection] = waiting.pop()
-                    self._send(connection, tasks[busy[connection]])
-            for ready in wait(list(busy)):
-                connection = cast("Connection", ready)
-                number = busy.pop(connection)
-                try:
-                    outcome = connection.recv()
-                except (EOFError, OSError) as error:
-                    attempts[number] += 1
-                    self._replace(connection)
-                    if attempts[number] == ATTEMPTS:
-                        raise TrainingError(
-                            f"{ATTEMPTS} worker processes died on one group; is there memory for them?"
-                        ) from error
-                    waiting.append(number)
-                    continue
-                if isinstance(outcome, Exception):
-                    raise TrainingError(f"a group could not train: {outcome}") from outcome
-                results[number] = outcome
-        return [results[number] for number in range(len(tasks))]
+        for due in range(len(tasks)):
+            while due not in results:
+                for connection in list(self._workers):
+                    free = connection not in busy and connection not in self._starting
+                    if free and waiting and waiting[-1] < due + AHEAD * len(self._workers):
+                        busy[connection] = waiting.pop()
+                        self._send(connection, tasks[busy[connection]])
+                for ready in wait([*busy, *self._starting]):
+                    connection = cast("Connection", ready)
+                    if connection in self._starting:
+                        self._has_started(connection)
+                        continue
+                    number = busy.pop(connection)
+                    try:
+                        outcome = connection.recv()
+                    except (EOFError, OSError) as error:
+                        attempts[number] += 1
+                        self._replace(connection)
+                        if attempts[number] == ATTEMPTS:
+                            raise TrainingError(
+                                f"{ATTEMPTS} worker processes died on one group; is there memory for them?"
+                            ) from error
+                        waiting.append(number)
+                        continue
+                    if isinstance(outcome, Exception):
+                        raise TrainingError(f"a group could not train: {outcome}") from outcome
+                    results[number] = outcome
+            yield results.pop(due)
 
     def _send(self, connection: Connection, task: Task[object]) -> None:
         with suppress(OSError):  # a dead worker's connection is ready at once, and its reader replaces it
@@ -121,7 +169,7 @@ class Processes:
     def _replace(self, connection: Connection) -> None:
         self._workers.pop(connection).join()
         connection.close()
-        self._workers.update([self._start()])
+        self._start()
 
     def __enter__(self) -> Processes:
         return self
@@ -150,12 +198,16 @@ class RayTasks:
         self._workload = ray.put(workload)
         self._train = ray.remote(num_cpus=1, max_retries=ATTEMPTS)(_train_once)
 
-    def map(self, tasks: Sequence[Task[Outcome]]) -> list[Outcome]:
-        futures = [self._train.remote(self._workload, task) for task in tasks]
+    def each(self, tasks: Sequence[Task[Outcome]]) -> Iterator[Outcome]:
+        futures = [self._train.remote(self._workload, task) for task in tasks][::-1]
         try:
-            return cast("list[Outcome]", self._ray.get(futures))
+            while futures:
+                yield cast("Outcome", self._ray.get(futures.pop()))
         except self._ray.exceptions.RayError as error:
             raise TrainingError(f"the Ray cluster could not train a group: {error}") from error
+
+    def warm(self) -> None:
+        pass  # tasks run wherever the cluster likes
 
     def __enter__(self) -> RayTasks:
         return self
@@ -191,7 +243,11 @@ def _serve(connection: Connection, folder: str) -> None:
     """A worker process: trains the tasks that come until the connection closes."""
     with one_thread():
         try:
-            model = GroupModel(_load(Path(folder)))
+            workload = _load(Path(folder))
+            model = GroupModel(workload)
+            with suppress(Exception):  # what fails here fails in the first round, and is told there
+                warm_up(workload)
+            connection.send(None)
             while True:
                 task: Task[object] = connection.recv()
                 try:
@@ -203,9 +259,10 @@ def _serve(connection: Connection, folder: str) -> None:
 
 
 def _save(workload: Workload, folder: Path) -> None:
-    np.save(folder / "inputs.npy", workload.inputs)
-    rest = replace(workload, inputs=np.zeros(0, np.float32))
-    (folder / "rest.pickle").write_bytes(pickle.dumps(rest))
+    with naming(folder):
+        np.save(folder / "inputs.npy", workload.inputs)
+        rest = replace(workload, inputs=np.zeros(0, np.float32))
+        (folder / "rest.pickle").write_bytes(pickle.dumps(rest))
 
 
 def _load(folder: Path) -> Workload:

@@ -41,7 +41,7 @@ def test_a_worker_killed_at_work_changes_nothing(cluster: object, crowd: Callabl
     initial = start(setting)
     task = GroupTask(tuple(Pass(d, 0) for d in range(12)) * 60, initial.weights[0], initial.momentum[0], 0.01)
     with RayTasks(setting.workload) as workers, ThreadPoolExecutor(1) as thread:
-        running = thread.submit(workers.map, [task, task])
+        running = thread.submit(lambda: list(workers.each([task, task])))
         killed = 0
         while not killed and not running.done():
             for process in at_work():
@@ -49,7 +49,7 @@ def test_a_worker_killed_at_work_changes_nothing(cluster: object, crowd: Callabl
                 killed += 1
         results = running.result()
     assert killed
-    expected = InProcess(setting.workload).map([task])[0]
+    expected = next(InProcess(setting.workload).each([task]))
     for result in results:
         np.testing.assert_array_equal(result.weights, expected.weights)
 

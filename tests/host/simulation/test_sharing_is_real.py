@@ -80,8 +80,9 @@ def test_a_round_is_that_of_devices_and_server(
             device = int(holders[group, number])
             for update in shared_updates(manifest, piece_state, device, 0, theta, ValueType[values.upper()]):
                 shared.merge(group, Merge(device, 1, 0, piece.neurons, update))
-        shared.commit(group, 1, (0, 0))
-    shared.release()
+        records = shared.close(group, 1, (0, 0))
+        for record in [*records, *shared.entering(records)]:
+            shared.take_in(record)
     average = arrays(state.window.average())
     for name, array in shared.model().items():
         np.testing.assert_array_equal(array, average[name], err_msg=name)

@@ -14,8 +14,10 @@ from crowdlearn_host.errors import ConfigError, HostError, RunError, TrainingErr
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.plan import load_plan, save_plan
+from crowdlearn_host.simulation import run_folder
 from crowdlearn_host.simulation.run_folder import RunFolder
 from safetensors.numpy import load_file
+from typer import Exit
 
 
 def test_a_run_is_kept_with_its_configuration_metrics_and_model(files: Path) -> None:
@@ -31,7 +33,9 @@ def test_a_run_is_kept_with_its_configuration_metrics_and_model(files: Path) -> 
     assert load_file(run / "model.safetensors")["0.weight"].shape == (10, 6)
 
 
-def test_a_run_that_crashed_goes_on_to_the_same_model(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_interrupted_says_so_and_goes_on_to_the_same_model(
+    files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     simulate(files / "crowd.toml", files, files / "whole", processes=1)
     keep = RunFolder.keep
 
@@ -40,9 +44,11 @@ def test_a_run_that_crashed_goes_on_to_the_same_model(files: Path, monkeypatch: 
         if len(state.records) == 2:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(Exit) as ended:
         patched.setattr(RunFolder, "keep", crash_after_the_second)
         simulate(files / "crowd.toml", files, files / "run", processes=1)
+    assert ended.value.exit_code == 130
+    assert "round 2 of 4 is kept: the same command goes on from there" in capsys.readouterr().err
     metrics = files / "run" / "metrics.jsonl"
     kept = metrics.read_text().splitlines()
     assert len(kept) == 2
@@ -68,6 +74,48 @@ def test_a_run_folder_of_another_configuration_or_damaged_is_refused(files: Path
             checkpoint.write_bytes(whole[:length])
             with pytest.raises(RunError, match=r"damaged .*delete it"):
                 folder.resume()
+
+
+def test_a_crowd_whose_checkpoint_takes_long_computes_rounds_again(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate(files / "crowd.toml", files, files / "whole", processes=1)
+    monkeypatch.setattr(run_folder, "QUICK_SECONDS", 0)
+    monkeypatch.setattr(run_folder, "SHARE", 1e9)
+    keep = RunFolder.keep
+
+    def stop_after_the_third(folder: RunFolder, state) -> None:
+        keep(folder, state)
+        if len(state.records) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(Exit):
+        patched.setattr(RunFolder, "keep", stop_after_the_third)
+        simulate(files / "crowd.toml", files, files / "run", processes=1)
+    with RunFolder(files / "run", files / "crowd.toml") as folder:
+        assert len(folder.resume().records) == 1
+    simulate(files / "crowd.toml", files, files / "run", processes=1)
+    whole, resumed = (load_file(files / name / "model.safetensors") for name in ("whole", "run"))
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+    with RunFolder(files / "run", files / "crowd.toml") as folder:
+        assert len(folder.resume().records) == 4
+
+
+def test_a_checkpoint_holds_once_what_all_groups_have_alike() -> None:
+    rows = np.tile(np.arange(1000, dtype=np.float32), (50, 1))
+    rows[3, 7], rows[4, 0] = 5, -0.0
+    arrays = run_folder._columns("weights", rows)
+    assert sum(array.nbytes for array in arrays.values()) < 3 * rows[0].nbytes
+    assert run_folder._rows("weights", arrays).tobytes() == rows.tobytes()
+
+
+def test_sharing_that_trains_nothing_together_is_told(
+    files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (files / "crowd.toml").read_text()
+    (files / "crowd.toml").write_text(text.replace("theta = 0.8", "theta = 0"))
+    simulate(files / "crowd.toml", files, files / "run", processes=1)
+    assert "sharing.theta = 0: no trained weight is shared" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

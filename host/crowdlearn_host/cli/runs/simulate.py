@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +17,7 @@ from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.common.toml_files import load_toml
 from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.methods.round_schedule import doubt_of_sharing
 from crowdlearn_host.models.names import check_name
 from crowdlearn_host.spec.simulation import SimulationConfig
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from crowdlearn_host.simulation.setting import Setting
     from crowdlearn_host.simulation.state import RunState
     from crowdlearn_host.simulation.workers import Workers
+
+
+INTERRUPTED = 130
+"""Exit code of a command that SIGINT ended, as shells have it."""
 
 
 class Engine(StrEnum):
@@ -95,8 +101,18 @@ def _simulated(
         folder.begin(setting, given(wanted.model, wanted.plan, place, train, test, devices))
         before = folder.resume()
         working.step("training round", len(before.records) + 1 if before else 1, wanted.rounds)
-        with _workers(setting, engine, processes or os.cpu_count() or 1) as workers:
-            state = run(setting, workers, before, on_round)
+        if wanted.method == "slicenet" and wanted.sharing.enabled:
+            doubt = doubt_of_sharing(wanted.sharing.theta, wanted.sharing.tau)
+            if doubt:
+                console.print(f"note: {doubt}", highlight=False, soft_wrap=True)
+        try:
+            with _workers(setting, engine, processes or os.cpu_count() or 1) as workers:
+                state = run(setting, workers, before, on_round)
+        except KeyboardInterrupt:
+            reached = f"round {folder.kept} of {wanted.rounds} is kept" if folder.kept else "no round is kept"
+            told = f"crowdlearn: interrupted; {reached}: the same command goes on from there"
+            print(told, file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
         return folder.finish(setting, state), state
 
 

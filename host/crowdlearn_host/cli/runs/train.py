@@ -19,6 +19,7 @@ from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.progress import TrainingProgress, size
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.methods.round_schedule import doubt_of_sharing
 from crowdlearn_host.runs.preflight import check_start, serials_of
 from crowdlearn_host.spec.training import TrainConfig, load_config
 
@@ -100,6 +101,9 @@ def _prepared(
 
     devices = (config.fleet.virtual if serials is None else len(serials)) + config.fleet.joining
     checked = check(config, devices=devices)
+    groups = len(checked.plan.groups) or config.group.groups
+    if groups > 1 and (doubt := doubt_of_sharing(config.sharing.theta, config.sharing.tau)):
+        on_event("note", {"text": doubt})
     if serials:
         asyncio.run(survey(serials, _wanted(checked), key))
     return export(checked, on_event)

@@ -7,14 +7,14 @@ dominators in turn.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Protocol
 
 import numpy as np
 from crowdlearn_device.protocol.frames import Floats
 
-from crowdlearn_host.methods.index_space import flat_layout
+from crowdlearn_host.methods.index_space import flat_layout, flatten
 from crowdlearn_host.models.named import build_model
 
 from . import loops
@@ -96,3 +96,14 @@ class GroupModel:
     def right(self, weights: Floats, tested: range) -> int:
         """How many of these test samples a model of these weights gets right, by its running statistics."""
         return int((self._learner.classify(weights, tested) == self._workload.test.labels[tested]).sum())
+
+
+def warm_up(workload: Workload) -> None:
+    """Train and classify a few samples, so that everything is loaded and compiled before time is taken."""
+    rows = 2 * max(workload.config.training.batch, workload.least_rows)
+    few = replace(workload, devices=(workload.devices[0][:rows],))
+    model = GroupModel(few)
+    weights = flatten(build_model(workload.config.model, workload.config.seed).state_dict())
+    momentum = np.zeros_like(weights) if workload.config.training.momentum else np.zeros(0, np.float32)
+    model.train((Pass(0, 0),), weights, momentum, 0.0, accumulate=True)
+    model.right(weights, range(min(len(workload.test), rows)))
