@@ -102,7 +102,7 @@ def test_a_run_from_training_to_its_report(run: Run, tmp_path: Path) -> None:
     assert sum(each["samples"] for each in evaluated["classes"]) == evaluated["samples"]
     exported = run("export-model runs/run --onnx net.onnx")
     assert exported["onnx"]["file"] == "net.onnx"
-    assert run("report runs/run") == {"report": "runs/run/report.html"}
+    assert run("report runs/run") == {"report": "runs/run/report.html", "damaged": []}
     (epoch,) = (e for e in read_lines(tmp_path / "runs/run/events.jsonl") if e["event"] == "evaluated")
     assert epoch["training_loss"] == pytest.approx(told["training_loss"])
 

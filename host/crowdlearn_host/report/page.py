@@ -70,13 +70,17 @@ def page(run: Run) -> str:
     """The run as HTML. What came from devices is escaped; a chart without data says so. A simulated run has
     no devices of its own to tell of.
     """
-    name = escape(run.name)
-    body = "".join(sections(run))
+    head = f'<p class="about">{about(run)}</p><div class="facts">{facts(run)}</div>'
+    return document(run.name, head, "".join(sections(run)))
+
+
+def document(title: str, head: str, body: str) -> str:
+    """A whole page of HTML with this title, as text; `head` and `body` are HTML."""
+    name = escape(title)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}: crowdlearn</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>'
-        f'<body><h1>{name}</h1><p class="about">{about(run)}</p><div class="facts">{facts(run)}</div>'
-        f'<div class="grid-of">{body}</div></body></html>'
+        f'<body><h1>{name}</h1>{head}<div class="grid-of">{body}</div></body></html>'
     )
 
 
@@ -130,7 +134,12 @@ def _when(run: Run) -> str:
 
 
 def facts(run: Run) -> str:
-    """The figures at the head of the page."""
+    """The figures at the head of the page, as HTML."""
+    return "".join(f"<div><b>{escape(value)}</b><span>{name}</span></div>" for name, value in figures(run))
+
+
+def figures(run: Run) -> list[tuple[str, str]]:
+    """What a figure is of, and the figure, both for people."""
     sent = sum(each.sent for each in run.ledger)
     received = sum(each.received or 0 for each in run.ledger)
     last = run.epochs[-1].number + 1 if run.epochs else 0
@@ -155,7 +164,7 @@ def facts(run: Run) -> str:
     told += [("left out", words) for words in run.damaged]
     if run.left_out:
         told.append(("values that are not finite, left out", str(run.left_out)))
-    return "".join(f"<div><b>{escape(value)}</b><span>{name}</span></div>" for name, value in told)
+    return told
 
 
 def duration(seconds: float) -> str:

@@ -150,7 +150,7 @@ def assembled(
     Raises one of DAMAGED if a file or a line is of no run.
     """
     config_text = _text(folder / "config.toml")
-    config, plan = _parsed(config_text), json.loads(_text(folder / "plan.json") or "{}")
+    config, plan = parsed(config_text), json.loads(_text(folder / "plan.json") or "{}")
     trained = counted(rows)
     points = list(zip(_samples(trained), trained, strict=True))
     pieces, loads = _pieces(plan)
@@ -191,7 +191,8 @@ def assembled(
     )
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def parsed(text: str) -> dict[str, Any]:
+    """A configuration's tables; nothing if it is not TOML."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError:

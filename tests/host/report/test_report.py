@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from crowdlearn_host.cli.runs.simulate import simulate
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.errors import RunError
 from crowdlearn_host.report.charts import bars, curves
-from crowdlearn_host.report.page import page
+from crowdlearn_host.report.page import is_page, page
 from crowdlearn_host.report.run import MAX_POINTS, read_run
 
 HOSTILE = "<script>alert(1)</script>"
@@ -209,6 +210,22 @@ def test_names_are_legible_however_deep_the_network_and_many_the_pieces(
     title = re.search("<title>(.*?)</title>", told)
     assert title is not None
     assert json.loads(html.unescape(title[1])) == []
+
+
+def test_runs_are_compared_on_one_page_that_links_the_report_of_each(phones: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other run"
+    shutil.copytree(phones, other)
+    (other / "config.toml").write_text('name = "phones"\ntraining = { epochs = 3 }\n')
+    report(phones, tmp_path / "both.html", against=[other])
+    told = (tmp_path / "both.html").read_text()
+    for words in ("phones (phones-run)", "phones (other run)", "training.epochs", "87.50 %"):
+        assert words in told
+    assert HOSTILE not in told
+    links = re.findall('href="(.*?)"', told)
+    assert links == ["phones-run/report.html", "other%20run/report.html"]
+    assert all(is_page((tmp_path / unquote(link)).read_text()) for link in links)
+    assert told.count("<polyline") == 4
+    report(phones, tmp_path / "both.html", against=[other])
 
 
 def test_a_folder_that_is_no_run_or_damaged_is_refused(tmp_path: Path, phones: Path) -> None:
