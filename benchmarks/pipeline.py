@@ -37,7 +37,7 @@ from crowdlearn_host.planner.problem.fleet import Fleet
 from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.planner.solver.search import search
 from crowdlearn_host.runs.prepare import Prepared, groups_of, prepare, shared_model_of
-from crowdlearn_host.spec.training import TrainConfig, micro_rows
+from crowdlearn_host.spec.run_spec import RunSpec, micro_rows
 from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.server import ServerConnection, unix_serve
@@ -178,7 +178,7 @@ def _owns(piece: PiecePlan, layer: int) -> bool:
     return stop > start
 
 
-def configuration(batch: int, way: Way, folder: Path = Path()) -> TrainConfig:
+def configuration(batch: int, way: Way, folder: Path = Path()) -> RunSpec:
     training: dict[str, Any] = {
         "batch": batch,
         "staleness": way.staleness,
@@ -195,7 +195,7 @@ def configuration(batch: int, way: Way, folder: Path = Path()) -> TrainConfig:
         "group": {"plan": "plan.json"},
         "training": training,
     }
-    return parse_config(values, TrainConfig, "the benchmark", folder)
+    return parse_config(values, RunSpec, "the benchmark", folder)
 
 
 def prepared_for(kind: str) -> Prepared:

@@ -18,7 +18,7 @@ from crowdlearn_host.privacy.audit.audit import Auditor, Finding
 from crowdlearn_host.privacy.audit.case import Case, rehearsed_case
 from crowdlearn_host.privacy.audit.page import page
 from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.spec.training import DIGITS, TrainConfig
+from crowdlearn_host.spec.run_spec import DIGITS, RunSpec
 from rich.console import Console
 
 from .report import machine, write_rows
@@ -44,7 +44,7 @@ def case_of(n: int, seed: int, data: str, own: int, epochs: int) -> Case:
             "kernels": "by_size",
         },
     }
-    config = parse_config(values, TrainConfig, "the benchmark")
+    config = parse_config(values, RunSpec, "the benchmark")
     prepared = prepare(config, lambda event, fields: None)
     return rehearsed_case(prepared, samples=GALLERY // n, own=own, epochs=epochs)
 

@@ -20,8 +20,8 @@ from crowdlearn_host.runs.data import to_npz
 from crowdlearn_host.runs.folder import new_run
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.runs.train import train
+from crowdlearn_host.spec.run_spec import RunSpec
 from crowdlearn_host.spec.simulation import SimulationConfig
-from crowdlearn_host.spec.training import TrainConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -58,7 +58,7 @@ def measured_bytes(wire: str, data: Path, samples: int) -> float:
         "group": {"pieces": PIECES},
         "training": {**TRAINING, "epochs": 1, "wire": wire},
     }
-    config = parse_config(values, TrainConfig, "the benchmark")
+    config = parse_config(values, RunSpec, "the benchmark")
     told: list[dict[str, Any]] = []
 
     def on_event(event: str, fields: dict[str, Any]) -> None:

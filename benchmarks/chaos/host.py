@@ -18,7 +18,7 @@ from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.runs import folder as folders
 from crowdlearn_host.runs import train as run
 from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.spec.training import load_config
+from crowdlearn_host.spec.run_spec import load_config
 
 
 class TamperingServer(Server):

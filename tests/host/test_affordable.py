@@ -17,7 +17,7 @@ from crowdlearn_host.planner.problem.costs import Training
 from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.runs.affordable import check_affordable
 from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 from typer.testing import CliRunner
 
 MODEL = "mlp:64-12-10"
@@ -39,9 +39,9 @@ def plan(caps: tuple[str, ...] = ("memory", "uplink")) -> Plan:
     return replace(even, pieces=pieces, micro_batch=16, training=PLANNED)
 
 
-def configured(training: dict[str, Any], theta: float = 1.0, plan: str | Path = "plan.json") -> TrainConfig:
+def configured(training: dict[str, Any], theta: float = 1.0, plan: str | Path = "plan.json") -> RunSpec:
     values = {"data": "digits", "model": MODEL, "group": {"plan": plan}, "sharing": {"theta": theta}}
-    return TrainConfig.model_validate({**values, "training": {"momentum": 0.0, **training}})
+    return RunSpec.model_validate({**values, "training": {"momentum": 0.0, **training}})
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_what_is_planned_by_default_is_what_is_trained_by_default(tmp_path: Path
     saved = tmp_path / "plan.json"
     found = CliRunner().invoke(build(["plan"]), [*arguments, "--save", str(saved)], catch_exceptions=False)
     assert found.exit_code == 0
-    usual = TrainConfig.model_validate({"data": "digits", "model": MODEL})
+    usual = RunSpec.model_validate({"data": "digits", "model": MODEL})
     told = load_plan(saved, GRAPH)
     assert told.training is not None
     caps = (BudgetUse("memory", "B", 1.0, 2.0), BudgetUse("uplink", "B", 1.0, 2.0))

@@ -20,7 +20,7 @@ from crowdlearn_host.runs.data import load_split, to_npz
 from crowdlearn_host.runs.evaluation import Evaluation, evaluate
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.runs.train import train
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 
 ENOUGH_SECONDS = 120
 EPOCHS = 6
@@ -42,7 +42,7 @@ async def trained(
         "fleet": {"listen": f"127.0.0.1:{port}", "joining": groups},
         "checkpoints": checkpoint,
     }
-    prepared = prepare(parse_config(values, TrainConfig, "the test"), lambda *_: None)
+    prepared = prepare(parse_config(values, RunSpec, "the test"), lambda *_: None)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train.npz").write_bytes(to_npz(load_split("digits", "test")))
     _, pin = certificate(home)

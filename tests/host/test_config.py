@@ -7,7 +7,7 @@ import pytest
 from crowdlearn_host.common.toml_files import Section, load_toml
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.problem.fleet import load_fleet
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 from pydantic import Field
 
 
@@ -67,7 +67,7 @@ def test_a_run_that_wants_more_devices_than_it_names_is_told_so(tmp_path: Path) 
     text = 'model = "mlp:64-16-10"\ndata = "digits"\n[group]\npieces = 3\n[fleet]\nvirtual = 2\n'
     (tmp_path / "a.toml").write_text(text)
     with pytest.raises(ConfigError, match=r"^\S*a.toml: 3 devices are needed, .* the fleet has 2;"):
-        load_toml(tmp_path / "a.toml", TrainConfig)
+        load_toml(tmp_path / "a.toml", RunSpec)
 
 
 def test_a_table_is_not_called_empty_when_what_it_holds_is_wrong(tmp_path: Path) -> None:

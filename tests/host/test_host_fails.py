@@ -21,7 +21,7 @@ from crowdlearn_host.errors import RunError
 from crowdlearn_host.runs.data import load_split, to_npz
 from crowdlearn_host.runs.prepare import Prepared, groups_of, prepare, shared_model_of
 from crowdlearn_host.runs.train import train
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -37,7 +37,7 @@ def a_run_that_listens(folder: Path, port: int) -> Prepared:
         "training": {"epochs": 1, "batch": 128, "grace_seconds": 0, "kernels": "by_size"},
         "fleet": {"listen": f"127.0.0.1:{port}", "joining": 2},
     }
-    return prepare(parse_config(values, TrainConfig, "the test"), lambda *_: None)
+    return prepare(parse_config(values, RunSpec, "the test"), lambda *_: None)
 
 
 def a_free_port() -> int:

@@ -14,7 +14,7 @@ from crowdlearn_host.models.named import build_model
 from crowdlearn_host.runs.data import load_split
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.spec.provenance import Given
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -92,7 +92,7 @@ def test_train_refuses_a_split_of_another_layout_before_it_exports(
     write(folder / "data/test.npz", *test)
     values = {"model": "mlp:72-8-4", "data": str(folder / "data"), "group": {"pieces": 2}}
     for shaped in ({}, {"model": "nets.py:channels", "input_shape": [3, 4, 6]}):
-        config = parse_config({**values, **shaped}, TrainConfig, "the test")
+        config = parse_config({**values, **shaped}, RunSpec, "the test")
         with pytest.raises(DataError, match=r"(train|test)(ing)? data.*transpose"):
             prepare(config, lambda event, fields: pytest.fail(event))
 

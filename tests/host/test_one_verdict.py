@@ -14,8 +14,8 @@ from crowdlearn_export.errors import ExportError
 from crowdlearn_host.cli import build
 from crowdlearn_host.runs import prepare as runs
 from crowdlearn_host.simulation import setting
+from crowdlearn_host.spec.run_spec import RunSpec
 from crowdlearn_host.spec.simulation import SimulationConfig
-from crowdlearn_host.spec.training import TrainConfig
 from torch import nn
 from typer.testing import CliRunner
 
@@ -50,7 +50,7 @@ def verdicts(
     )
     said["plan"] = str(planned.exception) if planned.exit_code else ""
     for pieces in sizes:
-        config = TrainConfig.model_validate(
+        config = RunSpec.model_validate(
             {
                 "model": model,
                 "data": str(folder),

@@ -14,7 +14,7 @@ from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.runs.prepare import device_files, groups_of, prepare, shared_model_of
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 from websockets.asyncio.client import connect
 
 Events = list[tuple[str, dict[str, Any]]]
@@ -22,7 +22,7 @@ LIMIT_SECONDS = 120
 
 
 async def train_on_sockets(
-    folder: Path, config: TrainConfig, devices: int, make: Callable[..., Server] = Server
+    folder: Path, config: RunSpec, devices: int, make: Callable[..., Server] = Server
 ) -> tuple[Server, Events]:
     """Train a configuration on device runtimes that listen on ports of this machine."""
     prepared = prepare(config, lambda event, fields: None)

@@ -11,7 +11,7 @@ import torch
 from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.coordinator.storage.run_folder import load_model_state
 from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 
 from .over_adb import trained
 from .unsliced import unsliced
@@ -39,7 +39,7 @@ CONFIG: dict[str, Any] = {
 def run(tmp_path_factory) -> Path:
     """The folder of a run on four virtual phones."""
     folder = tmp_path_factory.mktemp("first-light")
-    config = TrainConfig.model_validate(CONFIG)
+    config = RunSpec.model_validate(CONFIG)
     prepared = prepare(config, lambda event, fields: None)
     return trained(prepared, PHONES, folder)
 

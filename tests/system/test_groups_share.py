@@ -22,8 +22,8 @@ from crowdlearn_host.simulation.engine import global_weights, run
 from crowdlearn_host.simulation.setting import Setting, prepare
 from crowdlearn_host.simulation.state import RunState
 from crowdlearn_host.simulation.workers import InProcess
+from crowdlearn_host.spec.run_spec import RunSpec
 from crowdlearn_host.spec.simulation import SimulationConfig
-from crowdlearn_host.spec.training import TrainConfig
 
 from .sockets import Events, train_on_sockets
 
@@ -37,9 +37,9 @@ RENEWED = {"theta": 1.0, "tau": 0.0, "omega": 2, "values": "float32", "every": 1
 
 async def on_devices(
     folder: Path, size: int, sharing: dict[str, Any], training: dict[str, Any], model: str
-) -> tuple[Server, Events, TrainConfig]:
+) -> tuple[Server, Events, RunSpec]:
     """Two groups of `size` devices, each with as many pieces, on real sockets."""
-    config = TrainConfig.model_validate(
+    config = RunSpec.model_validate(
         {
             "data": "digits",
             "model": model,

@@ -22,7 +22,7 @@ from crowdlearn_host.cli import build
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.runs.data import load_split, to_npz
 from crowdlearn_host.runs.prepare import Prepared, prepare
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 from typer.testing import CliRunner
 
 from .sockets import train_on_sockets
@@ -69,7 +69,7 @@ class Trained:
 async def trained(tmp_path_factory) -> Trained:
     folder = tmp_path_factory.mktemp("kept")
     (folder / "net.py").write_text(MODEL)
-    config = TrainConfig.model_validate(
+    config = RunSpec.model_validate(
         {
             "data": "digits",
             "model": f"{folder}/net.py:build",

@@ -13,7 +13,7 @@ from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.plan import plan_from_counts, save_plan
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 
 from .sockets import train_on_sockets
 
@@ -49,7 +49,7 @@ async def test_a_piece_larger_than_a_message_trains_and_outlives_its_holder(tmp_
         "group": {"plan": tmp_path / "plan.json"},
         "training": training,
     }
-    server, events = await train_on_sockets(tmp_path, TrainConfig.model_validate(values), 3, Killer)
+    server, events = await train_on_sockets(tmp_path, RunSpec.model_validate(values), 3, Killer)
     assert isinstance(server, Killer)
     assert server.largest > MAX_FRAME
     why = next(fields["why"] for event, fields in events if event == "recovering")

@@ -13,7 +13,7 @@ from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.plan import save_plan
 from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 
 from .sockets import train_on_sockets
 from .unsliced import plain_sgd
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.system
 DEVICES = 2  # of 719 and 718 samples
 
 
-def config(batch: int, **group: object) -> TrainConfig:
+def config(batch: int, **group: object) -> RunSpec:
     training = {"epochs": 1, "batch": batch, "micro_batch": 2, "learning_rate": 0.001}
     values = {"data": "digits", "model": "mlp:64-12-10", "group": {"pieces": DEVICES, **group}}
-    return TrainConfig.model_validate(
+    return RunSpec.model_validate(
         {**values, "training": {**training, "wire": "float32", "kernels": "by_size"}}
     )
 

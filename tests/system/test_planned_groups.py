@@ -17,7 +17,7 @@ from crowdlearn_host.planner.planner import plan_fleet
 from crowdlearn_host.planner.problem.costs import Training
 from crowdlearn_host.planner.problem.fleet import Fleet
 from crowdlearn_host.runs.prepare import Prepared, groups_of, prepare
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 
 from .sockets import train_on_sockets
 
@@ -42,7 +42,7 @@ def planned(graph: NeuronGraph, strong: list[str], weak: list[str]) -> Plan:
     return plan_fleet(graph, fleet, Training(), group_size=SIZE, seconds=5, compare=False).plan
 
 
-def configured(folder: Path, plan: Plan) -> TrainConfig:
+def configured(folder: Path, plan: Plan) -> RunSpec:
     save_plan(plan, folder / "plan.json")
     values: dict[str, Any] = {
         "data": "digits",
@@ -50,7 +50,7 @@ def configured(folder: Path, plan: Plan) -> TrainConfig:
         "group": {"plan": folder / "plan.json"},
         "training": {"epochs": 1, "batch": 32, "kernels": "by_size"},
     }
-    return TrainConfig.model_validate(values)
+    return RunSpec.model_validate(values)
 
 
 def prepared(folder: Path, plan: Plan) -> Prepared:

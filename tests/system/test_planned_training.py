@@ -19,7 +19,7 @@ from crowdlearn_host.planner.problem.fleet import Fleet
 from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.runs.data import load_split
 from crowdlearn_host.runs.prepare import Prepared, prepare
-from crowdlearn_host.spec.training import DEFAULT_WIRE, TrainConfig
+from crowdlearn_host.spec.run_spec import DEFAULT_WIRE, RunSpec
 from torch import nn
 
 from .over_adb import trained
@@ -91,7 +91,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     graph = neuron_graph(build_model(case.model, 0), torch.zeros(2, *case.shape))
     plan = plan_fleet(graph, fleet, training, group_size=count, seconds=10, compare=False).plan
     save_plan(plan, folder / "plan.json")
-    prepared = prepare(TrainConfig.model_validate(wanted), lambda event, fields: None)
+    prepared = prepare(RunSpec.model_validate(wanted), lambda event, fields: None)
     untrained = copy.deepcopy(prepared.model)
     return Run(prepared, untrained, plan, trained(prepared, count, folder))
 

@@ -16,7 +16,7 @@ from crowdlearn_device.security.snapshot import SnapshotOpener
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.coordinator.storage.snapshots import Snapshots
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from .sockets import Events, train_on_sockets
@@ -52,7 +52,7 @@ class TamperingServer(Server):
 
 async def train_tampered(folder: Path, tamper: Tamper | None) -> tuple[TamperingServer, Events]:
     """Train on three real device runtimes, reached over TCP, through a server that tampers once."""
-    config = TrainConfig.model_validate(
+    config = RunSpec.model_validate(
         {
             "data": "digits",
             "model": "mlp:64-16-8-10",

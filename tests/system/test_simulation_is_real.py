@@ -14,8 +14,8 @@ from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.simulation.engine import global_weights, run
 from crowdlearn_host.simulation.setting import prepare as simulated
 from crowdlearn_host.simulation.workers import InProcess
+from crowdlearn_host.spec.run_spec import RunSpec
 from crowdlearn_host.spec.simulated import simulated as as_simulation
-from crowdlearn_host.spec.training import TrainConfig
 
 from .over_adb import trained
 
@@ -58,7 +58,7 @@ def test_phones_and_simulation_end_with_the_same_weights(
     values["training"] = {**training, "seed": 5, "kernels": "by_size"}
     if groups > 1:
         values["sharing"] = {**sharing, "synchronous": True}
-    spec = TrainConfig.model_validate(values)
+    spec = RunSpec.model_validate(values)
     prepared = prepare(spec, lambda event, fields: None)
     real = load_model_state(trained(prepared, PHONES, tmp_path))
 

@@ -12,7 +12,7 @@ import torch
 from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.coordinator.storage.run_folder import load_model_state
 from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 
 from .over_adb import trained
 from .test_first_light import CONFIG
@@ -27,7 +27,7 @@ EVERY = 7
 def test_stale_training_over_adb_equals_delayed_sgd(tmp_path: Path) -> None:
     values: dict[str, Any] = copy.deepcopy(CONFIG)
     values["training"] |= {"staleness": 1, "snapshot_every": EVERY, "micro_batch": 8, "kernels": "by_size"}
-    prepared = prepare(TrainConfig.model_validate(values), lambda event, fields: None)
+    prepared = prepare(RunSpec.model_validate(values), lambda event, fields: None)
     run = trained(prepared, PHONES, tmp_path)
     expected, losses = unsliced(values, PHONES, torch.float64)
     metrics = list(read_lines(run / "metrics.jsonl"))

@@ -22,7 +22,7 @@ from crowdlearn_host.coordinator.storage.run_folder import RunFolder, load_model
 from crowdlearn_host.runs.folder import new_run
 from crowdlearn_host.runs.prepare import Prepared, prepare
 from crowdlearn_host.runs.train import train
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 
 pytestmark = pytest.mark.system
 CONFIG = """
@@ -66,7 +66,7 @@ def run_in(
     text = config_for(crowd).replace("epochs = 1", f"epochs = {epochs}")
     text = text.replace("pieces = 3", f"pieces = {pieces}")
     prepared: Prepared = prepare(
-        parse_config(tomllib.loads(text), TrainConfig, "test"), lambda event, fields: None
+        parse_config(tomllib.loads(text), RunSpec, "test"), lambda event, fields: None
     )
     with new_run(folder, text, prepared, folder.parent) as opened:
         asyncio.run(train(prepared, [phone.serial for phone in crowd], opened, on_event))

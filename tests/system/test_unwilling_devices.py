@@ -22,7 +22,7 @@ from crowdlearn_host.devices.carriers import adb as link
 from crowdlearn_host.errors import FleetError, TrainingError
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.runs.train import train
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 
 pytestmark = pytest.mark.system
 LONG_SECONDS = 120
@@ -64,7 +64,7 @@ def run(folder: Path, infos: list[phones.PhoneInfo], **more: Any) -> list[tuple[
         "training": {"epochs": 1, "batch": 64, "kernels": "by_size", "grace_seconds": GRACE_SECONDS},
         **more,
     }
-    prepared = prepare(parse_config(values, TrainConfig, "the test"), lambda *_: None)
+    prepared = prepare(parse_config(values, RunSpec, "the test"), lambda *_: None)
     told: list[tuple[str, dict[str, Any]]] = []
     serials = [info.serial for info in infos]
     with RunFolder(folder / "run", create=True) as opened:

@@ -8,7 +8,7 @@ import torch
 from crowdlearn_device.protocol.schedule import dominator_order, mini_batches, pass_order
 from crowdlearn_host.runs.data import deal, load_split
 from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 from torch import nn
 
 
@@ -20,13 +20,13 @@ def unsliced(
     With staleness 1 a gradient is taken at the weights before the last update, but where the pipeline is
     drained: at a pass's beginning, and after every `snapshot_every` mini-batches.
     """
-    config = TrainConfig.model_validate(values)
+    config = RunSpec.model_validate(values)
     model = prepare(config, lambda event, fields: None).model
     return plain_sgd(model, config, phones, dtype)
 
 
 def plain_sgd(
-    model: nn.Module, config: TrainConfig, phones: int, dtype: torch.dtype
+    model: nn.Module, config: RunSpec, phones: int, dtype: torch.dtype
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
     """The same of an untrained model, which is trained in place."""
     settings = config.training

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
 import importlib.util
+import io
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -156,13 +158,14 @@ def check_identifier(pte: bytes) -> None:
 
 @functools.cache
 def _runtime() -> Any:
-    # The binding itself: executorch.runtime would import the exporter too, a third of the memory.
-    runtime = importlib.import_module("executorch.extension.pybindings._portable_lib")
-    # Making its threads, it complains on stderr that this computer is no phone; they are made once, silently.
+    # Making its threads, it complains that this computer is no phone, on Python's stderr or the system's.
     stderr, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
-        runtime._threadpool_get_thread_count()
+        # The binding itself: executorch.runtime would import the exporter too, a third of the memory.
+        runtime = importlib.import_module("executorch.extension.pybindings._portable_lib")
+        with contextlib.redirect_stderr(io.StringIO()):
+            runtime._threadpool_get_thread_count()
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)

@@ -21,6 +21,7 @@ A path in a configuration file is relative to that file, one on the command line
 
 COMMANDS = {
     "demo": "runs.demo:demo",
+    "init": "runs.init:init",
     "train": "runs.train:train",
     "evaluate": "runs.evaluate:evaluate",
     "report": "runs.report:report",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -31,21 +32,49 @@ Location = Annotated[Path, AfterValidator(located)]
 """A file or folder that a configuration names."""
 
 
-def load_toml(path: str | Path, model: type[Model], folder: Path | None = None) -> Model:
-    """The file at `path`, validated as `model`; `folder` is where it lay if it was copied from elsewhere.
+def load_toml(
+    path: str | Path, model: type[Model], folder: Path | None = None, overrides: Sequence[str] = ()
+) -> Model:
+    """Read the file at `path`, validated as `model`; `folder` is where it lay if it was copied from
+    elsewhere. Each of `overrides` ("table.key=VALUE", VALUE as in TOML) takes the place of the file's.
 
     Raises ConfigError naming the file and, for each mistake, key, value and what is allowed.
     """
+    values = read_toml(path)
+    for override in overrides:
+        _override(values, override)
+    return parse_config(values, model, str(path), folder or Path(path).parent)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read the tables of the file at `path`. Raises ConfigError if it is no readable TOML file."""
     path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes; is it a configuration file?")
-        values = tomllib.loads(path.read_text("utf-8"))
-        return parse_config(values, model, str(path), folder or path.parent)
+        return tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); name a readable TOML file") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Set one key of nested tables. A value that is no TOML is taken as text."""
+    key, equals, text = override.partition("=")
+    *tables, name = (part.strip() for part in key.split("."))
+    if not equals or not all((*tables, name)):
+        raise ConfigError(f"--set {override!r}: give KEY=VALUE, as in training.epochs=3")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = values
+    for part in tables:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {override!r}: {part} is no table")
+    table[name] = value
 
 
 def parse_config(values: dict[str, Any], model: type[Model], source: str, folder: Path = Path()) -> Model:

@@ -169,15 +169,12 @@ def is_plan(text: str) -> bool:
     return True
 
 
-def load_plan(path: Path, graph: NeuronGraph) -> Plan:
-    """Read a plan for this network. Raises PlanError where it cannot be read, is damaged, or is another
-    network's.
-    """
+def read_plan(path: Path) -> Plan:
+    """Read a plan, whatever its network. Raises PlanError if it cannot be read or is damaged."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise PlanError(f"{path} is larger than {MAX_BYTES} bytes; is it a plan?")
-        plan = TypeAdapter(Plan).validate_json(path.read_bytes())
-        check_plan(plan, graph)
+        return TypeAdapter(Plan).validate_json(path.read_bytes())
     except OSError as error:
         raise PlanError(f"{path} cannot be read ({error}); write it with 'crowdlearn plan --save'") from error
     except ValidationError as error:
@@ -186,6 +183,15 @@ def load_plan(path: Path, graph: NeuronGraph) -> Plan:
         raise PlanError(
             f"{path}: {where}: {first['msg']}; write it anew with 'crowdlearn plan --save'"
         ) from error
+
+
+def load_plan(path: Path, graph: NeuronGraph) -> Plan:
+    """Read a plan for this network. Raises PlanError where it cannot be read, is damaged, or is another
+    network's.
+    """
+    plan = read_plan(path)
+    try:
+        check_plan(plan, graph)
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from error
     return plan

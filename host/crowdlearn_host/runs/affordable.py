@@ -8,10 +8,10 @@ from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.plan import Plan
 from crowdlearn_host.planner.problem.costs import Training
 from crowdlearn_host.planner.problem.wire_format import wire_format
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 
 
-def check_affordable(plan: Plan, config: TrainConfig, micro_batch: int) -> None:
+def check_affordable(plan: Plan, config: RunSpec, micro_batch: int) -> None:
     """Raise ConfigError where training in micro-batches of `micro_batch` samples needs more of what the fleet
     caps than the plan was reckoned with; it names the option to plan with.
     """
@@ -35,7 +35,7 @@ def check_affordable(plan: Plan, config: TrainConfig, micro_batch: int) -> None:
         )
 
 
-def _check_samples(planned: Training, config: TrainConfig, micro_batch: int) -> None:
+def _check_samples(planned: Training, config: RunSpec, micro_batch: int) -> None:
     training = config.training
     wanted = Training(training.batch, micro_batch, training.in_flight, staleness=training.staleness)
     if wanted.samples_kept <= planned.samples_kept:

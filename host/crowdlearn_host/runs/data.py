@@ -10,7 +10,7 @@ from crowdlearn_device.errors import DataError
 
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.models.names import input_shape
-from crowdlearn_host.spec.training import DIGITS, TrainConfig
+from crowdlearn_host.spec.run_spec import DIGITS, RunSpec
 
 DIGITS_TRAIN = 1437
 """Of scikit-learn's 1797 images of digits; the rest is the test set."""
@@ -26,7 +26,7 @@ def load_split(name: str, split: Split) -> Dataset:
         raise ConfigError(f"data = {name!r}: {error}") from error
 
 
-def sample_shape(config: TrainConfig, test: Dataset | None) -> tuple[int, ...]:
+def sample_shape(config: RunSpec, test: Dataset | None) -> tuple[int, ...]:
     """The shape of one sample as the configuration's model takes it."""
     if config.input_shape is not None:
         return config.input_shape

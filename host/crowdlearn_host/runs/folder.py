@@ -18,7 +18,7 @@ from crowdlearn_host.errors import RunError
 from crowdlearn_host.planner.plan import save_plan
 from crowdlearn_host.spec.provenance import NAME as INPUTS
 from crowdlearn_host.spec.provenance import Inputs, load_kept
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from .prepare import Prepared
@@ -98,7 +98,7 @@ def fetch_models(run: Path) -> list[Path]:
     return fetched
 
 
-def open_run(path: Path) -> tuple[RunFolder, TrainConfig]:
+def open_run(path: Path) -> tuple[RunFolder, RunSpec]:
     """A run folder to go on with, and its configuration."""
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder(path, create=False))
@@ -106,7 +106,7 @@ def open_run(path: Path) -> tuple[RunFolder, TrainConfig]:
             raise RunError(
                 f"{path} was never started whole; start it again: crowdlearn train CONFIG --run {path}"
             )
-        opened = folder, load_kept(path, TrainConfig)
+        opened = folder, load_kept(path, RunSpec)
         stack.pop_all()
     return opened
 

@@ -9,10 +9,10 @@ from crowdlearn_host.devices.joining.lobby import Strangers, doors
 from crowdlearn_host.emulator.hardware.profiles import find_profile
 from crowdlearn_host.errors import ConfigError, FleetError
 from crowdlearn_host.models.names import check_name
-from crowdlearn_host.spec.training import DIGITS, TrainConfig
+from crowdlearn_host.spec.run_spec import DIGITS, RunSpec
 
 
-def check_start(config: TrainConfig) -> None:
+def check_start(config: RunSpec) -> None:
     """See that what the configuration names is there: model, data, plan, phones to imitate, a free port.
 
     Raises ConfigError or FleetError. Takes no time, and imports nothing that does.
@@ -43,7 +43,7 @@ def check_port(address: str) -> None:
         ) from error
 
 
-def serials_of(config: TrainConfig) -> list[str] | None:
+def serials_of(config: RunSpec) -> list[str] | None:
     """The serials of the devices that are reached over adb; None if the run starts its own virtual phones.
 
     Raises FleetError if there are no devices at all.

@@ -30,7 +30,7 @@ from crowdlearn_host.planner.messages import check_messages
 from crowdlearn_host.planner.plan import Plan, load_plan
 from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.spec.provenance import Given, check_inputs, given
-from crowdlearn_host.spec.training import MOST_GROUPS, TrainConfig
+from crowdlearn_host.spec.run_spec import MOST_GROUPS, RunSpec
 
 from .affordable import check_affordable
 from .data import check_enough, deal, load_split, sample_shape, to_npz
@@ -44,7 +44,7 @@ class Checked:
     have fewer pieces than `plan`; `given` is what was read, by name.
     """
 
-    config: TrainConfig
+    config: RunSpec
     model: nn.Module
     graph: NeuronGraph
     plan: Plan
@@ -63,7 +63,7 @@ class Prepared:
     read, by name.
     """
 
-    config: TrainConfig
+    config: RunSpec
     model: nn.Module
     graph: NeuronGraph
     plan: Plan
@@ -76,12 +76,12 @@ class Prepared:
     given: dict[str, Given]
 
 
-def prepare(config: TrainConfig, on_event: OnEvent, run: Path | None = None) -> Prepared:
+def prepare(config: RunSpec, on_event: OnEvent, run: Path | None = None) -> Prepared:
     """`check` and `export`: all of a run that is known before its first device is touched."""
     return export(check(config, run), on_event)
 
 
-def check(config: TrainConfig, run: Path | None = None, devices: int | None = None) -> Checked:
+def check(config: RunSpec, run: Path | None = None, devices: int | None = None) -> Checked:
     """Read data, model and plan, of a new run or to go on with the one in the folder `run`, and see that they
     fit each other and `devices` devices. Takes seconds; nothing is exported.
 
@@ -192,7 +192,7 @@ def groups_of(prepared: Prepared, devices: int) -> list[Settings]:
     ]
 
 
-def group_sizes(config: TrainConfig, plan: Plan, devices: int) -> list[int]:
+def group_sizes(config: RunSpec, plan: Plan, devices: int) -> list[int]:
     """Devices in each group, of `devices` in all.
 
     Raises FleetError if there are too few, or not as many as were planned for.

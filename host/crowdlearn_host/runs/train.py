@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,6 +16,7 @@ from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.devices.carriers.adb import AdbFleet, Link
 from crowdlearn_host.devices.joining.listener import listening
 from crowdlearn_host.errors import TrainingError
+from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.runs.losses import EpochLoss
 
 from .checkpoints import Checkpoints
@@ -32,9 +32,10 @@ async def train(
     folder: RunFolder,
     on_event: OnEvent,
     key: Path | None = None,
+    interrupt: Interrupt | None = None,
 ) -> Evaluation | None:
     """Run, or go on with, the training of `folder` on these devices; the test set's evaluation where there is
-    one. `key` is the private adb key, if not ~/.android/adbkey.
+    one. `key` is the private adb key, if not ~/.android/adbkey; `interrupt` asks training to stop.
 
     Raises TrainingError where training stopped before its end, and RunError where the folder's disk ended it;
     what was reached is in the folder.
@@ -68,10 +69,6 @@ async def train(
     server.traffic.restore(folder.load_traffic())
     checkpoints = Checkpoints(prepared, folder, server, losses)
     files = device_files(prepared, len(serials))
-    loop = asyncio.get_running_loop()
-    interrupted = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupted.set)
     async with AsyncExitStack() as stack:
         if fleet.listen is not None:
             port = await stack.enter_async_context(listening(server, fleet.listen, default_home()))
@@ -86,7 +83,7 @@ async def train(
         stack.push_async_callback(_cancelled, links)
         ticking = asyncio.create_task(server.ticking())
         stack.push_async_callback(_cancelled, [ticking])
-        asking = asyncio.create_task(interrupted.wait())
+        asking = asyncio.create_task((interrupt or Interrupt()).wait())
         stack.push_async_callback(_cancelled, [asking])
         over = asyncio.create_task(server.over.wait())
         stack.push_async_callback(_cancelled, [over])

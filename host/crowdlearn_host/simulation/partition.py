@@ -27,6 +27,8 @@ def partition(labels: Indices, devices: int, config: PartitionConfig, seed: int)
         raise ConfigError(
             f"{len(labels)} samples for {devices} devices; each needs {LEAST}, use fewer devices"
         )
+    if config.kind == "dealt":
+        return np.array_split(np.random.default_rng(seed).permutation(len(labels)), devices)
     rng = np.random.default_rng((seed, 0x5EED))
     if config.kind == "iid":
         return [np.sort(part) for part in np.array_split(rng.permutation(len(labels)), devices)]

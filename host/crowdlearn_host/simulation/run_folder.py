@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 
 from crowdlearn_host.common.files import DAMAGED_ARCHIVE, LOCK, locked
-from crowdlearn_host.common.toml_files import load_toml
 from crowdlearn_host.errors import RunError
 from crowdlearn_host.methods.index_space import unflatten
 from crowdlearn_host.methods.slicenet.window import Window
@@ -28,7 +27,7 @@ from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.plan import save_plan
 from crowdlearn_host.spec.provenance import NAME as INPUTS
 from crowdlearn_host.spec.provenance import Given, Inputs, check_inputs
-from crowdlearn_host.spec.simulation import SimulationConfig
+from crowdlearn_host.spec.simulated import Simulation, load_simulation
 
 from .engine import global_weights
 from .setting import Setting
@@ -46,26 +45,26 @@ class RunFolder:
     model.safetensors; for one process at a time, until it is closed.
     """
 
-    def __init__(self, folder: str | Path, config_file: str | Path) -> None:
+    def __init__(self, folder: str | Path, simulation: Simulation) -> None:
         """Opens the folder, or makes it; a run that kept no round yet gives way. Raises RunError where the
         folder belongs to another configuration, or to phones, or is in use.
         """
         self.folder = Path(folder)
-        self.config = load_toml(config_file, SimulationConfig)
-        self._config_folder = Path(config_file).parent.resolve()
+        self.config = simulation.config
+        self._config_folder = simulation.folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
         if (self.folder / "run.db").exists():
             raise RunError(f"{folder} is a run of phones; choose another --run folder")
         kept = self.folder / "config.toml"
         keeps = kept.exists() and (self.begun or not (self.folder / LOCK).exists())
         # The files that it names may lie elsewhere now; what they contain is checked later.
-        if keeps and load_toml(kept, SimulationConfig, self._config_folder) != self.config:
+        if keeps and load_simulation(kept, self._config_folder).config != self.config:
             raise RunError(f"{folder} is a run of another configuration; choose another --run folder")
         self._lock = locked(self.folder)
         self.kept = 0
         """Rounds of which the checkpoint tells."""
         self._due = 0.0
-        write_atomically(kept, Path(config_file).read_bytes())
+        write_atomically(kept, simulation.text.encode())
         write_atomically(self.folder / "environment.json", json.dumps(_environment(), indent=1).encode())
 
     @property

@@ -2,14 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tomli_w
+
+from crowdlearn_host.common.toml_files import load_toml, read_toml
 from crowdlearn_host.errors import ConfigError
 
-from .simulation import SharingConfig, SimulationConfig
+from .provenance import load_inputs
+from .run_spec import RunSpec
+from .simulation import PartitionConfig, SharingConfig, SimulationConfig
 from .simulation import TrainingConfig as SimulatedTraining
-from .training import TrainConfig
+
+RUN_KEYS = {"name", "data", "device_data", "input_shape", "fleet", "checkpoints"}
+"""Keys of the description of a run that that of a crowd has not; there `group` is a number, here a table."""
 
 
-def simulated(spec: TrainConfig, devices: int, micro_batch: int) -> SimulationConfig:
+@dataclass(frozen=True)
+class Simulation:
+    """A simulation to run: its configuration, the text that is kept of it, the folder from which its paths
+    are, and the data that it names (a folder or "digits"), None if it names none.
+    """
+
+    config: SimulationConfig
+    text: str
+    folder: Path
+    data: str | None = None
+
+
+def simulation_of(spec: RunSpec) -> Simulation:
+    """Return the simulation of a run that is described for devices."""
+    return Simulation(_simulated_alike(spec), spec.to_toml(), Path.cwd(), spec.data)
+
+
+def load_simulation(path: Path, folder: Path | None = None, overrides: Sequence[str] = ()) -> Simulation:
+    """Read what to simulate: the description of a run of devices, or of a crowd with keys of its own.
+
+    Raises ConfigError naming file, key, value and what is allowed.
+    """
+    values = read_toml(path)
+    where = folder or path.parent
+    if not (RUN_KEYS & values.keys() or isinstance(values.get("group"), dict)):
+        crowd = load_toml(path, SimulationConfig, where, overrides)
+        changed = tomli_w.dumps(crowd.model_dump(mode="json", exclude_none=True)) if overrides else None
+        return Simulation(crowd, changed or path.read_text("utf-8"), where)
+    spec = load_toml(path, RunSpec, where, overrides)
+    text = spec.to_toml() if overrides else path.read_text("utf-8")
+    return Simulation(_simulated_alike(spec), text, where, spec.data)
+
+
+def load_kept_simulation(run: Path) -> SimulationConfig:
+    """Return the configuration of the simulated run in this folder. Raises ConfigError or RunError."""
+    return load_simulation(run / "config.toml", load_inputs(run).config_folder).config
+
+
+def _simulated_alike(spec: RunSpec) -> SimulationConfig:
+    from crowdlearn_host.planner.plan import read_plan  # imports torch
+
+    plan = None if spec.group.plan is None else read_plan(spec.group.plan)
+    pieces = len(plan.pieces) if plan else spec.group.pieces
+    devices = len(plan.seats) if plan and plan.groups else spec.devices
+    groups = len(plan.groups) if plan and plan.groups else spec.group.groups
+    micro = spec.training.micro_rows(plan.micro_batch if plan else 0, pieces=pieces)
+    return simulated(spec, devices, micro, groups)
+
+
+def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None = None) -> SimulationConfig:
     """The simulation that ends in the weights of `spec` on `devices` phones, in micro-batches of
     `micro_batch` samples: to 1e-4 with float32 on the wire, whose rounding is random otherwise.
 
@@ -17,7 +77,7 @@ def simulated(spec: TrainConfig, devices: int, micro_batch: int) -> SimulationCo
     """
     if spec.device_data is not None:
         raise ConfigError("device_data lies on phones, where a simulation has none; name data instead")
-    groups = spec.group.groups
+    groups = groups or spec.group.groups
     if devices % groups:
         raise ConfigError(
             f"{devices} devices do not form {groups} groups of equal size, as a simulation needs them; "
@@ -32,6 +92,7 @@ def simulated(spec: TrainConfig, devices: int, micro_batch: int) -> SimulationCo
         pieces=0 if spec.group.plan else spec.group.pieces,
         rotation=spec.group.rotation or "full",
         plan=spec.group.plan,
+        partition=PartitionConfig(kind="dealt"),
         training=SimulatedTraining(
             epochs=training.epochs,
             batch=training.batch,

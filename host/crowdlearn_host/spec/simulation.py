@@ -14,12 +14,12 @@ from crowdlearn_host.models.names import ModelName
 class PartitionConfig(Section):
     """How the training samples lie on the devices.
 
-    iid: equal parts at random. dirichlet: equal parts, each device with class shares drawn from
-    Dirichlet(`alpha`). shards: samples sorted by label, `shards` parts of them a device. files: one
-    `device-*.npz` a device in the data folder.
+    iid: equal parts at random. dealt: the same, as training deals samples to phones. dirichlet: equal parts,
+    each device with class shares drawn from Dirichlet(`alpha`). shards: samples sorted by label, `shards`
+    parts of them a device. files: one `device-*.npz` a device in the data folder.
     """
 
-    kind: Literal["iid", "dirichlet", "shards", "files"] = "iid"
+    kind: Literal["iid", "dealt", "dirichlet", "shards", "files"] = "iid"
     alpha: float = Field(default=0.5, gt=0, le=1000)
     shards: int = Field(default=2, ge=1, le=1000)
 

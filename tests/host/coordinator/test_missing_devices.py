@@ -9,7 +9,7 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_host.coordinator.group.pace import DEADLINE, LONG, Pace
 from crowdlearn_host.coordinator.group.settings import Cut
 from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.spec.training import load_config
+from crowdlearn_host.spec.run_spec import load_config
 
 from .crowd import TWO_PIECES, Crowd, layout_of, programs_of, settings_for
 

@@ -31,7 +31,7 @@ from crowdlearn_host.devices.joining.listener import listening
 from crowdlearn_host.runs.data import deal, load_split, to_npz
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.runs.train import train
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 
 WEIGHTS = ArraySpec("w", 0, (), trained=True)
 
@@ -207,7 +207,7 @@ async def test_devices_that_dial_in_train_like_any_others(tmp_path, home):
         "training": {"epochs": 2, "batch": 32, "kernels": "by_size"},
         "fleet": {"listen": "127.0.0.1:0", "joining": 2},
     }
-    prepared = prepare(parse_config(values, TrainConfig, "the test"), lambda *_: None)
+    prepared = prepare(parse_config(values, RunSpec, "the test"), lambda *_: None)
     listens: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def on_event(event, fields):

@@ -19,7 +19,7 @@ from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_se
 from crowdlearn_host.planner.problem.costs import Training, costs
 from crowdlearn_host.planner.problem.memory import PROCESS_BYTES, memory_budgets, peak_memory
 from crowdlearn_host.planner.problem.wire_format import wire_format
-from crowdlearn_host.spec.training import micro_rows
+from crowdlearn_host.spec.run_spec import micro_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -14,7 +14,7 @@ from crowdlearn_host.planner.micro_batch import plan_with_micro_batch
 from crowdlearn_host.planner.problem.costs import Training
 from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 from torch import nn
 
 from .conftest import fleet
@@ -58,7 +58,7 @@ def test_planning_and_training_refuse_them_before_anything_is_compiled() -> None
     devices = fleet({"name": "phone", "count": 2, "samples": 10, "max_macs": 14 * WIDTH})
     with pytest.raises(PlanError, match="--micro-batch"):
         plan_with_micro_batch(GRAPH, devices, training, lambda rows, regions: None, seconds=1, compare=False)
-    config = TrainConfig.model_validate(
+    config = RunSpec.model_validate(
         {
             "device_data": "data",
             "input_shape": (2,),

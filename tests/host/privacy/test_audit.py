@@ -18,7 +18,7 @@ from crowdlearn_host.privacy.audit.case import Case, rehearsed_case
 from crowdlearn_host.privacy.audit.figures import auc, psnr
 from crowdlearn_host.privacy.audit.page import page
 from crowdlearn_host.runs.prepare import Prepared, prepare
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 from typer.testing import CliRunner
 
 MODEL = "mlp:64-40-24-10"
@@ -32,7 +32,7 @@ VALUES = {
 
 @pytest.fixture(scope="module")
 def prepared() -> Prepared:
-    return prepare(parse_config(VALUES, TrainConfig, "the test"), lambda event, fields: None)
+    return prepare(parse_config(VALUES, RunSpec, "the test"), lambda event, fields: None)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +135,6 @@ def test_a_plan_without_its_model_and_a_network_on_one_device_are_refused(
     save_plan(prepared.plan, plan)
     result = CliRunner().invoke(build(["privacy", "demo"]), ["privacy", str(plan), "--data", "digits"])
     assert "add --model" in str(result.exception)
-    whole = parse_config({**VALUES, "group": {"pieces": 1}}, TrainConfig, "the test")
+    whole = parse_config({**VALUES, "group": {"pieces": 1}}, RunSpec, "the test")
     with pytest.raises(ConfigError, match="nothing is sent"):
         rehearsed_case(prepare(whole, lambda event, fields: None))

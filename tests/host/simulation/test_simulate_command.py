@@ -16,6 +16,7 @@ from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.plan import load_plan, save_plan
 from crowdlearn_host.simulation import run_folder
 from crowdlearn_host.simulation.run_folder import RunFolder
+from crowdlearn_host.spec.simulated import load_simulation
 from safetensors.numpy import load_file
 from typer import Exit
 
@@ -69,7 +70,7 @@ def test_a_run_folder_of_another_configuration_or_damaged_is_refused(files: Path
         simulate(files / "other.toml", files, files / "run", processes=1)
     checkpoint = files / "run" / "checkpoint.npz"
     whole = checkpoint.read_bytes()
-    with RunFolder(files / "run", files / "crowd.toml") as folder:
+    with RunFolder(files / "run", load_simulation(files / "crowd.toml")) as folder:
         for length in range(0, len(whole), 61):
             checkpoint.write_bytes(whole[:length])
             with pytest.raises(RunError, match=r"damaged .*delete it"):
@@ -159,7 +160,7 @@ def test_a_folder_of_something_else_is_left_alone(files: Path, file: str, told: 
 
 def test_a_run_folder_is_one_process_at_a_time(files: Path) -> None:
     with (
-        RunFolder(files / "run", files / "crowd.toml"),
+        RunFolder(files / "run", load_simulation(files / "crowd.toml")),
         pytest.raises(RunError, match="in use by another process"),
     ):
         simulate(files / "crowd.toml", files, files / "run", processes=1)

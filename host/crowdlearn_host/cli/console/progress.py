@@ -134,15 +134,10 @@ class TrainingProgress:
         self._reminder.stop()
         self._bar.stop()
 
-    def expect(self, samples: int) -> None:
+    def _expect(self, samples: int) -> None:
         """Samples that the whole run trains on, each as often as there are epochs; 0 if nobody knows."""
         self._total = samples or None
         self._bar.update(self._task, total=self._total)
-
-    @property
-    def training_loss(self) -> float | None:
-        """The training loss of the last epoch, over all groups."""
-        return self._loss.mean(self._epoch_now)
 
     def show(self, event: str, fields: dict[str, Any]) -> None:
         """Take an event of the run."""
@@ -151,6 +146,8 @@ class TrainingProgress:
             self._gathering.take(event, fields)
         if event == "progress":
             self._mini_batch(fields)
+        elif event == "prepared":
+            self._expect(fields["samples"])
         elif event == "exporting":
             number, of = fields["number"], fields["of"]
             told = f"exporting slice program {number} of {of}"

@@ -14,7 +14,7 @@ from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.emulator.processes.program_file import ABIS
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 
 from .train import start
 
@@ -56,7 +56,7 @@ def demo(
     text = CONFIG.format(phones=phones, epochs=epochs)
     if arch is not None:
         text += BUNDLED.format(arch=arch.value)
-    config = parse_config(tomllib.loads(text), TrainConfig, "the demo")
+    config = parse_config(tomllib.loads(text), RunSpec, "the demo")
     path = run or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     with document(as_json) as tell:
         tell(start(config, text, Path.cwd(), path, terminal(stderr=as_json)))

@@ -20,7 +20,7 @@ from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.models.names import check_name, stated_shape
 from crowdlearn_host.planner.problem.fleet import load_fleet
-from crowdlearn_host.spec.training import SharingSection, TrainingSection, micro_rows
+from crowdlearn_host.spec.run_spec import SharingSection, TrainingSection, micro_rows
 
 if TYPE_CHECKING:
     from crowdlearn_export.graph.memory_curves import Footprint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,10 +13,9 @@ from rich.text import Text
 
 from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.cli.console.terminal import terminal
-from crowdlearn_host.privacy.audit.audit import Auditor, Finding
-from crowdlearn_host.privacy.audit.case import OWN, SAMPLES, rehearsed_case
-from crowdlearn_host.privacy.audit.page import COLUMNS, page, told
-from crowdlearn_host.privacy.audit.targets import prepared_of
+
+if TYPE_CHECKING:
+    from crowdlearn_host.privacy.audit.audit import Finding
 
 TITLE = "crowdlearn privacy audit"
 
@@ -25,8 +24,8 @@ def privacy(
     target: Annotated[Path, typer.Argument(help="A run's folder, or a plan (JSON).", show_default=False)],
     data: Annotated[str, typer.Option(help="Folder with training data like the devices', or 'digits'.")],
     model: Annotated[str | None, typer.Option(help="The plan's model.", show_default=False)] = None,
-    samples: Annotated[int, typer.Option(min=8, help="Samples of each device.")] = SAMPLES,
-    own: Annotated[int, typer.Option(min=64, help="The attacker's own samples.")] = OWN,
+    samples: Annotated[int, typer.Option(min=8, help="Samples of each device.")] = 1040,
+    own: Annotated[int, typer.Option(min=64, help="The attacker's own samples.")] = 10_000,
     epochs: Annotated[int, typer.Option(min=1, max=20, help="Epochs that are rehearsed.")] = 2,
     quick: Annotated[bool, typer.Option(help="Shorter training of decoders.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
@@ -41,6 +40,11 @@ def privacy(
         claim(html, force=force, is_own=lambda text: f"<title>{TITLE}" in text)
     console = terminal(stderr=True)
     with console.status("preparing") as status:
+        from crowdlearn_host.privacy.audit.audit import Auditor  # imports torch and the exporter
+        from crowdlearn_host.privacy.audit.case import rehearsed_case
+        from crowdlearn_host.privacy.audit.page import page
+        from crowdlearn_host.privacy.audit.targets import prepared_of
+
         prepared, moment = prepared_of(target, data, model, status.update)
         case = rehearsed_case(
             prepared, samples=samples, own=own, epochs=epochs, state=moment, on_progress=status.update
@@ -62,6 +66,8 @@ def privacy(
 
 def print_findings(console: Console, findings: list[Finding]) -> None:
     """Print a table of findings."""
+    from crowdlearn_host.privacy.audit.page import COLUMNS, told
+
     table = Table("mode", "role", "attack")
     for head, _, _ in COLUMNS.values():
         table.add_column(head, justify="right")

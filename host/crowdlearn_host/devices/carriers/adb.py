@@ -20,7 +20,7 @@ from crowdlearn_host.adb.services.device import AdbDevice
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.devices.discovery import dial
 from crowdlearn_host.errors import FleetError, TrainingError
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 
 FIRST_RETRY, LAST_RETRY = 0.2, 10.0
 """Seconds between attempts to reach a device again."""
@@ -33,7 +33,7 @@ class AdbFleet:
     """
 
     server: Server
-    config: TrainConfig
+    config: RunSpec
     serials: Sequence[str]
     key: Path | None
     declined: dict[str, str] = field(default_factory=dict)

@@ -11,7 +11,7 @@ from crowdlearn_host.coordinator.storage.run_folder import load_model_state
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.runs.prepare import Prepared, prepare
 from crowdlearn_host.spec.provenance import load_kept
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 
 from .case import OnProgress, first_moment
 from .rehearsal import Moment
@@ -28,7 +28,7 @@ def prepared_of(
     if target.is_dir():
         if not (target / "config.toml").exists():
             raise ConfigError(f"{target} holds no run; name a run's folder, or a plan's file")
-        config = load_kept(target, TrainConfig).model_copy(update={"data": data, "device_data": None})
+        config = load_kept(target, RunSpec).model_copy(update={"data": data, "device_data": None})
         if (target / "plan.json").exists():
             group = config.group.model_copy(update={"plan": (target / "plan.json").resolve()})
             config = config.model_copy(update={"group": group})
@@ -38,7 +38,7 @@ def prepared_of(
         if model is None:
             raise ConfigError(f"{target}: a plan needs the name of its model; add --model")
         values = {"data": data, "model": model, "group": {"plan": str(target)}}
-        config = parse_config(values, TrainConfig, "the command line")
+        config = parse_config(values, RunSpec, "the command line")
     fields = config.training.model_copy(update={"kernels": "by_size"})
     config = config.model_copy(update={"training": fields, "fleet": type(config.fleet).model_validate({})})
     prepared = prepare(config, lambda event, told: on_progress(event))

@@ -1,10 +1,12 @@
-"""The configuration of a training run: a TOML file (docs/training.md shows one)."""
+"""The description of a run: a TOML file that train, simulate and plan read (docs/training.md shows one)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import tomli_w
 from crowdlearn_device.platform.battery import LOWEST_PERCENT
 from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_validator
 
@@ -161,7 +163,7 @@ def _located(data: str, info: ValidationInfo) -> str:
     return data if data == DIGITS else str(located(Path(data), info))
 
 
-class TrainConfig(Section):
+class RunSpec(Section):
     """A whole run.
 
     `model` is `mlp:784-400-10`, a paper's model, or `file.py:function` (models/named.py tells more).
@@ -181,6 +183,24 @@ class TrainConfig(Section):
     sharing: SharingSection = SharingSection()  # type: ignore[call-arg]
     checkpoints: CheckpointSection = CheckpointSection()  # type: ignore[call-arg]
     fleet: FleetSection = FleetSection()  # type: ignore[call-arg]
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Read the TOML file at `path`; `overrides` are settings such as "training.epochs=3".
+
+        Raises ConfigError naming file, key, value and what is allowed.
+        """
+        return load_toml(path, cls, overrides=overrides)
+
+    def to_toml(self) -> str:
+        """Return the description as TOML, with absolute paths, and without what is as it is by default."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
+
+    @property
+    def devices(self) -> int:
+        """Devices that take part; if the fleet does not tell, as many as the groups need."""
+        named = (len(self.fleet.phones) or self.fleet.virtual) + self.fleet.joining
+        return named or self.group.groups * self.group.pieces
 
     @model_validator(mode="after")
     def _has_data(self) -> Self:
@@ -203,6 +223,6 @@ class TrainConfig(Section):
         return self
 
 
-def load_config(path: Path) -> TrainConfig:
-    """Raises ConfigError naming file, key, value and what is allowed."""
-    return load_toml(path, TrainConfig)
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
+    """Read a description of a run. Raises ConfigError naming file, key, value and what is allowed."""
+    return RunSpec.load(path, overrides)

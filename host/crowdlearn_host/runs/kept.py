@@ -7,13 +7,38 @@ from pathlib import Path
 from crowdlearn_device.data.dataset import Dataset, long_axes
 from torch import nn
 
+from crowdlearn_host.coordinator.storage.run_folder import check_has_model, load_model_state
 from crowdlearn_host.errors import ConfigError, RunError
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import input_shape
 from crowdlearn_host.runs.data import load_split
+from crowdlearn_host.runs.evaluation import Evaluation, evaluate
 from crowdlearn_host.spec.provenance import TEST_DATA, check_inputs, given, load_inputs, load_kept
-from crowdlearn_host.spec.simulation import SimulationConfig
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
+from crowdlearn_host.spec.simulated import load_kept_simulation
+
+
+def trained_model(run: Path) -> nn.Module:
+    """Return a run's network with the newest global weights, in evaluation mode.
+
+    Raises RunError if the run has no model yet or its weights are damaged.
+    """
+    check_has_model(run)
+    if (run / "run.db").exists():
+        spec = load_kept(run, RunSpec)
+        model = build_model(spec.model, spec.training.seed)
+    else:
+        simulated = load_kept_simulation(run)
+        model = build_model(simulated.model, simulated.seed)
+    model.load_state_dict(load_model_state(run))
+    return model.eval()
+
+
+def evaluated(run: Path, data: str | None) -> Evaluation:
+    """Evaluate a run's newest global model on the test split of `data`, or else of the run's own data."""
+    check_has_model(run)
+    model, test = model_and_test(run, data)
+    return evaluate(model, load_model_state(run), test)
 
 
 def model_and_test(run: Path, data: str | None) -> tuple[nn.Module, Dataset]:
@@ -24,12 +49,12 @@ def model_and_test(run: Path, data: str | None) -> tuple[nn.Module, Dataset]:
     with is no longer the same.
     """
     if (run / "run.db").exists():
-        config = load_kept(run, TrainConfig)
+        config = load_kept(run, RunSpec)
         test = _test(run, config.model, data, config.data)
         shape = config.input_shape or input_shape(config.model, _trained_on(run) or test.inputs.shape[1:])
         return build_model(config.model, config.training.seed), test.shaped(shape, "the test data")
     _check_simulated(run)
-    simulated = load_kept(run, SimulationConfig)
+    simulated = load_kept_simulation(run)
     began_with = load_inputs(run).given.get(TEST_DATA)
     test = _test(run, simulated.model, data, began_with.place if began_with else None)
     shape = input_shape(simulated.model, _trained_on(run) or test.inputs.shape[1:])

@@ -1,0 +1,92 @@
+"""Diagnosis, plan and programs of a network, without a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import torch
+from crowdlearn_device.platform.files import write_atomically
+from crowdlearn_export.doctor.doctor import Diagnosis, diagnose
+from crowdlearn_export.graph.memory_curves import Footprint
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.program.footprint import footprint
+from crowdlearn_export.tracing.trace import neuron_graph
+from torch import nn
+
+from crowdlearn_host.common.home import default_home
+from crowdlearn_host.models.named import build_model
+from crowdlearn_host.models.names import check_name, stated_shape
+from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_seconds
+from crowdlearn_host.planner.plan import Plan
+from crowdlearn_host.planner.problem.costs import Training
+from crowdlearn_host.planner.problem.fleet import Fleet
+from crowdlearn_host.planner.problem.wire_format import wire_format
+from crowdlearn_host.runs.data import load_split, sample_shape
+from crowdlearn_host.runs.preflight import check_start
+from crowdlearn_host.runs.prepare import check
+from crowdlearn_host.runs.prepare import export as export_programs
+from crowdlearn_host.spec.run_spec import RunSpec, micro_rows
+
+
+def diagnosed(model: nn.Module | str, shape: Sequence[int] | None, batch: int) -> Diagnosis:
+    """Diagnose a network, or that of a name, on random float32 samples [batch, *shape]."""
+    stated = "" if shape is None else "x".join(map(str, shape))
+    if isinstance(model, str):
+        check_name(model)
+        sample = stated_shape(model, stated)
+        network = build_model(model, 0)
+    else:
+        sample = stated_shape(type(model).__name__, stated)
+        network = model
+    generator = torch.Generator().manual_seed(0)
+    return diagnose(network, torch.randn(batch, *sample, generator=generator))
+
+
+def planned(spec: RunSpec, fleet: Fleet, group_size: int | None, seconds: float) -> Plan:
+    """Plan the network of `spec` for a fleet, as `spec` trains it."""
+    check_name(spec.model)
+    test = load_split(spec.data, "test") if spec.data else None
+    graph = neuron_graph(
+        build_model(spec.model, spec.training.seed), torch.zeros(2, *sample_shape(spec, test)), spec.model
+    )
+    training, numbers = spec.training, wire_format(spec.training.wire)
+    usual = micro_rows(training.batch, sample_seconds(graph, fleet, numbers))
+    asked = Training(
+        batch=training.batch,
+        micro_batch=min(training.micro_batch or usual, training.batch),
+        in_flight=training.in_flight,
+        momentum=training.momentum > 0,
+        rotation=spec.group.rotation or "minimal",
+        theta=spec.sharing.theta,
+        wire=numbers,
+        staleness=training.staleness,
+    )
+    found = plan_with_micro_batch(
+        graph, fleet, asked, _footprints(graph, fleet), group_size=group_size, seconds=seconds, compare=False
+    )
+    return found.plan
+
+
+def _footprints(graph: NeuronGraph, fleet: Fleet) -> Callable[[int, Collection[int]], Footprint | None]:
+    """Return what gives footprints of a graph's layers, only for a fleet that caps memory."""
+    capped = any(kind.max_memory for kind in fleet.classes)
+
+    def of(rows: int, regions: Collection[int]) -> Footprint | None:
+        return footprint(graph, rows, default_home() / "footprints", regions=regions) if capped else None
+
+    return of
+
+
+def exported(spec: RunSpec, folder: Path) -> list[Path]:
+    """Export the programs that devices need for `spec` into `folder`; return the paths of the .pte files."""
+    check_start(spec)
+    prepared = export_programs(check(spec), lambda event, fields: None)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for program in prepared.exported:
+        for name, content in program.files().items():
+            write_atomically(folder / name, content)
+            if name.endswith(".pte"):
+                paths.append(folder / name)
+    return paths

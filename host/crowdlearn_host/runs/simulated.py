@@ -1,0 +1,96 @@
+"""A simulated run from its description to its model, without a terminal."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crowdlearn_device.data.dataset import Dataset, load_dataset
+
+from crowdlearn_host.errors import ConfigError, TrainingError
+from crowdlearn_host.methods.round_schedule import doubt_of_sharing
+from crowdlearn_host.runs.data import load_split
+from crowdlearn_host.runs.interrupt import Interrupt
+from crowdlearn_host.simulation.engine import run as run_rounds
+from crowdlearn_host.simulation.partition import Indices, load_device_files, partition
+from crowdlearn_host.simulation.run_folder import RunFolder
+from crowdlearn_host.simulation.setting import Setting, prepare
+from crowdlearn_host.simulation.state import RunState
+from crowdlearn_host.simulation.workers import InProcess, Processes, RayTasks, Workers
+from crowdlearn_host.spec.provenance import given
+from crowdlearn_host.spec.run_spec import DIGITS
+from crowdlearn_host.spec.simulated import Simulation
+
+if TYPE_CHECKING:
+    from crowdlearn_host.coordinator.hub.server import OnEvent
+
+
+def simulate_run(
+    simulation: Simulation,
+    run: Path,
+    on_event: OnEvent,
+    interrupt: Interrupt,
+    *,
+    data: str | None = None,
+    engine: str = "local",
+    processes: int = 1,
+) -> RunState:
+    """Simulate to the last round in the folder `run`, from where it is, and return the state after it.
+
+    `engine` is "local" or "ray". `data` (a folder or "digits") goes before what the simulation names. Tells
+    "begun" (rounds kept, rounds in all) and after every round "round" with its record. 0 `processes` means
+    one a core.
+
+    Raises ConfigError or PlanError if something does not fit, RunError if the folder holds another run,
+    TrainingError if training diverges or somebody asks to stop.
+    """
+    config = simulation.config
+    place = data or simulation.data
+    if place is None:
+        raise ConfigError("the description names no data; add data, or give --data FOLDER")
+    with RunFolder(run, simulation) as folder:
+        train, test, devices = _samples(simulation, place)
+        setting = prepare(config, train, test, devices)
+        where = place if place == DIGITS else str(Path(place).resolve())
+        folder.begin(setting, given(config.model, config.plan, where, train, test, devices))
+        before = folder.resume()
+        shares = config.method == "slicenet" and config.sharing.enabled
+        if shares and (doubt := doubt_of_sharing(config.sharing.theta, config.sharing.tau)):
+            on_event("note", {"text": doubt})
+        on_event("begun", {"kept": len(before.records) if before else 0, "rounds": config.rounds})
+
+        def on_round(state: RunState) -> None:
+            folder.keep(state)
+            on_event("round", {**asdict(state.records[-1]), "rounds": config.rounds})
+            if interrupt.asked and len(state.records) < config.rounds:
+                raise TrainingError("interrupted; the same command goes on from the last round")
+
+        try:
+            with _workers(setting, engine, processes or os.cpu_count() or 1) as workers:
+                state = run_rounds(setting, workers, before, on_round)
+        except KeyboardInterrupt:
+            on_event("interrupted", {"kept": folder.kept, "rounds": config.rounds})
+            raise
+        folder.finish(setting, state)
+        return state
+
+
+def _samples(simulation: Simulation, place: str) -> tuple[Dataset, Dataset, list[Indices]]:
+    """Return training samples, test samples, and the positions int64 [n] of each device's samples."""
+    config = simulation.config
+    if place != DIGITS and config.partition.kind == "files":
+        train, devices = load_device_files(place, config.devices)
+    else:
+        train = load_split(place, "train") if place == DIGITS else load_dataset(place, "train")
+        devices = partition(train.labels, config.devices, config.partition, config.seed)
+    test = load_split(place, "test") if place == DIGITS else load_dataset(place, "test")
+    return train, test, devices
+
+
+def _workers(setting: Setting, engine: str, processes: int) -> AbstractContextManager[Workers]:
+    if engine == "ray":
+        return RayTasks(setting.workload)
+    return InProcess(setting.workload) if processes == 1 else Processes(setting.workload, processes)
