@@ -93,12 +93,12 @@ def test_a_crowd_whose_checkpoint_takes_long_computes_rounds_again(
     with monkeypatch.context() as patched, pytest.raises(Exit):
         patched.setattr(RunFolder, "keep", stop_after_the_third)
         simulate(files / "crowd.toml", files, files / "run", processes=1)
-    with RunFolder(files / "run", files / "crowd.toml") as folder:
+    with RunFolder(files / "run", load_simulation(files / "crowd.toml")) as folder:
         assert len(folder.resume().records) == 1
     simulate(files / "crowd.toml", files, files / "run", processes=1)
     whole, resumed = (load_file(files / name / "model.safetensors") for name in ("whole", "run"))
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
-    with RunFolder(files / "run", files / "crowd.toml") as folder:
+    with RunFolder(files / "run", load_simulation(files / "crowd.toml")) as folder:
         assert len(folder.resume().records) == 4
 
 

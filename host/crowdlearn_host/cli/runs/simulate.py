@@ -72,11 +72,8 @@ def simulate(
                     return
                 if event == "interrupted":
                     reached = "round {kept} of {rounds} is kept" if fields["kept"] else "no round is kept"
-                    told = reached.format(**fields)
-                    print(
-                        f"crowdlearn: interrupted; {told}: the same command goes on from there",
-                        file=sys.stderr,
-                    )
+                    told = f"interrupted; {reached.format(**fields)}: the same command goes on from there"
+                    print(f"crowdlearn: {told}", file=sys.stderr)
                     raise typer.Exit(INTERRUPTED)
                 if event == "round":
                     console.print(_line(fields), highlight=False, soft_wrap=True)
