@@ -25,7 +25,8 @@ from crowdlearn_device.state.piece_state import PieceState
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.graph.weights import arrays_of
-from crowdlearn_export.program.slice_program import SliceProgram, program_of
+from crowdlearn_export.program.methods import Methods
+from crowdlearn_export.program.slice_program import SliceProgram, method_folder, program_of
 from crowdlearn_export.stages.piece_stages import piece_stages
 from crowdlearn_export.stages.stage import Optimizer
 from crowdlearn_export.tracing.trace import neuron_graph
@@ -71,7 +72,8 @@ def prepared(model: str) -> tuple[NeuronGraph, dict[str, SliceProgram]]:
     programs = {}
     for way, first in zip(WAYS, (len(owned) - 1, 0), strict=True):
         stages = piece_stages(graph, owned, SGD, first=first)
-        programs[way] = program_of(graph, owned, SGD, stages, max_batch=BATCH)
+        with method_folder(None) as folder:
+            programs[way] = program_of(graph, owned, SGD, stages, Methods(folder, BATCH))
     return graph, programs
 
 

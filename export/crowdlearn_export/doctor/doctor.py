@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from crowdlearn_export.compiler.compile import compile_lowered, lower_methods
 from crowdlearn_export.graph.freezing import resting_modules, to_training
-from crowdlearn_export.lowering.backend import choose_backend
-from crowdlearn_export.program.backends import multiplications, near_border
+from crowdlearn_export.lowering.backend import choose_backend, multiplications
+from crowdlearn_export.program.backends import near_border
 from crowdlearn_export.program.parity import allowed_error
 from crowdlearn_export.quiet import quietly
 from crowdlearn_export.tracing.copies import copied
@@ -115,7 +115,7 @@ def diagnose(model: nn.Module, inputs: Tensor) -> Diagnosis:
         weights,
         backends[TRAIN_STEP],
         multiplications(graph),
-        near_border(graph),
+        near_border(multiplications(graph)),
         *errors,
         frozen,
         doubts,

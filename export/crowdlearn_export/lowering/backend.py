@@ -70,7 +70,12 @@ APART = 1 << 20
 
 def choose_backend(module: GraphModule) -> Backend:
     """XNNPACK for a lowered method with matrix products of some size, else ExecuTorch's own kernels."""
-    return "xnnpack" if sum(map(prod, products(module))) >= WORTHWHILE else "portable"
+    return "xnnpack" if multiplications(module) >= WORTHWHILE else "portable"
+
+
+def multiplications(module: GraphModule) -> int:
+    """Count those in the matrix products of a lowered method, for its example batch."""
+    return sum(map(prod, products(module)))
 
 
 def products(module: GraphModule) -> list[tuple[int, int, int]]:

@@ -8,21 +8,19 @@ backend is clearly faster.
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import time
-from collections.abc import Mapping, Sequence
-from math import prod
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.manifest import Backend, BackendChoice
-from torch.fx import GraphModule
 
-from crowdlearn_export.compiler.compile import compile_lowered
-from crowdlearn_export.lowering.backend import WORTHWHILE, choose_backend, products
+from crowdlearn_export.lowering.backend import WORTHWHILE
 from crowdlearn_export.stages.stage import Stage, example_inputs
+
+from .methods import METHOD, CompiledMethod, Methods
 
 BACKENDS: tuple[Backend, ...] = ("portable", "xnnpack")
 BORDER = 8
@@ -33,58 +31,27 @@ ROUNDS, SECONDS = 7, 0.004
 """Rounds in which the backends are timed in turn, and how long each runs in one."""
 
 
-def by_size(lowered: Mapping[str, GraphModule]) -> dict[str, BackendChoice]:
-    """The backend that the products of each method suggest."""
-    return {name: BackendChoice(choose_backend(graph)) for name, graph in lowered.items()}
+def by_size(method: CompiledMethod) -> BackendChoice:
+    """Return the backend that the products of a method suggest."""
+    return BackendChoice(method.backend)
 
 
-def by_measurement(
-    stages: Sequence[Stage], lowered: Mapping[str, GraphModule], max_batch: int
-) -> dict[str, BackendChoice]:
-    """The same, but measured with `max_batch` samples where the size is near the border; methods that compute
-    the same in the same shapes are measured once.
-    """
-    choices = by_size(lowered)
-    kinds: dict[str, list[Stage]] = {}
-    for stage in stages:
-        graph = lowered[stage.method.name]
-        if near_border(graph):
-            kinds.setdefault(_kind(stage, graph), []).append(stage)
-    if not kinds:
-        return choices
-    measured = [alike[0] for alike in kinds.values()]
-    methods = [stage.method for stage in measured]
-    executors = {}
-    for backend in BACKENDS:
-        one = {method.name: backend for method in methods}
-        program = compile_lowered(methods, lowered, one, max_batch)
-        executors[backend] = ExecuTorchExecutor(program.pte)
-    for alike in kinds.values():
-        suggested = choices[alike[0].method.name].backend
-        times = _times(alike[0], executors, max_batch)
-        fastest = min(BACKENDS, key=lambda backend: times[backend])
-        chosen = fastest if times[fastest] < CLEARLY * times[suggested] else suggested
-        for stage in alike:
-            choices[stage.method.name] = BackendChoice(
-                chosen, *(round(1e3 * times[backend], 4) for backend in BACKENDS)
-            )
-    return choices
+def by_measurement(stage: Stage, methods: Methods) -> BackendChoice:
+    """Return the same, but measured with the largest batch where the size is near the border."""
+    suggested = methods.compiled(stage)
+    if not near_border(suggested.multiplications):
+        return by_size(suggested)
+    of = {b: suggested if b == suggested.backend else methods.compiled(stage, b) for b in BACKENDS}
+    executors = {backend: ExecuTorchExecutor(method.program.pte) for backend, method in of.items()}
+    times = _times(stage, executors, methods.max_batch)
+    fastest = min(BACKENDS, key=lambda backend: times[backend])
+    chosen = fastest if times[fastest] < CLEARLY * times[suggested.backend] else suggested.backend
+    return BackendChoice(chosen, *(round(1e3 * times[backend], 4) for backend in BACKENDS))
 
 
-def near_border(graph: GraphModule) -> bool:
-    """Whether either backend is sensible for a lowered method."""
-    return WORTHWHILE / BORDER <= multiplications(graph) < WORTHWHILE * BORDER
-
-
-def multiplications(graph: GraphModule) -> int:
-    """In the matrix products of a lowered method, for its example batch."""
-    return sum(map(prod, products(graph)))
-
-
-def _kind(stage: Stage, graph: GraphModule) -> str:
-    """The same for methods that compute the same in the same shapes."""
-    shapes = [(port.role, port.shape) for port in (*stage.inputs, *stage.outputs)]
-    return hashlib.sha256(repr((graph.code, shapes)).encode()).hexdigest()
+def near_border(multiplications: int) -> bool:
+    """Whether either backend is sensible for a method with so many multiplications in its products."""
+    return WORTHWHILE / BORDER <= multiplications < WORTHWHILE * BORDER
 
 
 def _times(stage: Stage, executors: Mapping[Backend, ExecuTorchExecutor], batch: int) -> dict[Backend, float]:
@@ -93,13 +60,13 @@ def _times(stage: Stage, executors: Mapping[Backend, ExecuTorchExecutor], batch:
     inputs = [x.numpy() for x in drawn]
     least = dict.fromkeys(BACKENDS, float("inf"))
     for executor in executors.values():
-        executor.run(stage.method.name, inputs, borrowed=True)  # the first call plans memory
+        executor.run(METHOD, inputs, borrowed=True)  # the first call plans memory
     for _ in range(ROUNDS):
         for backend, executor in executors.items():
             started = time.perf_counter()
             ends = started + SECONDS
             while started < ends:
-                executor.run(stage.method.name, inputs, borrowed=True)
+                executor.run(METHOD, inputs, borrowed=True)
                 stopped = time.perf_counter()
                 least[backend] = min(least[backend], stopped - started)
                 started = stopped

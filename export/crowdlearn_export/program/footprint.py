@@ -27,7 +27,7 @@ from crowdlearn_export.quiet import quietly
 from crowdlearn_export.stages.piece_stages import piece_stages
 from crowdlearn_export.stages.stage import Optimizer
 
-from .slice_program import REVISION
+from .methods import REVISION
 
 PARTS = (4, 2, 1)
 """The widths are these parts of a layer."""

@@ -67,4 +67,4 @@ def inference_stage(graph: NeuronGraph, shape: PieceShape) -> Stage:
         with torch.no_grad():
             return function(*given)
 
-    return as_stage(spec, function, reference)
+    return as_stage(spec, function, reference, cache_key(graph, what=PREDICT))

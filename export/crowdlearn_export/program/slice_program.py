@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,21 +17,20 @@ import executorch.version
 import torch
 from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.program.executor import ExecuTorchExecutor
-from crowdlearn_device.program.manifest import Manifest
+from crowdlearn_device.program.manifest import Backend, Manifest
 from crowdlearn_device.program.manifest_reader import read_manifest
 
-from crowdlearn_export.compiler.compile import compile_lowered, lower_methods
+from crowdlearn_export.compiler.compile import CompiledProgram, linked
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import piece_shape
 from crowdlearn_export.quiet import quietly
 from crowdlearn_export.stages.piece_stages import piece_stages
 from crowdlearn_export.stages.stage import Optimizer, Stage
 
+from .ahead import OnMethod, Task, compile_ahead, ignored
 from .backends import by_measurement, by_size, this_computer
+from .methods import REVISION, Methods
 from .parity import check_parity
-
-REVISION = 8
-"""Part of the cache key: raise it when the same model must give another program."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +66,50 @@ def export_slice(
     computer, so that two exports may differ; what is in the `cache` stays as it is. Raises ParityError where
     the program disagrees with autograd, UnsupportedModule where a layer cannot be sliced.
     """
-    what = {
-        "owned": list(owned),
-        "optimizer": asdict(optimizer),
-        "max_batch": max_batch,
-        "measured": measured,
-    }
-    key = cache_key(graph, **what)
-    if cache is not None and (cached := load_cached(cache / key)) is not None:
-        return cached
-    stages = piece_stages(graph, owned, optimizer)
-    program = program_of(graph, owned, optimizer, stages, max_batch=max_batch, measured=measured)
-    return program if cache is None else save_cached(cache / key, program)
+    (program,) = export_slices(graph, [owned], optimizer, max_batch=max_batch, measured=measured, cache=cache)
+    return program
+
+
+def export_slices(
+    graph: NeuronGraph,
+    shapes: Sequence[Sequence[int]],
+    optimizer: Optimizer,
+    *,
+    max_batch: int,
+    measured: bool = False,
+    cache: Path | None = None,
+    on_method: OnMethod = ignored,
+) -> list[SliceProgram]:
+    """Export the programs of several shapes, in their order; methods that compute the same are compiled once
+    for all of them, in several processes where there is enough to do and memory for it.
+
+    `on_method` is called with the number of methods that are compiled and that are to be. Raises as
+    `export_slice` does.
+    """
+    what = {"optimizer": asdict(optimizer), "max_batch": max_batch, "measured": measured}
+    keys = [cache_key(graph, **what, owned=list(owned)) for owned in shapes]
+    programs = {key: load_cached(cache / key) if cache else None for key in keys}
+    missing = {key: owned for key, owned in zip(keys, shapes, strict=True) if programs[key] is None}
+    with method_folder(cache) as folder:
+        methods = Methods(folder, max_batch)
+        if missing:
+            task = Task(graph, tuple(map(tuple, missing.values())), optimizer, methods)
+            compile_ahead(task, on_method, either=measured)
+        for key, owned in missing.items():
+            stages = piece_stages(graph, owned, optimizer)
+            made = program_of(graph, owned, optimizer, stages, methods, measured=measured)
+            programs[key] = made if cache is None else save_cached(cache / key, made)
+    return [program for key in keys if (program := programs[key]) is not None]
+
+
+@contextlib.contextmanager
+def method_folder(cache: Path | None) -> Iterator[Path]:
+    """Where compiled methods are kept: in the cache, or as long as this lasts."""
+    if cache is not None:
+        yield cache / "methods"
+        return
+    with tempfile.TemporaryDirectory(prefix="crowdlearn-methods.") as folder:
+        yield Path(folder)
 
 
 def program_of(
@@ -86,35 +117,43 @@ def program_of(
     owned: Sequence[int],
     optimizer: Optimizer,
     stages: Sequence[Stage],
+    methods: Methods,
     *,
-    max_batch: int,
     measured: bool = False,
 ) -> SliceProgram:
     """The program of these stages of a piece. Raises ParityError where it disagrees with autograd."""
-    methods = [stage.method for stage in stages]
-    lowered = lower_methods(methods)
-    choices = by_measurement(stages, lowered, max_batch) if measured else by_size(lowered)
-    backends = {name: choice.backend for name, choice in choices.items()}
-    compiled = compile_lowered(methods, lowered, backends, max_batch)
-    parity = check_parity(stages, ExecuTorchExecutor(compiled.pte), max_batch)
+    kinds = {stage.kind: stage for stage in reversed(stages)}
+    choices = {
+        kind: by_measurement(stage, methods) if measured else by_size(methods.compiled(stage))
+        for kind, stage in kinds.items()
+    }
+    compiled = {kind: _chosen(stage, choices[kind].backend, methods) for kind, stage in kinds.items()}
+    program = linked({stage.method.name: compiled[stage.kind] for stage in stages})
+    executor = ExecuTorchExecutor(program.pte)
+    parity = check_parity(list(kinds.values()), executor, methods.max_batch)
     shape = piece_shape(graph, owned)
     manifest = Manifest(
-        program=hashlib.sha256(compiled.pte).hexdigest(),
-        max_batch=max_batch,
+        program=hashlib.sha256(program.pte).hexdigest(),
+        max_batch=methods.max_batch,
         momentum=optimizer.momentum,
         weight_decay=optimizer.weight_decay,
         layers=shape.layers,
         edges=shape.edges,
         arrays=shape.arrays,
         methods=tuple(stage.spec for stage in stages),
-        arena_bytes=compiled.arena_bytes,
-        workspace_bytes=compiled.workspace_bytes,
-        operators=compiled.operators,
-        parity=parity,
-        backends=choices,
+        arena_bytes=program.arena_bytes,
+        workspace_bytes=program.workspace_bytes,
+        operators=program.operators,
+        parity={stage.method.name: parity[kinds[stage.kind].method.name] for stage in stages},
+        backends={stage.method.name: choices[stage.kind] for stage in stages},
         measured_on=this_computer() if measured else "",
     )
-    return SliceProgram(manifest, compiled.pte)
+    return SliceProgram(manifest, program.pte)
+
+
+def _chosen(stage: Stage, backend: Backend, methods: Methods) -> CompiledProgram:
+    suggested = methods.compiled(stage)
+    return (suggested if suggested.backend == backend else methods.compiled(stage, backend)).program
 
 
 def cache_key(graph: NeuronGraph, **what: object) -> str:

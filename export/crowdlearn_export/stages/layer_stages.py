@@ -19,7 +19,7 @@ from torch import Tensor
 from crowdlearn_export.graph.layers import run_edge, run_local
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
-from .stage import Stage, as_stage
+from .stage import Stage, as_stage, kind_of, numbered
 
 Run = Callable[[Sequence[Tensor], Sequence[Port]], tuple[list[Tensor], list[Tensor]]]
 
@@ -42,11 +42,26 @@ def layer_stages(graph: NeuronGraph, index: int, shape: PieceShape) -> list[Stag
         products, buffers = run(given, ahead.outputs)
         return (*products, *buffers)
 
-    stages = [as_stage(ahead, forward, forward)]
-    return stages + [_backward(method, run) for method in back]
+    stages = [as_stage(ahead, forward, forward, _kind(graph, index, ahead))]
+    return stages + [_backward(method, run, _kind(graph, index, method)) for method in back]
 
 
-def _backward(method: MethodSpec, run: Run) -> Stage:
+def _kind(graph: NeuronGraph, index: int, method: MethodSpec) -> str:
+    """The same for the methods of layers that differ in nothing but their names and places."""
+    layer, edges = graph.layers[index], graph.outgoing(index)
+    modules = list(dict.fromkeys([*(op.module for op in layer.ops), *(edge.module for edge in edges)]))
+    places = [i for i, edge in enumerate(graph.edges) if edge.source == index]
+    return kind_of(
+        {
+            "ops": [(op.kind, dict(op.attributes), modules.index(op.module)) for op in layer.ops],
+            "edges": [(edge.kind, dict(edge.attributes), modules.index(edge.module)) for edge in edges],
+            "inputs": numbered(method.inputs, modules, places),
+            "outputs": numbered(method.outputs, modules, places),
+        }
+    )
+
+
+def _backward(method: MethodSpec, run: Run, kind: str) -> Stage:
     """By the vector-Jacobian product of what runs forward: in the parameters, and in the sums where somebody
     asks for their errors.
     """
@@ -65,4 +80,4 @@ def _backward(method: MethodSpec, run: Run) -> Stage:
         leaves = [x.detach().requires_grad_() for x in given[first:differentiated]]
         return torch.autograd.grad(products(given, *leaves), leaves, given[taken:])
 
-    return as_stage(method, backward, reference)
+    return as_stage(method, backward, reference, kind)

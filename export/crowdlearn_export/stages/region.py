@@ -5,18 +5,19 @@ backward in one method. Where that is the whole network, a training step is one 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from crowdlearn_device.program.manifest import STATE, PieceShape
+from crowdlearn_device.program.manifest import STATE, MethodSpec, PieceShape
 from crowdlearn_device.program.ports import loss_method, train_step_method
 from torch import Tensor
 
 from crowdlearn_export.graph.layers import run_layers
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
-from .stage import Optimizer, Stage, as_stage
+from .stage import Optimizer, Stage, as_stage, kind_of
 
 _vjp: Any = torch.func.vjp  # its annotation leaves out has_aux
 
@@ -54,7 +55,7 @@ class LossRegion:
             slopes = torch.autograd.grad(loss, values)
             return (loss.detach(), logits.detach(), *slopes, *(b.detach() for b in buffers))
 
-        return as_stage(self._spec, function, reference)
+        return as_stage(self._spec, function, reference, self._kind(self._spec))
 
     def train_step(self, optimizer: Optimizer) -> Stage:
         """A whole mini-batch of the whole network: loss and logits, and new weights, momenta and buffers over
@@ -95,7 +96,11 @@ class LossRegion:
             return tuple(x.detach() for x in (loss, logits, *values, *moved, *buffers))
 
         updates = {len(spec.outputs) + i: position for i, position in enumerate(state)}
-        return as_stage(spec, function, reference, updates)
+        return as_stage(spec, function, reference, self._kind(spec, optimizer), updates)
+
+    def _kind(self, spec: MethodSpec, optimizer: Optimizer | None = None) -> str:
+        graph = {**asdict(self._graph), "name": ""}
+        return kind_of({"graph": graph, "layers": len(self._layers), "spec": spec, "optimizer": optimizer})
 
     def _forward(self, given: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """From [sums, parameters, buffers, frozen, masks] to the logits and the new buffers."""

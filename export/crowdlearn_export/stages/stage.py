@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from crowdlearn_device.program.manifest import MethodSpec, Port
@@ -23,12 +26,13 @@ class Optimizer:
 @dataclass(frozen=True)
 class Stage:
     """A method to be compiled, and what a manifest tells of it. `reference` computes the same by torch
-    autograd.
+    autograd. Stages of one `kind` compute the same in the same shapes, whatever their layers are called.
     """
 
     method: Method
     spec: MethodSpec
     reference: Callable[..., tuple[Tensor, ...]]
+    kind: str
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -44,12 +48,30 @@ def as_stage(
     spec: MethodSpec,
     function: Callable[..., tuple[Tensor, ...]],
     reference: Callable[..., tuple[Tensor, ...]],
+    kind: str,
     updates: Mapping[int, int] | None = None,
 ) -> Stage:
-    """A stage whose example has a batch unlike its other sizes."""
+    """Return a stage whose example has a batch unlike its other sizes."""
     batched = tuple(i for i, port in enumerate(spec.inputs) if port.shape and port.shape[0] == "B")
     example = example_inputs(spec.inputs, _example_batch(spec.inputs), torch.Generator())
-    return Stage(Method(spec.name, function, example, batched, updates or {}), spec, reference)
+    return Stage(Method(spec.name, function, example, batched, updates or {}), spec, reference, kind)
+
+
+def kind_of(what: Mapping[str, Any]) -> str:
+    """Name a kind of stage by everything that its function depends on."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def numbered(ports: Sequence[Port], modules: Sequence[str], edges: Sequence[int]) -> list[Port]:
+    """Return ports that tell modules and edges by their places in these lists, and no layer."""
+
+    def name(of: Port) -> str:
+        module, _, array = of.name.rpartition(".")
+        return f"{modules.index(module)}.{array}" if of.name else ""
+
+    return [
+        replace(p, name=name(p), layer=-1, edge=edges.index(p.edge) if p.edge >= 0 else -1) for p in ports
+    ]
 
 
 def _example_batch(ports: Sequence[Port]) -> int:

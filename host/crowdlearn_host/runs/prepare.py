@@ -14,7 +14,7 @@ from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.graph.weights import arrays_of
 from crowdlearn_export.program.inference import export_inference
-from crowdlearn_export.program.slice_program import SliceProgram, export_slice
+from crowdlearn_export.program.slice_program import SliceProgram, export_slices
 from crowdlearn_export.stages.stage import Optimizer
 from torch import nn
 
@@ -138,18 +138,17 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
         on_event("note", {"text": note})
     training = config.training
     optimizer = Optimizer(training.momentum, training.weight_decay)
-    wanted = list(dict.fromkeys(piece.owned for each in (plan, *fallbacks) for piece in each.pieces))
-    programs: dict[tuple[int, ...], SliceProgram] = {}
-    for number, owned in enumerate(wanted, 1):
-        on_event("exporting", {"shape": list(owned), "number": number, "of": len(wanted)})
-        programs[owned] = export_slice(
-            graph,
-            owned,
-            optimizer,
-            max_batch=checked.micro_batch + 1,  # a last sample may have to join the ones before
-            measured=training.kernels == "measured",
-            cache=default_home() / "programs",
-        )
+    shapes = list(dict.fromkeys(piece.owned for each in (plan, *fallbacks) for piece in each.pieces))
+    exports = export_slices(
+        graph,
+        shapes,
+        optimizer,
+        max_batch=checked.micro_batch + 1,  # a last sample may have to join the ones before
+        measured=training.kernels == "measured",
+        cache=default_home() / "programs",
+        on_method=lambda done, of: on_event("compiled", {"done": done, "of": of}),
+    )
+    programs = dict(zip(shapes, exports, strict=True))
 
     def of_pieces(of: Plan) -> tuple[SliceProgram, ...]:
         return tuple(programs[piece.owned] for piece in of.pieces)

@@ -1,0 +1,101 @@
+"""Methods that are compiled once: kept on disk by what they compute, of whichever piece or network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import executorch.version
+import torch
+from crowdlearn_device.program.manifest import Backend
+
+from crowdlearn_export.compiler.compile import CompiledProgram, compile_lowered, lower_methods
+from crowdlearn_export.lowering.backend import choose_backend, multiplications
+from crowdlearn_export.stages.stage import Stage
+
+REVISION = 8
+"""Part of every key: raise it when the same model must give another program."""
+
+METHOD = "method"
+"""The name of the only method of such a program."""
+
+
+@dataclass(frozen=True)
+class CompiledMethod:
+    """A program of one method, and the multiplications in its matrix products for the example batch."""
+
+    program: CompiledProgram
+    multiplications: int
+
+    @property
+    def backend(self) -> Backend:
+        return self.program.backends[METHOD]
+
+
+@dataclass(frozen=True)
+class Methods:
+    """Compiled methods for batches up to `max_batch`, kept in a folder that other processes may share."""
+
+    folder: Path
+    max_batch: int
+
+    def compiled(self, stage: Stage, backend: Backend | None = None) -> CompiledMethod:
+        """Return the method of `stage`, for the backend that its size suggests unless one is named.
+
+        Raises LoweringError for an operation that no phone can run correctly.
+        """
+        found = self.kept(stage, backend)
+        return found or self._keep(self._path(stage, backend), self._compile(stage, backend))
+
+    def kept(self, stage: Stage, backend: Backend | None = None) -> CompiledMethod | None:
+        """Return the method of `stage` if it was compiled before and its file is whole."""
+        try:
+            head, _, pte = self._path(stage, backend).read_bytes().partition(b"\n")
+            told: Mapping[str, Any] = json.loads(head)
+            if told["sha256"] != hashlib.sha256(pte).hexdigest():
+                return None
+            program = CompiledProgram(
+                pte,
+                tuple(told["buffers"]),
+                told["workspace_bytes"],
+                tuple(told["operators"]),
+                told["backends"],
+            )
+            return CompiledMethod(program, told["multiplications"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _compile(self, stage: Stage, backend: Backend | None) -> CompiledMethod:
+        method = replace(stage.method, name=METHOD)
+        lowered = lower_methods([method])
+        graph = lowered[METHOD]
+        chosen = {METHOD: backend or choose_backend(graph)}
+        return CompiledMethod(
+            compile_lowered([method], lowered, chosen, self.max_batch), multiplications(graph)
+        )
+
+    def _keep(self, path: Path, compiled: CompiledMethod) -> CompiledMethod:
+        told = asdict(compiled.program) | {"multiplications": compiled.multiplications}
+        pte = told.pop("pte")
+        head = json.dumps({**told, "sha256": hashlib.sha256(pte).hexdigest()})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        partial.write_bytes(head.encode() + b"\n" + pte)
+        os.replace(partial, path)
+        return compiled
+
+    def _path(self, stage: Stage, backend: Backend | None) -> Path:
+        key = [
+            REVISION,
+            torch.__version__,
+            executorch.version.__version__,
+            self.max_batch,
+            backend,
+            stage.kind,
+        ]
+        return self.folder / hashlib.sha256(json.dumps(key).encode()).hexdigest()
