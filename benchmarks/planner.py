@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from .models import Inverted, resnet20
+from .models import mobilenet_v2, resnet20
 from .report import known, machine, write_rows
 
 SLICES = (5, 10, 15, 20)
@@ -41,27 +41,6 @@ SLACK = 1.4
 """What all followers together can compute, over what the hidden layers need."""
 MEMORY_SLACK = 8.0
 DOMINATOR_SAMPLES = 500
-
-
-def mobilenet_v2() -> nn.Module:
-    """MobileNetV2 at full width and depth for 32x32 images: 17 inverted residuals, 16 to 320 channels."""
-    stages = (
-        (1, 16, 1, 1),
-        (6, 24, 2, 1),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    )
-    stem = (nn.Conv2d(3, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6())
-    blocks, inputs = [], 32
-    for widen, outputs, repeats, stride in stages:
-        for k in range(repeats):
-            blocks.append(Inverted(inputs, outputs, stride if k == 0 else 1, widen))
-            inputs = outputs
-    head = (nn.Conv2d(320, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU6())
-    return nn.Sequential(*stem, *blocks, *head, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, 10))
 
 
 @dataclass(frozen=True)

@@ -97,10 +97,8 @@ def test_a_recovery_for_another_reason_is_told() -> None:
 
 
 def test_exports_are_counted() -> None:
-    exporting = [("exporting", {"shape": [8, 4], "number": number, "of": 2}) for number in (1, 2)]
-    assert lines(*exporting) == [
-        f"exporting slice program {number} of 2: neurons by layer [8, 4]" for number in (1, 2)
-    ]
+    compiled = [("compiled", {"done": done, "of": 3}) for done in range(4)]
+    assert lines(*compiled) == [f"compiling slice programs: {done} of 3 methods" for done in (0, 3)]
 
 
 @pytest.fixture
@@ -111,8 +109,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 STATES: dict[str, tuple[list[Event], str]] = {
     "nothing yet": ([], "preparing, since 0:00"),
     "an export": (
-        [("exporting", {"shape": [8, 4], "number": 2, "of": 3})],
-        "exporting slice program 2 of 3, since 0:00",
+        [("compiled", {"done": 2, "of": 3})],
+        "compiling slice programs: 2 of 3 methods, since 0:00",
     ),
     "missing devices": (GATHERING, "waiting for devices, since 0:00: 0 of 3 devices are here; missing: "),
     "a pause": (

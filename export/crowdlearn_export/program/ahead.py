@@ -85,15 +85,19 @@ def _others(task: Task, stages: Sequence[Stage]) -> list[Job]:
 
 def _compile(task: Task, stages: Sequence[Stage], jobs: Sequence[Job], on_method: OnMethod) -> None:
     waiting = deque(jobs)
+    if jobs:
+        on_method(0, len(jobs))
     with contextlib.ExitStack() as stack:
         helpers = [stack.enter_context(_Helper(task, waiting)) for _ in range(_helpers(len(jobs)))]
         with contextlib.suppress(IndexError):
             while True:
                 index, backend = waiting.popleft()
                 task.methods.compiled(stages[index], backend)
-                on_method(len(jobs) - len(waiting), len(jobs))
+                on_method(min(len(jobs) - len(waiting), len(jobs) - 1), len(jobs))
         for helper in helpers:
             helper.finish()
+    if jobs:
+        on_method(len(jobs), len(jobs))
 
 
 class _Helper(Thread):

@@ -148,11 +148,8 @@ class TrainingProgress:
             self._mini_batch(fields)
         elif event == "prepared":
             self._expect(fields["samples"])
-        elif event == "exporting":
-            number, of = fields["number"], fields["of"]
-            told = f"exporting slice program {number} of {of}"
-            self._begin(told)
-            self._tell(f"{told}: neurons by layer {fields['shape']}")
+        elif event == "compiled":
+            self._compiled(fields["done"], fields["of"])
         elif event == "deployed":
             self._tell(f"{fields['device']}: {size(fields['bytes'])} pushed")
         elif event == "listening":
@@ -212,6 +209,13 @@ class TrainingProgress:
         self._reminder.told()
         begin = "" if self._console.is_terminal else f"[{clock(self._reminder.elapsed)}] "
         self._console.print(Text(begin + printable(line), style), soft_wrap=not self._console.is_terminal)
+
+    def _compiled(self, done: int, of: int) -> None:
+        """A line at the start and at the end; between them the reminder tells how far it is."""
+        told = f"compiling slice programs: {done} of {of} methods"
+        self._begin(told)
+        if done in (0, of):
+            self._tell(told)
 
     def _mini_batch(self, fields: dict[str, Any]) -> None:
         if not self._seen:
