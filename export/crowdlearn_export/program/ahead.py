@@ -93,7 +93,8 @@ def _compile(task: Task, stages: Sequence[Stage], jobs: Sequence[Job], on_method
             while True:
                 index, backend = waiting.popleft()
                 task.methods.compiled(stages[index], backend)
-                on_method(min(len(jobs) - len(waiting), len(jobs) - 1), len(jobs))
+                if waiting:
+                    on_method(len(jobs) - len(waiting), len(jobs))
         for helper in helpers:
             helper.finish()
     if jobs:
