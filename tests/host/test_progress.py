@@ -129,7 +129,7 @@ def test_a_silent_run_says_again_what_it_does(impatient: None, state: str) -> No
     events, words = STATES[state]
     screen = Screen()
     with TrainingProgress(Console(file=screen, width=80)) as progress:
-        progress.expect(64)
+        progress.show("prepared", {"samples": 64})
         for event, fields in events:
             progress.show(event, fields)
         screen.until(words)

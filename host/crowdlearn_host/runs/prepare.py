@@ -139,6 +139,7 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
     training = config.training
     optimizer = Optimizer(training.momentum, training.weight_decay)
     shapes = list(dict.fromkeys(piece.owned for each in (plan, *fallbacks) for piece in each.pieces))
+    on_event("exporting", {"programs": len(shapes)})
     exports = export_slices(
         graph,
         shapes,

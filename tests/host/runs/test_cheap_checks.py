@@ -33,7 +33,7 @@ def _nothing_is_exported(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyP
     def export(*_: object, **__: object) -> None:
         pytest.fail("it exports")
 
-    monkeypatch.setattr("crowdlearn_host.runs.prepare.export_slice", export)
+    monkeypatch.setattr("crowdlearn_host.runs.prepare.export_slices", export)
     monkeypatch.chdir(tmp_path)
 
 

@@ -148,6 +148,8 @@ class TrainingProgress:
             self._mini_batch(fields)
         elif event == "prepared":
             self._expect(fields["samples"])
+        elif event == "exporting":
+            self._begin(f"exporting {fields['programs']} slice programs")
         elif event == "compiled":
             self._compiled(fields["done"], fields["of"])
         elif event == "deployed":
