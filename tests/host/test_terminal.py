@@ -34,7 +34,16 @@ def test_brackets_of_a_device_are_no_markup(event: str) -> None:
 def test_escape_sequences_of_a_device_are_shown_and_not_sent(event: str) -> None:
     said = f"phone{ESCAPE}\nepoch 9"
     shown = told(
-        event, device=said, reason=said, why=said, planned=said, boundary=1, pieces=1, epoch=0, grace=1
+        event,
+        device=said,
+        reason=said,
+        why=said,
+        planned=said,
+        boundary=1,
+        pieces=1,
+        epoch=0,
+        grace=1,
+        text=said,
     )
     assert "\x1b]0" not in shown
     assert "\x1b[2J" not in shown

@@ -7,17 +7,19 @@ import sys
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 import typer
-from crowdlearn_device.errors import DeviceError
-from crowdlearn_export.errors import ExportError
+from crowdlearn_device.errors import CrowdlearnError
 
 from crowdlearn_host.cli.console.terminal import printable
-from crowdlearn_host.errors import HostError
+from crowdlearn_host.cli.console.verbosity import Verbosity, choose, log_error, logs_closed, options_apart
+from crowdlearn_host.errors import ConfigError
 
 HELP = """Train a deep network on a crowd of phones that are each too weak for it.
 
-A path in a configuration file is relative to that file, one on the command line to the working directory."""
+A path in a configuration file is relative to that file, one on the command line to the working directory.
+The options below may stand before or behind the command."""
 
 COMMANDS = {
     "demo": "runs.demo:demo",
@@ -76,22 +78,52 @@ def _options(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
     ),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="Say nothing but results and problems."),
+    verbose: int = typer.Option(
+        0, "--verbose", "-v", count=True, help="Show every event of a run; -vv shows what libraries log, too."
+    ),
+    log_file: Path | None = typer.Option(
+        None, "--log-file", help="Add all that is said, with times and tracebacks, to this file."
+    ),
 ) -> None:
     if debug:
         os.environ["CROWDLEARN_DEBUG"] = "1"
+    if quiet and verbose:
+        raise ConfigError("--quiet and --verbose are the opposite of each other; give one")
+    choose(Verbosity(quiet, verbose), log_file)
+
+
+FAILED, INTERRUPTED = 1, 130
+"""Exit codes; 2 is that of a command line that nobody understands (docs/commands.md)."""
 
 
 def main() -> None:
     """Entry point: an error of ours, or of the system, is one line on stderr and exit code 1."""
-    first = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    try:
-        build([first] if first in COMMANDS else COMMANDS)()
-    except (HostError, ExportError, DeviceError, OSError) as error:
-        if os.environ.get("CROWDLEARN_DEBUG"):
+    own, words = options_apart(sys.argv[1:])
+    first = next((word for word in words if not word.startswith("-")), "")
+    with logs_closed():
+        try:
+            build([first] if first in COMMANDS else COMMANDS)(args=[*own, *words])
+        except (CrowdlearnError, OSError) as error:
+            told = _system_error(error) if isinstance(error, OSError) else str(error)
+            told = printable(" ".join(told.splitlines()))
+            log_error(error, told)
+            if os.environ.get("CROWDLEARN_DEBUG"):
+                raise
+            print(f"crowdlearn: {told}", file=sys.stderr)
+            sys.exit(FAILED)
+        except SystemExit as exit:
+            if _interrupted(exit):
+                sys.exit(INTERRUPTED)
             raise
-        told = _system_error(error) if isinstance(error, OSError) else error
-        print(f"crowdlearn: {printable(' '.join(str(told).splitlines()))}", file=sys.stderr)
-        sys.exit(1)
+
+
+def _interrupted(exit: SystemExit) -> bool:
+    """Whether Ctrl-C is behind an exit: it ends in code 1 where the command line is parsed."""
+    error: BaseException | None = exit
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _system_error(error: OSError) -> str:

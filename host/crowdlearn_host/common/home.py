@@ -1,4 +1,4 @@
-"""The folder in which crowdlearn keeps what outlives a command."""
+"""The folders in which crowdlearn keeps what outlives a command (XDG Base Directory Specification)."""
 
 from __future__ import annotations
 
@@ -7,5 +7,29 @@ from pathlib import Path
 
 
 def default_home() -> Path:
-    """The state folder of crowdlearn: CROWDLEARN_HOME, else ~/.crowdlearn."""
-    return Path(os.environ.get("CROWDLEARN_HOME") or Path.home() / ".crowdlearn")
+    """The folder for state: virtual phones, the host's certificate, enrolled devices.
+
+    CROWDLEARN_HOME if it is set, else ~/.crowdlearn if it exists, else crowdlearn in XDG_STATE_HOME
+    (~/.local/state).
+    """
+    return _one_for_all() or _xdg("XDG_STATE_HOME", ".local/state")
+
+
+def cache_home() -> Path:
+    """The folder for what can be made again: compiled programs, and what memory layers need.
+
+    As `default_home`, but in XDG_CACHE_HOME (~/.cache).
+    """
+    return _one_for_all() or _xdg("XDG_CACHE_HOME", ".cache")
+
+
+def _one_for_all() -> Path | None:
+    if chosen := os.environ.get("CROWDLEARN_HOME"):
+        return Path(chosen)
+    before = Path.home() / ".crowdlearn"  # where everything lay before there were two folders
+    return before if before.is_dir() else None
+
+
+def _xdg(variable: str, usual: str) -> Path:
+    named = Path(os.environ.get(variable, ""))
+    return (named if named.is_absolute() else Path.home() / usual) / "crowdlearn"

@@ -14,7 +14,7 @@ from crowdlearn_export.program.footprint import footprint
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
-from crowdlearn_host.common.home import default_home
+from crowdlearn_host.common.home import cache_home
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import check_name, stated_shape
 from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_seconds
@@ -73,7 +73,7 @@ def _footprints(graph: NeuronGraph, fleet: Fleet) -> Callable[[int, Collection[i
     capped = any(kind.max_memory for kind in fleet.classes)
 
     def of(rows: int, regions: Collection[int]) -> Footprint | None:
-        return footprint(graph, rows, default_home() / "footprints", regions=regions) if capped else None
+        return footprint(graph, rows, cache_home() / "footprints", regions=regions) if capped else None
 
     return of
 

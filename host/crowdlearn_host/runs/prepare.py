@@ -18,7 +18,7 @@ from crowdlearn_export.program.slice_program import SliceProgram, export_slices
 from crowdlearn_export.stages.stage import Optimizer
 from torch import nn
 
-from crowdlearn_host.common.home import default_home
+from crowdlearn_host.common.home import cache_home
 from crowdlearn_host.coordinator.group.settings import Cut, Settings
 from crowdlearn_host.coordinator.hub.server import OnEvent
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
@@ -146,7 +146,7 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
         optimizer,
         max_batch=checked.micro_batch + 1,  # a last sample may have to join the ones before
         measured=training.kernels == "measured",
-        cache=default_home() / "programs",
+        cache=cache_home() / "programs",
         on_method=lambda done, of: on_event("compiled", {"done": done, "of": of}),
     )
     programs = dict(zip(shapes, exports, strict=True))
@@ -158,7 +158,7 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
         Cut(tuple(piece.neurons for piece in each.pieces), tuple(p.manifest.sha256 for p in of_pieces(each)))
         for each in fallbacks
     )
-    whole = export_inference(graph, default_home() / "programs") if config.group.keep_model else None
+    whole = export_inference(graph, cache_home() / "programs") if config.group.keep_model else None
     exported = (*programs.values(), *((whole,) if whole else ()))
     return Prepared(
         config,

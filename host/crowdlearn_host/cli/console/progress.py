@@ -22,6 +22,7 @@ from crowdlearn_host.cli.console.silence import Reminder, clock
 from crowdlearn_host.runs.losses import EpochLoss
 
 from .terminal import printable
+from .verbosity import CHOSEN, log
 
 PROBLEMS = {
     "note": "note: {text}",
@@ -41,6 +42,19 @@ PROBLEMS = {
     "recompiled": "programs are others than those the run began with: what follows may differ by rounding",
     "refused": "refused from {device}: {reason}",
 }
+
+TOLD = {
+    *PROBLEMS,
+    "progress",
+    "exporting",
+    "compiled",
+    "deployed",
+    "listening",
+    "joined",
+    "kept",
+    "evaluated",
+}
+"""Events that are told in words of their own, however verbose the command is."""
 
 
 def size(count: float) -> str:
@@ -99,6 +113,7 @@ class TrainingProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._verbosity = CHOSEN.get()
         self._total: int | None = None
         self._seen = self._sent = 0
         self._started = time.monotonic()
@@ -119,7 +134,7 @@ class TrainingProgress:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not console.is_terminal or self._verbosity.quiet,
         )
         self._task: TaskID = self._bar.add_task("preparing", total=None, speed="", loss="", moved="")
 
@@ -141,6 +156,7 @@ class TrainingProgress:
 
     def show(self, event: str, fields: dict[str, Any]) -> None:
         """Take an event of the run."""
+        log.debug("%s %s", event, fields)
         self._loss.take(event, fields)
         if self._gathering is not None:
             self._gathering.take(event, fields)
@@ -175,7 +191,9 @@ class TrainingProgress:
         elif event == "recovering" and fields["why"] == "{} left: {}".format(*self._left):
             pass  # the line before said so
         elif event in PROBLEMS:
-            self._tell(PROBLEMS[event].format(**fields), "yellow")
+            self._tell(PROBLEMS[event].format(**fields), "yellow", always=True)
+        if self._verbosity.verbose and event not in TOLD:
+            self._tell(", ".join([event, *(f"{key} {value}" for key, value in fields.items())]))
         if event == "left":
             self._left = str(fields["device"]), str(fields["reason"])
         if event == "paused":
@@ -206,9 +224,12 @@ class TrainingProgress:
             told += "; it goes on when they are back; Ctrl-C keeps what is reached, for --resume"
         self._tell(told)
 
-    def _tell(self, line: str, style: str = "") -> None:
-        """One line, whatever devices have put into it."""
+    def _tell(self, line: str, style: str = "", *, always: bool = False) -> None:
+        """One line, whatever devices have put into it; quietly only if it is told `always`."""
         self._reminder.told()
+        log.info(line)
+        if self._verbosity.quiet and not always:
+            return
         begin = "" if self._console.is_terminal else f"[{clock(self._reminder.elapsed)}] "
         self._console.print(Text(begin + printable(line), style), soft_wrap=not self._console.is_terminal)
 

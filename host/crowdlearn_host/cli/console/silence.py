@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from crowdlearn_host.cli.console.terminal import printable
+from crowdlearn_host.cli.console.verbosity import CHOSEN, log
 
 SOON, LATER = 5.0, 30.0
 """Seconds of silence before a reminder: in the first minute, and after it."""
@@ -70,7 +71,7 @@ class Working:
         self._what = what
         self._since = time.monotonic()
         self._reminder = Reminder(self._remind)
-        self._status = console.status("") if console.is_terminal else None
+        self._status = console.status("") if console.is_terminal and not CHOSEN.get().quiet else None
 
     def __enter__(self) -> Self:
         if self._status is not None:
@@ -104,4 +105,7 @@ class Working:
             self._line(told)
 
     def _line(self, told: str) -> None:
+        log.info(told)
+        if CHOSEN.get().quiet:
+            return
         self._console.print(Text(f"[{clock(self._reminder.elapsed)}] {printable(told)}"), soft_wrap=True)

@@ -17,7 +17,7 @@ from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import printable, terminal
-from crowdlearn_host.common.home import default_home
+from crowdlearn_host.common.home import cache_home
 from crowdlearn_host.devices.discovery import Found, connect, discover
 from crowdlearn_host.devices.facts import read_facts
 from crowdlearn_host.devices.fleet_file import Measured, fleet_toml
@@ -51,7 +51,7 @@ def profile(
         with Working(terminal(stderr=True), "exporting what is measured with") as working:
             from crowdlearn_host.devices.probe import build_probe  # imports the exporter
 
-            probe = build_probe(default_home() / "programs")
+            probe = build_probe(cache_home() / "programs")
             measured, missing = asyncio.run(_measure_all(found, probe, key, keep, working))
         if not measured:
             raise FleetError("no phone could be measured")

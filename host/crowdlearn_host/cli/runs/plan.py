@@ -96,7 +96,7 @@ def plan(
             import torch
             from crowdlearn_export.doctor.verdict import trainable_graph
 
-            from crowdlearn_host.common.home import default_home
+            from crowdlearn_host.common.home import cache_home
             from crowdlearn_host.models.named import build_model
             from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_seconds
             from crowdlearn_host.planner.problem.costs import Training
@@ -127,7 +127,7 @@ def plan(
                         working.step(what, number, of)
 
                     known = footprint(
-                        graph, rows, default_home() / "footprints", regions=regions, on_layer=on_layer
+                        graph, rows, cache_home() / "footprints", regions=regions, on_layer=on_layer
                     )
                 working.step(f"searching for the plan, for at most {seconds:.0f} s")
                 return known if capped else None

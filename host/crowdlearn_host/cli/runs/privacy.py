@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from crowdlearn_device.platform.files import write_atomically
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.output import Force, claim
+from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
+from crowdlearn_host.errors import ConfigError
 
 if TYPE_CHECKING:
     from crowdlearn_host.privacy.audit.audit import Finding
@@ -30,38 +33,45 @@ def privacy(
     quick: Annotated[bool, typer.Option(help="Shorter training of decoders.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
     force: Force = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Attack a run or a plan as each role of a group could, and print what the role learns.
 
     A group of devices is rehearsed on this computer with the devices' own code; every one is tapped.
     """
+    if not target.exists():
+        raise ConfigError(f"{target} is not there; name a run's folder, or a plan (JSON)")
     if html is not None:
         claim(html, force=force, is_own=lambda text: f"<title>{TITLE}" in text)
-    console = terminal(stderr=True)
-    with console.status("preparing") as status:
-        from crowdlearn_host.privacy.audit.audit import Auditor  # imports torch and the exporter
-        from crowdlearn_host.privacy.audit.case import rehearsed_case
-        from crowdlearn_host.privacy.audit.page import page
-        from crowdlearn_host.privacy.audit.targets import prepared_of
+    with document(as_json) as tell:
+        with Working(terminal(stderr=True), "preparing") as working:
+            # Here, because it imports the exporter, which help and mistakes need not wait for.
+            from crowdlearn_host.privacy.audit.audit import Auditor
+            from crowdlearn_host.privacy.audit.case import rehearsed_case
+            from crowdlearn_host.privacy.audit.page import page
+            from crowdlearn_host.privacy.audit.targets import prepared_of
 
-        prepared, moment = prepared_of(target, data, model, status.update)
-        case = rehearsed_case(
-            prepared, samples=samples, own=own, epochs=epochs, state=moment, on_progress=status.update
-        )
-        status.update("attacking")
-        findings = []
-        for finding in Auditor(case, quick=quick).findings():
-            findings.append(finding)
-            status.update(f"attacking: {finding.role}, {finding.attack}")
-    if html is not None:
-        title = f"{TITLE}: {prepared.config.model}, {len(prepared.plan.pieces)} pieces"
-        html.write_text(page(title, findings, case.victim.inputs[:12]))
-    if as_json:
-        typer.echo(json.dumps({"rows": [finding.row() for finding in findings]}))
-        return
-    print_findings(terminal(), findings)
-    terminal().print(Text.assemble("worst: ", (worst(findings), "bold")))
+            prepared, moment = prepared_of(target, data, model, working.step)
+            case = rehearsed_case(
+                prepared,
+                samples=samples,
+                own=own,
+                epochs=epochs,
+                state=moment,
+                on_progress=working.step,
+            )
+            working.step("attacking")
+            findings = []
+            for finding in Auditor(case, quick=quick).findings():
+                findings.append(finding)
+                working.step(f"attacking: {finding.role}, {finding.attack}")
+        if html is not None:
+            title = f"{TITLE}: {prepared.config.model}, {len(prepared.plan.pieces)} pieces"
+            write_atomically(html, page(title, findings, case.victim.inputs[:12]).encode())
+        tell({"rows": [finding.row() for finding in findings]})
+    if not as_json:
+        print_findings(terminal(), findings)
+        terminal().print(Text.assemble("worst: ", (worst(findings), "bold")))
 
 
 def print_findings(console: Console, findings: list[Finding]) -> None:
