@@ -39,7 +39,8 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/mypy -p crowdlearn_device -p crowdlearn_export -p crowdlearn_host -p benchmarks
+	$(BIN)/mypy -p crowdlearn_device -p crowdlearn_export -p crowdlearn_host -p crowdlearn -p benchmarks
+	$(BIN)/python -m tests.house
 
 format: setup
 	$(BIN)/ruff format .

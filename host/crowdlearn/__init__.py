@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from crowdlearn_export.doctor.doctor import Diagnosis as Diagnosis
     from crowdlearn_host.planner.plan import Plan as Plan
     from crowdlearn_host.planner.problem.fleet import Fleet as Fleet
-    from crowdlearn_host.runs.evaluation import Evaluation as Evaluation
+    from crowdlearn_host.runs.results.evaluation import Evaluation as Evaluation
     from crowdlearn_host.spec.run_spec import RunSpec as RunSpec
 
     from .run import Run as Run
@@ -41,7 +41,7 @@ _HOMES = {
     "Diagnosis": "crowdlearn_export.doctor.doctor",
     "Plan": "crowdlearn_host.planner.plan",
     "Fleet": "crowdlearn_host.planner.problem.fleet",
-    "Evaluation": "crowdlearn_host.runs.evaluation",
+    "Evaluation": "crowdlearn_host.runs.results.evaluation",
     "RunSpec": "crowdlearn_host.spec.run_spec",
     "Run": "crowdlearn.run",
     "load_run": "crowdlearn.run",

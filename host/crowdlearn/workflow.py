@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from crowdlearn_export.doctor.doctor import Diagnosis
     from crowdlearn_host.planner.plan import Plan
     from crowdlearn_host.planner.problem.fleet import Fleet
-    from crowdlearn_host.runs.evaluation import Evaluation
+    from crowdlearn_host.runs.results.evaluation import Evaluation
     from torch import nn
 
 Shape = Sequence[int]

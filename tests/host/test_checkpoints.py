@@ -17,8 +17,8 @@ from crowdlearn_host.devices.joining.certificate import certificate
 from crowdlearn_host.devices.joining.enrolment import Enrolment
 from crowdlearn_host.runs import checkpoints
 from crowdlearn_host.runs.data import load_split, to_npz
-from crowdlearn_host.runs.evaluation import Evaluation, evaluate
 from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.runs.results.evaluation import Evaluation, evaluate
 from crowdlearn_host.runs.train import train
 from crowdlearn_host.spec.run_spec import RunSpec
 

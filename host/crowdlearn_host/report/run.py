@@ -14,7 +14,7 @@ from typing import Any
 
 from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.errors import RunError
-from crowdlearn_host.runs.losses import by_epoch, counted
+from crowdlearn_host.runs.results.losses import by_epoch, counted
 
 MAX_BYTES = 512 << 20
 MAX_POINTS = 2000

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.methods.round_schedule import doubt_of_sharing
 from crowdlearn_host.runs.interrupt import Interrupt
-from crowdlearn_host.runs.losses import EpochLoss
 from crowdlearn_host.runs.preflight import check_start, serials_of
+from crowdlearn_host.runs.results.losses import EpochLoss
 from crowdlearn_host.spec.run_spec import RunSpec
 
 if TYPE_CHECKING:
     from crowdlearn_host.coordinator.hub.server import OnEvent
     from crowdlearn_host.coordinator.storage.run_folder import RunFolder
-    from crowdlearn_host.runs.evaluation import Evaluation
     from crowdlearn_host.runs.prepare import Checked, Prepared
+    from crowdlearn_host.runs.results.evaluation import Evaluation
     from crowdlearn_host.runs.survey import Wanted
 
 

@@ -17,10 +17,10 @@ from crowdlearn_host.devices.carriers.adb import AdbFleet, Link
 from crowdlearn_host.devices.joining.listener import listening
 from crowdlearn_host.errors import TrainingError
 from crowdlearn_host.runs.interrupt import Interrupt
-from crowdlearn_host.runs.losses import EpochLoss
+from crowdlearn_host.runs.results.checkpoints import Checkpoints
+from crowdlearn_host.runs.results.evaluation import Evaluation
+from crowdlearn_host.runs.results.losses import EpochLoss
 
-from .checkpoints import Checkpoints
-from .evaluation import Evaluation
 from .prepare import Prepared, device_files, groups_of, shared_model_of
 
 GOODBYE_SECONDS = 15.0

@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.text import Text
 
 from crowdlearn_host.cli.console.silence import Reminder, clock
-from crowdlearn_host.runs.losses import EpochLoss
+from crowdlearn_host.runs.results.losses import EpochLoss
 
 from .terminal import printable
 from .verbosity import CHOSEN, log

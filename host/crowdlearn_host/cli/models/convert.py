@@ -88,7 +88,7 @@ def export_model(
             import torch
             from crowdlearn_export.program.deploy import export_onnx, export_pte
 
-            from crowdlearn_host.runs.kept import model_and_test
+            from crowdlearn_host.runs.results.kept import model_and_test
 
             model, test = model_and_test(run, data)
             model.load_state_dict(load_model_state(run))

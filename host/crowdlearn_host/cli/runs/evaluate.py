@@ -31,8 +31,8 @@ def evaluate(
     console = terminal(stderr=as_json)
     with document(as_json) as tell:
         with Working(console, "evaluating"):
-            from crowdlearn_host.runs.evaluation import evaluate as run_model  # imports torch
-            from crowdlearn_host.runs.kept import model_and_test
+            from crowdlearn_host.runs.results.evaluation import evaluate as run_model  # imports torch
+            from crowdlearn_host.runs.results.kept import model_and_test
 
             model, test = model_and_test(run, data)
             result = run_model(model, load_model_state(run), test)

@@ -24,7 +24,7 @@ from crowdlearn_host.runs.session import Session
 from crowdlearn_host.spec.run_spec import RunSpec, load_config
 
 if TYPE_CHECKING:
-    from crowdlearn_host.runs.evaluation import Evaluation
+    from crowdlearn_host.runs.results.evaluation import Evaluation
     from crowdlearn_host.runs.session import Result
 
 

@@ -12,7 +12,7 @@ from crowdlearn_host.errors import ConfigError, RunError
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import input_shape
 from crowdlearn_host.runs.data import load_split
-from crowdlearn_host.runs.evaluation import Evaluation, evaluate
+from crowdlearn_host.runs.results.evaluation import Evaluation, evaluate
 from crowdlearn_host.spec.provenance import TEST_DATA, check_inputs, given, load_inputs, load_kept
 from crowdlearn_host.spec.run_spec import RunSpec
 from crowdlearn_host.spec.simulated import load_kept_simulation

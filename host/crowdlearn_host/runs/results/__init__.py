@@ -1,0 +1,1 @@
+"""Results of a run: losses, checkpoints, evaluation, and the model that was trained."""

@@ -1,0 +1,48 @@
+"""How the house stands: python -m tests.house [--all]. Exit code 1 if a bar is missed."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from .prose import findings
+from .rooms import PACKAGES, arrows, circles, past_the_front_door, sizes
+
+ROOT = Path(__file__).parents[2]
+MOST_MODULES = 14
+"""Modules side by side in a folder: about a dozen."""
+
+
+def main() -> int:
+    """Print the table, and every finding with --all. Return the exit code."""
+    counted = sizes(ROOT)
+    largest = max(counted, key=lambda room: counted[room])
+    found = circles(arrows(ROOT))
+    doors = past_the_front_door(ROOT)
+    prose = [
+        finding
+        for folder in PACKAGES.values()
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if not path.stem.endswith("_pb2")
+        for finding in findings(path)
+    ]
+    rules = Counter(finding.rule for finding in prose)
+    most = max(doors, key=lambda name: len(doors[name]))
+    print(f"largest folder: {largest}, {counted[largest]} modules (at most {MOST_MODULES})")
+    print(f"circles of folders: {len(found)}")
+    print("upward imports: 0 if import-linter's contracts are kept, which `make check` runs before")
+    told = sum(map(len, doors.values())) / max(len(doors), 1)
+    most_told = f"{len(doors[most])} in {most}"
+    print(f"modules of crowdlearn_host that a benchmark imports: {told:.1f} in the mean, {most_told}")
+    print(f"prose findings: {len(prose)}" + "".join(f", {count} {rule}" for rule, count in rules.items()))
+    for circle in found:
+        print("circle:", " <-> ".join(circle))
+    if "--all" in sys.argv:
+        for finding in prose:
+            print(finding)
+    return int(counted[largest] > MOST_MODULES or bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
