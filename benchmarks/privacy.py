@@ -14,8 +14,10 @@ from pathlib import Path
 
 from crowdlearn_host.cli.runs.privacy import print_findings, worst
 from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.models.named import build_model
 from crowdlearn_host.privacy.audit.audit import Auditor, Finding
 from crowdlearn_host.privacy.audit.case import Case, rehearsed_case
+from crowdlearn_host.privacy.audit.on_shares import findings_on_shares
 from crowdlearn_host.privacy.audit.page import page
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.spec.run_spec import DIGITS, RunSpec
@@ -24,6 +26,8 @@ from rich.console import Console
 from .report import machine, write_rows
 
 BATCH, RATE = 64, 0.05
+SHARES_BATCH = 512
+"""What shares are opened of is a mini-batch's gradient: the more samples, the less it tells of one."""
 GROUPS, SEEDS = (5, 10, 20), 3
 OWN, OWN_QUICK = 20_000, 6000
 GALLERY = 5200
@@ -50,8 +54,11 @@ def case_of(n: int, seed: int, data: str, own: int, epochs: int) -> Case:
 
 
 def findings_of(case: Case, *, quick: bool) -> Iterator[Finding]:
-    """Attack every mode."""
+    """Attack every mode; helpers on shares see the samples of all devices."""
     yield from Auditor(case, quick=quick).findings()
+    for first_layer in (False, True):
+        model = build_model(case.model, 0)
+        yield from findings_on_shares(case, model, batch=SHARES_BATCH, quick=quick, first_layer=first_layer)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -108,6 +108,9 @@ def _slicenet_round(setting: Setting, workers: Workers, state: RunState, number:
     )
     shuffles = len(turns[0]) - config.renews
     spent["shuffle"] = shuffle_bytes(config, setting.pieces, setting.frozen) * shuffles * config.groups
+    if setting.gradient_bytes:
+        batches = sum(len(setting.workload.order(Pass(d, epoch))[1]) for turn in turns for d in turn)
+        spent["gradient"] = batches * setting.gradient_bytes
     return _recorded(setting, workers, state, learned, spent, number, time.perf_counter() - began)
 
 

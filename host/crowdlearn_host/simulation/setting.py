@@ -10,6 +10,7 @@ import torch
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.doctor.verdict import trainable_graph
+from crowdlearn_export.graph.neuron_graph import FLOAT
 from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError
@@ -18,6 +19,7 @@ from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import input_shape
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.plan import Plan, load_plan
+from crowdlearn_host.planner.shares import shared_edges, shares_cost
 from crowdlearn_host.simulation.learners.rounding import crossings
 from crowdlearn_host.simulation.learners.workload import Workload
 from crowdlearn_host.spec.simulation import SimulationConfig
@@ -30,7 +32,8 @@ class Setting:
     """What a run trains on whom: the workload, and the plan of every group.
 
     `pieces` is the piece of each weight, and `travelling` the weights in the order in which they travel;
-    `statistics` tells which weights are running statistics, `frozen` which stay as they are.
+    `statistics` tells which weights are running statistics, `frozen` which stay as they are. `gradient_bytes`
+    are what helpers open to each other in a mini-batch, on shares.
     """
 
     workload: Workload
@@ -42,6 +45,7 @@ class Setting:
     sums_per_sample: int
     errors_per_sample: int
     initial: Floats
+    gradient_bytes: int = 0
 
     @property
     def config(self) -> SimulationConfig:
@@ -74,6 +78,15 @@ def prepare(
         raise ConfigError(
             f"the plan has {len(plan.pieces)} pieces for groups of {_pieces(config)}; plan again"
         )
+    shared: tuple[int, ...] = ()
+    sums, errors, gradient = sums_per_sample(graph, plan), errors_per_sample(graph, plan), 0
+    if config.privacy.sums == "shares":
+        first_layer = config.privacy.first_layer == "shared"
+        shared, cost = (
+            shared_edges(graph, first_layer=first_layer),
+            shares_cost(graph, first_layer=first_layer),
+        )
+        sums, errors, gradient = cost.activation // FLOAT, cost.error // FLOAT, cost.gradient
     layout = flat_layout(state)
     trained = dict(model.named_parameters())
 
@@ -90,15 +103,17 @@ def prepare(
             crossings(graph, plan),
             graph.least_rows,
             graph.frozen,
+            {graph.edges[number].module: number for number in shared},
         ),
         plan,
         piece_of_weight(layout, graph, plan),
         travelling(layout, graph, plan),
         each(lambda name: name not in trained and name not in graph.frozen),
         each(lambda name: name in graph.frozen),
-        sums_per_sample(graph, plan),
-        errors_per_sample(graph, plan),
+        sums,
+        errors,
         flatten(state),
+        gradient,
     )
 
 

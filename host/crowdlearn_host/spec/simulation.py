@@ -10,6 +10,8 @@ from crowdlearn_host.common.toml_files import Location, Section
 from crowdlearn_host.methods.round_schedule import Fall, renews, rounds_an_epoch, share_left
 from crowdlearn_host.models.names import ModelName
 
+from .privacy import PrivacySection
+
 
 class PartitionConfig(Section):
     """How the training samples lie on the devices.
@@ -89,6 +91,7 @@ class SimulationConfig(Section):
     training: TrainingConfig = TrainingConfig()
     sharing: SharingConfig = SharingConfig()
     fedavg: FedAvgConfig = FedAvgConfig()
+    privacy: PrivacySection = PrivacySection()
 
     @model_validator(mode="after")
     def _groups_are_whole(self) -> SimulationConfig:
@@ -103,6 +106,22 @@ class SimulationConfig(Section):
             and self.method == "slicenet"
         ):
             raise ValueError(f"{self.groups} groups; set sharing.omega to 255 or fewer")
+        return self
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> SimulationConfig:
+        training = self.training
+        if self.privacy.sums != "shares":
+            return self
+        if self.method != "slicenet" or self.group < 4:
+            raise ValueError(
+                "privacy.sums = 'shares' needs groups of a dominator and three helpers: group >= 4"
+            )
+        if training.wire != "float32" or training.micro_batch or training.staleness:
+            raise ValueError(
+                "privacy.sums = 'shares' has a wire of its own, whole mini-batches and no staleness: leave "
+                "out training.wire, micro_batch and staleness"
+            )
         return self
 
     @property

@@ -174,7 +174,8 @@ class Depthwise(Convolution):
     """
 
     def forward(self, products: RingProducts, values: Ring, weights: Integers) -> Ring:
-        return (self._windows(values) * _kernels(weights)[:, None, None]).sum((4, 5), dtype=np.uint32)
+        sums = (self._windows(values) * _kernels(weights)[:, None, None]).sum((4, 5), dtype=np.uint32)
+        return np.ascontiguousarray(sums)
 
     def backward(self, products: RingProducts, errors: Ring, weights: Integers) -> Ring:
         columns = errors.transpose(0, 2, 3, 1)[..., None, None] * _kernels(weights)

@@ -115,6 +115,11 @@ def joined(answers: tuple[Ring, Ring], shared: Shared) -> Floats:
     return decode(answers[0] + answers[1], shared.bits + shared.weight_bits)
 
 
+def facts_of(linear: LinearMap, weights: Floats) -> WeightFacts:
+    """Return what a helper says of its weights, float32 with source neurons first."""
+    return WeightFacts(float(np.abs(weights).max(initial=0.0)), *linear.weight_norms(weights))
+
+
 class Helper:
     """A helper's side of one linear map, at a position of its triple.
 
@@ -132,8 +137,7 @@ class Helper:
 
     def take_weights(self, weights: Floats) -> None:
         """Take the map's weights, float32 with source neurons first, for the mini-batches that follow."""
-        largest = float(np.abs(weights).max(initial=0.0))
-        self.facts = WeightFacts(largest, *self._linear.weight_norms(weights))
+        self.facts = facts_of(self._linear, weights)
         self._weights = weights
 
     def forward(self, received: Received) -> Ring | None:
@@ -158,6 +162,10 @@ class Helper:
             return None
         weights = encode_weights(self._weights, received.weight_bits)
         return product(self._products, pair.first + pair.second if role == 0 else pair.second, weights)
+
+    def held(self, *, errors: bool) -> Pair:
+        """Return the parts that it holds of the mini-batch's activations, or errors."""
+        return self._pairs[ERRORS if errors else ACTIVATIONS][0]
 
     def gradient(self, step: int) -> Ring:
         """Return its masked part of the weights' gradient, summed over the mini-batch, like the weights."""

@@ -64,7 +64,7 @@ class Auditor:
         self._own = case.own.inputs.reshape(len(case.own), -1)
         self._classes = case.recipe.graph.layers[-1].neurons
         guess = PriorOnly().guess(Evidence(self._own, self._own, case.own.labels, self._flat))
-        self._prior = self._figures(guess)
+        self._prior = figures_of(self._truth, guess)
 
     @property
     def _flat(self) -> Floats:
@@ -103,15 +103,7 @@ class Auditor:
         return Finding(self.mode, role, attack, self.n, **figures)  # type: ignore[arg-type]
 
     def _figures(self, guess: Floats) -> dict[str, object]:
-        """PSNR and, of images, SSIM of a guess [N, p]; some of it as pictures."""
-        shaped = guess.reshape(self._truth.shape)
-        found: dict[str, object] = {"psnr": psnr(self._truth, shaped)}
-        if (shape := image_shape(self._truth.shape[1:])) is not None:
-            truth, guessed = (x[:SHOWN].reshape(-1, *shape) for x in (self._truth, shaped))
-            found |= {"ssim": ssim(truth, guessed)}
-        prior = getattr(self, "_prior", found)
-        found |= {"prior_psnr": prior["psnr"], "prior_ssim": prior.get("ssim")}
-        return {**found, "pictures": shaped[:PICTURES]}
+        return figures_of(self._truth, guess, self._prior)
 
     def _first(self, role: str, pieces: tuple[int, ...], weights: str, epochs: int = 1) -> Finding:
         """Attack first sums, which are linear, by the best linear estimate; `epochs` passes are linked.
@@ -241,6 +233,19 @@ class Auditor:
         found = membership.scores(moves.T, np.concatenate([inputs, others]), self._own[len(others) :])
         value = auc(found[: len(inputs)], found[len(inputs) :])
         return self._finding(role, f"membership, weights of {span}", auc=value)
+
+
+def figures_of(truth: Floats, guess: Floats, prior: dict[str, object] | None = None) -> dict[str, object]:
+    """Return PSNR and, of images, SSIM of a guess [N, p] at samples [N, ...]; beside them those of the guess
+    `prior`, and some of the guess as pictures.
+    """
+    shaped = guess.reshape(truth.shape)
+    found: dict[str, object] = {"psnr": psnr(truth, shaped)}
+    if (shape := image_shape(truth.shape[1:])) is not None:
+        found["ssim"] = ssim(*(x[:SHOWN].reshape(-1, *shape) for x in (truth, shaped)))
+    beside = prior or found
+    found |= {"prior_psnr": beside["psnr"], "prior_ssim": beside.get("ssim")}
+    return {**found, "pictures": shaped[:PICTURES]}
 
 
 def _sums(part: Part) -> bool:

@@ -44,6 +44,7 @@ class Case:
     tapes: tuple[PassTape, ...]
     watched: tuple[int, ...]
     public_order: bool
+    model: str = ""
     _rehearsed: dict[tuple[str, str], PassTape] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -166,7 +167,9 @@ def rehearsed_case(
             tapes.append(rehearse(recipe, moment, part, epoch=epoch, device=device))
             moment = tapes[-1].after
     watched = tuple(epoch * devices for epoch in range(epochs))
-    return Case(recipe, gallery, rest, each, tuple(tapes), watched, public_order=True)
+    return Case(
+        recipe, gallery, rest, each, tuple(tapes), watched, public_order=True, model=prepared.config.model
+    )
 
 
 def first_moment(prepared: Prepared) -> Moment:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from crowdlearn_host.methods.index_space import FlatEntry
 
+from .on_shares import put_on_shares
 from .rounding import round_sums
 from .samples import Indices
 from .workload import Pass, Workload
@@ -25,6 +26,7 @@ class ByAutograd:
         self._model, self._workload = model, workload
         self._noise = torch.Generator()
         round_sums(model, workload.config.training.wire, workload.crossings, self._noise)
+        put_on_shares(model, workload.on_shares)
         self._resting = resting_modules(model)
         self.vector = np.empty(layout[-1].stop, np.float32)
         own = dict(model.named_parameters())

@@ -31,7 +31,7 @@ class ByProducts:
         training = workload.config.training
         plain = not (training.momentum or training.weight_decay or training.staleness)
         whole = not training.micro_batch or workload.least_rows == 1  # only batch norm tells the difference
-        if not plain or training.wire != "float32" or not whole:
+        if not plain or training.wire != "float32" or not whole or workload.on_shares:
             return None
         chain = DenseChain.of(model, layout, _flattened(workload.inputs))
         return cls(chain, workload) if chain else None

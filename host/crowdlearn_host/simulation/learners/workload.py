@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.protocol.frames import Floats
@@ -26,7 +27,7 @@ class Pass:
 class Workload:
     """What stays the same in a run: samples, labels int64 [N], the positions of each device's samples, the
     test data, what travels between a group's pieces, the samples that a mini-batch has at least, and the
-    names of the arrays that are frozen.
+    names of the arrays that are frozen. `on_shares` are edges whose modules compute on shares, by name.
     """
 
     config: SimulationConfig
@@ -37,6 +38,7 @@ class Workload:
     crossings: tuple[Crossing, ...] = ()
     least_rows: int = 1
     frozen: tuple[str, ...] = ()
+    on_shares: Mapping[str, int] = field(default_factory=dict)
 
     def samples(self, each: Pass) -> int:
         """How many the dominator has."""

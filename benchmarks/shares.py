@@ -1,0 +1,202 @@
+"""Slices on shares: how exact, how many bytes and products, how fast, and how well they train.
+
+    python -m benchmarks.shares [--quick] [--data FOLDER] [--json FILE]
+
+Error is that of the paper's MLP on MNIST, simulated with the arithmetic of shares to the bit, beside float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from crowdlearn_device.privacy.shares.linear_map import linear_map
+from crowdlearn_device.privacy.shares.replicated import KEY_BYTES, own_keys
+from crowdlearn_device.privacy.shares.ring import RingProducts
+from crowdlearn_device.privacy.shares.triple import Helper, Received, Sharer, joined
+from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.models.named import build_model
+from crowdlearn_host.planner.shares import shares_cost
+from crowdlearn_host.spec.simulation import SimulationConfig
+from rich.console import Console
+from rich.table import Table
+
+from .paper.runs import Finished, Job, run_all
+from .report import importable_elsewhere, machine, write_rows
+
+BATCH, DEVICES = 512, 5
+WAYS = ("float32", "shares", "shares, first layer shared")
+TRAINING = {"batch": BATCH, "learning_rate": 0.1, "momentum": 0.9, "schedule": "cosine"}
+EPOCHS, SEEDS = 15, 3
+LAYERS = ((784, 400), (400, 200), (200, 100))
+ROUNDS = 7
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.shares", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="no training")
+    parser.add_argument(
+        "--data", type=Path, help="folder with MNIST's four files; without, nothing is trained"
+    )
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--runs", type=Path, default=Path("runs/shares"), help="keeps finished runs")
+    parser.add_argument("--cores", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    options = parser.parse_args(argv)
+    console = Console(width=140)
+    rows = [*costs(), *(layer(*shape) for shape in LAYERS)]
+    if options.data is not None and not options.quick:
+        importable_elsewhere()
+        rows += trained(options.data, options.seeds, options.epochs, options.runs, options.cores, console)
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        own = [row for row in rows if row["kind"] == kind]
+        table = Table(*(name for name in own[0] if name != "kind"), title=kind)
+        for row in own:
+            table.add_row(*(_told(value) for name, value in row.items() if name != "kind"))
+        console.print(table)
+    console.print(machine())
+    write_rows(options.json, rows)
+
+
+def costs() -> list[dict[str, Any]]:
+    """Return bytes and products of the paper's MLP, by formula."""
+    graph = neuron_graph(build_model("paper-mlp", 0), torch.zeros(2, 784))
+    rows = []
+    for first_layer in (False, True):
+        cost = shares_cost(graph, first_layer=first_layer)
+        rows.append(
+            {
+                "kind": "cost of the paper's MLP, modelled",
+                "first_layer": "shared" if first_layer else "kept",
+                "batch": BATCH,
+                "bytes_per_sample": cost.bytes_per_sample(BATCH),
+                "of_it_gradients": cost.gradient / BATCH,
+                "dominator_macs_share": cost.dominator_macs / cost.model_macs,
+                "helper_over_follower_macs": cost.helper_macs / cost.follower_macs,
+            }
+        )
+    return rows
+
+
+def layer(sources: int, targets: int) -> dict[str, Any]:
+    """Measure the exactness and the time of one dense layer on shares, beside float32 and float64."""
+    rng = np.random.default_rng(0)
+    a = np.maximum(rng.standard_normal((BATCH, sources)), 0).astype(np.float32)
+    w = (rng.uniform(-1, 1, (sources, targets)) / sources**0.5).astype(np.float32)
+    d = (rng.standard_normal((BATCH, targets)) / BATCH).astype(np.float32)
+    keys = (b"a" * KEY_BYTES, b"b" * KEY_BYTES, b"c" * KEY_BYTES)
+    linear, products = linear_map("dense", {}, ()), RingProducts()
+    sharer = Sharer(0, linear, keys, "the layer")
+    helpers = [Helper(0, linear, p, own_keys(keys, p), products) for p in range(3)]
+
+    def on_shares() -> tuple[Any, ...]:
+        for helper in helpers:
+            helper.take_weights(w)
+        first = sharer.activations(0, a, helpers[0].facts)
+        answers = [h.forward(Received.at(p, first)) for p, h in enumerate(helpers)]
+        sums = joined((answers[0], answers[1]), first)  # type: ignore[arg-type]
+        second = sharer.errors(0, d, helpers[0].facts)
+        answers = [h.backward(Received.at(p, second)) for p, h in enumerate(helpers)]
+        back = joined((answers[0], answers[1]), second)  # type: ignore[arg-type]
+        parts = tuple(helper.gradient(0) for helper in helpers)
+        return sums, back, helpers[0].opened(parts)
+
+    def plain() -> tuple[Any, ...]:
+        return a @ w, d @ w.T, a.T @ d
+
+    x, y, z = (v.astype(np.float64) for v in (a, w, d))
+    exact = (x @ y, z @ y.T, x.T @ z)
+    errors = [np.abs(f - e).max() / np.abs(e).max() for f, e in zip(on_shares(), exact, strict=True)]
+    shares_s, plain_s = _interleaved(on_shares, plain)
+    names = ("sums", "errors", "gradient")
+    return {
+        "kind": "one layer of three helpers together, measured",
+        "layer": f"{sources}-{targets}",
+        "batch": BATCH,
+        **{f"{name}_off": float(error) for name, error in zip(names, errors, strict=True)},
+        "shares_ms": 1e3 * shares_s,
+        "float32_ms": 1e3 * plain_s,
+        "ratio": shares_s / plain_s,
+    }
+
+
+def _interleaved(*ways: Callable[[], object]) -> list[float]:
+    """Return the median seconds of each way, over rounds in turn."""
+    seconds: list[list[float]] = [[] for _ in ways]
+    for _ in range(ROUNDS):
+        for way, own in zip(ways, seconds, strict=True):
+            began = time.perf_counter()
+            way()
+            own.append(time.perf_counter() - began)
+    return [statistics.median(own) for own in seconds]
+
+
+def trained(
+    data: Path, seeds: int, epochs: int, runs: Path, cores: int, console: Console
+) -> list[dict[str, Any]]:
+    """Train by each way and seed, and return test errors in per cent."""
+    jobs = {
+        (way, seed): Job(_config(way, seed, epochs), str(data), 0) for way in WAYS for seed in range(seeds)
+    }
+
+    def tell(finished: Finished) -> None:
+        console.print(f"one of {len(jobs)} runs: {_error(finished):.2f} %")
+
+    done = run_all(jobs.values(), runs, cores, tell)
+    rows = []
+    for way in WAYS:
+        found = [_error(done[jobs[way, seed].key()]) for seed in range(seeds)]
+        plain = [_error(done[jobs[WAYS[0], seed].key()]) for seed in range(seeds)]
+        rows.append(
+            {
+                "kind": "test error on MNIST in per cent, simulated",
+                "way": way,
+                "seeds": seeds,
+                "epochs": epochs,
+                "error": statistics.mean(found),
+                "over_float32": statistics.mean(found) - statistics.mean(plain),
+                "errors": found,
+            }
+        )
+    return rows
+
+
+def _config(way: str, seed: int, epochs: int) -> SimulationConfig:
+    values = {
+        "seed": seed,
+        "model": "paper-mlp",
+        "devices": DEVICES,
+        "group": DEVICES,
+        "sharing": {"enabled": False},
+        "training": {**TRAINING, "epochs": epochs},
+        "privacy": {
+            "sums": "plain" if way == WAYS[0] else "shares",
+            "first_layer": "shared" if way == WAYS[2] else "kept",
+        },
+    }
+    return parse_config(values, SimulationConfig, "the benchmark")
+
+
+def _error(finished: Finished) -> float:
+    return 100 - 100 * float(finished.records[-1].accuracy or 0)
+
+
+def _told(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(f"{each:.2f}" for each in value)
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""What slices on shares cost: bytes, products, and which linear maps are on shares at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crowdlearn_export.graph.neuron_graph import Edge, NeuronGraph
+
+RING_BYTES = 4
+HELPERS = 3
+COPIES = 2
+"""Helpers that get the part of a shared value that travels, and helpers that answer a product."""
+OPENED = HELPERS * (HELPERS - 1)
+"""Messages by which three helpers open a gradient to each other."""
+PRODUCTS = {"forward": 2, "backward": 2, "gradient": 5}
+"""Ring products of all three helpers together, for one product of plain numbers."""
+
+
+@dataclass(frozen=True)
+class SharesCost:
+    """Costs of one group's slices on shares. Bytes are payload, counted once a hop; MACs do not count limbs.
+
+    `activation` and `error` bytes are per sample, `gradient` bytes per mini-batch. MACs are of forward,
+    backward and gradient, per sample: the dominator's, those of one helper of three, and those of a follower
+    that holds the same slices in plain mode.
+    """
+
+    activation: int
+    error: int
+    gradient: int
+    dominator_macs: float
+    helper_macs: float
+    follower_macs: float
+    model_macs: float
+
+    def bytes_per_sample(self, batch: int) -> float:
+        """Bytes for each sample of mini-batches of `batch`, all in."""
+        return self.activation + self.error + self.gradient / batch
+
+
+def shared_edges(graph: NeuronGraph, *, first_layer: bool) -> tuple[int, ...]:
+    """Return the edges that are on shares.
+
+    All have weights. Those into the output layer are not among them, as their gradients tell labels, nor are
+    those of the input unless `first_layer`.
+    """
+    last = len(graph.layers) - 1
+    return tuple(
+        number
+        for number, edge in enumerate(graph.edges)
+        if edge.kind != "identity" and edge.target != last and (first_layer or edge.source != 0)
+    )
+
+
+def shares_cost(graph: NeuronGraph, *, first_layer: bool) -> SharesCost:
+    """Return what training costs with these maps on shares."""
+    on = [graph.edges[number] for number in shared_edges(graph, first_layer=first_layer)]
+    entering = sum(_entering(graph, edge) for edge in on)
+    leaving = sum(_leaving(graph, edge) for edge in on)
+    answered = sum(_entering(graph, edge) for edge in on if edge.source != 0)
+    word = COPIES * RING_BYTES
+    total, helped = _macs(list(graph.edges)), _macs(on)
+    forward, backward, gradient = _each(on)
+    in_ring = (
+        PRODUCTS["forward"] * forward + PRODUCTS["backward"] * backward + PRODUCTS["gradient"] * gradient
+    )
+    return SharesCost(
+        activation=word * (entering + leaving),
+        error=word * (leaving + answered),
+        gradient=OPENED * RING_BYTES * sum(edge.parameters for edge in on),
+        dominator_macs=total - helped,
+        helper_macs=in_ring / HELPERS,
+        follower_macs=helped,
+        model_macs=total,
+    )
+
+
+def _entering(graph: NeuronGraph, edge: Edge) -> int:
+    source = graph.layers[edge.source]
+    return source.neurons * source.output_floats
+
+
+def _leaving(graph: NeuronGraph, edge: Edge) -> int:
+    target = graph.layers[edge.target]
+    return target.neurons * target.sum_floats
+
+
+def _each(edges: list[Edge]) -> tuple[int, int, int]:
+    """Return MACs of forward, backward (none to the input) and gradient."""
+    forward = sum(edge.macs for edge in edges)
+    return forward, sum(edge.macs for edge in edges if edge.source != 0), forward
+
+
+def _macs(edges: list[Edge]) -> int:
+    return sum(_each(edges))

@@ -1,0 +1,236 @@
+"""The audit of slices on shares: a network trains with a sharer and three helpers, and helpers are attacked.
+
+A helper knows the weights at every moment. Of a sample it holds both of its parts of each shared array; of a
+mini-batch, the others' masked parts of the gradient, and the gradient that they open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.privacy.shares.fixed_point import decode
+from crowdlearn_device.protocol.frames import Array, Floats
+from crowdlearn_device.protocol.schedule import mini_batches
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.tracing.trace import neuron_graph
+from torch import nn
+
+from crowdlearn_host.planner.shares import shared_edges
+from crowdlearn_host.simulation.learners.on_shares import Held, Triple, put_on_shares
+
+from . import labels, membership
+from .attacks import Attack, Decoder, Evidence, Linear, PriorOnly, matches
+from .audit import Finding, figures_of
+from .case import Case
+from .figures import auc
+
+SPAN = np.float32(2.0**-31)
+"""What makes ring elements, taken with their sign, numbers from -1 to 1."""
+TRIED = 8
+"""Mini-batches whose opened gradients are attacked."""
+FEATURES = 1200
+"""Numbers of a sample that an attack takes at most: more random ones only drown it."""
+
+
+@dataclass
+class _Tape:
+    """What each helper held, in order."""
+
+    held: list[Held] = field(default_factory=list)
+
+    def of(self, position: int, kind: str, edge: int) -> list[Array]:
+        return [h.values for h in self.held if (h.position, h.kind, h.edge) == (position, kind, edge)]
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """One epoch of the victims' samples: a tape, and the positions of the samples as they were fed."""
+
+    tape: _Tape
+    order: Array
+
+
+def findings_on_shares(
+    case: Case, model: nn.Module, *, batch: int, quick: bool, first_layer: bool
+) -> Iterator[Finding]:
+    """Train `model` on shares with the case's samples, and attack one helper, two, and an heir of all opened.
+
+    All devices' samples are the victims': a helper of each triple sees those of every dominator.
+    """
+    mode = "shares, first layer shared" if first_layer else "shares"
+    graph = neuron_graph(model, torch.from_numpy(case.gallery.inputs[:2]), "audited")
+    rate = case.recipe.training.learning_rate
+    run = _Run(model, graph, shared_edges(graph, first_layer=first_layer), batch, rate)
+    epochs = [run.epoch(case.gallery, seed) for seed in range(2)]
+    own, candidates = (run.epoch(data, 2, learning=False) for data in (case.own, case.gallery))
+    attacker = _OnShares(case, mode, run.edges, epochs, own, candidates, batch, quick=quick)
+    yield from attacker.findings()
+
+
+class _Run:
+    """A model in training, with every shared map tapped."""
+
+    def __init__(
+        self, model: nn.Module, graph: NeuronGraph, edges: Sequence[int], batch: int, rate: float
+    ) -> None:
+        self.model, self.edges, self._batch = model, tuple(edges), batch
+        self._tape = _Tape()
+        names = {graph.edges[edge].module: edge for edge in edges}
+        put_on_shares(model, names, self._tapped)
+        self._optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9)
+
+    def _tapped(self, edge: int, kind: str, told: Mapping[str, Any], name: str) -> Triple:
+        return Triple(edge, kind, told, name, self._observe)
+
+    def _observe(self, held: Held) -> None:
+        self._tape.held.append(held)
+
+    def epoch(self, data: Dataset, seed: int, *, learning: bool = True) -> _Epoch:
+        """Feed all samples once, in an order of `seed`; without `learning` weights stay as they are."""
+        self._tape = _Tape()
+        order = np.random.default_rng((seed, 5)).permutation(len(data))
+        self.model.train()
+        for part in mini_batches(len(data), self._batch, 2):
+            rows = order[part.start : part.stop]
+            x, y = torch.from_numpy(data.inputs[rows]), torch.from_numpy(data.labels[rows])
+            self._optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(self.model(x), y)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if learning:
+                self._optimizer.step()
+        return _Epoch(self._tape, order)
+
+
+class _OnShares:
+    """Attacks of helpers."""
+
+    def __init__(
+        self,
+        case: Case,
+        mode: str,
+        edges: tuple[int, ...],
+        epochs: Sequence[_Epoch],
+        own: _Epoch,
+        candidates: _Epoch,
+        batch: int,
+        *,
+        quick: bool,
+    ) -> None:
+        self._case, self._mode, self._edges = case, mode, edges
+        self._epochs, self._own, self._candidates = epochs, own, candidates
+        self._batch, self._quick = batch, quick
+        self._n = len(case.recipe.plan.pieces)
+        self._inputs = case.own.inputs.reshape(len(case.own), -1)
+        self._truth = case.gallery
+        self._classes = case.recipe.graph.layers[-1].neurons
+        flat = self._truth.inputs.reshape(len(self._truth), -1)
+        guess = PriorOnly().guess(Evidence(self._inputs, self._inputs, case.own.labels, flat))
+        self._prior = figures_of(self._truth.inputs, guess)
+
+    def findings(self) -> Iterator[Finding]:
+        """Run every attack; each takes the weights of its moment."""
+        yield self._finding("anybody", "prior only", self._prior)
+        last = self._epochs[-1:]
+        for attack in (Linear(), Decoder(epochs=2 if self._quick else 8)):
+            yield self._reconstruction(attack, "activations", last)
+            yield self._reconstruction(attack, "errors", last)
+        yield self._reconstruction(
+            Linear(), "activations", self._epochs, f", {len(self._epochs)} epochs linked"
+        )
+        yield from self._labels()
+        yield self._colluders()
+        yield self._gradients()
+
+    def _finding(self, role: str, attack: str, figures: dict[str, object]) -> Finding:
+        return Finding(self._mode, role, attack, self._n, **figures)  # type: ignore[arg-type]
+
+    def _features(self, epochs: Sequence[_Epoch], kind: str, edges: Sequence[int]) -> Floats:
+        """Return what helper 0 holds of each sample, in the data's order: float32 [N, d], parts and sums."""
+        found = []
+        for epoch in epochs:
+            place = np.argsort(epoch.order, kind="stable")
+            for edge in edges:
+                pairs = np.concatenate(epoch.tape.of(0, kind, edge), axis=1)[:, place]
+                for values in (pairs[0], pairs[1], pairs[0] + pairs[1]):
+                    flat = values.reshape(len(place), -1)[:, : FEATURES // (3 * len(edges) * len(epochs))]
+                    found.append(flat.view(np.int32).astype(np.float32) * SPAN)
+        return np.concatenate(found, axis=1)
+
+    def _evidence(self, epochs: Sequence[_Epoch], kind: str) -> Evidence:
+        edges = self._edges[:1] if kind == "activations" else self._edges[-1:]
+        known = self._features([self._own] * len(epochs), kind, edges)
+        return Evidence(known, self._inputs, self._case.own.labels, self._features(epochs, kind, edges))
+
+    def _reconstruction(self, attack: Attack, kind: str, epochs: Sequence[_Epoch], told: str = "") -> Finding:
+        evidence = self._evidence(epochs, kind)
+        figures = figures_of(self._truth.inputs, attack.guess(evidence), self._prior)
+        shares, gallery = evidence.standard[1], self._gallery(len(epochs), kind)
+        figures["reid"] = float((matches(shares, gallery) == np.arange(len(shares))).mean())
+        return self._finding("helper", f"{attack.name}, shares of {kind}{told}", figures)
+
+    def _gallery(self, epochs: int, kind: str) -> Floats:
+        """Return shares of the candidates, scaled, as the attacker makes them: under keys of its own."""
+        edges = self._edges[:1] if kind == "activations" else self._edges[-1:]
+        made = self._features([self._candidates] * epochs, kind, edges)
+        return Evidence(made, self._inputs, self._case.own.labels, made).standard[1]
+
+    def _labels(self) -> Iterator[Finding]:
+        """Read labels off shares of errors, and of the last activations."""
+        for kind in ("errors", "activations"):
+            evidence = self._evidence(self._epochs[-1:], kind)
+            seen, truth = evidence.standard[1], self._truth.labels
+            read = {
+                "trained classifier": float((labels.trained(evidence) == truth).mean()),
+                "k-means": labels.clustered(seen, truth, self._classes),
+                "ten labels a class": labels.few_known(seen, truth, self._classes),
+            }
+            for name, accuracy in read.items():
+                yield self._finding(
+                    "helper", f"label reading, {name}, shares of {kind}", {"label_accuracy": accuracy}
+                )
+
+    def _colluders(self) -> Finding:
+        """Two helpers of one triple hold all three parts: the shared arrays in the clear."""
+        epoch, edge = self._epochs[-1], self._edges[0]
+        own, seen = (self._opened(each, edge) for each in (self._own, epoch))
+        evidence = Evidence(own, self._inputs, self._case.own.labels, seen, drifted=True)
+        figures = figures_of(self._truth.inputs, Linear().guess(evidence), self._prior)
+        figures["label_accuracy"] = float((labels.trained(evidence) == self._truth.labels).mean())
+        return self._finding("2 helpers of a triple", "linear, PCA prior, all three parts", figures)
+
+    def _opened(self, epoch: _Epoch, edge: int) -> Floats:
+        """Return the activations that enter an edge, float32 [N, d] in the data's order.
+
+        Helper 0 has their parts r and r + 1, helper 1 part r + 2.
+        """
+        place = np.argsort(epoch.order, kind="stable")
+        both = (
+            [h for h in epoch.tape.held if (h.position, h.kind, h.edge) == (p, "activations", edge)]
+            for p in (0, 1)
+        )
+        parts = [decode(a.values[0] + a.values[1] + b.values[1], a.bits) for a, b in zip(*both, strict=True)]
+        return np.concatenate(parts)[place].reshape(len(place), -1)
+
+    def _gradients(self) -> Finding:
+        """Tell from a mini-batch's opened gradient whether a sample was in it.
+
+        Rows of the first shared map's gradient lie in the span of the activations that enter it. The attacker
+        computes those of its candidates with the weights that it knows.
+        """
+        epoch, edge = self._epochs[-1], self._edges[0]
+        victims, own = (self._opened(each, edge) for each in (epoch, self._own))
+        half, found = len(own) // 2, []
+        for number, gradient in enumerate(epoch.tape.of(0, "opened", edge)[:TRIED]):
+            rows = epoch.order[number * self._batch : (number + 1) * self._batch]
+            moves = gradient.reshape(-1, gradient.shape[-1]).T
+            if moves.shape[1] == victims.shape[1]:  # else it is a convolution's
+                candidates = np.concatenate([victims[rows], own[:half]])
+                scores = membership.scores(moves, candidates, own[half:])
+                found.append(auc(scores[: len(rows)], scores[len(rows) :]))
+        name = f"membership in a mini-batch of {self._batch}, opened gradient"
+        return self._finding("helper", name, {"auc": float(np.mean(found))} if found else {})

@@ -1,0 +1,235 @@
+"""Linear maps as a network on shares computes them, inside a model of PyTorch.
+
+`Opened` gives the same bits without any share: fixed point, integers, no randomness. `Triple` runs the sharer
+and the three helpers, and lets an observer see what each of them holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from secrets import token_bytes
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from crowdlearn_device.privacy.shares.fixed_point import bits_forward, bits_of_errors
+from crowdlearn_device.privacy.shares.linear_map import linear_map
+from crowdlearn_device.privacy.shares.replicated import HELPERS, KEY_BYTES, own_keys
+from crowdlearn_device.privacy.shares.ring import WEIGHT_BITS, RingProducts
+from crowdlearn_device.privacy.shares.triple import Helper, Received, Sharer, facts_of, joined
+from crowdlearn_device.protocol.frames import Array, Floats
+from torch import Tensor, nn
+
+Kind = Literal["activations", "errors", "masked", "opened"]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Numbers that the helper at `position` holds.
+
+    They are both parts of a shared array, uint32 [2, B, ...]; or what it gets of a mini-batch's gradient, the
+    others' `masked` parts and the `opened` sum. `bits` are the fractional bits of a shared array, and public.
+    """
+
+    position: int
+    edge: int
+    step: int
+    kind: Kind
+    values: Array
+    bits: int = 0
+
+
+Observer = Callable[[Held], None]
+
+
+class MapOnShares(Protocol):
+    """One linear map of a network, mini-batch after mini-batch; arrays are float32, weights source first."""
+
+    def forward(self, values: Floats, weights: Floats) -> Floats:
+        """Return the sums of activations."""
+        ...
+
+    def backward(self, errors: Floats, *, back: bool) -> tuple[Floats | None, Floats]:
+        """Return the errors of what entered, if they go `back`, and the gradient of the weights."""
+        ...
+
+
+class Opened:
+    """The arithmetic of shares on numbers in the clear, exact in float64."""
+
+    def __init__(self, kind: str, told: Mapping[str, Any], name: str) -> None:
+        self._kind, self._told, self._name = kind, told, name
+
+    def forward(self, values: Floats, weights: Floats) -> Floats:
+        """Return the sums of activations."""
+        self._linear = linear_map(self._kind, self._told, values.shape[2:])
+        self._facts = facts_of(self._linear, weights)
+        entering, _ = self._linear.norms(values, None)
+        largest = float(np.abs(values).max(initial=0.0))
+        column = self._linear.column_norm(values)
+        self._bits = bits_forward(largest, entering, column, self._facts, self._name)
+        self._values, self._integers = values, _rounded(values, self._bits[0])
+        limit = float((1 << WEIGHT_BITS) - 1)
+        self._weights = _rounded(weights, self._bits[1]).clamp(-limit, limit)
+        return _scaled(self._product(self._integers, self._weights), sum(self._bits))
+
+    def backward(self, errors: Floats, *, back: bool) -> tuple[Floats | None, Floats]:
+        """Return the errors of what entered, if they go `back`, and the gradient of the weights."""
+        of_values, of_weights = self._bits
+        _, leaving = self._linear.norms(self._values, errors)
+        sums = (
+            (leaving * self._facts.input_norm, of_weights),
+            (self._linear.gradient_bound(self._values, errors), of_values),
+        )
+        bits = bits_of_errors(float(np.abs(errors).max(initial=0.0)), sums, self._name)
+        integers = _rounded(errors, bits)
+        values, weights = (x.clone().requires_grad_() for x in (self._integers, self._weights))
+        with torch.enable_grad():
+            product = self._product(values, weights)
+        wanted = [values, weights] if back else [weights]
+        *entered, gradient = torch.autograd.grad(product, wanted, integers)
+        below = _scaled(entered[0], bits + of_weights) if back else None
+        return below, _scaled(gradient, bits + of_values)
+
+    def _product(self, values: Tensor, weights: Tensor) -> Tensor:
+        if self._kind == "dense":
+            return values.reshape(len(values), -1) @ weights.reshape(-1, weights.shape[-1])
+        stride, padding, dilation = (self._told[name] for name in ("stride", "padding", "dilation"))
+        if self._kind == "depthwise":
+            return F.conv2d(values, weights, None, stride, padding, dilation, len(weights))
+        return F.conv2d(values, weights.transpose(0, 1), None, stride, padding, dilation)
+
+
+class Triple:
+    """The same by a sharer and three helpers, whose shares an observer may see."""
+
+    def __init__(
+        self, edge: int, kind: str, told: Mapping[str, Any], name: str, observer: Observer | None = None
+    ) -> None:
+        self._edge, self._kind, self._told, self._name = edge, kind, told, name
+        self._observer = observer
+        self._step = 0
+        self._parties: tuple[Sharer, tuple[Helper, ...]] | None = None
+
+    def forward(self, values: Floats, weights: Floats) -> Floats:
+        """Return the sums of activations."""
+        self._step += 1
+        sharer, helpers = self._parties = self._parties or self._drawn(values.shape[2:])
+        for helper in helpers:
+            helper.take_weights(weights)
+        shared = sharer.activations(self._step, values, helpers[0].facts)
+        answers = [helper.forward(Received.at(p, shared)) for p, helper in enumerate(helpers)]
+        self._tell("activations", helpers, shared.bits)
+        return joined(_both(answers), shared)
+
+    def backward(self, errors: Floats, *, back: bool) -> tuple[Floats | None, Floats]:
+        """Return the errors of what entered, if they go `back`, and the gradient of the weights."""
+        assert self._parties is not None
+        sharer, helpers = self._parties
+        shared = sharer.errors(self._step, errors, helpers[0].facts)
+        below = None
+        if back:
+            answers = [helper.backward(Received.at(p, shared)) for p, helper in enumerate(helpers)]
+            below = joined(_both(answers), shared)
+        else:
+            for position, helper in enumerate(helpers):
+                helper.keep(Received.at(position, shared))
+        self._tell("errors", helpers, shared.bits)
+        parts = tuple(helper.gradient(self._step) for helper in helpers)
+        gradients = [helper.opened(parts) for helper in helpers]
+        if self._observer is not None:
+            for position in range(HELPERS):
+                others = np.stack([part for p, part in enumerate(parts) if p != position])
+                self._observer(Held(position, self._edge, self._step, "masked", others))
+                self._observer(Held(position, self._edge, self._step, "opened", gradients[position]))
+        return below, gradients[0]
+
+    def _drawn(self, source: tuple[int, ...]) -> tuple[Sharer, tuple[Helper, ...]]:
+        """A triple with fresh keys, for activations whose neurons have this shape."""
+        linear = linear_map(self._kind, self._told, source)
+        keys = token_bytes(KEY_BYTES), token_bytes(KEY_BYTES), token_bytes(KEY_BYTES)
+        products = RingProducts()
+        helpers = tuple(Helper(self._edge, linear, p, own_keys(keys, p), products) for p in range(HELPERS))
+        return Sharer(self._edge, linear, keys, self._name), helpers
+
+    def _tell(self, kind: Literal["activations", "errors"], helpers: tuple[Helper, ...], bits: int) -> None:
+        if self._observer is None:
+            return
+        for position, helper in enumerate(helpers):
+            pair = helper.held(errors=kind == "errors")
+            both = np.stack([pair.first, pair.second])
+            self._observer(Held(position, self._edge, self._step, kind, both, bits))
+
+
+Made = Callable[[int, str, Mapping[str, Any], str], MapOnShares]
+"""What makes the map of an edge: its number, kind, attributes and name."""
+
+
+def opened(edge: int, kind: str, told: Mapping[str, Any], name: str) -> MapOnShares:
+    """Make a map without shares."""
+    return Opened(kind, told, name)
+
+
+def put_on_shares(model: nn.Module, edges: Mapping[str, int], made: Made = opened) -> None:
+    """Let the modules named in `edges` compute as on shares while the model trains."""
+    for name, edge in edges.items():
+        module = model.get_submodule(name)
+        told: dict[str, Any] = {}
+        kind = "dense"
+        if isinstance(module, nn.Conv2d):
+            kind = "depthwise" if module.groups > 1 else "conv"
+            told = {"kernel": module.kernel_size, "stride": module.stride, "dilation": module.dilation}
+            told["padding"] = _padding(module)
+        of = made(edge, kind, told, name)
+        module.forward = partial(_forward, model, module, module.forward, of)
+
+
+def _padding(module: nn.Conv2d) -> tuple[int, int]:
+    if isinstance(module.padding, str):
+        same = module.padding == "same"
+        pads = [d * (k - 1) // 2 * same for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        return pads[0], pads[1]
+    return module.padding[0], module.padding[1]
+
+
+def _forward(
+    model: nn.Module, module: nn.Module, whole: Callable[[Tensor], Tensor], of: MapOnShares, x: Tensor
+) -> Tensor:
+    if not model.training:
+        return whole(x)
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor)
+    depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
+    sums = _OnShares.apply(x, weight if depthwise else weight.transpose(0, 1), of)  # type: ignore[no-untyped-call]
+    if isinstance(bias, Tensor):
+        sums = sums + bias.reshape(1, -1, *(1 for _ in sums.shape[2:]))
+    return sums
+
+
+class _OnShares(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weights: Tensor, of: MapOnShares) -> Tensor:
+        ctx.of = of
+        return torch.from_numpy(of.forward(values.detach().numpy(), weights.detach().numpy()))
+
+    @staticmethod
+    def backward(ctx: Any, *errors: Tensor) -> tuple[Tensor | None, Tensor, None]:
+        below, gradient = ctx.of.backward(errors[0].numpy(), back=ctx.needs_input_grad[0])
+        return None if below is None else torch.from_numpy(below), torch.from_numpy(gradient), None
+
+
+def _both(answers: list[Any]) -> tuple[Any, Any]:
+    first, second = (answer for answer in answers if answer is not None)
+    return first, second
+
+
+def _rounded(values: Floats, bits: int) -> Tensor:
+    return torch.from_numpy(np.rint(values.astype(np.float64) * 2.0**bits))
+
+
+def _scaled(integers: Tensor, bits: int) -> Floats:
+    """Return integers as real numbers, float32."""
+    return np.ascontiguousarray((integers * 2.0**-bits).numpy(), np.float32)
