@@ -48,8 +48,6 @@ class SliceProgram:
         }
 
 
-@quietly()
-@quietly()
 def export_slice(
     graph: NeuronGraph,
     owned: Sequence[int],
@@ -70,6 +68,7 @@ def export_slice(
     return program
 
 
+@quietly()
 def export_slices(
     graph: NeuronGraph,
     shapes: Sequence[Sequence[int]],
