@@ -35,6 +35,10 @@ class TrainingError(HostError):
     """Training stopped before its end; the message says why and how to go on."""
 
 
+class Interrupted(TrainingError):
+    """Somebody asked training to stop; the message says how to go on."""
+
+
 class UpdateRefused(HostError):
     """A shared update was refused, with `owner` and `reason`; the round goes on as if it had not come."""
 

@@ -14,7 +14,7 @@ from crowdlearn_device.errors import CrowdlearnError
 
 from crowdlearn_host.cli.console.terminal import printable
 from crowdlearn_host.cli.console.verbosity import Verbosity, choose, log_error, logs_closed, options_apart
-from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.errors import ConfigError, Interrupted
 
 HELP = """Train a deep network on a crowd of phones that are each too weak for it.
 
@@ -111,7 +111,7 @@ def main() -> None:
             if os.environ.get("CROWDLEARN_DEBUG"):
                 raise
             print(f"crowdlearn: {told}", file=sys.stderr)
-            sys.exit(FAILED)
+            sys.exit(INTERRUPTED if isinstance(error, Interrupted) else FAILED)
         except SystemExit as exit:
             if _interrupted(exit):
                 sys.exit(INTERRUPTED)

@@ -86,9 +86,9 @@ def _objects(text: bytes) -> Iterator[dict[str, Any]]:
 class LiveRun:
     """The run in a folder, as it is now. May be asked by several threads."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises RunError if the folder holds no run."""
-        if not (folder / "config.toml").is_file():
+    def __init__(self, folder: Path, *, begun: bool = True) -> None:
+        """Raises RunError if the folder holds no run, unless that has not `begun`."""
+        if begun and not (folder / "config.toml").is_file():
             raise RunError(f"{folder} holds no run; look at the folder's name")
         self._folder = folder
         self._metrics, self._events = Lines(folder / "metrics.jsonl"), Lines(folder / "events.jsonl")

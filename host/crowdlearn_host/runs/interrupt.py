@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from crowdlearn_host.errors import TrainingError
+from crowdlearn_host.errors import Interrupted
 
 
 class Interrupt:
@@ -30,9 +30,9 @@ class Interrupt:
         return self._asked.is_set()
 
     def check(self) -> None:
-        """Raise TrainingError if somebody asked before training began."""
+        """Raise Interrupted if somebody asked before training began."""
         if self.asked:
-            raise TrainingError("interrupted before training began; start again")
+            raise Interrupted("interrupted before training began; start again")
 
     async def wait(self) -> None:
         """Wait until somebody asks."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from crowdlearn_device.data.dataset import Dataset, load_dataset
 
-from crowdlearn_host.errors import ConfigError, TrainingError
+from crowdlearn_host.errors import ConfigError, Interrupted
 from crowdlearn_host.methods.round_schedule import doubt_of_sharing
 from crowdlearn_host.runs.data import load_split
 from crowdlearn_host.runs.interrupt import Interrupt
@@ -66,7 +66,7 @@ def simulate_run(
             folder.keep(state)
             on_event("round", {**asdict(state.records[-1]), "rounds": config.rounds})
             if interrupt.asked and len(state.records) < config.rounds:
-                raise TrainingError("interrupted; the same command goes on from the last round")
+                raise Interrupted("interrupted; the same command goes on from the last round")
 
         try:
             with _workers(setting, engine, processes or os.cpu_count() or 1) as workers:

@@ -15,7 +15,7 @@ from crowdlearn_host.coordinator.hub.server import OnEvent, Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.devices.carriers.adb import AdbFleet, Link
 from crowdlearn_host.devices.joining.listener import listening
-from crowdlearn_host.errors import TrainingError
+from crowdlearn_host.errors import Interrupted, TrainingError
 from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.runs.results.checkpoints import Checkpoints
 from crowdlearn_host.runs.results.evaluation import Evaluation
@@ -109,7 +109,8 @@ async def train(
     folder.save_traffic(server.traffic.rows())
     for group in groups:
         if group.phase != "done":
-            raise TrainingError(group.reason)
+            stopped = interrupt is not None and interrupt.asked
+            raise (Interrupted if stopped else TrainingError)(group.reason)
     return await checkpoints.finish()
 
 

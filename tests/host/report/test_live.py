@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
@@ -95,6 +96,11 @@ def get(address: str, path: str, **headers: str) -> http.client.HTTPResponse:
     return answer
 
 
+def read(address: str, path: str) -> str:
+    with urlopen(address.rstrip("/") + path, timeout=30) as answer:
+        return str(answer.read().decode())
+
+
 def test_only_browsers_of_this_computer_are_served(folder: RunFolder) -> None:
     with serving(LiveRun(folder.path)) as address:
         port = int(address.rstrip("/").rpartition(":")[2])
@@ -166,3 +172,48 @@ def test_the_command_says_where_and_ends_with_ctrl_c(folder: RunFolder) -> None:
         assert get(told[1], "/state").status == 200
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.system
+def test_a_run_is_watched_while_it_trains(tmp_path: Path, home: Path) -> None:
+    (tmp_path / "my.toml").write_text(
+        """
+        model = "mlp:64-12-10"
+        data = "digits"
+        group = { pieces = 2 }
+        training = { epochs = 2, batch = 64, kernels = "by_size" }
+        fleet = { virtual = 2 }
+        """
+    )
+    command = [Path(sys.executable).parent / "crowdlearn", "train", "my.toml", "--watch"]
+    seen: set[str] = set()
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = re.match(r"watch runs/run at (\S+)$", process.stdout.readline())
+        assert told is not None
+        for line in process.stdout:
+            if "joined" in line or "epoch" in line:
+                state = read(told[1], "/state")
+                seen |= {words for words in ("dominator", "follower", "Bytes by purpose") if words in state}
+        assert process.wait(timeout=60) == 0
+    assert seen == {"dominator", "follower", "Bytes by purpose"}
+
+
+@pytest.mark.system
+def test_an_interrupted_run_is_130_and_goes_on(tmp_path: Path, home: Path) -> None:
+    (tmp_path / "my.toml").write_text(
+        """
+        model = "mlp:64-12-10"
+        data = "digits"
+        group = { pieces = 2 }
+        training = { epochs = 500, batch = 64, kernels = "by_size" }
+        fleet = { virtual = 2 }
+        """
+    )
+    command = [Path(sys.executable).parent / "crowdlearn", "train", "my.toml"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:  # type: ignore[call-overload]
+        next(line for line in process.stdout if "epoch 1:" in line)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+        assert "interrupted; go on with: crowdlearn train --resume runs/run" in process.stderr.read()

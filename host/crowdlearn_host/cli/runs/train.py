@@ -41,6 +41,9 @@ def train(
     check: Annotated[
         bool, typer.Option("--check", help="Look at all that is cheap to look at, and train nothing.")
     ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve the run's page on this computer while it trains.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train a sliced network on phones. Interrupted runs go on with --resume RUN."""
@@ -49,7 +52,8 @@ def train(
     console = terminal(stderr=as_json)
     with document(as_json) as tell:
         if resume is not None:
-            tell(go_on(resume, console, key))
+            with _watched(resume, console, wanted=watch):
+                tell(go_on(resume, console, key))
         else:
             assert config is not None
             settings = load_config(config, overrides or ())
@@ -58,7 +62,22 @@ def train(
             if check:
                 tell(_checked(settings, folder, text, console, key))
             else:
-                tell(start(settings, text, config.parent, folder, console, key))
+                with _watched(folder, console, wanted=watch):
+                    tell(start(settings, text, config.parent, folder, console, key))
+
+
+@contextmanager
+def _watched(run: Path, console: Console, *, wanted: bool) -> Iterator[None]:
+    """Serve the page of a run, which may be about to begin, while the context lasts."""
+    if not wanted:
+        yield
+        return
+    from crowdlearn_host.report.live import LiveRun
+    from crowdlearn_host.report.server import serving
+
+    with serving(LiveRun(run, begun=False)) as address:
+        console.print(f"watch {run} at {address}", soft_wrap=True)
+        yield
 
 
 def _checked(
