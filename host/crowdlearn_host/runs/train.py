@@ -33,9 +33,11 @@ async def train(
     on_event: OnEvent,
     key: Path | None = None,
     interrupt: Interrupt | None = None,
+    extra: Sequence[str] = (),
 ) -> Evaluation | None:
     """Run, or go on with, the training of `folder` on these devices; the test set's evaluation where there is
-    one. `key` is the private adb key, if not ~/.android/adbkey; `interrupt` asks training to stop.
+    one. `key` is the private adb key, if not ~/.android/adbkey; `interrupt` asks training to stop;
+    `extra` are further arguments of the runtime on devices that are reached over adb.
 
     Raises TrainingError where training stopped before its end, and RunError where the folder's disk ended it;
     what was reached is in the folder.
@@ -75,7 +77,7 @@ async def train(
             address = f"{fleet.listen.rpartition(':')[0]}:{port}"
             on_event("listening", {"address": address, "port": port, "devices": fleet.joining})
         on_event("gathering", {"named": list(serials), "joining": fleet.joining})
-        reached = AdbFleet(server, prepared.config, serials, key)
+        reached = AdbFleet(server, prepared.config, serials, key, extra)
         links = [
             asyncio.create_task(Link(reached, serial, number, files[i]).keep())
             for i, (number, serial) in enumerate(zip(numbers, serials, strict=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,7 @@ def privacy(
     samples: Annotated[int, typer.Option(min=8, help="Samples of each device.")] = 1040,
     own: Annotated[int, typer.Option(min=64, help="The attacker's own samples.")] = 10_000,
     epochs: Annotated[int, typer.Option(min=1, max=20, help="Epochs that are rehearsed.")] = 2,
+    phones: Annotated[bool, typer.Option("--phones", help="Train on new virtual phones, tapped.")] = False,
     quick: Annotated[bool, typer.Option(help="Shorter training of decoders.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
     force: Force = False,
@@ -37,7 +39,8 @@ def privacy(
 ) -> None:
     """Attack a run or a plan as each role of a group could, and print what the role learns.
 
-    A group of devices is rehearsed on this computer with the devices' own code; every one is tapped.
+    A group of devices is rehearsed on this computer with the devices' own code, from the run's newest
+    weights; every device is tapped. With --phones it trains on virtual phones, from its first weights.
     """
     if not target.exists():
         raise ConfigError(f"{target} is not there; name a run's folder, or a plan (JSON)")
@@ -49,17 +52,29 @@ def privacy(
             from crowdlearn_host.privacy.audit.audit import Auditor
             from crowdlearn_host.privacy.audit.case import rehearsed_case
             from crowdlearn_host.privacy.audit.page import page
+            from crowdlearn_host.privacy.audit.phones import phones_case
             from crowdlearn_host.privacy.audit.targets import prepared_of
 
             prepared, moment = prepared_of(target, data, model, working.step)
-            case = rehearsed_case(
-                prepared,
-                samples=samples,
-                own=own,
-                epochs=epochs,
-                state=moment,
-                on_progress=working.step,
-            )
+            if phones:
+                with tempfile.TemporaryDirectory() as folder:
+                    case = phones_case(
+                        prepared,
+                        Path(folder),
+                        samples=samples,
+                        own=own,
+                        epochs=epochs,
+                        on_progress=working.step,
+                    )
+            else:
+                case = rehearsed_case(
+                    prepared,
+                    samples=samples,
+                    own=own,
+                    epochs=epochs,
+                    state=moment,
+                    on_progress=working.step,
+                )
             working.step("attacking")
             findings = []
             for finding in Auditor(case, quick=quick).findings():

@@ -29,13 +29,16 @@ FIRST_RETRY, LAST_RETRY = 0.2, 10.0
 @dataclass(frozen=True)
 class AdbFleet:
     """The devices of a run that are reached over adb. `key` is the private adb key, if not ~/.android/adbkey;
-    `declined` tells why devices would not take part when they were asked last.
+    `extra` are
+    further arguments of the device runtime; `declined` tells why devices would not take part when they were
+    asked last.
     """
 
     server: Server
     config: RunSpec
     serials: Sequence[str]
     key: Path | None
+    extra: Sequence[str] = ()
     declined: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -100,6 +103,7 @@ class Link:
         arguments += [f"--lowest-battery={config.fleet.lowest_battery}"]
         if config.device_data:
             arguments += ["--data", config.device_data]
+        arguments += self._fleet.extra
         deployment, brought = await deployment_for(device, config.fleet.runtime, arguments)
         sent = brought + await deployment.install(self._files)
         self._server.tell("deployed", {"device": name, "serial": self._serial, "bytes": sent})

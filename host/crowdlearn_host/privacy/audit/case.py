@@ -15,7 +15,7 @@ from crowdlearn_export.graph.weights import arrays_of
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.runs.prepare import WIRE, Prepared
 
-from .rehearsal import Moment, PassTape, Recipe, rehearse
+from .rehearsal import Arrays, Moment, PassTape, Recipe, rehearse
 from .views import Part, Views, in_order, views_of
 
 SAMPLES = 1040
@@ -129,19 +129,10 @@ def recipe_of(prepared: Prepared) -> Recipe:
     return Recipe(prepared.graph, plan, prepared.programs, told)
 
 
-def rehearsed_case(
-    prepared: Prepared,
-    *,
-    samples: int = SAMPLES,
-    own: int = OWN,
-    epochs: int = 2,
-    state: Moment | None = None,
-    on_progress: OnProgress = lambda told: None,
-) -> Case:
-    """Rehearse `epochs` of a prepared run, from its first weights or from `state`, with every device tapped.
+def dealt_samples(prepared: Prepared, samples: int, own: int) -> tuple[Dataset, Dataset, int]:
+    """Return the samples of all devices, those of an attacker, and how many each device has.
 
-    The victim is the device that is dominator first in every epoch. Raises ConfigError if the data does not
-    suffice for the devices and an attacker.
+    Raises ConfigError if there are too few, or nothing is sent.
     """
     if len(prepared.plan.pieces) < 2:
         raise ConfigError("one device holds the whole network: nothing is sent, so there is nothing to audit")
@@ -157,6 +148,25 @@ def rehearsed_case(
     order = np.random.default_rng((prepared.config.training.seed, 77)).permutation(len(data))
     gallery = data.subset(order[: devices * each])
     rest = data.subset(order[devices * each : devices * each + own])
+    return gallery, rest, each
+
+
+def rehearsed_case(
+    prepared: Prepared,
+    *,
+    samples: int = SAMPLES,
+    own: int = OWN,
+    epochs: int = 2,
+    state: Moment | None = None,
+    on_progress: OnProgress = lambda told: None,
+) -> Case:
+    """Rehearse `epochs` of a prepared run, from its first weights or from `state`, with every device tapped.
+
+    The victim is the device that is dominator first in every epoch. Raises ConfigError if the data does not
+    suffice for the devices and an attacker.
+    """
+    gallery, rest, each = dealt_samples(prepared, samples, own)
+    devices = len(prepared.plan.pieces)
     recipe = recipe_of(prepared)
     moment = state or first_moment(prepared)
     tapes = []
@@ -174,8 +184,11 @@ def rehearsed_case(
 
 def first_moment(prepared: Prepared) -> Moment:
     """The group before its first mini-batch."""
-    graph = prepared.graph
-    values = arrays_of(graph, prepared.model.state_dict(), prepared.plan.order)
+    return moment_of(prepared, arrays_of(prepared.graph, prepared.model.state_dict(), prepared.plan.order))
+
+
+def moment_of(prepared: Prepared, values: Arrays) -> Moment:
+    """The group with these weights and, if the optimizer keeps it, no momentum yet."""
     kept = prepared.config.training.momentum > 0
-    trained = {spec.name for spec in array_specs(graph) if spec.trained and kept}
+    trained = {spec.name for spec in array_specs(prepared.graph) if spec.trained and kept}
     return Moment(values, {name: np.zeros_like(x) for name, x in values.items() if name in trained})
