@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice
+from crowdlearn_host.adb.deployment.claim import Claim, Holder
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.restore_points import Device
@@ -131,6 +134,25 @@ def test_samples_on_a_phone_that_do_not_fit_the_model_are_refused(
                 input_shape=[3, 4, 4],
                 group={"pieces": 2},
             )
+
+
+def test_a_phone_that_serves_another_run_is_not_taken_from_it(tmp_path: Path) -> None:
+    held, over = threading.Event(), threading.Event()
+
+    async def hold(serial: str) -> None:
+        async with await AdbDevice.connect(serial) as device, Claim(device, Holder.here("other", b"id", 1.0)):
+            held.set()
+            await asyncio.to_thread(over.wait)
+
+    with phones.running(2, tmp_path) as infos, ThreadPoolExecutor(1) as elsewhere:
+        holding = elsewhere.submit(asyncio.run, hold(infos[1].serial))
+        try:
+            assert held.wait(LONG_SECONDS)
+            with pytest.raises(FleetError, match=f"{infos[1].serial}.* serves the run 'other' of"):
+                run(tmp_path, infos)
+        finally:
+            over.set()
+        holding.result()
 
 
 @pytest.mark.parametrize("unfit", [{1}, {0, 1}])

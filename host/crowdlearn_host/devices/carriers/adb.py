@@ -14,6 +14,7 @@ from crowdlearn_device.transport.serve import TRY_LATER
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from crowdlearn_host.adb.deployment.claim import EVERY_SECONDS, Claim, Holder
 from crowdlearn_host.adb.deployment.runtimes import deployment_for
 from crowdlearn_host.adb.deployment.shell import Deployment
 from crowdlearn_host.adb.services.device import AdbDevice
@@ -22,6 +23,8 @@ from crowdlearn_host.devices.discovery import dial
 from crowdlearn_host.errors import FleetError, TrainingError
 from crowdlearn_host.spec.run_spec import RunSpec
 
+RENEWALS_A_SECOND = 10
+"""Of the claims on all phones together: a large fleet renews them less often."""
 FIRST_RETRY, LAST_RETRY = 0.2, 10.0
 """Seconds between attempts to reach a device again."""
 
@@ -104,17 +107,27 @@ class Link:
         if config.device_data:
             arguments += ["--data", config.device_data]
         arguments += self._fleet.extra
-        deployment, brought = await deployment_for(device, config.fleet.runtime, arguments)
+        folder = self._server.folder
+        every = max(EVERY_SECONDS, len(self._fleet.serials) / RENEWALS_A_SECOND)
+        holder = Holder.here(folder.path.resolve().name, folder.id, every)
+        async with Claim(device, holder) as claim:
+            await self._serve(device, arguments, name, claim)
+
+    async def _serve(self, device: AdbDevice, arguments: list[str], name: str, claim: Claim) -> None:
+        """Have the runtime run on a phone that is this run's. Raises FleetError if it no longer is."""
+        deployment, brought = await deployment_for(device, self._fleet.config.fleet.runtime, arguments)
         sent = brought + await deployment.install(self._files)
         self._server.tell("deployed", {"device": name, "serial": self._serial, "bytes": sent})
         await deployment.start()
         try:
-            while not self._over and device.lost is None:
+            while not self._over and device.lost is None and claim.lost is None:
                 await self._connect(deployment)
                 await self._pause()
         finally:
-            if device.lost is None:
+            if device.lost is None and claim.lost is None:
                 await deployment.stop()
+        if claim.lost is not None:
+            raise FleetError(claim.lost)
 
     async def _connect(self, deployment: Deployment) -> None:
         """One connection, from hello to its end."""
