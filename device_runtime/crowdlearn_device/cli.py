@@ -13,13 +13,14 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
-from crowdlearn_device.data.dataset import load_dataset
+from crowdlearn_device.data.dataset import as_targets, load_dataset
 from crowdlearn_device.energy.step_time import measure_step
 from crowdlearn_device.platform.allocator import return_large_blocks
 from crowdlearn_device.platform.battery import LOWEST_PERCENT, Battery
 from crowdlearn_device.prediction.predict import predict
 from crowdlearn_device.privacy.tap import FileTap
 from crowdlearn_device.program.executor import ProgramStore
+from crowdlearn_device.program.manifest_reader import read_targets
 from crowdlearn_device.program.replay import replay
 from crowdlearn_device.transport.join import join_host
 from crowdlearn_device.transport.serve import serve_device
@@ -88,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     looking.add_argument("--data", type=Path, required=True, help="folder with the training data")
     looking.add_argument("--shape", required=True, help="shape of one sample, as in 3x32x32")
-    looking.add_argument("--classes", type=int, required=True, help="how many classes the model tells apart")
+    looking.add_argument("--classes", type=int, required=True, help="how many classes, or outputs, there are")
+    looking.add_argument("--targets", default="{}", help="what the loss takes, as JSON; without, classes")
     replaying = commands.add_parser(
         "replay", help="run methods of a program on arrays; writes what they gave"
     )
@@ -109,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(measure_step(store, arguments.program, arguments.seconds).to_json())
             return 0
         if arguments.command == "samples":
-            print(json.dumps({"samples": count_samples(arguments.data, arguments.shape, arguments.classes)}))
+            wanted = (arguments.shape, arguments.classes, arguments.targets)
+            print(json.dumps({"samples": count_samples(arguments.data, *wanted)}))
             return 0
         if arguments.command == "replay":
             replay(arguments.program, arguments.inputs, arguments.outputs)
@@ -140,19 +143,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def count_samples(folder: Path, shape: str, classes: int) -> int:
+def count_samples(folder: Path, shape: str, classes: int, targets: str = "{}") -> int:
     """Return how many training samples `folder` holds. Raises DataError if one of them is not of `shape`
-    (3x32x32), or has a label that is not below `classes`.
+    (3x32x32), or has a label that is not below `classes`, or that the loss does not take (`targets`, JSON).
     """
     try:
         sample = tuple(int(size) for size in shape.split("x"))
     except ValueError as error:
         raise DataError(f"--shape {shape!r}: give the shape of one sample, as in 3x32x32") from error
     data = load_dataset(folder).shaped(sample)
-    if (highest := int(data.labels.max())) >= classes:
-        raise DataError(
-            f"{folder}: a label is {highest}, and the model has classes 0 to {classes - 1}; make them agree"
-        )
+    try:
+        spec = read_targets(json.loads(targets))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(f"--targets {targets!r} names no targets: {error}") from error
+    as_targets(data.labels, spec, classes, str(folder))
     return len(data)
 
 

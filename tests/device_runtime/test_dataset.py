@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crowdlearn_device.data import dataset
-from crowdlearn_device.data.dataset import Dataset, load_dataset, load_npz
+from crowdlearn_device.data.dataset import Dataset, as_targets, load_dataset, load_npz
 from crowdlearn_device.errors import DataError
+from crowdlearn_device.protocol.targets import TargetSpec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -105,6 +106,23 @@ def test_flat_samples_and_axes_of_size_1_fit_in_the_order_of_their_values(have: 
     assert fitted.ravel().tolist() == inputs.ravel().tolist()
 
 
+NUMBERS, SHARES = TargetSpec("float32", (2,)), TargetSpec("float32", (2,), 0.0, 1.0)
+
+
+def test_labels_are_targets_as_the_loss_takes_them() -> None:
+    numbers = np.array([[1.0, -2.0]], np.float32)
+    assert as_targets(numbers, NUMBERS, 2).tolist() == [[1.0, -2.0]]
+    single = as_targets(np.array([3, 4]), TargetSpec("float32", (1,)), 1)
+    assert single.dtype == np.float32
+    assert single.tolist() == [[3.0], [4.0]]
+    with pytest.raises(DataError, match=r"mine has numbers .*give integers"):
+        as_targets(numbers, TargetSpec(), 2, "mine")
+    with pytest.raises(DataError, match=r"targets of shape \(2,\), and the loss compares \(3,\)"):
+        as_targets(numbers, TargetSpec("float32", (3,)), 3)
+    with pytest.raises(DataError, match="targets from -2 to 1, and the loss takes 0 to 1"):
+        as_targets(numbers, SHARES, 2)
+
+
 @pytest.mark.parametrize(
     ("arrays", "reason"),
     [
@@ -112,7 +130,9 @@ def test_flat_samples_and_axes_of_size_1_fit_in_the_order_of_their_values(have: 
         ({"inputs": [[np.nan]], "labels": [0]}, "not finite"),
         ({"inputs": [[1e300]], "labels": [0]}, "not finite"),
         ({"inputs": [[1.0]], "labels": [-1]}, "classes from 0"),
-        ({"inputs": [[1.0]], "labels": [0.5]}, "integers"),
+        ({"inputs": [[1.0]], "labels": [[0]]}, "integers"),
+        ({"inputs": [[1.0]], "labels": ["a"]}, "integers"),
+        ({"inputs": [[1.0]], "labels": [np.nan]}, "labels are empty, or not finite"),
         ({"inputs": [[1.0]], "labels": [0, 1]}, "1 inputs and 2 labels"),
         ({"inputs": np.zeros((0, 2)), "labels": np.zeros(0, np.int64)}, "0 inputs"),
         ({"inputs": [["a"]], "labels": [0]}, "expected numbers"),

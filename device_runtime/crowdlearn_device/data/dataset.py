@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdlearn_device.errors import DataError
+from crowdlearn_device.protocol.targets import TargetSpec
 
 T = TypeVar("T")
 Split = Literal["train", "test"]
@@ -36,10 +37,12 @@ CIFAR_CLASSES = 10
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples and their classes: `inputs` float32 [N, ...], finite; `labels` int64 [N], not negative."""
+    """Samples and what is to be learned of them: `inputs` float32 [N, ...], finite; `labels` classes, int64
+    [N], not negative, or numbers, float32 [N] or [N, outputs], finite.
+    """
 
     inputs: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,13 +75,40 @@ def in_shape(
     return inputs.reshape(len(inputs), *want)
 
 
-def check_labels(labels: NDArray[np.int64], classes: int, source: str = "the data") -> None:
-    """Raise DataError, naming `source`, if a label int64 [N] is none of the model's 0 to classes - 1."""
+def check_labels(labels: NDArray[Any], classes: int, source: str = "the data") -> None:
+    """Raise DataError, naming `source`, if a label is none of the model's classes 0 to classes - 1."""
+    if labels.dtype.kind != "i":
+        raise DataError(f"{source} has numbers {list(labels.shape)}, and classes are needed; give integers")
     if labels.max() >= classes:
         raise DataError(
             f"{source} has a label {labels.max()}, but the model tells classes 0 to {classes - 1} apart; "
             "give labels of its classes, or a model with more outputs"
         )
+
+
+def as_targets(
+    labels: NDArray[Any], spec: TargetSpec, outputs: int, source: str = "the data"
+) -> NDArray[Any]:
+    """Return a data set's labels as a loss takes them: int64 [N], or float32 [N, *spec.shape].
+
+    Raises DataError, naming `source`, if they do not fit a model of so many outputs.
+    """
+    if spec.are_classes:
+        check_labels(labels, outputs, source)
+        return labels
+    have = labels.shape[1:] or (1,)
+    if have != spec.shape:
+        raise DataError(
+            f"{source} has targets of shape {have}, and the loss compares {spec.shape} with the model's "
+            "outputs; give one number for each output, or another model"
+        )
+    least, most = labels.min(), labels.max()
+    if (spec.least is not None and least < spec.least) or (spec.most is not None and most > spec.most):
+        raise DataError(
+            f"{source} has targets from {least:g} to {most:g}, and the loss takes {spec.least:g} to "
+            f"{spec.most:g}; scale them, or choose another loss"
+        )
+    return np.ascontiguousarray(labels.reshape(len(labels), *spec.shape), np.float32)
 
 
 def long_axes(shape: Sequence[int]) -> list[int]:
@@ -229,19 +259,28 @@ def _checked(inputs: NDArray[Any], labels: NDArray[Any], source: Path) -> Datase
     """The arrays as a Dataset, or DataError naming `source`."""
     if inputs.ndim < 2 or inputs.dtype.kind not in "fiu":
         raise DataError(f"{source}: inputs are {inputs.dtype} {inputs.shape}; expected numbers [N, ...]")
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(f"{source}: labels are {labels.dtype} {labels.shape}; expected integers [N]")
+    numbers = labels.dtype.kind == "f" and labels.ndim in (1, 2)
+    if not numbers and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+        raise DataError(
+            f"{source}: labels are {labels.dtype} {labels.shape}; expected integers [N], or numbers "
+            "[N] or [N, outputs]"
+        )
     if len(inputs) != len(labels) or len(labels) == 0:
         raise DataError(
             f"{source}: {len(inputs)} inputs and {len(labels)} labels; expected as many of each, and some"
         )
-    if labels.min() < 0 or labels.max() > np.iinfo(np.int64).max:
+    if numbers:
+        with np.errstate(over="ignore"):
+            labels = labels.astype(np.float32)
+        if not labels.size or not np.isfinite(labels).all():
+            raise DataError(f"{source}: labels are empty, or not finite in float32; clean the data")
+    elif labels.min() < 0 or labels.max() > np.iinfo(np.int64).max:
         raise DataError(f"{source}: labels from {labels.min()} to {labels.max()}; expected classes from 0")
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(inputs, np.float32)
     if not np.isfinite(values).all():
         raise DataError(f"{source}: inputs hold values that are not finite in float32; clean the data")
-    return Dataset(values, labels.astype(np.int64))
+    return Dataset(values, labels if numbers else labels.astype(np.int64))
 
 
 def _guarded(path: Path, read: Callable[[], T]) -> T:

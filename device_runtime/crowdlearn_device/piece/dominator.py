@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from crowdlearn_device.data.dataset import Dataset, check_labels
+from crowdlearn_device.data.dataset import Dataset, as_targets
 from crowdlearn_device.errors import DataError
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Array
@@ -27,9 +27,9 @@ class Dominator:
     ) -> None:
         """`on_fed` gets mini-batch, micro-batch and the positions of its samples, int64 [rows]."""
         training = assign.training
-        check_labels(data.labels, piece.classes)
+        targets = as_targets(data.labels, piece.targets, piece.classes)
         self._piece = piece
-        self._data = data.shaped(piece.sample_shape)
+        self._data = Dataset(data.shaped(piece.sample_shape).inputs, targets)
         self._pass = of
         self._on_fed = on_fed
         self._order = pass_order(len(data), seed=training.seed, epoch=assign.epoch, device=device)

@@ -21,6 +21,7 @@ from crowdlearn_device.program.ports import check_ports, turning_layers
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Array
 from crowdlearn_device.protocol.schedule import Pass
+from crowdlearn_device.protocol.targets import TargetSpec
 from crowdlearn_device.state.piece_state import PieceState
 
 from .inbox import Arrivals, Message
@@ -87,6 +88,11 @@ class Piece:
         return self._manifest.layers[self._last].neurons
 
     @property
+    def targets(self) -> TargetSpec:
+        """What the loss compares the scores of a sample with."""
+        return self._manifest.targets
+
+    @property
     def ready(self) -> bool:
         """Whether a stage can run now."""
         return bool(self._runnable())
@@ -125,8 +131,8 @@ class Piece:
         return range(self.boundary, self._pass.under_way(self.boundary + ahead).stop)
 
     def feed(self, number: int, micro: int, micros: int, rows: int, inputs: Array, labels: Array) -> None:
-        """Enter a micro-batch of the dominator's data: inputs [B, ...], labels int64 [B]; `rows` of the whole
-        mini-batch `number`.
+        """Enter a micro-batch of the dominator's data: inputs [B, ...], labels as the loss takes them;
+        `rows` of the whole mini-batch `number`.
         """
         step = self._step(number, micros, rows)
         step.labels[micro] = labels

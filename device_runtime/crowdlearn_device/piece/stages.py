@@ -91,7 +91,8 @@ class Stages:
             if port.role == "loss":
                 loss = float(np.asarray(values, np.float32).reshape(())) * step.rows / labels.shape[0]
             elif port.role == "logits":
-                correct = int((values.argmax(axis=1) == labels).sum())
+                if self._manifest.targets.are_classes:
+                    correct = int((values.argmax(axis=1) == labels).sum())
             elif port.role == "buffer":
                 self._weights.keep(port, values)
             else:

@@ -16,6 +16,7 @@ from crowdlearn_device.program.executor import Executor, Programs, ProgramStore
 from crowdlearn_device.program.manifest import PREDICT, Manifest
 from crowdlearn_device.program.ports import predict_method
 from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_device.protocol.targets import TargetSpec
 from crowdlearn_device.state.piece_state import MAX_HEADER, PieceState
 
 WEIGHTS = "weights.state"
@@ -85,16 +86,38 @@ class KeptModel:
         """Number of classes that the model tells apart."""
         return self._manifest.layers[-1].neurons
 
+    @property
+    def targets(self) -> TargetSpec:
+        """What the model's scores were trained to tell."""
+        return self._manifest.targets
+
     def probabilities(self, inputs: Floats) -> Floats:
         """Return the probability of each class, float32 [N, classes], for samples float32 [N, ...].
 
         Raises DataError if their shape is not the model's.
+        """
+        logits = self.scores(inputs)
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+        return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    def numbers(self, inputs: Floats) -> Floats:
+        """Return what the model tells of each output, float32 [N, outputs]: shares of yes if its targets go
+        from 0 to 1, else its scores. Raises DataError as `probabilities` does.
+        """
+        scores = self.scores(inputs)
+        if self.targets.most != 1:
+            return scores
+        with np.errstate(over="ignore"):
+            return (1 / (1 + np.exp(-scores, dtype=np.float64))).astype(np.float32)
+
+    def scores(self, inputs: Floats) -> Floats:
+        """Return the scores float32 [N, outputs] for samples float32 [N, ...]. Raises DataError if their
+        shape is not the model's.
         """
         samples = np.ascontiguousarray(in_shape(inputs, self._sample), np.float32)
         found = []
         for start in range(0, len(samples), self._manifest.max_batch):
             part = samples[start : start + self._manifest.max_batch]
             (logits,) = self._executor.run(PREDICT, [part, *self._arrays])
-            shifted = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
-            found.append((shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32))
+            found.append(np.array(logits))
         return np.concatenate(found)

@@ -7,11 +7,12 @@ import io
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdlearn_device.data.dataset import check_labels, load_samples
+from crowdlearn_device.data.dataset import as_targets, check_labels, load_samples
 from crowdlearn_device.errors import DeviceError
 from crowdlearn_device.platform.files import not_to_write, write_atomically
 from crowdlearn_device.protocol.frames import Floats
@@ -19,6 +20,7 @@ from crowdlearn_device.protocol.frames import Floats
 from .model_folder import KeptModel
 
 HEADER = "sample,class,probability"
+NUMBERS = re.compile(r"sample(?:,output_\d+)+\n(?:\d+(?:,[-+.e0-9naif]+)+\n)*")
 OWN = re.compile(rf"{HEADER}\n(?:\d+,\d+,[01]\.\d{{6}}\n)*")
 
 
@@ -33,6 +35,8 @@ def predict(model: Path, inputs: Path, output: Path | None, *, force: bool = Fal
         raise DeviceError(why)
     samples, labels = load_samples(inputs)
     kept = KeptModel.load(model)
+    if not kept.targets.are_classes:
+        return _numbers(kept, samples, labels, inputs, output)
     if labels is not None:
         check_labels(labels, kept.classes, str(inputs))
     probabilities = kept.probabilities(samples)
@@ -46,9 +50,30 @@ def predict(model: Path, inputs: Path, output: Path | None, *, force: bool = Fal
     return told if labels is None else f"{told}, accuracy {100 * float((classes == labels).mean()):.2f} %"
 
 
+def _numbers(
+    kept: KeptModel, samples: Floats, labels: NDArray[Any] | None, inputs: Path, output: Path | None
+) -> str:
+    """Write a line for each sample with a number for each output; return a summary."""
+    found = kept.numbers(samples)
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["sample", *(f"output_{number}" for number in range(found.shape[1]))])
+    for sample, values in enumerate(found):
+        rows.writerow([sample, *(f"{value:.6g}" for value in values)])
+    if output is None:
+        sys.stdout.write(text.getvalue())
+    else:
+        write_atomically(output, text.getvalue().encode())
+    told = f"{len(samples)} samples"
+    if labels is None:
+        return told
+    missed = np.abs(found - as_targets(labels, kept.targets, found.shape[1], str(inputs))).mean()
+    return f"{told}, mean absolute error {float(missed):.6g}"
+
+
 def is_prediction(text: str) -> bool:
     """Return whether the text is what `predict` writes."""
-    return OWN.fullmatch(text) is not None
+    return OWN.fullmatch(text) is not None or NUMBERS.fullmatch(text) is not None
 
 
 def _csv(classes: NDArray[np.int64], probabilities: Floats) -> str:

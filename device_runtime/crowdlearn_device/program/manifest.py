@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from crowdlearn_device.errors import ProgramError
+from crowdlearn_device.protocol.targets import CLASSES, TargetSpec
 
-FORMAT = 3
+FORMAT = 4
 LOSS, TRAIN_STEP, PREDICT = "loss", "train_step", "predict"
 STATE = frozenset({"parameter", "buffer", "momentum"})
 HELD = STATE | {"frozen"}
@@ -118,6 +119,7 @@ class PieceShape:
     layers: tuple[LayerSpec, ...]
     edges: tuple[EdgeSpec, ...]
     arrays: tuple[ArraySpec, ...]
+    targets: TargetSpec = field(default=CLASSES, kw_only=True)
 
 
 @dataclass(frozen=True)

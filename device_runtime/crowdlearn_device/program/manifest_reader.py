@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from crowdlearn_device.errors import ProgramError
+from crowdlearn_device.protocol.targets import TargetSpec
 
 from .manifest import (
     FORMAT,
@@ -121,6 +122,7 @@ def _manifest(x: Any) -> Manifest:
         parity=x.get("parity"),
         backends={_string(name): _choice(choice) for name, choice in x.get("backends", {}).items()},
         measured_on=_string(x.get("measured_on", "")),
+        targets=read_targets(x.get("targets", {})),
     )
 
 
@@ -132,6 +134,12 @@ def _layer(x: Any) -> LayerSpec:
         _number(x.get("dropout", 0.0), 1.0),
         _shape(x.get("dropped", ())),
     )
+
+
+def read_targets(x: Any) -> TargetSpec:
+    """The targets that JSON tells of. Raises ValueError, TypeError or AttributeError if it tells of none."""
+    bounds = [None if x.get(end) is None else _number(x[end], float("inf")) for end in ("least", "most")]
+    return TargetSpec(_string(x.get("dtype", "int64")), _shape(x.get("shape", ())), *bounds)
 
 
 def _edge(x: Any) -> EdgeSpec:

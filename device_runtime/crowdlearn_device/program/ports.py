@@ -39,7 +39,7 @@ def loss_method(shape: PieceShape, layers: Sequence[int]) -> MethodSpec:
     gradients = [replace(port, role="gradient") for port in parameters]
     return MethodSpec(
         LOSS,
-        (*sums, *parameters, *buffers, *given, *_TARGETS),
+        (*sums, *parameters, *buffers, *given, *_targets(shape)),
         (*_scores(shape), *errors, *gradients, *buffers),
     )
 
@@ -50,7 +50,7 @@ def train_step_method(shape: PieceShape, *, momentum: bool) -> MethodSpec:
     parameters, buffers, given = _state(shape, layers)
     momenta = [replace(port, role="momentum") for port in parameters] if momentum else []
     state = (*parameters, *momenta, *buffers)
-    inputs = (*_entering(shape, layers), *state, *given, *_TARGETS, Port("rate", ()))
+    inputs = (*_entering(shape, layers), *state, *given, *_targets(shape), Port("rate", ()))
     return MethodSpec(TRAIN_STEP, inputs, _scores(shape))
 
 
@@ -96,7 +96,8 @@ def check_ports(manifest: Manifest, owned: Sequence[int], turning: Sequence[int]
                 )
 
 
-_TARGETS = Port("labels", ("B",), dtype="int64"), Port("scale", ())
+def _targets(shape: PieceShape) -> tuple[Port, Port]:
+    return Port("labels", ("B", *shape.targets.shape), dtype=shape.targets.dtype), Port("scale", ())
 
 
 def _sum(shape: PieceShape, layer: int) -> Port:

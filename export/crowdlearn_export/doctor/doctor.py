@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.manifest import TRAIN_STEP
 from torch import Tensor, nn
 
 from crowdlearn_export.compiler.compile import compile_lowered, lower_methods
 from crowdlearn_export.graph.freezing import resting_modules, to_training
+from crowdlearn_export.losses.base import Loss
+from crowdlearn_export.losses.registry import CROSS_ENTROPY
 from crowdlearn_export.lowering.backend import choose_backend, multiplications
 from crowdlearn_export.program.backends import near_border
 from crowdlearn_export.program.parity import allowed_error
@@ -21,8 +22,8 @@ from crowdlearn_export.tracing.evaluation import check_evaluation
 from crowdlearn_export.tracing.trace import trace
 
 from .module_reports import ModuleReport, in_words, module_reports, why_not
-from .train_step_parity import gradient_errors, sliced_step, whole_step
-from .verdict import check_scores, notes, trainable_graph
+from .train_step_parity import Objective, gradient_errors, sliced_step, whole_step
+from .verdict import notes, trainable_graph
 
 
 @dataclass(frozen=True)
@@ -74,29 +75,29 @@ class Diagnosis:
 
 
 @quietly()
-def diagnose(model: nn.Module, inputs: Tensor) -> Diagnosis:
+def diagnose(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> Diagnosis:
     """Try everything that training `model` on such batches needs, and tell how it went.
 
-    The labels are of as many classes as the model gives scores. Raises ExportError if it does not give
+    The targets are as many as the model gives scores. Raises ExportError if it does not give
     one tensor of scores for such a batch, or has other weights than float32 ones.
     """
-    modules, classes = module_reports(model, inputs)
+    modules, outputs = module_reports(model, inputs)
     model = copied(model)
     to_training(model, resting_modules(model))
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     refused = why_not(lambda: check_evaluation(model, inputs.shape[1:])) or why_not(
-        lambda: check_scores(classes)
+        lambda: loss.targets(outputs)
     )
-    slices = why_not(lambda: trainable_graph(model, inputs))
+    slices = why_not(lambda: trainable_graph(model, inputs, loss=loss))
     if refused:
         return Diagnosis(modules, slices or refused, refused, weight_bytes=weights)
     frozen = None if slices else _savings(model, inputs)
-    doubts = notes(model, inputs)
+    doubts = notes(model, inputs, loss)
     if not any(p.requires_grad for p in model.parameters()):
         return Diagnosis(modules, slices, "the model has nothing that learns", notes=doubts)
-    targets = torch.arange(len(inputs)) % classes
     try:
-        step = whole_step(model, inputs, targets) if slices else sliced_step(model, inputs, targets)
+        objective = Objective(loss, loss.targets(outputs), inputs, outputs)
+        step = whole_step(model, objective) if slices else sliced_step(model, objective)
         lowered = lower_methods(step.methods)
         backends = {name: choose_backend(graph) for name, graph in lowered.items()}
         program = compile_lowered(step.methods, lowered, backends, len(inputs))
@@ -105,7 +106,7 @@ def diagnose(model: nn.Module, inputs: Tensor) -> Diagnosis:
         why = "; ".join(untrained) or in_words(error)
         return Diagnosis(modules, slices, why, weight_bytes=weights, frozen=frozen, notes=doubts)
     graph = lowered[TRAIN_STEP]
-    errors = gradient_errors(model, step, inputs, targets, ExecuTorchExecutor(program.pte))
+    errors = gradient_errors(model, step, objective, ExecuTorchExecutor(program.pte))
     return Diagnosis(
         modules,
         slices,

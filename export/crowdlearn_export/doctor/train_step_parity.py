@@ -12,10 +12,12 @@ import torch
 from crowdlearn_device.program.executor import Executor
 from crowdlearn_device.program.manifest import LOSS, Port
 from crowdlearn_device.protocol.frames import Array
+from crowdlearn_device.protocol.targets import TargetSpec
 from torch import Tensor, nn
 
 from crowdlearn_export.compiler.compile import Method
 from crowdlearn_export.graph.weights import arrays_of, neurons_first
+from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.program.kinks import away_from_kinks_of, double
 from crowdlearn_export.program.parity import allowed_error, relative_error
 from crowdlearn_export.stages.piece_stages import piece_stages
@@ -26,6 +28,30 @@ from crowdlearn_export.tracing.parity import Undropped
 from .verdict import trainable_graph
 
 Gradients = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss, the targets that it takes, and the samples that it is tried on."""
+
+    loss: Loss
+    spec: TargetSpec
+    inputs: Tensor
+    outputs: int
+
+    @property
+    def targets(self) -> Tensor:
+        """Targets for the samples: every class in turn, or numbers between 0 and 1."""
+        rows = torch.arange(len(self.inputs))
+        if self.spec.are_classes:
+            return rows % self.outputs
+        drawn = torch.Generator().manual_seed(0)
+        return torch.rand(len(rows), *self.spec.shape, generator=drawn)
+
+    def mean(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a mini-batch, as PyTorch computes it."""
+        numbers = targets if self.spec.are_classes else targets.to(scores.dtype)
+        return self.loss.reference(scores, numbers) / scores.shape[0]
 
 
 @dataclass(frozen=True)
@@ -40,9 +66,9 @@ class Step:
     laid_out: Callable[[Mapping[str, Tensor]], Gradients]
 
 
-def whole_step(model: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
+def whole_step(model: nn.Module, of: Objective) -> Step:
     """The step of a model that only trains whole."""
-    step = train_step(model, nn.functional.cross_entropy, inputs, targets)
+    step = train_step(model, of.mean, of.inputs, of.targets)
     names = list(step.state)
     state = [tensor.numpy() for tensor in step.method.example[: len(names)]]
     batch = step.method.example[len(names) :]
@@ -59,10 +85,11 @@ def whole_step(model: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
     return Step([step.method], gradients, lambda found: {n: g.numpy() for n, g in found.items()})
 
 
-def sliced_step(model: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
+def sliced_step(model: nn.Module, of: Objective) -> Step:
     """The step of a model that slices, as the device that holds all of its neurons runs it."""
-    graph = trainable_graph(model, inputs)
-    stages = piece_stages(graph, [layer.neurons for layer in graph.layers], Optimizer())
+    inputs, targets = of.inputs, of.targets
+    graph = trainable_graph(model, inputs, loss=of.loss)
+    stages = piece_stages(graph, [layer.neurons for layer in graph.layers], Optimizer(), of.loss)
     ports = next(stage.spec for stage in stages if stage.spec.name == LOSS)
     arrays = arrays_of(graph, model.state_dict())
     samples = inputs.reshape(len(inputs), graph.layers[0].neurons, *graph.layers[0].sum_shape)
@@ -90,21 +117,19 @@ def sliced_step(model: nn.Module, inputs: Tensor, targets: Tensor) -> Step:
     return Step([stage.method for stage in stages], gradients, laid_out)
 
 
-def gradient_errors(
-    model: nn.Module, step: Step, inputs: Tensor, targets: Tensor, executor: Executor
-) -> tuple[float, float]:
+def gradient_errors(model: nn.Module, step: Step, of: Objective, executor: Executor) -> tuple[float, float]:
     """The relative errors of the step's gradient, on the first and on a repeated call, and of PyTorch's in
     float32: on samples of the example away from kinks, as far as there are some, and nothing is dropped.
     """
     exact = copy.deepcopy(model).double()
     with Undropped():
-        rows = away_from_kinks_of(exact, inputs)
+        rows = away_from_kinks_of(exact, of.inputs)
     found = []
     for some in (rows, rows[::2], rows[1::2], rows[::3], rows[1::3]):
         # A wrong program is wrong on any samples; those next to a kink differ by chance.
         if len(some) < 2:
             break
-        error, float32_error = _errors_on(some, exact, step, inputs, targets, executor)
+        error, float32_error = _errors_on(some, exact, step, of, executor)
         found.append((error, float32_error))
         if error <= allowed_error(float32_error) < math.inf:
             break
@@ -112,13 +137,13 @@ def gradient_errors(
 
 
 def _errors_on(
-    rows: Tensor, exact: nn.Module, step: Step, inputs: Tensor, targets: Tensor, executor: Executor
+    rows: Tensor, exact: nn.Module, step: Step, of: Objective, executor: Executor
 ) -> tuple[float, float]:
     """The same on some rows of the example."""
     narrow, exact = copy.deepcopy(exact).float(), copy.deepcopy(exact)
-    for network, x in ((exact, double([inputs[rows]])[0]), (narrow, inputs[rows])):
+    for network, x in ((exact, double([of.inputs[rows]])[0]), (narrow, of.inputs[rows])):
         with Undropped():
-            torch.autograd.backward(nn.functional.cross_entropy(network(x), targets[rows]))
+            torch.autograd.backward(of.mean(network(x), of.targets[rows]))
     gradients, in_float32 = (
         step.laid_out({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
         for network in (exact, narrow)

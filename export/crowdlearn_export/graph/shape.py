@@ -6,14 +6,20 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, PieceShape
+from crowdlearn_device.program.manifest import (
+    ArraySpec,
+    EdgeSpec,
+    LayerSpec,
+    PieceShape,
+)
+from crowdlearn_device.protocol.targets import CLASSES, TargetSpec
 
 from .neuron_graph import Edge, Layer, NeuronGraph
 
 MATCHED = ("identity", "depthwise")
 
 
-def piece_shape(graph: NeuronGraph, owned: Sequence[int]) -> PieceShape:
+def piece_shape(graph: NeuronGraph, owned: Sequence[int], targets: TargetSpec = CLASSES) -> PieceShape:
     """The shape of a piece that owns `owned[layer]` neurons of each layer."""
     return PieceShape(
         tuple(
@@ -25,6 +31,7 @@ def piece_shape(graph: NeuronGraph, owned: Sequence[int]) -> PieceShape:
             for edge, taught in zip(graph.edges, graph.taught, strict=True)
         ),
         tuple(array for array in array_specs(graph) if owned[array.layer]),
+        targets=targets,
     )
 
 

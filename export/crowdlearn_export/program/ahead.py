@@ -23,6 +23,8 @@ from crowdlearn_device.program.manifest import Backend
 
 from crowdlearn_export.errors import ExportError
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.losses.base import Loss
+from crowdlearn_export.losses.registry import CROSS_ENTROPY
 from crowdlearn_export.stages.piece_stages import piece_stages
 from crowdlearn_export.stages.stage import Optimizer, Stage
 
@@ -48,10 +50,15 @@ class Task:
     shapes: tuple[tuple[int, ...], ...]
     optimizer: Optimizer
     methods: Methods
+    loss: Loss = CROSS_ENTROPY
 
     def stages(self) -> list[Stage]:
         """Return one stage of each kind, always in the same order."""
-        of = [stage for owned in self.shapes for stage in piece_stages(self.graph, owned, self.optimizer)]
+        of = [
+            stage
+            for owned in self.shapes
+            for stage in piece_stages(self.graph, owned, self.optimizer, self.loss)
+        ]
         return list({stage.kind: stage for stage in reversed(of)}.values())
 
 

@@ -5,6 +5,7 @@ statistics, no dropout.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from crowdlearn_export.compiler.compile import compile_program
 from crowdlearn_export.graph.layers import run_layers
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import piece_shape
+from crowdlearn_export.losses.base import Loss
+from crowdlearn_export.losses.registry import CROSS_ENTROPY
 from crowdlearn_export.quiet import quietly
 from crowdlearn_export.stages.stage import Stage, as_stage
 
@@ -27,15 +30,19 @@ MAX_BATCH = 256
 
 
 @quietly()
-def export_inference(graph: NeuronGraph, cache: Path | None = None) -> SliceProgram:
+def export_inference(
+    graph: NeuronGraph, cache: Path | None = None, loss: Loss = CROSS_ENTROPY
+) -> SliceProgram:
     """The program `predict`: samples and every array of the model to logits, batches of 1 to MAX_BATCH.
 
     Raises ParityError where it disagrees with PyTorch.
     """
-    key = cache_key(graph, what=PREDICT, max_batch=MAX_BATCH)
+    key = cache_key(graph, what=PREDICT, max_batch=MAX_BATCH, loss=[loss.kind, asdict(loss)])
     if cache is not None and (cached := load_cached(cache / key)) is not None:
         return cached
-    shape = piece_shape(graph, [layer.neurons for layer in graph.layers])
+    shape = piece_shape(
+        graph, [layer.neurons for layer in graph.layers], loss.targets(graph.layers[-1].neurons)
+    )
     stage = inference_stage(graph, shape)
     compiled = compile_program([stage.method], max_batch=MAX_BATCH)
     manifest = Manifest(
@@ -49,6 +56,7 @@ def export_inference(graph: NeuronGraph, cache: Path | None = None) -> SliceProg
         methods=(stage.spec,),
         arena_bytes=compiled.arena_bytes,
         operators=compiled.operators,
+        targets=shape.targets,
         parity=check_parity([stage], ExecuTorchExecutor(compiled.pte), MAX_BATCH),
     )
     program = SliceProgram(manifest, compiled.pte)

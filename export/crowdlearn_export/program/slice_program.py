@@ -23,6 +23,8 @@ from crowdlearn_device.program.manifest_reader import read_manifest
 from crowdlearn_export.compiler.compile import CompiledProgram, linked
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import piece_shape
+from crowdlearn_export.losses.base import Loss
+from crowdlearn_export.losses.registry import CROSS_ENTROPY
 from crowdlearn_export.quiet import quietly
 from crowdlearn_export.stages.piece_stages import piece_stages
 from crowdlearn_export.stages.stage import Optimizer, Stage
@@ -52,6 +54,7 @@ def export_slice(
     graph: NeuronGraph,
     owned: Sequence[int],
     optimizer: Optimizer,
+    loss: Loss = CROSS_ENTROPY,
     *,
     max_batch: int,
     measured: bool = False,
@@ -64,7 +67,9 @@ def export_slice(
     computer, so that two exports may differ; what is in the `cache` stays as it is. Raises ParityError where
     the program disagrees with autograd, UnsupportedModule where a layer cannot be sliced.
     """
-    (program,) = export_slices(graph, [owned], optimizer, max_batch=max_batch, measured=measured, cache=cache)
+    (program,) = export_slices(
+        graph, [owned], optimizer, loss, max_batch=max_batch, measured=measured, cache=cache
+    )
     return program
 
 
@@ -73,6 +78,7 @@ def export_slices(
     graph: NeuronGraph,
     shapes: Sequence[Sequence[int]],
     optimizer: Optimizer,
+    loss: Loss = CROSS_ENTROPY,
     *,
     max_batch: int,
     measured: bool = False,
@@ -85,18 +91,23 @@ def export_slices(
     `on_method` is called with the number of methods that are compiled and that are to be. Raises as
     `export_slice` does.
     """
-    what = {"optimizer": asdict(optimizer), "max_batch": max_batch, "measured": measured}
+    what = {
+        "optimizer": asdict(optimizer),
+        "loss": [loss.kind, asdict(loss)],
+        "max_batch": max_batch,
+        "measured": measured,
+    }
     keys = [cache_key(graph, **what, owned=list(owned)) for owned in shapes]
     programs = {key: load_cached(cache / key) if cache else None for key in keys}
     missing = {key: owned for key, owned in zip(keys, shapes, strict=True) if programs[key] is None}
     with method_folder(cache) as folder:
         methods = Methods(folder, max_batch)
         if missing:
-            task = Task(graph, tuple(map(tuple, missing.values())), optimizer, methods)
+            task = Task(graph, tuple(map(tuple, missing.values())), optimizer, methods, loss)
             compile_ahead(task, on_method, either=measured)
         for key, owned in missing.items():
-            stages = piece_stages(graph, owned, optimizer)
-            made = program_of(graph, owned, optimizer, stages, methods, measured=measured)
+            stages = piece_stages(graph, owned, optimizer, loss)
+            made = program_of(graph, owned, optimizer, stages, methods, loss, measured=measured)
             programs[key] = made if cache is None else save_cached(cache / key, made)
     return [program for key in keys if (program := programs[key]) is not None]
 
@@ -117,6 +128,7 @@ def program_of(
     optimizer: Optimizer,
     stages: Sequence[Stage],
     methods: Methods,
+    loss: Loss = CROSS_ENTROPY,
     *,
     measured: bool = False,
 ) -> SliceProgram:
@@ -130,7 +142,7 @@ def program_of(
     program = linked({stage.method.name: compiled[stage.kind] for stage in stages})
     executor = ExecuTorchExecutor(program.pte)
     parity = check_parity(list(kinds.values()), executor, methods.max_batch)
-    shape = piece_shape(graph, owned)
+    shape = piece_shape(graph, owned, loss.targets(graph.layers[-1].neurons))
     manifest = Manifest(
         program=hashlib.sha256(program.pte).hexdigest(),
         max_batch=methods.max_batch,
@@ -146,6 +158,7 @@ def program_of(
         parity={stage.method.name: parity[kinds[stage.kind].method.name] for stage in stages},
         backends={stage.method.name: choices[stage.kind] for stage in stages},
         measured_on=this_computer() if measured else "",
+        targets=shape.targets,
     )
     return SliceProgram(manifest, program.pte)
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import piece_shape
+from crowdlearn_export.losses.base import Loss
+from crowdlearn_export.losses.registry import CROSS_ENTROPY
 
 from .layer_stages import layer_stages
 from .region import LossRegion
@@ -16,21 +18,26 @@ from .stage import Optimizer, Stage
 
 
 def piece_stages(
-    graph: NeuronGraph, owned: Sequence[int], optimizer: Optimizer, *, first: int = 0
+    graph: NeuronGraph,
+    owned: Sequence[int],
+    optimizer: Optimizer,
+    loss: Loss = CROSS_ENTROPY,
+    *,
+    first: int = 0,
 ) -> tuple[Stage, ...]:
     """Every stage of a piece that owns `owned[layer]` neurons of each layer; layers before `first` have
     stages of their own in any case.
 
     Raises UnsupportedModule where a layer has no sliced form.
     """
-    shape = piece_shape(graph, owned)
+    shape = piece_shape(graph, owned, loss.targets(graph.layers[-1].neurons))
     first = max(first, loss_region(graph, owned))
     stages: list[Stage] = []
     for index, count in enumerate(owned[:first]):
         if count:
             stages += layer_stages(graph, index, shape)
     if first < len(owned):
-        region = LossRegion(graph, first, shape)
+        region = LossRegion(graph, first, shape, loss)
         stages.append(region.gradients())
         if first == 0:
             stages.append(region.train_step(optimizer))

@@ -9,13 +9,13 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from crowdlearn_device.program.manifest import STATE, MethodSpec, PieceShape
 from crowdlearn_device.program.ports import loss_method, train_step_method
 from torch import Tensor
 
 from crowdlearn_export.graph.layers import run_layers
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.losses.base import Loss
 
 from .stage import Optimizer, Stage, as_stage, kind_of
 
@@ -25,8 +25,8 @@ _vjp: Any = torch.func.vjp  # its annotation leaves out has_aux
 class LossRegion:
     """The layers from `first` to the last one, all owned whole by one piece of this shape."""
 
-    def __init__(self, graph: NeuronGraph, first: int, shape: PieceShape) -> None:
-        self._graph, self._shape = graph, shape
+    def __init__(self, graph: NeuronGraph, first: int, shape: PieceShape, loss: Loss) -> None:
+        self._graph, self._shape, self._loss = graph, shape, loss
         self._layers = graph.layers[first:]
         self._spec = loss_method(shape, range(first, len(graph.layers)))
         self._trained = sum(port.role == "parameter" for port in self._spec.inputs)
@@ -42,7 +42,7 @@ class LossRegion:
 
             def loss_of(*values: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
                 logits, buffers = self._forward((*given[:first], *values, *rest))
-                return cross_entropy(logits, labels, scale), (logits, buffers)
+                return self._loss.value(logits, labels, scale), (logits, buffers)
 
             loss, vjp, (logits, buffers) = _vjp(loss_of, *given[first:leaves], has_aux=True)
             return (loss, logits, *vjp(torch.ones_like(loss)), *buffers)
@@ -51,7 +51,7 @@ class LossRegion:
             values = [x.detach().requires_grad_() for x in given[first:leaves]]
             *rest, labels, scale = given[leaves:]
             logits, buffers = self._forward((*given[:first], *values, *rest))
-            loss = F.cross_entropy(logits, labels, reduction="sum") * scale
+            loss = self._loss.reference(logits, labels) * scale
             slopes = torch.autograd.grad(loss, values)
             return (loss.detach(), logits.detach(), *slopes, *(b.detach() for b in buffers))
 
@@ -72,7 +72,7 @@ class LossRegion:
 
             def loss_of(*values: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
                 logits, buffers = self._forward((given[0], *values, *rest))
-                return cross_entropy(logits, labels, scale), (logits, buffers)
+                return self._loss.value(logits, labels, scale), (logits, buffers)
 
             loss, vjp, (logits, buffers) = _vjp(loss_of, *given[1:weights], has_aux=True)
             # Without momentum the rate can scale one number instead of every gradient.
@@ -84,7 +84,7 @@ class LossRegion:
             values = [x.detach().clone().requires_grad_() for x in given[1:weights]]
             *rest, labels, scale, rate = given[velocities:]
             logits, buffers = self._forward((given[0], *values, *rest))
-            loss = F.cross_entropy(logits, labels, reduction="sum") * scale
+            loss = self._loss.reference(logits, labels) * scale
             sgd = torch.optim.SGD(
                 values, float(rate), momentum=optimizer.momentum, weight_decay=optimizer.weight_decay
             )
@@ -100,7 +100,10 @@ class LossRegion:
 
     def _kind(self, spec: MethodSpec, optimizer: Optimizer | None = None) -> str:
         graph = {**asdict(self._graph), "name": ""}
-        return kind_of({"graph": graph, "layers": len(self._layers), "spec": spec, "optimizer": optimizer})
+        loss = [self._loss.kind, asdict(self._loss)]
+        return kind_of(
+            {"graph": graph, "layers": len(self._layers), "spec": spec, "optimizer": optimizer, "loss": loss}
+        )
 
     def _forward(self, given: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """From [sums, parameters, buffers, frozen, masks] to the logits and the new buffers."""
@@ -110,13 +113,6 @@ class LossRegion:
         masks = {layer: x for (role, layer, _), x in named.items() if role == "mask"}
         arrays = {name: x for (_, _, name), x in named.items() if name}
         return run_layers(self._graph, self._layers, sums, arrays, masks)
-
-
-def cross_entropy(logits: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
-    """The cross-entropy of integer labels, summed and scaled."""
-    hot = (labels.unsqueeze(1) == torch.arange(logits.shape[1])).to(logits.dtype)
-    shifted = logits - logits.amax(1, keepdim=True)
-    return ((shifted.exp().sum(1, keepdim=True).log() - shifted) * hot).sum() * scale
 
 
 def _descended(

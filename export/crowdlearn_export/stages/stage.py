@@ -88,7 +88,8 @@ def example_inputs(ports: Sequence[Port], batch: int, generator: torch.Generator
     for port in ports:
         shape = tuple(batch if dim == "B" else int(dim) for dim in port.shape)
         if port.role == "labels":
-            values.append(torch.randint(0, 2, shape, generator=generator))
+            drawn = torch.randint(0, 2, shape, generator=generator)
+            values.append(drawn if port.dtype == "int64" else drawn.float() * 0.9 + 0.05)
             continue
         drawn = torch.randn(shape, generator=generator)
         if port.role in ("parameter", "frozen") and len(shape) > 1:

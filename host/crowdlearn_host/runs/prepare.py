@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.data.dataset import Dataset, as_targets
 from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.targets import TargetSpec
 from crowdlearn_device.sharing.update_values import ValueType
 from crowdlearn_export.doctor.verdict import notes, trainable_graph
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.graph.weights import arrays_of
+from crowdlearn_export.losses.base import Loss
+from crowdlearn_export.losses.registry import make_loss
 from crowdlearn_export.program.inference import export_inference
 from crowdlearn_export.program.slice_program import SliceProgram, export_slices
 from crowdlearn_export.stages.stage import Optimizer
@@ -47,6 +50,7 @@ class Checked:
     config: RunSpec
     model: nn.Module
     graph: NeuronGraph
+    loss: Loss
     plan: Plan
     fallbacks: tuple[Plan, ...]
     micro_batch: int
@@ -66,6 +70,7 @@ class Prepared:
     config: RunSpec
     model: nn.Module
     graph: NeuronGraph
+    loss: Loss
     plan: Plan
     programs: tuple[SliceProgram, ...]
     fallbacks: tuple[Cut, ...]
@@ -98,12 +103,12 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     train = train and train.shaped(sample, f"training data of {config.data}")
     test = test and test.shaped(sample, f"test data of {config.data}")
     model = build_model(config.model, config.training.seed)
-    graph = trainable_graph(model, torch.zeros(2, *sample), config.name)
-    classes = max((int(d.labels.max()) + 1 for d in (train, test) if d is not None), default=0)
-    if classes > graph.layers[-1].neurons:
-        raise ConfigError(
-            f"data has {classes} classes, the model {graph.layers[-1].neurons} outputs; make them agree"
-        )
+    loss = make_loss(config.training.loss.kind, **config.training.loss.options)
+    graph = trainable_graph(model, torch.zeros(2, *sample), config.name, loss)
+    outputs = graph.layers[-1].neurons
+    targets = loss.targets(outputs)
+    train = train and _targeted(train, targets, outputs, f"training data of {config.data}")
+    test = test and _targeted(test, targets, outputs, f"test data of {config.data}")
     section = config.group
     plan = load_plan(section.plan, graph) if section.plan else balanced(graph, section.pieces)
     if len(plan.groups) > MOST_GROUPS:
@@ -127,14 +132,18 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     for each in (plan, *fallbacks):
         layout = [piece.neurons for piece in each.pieces]
         check_messages(graph, layout, micro + 1, wire_format(training.wire).dtype_bytes)
-    return Checked(config, model, graph, plan, fallbacks, micro, sample, test, train, read)
+    return Checked(config, model, graph, loss, plan, fallbacks, micro, sample, test, train, read)
+
+
+def _targeted(data: Dataset, spec: TargetSpec, outputs: int, source: str) -> Dataset:
+    return Dataset(data.inputs, as_targets(data.labels, spec, outputs, source))
 
 
 def export(checked: Checked, on_event: OnEvent) -> Prepared:
     """The programs of a run that fits together. Raises ExportError."""
     config, graph, plan, fallbacks = checked.config, checked.graph, checked.plan, checked.fallbacks
     samples = torch.randn(32, *checked.sample, generator=torch.Generator().manual_seed(0))
-    for note in notes(checked.model, samples):
+    for note in notes(checked.model, samples, checked.loss):
         on_event("note", {"text": note})
     training = config.training
     optimizer = Optimizer(training.momentum, training.weight_decay)
@@ -144,6 +153,7 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
         graph,
         shapes,
         optimizer,
+        checked.loss,
         max_batch=checked.micro_batch + 1,  # a last sample may have to join the ones before
         measured=training.kernels == "measured",
         cache=cache_home() / "programs",
@@ -158,12 +168,14 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
         Cut(tuple(piece.neurons for piece in each.pieces), tuple(p.manifest.sha256 for p in of_pieces(each)))
         for each in fallbacks
     )
-    whole = export_inference(graph, cache_home() / "programs") if config.group.keep_model else None
+    keeps = config.group.keep_model
+    whole = export_inference(graph, cache_home() / "programs", checked.loss) if keeps else None
     exported = (*programs.values(), *((whole,) if whole else ()))
     return Prepared(
         config,
         checked.model,
         graph,
+        checked.loss,
         plan,
         of_pieces(plan),
         cuts,

@@ -59,6 +59,7 @@ class Result:
             "seconds": round(self.seconds, 2),
             "test_accuracy": tested.accuracy if tested else None,
             "test_loss": tested.loss if tested else None,
+            "test_metrics": dict(tested.metrics) if tested else {},
             "training_loss": self.training_loss,
             "bytes": self.bytes_by_purpose(),
             "models": [str(path) for path in self.models],
@@ -189,6 +190,7 @@ def _wanted(checked: Checked) -> Wanted | None:
         checked.config.device_data,
         checked.sample,
         checked.graph.layers[-1].neurons,
+        checked.loss.targets(checked.graph.layers[-1].neurons),
         checked.graph.least_rows,
         frozenset(turn.devices[0] for group in checked.plan.groups for turn in group.turns),
     )

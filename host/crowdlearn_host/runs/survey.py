@@ -8,8 +8,10 @@ import asyncio
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from crowdlearn_device.protocol.targets import TargetSpec
 
 from crowdlearn_host.adb.deployment.runtimes import shell_runtime
 from crowdlearn_host.adb.services.device import AdbDevice
@@ -21,13 +23,15 @@ ANSWER_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Wanted:
-    """Samples that a model takes: their `folder` on each device, the shape of one, how many classes, and the
-    least number of them. If only some devices are ever the dominator, `dominators` has their names.
+    """Samples that a model takes: their `folder` on each device, the shape of one, how many outputs there are
+    for them, what their targets are, and the least number of them. If only some devices are ever the
+    dominator, `dominators` has their names.
     """
 
     folder: str
     sample: tuple[int, ...]
-    classes: int
+    outputs: int
+    targets: TargetSpec
     least: int
     dominators: frozenset[str] = frozenset()
 
@@ -64,8 +68,10 @@ async def _look(device: AdbDevice, wanted: Wanted) -> None:
         "samples",
         f"--data={wanted.folder}",
         f"--shape={shape}",
-        f"--classes={wanted.classes}",
+        f"--classes={wanted.outputs}",
     ]
+    if not wanted.targets.are_classes:
+        words.append(f"--targets={json.dumps(asdict(wanted.targets))}")
     said = (await device.shell(shlex.join(words), timeout=ANSWER_SECONDS)).check("crowdlearn-device samples")
     try:
         samples = int(json.loads(said.splitlines()[-1])["samples"])

@@ -166,19 +166,22 @@ def _recorded(
     shared = config.method == "fedavg" or config.sharing.enabled
     groups = None
     if last or (not shared and len(state.weights) == 1):
-        each = _accuracies(setting, workers, list(state.weights))
+        each = _tested(setting, workers, list(state.weights))
         groups = sum(each) / len(each)
-    accuracy = groups
+    tested = groups
     if shared:
-        (accuracy,) = _accuracies(setting, workers, [global_weights(setting, state)])
-    record = RoundRecord(number, epoch, samples, loss, accuracy, groups, seconds, spent)
+        (tested,) = _tested(setting, workers, [global_weights(setting, state)])
+    if setting.workload.by_classes:
+        record = RoundRecord(number, epoch, samples, loss, tested, groups, seconds, spent)
+    else:
+        record = RoundRecord(number, epoch, samples, loss, None, None, seconds, spent, tested)
     return replace(state, records=(*state.records, record))
 
 
-def _accuracies(setting: Setting, workers: Workers, models: Sequence[Floats]) -> list[float]:
-    """The share of the test samples that each of the models gets right."""
+def _tested(setting: Setting, workers: Workers, models: Sequence[Floats]) -> list[float]:
+    """The share of the test samples that each of the models gets right, or its mean loss, without classes."""
     samples = len(setting.workload.test)
     starts = range(0, samples, EVALUATED)
     tasks = [EvaluationTask(weights, at, min(at + EVALUATED, samples)) for weights in models for at in starts]
-    right = np.array(list(workers.each(tasks))).reshape(len(models), len(starts)).sum(1)
-    return [int(each) / samples for each in right]
+    found = np.array(list(workers.each(tasks))).reshape(len(models), len(starts)).sum(1)
+    return [float(each) / samples for each in found]

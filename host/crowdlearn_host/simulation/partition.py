@@ -23,6 +23,8 @@ def partition(labels: Indices, devices: int, config: PartitionConfig, seed: int)
 
     Raises ConfigError where there are too few samples.
     """
+    if labels.dtype.kind != "i" and config.kind in ("dirichlet", "shards"):
+        raise ConfigError(f"partition {config.kind} needs classes, and the labels are numbers; choose iid")
     if len(labels) < LEAST * devices:
         raise ConfigError(
             f"{len(labels)} samples for {devices} devices; each needs {LEAST}, use fewer devices"

@@ -141,6 +141,7 @@ def _row(records: tuple[RoundRecord, ...], at: float) -> str:
         "loss": last.loss,
         "accuracy": last.accuracy,
         "group_accuracy": last.group_accuracy,
+        "test_loss": last.test_loss,
         "samples_per_second": last.samples / last.seconds,
         "bytes": {p: sum(record.bytes.get(p, 0) for record in records) for p in purposes},
     }

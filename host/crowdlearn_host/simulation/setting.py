@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.data.dataset import Dataset, as_targets
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.doctor.verdict import trainable_graph
 from crowdlearn_export.graph.neuron_graph import FLOAT
+from crowdlearn_export.losses.registry import make_loss
 from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError
@@ -67,11 +68,14 @@ def prepare(
     test.shaped(train.inputs.shape[1:], "the test data, unlike the training data")
     train, test = train.shaped(shape, "the training data"), test.shaped(shape, "the test data")
     model = build_model(config.model, config.seed)
-    graph = trainable_graph(model, torch.from_numpy(train.inputs[:2]), config.model)
-    classes = graph.layers[-1].neurons
-    highest = int(max(train.labels.max(), test.labels.max()))
-    if highest >= classes:
-        raise ConfigError(f"model {config.model} tells {classes} classes apart, but a label is {highest}")
+    loss = make_loss(config.training.loss.kind, **config.training.loss.options)
+    graph = trainable_graph(model, torch.from_numpy(train.inputs[:2]), config.model, loss)
+    outputs = graph.layers[-1].neurons
+    spec = loss.targets(outputs)
+    train, test = (
+        Dataset(each.inputs, as_targets(each.labels, spec, outputs, f"the {name} data"))
+        for name, each in (("training", train), ("test", test))
+    )
     state = model.state_dict()
     plan = load_plan(config.plan, graph) if config.plan else balanced(graph, config.pieces or _pieces(config))
     if len(plan.pieces) > _pieces(config):

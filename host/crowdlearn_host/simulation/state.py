@@ -16,7 +16,8 @@ class RoundRecord:
 
     `accuracy` is the global model's on the test data, or the groups' mean where nothing is shared (None
     before the last round where that takes many evaluations); `group_accuracy` is the groups' mean after the
-    last round. `bytes` of activation, error and shuffle are modelled; those of sharing are encoded updates'.
+    last round. If there are no classes, both are None, and `test_loss` is the loss of those models. `bytes`
+    of activation, error and shuffle are modelled; those of sharing are encoded updates'.
     """
 
     round: int
@@ -27,6 +28,7 @@ class RoundRecord:
     group_accuracy: float | None
     seconds: float
     bytes: dict[str, int] = field(default_factory=dict)
+    test_loss: float | None = None
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,12 @@ class CohortTask:
 
 @dataclass(frozen=True)
 class EvaluationTask:
-    """The test samples [start, stop), to be classified by a model of these weights."""
+    """The test samples [start, stop), to be tested by a model of these weights."""
 
     weights: Floats
     start: int
     stop: int
 
-    def run(self, model: GroupModel) -> int:
-        """How many of them it gets right."""
-        return model.right(self.weights, range(self.start, self.stop))
+    def run(self, model: GroupModel) -> float:
+        """How many of them it gets right, or its loss summed over them, if there are no classes."""
+        return model.tested(self.weights, range(self.start, self.stop))

@@ -15,6 +15,8 @@ from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.methods.round_schedule import Fall
 from crowdlearn_host.models.names import ModelName
 
+from .loss import CROSS_ENTROPY, LossSpec
+
 DEFAULT_WIRE: Literal["int8"] = "int8"
 """The shortest that costs no accuracy (docs/benchmarks/wire_dtype.md)."""
 
@@ -98,6 +100,7 @@ class TrainingSection(Section):
     batch: int = Field(32, ge=2, le=65536)
     micro_batch: int | None = Field(None, ge=2)
     in_flight: int = Field(PARTS, ge=1, le=64)
+    loss: LossSpec = CROSS_ENTROPY
     learning_rate: float = Field(0.1, gt=0)
     schedule: Fall = "constant"
     momentum: float = Field(0.9, ge=0, lt=1)

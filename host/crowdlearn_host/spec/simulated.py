@@ -96,6 +96,7 @@ def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None 
         training=SimulatedTraining(
             epochs=training.epochs,
             batch=training.batch,
+            loss=training.loss,
             learning_rate=training.learning_rate,
             momentum=training.momentum,
             weight_decay=training.weight_decay,

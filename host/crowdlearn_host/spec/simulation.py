@@ -10,6 +10,7 @@ from crowdlearn_host.common.toml_files import Location, Section
 from crowdlearn_host.methods.round_schedule import Fall, renews, rounds_an_epoch, share_left
 from crowdlearn_host.models.names import ModelName
 
+from .loss import CROSS_ENTROPY, LossSpec
 from .privacy import PrivacySection
 
 
@@ -39,6 +40,7 @@ class TrainingConfig(Section):
 
     epochs: int = Field(default=50, ge=1, le=100_000)
     batch: int = Field(default=32, ge=2, le=65_536)
+    loss: LossSpec = CROSS_ENTROPY
     learning_rate: float = Field(default=0.1, gt=0, le=100)
     momentum: float = Field(default=0.0, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, le=1)

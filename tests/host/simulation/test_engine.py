@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from crowdlearn_device.errors import DataError
 from crowdlearn_device.protocol.schedule import dominator_order, mini_batches, pass_order
 from crowdlearn_host.errors import ConfigError, TrainingError
 from crowdlearn_host.methods.index_space import flatten
@@ -170,7 +171,7 @@ def test_every_group_starts_from_the_model_drawn_by_the_seed(crowd: Crowd) -> No
 
 
 def test_a_model_that_does_not_fit_the_data_is_told(crowd: Crowd) -> None:
-    with pytest.raises(ConfigError, match="3 classes apart, but a label is 3"):
+    with pytest.raises(DataError, match="a label 3, but the model tells classes 0 to 2 apart"):
         crowd(model="mlp:6-10-8-3")
     with pytest.raises(ConfigError, match=r"nor a package.module:function"):
         crowd(model="nothing:here")

@@ -263,9 +263,12 @@ class TrainingProgress:
         told = []
         if (loss := fields.get("training_loss")) is not None:
             told.append(f"training loss {loss:.4f}")
-        if "test_accuracy" in fields:
+        if "test_loss" in fields:
             told.append(f"test loss {fields['test_loss']:.4f}")
+        if "test_accuracy" in fields:
             told.append(f"test accuracy {100 * fields['test_accuracy']:.2f} %")
+        else:
+            told += [f"test {name} {value:.4f}" for name, value in fields.get("metrics", {}).items()]
         told.append(f"{size(sum(fields['bytes'].values()))} sent by devices so far")
         group = f" of group {fields['group'] + 1}" if "group" in fields else ""
         self._tell(f"epoch {fields['epoch'] + 1}{group}: {', '.join(told)}")

@@ -13,6 +13,7 @@ from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.models.names import check_name, stated_shape
+from crowdlearn_host.spec.loss import LossKind
 
 if TYPE_CHECKING:
     from crowdlearn_export.doctor.doctor import Diagnosis, Savings
@@ -28,6 +29,7 @@ def doctor(
     model: Annotated[str, typer.Argument(help="paper-mlp, mlp:784-100-10 or file.py:function.")],
     shape: Annotated[str, typer.Option(help="Shape of one sample, as in 3x32x32.", show_default=False)] = "",
     batch: Annotated[int, typer.Option(help="Largest micro-batch.", min=2, max=4096)] = 32,
+    loss: Annotated[LossKind, typer.Option(help="What is to be learned.")] = LossKind.cross_entropy,
     as_json: Json = False,
 ) -> None:
     """Tell which modules slice, which only train whole, which not at all, and what the program would cost."""
@@ -37,12 +39,13 @@ def doctor(
         with Working(terminal(stderr=as_json), f"compiling a training step of {model}"):
             import torch
             from crowdlearn_export.doctor.doctor import diagnose
+            from crowdlearn_export.losses.registry import make_loss
 
             from crowdlearn_host.models.named import build_model
 
             network = build_model(model, 0)
             inputs = torch.randn(batch, *sample, generator=torch.Generator().manual_seed(0))
-            report = diagnose(network, inputs)
+            report = diagnose(network, inputs, make_loss(loss.value))
         tell({"model": model, **asdict(report)})
     if not as_json:
         _show(model, report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -14,6 +14,9 @@ from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.coordinator.storage.run_folder import check_has_model, load_model_state
+
+if TYPE_CHECKING:
+    from crowdlearn_host.runs.results.evaluation import Evaluation
 
 MOST_CLASSES = 100
 """Of more classes the table is left out; --json tells them."""
@@ -32,10 +35,10 @@ def evaluate(
     with document(as_json) as tell:
         with Working(console, "evaluating"):
             from crowdlearn_host.runs.results.evaluation import evaluate as run_model  # imports torch
-            from crowdlearn_host.runs.results.kept import model_and_test
+            from crowdlearn_host.runs.results.kept import loss_of, model_and_test
 
             model, test = model_and_test(run, data)
-            result = run_model(model, load_model_state(run), test)
+            result = run_model(model, load_model_state(run), test, loss_of(run))
         tell({"run": str(run), **asdict(result)})
     if as_json:
         return
@@ -43,9 +46,15 @@ def evaluate(
     for number, each in enumerate(result.classes):
         share = f"{100 * each.correct / each.samples:.2f} %" if each.samples else ""
         table.add_row(str(number), str(each.samples), str(each.correct), share)
-    if len(result.classes) <= MOST_CLASSES:
+    if 0 < len(result.classes) <= MOST_CLASSES:
         console.print(table)
-    accuracy = (f"{100 * result.accuracy:.2f} %", "bold")
-    console.print(
-        Text.assemble("test accuracy ", accuracy, f", test loss {result.loss:.4f}, {result.samples} samples")
-    )
+    console.print(in_words(result))
+
+
+def in_words(result: Evaluation) -> Text:
+    """The result in one line: accuracy, or else every metric, then loss and samples."""
+    told = f", test loss {result.loss:.4f}, {result.samples} samples"
+    if result.accuracy is not None:
+        return Text.assemble("test accuracy ", (f"{100 * result.accuracy:.2f} %", "bold"), told)
+    metrics = ", ".join(f"test {name} {value:.4f}" for name, value in result.metrics.items())
+    return Text.assemble((metrics, "bold"), told)

@@ -20,6 +20,7 @@ from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.models.names import check_name, stated_shape
 from crowdlearn_host.planner.problem.fleet import load_fleet
+from crowdlearn_host.spec.loss import LossKind
 from crowdlearn_host.spec.run_spec import SharingSection, TrainingSection, micro_rows
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def plan(
     save: Annotated[Path | None, typer.Option(help="Write the plan here (JSON).")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the plan here (SVG).")] = None,
     force: Force = False,
+    loss: Annotated[LossKind, typer.Option(help="What is to be learned.")] = LossKind.cross_entropy,
     as_json: Json = False,
 ) -> None:
     """Divide MODEL among the devices of a fleet so that least is relayed, with a proof of how good that
@@ -95,6 +97,7 @@ def plan(
         with Working(terminal(stderr=True), f"reading {model}") as working:
             import torch
             from crowdlearn_export.doctor.verdict import trainable_graph
+            from crowdlearn_export.losses.registry import make_loss
 
             from crowdlearn_host.common.home import cache_home
             from crowdlearn_host.models.named import build_model
@@ -103,7 +106,8 @@ def plan(
             from crowdlearn_host.planner.problem.wire_format import wire_format
 
             numbers = wire_format(wire.value)
-            graph = trainable_graph(build_model(model, 0), torch.zeros(2, *sample), model)
+            network, example = build_model(model, 0), torch.zeros(2, *sample)
+            graph = trainable_graph(network, example, model, make_loss(loss.value))
             usual = micro_rows(batch, sample_seconds(graph, devices, numbers))
             training = Training(
                 batch=batch,

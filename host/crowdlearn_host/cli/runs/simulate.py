@@ -97,6 +97,8 @@ def simulate(
 
 def _line(record: Mapping[str, Any]) -> str:
     accuracy = "" if record["accuracy"] is None else f"  test accuracy {record['accuracy']:.4f}"
+    if record["test_loss"] is not None:
+        accuracy = f"  test loss {record['test_loss']:.4f}"
     speed, moved = record["samples"] / record["seconds"], sum(record["bytes"].values()) / 1e6
     at = f"epoch {record['epoch'] + 1}, round {record['round'] + 1}"
     told = f"{at}  training loss {record['loss']:.4f}{accuracy}"

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.options import Set
@@ -22,6 +21,8 @@ from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.runs.session import Session
 from crowdlearn_host.spec.run_spec import RunSpec, load_config
+
+from .evaluate import in_words
 
 if TYPE_CHECKING:
     from crowdlearn_host.runs.results.evaluation import Evaluation
@@ -153,7 +154,5 @@ def _show(
         table.add_row(purpose, size(of["up"]), size(of["down"]))
     console.print(table)
     if result is not None:
-        accuracy = (f"{100 * result.accuracy:.2f} %", "bold")
-        told = f", test loss {result.loss:.4f}, of {result.samples} samples"
-        console.print(Text.assemble("test accuracy ", accuracy, told))
+        console.print(in_words(result))
     console.print(f"run folder: {run}", soft_wrap=True)

@@ -38,7 +38,7 @@ class Checkpoints:
 
     Called in the store's thread. The evaluation has a thread of its own, for which nothing waits: of the
     models that come while one is evaluated the newest is next, and of the others it is told that they were
-    not. The newest checkpoints stay, as many as the configuration says, and the most accurate.
+    not. The newest checkpoints stay, as many as the configuration says, and the best.
     """
 
     def __init__(self, prepared: Prepared, folder: RunFolder, server: Server, losses: EpochLoss) -> None:
@@ -49,7 +49,7 @@ class Checkpoints:
         self._lock = Lock()
         self._due: _Due | None = None
         self._last: tuple[int, Evaluation] | None = None
-        self._accuracy = _accuracies(folder)
+        self._rank = _ranks(folder)
         self._newest = max(folder.checkpoints(), default=-1)
         self._mark()
         plan = prepared.plan
@@ -94,7 +94,7 @@ class Checkpoints:
     def _prune(self) -> None:
         kept = sorted(self._folder.checkpoints())
         with self._lock:
-            best = max(self._accuracy, key=lambda epoch: (self._accuracy[epoch], epoch), default=-1)
+            best = max(self._rank, key=lambda epoch: (self._rank[epoch], epoch), default=-1)
         self._folder.forget_checkpoints(set(kept) - {*kept[-self._config.keep :], best})
 
     def _evaluate(self) -> None:
@@ -104,15 +104,18 @@ class Checkpoints:
         if due is None or self._prepared.test is None:
             return
         try:
-            result = evaluate(copy.deepcopy(self._prepared.model), due.state, self._prepared.test)
+            model, loss = copy.deepcopy(self._prepared.model), self._prepared.loss
+            result = evaluate(model, due.state, self._prepared.test, loss)
         except Exception as error:
             self._loop.call_soon_threadsafe(self._server.fail, error)
             return
         with self._lock:
-            self._accuracy[due.epoch] = result.accuracy
+            self._rank[due.epoch] = result.rank
             self._last = due.epoch, result
         classes = [[each.samples, each.correct] for each in result.classes]
-        told = {"test_loss": result.loss, "test_accuracy": result.accuracy, "classes": classes}
+        told: dict[str, Any] = {"test_loss": result.loss, "classes": classes, "metrics": dict(result.metrics)}
+        if result.accuracy is not None:
+            told["test_accuracy"] = result.accuracy
         self._tell("evaluated", {**due.fields, **told})
 
     def _tell(self, event: str, fields: dict[str, Any]) -> None:
@@ -128,14 +131,14 @@ class Checkpoints:
         if test is None:
             return None
         model, state = copy.deepcopy(self._prepared.model), load_model_state(self._folder.path)
-        return await asyncio.to_thread(evaluate, model, state, test)
+        return await asyncio.to_thread(evaluate, model, state, test, self._prepared.loss)
 
 
-def _accuracies(folder: RunFolder) -> dict[int, float]:
-    """Test accuracy by epoch, as a run that goes on has told it."""
+def _ranks(folder: RunFolder) -> dict[int, float]:
+    """The higher the better by epoch, as a run that goes on has told it: test accuracy, or loss negated."""
     told = (event for event in read_lines(folder.path / "events.jsonl") if event.get("event") == "evaluated")
     return {
-        int(event["epoch"]): float(event["test_accuracy"])
+        int(event["epoch"]): float(event.get("test_accuracy", -event["test_loss"]))
         for event in told
-        if isinstance(event.get("epoch"), int) and isinstance(event.get("test_accuracy"), float)
+        if isinstance(event.get("epoch"), int) and isinstance(event.get("test_loss"), float)
     }

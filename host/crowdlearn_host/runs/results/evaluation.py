@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_export.losses.base import Loss
+from crowdlearn_export.losses.registry import CROSS_ENTROPY
 from torch import nn
 
 from crowdlearn_host.errors import RunError
+
+from .metrics import measured
 
 BATCH = 1024
 
@@ -25,32 +29,44 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`loss` is the mean cross-entropy of a sample; `accuracy` is a share of `samples`; `classes` are in
-    their order.
+    """`loss` is the mean of a sample; `accuracy` is a share of `samples`, None if there are no classes;
+    `classes` are in their order; `metrics` are all that fit, by name.
     """
 
     samples: int
     loss: float
-    accuracy: float
+    accuracy: float | None
     classes: tuple[ClassResult, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> float:
+        """The better the model, the higher: its accuracy, or else its loss negated."""
+        return -self.loss if self.accuracy is None else self.accuracy
 
 
-def evaluate(model: nn.Module, state: Mapping[str, torch.Tensor], data: Dataset) -> Evaluation:
+def evaluate(
+    model: nn.Module, state: Mapping[str, torch.Tensor], data: Dataset, loss: Loss = CROSS_ENTROPY
+) -> Evaluation:
     """The model with these weights on a data set, in evaluation mode. Raises RunError where they do
     not fit.
     """
     try:
         model.load_state_dict(state)
         model.eval()
-        loss, right = 0.0, np.zeros(len(data), bool)
+        summed, found = 0.0, []
         with torch.no_grad():
             for start in range(0, len(data), BATCH):
-                labels = torch.from_numpy(data.labels[start : start + BATCH])
-                logits = model(torch.from_numpy(data.inputs[start : start + BATCH]))
-                loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-                right[start : start + BATCH] = (logits.argmax(1) == labels).numpy()
+                targets = torch.from_numpy(data.labels[start : start + BATCH])
+                scores = model(torch.from_numpy(data.inputs[start : start + BATCH]))
+                summed += float(loss.reference(scores, targets))
+                found.append(scores.numpy())
     except (RuntimeError, IndexError) as error:
         raise RunError(f"the model does not fit these weights or this data: {error}") from error
-    samples, correct = np.bincount(data.labels), np.bincount(data.labels, right)
+    scores, spec = np.concatenate(found), loss.targets(found[0].shape[1])
+    metrics = measured(spec, scores, data.labels)
+    if not spec.are_classes:
+        return Evaluation(len(data), summed / len(data), None, (), metrics)
+    samples, correct = np.bincount(data.labels), np.bincount(data.labels, scores.argmax(1) == data.labels)
     classes = (ClassResult(int(n), int(k)) for n, k in zip(samples, correct, strict=True))
-    return Evaluation(len(data), loss / len(data), int(right.sum()) / len(data), tuple(classes))
+    return Evaluation(len(data), summed / len(data), metrics["accuracy"], tuple(classes), metrics)

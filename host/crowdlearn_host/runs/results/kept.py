@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from crowdlearn_device.data.dataset import Dataset, long_axes
+from crowdlearn_export.losses.base import Loss
+from crowdlearn_export.losses.registry import make_loss
 from torch import nn
 
 from crowdlearn_host.coordinator.storage.run_folder import check_has_model, load_model_state
@@ -38,7 +40,7 @@ def evaluated(run: Path, data: str | None) -> Evaluation:
     """Evaluate a run's newest global model on the test split of `data`, or else of the run's own data."""
     check_has_model(run)
     model, test = model_and_test(run, data)
-    return evaluate(model, load_model_state(run), test)
+    return evaluate(model, load_model_state(run), test, loss_of(run))
 
 
 def model_and_test(run: Path, data: str | None) -> tuple[nn.Module, Dataset]:
@@ -59,6 +61,15 @@ def model_and_test(run: Path, data: str | None) -> tuple[nn.Module, Dataset]:
     test = _test(run, simulated.model, data, began_with.place if began_with else None)
     shape = input_shape(simulated.model, _trained_on(run) or test.inputs.shape[1:])
     return build_model(simulated.model, simulated.seed), test.shaped(shape, "the test data")
+
+
+def loss_of(run: Path) -> Loss:
+    """The loss that the run's model learned."""
+    if (run / "run.db").exists():
+        wanted = load_kept(run, RunSpec).training.loss
+    else:
+        wanted = load_kept_simulation(run).training.loss
+    return make_loss(wanted.kind, **wanted.options)
 
 
 def _check_simulated(run: Path) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.graph.freezing import resting_modules, to_training
+from crowdlearn_export.losses.registry import make_loss
 from torch import Tensor, nn
 
 from crowdlearn_host.methods.index_space import FlatEntry
@@ -24,6 +24,8 @@ class ByAutograd:
 
     def __init__(self, model: nn.Module, layout: Sequence[FlatEntry], workload: Workload) -> None:
         self._model, self._workload = model, workload
+        wanted = workload.config.training.loss
+        self._loss = make_loss(wanted.kind, **wanted.options)
         self._noise = torch.Generator()
         round_sums(model, workload.config.training.wire, workload.crossings, self._noise)
         put_on_shares(model, workload.on_shares)
@@ -68,6 +70,15 @@ class ByAutograd:
         classes: Indices = scores.argmax(1).numpy()
         return classes
 
+    def loss(self, flat: Floats, tested: range) -> float:
+        """The loss summed over these test samples, by running statistics; `vector` becomes `flat`."""
+        self._model.eval()
+        self.vector[:] = flat
+        test = self._workload.test
+        with torch.no_grad():
+            scores = self._model(torch.from_numpy(test.inputs[tested]))
+            return float(self._loss.reference(scores, torch.from_numpy(test.labels[tested])))
+
     def _view(self, vector: Floats, entry: FlatEntry) -> Tensor:
         return torch.from_numpy(vector[entry.start : entry.stop]).view(entry.shape)
 
@@ -111,7 +122,7 @@ class ByAutograd:
         rows = parts[-1].stop - parts[0].start
         summed, gradients = 0.0, list[Tensor]()
         for part in parts:
-            loss = F.cross_entropy(self._model(inputs[part]), labels[part], reduction="sum")
+            loss = self._loss.reference(self._model(inputs[part]), labels[part])
             summed += loss.item()
             each = torch.autograd.grad(loss / rows, self._parameters)
             gradients = list(torch._foreach_add(gradients, each)) if gradients else list(each)

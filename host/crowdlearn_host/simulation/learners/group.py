@@ -53,6 +53,8 @@ class Learner(Protocol):
 
     def classify(self, flat: Floats, tested: range) -> Indices: ...
 
+    def loss(self, flat: Floats, tested: range) -> float: ...
+
 
 class GroupModel:
     """The model of one group at a time; weights go in and out as a vector, in the order of sharing.flat."""
@@ -93,9 +95,13 @@ class GroupModel:
             total[part] = start[part]  # as it is: a mean of equal numbers may be rounded
         return GroupResult(learner.left(total), nothing, nothing, loss / sum(samples), sum(samples))
 
-    def right(self, weights: Floats, tested: range) -> int:
-        """How many of these test samples a model of these weights gets right, by its running statistics."""
-        return int((self._learner.classify(weights, tested) == self._workload.test.labels[tested]).sum())
+    def tested(self, weights: Floats, tested: range) -> float:
+        """How many of these test samples a model of these weights gets right, by its running statistics; or
+        its loss summed over them, if there are no classes.
+        """
+        if not self._workload.by_classes:
+            return self._learner.loss(weights, tested)
+        return float((self._learner.classify(weights, tested) == self._workload.test.labels[tested]).sum())
 
 
 def warm_up(workload: Workload) -> None:
@@ -106,4 +112,4 @@ def warm_up(workload: Workload) -> None:
     weights = flatten(build_model(workload.config.model, workload.config.seed).state_dict())
     momentum = np.zeros_like(weights) if workload.config.training.momentum else np.zeros(0, np.float32)
     model.train((Pass(0, 0),), weights, momentum, 0.0, accumulate=True)
-    model.right(weights, range(min(len(workload.test), rows)))
+    model.tested(weights, range(min(len(workload.test), rows)))

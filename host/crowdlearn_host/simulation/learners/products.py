@@ -9,6 +9,7 @@ from crowdlearn_device.protocol.frames import Floats
 from torch import nn
 
 from crowdlearn_host.methods.index_space import FlatEntry
+from crowdlearn_host.spec.loss import CROSS_ENTROPY
 
 from .dense import DenseChain, Fed
 from .samples import Indices, Samples
@@ -31,6 +32,7 @@ class ByProducts:
         training = workload.config.training
         plain = not (training.momentum or training.weight_decay or training.staleness)
         whole = not training.micro_batch or workload.least_rows == 1  # only batch norm tells the difference
+        plain = plain and training.loss == CROSS_ENTROPY
         if not plain or training.wire != "float32" or not whole or workload.on_shares:
             return None
         chain = DenseChain.of(model, layout, _flattened(workload.inputs))
@@ -45,6 +47,10 @@ class ByProducts:
         if self._tested is None:
             self._tested = self._chain.columns.apart(_flattened(self._workload.test.inputs))
         return self._chain.classify(flat, self._tested, tested)
+
+    def loss(self, flat: Floats, tested: range) -> float:
+        """Not needed: there are classes."""
+        raise NotImplementedError
 
     def _fed(self, each: Pass) -> Fed:
         own, columns = self._workload.devices[each.device], self._chain.columns

@@ -25,9 +25,10 @@ class Pass:
 
 @dataclass(frozen=True)
 class Workload:
-    """What stays the same in a run: samples, labels int64 [N], the positions of each device's samples, the
-    test data, what travels between a group's pieces, the samples that a mini-batch has at least, and the
-    names of the arrays that are frozen. `on_shares` are edges whose modules compute on shares, by name.
+    """What stays the same in a run: samples, labels as the loss takes them, the positions of each device's
+    samples, the test data, what travels between a group's pieces, the samples that a mini-batch has at least,
+    and the names of the arrays that are frozen. `on_shares` are edges whose modules compute on shares, by
+    name.
     """
 
     config: SimulationConfig
@@ -39,6 +40,11 @@ class Workload:
     least_rows: int = 1
     frozen: tuple[str, ...] = ()
     on_shares: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def by_classes(self) -> bool:
+        """Whether targets are classes."""
+        return self.labels.dtype.kind == "i"
 
     def samples(self, each: Pass) -> int:
         """How many the dominator has."""

@@ -1,0 +1,25 @@
+"""Targets: what a loss compares scores with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """What a loss compares the scores of one sample with: classes from 0 (int64), or numbers (float32) of
+    this shape from `least` to `most`.
+    """
+
+    dtype: str = "int64"
+    shape: tuple[int, ...] = ()
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def are_classes(self) -> bool:
+        """Whether a target is a class."""
+        return self.dtype == "int64"
+
+
+CLASSES = TargetSpec()

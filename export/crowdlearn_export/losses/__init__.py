@@ -1,0 +1,1 @@
+"""Losses: each one object, in the program, in simulations and in evaluation."""

@@ -1,0 +1,39 @@
+"""What every loss is: the targets that it takes, its value in operators that phones run, and PyTorch's own.
+
+The loss of a mini-batch is the mean over its samples, as PyTorch's reduction="mean" gives it: of several
+outputs a sample's loss is the mean over them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from crowdlearn_device.protocol.targets import TargetSpec
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Loss(ABC):
+    """A function of scores [B, outputs] and targets to be made small."""
+
+    kind: ClassVar[str]
+    """How configurations name it."""
+    of_logits: ClassVar[bool] = False
+    """Whether scores are what stands before Softmax or Sigmoid."""
+
+    @abstractmethod
+    def targets(self, outputs: int) -> TargetSpec:
+        """The targets of one sample, for a model of so many outputs.
+
+        Raises UnsupportedModule if the loss of so many outputs cannot be learned.
+        """
+
+    @abstractmethod
+    def value(self, scores: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
+        """The losses of samples, summed and scaled, in operators that can be lowered."""
+
+    @abstractmethod
+    def reference(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """The losses of samples, summed, as PyTorch computes them."""

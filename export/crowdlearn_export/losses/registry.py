@@ -1,0 +1,20 @@
+"""Losses by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .base import Loss
+from .classes import CrossEntropy
+from .numbers import AbsoluteError, BinaryCrossEntropy, HuberError, SquaredError
+
+LOSSES: dict[str, type[Loss]] = {
+    each.kind: each for each in (CrossEntropy, SquaredError, AbsoluteError, HuberError, BinaryCrossEntropy)
+}
+CROSS_ENTROPY = CrossEntropy()
+"""What is learned unless something else is asked for."""
+
+
+def make_loss(kind: str, **options: Any) -> Loss:
+    """The loss called `kind`."""
+    return LOSSES[kind](**options)

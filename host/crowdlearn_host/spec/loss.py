@@ -1,0 +1,58 @@
+"""The loss of a run, as a configuration names it: loss = "mse", or a table with options."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from crowdlearn_host.common.toml_files import Section
+
+
+class LossKind(StrEnum):
+    """Every loss, by name."""
+
+    cross_entropy = "cross_entropy"
+    mse = "mse"
+    l1 = "l1"
+    huber = "huber"
+    bce = "bce"
+
+
+OPTIONS = {"cross_entropy": {"label_smoothing"}, "huber": {"delta"}}
+"""The options of each loss that has some."""
+
+
+class LossSection(Section):
+    """cross_entropy over classes; mse, l1 or huber between numbers; bce for yes and no of each output.
+
+    `label_smoothing` is cross_entropy's share of the target that is spread over all classes. huber is squared
+    up to a difference of `delta`.
+    """
+
+    kind: LossKind = LossKind.cross_entropy
+    label_smoothing: float | None = Field(None, ge=0, lt=1)
+    delta: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _has_its_own_options(self) -> Self:
+        for name in self.options:
+            if name not in OPTIONS.get(self.kind, set()):
+                raise ValueError(f"loss {self.kind} has no {name}; leave it out")
+        return self
+
+    @property
+    def options(self) -> dict[str, float]:
+        """The options that are given."""
+        given = {"label_smoothing": self.label_smoothing, "delta": self.delta}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def _by_name(given: Any) -> Any:
+    return {"kind": given} if isinstance(given, str) else given
+
+
+LossSpec = Annotated[LossSection, BeforeValidator(_by_name)]
+CROSS_ENTROPY = LossSection.model_validate({})
+"""What is learned unless something else is asked for."""

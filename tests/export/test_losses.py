@@ -1,0 +1,77 @@
+"""Every loss has PyTorch's value and gradient, also in the program of a piece, and tells its targets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from crowdlearn_export.errors import UnsupportedModule
+from crowdlearn_export.losses.base import Loss
+from crowdlearn_export.losses.classes import CrossEntropy
+from crowdlearn_export.losses.numbers import HuberError
+from crowdlearn_export.losses.registry import LOSSES, make_loss
+from crowdlearn_export.program.slice_program import export_slice
+from crowdlearn_export.stages.stage import Optimizer
+from crowdlearn_export.tracing.trace import neuron_graph
+from torch import Tensor, nn
+
+EVERY: list[Loss] = [*(make_loss(kind) for kind in LOSSES), CrossEntropy(0.1), HuberError(0.3)]
+OWN = {
+    "cross_entropy": nn.CrossEntropyLoss(),
+    "mse": nn.MSELoss(),
+    "l1": nn.L1Loss(),
+    "huber": nn.HuberLoss(),
+    "bce": nn.BCEWithLogitsLoss(),
+}
+
+
+def example(loss: Loss, rows: int = 9, outputs: int = 4) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(rows)
+    scores = torch.randn(rows, outputs, generator=draw, dtype=torch.float64) * 3
+    spec = loss.targets(outputs)
+    if spec.are_classes:
+        return scores, torch.randint(0, outputs, (rows,), generator=draw)
+    drawn = torch.rand(rows, *spec.shape, generator=draw, dtype=torch.float64)
+    return scores, drawn if spec.most == 1 else drawn * 6 - 3
+
+
+@pytest.mark.parametrize("loss", EVERY, ids=repr)
+def test_value_and_gradient_are_pytorchs(loss: Loss) -> None:
+    scores, targets = example(loss)
+    found, due = scores.clone().requires_grad_(), scores.clone().requires_grad_()
+    value = loss.value(found, targets, torch.tensor(1 / len(scores), dtype=torch.float64))
+    own = loss.reference(due, targets) / len(scores)
+    torch.testing.assert_close(value, own)
+    torch.testing.assert_close(*(torch.autograd.grad(v, x)[0] for v, x in ((value, found), (own, due))))
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_mini_batch_has_the_mean_that_pytorch_defines(kind: str) -> None:
+    loss = make_loss(kind)
+    scores, targets = example(loss)
+    torch.testing.assert_close(loss.reference(scores, targets) / len(scores), OWN[kind](scores, targets))
+
+
+@pytest.mark.parametrize("kind", ["bce", "cross_entropy"])
+def test_large_scores_do_not_overflow(kind: str) -> None:
+    loss = make_loss(kind)
+    scores = torch.tensor([[500.0, -500.0], [-500.0, 500.0]]).requires_grad_()
+    targets = torch.tensor([0, 1]) if kind == "cross_entropy" else torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    value = loss.value(scores, targets, torch.tensor(1.0))
+    torch.testing.assert_close(value, loss.reference(scores, targets))
+    assert torch.autograd.grad(value, scores)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("loss", EVERY, ids=repr)
+def test_a_piece_learns_it(loss: Loss) -> None:
+    """Exporting compares with float64 autograd, forward and backward, in stages and as one program."""
+    model = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+    graph = neuron_graph(model, torch.zeros(2, 5))
+    for owned in ([5, 6, 3], [5, 0, 3]):
+        program = export_slice(graph, owned, Optimizer(0.9), loss, max_batch=8)
+        assert program.manifest.targets == loss.targets(3)
+
+
+def test_one_score_learns_numbers_but_no_class() -> None:
+    with pytest.raises(UnsupportedModule, match='train with loss = "bce" or "mse"'):
+        CrossEntropy().targets(1)
+    assert all(make_loss(kind).targets(1).shape == (1,) for kind in LOSSES if kind != "cross_entropy")

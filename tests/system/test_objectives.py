@@ -1,0 +1,74 @@
+"""Whatever is learned, phones and simulation end with the same weights, and the model is tested and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from crowdlearn_host.coordinator.storage.run_folder import load_model_state
+from crowdlearn_host.methods.index_space import unflatten
+from crowdlearn_host.runs.data import load_split
+from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.simulation.engine import global_weights, run
+from crowdlearn_host.simulation.setting import prepare as simulated
+from crowdlearn_host.simulation.workers import InProcess
+from crowdlearn_host.spec.run_spec import RunSpec
+from crowdlearn_host.spec.simulated import simulated as as_simulation
+
+from .over_adb import trained
+
+pytestmark = pytest.mark.system
+PHONES, SAMPLES = 3, 120
+DENSE = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, {outputs}))
+"""
+
+
+def learned(folder: Path, outputs: int, *, labels: bool) -> Path:
+    """Data of a linear map: numbers, or labels 0 and 1."""
+    draw = np.random.default_rng(0)
+    way = draw.normal(size=(6, outputs))
+    for split in ("train", "test"):
+        inputs = draw.normal(size=(SAMPLES, 6)).astype(np.float32)
+        numbers = inputs @ way
+        targets = (numbers > 0) if labels else numbers
+        np.savez(folder / split, inputs=inputs, labels=targets.astype(np.float32))
+    return folder
+
+
+OBJECTIVES: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "regression": (DENSE, 1, {"loss": "mse", "learning_rate": 0.02}),
+    "several labels": (DENSE, 4, {"loss": "bce"}),
+    "huber": (DENSE, 2, {"loss": {"kind": "huber", "delta": 0.5}}),
+}
+
+
+@pytest.mark.parametrize("what", OBJECTIVES)
+def test_phones_and_simulation_learn_the_same(what: str, tmp_path: Path) -> None:
+    source, outputs, training = OBJECTIVES[what]
+    (tmp_path / "net.py").write_text(source.format(outputs=outputs))
+    data = learned(tmp_path, outputs, labels=training["loss"] == "bce")
+    values: dict[str, Any] = {"data": str(data), "model": f"{tmp_path / 'net.py'}:build"}
+    values["group"] = {"pieces": 3, "keep_model": True}
+    common = {"epochs": 2, "batch": 10, "wire": "float32", "seed": 5, "kernels": "by_size"}
+    values["training"] = {**common, **training}
+    spec = RunSpec.model_validate(values)
+    prepared = prepare(spec, lambda event, fields: None)
+    real = load_model_state(trained(prepared, PHONES, tmp_path))
+
+    train = load_split(str(data), "train")
+    dealt = np.array_split(np.random.default_rng(5).permutation(len(train)), PHONES)
+    micro = spec.training.micro_rows(pieces=3)
+    setting = simulated(as_simulation(spec, PHONES, micro), train, load_split(str(data), "test"), dealt)
+    state = run(setting, InProcess(setting.workload))
+    expected = unflatten(global_weights(setting, state), prepared.model.state_dict())
+    for name, value in real.items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-4, err_msg=name)
+    assert state.records[-1].accuracy is None
+    assert state.records[-1].test_loss is not None
+    assert state.records[-1].loss < state.records[0].loss
