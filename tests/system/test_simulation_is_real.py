@@ -64,8 +64,8 @@ def test_phones_and_simulation_end_with_the_same_weights(
 
     data = load_split("digits", "train")
     dealt = np.array_split(np.random.default_rng(5).permutation(len(data)), PHONES)
-    micro = spec.training.micro_rows(pieces=pieces)
-    setting = simulated(as_simulation(spec, PHONES, micro), data, load_split("digits", "test"), dealt)
+    described = as_simulation(spec, PHONES, prepared.micro_batch)
+    setting = simulated(described, data, load_split("digits", "test"), dealt)
     state = run(setting, InProcess(setting.workload))
     expected = unflatten(global_weights(setting, state), prepared.model.state_dict())
     floats = {name: value for name, value in real.items() if value.is_floating_point()}

@@ -37,6 +37,7 @@ from crowdlearn_host.spec.run_spec import MOST_GROUPS, RunSpec
 
 from .affordable import check_affordable
 from .data import check_enough, deal, load_split, sample_shape, to_npz
+from .micro_batch import rows_of
 
 WIRE = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "int8": pb.INT8}
 
@@ -64,7 +65,7 @@ class Checked:
 class Prepared:
     """A run before its first device is touched. `programs` are the plan's, by piece; `whole` is the whole
     network's, where devices keep the model; `exported` are all that devices may need; `given` is what was
-    read, by name.
+    read, by name. `micro_batch` is in samples.
     """
 
     config: RunSpec
@@ -72,6 +73,7 @@ class Prepared:
     graph: NeuronGraph
     loss: Loss
     plan: Plan
+    micro_batch: int
     programs: tuple[SliceProgram, ...]
     fallbacks: tuple[Cut, ...]
     whole: SliceProgram | None
@@ -122,7 +124,7 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     fewer = range(section.min_pieces or len(plan.pieces), len(plan.pieces))
     fallbacks = tuple(balanced(graph, pieces) for pieces in fewer)
     training = config.training
-    micro = training.micro_rows(plan.micro_batch, pieces=len(plan.pieces))
+    micro = rows_of(training, graph, plan)
     check_affordable(plan, config, micro)
     if micro < graph.least_rows:
         raise ConfigError(
@@ -177,6 +179,7 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
         graph,
         checked.loss,
         plan,
+        checked.micro_batch,
         of_pieces(plan),
         cuts,
         whole,
@@ -236,7 +239,7 @@ def _settings(
         programs=tuple(program.manifest.sha256 for program in prepared.programs),
         epochs=training.epochs,
         batch=training.batch,
-        micro_batch=training.micro_rows(prepared.plan.micro_batch, pieces=len(prepared.plan.pieces)),
+        micro_batch=prepared.micro_batch,
         in_flight=training.in_flight,
         learning_rate=training.learning_rate,
         seed=training.seed,

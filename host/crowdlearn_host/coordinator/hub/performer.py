@@ -98,7 +98,8 @@ class Performer:
         if self._failed:
             return
         queue, commit, unsaved = self._queues[index], None, True
-        for effect in effects:
+        # What happened is in the logs before it is saved: a host that dies then has told of it.
+        for effect in sorted(effects, key=lambda effect: not isinstance(effect, do.Record)):
             match effect:
                 case do.Commit():
                     commit, unsaved = effect, True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
 from crowdlearn_device.piece.routes import overlap
@@ -26,16 +26,23 @@ def purpose_of(frame: pb.Frame) -> str:
 
 def exchanged_bytes(graph: NeuronGraph, layout: Layout, rows: int, dtype: pb.DType = pb.FLOAT32) -> int:
     """Bytes on the wire, from devices, of all sums and errors of one micro-batch of `rows` samples."""
-    total = 0
+    return sum(times * message_bytes(rows, shape, dtype) for times, shape in _exchanged(graph, layout))
+
+
+def exchanged_messages(graph: NeuronGraph, layout: Layout) -> int:
+    """Messages with sums and errors of one micro-batch, from devices."""
+    return sum(times for times, _ in _exchanged(graph, layout))
+
+
+def _exchanged(graph: NeuronGraph, layout: Layout) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """What a micro-batch sends: how often, and the shape of a sample's sums."""
     for edge, taught in zip(graph.edges, graph.taught, strict=True):
         matched = edge.kind in ("identity", "depthwise")
         for source, target in product(range(len(layout)), repeat=2):
             has, wants = layout[source][edge.source], layout[target][edge.target]
             start, stop = overlap(has, wants) if matched else wants
             if source != target and has[1] > has[0] and stop > start:
-                shape = (stop - start, *graph.layers[edge.target].sum_shape)
-                total += (1 + taught) * message_bytes(rows, shape, dtype)
-    return total
+                yield 1 + taught, (stop - start, *graph.layers[edge.target].sum_shape)
 
 
 class Traffic:

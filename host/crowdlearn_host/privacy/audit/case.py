@@ -118,7 +118,7 @@ def recipe_of(prepared: Prepared) -> Recipe:
     told = pb.Training(
         learning_rate=training.learning_rate,
         batch=training.batch,
-        micro_batch=training.micro_rows(plan.micro_batch, pieces=len(plan.pieces)),
+        micro_batch=prepared.micro_batch,
         in_flight=training.in_flight,
         seed=training.seed,
         snapshot_every=training.snapshot_every,

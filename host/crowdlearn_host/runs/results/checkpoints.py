@@ -52,8 +52,7 @@ class Checkpoints:
         self._rank = _ranks(folder)
         self._newest = max(folder.checkpoints(), default=-1)
         self._mark()
-        plan = prepared.plan
-        rows = prepared.config.training.micro_rows(plan.micro_batch, pieces=len(plan.pieces))
+        rows = prepared.micro_batch
         layout = [piece.neurons for piece in prepared.plan.pieces]
         wire = WIRE[prepared.config.training.wire]
         self._planned = exchanged_bytes(prepared.graph, layout, rows, wire) / rows

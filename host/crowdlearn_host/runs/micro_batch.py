@@ -1,0 +1,40 @@
+"""The micro-batch of a run whose links nobody measured: one that computes as long as its messages cost."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+
+from crowdlearn_host.coordinator.hub.traffic import exchanged_messages
+from crowdlearn_host.planner.plan import Plan
+from crowdlearn_host.spec.training import ALONE_ROWS, TrainingSection, micro_rows
+
+MESSAGE_SECONDS = 300e-6
+"""CPU time of one message at its sender, the relay and its receiver, all in (benchmarks/message_cost.py)."""
+MACS_PER_SECOND = 5e9
+"""What one core of a phone multiplies, where nobody measured it."""
+
+
+def rows_of(training: TrainingSection, graph: NeuronGraph, plan: Plan) -> int:
+    """Samples of a micro-batch: the configuration's or the plan's, or else `cheapest_rows`.
+
+    Raises ConfigError where the configuration's is more than the plan's.
+    """
+    pieces = len(plan.pieces)
+    told = training.micro_rows(plan.micro_batch, pieces=pieces)
+    if training.micro_batch or plan.micro_batch or pieces == 1:
+        return told
+    return cheapest_rows(graph, plan, training.batch)
+
+
+def cheapest_rows(graph: NeuronGraph, plan: Plan, batch: int) -> int:
+    """Rows of equal parts of a mini-batch, as many parts as keep messages below half of a run's CPU time.
+
+    Never fewer rows than `micro_rows`, nor more than a device that holds the whole network takes at once.
+    """
+    messages = exchanged_messages(graph, [piece.neurons for piece in plan.pieces])
+    computing = sum(piece.macs for piece in plan.pieces) / MACS_PER_SECOND
+    worth = messages * MESSAGE_SECONDS / max(computing, 1e-12)
+    parts = max(1, int(batch / max(micro_rows(batch), worth)), ceil(batch / ALONE_ROWS))
+    return ceil(batch / parts)
