@@ -10,6 +10,7 @@ import asyncio
 import random
 import sys
 import time
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,20 @@ class TamperingServer(Server):
     mean = 0.0
     due = float("inf")
 
-    async def _take(self, attached: Any, data: bytes) -> None:
+    def take(self, attached: Any, data: bytes) -> Awaitable[None] | None:
         frame = pb.Frame.FromString(data)
         if time.monotonic() >= self.due and frame.HasField("envelope"):
             self._plan_next()
             if self.rng.random() < 0.5:
                 self.record(None, "tampered", {"how": "repeated"})
-                await super()._take(attached, data)
+                super().take(attached, data)
             else:
                 self.record(None, "tampered", {"how": "damaged"})
                 sealed = bytearray(frame.envelope.sealed)
                 sealed[self.rng.randrange(len(sealed))] ^= 1 << self.rng.randrange(8)
                 frame.envelope.sealed = bytes(sealed)
                 data = frame.SerializeToString()
-        await super()._take(attached, data)
+        return super().take(attached, data)
 
     @classmethod
     def _plan_next(cls) -> None:

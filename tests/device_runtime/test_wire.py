@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import MAX_FRAME, decode_frame, decode_tensor, encode_tensor
+from crowdlearn_device.protocol.frames import (
+    MAX_FRAME,
+    Address,
+    address_of,
+    decode_frame,
+    decode_tensor,
+    encode_tensor,
+)
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -99,3 +106,31 @@ def test_a_tensor_of_another_shape_than_due_is_refused():
 def test_a_frame_that_is_too_large_is_refused_before_it_is_parsed():
     with pytest.raises(WireError, match="at most"):
         decode_frame(bytes(MAX_FRAME + 1))
+
+
+@given(
+    st.builds(
+        pb.Envelope,
+        generation=st.integers(0, (1 << 32) - 1),
+        sender=st.integers(0, (1 << 32) - 1),
+        receiver=st.integers(0, 300),
+        sequence=st.integers(0, (1 << 32) - 1),
+        purpose=st.sampled_from(pb.Purpose.values()),
+        sealed=st.binary(max_size=300),
+        express=st.booleans(),
+    )
+)
+def test_an_address_is_read_as_the_whole_envelope_is(envelope):
+    address = address_of(pb.Frame(envelope=envelope).SerializeToString())
+    assert address == tuple(getattr(envelope, name) for name in Address._fields)
+
+
+@given(st.binary(max_size=40), st.integers(0, 40), st.integers(0, 255))
+def test_what_has_an_address_is_an_envelope_that_decodes_to_it(noise, at, byte):
+    whole = pb.Frame(envelope=pb.Envelope(generation=300, sender=1, receiver=2, sealed=noise, express=True))
+    damaged = bytearray(whole.SerializeToString())
+    damaged[at % len(damaged)] = byte
+    for data in (bytes(damaged), bytes(damaged[:at]), noise, b"\x42" + bytes([len(noise)]) + noise):
+        if (address := address_of(data)) is not None:
+            envelope = decode_frame(data).envelope
+            assert address == tuple(getattr(envelope, name) for name in Address._fields)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf, prod
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,9 @@ _WORDS = {
     for body in pb.Frame.DESCRIPTOR.fields
 }
 """By kind of frame, its fields that say one of a few words, as numbers."""
+_ENVELOPE = pb.Frame.DESCRIPTOR.fields_by_name["envelope"].number << 3 | 2
+_SEALED = pb.Envelope.DESCRIPTOR.fields_by_name["sealed"].number << 3 | 2
+_PURPOSES = frozenset(pb.Purpose.values())
 
 
 def decode_message(kind: type[M], data: bytes) -> M:
@@ -66,6 +69,64 @@ def decode_frame(data: bytes) -> pb.Frame:
         if (said := getattr(getattr(frame, kind), name)) not in known:
             raise WireError(f"{kind} of unknown {name} {said}; update the older side")
     return frame
+
+
+class Address(NamedTuple):
+    """An envelope as far as the relay reads it."""
+
+    generation: int
+    sender: int
+    receiver: int
+    purpose: int
+    express: bool
+
+
+def address_of(data: bytes) -> Address | None:
+    """Where an envelope goes, without a copy of what is sealed in it.
+
+    None where the frame is no envelope, or not laid out as protobuf lays one out: `decode_frame` tells then
+    what it is.
+    """
+    try:
+        if data[0] != _ENVELOPE:
+            return None
+        length, at = _varint(data, 1)
+        end = at + length
+        if end != len(data):
+            return None
+        found = [0] * 8
+        while at < end:
+            tag = data[at]
+            if tag & 7 or tag > 56:
+                if tag != _SEALED:
+                    return None
+                length, at = _varint(data, at + 1)
+                at += length
+                continue
+            value = data[at + 1]
+            at += 2
+            if value > 127:
+                value, at = _varint(data, at - 1)
+            found[tag >> 3] = value
+    except IndexError:
+        return None
+    _, generation, sender, receiver, sequence, purpose, _, express = found
+    if at != end or purpose not in _PURPOSES or max(generation, sender, receiver, sequence) >= 1 << 32:
+        return None
+    return Address(generation, sender, receiver, purpose, bool(express))
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number of up to five bytes, and where it ends. Raises IndexError where there is none."""
+    value = data[at] & 0x7F
+    for shift in range(7, 36, 7):
+        if data[at] < 128:
+            return value, at + 1
+        at += 1
+        value |= (data[at] & 0x7F) << shift
+    if data[at] >= 128:
+        raise IndexError
+    return value, at + 1
 
 
 def encode_tensor(

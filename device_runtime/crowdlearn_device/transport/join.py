@@ -78,23 +78,23 @@ async def join_host(
             continue
         try:
             async with connect(
-                url, ssl=context, compression=None, max_size=MAX_FRAME, ping_timeout=60, proxy=None
+                url, ssl=context, compression=None, max_size=MAX_FRAME, ping_interval=None, proxy=None
             ) as connection:
                 _check_certificate(connection, pin)
                 log.info("connected to %s", address.netloc)
                 member = FetchingMember(name, home, identity, samples, load, token)
                 began = time.monotonic()
-                await run_member(connection, member, leaving, battery)
+                ended = await run_member(connection, member, leaving, battery)
                 if member.device >= 0:
                     retry.lasted(time.monotonic() - began)
                 if member.finished is not None:
                     log.info("finished: %s", member.finished)
                     if once:
                         return
-            if connection.close_code == REFUSED:
-                raise JoinError(f"{address.netloc} refuses this device: {connection.close_reason}")
-            if connection.close_code == TRY_LATER:
-                log.info("%s is to be tried again: %s", address.netloc, connection.close_reason)
+            if ended.close_code == REFUSED:
+                raise JoinError(f"{address.netloc} refuses this device: {ended.close_reason}")
+            if ended.close_code == TRY_LATER:
+                log.info("%s is to be tried again: %s", address.netloc, ended.close_reason)
         except (OSError, WebSocketException) as error:
             log.info("%s cannot be reached (%s)", address.netloc, error)
         await retry.pause(leaving)

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from crowdlearn_device.data.dataset import Dataset, load_dataset
-from crowdlearn_device.errors import DeviceError, WireError
+from crowdlearn_device.errors import DeviceError
 from crowdlearn_device.member.member import Member
 from crowdlearn_device.platform.battery import Battery
 from crowdlearn_device.platform.files import write_atomically
@@ -24,7 +23,7 @@ from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_device.protocol.frames import MAX_FRAME, decode_frame
 from crowdlearn_device.security.envelope import Identity
 
-from .outbound_queue import Line
+from .message_stream import PROTOCOL_ERROR, MessageStream, taken_over
 
 log = logging.getLogger("crowdlearn")
 
@@ -45,13 +44,21 @@ async def run_member(
     leaving: asyncio.Event,
     battery: Battery | None = None,
     every: float = BATTERY_SECONDS,
-) -> None:
-    """Drive a member over one connection until the run is over for it or the connection ends.
+) -> MessageStream:
+    """Drive a member over one connection until the run is over for it or the connection ends; the stream,
+    which is closed then.
 
     Once `leaving` is set, or the battery is low, it asks to go.
     """
     arrived = asyncio.Event()
-    line = Line(connection)
+
+    def take(data: bytes) -> None:
+        member.receive(decode_frame(data))
+        arrived.set()
+
+    line = taken_over(connection, take)
+    ending = asyncio.create_task(line.ended())
+    ending.add_done_callback(lambda _: arrived.set())
     asked = asyncio.create_task(leaving.wait())
     asked.add_done_callback(lambda _: arrived.set())
 
@@ -63,25 +70,10 @@ async def run_member(
             await asyncio.sleep(every)
         arrived.set()
 
-    async def read() -> None:
-        try:
-            async for data in connection:
-                if isinstance(data, str):
-                    raise WireError("text where a binary frame was due")
-                member.receive(decode_frame(data))
-                arrived.set()
-        except WireError as error:
-            log.error("closing the connection: %s", error)
-            await connection.close(1002, str(error)[:100])
-        finally:
-            arrived.set()
-
-    reader = asyncio.create_task(read())
-    sender = asyncio.create_task(line.drain())
     watcher = asyncio.create_task(watch())
     try:
         going = False
-        while not reader.done() and member.finished is None:
+        while not line.gone and member.finished is None:
             arrived.clear()  # before the work: what arrives while frames go out must not be forgotten
             if (leaving.is_set() or why) and not going:
                 going = True
@@ -94,17 +86,22 @@ async def run_member(
                     log.error("fault: %s", frame.fault.reason)
                 line.put(frame.SerializeToString(), express=frame.envelope.express)
                 del frame
-                await line.room()
+                if not line.has_room:
+                    await line.room()
             if busy or member.outbox:
-                await asyncio.sleep(0)  # let the reader and the sender in
+                await asyncio.sleep(0)  # let in what arrives
             else:
                 await arrived.wait()
+        if line.gone and line.close_code == PROTOCOL_ERROR:
+            log.error("the connection is closed: %s", line.close_reason)
     finally:
-        for task in (asked, reader, sender, watcher):
+        for task in (asked, ending, watcher):
             task.cancel()
-        for error in await asyncio.gather(reader, sender, watcher, return_exceptions=True):
-            if isinstance(error, Exception) and not isinstance(error, ConnectionClosed):
+        for error in await asyncio.gather(ending, watcher, return_exceptions=True):
+            if isinstance(error, Exception):
                 log.error("the connection ends", exc_info=error)
+        await line.close()
+    return line
 
 
 async def serve_device(
@@ -168,7 +165,7 @@ async def serve_device(
         max_size=MAX_FRAME,
         compression=None,
         process_request=authorize,
-        ping_timeout=60,
+        ping_interval=None,
     ) as server:
         bound = next(iter(server.sockets)).getsockname()[1]
         write_atomically(home / "port", f"{bound}\n".encode())

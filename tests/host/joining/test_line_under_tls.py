@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from pathlib import Path
 
-from crowdlearn_device.transport.outbound_queue import Line
+from crowdlearn_device.transport.message_stream import taken_over
 from crowdlearn_host.devices.joining.certificate import certificate
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
@@ -19,15 +18,16 @@ async def test_little_lies_below_the_lanes(tmp_path: Path) -> None:
     held = 0
 
     async def handle(connection: ServerConnection) -> None:
-        nonlocal held
-        line = Line(connection)
+        below = connection.transport._ssl_protocol  # type: ignore[attr-defined]
+
+        def look(_: bytes) -> None:
+            nonlocal held
+            held = max(held, below._transport.get_write_buffer_size() + below._outgoing.pending)
+
+        line = taken_over(connection, look)
         for _ in range(3000):
             line.put(bytes(4000))
-        draining = asyncio.create_task(line.drain())
-        below = connection.transport._ssl_protocol  # type: ignore[attr-defined]
-        async for _ in connection:
-            held = max(held, below._transport.get_write_buffer_size() + below._outgoing.pending)
-        draining.cancel()
+        await line.ended()
 
     async with (
         serve(handle, "127.0.0.1", 0, ssl=serving, compression=None) as server,

@@ -9,14 +9,14 @@ import contextlib
 import itertools
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import VERSION, decode_frame
-from crowdlearn_device.transport.outbound_queue import Line
+from crowdlearn_device.protocol.frames import VERSION, Address, address_of, decode_frame
+from crowdlearn_device.transport.message_stream import taken_over
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
 
@@ -31,7 +31,7 @@ from .admission import Seats, check_same, hello_of
 from .connection import Attached
 from .performer import OnCheckpoint, Performer
 from .throughput import Throughput
-from .traffic import Traffic, purpose_of
+from .traffic import PURPOSES, Traffic, purpose_of
 
 HELLO_SECONDS = 60.0
 CHUNK_BYTES = 256 << 10
@@ -124,20 +124,13 @@ class Server:
             raise FleetError(f"{first.hello.device[:50]!r} with this token is not enrolled; enrol it")
         attached = self._welcome(first, connection, dialled, number)
         number = attached.device.number
-        drain = asyncio.create_task(attached.line.drain())
         reason = "connection closed"
         try:
             self._group(number).join(attached.device)
             self._performer.perform(self._index(number))
-            async for data in connection:
-                await self._take(attached, _binary(data))
-        except WireError as error:
-            reason = str(error)
-        except ConnectionClosed as error:
-            broke = error.rcvd is None and error.sent is None
-            reason = "the connection broke" if broke else str(error)[:200] or reason
+            reason = await attached.line.ended()
         finally:
-            drain.cancel()
+            attached.line.abort()
             if self._attached.get(number) is attached:
                 del self._attached[number]
                 self._group(number).leave(number, reason)
@@ -155,7 +148,9 @@ class Server:
         if known is not None:
             check_same(known, hello)
         device = Device(number, hello.device, hello.identity, hello.samples)
-        attached = Attached(device, Line(connection), self.traffic, dialled)
+        up, down = (self.traffic.of(device.name, way) for way in ("up", "down"))
+        line = taken_over(connection, lambda data: self.take(attached, data))
+        attached = Attached(device, line, up, down, dialled)
         before = self._attached.pop(number, None)
         if before is not None:
             before.line.abort()
@@ -167,38 +162,56 @@ class Server:
         self.send(attached, pb.Frame(welcome=welcome))
         return attached
 
-    async def _take(self, attached: Attached, data: bytes) -> None:
-        frame = decode_frame(data)
+    def take(self, attached: Attached, data: bytes) -> Awaitable[None] | None:
+        """Act on what a device says; what is returned, if anything, has to be over before it may say more.
+
+        Raises WireError where it is no frame.
+        """
         number = attached.device.number
         if self._attached.get(number) is not attached:
-            return  # it was let go; what it still says counts no more
-        purpose = purpose_of(frame)
-        attached.took(purpose, len(data))
-        kind = frame.WhichOneof("body")
-        group = self._group(number)
-        if kind == "envelope":
-            envelope = frame.envelope
-            receiver = self._attached.get(envelope.receiver)
-            if envelope.sender != number:
-                self._refuse(attached, f"envelope in the name of device {envelope.sender}")
-            elif envelope.receiver not in group.devices:
-                self._refuse(attached, f"envelope to device {envelope.receiver}, which is not of its group")
-            elif envelope.generation == group.generation and receiver:
-                group.relayed(number)
-                receiver.put(data, purpose, express=envelope.express)
-                await receiver.line.room()
-            return
-        if kind == "snapshot":
-            await self._keep(attached, frame.snapshot)
-            return
-        if kind == "wanted":
-            await self._give(attached, frame.wanted.sha256)
-            return
-        group.receive(number, frame)
+            return None  # it was let go; what it still says counts no more
+        if (address := address_of(data)) is not None:
+            return self._relay(attached, address, data)
+        frame = decode_frame(data)
+        attached.took(purpose_of(frame), len(data))
+        match frame.WhichOneof("body"):
+            case "envelope":
+                envelope = frame.envelope
+                address = Address(
+                    envelope.generation,
+                    envelope.sender,
+                    envelope.receiver,
+                    envelope.purpose,
+                    envelope.express,
+                )
+                return self._relay(attached, address, data, counted=True)
+            case "snapshot":
+                return self._keep(attached, frame.snapshot)
+            case "wanted":
+                return self._give(attached, frame.wanted.sha256)
         index = self._index(number)
+        self.groups[index].receive(number, frame)
         self._performer.perform(index)
-        if kind == "shared":
-            await self._performer.settled(index)  # no more of an upload than can be checked
+        # No more of an upload than can be checked.
+        return self._performer.settled(index) if frame.HasField("shared") else None
+
+    def _relay(
+        self, attached: Attached, address: Address, data: bytes, *, counted: bool = False
+    ) -> Awaitable[None] | None:
+        """Pass on what the relay cannot read."""
+        number, purpose = attached.device.number, PURPOSES[address.purpose]
+        if not counted:
+            attached.took(purpose, len(data))
+        group = self._group(number)
+        if address.sender != number:
+            self._refuse(attached, f"envelope in the name of device {address.sender}")
+        elif address.receiver not in group.devices:
+            self._refuse(attached, f"envelope to device {address.receiver}, which is not of its group")
+        elif address.generation == group.generation and (receiver := self._attached.get(address.receiver)):
+            group.relayed(number)
+            receiver.put(data, purpose, express=address.express)
+            return None if receiver.line.has_room else receiver.line.room()
+        return None
 
     async def _give(self, attached: Attached, sha256: str) -> None:
         """Send a file of a program, no faster than the device takes it."""

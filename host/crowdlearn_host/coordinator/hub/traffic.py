@@ -45,25 +45,40 @@ def _exchanged(graph: NeuronGraph, layout: Layout) -> Iterator[tuple[int, tuple[
                 yield 1 + taught, (stop - start, *graph.layers[edge.target].sum_shape)
 
 
+class Ledger:
+    """Bytes and messages of one device in one direction, by purpose; bytes are counted in `totals`, too."""
+
+    __slots__ = ("rows", "totals")
+
+    def __init__(self, totals: dict[str, int]) -> None:
+        self.rows: dict[str, list[int]] = {}
+        self.totals = totals
+
+    def count(self, purpose: str, size: int, messages: int = 1) -> None:
+        row = self.rows.get(purpose)
+        if row is None:
+            row = self.rows[purpose] = [0, 0]
+        row[0] += size
+        row[1] += messages
+        self.totals[purpose] += size
+
+
 class Traffic:
     """Bytes and messages since the run began. `up` is from a device to the host, `down` from the host to a
     device. Counting a message, and asking for the totals, costs the same however many devices there are.
     """
 
     def __init__(self) -> None:
-        self._devices: dict[str, dict[tuple[str, str], list[int]]] = {}
-        self._totals = {way: dict.fromkeys(PURPOSES, 0) for way in ("up", "down")}
+        self._totals = {way: dict.fromkeys(PURPOSES, 0) for way in ("down", "up")}
+        self._devices: dict[str, dict[str, Ledger]] = {}
 
-    def count(self, device: str, direction: str, purpose: str, size: int, messages: int = 1) -> None:
-        of_device = self._devices.get(device)
-        if of_device is None:
-            of_device = self._devices[device] = {}
-        total = of_device.get((direction, purpose))
-        if total is None:
-            total = of_device[direction, purpose] = [0, 0]
-        total[0] += size
-        total[1] += messages
-        self._totals[direction][purpose] += size
+    def of(self, device: str, direction: str) -> Ledger:
+        """What a device sends or is sent."""
+        ledgers = self._devices.get(device)
+        if ledgers is None:
+            ledgers = {way: Ledger(totals) for way, totals in self._totals.items()}
+            self._devices[device] = ledgers
+        return ledgers[direction]
 
     def by_purpose(self, direction: str = "up") -> dict[str, int]:
         """Bytes by purpose in one direction; a relayed message goes once up and once down."""
@@ -78,13 +93,14 @@ class Traffic:
     def rows(self, devices: Iterable[str] | None = None) -> list[dict[str, str | int]]:
         """One row per device, direction and purpose, of these devices (None: of all)."""
         return [
-            {"device": d, "direction": w, "purpose": p, "bytes": size, "messages": messages}
+            {"device": d, "direction": way, "purpose": p, "bytes": size, "messages": messages}
             for d in (sorted(self._devices) if devices is None else devices)
-            for (w, p), (size, messages) in sorted(self._devices.get(d, {}).items())
+            for way, ledger in self._devices.get(d, {}).items()
+            for p, (size, messages) in sorted(ledger.rows.items())
         ]
 
     def restore(self, rows: Sequence[Mapping[str, str | int]]) -> None:
         """Go on counting from rows that were kept."""
         for row in rows:
-            way, purpose = str(row["direction"]), str(row["purpose"])
-            self.count(str(row["device"]), way, purpose, int(row["bytes"]), int(row["messages"]))
+            ledger = self.of(str(row["device"]), str(row["direction"]))
+            ledger.count(str(row["purpose"]), int(row["bytes"]), int(row["messages"]))

@@ -138,7 +138,7 @@ class Link:
             compression=None,
             max_size=MAX_FRAME,
             open_timeout=60,
-            ping_timeout=60,
+            ping_interval=None,
         ) as connection:
             began = time.monotonic()
             try:

@@ -65,7 +65,7 @@ async def listening(server: Server, address: str, home: Path) -> AsyncIterator[i
                     ssl=context,
                     compression=None,
                     max_size=HELLO_BYTES,
-                    ping_timeout=60,
+                    ping_interval=None,
                 )
             )
         yield listening[0].getsockname()[1]

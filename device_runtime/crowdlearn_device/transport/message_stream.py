@@ -1,0 +1,371 @@
+"""WebSocket messages over a connection that stands (RFC 6455), without a task or a wait for each.
+
+A library makes the connection and its handshake; `taken_over` goes on with it. Messages come to a function,
+as many at once as have arrived, and what is put goes out together, in two lanes: what goes express overtakes
+the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.connection import Connection
+
+from crowdlearn_device.errors import WireError
+from crowdlearn_device.protocol.frames import MAX_FRAME
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # a wheel without compiled parts
+    from websockets.utils import apply_mask
+
+CLOSE_SECONDS = 5.0
+ROOM_BYTES = 1 << 20
+"""A relay holds a sender back while more than this waits for its receiver."""
+TOGETHER_BYTES = 7 << 10
+"""Short messages that are handed to the system together: others may overtake what is behind them."""
+PART_BYTES = 256 << 10
+"""Longer messages go out in parts, so that no buffer holds a second copy."""
+UNSENT_BYTES = 16 << 10
+"""Of what is handed to the system: what lies there cannot be overtaken any more."""
+PING_SECONDS, PONG_SECONDS = 20.0, 60.0
+"""A connection on which nothing came for so long is asked, and given up when nothing comes then."""
+
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+FINAL, MASKED = 0x80, 0x80
+NO_KEY = bytes(4)
+"""A mask that changes nothing. Masks are to keep what a browser's page chooses out of the hands of proxies
+that take it for HTTP; what a device says is sealed, and nobody chooses it.
+"""
+NORMAL, PROTOCOL_ERROR, TOO_BIG, ABNORMAL = 1000, 1002, 1009, 1006
+
+Handler = Callable[[bytes], Awaitable[None] | None]
+"""What takes a message; while what it returns is awaited, no more is read."""
+
+
+class MessageStream(asyncio.Protocol):
+    """Messages both ways over `transport`; a client masks its frames.
+
+    `put` always finds room. A relay waits for `room` behind it and reads no further meanwhile, so that TCP
+    holds back a device that sends more than its receiver takes.
+    """
+
+    def __init__(self, transport: asyncio.Transport, handler: Handler, *, client: bool) -> None:
+        self.close_code, self.close_reason = ABNORMAL, ""
+        self._transport, self._handler = transport, handler
+        self._mask = NO_KEY if client else b""
+        self._loop = asyncio.get_running_loop()
+        self._heard = self._loop.time()
+        self._coming = bytearray()
+        self._due = 0
+        """Bytes that the frame under way has in all."""
+        self._fragments: list[bytes] = []
+        self._inbox: deque[bytes] = deque()
+        self._taking: asyncio.Future[None] | None = None
+        self._control: deque[bytes] = deque()
+        self._express: deque[bytes] = deque()
+        self._others: deque[bytes] = deque()
+        self._rest = memoryview(b"")
+        """Of a long message, what has not gone out."""
+        self._bytes = 0
+        self._paused = self._flushing = self._closing = False
+        self._roomy, self._sent, self._gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._roomy.set()
+        self._sent.set()
+        self.on_lost: Callable[[Exception | None], None] = lambda error: None
+        _queue_little(transport)
+        self._asking = self._loop.call_later(PING_SECONDS, self._ask)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the connection has ended."""
+        return self._gone.is_set()
+
+    async def ended(self) -> str:
+        """Wait until the connection has ended, and everything that came is taken; why it did."""
+        await self._gone.wait()
+        while self._taking is not None:
+            await asyncio.wait([self._taking])
+            await asyncio.sleep(0)
+        return self.close_reason or ("connection closed" if self.close_code == NORMAL else "the connection broke")
+
+    def put(self, data: bytes, *, express: bool = False) -> None:
+        """Send a message as soon as there is room; nothing where the other side has gone."""
+        if self._gone.is_set():
+            return
+        (self._express if express else self._others).append(data)
+        self._bytes += len(data)
+        if self._bytes > ROOM_BYTES:
+            self._roomy.clear()
+        self._sent.clear()
+        self._flush_soon()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether not too much waits to be sent, or the other side has gone."""
+        return self._bytes <= ROOM_BYTES
+
+    async def room(self) -> None:
+        """Wait until there is room."""
+        await self._roomy.wait()
+
+    def abort(self) -> None:
+        """End the connection without a word: nobody listens at its other end."""
+        self._transport.abort()
+
+    async def close(self, code: int = NORMAL, reason: str = "") -> None:
+        """Let what was put go out, then close."""
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._sent.wait()
+        except TimeoutError:
+            pass
+        self._say_close(code, reason)
+        try:
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._gone.wait()
+        except TimeoutError:
+            self._transport.abort()
+            await self._gone.wait()
+
+    def _say_close(self, code: int, reason: str) -> None:
+        if not self._closing and not self._gone.is_set():
+            self._closing = True
+            text = reason.encode()[:120].decode(errors="ignore").encode()
+            self._control.append(self._frame(CLOSE, struct.pack(">H", code) + text))
+            self._flush()
+
+    def _ask(self) -> None:
+        """See whether the other side is there."""
+        silent = self._loop.time() - self._heard
+        if silent > PING_SECONDS + PONG_SECONDS:
+            self.close_reason = f"no answer for {silent:.0f} s"
+            self._transport.abort()
+            return
+        if silent >= PING_SECONDS:
+            self._control.append(self._frame(PING, b""))
+            self._flush_soon()
+        self._asking = self._loop.call_later(PING_SECONDS, self._ask)
+
+    # What comes.
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = self._loop.time()
+        if self._coming:
+            self._coming += data
+            if len(self._coming) < self._due:
+                return
+            data = bytes(self._coming)
+            self._coming.clear()
+        try:
+            taken = self._parse(data)
+        except WireError as error:
+            self._fail(PROTOCOL_ERROR, str(error))
+            return
+        if taken < len(data):
+            self._coming += memoryview(data)[taken:]
+
+    def _parse(self, data: bytes) -> int:
+        """Take the whole frames; how many bytes they are. Raises WireError for what is no frame."""
+        at, end = 0, len(data)
+        while end - at >= 2:
+            first, second = data[at], data[at + 1]
+            length, start = second & 0x7F, at + 2
+            if length == 126:
+                start = at + 4
+                length = int.from_bytes(data[at + 2 : start], "big") if start <= end else 0
+            elif length == 127:
+                start = at + 10
+                length = int.from_bytes(data[at + 2 : start], "big") if start <= end else 0
+            key = b""
+            if second & MASKED:
+                key = data[start : start + 4]
+                start += 4
+            stop = start + length
+            if stop > end or start > end:
+                self._due = stop - at
+                if length > MAX_FRAME:
+                    raise WireError(f"message of {length} bytes; at most {MAX_FRAME} are allowed")
+                return at
+            content = data[start:stop]
+            if key and key != NO_KEY:
+                content = apply_mask(content, key)
+            at = stop
+            if first == FINAL | BINARY and not self._fragments:
+                self._take(content)
+            else:
+                self.take_frame(first, content)
+        self._due = 0
+        return at
+
+    def take_frame(self, first: int, content: bytes) -> None:
+        """Take a frame of any kind, which its first byte tells. Raises WireError where it was not due."""
+        kind = first & 0x0F
+        if kind == PING:
+            self._control.append(self._frame(PONG, content))
+            self._flush_soon()
+        elif kind == CLOSE:
+            self.close_code = int.from_bytes(content[:2], "big") if len(content) >= 2 else NORMAL
+            self.close_reason = content[2:].decode(errors="replace")
+            self._say_close(self.close_code if len(content) >= 2 else NORMAL, "")
+            self._transport.close()
+        elif kind == TEXT:
+            raise WireError("text where a binary frame was due")
+        elif kind in (BINARY, CONTINUATION) and (kind == BINARY) != bool(self._fragments):
+            self._fragments.append(content)
+            if sum(map(len, self._fragments)) > MAX_FRAME:
+                raise WireError(f"message of more than {MAX_FRAME} bytes")
+            if first & FINAL:
+                whole = b"".join(self._fragments)
+                self._fragments = []
+                self._take(whole)
+        elif kind != PONG:
+            raise WireError(f"frame of kind {first:#x} where none was due")
+
+    def _take(self, content: bytes) -> None:
+        if self._taking is not None:
+            self._inbox.append(content)
+            return
+        try:
+            waiting = self._handler(content)
+        except WireError as error:
+            self._fail(PROTOCOL_ERROR, str(error))
+            return
+        if waiting is not None:
+            self._transport.pause_reading()
+            self._taking = asyncio.ensure_future(waiting)
+            self._taking.add_done_callback(self._taken)
+
+    def _taken(self, done: asyncio.Future[None]) -> None:
+        self._taking = None
+        if not done.cancelled() and isinstance(error := done.exception(), Exception):
+            self._fail(PROTOCOL_ERROR, str(error))
+            if not isinstance(error, WireError):
+                raise error  # a mistake of ours, which the loop tells
+        while self._inbox and self._taking is None:
+            self._take(self._inbox.popleft())
+        if self._taking is None and not self._gone.is_set():
+            self._transport.resume_reading()
+
+    def _fail(self, code: int, reason: str) -> None:
+        self.close_reason = reason
+        self._handler = _ignore
+        self._say_close(code, reason)
+        self._transport.close()
+
+    # What goes.
+
+    def _frame(self, kind: int, content: bytes) -> bytes:
+        return self._head(kind, len(content)) + content
+
+    def _head(self, kind: int, length: int) -> bytes:
+        masked = MASKED if self._mask else 0
+        if length < 126:
+            return bytes((FINAL | kind, masked | length)) + self._mask
+        if length < 1 << 16:
+            return struct.pack(">BBH", FINAL | kind, masked | 126, length) + self._mask
+        return struct.pack(">BBQ", FINAL | kind, masked | 127, length) + self._mask
+
+    def _flush_soon(self) -> None:
+        if not (self._flushing or self._paused):
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Hand the system what it takes."""
+        self._flushing = False
+        while not (self._paused or self._gone.is_set()):
+            if self._rest:
+                part = self._rest[:PART_BYTES]
+                self._rest = self._rest[PART_BYTES:]
+                self._went(len(part))
+                self._transport.write(part)
+                continue
+            parts, size = list(self._control), 0
+            self._control.clear()
+            while lane := self._express or self._others:
+                length = len(lane[0])
+                if parts and size + length > TOGETHER_BYTES:
+                    break
+                data = lane.popleft()
+                parts.append(self._head(BINARY, length))
+                if length > TOGETHER_BYTES:
+                    self._rest = memoryview(data)
+                    break
+                parts.append(data)
+                size += length
+            if not parts:
+                self._sent.set()
+                return
+            self._went(size)
+            self._transport.write(b"".join(parts))
+
+    def _went(self, size: int) -> None:
+        self._bytes -= size
+        if self._bytes <= ROOM_BYTES and not self._roomy.is_set():
+            self._roomy.set()
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._flush()
+
+    def eof_received(self) -> None:
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._asking.cancel()
+        self._express.clear()
+        self._others.clear()
+        self._rest = memoryview(b"")
+        self._bytes = 0
+        for event in (self._gone, self._roomy, self._sent):
+            event.set()
+        self.on_lost(exc)
+
+
+def _ignore(data: bytes) -> None:
+    """Take what still comes over a connection that is being closed."""
+
+
+def taken_over(connection: Connection, handler: Handler) -> MessageStream:
+    """Go on with a library's connection: what has come, and was not read, is given to `handler`, and whatever
+    comes from now on.
+
+    Raises ValueError where the connection compresses.
+    """
+    if connection.protocol.extensions:
+        raise ValueError("make the connection with compression=None; what is sealed cannot be compressed")
+    if connection.keepalive_task is not None:
+        connection.keepalive_task.cancel()
+    transport = connection.transport
+    stream = MessageStream(transport, handler, client=isinstance(connection, ClientConnection))
+    stream.on_lost = connection.connection_lost
+    transport.set_protocol(stream)
+    if transport.is_closing():
+        stream.abort()
+    frames = connection.recv_messages.frames.queue
+    while frames:
+        frame = frames.popleft()
+        stream.take_frame((FINAL if frame.fin else 0) | frame.opcode, bytes(frame.data))
+    return stream
+
+
+def _queue_little(transport: asyncio.Transport) -> None:
+    """Keep what waits in the lanes, not in buffers behind them."""
+    transport.set_write_buffer_limits(high=1)
+    # Under TLS there is a second transport below, of which asyncio tells nobody; it would take 64 kB.
+    below: Any = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    if below is not None:
+        below.set_write_buffer_limits(high=1)
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
