@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from crowdlearn_device.program.manifest import ArraySpec
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import MAX_FRAME, VERSION
+from crowdlearn_device.protocol.frames import MAX_FRAME, VERSION, encode_frame
 from crowdlearn_device.protocol.sizes import websocket_bytes
 from crowdlearn_device.security.envelope import Channel, Identity
 from crowdlearn_host.coordinator.group.group import Group
@@ -125,7 +125,7 @@ class Device:
 
 
 def _encoded(frame: pb.Frame) -> bytes:
-    return Frame(Opcode.BINARY, frame.SerializeToString()).serialize(mask=True)
+    return Frame(Opcode.BINARY, encode_frame(frame)).serialize(mask=True)
 
 
 def messages(identities: Sequence[Identity], sender: int, receiver: int, size: int) -> tuple[bytes, int, int]:
@@ -136,7 +136,7 @@ def messages(identities: Sequence[Identity], sender: int, receiver: int, size: i
         pb.Frame(envelope=channel.seal(pb.PURPOSE_ACTIVATION, os.urandom(size)))
         for _ in range(max(1, BATCH_BYTES // size))
     ]
-    out = sum(websocket_bytes(frame.ByteSize(), masked=False) for frame in frames)
+    out = sum(websocket_bytes(len(encode_frame(frame)), masked=False) for frame in frames)
     return b"".join(map(_encoded, frames)), len(frames), out
 
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
-from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import decode_frame, encode_frame
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.runs import folder as folders
 from crowdlearn_host.runs import train as run
@@ -30,7 +30,7 @@ class TamperingServer(Server):
     due = float("inf")
 
     def take(self, attached: Any, data: bytes) -> Awaitable[None] | None:
-        frame = pb.Frame.FromString(data)
+        frame = decode_frame(data)
         if time.monotonic() >= self.due and frame.HasField("envelope"):
             self._plan_next()
             if self.rng.random() < 0.5:
@@ -41,7 +41,7 @@ class TamperingServer(Server):
                 sealed = bytearray(frame.envelope.sealed)
                 sealed[self.rng.randrange(len(sealed))] ^= 1 << self.rng.randrange(8)
                 frame.envelope.sealed = bytes(sealed)
-                data = frame.SerializeToString()
+                data = encode_frame(frame)
         return super().take(attached, data)
 
     @classmethod

@@ -20,7 +20,7 @@ from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.manifest import ArraySpec, LayerSpec, Manifest, MethodSpec, Port
 from crowdlearn_device.program.manifest_reader import read_manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import decode_frame, decode_tensor, encode_tensor
+from crowdlearn_device.protocol.frames import decode_frame, decode_tensor, encode_frame, encode_tensor
 from crowdlearn_device.sharing.update import Limits, Update, decode_update, encode_update
 from crowdlearn_device.state.piece_state import PieceState
 from crowdlearn_host.adb.wire.messages import Command, Decoder, Message, ProtocolError, encode_header
@@ -256,7 +256,7 @@ def _frame_seeds() -> tuple[bytes, ...]:
     hello = pb.Frame(hello=pb.Hello(version=1, device="d"))
     share = pb.Frame(share=pb.Share())
     envelope = pb.Frame(envelope=pb.Envelope())
-    return tuple(message.SerializeToString() for message in (hello, share, envelope))
+    return tuple(map(encode_frame, (hello, share, envelope)))
 
 
 def _connection_seed() -> bytes:

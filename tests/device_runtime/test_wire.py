@@ -8,6 +8,7 @@ from crowdlearn_device.protocol.frames import (
     address_of,
     decode_frame,
     decode_tensor,
+    encode_frame,
     encode_tensor,
 )
 from hypothesis import example, given
@@ -49,7 +50,7 @@ def test_any_bytes_are_a_frame_or_refused(data):
 
 
 @pytest.mark.parametrize("number", [-1, 99])
-@pytest.mark.parametrize(("kind", "word"), [("fault", "kind"), ("envelope", "purpose"), ("share", "values")])
+@pytest.mark.parametrize(("kind", "word"), [("fault", "kind"), ("share", "values")])
 def test_a_word_that_is_not_in_the_protocol_is_refused(kind, word, number):
     frame = pb.Frame()
     setattr(getattr(frame, kind), word, number)
@@ -120,17 +121,26 @@ def test_a_frame_that_is_too_large_is_refused_before_it_is_parsed():
         express=st.booleans(),
     )
 )
-def test_an_address_is_read_as_the_whole_envelope_is(envelope):
-    address = address_of(pb.Frame(envelope=envelope).SerializeToString())
-    assert address == tuple(getattr(envelope, name) for name in Address._fields)
+def test_an_envelope_travels_whole_and_its_address_is_read_without_it(envelope):
+    data = encode_frame(pb.Frame(envelope=envelope))
+    assert decode_frame(data) == pb.Frame(envelope=envelope)
+    assert address_of(data) == tuple(getattr(envelope, name) for name in Address._fields)
 
 
 @given(st.binary(max_size=40), st.integers(0, 40), st.integers(0, 255))
 def test_what_has_an_address_is_an_envelope_that_decodes_to_it(noise, at, byte):
     whole = pb.Frame(envelope=pb.Envelope(generation=300, sender=1, receiver=2, sealed=noise, express=True))
-    damaged = bytearray(whole.SerializeToString())
+    damaged = bytearray(encode_frame(whole))
     damaged[at % len(damaged)] = byte
-    for data in (bytes(damaged), bytes(damaged[:at]), noise, b"\x42" + bytes([len(noise)]) + noise):
+    for data in (bytes(damaged), bytes(damaged[:at]), noise, b"\0" + noise):
         if (address := address_of(data)) is not None:
             envelope = decode_frame(data).envelope
             assert address == tuple(getattr(envelope, name) for name in Address._fields)
+        elif data[:1] == b"\0":
+            with pytest.raises(WireError, match="header"):
+                decode_frame(data)
+
+
+def test_an_envelope_has_one_form():
+    with pytest.raises(WireError, match="header of its own"):
+        decode_frame(pb.Frame(envelope=pb.Envelope(sealed=b"x")).SerializeToString())

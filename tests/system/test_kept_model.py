@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from crowdlearn_device.cli import main
 from crowdlearn_device.errors import DeviceError
 from crowdlearn_device.prediction.model_folder import WEIGHTS, KeptModel
 from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import decode_frame
 from crowdlearn_export.graph.weights import state_of
 from crowdlearn_host.cli import build
 from crowdlearn_host.coordinator.hub.server import Server
@@ -43,11 +45,11 @@ class ListeningServer(Server):
 
     heard: list[tuple[str, int, bytes]]
 
-    async def _take(self, attached: Any, data: bytes) -> None:
-        frame = pb.Frame.FromString(data)
+    def take(self, attached: Any, data: bytes) -> Awaitable[None] | None:
+        frame = decode_frame(data)
         kind = frame.WhichOneof("body") or ""
         self.heard.append((kind, frame.envelope.purpose if kind == "envelope" else -1, data))
-        await super()._take(attached, data)
+        return super().take(attached, data)
 
 
 class Trained:

@@ -4,13 +4,14 @@ is refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from crowdlearn_device.errors import EnvelopeError
 from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import decode_frame, encode_frame
 from crowdlearn_device.security.envelope import Channel, Identity
 from crowdlearn_device.security.snapshot import SnapshotOpener
 from crowdlearn_host.coordinator.hub.server import Server
@@ -32,8 +33,8 @@ class TamperingServer(Server):
     tamper: Tamper | None = None
     seen: list[pb.Envelope]
 
-    async def _take(self, attached: Any, data: bytes) -> None:
-        frame = pb.Frame.FromString(data)
+    def take(self, attached: Any, data: bytes) -> Awaitable[None] | None:
+        frame = decode_frame(data)
         if frame.HasField("envelope"):
             self.seen.append(frame.envelope)
             if (
@@ -43,11 +44,9 @@ class TamperingServer(Server):
             ):
                 tamper, self.tamper = self.tamper, None
                 for envelope in tamper(frame.envelope):
-                    self._attached[envelope.receiver].line.put(
-                        pb.Frame(envelope=envelope).SerializeToString()
-                    )
-                return
-        await super()._take(attached, data)
+                    self._attached[envelope.receiver].line.put(encode_frame(pb.Frame(envelope=envelope)))
+                return None
+        return super().take(attached, data)
 
 
 async def train_tampered(folder: Path, tamper: Tamper | None) -> tuple[TamperingServer, Events]:

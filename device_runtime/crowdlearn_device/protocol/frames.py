@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from math import inf, prod
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,7 +14,7 @@ from crowdlearn_device.errors import WireError
 
 from . import wire_pb2 as pb
 
-VERSION = 5
+VERSION = 6
 """Both sides of a connection must speak the same."""
 MAX_FRAME = 64 << 20
 """Bytes of the largest frame anyone may send."""
@@ -42,8 +43,12 @@ _WORDS = {
     for body in pb.Frame.DESCRIPTOR.fields
 }
 """By kind of frame, its fields that say one of a few words, as numbers."""
-_ENVELOPE = pb.Frame.DESCRIPTOR.fields_by_name["envelope"].number << 3 | 2
-_SEALED = pb.Envelope.DESCRIPTOR.fields_by_name["sealed"].number << 3 | 2
+ENVELOPE = struct.Struct("<BBBxIIII")
+"""The header of an envelope: mark, purpose, lane, generation, sender, receiver, sequence number. What is
+sealed follows, up to the frame's end: a relay reads the header, and copies nothing.
+"""
+ENVELOPE_MARK = b"\0"
+"""No message of protobuf begins with it."""
 _PURPOSES = frozenset(pb.Purpose.values())
 
 
@@ -61,8 +66,12 @@ def decode_frame(data: bytes) -> pb.Frame:
     """
     if len(data) > MAX_FRAME:
         raise WireError(f"frame of {len(data)} bytes; at most {MAX_FRAME} are allowed")
+    if data[:1] == ENVELOPE_MARK:
+        return pb.Frame(envelope=_envelope(data))
     frame = decode_message(pb.Frame, data)
     kind = frame.WhichOneof("body")
+    if kind == "envelope":
+        raise WireError("an envelope as protobuf; it travels with a header of its own")
     if kind is None:
         raise WireError("empty frame, or one from a newer version; update the older side")
     for name, known in _WORDS[kind].items():
@@ -82,51 +91,39 @@ class Address(NamedTuple):
 
 
 def address_of(data: bytes) -> Address | None:
-    """Where an envelope goes, without a copy of what is sealed in it.
-
-    None where the frame is no envelope, or not laid out as protobuf lays one out: `decode_frame` tells then
-    what it is.
-    """
-    try:
-        if data[0] != _ENVELOPE:
-            return None
-        length, at = _varint(data, 1)
-        end = at + length
-        if end != len(data):
-            return None
-        found = [0] * 8
-        while at < end:
-            tag = data[at]
-            if tag & 7 or tag > 56:
-                if tag != _SEALED:
-                    return None
-                length, at = _varint(data, at + 1)
-                at += length
-                continue
-            value = data[at + 1]
-            at += 2
-            if value > 127:
-                value, at = _varint(data, at - 1)
-            found[tag >> 3] = value
-    except IndexError:
+    """Where the envelope in `data` goes; None where it holds none, or one that is not well-formed."""
+    if data[:1] != ENVELOPE_MARK or len(data) < ENVELOPE.size:
         return None
-    _, generation, sender, receiver, sequence, purpose, _, express = found
-    if at != end or purpose not in _PURPOSES or max(generation, sender, receiver, sequence) >= 1 << 32:
+    _, purpose, express, generation, sender, receiver, _ = ENVELOPE.unpack_from(data)
+    if purpose not in _PURPOSES or express > 1:
         return None
-    return Address(generation, sender, receiver, purpose, bool(express))
+    return Address(generation, sender, receiver, purpose, express == 1)
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number of up to five bytes, and where it ends. Raises IndexError where there is none."""
-    value = data[at] & 0x7F
-    for shift in range(7, 36, 7):
-        if data[at] < 128:
-            return value, at + 1
-        at += 1
-        value |= (data[at] & 0x7F) << shift
-    if data[at] >= 128:
-        raise IndexError
-    return value, at + 1
+def encode_frame(frame: pb.Frame) -> bytes:
+    """A frame as it travels: an envelope as a header and what is sealed, anything else as protobuf has it."""
+    if not frame.HasField("envelope"):
+        return frame.SerializeToString()
+    e = frame.envelope
+    header = ENVELOPE.pack(0, e.purpose, e.express, e.generation, e.sender, e.receiver, e.sequence)
+    return header + e.sealed
+
+
+def _envelope(data: bytes) -> pb.Envelope:
+    """Raises WireError where `data` is none."""
+    address = address_of(data)
+    if address is None:
+        raise WireError(f"envelope of {len(data)} bytes without a header that this version knows")
+    *_, sequence = ENVELOPE.unpack_from(data)
+    return pb.Envelope(
+        generation=address.generation,
+        sender=address.sender,
+        receiver=address.receiver,
+        sequence=sequence,
+        purpose=address.purpose,  # type: ignore[arg-type]
+        express=address.express,
+        sealed=data[ENVELOPE.size :],
+    )
 
 
 def encode_tensor(

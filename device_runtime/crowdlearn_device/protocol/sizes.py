@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import wire_pb2 as pb
+from .frames import ENVELOPE
 
 TAG_BYTES = 16
 """Bytes by which sealing makes a message longer (ChaCha20-Poly1305)."""
@@ -31,8 +32,4 @@ def message_bytes(rows: int, shape: Sequence[int], dtype: pb.DType = pb.FLOAT32)
         dtype=dtype, shape=[rows, *shape], data=bytes(count * width), scale=float(dtype == pb.INT8)
     )
     sums = pb.Sums(step=1000, micro=1, edge=1, micros=2, rows=rows, values=tensor)
-    sealed = bytes(sums.ByteSize() + TAG_BYTES)
-    envelope = pb.Envelope(
-        generation=10, sender=1, receiver=2, sequence=1000, purpose=pb.PURPOSE_ACTIVATION, sealed=sealed
-    )
-    return websocket_bytes(pb.Frame(envelope=envelope).ByteSize(), masked=False)
+    return websocket_bytes(ENVELOPE.size + sums.ByteSize() + TAG_BYTES, masked=False)

@@ -20,7 +20,7 @@ from crowdlearn_device.platform.battery import Battery
 from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_device.privacy.tap import Tap
 from crowdlearn_device.program.executor import ProgramStore
-from crowdlearn_device.protocol.frames import MAX_FRAME, decode_frame
+from crowdlearn_device.protocol.frames import MAX_FRAME, decode_frame, encode_frame
 from crowdlearn_device.security.envelope import Identity
 
 from .message_stream import PROTOCOL_ERROR, MessageStream, taken_over
@@ -84,7 +84,7 @@ async def run_member(
                 frame = outbox.pop(0)
                 if frame.HasField("fault"):
                     log.error("fault: %s", frame.fault.reason)
-                line.put(frame.SerializeToString(), express=frame.envelope.express)
+                line.put(encode_frame(frame), express=frame.envelope.express)
                 del frame
                 if not line.has_room:
                     await line.room()

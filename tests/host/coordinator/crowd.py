@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import Floats, decode_frame
+from crowdlearn_device.protocol.frames import Floats, decode_frame, encode_frame
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.settings import Layout, Settings
 
@@ -195,7 +195,7 @@ class Crowd:
                 rows = tuple(phone.fed[: frame.progress.rows])
                 del phone.fed[: frame.progress.rows]
                 self._account(frame.progress.boundary, generation._assign.epoch, phone.number, rows)
-            put(phone.connection.up, frame.SerializeToString(), self.rng)
+            put(phone.connection.up, encode_frame(frame), self.rng)
         phone.member.outbox.clear()
 
     def _account(self, boundary: int, epoch: int, device: int, rows: tuple[int, ...]) -> None:

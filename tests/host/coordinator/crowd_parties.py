@@ -13,7 +13,7 @@ import numpy as np
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.member.member import Member
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import VERSION, decode_frame
+from crowdlearn_device.protocol.frames import VERSION, decode_frame, encode_frame
 from crowdlearn_device.security.envelope import Identity
 from crowdlearn_host.coordinator.group import effects as do
 from crowdlearn_host.coordinator.group.group import Group
@@ -181,7 +181,7 @@ class Host:
 
     def _send(self, number: int, frame: pb.Frame) -> None:
         if number in self.attached:
-            self.attached[number].down.append(frame.SerializeToString())
+            self.attached[number].down.append(encode_frame(frame))
 
     def carry_out(self) -> None:
         effects, self.group.effects = self.group.effects, []

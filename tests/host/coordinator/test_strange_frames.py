@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import VERSION, decode_frame
+from crowdlearn_device.protocol.frames import VERSION, decode_frame, encode_frame
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
@@ -72,7 +72,7 @@ async def hosted(folder: Path) -> AsyncIterator[Hosted]:
 
 def envelope(sender: int, receiver: int, sealed: bytes) -> bytes:
     told = pb.Envelope(generation=1, sender=sender, receiver=receiver, sealed=sealed)
-    return pb.Frame(envelope=told).SerializeToString()
+    return encode_frame(pb.Frame(envelope=told))
 
 
 async def next_envelope(connection: ClientConnection) -> bytes:

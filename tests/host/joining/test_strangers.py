@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import VERSION
+from crowdlearn_device.protocol.frames import VERSION, encode_frame
 from crowdlearn_device.security.envelope import Identity
 from crowdlearn_host.devices.joining import lobby as door
 from crowdlearn_host.devices.joining.enrolment import Enrolment
@@ -48,7 +48,7 @@ async def test_only_who_is_admitted_may_send_large_frames(tmp_path: Path) -> Non
             assert closed.value.rcvd is None or closed.value.rcvd.code == 1009
         async with await join(port, token) as device:
             large = pb.Envelope(sender=0, receiver=7, sealed=bytes(LARGE))
-            await device.send(pb.Frame(envelope=large).SerializeToString())
+            await device.send(encode_frame(pb.Frame(envelope=large)))
             await (await device.ping())
     assert "envelope to device 7" in (tmp_path / "run" / "events.jsonl").read_text()
 

@@ -175,16 +175,6 @@ class Server:
         frame = decode_frame(data)
         attached.took(purpose_of(frame), len(data))
         match frame.WhichOneof("body"):
-            case "envelope":
-                envelope = frame.envelope
-                address = Address(
-                    envelope.generation,
-                    envelope.sender,
-                    envelope.receiver,
-                    envelope.purpose,
-                    envelope.express,
-                )
-                return self._relay(attached, address, data, counted=True)
             case "snapshot":
                 return self._keep(attached, frame.snapshot)
             case "wanted":
@@ -195,13 +185,10 @@ class Server:
         # No more of an upload than can be checked.
         return self._performer.settled(index) if frame.HasField("shared") else None
 
-    def _relay(
-        self, attached: Attached, address: Address, data: bytes, *, counted: bool = False
-    ) -> Awaitable[None] | None:
+    def _relay(self, attached: Attached, address: Address, data: bytes) -> Awaitable[None] | None:
         """Pass on what the relay cannot read."""
         number, purpose = attached.device.number, PURPOSES[address.purpose]
-        if not counted:
-            attached.took(purpose, len(data))
+        attached.took(purpose, len(data))
         group = self._group(number)
         if address.sender != number:
             self._refuse(attached, f"envelope in the name of device {address.sender}")

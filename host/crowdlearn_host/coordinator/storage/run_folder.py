@@ -21,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
@@ -54,7 +55,7 @@ FORMAT = 2
 
 
 class RunFolder:
-    """An open run folder; one process at a time, and one thread."""
+    """An open run folder; one process at a time."""
 
     def __init__(self, path: Path, *, create: bool) -> None:
         """A new run takes the place of one that never began. Raises RunError where the folder is not there,
@@ -65,6 +66,7 @@ class RunFolder:
         (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         self.path = path
         self._lock = locked(path)
+        self._turn = RLock()
         with self._on_disk("run.db"):
             self._db = sqlite3.connect(path / "run.db", check_same_thread=False)
             self._db.execute("pragma journal_mode=wal")
@@ -128,16 +130,19 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        self._db.close()
-        self._metrics.close()
-        self._events.close()
-        self._lock.close()
+        with self._turn:  # a thread that is just writing would write to what is gone
+            self._db.close()
+            self._metrics.close()
+            self._events.close()
+            self._lock.close()
 
     @contextmanager
     def _on_disk(self, name: str) -> Iterator[None]:
-        """Raises RunError, with what to do, where the disk does not do what it is asked."""
+        """One thread's turn. Raises RunError, with what to do, where the disk does not do what it is asked.
+        """
         try:
-            yield
+            with self._turn:
+                yield
         except (OSError, sqlite3.OperationalError) as error:
             why = (error.strerror if isinstance(error, OSError) else None) or error
             raise RunError(
