@@ -113,7 +113,7 @@ async def test_a_failure_of_this_host_is_no_device_out_of_reach(tmp_path: Path, 
         hello = pb.Hello(version=VERSION, device="phone", identity=bytes(32), samples=4)
         async with serve(handle, "127.0.0.1", 0) as serving:
             address = f"ws://127.0.0.1:{next(iter(serving.sockets)).getsockname()[1]}"
-            async with connect(address) as device:
+            async with connect(address, compression=None) as device:
                 await device.send(pb.Frame(hello=hello).SerializeToString())
                 await asyncio.wait_for(server.over.wait(), ENOUGH_SECONDS)
                 groups[0].effects.append(do.Send(0, pb.Frame(go=pb.Go(generation=7))))

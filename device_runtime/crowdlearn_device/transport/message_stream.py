@@ -93,7 +93,9 @@ class MessageStream(asyncio.Protocol):
         while self._taking is not None:
             await asyncio.wait([self._taking])
             await asyncio.sleep(0)
-        return self.close_reason or ("connection closed" if self.close_code == NORMAL else "the connection broke")
+        return self.close_reason or (
+            "connection closed" if self.close_code == NORMAL else "the connection broke"
+        )
 
     def put(self, data: bytes, *, express: bool = False) -> None:
         """Send a message as soon as there is room; nothing where the other side has gone."""

@@ -53,6 +53,9 @@ class Watched(np.ndarray[Any, Any]):
 
     log: list[int]
 
+    def __array_finalize__(self, of: Any) -> None:
+        self.log = getattr(of, "log", [])
+
     def __getitem__(self, rows: Any) -> Any:
         self.log.extend(int(row) for row in rows)
         return np.asarray(super().__getitem__(rows))
