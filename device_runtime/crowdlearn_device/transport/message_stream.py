@@ -28,7 +28,7 @@ except ImportError:  # a wheel without compiled parts
 CLOSE_SECONDS = 5.0
 ROOM_BYTES = 1 << 20
 """A relay holds a sender back while more than this waits for its receiver."""
-TOGETHER_BYTES = 7 << 10
+TOGETHER_BYTES, TOGETHER_UNDER_TLS = 14 << 10, 7 << 10
 """Short messages that are handed to the system together: others may overtake what is behind them."""
 PART_BYTES = 256 << 10
 """Longer messages go out in parts, so that no buffer holds a second copy."""
@@ -60,6 +60,8 @@ class MessageStream(asyncio.Protocol):
         self.close_code, self.close_reason = ABNORMAL, ""
         self._transport, self._handler = transport, handler
         self._mask = NO_KEY if client else b""
+        secure = transport.get_extra_info("ssl_object") is not None
+        self._together = TOGETHER_UNDER_TLS if secure else TOGETHER_BYTES
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
         self._coming = bytearray()
@@ -293,11 +295,11 @@ class MessageStream(asyncio.Protocol):
             self._control.clear()
             while lane := self._express or self._others:
                 length = len(lane[0])
-                if parts and size + length > TOGETHER_BYTES:
+                if parts and size + length > self._together:
                     break
                 data = lane.popleft()
                 parts.append(self._head(BINARY, length))
-                if length > TOGETHER_BYTES:
+                if length > self._together:
                     self._rest = memoryview(data)
                     break
                 parts.append(data)

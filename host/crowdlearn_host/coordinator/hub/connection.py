@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crowdlearn_device.protocol.sizes import websocket_bytes
 from crowdlearn_device.transport.message_stream import MessageStream
 
+from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.restore_points import Device
 
 from .traffic import Ledger
 
 
-@dataclass
+@dataclass(eq=False, slots=True)
 class Attached:
-    """`dialled`: it was this side that did, and masks its frames therefore. `up` and `down` count what comes
-    and what goes.
+    """`up` and `down` count what comes and what goes. It `counts` until another connection of the device
+    takes its place, or the device is hung up on.
     """
 
     device: Device
+    number: int
+    group: Group
     line: MessageStream
     up: Ledger
     down: Ledger
-    dialled: bool
+    counts: bool = True
 
-    def took(self, purpose: str, size: int) -> None:
-        """A frame of so many bytes came."""
-        self.up.count(purpose, websocket_bytes(size, masked=not self.dialled))
-
-    def put(self, data: bytes, purpose: str, *, express: bool = False) -> None:
+    def put(self, data: bytes, purpose: int, *, express: bool = False) -> None:
         """Send a frame as soon as there is room."""
-        self.down.count(purpose, websocket_bytes(len(data), masked=self.dialled))
+        self.down.count(purpose, len(data))
         self.line.put(data, express=express)

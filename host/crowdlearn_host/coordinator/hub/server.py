@@ -31,7 +31,7 @@ from .admission import Seats, check_same, hello_of
 from .connection import Attached
 from .performer import OnCheckpoint, Performer
 from .throughput import Throughput
-from .traffic import PURPOSES, Traffic, purpose_of
+from .traffic import CONTROL, Traffic, purpose_of
 
 HELLO_SECONDS = 60.0
 CHUNK_BYTES = 256 << 10
@@ -131,7 +131,8 @@ class Server:
             reason = await attached.line.ended()
         finally:
             attached.line.abort()
-            if self._attached.get(number) is attached:
+            if attached.counts:
+                attached.counts = False
                 del self._attached[number]
                 self._group(number).leave(number, reason)
                 self._performer.perform(self._index(number))
@@ -149,15 +150,17 @@ class Server:
             check_same(known, hello)
         device = Device(number, hello.device, hello.identity, hello.samples)
         up, down = (self.traffic.of(device.name, way) for way in ("up", "down"))
+        up.masked, down.masked = (0, 4) if dialled else (4, 0)  # who dials masks its frames
         line = taken_over(connection, lambda data: self.take(attached, data))
-        attached = Attached(device, line, up, down, dialled)
+        attached = Attached(device, number, self._group(number), line, up, down)
         before = self._attached.pop(number, None)
         if before is not None:
+            before.counts = False
             before.line.abort()
             self._group(number).leave(number, "replaced by a new connection")
             self._performer.perform(self._index(number))
         self._attached[number] = attached
-        attached.took("control", frame.ByteSize())
+        attached.up.count(CONTROL, frame.ByteSize())
         welcome = pb.Welcome(version=VERSION, run=self.run, id=self._id, device=number)
         self.send(attached, pb.Frame(welcome=welcome))
         return attached
@@ -167,36 +170,35 @@ class Server:
 
         Raises WireError where it is no frame.
         """
-        number = attached.device.number
-        if self._attached.get(number) is not attached:
+        if not attached.counts:
             return None  # it was let go; what it still says counts no more
         if (address := address_of(data)) is not None:
             return self._relay(attached, address, data)
         frame = decode_frame(data)
-        attached.took(purpose_of(frame), len(data))
+        attached.up.count(purpose_of(frame), len(data))
         match frame.WhichOneof("body"):
             case "snapshot":
                 return self._keep(attached, frame.snapshot)
             case "wanted":
                 return self._give(attached, frame.wanted.sha256)
-        index = self._index(number)
-        self.groups[index].receive(number, frame)
+        index = self._index(attached.number)
+        attached.group.receive(attached.number, frame)
         self._performer.perform(index)
         # No more of an upload than can be checked.
         return self._performer.settled(index) if frame.HasField("shared") else None
 
     def _relay(self, attached: Attached, address: Address, data: bytes) -> Awaitable[None] | None:
         """Pass on what the relay cannot read."""
-        number, purpose = attached.device.number, PURPOSES[address.purpose]
-        attached.took(purpose, len(data))
-        group = self._group(number)
-        if address.sender != number:
-            self._refuse(attached, f"envelope in the name of device {address.sender}")
-        elif address.receiver not in group.devices:
-            self._refuse(attached, f"envelope to device {address.receiver}, which is not of its group")
-        elif address.generation == group.generation and (receiver := self._attached.get(address.receiver)):
-            group.relayed(number)
-            receiver.put(data, purpose, express=address.express)
+        generation, sender, receiving, purpose, express = address
+        attached.up.count(purpose, len(data))
+        group = attached.group
+        if sender != attached.number:
+            self._refuse(attached, f"envelope in the name of device {sender}")
+        elif receiving not in group.devices:
+            self._refuse(attached, f"envelope to device {receiving}, which is not of its group")
+        elif generation == group.generation and (receiver := self._attached.get(receiving)):
+            group.relayed(sender)
+            receiver.put(data, purpose, express=express)
             return None if receiver.line.has_room else receiver.line.room()
         return None
 
@@ -206,7 +208,7 @@ class Server:
         for offset in range(0, max(len(content), 1), CHUNK_BYTES):
             part = content[offset : offset + CHUNK_BYTES]
             chunk = pb.Chunk(sha256=sha256, size=len(content), offset=offset, data=part)
-            attached.put(pb.Frame(chunk=chunk).SerializeToString(), "control")
+            attached.put(pb.Frame(chunk=chunk).SerializeToString(), CONTROL)
             await attached.line.room()
 
     async def _keep(self, attached: Attached, snapshot: pb.Snapshot) -> None:
@@ -279,6 +281,7 @@ class Server:
     def drop(self, device: int) -> None:
         """Hang up on a device."""
         if dropped := self._attached.pop(device, None):
+            dropped.counts = False
             dropped.line.abort()
 
     def stream(self, to: Attached, generation: int, frames: Callable[[], Iterator[pb.Frame]]) -> None:

@@ -12,16 +12,13 @@ from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
 Layout = Sequence[Sequence[tuple[int, int]]]
 PURPOSES = ("control", "activation", "error", "shuffle", "sharing", "recovery", "model")
+CONTROL = PURPOSES.index("control")
 _OF_KIND = {"shared": "sharing", "global_state": "sharing", "patch": "sharing", "snapshot": "recovery"}
 
 
-def purpose_of(frame: pb.Frame) -> str:
-    """What a frame is for, in the words of the traffic table."""
-    kind = frame.WhichOneof("body") or ""
-    if kind == "envelope":
-        purpose = frame.envelope.purpose  # an open enumeration: a device may name one that is none
-        return PURPOSES[purpose] if 0 <= purpose < len(PURPOSES) else "control"
-    return _OF_KIND.get(kind, "control")
+def purpose_of(frame: pb.Frame) -> int:
+    """What a frame is for, as a place in PURPOSES: an envelope tells it itself."""
+    return PURPOSES.index(_OF_KIND.get(frame.WhichOneof("body") or "", "control"))
 
 
 def exchanged_bytes(graph: NeuronGraph, layout: Layout, rows: int, dtype: pb.DType = pb.FLOAT32) -> int:
@@ -48,18 +45,25 @@ def _exchanged(graph: NeuronGraph, layout: Layout) -> Iterator[tuple[int, tuple[
 class Ledger:
     """Bytes and messages of one device in one direction, by purpose; bytes are counted in `totals`, too."""
 
-    __slots__ = ("rows", "totals")
+    __slots__ = ("bytes", "masked", "messages", "totals")
 
-    def __init__(self, totals: dict[str, int]) -> None:
-        self.rows: dict[str, list[int]] = {}
+    def __init__(self, totals: list[int]) -> None:
+        self.bytes, self.messages = [0] * len(PURPOSES), [0] * len(PURPOSES)
         self.totals = totals
+        self.masked = 0
+        """Bytes of the mask of each message."""
 
-    def count(self, purpose: str, size: int, messages: int = 1) -> None:
-        row = self.rows.get(purpose)
-        if row is None:
-            row = self.rows[purpose] = [0, 0]
-        row[0] += size
-        row[1] += messages
+    def count(self, purpose: int, payload: int) -> None:
+        """A message of so many bytes, and what WebSocket adds to it."""
+        size = payload + self.masked + (2 if payload < 126 else 4 if payload < 1 << 16 else 10)
+        self.bytes[purpose] += size
+        self.messages[purpose] += 1
+        self.totals[purpose] += size
+
+    def add(self, purpose: int, size: int, messages: int) -> None:
+        """What was counted before."""
+        self.bytes[purpose] += size
+        self.messages[purpose] += messages
         self.totals[purpose] += size
 
 
@@ -69,7 +73,7 @@ class Traffic:
     """
 
     def __init__(self) -> None:
-        self._totals = {way: dict.fromkeys(PURPOSES, 0) for way in ("down", "up")}
+        self._totals = {way: [0] * len(PURPOSES) for way in ("down", "up")}
         self._devices: dict[str, dict[str, Ledger]] = {}
 
     def of(self, device: str, direction: str) -> Ledger:
@@ -82,12 +86,12 @@ class Traffic:
 
     def by_purpose(self, direction: str = "up") -> dict[str, int]:
         """Bytes by purpose in one direction; a relayed message goes once up and once down."""
-        return dict(self._totals[direction])
+        return dict(zip(PURPOSES, self._totals[direction], strict=True))
 
     @property
     def exchanged(self) -> int:
         """Bytes of sums and errors, from devices."""
-        sent = self._totals["up"]
+        sent = self.by_purpose()
         return sent["activation"] + sent["error"]
 
     def rows(self, devices: Iterable[str] | None = None) -> list[dict[str, str | int]]:
@@ -96,11 +100,12 @@ class Traffic:
             {"device": d, "direction": way, "purpose": p, "bytes": size, "messages": messages}
             for d in (sorted(self._devices) if devices is None else devices)
             for way, ledger in self._devices.get(d, {}).items()
-            for p, (size, messages) in sorted(ledger.rows.items())
+            for p, size, messages in sorted(zip(PURPOSES, ledger.bytes, ledger.messages, strict=True))
+            if messages
         ]
 
     def restore(self, rows: Sequence[Mapping[str, str | int]]) -> None:
         """Go on counting from rows that were kept."""
         for row in rows:
             ledger = self.of(str(row["device"]), str(row["direction"]))
-            ledger.count(str(row["purpose"]), int(row["bytes"]), int(row["messages"]))
+            ledger.add(PURPOSES.index(str(row["purpose"])), int(row["bytes"]), int(row["messages"]))
