@@ -61,7 +61,8 @@ class MessageStream(asyncio.Protocol):
         self._transport, self._handler = transport, handler
         self._mask = NO_KEY if client else b""
         secure = transport.get_extra_info("ssl_object") is not None
-        self._together = TOGETHER_UNDER_TLS if secure else TOGETHER_BYTES
+        usual = TOGETHER_UNDER_TLS if secure else TOGETHER_BYTES
+        self._together = transport.get_extra_info("write_bytes", usual)
         self._loop = asyncio.get_running_loop()
         self._heard = self._loop.time()
         self._coming = bytearray()
@@ -340,9 +341,11 @@ def _ignore(data: bytes) -> None:
     """Take what still comes over a connection that is being closed."""
 
 
-def taken_over(connection: Connection, handler: Handler) -> MessageStream:
+def taken_over(
+    connection: Connection, handler: Handler, transport: asyncio.Transport | None = None
+) -> MessageStream:
     """Go on with a library's connection: what has come, and was not read, is given to `handler`, and whatever
-    comes from now on.
+    comes from now on; over another `transport` to the same peer, where one is given.
 
     Raises ValueError where the connection compresses.
     """
@@ -350,9 +353,14 @@ def taken_over(connection: Connection, handler: Handler) -> MessageStream:
         raise ValueError("make the connection with compression=None; what is sealed cannot be compressed")
     if connection.keepalive_task is not None:
         connection.keepalive_task.cancel()
-    transport = connection.transport
-    stream = MessageStream(transport, handler, client=isinstance(connection, ClientConnection))
-    stream.on_lost = connection.connection_lost
+    client = isinstance(connection, ClientConnection)
+    if transport is None:
+        transport = connection.transport
+        stream = MessageStream(transport, handler, client=client)
+        stream.on_lost = connection.connection_lost
+    else:
+        stream = MessageStream(transport, handler, client=client)
+        connection.transport.abort()
     transport.set_protocol(stream)
     if transport.is_closing():
         stream.abort()

@@ -30,6 +30,33 @@ class Stream:
         self._ended = False
         self._broken = False
         self._changed = asyncio.Event()
+        self._listener: Listener | None = None
+
+    def listen(self, listener: "Listener") -> bytes:
+        """From now on events go there, and nobody reads or waits here any more; what came and was not read,
+        which is still to be acknowledged.
+        """
+        self._listener = listener
+        chunk, self._chunk = self._chunk, b""
+        return chunk
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes that can be sent at a time."""
+        return self._mux.max_payload
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the stream is open, and the peer has acknowledged everything."""
+        return self._mux.can_write(self._local_id)
+
+    def send(self, payload: bytes) -> None:
+        """Send one payload, where the stream can write."""
+        self._mux.write(self._local_id, payload)
+
+    def acknowledge(self) -> None:
+        """What came last is taken."""
+        self._mux.acknowledge(self._local_id)
 
     async def read(self) -> bytes:
         """The next bytes in the pieces the peer sent; b"" when it has closed the stream.
@@ -86,6 +113,9 @@ class Stream:
 
     def notify(self, event: Opened | Data | Writable | Closed | None) -> None:
         """Take an event of the connection; None when the connection is lost."""
+        if self._listener is not None:
+            self._listener(event)
+            return
         match event:
             case Opened():
                 self._opened = True
@@ -110,6 +140,7 @@ class Stream:
             self._mux.raise_if_lost()
 
 
+Listener = Callable[[Opened | Data | Writable | Closed | None], None]
 Service = Callable[[Stream], Coroutine[Any, Any, None]]
 
 
@@ -273,25 +304,42 @@ class Mux(asyncio.BufferedProtocol):
             stream.abort()
 
 
-async def pump(stream: ByteStream, sock: socket.socket) -> None:
-    """Carry bytes between a stream and a non-blocking socket until either end closes; closes both."""
-    loop = asyncio.get_running_loop()
+class Pump:
+    """Carries bytes between a stream and a non-blocking socket until either end closes; then closes both."""
 
-    async def to_stream() -> None:
-        while data := await loop.sock_recv(sock, PUMP_BYTES):
-            await stream.write(data)
-        await stream.drain()
+    def __init__(self, stream: ByteStream, sock: socket.socket) -> None:
+        self.stream = stream
+        self._sock = sock
+        self._detached = False
 
-    async def to_socket() -> None:
-        while data := await stream.read():
-            await loop.sock_sendall(sock, data)
+    def start(self) -> asyncio.Task[None]:
+        self._task = asyncio.get_running_loop().create_task(self.pump())
+        return self._task
 
-    directions = [asyncio.ensure_future(to_stream()), asyncio.ensure_future(to_socket())]
-    try:
-        await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for direction in directions:
-            direction.cancel()
-        await asyncio.gather(*directions, return_exceptions=True)
-        stream.abort()
-        sock.close()
+    def detach(self) -> None:
+        """Carry nothing any more, and close the socket; the stream stays open."""
+        self._detached = True
+        self._task.cancel()
+
+    async def pump(self) -> None:
+        directions = [asyncio.ensure_future(self._to_stream()), asyncio.ensure_future(self._to_socket())]
+        try:
+            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for direction in directions:
+                direction.cancel()
+            await asyncio.gather(*directions, return_exceptions=True)
+            if not self._detached:
+                self.stream.abort()
+            self._sock.close()
+
+    async def _to_stream(self) -> None:
+        loop = asyncio.get_running_loop()
+        while data := await loop.sock_recv(self._sock, PUMP_BYTES):
+            await self.stream.write(data)
+        await self.stream.drain()
+
+    async def _to_socket(self) -> None:
+        loop = asyncio.get_running_loop()
+        while data := await self.stream.read():
+            await loop.sock_sendall(self._sock, data)

@@ -10,9 +10,10 @@ from typing import Self
 from crowdlearn_device.platform.files import replacing
 
 from crowdlearn_host.adb.carriers.connection import ACCEPT_SECONDS, CONNECT_SECONDS, connect_tcp, connect_usb
-from crowdlearn_host.adb.carriers.mux import StreamRefused, pump
+from crowdlearn_host.adb.carriers.mux import Pump, Stream, StreamRefused
 from crowdlearn_host.adb.carriers.server import ServerConnection, server_port
 from crowdlearn_host.adb.carriers.silence import opened, silence_told
+from crowdlearn_host.adb.carriers.stream_transport import StreamTransport
 from crowdlearn_host.adb.services.files import STORAGE_FULL, Progress, pull_file, push_file, stat_file
 from crowdlearn_host.adb.wire.shell_protocol import Channel, ShellDecoder, encode
 from crowdlearn_host.adb.wire.stream import ByteStream, Connection
@@ -53,7 +54,8 @@ class AdbDevice:
         self.serial = serial
         self.features = features
         self._connection = connection
-        self._pumps: set[asyncio.Task[None]] = set()
+        self._pumps: dict[socket.socket, Pump] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def connect(
@@ -106,10 +108,25 @@ class AdbDevice:
         near, far = socket.socketpair()
         near.setblocking(False)
         far.setblocking(False)
-        task = asyncio.get_running_loop().create_task(pump(stream, far))
-        self._pumps.add(task)
-        task.add_done_callback(self._pumps.discard)
+        pump = self._pumps[near] = Pump(stream, far)
+        task = pump.start()
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._pumps.pop(near, None))
         return near
+
+    def transport_of(self, sock: socket.socket) -> StreamTransport | None:
+        """What `open_socket` gave, without the socket, which is closed: what comes and goes costs half as
+        much. None where the carrier has no streams of its own.
+
+        Nothing may be under way on it.
+        """
+        pump = self._pumps.get(sock)
+        if pump is None or not isinstance(pump.stream, Stream):
+            return None
+        transport = StreamTransport(pump.stream)
+        pump.detach()
+        return transport
 
     async def shell(
         self, command: str, *, stdin: bytes = b"", timeout: float | None = SHELL_SECONDS
@@ -185,9 +202,9 @@ class AdbDevice:
 
     async def close(self) -> None:
         """Close the connection and every stream and socket on it."""
-        for task in self._pumps:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._connection.close()
 
     async def _shell_v2(self, command: str, stdin: bytes) -> ShellResult:

@@ -105,9 +105,11 @@ class Server:
         dialled: bool,
         number: int | None = None,
         admits: Admits | None = None,
+        carrier: Callable[[], asyncio.Transport | None] = lambda: None,
     ) -> bool:
         """Serve a device until its connection ends; a device new to the run gets `number`, or the next one.
-        Whether it can take part in this run again.
+        Whether it can take part in this run again. `carrier` gives another transport to the device, if there
+        is one that costs less than the connection's.
 
         Raises FleetError where its first words are wrong, or `admits` says no to its name and token;
         SilentDevice where there are none.
@@ -122,7 +124,7 @@ class Server:
             raise SilentDevice(f"no hello within {HELLO_SECONDS:.0f} s; is the network slow?") from error
         if admits is not None and not admits(first.hello.device, first.hello.token):
             raise FleetError(f"{first.hello.device[:50]!r} with this token is not enrolled; enrol it")
-        attached = self._welcome(first, connection, dialled, number)
+        attached = self._welcome(first, connection, dialled, number, carrier)
         number = attached.device.number
         reason = "connection closed"
         try:
@@ -139,7 +141,12 @@ class Server:
         return number not in self._group(number).attendance.unfit
 
     def _welcome(
-        self, frame: pb.Frame, connection: Connection, dialled: bool, wanted: int | None
+        self,
+        frame: pb.Frame,
+        connection: Connection,
+        dialled: bool,
+        wanted: int | None,
+        carrier: Callable[[], asyncio.Transport | None],
     ) -> Attached:
         hello = hello_of(frame, self.groups[0].settings.least_rows)
         number, planned = self._seats.number(hello.device, wanted)
@@ -151,7 +158,7 @@ class Server:
         device = Device(number, hello.device, hello.identity, hello.samples)
         up, down = (self.traffic.of(device.name, way) for way in ("up", "down"))
         up.masked, down.masked = (0, 4) if dialled else (4, 0)  # who dials masks its frames
-        line = taken_over(connection, lambda data: self.take(attached, data))
+        line = taken_over(connection, lambda data: self.take(attached, data), carrier())
         attached = Attached(device, number, self._group(number), line, up, down)
         before = self._attached.pop(number, None)
         if before is not None:

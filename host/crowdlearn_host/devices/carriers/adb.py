@@ -121,7 +121,7 @@ class Link:
         await deployment.start()
         try:
             while not self._over and device.lost is None and claim.lost is None:
-                await self._connect(deployment)
+                await self._connect(device, deployment)
                 await self._pause()
         finally:
             if device.lost is None and claim.lost is None:
@@ -129,11 +129,12 @@ class Link:
         if claim.lost is not None:
             raise FleetError(claim.lost)
 
-    async def _connect(self, deployment: Deployment) -> None:
+    async def _connect(self, device: AdbDevice, deployment: Deployment) -> None:
         """One connection, from hello to its end."""
+        sock = await deployment.connect()
         async with connect(
             "ws://device/",
-            sock=await deployment.connect(),
+            sock=sock,
             additional_headers={"Authorization": f"Bearer {self._token}"},
             compression=None,
             max_size=MAX_FRAME,
@@ -142,7 +143,12 @@ class Link:
         ) as connection:
             began = time.monotonic()
             try:
-                fit = await self._server.attach(connection, dialled=True, number=self._number)
+                fit = await self._server.attach(
+                    connection,
+                    dialled=True,
+                    number=self._number,
+                    carrier=lambda: device.transport_of(sock),
+                )
             except FleetError as error:
                 reason = connection.close_reason or str(error)
                 if connection.close_code != TRY_LATER and self._mistaken:

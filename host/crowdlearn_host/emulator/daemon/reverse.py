@@ -4,7 +4,7 @@ import asyncio
 import re
 import socket
 
-from crowdlearn_host.adb.carriers.mux import Mux, Stream, pump
+from crowdlearn_host.adb.carriers.mux import Mux, Pump, Stream
 from crowdlearn_host.errors import FleetError
 
 _RULE = re.compile(r"forward:(?P<norebind>norebind:)?tcp:(?P<port>\d{1,5});(?P<target>[a-z]+:[\w.:/@-]+)")
@@ -82,7 +82,7 @@ class Reverse:
         except FleetError:
             sock.close()
             return
-        await pump(stream, sock)
+        await Pump(stream, sock).pump()
 
 
 def _counted(text: str) -> bytes:

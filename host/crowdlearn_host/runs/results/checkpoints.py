@@ -124,6 +124,7 @@ class Checkpoints:
         """The evaluation of the newest checkpoint, where there is a test set, once all are done."""
         await asyncio.to_thread(self._pool.shutdown)
         await asyncio.sleep(0)  # what the thread told last is heard first
+        self._prune()
         test = self._prepared.test
         if self._last is not None and self._last[0] == self._newest:
             return self._last[1]

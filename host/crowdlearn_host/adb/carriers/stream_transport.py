@@ -1,0 +1,118 @@
+"""An adb stream as asyncio's transport: what is written and read goes through no socket of this computer."""
+
+import asyncio
+from typing import Any
+
+from crowdlearn_host.adb.carriers.mux import Stream
+from crowdlearn_host.adb.wire.streams import Closed, Data, Opened, Writable
+from crowdlearn_host.errors import FleetError
+
+WRITE_BYTES = 64 << 10
+"""What may be written at a time: the stream takes no more until the phone has acknowledged it."""
+
+
+class StreamTransport(asyncio.Transport):
+    """Takes an open stream over from its reader and writer. A protocol may write while nothing is
+    unacknowledged; it is paused otherwise, so that what is behind can still change its order.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__({"write_bytes": WRITE_BYTES})
+        self._stream = stream
+        self._loop = asyncio.get_running_loop()
+        self._protocol: asyncio.Protocol = asyncio.Protocol()
+        self._buffer = bytearray()
+        self._held = b""
+        """What came while the protocol did not read."""
+        self._reading = True
+        self._writing = True
+        self._closing = False
+        self._lost = False
+        self._held = stream.listen(self._happened)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
+        self._protocol = protocol
+        if self._held:
+            self._loop.call_soon(self._deliver_held)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self._protocol
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing: the protocol is paused as soon as anything waits."""
+
+    def get_write_buffer_size(self) -> int:
+        return len(self._buffer)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self._closing:
+            self._buffer += data
+            self._send()
+
+    def _send(self) -> None:
+        stream = self._stream
+        if self._buffer and stream.can_write:
+            payload = bytes(self._buffer[: stream.max_payload])
+            del self._buffer[: len(payload)]
+            stream.send(payload)
+        if self._writing and not (stream.can_write and not self._buffer):
+            self._writing = False
+            self._protocol.pause_writing()
+
+    def _happened(self, event: Opened | Data | Writable | Closed | None) -> None:
+        match event:
+            case Data(payload=payload):
+                if self._reading:
+                    self._protocol.data_received(payload)
+                    self._stream.acknowledge()
+                else:
+                    self._held = payload
+            case Writable():
+                self._send()
+                if not self._buffer and self._stream.can_write:
+                    if self._closing:
+                        self.abort()
+                    elif not self._writing:
+                        self._writing = True
+                        self._protocol.resume_writing()
+            case Closed():
+                self._lose(None)
+            case None:
+                self._lose(FleetError("the adb connection was lost"))
+
+    def pause_reading(self) -> None:
+        self._reading = False
+
+    def resume_reading(self) -> None:
+        if not self._reading:
+            self._reading = True
+            self._deliver_held()
+
+    def _deliver_held(self) -> None:
+        if self._reading and self._held:
+            held, self._held = self._held, b""
+            self._protocol.data_received(held)
+            self._stream.acknowledge()
+
+    def close(self) -> None:
+        self._closing = True
+        if not self._buffer and self._stream.can_write:
+            self.abort()
+
+    def abort(self) -> None:
+        self._closing = True
+        self._stream.abort()
+        self._lose(None)
+
+    def _lose(self, error: Exception | None) -> None:
+        self._closing = True
+        if not self._lost:
+            self._lost = True
+            self._loop.call_soon(self._protocol.connection_lost, error)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return super().get_extra_info(name, default)
