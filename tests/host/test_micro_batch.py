@@ -14,7 +14,7 @@ from crowdlearn_host.runs.micro_batch import (
     exchanged_messages,
     rows_of,
 )
-from crowdlearn_host.spec.training import ALONE_ROWS, LEAST_ROWS, TrainingSection
+from crowdlearn_host.spec.run_spec import ALONE_ROWS, LEAST_ROWS, TrainingSection
 
 
 @pytest.mark.parametrize(
