@@ -7,7 +7,7 @@ import torch
 from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.balanced import balanced
-from crowdlearn_host.runs.micro_batch import (
+from crowdlearn_host.spec.micro_batch import (
     MACS_PER_SECOND,
     MESSAGE_SECONDS,
     cheapest_rows,

@@ -32,12 +32,12 @@ from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.messages import check_messages
 from crowdlearn_host.planner.plan import Plan, load_plan
 from crowdlearn_host.planner.problem.wire_format import wire_format
+from crowdlearn_host.spec.micro_batch import rows_of
 from crowdlearn_host.spec.provenance import Given, check_inputs, given
 from crowdlearn_host.spec.run_spec import MOST_GROUPS, RunSpec
 
 from .affordable import check_affordable
 from .data import check_enough, deal, load_split, sample_shape, to_npz
-from .micro_batch import rows_of
 
 WIRE = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "int8": pb.INT8}
 

@@ -23,7 +23,8 @@ from crowdlearn_host.planner.plan import Plan, load_plan
 from crowdlearn_host.planner.shares import shared_edges, shares_cost
 from crowdlearn_host.simulation.learners.rounding import crossings
 from crowdlearn_host.simulation.learners.workload import Workload
-from crowdlearn_host.spec.simulation import SimulationConfig
+from crowdlearn_host.spec.micro_batch import cheapest_rows
+from crowdlearn_host.spec.simulation import AS_PHONES, SimulationConfig
 
 from .modelled_traffic import errors_per_sample, sums_per_sample
 
@@ -82,6 +83,10 @@ def prepare(
         raise ConfigError(
             f"the plan has {len(plan.pieces)} pieces for groups of {_pieces(config)}; plan again"
         )
+    if config.training.micro_batch == AS_PHONES:
+        rows = cheapest_rows(graph, plan, config.training.batch)
+        training = config.training.model_copy(update={"micro_batch": rows})
+        config = config.model_copy(update={"training": training})
     shared: tuple[int, ...] = ()
     sums, errors, gradient = sums_per_sample(graph, plan), errors_per_sample(graph, plan), 0
     if config.privacy.sums == "shares":

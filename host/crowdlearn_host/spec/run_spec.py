@@ -87,7 +87,7 @@ class TrainingSection(Section):
     """SGD as torch.optim.SGD defines it. Counts are samples unless said otherwise.
 
     Without `micro_batch` the plan's is taken, or else a mini-batch is cut as finely as its messages are
-    worth (runs/micro_batch.py): batch norm takes the statistics of a micro-batch. `in_flight` bounds how
+    worth (spec/micro_batch.py): batch norm takes the statistics of a micro-batch. `in_flight` bounds how
     many are under way at once. `schedule` lowers the learning rate with every sharing, to a hundredth.
     `wire` is how sums and errors travel between pieces; int8 is rounded up or down at random. With
     `staleness` 1 a mini-batch enters before the one ahead of it has updated the weights, which keeps

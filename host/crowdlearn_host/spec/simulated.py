@@ -13,7 +13,7 @@ from crowdlearn_host.errors import ConfigError
 
 from .provenance import load_inputs
 from .run_spec import RunSpec
-from .simulation import PartitionConfig, SharingConfig, SimulationConfig
+from .simulation import AS_PHONES, PartitionConfig, SharingConfig, SimulationConfig
 from .simulation import TrainingConfig as SimulatedTraining
 
 RUN_KEYS = {"name", "data", "device_data", "input_shape", "fleet", "checkpoints"}
@@ -65,7 +65,10 @@ def _simulated_alike(spec: RunSpec) -> SimulationConfig:
     pieces = len(plan.pieces) if plan else spec.group.pieces
     devices = len(plan.seats) if plan and plan.groups else spec.devices
     groups = len(plan.groups) if plan and plan.groups else spec.group.groups
-    micro = spec.training.micro_rows(plan.micro_batch if plan else 0, pieces=pieces)
+    told = plan.micro_batch if plan else 0
+    micro = AS_PHONES
+    if told or spec.training.micro_batch or pieces == 1:
+        micro = spec.training.micro_rows(told, pieces=pieces)
     return simulated(spec, devices, micro, groups)
 
 

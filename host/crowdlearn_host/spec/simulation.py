@@ -35,7 +35,7 @@ class TrainingConfig(Section):
     every partial sum and error that one piece would send another, mini-batches being whole. With `staleness`
     1 a gradient is that of the weights before the last update, but for a pass's first, as phones compute
     whose mini-batches overlap through a whole pass. Batch norm takes the statistics of `micro_batch` samples;
-    0 leaves a mini-batch whole.
+    0 leaves a mini-batch whole, and -1 cuts it as phones do that nobody told how (spec/micro_batch.py).
     """
 
     epochs: int = Field(default=50, ge=1, le=100_000)
@@ -47,7 +47,11 @@ class TrainingConfig(Section):
     schedule: Fall = "constant"
     wire: Literal["float32", "float16", "int8"] = "float32"
     staleness: int = Field(default=0, ge=0, le=1)
-    micro_batch: int = Field(default=0, ge=0)
+    micro_batch: int = Field(default=0, ge=-1)
+
+
+AS_PHONES = -1
+"""A micro-batch as phones choose it, by what they train."""
 
 
 class SharingConfig(Section):

@@ -8,7 +8,8 @@ from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
 from crowdlearn_host.coordinator.hub.traffic import exchanged_messages
 from crowdlearn_host.planner.plan import Plan
-from crowdlearn_host.spec.run_spec import ALONE_ROWS, TrainingSection, micro_rows
+
+from .run_spec import ALONE_ROWS, TrainingSection, micro_rows
 
 MESSAGE_SECONDS = 300e-6
 """CPU time of one message at its sender, the relay and its receiver, all in (benchmarks/message_cost.py)."""
