@@ -35,3 +35,7 @@ class FailedError(DeviceError):
 
 class JoinError(DeviceError):
     """The host cannot be joined: a wrong address, certificate or token."""
+
+
+class AggregationError(DeviceError):
+    """A secure sum is refused: too few contributors, a host that contradicts itself, values out of range."""
