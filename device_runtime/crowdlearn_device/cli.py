@@ -60,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     joining.add_argument("--threads", type=int, default=0, help="threads of the executor (0: its choice)")
     for taking_part in (serving, joining):
         taking_part.add_argument(
+            "--no-data", action="store_true", help="hold no samples: it is never the dominator"
+        )
+        taking_part.add_argument(
             "--lowest-battery",
             type=int,
             default=LOWEST_PERCENT,
@@ -123,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return_large_blocks()
         home: Path = arguments.home
-        data, name = arguments.data or home / "data", arguments.name or home.resolve().name
+        data = None if arguments.no_data else arguments.data or home / "data"
+        name = arguments.name or home.resolve().name
         battery = Battery.of_this_device(arguments.lowest_battery)
         if arguments.command == "join":
             url, token, pin, once = arguments.url, arguments.token, arguments.pin, arguments.once

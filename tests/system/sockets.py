@@ -40,8 +40,10 @@ async def train_on_sockets(
     )
     async with AsyncExitStack() as stack:
         attached = []
-        for number, files in enumerate(device_files(prepared, devices)):
+        files_of, seats = device_files(prepared, devices), list(prepared.plan.seats)
+        for number in range(devices):
             home = folder / f"device-{number}"
+            files = files_of[seats.index(home.name) if home.name in seats else number]
             for name, content in files.items():
                 (home / name).parent.mkdir(parents=True, exist_ok=True)
                 (home / name).write_bytes(content)

@@ -100,7 +100,9 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_training_a_plan_equals_plain_sgd(run: Run, dtype: torch.dtype) -> None:
     model = copy.deepcopy(run.untrained)
-    expected, losses = plain_sgd(model, run.prepared.config, run.phones, dtype)
+    seats = run.plan.seats
+    order = [seats[turn.devices[0]] for turn in run.plan.groups[0].turns]
+    expected, losses = plain_sgd(model, run.prepared.config, run.phones, dtype, order)
     assert len(run.plan.pieces) >= 3
     measured = [m["loss"] for m in read_lines(run.folder / "metrics.jsonl")]
     assert measured == pytest.approx(losses, rel=1e-4)

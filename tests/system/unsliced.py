@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from crowdlearn_device.protocol.schedule import dominator_order, mini_batches, pass_order
-from crowdlearn_host.runs.data import deal, load_split
+from crowdlearn_host.runs.data import deal, load_split, shares_of
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.spec.run_spec import RunSpec
 from torch import nn
@@ -26,19 +27,24 @@ def unsliced(
 
 
 def plain_sgd(
-    model: nn.Module, config: RunSpec, phones: int, dtype: torch.dtype
+    model: nn.Module, config: RunSpec, phones: int, dtype: torch.dtype, order: Sequence[int] = ()
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The same of an untrained model, which is trained in place."""
+    """The same of an untrained model, which is trained in place; devices dominate in this `order`, or else in
+    one that is drawn.
+    """
     settings = config.training
     least = 2 if any(isinstance(module, nn.BatchNorm1d) for module in model.modules()) else 1
     model.to(dtype)
     sgd = torch.optim.SGD(
         model.parameters(), settings.learning_rate, settings.momentum, weight_decay=settings.weight_decay
     )
-    parts = deal(load_split(config.data or "", "train"), phones, settings.seed)
+    data = load_split(config.data or "", "train")
+    parts = deal(
+        data, [len(data) // phones] * phones if order else shares_of(len(data), [1] * phones), settings.seed
+    )
     losses = []
     for epoch in range(settings.epochs):
-        for device in dominator_order(range(phones), seed=settings.seed, epoch=epoch):
+        for device in order or dominator_order(range(phones), seed=settings.seed, epoch=epoch):
             data = parts[device].shaped(config.input_shape or parts[device].inputs.shape[1:])
             permutation = pass_order(len(data), seed=settings.seed, epoch=epoch, device=device)
             for number, batch in enumerate(mini_batches(len(data), settings.batch, least)):

@@ -65,6 +65,8 @@ def in_shape(
     Raises DataError, naming `source`, otherwise: height, width and channels are never read as one another.
     """
     have, want = tuple(inputs.shape[1:]), tuple(int(size) for size in sample_shape)
+    if have == want:
+        return inputs
     told = f"a sample has shape {have} ({prod(have)} values) but the model takes {want} ({prod(want)} values)"
     told = f"{source}: {told}" if source else told
     if prod(have) != prod(want):
@@ -132,18 +134,23 @@ def _remedy(have: tuple[int, ...], want: tuple[int, ...]) -> str:
     return f"save it transposed: inputs.transpose({axes})"
 
 
-def load_dataset(folder: str | Path, split: Split = "train") -> Dataset:
+NO_DATA = Dataset(np.zeros((0, 1), np.float32), np.zeros(0, np.int64))
+"""What a device without samples holds."""
+
+
+def load_dataset(folder: str | Path, split: Split = "train", *, may_be_empty: bool = False) -> Dataset:
     """The `split` of the data set in `folder`; pixel bytes become floats in [0, 1].
 
     Knows `train.npz`/`test.npz` with arrays `inputs` and `labels`, the IDX files of the MNIST distribution
     (gzip or not, inputs [N, 28, 28]) and the binary version of CIFAR-10 (inputs [N, 3, 32, 32]).
-    Raises DataError where nothing of the kind is there, or it is damaged or larger than MAX_BYTES.
+    An .npz file `may_be_empty`: the host sends one to a device that is to hold no samples. Raises DataError
+    where nothing of the kind is there, or it is damaged or larger than MAX_BYTES.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; name the folder that holds the data set")
     if (folder / f"{split}.npz").is_file():
-        return load_npz(folder / f"{split}.npz")
+        return load_npz(folder / f"{split}.npz", may_be_empty=may_be_empty)
     images = _first_file(folder, f"{IDX_PREFIX[split]}-images", "idx3-ubyte")
     if images is not None:
         labels = _first_file(folder, f"{IDX_PREFIX[split]}-labels", "idx1-ubyte")
@@ -159,7 +166,7 @@ def load_dataset(folder: str | Path, split: Split = "train") -> Dataset:
     )
 
 
-def load_npz(path: str | Path) -> Dataset:
+def load_npz(path: str | Path, *, may_be_empty: bool = False) -> Dataset:
     """The data set in one .npz file with arrays `inputs` (uint8 is scaled to [0, 1]) and integer `labels`.
 
     Raises DataError where an array is missing, of the wrong kind, not finite, or larger than MAX_BYTES.
@@ -167,6 +174,8 @@ def load_npz(path: str | Path) -> Dataset:
     inputs, labels = _read_npz(Path(path))
     if labels is None:
         raise DataError(f"{path} has no array labels; save it with both")
+    if may_be_empty and len(inputs) == len(labels) == 0:
+        return NO_DATA
     return _checked(inputs, labels, Path(path))
 
 

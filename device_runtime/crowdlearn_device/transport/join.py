@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from crowdlearn_device.data.dataset import Dataset, load_dataset
+from crowdlearn_device.data.dataset import NO_DATA, Dataset, load_dataset
 from crowdlearn_device.errors import JoinError
 from crowdlearn_device.member.fetching import FetchingMember
 from crowdlearn_device.platform.battery import Battery
@@ -35,7 +35,7 @@ REFUSED = 1008
 
 async def join_host(
     home: Path,
-    data: Path,
+    data: Path | None,
     name: str,
     url: str,
     token: str,
@@ -61,7 +61,7 @@ async def join_host(
     identity = Identity.load(home / "identity.key")
 
     def load() -> Dataset:
-        return load_dataset(data)
+        return NO_DATA if data is None else load_dataset(data)
 
     samples = len(load())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -13,7 +13,7 @@ from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from crowdlearn_device.data.dataset import Dataset, load_dataset
+from crowdlearn_device.data.dataset import NO_DATA, Dataset, load_dataset
 from crowdlearn_device.errors import DeviceError
 from crowdlearn_device.member.member import Member
 from crowdlearn_device.platform.battery import Battery
@@ -106,7 +106,7 @@ async def run_member(
 
 async def serve_device(
     home: Path,
-    data: Path,
+    data: Path | None,
     name: str,
     port: int,
     stopping: asyncio.Event | None = None,
@@ -117,9 +117,9 @@ async def serve_device(
     """Listen on 127.0.0.1:`port` (0: any free one, written to HOME/port) for the host, one connection at a
     time, until `stopping` is set and others have taken over what this device holds.
 
-    While the battery is low it takes part in nothing: the host is to come again later. HOME/token, if it is
-    there, must be what the host presents: other programs of the phone can reach the port too. A `tap` records
-    what the device holds of others' samples, for evaluations only.
+    Without `data` it holds no samples. While the battery is low it takes part in nothing: the host is to come
+    again later. HOME/token, if it is there, must be what the host presents: other programs of the phone can
+    reach the port too. A `tap` records what the device holds of others' samples, for evaluations only.
     """
     home.mkdir(parents=True, exist_ok=True)
     identity = Identity.load(home / "identity.key")
@@ -129,7 +129,7 @@ async def serve_device(
     leaving = stopping or asyncio.Event()
 
     def load() -> Dataset:
-        return load_dataset(data)
+        return NO_DATA if data is None else load_dataset(data, may_be_empty=True)
 
     def authorize(connection: ServerConnection, request: Request) -> Response | None:
         expected = token_file.read_text().strip() if token_file.exists() else ""

@@ -66,7 +66,7 @@ def baselines(problem: Problem, loads: Sequence[float]) -> list[Baseline]:
             Baseline(
                 name,
                 division,
-                cost(problem, division.counts),
+                cost(problem, division),
                 forward_floats(problem, division.counts),
                 tuple(violations(problem, division)),
             )

@@ -7,13 +7,13 @@ change.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from math import inf
 
 from crowdlearn_host.planner.problem.fleet import Fleet
+from crowdlearn_host.planner.problem.places import caps_of
 from crowdlearn_host.planner.problem.problem import Budget, Problem, uplink
-from crowdlearn_host.planner.problem.seats import caps_of
+from crowdlearn_host.planner.solver.clock import Deadline
 from crowdlearn_host.planner.solver.milp import Program
 from crowdlearn_host.planner.solver.piece_program import seat_classes
 from crowdlearn_host.planner.solver.search import search
@@ -100,14 +100,14 @@ def explain(problem: Problem, fleet: Fleet, proven: bool, sample_bytes: float, s
     Limits on memory are told without the device's own samples, of `sample_bytes` each.
     """
     verdict = "no plan meets every budget" if proven else "no plan that meets every budget was found in time"
-    deadline = time.monotonic() + min(seconds, SECONDS)
-    joint = relaxations(problem, deadline - time.monotonic())
+    deadline = Deadline.after(min(seconds, SECONDS))
+    joint = relaxations(problem, deadline.left)
     if joint is None:
         return f"{verdict}: the group has too few seats; add devices"
     if not joint.budgets:
         if not joint.least:
             return f"{verdict}, nor what to relax; give it more seconds"
-        return f"{verdict}: {_uplinks(problem, deadline - time.monotonic())}"
+        return f"{verdict}: {_uplinks(problem, deadline.left)}"
 
     def told(stretch: Stretch) -> str:
         parts = " and ".join(_tell(problem, fleet, one, sample_bytes) for one in stretch.budgets)
@@ -115,7 +115,7 @@ def explain(problem: Problem, fleet: Fleet, proven: bool, sample_bytes: float, s
 
     parts = [told(joint)]
     for key in dict.fromkeys((c, budget.name) for c, s in enumerate(problem.seats) for budget in s.budgets):
-        left = deadline - time.monotonic()
+        left = deadline.left
         if len(parts) == TOLD or left <= 0:
             break
         if [(one.seat, one.budget) for one in joint.budgets] == [key]:

@@ -13,7 +13,9 @@ from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from pydantic import TypeAdapter, ValidationError
 
 from crowdlearn_host.errors import PlanError
-from crowdlearn_host.planner.problem.costs import Rotation, Training
+from crowdlearn_host.planner.problem.costs import Training
+from crowdlearn_host.planner.problem.fleet import DeviceClass, Fleet
+from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION, Rotation
 
 Range = tuple[int, int]
 MAX_BYTES = 64 << 20
@@ -38,7 +40,8 @@ class BudgetUse:
 class PiecePlan:
     """The neurons of one piece: per layer a range [start, stop), in the order of `Plan.order`.
 
-    `seat` names the class of devices that take it. `macs` (forward and backward) and `uplink_bytes` are per
+    `seat` names the class of devices that take it, `classes` all that can afford it (of the dominator's piece
+    those with samples); none where nobody reckoned. `macs` (forward and backward) and `uplink_bytes` are per
     sample.
     """
 
@@ -48,6 +51,7 @@ class PiecePlan:
     memory_bytes: float = 0.0
     uplink_bytes: float = 0.0
     budgets: tuple[BudgetUse, ...] = ()
+    classes: tuple[str, ...] = ()
 
     @property
     def owned(self) -> tuple[int, ...]:
@@ -57,26 +61,48 @@ class PiecePlan:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Relayed bytes per epoch of all groups."""
+    """Bytes that devices send per epoch, of all groups: sums, errors, state that changes hands, weights that
+    are shared (and, of several groups, those that come back), and sealed snapshots. Beside them are the
+    `keys` by which heirs open snapshots: no part of what is minimised, as they grow with neither neurons nor
+    pieces alone. Of the shuffles `returning` is the way back to the first turn, which the first epoch of a
+    run spares; of the sharing `downloads` are what the server sends.
+    """
 
     forward: float
     backward: float
     shuffles: float
     sharing: float
+    snapshots: float = 0.0
+    keys: float = 0.0
+    returning: float = 0.0
+    downloads: float = 0.0
 
     @property
     def total(self) -> float:
         """The planner's objective."""
-        return self.forward + self.backward + self.shuffles + self.sharing
+        return self.forward + self.backward + self.shuffles + self.sharing + self.snapshots
+
+    def sent(self, epochs: int) -> dict[str, float]:
+        """Bytes that devices send in a run of so many epochs, by purpose as the relay counts them."""
+        return {
+            "activation": epochs * self.forward,
+            "error": epochs * self.backward,
+            "shuffle": epochs * self.shuffles - self.returning,
+            "sharing": epochs * (self.sharing - self.downloads),
+            "recovery": epochs * (self.snapshots + self.keys),
+        }
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """No plan relays fewer than `bound` bytes per epoch; this one relays `cost`. Found in `seconds`."""
+    """No plan sends fewer than `bound` bytes per epoch; this one sends `cost`. Found in `seconds` by the
+    clock, `processor_seconds` of the processor.
+    """
 
     cost: float
     bound: float
     seconds: float
+    processor_seconds: float = 0.0
 
     @property
     def gap(self) -> float:
@@ -110,7 +136,7 @@ class Plan:
 
     `order[layer]` lists the model's neurons in slice order; () keeps the model's own. `micro_batch`, in
     samples, and `staleness` are what its memory was reckoned with; 0 where nobody reckoned. `training` is all
-    of that, where it is known.
+    of that, and `fleet` the devices that it is for, where they are known.
     """
 
     pieces: tuple[PiecePlan, ...]
@@ -118,11 +144,12 @@ class Plan:
     model: str = ""
     micro_batch: int = 0
     staleness: int = 0
-    rotation: Rotation = "minimal"
+    rotation: Rotation = DEFAULT_ROTATION
     groups: tuple[GroupPlan, ...] = field(default=())
     traffic: Traffic | None = None
     certificate: Certificate | None = None
     training: Training | None = None
+    fleet: Fleet | None = None
 
     @property
     def seats(self) -> dict[str, int]:
@@ -132,6 +159,12 @@ class Plan:
         numbers = itertools.count()
         groups = [[(name, next(numbers)) for name in group.devices] for group in self.groups]
         return dict(seat for row in itertools.zip_longest(*groups) for seat in row if seat is not None)
+
+    @property
+    def class_of(self) -> dict[str, DeviceClass]:
+        """The class of every device, by name."""
+        kinds = self.fleet.classes if self.fleet is not None else ()
+        return {name: kind for kind in kinds for name in kind.names}
 
 
 def plan_from_counts(graph: NeuronGraph, counts: Sequence[Sequence[int]]) -> Plan:
@@ -157,7 +190,12 @@ def plan_from_counts(graph: NeuronGraph, counts: Sequence[Sequence[int]]) -> Pla
 
 def save_plan(plan: Plan, path: Path) -> None:
     """Write the plan as JSON."""
-    write_atomically(path, TypeAdapter(Plan).dump_json(plan, indent=1) + b"\n")
+    write_atomically(path, plan_json(plan, indent=1) + b"\n")
+
+
+def plan_json(plan: Plan, *, indent: int | None = None) -> bytes:
+    """The plan as a JSON document, which `load_plan` reads."""
+    return TypeAdapter(Plan).dump_json(plan, indent=indent, by_alias=True)
 
 
 def is_plan(text: str) -> bool:
@@ -238,6 +276,10 @@ def check_plan(plan: Plan, graph: NeuronGraph) -> None:
 
 
 def _check_groups(plan: Plan) -> None:
+    kinds = {kind.name for kind in plan.fleet.classes} if plan.fleet is not None else set[str]()
+    for k, piece in enumerate(plan.pieces):
+        if unknown := {*piece.classes} - kinds:
+            raise PlanError(f"piece {k} fits classes {sorted(unknown)}, which its fleet does not have")
     names = [name for group in plan.groups for name in group.devices]
     if len({*names}) != len(names):
         twice = next(name for k, name in enumerate(names) if name in names[:k])

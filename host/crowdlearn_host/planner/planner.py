@@ -1,10 +1,9 @@
-"""The planner: from a network and a fleet to the plan that relays least, with its certificate and
+"""The planner: from a network and a fleet to the plan that sends least, with its certificate and
 baselines.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -12,34 +11,48 @@ from crowdlearn_export.graph.memory_curves import Footprint
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
 from crowdlearn_host.errors import InfeasiblePlan
-from crowdlearn_host.planner.problem.costs import Costs, Training, costs, sharing_bytes
+from crowdlearn_host.planner.problem.costs import Costs, Training, costs
 from crowdlearn_host.planner.problem.fleet import Fleet, deal
 from crowdlearn_host.planner.problem.memory import peak_memory
-from crowdlearn_host.planner.problem.problem import Budget, Counts, Division, Problem, Seat, traffic, uplink
+from crowdlearn_host.planner.problem.places import Tree, compositions, trees
+from crowdlearn_host.planner.problem.problem import Budget, Counts, Division, Problem, Seat, uplink
 from crowdlearn_host.planner.problem.seats import group_problem, may_stay
+from crowdlearn_host.planner.solver.clock import Deadline, Stopwatch
 from crowdlearn_host.planner.solver.piece_program import seat_classes
-from crowdlearn_host.planner.solver.search import Solution, search
+from crowdlearn_host.planner.solver.search import CLOSED, Solution, search
 
+from .afford import affording
 from .balanced import balanced
 from .baselines import Baseline, absent, baselines
 from .infeasibility import explain
-from .plan import BudgetUse, Certificate, PiecePlan, Plan, Traffic, plan_from_counts
+from .plan import BudgetUse, Certificate, PiecePlan, Plan, plan_from_counts
 from .rotation import rotate
+from .traffic import epoch_traffic
 
 IMBALANCE = 1.03
 """Of slices, in the paper."""
-LARGEST_GROUP = 50
-"""Devices of a group that the planner proposes by itself: they take turns, so a large group is slow."""
+FIRST_SECONDS = 0.5
+"""Processor seconds of the first look at a number of groups; every further one takes twice as long."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and what the partitioners reach on the same problem."""
+    """A plan, and what the partitioners reach on the same problem, in `compared_seconds` by the clock, which
+    the time limit does not count.
+    """
 
     plan: Plan
     baselines: tuple[Baseline, ...]
     absent: tuple[tuple[str, str], ...] = ()
-    """Partitioners that were not run, and why."""
+    compared_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Option:
+    """A number of groups, and a tree that joins the classes of dominators."""
+
+    groups: int
+    tree: Tree
 
 
 def plan_fleet(
@@ -52,68 +65,99 @@ def plan_fleet(
     compare: bool = True,
     footprint: Footprint | None = None,
 ) -> Planned:
-    """The plan with the fewest relayed bytes per epoch that every device of the fleet can afford.
+    """The plan that sends fewest bytes per epoch and that every device of the fleet can afford.
 
-    Memory counts what programs need to run where `footprint` tells it. Without `group_size` the number of
-    groups is decided too; the certificate then covers every number considered. Raises InfeasiblePlan, which
-    says what to relax, where no plan meets every budget.
+    Memory counts what programs need to run if `footprint` tells it. Without `group_size` the number of
+    groups is decided too; the certificate then covers every number considered. `seconds` are of the
+    processor. Raises InfeasiblePlan, which says what to relax, if no plan meets every budget.
     """
-    began = time.monotonic()
-    options = _groupings(fleet, group_size)
-    prices = {groups: costs(graph, training, groups, footprint) for groups in options}
-    problems = {groups: group_problem(prices[groups], training, fleet, groups) for groups in options}
-    compared: dict[int, list[Baseline]] = {}
-    solutions: dict[int, Solution] = {}
-    waiting = list(options)
-    for share in (0.5, 1.0):
-        for k, groups in enumerate(waiting):
-            if groups not in compared:
-                alone = compare and len(options) == 1
-                compared[groups] = _compare(problems[groups], prices[groups]) if alone else []
-            known = [baseline.division for baseline in compared[groups]]
-            known += _even(graph, prices[groups], problems[groups])
-            before = solutions[groups].division if groups in solutions else None
-            known += [before] if before is not None else []
-            left = (1.0 if len(options) == 1 else share) * seconds - (time.monotonic() - began)
-            solutions[groups] = search(problems[groups], max(left, 0.2) / (len(waiting) - k), known)
-        cheapest = min(solution.cost for solution in solutions.values())
-        waiting = [g for g, s in solutions.items() if not s.infeasible and s.bound < cheapest * (1 - 1e-6)]
-        if len(options) == 1:
-            break
-    feasible = {groups: s for groups, s in solutions.items() if s.division is not None}
+    priced = costs(graph, training, footprint)
+    options = [
+        _Option(groups, tree)
+        for groups in _groupings(fleet, group_size)
+        for tree in trees(fleet, priced.sample_bytes)
+    ]
+    problems = {o: group_problem(priced, training, fleet, o.groups, o.tree) for o in options}
+    comparing, compared = Stopwatch.start(), dict[_Option, list[Baseline]]()
+    if compare and len(options) == 1:
+        compared[options[0]] = _compare(problems[options[0]], priced)
+    compared_seconds = comparing.seconds
+    watch = Stopwatch.start()
+    known = {
+        o: [*_even(graph, priced, problems[o]), *(b.division for b in compared.get(o, []))] for o in options
+    }
+    solutions = _searched(problems, known, Deadline.after(seconds))
+    feasible = {o: s for o, s in solutions.items() if s.division is not None}
     if not feasible:
-        raise InfeasiblePlan(
-            explain(
-                problems[options[0]],
-                fleet,
-                all(s.infeasible for s in solutions.values()),
-                prices[options[0]].sample_bytes,
-                seconds,
-            )
-        )
-    groups = min(feasible, key=lambda g: (feasible[g].cost, g))
+        proven = all(s.infeasible for s in solutions.values())
+        raise InfeasiblePlan(explain(problems[options[0]], fleet, proven, priced.sample_bytes, seconds))
+    plans = []
+    for option in sorted(feasible, key=lambda o: (feasible[o].cost, o.groups))[:3]:
+        division = feasible[option].division
+        assert division is not None
+        plans.append((option, _plan(graph, priced, training, fleet, problems[option], division, option)))
+    best, plan = min(plans, key=lambda found: _sent(found[1]))
+    spent = watch.seconds, watch.processor_seconds
     bound = min(
-        inf if s.infeasible else s.bound - may_stay(prices[g], training, fleet, g)
-        for g, s in solutions.items()
+        inf if s.infeasible else s.bound - may_stay(priced, training, fleet, o.groups)
+        for o, s in solutions.items()
     )
-    if compare and not compared[groups]:
-        compared[groups] = _compare(problems[groups], prices[groups])
-        for baseline in compared[groups]:
-            if not baseline.broken and baseline.cost < feasible[groups].cost:
-                feasible[groups] = replace(feasible[groups], division=baseline.division, cost=baseline.cost)
-    division = feasible[groups].division
-    assert division is not None
-    plan = _plan(graph, prices[groups], training, fleet, problems[groups], division, groups)
-    assert plan.traffic is not None
-    total = plan.traffic.total
+    if compare and best not in compared:
+        comparing = Stopwatch.start()
+        compared[best] = _compare(problems[best], priced)
+        compared_seconds = comparing.seconds
+        for baseline in compared[best]:
+            if not baseline.broken and baseline.cost < feasible[best].cost:
+                other = _plan(graph, priced, training, fleet, problems[best], baseline.division, best)
+                plan = min(plan, other, key=_sent)
+    total = _sent(plan)
     if bound > total * (1 + 1e-9):
-        raise AssertionError(f"the plan relays {total} bytes, less than the bound {bound}; please report it")
-    certificate = Certificate(total, min(bound, total), time.monotonic() - began)
+        raise AssertionError(f"the plan sends {total} bytes, less than the bound {bound}; please report it")
     return Planned(
-        replace(plan, certificate=certificate),
-        tuple(compared[groups]),
-        tuple(absent(problems[groups]).items()) if compare else (),
+        replace(plan, certificate=Certificate(total, min(bound, total), *spent)),
+        tuple(compared.get(best, ())),
+        tuple(absent(problems[best]).items()) if compare else (),
+        compared_seconds,
     )
+
+
+def _sent(plan: Plan) -> float:
+    assert plan.traffic is not None
+    return plan.traffic.total
+
+
+def _searched(
+    problems: dict[_Option, Problem], known: dict[_Option, list[Division]], deadline: Deadline
+) -> dict[_Option, Solution]:
+    """A solution of every problem, those that may still be the cheapest searched ever longer until one is
+    proven to be, or the time is up.
+    """
+    solutions: dict[_Option, Solution] = {}
+    waiting, seconds = list(problems), FIRST_SECONDS
+    while waiting:
+        for k, option in enumerate(waiting):
+            left = deadline.left
+            if option in solutions and left <= 0:
+                break
+            is_last = len(waiting) == 1 and option in solutions
+            share = left if is_last or len(problems) == 1 else min(seconds, left / (len(waiting) - k))
+            before = solutions.get(option)
+            found = search(problems[option], max(share, 0.2), known[option])
+            if before is not None:
+                found = replace(found, bound=max(found.bound, before.bound))
+            solutions[option] = found
+            known[option] += [found.division] if found.division is not None else []
+        cheapest = min(solution.cost for solution in solutions.values())
+        waiting = [o for o, s in solutions.items() if not s.infeasible and _is_open(s, cheapest)]
+        waiting.sort(key=lambda o: solutions[o].bound)
+        if len(problems) == 1 or deadline.left <= 0:
+            break
+        seconds *= 2
+    return solutions
+
+
+def _is_open(solution: Solution, cheapest: float) -> bool:
+    return solution.bound < cheapest - CLOSED * abs(cheapest) if cheapest < inf else True
 
 
 def _compare(problem: Problem, priced: Costs) -> list[Baseline]:
@@ -121,10 +165,16 @@ def _compare(problem: Problem, priced: Costs) -> list[Baseline]:
 
 
 def _groupings(fleet: Fleet, group_size: int | None) -> list[int]:
-    """Numbers of groups to consider: one for every size that a group can have, up to LARGEST_GROUP."""
-    largest = min(fleet.size, LARGEST_GROUP)
-    sizes = range(1, largest + 1) if group_size is None else [min(group_size, fleet.size)]
-    return sorted({fleet.size // size for size in sizes})
+    """Numbers of groups to consider: one for every size that a group can have; each has a dominator."""
+    sizes = range(1, fleet.size + 1) if group_size is None else [min(group_size, fleet.size)]
+    numbers = sorted({fleet.size // size for size in sizes})
+    able = [groups for groups in numbers if all(c.dominators for c in compositions(fleet, groups))]
+    if not able:
+        raise InfeasiblePlan(
+            f"of {numbers[0]} groups not every one has a device with samples; "
+            "make groups larger, or give samples to more devices"
+        )
+    return able
 
 
 def _even(graph: NeuronGraph, priced: Costs, problem: Problem) -> list[Division]:
@@ -154,25 +204,32 @@ def _plan(
     fleet: Fleet,
     problem: Problem,
     division: Division,
-    groups: int,
+    option: _Option,
 ) -> Plan:
     by_layer = [_by_layer(priced, counts, len(graph.layers)) for counts in division.counts]
     plan = plan_from_counts(graph, by_layer)
-    turned = [
-        rotate(problem, priced, fleet, devices, division.counts, training.rotation)
-        for devices in deal(fleet, groups)
-    ]
-    forward, backward = traffic(problem, division.counts)
-    shuffled = sum(moved for _, moved in turned)
+    turned = tuple(
+        rotate(problem, priced, fleet, devices, division.counts, training.rotation, option.tree)
+        for devices in deal(fleet, option.groups)
+    )
+    afforded = affording(problem, priced, fleet, division.counts)
+    pieces = tuple(
+        replace(
+            _piece(priced, problem, division, k, plan.pieces[k]),
+            classes=tuple(kind.name for kind in fleet.classes if afforded[kind.name][k]),
+        )
+        for k in range(len(plan.pieces))
+    )
     return replace(
         plan,
-        pieces=tuple(_piece(priced, problem, division, k, plan.pieces[k]) for k in range(len(plan.pieces))),
+        pieces=pieces,
         rotation=training.rotation,
         micro_batch=training.micro_batch,
         staleness=training.staleness,
         training=training,
-        groups=tuple(group for group, _ in turned),
-        traffic=Traffic(forward, backward, shuffled, sharing_bytes(priced.parameters, training, groups)),
+        groups=turned,
+        fleet=fleet,
+        traffic=epoch_traffic(priced, training, fleet, problem, division.counts, turned),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from crowdlearn_device.data.dataset import Dataset, Split, load_dataset
@@ -42,19 +43,27 @@ def _digits(split: Split) -> Dataset:
     return Dataset((bunch.data[chosen] / 16.0).astype(np.float32), bunch.target[chosen].astype(np.int64))
 
 
-def deal(data: Dataset, devices: int, seed: int) -> list[Dataset]:
-    """The samples dealt out at random, as evenly as they divide. Raises ConfigError if there are too few."""
-    check_enough(data, devices)
+def deal(data: Dataset, sizes: Sequence[int], seed: int) -> list[Dataset]:
+    """So many samples for each device, drawn at random."""
     order = np.random.default_rng(seed).permutation(len(data))
-    return [data.subset(part) for part in np.array_split(order, devices)]
+    ends = np.cumsum(sizes)
+    return [data.subset(order[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
-def check_enough(data: Dataset, devices: int) -> None:
-    """Raise ConfigError if the samples are too few for so many devices."""
-    if len(data) < 2 * devices:
-        raise ConfigError(
-            f"data: {len(data)} samples are too few for {devices} devices; each needs 2 at least"
-        )
+def shares_of(samples: int, shares: Sequence[int]) -> list[int]:
+    """How many of all samples each device gets, as near to its share as whole samples come.
+
+    Raises ConfigError if a device would get less than 2.
+    """
+    total = max(sum(shares), 1)
+    sizes = [samples * share // total for share in shares]
+    owed = sorted(range(len(shares)), key=lambda k: (-(samples * shares[k] % total), k))
+    for k in owed[: samples - sum(sizes)]:
+        sizes[k] += 1
+    dealt = sum(map(bool, shares))
+    if not dealt or any(share and size < 2 for share, size in zip(shares, sizes, strict=True)):
+        raise ConfigError(f"data: {samples} samples are too few for {dealt} devices; each needs 2 at least")
+    return sizes
 
 
 def to_npz(data: Dataset) -> bytes:

@@ -17,10 +17,13 @@ from torch import nn
 from crowdlearn_host.common.home import cache_home
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import check_name, stated_shape
+from crowdlearn_host.planner.initial_weights import initial_weights
 from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_seconds
 from crowdlearn_host.planner.plan import Plan
 from crowdlearn_host.planner.problem.costs import Training
 from crowdlearn_host.planner.problem.fleet import Fleet
+from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
+from crowdlearn_host.planner.problem.state_bytes import value_bytes
 from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.runs.data import load_split, sample_shape
 from crowdlearn_host.runs.preflight import check_start
@@ -47,9 +50,8 @@ def planned(spec: RunSpec, fleet: Fleet, group_size: int | None, seconds: float)
     """Plan the network of `spec` for a fleet, as `spec` trains it."""
     check_name(spec.model)
     test = load_split(spec.data, "test") if spec.data else None
-    graph = neuron_graph(
-        build_model(spec.model, spec.training.seed), torch.zeros(2, *sample_shape(spec, test)), spec.model
-    )
+    network = build_model(spec.model, spec.training.seed)
+    graph = neuron_graph(network, torch.zeros(2, *sample_shape(spec, test)), spec.model)
     training, numbers = spec.training, wire_format(spec.training.wire)
     usual = micro_rows(training.batch, sample_seconds(graph, fleet, numbers))
     asked = Training(
@@ -57,10 +59,12 @@ def planned(spec: RunSpec, fleet: Fleet, group_size: int | None, seconds: float)
         micro_batch=min(training.micro_batch or usual, training.batch),
         in_flight=training.in_flight,
         momentum=training.momentum > 0,
-        rotation=spec.group.rotation or "minimal",
+        rotation=spec.group.rotation or DEFAULT_ROTATION,
         theta=spec.sharing.theta,
         wire=numbers,
         staleness=training.staleness,
+        snapshot_every=training.snapshot_every,
+        value_bytes=value_bytes(spec.sharing.values, initial_weights(graph, network)),
     )
     found = plan_with_micro_batch(
         graph, fleet, asked, _footprints(graph, fleet), group_size=group_size, seconds=seconds, compare=False

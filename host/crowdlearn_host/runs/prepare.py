@@ -16,6 +16,7 @@ from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.graph.weights import arrays_of
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import make_loss
+from crowdlearn_export.program.footprint import footprint
 from crowdlearn_export.program.inference import export_inference
 from crowdlearn_export.program.slice_program import SliceProgram, export_slices
 from crowdlearn_export.stages.stage import Optimizer
@@ -28,16 +29,18 @@ from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from crowdlearn_host.errors import ConfigError, FleetError, PlanError
 from crowdlearn_host.methods.round_schedule import renews
 from crowdlearn_host.models.named import build_model
+from crowdlearn_host.planner.afford import with_classes
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.messages import check_messages
 from crowdlearn_host.planner.plan import Plan, load_plan
+from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
 from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.spec.micro_batch import rows_of
 from crowdlearn_host.spec.provenance import Given, check_inputs, given
 from crowdlearn_host.spec.run_spec import MOST_GROUPS, RunSpec
 
 from .affordable import check_affordable
-from .data import check_enough, deal, load_split, sample_shape, to_npz
+from .data import deal, load_split, sample_shape, shares_of, to_npz
 
 WIRE = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "int8": pb.INT8}
 
@@ -118,11 +121,19 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     if devices is not None:
         group_sizes(config, plan, devices)
         if train is not None:
-            check_enough(train, devices - config.fleet.joining)
+            _dealt(plan, len(train), devices - config.fleet.joining)
     if run is not None:
         check_inputs(run, read)
     fewer = range(section.min_pieces or len(plan.pieces), len(plan.pieces))
-    fallbacks = tuple(balanced(graph, pieces) for pieces in fewer)
+    fallbacks = tuple(
+        with_classes(
+            balanced(graph, pieces),
+            plan,
+            graph,
+            lambda rows, regions: footprint(graph, rows, cache_home() / "footprints", regions=regions),
+        )
+        for pieces in fewer
+    )
     training = config.training
     micro = rows_of(training, graph, plan)
     check_affordable(plan, config, micro)
@@ -167,7 +178,11 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
         return tuple(programs[piece.owned] for piece in of.pieces)
 
     cuts = tuple(
-        Cut(tuple(piece.neurons for piece in each.pieces), tuple(p.manifest.sha256 for p in of_pieces(each)))
+        Cut(
+            tuple(piece.neurons for piece in each.pieces),
+            tuple(p.manifest.sha256 for p in of_pieces(each)),
+            _takers(plan, each),
+        )
         for each in fallbacks
     )
     keeps = config.group.keep_model
@@ -233,7 +248,9 @@ def _settings(
     prepared: Prepared, devices: int, turns: tuple[tuple[int, ...], ...], *, groups: int
 ) -> Settings:
     training, sharing = prepared.config.training, prepared.config.sharing
-    planned = prepared.plan.rotation if prepared.plan.groups else "full"
+    plan = prepared.plan
+    planned = plan.rotation if plan.groups else DEFAULT_ROTATION
+    kinds = {plan.seats[name]: kind for name, kind in plan.class_of.items() if name in plan.seats}
     return Settings(
         layout=tuple(piece.neurons for piece in prepared.plan.pieces),
         programs=tuple(program.manifest.sha256 for program in prepared.programs),
@@ -259,6 +276,20 @@ def _settings(
         alone=groups == 1,
         renews=renews(sharing.theta, sharing.tau, training.momentum, groups),
         whole=prepared.whole.manifest.sha256 if prepared.whole else "",
+        takers=_takers(plan, plan),
+        without_samples=frozenset(number for number, kind in kinds.items() if not kind.samples),
+        most_samples={number: kind.samples for number, kind in kinds.items() if kind.max_memory},
+    )
+
+
+def _takers(plan: Plan, cut: Plan) -> tuple[frozenset[int], ...]:
+    """The planned devices that can afford each piece of a cut; () if nobody reckoned."""
+    kinds, seats = plan.class_of, plan.seats
+    if not kinds.keys() >= seats.keys() or not any(piece.classes for piece in cut.pieces):
+        return ()
+    return tuple(
+        frozenset(number for name, number in seats.items() if kinds[name].name in piece.classes)
+        for piece in cut.pieces
     )
 
 
@@ -276,11 +307,28 @@ def shared_model_of(prepared: Prepared, groups: int) -> SharedModel:
 
 
 def device_files(prepared: Prepared, devices: int) -> list[dict[str, bytes]]:
-    """What is pushed to each device: every program (roles rotate), and its samples where they are
-    dealt out.
+    """The files that are pushed to each device, in the order of the fleet: every program (roles rotate), and
+    its samples if they are dealt out: as many as are planned, if there are so many, or its share of them.
+
+    Raises ConfigError if there are too few samples, or more than a device's memory is planned for.
     """
     programs = {f"programs/{n}": c for program in prepared.exported for n, c in program.files().items()}
     if prepared.train is None or devices == 0:
         return [programs] * devices
-    parts = deal(prepared.train, devices, prepared.config.training.seed)
+    sizes = _dealt(prepared.plan, len(prepared.train), devices)
+    parts = deal(prepared.train, sizes, prepared.config.training.seed)
     return [{**programs, "data/train.npz": to_npz(part)} for part in parts]
+
+
+def dealt(prepared: Prepared, devices: int) -> int:
+    """How many samples are dealt out to so many devices."""
+    return 0 if prepared.train is None else sum(_dealt(prepared.plan, len(prepared.train), devices))
+
+
+def _dealt(plan: Plan, samples: int, devices: int) -> list[int]:
+    """How many of so many samples each device is dealt, in the order of the fleet."""
+    kinds = [(name, plan.class_of.get(name)) for name in plan.seats][:devices]
+    if not kinds or any(kind is None for _, kind in kinds):
+        return shares_of(samples, [1] * devices)
+    planned = [kind.samples for _, kind in kinds if kind is not None]
+    return planned if sum(planned) <= samples else shares_of(samples, planned)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,17 @@ from crowdlearn_host.runs.results.checkpoints import Checkpoints
 from crowdlearn_host.runs.results.evaluation import Evaluation
 from crowdlearn_host.runs.results.losses import EpochLoss
 
-from .prepare import Prepared, device_files, groups_of, shared_model_of
+from .prepare import Prepared, dealt, device_files, groups_of, shared_model_of
 
 GOODBYE_SECONDS = 15.0
+
+
+def _files_for(
+    places: Mapping[str, int], files: Sequence[dict[str, bytes]], place: int, name: str
+) -> dict[str, bytes]:
+    """The files of a device: those of its place in the plan, or else of its `place` in the fleet."""
+    planned = places.get(name, place)
+    return files[planned if planned < len(files) else place]
 
 
 async def train(
@@ -71,15 +80,18 @@ async def train(
     server.traffic.restore(folder.load_traffic())
     checkpoints = Checkpoints(prepared, folder, server, losses)
     files = device_files(prepared, len(serials))
+    places = {name: place for place, name in enumerate(seats)}
+    if prepared.train is not None and (left := len(prepared.train) - dealt(prepared, len(serials))):
+        on_event("samples_left", {"left": left, "samples": len(prepared.train)})
     async with AsyncExitStack() as stack:
         if fleet.listen is not None:
             port = await stack.enter_async_context(listening(server, fleet.listen, default_home()))
             address = f"{fleet.listen.rpartition(':')[0]}:{port}"
             on_event("listening", {"address": address, "port": port, "devices": fleet.joining})
         on_event("gathering", {"named": list(serials), "joining": fleet.joining})
-        reached = AdbFleet(server, prepared.config, serials, key, extra)
+        reached = AdbFleet(server, prepared.config, serials, key, extra, prepared.plan.class_of)
         links = [
-            asyncio.create_task(Link(reached, serial, number, files[i]).keep())
+            asyncio.create_task(Link(reached, serial, number, partial(_files_for, places, files, i)).keep())
             for i, (number, serial) in enumerate(zip(numbers, serials, strict=False))
         ]
         stack.push_async_callback(_cancelled, links)

@@ -14,6 +14,7 @@ from crowdlearn_host.common.toml_files import Location, Section, load_toml, loca
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.methods.round_schedule import Fall
 from crowdlearn_host.models.names import ModelName
+from crowdlearn_host.planner.problem.rotations import Rotation
 
 from .loss import CROSS_ENTROPY, LossSpec
 
@@ -47,7 +48,7 @@ class GroupSection(Section):
 
     The devices form `groups` of equal size, in their order. A plan brings its own groups; a device takes what
     was planned for its name (ro.serialno, or that of its enrolment), or else for its place in the fleet, and
-    that is told. `rotation` is the plan's unless it is given.
+    that is told. `rotation` is the plan's unless it is given, or else minimal.
 
     With `min_pieces` a group that misses devices and has no spare goes on with an even cut into fewer pieces,
     down to that many; without, it waits. With `keep_model` every device takes the group's model at the end.
@@ -57,7 +58,7 @@ class GroupSection(Section):
     min_pieces: int | None = Field(None, ge=1, le=1000)
     plan: Location | None = None
     groups: int = Field(1, ge=1, le=MOST_GROUPS)
-    rotation: Literal["full", "minimal"] | None = None
+    rotation: Rotation | None = None
     keep_model: bool = False
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import tomli_w
 
 from crowdlearn_host.common.toml_files import load_toml, read_toml
 from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
 
 from .provenance import load_inputs
 from .run_spec import RunSpec
@@ -93,7 +94,7 @@ def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None 
         devices=devices,
         group=devices // groups,
         pieces=0 if spec.group.plan else spec.group.pieces,
-        rotation=spec.group.rotation or "full",
+        rotation=spec.group.rotation or DEFAULT_ROTATION,
         plan=spec.group.plan,
         partition=PartitionConfig(kind="dealt"),
         training=SimulatedTraining(

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from crowdlearn_host.common.toml_files import Location, Section
 from crowdlearn_host.methods.round_schedule import Fall, renews, rounds_an_epoch, share_left
 from crowdlearn_host.models.names import ModelName
+from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION, Rotation
 
 from .loss import CROSS_ENTROPY, LossSpec
 from .privacy import PrivacySection
@@ -91,7 +92,7 @@ class SimulationConfig(Section):
     devices: int = Field(default=120, ge=1, le=100_000)
     group: int = Field(default=12, ge=1, le=10_000)
     pieces: int = Field(default=0, ge=0, le=10_000)
-    rotation: Literal["full", "minimal"] = "full"
+    rotation: Rotation = DEFAULT_ROTATION
     plan: Location | None = None
     partition: PartitionConfig = PartitionConfig()
     training: TrainingConfig = TrainingConfig()

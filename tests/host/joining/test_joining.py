@@ -28,7 +28,7 @@ from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from crowdlearn_host.devices.joining.certificate import certificate
 from crowdlearn_host.devices.joining.enrolment import Enrolment
 from crowdlearn_host.devices.joining.listener import listening
-from crowdlearn_host.runs.data import deal, load_split, to_npz
+from crowdlearn_host.runs.data import deal, load_split, shares_of, to_npz
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.runs.train import train
 from crowdlearn_host.spec.run_spec import RunSpec
@@ -216,7 +216,7 @@ async def test_devices_that_dial_in_train_like_any_others(tmp_path, home):
 
     assert prepared.train is not None
     assert prepared.test is not None
-    parts = deal(prepared.train, 2, seed=0)
+    parts = deal(prepared.train, shares_of(len(prepared.train), [1, 1]), seed=0)
     _, pin = certificate(home)
     enrolment = Enrolment(home)
     with RunFolder(tmp_path / "run", create=True) as folder:

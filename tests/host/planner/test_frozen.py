@@ -15,7 +15,7 @@ from crowdlearn_host.simulation.modelled_traffic import errors_per_sample, sums_
 from .conftest import fleet
 
 WIDTHS = (40, 24, 16, 12, 4)
-TRAINING = Training(batch=8, micro_batch=8, in_flight=1, momentum=True, wire=WireFormat(4, 0))
+TRAINING = Training(batch=8, micro_batch=8, in_flight=1, momentum=True, theta=1.0, wire=WireFormat(4, 0))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_a_neuron_costs_what_is_done_for_it(frozen: NeuronGraph, graph: NeuronGr
     assert [each.macs for each in all_.each] == [2 * 24, 3 * 16 + 3 * 3, 3 * 12 + 3 * 3, 3 * 4 + 3 * 3, 3]
     assert [each.state / 4 for each in some.each] == [24, 16 + 5, 2 * 12 + 5, 2 * (4 + 3) + 2, 2]
     assert [bundle.gradients / 4 for bundle in some.memory.bundles] == [0, 0, 12, 4 + 3, 1]
-    assert some.parameters == 16 * 12 + 12 * (4 + 3) + 4
+    assert some.shared_weights == 16 * 12 + 12 * (4 + 3) + 4 + 2 * 12  # and running statistics
     assert [bundle.sums / 32 for bundle in some.memory.bundles] == [0, 0, 1, 1, 0]
     assert [bundle.sums / 32 for bundle in all_.memory.bundles] == [1, 1, 1, 1, 0]
 

@@ -113,14 +113,14 @@ def test_a_training_step_in_one_call_holds_no_gradients(graph: NeuronGraph) -> N
     """Which are there where sharing ranks weights by them, and where mini-batches are cut or overlap."""
     known = replace(programs(graph, 8, [0]), step=5e6)
     of = [
-        (Training(batch=8, micro_batch=8), 1, True),
-        (Training(batch=9, micro_batch=8), 1, False),
-        (Training(batch=8, micro_batch=8, staleness=1), 1, False),
-        (Training(batch=8, micro_batch=8, theta=0.5), 2, False),
-        (Training(batch=8, micro_batch=8, theta=1.0), 2, True),
+        (Training(batch=8, micro_batch=8, theta=1.0), True),
+        (Training(batch=9, micro_batch=8, theta=1.0), False),
+        (Training(batch=8, micro_batch=8, staleness=1, theta=1.0), False),
+        (Training(batch=8, micro_batch=8, theta=0.5), False),
+        (Training(batch=8, micro_batch=8, theta=1.0), True),
     ]
-    for training, groups, steps in of:
-        priced = costs(graph, training, groups, known)
+    for training, steps in of:
+        priced = costs(graph, training, known)
         bundles = zip(priced.memory.bundles, priced.neurons, strict=True)
         state, gradients = (
             sum(n * x for n, x in zip(priced.neurons, each, strict=True))

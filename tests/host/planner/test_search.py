@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from itertools import product
 from math import inf
@@ -20,6 +19,7 @@ from crowdlearn_host.planner.problem.problem import (
 )
 from crowdlearn_host.planner.solver.branch import branch_and_price
 from crowdlearn_host.planner.solver.class_program import FEW_POINTS, make_block
+from crowdlearn_host.planner.solver.clock import Deadline
 from crowdlearn_host.planner.solver.piece_program import seat_classes, solve_pieces
 from crowdlearn_host.planner.solver.search import search
 from hypothesis import HealthCheck, given, settings
@@ -59,7 +59,11 @@ def problems(draw: st.DrawFn, uplinks: bool = False) -> Problem:
                 Budget(name, "units", per_neuron, per_presence, 1, pinned + 1 + draw(st.integers(2, 20)))
             )
         limit = draw(st.integers(5, 60)) if uplinks and c else inf
-        seats.append(Seat(f"class {c}", count, tuple(budgets), limit))
+        kept, entered = (
+            tuple(draw(st.integers(0, 2)) if 0 < b < last else 0 for b in range(len(neurons))) for _ in "ke"
+        )
+        state = (kept, entered, draw(st.integers(0, 3))) if draw(st.booleans()) else ()
+        seats.append(Seat(f"class {c}", count, tuple(budgets), limit, *state))
     return Problem(
         neurons,
         tuple(links),
@@ -67,7 +71,6 @@ def problems(draw: st.DrawFn, uplinks: bool = False) -> Problem:
         tuple(seats),
         objective=Wire(draw(st.integers(1, 3)), draw(st.sampled_from([0, 0.5, 2]))),
         sent=Wire(2, draw(st.sampled_from([0, 1]))),
-        kept=tuple(draw(st.integers(0, 2)) if 0 < b < last else 0 for b in range(len(neurons))),
         constant=7,
         dominator_hidden=draw(st.booleans()),
     )
@@ -122,7 +125,7 @@ def brute_force(problem: Problem) -> float:
     for columns in product(*choices):
         division = Division(seats, tuple(zip(*columns, strict=True)))
         if not violations(problem, division):
-            best = min(best, cost(problem, division.counts))
+            best = min(best, cost(problem, division))
     return best
 
 
@@ -160,7 +163,7 @@ def test_branch_and_price_bounds_the_optimum_from_below_whatever_was_found(probl
         make_block(free, seat, (b,), FEW_POINTS) for seat in (1, len(free.seats) - 1) for b in free.free
     ]
     known = [block for block in blocks if block is not None]
-    deadline = time.monotonic() + SECONDS
+    deadline = Deadline.after(SECONDS)
     bound = branch_and_price(free, known, deadline, lambda blocks, branch: inf)
     best = brute_force(free)
     assert bound <= best * (1 + 1e-6)
@@ -177,7 +180,7 @@ def test_an_idle_device_that_is_too_small_for_anything_changes_nothing(problem: 
     assert (division is None) == (best == inf)
     assert problem.constant + bound <= best + 1e-6
     if division is not None:
-        assert cost(problem, division.counts) == pytest.approx(best)
+        assert cost(wider, division) == pytest.approx(best)
 
 
 @quick

@@ -132,7 +132,7 @@ def test_federated_averaging_of_a_part_of_the_devices_learns(crowd: Crowd) -> No
 
 
 def test_bytes_are_those_of_the_plan_and_of_the_updates(crowd: Crowd) -> None:
-    setting = crowd(training={"epochs": 1, "batch": 8})
+    setting = crowd(training={"epochs": 1, "batch": 8}, rotation="full")
     record = simulated(setting).records[0]
     # 10 sums leave the dominator; each of 3 followers sums for 8 neurons less its own; each sends 4 sums.
     sums = 10 + (3 * 8 - 8) + 3 * 4 + (8 if setting.plan.pieces[0].neurons[1] != (0, 0) else 0)

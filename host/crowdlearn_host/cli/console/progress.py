@@ -38,6 +38,8 @@ PROBLEMS = {
     "unreachable": "{device} cannot be reached: {reason}",
     "deferred": "{device} does not come back; its turn moves to the end of the epoch",
     "skipped": "{device} misses epoch {epoch}",
+    "samples_left": "{left} of {samples} samples are left over: the plan has no device for them",
+    "samples_unused": "{device} holds {samples} samples, which the plan leaves out: it is never dominator",
     "stands_in": "the plan does not name {device}; it takes what was planned for {planned}",
     "recompiled": "programs are others than those the run began with: what follows may differ by rounding",
     "refused": "refused from {device}: {reason}",

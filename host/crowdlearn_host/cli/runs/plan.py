@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +20,7 @@ from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.models.names import check_name, stated_shape
 from crowdlearn_host.planner.problem.fleet import load_fleet
+from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
 from crowdlearn_host.spec.loss import LossKind
 from crowdlearn_host.spec.run_spec import SharingSection, TrainingSection, micro_rows
 
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
     from crowdlearn_export.graph.memory_curves import Footprint
     from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
-    from crowdlearn_host.planner.plan import Plan
+    from crowdlearn_host.planner.plan import Certificate, Plan
     from crowdlearn_host.planner.planner import Planned
 
-TRAINING, THETA = TrainingSection.model_validate({}), SharingSection.model_validate({}).theta
+TRAINING, SHARING = TrainingSection.model_validate({}), SharingSection.model_validate({})
 """What training does unless its configuration says otherwise is what is planned for."""
 
 
@@ -71,9 +72,17 @@ def plan(
     ] = TRAINING.staleness,
     momentum: Annotated[bool, typer.Option(help="Whether SGD keeps momentum.")] = TRAINING.momentum > 0,
     wire: Annotated[Wire, typer.Option(help="Numbers on the wire.")] = Wire(TRAINING.wire),
-    rotation: Annotated[Rotate, typer.Option(help="What moves at a shuffle.")] = Rotate.minimal,
-    theta: Annotated[float, typer.Option(min=0, max=1, help="Share of weights that groups share.")] = THETA,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Time limit of the solver.")] = 60.0,
+    rotation: Annotated[Rotate, typer.Option(help="What moves at a shuffle.")] = Rotate(DEFAULT_ROTATION),
+    theta: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of weights that groups share.")
+    ] = SHARING.theta,
+    values: Annotated[Wire, typer.Option(help="Numbers of shared weights.")] = Wire(SHARING.values),
+    snapshot_every: Annotated[
+        int, typer.Option(min=1, help="Mini-batches between two snapshots of a piece.")
+    ] = TRAINING.snapshot_every,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Time limit of the solver, in processor seconds.")
+    ] = 60.0,
     baselines: Annotated[bool, typer.Option(help="Compare with METIS and a hypergraph partitioner.")] = True,
     save: Annotated[Path | None, typer.Option(help="Write the plan here (JSON).")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the plan here (SVG).")] = None,
@@ -86,7 +95,7 @@ def plan(
     check_name(model)
     sample, devices = stated_shape(model, shape), load_fleet(fleet)
     from crowdlearn_host.planner.drawing import draw_plan, is_drawing
-    from crowdlearn_host.planner.plan import is_plan, save_plan
+    from crowdlearn_host.planner.plan import is_plan, plan_json, save_plan
 
     if save is not None:
         claim(save, force=force, is_own=is_plan)
@@ -101,8 +110,10 @@ def plan(
 
             from crowdlearn_host.common.home import cache_home
             from crowdlearn_host.models.named import build_model
+            from crowdlearn_host.planner.initial_weights import initial_weights
             from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_seconds
             from crowdlearn_host.planner.problem.costs import Training
+            from crowdlearn_host.planner.problem.state_bytes import value_bytes
             from crowdlearn_host.planner.problem.wire_format import wire_format
 
             numbers = wire_format(wire.value)
@@ -118,6 +129,8 @@ def plan(
                 theta=theta,
                 wire=numbers,
                 staleness=staleness,
+                snapshot_every=snapshot_every,
+                value_bytes=value_bytes(values.value, initial_weights(graph, network)),
             )
             capped = any(kind.max_memory for kind in devices.classes)
 
@@ -133,7 +146,7 @@ def plan(
                     known = footprint(
                         graph, rows, cache_home() / "footprints", regions=regions, on_layer=on_layer
                     )
-                working.step(f"searching for the plan, for at most {seconds:.0f} s")
+                working.step(f"searching for the plan, for at most {seconds:.0f} processor seconds")
                 return known if capped else None
 
             planned = plan_with_micro_batch(
@@ -149,7 +162,7 @@ def plan(
             save_plan(planned.plan, save)
         if plot is not None:
             write_atomically(plot, draw_plan(planned.plan, graph).encode())
-        tell(dataclasses.asdict(planned.plan))
+        tell(json.loads(plan_json(planned.plan)))
     if as_json:
         return
     console.print(_pieces(planned.plan, graph, whole_memory=capped))
@@ -191,20 +204,33 @@ def _pieces(plan: Plan, graph: NeuronGraph, *, whole_memory: bool) -> Table:
 
 def _traffic(planned: Planned) -> Table:
     plan = planned.plan
-    table = Table(title="relayed bytes per epoch")
+    table = Table(title="bytes sent per epoch")
     for column in ("", "bytes", "against the plan"):
         table.add_column(column, justify="right" if column else "left")
     assert plan.traffic is not None
     assert plan.certificate is not None
-    for name in ("forward", "backward", "shuffles", "sharing"):
+    for name in ("forward", "backward", "shuffles", "sharing", "snapshots"):
         table.add_row(name, size(getattr(plan.traffic, name)), "")
     table.add_section()
     proof = "proven optimal" if plan.certificate.optimal else f"gap {100 * plan.certificate.gap:.2f} %"
     table.add_row(Text("plan", "bold"), size(plan.traffic.total), "1.00")
-    table.add_row("lower bound", size(plan.certificate.bound), f"{proof} in {plan.certificate.seconds:.1f} s")
+    table.add_row("lower bound", size(plan.certificate.bound), f"{proof} in {_time(plan.certificate)}")
     for baseline in planned.baselines:
         told = f"{baseline.cost / plan.traffic.total:.2f}"
         table.add_row(baseline.name, size(baseline.cost), told + (" over budget" if baseline.broken else ""))
+    table.add_row("keys of snapshots", size(plan.traffic.keys), "beside the plan")
     for name, why in planned.absent:
         table.add_row(name, "", why)
+    if planned.baselines:
+        table.caption = (
+            f"METIS and hypergraph took {planned.compared_seconds:.1f} s, beside the time limit of the search"
+        )
     return table
+
+
+def _time(certificate: Certificate) -> str:
+    """The seconds of a search, and whether other programs took most of them."""
+    told = f"{certificate.seconds:.1f} s"
+    if certificate.seconds > 2 * certificate.processor_seconds + 1:
+        told += f", of which {certificate.processor_seconds:.1f} s of the processor: this computer is busy"
+    return told

@@ -7,14 +7,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.schedule import dominator_order
 
 from .assignment import Assignment
 from .effects import Checkpoint, Save
 from .forming import Forming
 from .group_state import Standing
-from .rotation import next_holders
+from .rotation import next_holders, turn_order
 from .rounds import after_sharing, is_full, next_epoch
+from .seating import beyond, led
 
 
 class Course(Standing):
@@ -65,19 +65,34 @@ class Course(Standing):
     def _refill(self) -> None:
         """The same pieces at the same devices, and others where these are gone."""
         spares = sorted(self._able - set(self.holders), key=lambda d: (d in self.pace.slow, d))
-        holders = [d if d in self._able else (spares.pop(0) if spares else -1) for d in self.holders]
-        if -1 not in holders:
-            self._assign(tuple(holders))
-        elif self._choose_cut():
-            self._assign(self._rotate())
+        here = [*spares, *(d for d in self.holders if d in self._able)]
+        holders = led(self._cut.takers, self.holders, here, self.schedule.dominator)
+        if holders is not None:
+            self._assign(holders)
+        elif self._choose_cut(self.schedule.dominator):
+            self._seat()
 
-    def _choose_cut(self) -> bool:
-        """Take the division for who is here; without one, pause. One into fewer pieces has to wait for the
-        grace to pass.
+    @property
+    def _dominating(self) -> list[int]:
+        """Devices that hold samples, and can afford the dominator's piece of some cut."""
+        return [
+            number
+            for number, device in sorted(self.devices.items())
+            if device.samples and any(not beyond(cut.takers, [number]) for cut in self.settings.cuts)
+        ]
+
+    def _choose_cut(self, dominator: int) -> bool:
+        """Take the division that the devices here can afford under this dominator; without one, pause. One
+        into fewer pieces has to wait for the grace to pass.
         """
-        count = len(self._able)
-        fits = next((cut for cut in self.settings.cuts if len(cut) <= count), None)
+        count, able = len(self._able), sorted(self._able)
+        enough = [cut for cut in self.settings.cuts if len(cut) <= count]
+        fits = next((c for c in enough if led(c.takers, [-1] * len(c), able, dominator)), None)
         wanted = self.settings.cuts[0]
+        if fits is None and enough:
+            here = ", ".join(map(self._name, able))
+            self._pause(f"the devices that are here cannot afford the pieces within the plan's caps: {here}")
+            return False
         if fits is None or (self._patient and fits != wanted and len(fits) != len(self._cut)):
             gone = sorted(set(self.devices) - self._able)
             names = f"; missing: {', '.join(map(self._name, gone))}" if gone else ""
@@ -88,10 +103,19 @@ class Course(Standing):
             self._cut = fits
         return True
 
-    def _rotate(self) -> tuple[int, ...]:
-        return next_holders(
-            self.settings, self.schedule, self.holders, len(self._layout), self._able, self.pace.slow
+    def _seat(self) -> None:
+        """Assign the pieces of the chosen cut for the pass."""
+        holders = next_holders(
+            self.settings,
+            self.schedule,
+            self.holders,
+            self._cut.takers,
+            len(self._layout),
+            self._able,
+            self.pace.slow,
         )
+        if holders is not None:
+            self._assign(holders)
 
     def _pause(self, why: str) -> None:
         if self.phase != "paused" or self.reason != why:
@@ -115,9 +139,11 @@ class Course(Standing):
             self._end()
             return
         if not self.schedule.order:
-            members = sorted(self.devices)
-            order = dominator_order(members, seed=self.settings.seed, epoch=self.schedule.epoch)
-            self.schedule = replace(self.schedule, order=tuple(order))
+            order = turn_order(self.settings, self._dominating, self.schedule.epoch)
+            if not order:
+                self._pause("no device that is here holds samples and can afford the dominator's piece")
+                return
+            self.schedule = replace(self.schedule, order=order)
         turn = self._whose_turn()
         if (turn is None or is_full(self.schedule, self.settings.every)) and not self._fresh:
             self.schedule = replace(self.schedule, sharing=True)
@@ -135,10 +161,10 @@ class Course(Standing):
             self._pause("nobody is here")
         elif turn not in self._able:
             self._pause(f"it is the turn of {self._name(turn)}, which is not here")
-        elif self._choose_cut():
+        elif self._choose_cut(turn):
             began = self.boundary - self.schedule.steps_done(turn)
             self.schedule = replace(self.schedule, dominator=turn, pass_boundary=began)
-            self._assign(self._rotate())
+            self._seat()
 
     def _ask_to_share(self) -> None:
         self.phase = "sharing"
@@ -179,6 +205,10 @@ class Course(Standing):
         """A new generation: these devices hold the pieces, from the newest point on. With keepers nobody
         does: they take all pieces of the point and keep them.
         """
+        if over := beyond(self._cut.takers, holders):
+            told = ", ".join(f"piece {piece} on {self._name(device)}" for piece, device in over)
+            self._pause(f"over the plan's caps: {told}")
+            return
         settings, schedule = self.settings, self.schedule
         point = self.points[-1] if self.points else None
         self.generation += 1

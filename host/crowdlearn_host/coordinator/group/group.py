@@ -17,6 +17,7 @@ from .decisions import Course
 from .effects import Commit, Drop, Merge, Save, SendGlobal, SendPatch, SendSnapshot
 from .restore_points import Device
 from .rounds import after_sharing, next_round
+from .seating import led
 from .settings import Settings
 
 MAX_FAULTS = 8
@@ -277,10 +278,14 @@ class Group(Course):
         slow = [d for d in self.holders[1:] if d in self.pace.slow]
         if not slow or not spares:
             return
-        for device in slow[: len(spares)]:
+        leaving = slow[: len(spares)]
+        able = [*spares, *(device for device in self.holders if device not in leaving)]
+        holders = led(self._cut.takers, self.holders, able, self.schedule.dominator)
+        if holders is None:
+            return
+        for device in leaving:
             self._record("swapped", device=self._name(device), reason=self.pace.why(device))
-        replacing = dict(zip(slow, spares, strict=False))
-        self._assign(tuple(replacing.get(device, device) for device in self.holders))
+        self._assign(holders)
 
     def _on_fault(self, number: int, fault: pb.Fault) -> None:
         name = self._name(number)

@@ -2,38 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Set
+from collections.abc import Container, Sequence, Set
+
+from crowdlearn_device.protocol.schedule import dominator_order
 
 from .restore_points import Schedule
+from .seating import Takers, beyond, led
 from .settings import Settings
+
+
+def turn_order(settings: Settings, dominating: Sequence[int], epoch: int) -> tuple[int, ...]:
+    """The order in which devices are dominator in an epoch: the plan's, of which its bytes are, or else
+    drawn.
+    """
+    planned = [turn[0] for turn in settings.turns if turn[0] in dominating]
+    if planned:
+        return (*planned, *(device for device in dominating if device not in planned))
+    return tuple(dominator_order(dominating, seed=settings.seed, epoch=epoch)) if dominating else ()
 
 
 def next_holders(
     settings: Settings,
     schedule: Schedule,
     holders: tuple[int, ...],
+    takers: Takers,
     count: int,
     able: Set[int],
     slow: Container[int],
-) -> tuple[int, ...]:
-    """The holders of `count` pieces, of devices that are `able`.
+) -> tuple[int, ...] | None:
+    """The holders of `count` pieces, of devices that are `able` and can afford theirs; None if there are
+    none.
 
     Piece 0 is the dominator's; slow devices come last. In a minimal rotation the others keep what they hold.
     """
     dominator = schedule.dominator
     for turn in settings.turns:
-        if turn[0] == dominator and len(turn) == count and able >= set(turn):
+        if turn[0] == dominator and len(turn) == count and able >= set(turn) and not beyond(takers, turn):
             return turn
+    ring = [d for d in schedule.order if d in able]
+    ring += sorted(able - set(ring))
+    first = ring.index(dominator) if dominator in ring else 0
+    ring = ring[first:] + ring[:first]
+    ring[1:] = sorted(ring[1:], key=lambda d: d in slow)
     if settings.rotation == "full" or len(holders) != count:
-        ring = [d for d in schedule.order if d in able]
-        ring += sorted(able - set(ring))
-        first = ring.index(dominator) if dominator in ring else 0
-        ring = ring[first:] + ring[:first]
-        ring[1:] = sorted(ring[1:], key=lambda d: d in slow)
-        return tuple(ring[:count])
+        return led(takers, tuple(ring[:count]), ring, dominator)
     kept = list(holders)
     if dominator in kept:
         kept[kept.index(dominator)] = kept[0]
     kept[0] = dominator
     spares = [d for d in sorted(able) if d not in kept]
-    return tuple(d if d in able else spares.pop(0) for d in kept)
+    wanted = [d if d in able else -1 for d in kept]
+    return led(takers, wanted, [*spares, *(d for d in ring if d not in spares)], dominator)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from crowdlearn_device.protocol import wire_pb2 as pb
 
@@ -15,10 +16,13 @@ Layout = tuple[tuple[Neurons, ...], ...]
 
 @dataclass(frozen=True)
 class Cut:
-    """A division of the network; `programs[piece]` is the hash of the piece's manifest."""
+    """A division of the network; `programs[piece]` is the hash of the piece's manifest, `takers[piece]` the
+    devices that can afford it (no takers: any can afford any piece).
+    """
 
     layout: Layout
     programs: tuple[str, ...]
+    takers: tuple[frozenset[int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.layout)
@@ -32,7 +36,9 @@ class Settings:
     every sharing as `fall` says. A group that is not `alone` takes the global model's weights at the
     beginning of every round; where sharing `renews` all of them, no state moves between devices then. No
     part of a pass has fewer samples than `least_rows`, and so no device. With `whole`, the hash of the whole
-    network's program, every device gets the group's model at the end.
+    network's program, every device gets the group's model at the end. `takers` are the devices that can
+    afford each piece, as of a Cut; devices `without_samples` are planned to hold none and are never the
+    dominator, and `most_samples` tells by device how many its memory was planned for.
     """
 
     layout: Layout
@@ -60,6 +66,9 @@ class Settings:
     alone: bool = True
     renews: bool = False
     whole: str = ""
+    takers: tuple[frozenset[int], ...] = ()
+    without_samples: frozenset[int] = frozenset()
+    most_samples: Mapping[int, int] = field(default_factory=dict)
 
     def rate(self, epoch: int, shared: int, passes: int) -> float:
         """The learning rate of the round that begins when `shared` of the epoch's `passes` were shared."""
@@ -71,4 +80,4 @@ class Settings:
     def cuts(self) -> tuple[Cut, ...]:
         """Every division that may be used, the wanted one first, then by falling number of pieces."""
         fewer = sorted(self.fallbacks, key=len, reverse=True)
-        return (Cut(self.layout, self.programs), *fewer)
+        return (Cut(self.layout, self.programs, self.takers), *fewer)

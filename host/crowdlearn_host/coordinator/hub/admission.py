@@ -9,12 +9,13 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION
 
 from crowdlearn_host.coordinator.group.restore_points import Device
+from crowdlearn_host.coordinator.group.settings import Settings
 from crowdlearn_host.errors import FleetError
 
 
-def hello_of(frame: pb.Frame, least_rows: int) -> pb.Hello:
-    """A device's first words. Raises FleetError where they are no hello, or not one of a device with a
-    name, a key, and `least_rows` samples.
+def hello_of(frame: pb.Frame) -> pb.Hello:
+    """A device's first words. Raises FleetError if they are no hello, or not one of a device with a name and
+    a key.
     """
     hello = frame.hello
     if not frame.HasField("hello"):
@@ -26,26 +27,41 @@ def hello_of(frame: pb.Frame, least_rows: int) -> pb.Hello:
     name = hello.device
     if not name or len(name) > 100 or not name.isprintable() or len(hello.identity) != 32:
         raise FleetError(f"a device with name {name[:100]!r} and a key of {len(hello.identity)} bytes")
+    return hello
+
+
+def samples_of(hello: pb.Hello, number: int, settings: Settings) -> int:
+    """The samples that a device with this number takes part with: none if it is planned without.
+
+    Raises FleetError if it holds too few, or more than its memory was planned for.
+    """
+    name, least_rows = hello.device, settings.least_rows
+    if number in settings.without_samples:
+        return 0
     if not least_rows <= hello.samples < 1 << 32:
         why = "batch norm has no variance of one: " if least_rows > 1 and hello.samples else ""
         raise FleetError(
             f"{name} holds {hello.samples} training samples; {why}"
             f"give it {least_rows} at least, or leave it out"
         )
-    return hello
+    most = settings.most_samples.get(number, hello.samples)
+    if hello.samples > most:
+        raise FleetError(
+            f"{name} holds {hello.samples} training samples, and its memory was planned for {most}; "
+            "plan again with that many"
+        )
+    return hello.samples
 
 
-def check_same(known: Device, hello: pb.Hello) -> None:
+def check_same(known: Device, hello: pb.Hello, samples: int) -> None:
     """Raise FleetError where a device that comes back has other keys or data."""
     name = hello.device
     if known.identity != hello.identity:
         raise FleetError(
             f"{name} has another identity than when it joined; was it reset? Start a new run with it"
         )
-    if known.samples != hello.samples:
-        raise FleetError(
-            f"{name} holds {hello.samples} samples, {known.samples} when it joined; restore its data"
-        )
+    if known.samples != samples:
+        raise FleetError(f"{name} holds {samples} samples, {known.samples} when it joined; restore its data")
 
 
 class Seats:
@@ -57,6 +73,10 @@ class Seats:
         self._numbers = {device.name: device.number for device in known}
         self._taken = set(self._numbers.values())
         self._free = itertools.count()
+
+    def forget(self, name: str) -> None:
+        """Let others have the number of a device that was refused."""
+        self._numbers.pop(name, None)
 
     def number(self, name: str, wanted: int | None) -> tuple[int, str]:
         """The number of a device: what it has, what the plan says, what is `wanted` for it, or the next. And

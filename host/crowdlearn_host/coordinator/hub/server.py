@@ -27,7 +27,7 @@ from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from crowdlearn_host.coordinator.storage.store import Store
 from crowdlearn_host.errors import FleetError, SilentDevice
 
-from .admission import Seats, check_same, hello_of
+from .admission import Seats, check_same, hello_of, samples_of
 from .connection import Attached
 from .performer import OnCheckpoint, Performer
 from .throughput import Throughput
@@ -148,14 +148,22 @@ class Server:
         wanted: int | None,
         carrier: Callable[[], asyncio.Transport | None],
     ) -> Attached:
-        hello = hello_of(frame, self.groups[0].settings.least_rows)
+        hello = hello_of(frame)
         number, planned = self._seats.number(hello.device, wanted)
+        known = self._group(number).devices.get(number)
+        try:
+            samples = samples_of(hello, number, self._group(number).settings)
+        except FleetError:
+            if known is None:
+                self._seats.forget(hello.device)
+            raise
         if planned:
             self.tell("stands_in", {"device": hello.device, "planned": planned})
-        known = self._group(number).devices.get(number)
         if known is not None:
-            check_same(known, hello)
-        device = Device(number, hello.device, hello.identity, hello.samples)
+            check_same(known, hello, samples)
+        elif hello.samples > samples:
+            self.tell("samples_unused", {"device": hello.device, "samples": hello.samples})
+        device = Device(number, hello.device, hello.identity, samples)
         up, down = (self.traffic.of(device.name, way) for way in ("up", "down"))
         up.masked, down.masked = (0, 4) if dialled else (4, 0)  # who dials masks its frames
         line = taken_over(connection, lambda data: self.take(attached, data), carrier())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from crowdlearn_host.adb.services.device import AdbDevice
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.devices.discovery import dial
 from crowdlearn_host.errors import FleetError, TrainingError
+from crowdlearn_host.planner.problem.fleet import DeviceClass
 from crowdlearn_host.spec.run_spec import RunSpec
 
 RENEWALS_A_SECOND = 10
@@ -32,9 +33,8 @@ FIRST_RETRY, LAST_RETRY = 0.2, 10.0
 @dataclass(frozen=True)
 class AdbFleet:
     """The devices of a run that are reached over adb. `key` is the private adb key, if not ~/.android/adbkey;
-    `extra` are
-    further arguments of the device runtime; `declined` tells why devices would not take part when they were
-    asked last.
+    `extra` are further arguments of the device runtime, `classes` the planned classes by device; `declined`
+    tells why devices would not take part when they were asked last.
     """
 
     server: Server
@@ -42,6 +42,7 @@ class AdbFleet:
     serials: Sequence[str]
     key: Path | None
     extra: Sequence[str] = ()
+    classes: Mapping[str, DeviceClass] = field(default_factory=dict)
     declined: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -59,14 +60,16 @@ class AdbFleet:
 
 
 class Link:
-    """Keeps the device `serial`, with `files` on it, connected; new to the run it gets `number`."""
+    """Keeps a device connected, with the `files` for its name on it; new to the run it gets `number`."""
 
-    def __init__(self, fleet: AdbFleet, serial: str, number: int, files: dict[str, bytes]) -> None:
+    def __init__(
+        self, fleet: AdbFleet, serial: str, number: int, files: Callable[[str], Mapping[str, bytes]]
+    ) -> None:
         self._fleet, self._server = fleet, fleet.server
         self._serial, self._number = serial, number
         self._name = serial
         self._token = secrets.token_hex(16)
-        self._files = {**files, "token": self._token.encode()}
+        self._files = files
         self._retry = Retry(FIRST_RETRY, LAST_RETRY)
         self._welcomed = False
         self._unfit = False
@@ -104,7 +107,10 @@ class Link:
         arguments = ["--name", name, "--threads", "1"]
         config = self._fleet.config
         arguments += [f"--lowest-battery={config.fleet.lowest_battery}"]
-        if config.device_data:
+        kind = self._fleet.classes.get(name)
+        if kind is not None and not kind.samples:
+            arguments.append("--no-data")
+        elif config.device_data:
             arguments += ["--data", config.device_data]
         arguments += self._fleet.extra
         folder = self._server.folder
@@ -116,7 +122,8 @@ class Link:
     async def _serve(self, device: AdbDevice, arguments: list[str], name: str, claim: Claim) -> None:
         """Have the runtime run on a phone that is this run's. Raises FleetError if it no longer is."""
         deployment, brought = await deployment_for(device, self._fleet.config.fleet.runtime, arguments)
-        sent = brought + await deployment.install(self._files)
+        files = {**self._files(name), "token": self._token.encode()}
+        sent = brought + await deployment.install(files)
         self._server.tell("deployed", {"device": name, "serial": self._serial, "bytes": sent})
         await deployment.start()
         try:

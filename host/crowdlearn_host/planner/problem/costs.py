@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, log2
-from typing import Literal
+from math import ceil, log2, prod
 
 from crowdlearn_export.graph.memory_curves import Footprint
 from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
+from crowdlearn_export.graph.shape import array_specs
 
 from .bundles import PAIRED, bundles
 from .memory import Memory, bundle_memory, tails
 from .problem import Link
-
-Rotation = Literal["full", "minimal"]
+from .rotations import DEFAULT_ROTATION, Rotation
+from .state_bytes import StateOverhead, state_overhead
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,20 @@ class Training:
     """What training does that planning depends on.
 
     `rotation` is `full` (every piece moves at a shuffle, as in the paper) or `minimal` (only what must).
-    `theta` is the share of weights that a group uploads and downloads each epoch.
+    `theta` is the share of weights that a group uploads each epoch, and downloads, `value_bytes` each. A
+    snapshot is stored every `snapshot_every` mini-batches, and at the end of a pass.
     """
 
     batch: int = 32
     micro_batch: int = 8
     in_flight: int = 32
     momentum: bool = False
-    rotation: Rotation = "minimal"
+    rotation: Rotation = DEFAULT_ROTATION
     theta: float = 0.5
     wire: WireFormat = WireFormat()
     staleness: int = 0
+    snapshot_every: int = 100
+    value_bytes: float = float(FLOAT)
 
     @property
     def samples_kept(self) -> int:
@@ -60,6 +63,10 @@ class Training:
         """Micro-batches of a pass over `samples` samples."""
         whole, rest = divmod(samples, self.batch)
         return whole * ceil(self.batch / self.micro_batch) + ceil(rest / self.micro_batch)
+
+    def snapshots(self, samples: int) -> int:
+        """Snapshots of every piece in a pass over `samples` samples."""
+        return ceil(ceil(samples / self.batch) / self.snapshot_every)
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,9 @@ class Costs:
     each: tuple[NeuronCosts, ...]
     memory: Memory
     layers: tuple[tuple[int, ...], ...]
-    parameters: int
+    shared_weights: int
     sample_bytes: int
+    overhead: StateOverhead
 
     @property
     def pinned(self) -> frozenset[int]:
@@ -114,15 +122,13 @@ def links(graph: NeuronGraph) -> tuple[Link, ...]:
     )
 
 
-def costs(
-    graph: NeuronGraph, training: Training, groups: int = 1, footprint: Footprint | None = None
-) -> Costs:
-    """Price every bundle of the graph; several groups share, and so sum up their gradients.
+def costs(graph: NeuronGraph, training: Training, footprint: Footprint | None = None) -> Costs:
+    """Price every bundle of the graph. Devices that share less than all weights sum up their gradients.
 
     Without a `footprint` what programs need to run is left out of the memory.
     """
     members = bundles(graph)
-    ranked = groups > 1 and training.theta < 1
+    ranked = training.theta < 1
     copies = 1 + training.momentum + ranked
     rows = training.samples_kept
     each, memory = [], []
@@ -146,8 +152,13 @@ def costs(
             tails(graph, training.micro_batch, footprint, steps=training.is_one_micro_batch and not ranked),
         ),
         members,
-        graph.parameters,
+        sum(
+            graph.layers[spec.layer].neurons * prod(spec.shape)
+            for spec in array_specs(graph)
+            if not spec.frozen
+        ),
         FLOAT * first.neurons * first.sum_floats,
+        state_overhead(graph, members, momentum=training.momentum, ranked=ranked),
     )
 
 
@@ -175,12 +186,10 @@ def _neuron(graph: NeuronGraph, layers: tuple[int, ...]) -> tuple[float, float, 
     return macs, parameters, buffers
 
 
-def sharing_bytes(parameters: int, training: Training, groups: int) -> float:
-    """Bytes of sharing per epoch: every group uploads and downloads a share theta, index sets at their
-    entropy.
+def sharing_bytes(weights: int, training: Training, groups: int) -> float:
+    """Bytes of sharing per epoch, but for what is around each upload: every group uploads a share theta of so
+    many weights, index sets at their entropy, and of several groups each downloads as much.
     """
-    if groups < 2:
-        return 0.0
     theta = training.theta
     entropy = sum(-p * log2(p) for p in (theta, 1 - theta) if p)
-    return groups * 2 * parameters * (theta * training.wire.dtype_bytes + entropy / 8)
+    return groups * (1 + (groups > 1)) * weights * (theta * training.value_bytes + entropy / 8)

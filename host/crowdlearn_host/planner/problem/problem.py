@@ -78,13 +78,24 @@ class Budget:
 @dataclass(frozen=True)
 class Seat:
     """A class of `count` equal places. `uplink` limits what a piece sends per sample, in the units of a
-    `Wire`.
+    `Wire`. A piece here costs its state, as that moves and is stored: `kept` by bundle for each neuron,
+    `entered` by bundle that it is present in, and `used`.
     """
 
     name: str
     count: int
     budgets: tuple[Budget, ...] = ()
     uplink: float = inf
+    kept: tuple[float, ...] = ()
+    entered: tuple[float, ...] = ()
+    used: float = 0.0
+
+    def state_cost(self, counts: Sequence[int]) -> float:
+        """Cost of the state of a piece with these counts."""
+        if not any(counts):
+            return 0.0
+        entered = sum(cost for cost, count in zip(self.entered, counts, strict=False) if count)
+        return self.used + entered + sum(map(mul, self.kept, counts))
 
 
 @dataclass(frozen=True)
@@ -101,8 +112,7 @@ class Problem:
 
     Seat class 0 is the dominator's, with count 1: it owns the `pinned` bundles whole and, where
     `dominator_hidden`, may own others. `objective` prices all sums of an epoch together with the errors that
-    answer them; `sent` prices those of one sample, each by itself, as they count against uplinks. `kept` is
-    the cost of each neuron the dominator owns (its weights move at a shuffle).
+    answer them; `sent` prices those of one sample, each by itself, as they count against uplinks.
     """
 
     neurons: tuple[int, ...]
@@ -111,7 +121,6 @@ class Problem:
     seats: tuple[Seat, ...]
     objective: Wire = Wire()
     sent: Wire = Wire()
-    kept: tuple[float, ...] = ()
     constant: float = 0.0
     dominator_hidden: bool = True
 
@@ -119,6 +128,14 @@ class Problem:
     def free(self) -> tuple[int, ...]:
         """The bundles that may be sliced."""
         return tuple(b for b in range(len(self.neurons)) if b not in self.pinned)
+
+    def kept(self, seat: int) -> tuple[float, ...]:
+        """Cost per bundle of each neuron that a piece on this seat class owns."""
+        return self.seats[seat].kept or (0.0,) * len(self.neurons)
+
+    def entered(self, seat: int) -> tuple[float, ...]:
+        """Cost per bundle that a piece on this seat class is present in."""
+        return self.seats[seat].entered or (0.0,) * len(self.neurons)
 
 
 @dataclass(frozen=True)
@@ -172,10 +189,13 @@ def _pairs(problem: Problem, counts: Sequence[Counts]) -> list[int]:
     ]
 
 
-def cost(problem: Problem, counts: Sequence[Counts]) -> float:
+def cost(problem: Problem, division: Division) -> float:
     """The objective."""
-    kept = sum(k * x for k, x in zip(problem.kept, counts[0], strict=True)) if problem.kept else 0.0
-    return problem.constant + kept + sum(traffic(problem, counts))
+    kept = sum(
+        problem.seats[seat].state_cost(counts)
+        for seat, counts in zip(division.seats, division.counts, strict=True)
+    )
+    return problem.constant + kept + sum(traffic(problem, division.counts))
 
 
 def most_cost(problem: Problem) -> float:
@@ -183,7 +203,7 @@ def most_cost(problem: Problem) -> float:
     pieces = sum(seat.count for seat in problem.seats)
     floats = pieces * sum(link.exchanged * problem.neurons[link.target] for link in problem.links)
     messages = pieces * (pieces - 1) * sum(link.messages for link in problem.links)
-    kept = sum(max(k, 0.0) * n for k, n in zip(problem.kept, problem.neurons, strict=False))
+    kept = sum(seat.count * seat.state_cost(problem.neurons) for seat in problem.seats)
     wire = problem.objective
     return problem.constant + kept + wire.per_float * floats + wire.per_message * messages
 

@@ -1,79 +1,82 @@
-"""The seats of a group: which budgets its pieces must meet, whoever is the dominator.
+"""The seats of a group: which budgets its pieces must meet, whoever is the dominator, and what moves there.
 
-One division serves every turn. The dominator's piece goes round, so it must fit every device that holds
-samples. While a device is the dominator its own follower's seat is empty, so of a class that dominates one
-seat less can be relied on; between two such classes there is one seat that either takes, which must fit both.
+One division serves every turn of every group. The dominator's piece goes round, so it must fit every device
+that holds samples. places.py tells where followers' pieces are; seats are the places that every group has.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import inf
+from operator import mul
 
 from crowdlearn_host.errors import InfeasiblePlan
 
 from .costs import Costs, Training, sharing_bytes
-from .fleet import DeviceClass, Fleet, turning
+from .epoch import sharings, snapshots
+from .fleet import Fleet
 from .memory import memory_budgets
+from .places import Caps, Composition, Tree, compositions, meet, places
 from .problem import Budget, Problem, Seat, Wire
 
 
-@dataclass(frozen=True, order=True)
-class Caps:
-    """Hard limits: MACs per sample, bytes of memory, bytes sent per sample."""
-
-    macs: float = inf
-    memory: float = inf
-    uplink: float = inf
-
-    def meet(self, other: Caps) -> Caps:
-        """What fits both."""
-        return Caps(
-            min(self.macs, other.macs), min(self.memory, other.memory), min(self.uplink, other.uplink)
-        )
-
-
-def caps_of(kind: DeviceClass, sample_bytes: float = 0.0) -> Caps:
-    """The hard limits of a class of devices; its own samples are in its memory, too."""
-    memory = None if kind.max_memory is None else kind.max_memory - kind.samples * sample_bytes
-    return Caps(*(inf if cap is None else float(cap) for cap in (kind.macs_limit, memory, kind.max_uplink)))
-
-
-def meet(kinds: Iterable[DeviceClass], sample_bytes: float = 0.0) -> Caps:
-    """What fits every one of these classes."""
-    caps = Caps()
-    for kind in kinds:
-        caps = caps.meet(caps_of(kind, sample_bytes))
-    return caps
-
-
-def group_problem(costs: Costs, training: Training, fleet: Fleet, groups: int) -> Problem:
-    """Divide the network for `groups` groups dealt evenly from the fleet; costs are per epoch of all of
-    them. Raises InfeasiblePlan where a device's samples alone take its memory.
+def group_problem(costs: Costs, training: Training, fleet: Fleet, groups: int, tree: Tree = ()) -> Problem:
+    """Divide the network for `groups` groups dealt evenly from the fleet, whose dominating classes `tree`
+    joins; costs are per epoch of all of them. Raises InfeasiblePlan if a device's samples alone take its
+    memory.
     """
     _check_samples(fleet, costs.sample_bytes)
     dominating = [kind for kind in fleet.classes if kind.samples]
     samples = sum(kind.samples * len(kind.names) for kind in dominating)
     passes = sum(training.micro_batches(kind.samples) * len(kind.names) for kind in dominating)
-    constant, kept = shuffles(costs, training, fleet, groups)
     shared = meet(dominating, costs.sample_bytes)
+    made = compositions(fleet, groups)
+    turns = sum(each.turns * times for each, times in made.items())
+    stored = snapshots(training, fleet, groups)
+    is_full = training.rotation == "full"
+    overhead = costs.overhead
+    used = stored * overhead.snapshot + sharings(groups) * overhead.update
+
+    def seat(name: str, count: int, caps: Caps, moves: int) -> Seat:
+        """A seat whose piece moves so often in an epoch, in all groups together."""
+        moved = 0 if is_full else moves
+        return Seat(
+            name,
+            count,
+            budgets(costs, caps),
+            caps.uplink,
+            tuple(moved * each.state for each in costs.each),
+            tuple(
+                (turns if is_full else moves) * around + stored * within
+                for around, within in zip(overhead.moved, overhead.stored, strict=True)
+            ),
+            used,
+        )
+
+    dominator = seat("dominator", 1, shared, turns)
+    pinned = [n if b in costs.pinned else 0 for b, n in enumerate(costs.neurons)]
+    hidden = [float(b not in costs.pinned) for b in range(len(pinned))]
+    always = dominator.state_cost(pinned) - dominator.used
+    dominator = replace(
+        dominator,
+        kept=tuple(map(mul, dominator.kept, hidden)),
+        entered=tuple(map(mul, dominator.entered, hidden)),
+    )
     return Problem(
         costs.neurons,
         costs.links,
         costs.pinned,
-        (
-            Seat("dominator", 1, budgets(costs, shared), shared.uplink),
-            *_followers(costs, fleet, groups),
-        ),
+        (dominator, *_followers(costs, fleet, made, tree, seat, merged=is_full)),
         objective=Wire(
             2.0 * training.wire.dtype_bytes * samples, 2.0 * training.wire.overhead_bytes * passes
         ),
         sent=Wire(training.wire.dtype_bytes, training.wire.overhead_bytes / training.micro_batch),
-        kept=kept,
-        constant=constant + sharing_bytes(costs.parameters, training, groups),
+        constant=always
+        + turns * costs.state * is_full
+        + stored * costs.state
+        + sharing_bytes(costs.shared_weights, training, groups),
     )
 
 
@@ -96,58 +99,82 @@ def budgets(costs: Costs, caps: Caps) -> tuple[Budget, ...]:
     return tuple(budget for budget in limits if budget.limit < inf)
 
 
-def shuffles(costs: Costs, training: Training, fleet: Fleet, groups: int) -> tuple[float, tuple[float, ...]]:
-    """Bytes of an epoch's shuffles: what every division pays, and what each neuron of the dominator adds.
-
-    `full`: all pieces move at every turn. `minimal`: the dominator's piece moves at every turn, and where
-    every device dominates each follower's piece leaves its holder once an epoch and comes back.
-    """
-    turns, complete = turning(fleet, groups)
-    if training.rotation == "full":
-        return turns * costs.state, (0.0,) * len(costs.neurons)
-    pinned = _pinned(costs)
-    constant = turns * pinned + 2 * complete * (costs.state - pinned)
-    kept = tuple(
-        0.0 if b in costs.pinned else (turns - 2 * complete) * each.state for b, each in enumerate(costs.each)
-    )
-    return constant, kept
-
-
 def may_stay(costs: Costs, training: Training, fleet: Fleet, groups: int) -> float:
-    """What `shuffles` counts of a `full` rotation although it may stay in place: followers' pieces
-    that no other device can afford, or that come back to their holder when the turns begin anew.
+    """Bytes that `group_problem` counts of a `full` rotation although they may stay in place: followers'
+    pieces that no other device can afford, or that come back to their holder when the turns begin anew.
     """
-    if training.rotation == "minimal":
+    if training.rotation != "full":
         return 0.0
-    return turning(fleet, groups)[0] * (costs.state - _pinned(costs))
+    pinned = sum(costs.neurons[b] * costs.each[b].state for b in costs.pinned)
+    turns = sum(each.turns * times for each, times in compositions(fleet, groups).items())
+    return turns * (costs.state - pinned + sum(costs.overhead.moved))
 
 
-def _pinned(costs: Costs) -> float:
-    return sum(costs.neurons[b] * costs.each[b].state for b in costs.pinned)
+@dataclass(frozen=True)
+class _Paired:
+    """A place that every group has: what fits all of them, and the groups in which its piece moves."""
+
+    caps: Caps
+    kinds: tuple[str, ...]
+    moving: int
 
 
-def _followers(costs: Costs, fleet: Fleet, groups: int) -> list[Seat]:
-    """Seats that are filled in every group at every turn, equal ones counted together."""
-    counts: Counter[Caps] = Counter()
+def _paired(costs: Costs, fleet: Fleet, made: Counter[Composition], tree: Tree) -> list[_Paired]:
+    """The places that all groups have, each group's matched with the best of the others'.
 
-    def caps_in(kind: DeviceClass) -> Caps:
-        return caps_of(kind, costs.sample_bytes)
+    A group with more places may put pieces elsewhere, so that fewer move there: none is counted then, which
+    keeps the bound below every plan.
+    """
+    seats: list[_Paired] | None = None
+    for composition, times in sorted(made.items(), key=lambda item: (item[0].size, item[0].classes)):
+        here = [
+            _Paired(place.caps, place.kinds, times * place.moves)
+            for place in places(fleet, composition, tree, costs.sample_bytes)
+        ]
+        if seats is None:
+            seats = here
+            continue
+        matched = []
+        for seat in sorted(seats, key=lambda seat: (seat.caps, -seat.moving), reverse=True):
+            other = min(here, key=lambda other: _misfit(seat, other))
+            here.remove(other)
+            matched.append((seat, other))
+        counted = all(left.moving for left in here)
+        seats = [
+            _Paired(
+                seat.caps.meet(other.caps),
+                seat.kinds if seat.caps.meet(other.caps) == seat.caps else other.kinds,
+                seat.moving + other.moving * counted,
+            )
+            for seat, other in matched
+        ]
+    return seats or []
 
-    dominating = sorted((kind for kind in fleet.classes if kind.samples), key=caps_in, reverse=True)
-    present = [kind for kind in dominating if len(kind.names) >= groups]
-    for kind in fleet.classes:
-        counts[caps_in(kind)] += len(kind.names) // groups - (kind in present)
-    for kind, weaker in pairwise(present):
-        counts[meet((kind, weaker), costs.sample_bytes)] += 1
-    return [
-        Seat(_name(fleet.classes, caps, costs.sample_bytes), count, budgets(costs, caps), caps.uplink)
-        for caps, count in sorted(counts.items(), reverse=True)
-        if count > 0
-    ]
+
+def _misfit(seat: _Paired, other: _Paired) -> tuple[bool, bool, Caps]:
+    """How badly a place suits another group's: the least that is enough suits best."""
+    lacks = seat.caps.meet(other.caps) != seat.caps
+    rest = other.caps if not lacks else Caps(-other.caps.macs, -other.caps.memory, -other.caps.uplink)
+    return lacks, bool(seat.moving) != bool(other.moving), rest
 
 
-def _name(kinds: Sequence[DeviceClass], caps: Caps, sample_bytes: float) -> str:
-    """The class with these caps, or the two that both meet them."""
-    of = {kind.name: caps_of(kind, sample_bytes) for kind in kinds}
-    exact = [name for name, own in of.items() if own == caps]
-    return exact[0] if exact else " or ".join(name for name, own in of.items() if own.meet(caps) == caps)
+def _followers(
+    costs: Costs,
+    fleet: Fleet,
+    made: Counter[Composition],
+    tree: Tree,
+    seat: Callable[[str, int, Caps, int], Seat],
+    *,
+    merged: bool,
+) -> list[Seat]:
+    """Seats that are filled in every group at every turn, equal ones counted together; `merged` if all
+    move alike.
+    """
+    counts: Counter[tuple[Caps, int]] = Counter()
+    names: dict[tuple[Caps, int], str] = {}
+    for place in _paired(costs, fleet, made, tree):
+        key = place.caps, 0 if merged else 2 * place.moving
+        counts[key] += 1
+        names.setdefault(key, " or ".join(place.kinds))
+    found = sorted(counts.items(), key=lambda item: (item[0][0], -item[0][1]), reverse=True)
+    return [seat(names[key], count, *key) for key, count in found]

@@ -5,7 +5,6 @@ up.
 from __future__ import annotations
 
 import heapq
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import combinations, count
@@ -15,6 +14,7 @@ from typing import TypeVar
 from crowdlearn_host.planner.problem.problem import Problem
 
 from .class_program import INTEGRAL, Block, Branch
+from .clock import Deadline
 from .pricing import Relaxed, generate
 
 Key = TypeVar("Key")
@@ -23,7 +23,7 @@ Key = TypeVar("Key")
 def branch_and_price(
     problem: Problem,
     blocks: list[Block],
-    deadline: float,
+    deadline: Deadline,
     target: Callable[[list[Block], Branch], float],
 ) -> float:
     """A lower bound on every division; `blocks` grows by what the relaxations wanted.
@@ -38,7 +38,7 @@ def branch_and_price(
     closed = []
     while waiting:
         enough = target(blocks, waiting[0][2])
-        if waiting[0][0] >= enough or time.monotonic() > deadline:
+        if waiting[0][0] >= enough or deadline.left <= 0:
             break
         bound, _, branch, relaxed = heapq.heappop(waiting)
         parts = split(problem, branch, relaxed)

@@ -56,7 +56,7 @@ def make_block(problem: Problem, seat: int, pattern: tuple[int, ...], max_points
     terms = sums(
         problem, seat, pattern, [problem.objective.per_float * link.exchanged for link in problem.links]
     )
-    kept = problem.kept if seat == 0 and problem.kept else (0.0,) * len(problem.neurons)
+    kept, entered = problem.kept(seat), sum(problem.entered(seat)[b] for b in pattern)
     rows = [(tuple(prices.tolist()), left) for prices, left in capacities(problem, seat, pattern)]
     for k, room in enumerate(most):
         unit = tuple(float(k == i) for i in range(len(most)))
@@ -68,7 +68,7 @@ def make_block(problem: Problem, seat: int, pattern: tuple[int, ...], max_points
     return Block(
         seat,
         pattern,
-        terms.each - own_messages(problem, seat, pattern),
+        terms.each - own_messages(problem, seat, pattern) + problem.seats[seat].used + entered,
         tuple(terms.neuron[b] + kept[b] for b in pattern),
         tuple(rows),
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
+from typing import Any
 
 import highspy
 import numpy as np
+
+from .clock import PATIENCE
 
 TOLERANCE = 1e-6
 FRUGAL = {
@@ -69,8 +73,8 @@ class Program:
     ) -> Answer:
         """Minimise; `relaxed` drops integrality and returns duals.
 
-        `start` is a feasible point, possibly partial. `small` leaves out what only pays off on large
-        programs.
+        `seconds` are of the processor, or PATIENCE times as many by the clock. `start` is a feasible point,
+        possibly partial. `small` leaves out what only pays off on large programs.
         """
         solver = highspy.Highs.__base__()  # the plain binding: the wrapper prints a banner
         for option, value in {
@@ -78,7 +82,7 @@ class Program:
             "threads": 1,
             "mip_rel_gap": TOLERANCE,
             "mip_abs_gap": max(absolute_gap, TOLERANCE),
-            "time_limit": max(seconds, 0.01),
+            "time_limit": PATIENCE * max(seconds, 0.01),
             **(FRUGAL if small else {}),
         }.items():
             solver.setOptionValue(option, value)
@@ -86,6 +90,10 @@ class Program:
         if start:
             indices = np.fromiter(start.keys(), np.int32)
             solver.setSolution(len(indices), indices, np.fromiter(start.values(), np.float64))
+        if seconds < inf:
+            solver.setCallback(_until(time.thread_time() + max(seconds, 0.01)), None)
+            for kind in (highspy.cb.kCallbackMipInterrupt, highspy.cb.kCallbackSimplexInterrupt):
+                solver.startCallback(kind)
         solver.run()
         status = solver.getModelStatus()
         info, solution = solver.getInfo(), solver.getSolution()
@@ -117,3 +125,13 @@ class Program:
             kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
             model.integrality_ = [kinds[flag] for flag in self.integer]
         return model
+
+
+def _until(end: float) -> Callable[..., None]:
+    """A callback that interrupts the solver once its thread has used processor time up to `end`."""
+
+    def look(kind: Any, message: str, out: Any, into: Any, data: Any) -> None:
+        if time.thread_time() > end:
+            into.user_interrupt = True
+
+    return look

@@ -70,17 +70,21 @@ class _PieceProgram:
         problem, program = self.problem, self.program
         present: dict[int, int] = {}
         owned: dict[int, int] = {}
-        kept = problem.kept if k == 0 and problem.kept else (0.0,) * len(problem.neurons)
+        kept, entered = problem.kept(seat), problem.entered(seat)
+        used = problem.seats[seat].used
+        any_present = program.column(used, 0 if k else 1, 1, integer=True) if used else None
         for b in problem.free if seat or problem.dominator_hidden else ():
             fixed = self.stay[k][b] if k in self.stay else None
             room = rooms(problem, seat, (b,))
             most = (room[0] if room and b in pattern else 0) if fixed is None else fixed
             if most == 0:
                 continue
-            present[b] = program.column(0, 0 if fixed is None else 1, 1, integer=True)
+            present[b] = program.column(entered[b], 0 if fixed is None else 1, 1, integer=True)
             owned[b] = program.column(kept[b], fixed or 0, most, integer=True)
             program.row(-inf, {owned[b]: 1, present[b]: -most}, 0)
             program.row(0, {owned[b]: 1, present[b]: -1}, inf)
+            if any_present is not None:
+                program.row(0, {any_present: 1, present[b]: -1}, inf)
         self.present.append(present)
         self.owned.append(owned)
 

@@ -6,7 +6,6 @@ follows from these holds for all blocks, listed or not.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from math import inf
 from crowdlearn_host.planner.problem.problem import Problem, most_cost
 
 from .class_program import FEW_POINTS, Block, Branch, Master, make_block
+from .clock import Deadline
 from .hull import capacities, rooms
 from .milp import Program
 from .presence import add_sums
@@ -30,12 +30,12 @@ class Relaxed:
 
 
 def generate(
-    problem: Problem, blocks: list[Block], branch: Branch, enough: float, deadline: float
+    problem: Problem, blocks: list[Block], branch: Branch, enough: float, deadline: Deadline
 ) -> Relaxed:
     """Bound a branch over every block, adding to `blocks` those that its relaxation wants.
 
     Pricing stops when no block improves the relaxation, when the bound is within a few ten-thousandths of it
-    or reaches `enough`, or at `deadline` (of time.monotonic). A bound that no division can cost proves that
+    or reaches `enough`, or at `deadline`. A bound that no division can cost proves that
     the branch has none: it becomes infinite.
     """
     bound, dearest = -inf, most_cost(problem)
@@ -47,7 +47,7 @@ def generate(
         tolerance = 2e-4 * abs(answer.objective)
         seats = range(len(problem.seats))
         most = [master.seat_bounds(seat)[1] for seat in seats]
-        left = max(deadline - time.monotonic(), 0.05)
+        left = max(deadline.left, 0.05)
         slack = [tolerance / max(count * len(seats), 1) for count in most]
         with ThreadPoolExecutor() as threads:
             priced = threads.map(
@@ -63,7 +63,7 @@ def generate(
             return Relaxed(inf, {})
         new = [block for block in found if block is not None and block not in blocks]
         closed = answer.objective - bound <= 2 * tolerance
-        if not new or closed or bound >= enough or time.monotonic() > deadline:
+        if not new or closed or bound >= enough or deadline.left <= 0:
             pieces = {
                 block: answer.values[m] for block, (m, _) in zip(master.blocks, master.columns, strict=True)
             }
@@ -78,15 +78,15 @@ def price(
     has it.
     """
     program = Program()
-    constant = -duals[master.seat_rows[seat]]
+    constant = problem.seats[seat].used - duals[master.seat_rows[seat]]
     present: dict[int, int] = {}
     owned: dict[int, int] = {}
-    kept = problem.kept if seat == 0 and problem.kept else (0.0,) * len(problem.neurons)
+    kept, entered = problem.kept(seat), problem.entered(seat)
     for b in problem.free if seat or problem.dominator_hidden else ():
         room = rooms(problem, seat, (b,))
         if room is None:
             continue
-        present[b] = program.column(duals[master.present_rows[b]], 0, 1, integer=True)
+        present[b] = program.column(entered[b] + duals[master.present_rows[b]], 0, 1, integer=True)
         owned[b] = program.column(kept[b] - duals[master.cover_rows[b]], 0, room[0], integer=True)
         program.row(-inf, {owned[b]: 1, present[b]: -room[0]}, 0)
         program.row(0, {owned[b]: 1, present[b]: -1}, inf)

@@ -7,20 +7,24 @@ piece.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import inf
 from random import Random
 
-from crowdlearn_host.planner.problem.problem import Division, Problem, Wire, cost, violations
+from crowdlearn_host.planner.problem.problem import Counts, Division, Problem, Seat, Wire, cost, violations
 
 from .branch import branch_and_price
 from .class_program import FEW_POINTS, Block, Branch, Chosen, Master, all_blocks, listable, make_block
+from .clock import Deadline, Stopwatch
 from .piece_program import seat_classes, solve_pieces
 
 CLOSED = 1e-6
 """A relative gap below which an optimum counts as proven."""
+LEAST_FREE, MOST_FREE = 4, 12
+"""Pieces that are freed at a time to improve a division."""
+SPARES = 2
+"""Empty seats of each class that a division may spread to at a time."""
 SMALL = 60
 """Seats times bundles up to which the piece-by-piece program may close the gap on its own."""
 
@@ -49,7 +53,7 @@ class Solution:
 
 
 def search(problem: Problem, seconds: float, known: Iterable[Division] = ()) -> Solution:
-    """The best division within `seconds`; never worse than a feasible one of `known`."""
+    """The best division within `seconds` of the processor; never worse than a feasible one of `known`."""
     run = _Run(problem, seconds)
     for division in known:
         run.offer(division)
@@ -67,11 +71,11 @@ class _Run:
         self.scaled = replace(
             problem,
             objective=Wire(1.0, problem.objective.per_message / self.unit),
-            kept=tuple(kept / self.unit for kept in problem.kept),
+            seats=tuple(_in_units(seat, self.unit) for seat in problem.seats),
             constant=0.0,
         )
-        self.began = time.monotonic()
-        self.seconds = seconds
+        self.watch = Stopwatch.start()
+        self.seconds, self.deadline = seconds, Deadline.after(seconds)
         self.best: Division | None = None
         self.cost = inf
         self.bound = problem.constant
@@ -83,7 +87,7 @@ class _Run:
         if division is None or violations(self.problem, division):
             return False
         division = in_order(without_empty(division))
-        price = cost(self.problem, division.counts)
+        price = cost(self.problem, division)
         if price >= self.cost - 1e-9 * abs(price):
             return False
         self.best, self.cost = division, price
@@ -94,8 +98,8 @@ class _Run:
         self.bound = max(self.bound, min(scaled * self.unit + self.problem.constant, self.cost))
 
     def left(self, share: float = 1.0) -> float:
-        """Seconds until `share` of the time limit is used."""
-        return self.began + share * self.seconds - time.monotonic()
+        """Processor seconds until `share` of the time limit is used."""
+        return self.deadline.left - (1 - share) * self.seconds
 
     @property
     def open(self) -> bool:
@@ -113,7 +117,8 @@ class _Run:
             self._seat(chosen)
         else:
             blocks = self._first_blocks()
-            self.bounded(branch_and_price(self.scaled, blocks, self.began + 0.8 * self.seconds, self._target))
+            until = self.deadline.sooner(0.2 * self.seconds)
+            self.bounded(branch_and_price(self.scaled, blocks, until, self._target))
         if self.open:
             self._close()
         if self.open and self.best is not None:
@@ -181,14 +186,14 @@ class _Run:
         return padded
 
     def _improve(self) -> None:
-        """Large neighbourhood search: free a few pieces at a time, keep the others, until nothing more is
-        gained.
+        """Large neighbourhood search: free a few pieces at a time, keep the others, until the time is up;
+        more of them when nothing is gained, and few again when many were freed.
         """
-        problem, random = self.problem, Random(0)
-        seats = seat_classes(problem)
-        size, failures = min(4, len(seats)), 0
-        while self.open and size <= len(seats):
-            padded = self._padded()
+        random = Random(0)
+        size, failures = LEAST_FREE, 0
+        while self.open:
+            seats, padded = self._with_spares()
+            size = min(size, len(seats))
             free = set(random.sample(range(len(seats)), size))
             stay = {k: counts for k, counts in enumerate(padded) if k not in free}
             division, _ = solve_pieces(
@@ -197,12 +202,33 @@ class _Run:
             failures += 1
             if self.offer(division):
                 failures = 0
+            elif len(free) == len(seats) <= SMALL // max(len(self.problem.free), 1):
+                break  # nothing was kept as it was
             if failures > 2 * len(seats):
                 size, failures = size + 2, 0
+                if size > min(MOST_FREE, len(seats)):
+                    size = LEAST_FREE
+
+    def _with_spares(self) -> tuple[list[int], list[Counts]]:
+        """The seats that the best division uses and a few more of each class, and its pieces there."""
+        assert self.best is not None
+        nothing = (0,) * len(self.problem.neurons)
+        seats, counts = list(self.best.seats), list(self.best.counts)
+        for c, seat in enumerate(self.problem.seats):
+            more = min(SPARES, seat.count - seats.count(c))
+            seats += [c] * more
+            counts += [nothing] * more
+        return seats, counts
 
     def _solution(self) -> Solution:
         infeasible = self.best is None and self.bound == inf
-        return Solution(self.best, self.cost, self.bound, time.monotonic() - self.began, infeasible)
+        return Solution(self.best, self.cost, self.bound, self.watch.seconds, infeasible)
+
+
+def _in_units(seat: Seat, unit: float) -> Seat:
+    """The seat with what its pieces' state costs in so many bytes."""
+    kept, entered = (tuple(cost / unit for cost in costs) for costs in (seat.kept, seat.entered))
+    return replace(seat, kept=kept, entered=entered, used=seat.used / unit)
 
 
 def without_empty(division: Division) -> Division:

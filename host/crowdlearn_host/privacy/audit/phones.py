@@ -16,7 +16,7 @@ from crowdlearn_export.graph.weights import arrays_of
 from crowdlearn_host import emulator
 from crowdlearn_host.coordinator.storage.run_folder import load_model_state
 from crowdlearn_host.errors import TrainingError
-from crowdlearn_host.runs.data import deal
+from crowdlearn_host.runs.data import deal, shares_of
 from crowdlearn_host.runs.folder import new_run
 from crowdlearn_host.runs.prepare import Prepared
 from crowdlearn_host.runs.train import train
@@ -58,7 +58,7 @@ def phones_case(
         records = [_records(home) for home in homes]
     last = arrays_of(prepared.graph, load_model_state(folder / "run"), prepared.plan.order)
     tapes, dominators = _passes(prepared, records, last)
-    parts = deal(gallery, devices, prepared.config.training.seed)
+    parts = deal(gallery, shares_of(len(gallery), [1] * devices), prepared.config.training.seed)
     victim = dominators[0]
     order = [victim, *(device for device in range(devices) if device != victim)]
     inputs, labels = (
