@@ -138,7 +138,7 @@ class RunFolder:
 
     @contextmanager
     def _on_disk(self, name: str) -> Iterator[None]:
-        """One thread's turn. Raises RunError, with what to do, where the disk does not do what it is asked."""
+        """One thread's turn. Raises RunError, with what to do, if the disk does not do what it is asked."""
         try:
             with self._turn:
                 yield
