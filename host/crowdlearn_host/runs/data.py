@@ -18,7 +18,7 @@ DIGITS_TRAIN = 1437
 
 
 def load_split(name: str, split: Split) -> Dataset:
-    """A data set by its folder, or "digits". Raises ConfigError where it cannot be read."""
+    """A data set by its folder, or "digits". Raises ConfigError if it cannot be read."""
     if name == DIGITS:
         return _digits(split)
     try:
