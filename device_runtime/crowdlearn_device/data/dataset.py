@@ -144,7 +144,7 @@ def load_dataset(folder: str | Path, split: Split = "train", *, may_be_empty: bo
     Knows `train.npz`/`test.npz` with arrays `inputs` and `labels`, the IDX files of the MNIST distribution
     (gzip or not, inputs [N, 28, 28]) and the binary version of CIFAR-10 (inputs [N, 3, 32, 32]).
     An .npz file `may_be_empty`: the host sends one to a device that is to hold no samples. Raises DataError
-    where nothing of the kind is there, or it is damaged or larger than MAX_BYTES.
+    if nothing of the kind is there, or it is damaged or larger than MAX_BYTES.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -135,7 +135,7 @@ class Plan:
     """Pieces of one group, the same for every group.
 
     `order[layer]` lists the model's neurons in slice order; () keeps the model's own. `micro_batch`, in
-    samples, and `staleness` are what its memory was reckoned with; 0 where nobody reckoned. `training` is all
+    samples, and `staleness` are what its memory was reckoned with; 0 if nobody reckoned. `training` is all
     of that, and `fleet` the devices that it is for, where they are known.
     """
 
