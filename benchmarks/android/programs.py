@@ -26,13 +26,17 @@ SGD = Optimizer(momentum=0.9, weight_decay=1e-3)
 
 @dataclass(frozen=True)
 class Program:
-    """A .pte, inputs of its methods (METHOD/in0, ...) and what ExecuTorch's own bindings make of them."""
+    """A .pte, inputs of its methods (METHOD/in0, ...) and what ExecuTorch's own bindings make of them.
+
+    `exact` has the same arrays, computed in float64 by PyTorch.
+    """
 
     name: str
     pte: bytes
     operators: tuple[str, ...]
     inputs: Arrays
     expected: Arrays
+    exact: Arrays
 
     def save(self, folder: Path) -> None:
         """NAME.pte, and NAME.npz with the inputs."""
@@ -139,4 +143,18 @@ def _program(name: str, methods: Sequence[Method]) -> Program:
         for number, tensor in enumerate(method.example)
     }
     expected = replay_arrays(ExecuTorchExecutor(compiled.pte), inputs)
-    return Program(name, compiled.pte, compiled.operators, inputs, expected)
+    return Program(name, compiled.pte, compiled.operators, inputs, expected, _exact(methods))
+
+
+def _exact(methods: Sequence[Method]) -> Arrays:
+    found: Arrays = {}
+    for method in methods:
+        given = [tensor.double() if tensor.is_floating_point() else tensor for tensor in method.example]
+        results = method.function(*given)
+        outputs = [x for position, x in enumerate(results) if position not in method.updates]
+        for number, output in enumerate(outputs):
+            found[f"{method.name}/out{number}"] = output.detach().numpy()
+        after = {target: results[position] for position, target in method.updates.items()}
+        for number, tensor in enumerate(given):
+            found[f"{method.name}/after{number}"] = after.get(number, tensor).detach().numpy()
+    return found

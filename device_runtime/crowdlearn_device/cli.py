@@ -97,10 +97,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     replaying = commands.add_parser(
         "replay", help="run methods of a program on arrays; writes what they gave"
     )
-    replaying.add_argument("--program", type=Path, required=True, help="the .pte")
-    replaying.add_argument("--inputs", type=Path, required=True, help=".npz: METHOD/in0, METHOD/in1, ...")
+    replaying.add_argument("--program", type=Path, nargs="+", required=True, help="the .pte, or several")
     replaying.add_argument(
-        "--outputs", type=Path, required=True, help=".npz: METHOD/out0, METHOD/after0, ..."
+        "--inputs", type=Path, nargs="+", required=True, help=".npz for each: METHOD/in0, METHOD/in1, ..."
+    )
+    replaying.add_argument(
+        "--outputs",
+        type=Path,
+        nargs="+",
+        required=True,
+        help=".npz for each: METHOD/out0, METHOD/after0, ...",
     )
     replaying.add_argument("--threads", type=int, default=0, help="threads of the executor (0: its choice)")
     arguments = parser.parse_args(argv)
@@ -118,7 +124,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps({"samples": count_samples(arguments.data, *wanted)}))
             return 0
         if arguments.command == "replay":
-            replay(arguments.program, arguments.inputs, arguments.outputs)
+            lists = arguments.program, arguments.inputs, arguments.outputs
+            if len(set(map(len, lists))) != 1:
+                parser.error("give as many --inputs and --outputs as programs")
+            for program, inputs, outputs in zip(*lists, strict=True):
+                replay(program, inputs, outputs)
             return 0
         if arguments.command == "predict":
             told = predict(arguments.model, arguments.inputs, arguments.output, force=arguments.force)

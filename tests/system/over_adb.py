@@ -11,10 +11,10 @@ from crowdlearn_host.runs.prepare import Prepared
 from crowdlearn_host.runs.train import train
 
 
-def trained(prepared: Prepared, count: int, folder: Path) -> Path:
-    """The folder of a finished run on `count` new phones."""
+def trained(prepared: Prepared, count: int, folder: Path, *, machine: str = "") -> Path:
+    """The folder of a finished run on `count` new phones, which may be of a processor of their own."""
     with (
-        phones.running(count, folder / "home") as started,
+        phones.running(count, folder / "home", machine=machine) as started,
         new_run(folder / "run", "", prepared, folder) as opened,
     ):
         serials = [phone.serial for phone in started]

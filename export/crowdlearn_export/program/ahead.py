@@ -156,9 +156,7 @@ class _Helper(Thread):
 
 
 def _helpers(jobs: int) -> int:
-    """Return how many helpers pay for so many jobs, and fit in the processors and the memory that are
-    free.
-    """
+    """How many helpers pay for so many jobs, and fit in the processors and the memory that are free."""
     fitting = _free_bytes() // HELPER_BYTES
     return min(len(os.sched_getaffinity(0)) - 1, jobs // LEAST, fitting) if fitting else 0
 

@@ -40,9 +40,7 @@ def away_from_kinks(
 
 
 def margins(stage: Stage, inputs: Sequence[Tensor]) -> Tensor:
-    """Return how near each sample comes to a kink of ReLU or max pooling, in standard deviations of the
-    map.
-    """
+    """How near each sample comes to a kink of ReLU or max pooling, in standard deviations of the map."""
     size = inputs[stage.method.batched[0]].shape[0] if stage.method.batched else 1
     with Margins(size) as watched:
         stage.reference(*double(inputs))
@@ -107,7 +105,7 @@ def _compared(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> Tensor:
-    """Return what a max pool compares: [taps, B, C, OH, OW], nothing being lower than every number."""
+    """What a max pool compares: [taps, B, C, OH, OW], nothing being lower than every number."""
     vertical, horizontal = pool_windows(x, kernel, stride, padding, dilation, ceil_mode)
     rows = to_rows(x)
     taps = [gather(rows, table, -torch.inf) for table in tap_tables(vertical, horizontal)]

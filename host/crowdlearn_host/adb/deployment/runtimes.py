@@ -17,6 +17,8 @@ from crowdlearn_host.bundle import ABIS, Bundle, make_bundle
 from crowdlearn_host.common.home import default_home
 
 PROGRAM = "crowdlearn-device"
+START_SECONDS = 240.0
+"""A slow phone reads a hundred megabytes first; one emulated on a busy computer takes a minute to import."""
 Runtime = Literal["auto", "shell", "app"]
 """`auto` is the app if the phone has it, else `shell`: the phone's own program, or else a bundle."""
 
@@ -36,13 +38,13 @@ def default_bundle(abi: str) -> Bundle:
 
 
 async def has_app(device: AdbDevice) -> bool:
-    """Return whether the app is installed."""
+    """Whether the app is installed."""
     found = await device.shell(f"pm path {PACKAGE}")
     return found.exit_code == 0 and found.stdout.startswith(b"package:")
 
 
 async def has_program(device: AdbDevice) -> bool:
-    """Return whether the phone's shell finds the device runtime, as virtual phones do."""
+    """Whether the phone's shell finds the device runtime, as virtual phones do."""
     return (await device.shell(f"which {PROGRAM}")).exit_code == 0
 
 
@@ -72,4 +74,7 @@ async def deployment_for(
     if runtime == "app" or (runtime == "auto" and await has_app(device)):
         return AppDeployment(device, apk=apk), 0
     found = await shell_runtime(device, make, progress)
-    return RuntimeDeployment(device, program=found.command, arguments=arguments), found.sent
+    deployment = RuntimeDeployment(
+        device, program=found.command, arguments=arguments, start_seconds=START_SECONDS
+    )
+    return deployment, found.sent

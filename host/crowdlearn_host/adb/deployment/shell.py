@@ -23,7 +23,7 @@ _MAX_POLL_SECONDS = 0.25
 
 
 class Deployment(Protocol):
-    """The runtime of a phone as the server needs it, whichever form the device runtime has on it."""
+    """What the server needs of a phone, whichever form the device runtime has on it."""
 
     async def install(self, files: Mapping[str, bytes | Path], progress: Progress | None = None) -> int:
         """Have the files, by relative name, in the runtime's home; returns the bytes that were sent."""
@@ -112,9 +112,11 @@ class RuntimeDeployment:
         home: str = HOME,
         program: Sequence[str] = ("crowdlearn-device",),
         arguments: Sequence[str] = (),
+        start_seconds: float = START_SECONDS,
     ) -> None:
         self._device = device
         self._home = home
+        self._start_seconds = start_seconds
         self._program = posixpath.basename(program[0])
         self._command = shlex.join([*program, "serve", "--home", home, "--port", "0", *arguments])
         self._store = FileStore(device, home)
@@ -138,11 +140,11 @@ class RuntimeDeployment:
             raise FleetError(f"{self._device.serial}: {self._program} did not start: {await self._log_end()}")
         self._pid = int(said)
         try:
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(self._start_seconds):
                 self._port = await self._wait_port()
         except TimeoutError as error:
             raise FleetError(
-                f"{self._device.serial}: {self._program} does not listen after {START_SECONDS:.0f} s: "
+                f"{self._device.serial}: {self._program} does not listen after {self._start_seconds:.0f} s: "
                 f"{await self._log_end()}"
             ) from error
 

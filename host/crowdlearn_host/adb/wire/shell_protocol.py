@@ -10,7 +10,7 @@ _HEADER = struct.Struct("<BI")
 
 
 class Channel(enum.IntEnum):
-    """The content of a shell packet."""
+    """What a shell packet carries."""
 
     STDIN = 0
     STDOUT = 1

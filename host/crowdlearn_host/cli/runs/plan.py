@@ -50,7 +50,7 @@ class Wire(StrEnum):
 
 
 class Rotate(StrEnum):
-    """The state that moves at a shuffle."""
+    """What moves at a shuffle."""
 
     full = "full"
     minimal = "minimal"

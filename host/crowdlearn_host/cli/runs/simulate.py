@@ -26,7 +26,7 @@ INTERRUPTED = 130
 
 
 class Engine(StrEnum):
-    """The place in which groups train."""
+    """Where groups train."""
 
     local = "local"
     ray = "ray"

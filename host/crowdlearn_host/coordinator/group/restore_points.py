@@ -24,7 +24,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The position of the run: `done` mini-batches by device of this epoch, `dominator` -1 between passes.
+    """Where the run stands: `done` mini-batches by device of this epoch, `dominator` -1 between passes.
 
     `pass_boundary` is where the dominator's pass began, or would have begun had nothing come between. What is
     trained between two sharings is a round: number `round` of the run began at `round_boundary`, when
@@ -44,7 +44,7 @@ class Schedule:
 
     @property
     def place(self) -> Place:
-        """Return how far a group is, to compare it with others."""
+        """How far a group is, to compare it with others."""
         return self.epoch, self.shared
 
     def steps_done(self, device: int) -> int:
@@ -86,8 +86,7 @@ def providers(
     live: Set[int],
     lost: Set[tuple[int, int]],
 ) -> list[tuple[int, bool]] | None:
-    """Return who can give each piece as it was at the point, and whether from a stored snapshot; None if
-    nobody can.
+    """Who can give each piece as it was at the point, and whether from a stored snapshot; None if nobody can.
 
     `snapshots` tells who can read the one of a generation, boundary and piece, `lost` which devices no longer
     have the state of which generation.

@@ -52,9 +52,7 @@ class Io:
 
 @dataclass
 class Session:
-    """The state that a shell shares with its subshells: whether it has ended, and with it what jobs could
-    write to.
-    """
+    """What a shell shares with its subshells: whether it has ended, and with it what jobs could write to."""
 
     finished: bool = False
 

@@ -1,0 +1,70 @@
+"""Our programs on Android's own library, and what is counted as agreement."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crowdlearn_host.bundle.elf import read_elf
+
+from benchmarks.android.agreement import agreement
+from benchmarks.android.library import LIBRARIES, Missing, android_library, fetch_package, for_glibc
+from benchmarks.android.programs import Program, programs
+
+
+@pytest.fixture(scope="module")
+def compiled() -> list[Program]:
+    return [*programs(("dense",))]
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("android")
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_androids_own_library_gives_what_the_python_runtime_gives(
+    name: str, compiled: list[Program], libraries: Path
+) -> None:
+    try:
+        library = android_library(name, libraries)
+    except Missing as reason:
+        pytest.skip(str(reason))
+    operators = library.operators()
+    for program in compiled:
+        assert {each for each in program.operators if "::" in each} <= operators
+        found = library.run(program.pte, program.inputs)
+        for method in program.methods:
+            told = agreement(program, method, found)
+            assert told.holds, f"{program.name} {method}: {told}"
+    fewer = dict(list(compiled[0].inputs.items())[:-1])
+    with pytest.raises(RuntimeError, match=f"(?s){name}: .*takes another number of arrays"):
+        library.run(compiled[0].pte, fewer)
+
+
+def test_a_library_for_glibc_needs_nothing_by_name() -> None:
+    python = Path("/proc/self/exe").read_bytes()
+    assert read_elf(python).needed
+    changed = for_glibc(python)
+    assert not read_elf(changed).needed
+    assert len(changed) == len(python)
+
+
+def test_a_difference_is_told_and_sums_that_cancel_are_judged_by_their_own_rounding() -> None:
+    exact = {"m/out0": np.array([1.0, 2.0]), "m/out1": np.array([1e-12])}
+    rounded = {"m/out0": np.array([1, 2], np.float32), "m/out1": np.array([3e-8], np.float32)}
+    program = Program("p", b"", (), {"m/in0": np.zeros(1)}, rounded, exact)
+    same = agreement(program, "m", rounded)
+    assert (same.error, same.bit_equal, same.cancelling, same.holds) == (0.0, True, 1, True)
+    near = {**rounded, "m/out1": np.array([-4e-8], np.float32)}
+    assert agreement(program, "m", near).holds
+    assert not agreement(program, "m", {**rounded, "m/out1": np.array([1e-6], np.float32)}).holds
+    off = agreement(program, "m", {**rounded, "m/out0": np.array([1, 2.001], np.float32)})
+    assert (off.holds, off.bit_equal) == (False, False)
+    assert off.error == pytest.approx(5e-4, rel=1e-2)
+
+
+def test_a_package_of_another_hash_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "left-pad-1.3.0.tgz").write_bytes(b"another")
+    with pytest.raises(Missing):
+        fetch_package("left-pad", "1.3.0", "not the hash", tmp_path)
+    assert not (tmp_path / "left-pad-1.3.0.tgz").exists()
