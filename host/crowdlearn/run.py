@@ -23,7 +23,7 @@ class Run:
 
     @property
     def simulated(self) -> bool:
-        """Whether the run was simulated, not trained on devices."""
+        """True if the run was simulated, not trained on devices."""
         return not (self.path / "run.db").exists()
 
     @property

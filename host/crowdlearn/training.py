@@ -71,7 +71,7 @@ class Training:
 
     @property
     def running(self) -> bool:
-        """Whether the run is under way."""
+        """True if the run is under way."""
         return self._thread.is_alive()
 
     def stop(self) -> None:

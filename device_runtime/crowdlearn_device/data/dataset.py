@@ -144,7 +144,7 @@ def load_dataset(folder: str | Path, split: Split = "train", *, may_be_empty: bo
     Knows `train.npz`/`test.npz` with arrays `inputs` and `labels`, the IDX files of the MNIST distribution
     (gzip or not, inputs [N, 28, 28]) and the binary version of CIFAR-10 (inputs [N, 3, 32, 32]).
     An .npz file `may_be_empty`: the host sends one to a device that is to hold no samples. Raises DataError
-    where nothing of the kind is there, or it is damaged or larger than MAX_BYTES.
+    if nothing of the kind is there, or it is damaged or larger than MAX_BYTES.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -169,7 +169,7 @@ def load_dataset(folder: str | Path, split: Split = "train", *, may_be_empty: bo
 def load_npz(path: str | Path, *, may_be_empty: bool = False) -> Dataset:
     """The data set in one .npz file with arrays `inputs` (uint8 is scaled to [0, 1]) and integer `labels`.
 
-    Raises DataError where an array is missing, of the wrong kind, not finite, or larger than MAX_BYTES.
+    Raises DataError if an array is missing, of the wrong kind, not finite, or larger than MAX_BYTES.
     """
     inputs, labels = _read_npz(Path(path))
     if labels is None:
@@ -183,7 +183,7 @@ def load_samples(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int6
     """The samples of one file, and their labels where there are some: an .npz with `inputs` and perhaps
     `labels`, or an IDX file of images (gzip or not) with perhaps its labels' file beside it.
 
-    Raises DataError where the file is missing, damaged, or larger than MAX_BYTES.
+    Raises DataError if the file is missing, damaged, or larger than MAX_BYTES.
     """
     path = Path(path)
     labels: NDArray[Any] | None

@@ -30,7 +30,7 @@ class StepTime:
 def measure_step(store: ProgramStore, sha256: str, seconds: float) -> StepTime:
     """Run the methods of a program once a step, with its largest batch, until `seconds` are over.
 
-    Raises ProgramError where the program is absent, damaged, or cannot be run.
+    Raises ProgramError if the program is absent, damaged, or cannot be run.
     """
     manifest = store.manifest(sha256)
     executor = store.executor(manifest)

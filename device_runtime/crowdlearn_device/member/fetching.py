@@ -95,7 +95,7 @@ class _File:
         self._have = 0
 
     def add(self, chunk: pb.Chunk) -> None:
-        """Raises ProgramError where the server has no such file or other bytes, WireError where these are not
+        """Raises ProgramError if the server has no such file or other bytes, WireError where these are not
         the next.
         """
         if chunk.sha256 != self._sha256 or chunk.offset != self._have:

@@ -61,7 +61,7 @@ class Owner(Protocol):
 
 
 class Generation:
-    """Keys, state, and work, in this order. Raises DeviceError where anything is refused."""
+    """Keys, state, and work, in this order. Raises DeviceError if anything is refused."""
 
     def __init__(self, owner: Owner, assign: pb.Assign) -> None:
         self.number = assign.generation
@@ -181,7 +181,7 @@ class Generation:
 
     @property
     def _renewed(self) -> bool:
-        """Whether the server's patches are the whole state, and no device gives any."""
+        """True if the server's patches are the whole state, and no device gives any."""
         return self._assign.patched and not self._assign.from_generation
 
     @property

@@ -94,7 +94,7 @@ class Member:
             self._fault(_typed(error))
 
     def work(self) -> bool:
-        """Do one piece of computation; False where there is none to do. Whatever goes wrong becomes a Fault
+        """Do one piece of computation; False if there is none to do. Whatever goes wrong becomes a Fault
         frame.
         """
         generation = self._generation
@@ -160,7 +160,7 @@ class Member:
 
     @cached_property
     def states(self) -> StateStore:
-        """What this device holds on its disk of the run."""
+        """Return what this device holds on its disk of the run."""
         return StateStore(self._run_folder)
 
     @cached_property
@@ -169,7 +169,7 @@ class Member:
 
     @property
     def identities(self) -> Mapping[int, bytes]:
-        """Of the run's devices, by number."""
+        """Return the devices of the run, by number."""
         return self._pins.identities
 
     def _assign(self, assign: pb.Assign) -> None:
@@ -218,7 +218,7 @@ class Member:
 
 
 def _typed(error: Exception) -> DeviceError:
-    """What the server is told of an error: nothing may end a connection without a reason."""
+    """Return what the server is told of an error: nothing may end a connection without a reason."""
     if isinstance(error, DeviceError):
         return error
     if isinstance(error, OSError):

@@ -25,7 +25,7 @@ from crowdlearn_device.state.piece_state import PieceState
 
 
 class Surroundings(Protocol):
-    """What becomes of the work's results."""
+    """The receivers of the work's results."""
 
     def deliver(self, piece: int, purpose: pb.Purpose, content: bytes, *, express: bool) -> None:
         """Seal sums or errors, and send them to the holder of a piece."""
@@ -38,7 +38,7 @@ class Surroundings(Protocol):
 
 
 class Work:
-    """A piece, and the dominator's samples where it is that device's turn. Raises DeviceError where the
+    """A piece, and the dominator's samples where it is that device's turn. Raises DeviceError if the
     assignment or a message is refused.
     """
 
@@ -89,7 +89,7 @@ class Work:
 
     @property
     def ready(self) -> bool:
-        """Whether a stage can run now."""
+        """True if a stage can run now."""
         return self._piece.ready
 
     def state(self) -> PieceState:
@@ -147,7 +147,7 @@ class Work:
         self._record("fed", rows, boundary=number, micro=micro)
 
     def run(self) -> bool:
-        """Run a stage, or feed a micro-batch; False where there is nothing to do."""
+        """Run a stage, or feed a micro-batch; False if there is nothing to do."""
         piece = self._piece
         fed = self._dominator is not None and self._dominator.feed()
         if not piece.ready:

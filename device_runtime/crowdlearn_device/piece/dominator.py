@@ -62,7 +62,7 @@ class Dominator:
         return True
 
     def progress(self) -> pb.Progress:
-        """What the mini-batch that has just been applied gave."""
+        """Return what the mini-batch that has just been applied gave."""
         results = sorted(self._piece.results, key=lambda result: result.micro)
         rows = sum(result.rows for result in results)
         return pb.Progress(

@@ -32,7 +32,7 @@ class Message:
 
 
 class Arrivals:
-    """Of one mini-batch."""
+    """The arrivals of one mini-batch."""
 
     def __init__(self, manifest: Manifest, routes: Routes) -> None:
         self._manifest = manifest
@@ -40,7 +40,7 @@ class Arrivals:
         self._values: dict[tuple[int, int, int, int], Array] = {}
 
     def put(self, message: Message) -> int:
-        """Keep a message; the layer that it is for. Raises WireError where it does not fit or came before."""
+        """Keep a message; the layer that it is for. Raises WireError if it does not fit or came before."""
         if not 0 <= message.edge < len(self._manifest.edges):
             raise WireError(f"message on edge {message.edge}, which the network does not have")
         edge = self._manifest.edges[message.edge]

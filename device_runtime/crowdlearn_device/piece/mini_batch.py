@@ -12,7 +12,7 @@ from .inbox import Arrivals
 
 @dataclass(frozen=True)
 class Result:
-    """What the dominator learns of a micro-batch."""
+    """The dominator's result of a micro-batch."""
 
     micro: int
     rows: int

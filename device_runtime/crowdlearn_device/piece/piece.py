@@ -73,7 +73,7 @@ class Piece:
 
     @property
     def boundary(self) -> int:
-        """How many mini-batches have updated the piece."""
+        """Return how many mini-batches have updated the piece."""
         return self._weights.boundary
 
     @property
@@ -89,12 +89,12 @@ class Piece:
 
     @property
     def targets(self) -> TargetSpec:
-        """What the loss compares the scores of a sample with."""
+        """Return what the loss compares the scores of a sample with."""
         return self._manifest.targets
 
     @property
     def ready(self) -> bool:
-        """Whether a stage can run now."""
+        """True if a stage can run now."""
         return bool(self._runnable())
 
     def _runnable(self) -> list[Call]:
@@ -144,7 +144,7 @@ class Piece:
         return self._last if layer in self._turning else layer
 
     def receive(self, message: Message) -> None:
-        """Take partial sums or errors. Raises WireError where they do not fit the piece or were not due."""
+        """Take partial sums or errors. Raises WireError if they do not fit the piece or were not due."""
         if message.step not in self._awaited:
             raise WireError(f"message of step {message.step} while this piece is at {self.boundary}")
         if not 0 <= message.micro < message.micros <= message.rows:
@@ -193,9 +193,9 @@ class Piece:
         return outgoing
 
     def _descends(self, step: MiniBatch) -> bool:
-        """Whether one call may go from samples to new weights: nothing else may need the gradients, as other
-        micro-batches do, or sharing that ranks weights by them, nor the weights as they were. And no other
-        step may go another way: the memory of both would be taken.
+        """Return whether one call may go from samples to new weights: nothing else may need the gradients, as
+        other micro-batches do, or sharing that ranks weights by them, nor the weights as they were. And no
+        other step may go another way: the memory of both would be taken.
         """
         alone = len(self._pass.under_way(step.number)) == 1 and not self._weights.two_versions
         one = self._at_once and step.micros == 1 and alone

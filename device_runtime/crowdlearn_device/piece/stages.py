@@ -40,11 +40,11 @@ class Stages:
 
     @property
     def descend(self) -> bool:
-        """Whether a call can go from samples to new weights."""
+        """True if a call can go from samples to new weights."""
         return TRAIN_STEP in self._methods
 
     def forward(self, step: MiniBatch, micro: int, layer: int) -> list[Message]:
-        """From a layer's sums to those that it gives on its edges."""
+        """Compute from a layer's sums those that it gives on its edges."""
         sums = step.sums.pop((micro, 0)) if layer == 0 else step.arrivals.sums(micro, layer)
         if self._routes.returning[layer]:
             step.sums[micro, layer] = sums
@@ -102,7 +102,7 @@ class Stages:
         return messages
 
     def backward(self, step: MiniBatch, micro: int, layer: int) -> list[Message]:
-        """From the errors on a layer's edges to its gradients and the errors of its sums."""
+        """Compute from the errors on a layer's edges its gradients and the errors of its sums."""
         entered = step.sums.pop((micro, layer), None)
         if entered is None:
             raise WireError(f"errors of micro-batch {micro} at layer {layer} came before its sums")

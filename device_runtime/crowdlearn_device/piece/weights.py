@@ -36,7 +36,7 @@ class Weights:
 
     @property
     def ranked(self) -> bool:
-        """Whether |gradient| is accumulated."""
+        """True if |gradient| is accumulated."""
         return bool(self._accumulated)
 
     @property
@@ -44,11 +44,11 @@ class Weights:
         return bool(self._stale)
 
     def arrays(self) -> list[Floats]:
-        """What steps change in place."""
+        """Return what steps change in place."""
         return [*self._values.values(), *self._momentum.values()]
 
     def given(self, port: Port, step: int) -> Array:
-        """What a program takes at a port for an array or its momentum in mini-batch `step`."""
+        """Return what a program takes at a port for an array or its momentum in mini-batch `step`."""
         if port.role == "momentum":
             return self._momentum[port.name]
         newest = self._values[port.name]

@@ -41,7 +41,7 @@ class KeptModel:
     """A whole network in evaluation mode."""
 
     def __init__(self, manifest: Manifest, executor: Executor, weights: PieceState) -> None:
-        """Raises ProgramError or StateError where program and weights are not of one whole network."""
+        """Raises ProgramError or StateError if program and weights are not of one whole network."""
         self._manifest, self._executor = manifest, executor
         method = manifest.method(PREDICT)
         if method != predict_method(manifest):
@@ -62,7 +62,7 @@ class KeptModel:
 
     @classmethod
     def load(cls, folder: Path) -> KeptModel:
-        """The model in `folder`. Raises ProgramError or StateError where it is not whole and undamaged."""
+        """The model in `folder`. Raises ProgramError or StateError if it is not whole and undamaged."""
         manifests = sorted(folder.glob("*.json")) if folder.is_dir() else []
         if len(manifests) != 1:
             raise ProgramError(f"{folder} holds no model; name a folder below HOME/models")
@@ -88,7 +88,7 @@ class KeptModel:
 
     @property
     def targets(self) -> TargetSpec:
-        """What the model's scores were trained to tell."""
+        """Return what the model's scores were trained to tell."""
         return self._manifest.targets
 
     def probabilities(self, inputs: Floats) -> Floats:

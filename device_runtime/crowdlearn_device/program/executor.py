@@ -41,7 +41,7 @@ class Executor(Protocol):
 
 
 class Programs(Protocol):
-    """Where a device's programs are. Every method raises ProgramError where one is missing or damaged."""
+    """The programs of a device. Every method raises ProgramError if one is missing or damaged."""
 
     def manifest(self, sha256: str) -> Manifest: ...
 
@@ -77,7 +77,7 @@ class ExecuTorchExecutor:
         self._held: dict[int, tuple[Array, Any]] = {}
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
-        """Outputs of `method`; `borrowed` ones lie in its arena. Raises ProgramError where it is refused."""
+        """Outputs of `method`; `borrowed` ones lie in its arena. Raises ProgramError if it is refused."""
         try:
             loaded = self._methods.get(method)
             if loaded is None:
@@ -138,7 +138,7 @@ EXECUTORS = {
 
 
 def load_program(pte: bytes) -> Executor:
-    """The program in the first executor whose library is here. Raises ProgramError where there is none, or it
+    """The program in the first executor whose library is here. Raises ProgramError if there is none, or it
     refuses the program.
     """
     for needs, place in EXECUTORS.values():
@@ -187,7 +187,7 @@ class ProgramStore:
         self._folder = folder
 
     def manifest(self, sha256: str) -> Manifest:
-        """The manifest of that hash. Raises ProgramError where it is absent or its bytes are not what the
+        """The manifest of that hash. Raises ProgramError if it is absent or its bytes are not what the
         hash says.
         """
         return read_manifest(self._read(sha256, ".json"))
@@ -201,7 +201,7 @@ class ProgramStore:
         return {f"{sha256}.json": self._read(sha256, ".json"), f"{program}.pte": self._read(program, ".pte")}
 
     def has(self, sha256: str, suffix: str) -> bool:
-        """Whether the file is here. Raises ProgramError where `sha256` is no hash."""
+        """Return whether the file is here. Raises ProgramError if `sha256` is no hash."""
         return self._path(sha256, suffix).exists()
 
     def _path(self, sha256: str, suffix: str) -> Path:

@@ -97,7 +97,7 @@ class ArraySpec:
 
     @property
     def role(self) -> str:
-        """What a method that takes it calls it."""
+        """Return what a method that takes it calls it."""
         return "parameter" if self.trained else "frozen" if self.frozen else "buffer"
 
 
@@ -114,7 +114,9 @@ class BackendChoice:
 
 @dataclass(frozen=True)
 class PieceShape:
-    """What pieces of one program have in common; `ports` says what their methods take and give for it."""
+    """The shape that pieces of one program have in common; `ports` says what their methods take and give for
+    it.
+    """
 
     layers: tuple[LayerSpec, ...]
     edges: tuple[EdgeSpec, ...]

@@ -32,7 +32,7 @@ DTYPES = frozenset({"float32", "int64"})
 
 
 def read_manifest(text: str | bytes) -> Manifest:
-    """The manifest that `text` holds. Raises ProgramError where anything is missing, of the wrong type or
+    """The manifest that `text` holds. Raises ProgramError if anything is missing, of the wrong type or
     inconsistent.
     """
     if len(text) > MAX_MANIFEST:
@@ -57,7 +57,7 @@ def read_manifest(text: str | bytes) -> Manifest:
 
 
 def _inconsistency(manifest: Manifest) -> str:
-    """What does not go together, in words; nothing where all does."""
+    """Return what does not go together, in words; nothing where all does."""
     count = len(manifest.layers)
     for edge in manifest.edges:
         if not 0 <= edge.source < edge.target < count:
@@ -99,7 +99,7 @@ def _wrong_port(port: Port, shapes: Mapping[str, tuple[int, ...]], *, layers: in
 
 
 def _trains_whole(manifest: Manifest, method: MethodSpec) -> bool:
-    """Whether a step updates everything that there is to update, once."""
+    """Return whether a step updates everything that there is to update, once."""
     due = [(array.role, array.name) for array in manifest.arrays if not array.frozen]
     due += [("momentum", array.name) for array in manifest.arrays if array.trained and manifest.momentum]
     state = [(p.role, p.name) for p in method.inputs if p.role in STATE]

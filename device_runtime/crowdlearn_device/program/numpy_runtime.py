@@ -37,7 +37,7 @@ class NumpyRuntimeExecutor:
             ) from error
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
-        """Outputs of `method`, copies in any case. Raises ProgramError where it is refused."""
+        """Outputs of `method`, copies in any case. Raises ProgramError if it is refused."""
         wanted = self._inputs.get(method)
         if wanted is None:
             raise ProgramError(f"method {method} is not in the program; export and push it again")

@@ -32,7 +32,7 @@ def layer_methods(shape: PieceShape, layer: int) -> list[MethodSpec]:
 
 
 def loss_method(shape: PieceShape, layers: Sequence[int]) -> MethodSpec:
-    """What takes the last layers, which the piece owns whole, from sums to gradients."""
+    """Return what takes the last layers, which the piece owns whole, from sums to gradients."""
     parameters, buffers, given = _state(shape, layers)
     sums = _entering(shape, layers)
     errors = [replace(port, role="error") for port in sums if port.layer in _asked(shape, layers[0])]
@@ -45,7 +45,7 @@ def loss_method(shape: PieceShape, layers: Sequence[int]) -> MethodSpec:
 
 
 def train_step_method(shape: PieceShape, *, momentum: bool) -> MethodSpec:
-    """What takes the whole network from samples to new weights."""
+    """Return what takes the whole network from samples to new weights."""
     layers = range(len(shape.layers))
     parameters, buffers, given = _state(shape, layers)
     momenta = [replace(port, role="momentum") for port in parameters] if momentum else []
@@ -55,14 +55,14 @@ def train_step_method(shape: PieceShape, *, momentum: bool) -> MethodSpec:
 
 
 def predict_method(shape: PieceShape) -> MethodSpec:
-    """What takes the whole network from samples to scores, in evaluation mode."""
+    """Return what takes the whole network from samples to scores, in evaluation mode."""
     arrays = [_array(shape, array) for array in shape.arrays]
     return MethodSpec(PREDICT, (_sum(shape, 0), *arrays), (_logits(shape),))
 
 
 def turning_layers(manifest: Manifest, owned: Sequence[int]) -> list[int]:
     """Those of the `owned` layers that turn round at the loss as one stage: the last ones, which have no
-    forward of their own. Raises ProgramError where others have none.
+    forward of their own. Raises ProgramError if others have none.
     """
     names = {method.name for method in manifest.methods}
     turning = [layer for layer in owned if f"forward_{layer}" not in names]
@@ -74,7 +74,7 @@ def turning_layers(manifest: Manifest, owned: Sequence[int]) -> list[int]:
 
 
 def check_ports(manifest: Manifest, owned: Sequence[int], turning: Sequence[int]) -> None:
-    """Raise ProgramError where a method of a piece of the layers `owned` takes or gives something else than
+    """Raise ProgramError if a method of a piece of the layers `owned` takes or gives something else than
     these need; `turning` are those that are one stage with the loss.
     """
     methods = [method for layer in owned if layer not in turning for method in layer_methods(manifest, layer)]

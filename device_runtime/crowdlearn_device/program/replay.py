@@ -32,7 +32,7 @@ def replay(program: Path, inputs: Path, outputs: Path) -> None:
 
 
 def replay_arrays(executor: Executor, given: Arrays) -> Arrays:
-    """What `replay` writes of the arrays that it reads, which stay as they are."""
+    """Return what `replay` writes of the arrays that it reads, which stay as they are."""
     found: Arrays = {}
     for method in dict.fromkeys(name.rpartition("/")[0] for name in given):
         count = sum(name.rpartition("/")[0] == method for name in given)

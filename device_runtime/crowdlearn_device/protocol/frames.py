@@ -53,7 +53,7 @@ _PURPOSES = frozenset(pb.Purpose.values())
 
 
 def decode_message(kind: type[M], data: bytes) -> M:
-    """The protobuf message that `data` holds. Raises WireError where it is none of this kind."""
+    """The protobuf message that `data` holds. Raises WireError if it is none of this kind."""
     try:
         return kind.FromString(data)
     except DecodeError as error:
@@ -61,7 +61,7 @@ def decode_message(kind: type[M], data: bytes) -> M:
 
 
 def decode_frame(data: bytes) -> pb.Frame:
-    """The frame that `data` holds. Raises WireError where it is none, too large, or of a kind we do
+    """The frame that `data` holds. Raises WireError if it is none, too large, or of a kind we do
     not know, or says a word that we do not: protobuf lets any number pass.
     """
     if len(data) > MAX_FRAME:
@@ -91,7 +91,7 @@ class Address(NamedTuple):
 
 
 def address_of(data: bytes) -> Address | None:
-    """Where the envelope in `data` goes; None where it holds none, or one that is not well-formed."""
+    """Return where the envelope in `data` goes; None if it holds none, or one that is not well-formed."""
     if data[:1] != ENVELOPE_MARK or len(data) < ENVELOPE.size:
         return None
     _, purpose, express, generation, sender, receiver, _ = ENVELOPE.unpack_from(data)
@@ -110,7 +110,7 @@ def encode_frame(frame: pb.Frame) -> bytes:
 
 
 def _envelope(data: bytes) -> pb.Envelope:
-    """Raises WireError where `data` is none."""
+    """Raises WireError if `data` is none."""
     address = address_of(data)
     if address is None:
         raise WireError(f"envelope of {len(data)} bytes without a header that this version knows")
@@ -132,7 +132,7 @@ def encode_tensor(
     """`values` in the wire's `dtype`; int8 is scaled to the largest magnitude and rounded stochastically by
     `rng`.
 
-    Raises WireError where a value is not finite in that dtype.
+    Raises WireError if a value is not finite in that dtype.
     """
     largest = np.max(np.abs(values), initial=0.0)
     if not largest <= _LARGEST.get(dtype, inf):  # nor is NaN
@@ -155,7 +155,7 @@ def encode_tensor(
 def decode_tensor(tensor: pb.Tensor, shape: tuple[int, ...] | None = None) -> Floats:
     """The array a tensor message holds, as float32.
 
-    Raises WireError where dtype, rank, size or (if given) shape is not as it must be, or a value is not
+    Raises WireError if dtype, rank, size or (if given) shape is not as it must be, or a value is not
     finite.
     """
     dtype = _DTYPES.get(tensor.dtype)

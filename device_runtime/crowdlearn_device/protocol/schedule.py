@@ -30,7 +30,7 @@ class Pass:
     staleness: int = 0
 
     def drained(self, boundary: int) -> bool:
-        """Whether nothing is under way at this boundary."""
+        """Return whether nothing is under way at this boundary."""
         return boundary == self.end or (boundary - self.first) % self.every == 0
 
     def under_way(self, boundary: int) -> range:

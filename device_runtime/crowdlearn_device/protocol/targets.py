@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """What a loss compares the scores of one sample with: classes from 0 (int64), or numbers (float32) of
-    this shape from `least` to `most`.
+    """The target with which a loss compares the scores of one sample: classes from 0 (int64), or numbers
+    (float32) of this shape from `least` to `most`.
     """
 
     dtype: str = "int64"
@@ -18,7 +18,7 @@ class TargetSpec:
 
     @property
     def are_classes(self) -> bool:
-        """Whether a target is a class."""
+        """True if a target is a class."""
         return self.dtype == "int64"
 
 

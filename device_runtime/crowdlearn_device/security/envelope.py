@@ -58,7 +58,7 @@ class Identity:
 
 
 def agree(private: X25519PrivateKey, public: bytes) -> bytes:
-    """The secret of two X25519 keys. Raises EnvelopeError where `public` is none."""
+    """The secret of two X25519 keys. Raises EnvelopeError if `public` is none."""
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:

@@ -34,7 +34,7 @@ class Pins:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises StateError where what is kept in `folder` is damaged."""
+        """Raises StateError if what is kept in `folder` is damaged."""
         self._path = folder / "peers.json"
         self.identities: Mapping[int, bytes] = {}
         if not self._path.exists():

@@ -70,7 +70,7 @@ class SnapshotOpener:
     def __init__(
         self, run: str, me: int, identity: Identity, sender_identity: bytes, first: pb.Snapshot
     ) -> None:
-        """Raises EnvelopeError where the first part does not name this device as heir, or is altered."""
+        """Raises EnvelopeError if the first part does not name this device as heir, or is altered."""
         sealed = next((key.sealed for key in first.keys if key.device == me), None)
         if sealed is None:
             raise EnvelopeError(f"snapshot of piece {first.piece} is not sealed to device {me}")
@@ -83,7 +83,7 @@ class SnapshotOpener:
             raise EnvelopeError(_altered(first)) from error
 
     def open(self, part: pb.Snapshot) -> bytes:
-        """The content of the next part. Raises EnvelopeError where it is altered, or not the next."""
+        """The content of the next part. Raises EnvelopeError if it is altered, or not the next."""
         try:
             content = self._cipher.decrypt(nonce_of(self._due), part.sealed, _associated(self._run, part))
         except InvalidTag as error:

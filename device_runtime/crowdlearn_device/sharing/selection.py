@@ -81,7 +81,7 @@ def select_top(accumulated: NDArray[Any], theta: float) -> NDArray[np.int64]:
     """Positions of the `theta` share of largest values, increasing; ties go to the lower position.
 
     `accumulated` is |gradient| summed over the epoch, per weight; infinity puts a weight before all others.
-    Raises ValueError where theta is outside [0, 1] or a value is NaN.
+    Raises ValueError if theta is outside [0, 1] or a value is NaN.
     """
     if not 0 <= theta <= 1:
         raise ValueError(f"theta is {theta}; choose a share between 0 and 1")
@@ -126,12 +126,12 @@ def _importance(part: Stretch, arrays: Mapping[str, Floats]) -> Floats:
 
 
 def weights_of(manifest: Manifest, neurons: tuple[Neurons, ...]) -> int:
-    """How many weights, statistics included, a piece owns."""
+    """Return how many weights, statistics included, a piece owns."""
     return sum(part.stop - part.start for part in stretches(manifest.arrays, neurons))
 
 
 def apply_patch(manifest: Manifest, state: PieceState, data: bytes) -> int:
-    """Replace the piece's weights by those of an encoded update, and tell how many. Raises WireError where
+    """Replace the piece's weights by those of an encoded update, and tell how many. Raises WireError if
     one is not its own.
     """
     parts = stretches(manifest.arrays, state.neurons)

@@ -42,7 +42,9 @@ class Update:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a receiver takes: indices below `model_weights`, at most `max_weights` of them in one message."""
+    """The limits of a receiver: indices below `model_weights`, at most `max_weights` of them in one
+    message.
+    """
 
     model_weights: int
     max_weights: int
@@ -70,7 +72,7 @@ def chunks(update: Update, max_weights: int) -> Iterator[Update]:
 def encode_update(update: Update, value_type: ValueType = ValueType.FLOAT32) -> bytes:
     """One update as bytes.
 
-    Raises ValueError where the update is not well-formed, or a value is not finite in `value_type`.
+    Raises ValueError if the update is not well-formed, or a value is not finite in `value_type`.
     """
     indices, values = np.asarray(update.indices, np.uint32), np.asarray(update.values, np.float32)
     if indices.ndim != 1 or indices.shape != values.shape:

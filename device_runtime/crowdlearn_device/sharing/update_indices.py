@@ -88,7 +88,7 @@ def decode_set(kind: Coding, shift: int, data: bytes, count: int, span: int) -> 
 
 
 def _ones(packed: NDArray[np.uint8], count: int | None = None) -> NDArray[np.int64]:
-    """Where the first `count` bits are 1; numpy finds them several times sooner among booleans."""
+    """Return where the first `count` bits are 1; numpy finds them several times sooner among booleans."""
     return np.flatnonzero(np.unpackbits(packed, count=count).view(np.bool_))
 
 

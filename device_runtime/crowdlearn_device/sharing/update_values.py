@@ -24,7 +24,9 @@ MAX_SCALE = np.nextafter(np.finfo(np.float32).max / np.float32(127), np.float32(
 
 
 class ValueType(IntEnum):
-    """How a value travels; INT8 is linear in the largest magnitude of its block of SCALE_BLOCK values."""
+    """The dtype in which a value travels; INT8 is linear in the largest magnitude of its block of SCALE_BLOCK
+    values.
+    """
 
     FLOAT32 = 0
     FLOAT16 = 1
@@ -39,7 +41,7 @@ class ValueType(IntEnum):
 def as_decoded(values: Floats, value_type: ValueType) -> Floats:
     """The values that whoever decodes an update of `values` has: rounded, except in float32.
 
-    Raises ValueError where one is not finite in `value_type`.
+    Raises ValueError if one is not finite in `value_type`.
     """
     if value_type is ValueType.INT8:
         return _finite(_restored(*_quantised(values)), value_type)

@@ -43,7 +43,7 @@ class StoredState:
 
     @classmethod
     def open(cls, path: Path) -> StoredState:
-        """The state in the file at `path`, all of which is checked. Raises StateError where it is not exactly
+        """The state in the file at `path`, all of which is checked. Raises StateError if it is not exactly
         one, and OSError where there is none.
         """
         with path.open("rb") as file:
@@ -72,7 +72,7 @@ class StoredState:
         return replace(self, layers=layers)
 
     def parts(self, layer: int, neurons: Neurons) -> Iterator[pb.StatePart]:
-        """As `PieceState.parts`; one part at a time is read."""
+        """Yield parts as `PieceState.parts` does; one at a time is read."""
         return state_parts(self.neurons, self.layers, layer, neurons)
 
 
@@ -96,7 +96,7 @@ class StateStore:
                 file.write(block)
 
     def load(self, generation: int, boundary: int) -> StoredState:
-        """Raises StateError where this device does not hold that point."""
+        """Raises StateError if this device does not hold that point."""
         try:
             return StoredState.open(self._path(generation, boundary))
         except FileNotFoundError as error:
@@ -105,7 +105,7 @@ class StateStore:
             ) from error
 
     def inherited(self, piece: int) -> Path:
-        """Where the state of another's piece is written, part by part. It outlives no connection."""
+        """Return where the state of another's piece is written, part by part. It outlives no connection."""
         return self._folder / f"inherited-{piece}.partial"
 
     def points(self) -> list[tuple[int, int]]:

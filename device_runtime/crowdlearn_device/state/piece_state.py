@@ -45,7 +45,7 @@ class Rows(Protocol):
 
 @dataclass(frozen=True)
 class Header:
-    """How the bytes of a state begin: neurons by layer, and layer, name and shape of every array. The arrays
+    """The head of a state's bytes: neurons by layer, and layer, name and shape of every array. The arrays
     follow, and a hash of it all.
     """
 
@@ -74,7 +74,7 @@ class Header:
         return cls(neurons, arrays), _HEAD.size + length
 
     def placed(self, offset: int, size: int) -> Iterator[tuple[int, str, tuple[int, ...], int]]:
-        """Layer, name, shape and place of every array; the first is at `offset`. Raises ValueError where they
+        """Layer, name, shape and place of every array; the first is at `offset`. Raises ValueError if they
         do not end at `size`.
         """
         for layer, name, shape in self.arrays:
@@ -121,7 +121,7 @@ class PieceState:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> PieceState:
-        """The state that `data` holds, read-only and in the same memory. Raises StateError where it is not
+        """The state that `data` holds, read-only and in the same memory. Raises StateError if it is not
         exactly one.
         """
         content, file = memoryview(data)[:-DIGEST_BYTES], io.BytesIO(data)
@@ -145,8 +145,8 @@ class PieceState:
 def state_parts(
     held: Sequence[Neurons], layers: Mapping[int, Mapping[str, Rows]], layer: int, neurons: Neurons
 ) -> Iterator[pb.StatePart]:
-    """As `PieceState.parts`, of arrays wherever they are. Raises StateError where the neurons are not `held`,
-    and WireError where values are not finite.
+    """Yield parts as `PieceState.parts` does, of arrays wherever they are. Raises StateError if the neurons
+    are not `held`, and WireError where values are not finite.
     """
     start, stop = held[layer]
     if not start <= neurons[0] <= neurons[1] <= stop:
@@ -201,7 +201,7 @@ class PartialState:
             missing[:] = False
 
     def add(self, part: pb.StatePart) -> None:
-        """Take a part. Raises WireError where it does not fit."""
+        """Take a part. Raises WireError if it does not fit."""
         layer, a, b = part.layer, part.neurons.start, part.neurons.stop
         if layer not in self._missing:
             raise WireError(f"state of layer {layer}, of which this piece holds nothing")

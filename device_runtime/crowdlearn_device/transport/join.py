@@ -48,7 +48,7 @@ async def join_host(
     """Take part in whatever the host at `url` trains, reconnecting until `stopping` is set and others have
     taken over what this device holds; `once` returns after a run.
 
-    Raises JoinError where the address or pin is malformed, the certificate is another, or the host refuses
+    Raises JoinError if the address or pin is malformed, the certificate is another, or the host refuses
     this device.
     """
     address = urlsplit(url)

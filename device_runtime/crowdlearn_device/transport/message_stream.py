@@ -87,7 +87,7 @@ class MessageStream(asyncio.Protocol):
 
     @property
     def gone(self) -> bool:
-        """Whether the connection has ended."""
+        """True if the connection has ended."""
         return self._gone.is_set()
 
     async def ended(self) -> str:
@@ -113,7 +113,7 @@ class MessageStream(asyncio.Protocol):
 
     @property
     def has_room(self) -> bool:
-        """Whether not too much waits to be sent, or the other side has gone."""
+        """True if not too much waits to be sent, or the other side has gone."""
         return self._bytes <= ROOM_BYTES
 
     async def room(self) -> None:
@@ -210,7 +210,7 @@ class MessageStream(asyncio.Protocol):
         return at
 
     def take_frame(self, first: int, content: bytes) -> None:
-        """Take a frame of any kind, which its first byte tells. Raises WireError where it was not due."""
+        """Take a frame of any kind, which its first byte tells. Raises WireError if it was not due."""
         kind = first & 0x0F
         if kind == PING:
             self._control.append(self._frame(PONG, content))
@@ -347,7 +347,7 @@ def taken_over(
     """Go on with a library's connection: what has come, and was not read, is given to `handler`, and whatever
     comes from now on; over another `transport` to the same peer, where one is given.
 
-    Raises ValueError where the connection compresses.
+    Raises ValueError if the connection compresses.
     """
     if connection.protocol.extensions:
         raise ValueError("make the connection with compression=None; what is sealed cannot be compressed")

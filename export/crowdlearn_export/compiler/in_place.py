@@ -89,8 +89,8 @@ def update_in_place(module: GraphModule, updates: Mapping[int, Node]) -> None:
 
 
 def _may_overwrite(new: Node, old: Node) -> bool:
-    """Whether `new` can be made in the memory of `old`: nothing reads `old` afterwards, and what makes `new`
-    reads each element of `old` before it writes there.
+    """Return whether `new` can be made in the memory of `old`: nothing reads `old` afterwards, and what makes
+    `new` reads each element of `old` before it writes there.
     """
     delegated = new.target is operator.getitem
     writer: Any = new.args[0] if delegated else new
@@ -114,13 +114,13 @@ def _may_overwrite(new: Node, old: Node) -> bool:
 
 
 def _readers(node: Node) -> list[Node]:
-    """What reads the memory of `node`, through views as well."""
+    """Return what reads the memory of `node`, through views as well."""
     return [r for user in node.users for r in (_readers(user) if user.target is view else [user])]
 
 
 def _elementwise(node: Node) -> bool:
-    """Whether every element of the result is made of those at its place in operands of its shape, or of
-    scalars.
+    """Return whether every element of the result is made of those at its place in operands of its shape, or
+    of scalars.
     """
     schema = getattr(node.target, "_schema", None)
     packet = schema and getattr(torch.ops.aten, schema.name.split("::")[1], None)

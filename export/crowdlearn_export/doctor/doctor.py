@@ -28,8 +28,8 @@ from .verdict import notes, trainable_graph
 
 @dataclass(frozen=True)
 class Savings:
-    """What freezing saves, each as it is and as it would be if all of it learned: weights that learn, MACs of
-    a sample's training step, and floats of a sample's errors, which may have to be sent.
+    """The savings of freezing, each as it is and as it would be if all of it learned: weights that learn,
+    MACs of a sample's training step, and floats of a sample's errors, which may have to be sent.
     """
 
     weights: tuple[int, int]
@@ -39,13 +39,13 @@ class Savings:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A model's report. `slices` is empty where it can be sliced, else the reason why it only trains whole.
+    """A model's report. `slices` is empty if it can be sliced, else the reason why it only trains whole.
 
     Sizes are those of the whole training step for batches up to the example's: program without weights,
     weights, and the memory that the step takes beside both. `backend` is whose kernels it runs on, for the
     `multiplications` of its matrix products; `either` where they are so few that measuring decides.
     `gradient_error` is relative, against float64 autograd, and `float32_error` that of PyTorch's own float32;
-    None where the step cannot be compiled, and `compiles` then says why. `frozen` is None where everything
+    None if the step cannot be compiled, and `compiles` then says why. `frozen` is None if everything
     learns, or cannot be sliced. `notes` are doubts.
     """
 
@@ -65,7 +65,7 @@ class Diagnosis:
 
     @property
     def exact(self) -> bool:
-        """Whether the gradients are as good as they have to be."""
+        """True if the gradients are as good as they have to be."""
         return self.gradient_error is not None and self.gradient_error <= self.allowed < math.inf
 
     @property

@@ -41,9 +41,9 @@ class _Call:
 
 
 def module_reports(model: nn.Module, inputs: Tensor) -> tuple[tuple[ModuleReport, ...], int]:
-    """Of the innermost modules that a forward pass calls; and how many classes it gives scores of.
+    """Report on the innermost modules that a forward pass calls, and how many classes it gives scores of.
 
-    Raises ExportError where it does not give one tensor of scores for such a batch.
+    Raises ExportError if it does not give one tensor of scores for such a batch.
     """
     calls, classes = _calls(model, inputs)
     return tuple(_module(name, call) for name, call in calls.items()), classes
@@ -62,7 +62,7 @@ def _module(name: str, call: _Call) -> ModuleReport:
 
 
 def _frozen(module: nn.Module) -> str:
-    """What rests: weights by name, or all of them."""
+    """Return what rests: weights by name, or all of them."""
     weights = dict(module.named_parameters())
     frozen = [name for name, weight in weights.items() if not weight.requires_grad]
     fixed = isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.training

@@ -110,7 +110,7 @@ def run_local(
 
 
 def run_edge(edge: Edge, x: Tensor, weight: Tensor | None) -> Tensor:
-    """What outputs [B, neurons, ...] give on an edge: sums for its target neurons."""
+    """Return what outputs [B, neurons, ...] give on an edge: sums for its target neurons."""
     if weight is None:
         return x
     if edge.kind == "dense":

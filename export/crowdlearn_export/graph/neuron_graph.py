@@ -130,14 +130,16 @@ class NeuronGraph:
 
     @property
     def taught(self) -> tuple[bool, ...]:
-        """Of each edge, whether errors come back on it: its weights learn, or something behind them does."""
+        """Return for each edge whether errors come back on it: its weights learn, or something behind them
+        does.
+        """
         reached = self._reached
         return tuple(edge.parameters > 0 or edge.source in reached for edge in self.edges)
 
     @property
     def products(self) -> tuple[int, ...]:
-        """How often a training step computes each edge: forward, for the gradient of weights that learn, and
-        for the errors of a source behind which something learns.
+        """Return how often a training step computes each edge: forward, for the gradient of weights that
+        learn, and for the errors of a source behind which something learns.
         """
         reached = self._reached
         return tuple(1 + (edge.parameters > 0) + (edge.source in reached) for edge in self.edges)

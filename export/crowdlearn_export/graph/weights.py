@@ -29,7 +29,7 @@ def _orders(graph: NeuronGraph, order: Order) -> list[npt.NDArray[np.int64]]:
 def arrays_of(graph: NeuronGraph, state: Mapping[str, torch.Tensor], order: Order = ()) -> dict[str, Floats]:
     """Every array of the graph, float32 [neurons of its layer, ...], in slice order.
 
-    Raises ExportError where the state dict lacks one.
+    Raises ExportError if the state dict lacks one.
     """
     arrays = neurons_first(graph, state, order)
     return {name: np.ascontiguousarray(array.numpy(), np.float32) for name, array in arrays.items()}

@@ -78,7 +78,7 @@ def _decompose_what_is_left(program: Any, table: Any) -> Any:
 
 
 def _is_left(target: Any, table: Any) -> bool:
-    """Whether decomposing makes something else of a call: where it writes over a tensor, too."""
+    """Return whether decomposing makes something else of a call: where it writes over a tensor, too."""
     if target is torch.ops.aten.sym_size.int:
         return False
     return target in table or (isinstance(target, OpOverload) and target._schema.is_mutable)

@@ -51,7 +51,7 @@ def _largest(module: GraphModule, max_batch: int) -> int:
 
 
 def bytes_of(node: Any, max_batch: int) -> int:
-    """Of a node's tensor at the largest batch; 0 for what is none."""
+    """Return the bytes of a node's tensor at the largest batch; 0 for what is none."""
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor):
         return 0

@@ -118,7 +118,7 @@ def _named(graph: Graph, root: str) -> Graph | None:
 
 
 def _closure(graph: Graph, root: str) -> tuple[dict[str, Tensor], list[Operation]]:
-    """What is computed of `root` and numbers alone: values on GRID, and the operations."""
+    """Return what is computed of `root` and numbers alone: values on GRID, and the operations."""
     curves, members = {root: GRID}, []
     for each in graph.operations:
         data = [name for name in each.inputs if name and name not in graph.constants]
@@ -134,7 +134,7 @@ def _closure(graph: Graph, root: str) -> tuple[dict[str, Tensor], list[Operation
 
 
 def _values(graph: Graph, each: Operation, curves: Mapping[str, Tensor]) -> Tensor | None:
-    """What the operation gives on GRID; None if it is of another kind."""
+    """Return what the operation gives on GRID; None if it is of another kind."""
     if each.kind in ("Identity", "Cast") and _is_float(each):
         return curves[each.inputs[0]]
     given = [

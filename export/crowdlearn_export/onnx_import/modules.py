@@ -28,7 +28,7 @@ class Node:
     version: int
 
     def weight(self, position: int) -> Tensor | None:
-        """The constant at an input position; None where the input is absent. Raises where it is computed."""
+        """The constant at an input position; None if the input is absent. Raises where it is computed."""
         if position >= len(self.inputs) or not self.inputs[position]:
             return None
         value = self.constants[position]
@@ -50,7 +50,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Maker:
-    """How a node becomes a module, and the attributes that this reads; others must have their defaults."""
+    """The rule by which a node becomes a module, and the attributes that this reads; others must have their
+    defaults.
+    """
 
     make: Callable[[Node], nn.Module]
     reads: frozenset[str]
@@ -216,7 +218,7 @@ def _reshape(node: Node) -> nn.Module:
 
 
 def _product(sizes: list[int | None]) -> int | None:
-    """The number of all elements; None where a size is not known."""
+    """The number of all elements; None if a size is not known."""
     product = 1
     for size in sizes:
         if size is None:

@@ -68,8 +68,8 @@ def _side_outputs(graph: Graph, output: str) -> tuple[str, ...]:
 
 
 def _flattened(graph: Graph) -> Graph:
-    """What leaves one axis beside the batch is Flatten, however many reshapes it takes; what changes no shape
-    is nothing.
+    """Return what leaves one axis beside the batch is Flatten, however many reshapes it takes; what changes
+    no shape is nothing.
     """
     by_output = {each.output: each for each in graph.operations if each.kind in RESHAPES}
     new: dict[str, Sequence[Operation]] = {}
@@ -233,7 +233,7 @@ def _rank(graph: Graph, name: str) -> int:
 
 
 def _one_each(bias: NDArray[Any], shape: Sequence[int | None] | None, kind: str) -> bool:
-    """Whether the constant is one number for each feature, or for each channel of a map."""
+    """Return whether the constant is one number for each feature, or for each channel of a map."""
     if shape is None or shape[1] is None:
         return False
     positions = (1,) * (len(shape) - 2)

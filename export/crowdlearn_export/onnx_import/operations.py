@@ -56,7 +56,7 @@ class Graph:
 
     @property
     def readers(self) -> Counter[str]:
-        """How many inputs of operations, or the model's output, each value is."""
+        """Return how many inputs of operations, or the model's output, each value is."""
         return Counter([self.output, *(name for each in self.operations for name in each.inputs)])
 
     def constant(self, operation: Operation, position: int) -> NDArray[Any] | None:
@@ -129,5 +129,5 @@ def defaults(kind: str, opset: int) -> dict[str, Any]:
 
 
 def is_scalar(value: NDArray[Any] | None) -> bool:
-    """Whether it is one number."""
+    """Return whether it is one number."""
     return value is not None and np.size(value) == 1

@@ -73,7 +73,7 @@ def read_onnx(path: Path, *, refuse_shared: bool = False) -> Imported:
 
 
 def _folded_norms(graph: Graph) -> list[str]:
-    """What exporting for inference did to batch norms, if it can be seen."""
+    """Return what exporting for inference did to batch norms, if it can be seen."""
     convolutions = [each for each in graph.operations if each.kind == "Conv"]
     norms = [each for each in graph.operations if each.kind == "BatchNormalization"]
     folded = [

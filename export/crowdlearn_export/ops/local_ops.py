@@ -113,7 +113,7 @@ def local_op(
 ) -> LocalOp:
     """The operation of a module, which turns neurons of shape `before` into shape `after`.
 
-    Raises UnsupportedModule where it is not local, or not to be sliced.
+    Raises UnsupportedModule if it is not local, or not to be sliced.
     """
     match module:
         case nn.BatchNorm1d() | nn.BatchNorm2d():

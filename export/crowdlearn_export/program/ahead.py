@@ -156,7 +156,9 @@ class _Helper(Thread):
 
 
 def _helpers(jobs: int) -> int:
-    """How many helpers pay for so many jobs, and fit in the processors and the memory that are free."""
+    """Return how many helpers pay for so many jobs, and fit in the processors and the memory that are
+    free.
+    """
     fitting = _free_bytes() // HELPER_BYTES
     return min(len(os.sched_getaffinity(0)) - 1, jobs // LEAST, fitting) if fitting else 0
 

@@ -50,7 +50,7 @@ def by_measurement(stage: Stage, methods: Methods) -> BackendChoice:
 
 
 def near_border(multiplications: int) -> bool:
-    """Whether either backend is sensible for a method with so many multiplications in its products."""
+    """Return whether either backend is sensible for a method with so many multiplications in its products."""
     return WORTHWHILE / BORDER <= multiplications < WORTHWHILE * BORDER
 
 

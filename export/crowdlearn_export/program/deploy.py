@@ -26,7 +26,7 @@ AGREEMENT = 1e-5
 def export_onnx(model: nn.Module, sample: Tensor, path: Path) -> float:
     """Write `model` for inference and return its largest relative difference from PyTorch in onnxruntime.
 
-    `sample` is a batch of at least 2; the file takes any batch. Raises ExportError where the two disagree;
+    `sample` is a batch of at least 2; the file takes any batch. Raises ExportError if the two disagree;
     nothing is written then.
     """
     import onnxruntime
@@ -48,7 +48,7 @@ def export_onnx(model: nn.Module, sample: Tensor, path: Path) -> float:
 def export_pte(model: nn.Module, sample: Tensor, max_batch: int, path: Path) -> float:
     """Write `model` for inference on XNNPACK and return its largest relative difference from PyTorch.
 
-    Raises ExportError where the two disagree; nothing is written then.
+    Raises ExportError if the two disagree; nothing is written then.
     """
     from crowdlearn_device.program.executor import ExecuTorchExecutor
 

@@ -66,7 +66,7 @@ def footprint(
 
 
 def _region(graph: NeuronGraph, first: int, micro_batch: int, cache: Path | None, method: str) -> float:
-    """What one method of the region takes: a run calls no other, and touches nothing else."""
+    """Return what one method of the region takes: a run calls no other, and touches nothing else."""
     key = _region_key(graph, first, micro_batch, method)
     known = _cached(cache, key)
     if known is None:

@@ -35,7 +35,7 @@ def export_inference(
 ) -> SliceProgram:
     """The program `predict`: samples and every array of the model to logits, batches of 1 to MAX_BATCH.
 
-    Raises ParityError where it disagrees with PyTorch.
+    Raises ParityError if it disagrees with PyTorch.
     """
     key = cache_key(graph, what=PREDICT, max_batch=MAX_BATCH, loss=[loss.kind, asdict(loss)])
     if cache is not None and (cached := load_cached(cache / key)) is not None:

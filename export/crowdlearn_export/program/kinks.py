@@ -40,7 +40,9 @@ def away_from_kinks(
 
 
 def margins(stage: Stage, inputs: Sequence[Tensor]) -> Tensor:
-    """How near each sample comes to a kink of ReLU or max pooling, in standard deviations of the map."""
+    """Return how near each sample comes to a kink of ReLU or max pooling, in standard deviations of the
+    map.
+    """
     size = inputs[stage.method.batched[0]].shape[0] if stage.method.batched else 1
     with Margins(size) as watched:
         stage.reference(*double(inputs))
@@ -105,7 +107,7 @@ def _compared(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> Tensor:
-    """What a max pool compares: [taps, B, C, OH, OW], nothing being lower than every number."""
+    """Return what a max pool compares: [taps, B, C, OH, OW], nothing being lower than every number."""
     vertical, horizontal = pool_windows(x, kernel, stride, padding, dilation, ceil_mode)
     rows = to_rows(x)
     taps = [gather(rows, table, -torch.inf) for table in tap_tables(vertical, horizontal)]

@@ -53,7 +53,7 @@ def check_parity(stages: Sequence[Stage], executor: Executor, max_batch: int) ->
 
 
 def _compared(stage: Stage, executor: Executor, batch: int, generator: torch.Generator) -> float:
-    """The largest error on `batch` samples, or on fewer. Raises ParityError where it is too large."""
+    """The largest error on `batch` samples, or on fewer. Raises ParityError if it is too large."""
     away, refused = False, None
     for _ in range(DRAWS):
         inputs, away = away_from_kinks(stage, example_inputs(stage.inputs, batch, generator), generator)

@@ -43,7 +43,7 @@ class SliceProgram:
     pte: bytes
 
     def files(self) -> dict[str, bytes]:
-        """What a device's program store holds of it, by file name."""
+        """Return what a device's program store holds of it, by file name."""
         return {
             f"{self.manifest.sha256}.json": self.manifest.to_json().encode(),
             f"{self.manifest.program}.pte": self.pte,
@@ -64,7 +64,7 @@ def export_slice(
     `max_batch`.
 
     `measured` lets methods for which either backend is sensible have the one that is faster on this
-    computer, so that two exports may differ; what is in the `cache` stays as it is. Raises ParityError where
+    computer, so that two exports may differ; what is in the `cache` stays as it is. Raises ParityError if
     the program disagrees with autograd, UnsupportedModule where a layer cannot be sliced.
     """
     (program,) = export_slices(
@@ -114,7 +114,7 @@ def export_slices(
 
 @contextlib.contextmanager
 def method_folder(cache: Path | None) -> Iterator[Path]:
-    """Where compiled methods are kept: in the cache, or as long as this lasts."""
+    """Return where compiled methods are kept: in the cache, or as long as this lasts."""
     if cache is not None:
         yield cache / "methods"
         return
@@ -132,7 +132,7 @@ def program_of(
     *,
     measured: bool = False,
 ) -> SliceProgram:
-    """The program of these stages of a piece. Raises ParityError where it disagrees with autograd."""
+    """The program of these stages of a piece. Raises ParityError if it disagrees with autograd."""
     kinds = {stage.kind: stage for stage in reversed(stages)}
     choices = {
         kind: by_measurement(stage, methods) if measured else by_size(methods.compiled(stage))

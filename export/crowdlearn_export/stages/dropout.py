@@ -71,7 +71,7 @@ def with_factors(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str,
 
 
 def _shapes(model: nn.Module, inputs: Tensor, names: Iterable[str]) -> dict[str, list[tuple[int, ...]]]:
-    """What the submodules at `names` are given, sample by sample."""
+    """Return what the submodules at `names` are given, sample by sample."""
     watched = copy.deepcopy(model)
     shapes: dict[str, list[tuple[int, ...]]] = {name: [] for name in names}
     for name, found in shapes.items():

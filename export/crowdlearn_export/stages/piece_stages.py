@@ -28,7 +28,7 @@ def piece_stages(
     """Every stage of a piece that owns `owned[layer]` neurons of each layer; layers before `first` have
     stages of their own in any case.
 
-    Raises UnsupportedModule where a layer has no sliced form.
+    Raises UnsupportedModule if a layer has no sliced form.
     """
     shape = piece_shape(graph, owned, loss.targets(graph.layers[-1].neurons))
     first = max(first, loss_region(graph, owned))

@@ -32,7 +32,9 @@ class LossRegion:
         self._trained = sum(port.role == "parameter" for port in self._spec.inputs)
 
     def gradients(self) -> Stage:
-        """What a micro-batch gives: loss, logits, errors of the sums that entered, gradients, new buffers."""
+        """Return what a micro-batch gives: loss, logits, errors of the sums that entered, gradients, new
+        buffers.
+        """
         sums = sum(port.role == "sum" for port in self._spec.inputs)
         first = sums - sum(port.role == "error" for port in self._spec.outputs)
         leaves = sums + self._trained
@@ -106,7 +108,7 @@ class LossRegion:
         )
 
     def _forward(self, given: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """From [sums, parameters, buffers, frozen, masks] to the logits and the new buffers."""
+        """Compute from [sums, parameters, buffers, frozen, masks] the logits and the new buffers."""
         ports = zip(self._spec.inputs[:-2], given, strict=True)
         named = {(port.role, port.layer, port.name): x for port, x in ports}
         sums = {layer: x for (role, layer, _), x in named.items() if role == "sum"}

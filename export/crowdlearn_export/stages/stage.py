@@ -40,7 +40,7 @@ class Stage:
 
     @property
     def outputs(self) -> tuple[Port, ...]:
-        """What the function gives: the program's outputs, then what it writes over its inputs."""
+        """Return what the function gives: the program's outputs, then what it writes over its inputs."""
         return (*self.spec.outputs, *(self.spec.inputs[i] for i in self.method.updates.values()))
 
 

@@ -48,7 +48,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 def _undone(hook: object) -> str:
-    """How a hook that computes a weight is removed; nothing for another hook."""
+    """Return how a hook that computes a weight is removed; nothing for another hook."""
     if isinstance(hook, prune.BasePruningMethod):
         return "torch.nn.utils.prune.remove(module, 'weight')"
     return UNDONE_BY.get(type(hook).__name__, "")

@@ -35,7 +35,7 @@ def check_traced(model: nn.Module, graph: NeuronGraph, sample: Sequence[int]) ->
     """Compare the graph with its model on random samples of shape `sample`, in float64, without dropout:
     scores, gradients and running statistics in training, and scores in evaluation.
 
-    Raises UnsupportedModule where they differ.
+    Raises UnsupportedModule if they differ.
     """
     exact = copied(model)
     to_training(exact, resting_modules(exact))

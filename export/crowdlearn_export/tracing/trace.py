@@ -52,7 +52,7 @@ class _Draft:
 
     @property
     def is_sum(self) -> bool:
-        """Whether further maps may still be added into it."""
+        """True if further maps may still be added into it."""
         return not self.closed and not self.ops and bool(self.edges)
 
 
@@ -62,7 +62,7 @@ def neuron_graph(model: nn.Module, example_input: Tensor, name: str = "") -> Neu
 
     `example_input` is a batch, [batch, features] or [batch, channels, H, W]; its values do not matter. A
     tensor that is flattened keeps its channels as neurons. The graph is compared with the model, in training
-    and in evaluation. Raises UnsupportedModule where the model cannot be sliced.
+    and in evaluation. Raises UnsupportedModule if the model cannot be sliced.
     """
     graph = trace(model, example_input, name)
     check_evaluation(model, example_input.shape[1:])
@@ -352,12 +352,12 @@ def _number(name: str, drafts: Iterable[_Draft], output: _Draft) -> NeuronGraph:
 
 
 def _memory(value: object) -> int | None:
-    """Where the numbers of a tensor are."""
+    """Return where the numbers of a tensor are."""
     return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
 
 
 def _readers(node: fx.Node) -> int:
-    """How many operations read the tensor itself, not just its shape."""
+    """Return how many operations read the tensor itself, not just its shape."""
     return sum(
         not (
             user.target in SHAPE_QUERIES

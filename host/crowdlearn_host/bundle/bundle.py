@@ -34,7 +34,7 @@ Tell = Callable[[str], None]
 class Archive:
     """A folder for the phone as a .tar.gz of `packed` bytes, on the phone `unpacked`; `digest` names it.
 
-    `page_size` is the largest page, in bytes, of a kernel that can load its libraries; 0 where it has none.
+    `page_size` is the largest page, in bytes, of a kernel that can load its libraries; 0 if it has none.
     """
 
     path: Path
@@ -124,7 +124,7 @@ def make_bundle(
 
 @dataclass(frozen=True)
 class _Packages:
-    """What bundles are made of, fetched when it is asked for."""
+    """The parts of bundles, fetched when it is asked for."""
 
     pins: Pins
     cache: Path

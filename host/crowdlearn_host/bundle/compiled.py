@@ -25,7 +25,7 @@ def compiled(files: Files, interpreter: Files, python: str) -> Files:
     """The files, with byte code in place of every module, as `interpreter` compiles it: a Python of that
     version that this computer can run. Byte code is the same on all processors, and half as large.
 
-    Modules that it cannot compile are left as they are. Raises FleetError where it does not run.
+    Modules that it cannot compile are left as they are. Raises FleetError if it does not run.
     """
     with tempfile.TemporaryDirectory(prefix="crowdlearn-") as name:
         own, tree = Path(name, "python"), Path(name, "tree")

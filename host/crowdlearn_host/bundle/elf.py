@@ -24,7 +24,7 @@ class Elf:
 
 
 def is_elf(content: bytes) -> bool:
-    """Whether it begins as an ELF file of 64 bits, little-endian."""
+    """Return whether it begins as an ELF file of 64 bits, little-endian."""
     return content[:6] == b"\x7fELF\x02\x01"
 
 

@@ -22,7 +22,7 @@ GLIBC = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 
 
 def fetch_debian(pins: Pins, abi: str, cache: Path, mirror: str | None) -> list[Path]:
-    """The .deb files of the pins. Raises FleetError where one cannot be had, or has another content."""
+    """The .deb files of the pins. Raises FleetError if one cannot be had, or has another content."""
     folder = cache / "debian" / DEBIAN[abi]
     folder.mkdir(parents=True, exist_ok=True)
     present = _by_hash(folder)
@@ -36,7 +36,7 @@ def fetch_debian(pins: Pins, abi: str, cache: Path, mirror: str | None) -> list[
 
 
 def fetch_wheels(pins: Pins, abi: str, cache: Path) -> list[Path]:
-    """The wheels of the pins. Raises FleetError where one cannot be had, or has another content."""
+    """The wheels of the pins. Raises FleetError if one cannot be had, or has another content."""
     folder = cache / "wheels" / WHEELS[abi]
     folder.mkdir(parents=True, exist_ok=True)
     present = _by_hash(folder)

@@ -49,7 +49,7 @@ class SystemRoot:
     links: dict[str, str] = field(default_factory=dict)
 
     def content(self, path: str) -> bytes | None:
-        """Of a file, through links; None where there is none."""
+        """Return the path of a file, through links; None if there is none."""
         for _ in range(16):
             if path in self.files:
                 return self.files[path]

@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def _interrupted(exit: SystemExit) -> bool:
-    """Whether Ctrl-C is behind an exit: it ends in code 1 where the command line is parsed."""
+    """Return whether Ctrl-C is behind an exit: it ends in code 1 where the command line is parsed."""
     error: BaseException | None = exit
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__

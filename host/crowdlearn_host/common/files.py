@@ -59,7 +59,7 @@ def read_lines(path: Path, damaged: list[int] | None = None) -> Iterator[dict[st
 
 
 def locked(folder: Path) -> TextIO:
-    """The folder's lock, held until it is closed or the process ends. Raises RunError where another process
+    """The folder's lock, held until it is closed or the process ends. Raises RunError if another process
     holds it.
     """
     lock = (folder / LOCK).open("w")

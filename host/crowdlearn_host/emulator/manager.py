@@ -75,7 +75,7 @@ def up(
 def power_on(home: Path, names: Sequence[str], *, die_with_caller: bool = False) -> list[PhoneInfo]:
     """Start phones that were switched off, with all that they hold, and wait until they answer.
 
-    Raises FleetError where one does not exist or does not start.
+    Raises FleetError if one does not exist or does not start.
     """
     folder = _phones_folder(home)
     return _start_all(

@@ -131,7 +131,7 @@ class Phone:
         self._off.set()
 
     def _show_battery(self) -> None:
-        """To programs, which are processes of this machine and see its /sys."""
+        """Show it to programs, which are processes of this machine and see its /sys."""
         shown = {"type": "Battery", **battery_facts(self._battery.state)}
         if shown != self._battery_shown:
             self._shown_battery.mkdir(parents=True, exist_ok=True)

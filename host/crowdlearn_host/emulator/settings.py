@@ -26,9 +26,9 @@ PRELOAD = (
 
 @dataclass(frozen=True)
 class Settings:
-    """How a phone is made: `port` 0 takes a free one; `programs` names MODULE:FUNCTION for each program,
-    `preload` the modules that they share; `limited` caps what they use as the profile says. A phone of a
-    `machine` ("arm64", "x86_64") runs programs of it that lie in its files.
+    """The settings with which a phone is made: `port` 0 takes a free one; `programs` names MODULE:FUNCTION
+    for each program, `preload` the modules that they share; `limited` caps what they use as the profile
+    says. A phone of a `machine` ("arm64", "x86_64") runs programs of it that lie in its files.
     """
 
     name: str
@@ -78,7 +78,9 @@ class PhoneInfo:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """What the phone of a folder said last; None when it never ran. Raises FleetError when damaged."""
+        """Return what the phone of a folder said last; None when it never ran. Raises FleetError when
+        damaged.
+        """
         path = folder / INFO_FILE
         if not path.exists():
             return None
@@ -90,12 +92,12 @@ class PhoneInfo:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """True if the process runs."""
         return process_start(self.pid) == self.started
 
 
 def process_start(pid: int) -> int:
-    """When a process started, in clock ticks since boot; 0 when there is none, or only its remains."""
+    """Return when a process started, in clock ticks since boot; 0 when there is none, or only its remains."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -29,7 +29,7 @@ class FlatEntry:
 
 
 def flat_layout(state: Mapping[str, torch.Tensor]) -> tuple[FlatEntry, ...]:
-    """Where each float tensor of `state` lies in the vector; integer buffers have no place."""
+    """Return where each float tensor of `state` lies in the vector; integer buffers have no place."""
     entries = []
     start = 0
     for name, tensor in state.items():
@@ -55,10 +55,10 @@ def unflatten(vector: NDArray[np.float32], template: Mapping[str, torch.Tensor])
 
 
 def travelling(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Plan) -> NDArray[np.int64]:
-    """Where in the vector each weight lies, in the order in which weights travel: by the graph's arrays, each
-    with its neurons first, as the plan orders them.
+    """Return where in the vector each weight lies, in the order in which weights travel: by the graph's
+    arrays, each with its neurons first, as the plan orders them.
 
-    Raises PlanError where a tensor of the state is not the graph's.
+    Raises PlanError if a tensor of the state is not the graph's.
     """
     places = {entry.name: torch.arange(entry.start, entry.stop).reshape(entry.shape) for entry in layout}
     sizes = {spec.name: graph.layers[spec.layer].neurons * prod(spec.shape) for spec in array_specs(graph)}
@@ -72,7 +72,7 @@ def travelling(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Plan) ->
 def piece_of_weight(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Plan) -> NDArray[np.int32]:
     """The piece that is responsible for each weight of the vector: the owner of its (source) neuron.
 
-    Raises PlanError where a tensor of the state is not the graph's.
+    Raises PlanError if a tensor of the state is not the graph's.
     """
     places = travelling(layout, graph, plan)
     pieces = np.empty(len(places), np.int32)

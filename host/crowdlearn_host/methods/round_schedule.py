@@ -22,8 +22,8 @@ def rounds_an_epoch(passes: int, every: int) -> int:
 
 
 def renews(theta: float, tau: float, momentum: float, groups: int) -> bool:
-    """Whether a sharing replaces a group's whole state: the next holders take their pieces from the download
-    then, and nothing shuffles.
+    """Return whether a sharing replaces a group's whole state: the next holders take their pieces from the
+    download then, and nothing shuffles.
     """
     return theta == 1 and tau == 0 and not momentum and groups > 1
 

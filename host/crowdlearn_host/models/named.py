@@ -53,7 +53,7 @@ def build_model(name: str, seed: int) -> nn.Module:
     """The model called `name`, initialised by `seed`.
 
     `paper-mlp`, `paper-cnn`, `mlp:784-100-10` for dense layers of these widths, or `package.module:function`
-    or `file.py:function` for a function that returns a torch.nn.Module. Raises ConfigError where there is no
+    or `file.py:function` for a function that returns a torch.nn.Module. Raises ConfigError if there is no
     such model.
     """
     with torch.random.fork_rng(devices=[]):

@@ -58,7 +58,7 @@ def input_shape(name: str, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
 def stated_shape(name: str, shape: str) -> tuple[int, ...]:
     """The shape of one sample: as written in `shape` (784, or 3x32x32), else as the model's name tells.
 
-    Raises ConfigError where neither does.
+    Raises ConfigError if neither does.
     """
     if shape:
         try:

@@ -21,7 +21,7 @@ from .plan import Plan
 def affording(
     problem: Problem, costs: Costs, fleet: Fleet, counts: Sequence[Counts]
 ) -> dict[str, tuple[bool, ...]]:
-    """Whether a device of each class can afford each piece, the dominator's only with samples."""
+    """Return whether a device of each class can afford each piece, the dominator's only with samples."""
     return {
         kind.name: tuple(
             _fits(problem, costs, kind, counts, piece) and (piece > 0 or kind.samples > 0)

@@ -18,7 +18,7 @@ def balanced(graph: NeuronGraph, pieces: int) -> Plan:
     layer.
 
     What does not divide evenly goes to the follower with the fewest neurons so far, weighted by their
-    parameters. One piece owns the whole network. Raises PlanError where there are more followers than hidden
+    parameters. One piece owns the whole network. Raises PlanError if there are more followers than hidden
     neurons.
     """
     if pieces < 1:

@@ -91,7 +91,7 @@ def absent(problem: Problem) -> dict[str, str]:
 
 
 def _unfit(problem: Problem) -> str:
-    """Why no partitioner can divide this; empty where they can."""
+    """Why no partitioner can divide this; empty if they can."""
     followers = sum(seat.count for seat in problem.seats[1:])
     neurons = sum(problem.neurons[b] for b in problem.free)
     if followers < 2:
@@ -193,7 +193,7 @@ def _hypergraph(problem: Problem, vertices: _Vertices, shares: list[float], seed
 
 @cache
 def _mtkahypar() -> tuple[Any, Any] | None:
-    """The library and its one initialisation, on one thread; None where it is not installed."""
+    """The library and its one initialisation, on one thread; None if it is not installed."""
     try:
         import mtkahypar
     except ImportError:

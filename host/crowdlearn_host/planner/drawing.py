@@ -66,7 +66,7 @@ def draw_plan(plan: Plan, graph: NeuronGraph) -> str:
 
 
 def is_drawing(text: str) -> bool:
-    """Whether it is such a picture, of whatever plan."""
+    """Return whether it is such a picture, of whatever plan."""
     return text.startswith("<svg ") and "<title>piece 0: " in text
 
 

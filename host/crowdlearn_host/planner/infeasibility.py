@@ -48,7 +48,7 @@ class Stretch:
 
 def relaxations(problem: Problem, seconds: float, only: tuple[int, str] | None = None) -> Stretch | None:
     """The least stretching of the linear budgets that is found in so many seconds, of all of them or of one
-    (seat, budget) alone; None where none does.
+    (seat, budget) alone; None if none does.
     """
     program = Program()
     stretch: dict[tuple[int, str], int] = {}
@@ -144,7 +144,7 @@ def _tell(problem: Problem, fleet: Fleet, relaxation: Relaxation, sample_bytes: 
 
 
 def _uplinks(problem: Problem, seconds: float) -> str:
-    """What the best plan without limits on uplinks would send."""
+    """Return what the best plan without limits on uplinks would send."""
     open_ended = replace(problem, seats=tuple(replace(seat, uplink=inf) for seat in problem.seats))
     division = search(open_ended, max(seconds, 0.2)).division
     if division is None:

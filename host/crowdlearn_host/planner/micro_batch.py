@@ -22,8 +22,8 @@ LEAST_ROWS = 2
 
 
 def sample_seconds(graph: NeuronGraph, fleet: Fleet, wire: WireFormat) -> float:
-    """How long the slowest dominator's uplink is busy with one sample's sums into the first hidden layers; 0
-    where no link was measured.
+    """Return how long the slowest dominator's uplink is busy with one sample's sums into the first hidden
+    layers; 0 if no link was measured.
     """
     targets = [graph.layers[edge.target] for edge in graph.outgoing(0)]
     floats = sum(layer.neurons * layer.sum_floats for layer in targets)
@@ -78,7 +78,7 @@ def plan_with_micro_batch(
 
 
 def _check_least(graph: NeuronGraph, fleet: Fleet, training: Training) -> None:
-    """Raises PlanError where batch norm would have no variance."""
+    """Raises PlanError if batch norm would have no variance."""
     least = graph.least_rows
     if min(training.batch, training.micro_batch) < least:
         raise PlanError(
@@ -93,7 +93,9 @@ def _check_least(graph: NeuronGraph, fleet: Fleet, training: Training) -> None:
 
 
 def _may_hold_all(graph: NeuronGraph, fleet: Fleet, training: Training) -> bool:
-    """Whether a dominator may have the memory for the whole network, as far as its state alone tells."""
+    """Return whether a dominator may have the memory for the whole network, as far as its state alone
+    tells.
+    """
     priced = costs(graph, training)
     least = PROCESS_BYTES + priced.state
     caps = [kind.max_memory for kind in fleet.classes if kind.samples and kind.max_memory]

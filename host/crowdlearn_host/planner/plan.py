@@ -23,7 +23,7 @@ MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class BudgetUse:
-    """How much of a hard limit a piece uses, in `unit`."""
+    """The part of a hard limit that a piece uses, in `unit`."""
 
     name: str
     unit: str
@@ -111,7 +111,7 @@ class Certificate:
 
     @property
     def optimal(self) -> bool:
-        """Whether the plan is proven optimal."""
+        """True if the plan is proven optimal."""
         return self.gap <= 1e-6
 
 
@@ -135,7 +135,7 @@ class Plan:
     """Pieces of one group, the same for every group.
 
     `order[layer]` lists the model's neurons in slice order; () keeps the model's own. `micro_batch`, in
-    samples, and `staleness` are what its memory was reckoned with; 0 where nobody reckoned. `training` is all
+    samples, and `staleness` are what its memory was reckoned with; 0 if nobody reckoned. `training` is all
     of that, and `fleet` the devices that it is for, where they are known.
     """
 
@@ -170,7 +170,7 @@ class Plan:
 def plan_from_counts(graph: NeuronGraph, counts: Sequence[Sequence[int]]) -> Plan:
     """A plan that gives piece k `counts[k][l]` neurons of layer l, in order.
 
-    Raises PlanError where the counts of a layer do not add up to its neurons.
+    Raises PlanError if the counts of a layer do not add up to its neurons.
     """
     starts = [0] * len(graph.layers)
     pieces = []
@@ -199,7 +199,7 @@ def plan_json(plan: Plan, *, indent: int | None = None) -> bytes:
 
 
 def is_plan(text: str) -> bool:
-    """Whether it is what `save_plan` wrote, for whatever network."""
+    """Return whether it is what `save_plan` wrote, for whatever network."""
     try:
         TypeAdapter(Plan).validate_json(text)
     except ValidationError:
@@ -224,7 +224,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def load_plan(path: Path, graph: NeuronGraph) -> Plan:
-    """Read a plan for this network. Raises PlanError where it cannot be read, is damaged, or is another
+    """Read a plan for this network. Raises PlanError if it cannot be read, is damaged, or is another
     network's.
     """
     plan = read_plan(path)

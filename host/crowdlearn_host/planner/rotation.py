@@ -95,7 +95,7 @@ def _placed(
 def _materialised(
     fleet: Fleet, of_class: Mapping[str, Sequence[str]], tree: Tree, chosen: Sequence[tuple[Place, int]]
 ) -> tuple[dict[int, str], list[tuple[str, str, int]]]:
-    """Who holds the pieces that stay, and the edges of the tree of dominators, each with its piece (0:
+    """Return who holds the pieces that stay, and the edges of the tree of dominators, each with its piece (0:
     none). Devices of a class are a chain, and the first of each joins the classes.
     """
     static: dict[int, str] = {}
@@ -130,7 +130,7 @@ def _walk(beside: Mapping[str, Sequence[tuple[str, int]]], root: str) -> list[st
 def _holders(
     pieces: int, dominator: str, beside: Mapping[str, Sequence[tuple[str, int]]], static: Mapping[int, str]
 ) -> tuple[str, ...]:
-    """Who holds each piece under a dominator: of every edge the end that is farther from it."""
+    """Return who holds each piece under a dominator: of every edge the end that is farther from it."""
     holders = {0: dominator, **static}
     waiting = [(dominator, "")]
     while waiting:

@@ -39,7 +39,7 @@ def comparison(runs: Sequence[tuple[Run, Path]], target: Path) -> str:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """What to call each run: its name or, if another has the same, its folder's."""
+    """Return what to call each run: its name or, if another has the same, its folder's."""
     names = [run.name for run in runs]
     return [run.name if names.count(run.name) == 1 else f"{run.name} ({run.folder})" for run in runs]
 

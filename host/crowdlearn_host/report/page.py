@@ -114,12 +114,12 @@ def sections(run: Run) -> Iterator[str]:
 
 
 def is_page(text: str) -> bool:
-    """Whether it is such a page, of whatever run."""
+    """Return whether it is such a page, of whatever run."""
     return text.startswith("<!doctype html>") and ": crowdlearn</title>" in text.partition("<style>")[0]
 
 
 def about(run: Run) -> str:
-    """What kind of run it is, and when it was: for the line below the title."""
+    """Return what kind of run it is, and when it was: for the line below the title."""
     kind = "simulated" if run.simulated else f"{len(run.traffic)} devices"
     parts = [run.model if run.model != run.name else "", kind, _when(run), f"folder {run.folder}"]
     return escape(" · ".join(part for part in parts if part))
@@ -139,7 +139,7 @@ def facts(run: Run) -> str:
 
 
 def figures(run: Run) -> list[tuple[str, str]]:
-    """What a figure is of, and the figure, both for people."""
+    """Return what a figure is of, and the figure, both for people."""
     sent = sum(each.sent for each in run.ledger)
     received = sum(each.received or 0 for each in run.ledger)
     last = run.epochs[-1].number + 1 if run.epochs else 0

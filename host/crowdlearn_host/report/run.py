@@ -248,7 +248,7 @@ def _accuracy(points: list[tuple[float, dict[str, Any]]], events: list[dict[str,
 
 
 def _times(rows: list[dict[str, Any]], events: list[dict[str, Any]]) -> tuple[float, float]:
-    """When the run began and ended, as far as its lines tell."""
+    """Return when the run began and ended, as far as its lines tell."""
     times = [
         float(line["time"]) for line in (*rows[:1], *rows[-1:], *events[:1], *events[-1:]) if "time" in line
     ]
@@ -321,7 +321,7 @@ def _bytes(
 
 
 def _modelled(rows: list[dict[str, Any]]) -> tuple[PurposeTraffic, ...]:
-    """What a simulation reckons; phones' rows tell it too, up to the last mini-batch."""
+    """Return what a simulation reckons; phones' rows tell it too, up to the last mini-batch."""
     last = rows[-1].get("bytes", {}) if rows else {}
     return tuple(PurposeTraffic(purpose, int(last[purpose]), None) for purpose in sorted(last))
 

@@ -12,7 +12,7 @@ from crowdlearn_host.spec.run_spec import RunSpec
 
 
 def check_affordable(plan: Plan, config: RunSpec, micro_batch: int) -> None:
-    """Raise ConfigError where training in micro-batches of `micro_batch` samples needs more of what the fleet
+    """Raise ConfigError if training in micro-batches of `micro_batch` samples needs more of what the fleet
     caps than the plan was reckoned with; it names the option to plan with.
     """
     training, theta = config.training, config.sharing.theta

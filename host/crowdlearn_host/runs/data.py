@@ -18,7 +18,7 @@ DIGITS_TRAIN = 1437
 
 
 def load_split(name: str, split: Split) -> Dataset:
-    """A data set by its folder, or "digits". Raises ConfigError where it cannot be read."""
+    """A data set by its folder, or "digits". Raises ConfigError if it cannot be read."""
     if name == DIGITS:
         return _digits(split)
     try:
@@ -51,7 +51,7 @@ def deal(data: Dataset, sizes: Sequence[int], seed: int) -> list[Dataset]:
 
 
 def shares_of(samples: int, shares: Sequence[int]) -> list[int]:
-    """How many of all samples each device gets, as near to its share as whole samples come.
+    """Return how many of all samples each device gets, as near to its share as whole samples come.
 
     Raises ConfigError if a device would get less than 2.
     """

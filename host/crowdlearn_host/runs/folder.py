@@ -66,7 +66,7 @@ def describe_run(folder: RunFolder, config_text: str, prepared: Prepared, config
 def new_run(path: Path, config_text: str, prepared: Prepared, config_folder: Path) -> RunFolder:
     """A run folder with everything that describes the run: a fresh one, or that of a run that never began.
 
-    Raises RunError where the folder holds anything else.
+    Raises RunError if the folder holds anything else.
     """
     with ExitStack() as stack:
         folder = stack.enter_context(claim_run(path, config_text))
@@ -112,9 +112,9 @@ def open_run(path: Path) -> tuple[RunFolder, RunSpec]:
 
 
 def recompiled(run: Path, prepared: Prepared) -> bool:
-    """Whether the programs are others than those that the run began with: equal, but for rounding.
+    """Return whether the programs are others than those that the run began with: equal, but for rounding.
 
-    Raises RunError where the run does not tell.
+    Raises RunError if the run does not tell.
     """
     path = run / "environment.json"
     try:

@@ -321,12 +321,12 @@ def device_files(prepared: Prepared, devices: int) -> list[dict[str, bytes]]:
 
 
 def dealt(prepared: Prepared, devices: int) -> int:
-    """How many samples are dealt out to so many devices."""
+    """Return how many samples are dealt out to so many devices."""
     return 0 if prepared.train is None else sum(_dealt(prepared.plan, len(prepared.train), devices))
 
 
 def _dealt(plan: Plan, samples: int, devices: int) -> list[int]:
-    """How many of so many samples each device is dealt, in the order of the fleet."""
+    """Return how many of so many samples each device is dealt, in the order of the fleet."""
     kinds = [(name, plan.class_of.get(name)) for name in plan.seats][:devices]
     if not kinds or any(kind is None for _, kind in kinds):
         return shares_of(samples, [1] * devices)

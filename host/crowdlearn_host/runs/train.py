@@ -48,7 +48,7 @@ async def train(
     one. `key` is the private adb key, if not ~/.android/adbkey; `interrupt` asks training to stop;
     `extra` are further arguments of the runtime on devices that are reached over adb.
 
-    Raises TrainingError where training stopped before its end, and RunError where the folder's disk ended it;
+    Raises TrainingError if training stopped before its end, and RunError where the folder's disk ended it;
     what was reached is in the folder.
     """
     fleet = prepared.config.fleet

@@ -46,7 +46,7 @@ class RunFolder:
     """
 
     def __init__(self, folder: str | Path, simulation: Simulation) -> None:
-        """Opens the folder, or makes it; a run that kept no round yet gives way. Raises RunError where the
+        """Opens the folder, or makes it; a run that kept no round yet gives way. Raises RunError if the
         folder belongs to another configuration, or to phones, or is in use.
         """
         self.folder = Path(folder)
@@ -69,7 +69,7 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether a round was kept."""
+        """True if a round was kept."""
         return any((self.folder / name).exists() for name in (CHECKPOINT, MODEL))
 
     def __enter__(self) -> Self:
@@ -79,7 +79,7 @@ class RunFolder:
         self._lock.close()
 
     def begin(self, setting: Setting, given: dict[str, Given]) -> None:
-        """Writes plan.json, as a run of phones has it, and inputs.json. Raises RunError where the run began
+        """Writes plan.json, as a run of phones has it, and inputs.json. Raises RunError if the run began
         with other contents.
         """
         if self.begun:
@@ -91,7 +91,7 @@ class RunFolder:
     def resume(self) -> RunState | None:
         """The state after the last round that was kept, or None; metrics tell of the same rounds then.
 
-        Raises RunError where the checkpoint is damaged.
+        Raises RunError if the checkpoint is damaged.
         """
         path = self.folder / CHECKPOINT
         state = _load_state(path) if path.exists() else None

@@ -31,7 +31,7 @@ from .modelled_traffic import errors_per_sample, sums_per_sample
 
 @dataclass(frozen=True)
 class Setting:
-    """What a run trains on whom: the workload, and the plan of every group.
+    """The setting of a run: the workload, and the plan of every group.
 
     `pieces` is the piece of each weight, and `travelling` the weights in the order in which they travel;
     `statistics` tells which weights are running statistics, `frozen` which stay as they are. `gradient_bytes`
@@ -62,7 +62,7 @@ def prepare(
 ) -> Setting:
     """The run that `config` describes on this data; without a plan, the even one.
 
-    Raises ConfigError where the model does not take the data, PlanError where the plan does not fit it.
+    Raises ConfigError if the model does not take the data, PlanError where the plan does not fit it.
     """
     shape = input_shape(config.model, train.inputs.shape[1:])
     # Flat samples in between would hide that the two differ in layout.

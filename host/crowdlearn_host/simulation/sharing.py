@@ -21,7 +21,7 @@ from .state import diverged
 
 
 def by_gradient(config: SimulationConfig) -> bool:
-    """Whether |gradient| decides what is shared: not where nothing or everything is."""
+    """Return whether |gradient| decides what is shared: not where nothing or everything is."""
     return config.sharing.enabled and 0 < config.sharing.theta < 1
 
 
@@ -76,7 +76,7 @@ class _Part:
 
 
 def _parts(setting: Setting, *, frozen: bool) -> list[_Part]:
-    """Of every piece what is shared, or what is frozen."""
+    """Return the weights of every piece that are shared, or that are frozen."""
     piece_of = np.where(setting.frozen == frozen, setting.pieces, -1)[setting.travelling]
     found = [np.flatnonzero(piece_of == piece) for piece in range(len(setting.plan.pieces))]
     return [_Part(indices, setting.travelling[indices]) for indices in found]

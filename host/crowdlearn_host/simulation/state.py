@@ -42,5 +42,5 @@ class RunState:
 
 
 def diverged(number: int, what: str) -> TrainingError:
-    """What to raise when round `number` ended in weights that nobody can train on."""
+    """Return what to raise when round `number` ended in weights that nobody can train on."""
     return TrainingError(f"round {number + 1}: {what}; training diverged, lower training.learning_rate")

@@ -56,5 +56,5 @@ class EvaluationTask:
     stop: int
 
     def run(self, model: GroupModel) -> float:
-        """How many of them it gets right, or its loss summed over them, if there are no classes."""
+        """Return how many of them it gets right, or its loss summed over them, if there are no classes."""
         return model.tested(self.weights, range(self.start, self.stop))

@@ -235,7 +235,7 @@ def one_thread() -> Iterator[None]:
 
 @cache
 def _threads() -> ThreadpoolController:
-    """Of the libraries that are loaded, which takes milliseconds to find out."""
+    """Return the limits of the libraries that are loaded, which takes milliseconds to find out."""
     return ThreadpoolController()
 
 

@@ -20,7 +20,7 @@ MACS_PER_SECOND = 5e9
 def rows_of(training: TrainingSection, graph: NeuronGraph, plan: Plan) -> int:
     """Samples of a micro-batch: the configuration's or the plan's, or else `cheapest_rows`.
 
-    Raises ConfigError where the configuration's is more than the plan's.
+    Raises ConfigError if the configuration's is more than the plan's.
     """
     pieces = len(plan.pieces)
     told = training.micro_rows(plan.micro_batch, pieces=pieces)

@@ -8,7 +8,7 @@ from crowdlearn_host.common.toml_files import Section
 
 
 class PrivacySection(Section):
-    """How sums and errors leave a device.
+    """The form in which sums and errors leave a device.
 
     plain: in the clear to the device that they are for, which can tell samples and labels from them. shares:
     as random shares to three helpers (docs/privacy.md); normalisation, activations and the loss stay with the

@@ -65,7 +65,9 @@ def given(
     test: Dataset | None,
     devices: Sequence[NDArray[np.int64]] = (),
 ) -> dict[str, Given]:
-    """What a run is given, by name. `devices` has each one's part of `train`, where that is known by now."""
+    """Return what a run is given, by name. `devices` has each one's part of `train`, where that is known by
+    now.
+    """
     found = {}
     if train is not None:
         found[TRAINING_DATA] = Given.samples(str(data), train, devices)
@@ -78,7 +80,7 @@ def given(
 
 
 def load_inputs(run: Path) -> Inputs:
-    """What the run in this folder was given. Raises RunError where it does not tell."""
+    """Return what the run in this folder was given. Raises RunError if it does not tell."""
     path = run / NAME
     try:
         return Inputs.model_validate_json(path.read_bytes())
@@ -91,7 +93,7 @@ def load_inputs(run: Path) -> Inputs:
 
 
 def check_inputs(run: Path, now: dict[str, Given]) -> None:
-    """Raises RunError where the run in this folder began with other contents, wherever they lie."""
+    """Raises RunError if the run in this folder began with other contents, wherever they lie."""
     began = load_inputs(run).given
     for what, given in now.items():
         then = began.get(what, given)
@@ -105,6 +107,6 @@ def check_inputs(run: Path, now: dict[str, Given]) -> None:
 def load_kept(run: Path, kind: type[Model]) -> Model:
     """The configuration of the run in this folder, its paths from where it lay when the run began.
 
-    Raises ConfigError or RunError where that cannot be told.
+    Raises ConfigError or RunError if that cannot be told.
     """
     return load_toml(run / "config.toml", kind, load_inputs(run).config_folder)

@@ -44,7 +44,7 @@ def micro_rows(batch: int, sample_seconds: float = 0.0) -> int:
 
 
 class GroupSection(Section):
-    """How the network is cut: `pieces` evenly, or a `plan` that `crowdlearn plan --save` wrote.
+    """The cut of the network: `pieces` evenly, or a `plan` that `crowdlearn plan --save` wrote.
 
     The devices form `groups` of equal size, in their order. A plan brings its own groups; a device takes what
     was planned for its name (ro.serialno, or that of its enrolment), or else for its place in the fleet, and
@@ -69,9 +69,9 @@ class GroupSection(Section):
 
 
 class SharingSection(Section):
-    """What groups share after every epoch, or after `every` passes: the top `theta` of the weights, averaged
-    over the last `omega` uploads (0: as many as there are groups), downloaded where uploaded more than
-    omega * `tau` times.
+    """The weights that groups share after every epoch, or after `every` passes: the top `theta` of the
+    weights, averaged over the last `omega` uploads (0: as many as there are groups), downloaded where
+    uploaded more than omega * `tau` times.
 
     Groups do not wait for each other unless `synchronous`: then a run repeats exactly.
     """
@@ -116,7 +116,7 @@ class TrainingSection(Section):
 
     def micro_rows(self, planned: int = 0, *, pieces: int = 2) -> int:
         """Samples of a micro-batch, `planned` where the plan tells; where one piece is the whole network,
-        nobody waits for a part. Raises ConfigError where `micro_batch` is more.
+        nobody waits for a part. Raises ConfigError if `micro_batch` is more.
         """
         if planned and self.micro_batch and self.micro_batch > planned:
             raise ConfigError(
@@ -137,8 +137,9 @@ class CheckpointSection(Section):
 
 
 class FleetSection(Section):
-    """Which devices: adb serials (HOST:PORT or USB), every virtual phone that runs (empty), or `virtual` new
-    ones; and with `listen` as many as are `joining` by dialling this computer there (docs/joining.md).
+    """The devices of a run: adb serials (HOST:PORT or USB), every virtual phone that runs (empty), or
+    `virtual` new ones; and with `listen` as many as are `joining` by dialling this computer there
+    (docs/joining.md).
 
     A device whose battery falls to `lowest_battery` percent and is not charged leaves, and takes part again
     once it has more; -1 for never. A device that dials in decides that itself.

@@ -16,7 +16,7 @@ from .privacy import PrivacySection
 
 
 class PartitionConfig(Section):
-    """How the training samples lie on the devices.
+    """The distribution of training samples over devices.
 
     iid: equal parts at random. dealt: the same, as training deals samples to phones. dirichlet: equal parts,
     each device with class shares drawn from Dirichlet(`alpha`). shards: samples sorted by label, `shards`
@@ -158,7 +158,7 @@ class SimulationConfig(Section):
 
     @property
     def renews(self) -> bool:
-        """Whether a sharing replaces a group's whole state."""
+        """True if a sharing replaces a group's whole state."""
         sharing, shares = self.sharing, self.sharing.enabled and self.method == "slicenet"
         return shares and renews(sharing.theta, sharing.tau, self.training.momentum, self.groups)
 

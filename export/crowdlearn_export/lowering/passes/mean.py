@@ -42,7 +42,7 @@ def sums_as_means(module: GraphModule, large: int) -> GraphModule:
 
 
 def elements(value: torch.Tensor) -> int:
-    """How many there are for the example batch."""
+    """Return how many there are for the example batch."""
     return prod(map(hinted, value.shape))
 
 
@@ -52,7 +52,7 @@ def hinted(size: int | torch.SymInt) -> int:
 
 
 def _summed(graph: Graph, source: Node, dim: int) -> Node | None:
-    """The sum of `source` over `dim`; None where its rows are too short to be added side by side."""
+    """The sum of `source` over `dim`; None if its rows are too short to be added side by side."""
     shape = source.meta["val"].shape
     before, count, after = prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :])
     split = 1 if after > 1 else gcd(_constant_factor(count), SIDE_BY_SIDE)
@@ -80,7 +80,7 @@ def _viewed(shape: Sequence[int | torch.SymInt]) -> list[int]:
 
 
 def _constant_factor(size: int | torch.SymInt) -> int:
-    """What divides a size at every batch."""
+    """Return what divides a size at every batch."""
     return size if isinstance(size, int) else int(size.node.expr.as_coeff_Mul()[0])
 
 
@@ -88,7 +88,7 @@ class MeanConfig(generic.MeanDimConfig):  # type: ignore[misc]
     """Takes means over rows."""
 
     def check_constraints(self, node: Node, program: Any) -> bool:
-        """Whether `node` is one that RowMean writes."""
+        """Return whether `node` is one that RowMean writes."""
         shape = node.all_input_nodes[0].meta["val"].shape
         return len(shape) == 4 and shape[2] == 1 and list(node.args[1:]) == [[1], True] and not node.kwargs
 

@@ -83,7 +83,7 @@ def _groups(nodes: Sequence[Node]) -> list[dict[Node, None]]:
 
 
 def _shrinks(node: Node, seen: set[Node], size: Size) -> bool:
-    """Whether a node whose operands are there frees more than it takes."""
+    """Return whether a node whose operands are there frees more than it takes."""
     roots = _roots(node)
     if any(root not in seen for root in roots if root.op != "get_attr"):
         return False
@@ -104,7 +104,7 @@ def _roots(node: Node) -> list[Node]:
 
 
 def _readers(node: Node) -> list[Node]:
-    """What reads the memory of `node`, through views and of a delegate through its results."""
+    """Return what reads the memory of `node`, through views and of a delegate through its results."""
     return [r for user in node.users for r in (_readers(user) if user.target in VIEWS else [user])]
 
 

@@ -176,13 +176,13 @@ def _dense_dw(grad: Tensor, x: Tensor, vertical: Window, horizontal: Window) -> 
 
 
 def _in_place(window: Window) -> bool:
-    """Whether every place reads the position that it is at."""
+    """Return whether every place reads the position that it is at."""
     return window.size == window.stride == 1 and window.padding == 0
 
 
 def _apart(channels: int, outputs: int, vertical: Window) -> bool:
-    """Whether taps along the width become columns and those along the height results to be added: KW and KH
-    times the map instead of KH * KW times, for rows that are all read by as many outputs.
+    """Return whether taps along the width become columns and those along the height results to be added: KW
+    and KH times the map instead of KH * KW times, for rows that are all read by as many outputs.
     """
     return channels > FEW and max(channels, outputs) <= NARROW and vertical.stride == 1 < vertical.size
 

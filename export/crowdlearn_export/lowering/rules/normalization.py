@@ -169,5 +169,5 @@ def _channel_sum(x: Tensor) -> Tensor:
 
 
 def _count(x: Tensor) -> Tensor:
-    """How many values a channel has, as a tensor: the batch is known only when the program runs."""
+    """Return how many values a channel has, as a tensor: the batch is known only when the program runs."""
     return x.new_ones(x.shape[0]).sum() * float(x.numel() // (x.shape[0] * x.shape[1]))

@@ -114,7 +114,7 @@ def adaptive_avg_pool2d_backward(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def _shares(inputs: int, outputs: int) -> npt.NDArray[np.float32]:
-    """How much of every input each output of an adaptive average pool takes, along one axis. [outputs,
+    """Return how much of every input each output of an adaptive average pool takes, along one axis. [outputs,
     inputs].
     """
     start = np.arange(outputs) * inputs // outputs

@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 async def in_own_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What `call` returns or raises. It starts at once; if the wait is given up, it ends by itself."""
+    """Return what `call` returns or raises. It starts at once; if the wait is given up, it ends by itself."""
     executor = ThreadPoolExecutor(1, "adb")
     try:
         return await asyncio.get_running_loop().run_in_executor(executor, lambda: call(*args, **kwargs))

@@ -100,17 +100,17 @@ class HandshakeTap(BaseTransport):  # type: ignore[misc]
         return int(self._transport.bulk_write(sent, transport_timeout_s))
 
     def last_message(self) -> Message:
-        """What the device said last. Raises ProtocolError."""
+        """Return what the device said last. Raises ProtocolError."""
         return list(Decoder().feed(bytes(self.said)))[-1]
 
     def offers_tls(self) -> bool:
-        """Whether the last header of the device, which adb-shell does not know, starts TLS."""
+        """Return whether the last header of the device, which adb-shell does not know, starts TLS."""
         return self.said[-HEADER_BYTES:].startswith(START_TLS)
 
 
 @dataclass(frozen=True)
 class Banner:
-    """What a device says about itself when it accepts a connection."""
+    """The banner of a device that accepts a connection."""
 
     version: int
     max_payload: int
@@ -138,7 +138,7 @@ def parse_address(serial: str) -> tuple[str, int]:
 
 
 def _is_name(host: str) -> bool:
-    """Whether the system can be asked for `host`: no empty label, none too long."""
+    """Return whether the system can be asked for `host`: no empty label, none too long."""
     try:
         return bool(host.encode("idna")) and "\0" not in host
     except UnicodeError:

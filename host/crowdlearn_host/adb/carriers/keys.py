@@ -14,14 +14,14 @@ from crowdlearn_host.errors import FleetError
 
 
 def default_key_path() -> Path:
-    """Where adb keeps the user's private key."""
+    """Return where adb keeps the user's private key."""
     return Path.home() / ".android" / "adbkey"
 
 
 def load_signer(path: Path) -> CryptographySigner:
     """The key pair at `path` and `path`.pub, made when missing.
 
-    Raises FleetError where it cannot be read, has a passphrase, or is no RSA key.
+    Raises FleetError if it cannot be read, has a passphrase, or is no RSA key.
     """
     try:
         if not path.exists():

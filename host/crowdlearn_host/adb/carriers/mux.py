@@ -33,7 +33,7 @@ class Stream:
         self._listener: Listener | None = None
 
     def listen(self, listener: "Listener") -> bytes:
-        """From now on events go there, and nobody reads or waits here any more; what came and was not read,
+        """Send events there from now on: nobody reads or waits here any more; what came and was not read,
         which is still to be acknowledged.
         """
         self._listener = listener
@@ -47,7 +47,7 @@ class Stream:
 
     @property
     def can_write(self) -> bool:
-        """Whether the stream is open, and the peer has acknowledged everything."""
+        """True if the stream is open, and the peer has acknowledged everything."""
         return self._mux.can_write(self._local_id)
 
     def send(self, payload: bytes) -> None:
@@ -55,7 +55,7 @@ class Stream:
         self._mux.write(self._local_id, payload)
 
     def acknowledge(self) -> None:
-        """What came last is taken."""
+        """Return what came last is taken."""
         self._mux.acknowledge(self._local_id)
 
     async def read(self) -> bytes:
@@ -186,7 +186,7 @@ class Mux(asyncio.BufferedProtocol):
             await self._finished.wait()
 
     def expect_checksums(self, wanted: bool) -> None:
-        """Whether payloads carry their checksum, both ways (adb 0x01000000)."""
+        """Return whether payloads carry their checksum, both ways (adb 0x01000000)."""
         self._with_checksums = wanted
         self._decoder.verify_checksums = wanted
 
@@ -201,7 +201,7 @@ class Mux(asyncio.BufferedProtocol):
             raise FleetError(f"the adb connection was lost: {self._lost}; reconnect")
 
     def can_write(self, local_id: int) -> bool:
-        """Whether a stream may send a payload now."""
+        """Return whether a stream may send a payload now."""
         return self._streams.can_write(local_id)
 
     def write(self, local_id: int, payload: bytes) -> None:

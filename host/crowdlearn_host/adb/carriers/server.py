@@ -43,7 +43,9 @@ def server_port() -> int:
 
 
 def server_runs(port: int) -> bool:
-    """Whether something listens where the adb server would; never starts one, which would take the USB."""
+    """Return whether something listens where the adb server would; never starts one, which would take the
+    USB.
+    """
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1):
             return True
@@ -136,7 +138,7 @@ class ServerConnection:
         self._streams: WeakSet[ServerStream] = WeakSet()
 
     async def features(self) -> frozenset[str]:
-        """What the phone's daemon can do. Raises FleetError."""
+        """Return what the phone's daemon can do. Raises FleetError."""
         return frozenset((await in_own_thread(self._features)).split(","))
 
     async def open(self, service: str) -> ServerStream:

@@ -12,7 +12,7 @@ SILENCE_SECONDS = 60.0
 
 
 class Watched:
-    """A stream of which every read and write raises TimeoutError where the phone is silent."""
+    """A stream of which every read and write raises TimeoutError if the phone is silent."""
 
     def __init__(self, stream: ByteStream) -> None:
         self.service = stream.service

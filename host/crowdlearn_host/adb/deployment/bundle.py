@@ -56,7 +56,9 @@ async def install_bundle(
 
 
 async def _whole(device: AdbDevice, folder: str, archive: Archive, place: str = "") -> bool:
-    """Whether every file is there as it was made: the listing by its own hash, the rest by the listing."""
+    """Return whether every file is there as it was made: the listing by its own hash, the rest by the
+    listing.
+    """
     inner = shlex.quote(f"{folder}/{place or archive.digest}")
     result = await device.shell(
         f"cd {inner} 2>/dev/null && sha256sum -c {LISTING} >/dev/null 2>&1 && sha256sum {LISTING}",

@@ -38,13 +38,13 @@ def default_bundle(abi: str) -> Bundle:
 
 
 async def has_app(device: AdbDevice) -> bool:
-    """Whether the app is installed."""
+    """Return whether the app is installed."""
     found = await device.shell(f"pm path {PACKAGE}")
     return found.exit_code == 0 and found.stdout.startswith(b"package:")
 
 
 async def has_program(device: AdbDevice) -> bool:
-    """Whether the phone's shell finds the device runtime, as virtual phones do."""
+    """Return whether the phone's shell finds the device runtime, as virtual phones do."""
     return (await device.shell(f"which {PROGRAM}")).exit_code == 0
 
 

@@ -23,7 +23,7 @@ _MAX_POLL_SECONDS = 0.25
 
 
 class Deployment(Protocol):
-    """What the server needs of a phone, whichever form the device runtime has on it."""
+    """The runtime of a phone as the server needs it, whichever form the device runtime has on it."""
 
     async def install(self, files: Mapping[str, bytes | Path], progress: Progress | None = None) -> int:
         """Have the files, by relative name, in the runtime's home; returns the bytes that were sent."""

@@ -31,7 +31,7 @@ APK_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class ShellResult:
-    """What a command on the phone wrote, and its exit code."""
+    """The output of a command on the phone, and its exit code."""
 
     stdout: bytes
     stderr: bytes
@@ -116,8 +116,8 @@ class AdbDevice:
         return near
 
     def transport_of(self, sock: socket.socket) -> StreamTransport | None:
-        """What `open_socket` gave, without the socket, which is closed: what comes and goes costs half as
-        much. None where the carrier has no streams of its own.
+        """Return what `open_socket` gave, without the socket, which is closed: what comes and goes costs half
+        as much. None if the carrier has no streams of its own.
 
         Nothing may be under way on it.
         """

@@ -77,7 +77,7 @@ class Decoder:
         self._end = 0
 
     def buffer(self) -> memoryview:
-        """Where the next bytes of the connection belong; never empty."""
+        """Return where the next bytes of the connection belong; never empty."""
         return memoryview(self._buffer)[self._end :]
 
     def received(self, count: int) -> list[Message]:

@@ -10,7 +10,7 @@ _HEADER = struct.Struct("<BI")
 
 
 class Channel(enum.IntEnum):
-    """What a shell packet carries."""
+    """The content of a shell packet."""
 
     STDIN = 0
     STDOUT = 1

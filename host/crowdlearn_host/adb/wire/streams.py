@@ -85,7 +85,7 @@ class Streams:
         return Message(Command.CLSE, 0, self._states.pop(local_id).remote_id)
 
     def can_write(self, local_id: int) -> bool:
-        """Whether the stream is open and the peer has acknowledged everything."""
+        """Return whether the stream is open and the peer has acknowledged everything."""
         state = self._states.get(local_id)
         return state is not None and state.remote_id != 0 and not state.sent
 
@@ -113,7 +113,7 @@ class Streams:
         return [Message(Command.CLSE, local_id, state.remote_id)] if state.remote_id else []
 
     def receive(self, message: Message) -> tuple[list[Event], list[Message]]:
-        """What a message of the peer means for the streams, and what to answer at once."""
+        """Return what a message of the peer means for the streams, and what to answer at once."""
         match message.command:
             case Command.OPEN:
                 return self._receive_open(message)

@@ -23,7 +23,7 @@ DENT_V2 = struct.Struct("<4sIQQIIIIQqqqI")
 
 @dataclass(frozen=True)
 class FileStat:
-    """What a phone says about a file: st_mode, size in bytes, mtime in seconds, errno (0: it exists)."""
+    """The facts of a file on a phone: st_mode, size in bytes, mtime in seconds, errno (0: it exists)."""
 
     mode: int
     size: int

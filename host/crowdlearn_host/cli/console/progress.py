@@ -96,7 +96,7 @@ class Gathering:
         return len(self.named) + self.joining
 
     def told(self) -> str:
-        """How many are here, and what is missing."""
+        """Return how many are here, and what is missing."""
         expected = {self._names.get(name, name): name for name in self.named}
         missing = [name for device, name in expected.items() if device not in self._here]
         dialled = len(self._here - set(expected))

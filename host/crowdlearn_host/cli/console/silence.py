@@ -62,8 +62,8 @@ class Reminder:
 
 
 class Working:
-    """What a command is doing: one changing line on a terminal; elsewhere a line for every counted step, and
-    again while a step lasts. A command that is soon over says nothing.
+    """The work that a command does now: one changing line on a terminal; elsewhere a line for every counted
+    step, and again while a step lasts. A command that is soon over says nothing.
     """
 
     def __init__(self, console: Console, what: str) -> None:

@@ -88,7 +88,7 @@ async def _measure_all(
     keep: Callable[[list[Measured]], None],
     working: Working,
 ) -> tuple[list[Measured], list[str]]:
-    """What was measured, kept after every phone, and the serials of those that could not be."""
+    """Return what was measured, kept after every phone, and the serials of those that could not be."""
     # One after the other: virtual phones share this computer, and real ones the air.
     measured: list[Measured] = []
     missing = []

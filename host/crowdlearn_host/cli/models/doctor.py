@@ -94,7 +94,7 @@ def _show(model: str, report: Diagnosis) -> None:
 
 
 def _saved(frozen: Savings) -> str:
-    """What freezing saves, in words."""
+    """Return what freezing saves, in words."""
     (learn, weights), (macs, all_macs), (errors, all_errors) = frozen.weights, frozen.macs, frozen.errors
     return (
         f"frozen: {learn:,} of {weights:,} weights learn, have gradients and are shared; a sample takes "

@@ -50,7 +50,7 @@ class Wire(StrEnum):
 
 
 class Rotate(StrEnum):
-    """What moves at a shuffle."""
+    """The state that moves at a shuffle."""
 
     full = "full"
     minimal = "minimal"

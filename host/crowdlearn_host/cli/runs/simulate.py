@@ -26,7 +26,7 @@ INTERRUPTED = 130
 
 
 class Engine(StrEnum):
-    """Where groups train."""
+    """The place in which groups train."""
 
     local = "local"
     ray = "ray"

@@ -36,7 +36,7 @@ class Assignment:
     patched: bool
 
     def frame(self, number: int) -> pb.Assign:
-        """What this device is told."""
+        """Return what this device is told."""
         held = number in self.holders and not self.keepers
         assign = pb.Assign(
             generation=self.generation,
@@ -79,7 +79,7 @@ class Assignment:
         )
 
     def _add_moves(self, assign: pb.Assign, number: int) -> None:
-        """What this device provides, to whom it sends it, and what it waits for."""
+        """Return what this device provides, to whom it sends it, and what it waits for."""
         point = self.point
         if point is None:
             return

@@ -46,7 +46,7 @@ class Attendance:
         self.live.discard(number)
 
     def tick(self, devices: Iterable[int], now: float, grace: float) -> None:
-        """Who is missing longer than the grace, in seconds, is absent."""
+        """Return who is missing longer than the grace, in seconds, is absent."""
         for number in set(devices) - self.able:
             since = self.gone_since.setdefault(number, now)
             if now - since >= grace and number not in self.live:

@@ -58,7 +58,7 @@ class Course(Standing):
 
     @property
     def _gathered(self) -> bool:
-        """Whether enough devices are here to begin."""
+        """True if enough devices are here to begin."""
         wanted = max(self.settings.devices, len(self.settings.layout))
         return len(self._able) >= (wanted if self._patient else len(self.settings.layout))
 

@@ -37,12 +37,12 @@ class Forming:
 
     @property
     def keyed(self) -> bool:
-        """Whether every key is here."""
+        """True if every key is here."""
         return self.participants <= set(self.offers)
 
     @property
     def complete(self) -> bool:
-        """Whether everybody has its state."""
+        """True if everybody has its state."""
         return self.ready == self.receivers
 
     @property
@@ -51,7 +51,7 @@ class Forming:
         return self.participants - set(self.offers) or self.receivers - self.ready
 
     def due(self, layout: Layout) -> Iterable[tuple[int, tuple[Neurons, ...]]]:
-        """Who takes which neurons of each layer, where the server's model is the state."""
+        """Return who takes which neurons of each layer, where the server's model is the state."""
         if self.keepers:
             return [(keeper, piece) for keeper in self.keepers for piece in layout]
         return zip(self.holders, layout, strict=True)

@@ -25,8 +25,8 @@ MAX_FAULTS = 8
 
 
 class Group(Course):
-    """What happens to a group. Numbers of devices are the run's; nothing here knows a socket or a clock but
-    `now`.
+    """The handling of all that happens to a group. Numbers of devices are the run's; nothing here knows a
+    socket or a clock but `now`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -105,7 +105,7 @@ class Group(Course):
         self.leave(number, reason)
 
     def _late(self, waiting: Set[int]) -> set[int]:
-        """Who has not said what is due, or does not wait for others."""
+        """Return who has not said what is due, or does not wait for others."""
         if self.phase == "forming":
             return self._forming.late
         return set(self.holders) - (self._shared if self.phase == "sharing" else waiting)
@@ -209,8 +209,8 @@ class Group(Course):
             self._send(number, finish=pb.Finish(reason="left as it asked"))
 
     def _name_heir(self, number: int) -> None:
-        """From now on snapshots are readable by this device too. Its number is its own for good: holders keep
-        its identity.
+        """Make snapshots readable by this device, too, from now on. Its number is its own for good: holders
+        keep its identity.
         """
         self.effects.append(Save())
         self._heirs = (*self._heirs, number)

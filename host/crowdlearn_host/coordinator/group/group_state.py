@@ -82,7 +82,7 @@ class Standing:
 
     @classmethod
     def from_json(cls, settings: Settings, data: dict[str, Any]) -> Self:
-        """The group as it was saved, with nobody connected. Raises RunError where the data is damaged."""
+        """The group as it was saved, with nobody connected. Raises RunError if the data is damaged."""
         group = cls(settings)
         try:
             for d in data["devices"]:
@@ -131,7 +131,7 @@ class Standing:
 
     @property
     def _alone(self) -> bool:
-        """Whether no device but the holder is there to inherit anything."""
+        """True if no device but the holder is there to inherit anything."""
         return set(self._heirs) == set(self.holders) and len(self.holders) == 1
 
     @property
@@ -142,12 +142,12 @@ class Standing:
 
     @property
     def _fresh(self) -> bool:
-        """Whether a round begins."""
+        """True if a round begins."""
         return is_fresh(self.schedule, self.boundary)
 
     @property
     def _patched(self) -> bool:
-        """Whether the global model's weights replace the group's own at this point."""
+        """True if the global model's weights replace the group's own at this point."""
         return self._fresh and self.schedule.round > 0 and not (self.settings.alone or self._forming.keepers)
 
     def _name(self, number: int) -> str:

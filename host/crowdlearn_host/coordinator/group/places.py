@@ -46,11 +46,11 @@ class Places:
 
     @property
     def reached(self) -> Place | None:
-        """How far the last of the groups is that are under way."""
+        """Return how far the last of the groups is that are under way."""
         return min(self._under_way, default=None)
 
     def ended(self, epoch: int) -> bool:
-        """Whether no group that is at work has this epoch before it."""
+        """Return whether no group that is at work has this epoch before it."""
         return all(at > epoch for at in self._epochs)
 
 

@@ -24,7 +24,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Where the run stands: `done` mini-batches by device of this epoch, `dominator` -1 between passes.
+    """The position of the run: `done` mini-batches by device of this epoch, `dominator` -1 between passes.
 
     `pass_boundary` is where the dominator's pass began, or would have begun had nothing come between. What is
     trained between two sharings is a round: number `round` of the run began at `round_boundary`, when
@@ -44,7 +44,7 @@ class Schedule:
 
     @property
     def place(self) -> Place:
-        """How far a group is, to compare it with others."""
+        """Return how far a group is, to compare it with others."""
         return self.epoch, self.shared
 
     def steps_done(self, device: int) -> int:
@@ -86,7 +86,8 @@ def providers(
     live: Set[int],
     lost: Set[tuple[int, int]],
 ) -> list[tuple[int, bool]] | None:
-    """Who can give each piece as it was at the point, and whether from a stored snapshot; None if nobody can.
+    """Return who can give each piece as it was at the point, and whether from a stored snapshot; None if
+    nobody can.
 
     `snapshots` tells who can read the one of a generation, boundary and piece, `lost` which devices no longer
     have the state of which generation.

@@ -10,12 +10,12 @@ from .settings import Settings
 
 
 def is_fresh(schedule: Schedule, boundary: int) -> bool:
-    """Whether no mini-batch of the round is done."""
+    """Return whether no mini-batch of the round is done."""
     return boundary == schedule.round_boundary and not schedule.sharing
 
 
 def is_full(schedule: Schedule, every: int) -> bool:
-    """Whether the round has all its passes: `every`, or the rest of the epoch's (0)."""
+    """Return whether the round has all its passes: `every`, or the rest of the epoch's (0)."""
     return 0 < every <= len(schedule.finished) - schedule.shared
 
 

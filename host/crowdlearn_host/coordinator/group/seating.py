@@ -9,7 +9,7 @@ Takers = Sequence[Set[int]]
 
 
 def may_hold(takers: Takers, piece: int, device: int) -> bool:
-    """Whether a device can afford a piece."""
+    """Return whether a device can afford a piece."""
     return not takers or device in takers[piece]
 
 

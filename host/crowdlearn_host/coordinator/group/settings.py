@@ -30,7 +30,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a group is to do. `fallbacks` cut the network into fewer pieces, for when devices are missing;
+    """The task of a group. `fallbacks` cut the network into fewer pieces, for when devices are missing;
     the rotation is the plan's, and so are `turns`, where it names who holds the pieces under a dominator (the
     first of each). Devices share after `every` passes (0: after an epoch), and the learning rate falls with
     every sharing as `fall` says. A group that is not `alone` takes the global model's weights at the

@@ -54,7 +54,7 @@ def samples_of(hello: pb.Hello, number: int, settings: Settings) -> int:
 
 
 def check_same(known: Device, hello: pb.Hello, samples: int) -> None:
-    """Raise FleetError where a device that comes back has other keys or data."""
+    """Raise FleetError if a device that comes back has other keys or data."""
     name = hello.device
     if known.identity != hello.identity:
         raise FleetError(

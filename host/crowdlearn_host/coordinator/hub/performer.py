@@ -238,7 +238,7 @@ class Performer:
         await self._store.do(take)
 
     def _hold_back(self, index: int, effect: do.Effect, to: Attached | None) -> bool:
-        """Whether a group has to wait for others, which have not shared what it has."""
+        """Return whether a group has to wait for others, which have not shared what it has."""
         reached = self._places.reached if self._synchronous else None
         if reached is None or reached >= self._places[index]:
             return False

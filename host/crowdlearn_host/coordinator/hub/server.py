@@ -92,7 +92,7 @@ class Server:
         )
 
     def _index(self, number: int) -> int:
-        """Which group a device belongs to."""
+        """Return which group a device belongs to."""
         return bisect_right(self._ends, number)
 
     def _group(self, number: int) -> Group:
@@ -111,7 +111,7 @@ class Server:
         Whether it can take part in this run again. `carrier` gives another transport to the device, if there
         is one that costs less than the connection's.
 
-        Raises FleetError where its first words are wrong, or `admits` says no to its name and token;
+        Raises FleetError if its first words are wrong, or `admits` says no to its name and token;
         SilentDevice where there are none.
         """
         try:
@@ -183,7 +183,7 @@ class Server:
     def take(self, attached: Attached, data: bytes) -> Awaitable[None] | None:
         """Act on what a device says; what is returned, if anything, has to be over before it may say more.
 
-        Raises WireError where it is no frame.
+        Raises WireError if it is no frame.
         """
         if not attached.counts:
             return None  # it was let go; what it still says counts no more
@@ -286,7 +286,7 @@ class Server:
         self.on_event(event, fields)
 
     def connection(self, device: int) -> Attached | None:
-        """Where a device is reached, while it is connected."""
+        """Return where a device is reached, while it is connected."""
         return self._attached.get(device)
 
     def send(self, to: Attached, frame: pb.Frame) -> None:

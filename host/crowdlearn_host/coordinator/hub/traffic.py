@@ -17,7 +17,7 @@ _OF_KIND = {"shared": "sharing", "global_state": "sharing", "patch": "sharing", 
 
 
 def purpose_of(frame: pb.Frame) -> int:
-    """What a frame is for, as a place in PURPOSES: an envelope tells it itself."""
+    """Return what a frame is for, as a place in PURPOSES: an envelope tells it itself."""
     return PURPOSES.index(_OF_KIND.get(frame.WhichOneof("body") or "", "control"))
 
 
@@ -32,7 +32,7 @@ def exchanged_messages(graph: NeuronGraph, layout: Layout) -> int:
 
 
 def _exchanged(graph: NeuronGraph, layout: Layout) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """What a micro-batch sends: how often, and the shape of a sample's sums."""
+    """Return what a micro-batch sends: how often, and the shape of a sample's sums."""
     for edge, taught in zip(graph.edges, graph.taught, strict=True):
         matched = edge.kind in ("identity", "depthwise")
         for source, target in product(range(len(layout)), repeat=2):
@@ -61,7 +61,7 @@ class Ledger:
         self.totals[purpose] += size
 
     def add(self, purpose: int, size: int, messages: int) -> None:
-        """What was counted before."""
+        """Return what was counted before."""
         self.bytes[purpose] += size
         self.messages[purpose] += messages
         self.totals[purpose] += size
@@ -77,7 +77,7 @@ class Traffic:
         self._devices: dict[str, dict[str, Ledger]] = {}
 
     def of(self, device: str, direction: str) -> Ledger:
-        """What a device sends or is sent."""
+        """Return what a device sends or is sent."""
         ledgers = self._devices.get(device)
         if ledgers is None:
             ledgers = {way: Ledger(totals) for way, totals in self._totals.items()}

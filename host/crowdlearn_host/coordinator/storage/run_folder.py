@@ -58,7 +58,7 @@ class RunFolder:
     """An open run folder; one process at a time."""
 
     def __init__(self, path: Path, *, create: bool) -> None:
-        """A new run takes the place of one that never began. Raises RunError where the folder is not there,
+        """A new run takes the place of one that never began. Raises RunError if the folder is not there,
         is not a run's, or is open elsewhere.
         """
         if not create and not (path / "run.db").exists():
@@ -83,7 +83,7 @@ class RunFolder:
         self._events = appending(path / "events.jsonl")
 
     def _check_format(self) -> None:
-        """Raises RunError where another version of this program wrote the database."""
+        """Raises RunError if another version of this program wrote the database."""
         (found,) = self._db.execute("pragma user_version").fetchone()
         (tables,) = self._db.execute("select count(*) from sqlite_master").fetchone()
         if tables and found != FORMAT:
@@ -115,7 +115,7 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """Whether a group once had all of its pieces on devices; before that nothing is trained."""
+        """True if a group once had all of its pieces on devices; before that nothing is trained."""
         with self._reading():
             rows = self._db.execute("select cast(state as blob) from groups")  # damaged, it may be no text
             saved = [json.loads(state) for (state,) in rows]
@@ -169,7 +169,7 @@ class RunFolder:
 
     def open_shared(self, shared: SharedModel) -> None:
         """Have the shared model's window lie in this folder, as it was kept where the run goes on. Raises
-        RunError where it is damaged or another model's.
+        RunError if it is damaged or another model's.
         """
         with self._reading():
             row = self._db.execute("select log, length from journal").fetchone()
@@ -254,12 +254,12 @@ class RunFolder:
                 lines = lines[file.write(lines) :]
 
     def save_snapshot(self, group: int, part: pb.Snapshot, limit: int) -> frozenset[int] | None:
-        """As Snapshots.save."""
+        """Save a part as Snapshots.save does."""
         with self._on_disk("snapshots"):
             return self._snapshots.save(group, part, limit)
 
     def load_snapshot(self, group: int, generation: int, boundary: int, piece: int) -> Iterator[pb.Snapshot]:
-        """Its parts, in order. Raises RunError where it is not here or damaged."""
+        """Its parts, in order. Raises RunError if it is not here or damaged."""
         try:
             yield from self._snapshots.load(group, generation, boundary, piece)
         except RunError as error:
@@ -309,7 +309,7 @@ def check_has_model(path: Path) -> None:
 
 
 def load_model_state(path: Path) -> dict[str, torch.Tensor]:
-    """The newest global model of a run. Raises RunError where there is none."""
+    """The newest global model of a run. Raises RunError if there is none."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -321,7 +321,7 @@ def load_model_state(path: Path) -> dict[str, torch.Tensor]:
 
 
 def environment() -> dict[str, str | int]:
-    """What a figure of this run depends on."""
+    """Return what a figure of this run depends on."""
     packages = {
         name: version(name) for name in ("torch", "executorch", "numpy", "websockets", "cryptography")
     }

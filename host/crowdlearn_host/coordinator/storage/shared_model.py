@@ -86,7 +86,7 @@ class SharedModel:
         return list(self._waiting.values())
 
     def resume(self, window: Window, records: Iterator[bytes]) -> None:
-        """Go on with a window that was kept, and what was recorded since. Raises RunError where that is no
+        """Go on with a window that was kept, and what was recorded since. Raises RunError if that is no
         record of this model.
         """
         self._window, self._waiting = window, {}
@@ -173,7 +173,7 @@ class SharedModel:
                 yield encode_update(frozen, ValueType.FLOAT32)
 
     def _often(self, part: Stretch) -> Iterator[Chosen]:
-        """Of a stretch, block by block, what was uploaded often enough."""
+        """Yield of a stretch, block by block, the weights that were uploaded often enough."""
         for start in range(part.start, part.stop, CHUNK_WEIGHTS):
             yield self._window.download(self._tau, start, min(start + CHUNK_WEIGHTS, part.stop))
 
@@ -220,6 +220,6 @@ class _Round:
         return self._size
 
     def apply(self, update: Update) -> None:
-        """Check the values of an update. Raises UpdateRefused where their average could not travel back."""
+        """Check the values of an update. Raises UpdateRefused if their average could not travel back."""
         if self._values is ValueType.FLOAT16 and (np.abs(update.values) > np.finfo(np.float16).max).any():
             raise UpdateRefused(update.owner, "it holds a weight that float16 cannot tell")

@@ -20,7 +20,7 @@ _LENGTH = struct.Struct("<I")
 
 @dataclass
 class _Arriving:
-    """What came of a snapshot so far."""
+    """The parts of a snapshot that came so far."""
 
     path: Path
     of: tuple[object, ...]
@@ -29,7 +29,7 @@ class _Arriving:
     bytes: int = 0
 
     def count(self, part: pb.Snapshot, size: int, limit: int) -> None:
-        """Raises WireError where the part is not the next, or makes all of them more than `limit` bytes."""
+        """Raises WireError if the part is not the next, or makes all of them more than `limit` bytes."""
         self.bytes += size
         if _common(part) != self.of or not part.part == self.due < part.parts:
             raise WireError(
@@ -56,7 +56,7 @@ class Snapshots:
     def save(self, group: int, part: pb.Snapshot, limit: int) -> frozenset[int] | None:
         """Add the next part of a piece's snapshot; who can read it, once all of it is on disk.
 
-        Raises WireError where another part was due, or all of them are more than `limit` bytes; what came of
+        Raises WireError if another part was due, or all of them are more than `limit` bytes; what came of
         it is forgotten then.
         """
         key = group, part.piece
@@ -89,7 +89,7 @@ class Snapshots:
         return arriving.heirs
 
     def load(self, group: int, generation: int, boundary: int, piece: int) -> Iterator[pb.Snapshot]:
-        """Its parts, in order. Raises RunError where it is not here or damaged."""
+        """Its parts, in order. Raises RunError if it is not here or damaged."""
         path = self._path(group, generation, boundary, piece)
         try:
             with path.open("rb") as file:
@@ -118,5 +118,5 @@ class Snapshots:
 
 
 def _common(part: pb.Snapshot) -> tuple[object, ...]:
-    """What all parts of one snapshot have in common."""
+    """Return what all parts of one snapshot have in common."""
     return part.generation, part.boundary, part.piece, part.sender, part.ephemeral, part.parts

@@ -106,7 +106,7 @@ class Store:
             self._take_in(records)
 
     async def save_snapshot(self, group: int, part: pb.Snapshot) -> frozenset[int] | None:
-        """As Snapshots.save."""
+        """Save a part as Snapshots.save does."""
         return await self.do(self._folder.save_snapshot, group, part, self.shared.state_bytes)
 
     async def forget_snapshots(self, group: int, generation: int, boundary: int) -> None:

@@ -47,11 +47,11 @@ class AdbFleet:
 
     @property
     def trained(self) -> bool:
-        """Whether the run has got anywhere."""
+        """True if the run has got anywhere."""
         return any(group.points for group in self.server.groups)
 
     def decline(self, serial: str, reason: str) -> None:
-        """A device takes no part. Raises TrainingError where that leaves nobody, and nothing is trained."""
+        """A device takes no part. Raises TrainingError if that leaves nobody, and nothing is trained."""
         self.declined[serial] = reason
         somebody = self.config.fleet.joining or any(group.live for group in self.server.groups)
         if not (somebody or self.trained or set(self.serials) - set(self.declined)):

@@ -22,7 +22,7 @@ YEARS = 20
 def certificate(home: Path) -> tuple[ssl.SSLContext, str]:
     """The context to serve with, and the certificate's SHA-256 in hex; made in `home` at first use.
 
-    Raises FleetError where what is there cannot be used.
+    Raises FleetError if what is there cannot be used.
     """
     path = home / "host.pem"
     if not path.exists():

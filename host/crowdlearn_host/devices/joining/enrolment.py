@@ -32,7 +32,7 @@ class Enrolment:
         return token
 
     def admits(self, device: str, token: str) -> bool:
-        """Whether `device` showed the token it was given last."""
+        """Return whether `device` showed the token it was given last."""
         return hmac.compare_digest(self._hashes().get(device, ""), _hash(token))
 
     def _hashes(self) -> dict[str, str]:

@@ -28,7 +28,7 @@ REASON_BYTES = 120
 async def listening(server: Server, address: str, home: Path) -> AsyncIterator[int]:
     """Let enrolled devices join `server` at `address` (HOST:PORT) while the context lasts; gives the port.
 
-    Raises FleetError where nobody can listen there.
+    Raises FleetError if nobody can listen there.
     """
     host, _, port = address.rpartition(":")
     context, _ = certificate(home)

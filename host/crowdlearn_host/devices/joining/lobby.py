@@ -25,7 +25,7 @@ class Strangers:
                 self._waiting.pop(next(iter(self._waiting))).shutdown(socket.SHUT_RDWR)
 
     def admit(self, address: Any) -> None:
-        """Who has connected from `address` is no stranger."""
+        """Return who has connected from `address` is no stranger."""
         self._waiting.pop(address, None)
 
 
@@ -35,7 +35,7 @@ class Door(socket.socket):
     strangers: Strangers
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """As any socket's."""
+        """Close it, as any socket."""
         connection, address = super().accept()
         self.strangers.knock(address, connection)
         return connection, address

@@ -38,7 +38,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Offer:
-    """What the daemon serves, as whom, and over which link (none: as fast as this computer is)."""
+    """The services of the daemon, its identity, and over which link (none: as fast as this computer is)."""
 
     identity: str
     keys: KeyStore

@@ -34,7 +34,7 @@ class KeyStore:
         self._path = path
 
     def verifies(self, token: bytes, signature: bytes) -> bool:
-        """Whether one of the trusted keys signed the 20-byte token."""
+        """Return whether one of the trusted keys signed the 20-byte token."""
         return any(_verifies(line, token, signature) for line in self._lines())
 
     def trust(self, line: bytes) -> None:

@@ -69,7 +69,7 @@ def level(power: PowerState) -> int:
 
 
 def battery_facts(power: PowerState) -> dict[str, str]:
-    """What the kernel says of a battery that changes with its charge, by file."""
+    """Return what the kernel says of a battery that changes with its charge, by file."""
     return {"capacity": str(level(power)), "status": _status(power)}
 
 

@@ -57,7 +57,7 @@ class Filesystem:
         return "/" + "/".join(done)
 
     def real(self, path: str, cwd: str = "/", *, follow: bool = True) -> Path:
-        """Where a path of the phone lies on this computer."""
+        """Return where a path of the phone lies on this computer."""
         return self._root / self.normal(path, cwd, follow=follow)[1:]
 
     def writable(self, path: str, cwd: str = "/", *, follow: bool = True) -> Path:

@@ -30,7 +30,7 @@ class PowerState:
 
 @dataclass(frozen=True)
 class Activity:
-    """What happened in a stretch of time; `busy` is the part of the whole processor that was in use."""
+    """The load in a stretch of time; `busy` is the part of the whole processor that was in use."""
 
     seconds: float
     busy: float

@@ -129,11 +129,11 @@ class Processes:
         os.kill(pid, number)
 
     def listens(self, port: int) -> bool:
-        """Whether a process of this phone listens on a TCP port of the loopback interface."""
+        """Return whether a process of this phone listens on a TCP port of the loopback interface."""
         return self._owns(_listening_ports(port))
 
     def listens_abstract(self, name: str) -> bool:
-        """Whether a process of this phone listens on a Unix socket in the abstract namespace."""
+        """Return whether a process of this phone listens on a Unix socket in the abstract namespace."""
         return self._owns(_listening_abstract(name))
 
     def cpu_seconds(self) -> float:

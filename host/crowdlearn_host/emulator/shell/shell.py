@@ -52,7 +52,9 @@ class Io:
 
 @dataclass
 class Session:
-    """What a shell shares with its subshells: whether it has ended, and with it what jobs could write to."""
+    """The state that a shell shares with its subshells: whether it has ended, and with it what jobs could
+    write to.
+    """
 
     finished: bool = False
 

@@ -44,7 +44,7 @@ class Mark:
 
 
 class Journal:
-    """The folder; one thread at a time. Raises OSError where the disk does not do what it is asked."""
+    """The folder; one thread at a time. Raises OSError if the disk does not do what it is asked."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -69,7 +69,7 @@ class Journal:
     def open(self, mark: Mark, initial: Floats, omega: int) -> Window:
         """The window as it was when the mark's log began; `records` tells what has entered since.
 
-        Raises RunError where the folder is damaged, or of another model or omega.
+        Raises RunError if the folder is damaged, or of another model or omega.
         """
         try:
             if self._uploads.stat().st_size != 4 * omega * len(initial):
@@ -90,7 +90,7 @@ class Journal:
         return window
 
     def records(self) -> Iterator[bytes]:
-        """All that the log holds, in order. Raises RunError where it is damaged."""
+        """All that the log holds, in order. Raises RunError if it is damaged."""
         with self._log(self.mark.number).open("rb") as file:
             while header := file.read(FRAME.size):
                 try:
@@ -122,7 +122,7 @@ class Journal:
             self._sweep()
 
     def is_long(self, window: Window, waiting: int) -> bool:
-        """Whether to take the log together, of which `waiting` bytes have not entered the window."""
+        """Return whether to take the log together, of which `waiting` bytes have not entered the window."""
         counters = sum(array.nbytes for array in window.counters().values())
         return self.mark.length > LEAST_LOG + 4 * counters + 2 * waiting
 

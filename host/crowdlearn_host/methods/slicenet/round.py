@@ -16,7 +16,7 @@ from .window import check_update
 
 
 class Sink(Protocol):
-    """What takes the updates in: a Window, or whoever keeps them for one."""
+    """The receiver of updates: a Window, or whoever keeps them for one."""
 
     def __len__(self) -> int: ...
 

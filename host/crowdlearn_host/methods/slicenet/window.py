@@ -102,8 +102,8 @@ class Window:
     def download(
         self, tau: float, start: int = 0, stop: int | None = None
     ) -> tuple[NDArray[np.uint32], Floats]:
-        """Of the weights at [start, stop), indices, increasing, and averages of those uploaded more than
-        omega * tau times.
+        """Return of the weights at [start, stop) indices, increasing, and averages of those uploaded more
+        than omega * tau times.
         """
         stop = len(self) if stop is None else stop
         often = np.flatnonzero(self._counts[start:stop] > self.omega * tau)
@@ -114,7 +114,7 @@ class Window:
         return {"initial": self._initial, "uploads": self._uploads, **self.counters()}
 
     def counters(self) -> dict[str, NDArray[Any]]:
-        """Where in the window each weight stands: `counts` and `next`, unsigned [weights]."""
+        """Return where in the window each weight stands: `counts` and `next`, unsigned [weights]."""
         return {"counts": self._counts, "next": self._next}
 
     @classmethod
@@ -136,7 +136,7 @@ class Window:
 
 
 def check_update(update: Update, model_weights: int) -> None:
-    """Raises UpdateRefused where indices do not increase strictly in range, or a value is not finite."""
+    """Raises UpdateRefused if indices do not increase strictly in range, or a value is not finite."""
     indices = update.indices
     if indices.ndim != 1 or indices.shape != update.values.shape:
         raise UpdateRefused(update.owner, f"{indices.shape} indices and {update.values.shape} values")

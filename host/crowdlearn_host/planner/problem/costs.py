@@ -31,7 +31,7 @@ class WireFormat:
 
 @dataclass(frozen=True)
 class Training:
-    """What training does that planning depends on.
+    """The settings of training on which planning depends.
 
     `rotation` is `full` (every piece moves at a shuffle, as in the paper) or `minimal` (only what must).
     `theta` is the share of weights that a group uploads each epoch, and downloads, `value_bytes` each. A
@@ -56,7 +56,7 @@ class Training:
 
     @property
     def is_one_micro_batch(self) -> bool:
-        """Whether a mini-batch enters as a whole, when the one before it is over."""
+        """True if a mini-batch enters as a whole, when the one before it is over."""
         return self.batch <= self.micro_batch and not self.staleness
 
     def micro_batches(self, samples: int) -> int:

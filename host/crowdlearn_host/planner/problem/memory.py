@@ -68,7 +68,9 @@ class Tail:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a network takes, by bundle, and the tails that are known; the others count layer by layer."""
+    """The memory that a network takes, by bundle, and the tails that are known; the others count layer by
+    layer.
+    """
 
     bundles: tuple[BundleMemory, ...]
     tails: tuple[Tail, ...] = ()
@@ -211,8 +213,8 @@ def memory_budgets(memory: Memory, limit: float) -> list[Budget]:
 
 
 def _tail_budget(memory: Memory, tail: Tail, limit: float) -> Budget:
-    """What a piece with the whole tail needs while that runs. Each neuron that is missing takes away what the
-    program needs, so that for any other piece this is no more than its layers need one by one.
+    """Return what a piece with the whole tail needs while that runs. Each neuron that is missing takes away
+    what the program needs, so that for any other piece this is no more than its layers need one by one.
     """
     rates, presence = [], []
     for b, bundle in enumerate(memory.bundles):
@@ -226,7 +228,7 @@ def _tail_budget(memory: Memory, tail: Tail, limit: float) -> Budget:
 
 
 def _covers(one: Budget, other: Budget) -> bool:
-    """Whether a piece that meets the limit `one` meets `other` in any case."""
+    """Return whether a piece that meets the limit `one` meets `other` in any case."""
     pairs = zip(
         (one.fixed, *one.per_neuron, *one.per_presence),
         (other.fixed, *other.per_neuron, *other.per_presence),

@@ -34,7 +34,7 @@ class Caps:
     uplink: float = inf
 
     def meet(self, other: Caps) -> Caps:
-        """What fits both."""
+        """Return what fits both."""
         return Caps(
             min(self.macs, other.macs), min(self.memory, other.memory), min(self.uplink, other.uplink)
         )
@@ -47,7 +47,7 @@ def caps_of(kind: DeviceClass, sample_bytes: float = 0.0) -> Caps:
 
 
 def meet(kinds: Iterable[DeviceClass], sample_bytes: float = 0.0) -> Caps:
-    """What fits every one of these classes."""
+    """Return what fits every one of these classes."""
     caps = Caps()
     for kind in kinds:
         caps = caps.meet(caps_of(kind, sample_bytes))
@@ -73,7 +73,7 @@ class Composition:
 
 
 def composition(fleet: Fleet, devices: Iterable[str]) -> Composition:
-    """What these devices of the fleet are."""
+    """Return what these devices of the fleet are."""
     kinds = {name: kind for kind in fleet.classes for name in kind.names}
     counts = Counter(kinds[name].name for name in devices)
     dominators = sum(counts[kind.name] for kind in fleet.classes if kind.samples)
@@ -81,7 +81,7 @@ def composition(fleet: Fleet, devices: Iterable[str]) -> Composition:
 
 
 def compositions(fleet: Fleet, groups: int) -> Counter[Composition]:
-    """How often each composition is among the groups that the fleet is dealt out to."""
+    """Return how often each composition is among the groups that the fleet is dealt out to."""
     return Counter(composition(fleet, devices) for devices in deal(fleet, groups))
 
 

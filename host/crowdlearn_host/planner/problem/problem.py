@@ -68,7 +68,7 @@ class Budget:
     alone: tuple[Counts, float] | None = None
 
     def use(self, counts: Sequence[int]) -> float:
-        """How much of it a piece with these counts uses."""
+        """Return how much of it a piece with these counts uses."""
         if self.alone is not None and tuple(counts) == self.alone[0]:
             return self.alone[1]
         present = sum(cost for cost, count in zip(self.per_presence, counts, strict=True) if count)
@@ -100,7 +100,7 @@ class Seat:
 
 @dataclass(frozen=True)
 class Wire:
-    """What one float and one message cost."""
+    """The cost of one float and of one message."""
 
     per_float: float = 1.0
     per_message: float = 0.0
@@ -154,7 +154,7 @@ def forward_floats(problem: Problem, counts: Sequence[Counts]) -> int:
 
 
 def traffic(problem: Problem, counts: Sequence[Counts]) -> tuple[float, float]:
-    """What sums cost, and what the errors do that answer them."""
+    """Return what sums cost, and what the errors do that answer them."""
     wire, links = problem.objective, problem.links
     sums, pairs = _sums(problem, counts), _pairs(problem, counts)
 
@@ -169,7 +169,7 @@ def traffic(problem: Problem, counts: Sequence[Counts]) -> tuple[float, float]:
 
 
 def _sums(problem: Problem, counts: Sequence[Counts]) -> list[int]:
-    """Of every link, the target neurons that its present sources do not own."""
+    """Return for every link the target neurons that its present sources do not own."""
     return [
         sum(problem.neurons[link.target] - piece[link.target] for piece in counts if piece[link.source])
         for link in problem.links
@@ -177,7 +177,7 @@ def _sums(problem: Problem, counts: Sequence[Counts]) -> list[int]:
 
 
 def _pairs(problem: Problem, counts: Sequence[Counts]) -> list[int]:
-    """Of every link, the pairs of pieces between which there are messages."""
+    """Return for every link the pairs of pieces between which there are messages."""
     return [
         sum(
             sender is not receiver and bool(receiver[link.target])
@@ -209,7 +209,7 @@ def most_cost(problem: Problem) -> float:
 
 
 def uplink(problem: Problem, counts: Sequence[Counts], piece: int) -> float:
-    """What one piece sends per sample: its sums forward, and the errors of its neurons to their other
+    """Return what one piece sends per sample: its sums forward, and the errors of its neurons to their other
     sources.
     """
     mine, total = counts[piece], 0.0
@@ -226,7 +226,7 @@ def uplink(problem: Problem, counts: Sequence[Counts], piece: int) -> float:
 
 
 def violations(problem: Problem, division: Division) -> list[str]:
-    """What is wrong with a division, in words; empty when it is feasible."""
+    """Return what is wrong with a division, in words; empty when it is feasible."""
     wrong = []
     for b, neurons in enumerate(problem.neurons):
         owned = sum(piece[b] for piece in division.counts)

@@ -152,7 +152,7 @@ def _paired(costs: Costs, fleet: Fleet, made: Counter[Composition], tree: Tree) 
 
 
 def _misfit(seat: _Paired, other: _Paired) -> tuple[bool, bool, Caps]:
-    """How badly a place suits another group's: the least that is enough suits best."""
+    """Return how badly a place suits another group's: the least that is enough suits best."""
     lacks = seat.caps.meet(other.caps) != seat.caps
     rest = other.caps if not lacks else Caps(-other.caps.macs, -other.caps.memory, -other.caps.uplink)
     return lacks, bool(seat.moving) != bool(other.moving), rest

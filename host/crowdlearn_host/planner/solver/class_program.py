@@ -47,7 +47,7 @@ class Block:
 
 
 def make_block(problem: Problem, seat: int, pattern: tuple[int, ...], max_points: int) -> Block | None:
-    """The block, or None where not one neuron of each bundle fits; hulls of more than `max_points` are left
+    """The block, or None if not one neuron of each bundle fits; hulls of more than `max_points` are left
     out.
     """
     most = rooms(problem, seat, pattern)
@@ -93,7 +93,7 @@ class Chosen:
 
 
 def listable(problem: Problem) -> bool:
-    """Whether all patterns can be listed."""
+    """Return whether all patterns can be listed."""
     return len(problem.seats) << len(problem.free) <= MAX_LISTED
 
 
@@ -165,7 +165,7 @@ class Master:
         return pieces, neurons
 
     def _slack(self, sign: float = 1.0) -> dict[int, float]:
-        """What a row may fall short by, at a penalty."""
+        """Return what a row may fall short by, at a penalty."""
         if not self.penalised:
             return {}
         problem = self.problem

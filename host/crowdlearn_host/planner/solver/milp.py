@@ -28,7 +28,7 @@ FRUGAL = {
 
 @dataclass(frozen=True)
 class Answer:
-    """What HiGHS found. `values` is empty where no feasible point is known; `duals` belong to the rows of an
+    """The result of HiGHS. `values` is empty if no feasible point is known; `duals` belong to the rows of an
     LP.
     """
 

@@ -149,8 +149,8 @@ class _PieceProgram:
         program.row(-inf, row, limit)
 
     def _break_symmetry(self) -> None:
-        """Of free pieces on equal seats, an earlier one owns no less of the first bundles that can tell them
-        apart.
+        """Require that of free pieces on equal seats an earlier one owns no less of the first bundles that
+        can tell them apart.
         """
         free = [k for k in range(len(self.seats)) if k not in self.stay]
         for first, second in pairwise(free):

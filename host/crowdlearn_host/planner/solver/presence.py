@@ -21,8 +21,8 @@ class Terms:
 
 
 def sums(problem: Problem, seat: int, pattern: Sequence[int], prices: Sequence[float]) -> Terms:
-    """What a piece with this pattern pays for the sums it sends, without the fixed cost of messages; `prices`
-    by link, per target neuron.
+    """Return what a piece with this pattern pays for the sums it sends, without the fixed cost of messages;
+    `prices` by link, per target neuron.
     """
     present = {*pattern, *problem.pinned} if seat == 0 else set(pattern)
     each = 0.0
@@ -100,15 +100,15 @@ def add_messages(program: Program, problem: Problem, presences: Mapping[int, int
 
 
 def own_messages(problem: Problem, seat: int, pattern: Sequence[int]) -> float:
-    """What `add_messages` charges for messages from a piece to itself, which are not sent."""
+    """Return what `add_messages` charges for messages from a piece to itself, which are not sent."""
     present = {*pattern, *problem.pinned} if seat == 0 else set(pattern)
     own = sum(link.messages for link in problem.links if link.source in present and link.target in present)
     return problem.objective.per_message * own
 
 
 def least_sent(problem: Problem, seat: int, pattern: Sequence[int]) -> Terms:
-    """What such a piece sends per sample at least: its sums, and errors to the fewest sources there can
-    be.
+    """Return what such a piece sends per sample at least: its sums, and errors to the fewest sources there
+    can be.
     """
     present = {*pattern, *problem.pinned} if seat == 0 else set(pattern)
     terms = sums(problem, seat, pattern, [problem.sent.per_float * link.floats for link in problem.links])

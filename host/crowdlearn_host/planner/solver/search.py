@@ -31,7 +31,7 @@ SMALL = 60
 
 @dataclass(frozen=True)
 class Solution:
-    """The best division found (None where there is none), its cost, a lower bound on any, and the time it
+    """The best division found (None if there is none), its cost, a lower bound on any, and the time it
     took.
     """
 
@@ -48,7 +48,7 @@ class Solution:
 
     @property
     def optimal(self) -> bool:
-        """Whether no division is cheaper."""
+        """True if no division is cheaper."""
         return self.division is not None and self.gap <= CLOSED
 
 

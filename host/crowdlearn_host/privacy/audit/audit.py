@@ -148,7 +148,9 @@ class Auditor:
         )
 
     def _drift(self, pieces: tuple[int, ...], number: int, segments: int, weights: str) -> Floats:
-        """How far first sums are off, float32 [d]: by rounding, and by half of what a segment moves."""
+        """Return how far first sums are off, float32 [d]: by rounding, and by half of what a segment
+        moves.
+        """
         some = self.case.own.inputs[:DRIFT_SAMPLES]
         begin, end = (
             first_sums(self.case.recipe, self.case.weights("interpolated", number, time), some, pieces)

@@ -39,7 +39,7 @@ FEATURES = 1200
 
 @dataclass
 class _Tape:
-    """What each helper held, in order."""
+    """The views of the helpers, in order."""
 
     held: list[Held] = field(default_factory=list)
 

@@ -58,7 +58,7 @@ class Checkpoints:
         self._planned = exchanged_bytes(prepared.graph, layout, rows, wire) / rows
 
     def _mark(self) -> None:
-        """From here on the next epoch is measured."""
+        """Measure the next epoch from here on."""
         server = self._server
         self._began, self._samples = time.monotonic(), server.throughput.samples
         self._exchanged = server.traffic.exchanged
@@ -97,7 +97,7 @@ class Checkpoints:
         self._folder.forget_checkpoints(set(kept) - {*kept[-self._config.keep :], best})
 
     def _evaluate(self) -> None:
-        """In the thread of the evaluation: the newest model that came."""
+        """Evaluate, in a thread of its own, the newest model that came."""
         with self._lock:
             due, self._due = self._due, None
         if due is None or self._prepared.test is None:

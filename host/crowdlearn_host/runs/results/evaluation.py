@@ -21,7 +21,7 @@ BATCH = 1024
 
 @dataclass(frozen=True)
 class ClassResult:
-    """How many samples a class has, and how many of them are classified correctly."""
+    """The number of samples that a class has, and how many of them are classified correctly."""
 
     samples: int
     correct: int
@@ -48,7 +48,7 @@ class Evaluation:
 def evaluate(
     model: nn.Module, state: Mapping[str, torch.Tensor], data: Dataset, loss: Loss = CROSS_ENTROPY
 ) -> Evaluation:
-    """The model with these weights on a data set, in evaluation mode. Raises RunError where they do
+    """The model with these weights on a data set, in evaluation mode. Raises RunError if they do
     not fit.
     """
     try:

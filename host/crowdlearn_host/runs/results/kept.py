@@ -47,7 +47,7 @@ def model_and_test(run: Path, data: str | None) -> tuple[nn.Module, Dataset]:
     """The model as it was before training, and the test samples of `data`, or else the run's, as it takes
     them.
 
-    Raises ConfigError where neither names data, and RunError where the run has no model yet, or what it began
+    Raises ConfigError if neither names data, and RunError where the run has no model yet, or what it began
     with is no longer the same.
     """
     if (run / "run.db").exists():

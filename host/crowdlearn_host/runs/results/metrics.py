@@ -21,7 +21,7 @@ class Metric(ABC):
     @classmethod
     @abstractmethod
     def fits(cls, spec: TargetSpec) -> bool:
-        """Whether it is defined for such targets."""
+        """Return whether it is defined for such targets."""
 
     @classmethod
     @abstractmethod
@@ -36,7 +36,7 @@ class _OfClasses(Metric):
 
 
 class _OfLabels(Metric):
-    """Of targets 0 or 1, one or several a sample; a share of 0.5 and more counts as 1."""
+    """The metrics of targets 0 or 1, one or several a sample; a share of 0.5 and more counts as 1."""
 
     @classmethod
     def fits(cls, spec: TargetSpec) -> bool:

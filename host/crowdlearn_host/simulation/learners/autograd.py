@@ -54,7 +54,7 @@ class ByAutograd:
     def train(self, passes: Sequence[Pass], rate: float, momentum: Floats, accumulated: Floats) -> float:
         """SGD through all `passes`, of `vector` in place; the loss summed over samples.
 
-        `momentum` moves along, and |gradient| is added to `accumulated`; each is empty where there is none.
+        `momentum` moves along, and |gradient| is added to `accumulated`; each is empty if there is none.
         """
         to_training(self._model, self._resting)
         self._noise.manual_seed(_noise_seed(self._workload.config.seed, passes[0]))
@@ -83,7 +83,7 @@ class ByAutograd:
         return torch.from_numpy(vector[entry.start : entry.stop]).view(entry.shape)
 
     def _parts(self, vector: Floats) -> list[Tensor]:
-        """What a vector like `vector` has of the trained parameters; nothing where it is empty."""
+        """Return what a vector like `vector` has of the trained parameters; nothing where it is empty."""
         return [self._view(vector, entry) for entry in self._trained] if len(vector) else []
 
     def _pass(self, each: Pass, rate: float, velocities: list[Tensor], sums: list[Tensor]) -> float:

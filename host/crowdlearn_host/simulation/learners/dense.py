@@ -30,8 +30,8 @@ LETTERS = {nn.Flatten: "F", nn.Linear: "L", nn.BatchNorm1d: "B", nn.ReLU: "R"}
 
 @dataclass(frozen=True)
 class Fed:
-    """What a dominator feeds in a pass: its samples, the `rows` of these in the order in which they are fed,
-    their labels in that order, and the mini-batches, each a part of the rows.
+    """The samples that a dominator feeds in a pass: its samples, the `rows` of these in the order in which
+    they are fed, their labels in that order, and the mini-batches, each a part of the rows.
     """
 
     samples: Samples
@@ -52,9 +52,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Step:
-    """What a mini-batch of one size moves, and room for what it computes, each [rows, targets] of a layer.
+    """The layers that a mini-batch of one size moves, and room for what it computes, each [rows, targets] of
+    a layer.
 
-    `totals` take |gradient|, and are empty where none is summed. Errors are those of a loss summed over the
+    `totals` take |gradient|, and are empty if none is summed. Errors are those of a loss summed over the
     mini-batch: `rate` and `share` divide by its samples.
     """
 
@@ -89,7 +90,7 @@ class DenseChain:
 
     @classmethod
     def of(cls, model: nn.Module, layout: Sequence[FlatEntry], inputs: Floats) -> DenseChain | None:
-        """The chain that `model` is, its inputs flattened or not, or None where it is another network.
+        """The chain that `model` is, its inputs flattened or not, or None if it is another network.
 
         `inputs` [N, sources] are like those that it is to learn from: their columns are divided alike.
         """
@@ -251,7 +252,7 @@ class DenseChain:
 
 
 def _as_usual(layer: nn.Module) -> bool:
-    """Whether the layer does, when it is called and trained, what its type says and nothing else."""
+    """Return whether the layer does, when it is called and trained, what its type says and nothing else."""
     if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
         return False
     if isinstance(layer, nn.BatchNorm1d):

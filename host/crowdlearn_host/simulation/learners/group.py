@@ -26,7 +26,7 @@ from .workload import Pass, Workload
 
 @dataclass(frozen=True)
 class GroupResult:
-    """Weights, momentum and |gradient| sums after the passes, each empty where there is none."""
+    """Weights, momentum and |gradient| sums after the passes, each empty if there is none."""
 
     weights: Floats
     momentum: Floats
@@ -36,7 +36,7 @@ class GroupResult:
 
     @property
     def finite(self) -> bool:
-        """Whether training has not diverged."""
+        """True if training has not diverged."""
         return isfinite(self.loss) and bool(np.isfinite(self.weights).all())
 
 
@@ -69,7 +69,7 @@ class GroupModel:
     def train(
         self, passes: Sequence[Pass], weights: Floats, momentum: Floats, rate: float, accumulate: bool
     ) -> GroupResult:
-        """A group after its passes, from these weights and this momentum (empty where training has none).
+        """A group after its passes, from these weights and this momentum (empty if training has none).
 
         `accumulate` asks for |gradient| summed per weight.
         """
@@ -96,8 +96,8 @@ class GroupModel:
         return GroupResult(learner.left(total), nothing, nothing, loss / sum(samples), sum(samples))
 
     def tested(self, weights: Floats, tested: range) -> float:
-        """How many of these test samples a model of these weights gets right, by its running statistics; or
-        its loss summed over them, if there are no classes.
+        """Return how many of these test samples a model of these weights gets right, by its running
+        statistics; or its loss summed over them, if there are no classes.
         """
         if not self._workload.by_classes:
             return self._learner.loss(weights, tested)

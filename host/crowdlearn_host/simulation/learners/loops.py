@@ -40,7 +40,7 @@ def compiled(loop: Loop) -> Loop:
 def add_rare(
     sums: Floats, weight: Floats, rows: Indices, starts: Indices, columns: Indices, values: Floats
 ) -> None:
-    """To sums [len(rows), targets] those of the rare columns of these rows of Samples."""
+    """Add to sums [len(rows), targets] those of the rare columns of these rows of Samples."""
     for i in range(len(rows)):
         for k in range(starts[rows[i]], starts[rows[i] + 1]):
             value, column = values[k], columns[k]

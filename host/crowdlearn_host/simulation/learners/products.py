@@ -28,7 +28,7 @@ class ByProducts:
 
     @classmethod
     def of(cls, model: nn.Module, layout: Sequence[FlatEntry], workload: Workload) -> ByProducts | None:
-        """None where the network is no such chain, or its steps are other than plain."""
+        """None if the network is no such chain, or its steps are other than plain."""
         training = workload.config.training
         plain = not (training.momentum or training.weight_decay or training.staleness)
         whole = not training.micro_batch or workload.least_rows == 1  # only batch norm tells the difference
@@ -39,7 +39,7 @@ class ByProducts:
         return cls(chain, workload) if chain else None
 
     def train(self, passes: Sequence[Pass], rate: float, momentum: Floats, accumulated: Floats) -> float:
-        """As ByAutograd's; there is no momentum."""
+        """Train as ByAutograd does; there is no momentum."""
         return self._chain.train(map(self._fed, passes), rate, accumulated)
 
     def classify(self, flat: Floats, tested: range) -> Indices:

@@ -26,7 +26,7 @@ STAYS = -1
 
 @dataclass(frozen=True)
 class Crossing:
-    """How the sums of one linear map travel.
+    """The messages in which the sums of one linear map travel.
 
     `sources[k]` are the inputs of the k-th piece that has some; `message[k, t]` numbers the message that
     takes its part of output t away, STAYS where both ends are the piece's own.

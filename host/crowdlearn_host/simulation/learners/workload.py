@@ -25,10 +25,10 @@ class Pass:
 
 @dataclass(frozen=True)
 class Workload:
-    """What stays the same in a run: samples, labels as the loss takes them, the positions of each device's
-    samples, the test data, what travels between a group's pieces, the samples that a mini-batch has at least,
-    and the names of the arrays that are frozen. `on_shares` are edges whose modules compute on shares, by
-    name.
+    """The data that stay the same in a run: samples, labels as the loss takes them, the positions of each
+    device's samples, the test data, what travels between a group's pieces, the samples that a mini-batch
+    has at least, and the names of the arrays that are frozen. `on_shares` are edges whose modules compute
+    on shares, by name.
     """
 
     config: SimulationConfig
@@ -43,15 +43,17 @@ class Workload:
 
     @property
     def by_classes(self) -> bool:
-        """Whether targets are classes."""
+        """True if targets are classes."""
         return self.labels.dtype.kind == "i"
 
     def samples(self, each: Pass) -> int:
-        """How many the dominator has."""
+        """Return how many the dominator has."""
         return len(self.devices[each.device])
 
     def order(self, each: Pass) -> tuple[Indices, list[slice]]:
-        """In which order a pass feeds the dominator's samples, and its mini-batches: parts of that order."""
+        """Return in which order a pass feeds the dominator's samples, and its mini-batches: parts of that
+        order.
+        """
         count = self.samples(each)
         rows = pass_order(count, seed=self.config.seed, epoch=each.epoch, device=each.device)
         cut = mini_batches(count, self.config.training.batch, self.least_rows)
