@@ -240,7 +240,14 @@ class Generation:
         self._partial, self._patches = None, []
         self._owner.states.save(self.number, self._assign.boundary, state)
         self._work = Work(
-            self._assign, self._manifest, self._executor, self._layout, state, self, self._owner.tap
+            self._assign,
+            self._manifest,
+            self._executor,
+            self._layout,
+            state,
+            self,
+            self._owner.tap,
+            self._owner.identity.secret(self._run),
         )
         self._send(ready=pb.Ready(generation=self.number))
 

@@ -51,7 +51,9 @@ class Work:
         state: PieceState,
         around: Surroundings,
         tap: Tap | None = None,
+        secret: int = 0,
     ) -> None:
+        """`secret` is the device's own: order and rounding of a dominator come from it if the run asks so."""
         training = assign.training
         self._assign = assign
         self._around = around
@@ -64,7 +66,9 @@ class Work:
         if not training.batch or not training.micro_batch:
             raise WireError(f"mini-batches of {training.batch} in micro-batches of {training.micro_batch}")
         rate, seed = training.learning_rate, training.seed
-        self._rounding = Rounding(seed, assign.piece)
+        drawn = training.secret_order and assign.piece == 0
+        self._order_seed = secret if drawn else seed
+        self._rounding = Rounding(self._order_seed, assign.piece)
         self._piece = Piece(
             manifest,
             executor,
@@ -102,7 +106,13 @@ class Work:
             raise WireError("go came twice")
         if self._assign.piece == 0:
             self._dominator = Dominator(
-                self._piece, data(), self._pass, self._assign, device, self._fed if self._tap else None
+                self._piece,
+                data(),
+                self._pass,
+                self._assign,
+                device,
+                self._order_seed,
+                self._fed if self._tap else None,
             )
 
     def receive(self, partner: int, purpose: pb.Purpose, content: bytes) -> None:

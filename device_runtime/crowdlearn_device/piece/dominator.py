@@ -23,16 +23,20 @@ class Dominator:
         of: Pass,
         assign: pb.Assign,
         device: int,
+        order_seed: int,
         on_fed: Callable[[int, int, Array], None] | None = None,
     ) -> None:
-        """`on_fed` gets mini-batch, micro-batch and the positions of its samples, int64 [rows]."""
+        """Samples come in an order drawn from `order_seed`.
+
+        `on_fed` gets mini-batch, micro-batch and the positions of its samples, int64 [rows].
+        """
         training = assign.training
         targets = as_targets(data.labels, piece.targets, piece.classes)
         self._piece = piece
         self._data = Dataset(data.shaped(piece.sample_shape).inputs, targets)
         self._pass = of
         self._on_fed = on_fed
-        self._order = pass_order(len(data), seed=training.seed, epoch=assign.epoch, device=device)
+        self._order = pass_order(len(data), seed=order_seed, epoch=assign.epoch, device=device)
         self._batches = mini_batches(len(data), training.batch, training.least_rows)
         self._micro_batch, self._least = training.micro_batch, training.least_rows
         self._in_flight = training.in_flight

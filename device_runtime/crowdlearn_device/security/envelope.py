@@ -33,6 +33,11 @@ class Identity:
 
     private: X25519PrivateKey = field(repr=False)
 
+    def secret(self, purpose: str) -> int:
+        """Return 256 bits for one purpose that only the holder of this identity can derive."""
+        hkdf = HKDF(SHA256(), KEY_BYTES, salt=None, info=b"crowdlearn secret" + purpose.encode())
+        return int.from_bytes(hkdf.derive(self.private.private_bytes_raw()), "little")
+
     @property
     def public(self) -> bytes:
         return self.private.public_key().public_bytes_raw()

@@ -279,6 +279,8 @@ def _settings(
         takers=_takers(plan, plan),
         without_samples=frozenset(number for number, kind in kinds.items() if not kind.samples),
         most_samples={number: kind.samples for number, kind in kinds.items() if kind.max_memory},
+        secret_order=prepared.config.secret_order,
+        heirs=prepared.config.privacy.heirs,
     )
 
 

@@ -18,3 +18,19 @@ class PrivacySection(Section):
 
     sums: Literal["plain", "shares"] = "plain"
     first_layer: Literal["kept", "shared"] = "kept"
+
+
+class RunPrivacySection(Section):
+    """What the devices of a run on phones give away beyond what training needs.
+
+    `order` says where the order in which a dominator feeds its samples, and the rounding of its messages,
+    come from. It is a "secret" of the device; or the run's "seed", which everybody knows and which repeats a
+    run exactly; or "auto", secret if the samples lie on the devices (`device_data`), else the seed.
+
+    `heirs` are the devices that can read the snapshot of a piece beside its owner, should that be lost. They
+    are "spares", devices without a piece; or "all", which are the spares or, without any, every device; or
+    the "owner" alone. If nobody can read it, a group waits until the lost device is back.
+    """
+
+    order: Literal["auto", "secret", "seed"] = "auto"
+    heirs: Literal["spares", "all", "owner"] = "spares"

@@ -18,6 +18,8 @@ from crowdlearn_host.planner.problem.rotations import Rotation
 
 from .loss import CROSS_ENTROPY, LossSpec
 
+from .privacy import RunPrivacySection
+
 DEFAULT_WIRE: Literal["int8"] = "int8"
 """The shortest that costs no accuracy (docs/benchmarks/wire_dtype.md)."""
 
@@ -189,6 +191,22 @@ class RunSpec(Section):
     sharing: SharingSection = SharingSection()  # type: ignore[call-arg]
     checkpoints: CheckpointSection = CheckpointSection()  # type: ignore[call-arg]
     fleet: FleetSection = FleetSection()  # type: ignore[call-arg]
+    privacy: RunPrivacySection = RunPrivacySection()
+
+    @property
+    def secret_order(self) -> bool:
+        """Whether dominators draw the order of their samples from a secret."""
+        order = self.privacy.order
+        return order == "secret" or (order == "auto" and self.device_data is not None)
+
+    @model_validator(mode="after")
+    def _pieces_are_inherited(self) -> Self:
+        if self.group.min_pieces is not None and self.privacy.heirs != "all":
+            raise ValueError(
+                "group.min_pieces goes on without a lost device, so another one must be able to read its "
+                "piece: set privacy.heirs = 'all', or leave min_pieces out"
+            )
+        return self
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:

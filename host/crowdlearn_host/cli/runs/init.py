@@ -25,7 +25,7 @@ data = "digits"             # a folder on this computer, dealt out to the phones
 pieces = 3                  # a dominator and two followers
 # plan = "plan.json"        # or what `crowdlearn plan --save` wrote
 # groups = 1                # groups that train side by side and share
-# min_pieces = 2            # go on with fewer pieces if devices are missing
+# min_pieces = 2            # go on with fewer pieces if devices are missing (needs privacy.heirs = "all")
 # rotation = "full"         # or "minimal": what moves at a shuffle
 # keep_model = false        # whether every device keeps the model at the end
 

@@ -76,6 +76,7 @@ class Assignment:
             rank=settings.theta < 1,
             staleness=settings.staleness,
             least_rows=settings.least_rows,
+            secret_order=settings.secret_order,
         )
 
     def _add_moves(self, assign: pb.Assign, number: int) -> None:

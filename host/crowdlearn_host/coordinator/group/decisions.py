@@ -221,7 +221,7 @@ class Course(Standing):
         self._held, self._shared = {}, set()
         self.effects.append(Save())
         spares = sorted(self._able - set(holders))
-        heirs = self._heirs = () if keepers else tuple(spares or sorted(holders))
+        heirs = self._heirs = () if keepers else self._may_inherit(spares)
         self._record(
             "assigned",
             generation=self.generation,

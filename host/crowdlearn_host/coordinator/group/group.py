@@ -212,6 +212,8 @@ class Group(Course):
         """Make snapshots readable by this device, too, from now on. Its number is its own for good: holders
         keep its identity.
         """
+        if self.settings.heirs == "owner":
+            return
         self.effects.append(Save())
         self._heirs = (*self._heirs, number)
         heirs = [pb.Peer(device=d, identity=self.devices[d].identity) for d in self._heirs]

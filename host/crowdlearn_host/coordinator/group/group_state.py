@@ -7,6 +7,7 @@ resumed run differ only in the point.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal, Self
 
@@ -132,7 +133,14 @@ class Standing:
     @property
     def _alone(self) -> bool:
         """True if no device but the holder is there to inherit anything."""
-        return set(self._heirs) == set(self.holders) and len(self.holders) == 1
+        return not self._heirs or (set(self._heirs) == set(self.holders) and len(self.holders) == 1)
+
+    def _may_inherit(self, spares: Sequence[int]) -> tuple[int, ...]:
+        """Return the devices that may read snapshots of a new generation."""
+        if self.settings.heirs == "owner":
+            return ()
+        everybody = sorted(self.holders) if self.settings.heirs == "all" else ()
+        return tuple(spares or everybody)
 
     @property
     def _pass_end(self) -> int:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from crowdlearn_device.protocol import wire_pb2 as pb
 
 from crowdlearn_host.methods.round_schedule import Fall, rounds_an_epoch, share_left
 
+Heirs = Literal["owner", "spares", "all"]
+"""The devices that can read the snapshot of a piece beside its owner: none, spares, or without spares all."""
 Neurons = tuple[int, int]
 Layout = tuple[tuple[Neurons, ...], ...]
 """Neurons by piece and layer."""
@@ -38,7 +41,8 @@ class Settings:
     part of a pass has fewer samples than `least_rows`, and so no device. With `whole`, the hash of the whole
     network's program, every device gets the group's model at the end. `takers` are the devices that can
     afford each piece, as of a Cut; devices `without_samples` are planned to hold none and are never the
-    dominator, and `most_samples` tells by device how many its memory was planned for.
+    dominator, and `most_samples` tells by device how many its memory was planned for. With `secret_order`
+    dominators draw the order of their samples from secrets of their own.
     """
 
     layout: Layout
@@ -69,6 +73,8 @@ class Settings:
     takers: tuple[frozenset[int], ...] = ()
     without_samples: frozenset[int] = frozenset()
     most_samples: Mapping[int, int] = field(default_factory=dict)
+    secret_order: bool = False
+    heirs: Heirs = "all"
 
     def rate(self, epoch: int, shared: int, passes: int) -> float:
         """The learning rate of the round that begins when `shared` of the epoch's `passes` were shared."""

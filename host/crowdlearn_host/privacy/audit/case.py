@@ -125,6 +125,7 @@ def recipe_of(prepared: Prepared) -> Recipe:
         wire=WIRE[training.wire],
         staleness=training.staleness,
         least_rows=prepared.graph.least_rows,
+        secret_order=prepared.config.secret_order,
     )
     return Recipe(prepared.graph, plan, prepared.programs, told)
 
@@ -177,8 +178,16 @@ def rehearsed_case(
             tapes.append(rehearse(recipe, moment, part, epoch=epoch, device=device))
             moment = tapes[-1].after
     watched = tuple(epoch * devices for epoch in range(epochs))
+    public, named = not prepared.config.secret_order, prepared.config.model
     return Case(
-        recipe, gallery, rest, each, tuple(tapes), watched, public_order=True, model=prepared.config.model
+        recipe,
+        gallery,
+        rest,
+        each,
+        tuple(tapes),
+        watched,
+        public_order=public,
+        model=named,
     )
 
 

@@ -66,6 +66,7 @@ def phones_case(
     )
     watched = tuple(number for number, device in enumerate(dominators) if device == victim)
     named = prepared.config.model
+    public = not prepared.config.secret_order
     return Case(
         recipe_of(prepared),
         Dataset(inputs, labels),
@@ -73,7 +74,7 @@ def phones_case(
         each,
         tapes,
         watched,
-        public_order=True,
+        public_order=public,
         model=named,
     )
 

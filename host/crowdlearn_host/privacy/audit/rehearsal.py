@@ -26,6 +26,8 @@ from crowdlearn_export.program.slice_program import SliceProgram
 
 from crowdlearn_host.planner.plan import Plan
 
+SECRET = 1 << 200
+"""Of the first device; each has one of its own."""
 Arrays = Mapping[str, Floats]
 """The whole network's weights by name, float32, in slice order; dimension 0 runs over source neurons."""
 
@@ -95,7 +97,9 @@ def rehearse(
         assign = pb.Assign(generation=1, epoch=epoch, piece=piece, pass_end=batches, training=training)
         state = _piece_state(recipe.graph, layout[piece], start)
         carrier, executor = _Carrier(piece, queue), recipe.executors[piece]
-        works.append(Work(assign, program.manifest, executor, layout, state, carrier, taps[piece]))
+        works.append(
+            Work(assign, program.manifest, executor, layout, state, carrier, taps[piece], SECRET + device)
+        )
     for work in works:
         work.go(lambda: data, device)
     busy = True
