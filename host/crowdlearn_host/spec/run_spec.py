@@ -17,7 +17,6 @@ from crowdlearn_host.models.names import ModelName
 from crowdlearn_host.planner.problem.rotations import Rotation
 
 from .loss import CROSS_ENTROPY, LossSpec
-
 from .privacy import RunPrivacySection
 
 DEFAULT_WIRE: Literal["int8"] = "int8"
