@@ -308,12 +308,12 @@ def _classes(events: list[dict[str, Any]]) -> tuple[tuple[int, int], ...]:
 def _bytes(
     rows: list[dict[str, Any]], began: float, ended: float, ledger: tuple[PurposeTraffic, ...]
 ) -> dict[str, tuple[Point, ...]]:
+    rows = [row for row in rows if "bytes" in row]  # one in a second tells them
     seconds = [float(row.get("time", began)) - began for row in rows]
     curves = {}
     for of in ledger:
         curve = [
-            (x, float(row.get("bytes", {}).get(of.purpose, 0)) / 1e6)
-            for x, row in zip(seconds, rows, strict=True)
+            (x, float(row["bytes"].get(of.purpose, 0)) / 1e6) for x, row in zip(seconds, rows, strict=True)
         ]
         if of.sent:
             curves[of.purpose] = (*_thinned(curve), (ended - began, of.sent / 1e6))
@@ -322,7 +322,7 @@ def _bytes(
 
 def _modelled(rows: list[dict[str, Any]]) -> tuple[PurposeTraffic, ...]:
     """Return what a simulation reckons; phones' rows tell it too, up to the last mini-batch."""
-    last = rows[-1].get("bytes", {}) if rows else {}
+    last: dict[str, Any] = next((row["bytes"] for row in reversed(rows) if "bytes" in row), {})
     return tuple(PurposeTraffic(purpose, int(last[purpose]), None) for purpose in sorted(last))
 
 

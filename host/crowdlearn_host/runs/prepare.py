@@ -26,7 +26,7 @@ from crowdlearn_host.common.home import cache_home
 from crowdlearn_host.coordinator.group.settings import Cut, Settings
 from crowdlearn_host.coordinator.hub.server import OnEvent
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
-from crowdlearn_host.errors import ConfigError, FleetError, PlanError
+from crowdlearn_host.errors import ConfigError, FleetError
 from crowdlearn_host.methods.round_schedule import renews
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.afford import with_classes
@@ -37,7 +37,7 @@ from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
 from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.spec.micro_batch import rows_of
 from crowdlearn_host.spec.provenance import Given, check_inputs, given
-from crowdlearn_host.spec.run_spec import MOST_GROUPS, RunSpec
+from crowdlearn_host.spec.run_spec import RunSpec
 
 from .affordable import check_affordable
 from .data import deal, load_split, sample_shape, shares_of, to_npz
@@ -116,8 +116,6 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     test = test and _targeted(test, targets, outputs, f"test data of {config.data}")
     section = config.group
     plan = load_plan(section.plan, graph) if section.plan else balanced(graph, section.pieces)
-    if len(plan.groups) > MOST_GROUPS:
-        raise PlanError(f"the plan has {len(plan.groups)} groups; phones train in {MOST_GROUPS} at most")
     if devices is not None:
         group_sizes(config, plan, devices)
         if train is not None:

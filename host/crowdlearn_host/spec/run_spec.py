@@ -30,7 +30,6 @@ PARTS, LEAST_ROWS = 32, 16
 LEAST_ROWS_SLOW, LINK_SECONDS = 8, 0.005
 """Where a link needs longer for 16 rows: the first and the last micro-batch cross every link alone."""
 
-MOST_GROUPS = 255
 ALONE_ROWS = 128
 """A micro-batch of a device that holds the whole network: what more would save, memory costs."""
 
@@ -58,7 +57,7 @@ class GroupSection(Section):
     pieces: int = Field(3, ge=1, le=1000)
     min_pieces: int | None = Field(None, ge=1, le=1000)
     plan: Location | None = None
-    groups: int = Field(1, ge=1, le=MOST_GROUPS)
+    groups: int = Field(1, ge=1)
     rotation: Rotation | None = None
     keep_model: bool = False
 
@@ -80,7 +79,7 @@ class SharingSection(Section):
     every: int = Field(0, ge=0)
     theta: float = Field(1.0, ge=0, le=1)
     tau: float = Field(0.5, ge=0, le=1)
-    omega: int = Field(0, ge=0, le=255)
+    omega: int = Field(0, ge=0)
     values: Literal["float32", "float16", "int8"] = "float32"
     synchronous: bool = False
 
@@ -156,7 +155,7 @@ class FleetSection(Section):
     arch: Literal["", "arm64", "x86_64"] = ""
     runtime: Literal["auto", "shell", "app"] = "auto"
     listen: str | None = Field(None, pattern=r"^.*:[0-9]{1,5}$")
-    joining: int = Field(0, ge=0, le=1000)
+    joining: int = Field(0, ge=0)
     lowest_battery: int = Field(LOWEST_PERCENT, ge=-1, le=100)
 
     @model_validator(mode="after")

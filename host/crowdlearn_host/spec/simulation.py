@@ -65,7 +65,7 @@ class SharingConfig(Section):
     every: int = Field(default=0, ge=0)
     theta: float = Field(default=0.5, ge=0, le=1)
     tau: float = Field(default=0.5, ge=0, le=1)
-    omega: int = Field(default=0, ge=0, le=255)
+    omega: int = Field(default=0, ge=0)
     values: Literal["float32", "float16", "int8"] = "float32"
 
 
@@ -106,13 +106,6 @@ class SimulationConfig(Section):
             raise ValueError(f"{self.pieces} pieces for groups of {self.group}; make groups larger")
         if self.method == "slicenet" and self.devices % self.group:
             raise ValueError(f"{self.devices} devices do not form groups of {self.group}; choose a divisor")
-        if (
-            self.groups > 255
-            and self.sharing.omega == 0
-            and self.sharing.enabled
-            and self.method == "slicenet"
-        ):
-            raise ValueError(f"{self.groups} groups; set sharing.omega to 255 or fewer")
         return self
 
     @model_validator(mode="after")

@@ -232,6 +232,7 @@ class Group(Course):
                 rows=progress.rows,
                 loss=progress.loss,
                 correct=progress.correct,
+                **({"pass_done": True} if progress.pass_done else {}),
             )
 
     def _on_held(self, number: int, held: pb.Held) -> None:

@@ -280,9 +280,11 @@ class Server:
         """Write down what happened, in a group of several, and show it."""
         if group is not None and len(self.groups) > 1:
             fields = {"group": group, **fields}
+        logged = fields
         if event == "progress":
             fields = {**fields, **self.throughput.trained(fields["rows"])}
-        self.store.log(event, fields, self.fail)
+            logged = self.throughput.logged(fields)
+        self.store.log(event, logged, self.fail)
         self.on_event(event, fields)
 
     def connection(self, device: int) -> Attached | None:

@@ -7,6 +7,11 @@ from typing import Any
 
 from .traffic import Traffic
 
+TOTALS = ("samples_per_second", "bytes_per_sample", "bytes")
+"""What is told of the whole run so far, after a mini-batch."""
+TOTALS_SECONDS = 1.0
+"""How often a run's log tells them."""
+
 
 class Throughput:
     """Measured from the end of the first mini-batch on."""
@@ -14,8 +19,19 @@ class Throughput:
     def __init__(self, traffic: Traffic) -> None:
         self.samples = 0
         self._traffic = traffic
+        self._told = -TOTALS_SECONDS
         self._began = 0.0
         self._first_rows = self._exchanged = 0
+
+    def logged(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """What is written down of a mini-batch: the totals now and then, and at the end of a pass. A long
+        run's log is a third as long.
+        """
+        now = time.monotonic()
+        if fields.get("pass_done") or now - self._told >= TOTALS_SECONDS:
+            self._told = now
+            return fields
+        return {key: value for key, value in fields.items() if key not in TOTALS}
 
     def trained(self, rows: int) -> dict[str, Any]:
         """After a mini-batch of `rows`: samples a second, bytes of sums and errors a sample, all bytes."""
