@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 from crowdlearn_export.program.deploy import export_onnx
 from crowdlearn_host import emulator as phones
-from crowdlearn_host.cli import main
+from crowdlearn_host.cli import COMMANDS, main
+from crowdlearn_host.cli.console.schemas import DOCUMENTS, keys, schema
 from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.models.named import build_model
 
@@ -68,8 +73,12 @@ def run(
             main()
         os.write(1, b"")
         out = capfd.readouterr().out
-        assert exit.value.code == 0
-        return json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+        assert not exit.value.code
+        told = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+        words = command.split()
+        name = " ".join(words[:2]) if words[0] == "phones" else words[0]
+        jsonschema.validate(told, schema(name), jsonschema.Draft202012Validator)
+        return told
 
     return run
 
@@ -131,6 +140,36 @@ def test_a_simulation(run: Run, tmp_path: Path) -> None:
     )
     told = run("simulate crowd.toml --data . --run crowd --processes 1")
     assert [each["epoch"] for each in told["rounds"]] == [0, 1]
+
+
+def test_the_page_of_commands_tells_the_keys_of_every_document() -> None:
+    page = (Path(__file__).parents[2] / "docs/commands.md").read_text()
+    told = {
+        name: re.findall("`(.*?)`", rest) for name, rest in re.findall(r"^\| `(.*?)` \| (.*) \|$", page, re.M)
+    }
+    for command in DOCUMENTS:
+        assert told[command] == list(keys(command))
+
+
+def test_every_command_that_takes_json_has_a_schema() -> None:
+    with_json = {
+        name
+        for name, place in COMMANDS.items()
+        for module, _, attribute in [place.partition(":")]
+        for command in [getattr(import_module(f"crowdlearn_host.cli.{module}"), attribute)]
+        if callable(command) and "as_json" in inspect.signature(command).parameters
+    }
+    assert with_json <= set(DOCUMENTS)
+
+
+def test_schemas_are_one_document(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    for words in (["schema"], ["schema", "phones", "list"]):
+        monkeypatch.setattr(sys, "argv", ["crowdlearn", *words])
+        with pytest.raises(SystemExit) as exit:
+            main()
+        assert not exit.value.code
+        told = json.loads(capfd.readouterr().out)
+        assert (set(told) == set(DOCUMENTS)) if len(words) == 1 else told["$schema"]
 
 
 def test_an_error_is_no_document(

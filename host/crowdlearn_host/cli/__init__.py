@@ -39,6 +39,7 @@ COMMANDS = {
     "profile": "devices.profile:profile",
     "bundle": "devices.bundle:bundle",
     "enrol": "devices.enrol:enrol",
+    "schema": "runs.schema:schema",
 }
 """In the order of the help. A name that is a Typer app is a group of commands."""
 

@@ -65,11 +65,21 @@ def choose(verbosity: Verbosity, log_file: Path | None) -> None:
         screen.addFilter(lambda record: record.name != log.name)  # what is said is on the screen already
         handlers.append(screen)
     for handler in handlers:
+        handler.addFilter(_Told(logging.INFO if verbosity.verbose > 1 else logging.WARNING))
         root.addHandler(handler)
     if handlers:
         root.setLevel(logging.DEBUG)
-        for name in CHATTY:
-            logging.getLogger(name).setLevel(logging.INFO if verbosity.verbose > 1 else logging.WARNING)
+
+
+class _Told(logging.Filter):
+    """All records but those of chatty libraries below a level."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__()
+        self._least = least
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= self._least or record.name.partition(".")[0] not in CHATTY
 
 
 class _OneLine(logging.Formatter):
