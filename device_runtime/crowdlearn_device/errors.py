@@ -39,3 +39,7 @@ class JoinError(DeviceError):
 
 class AggregationError(DeviceError):
     """A secure sum is refused: too few contributors, a host that contradicts itself, values out of range."""
+
+
+class MeterError(DeviceError):
+    """An energy meter is absent, may not be read, or tells what cannot be true."""

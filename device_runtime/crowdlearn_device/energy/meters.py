@@ -1,0 +1,112 @@
+"""Energy meters: what they can read here, in the order in which they are trusted.
+
+A meter counts joules (`read`), or tells watts only, which whoever reads it integrates. One that cannot be
+read says why, and what to do.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+from crowdlearn_device.errors import MeterError
+
+from .gauge import Gauge, from_sysfs
+from .readings import Covers, Power, Provenance, Reading
+
+SUPPLIES = Path("/sys/class/power_supply")
+POWERCAP = Path("/sys/class/powercap")
+
+
+class Meter(ABC):
+    """A source of readings; `name` is its own among the meters."""
+
+    name: str
+
+    @abstractmethod
+    def read(self) -> Reading | Power:
+        """The state of the meter now. Raises MeterError, with what to do, if it cannot be read."""
+
+
+class BatteryMeter(Meter):
+    """The gauge of a battery under `supplies`: power, of the whole phone."""
+
+    name = "sysfs power supply"
+
+    def __init__(self, supplies: Path = SUPPLIES, maker: str = "") -> None:
+        self._supplies, self._maker = supplies, maker
+
+    def gauge(self) -> Gauge:
+        """The gauge of the first battery that tells a voltage."""
+        for folder in sorted(self._supplies.glob("*")):
+            fields = {file.name: text for file in folder.glob("*") if (text := _text(file)) is not None}
+            if fields.get("type", "").strip() == "Battery" and "voltage_now" in fields:
+                return from_sysfs(fields, self._maker)
+        raise MeterError(
+            f"{self._supplies} has no battery that can be read; use adb's meters, or another device"
+        )
+
+    def read(self) -> Power:
+        gauge = self.gauge()
+        return Power(
+            gauge.watts, time.monotonic(), self.name, Provenance.MEASURED, Covers.PHONE, gauge.celsius
+        )
+
+
+class RaplMeter(Meter):
+    """The energy counter of an Intel or AMD processor package, through the kernel's powercap."""
+
+    name = "RAPL"
+
+    def __init__(self, powercap: Path = POWERCAP) -> None:
+        self._powercap = powercap
+        self._wrapped, self._last = 0.0, -1.0
+
+    def read(self) -> Reading:
+        package = self._powercap / "intel-rapl:0"
+        if not package.is_dir():
+            raise MeterError(
+                f"{self._powercap} has no RAPL counter; this processor, or this machine's host, has none"
+            )
+        try:
+            counted = float((package / "energy_uj").read_text()) * 1e-6
+            span = float((package / "max_energy_range_uj").read_text()) * 1e-6
+        except PermissionError as error:
+            raise MeterError(
+                f"{package}/energy_uj may be read by root only; run: sudo chmod o+r {package}/energy_uj"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise MeterError(f"{package} cannot be read ({error}); use another meter") from error
+        if counted < self._last:
+            self._wrapped += span
+        self._last = counted
+        return Reading(
+            self._wrapped + counted, time.monotonic(), self.name, Provenance.MEASURED, Covers.PACKAGE, 1e-6
+        )
+
+
+METERS: dict[str, Callable[[], Meter]] = {meter.name: meter for meter in (RaplMeter, BatteryMeter)}
+"""The meters of this device, by name."""
+
+
+def readable(meters: dict[str, Callable[[], Meter]] | None = None) -> tuple[list[Meter], dict[str, str]]:
+    """The meters that can be read here, and of the others why not, by name."""
+    found, why = [], {}
+    for name, make in (METERS if meters is None else meters).items():
+        meter = make()
+        try:
+            meter.read()
+        except MeterError as error:
+            why[name] = str(error)
+        else:
+            found.append(meter)
+    return found, why
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text(errors="replace") if file.is_file() else None
+    except OSError:
+        return None
