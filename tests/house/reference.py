@@ -139,7 +139,7 @@ def _limit(constraint: Any) -> str:
 
 def _commands() -> Iterator[str]:
     yield "# Commands\n"
-    yield "`crowdlearn COMMAND --help` prints the same; docs/commands.md tells exit codes and JSON documents.\n"
+    yield "`crowdlearn COMMAND --help` prints the same; docs/commands.md tells exit codes and documents.\n"
     root: Any = typer.main.get_command(build())
     for name in COMMANDS:
         command = root.commands[name]

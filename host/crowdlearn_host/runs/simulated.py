@@ -57,8 +57,7 @@ def simulate_run(
         where = place if place == DIGITS else str(Path(place).resolve())
         folder.begin(setting, given(config.model, config.plan, where, train, test, devices))
         before = folder.resume()
-        shares = config.method == "slicenet" and config.sharing.enabled
-        if shares and (doubt := doubt_of_sharing(config.sharing.theta, config.sharing.tau)):
+        if config.strategy.windowed and (doubt := doubt_of_sharing(config.sharing.theta, config.sharing.tau)):
             on_event("note", {"text": doubt})
         on_event("begun", {"kept": len(before.records) if before else 0, "rounds": config.rounds})
 

@@ -127,4 +127,4 @@ def prepare(
 
 
 def _pieces(config: SimulationConfig) -> int:
-    return config.group if config.method == "slicenet" else 1
+    return config.strategy.members(config.group)

@@ -7,7 +7,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from crowdlearn_host.common.toml_files import Location, Section
-from crowdlearn_host.methods.round_schedule import Fall, renews, rounds_an_epoch, share_left
+from crowdlearn_host.methods.base import SharingStrategy
+from crowdlearn_host.methods.registry import STRATEGIES
+from crowdlearn_host.methods.round_schedule import Fall, renews, share_left
 from crowdlearn_host.models.names import ModelName
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION, Rotation
 
@@ -81,14 +83,15 @@ class SimulationConfig(Section):
 
     method = "slicenet" trains devices / group groups; group = 1 with sharing.enabled = false is the
     standalone baseline, devices = group = 1 the centralised one. method = "fedavg" averages whole models;
-    there an epoch is a round. `rotation` counts what a shuffle moves: every piece, as in the paper, or only
-    the dominator's and its successor's. `plan` is a file of `crowdlearn plan --save`; without one the
-    network is cut evenly into `pieces`, or with 0 into one for each device of a group.
+    there an epoch is a round. method = "alone" shares nothing, as sharing.enabled = false does. `rotation`
+    counts what a shuffle moves: every piece, as in the paper, or only the dominator's and its successor's.
+    `plan` is a file of `crowdlearn plan --save`; without one the network is cut evenly into `pieces`, or with
+    0 into one for each device of a group.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**32)
     model: ModelName = "paper-mlp"
-    method: Literal["slicenet", "fedavg"] = "slicenet"
+    method: Literal["slicenet", "fedavg", "alone"] = "slicenet"
     devices: int = Field(default=120, ge=1, le=100_000)
     group: int = Field(default=12, ge=1, le=10_000)
     pieces: int = Field(default=0, ge=0, le=10_000)
@@ -104,7 +107,7 @@ class SimulationConfig(Section):
     def _groups_are_whole(self) -> SimulationConfig:
         if self.pieces > self.group:
             raise ValueError(f"{self.pieces} pieces for groups of {self.group}; make groups larger")
-        if self.method == "slicenet" and self.devices % self.group:
+        if self.devices % self.strategy.members(self.group):
             raise ValueError(f"{self.devices} devices do not form groups of {self.group}; choose a divisor")
         return self
 
@@ -113,7 +116,7 @@ class SimulationConfig(Section):
         training = self.training
         if self.privacy.sums != "shares":
             return self
-        if self.method != "slicenet" or self.group < 4:
+        if self.strategy.members(self.group) < 4:
             raise ValueError(
                 "privacy.sums = 'shares' needs groups of a dominator and three helpers: group >= 4"
             )
@@ -125,6 +128,12 @@ class SimulationConfig(Section):
         return self
 
     @property
+    def strategy(self) -> SharingStrategy:
+        """The strategy by which what devices learn becomes one model."""
+        chosen = STRATEGIES[self.method]
+        return chosen if self.sharing.enabled else chosen.alone()
+
+    @property
     def passes_a_round(self) -> int:
         """Passes between two sharings."""
         return min(self.sharing.every or self.group, self.group)
@@ -132,12 +141,12 @@ class SimulationConfig(Section):
     @property
     def rounds_an_epoch(self) -> int:
         """Sharings in an epoch."""
-        return rounds_an_epoch(self.group, self.sharing.every) if self.method == "slicenet" else 1
+        return self.strategy.rounds_an_epoch(self.group, self.sharing.every)
 
     @property
     def groups(self) -> int:
         """Groups that train side by side; under fedavg every device is one."""
-        return self.devices // self.group if self.method == "slicenet" else self.devices
+        return self.devices // self.strategy.members(self.group)
 
     @property
     def omega(self) -> int:
@@ -152,8 +161,8 @@ class SimulationConfig(Section):
     @property
     def renews(self) -> bool:
         """True if a sharing replaces a group's whole state."""
-        sharing, shares = self.sharing, self.sharing.enabled and self.method == "slicenet"
-        return shares and renews(sharing.theta, sharing.tau, self.training.momentum, self.groups)
+        sharing, momentum = self.sharing, self.training.momentum
+        return self.strategy.windowed and renews(sharing.theta, sharing.tau, momentum, self.groups)
 
     def rate(self, number: int) -> float:
         """The learning rate of round `number`, counted from 0."""

@@ -40,7 +40,7 @@ def trained(setting: Setting) -> tuple[GroupResult, GroupResult, int]:
     model = GroupModel(setting.workload)
     group = model.train(PASSES, setting.initial, np.zeros(0, np.float32), RATE, True)
     average = model.average([PASSES[:2], PASSES[3:4]], setting.initial, RATE)
-    return group, average, model.right(group.weights, range(127))
+    return group, average, model.tested(group.weights, range(127))
 
 
 def frozen() -> nn.Module:
@@ -66,7 +66,7 @@ def test_what_is_frozen_stays_bit_for_bit(setting: Setting) -> None:
             assert np.array_equal(result.weights[setting.frozen], start[setting.frozen])
             assert not np.array_equal(result.weights, start)
         assert not group.accumulated[setting.frozen].any()
-        model.right(group.weights, range(127))
+        model.tested(group.weights, range(127))
 
 
 def test_products_and_autograd_agree(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:

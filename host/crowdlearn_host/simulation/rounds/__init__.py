@@ -1,0 +1,1 @@
+"""Rounds of a simulated run, one file a strategy."""

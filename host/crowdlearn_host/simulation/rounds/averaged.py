@@ -1,0 +1,41 @@
+"""Rounds of federated averaging."""
+
+from __future__ import annotations
+
+import numpy as np
+from crowdlearn_export.graph.neuron_graph import FLOAT
+
+from crowdlearn_host.simulation.learners.workload import Pass
+from crowdlearn_host.simulation.setting import Setting
+from crowdlearn_host.simulation.state import RunState
+from crowdlearn_host.simulation.tasks import CohortTask
+from crowdlearn_host.simulation.workers import Workers
+
+from .base import Trained, check_finite
+
+COHORTS = 12
+"""Into as many a round's devices are divided, each averaged by one worker before anything travels: few, and
+the same work for 2, 3, 4, 6 or 12 workers. Not by the workers there are: sums would depend on them.
+"""
+
+
+def average_devices(setting: Setting, workers: Workers, state: RunState, number: int) -> Trained:
+    """Train the whole network on a share of the devices, and average it by their samples."""
+    config = setting.config
+    count = max(1, round(config.fedavg.fraction * config.devices))
+    drawn = np.random.default_rng((config.seed, number, 2)).permutation(config.devices)[:count]
+    local = config.fedavg.local_epochs
+    passes = [tuple(Pass(int(device), number * local + i) for i in range(local)) for device in np.sort(drawn)]
+    size = -(-count // COHORTS)
+    cohorts = [tuple(passes[first : first + size]) for first in range(0, count, size)]
+    tasks = [CohortTask(each, state.weights[0].copy(), config.rate(number)) for each in cohorts]
+    total = np.zeros(len(setting.initial))
+    learned = []
+    for cohort, result in zip(cohorts, workers.each(tasks), strict=True):
+        check_finite(result, [own[0].device for own in cohort], number)
+        total += result.weights * float(result.samples)
+        learned.append((result.samples, result.loss))
+    weights = (total / sum(samples for samples, _ in learned)).astype(np.float32)[None]
+    spent = {"sharing": 2 * count * int((~setting.frozen).sum()) * FLOAT}
+    state = RunState(weights, state.momentum, state.window, state.records)
+    return Trained(state, learned, spent)
