@@ -1,0 +1,281 @@
+"""What a host costs with 100, 1000 and 10,000 devices: CPU of a message, memory, idle load, and a killed
+host.
+
+The host is one process, with the real server, coordinator and run folder; devices (crowd_device.py) speak
+the real protocol over loopback and compute nothing. Groups have 5 devices. One group trains alone first;
+then all do at once. A killed host is started again on the same folder while the devices stay: no mini-batch
+may be missing or trained twice after its boundary was committed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import resource
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from crowdlearn_device.program.manifest import ArraySpec
+from crowdlearn_device.protocol.frames import MAX_FRAME
+from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.group.settings import Settings
+from crowdlearn_host.coordinator.hub.server import Server
+from crowdlearn_host.coordinator.storage.run_folder import RunFolder
+from crowdlearn_host.coordinator.storage.shared_model import SharedModel
+from rich.console import Console
+from rich.table import Table
+from websockets.asyncio.server import ServerConnection, serve
+
+from .crowd_device import LightDevice, Load
+from .relay import cpu_seconds, resident
+from .report import machine, write_rows
+
+SIZE = 5
+BATCH = 1
+WEIGHTS = ArraySpec("w", 0, (), trained=True)
+
+
+def settings_of(devices: int, size: int) -> Settings:
+    """A group of `size` that begins with `devices`; pieces are of one neuron."""
+    layout = tuple(((k, k + 1),) for k in range(SIZE))
+    return Settings(
+        layout,
+        ("",) * SIZE,
+        1,
+        BATCH,
+        1,
+        1,
+        0.1,
+        0,
+        1 << 30,
+        devices=size,
+        grace_seconds=3600.0 if devices < size else 60.0,
+        alone=True,
+    )
+
+
+def run_host(folder: str, port: int, groups: int, size: int, ready: Pipe) -> None:
+    """Process body: serve a run until it is over."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    asyncio.run(_host(Path(folder), port, groups, size, ready))
+
+
+async def _host(path: Path, port: int, groups: int, size: int, ready: Pipe) -> None:
+    settings = settings_of(SIZE, size)
+    with RunFolder(path, create=not (path / "run.db").exists()) as folder:
+        states = [folder.load_group(number) for number in range(groups)]
+        made = [Group(settings) if s is None else Group.from_json(settings, s) for s in states]
+        shared = SharedModel([WEIGHTS], {"w": np.zeros(SIZE, np.float32)}, omega=1)
+        server = Server("run", made, folder, shared, lambda *_: None, lambda *_: None)
+
+        async def handle(connection: ServerConnection) -> None:
+            number = int(connection.request.path[1:]) if connection.request else None
+            await server.attach(connection, dialled=False, number=number)
+
+        async with serve(
+            handle,
+            "127.0.0.1",
+            port,
+            compression=None,
+            max_size=MAX_FRAME,
+            ping_interval=None,
+            open_timeout=120,
+            backlog=4096,
+        ):
+            ready.send("listening")
+            ticking = asyncio.create_task(server.ticking())
+            await server.over.wait()
+            await server.close()
+            await ticking
+        told: list[tuple[int, str]] = [(group.boundary, group.phase) for group in made]
+        ready.send(told if server.error is None else repr(server.error))
+
+
+def run_devices(port: int, count: int, size: int, samples: int, load: Load, orders: Pipe) -> None:
+    """Process body: the devices of all groups; tells, when asked, how many messages they have sent."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    asyncio.run(_devices(port, count, size, samples, load, orders))
+
+
+async def _devices(port: int, count: int, size: int, samples: int, load: Load, orders: Pipe) -> None:
+    devices = [LightDevice(f"device-{number:05d}", samples, load) for number in range(count)]
+    serving = []
+    for number, device in enumerate(devices):
+        serving.append(asyncio.create_task(device.serve(port, number // SIZE * size + number % SIZE)))
+        if number % 50 == 49:
+            await asyncio.sleep(0.02)
+    answering = asyncio.create_task(_answer(devices, orders))
+    await asyncio.gather(*serving)
+    answering.cancel()
+    orders.send(("over", [device.trained for device in devices]))
+
+
+async def _answer(devices: Sequence[LightDevice], orders: Pipe) -> None:
+    while True:
+        while not orders.poll():
+            await asyncio.sleep(0.01)
+        orders.recv()
+        here = sum(device.welcomed for device in devices)
+        orders.send(("so far", (sum(device.sent for device in devices), here)))
+
+
+class Crowd:
+    """A host and its devices, each in a process of its own."""
+
+    def __init__(self, folder: Path, groups: int, samples: int, load: Load, size: int = SIZE) -> None:
+        self._context = get_context("spawn")
+        self._folder, self._groups, self._size = folder, groups, size
+        with socket.socket() as tried:
+            tried.bind(("127.0.0.1", 0))
+            self.port = int(tried.getsockname()[1])
+        self.start_host()
+        self._orders, theirs = self._context.Pipe()
+        arguments = (self.port, groups * SIZE, size, samples, load, theirs)
+        self._devices = self._context.Process(target=run_devices, args=arguments, daemon=True)
+        self._devices.start()
+
+    def start_host(self) -> None:
+        self._ready, theirs = self._context.Pipe()
+        arguments = (str(self._folder), self.port, self._groups, self._size, theirs)
+        self.host = self._context.Process(target=run_host, args=arguments, daemon=True)
+        self.host.start()
+        assert self._ready.recv() == "listening"
+
+    def kill_host(self) -> None:
+        assert self.host.pid is not None
+        os.kill(self.host.pid, signal.SIGKILL)
+        self.host.join()
+
+    def sent(self) -> tuple[int, int]:
+        """Messages that devices have sent to each other, and devices that are connected."""
+        self._orders.send("how many")
+        kind, told = self._orders.recv()
+        if kind == "over":
+            self._over = told
+            return -1, 0
+        return told
+
+    def end(self) -> tuple[list[dict[int, int]], list[tuple[int, str]]]:
+        """Wait for the end: the mini-batches that each device trained, and where each group stands."""
+        trained = getattr(self, "_over", None)
+        if trained is None:
+            kind, trained = self._orders.recv()
+            assert kind == "over"
+        told = self._ready.recv()
+        if isinstance(told, str):
+            raise RuntimeError(told)
+        self.stop()
+        return trained, told
+
+    def stop(self) -> None:
+        for process in (self.host, self._devices):
+            process.terminate()
+            process.join()
+
+
+def cost(folder: Path, groups: int, seconds: float, load: Load) -> dict[str, Any]:
+    """CPU of the host for a message, with all groups training, and its memory."""
+    crowd = Crowd(folder, groups, 1 << 20, load)
+    _all_here(crowd, groups * SIZE)
+    time.sleep(1.0)
+    sent, _ = crowd.sent()
+    cpu, began = cpu_seconds(crowd.host.pid), time.monotonic()
+    time.sleep(seconds)
+    more, _ = crowd.sent()
+    spent, took = cpu_seconds(crowd.host.pid) - cpu, time.monotonic() - began
+    row = {
+        "devices": groups * SIZE,
+        "groups": groups,
+        "messages_per_second": (more - sent) / took,
+        "host_us_per_message": 1e6 * spent / max(more - sent, 1),
+        "host_resident_megabytes": resident(crowd.host.pid) / 1e6,
+    }
+    crowd.stop()
+    return row
+
+
+def idle(folder: Path, groups: int, seconds: float) -> dict[str, Any]:
+    """A host whose groups wait for one device each."""
+    crowd = Crowd(folder, groups, 10, Load(), size=SIZE + 1)
+    _all_here(crowd, groups * SIZE)
+    time.sleep(2.0)
+    cpu, began = cpu_seconds(crowd.host.pid), time.monotonic()
+    time.sleep(seconds)
+    spent, took = cpu_seconds(crowd.host.pid) - cpu, time.monotonic() - began
+    row = {
+        "idle_devices": groups * SIZE,
+        "percent_of_a_core": 100 * spent / took,
+        "host_resident_megabytes": resident(crowd.host.pid) / 1e6,
+    }
+    crowd.stop()
+    return row
+
+
+def killed(folder: Path, groups: int, samples: int, kills: int) -> dict[str, Any]:
+    """A run whose host is killed and started again: what became of its mini-batches."""
+    crowd = Crowd(folder, groups, samples, Load(4, 200))
+    _all_here(crowd, groups * SIZE)
+    for _ in range(kills):
+        time.sleep(1.0)
+        if crowd.sent()[0] < 0:
+            break
+        crowd.kill_host()
+        crowd.start_host()
+    trained, stands = crowd.end()
+    wanted = samples * SIZE // BATCH
+    lost = 0
+    for group in range(groups):
+        done = set().union(*(trained[group * SIZE + k] for k in range(SIZE)))
+        lost += len(set(range(1, wanted + 1)) - done)
+    return {
+        "killed_devices": groups * SIZE,
+        "kills": kills,
+        "mini_batches": wanted * groups,
+        "lost": lost,
+        "groups_that_ended": sum(stand == (wanted, "done") for stand in stands),
+    }
+
+
+def _all_here(crowd: Crowd, devices: int) -> None:
+    while (told := crowd.sent())[0] >= 0 and told[1] < devices:
+        time.sleep(0.2)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="1 and 20 groups alone, and shorter")
+    parser.add_argument("--json", type=Path, help="write the rows here as well")
+    arguments = parser.parse_args(argv)
+    seconds = 3.0 if arguments.quick else 10.0
+    crowds = (1, 20) if arguments.quick else (1, 20, 200, 2000)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for groups in crowds:
+            rows.append(cost(Path(folder) / f"cost-{groups}", groups, seconds, Load()))
+            rows[-1]["ratio"] = rows[-1]["host_us_per_message"] / rows[0]["host_us_per_message"]
+            print(rows[-1], file=sys.stderr, flush=True)
+        many = crowds[-1]
+        rows.append(idle(Path(folder) / "idle", many, seconds))
+        for groups in crowds[1:]:
+            rows.append(killed(Path(folder) / f"killed-{groups}", groups, 10, 2))
+    console = Console()
+    console.print(machine())
+    for row in rows:
+        table = Table(*row)
+        table.add_row(*(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()))
+        console.print(table)
+    write_rows(arguments.json, rows)
+
+
+if __name__ == "__main__":
+    main()
