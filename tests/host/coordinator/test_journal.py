@@ -20,7 +20,8 @@ from crowdlearn_host.errors import RunError
 from crowdlearn_host.methods.slicenet import journal
 
 SIZE = 1000
-OMEGA = 3
+OMEGA = 8
+"""Full after some rounds, and not before."""
 
 
 def model_of(size: int = SIZE, omega: int = OMEGA) -> SharedModel:

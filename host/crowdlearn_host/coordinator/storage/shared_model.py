@@ -93,6 +93,7 @@ class SharedModel:
         try:
             for record in records:
                 self.take_in(record)
+            window.add_up()  # what was in the file before it was taken in again is in no sum
         except (struct.error, KeyError, WireError, UpdateRefused) as error:
             raise RunError(f"the run's shared model is damaged ({error}); start a new run") from error
 
