@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.data.dataset import Dataset, as_targets
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import CROSS_ENTROPY
 from torch import nn
@@ -48,23 +48,31 @@ class Evaluation:
 def evaluate(
     model: nn.Module, state: Mapping[str, torch.Tensor], data: Dataset, loss: Loss = CROSS_ENTROPY
 ) -> Evaluation:
-    """The model with these weights on a data set, in evaluation mode. Raises RunError if they do
-    not fit.
+    """Evaluate the model with these weights on a data set, in evaluation mode.
+
+    Raises RunError if they do not fit, DataError if labels do not fit the loss or the model's outputs.
     """
     try:
         model.load_state_dict(state)
         model.eval()
-        summed, found = 0.0, []
         with torch.no_grad():
-            for start in range(0, len(data), BATCH):
-                targets = torch.from_numpy(data.labels[start : start + BATCH])
-                scores = model(torch.from_numpy(data.inputs[start : start + BATCH]))
-                summed += float(loss.reference(scores, targets))
-                found.append(scores.numpy())
+            scores = np.concatenate(
+                [
+                    model(torch.from_numpy(data.inputs[start : start + BATCH])).numpy()
+                    for start in range(0, len(data), BATCH)
+                ]
+            )
     except (RuntimeError, IndexError) as error:
         raise RunError(f"the model does not fit these weights or this data: {error}") from error
-    scores, spec = np.concatenate(found), loss.targets(found[0].shape[1])
-    metrics = measured(spec, scores, data.labels)
+    outputs = scores.shape[1]
+    spec = loss.targets(outputs)
+    targets = as_targets(data.labels, spec, outputs, "the test data")
+    pairs = (
+        (torch.from_numpy(each[start : start + BATCH]) for each in (scores, targets))
+        for start in range(0, len(data), BATCH)
+    )
+    summed = sum(float(loss.reference(found, wanted)) for found, wanted in pairs)
+    metrics = measured(spec, scores, targets)
     if not spec.are_classes:
         return Evaluation(len(data), summed / len(data), None, (), metrics)
     samples, correct = np.bincount(data.labels), np.bincount(data.labels, scores.argmax(1) == data.labels)
