@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: setup demo test test-env check format lock proto proto-env device-env clean
+.PHONY: setup demo demo-arm64 test test-env check format lock proto proto-env device-env clean
 
 setup: .venv/.ready
 
@@ -31,6 +31,10 @@ test-env: setup .venv/.tested
 
 demo: setup
 	$(BIN)/crowdlearn demo
+
+# The same on phones of ARM, which run what a real phone would, under QEMU; weights and accuracy compared.
+demo-arm64: setup
+	$(BIN)/python -m benchmarks.android.demo
 
 test: test-env device-env proto-env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 20 $(ARGS)

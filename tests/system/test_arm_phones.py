@@ -12,7 +12,7 @@ from crowdlearn_host.bundle import Bundle
 from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.coordinator.storage.run_folder import load_model_state
 from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.spec.training import TrainConfig
+from crowdlearn_host.spec.run_spec import RunSpec
 
 from .over_adb import trained
 from .unsliced import unsliced
@@ -40,7 +40,7 @@ def test_training_on_arm_equals_unsliced_sgd(
     tmp_path: Path, arm_bundle: Bundle, bundles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtimes, "default_home", lambda: bundles.parent)
-    prepared = prepare(TrainConfig.model_validate(CONFIG), lambda event, fields: None)
+    prepared = prepare(RunSpec.model_validate(CONFIG), lambda event, fields: None)
     run = trained(prepared, PHONES, tmp_path, machine="arm64")
     deployed = [event for event in read_lines(run / "events.jsonl") if event["event"] == "deployed"]
     sent = arm_bundle.python.packed + arm_bundle.device.packed

@@ -3,7 +3,10 @@
 import re
 from dataclasses import dataclass
 
+from crowdlearn_host.adb.deployment.app import PACKAGE
+from crowdlearn_host.adb.deployment.runtimes import PROGRAM
 from crowdlearn_host.adb.services.device import AdbDevice
+from crowdlearn_host.bundle import ABIS
 from crowdlearn_host.errors import FleetError
 
 _MARK = "==="
@@ -14,6 +17,8 @@ _SECTIONS = {
     "battery": "dumpsys battery",
     "thermal": "dumpsys thermalservice",
     "storage": "df -k /data",
+    "pages": "getconf PAGE_SIZE",
+    "runtime": f"which {PROGRAM}; pm path {PACKAGE}",
 }
 THERMAL_NAMES = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 CHARGING, FULL = 2, 5
@@ -21,7 +26,10 @@ CHARGING, FULL = 2, 5
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """One phone; memory and storage in bytes, clocks in MHz by core. None is what it does not tell."""
+    """One phone; memory, storage and pages in bytes, clocks in MHz by core. None is what it does not tell.
+
+    `runtimes` are the forms that the device runtime has on it or can have: "app", "program", "bundle".
+    """
 
     serial: str
     name: str
@@ -39,6 +47,8 @@ class DeviceFacts:
     celsius: float | None
     thermal: str | None
     virtual: bool
+    page_size: int | None
+    runtimes: tuple[str, ...]
 
 
 async def read_facts(device: AdbDevice) -> DeviceFacts:
@@ -79,7 +89,19 @@ def parse_facts(serial: str, text: str) -> DeviceFacts:
         celsius=None if tenths is None else tenths / 10,
         thermal=None if thermal is None or thermal >= len(THERMAL_NAMES) else THERMAL_NAMES[thermal],
         virtual=properties.get("ro.crowdlearn.virtual") == "1",
+        page_size=_number(r"^(\d+)\s*$", sections["pages"]),
+        runtimes=_runtimes(sections["runtime"], properties),
     )
+
+
+def _runtimes(told: str, properties: dict[str, str]) -> tuple[str, ...]:
+    abis = properties.get("ro.product.cpu.abilist", properties.get("ro.product.cpu.abi", "")).split(",")
+    found = {
+        "app": "package:" in told,
+        "program": f"/{PROGRAM}" in told,
+        "bundle": bool(ABIS.keys() & set(abis)),
+    }
+    return tuple(name for name, there in found.items() if there)
 
 
 def _number(pattern: str, text: str) -> int | None:

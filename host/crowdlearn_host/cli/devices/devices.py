@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import platform
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from crowdlearn_device.platform.files import write_atomically
 from rich.table import Column, Table
 
 from crowdlearn_host.cli.console.document import Json, document
+from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import printable, terminal
@@ -24,16 +29,26 @@ def devices(
         list[str] | None, typer.Argument(help="HOST:PORT of phones with adb over TCP.")
     ] = None,
     key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write a file for a bug report: what the phones are, nothing of their owners."),
+    ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """List phones: those named, virtual ones, those on USB or behind a running adb server.
 
     Exits with 1 where one of them does not answer.
     """
+    if report is not None:
+        claim(report, force=force)
     with document(as_json) as tell:
         with Working(terminal(stderr=True), "looking for phones"):
             visited = asyncio.run(visit(discover(addresses or ()), key=key))
         tell([_row(item) for item in visited])
+    if report is not None:
+        write_atomically(report, json.dumps(anonymous(visited), indent=1).encode())
+        typer.echo(f"wrote {report}", err=True)
     if not as_json:
         _show(visited)
     if any(item.problem for item in visited):
@@ -45,7 +60,9 @@ def _show(visited: Sequence[Visited]) -> None:
         typer.echo("no phones: connect one with adb debugging on, or start some with 'crowdlearn phones up'")
         return
     serial = Column("serial", no_wrap=True)  # what a configuration's fleet.phones is copied from
-    table = Table(serial, "way", "model", "Android", "cores", "memory", "free storage", "battery", "heat")
+    table = Table(
+        serial, "way", "model", "Android", "runtime", "cores", "memory", "free storage", "battery", "heat"
+    )
     for item in visited:
         if item.facts:
             table.add_row(*map(printable, (item.found.serial, item.found.way, *_cells(item.facts))))
@@ -60,6 +77,24 @@ def _row(item: Visited) -> dict[str, object]:
     return {"serial": item.found.serial, "way": item.found.way, **facts, "problem": item.problem or None}
 
 
+def anonymous(visited: Sequence[Visited]) -> dict[str, object]:
+    """Return what phones are and how they were reached, without serials, names and addresses."""
+    kept = [field for field in DeviceFacts.__dataclass_fields__ if field not in ("serial", "name")]
+    phones = [
+        {
+            "way": item.found.way,
+            "answers": item.facts is not None,
+            **({name: getattr(item.facts, name) for name in kept} if item.facts else {}),
+        }
+        for item in visited
+    ]
+    return {"crowdlearn": version("crowdlearn"), "python": platform.python_version(), "phones": phones}
+
+
+def _pages(facts: DeviceFacts) -> str:
+    return f", pages of {facts.page_size // 1024} KiB" if facts.page_size else ""
+
+
 def _cells(facts: DeviceFacts) -> list[str]:
     unknown = "?"
     celsius = unknown if facts.celsius is None else f"{facts.celsius:.0f} °C"
@@ -67,7 +102,8 @@ def _cells(facts: DeviceFacts) -> list[str]:
     clocks = f"{len(facts.core_mhz)} x {max(facts.core_mhz)} MHz" if facts.core_mhz else unknown
     return [
         f"{facts.manufacturer} {facts.model}" + (" (virtual)" if facts.virtual else ""),
-        f"{facts.android} ({facts.abi})",
+        f"{facts.android} ({facts.abi}, API {facts.api_level or unknown}{_pages(facts)})",
+        ", ".join(facts.runtimes) or "none",
         clocks,
         unknown if facts.memory is None else size(facts.memory),
         unknown if facts.storage_free is None else size(facts.storage_free),

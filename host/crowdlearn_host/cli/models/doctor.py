@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,14 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from crowdlearn_host.cli.console.document import Json, document
+from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
+from crowdlearn_host.devices.discovery import dial
+from crowdlearn_host.devices.trial import ALLOWED, PhoneTrial, try_on_phone
 from crowdlearn_host.models.names import check_name, stated_shape
 from crowdlearn_host.spec.loss import LossKind
 
 if TYPE_CHECKING:
     from crowdlearn_export.doctor.doctor import Diagnosis, Savings
     from crowdlearn_export.doctor.module_reports import ModuleReport
+    from crowdlearn_export.doctor.trial import Trial
 
 SLICES = (
     "yes; the last layers that one device holds whole run in one call, from their sums to the loss and back, "
@@ -30,6 +36,10 @@ def doctor(
     shape: Annotated[str, typer.Option(help="Shape of one sample, as in 3x32x32.", show_default=False)] = "",
     batch: Annotated[int, typer.Option(help="Largest micro-batch.", min=2, max=4096)] = 32,
     loss: Annotated[LossKind, typer.Option(help="What is to be learned.")] = LossKind.cross_entropy,
+    phone: Annotated[
+        str, typer.Option(help="Run the step on this phone too, and compare: a serial.", show_default=False)
+    ] = "",
+    key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
     as_json: Json = False,
 ) -> None:
     """Tell which modules slice, which only train whole, which not at all, and what the program would cost."""
@@ -46,9 +56,34 @@ def doctor(
             network = build_model(model, 0)
             inputs = torch.randn(batch, *sample, generator=torch.Generator().manual_seed(0))
             report = diagnose(network, inputs, make_loss(loss.value))
-        tell({"model": model, **asdict(report)})
+        tried = None
+        if phone and not report.compiles:
+            with Working(terminal(stderr=as_json), f"running the step on {phone}"):
+                from crowdlearn_export.doctor.trial import make_trial
+
+                tried = asyncio.run(_try(phone, key, make_trial(network, inputs, make_loss(loss.value))))
+        told = {"phone": {**asdict(tried), "agrees": tried.agrees}} if tried else {}
+        tell({"model": model, **asdict(report), **told})
     if not as_json:
         _show(model, report)
+        if tried:
+            terminal().print(_compared(tried))
+    if tried and not tried.agrees:
+        raise typer.Exit(1)
+
+
+async def _try(serial: str, key: Path | None, trial: Trial) -> PhoneTrial:
+    async with await dial(serial, key=key) as device:
+        return await try_on_phone(device, trial.pte, trial.inputs, trial.expected)
+
+
+def _compared(tried: PhoneTrial) -> Text:
+    verdict = ("agrees", "green") if tried.agrees else ("differs", "red")
+    return Text.assemble(
+        f"phone {tried.serial} ({tried.runtime}, {size(tried.sent)} sent, {tried.seconds:.1f} s): ",
+        verdict,
+        f", largest difference {tried.error:.0e} (at most {ALLOWED:.0e})",
+    )
 
 
 def _show(model: str, report: Diagnosis) -> None:
