@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from crowdlearn_device.program.replay import Arrays
 from crowdlearn_host.bundle import make_bundle
-from crowdlearn_host.common.home import default_home
+from crowdlearn_host.common.home import cache_home
 from crowdlearn_host.emulator.processes.program_file import runner
 from crowdlearn_host.errors import FleetError
 
@@ -108,7 +108,7 @@ def _libraries(folder: Path, missing: list[str]) -> Iterator[tuple[str, Run]]:
 def _unpacked(abi: str, folder: Path) -> list[str]:
     """The words that run `crowdlearn-device` of a bundle on this computer. Raises FleetError."""
     before = runner("arm64" if abi == "arm64-v8a" else abi)
-    bundle = make_bundle(abi, default_home() / "bundles")
+    bundle = make_bundle(abi, cache_home() / "bundles")
     for archive in (bundle.python, bundle.device):
         with tarfile.open(archive.path) as tar:
             tar.extractall(folder / archive.digest, filter="data")

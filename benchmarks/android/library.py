@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from crowdlearn_device.program.replay import Arrays
 from crowdlearn_host.common.files import turn
-from crowdlearn_host.common.home import default_home
+from crowdlearn_host.common.home import cache_home
 
 PACKAGE, VERSION = "react-native-executorch", "0.8.5"
 SHA512 = "MnJed2mO0Up8+iznsI9mAhmS1ZOTLeCoSRbemETGU1aPq3veib55inm1N1eCr1ktklKK25KeU8Hww177JNDcZg=="
@@ -86,7 +86,7 @@ def android_library(name: str, cache: Path | None = None) -> AndroidLibrary:
     emulator = shutil.which(QEMU) if name == "android-arm64" else ""
     if emulator is None:
         raise Missing(f"no {QEMU}: apt-get install qemu-user-static")
-    folder = (cache or default_home() / "android") / name
+    folder = (cache or cache_home() / "android") / name
     sources = b"".join(path.read_bytes() for path in sorted(NATIVE.iterdir()))
     runner = folder / f"runner-{hashlib.sha256(sources).hexdigest()[:16]}"
     with turn(folder / "library"):

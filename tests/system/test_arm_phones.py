@@ -39,7 +39,7 @@ CONFIG: dict[str, Any] = {
 def test_training_on_arm_equals_unsliced_sgd(
     tmp_path: Path, arm_bundle: Bundle, bundles: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtimes, "default_home", lambda: bundles.parent)
+    monkeypatch.setattr(runtimes, "cache_home", lambda: bundles.parent)
     prepared = prepare(RunSpec.model_validate(CONFIG), lambda event, fields: None)
     run = trained(prepared, PHONES, tmp_path, machine="arm64")
     deployed = [event for event in read_lines(run / "events.jsonl") if event["event"] == "deployed"]

@@ -14,7 +14,7 @@ from crowdlearn_host.adb.deployment.shell import HOME, Deployment, RuntimeDeploy
 from crowdlearn_host.adb.services.device import AdbDevice
 from crowdlearn_host.adb.services.files import Progress
 from crowdlearn_host.bundle import ABIS, Bundle, make_bundle
-from crowdlearn_host.common.home import default_home
+from crowdlearn_host.common.home import cache_home
 
 PROGRAM = "crowdlearn-device"
 START_SECONDS = 240.0
@@ -34,7 +34,7 @@ class ShellRuntime:
 
 def default_bundle(abi: str) -> Bundle:
     """The bundle that is made once for all runs of this computer. Raises FleetError."""
-    return make_bundle(abi, default_home() / "bundles")
+    return make_bundle(abi, cache_home() / "bundles")
 
 
 async def has_app(device: AdbDevice) -> bool:

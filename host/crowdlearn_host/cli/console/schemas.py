@@ -65,7 +65,11 @@ def _plan() -> Shape:
 def _doctor() -> Shape:
     from crowdlearn_export.doctor.doctor import Diagnosis
 
-    return _object("Diagnosed", {"model": str, **_parts(Diagnosis)})
+    from crowdlearn_host.devices.trial import PhoneTrial
+
+    tried = _object("Tried", {**_parts(PhoneTrial), "agrees": bool})
+    told = {"model": str, **_parts(Diagnosis), "phone": tried | None}
+    return _object("Diagnosed", told, optional=("phone",))
 
 
 def _import() -> Shape:

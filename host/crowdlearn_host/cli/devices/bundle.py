@@ -15,13 +15,14 @@ from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
-from crowdlearn_host.common.home import default_home
+from crowdlearn_host.common.home import cache_home
 
 
 def bundle(
     abi: Annotated[str, typer.Option(help=f"Processor of the phones: {', '.join(ABIS)}.")] = "arm64-v8a",
     cache: Annotated[
-        Path | None, typer.Option(help="Folder for bundles and packages [default: ~/.crowdlearn/bundles].")
+        Path | None,
+        typer.Option(help="Folder for bundles and packages [default: the cache: docs/commands.md]."),
     ] = None,
     pins: Annotated[
         Path | None, typer.Option(help="File with other versions and hashes of the packages.")
@@ -40,7 +41,7 @@ def bundle(
     as_json: Json = False,
 ) -> None:
     """Make what `crowdlearn train` brings to phones without the app: Python, its libraries, ExecuTorch."""
-    folder = cache or default_home() / "bundles"
+    folder = cache or cache_home() / "bundles"
     chosen = Pins.load(pins or DEFAULT)
     started = time.monotonic()
     with document(as_json) as tell:
