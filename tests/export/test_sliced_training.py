@@ -24,6 +24,8 @@ from crowdlearn_export.stages.stage import Optimizer
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
+from benchmarks.models import Inverted
+
 SGD = Optimizer(momentum=0.9, weight_decay=1e-3)
 RATE = 0.05
 RELATIVE = 1e-5
@@ -55,6 +57,10 @@ def convolutional() -> nn.Module:
     )
 
 
+def without_bias() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2, bias=False))
+
+
 class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -75,6 +81,29 @@ def depthwise() -> nn.Module:
         *(nn.Conv2d(6, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         nn.Linear(4, 3),
     )
+
+
+class Stream(nn.Module):
+    """A residual stream: the sums after an addition go on as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.parts = nn.ModuleList(
+            nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4)) for _ in range(2)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for part in self.parts:
+            x = x + part(x)
+        return self.head(x)
+
+
+def inverted() -> nn.Module:
+    """One of MobileNetV2's blocks three times, after one that widens."""
+    blocks = (Inverted(2, 6, 1, 2), *(Inverted(6, 6, 1, 2) for _ in range(3)))
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
 
 
 class Counting(ExecuTorchExecutor):
@@ -228,6 +257,25 @@ def test_sliced_maps_train_like_the_whole(build, programs):
         for k, count in enumerate(shares):
             counts[k][layer.index] = count
     assert_sliced_equals_whole(build, (2, 8, 8), counts, 16, programs)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("build", [without_bias, Stream])
+def test_sums_that_go_on_as_they_are_train_like_the_whole(build, parts, programs):
+    """Identities: sums of a layer without a bias, shortcuts, and errors on their way back."""
+    layers = neuron_graph(build(), torch.zeros(2, 3)).layers
+    hidden = [layer.neurons for layer in layers[1:-1]]
+    ends = (layers[0].neurons, *[0] * len(hidden), layers[-1].neurons)
+    shares = [[neurons // parts for neurons in hidden] for _ in range(parts)]
+    shares[0] = [whole - (parts - 1) * (whole // parts) for whole in hidden]
+    assert_sliced_equals_whole(build, (3,), [ends, *((0, *share, 0) for share in shares)], 16, programs)
+
+
+def test_a_block_repeated_trains_like_the_whole(programs):
+    layers = neuron_graph(inverted(), torch.zeros(2, 2, 6, 6)).layers
+    hidden = [layer.neurons for layer in layers[1:-1]]
+    counts = [(layers[0].neurons, *[0] * len(hidden), layers[-1].neurons), (0, *hidden, 0)]
+    assert_sliced_equals_whole(inverted, (2, 6, 6), counts, 16, programs)
 
 
 def orders(graph: NeuronGraph) -> list[Sequence[int]]:
