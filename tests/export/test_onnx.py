@@ -55,10 +55,11 @@ def test_onnx_there_and_back_is_the_same_trainable_network(model, tmp_path):
     assert len(neuron_graph(back, x).layers) == len(neuron_graph(model, x).layers)
 
 
-def test_pte_for_inference_agrees_with_pytorch_at_any_batch(model, tmp_path):
-    assert export_pte(model, torch.randn(2, 3, 8, 8), 4, tmp_path / "model.pte") <= 1e-5
+@pytest.mark.parametrize("most", [4, 32])
+def test_pte_for_inference_agrees_with_pytorch_at_any_batch(model, most, tmp_path):
+    assert export_pte(model, torch.randn(2, 3, 8, 8), most, tmp_path / "model.pte") <= 1e-5
     executor = ExecuTorchExecutor((tmp_path / "model.pte").read_bytes())
-    for rows in (1, 4):
+    for rows in {1, 2, 3, min(8, most), most - 1, most}:  # 3 and 8 are other sizes, too
         x = torch.randn(rows, 3, 8, 8)
         (found,) = executor.run("forward", [x.numpy()])
         torch.testing.assert_close(torch.from_numpy(found), model(x).detach(), rtol=1e-5, atol=1e-5)
