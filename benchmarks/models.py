@@ -61,6 +61,7 @@ class Residual(nn.Module):
             nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )
+        self.last = nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs or stride != 1:
             self.shortcut = nn.Sequential(
@@ -68,7 +69,7 @@ class Residual(nn.Module):
             )
 
     def forward(self, x):  # type: ignore[no-untyped-def]
-        return nn.functional.relu(self.body(x) + self.shortcut(x))
+        return self.last(self.body(x) + self.shortcut(x))
 
 
 def resnet20() -> nn.Module:
@@ -96,6 +97,7 @@ class Bottleneck(nn.Module):
             nn.Conv2d(width, outputs, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )
+        self.last = nn.ReLU()
         self.shortcut: nn.Module = nn.Identity()
         if inputs != outputs or stride != 1:
             self.shortcut = nn.Sequential(
@@ -103,7 +105,7 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, x):  # type: ignore[no-untyped-def]
-        return nn.functional.relu(self.body(x) + self.shortcut(x))
+        return self.last(self.body(x) + self.shortcut(x))
 
 
 def resnet50() -> nn.Module:

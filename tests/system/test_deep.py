@@ -1,4 +1,9 @@
-"""Deep networks of every day, cut into pieces, train over virtual phones as PyTorch trains them."""
+"""Deep networks of every day, cut into pieces, train over virtual phones as PyTorch trains them.
+
+Their ReLUs are SiLUs here. At a kink a rounding error takes the other side, and in twenty layers that is no
+rounding error any more: after the twelve mini-batches of this test, PyTorch in float32 is 24 % off PyTorch in
+float64.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +16,23 @@ from crowdlearn_host.coordinator.storage.run_folder import load_model_state
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.spec.run_spec import RunSpec
 
-import benchmarks.models
-
 from .over_adb import trained
 from .unsliced import unsliced
 
 pytestmark = pytest.mark.system
 PHONES, CLASSES, PIXELS = 3, 10, 16
+SMOOTH = """
+from benchmarks.models import {network}
+from torch import nn
+
+def smooth(module):
+    for name, child in module.named_children():
+        setattr(module, name, nn.SiLU() if isinstance(child, nn.ReLU | nn.ReLU6) else smooth(child))
+    return module
+
+def build():
+    return smooth({network}())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +60,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_deep_network_trains_like_the_whole(
     network: str, pieces: int, data: Path, tmp_path: Path, home: Path
 ) -> None:
+    (tmp_path / "net.py").write_text(SMOOTH.format(network=network))
     values = {
         "data": str(data),
-        "model": f"{benchmarks.models.__file__}:{network}",
+        "model": f"{tmp_path}/net.py:build",
         "group": {"pieces": pieces},
         "training": {
             "epochs": 2,
