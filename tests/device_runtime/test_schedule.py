@@ -1,5 +1,11 @@
 import numpy as np
-from crowdlearn_device.protocol.schedule import dropout_mask, micro_batches, mini_batches, pass_order
+from crowdlearn_device.protocol.schedule import (
+    count_mini_batches,
+    dropout_mask,
+    micro_batches,
+    mini_batches,
+    pass_order,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,3 +49,9 @@ def test_dropout_keeps_the_expected_value():
     mask = dropout_mask(400, 50, 0.25, seed=1, step=2, micro=0, layer=1)
     assert set(np.unique(mask)) == {np.float32(0), np.float32(1 / 0.75)}
     assert abs(mask.mean() - 1) < 0.02
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 2))
+def test_mini_batches_are_counted_without_being_made(samples: int, batch: int, least: int) -> None:
+    assert count_mini_batches(samples, batch, least) == len(mini_batches(samples, batch, least))
+    assert count_mini_batches((1 << 32) - 1, 1) == (1 << 32) - 1

@@ -65,6 +65,13 @@ def mini_batches(samples: int, batch: int, least: int = 1) -> list[range]:
     return [range(a, b) for a, b in itertools.pairwise(edges) if b > a]
 
 
+def count_mini_batches(samples: int, batch: int, least: int = 1) -> int:
+    """Count the mini-batches of a pass, without making them: a device may claim billions of samples."""
+    count = -(-samples // batch)
+    joins = count > 1 and samples - (count - 1) * batch == 1 and batch <= 2 and least > 1
+    return count - joins
+
+
 def micro_batches(rows: int, micro: int, least: int = 1) -> list[range]:
     """A mini-batch of `rows` in parts of `micro`, in the same way."""
     return mini_batches(rows, micro, least)

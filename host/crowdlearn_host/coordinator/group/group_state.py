@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any, Literal, Self
 
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.schedule import mini_batches
+from crowdlearn_device.protocol.schedule import count_mini_batches
 
 from crowdlearn_host.errors import RunError
 
@@ -145,8 +145,8 @@ class Standing:
     @property
     def _pass_end(self) -> int:
         samples = self.devices[self.schedule.dominator].samples
-        batches = mini_batches(samples, self.settings.batch, self.settings.least_rows)
-        return self.schedule.pass_boundary + len(batches)
+        batches = count_mini_batches(samples, self.settings.batch, self.settings.least_rows)
+        return self.schedule.pass_boundary + batches
 
     @property
     def _fresh(self) -> bool:
