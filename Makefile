@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: setup demo demo-arm64 test test-env check format lock proto proto-env device-env clean
+.PHONY: docs setup demo demo-arm64 test test-env check format lock proto proto-env device-env clean
 
 setup: .venv/.ready
 
@@ -66,5 +66,15 @@ lock: setup
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 
+# The site, with reference pages made from the code, in site/.
+docs: setup .venv-docs/.ready
+	$(BIN)/python -m tests.house.reference
+	.venv-docs/bin/mkdocs build --strict --quiet
+
+.venv-docs/.ready: requirements-docs.lock
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python $(PIP) -r requirements-docs.lock
+	touch $@
+
 clean:
-	rm -rf .venv .venv-device .venv-proto .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-docs .venv-device .venv-proto .mypy_cache .ruff_cache .pytest_cache
