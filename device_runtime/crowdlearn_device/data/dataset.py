@@ -48,7 +48,7 @@ class Dataset:
         return len(self.labels)
 
     def subset(self, indices: NDArray[np.int64]) -> Dataset:
-        """The samples at `indices`, in that order."""
+        """The samples at `indices`, in that order. `indices` are int64 [n]."""
         return Dataset(self.inputs[indices], self.labels[indices])
 
     def shaped(self, sample_shape: Sequence[int], source: str = "") -> Dataset:
@@ -78,7 +78,10 @@ def in_shape(
 
 
 def check_labels(labels: NDArray[Any], classes: int, source: str = "the data") -> None:
-    """Raise DataError, naming `source`, if a label is none of the model's classes 0 to classes - 1."""
+    """Raise DataError, naming `source`, if a label is none of the model's classes 0 to classes - 1.
+
+    `labels` are int64 [N].
+    """
     if labels.dtype.kind != "i":
         raise DataError(f"{source} has numbers {list(labels.shape)}, and classes are needed; give integers")
     if labels.max() >= classes:
@@ -184,6 +187,7 @@ def load_samples(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int6
     `labels`, or an IDX file of images (gzip or not) with perhaps its labels' file beside it.
 
     Raises DataError if the file is missing, damaged, or larger than MAX_BYTES.
+    Inputs are float32 [N, ...], labels int64 [N].
     """
     path = Path(path)
     labels: NDArray[Any] | None

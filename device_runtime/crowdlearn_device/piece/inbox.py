@@ -82,7 +82,10 @@ class Arrivals:
         return total
 
     def errors(self, micro: int, layer: int, edge_index: int) -> Floats:
-        """Take the errors of all target neurons of an edge from `layer`, as far as this piece feeds them."""
+        """Take the errors of all target neurons of an edge from `layer`, as far as this piece feeds them.
+
+        Each is float32 [rows, neurons, ...].
+        """
         edge = self._manifest.edges[edge_index]
         whole = (0, self._manifest.layers[edge.target].neurons)
         first, last = self._routes.neurons[layer] if edge.matched else whole

@@ -22,7 +22,10 @@ def descend(
     momentum: float,
     weight_decay: float,
 ) -> None:
-    """One step as torch.optim.SGD takes it. `gradient` is used up; `accumulated` gains its magnitudes."""
+    """One step as torch.optim.SGD takes it. `gradient` is used up; `accumulated` gains its magnitudes.
+
+    All are float32 [...] of one shape.
+    """
     for block in _blocks(parameter):
         weights, slope = parameter[block], gradient[block]
         if accumulated is not None:

@@ -44,22 +44,28 @@ class Weights:
         return bool(self._stale)
 
     def arrays(self) -> list[Floats]:
-        """Return what steps change in place."""
+        """Return what steps change in place. Each is float32 [neurons, ...]."""
         return [*self._values.values(), *self._momentum.values()]
 
     def given(self, port: Port, step: int) -> Array:
-        """Return what a program takes at a port for an array or its momentum in mini-batch `step`."""
+        """Return what a program takes at a port for an array or its momentum in mini-batch `step`.
+
+        It is float32 [neurons, ...].
+        """
         if port.role == "momentum":
             return self._momentum[port.name]
         newest = self._values[port.name]
         return self._stale.get(port.name, newest) if step == self.boundary else newest
 
     def keep(self, port: Port, values: Array) -> None:
-        """Running statistics as a program leaves them."""
+        """Running statistics as a program leaves them. Each is float32 [neurons]."""
         self._values[port.name] = np.array(values)
 
     def update(self, gradients: Mapping[str, Floats], *, ahead: bool) -> None:
-        """A step of SGD; `ahead`: a mini-batch is under way that needs the weights as they were."""
+        """A step of SGD; `ahead`: a mini-batch is under way that needs the weights as they were.
+
+        Gradients are float32 [neurons, ...], like the weights.
+        """
         for name, gradient in gradients.items():
             if ahead:
                 self._stale[name], self._values[name] = self._values[name], self._next_version(name)

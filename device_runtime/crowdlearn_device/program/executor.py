@@ -31,12 +31,15 @@ class Executor(Protocol):
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
         """Outputs of `method`; `borrowed` ones are valid only until the next run. What `train_step` updates
-        must be contiguous and writable.
+        must be contiguous and writable. Arrays are of the ports' dtypes and shapes [rows, ...].
         """
         ...
 
     def hold(self, arrays: Iterable[Array]) -> None:
-        """Know these arrays, in place of those held before: they come back at every run, contents changed."""
+        """Know these arrays, in place of those held before: they come back at every run, contents changed.
+
+        Arrays are of any dtype and shape [...].
+        """
         ...
 
 
@@ -77,7 +80,10 @@ class ExecuTorchExecutor:
         self._held: dict[int, tuple[Array, Any]] = {}
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
-        """Outputs of `method`; `borrowed` ones lie in its arena. Raises ProgramError if it is refused."""
+        """Outputs of `method`; `borrowed` ones lie in its arena. Raises ProgramError if it is refused.
+
+        Arrays are of the ports' dtypes and shapes [rows, ...].
+        """
         try:
             loaded = self._methods.get(method)
             if loaded is None:
@@ -89,7 +95,7 @@ class ExecuTorchExecutor:
 
     def hold(self, arrays: Iterable[Array]) -> None:
         """Know these arrays, in place of those held before; a run makes no view of them then, and a run with
-        the same ones as the last is not told of them again.
+        the same ones as the last is not told of them again. Arrays are of any dtype and shape [...].
         """
         for loaded in self._methods.values():
             loaded.forget()
@@ -116,7 +122,7 @@ class _Method:
     def run(
         self, inputs: Sequence[Array], held: Mapping[int, tuple[Array, Any]], view: Callable[[Array], Any]
     ) -> list[Array]:
-        """Outputs in the arena."""
+        """Outputs in the arena. Arrays are of the ports' dtypes and shapes [rows, ...]."""
         same = len(inputs) == len(self._given) and all(map(operator.is_, inputs, self._given))
         if self._outputs and same:
             self._loaded.execute()

@@ -37,7 +37,10 @@ class NumpyRuntimeExecutor:
             ) from error
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
-        """Outputs of `method`, copies in any case. Raises ProgramError if it is refused."""
+        """Outputs of `method`, copies in any case. Raises ProgramError if it is refused.
+
+        Arrays are of the ports' dtypes and shapes [rows, ...].
+        """
         wanted = self._inputs.get(method)
         if wanted is None:
             raise ProgramError(f"method {method} is not in the program; export and push it again")
@@ -51,4 +54,7 @@ class NumpyRuntimeExecutor:
             raise ProgramError(f"method {method} failed: {error}") from error
 
     def hold(self, arrays: Iterable[Array]) -> None:
-        """Nothing: the library looks at its inputs anew at every run."""
+        """Nothing: the library looks at its inputs anew at every run.
+
+        Arrays are of any dtype and shape [...].
+        """

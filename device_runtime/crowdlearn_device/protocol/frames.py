@@ -132,7 +132,7 @@ def encode_tensor(
     """`values` in the wire's `dtype`; int8 is scaled to the largest magnitude and rounded stochastically by
     `rng`.
 
-    Raises WireError if a value is not finite in that dtype.
+    Raises WireError if a value is not finite in that dtype. Values are float32 [...].
     """
     largest = np.max(np.abs(values), initial=0.0)
     if not largest <= _LARGEST.get(dtype, inf):  # nor is NaN
@@ -156,7 +156,7 @@ def decode_tensor(tensor: pb.Tensor, shape: tuple[int, ...] | None = None) -> Fl
     """The array a tensor message holds, as float32.
 
     Raises WireError if dtype, rank, size or (if given) shape is not as it must be, or a value is not
-    finite.
+    finite. It is float32 [...].
     """
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:

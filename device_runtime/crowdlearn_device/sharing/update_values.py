@@ -41,7 +41,7 @@ class ValueType(IntEnum):
 def as_decoded(values: Floats, value_type: ValueType) -> Floats:
     """The values that whoever decodes an update of `values` has: rounded, except in float32.
 
-    Raises ValueError if one is not finite in `value_type`.
+    Raises ValueError if one is not finite in `value_type`. Values are float32 [n].
     """
     if value_type is ValueType.INT8:
         return _finite(_restored(*_quantised(values)), value_type)

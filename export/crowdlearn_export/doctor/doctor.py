@@ -80,6 +80,7 @@ def diagnose(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> Di
 
     The targets are as many as the model gives scores. Raises ExportError if it does not give
     one tensor of scores for such a batch, or has other weights than float32 ones.
+    Inputs are float32 [B, ...].
     """
     modules, outputs = module_reports(model, inputs)
     model = copied(model)

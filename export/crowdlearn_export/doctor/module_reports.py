@@ -44,6 +44,7 @@ def module_reports(model: nn.Module, inputs: Tensor) -> tuple[tuple[ModuleReport
     """Report on the innermost modules that a forward pass calls, and how many classes it gives scores of.
 
     Raises ExportError if it does not give one tensor of scores for such a batch.
+    Inputs are float32 [B, ...].
     """
     calls, classes = _calls(model, inputs)
     return tuple(_module(name, call) for name, call in calls.items()), classes

@@ -41,7 +41,10 @@ class Objective:
 
     @property
     def targets(self) -> Tensor:
-        """Targets for the samples: every class in turn, or numbers between 0 and 1."""
+        """Targets for the samples: every class in turn, or numbers between 0 and 1.
+
+        They are int64 [B] or float32 [B, ...].
+        """
         rows = torch.arange(len(self.inputs))
         if self.spec.are_classes:
             return rows % self.outputs
@@ -49,7 +52,7 @@ class Objective:
         return torch.rand(len(rows), *self.spec.shape, generator=drawn)
 
     def mean(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a mini-batch, as PyTorch computes it."""
+        """The loss of a mini-batch, as PyTorch computes it. Scores are float32 [B, outputs]."""
         numbers = targets if self.spec.are_classes else targets.to(scores.dtype)
         return self.loss.reference(scores, numbers) / scores.shape[0]
 

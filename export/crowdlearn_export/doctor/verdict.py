@@ -29,7 +29,7 @@ def trainable_graph(
 
 
 def notes(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> tuple[str, ...]:
-    """Doubts about a model that trains; `inputs` are a batch of samples."""
+    """Doubts about a model that trains; `inputs` are a batch of samples. They are float32 [B, ...]."""
     if not loss.of_logits:
         return ()
     tried = copied(model).eval()

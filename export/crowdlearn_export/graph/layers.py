@@ -30,7 +30,10 @@ def _per_sample(mask: Tensor, like: Tensor, op: LocalOp) -> Tensor:
 
 
 def batch_norm(x: Tensor, op: LocalOp, arrays: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch norm in training, over batch and positions: the output and the new running statistics."""
+    """Batch norm in training, over batch and positions: the output and the new running statistics.
+
+    Sums are float32 [B, neurons, ...], statistics float32 [neurons].
+    """
     axes = [0, *range(2, x.dim())]
     count = x.shape[0] * prod(x.shape[2:])
     mean = x.mean(axes)

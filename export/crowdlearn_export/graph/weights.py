@@ -58,7 +58,10 @@ def neurons_first(
 def state_of(
     graph: NeuronGraph, arrays: Mapping[str, Floats], template: Mapping[str, torch.Tensor], order: Order = ()
 ) -> dict[str, torch.Tensor]:
-    """A state dict shaped like `template` with the arrays' values: the inverse of `arrays_of`."""
+    """A state dict shaped like `template` with the arrays' values: the inverse of `arrays_of`.
+
+    Arrays are float32 [neurons, ...].
+    """
     orders = [torch.from_numpy(np.argsort(o)) for o in _orders(graph, order)]
     edges = {f"{edge.module}.weight": edge for edge in graph.edges if edge.kind != "identity"}
     state = {name: tensor.detach().clone() for name, tensor in template.items()}

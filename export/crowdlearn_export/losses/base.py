@@ -32,8 +32,14 @@ class Loss(ABC):
 
     @abstractmethod
     def value(self, scores: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
-        """The losses of samples, summed and scaled, in operators that can be lowered."""
+        """The losses of samples, summed and scaled, in operators that can be lowered.
+
+        Scores are float32 [B, outputs], targets [B, ...].
+        """
 
     @abstractmethod
     def reference(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """The losses of samples, summed, as PyTorch computes them."""
+        """The losses of samples, summed, as PyTorch computes them.
+
+        Scores are float32 [B, outputs], targets [B, ...].
+        """

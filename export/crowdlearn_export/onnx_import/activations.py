@@ -75,7 +75,7 @@ def _known(curve: Tensor) -> dict[tuple[str, Any], Tensor]:
 
 def recognised(curve: Tensor) -> tuple[str, dict[str, Any]] | None:
     """The kind of node and the attributes of the activation with these values on GRID; None if there is
-    none.
+    none. Values are float64 [n].
     """
     for (kind, attributes), values in _known(curve).items():
         near = (curve - values).abs() <= AGREEMENT * (1 + values.abs())

@@ -28,7 +28,10 @@ class Node:
     version: int
 
     def weight(self, position: int) -> Tensor | None:
-        """The constant at an input position; None if the input is absent. Raises where it is computed."""
+        """The constant at an input position; None if the input is absent. Raises where it is computed.
+
+        It is of the file's dtype and shape [...].
+        """
         if position >= len(self.inputs) or not self.inputs[position]:
             return None
         value = self.constants[position]

@@ -60,7 +60,10 @@ class Graph:
         return Counter([self.output, *(name for each in self.operations for name in each.inputs)])
 
     def constant(self, operation: Operation, position: int) -> NDArray[Any] | None:
-        """The constant at an input position; None if the input is absent or computed."""
+        """The constant at an input position; None if the input is absent or computed.
+
+        It is of the file's dtype and shape [...].
+        """
         if position >= len(operation.inputs):
             return None
         return self.constants.get(operation.inputs[position])
@@ -129,5 +132,5 @@ def defaults(kind: str, opset: int) -> dict[str, Any]:
 
 
 def is_scalar(value: NDArray[Any] | None) -> bool:
-    """Return whether it is one number."""
+    """Return whether it is one number. The array is of any shape [...]."""
     return value is not None and np.size(value) == 1

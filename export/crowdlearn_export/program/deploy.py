@@ -27,7 +27,7 @@ def export_onnx(model: nn.Module, sample: Tensor, path: Path) -> float:
     """Write `model` for inference and return its largest relative difference from PyTorch in onnxruntime.
 
     `sample` is a batch of at least 2; the file takes any batch. Raises ExportError if the two disagree;
-    nothing is written then.
+    nothing is written then. The sample is float32 [B, ...].
     """
     import onnxruntime
 
@@ -49,7 +49,7 @@ def export_pte(model: nn.Module, sample: Tensor, max_batch: int, path: Path) -> 
     """Write `model` for inference on XNNPACK and return its largest relative difference from PyTorch.
 
     The file takes 1 to `max_batch` samples; it is compared at both. Raises ExportError if the two disagree;
-    nothing is written then.
+    nothing is written then. The sample is float32 [B, ...].
     """
     from crowdlearn_device.program.executor import ExecuTorchExecutor
 

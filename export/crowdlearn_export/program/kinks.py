@@ -28,7 +28,10 @@ HARD = (aten.hardswish.default, aten.hardswish_.default, aten.hardsigmoid.defaul
 def away_from_kinks(
     stage: Stage, inputs: tuple[Tensor, ...], generator: torch.Generator
 ) -> tuple[tuple[Tensor, ...], bool]:
-    """`inputs` of a stage with samples at a kink drawn again, as far as DRAWS allow; whether none is left."""
+    """`inputs` of a stage with samples at a kink drawn again, as far as DRAWS allow; whether none is left.
+
+    Inputs are float32 [B, ...].
+    """
     for _ in range(DRAWS):
         close = margins(stage, inputs) < MARGIN
         if not close.any():
@@ -41,7 +44,7 @@ def away_from_kinks(
 
 def margins(stage: Stage, inputs: Sequence[Tensor]) -> Tensor:
     """Return how near each sample comes to a kink of ReLU or max pooling, in standard deviations of the
-    map.
+    map. They are float64 [B].
     """
     size = inputs[stage.method.batched[0]].shape[0] if stage.method.batched else 1
     with Margins(size) as watched:
@@ -50,7 +53,10 @@ def margins(stage: Stage, inputs: Sequence[Tensor]) -> Tensor:
 
 
 def away_from_kinks_of(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The rows of `inputs` that are away from every kink of a float64 model: all where fewer than 2 are."""
+    """The rows of `inputs` that are away from every kink of a float64 model: all where fewer than 2 are.
+
+    Inputs are float32 [B, ...].
+    """
     rows = torch.arange(len(inputs))
     while len(rows) > 1:
         with torch.no_grad(), Margins(len(rows)) as watched:
@@ -63,7 +69,7 @@ def away_from_kinks_of(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def double(inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The same numbers in float64, where they are floating point."""
+    """The same numbers in float64, where they are floating point. Tensors are of any shape [...]."""
     return [x.double() if x.is_floating_point() else x for x in inputs]
 
 

@@ -110,7 +110,10 @@ def allowed_error(float32_error: float) -> float:
 
 
 def relative_error(found: Mapping[str, Array], exact: Mapping[str, Array]) -> float:
-    """The largest difference over the largest exact value; infinite where a number is not finite."""
+    """The largest difference over the largest exact value; infinite where a number is not finite.
+
+    Arrays are of one shape [...].
+    """
     scale = max(1e-30, *(_largest(value) for value in exact.values()))
     errors = [_largest(found[name] - value) / scale for name, value in exact.items()]
     return max(errors) if all(map(math.isfinite, (scale, *errors))) else math.inf

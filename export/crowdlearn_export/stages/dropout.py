@@ -42,6 +42,7 @@ def with_factors(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str,
     """A copy of the model whose active dropouts multiply by a buffer `<name>.factors`, and what they are.
 
     Raises LoweringError for a dropout of another kind, or one that is called more than once.
+    Factors are float32 [B, ...].
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention) and module.training and module.dropout:

@@ -32,7 +32,10 @@ def layer_stages(graph: NeuronGraph, index: int, shape: PieceShape) -> list[Stag
     ahead, *back = layer_methods(shape, index)
 
     def run(inputs: Sequence[Tensor], ports: Sequence[Port]) -> tuple[list[Tensor], list[Tensor]]:
-        """The products that are sums, or have errors, at these ports; and the new buffers."""
+        """The products that are sums, or have errors, at these ports; and the new buffers.
+
+        Each is float32 [B, neurons, ...].
+        """
         given = {port.name or port.role: x for port, x in zip(ahead.inputs, inputs, strict=True)}
         x, buffers = run_local(layer, given["sum"], given, given.get("mask"))
         edges = [graph.edges[port.edge] for port in ports if port.edge >= 0]

@@ -51,7 +51,10 @@ def as_stage(
     kind: str,
     updates: Mapping[int, int] | None = None,
 ) -> Stage:
-    """Return a stage whose example has a batch unlike its other sizes."""
+    """Return a stage whose example has a batch unlike its other sizes.
+
+    Tensors are of the ports' shapes [B, ...].
+    """
     batched = tuple(i for i, port in enumerate(spec.inputs) if port.shape and port.shape[0] == "B")
     example = example_inputs(spec.inputs, _example_batch(spec.inputs), torch.Generator())
     return Stage(Method(spec.name, function, example, batched, updates or {}), spec, reference, kind)
@@ -83,6 +86,7 @@ def _example_batch(ports: Sequence[Port]) -> int:
 def example_inputs(ports: Sequence[Port], batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     """Random inputs of the right shapes; variances and masks are positive, labels are 0 or 1, and
     weights so small that sums stay about as large from layer to layer.
+    Each is of its port's shape [B, ...].
     """
     values = []
     for port in ports:

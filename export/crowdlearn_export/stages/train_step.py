@@ -49,7 +49,7 @@ def train_step(
     without dampening. Parameters that need no gradient, and buffers of whole numbers, are constants of the
     program. `model` stays as it is. Raises LoweringError for a dropout that is no product with factors, or is
     called more than once, and UnsupportedModule for a module with weights that has two names, and for whole
-    numbers that a call changes.
+    numbers that a call changes. Inputs are float32 [B, ...], targets [B, ...].
     """
     _refuse_tied(model)
     dropping, dropped = with_factors(model, inputs)

@@ -71,7 +71,10 @@ def neuron_graph(model: nn.Module, example_input: Tensor, name: str = "") -> Neu
 
 
 def trace(model: nn.Module, example_input: Tensor, name: str = "") -> NeuronGraph:
-    """The same of a part of a model, whose outputs need be no scores, as it is read and not compared."""
+    """The same of a part of a model, whose outputs need be no scores, as it is read and not compared.
+
+    The sample is float32 [B, ...].
+    """
     tracing = _Tracing(model, example_input)
     return freeze(tracing.graph(name or type(model).__name__), model, tracing.resting)
 

@@ -40,13 +40,16 @@ def flat_layout(state: Mapping[str, torch.Tensor]) -> tuple[FlatEntry, ...]:
 
 
 def flatten(state: Mapping[str, torch.Tensor]) -> NDArray[np.float32]:
-    """The state's floats as one float32 vector."""
+    """The state's floats as one float32 vector. It is float32 [floats]."""
     parts = [state[entry.name].detach().reshape(-1).numpy() for entry in flat_layout(state)]
     return np.concatenate(parts).astype(np.float32)
 
 
 def unflatten(vector: NDArray[np.float32], template: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict like `template` with the vector's floats: the inverse of `flatten`."""
+    """A state dict like `template` with the vector's floats: the inverse of `flatten`.
+
+    The vector is float32 [floats].
+    """
     state = {name: tensor.detach().clone() for name, tensor in template.items()}
     for entry in flat_layout(template):
         part = torch.from_numpy(vector[entry.start : entry.stop].copy())
@@ -58,7 +61,7 @@ def travelling(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Plan) ->
     """Return where in the vector each weight lies, in the order in which weights travel: by the graph's
     arrays, each with its neurons first, as the plan orders them.
 
-    Raises PlanError if a tensor of the state is not the graph's.
+    Raises PlanError if a tensor of the state is not the graph's. They are int64 [floats].
     """
     places = {entry.name: torch.arange(entry.start, entry.stop).reshape(entry.shape) for entry in layout}
     sizes = {spec.name: graph.layers[spec.layer].neurons * prod(spec.shape) for spec in array_specs(graph)}
@@ -72,7 +75,7 @@ def travelling(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Plan) ->
 def piece_of_weight(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Plan) -> NDArray[np.int32]:
     """The piece that is responsible for each weight of the vector: the owner of its (source) neuron.
 
-    Raises PlanError if a tensor of the state is not the graph's.
+    Raises PlanError if a tensor of the state is not the graph's. They are int32 [floats].
     """
     places = travelling(layout, graph, plan)
     pieces = np.empty(len(places), np.int32)
@@ -83,7 +86,7 @@ def piece_of_weight(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Pla
 
 
 def piece_of_neuron(graph: NeuronGraph, plan: Plan, layer: int) -> NDArray[np.int32]:
-    """The piece that owns each neuron of a layer, in the model's order."""
+    """The piece that owns each neuron of a layer, in the model's order. They are int64 [neurons]."""
     pieces = np.empty(graph.layers[layer].neurons, np.int32)
     for number, piece in enumerate(plan.pieces):
         start, stop = piece.neurons[layer]

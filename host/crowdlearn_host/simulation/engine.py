@@ -56,7 +56,10 @@ def run(
 
 
 def global_weights(setting: Setting, state: RunState) -> Floats:
-    """The global model: the windowed average, or the mean of the groups where nothing is shared."""
+    """The global model: the windowed average, or the mean of the groups where nothing is shared.
+
+    They are float32 [floats].
+    """
     if setting.config.strategy.windowed:
         return state.window.average()
     return state.weights.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -46,6 +46,7 @@ def shuffle_bytes(config: SimulationConfig, pieces: NDArray[np.int32], frozen: N
     which have nothing else.
 
     Momentum moves with its weights, and so does accumulated |gradient| where theta leaves a choice to make.
+    It is int32 [floats].
     """
     if config.group == 1:
         return 0

@@ -21,7 +21,7 @@ LEAST = 2
 def partition(labels: Indices, devices: int, config: PartitionConfig, seed: int) -> list[Indices]:
     """Positions of each device's samples, at least 2; every one but a remainder lies on exactly one device.
 
-    Raises ConfigError if there are too few samples.
+    Raises ConfigError if there are too few samples. Each is int64 [n].
     """
     if labels.dtype.kind != "i" and config.kind in ("dirichlet", "shards"):
         raise ConfigError(f"partition {config.kind} needs classes, and the labels are numbers; choose iid")
@@ -52,7 +52,7 @@ def load_device_files(folder: str | Path, devices: int) -> tuple[Dataset, list[I
     """All of the folder's `device-*.npz`, by name, as one data set, and the positions of each one's samples.
 
     Raises ConfigError if there are not `devices` of them or one holds a single sample, DataError where one
-    is damaged.
+    is damaged. Each is int64 [n].
     """
     paths = sorted(Path(folder).glob("device-*.npz"))
     if len(paths) != devices:

@@ -63,6 +63,7 @@ def prepare(
     """The run that `config` describes on this data; without a plan, the even one.
 
     Raises ConfigError if the model does not take the data, PlanError where the plan does not fit it.
+    `devices` are int64 [n] each.
     """
     shape = input_shape(config.model, train.inputs.shape[1:])
     # Flat samples in between would hide that the two differ in layout.

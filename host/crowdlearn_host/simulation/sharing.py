@@ -34,7 +34,7 @@ def share(
     number: int,
 ) -> int:
     """Take the uploads of every device from `results`, one group at a time, then write every group's download
-    into `weights`. Returns the bytes of both.
+    into `weights`. Returns the bytes of both. `weights` are float32 [groups, floats].
     """
     config = setting.config
     theta, values = config.sharing.theta, ValueType[config.sharing.values.upper()]
@@ -92,7 +92,10 @@ class _Travel:
         self._number, self._values = number, values
 
     def add(self, owner: int, part: _Part, chosen: NDArray[np.int64]) -> int:
-        """Sends the weights at increasing positions of a part. Returns the bytes."""
+        """Sends the weights at increasing positions of a part. Returns the bytes.
+
+        Positions are int64 [n].
+        """
         places = part.places[chosen]
         indices = part.indices[chosen].astype(np.uint32)
         update = Update(owner, self._number, indices, self.weights[places])

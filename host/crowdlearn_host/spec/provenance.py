@@ -38,7 +38,10 @@ class Given(Section):
 
     @classmethod
     def samples(cls, place: str, data: Dataset, devices: Sequence[NDArray[np.int64]] = ()) -> Self:
-        """Samples, and which of them each device has; however a sample is shaped, it is the same."""
+        """Samples, and which of them each device has; however a sample is shaped, it is the same.
+
+        `devices` are int64 [n] each.
+        """
         digest = hashlib.sha256()
         arrays: list[NDArray[Any]] = [data.inputs, data.labels, *devices]
         for array in arrays:
@@ -66,7 +69,7 @@ def given(
     devices: Sequence[NDArray[np.int64]] = (),
 ) -> dict[str, Given]:
     """Return what a run is given, by name. `devices` has each one's part of `train`, where that is known by
-    now.
+    now. Each part is int64 [n].
     """
     found = {}
     if train is not None:

@@ -31,20 +31,29 @@ class RingError(DeviceError):
 
 
 def encode(values: NDArray[np.floating], bits: int) -> Ring:
-    """Return values rounded to multiples of 2^-bits, as uint32 of the same shape."""
+    """Return values rounded to multiples of 2^-bits, as uint32 of the same shape.
+
+    Values are float32 [...].
+    """
     scaled = np.asarray(values, np.float64) * 2.0**bits
     return np.rint(scaled, out=scaled).astype(np.int64).astype(np.uint32)
 
 
 def decode(values: Ring, bits: int) -> Floats:
-    """Return the real numbers of ring elements, float32; those above half the ring are negative."""
+    """Return the real numbers of ring elements, float32; those above half the ring are negative.
+
+    Elements are uint32 [...].
+    """
     found = values.view(np.int32).astype(np.float64)
     found *= 2.0**-bits
     return found.astype(np.float32)
 
 
 def encode_weights(weights: Floats, bits: int) -> Integers:
-    """Return weights rounded to multiples of 2^-bits, int32 below 2^15 in magnitude."""
+    """Return weights rounded to multiples of 2^-bits, int32 below 2^15 in magnitude.
+
+    Weights are float32 [...].
+    """
     limit = (1 << WEIGHT_BITS) - 1
     return np.clip(np.rint(weights.astype(np.float64) * 2.0**bits), -limit, limit).astype(np.int32)
 

@@ -38,19 +38,25 @@ class LinearMap(ABC):
 
     @abstractmethod
     def norms(self, values: Floats, errors: Floats | None) -> tuple[float, float]:
-        """Return the largest norms of what enters one output and, of errors, of what leaves one input."""
+        """Return the largest norms of what enters one output and, of errors, of what leaves one input.
+
+        Arrays are float32 [B, ...].
+        """
 
     @abstractmethod
     def column_norm(self, values: Floats) -> float:
-        """Return the largest norm of one source value over a mini-batch."""
+        """Return the largest norm of one source value over a mini-batch. Values are float32 [B, ...]."""
 
     @abstractmethod
     def weight_norms(self, weights: Floats) -> tuple[float, float]:
-        """Return the largest norms of the weights of one output and of one input."""
+        """Return the largest norms of the weights of one output and of one input.
+
+        Weights are float32 [sources, targets, ...].
+        """
 
     @abstractmethod
     def gradient_bound(self, values: Floats, errors: Floats) -> float:
-        """Return a number that no gradient exceeds."""
+        """Return a number that no gradient exceeds. Arrays are float32 [B, ...]."""
 
 
 @dataclass(frozen=True)

@@ -111,12 +111,15 @@ class Sharer:
 
 
 def joined(answers: tuple[Ring, Ring], shared: Shared) -> Floats:
-    """Return the product that two answers give, float32."""
+    """Return the product that two answers give, float32. It is float32 [B, targets, ...]."""
     return decode(answers[0] + answers[1], shared.bits + shared.weight_bits)
 
 
 def facts_of(linear: LinearMap, weights: Floats) -> WeightFacts:
-    """Return what a helper says of its weights, float32 with source neurons first."""
+    """Return what a helper says of its weights, float32 with source neurons first.
+
+    Weights are float32 [sources, targets, ...].
+    """
     return WeightFacts(float(np.abs(weights).max(initial=0.0)), *linear.weight_norms(weights))
 
 
@@ -136,7 +139,10 @@ class Helper:
         self.facts = WeightFacts(0.0, 0.0, 0.0)
 
     def take_weights(self, weights: Floats) -> None:
-        """Take the map's weights, float32 with source neurons first, for the mini-batches that follow."""
+        """Take the map's weights, float32 with source neurons first, for the mini-batches that follow.
+
+        Weights are float32 [sources, targets, ...].
+        """
         self.facts = facts_of(self._linear, weights)
         self._weights = weights
 
@@ -182,7 +188,10 @@ class Helper:
         return part + zero_mask(self._own, Place(step, self._edge, GRADIENTS), part.shape)
 
     def opened(self, parts: tuple[Ring, ...]) -> Floats:
-        """Return the gradient that all three masked parts give, float32; the shares are forgotten."""
+        """Return the gradient that all three masked parts give, float32; the shares are forgotten.
+
+        It is float32 [sources, targets, ...].
+        """
         if len(parts) != HELPERS:
             raise SharesError(f"{len(parts)} parts of a gradient; three were due")
         bits = self._pairs[ACTIVATIONS][1] + self._pairs[ERRORS][1]

@@ -35,7 +35,10 @@ class Permuted:
         return Permuted(self.base, tuple(self.dims[d] for d in dims))
 
     def made(self) -> Tensor:
-        """The tensor itself: a view where only dimensions of size 1 move, a copy otherwise."""
+        """The tensor itself: a view where only dimensions of size 1 move, a copy otherwise.
+
+        It is of any dtype and shape [...].
+        """
         moved = [
             d for d in self.dims if not (isinstance(self.base.shape[d], int) and self.base.shape[d] == 1)
         ]

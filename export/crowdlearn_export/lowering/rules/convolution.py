@@ -32,7 +32,10 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """aten.convolution: columns of input rows times the kernel; depthwise ones are in `depthwise`."""
+    """aten.convolution: columns of input rows times the kernel; depthwise ones are in `depthwise`.
+
+    Maps are float32 [B, C, H, W], kernels float32 [O, C, h, w].
+    """
     if x.dim() == 3:
         flat = convolution(
             x.unsqueeze(2),
@@ -71,7 +74,10 @@ def convolution_backward(
     groups: int,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """aten.convolution_backward: the gradients of input, kernel and bias that `output_mask` asks for."""
+    """aten.convolution_backward: the gradients of input, kernel and bias that `output_mask` asks for.
+
+    Maps are float32 [B, C, H, W], kernels float32 [O, C, h, w].
+    """
     if x.dim() == 3:
         dx, dw, db = convolution_backward(
             grad.unsqueeze(2),

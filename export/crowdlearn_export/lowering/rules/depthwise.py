@@ -27,14 +27,20 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, vertical: Window, 
 
 
 def depthwise_dx(grad: Tensor, weight: Tensor, vertical: Window, horizontal: Window) -> Tensor:
-    """The gradient of the input: the same product, where outputs are read by inputs."""
+    """The gradient of the input: the same product, where outputs are read by inputs.
+
+    Rows are float32 [positions, C].
+    """
     if _wide(horizontal):
         return _dx_by_taps(grad, weight, vertical, horizontal)
     return _banded_product(grad, weight, vertical.read_by, horizontal.read_by, horizontal.outputs)
 
 
 def depthwise_dw(grad: Tensor, x: Tensor, vertical: Window, horizontal: Window) -> Tensor:
-    """The gradient of the kernel: that of the banded matrix, summed along its bands."""
+    """The gradient of the kernel: that of the banded matrix, summed along its bands.
+
+    Rows are float32 [positions, C].
+    """
     if _wide(horizontal):
         return _dw_by_taps(grad, x, vertical, horizontal)
     channels, size = int(x.shape[1]), vertical.size * horizontal.inputs

@@ -19,17 +19,20 @@ TINY = 1e-30
 
 
 def positive(x: Tensor) -> Tensor:
-    """1 where x > 0, else 0."""
+    """1 where x > 0, else 0. Tensors are float32 [...] of one shape."""
     return torch.nn.functional.hardtanh(x * STEEP, 0.0, 1.0)
 
 
 def threshold_backward(grad: Tensor, x: Tensor, threshold: float) -> Tensor:
-    """The gradient of relu: passes where x > threshold."""
+    """The gradient of relu: passes where x > threshold. Tensors are float32 [...] of one shape."""
     return grad * positive(x if threshold == 0 else x - threshold)
 
 
 def leaky_relu_backward(grad: Tensor, x: Tensor, slope: float, is_result: bool) -> Tensor:
-    """The gradient of leaky_relu: all of it where x > 0, `slope` of it elsewhere."""
+    """The gradient of leaky_relu: all of it where x > 0, `slope` of it elsewhere.
+
+    Tensors are float32 [...] of one shape.
+    """
     return grad * (positive(x) * (1 - slope) + slope)
 
 
@@ -37,54 +40,61 @@ def hardtanh_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tenso
     """The gradient of hardtanh and relu6: passes strictly between the bounds.
 
     Of the result, which the forward pass has already, so that the argument need not be kept until now.
+    Tensors are float32 [...] of one shape.
     """
     return grad * _between(torch.nn.functional.hardtanh(x, low, high), low, high)
 
 
 def hardsigmoid(x: Tensor) -> Tensor:
-    """clamp(x + 3, 0, 6) / 6."""
+    """clamp(x + 3, 0, 6) / 6. Tensors are float32 [...] of one shape."""
     return torch.nn.functional.hardtanh(x + 3, 0.0, 6.0) * (1 / 6)
 
 
 def hardsigmoid_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """A sixth of the gradient strictly between -3 and 3."""
+    """A sixth of the gradient strictly between -3 and 3. Tensors are float32 [...] of one shape."""
     return grad * _between(x, -3.0, 3.0) * (1 / 6)
 
 
 def hardswish(x: Tensor) -> Tensor:
-    """x * hardsigmoid(x)."""
+    """x * hardsigmoid(x). Tensors are float32 [...] of one shape."""
     return x * hardsigmoid(x)
 
 
 def hardswish_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient of hardswish: 0 up to -3, 1 from 3, x / 3 + 1/2 between."""
+    """The gradient of hardswish: 0 up to -3, 1 from 3, x / 3 + 1/2 between.
+
+    Tensors are float32 [...] of one shape.
+    """
     inside = positive((x + 3) * (3 - x))
     return grad * (inside * (x * (1 / 3) + 0.5) + positive(x - 3))
 
 
 def sigmoid_backward(grad: Tensor, out: Tensor) -> Tensor:
-    """grad * out * (1 - out)."""
+    """grad * out * (1 - out). Tensors are float32 [...] of one shape."""
     return grad * (out * (1 - out))
 
 
 def tanh_backward(grad: Tensor, out: Tensor) -> Tensor:
-    """grad * (1 - out^2)."""
+    """grad * (1 - out^2). Tensors are float32 [...] of one shape."""
     return grad * (1 - out * out)
 
 
 def silu(x: Tensor) -> Tensor:
-    """x * sigmoid(x)."""
+    """x * sigmoid(x). Tensors are float32 [...] of one shape."""
     return x * torch.sigmoid(x)
 
 
 def silu_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient of silu, through the sigmoid that the forward also computes."""
+    """The gradient of silu, through the sigmoid that the forward also computes.
+
+    Tensors are float32 [...] of one shape.
+    """
     gate = torch.sigmoid(x)
     return grad * (gate * (1 + x * (1 - gate)))
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """x times the normal distribution."""
+    """x times the normal distribution. Tensors are float32 [...] of one shape."""
     if approximate == "tanh":
         return x * ((torch.tanh(_inner(x)) + 1) * 0.5)
     # Both backends have it.
@@ -93,7 +103,7 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
 
 def gelu_backward(grad: Tensor, x: Tensor, approximate: str = "none") -> Tensor:
     """The gradient of gelu. The distribution is the forward's result over its input: no backend has a fast
-    erf.
+    erf. Tensors are float32 [...] of one shape.
     """
     if approximate == "tanh":
         tanh = torch.tanh(_inner(x))

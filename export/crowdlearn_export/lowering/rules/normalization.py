@@ -19,7 +19,7 @@ def batch_norm(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """aten.native_batch_norm: output, mean and 1/std of the batch; in training it moves the running
-    statistics.
+    statistics. Maps are float32 [B, C, ...].
     """
     if not training:
         assert running_mean is not None
@@ -52,7 +52,7 @@ def batch_norm_backward(
     eps: float,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """aten.native_batch_norm_backward, all three gradients."""
+    """aten.native_batch_norm_backward, all three gradients. Maps are float32 [B, C, ...]."""
     if train:
         assert save_mean is not None
         assert save_invstd is not None
@@ -74,7 +74,10 @@ def batch_norm_backward(
 def layer_norm(
     x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """aten.native_layer_norm: output, mean and 1/std over the last dimensions."""
+    """aten.native_layer_norm: output, mean and 1/std over the last dimensions.
+
+    Tensors are float32 [..., D].
+    """
     dims = list(range(x.dim() - len(shape), x.dim()))
     normal, mean, invstd = _normalise(x, dims, eps)
     out = _times(normal, weight)
@@ -91,7 +94,7 @@ def layer_norm_backward(
     bias: Tensor | None,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """aten.native_layer_norm_backward, all three gradients."""
+    """aten.native_layer_norm_backward, all three gradients. Tensors are float32 [..., D]."""
     inner = list(range(x.dim() - len(shape), x.dim()))
     outer = list(range(x.dim() - len(shape)))
     normal = (x - mean) * invstd
@@ -130,7 +133,7 @@ def group_norm_backward(
     groups: int,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """aten.native_group_norm_backward, all three gradients."""
+    """aten.native_group_norm_backward, all three gradients. Maps are float32 [B, C, ...]."""
     spread = invstd.reshape(batch, groups, 1)
     normal = (x.reshape(batch, groups, -1) - mean.reshape(batch, groups, 1)) * spread
     inner = grad if weight is None else grad * _as_channel(weight, x)

@@ -24,7 +24,7 @@ def max_pool2d(
     ceil_mode: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """aten.max_pool2d_with_indices: the maximum over the taps; the indices are what the gradient rule does
-    without.
+    without. Maps are float32 [B, C, H, W].
     """
     vertical, horizontal = pool_windows(x, kernel, stride, padding, dilation, ceil_mode)
     best, _ = _maximum(to_rows(x), vertical, horizontal)
@@ -42,7 +42,10 @@ def max_pool2d_backward(
     ceil_mode: bool,
     indices: Tensor,
 ) -> Tensor:
-    """aten.max_pool2d_with_indices_backward: each gradient goes to the first tap that equals the maximum."""
+    """aten.max_pool2d_with_indices_backward: each gradient goes to the first tap that equals the maximum.
+
+    Maps are float32 [B, C, H, W].
+    """
     vertical, horizontal = pool_windows(x, kernel, stride, padding, dilation, ceil_mode)
     best, taps = _maximum(to_rows(x), vertical, horizontal)
     left = to_rows(grad)
@@ -67,7 +70,7 @@ def avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    """aten.avg_pool2d: the sum over each window's rows, scaled."""
+    """aten.avg_pool2d: the sum over each window's rows, scaled. Maps are float32 [B, C, H, W]."""
     vertical, horizontal = pool_windows(x, kernel, stride, padding, (1,), ceil_mode)
     size = vertical.outputs * horizontal.outputs
     taps = gather(to_rows(x), reading_table(vertical, horizontal)).reshape(
@@ -87,7 +90,10 @@ def avg_pool2d_backward(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Tensor:
-    """aten.avg_pool2d_backward: every position adds the scaled gradients of the windows it is in."""
+    """aten.avg_pool2d_backward: every position adds the scaled gradients of the windows it is in.
+
+    Maps are float32 [B, C, H, W].
+    """
     vertical, horizontal = pool_windows(x, kernel, stride, padding, (1,), ceil_mode)
     rows = _scaled(to_rows(grad), vertical, horizontal, count_include_pad, divisor_override)
     table, size = reading_table(vertical, horizontal), vertical.inputs * horizontal.inputs
@@ -97,7 +103,7 @@ def avg_pool2d_backward(
 
 def adaptive_avg_pool2d(x: Tensor, output_size: Sequence[int]) -> Tensor:
     """aten._adaptive_avg_pool2d: a plain average pool where the map divides evenly, else products with the
-    shares of each window.
+    shares of each window. Maps are float32 [B, C, H, W].
     """
     height, width = (int(s) for s in output_size)
     if kernel := _even_kernel(x.shape[2:], (height, width)):
@@ -106,7 +112,10 @@ def adaptive_avg_pool2d(x: Tensor, output_size: Sequence[int]) -> Tensor:
 
 
 def adaptive_avg_pool2d_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """aten._adaptive_avg_pool2d_backward: every position adds its shares of the windows it is in."""
+    """aten._adaptive_avg_pool2d_backward: every position adds its shares of the windows it is in.
+
+    Maps are float32 [B, C, H, W].
+    """
     if kernel := _even_kernel(x.shape[2:], grad.shape[2:]):
         return avg_pool2d_backward(grad, x, kernel, kernel, (0,), False, True, None)
     vertical, horizontal = (_shares(int(x.shape[d]), int(grad.shape[d])) for d in (2, 3))

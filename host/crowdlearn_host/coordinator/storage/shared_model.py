@@ -138,7 +138,7 @@ class SharedModel:
             self._window.apply(decode_update(update, limits))
 
     def model(self) -> dict[str, Floats]:
-        """The global model's arrays: the windowed average."""
+        """The global model's arrays: the windowed average. Each is float32 [neurons, ...]."""
         average = self._window.average()
         model = {}
         for spec in self._arrays:

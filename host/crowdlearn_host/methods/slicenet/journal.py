@@ -52,7 +52,10 @@ class Journal:
         self.mark = Mark()
 
     def create(self, initial: Floats, omega: int) -> Window:
-        """Begin anew: an empty window, whose room on disk is taken at once."""
+        """Begin anew: an empty window, whose room on disk is taken at once.
+
+        `initial` is float32 [floats].
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         for path in self._folder.iterdir():
             path.unlink()
@@ -70,6 +73,7 @@ class Journal:
         """The window as it was when the mark's log began; `records` tells what has entered since.
 
         Raises RunError if the folder is damaged, or of another model or omega.
+        The vector is float32 [floats].
         """
         try:
             if self._uploads.stat().st_size != 4 * omega * len(initial):

@@ -52,7 +52,7 @@ class Window:
 
     @property
     def counts(self) -> NDArray[Any]:
-        """Uploads in the window, per weight: at most omega."""
+        """Uploads in the window, per weight: at most omega. They are int64 [floats]."""
         return self._counts.copy()
 
     def apply(self, update: Update) -> None:
@@ -110,7 +110,10 @@ class Window:
         return (often + start).astype(np.uint32), self.averaged(start, stop)[often]
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """All that the window remembers, as arrays; `from_state` makes it anew."""
+        """All that the window remembers, as arrays; `from_state` makes it anew.
+
+        Each is [floats] or [omega, floats].
+        """
         return {"initial": self._initial, "uploads": self._uploads, **self.counters()}
 
     def counters(self) -> dict[str, NDArray[Any]]:
@@ -119,7 +122,7 @@ class Window:
 
     @classmethod
     def from_state(cls, state: Mapping[str, NDArray[Any]]) -> Window:
-        """The window that `state()` told of."""
+        """The window that `state()` told of. Each array is [floats] or [omega, floats]."""
         window = cls(state["initial"], len(state["uploads"]), state["uploads"].copy())
         window._counts[:] = state["counts"]
         window._next[:] = state["next"]

@@ -38,7 +38,10 @@ class Evidence:
 
     @cached_property
     def standard(self) -> tuple[Floats, Floats]:
-        """Known features, with noise, and seen ones, both centred and scaled."""
+        """Known features, with noise, and seen ones, both centred and scaled.
+
+        Features are float32 [n, d].
+        """
         known = self.features
         if self.noise is not None:
             drawn = np.random.default_rng(0).standard_normal(known.shape, np.float32)
@@ -62,7 +65,7 @@ class PriorOnly(Attack):
     name = "prior only"
 
     def guess(self, evidence: Evidence) -> Floats:
-        """Repeat the mean."""
+        """Repeat the mean. Views are float32 [n, d], samples float32 [n, D]."""
         return np.tile(evidence.inputs.mean(0), (len(evidence.seen), 1))
 
 
@@ -73,7 +76,10 @@ class Linear(Attack):
     ridges = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
     def guess(self, evidence: Evidence) -> Floats:
-        """Regress samples on views, with the ridge that predicts a held-out fifth best."""
+        """Regress samples on views, with the ridge that predicts a held-out fifth best.
+
+        Views are float32 [n, d], samples float32 [n, D].
+        """
         known, seen = evidence.standard
         if not known.shape[1]:
             return PriorOnly().guess(evidence)
@@ -100,7 +106,10 @@ class Decoder(Attack):
         self._epochs, self._width, self._seed = epochs, width, seed
 
     def guess(self, evidence: Evidence) -> Floats:
-        """Train on the attacker's pairs, then decode the seen views."""
+        """Train on the attacker's pairs, then decode the seen views.
+
+        Views are float32 [n, d], samples float32 [n, D].
+        """
         import torch
         from torch import nn
 

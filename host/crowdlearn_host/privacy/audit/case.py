@@ -84,7 +84,7 @@ class Case:
         """Return the network as an attacker knows it at a `time` (0 to 1) of a pass of the victim.
 
         `fresh` weights are the pass's first, `stale` ones those of nearly an epoch before, and `interpolated`
-        ones lie between the first and the last.
+        ones lie between the first and the last. They are float32 [neurons, ...] by name.
         """
         place = self.watched[number]
         before, after = self.tapes[place].before.values, self.tapes[place].after.values

@@ -47,7 +47,10 @@ def clustered(seen: Floats, truth: Labels, classes: int) -> float:
 
 
 def few_known(seen: Floats, truth: Labels, classes: int, known: int = 10, seed: int = 0) -> float:
-    """Return the accuracy of a classifier that knows `known` labels a class, on all other samples."""
+    """Return the accuracy of a classifier that knows `known` labels a class, on all other samples.
+
+    Views are float32 [n, d], labels int64 [n].
+    """
     rng = np.random.default_rng(seed)
     own = [rng.permutation(np.flatnonzero(truth == c))[:known] for c in range(classes)]
     taught = np.concatenate([rows for rows in own if len(rows)])

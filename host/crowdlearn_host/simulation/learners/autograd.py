@@ -44,17 +44,18 @@ class ByAutograd:
                 model.get_submodule(owner)._buffers[name] = view
 
     def entered(self, flat: Floats) -> Floats:
-        """A vector in the order of sharing.flat as one like `vector`: itself."""
+        """A vector in the order of sharing.flat as one like `vector`: itself. It is float32 [floats]."""
         return flat
 
     def left(self, own: Floats) -> Floats:
-        """The inverse of `entered`, as a copy."""
+        """The inverse of `entered`, as a copy. It is float32 [floats]."""
         return own.copy()
 
     def train(self, passes: Sequence[Pass], rate: float, momentum: Floats, accumulated: Floats) -> float:
         """SGD through all `passes`, of `vector` in place; the loss summed over samples.
 
         `momentum` moves along, and |gradient| is added to `accumulated`; each is empty if there is none.
+        Vectors are float32 [floats].
         """
         to_training(self._model, self._resting)
         self._noise.manual_seed(_noise_seed(self._workload.config.seed, passes[0]))
@@ -62,7 +63,10 @@ class ByAutograd:
         return sum(self._pass(each, rate, velocities, sums) for each in passes)
 
     def classify(self, flat: Floats, tested: range) -> Indices:
-        """The classes of these test samples, by running statistics; `vector` becomes `flat`."""
+        """The classes of these test samples, by running statistics; `vector` becomes `flat`.
+
+        They are int64 [n].
+        """
         self._model.eval()
         self.vector[:] = flat
         with torch.no_grad():
@@ -71,7 +75,10 @@ class ByAutograd:
         return classes
 
     def loss(self, flat: Floats, tested: range) -> float:
-        """The loss summed over these test samples, by running statistics; `vector` becomes `flat`."""
+        """The loss summed over these test samples, by running statistics; `vector` becomes `flat`.
+
+        `flat` is float32 [floats].
+        """
         self._model.eval()
         self.vector[:] = flat
         test = self._workload.test

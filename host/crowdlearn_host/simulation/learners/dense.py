@@ -109,11 +109,11 @@ class DenseChain:
         return cls(layout, norms, Columns.of(inputs))
 
     def entered(self, flat: Floats) -> Floats:
-        """A vector in the order of sharing.flat as one like `vector`."""
+        """A vector in the order of sharing.flat as one like `vector`. It is float32 [floats]."""
         return self._turned(flat, entering=True)
 
     def left(self, own: Floats) -> Floats:
-        """The inverse of `entered`."""
+        """The inverse of `entered`. It is float32 [floats]."""
         return self._turned(own, entering=False)
 
     def _turned(self, vector: Floats, entering: bool) -> Floats:
@@ -132,6 +132,7 @@ class DenseChain:
         """SGD through all `passes`, of `vector` in place; the loss summed over samples.
 
         Adds |gradient| to `accumulated`, a vector like `vector`, unless it is empty.
+        Vectors are float32 [floats].
         """
         if len(accumulated):
             totals = self._views(accumulated, transposed=True)
@@ -141,7 +142,10 @@ class DenseChain:
         return sum(self._pass(fed, rate, totals) for fed in passes)
 
     def classify(self, flat: Floats, samples: Samples, tested: range) -> Indices:
-        """The classes of the samples `tested`, by running statistics; `flat`: as sharing.flat."""
+        """The classes of the samples `tested`, by running statistics; `flat`: as sharing.flat.
+
+        They are int64 [n].
+        """
         folded = []
         layers = self._views(self.entered(flat), transposed=True)
         for layer, norm in zip(layers, [*self._norms, None], strict=True):

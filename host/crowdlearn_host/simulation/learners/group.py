@@ -71,7 +71,7 @@ class GroupModel:
     ) -> GroupResult:
         """A group after its passes, from these weights and this momentum (empty if training has none).
 
-        `accumulate` asks for |gradient| summed per weight.
+        `accumulate` asks for |gradient| summed per weight. Vectors are float32 [floats].
         """
         learner, samples = self._learner, sum(map(self._workload.samples, passes))
         learner.vector[:] = learner.entered(weights)
@@ -82,7 +82,10 @@ class GroupModel:
         return GroupResult(learner.left(learner.vector), velocity, sums, loss, samples)
 
     def average(self, devices: Sequence[Sequence[Pass]], weights: Floats, rate: float) -> GroupResult:
-        """The mean, by samples, of the models that each of the devices trains alone from these weights."""
+        """The mean, by samples, of the models that each of the devices trains alone from these weights.
+
+        Vectors are float32 [floats].
+        """
         learner, samples = self._learner, [sum(map(self._workload.samples, passes)) for passes in devices]
         momentum, nothing = bool(self._workload.config.training.momentum), np.zeros(0, np.float32)
         start, loss = learner.entered(weights), 0.0
@@ -98,6 +101,7 @@ class GroupModel:
     def tested(self, weights: Floats, tested: range) -> float:
         """Return how many of these test samples a model of these weights gets right, by its running
         statistics; or its loss summed over them, if there are no classes.
+        `weights` are float32 [floats].
         """
         if not self._workload.by_classes:
             return self._learner.loss(weights, tested)

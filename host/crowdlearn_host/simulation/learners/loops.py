@@ -63,6 +63,7 @@ def move_rare(
     """The step of the weights of rare columns, as `move` makes it, by the errors of these rows of Samples.
 
     Columns that are zero in all of them stay as they are. `totals` has as many columns as `weight`, or none.
+    Weights are float32 [sources, targets].
     """
     sources, targets = weight.shape
     first = np.zeros(sources + 1, np.int64)  # what is not zero, column by column: where each begins
@@ -97,7 +98,7 @@ def move_rare(
 
 @compiled
 def rectify(sums: Floats, bias: Floats, outputs: Floats) -> None:
-    """ReLU of sums without their bias; `outputs` may be `sums`."""
+    """ReLU of sums without their bias; `outputs` may be `sums`. Both are float32 [rows, targets]."""
     for i in range(len(sums)):
         for j in range(len(bias)):
             total = sums[i, j] + bias[j]
@@ -108,7 +109,10 @@ def rectify(sums: Floats, bias: Floats, outputs: Floats) -> None:
 def normalise(
     sums: Floats, vectors: Floats, momentum: np.float32, eps: np.float32, saved: Floats, outputs: Floats
 ) -> None:
-    """Batch norm and ReLU of sums without their bias; moves the running statistics, which have it."""
+    """Batch norm and ReLU of sums without their bias; moves the running statistics, which have it.
+
+    Sums are float32 [rows, targets].
+    """
     rows, width = sums.shape
     mean, inverse, scale, offset = saved[0], saved[1], saved[2], saved[3]
     bias, gain, shift = vectors[BIAS], vectors[GAIN], vectors[SHIFT]
@@ -139,7 +143,10 @@ def normalise(
 
 @compiled
 def errors_of(logits: Floats, bias: Floats, labels: Indices, errors: Floats) -> float:
-    """The errors of cross entropy summed over samples, by the logits without their bias; returns the loss."""
+    """The errors of cross entropy summed over samples, by the logits without their bias; returns the loss.
+
+    Scores are float32 [rows, classes], labels int64 [rows].
+    """
     loss = 0.0
     for i in range(len(logits)):
         most = np.float32(-np.inf)
@@ -172,7 +179,7 @@ def back_normalised(
     """The errors of `normalise`'s outputs become, in place, those of its sums, and gain and shift move.
 
     `totals`, like `vectors`, takes |gradient| times `share`, unless it has no rows; that of the bias, which
-    never moves, is rounding.
+    never moves, is rounding. They are float32 [rows, targets].
     """
     rows, width = errors.shape
     mean, inverse, scale, offset, by_gain = saved[0], saved[1], saved[2], saved[3], saved[4]
@@ -219,7 +226,10 @@ def back_normalised(
 
 @compiled
 def back_rectified(errors: Floats, outputs: Floats) -> None:
-    """The errors of `rectify`'s outputs become those of its sums, in place."""
+    """The errors of `rectify`'s outputs become those of its sums, in place.
+
+    They are float32 [rows, targets].
+    """
     for i in range(len(errors)):
         for j in range(errors.shape[1]):
             errors[i, j] = errors[i, j] if outputs[i, j] > 0 else np.float32(0)
@@ -227,7 +237,10 @@ def back_rectified(errors: Floats, outputs: Floats) -> None:
 
 @compiled
 def move_bias(errors: Floats, vectors: Floats, totals: Floats, rate: np.float32, share: np.float32) -> None:
-    """The step of a bias, and its |gradient| into `totals`, unless that has no rows."""
+    """The step of a bias, and its |gradient| into `totals`, unless that has no rows.
+
+    Errors are float32 [rows, targets].
+    """
     for j in range(errors.shape[1]):
         gradient = np.float32(0)
         for i in range(len(errors)):
@@ -239,7 +252,10 @@ def move_bias(errors: Floats, vectors: Floats, totals: Floats, rate: np.float32,
 
 @compiled
 def move(floats: Floats, by: Floats, totals: Floats, rate: np.float32, share: np.float32) -> None:
-    """floats += rate * by, and totals += share * |by| unless it is empty; all are vectors."""
+    """floats += rate * by, and totals += share * |by| unless it is empty; all are vectors.
+
+    Each is float32 [n].
+    """
     if len(totals):
         for i in range(len(floats)):
             floats[i] += rate * by[i]

@@ -49,11 +49,14 @@ class MapOnShares(Protocol):
     """One linear map of a network, mini-batch after mini-batch; arrays are float32, weights source first."""
 
     def forward(self, values: Floats, weights: Floats) -> Floats:
-        """Return the sums of activations."""
+        """Return the sums of activations. They are float32 [B, targets, ...]."""
         ...
 
     def backward(self, errors: Floats, *, back: bool) -> tuple[Floats | None, Floats]:
-        """Return the errors of what entered, if they go `back`, and the gradient of the weights."""
+        """Return the errors of what entered, if they go `back`, and the gradient of the weights.
+
+        Errors are float32 [B, targets, ...].
+        """
         ...
 
 
@@ -64,7 +67,7 @@ class Opened:
         self._kind, self._told, self._name = kind, told, name
 
     def forward(self, values: Floats, weights: Floats) -> Floats:
-        """Return the sums of activations."""
+        """Return the sums of activations. They are float32 [B, targets, ...]."""
         self._linear = linear_map(self._kind, self._told, values.shape[2:])
         self._facts = facts_of(self._linear, weights)
         entering, _ = self._linear.norms(values, None)
@@ -77,7 +80,10 @@ class Opened:
         return _scaled(self._product(self._integers, self._weights), sum(self._bits))
 
     def backward(self, errors: Floats, *, back: bool) -> tuple[Floats | None, Floats]:
-        """Return the errors of what entered, if they go `back`, and the gradient of the weights."""
+        """Return the errors of what entered, if they go `back`, and the gradient of the weights.
+
+        Errors are float32 [B, targets, ...].
+        """
         of_values, of_weights = self._bits
         _, leaving = self._linear.norms(self._values, errors)
         sums = (
@@ -115,7 +121,7 @@ class Triple:
         self._parties: tuple[Sharer, tuple[Helper, ...]] | None = None
 
     def forward(self, values: Floats, weights: Floats) -> Floats:
-        """Return the sums of activations."""
+        """Return the sums of activations. They are float32 [B, targets, ...]."""
         self._step += 1
         sharer, helpers = self._parties = self._parties or self._drawn(values.shape[2:])
         for helper in helpers:
@@ -126,7 +132,10 @@ class Triple:
         return joined(_both(answers), shared)
 
     def backward(self, errors: Floats, *, back: bool) -> tuple[Floats | None, Floats]:
-        """Return the errors of what entered, if they go `back`, and the gradient of the weights."""
+        """Return the errors of what entered, if they go `back`, and the gradient of the weights.
+
+        Errors are float32 [B, targets, ...].
+        """
         assert self._parties is not None
         sharer, helpers = self._parties
         shared = sharer.errors(self._step, errors, helpers[0].facts)

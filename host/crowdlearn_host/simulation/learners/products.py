@@ -39,17 +39,17 @@ class ByProducts:
         return cls(chain, workload) if chain else None
 
     def train(self, passes: Sequence[Pass], rate: float, momentum: Floats, accumulated: Floats) -> float:
-        """Train as ByAutograd does; there is no momentum."""
+        """Train as ByAutograd does; there is no momentum. Vectors are float32 [floats]."""
         return self._chain.train(map(self._fed, passes), rate, accumulated)
 
     def classify(self, flat: Floats, tested: range) -> Indices:
-        """The classes of these test samples, by running statistics."""
+        """The classes of these test samples, by running statistics. They are int64 [n]."""
         if self._tested is None:
             self._tested = self._chain.columns.apart(_flattened(self._workload.test.inputs))
         return self._chain.classify(flat, self._tested, tested)
 
     def loss(self, flat: Floats, tested: range) -> float:
-        """Not needed: there are classes."""
+        """Not needed: there are classes. `flat` is float32 [floats]."""
         raise NotImplementedError
 
     def _fed(self, each: Pass) -> Fed:

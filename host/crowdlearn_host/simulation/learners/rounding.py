@@ -109,7 +109,10 @@ class _Parts:
         return torch.split(values, self._sizes, 1)
 
     def rounded(self, values: Tensor) -> Tensor:
-        """Float16 to nearest; int8 in steps of a message's largest magnitude / 127, up or down at random."""
+        """Float16 to nearest; int8 in steps of a message's largest magnitude / 127, up or down at random.
+
+        Values are float32 [sources, B, targets, ...].
+        """
         ones = (1 for _ in values.shape[3:])
         shape = (values.shape[0], 1, values.shape[2], *ones)
         if self.wire == "float16":

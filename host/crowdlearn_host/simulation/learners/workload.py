@@ -52,7 +52,7 @@ class Workload:
 
     def order(self, each: Pass) -> tuple[Indices, list[slice]]:
         """Return in which order a pass feeds the dominator's samples, and its mini-batches: parts of that
-        order.
+        order. The order is int64 [samples].
         """
         count = self.samples(each)
         rows = pass_order(count, seed=self.config.seed, epoch=each.epoch, device=each.device)
