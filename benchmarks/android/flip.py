@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -67,19 +67,19 @@ def _patches(seed: int) -> Tensor:
     return torch.tensor(small.repeat(PATCH, 2).repeat(PATCH, 3) * (100 / 255), dtype=torch.float32)
 
 
-def _explain(model: nn.Sequential, images: Tensor, targets: Tensor, observed: np.ndarray) -> int:
-    model, images = model.double(), images.double()
+def _explain(model: nn.Module, images: Tensor, targets: Tensor, observed: np.ndarray) -> int:
+    layers = list(model.double())  # type: ignore[call-overload]
+    images = images.double()
 
     def gradient(layer: int, bump: Tensor | float) -> np.ndarray:
-        model.zero_grad()
-        functional.cross_entropy(model[layer:](model[:layer](images) + bump), targets).backward()
-        weight = model[3].weight
-        assert weight.grad is not None
-        return np.asarray(weight.grad.numpy().copy())
+        weight = layers[3].weight
+        loss = functional.cross_entropy(_run(layers[layer:], _run(layers[:layer], images) + bump), targets)
+        (found,) = torch.autograd.grad(loss, weight)
+        return found.numpy()
 
     usual = gradient(0, 0.0)
     best = (0.0, 0.0, "")
-    for layer, bump, told in _close_calls(model, images):
+    for layer, bump, told in _close_calls(layers, images):
         flipped = gradient(layer, bump) - usual
         size = float(np.linalg.norm(flipped) / np.linalg.norm(observed))
         if size:
@@ -90,11 +90,17 @@ def _explain(model: nn.Sequential, images: Tensor, targets: Tensor, observed: np
     return 0 if best[0] > 0.999 else 1
 
 
-def _close_calls(model: nn.Sequential, images: Tensor) -> Iterator[tuple[int, Tensor, str]]:
+def _run(layers: Sequence[nn.Module], values: Tensor) -> Tensor:
+    for layer in layers:
+        values = layer(values)
+    return values
+
+
+def _close_calls(layers: Sequence[nn.Module], images: Tensor) -> Iterator[tuple[int, Tensor, str]]:
     """A layer, what added to its inputs decides one close call otherwise, and that call in words."""
-    for number, layer in enumerate(model):
+    for number, layer in enumerate(layers):
         with torch.no_grad():
-            given = model[:number](images)
+            given = _run(layers[:number], images)
         largest = float(given.abs().max())
         if isinstance(layer, nn.MaxPool2d):
             windows = functional.unfold(given.flatten(0, 1).unsqueeze(1), 2, stride=2)
