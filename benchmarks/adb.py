@@ -61,7 +61,7 @@ async def measure(megabytes: int, rounds: int) -> list[Row]:
         signer = load_signer(home / "key")
         blob = home / "blob"
         blob.write_bytes(os.urandom(megabytes * MEGABYTE))
-        with phones.running(1, home, programs=ECHO, preload=()) as (phone,):
+        with phones.running(1, home, programs=ECHO, preload=(), auto_accept=True) as (phone,):
             async with await AdbDevice.connect(phone.serial, key=home / "key") as device:
                 await _ours(found, device, blob, rounds=1)
                 found.clear()

@@ -114,7 +114,10 @@ async def _measure(
                 await asyncio.sleep(0.02)
             before.append(int((home / "before").read_text()))
             url = f"ws://127.0.0.1:{(home / 'port').read_text().strip()}/"
-            connection = await connect(url, max_size=MAX_FRAME, compression=None, ping_timeout=None)
+            shown = {"Authorization": f"Bearer {(home / 'token').read_text()}"}
+            connection = await connect(
+                url, max_size=MAX_FRAME, compression=None, ping_timeout=None, additional_headers=shown
+            )
             attached.append(asyncio.create_task(server.attach(connection, dialled=True, number=k)))
         async with asyncio.timeout(LIMIT_SECONDS):
             await passed.wait()

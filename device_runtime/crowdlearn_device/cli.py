@@ -22,6 +22,7 @@ from crowdlearn_device.privacy.tap import FileTap
 from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_device.program.manifest_reader import read_targets
 from crowdlearn_device.program.replay import replay
+from crowdlearn_device.transport.door import token_of
 from crowdlearn_device.transport.join import join_host
 from crowdlearn_device.transport.serve import serve_device
 
@@ -51,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     joining = commands.add_parser("join", help="dial a host and take part in what it trains")
     joining.add_argument("url", help="wss://HOST:PORT")
-    joining.add_argument("--token", required=True, help="what 'crowdlearn enrol' printed for this device")
+    token = joining.add_mutually_exclusive_group(required=True)
+    token.add_argument("--token-file", type=Path, help="file (mode 600) with what 'crowdlearn enrol' printed")
+    token.add_argument("--token", help="the same in words, which other users of this device can see")
     joining.add_argument("--pin", required=True, help="SHA-256 of the host's certificate, printed there too")
     joining.add_argument("--name", required=True, help="the name this device was enrolled with")
     joining.add_argument("--home", type=Path, required=True, help="folder for programs, states, identity")
@@ -140,10 +143,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         name = arguments.name or home.resolve().name
         battery = Battery.of_this_device(arguments.lowest_battery)
         if arguments.command == "join":
-            url, token, pin, once = arguments.url, arguments.token, arguments.pin, arguments.once
+            url, pin, once = arguments.url, arguments.pin, arguments.once
+            shown = token_of(arguments.token_file) if arguments.token_file else arguments.token
             asyncio.run(
                 _until_stopped(
-                    lambda stop: join_host(home, data, name, url, token, pin, stop, battery, once=once)
+                    lambda stop: join_host(home, data, name, url, shown, pin, stop, battery, once=once)
                 )
             )
         else:

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from crowdlearn_device.errors import StateError
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, decode_frame
+from crowdlearn_device.security import known_peers
 from crowdlearn_device.security.envelope import Identity
 from crowdlearn_device.security.known_peers import Pins
 from crowdlearn_device.transport.serve import serve_device
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as dial
 
 FIRST, OTHER = Identity.generate().public, Identity.generate().public
+
+
+def connect(url: str, **more: Any) -> dial:
+    """Dial a device as its host does, which knows the token in its home."""
+    home, _, address = url.rpartition("|")
+    shown = {"Authorization": f"Bearer {(Path(home) / 'token').read_text().strip()}"}
+    return dial(address, additional_headers=shown, **more)
 
 
 @asynccontextmanager
@@ -31,7 +43,7 @@ async def a_device(home: Path) -> AsyncIterator[str]:
     while not (home / "port").exists():
         await asyncio.sleep(0)
     try:
-        yield f"ws://127.0.0.1:{(home / 'port').read_text().strip()}/"
+        yield f"{home}|ws://127.0.0.1:{(home / 'port').read_text().strip()}/"
     finally:
         stopping.set()
         await asyncio.wait_for(serving, 30)
@@ -107,8 +119,9 @@ async def test_a_new_run_of_the_same_name_knows_nothing_of_the_old_one(tmp_path:
         (old,) = (tmp_path / "runs" / "run").iterdir()
         (old / "00000001-000000000000.state").write_bytes(b"of the old run")
         assert (await shown(url, OTHER, b"another run's id")).HasField("key_offer")
-        assert not old.exists()
-        assert [f.name for f in (tmp_path / "runs" / "run").rglob("*") if f.is_file()] == ["peers.json"]
+        assert old.exists(), "another host's run of the same name keeps its own"
+        new = tmp_path / "runs" / "run" / b"another run's id".hex()
+        assert [file.name for file in new.iterdir()] == ["peers.json"]
 
 
 def test_a_refused_assignment_pins_nobody(tmp_path: Path) -> None:
@@ -124,3 +137,38 @@ def test_damaged_pins_are_told(tmp_path: Path, kept: bytes) -> None:
     (tmp_path / "peers.json").write_bytes(kept)
     with pytest.raises(StateError, match="is damaged"):
         Pins(tmp_path)
+
+
+def test_runs_that_are_many_or_old_are_removed_and_the_current_one_never(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    for number in range(12):
+        folder = runs / f"run-{number}" / "id"
+        known_peers.enter(folder)
+        (folder / "state").write_bytes(bytes(1000))
+        os.utime(folder, (time.time() - 1000 + number,) * 2)
+    known_peers.enter(runs / "run-5" / "id")
+    assert len(list(runs.glob("*/*"))) == known_peers.MAX_RUNS
+    assert (runs / "run-5" / "id" / "state").exists()
+    monkeypatch.setattr(known_peers, "MAX_BYTES", 2500)
+    known_peers.enter(runs / "run-5" / "id")
+    assert sorted(path.parent.name for path in runs.glob("*/*")) == ["run-11", "run-5"]
+    os.utime(runs / "run-11" / "id", (0, 0))
+    known_peers.enter(runs / "new" / "id")
+    assert not (runs / "run-11").exists()
+
+
+@pytest.mark.parametrize("linked", ["runs", "runs/run", "runs/run/id"])
+def test_a_link_on_the_way_to_a_run_is_refused_and_nothing_behind_it_removed(
+    tmp_path: Path, linked: str
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / "folder").mkdir(parents=True)
+    (outside / "folder" / "file").touch()
+    path = tmp_path / "home" / linked
+    path.parent.mkdir(parents=True)
+    path.symlink_to(outside)
+    with pytest.raises(StateError, match="is a link"):
+        known_peers.enter(tmp_path / "home" / "runs" / "run" / "id")
+    assert (outside / "folder" / "file").exists()

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from crowdlearn_device.cli import main
 from crowdlearn_device.platform.battery import Battery
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, decode_frame
+from crowdlearn_device.transport.door import token_of
 from crowdlearn_device.transport.serve import serve_device
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import connect as dial
 from websockets.exceptions import InvalidStatus
 
 WELCOME = pb.Frame(welcome=pb.Welcome(version=VERSION, run="run", id=bytes(16), device=0))
 FINISH = pb.Frame(finish=pb.Finish(reason="left as it asked"))
+
+
+def connect(url: str, **more: Any) -> dial:
+    """Dial a device as its host does, which knows the token in its home."""
+    home, _, address = url.rpartition("|")
+    headers = {"Authorization": f"Bearer {(Path(home) / 'token').read_text().strip()}"}
+    return dial(address, **{"additional_headers": headers, **more})
 
 
 async def serving(
@@ -29,7 +40,7 @@ async def serving(
     task = asyncio.create_task(serve_device(folder, folder / "data", "phone", 0, stopping, *more, **options))
     while not (folder / "port").exists():
         await asyncio.sleep(0)
-    return task, f"ws://127.0.0.1:{(folder / 'port').read_text().strip()}/"
+    return task, f"{folder}|ws://127.0.0.1:{(folder / 'port').read_text().strip()}/"
 
 
 async def taken(connection: ClientConnection) -> pb.Frame:
@@ -83,6 +94,36 @@ async def test_other_programs_of_the_phone_get_nothing_without_the_token(
         assert (await taken(connection)).hello.device == "phone"
     stopping.set()
     await asyncio.wait_for(device, 30)
+
+
+async def test_a_device_without_a_token_makes_one_and_serves_no_web_page(tmp_path: Path) -> None:
+    stopping = asyncio.Event()
+    device, url = await serving(tmp_path, stopping)
+    assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
+    with pytest.raises(InvalidStatus, match="401"):
+        await connect(url, compression=None, additional_headers={})
+    with pytest.raises(InvalidStatus, match="403"):
+        await connect(url, compression=None, origin="https://example.org")
+    async with connect(url, compression=None) as connection:
+        assert (await taken(connection)).hello.device == "phone"
+    (tmp_path / "token").write_text("")
+    for shown in ("Bearer ", "Bearer \u00e9"):
+        with pytest.raises(InvalidStatus, match="401"):
+            await connect(url, compression=None, additional_headers={"Authorization": shown})
+    stopping.set()
+    await asyncio.wait_for(device, 30)
+
+
+def test_a_token_that_others_can_read_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    token = tmp_path / "token"
+    command = ["join", "wss://127.0.0.1:1", "--pin", "0" * 64, "--name", "phone", "--home", str(tmp_path)]
+    for content, mode, told in (("secret", 0o644, f"chmod 600 {token}"), ("\n", 0o600, "is empty")):
+        token.write_text(content)
+        token.chmod(mode)
+        assert main([*command, "--token-file", str(token)]) == 1
+        assert told in capsys.readouterr().err
+    token.write_text("secret\n")
+    assert token_of(token) == "secret"
 
 
 def show_battery(folder: Path, percent: int, status: str) -> Battery:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice
-from crowdlearn_host.adb.carriers.keys import load_signer
+from crowdlearn_host.adb.carriers.keys import default_key_path, load_signer
 
 STAND_IN = {"crowdlearn-device": "tests.host.emulator.stand_in:main"}
 
@@ -21,8 +21,9 @@ def _phones_find_the_stand_in() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("android") / "adbkey"
+def key(_own_home: None) -> Path:
+    """The key of this session's user, whom phones trust that it starts."""
+    path = default_key_path()
     load_signer(path)
     return path
 

@@ -52,7 +52,8 @@ async def train_on_sockets(
             while not (home / "port").exists():
                 await asyncio.sleep(0)
             address = f"ws://127.0.0.1:{(home / 'port').read_text().strip()}/"
-            dialling = connect(address, max_size=MAX_FRAME, compression=None)
+            shown = {"Authorization": f"Bearer {(home / 'token').read_text()}"}
+            dialling = connect(address, max_size=MAX_FRAME, compression=None, additional_headers=shown)
             connection = await stack.enter_async_context(dialling)
             attached.append(asyncio.create_task(server.attach(connection, dialled=True, number=number)))
         await asyncio.wait_for(server.over.wait(), LIMIT_SECONDS)

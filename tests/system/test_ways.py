@@ -37,7 +37,7 @@ def test_a_phone_behind_an_adb_server_is_found_and_trains(
     if program is None or find_spec("adbutils") is None:
         pytest.skip("pip install 'crowdlearn[adb-server]'")
     monkeypatch.chdir(tmp_path)
-    with phones.running(2, tmp_path / "home") as (served, direct):
+    with phones.running(2, tmp_path / "home", auto_accept=True) as (served, direct):
         client = Client(program, tmp_path, served.serial)
         monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(client.port))
         try:
@@ -65,7 +65,7 @@ def test_what_is_no_adb_server_matters_to_no_address(tmp_path: Path, monkeypatch
     async def reach() -> None:
         other = await asyncio.start_server(refuse, "127.0.0.1", 0)
         monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(other.sockets[0].getsockname()[1]))
-        with phones.running(1, tmp_path) as (phone,):
+        with phones.running(1, tmp_path, auto_accept=True) as (phone,):
             await (await dial(phone.serial, key=tmp_path / "key")).close()
         if find_spec("adbutils"):
             with pytest.raises(FleetError, match="does not answer as one"):

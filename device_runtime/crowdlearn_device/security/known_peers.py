@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from crowdlearn_device.errors import StateError, WireError
@@ -13,19 +17,50 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 
 from .envelope import KEY_BYTES
 
+log = logging.getLogger("crowdlearn")
+
 RUN_ID_BYTES = 16
+MAX_RUNS, MAX_DAYS, MAX_BYTES = 8, 60, 4 << 30
+"""Of the runs that a device keeps beside the one that it takes part in."""
 
 
 def enter(folder: Path) -> None:
-    """Make the folder NAME/ID of a run. A new run takes the place of older ones of its name: what was kept
-    and trusted there is nothing to it.
+    """Make the folder NAME/ID of a run below HOME/runs, and remove runs that are too many or too old.
+
+    Another run of the same name, perhaps another host's, keeps its own. Raises StateError if a link lies on
+    the way: what it leads to is not this device's.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for other in folder.parent.iterdir():
-        if other.is_dir() and other != folder:
-            shutil.rmtree(other)
-        elif other != folder:
-            other.unlink()
+    for path in (folder.parent.parent, folder.parent, folder):
+        if path.is_symlink():
+            raise StateError(f"{path} is a link; remove it on the device, or give another home")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.utime(folder)
+    for path, why in old_runs(folder.parent.parent, folder):
+        log.info("run %s/%s is removed: %s", path.parent.name, path.name, why)
+        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            path.parent.rmdir()
+
+
+def old_runs(runs: Path, current: Path) -> list[tuple[Path, str]]:
+    """Return the folders NAME/ID below `runs` that are to go, and why; never the `current` one.
+
+    The newest MAX_RUNS stay, if they are younger than MAX_DAYS and take no more than MAX_BYTES together.
+    """
+    found = [path for path in runs.glob("*/*") if path.is_dir() and not path.is_symlink() and path != current]
+    going, kept = [], _bytes(current)
+    for count, path in enumerate(sorted(found, key=lambda path: path.stat().st_mtime, reverse=True), 2):
+        days = (time.time() - path.stat().st_mtime) / 86400
+        size = _bytes(path)
+        if count > MAX_RUNS or days > MAX_DAYS or kept + size > MAX_BYTES:
+            going.append((path, f"{size} bytes, last used {days:.0f} days ago, {count - 1} runs are newer"))
+        else:
+            kept += size
+    return going
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 
 class Pins:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import logging
-from http import HTTPStatus
 from pathlib import Path
 
 from websockets.asyncio.connection import Connection
@@ -23,6 +21,7 @@ from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_device.protocol.frames import MAX_FRAME, decode_frame, encode_frame
 from crowdlearn_device.security.envelope import Identity
 
+from .door import Door
 from .message_stream import PROTOCOL_ERROR, MessageStream, taken_over
 
 log = logging.getLogger("crowdlearn")
@@ -118,13 +117,14 @@ async def serve_device(
     time, until `stopping` is set and others have taken over what this device holds.
 
     Without `data` it holds no samples. While the battery is low it takes part in nothing: the host is to come
-    again later. HOME/token, if it is there, must be what the host presents: other programs of the phone can
-    reach the port too. A `tap` records what the device holds of others' samples, for evaluations only.
+    again later. The host must present what is in HOME/token, which is made if it is missing: other programs
+    of the phone can reach the port too. A `tap` records what the device holds of others' samples, for
+    evaluations only.
     """
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity = Identity.load(home / "identity.key")
     programs = ProgramStore(home / "programs")
-    token_file = home / "token"
+    door = Door(home / "token")
     current: asyncio.Task[None] | None = None
     leaving = stopping or asyncio.Event()
 
@@ -132,11 +132,8 @@ async def serve_device(
         return NO_DATA if data is None else load_dataset(data, may_be_empty=True)
 
     def authorize(connection: ServerConnection, request: Request) -> Response | None:
-        expected = token_file.read_text().strip() if token_file.exists() else ""
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if hmac.compare_digest(expected, given):
-            return None
-        return connection.respond(HTTPStatus.UNAUTHORIZED, "the token pushed to this device is needed\n")
+        refused = door.refusal(request)
+        return None if refused is None else connection.respond(*refused)
 
     async def handle(connection: ServerConnection) -> None:
         nonlocal current

@@ -15,6 +15,7 @@ from crowdlearn_host.emulator.manager import (
     running,
     unplug,
     up,
+    waiting,
 )
 from crowdlearn_host.emulator.settings import PhoneInfo
 
@@ -36,4 +37,5 @@ __all__ = [
     "running",
     "unplug",
     "up",
+    "waiting",
 ]

@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from crowdlearn_device.platform.confinement import landlock_version
+
+from crowdlearn_host.adb.carriers.keys import default_key_path, load_signer
 from crowdlearn_host.common.home import default_home
 from crowdlearn_host.emulator.hardware.link import LinkModel
 from crowdlearn_host.emulator.hardware.profiles import find_profile
@@ -18,6 +21,7 @@ from crowdlearn_host.emulator.processes.limits import remove_groups
 from crowdlearn_host.emulator.processes.program_file import runner
 from crowdlearn_host.emulator.settings import (
     CONTROL_SOCKET,
+    KEYS_FILE,
     MAX_REQUEST,
     PRELOAD,
     PROGRAMS,
@@ -27,6 +31,8 @@ from crowdlearn_host.emulator.settings import (
 )
 from crowdlearn_host.errors import FleetError
 
+AS_ROOT = "CROWDLEARN_PHONES_AS_ROOT"
+"""The variable by which somebody asks for phones that run as root with nothing to confine them."""
 STOP_SECONDS = 10.0
 DEFAULT_PROFILE = "pixel-8"
 
@@ -36,7 +42,8 @@ def up(
     profile: str = DEFAULT_PROFILE,
     home: Path | None = None,
     *,
-    auto_accept: bool = True,
+    auto_accept: bool = False,
+    keys: Sequence[Path] | None = None,
     programs: Mapping[str, str] = PROGRAMS,
     preload: Sequence[str] = PRELOAD,
     ports: Sequence[int] = (),
@@ -47,20 +54,28 @@ def up(
 ) -> list[PhoneInfo]:
     """Start `count` new phones and wait until they answer.
 
-    `auto_accept` trusts any key that is shown; `programs` names MODULE:FUNCTION for the phone's programs,
-    `preload` the modules that these share; `ports` fixes adb ports, else free ones are taken. The phones
-    outlive the caller unless `die_with_caller`; `limited` caps processor and memory, `link` the network.
-    A phone of a `machine` ("arm64", "x86_64") has no programs but those that lie in its files, and runs them.
+    A phone trusts the private adb `keys`, if none are named the one of whoever starts it, and what its owner
+    accepts later (`accept`); `auto_accept` trusts any key that is shown. `programs` names MODULE:FUNCTION for
+    the phone's programs, `preload` the modules that these share; `ports` fixes adb ports, else free ones are
+    taken. The phones outlive the caller unless `die_with_caller`; `limited` caps processor and memory, `link`
+    the network. Phones of a `machine` ("arm64", "x86_64") run programs of it that lie in their files.
     Raises FleetError, and leaves none behind then.
     """
     find_profile(profile)
     if machine:
         runner(machine)
         programs, preload = {}, ()
+    if os.geteuid() == 0 and not landlock_version() and not os.environ.get(AS_ROOT):
+        raise FleetError(
+            "virtual phones do not run as root where nothing confines their programs: start them as another "
+            f"user, or set {AS_ROOT}=1"
+        )
+    trusted = _public_keys([default_key_path()] if keys is None else keys)
     folder = _phones_folder(home)
     made = []
     for index, name in enumerate(_free_names(folder, count)):
         port = ports[index] if index < len(ports) else 0
+        (folder / name / KEYS_FILE).write_bytes(trusted)
         made.append(
             Settings(name, port, profile, auto_accept, dict(programs), tuple(preload), limited, link, machine)
         )
@@ -70,6 +85,13 @@ def up(
         for settings in made:
             shutil.rmtree(folder / settings.name, ignore_errors=True)
         raise
+
+
+def _public_keys(private: Sequence[Path]) -> bytes:
+    """Return the public halves of adb keys, one a line; a pair that is missing is made. Raises FleetError."""
+    for path in private:
+        load_signer(path)
+    return b"".join(Path(f"{path}.pub").read_bytes().strip() + b"\n" for path in private)
 
 
 def power_on(home: Path, names: Sequence[str], *, die_with_caller: bool = False) -> list[PhoneInfo]:
@@ -139,9 +161,18 @@ def drain(name: str, percent: int, home: Path | None = None) -> None:
     _ask(_running(home, name), f"drain {percent}")
 
 
-def accept(name: str, home: Path | None = None) -> None:
-    """Accept the key that a computer shows to the phone. Raises FleetError when none waits."""
-    _ask(_running(home, name), "accept")
+def waiting(name: str, home: Path | None = None) -> list[str]:
+    """Return the fingerprints of the keys that computers show to a phone and that it does not trust.
+
+    Raises FleetError.
+    """
+    told = _ask(_running(home, name), "waiting", answers="keys ")
+    return [key for key in told.split(",") if key]
+
+
+def accept(name: str, key: str, home: Path | None = None) -> None:
+    """Accept the key of this fingerprint, which a computer shows to the phone. Raises FleetError."""
+    _ask(_running(home, name), f"accept {key}")
 
 
 @contextmanager
@@ -150,7 +181,8 @@ def running(
     home: Path,
     *,
     profile: str = DEFAULT_PROFILE,
-    auto_accept: bool = True,
+    auto_accept: bool = False,
+    keys: Sequence[Path] | None = None,
     programs: Mapping[str, str] = PROGRAMS,
     preload: Sequence[str] = PRELOAD,
     limited: bool = False,
@@ -163,6 +195,7 @@ def running(
         profile,
         home,
         auto_accept=auto_accept,
+        keys=keys,
         programs=programs,
         preload=preload,
         limited=limited,
@@ -273,7 +306,8 @@ def _end(infos: Sequence[PhoneInfo], number: signal.Signals) -> None:
             os.waitpid(pid, 0)
 
 
-def _ask(folder: Path, request: str) -> None:
+def _ask(folder: Path, request: str, *, answers: str = "") -> str:
+    """Return what the phone answers behind the word `answers`, or "" if that is "ok". Raises FleetError."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with socket.socket(socket.AF_UNIX) as control:
@@ -286,5 +320,8 @@ def _ask(folder: Path, request: str) -> None:
         raise FleetError(f"{folder.name} does not answer: {error}") from error
     finally:
         os.close(handle)
+    if answers and f"{answer} ".startswith(answers):
+        return answer[len(answers) :]
     if answer != "ok":
         raise FleetError(f"{folder.name}: {answer}")
+    return ""

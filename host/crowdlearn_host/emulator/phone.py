@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from crowdlearn_device.platform.battery import SUPPLIES
+from crowdlearn_device.platform.confinement import landlock_version
 
 from crowdlearn_host.emulator.commands.packages import Packages, package_commands
 from crowdlearn_host.emulator.commands.system import Powered, system_commands
@@ -32,6 +33,7 @@ from crowdlearn_host.emulator.processes.spawner import Spawner
 from crowdlearn_host.emulator.settings import (
     CONTROL_SOCKET,
     FILES,
+    KEYS_FILE,
     MAX_REQUEST,
     PhoneInfo,
     Settings,
@@ -39,6 +41,8 @@ from crowdlearn_host.emulator.settings import (
 )
 
 POWER_SECONDS = 1.0
+MOST_WAITING = 50
+"""Keys that the owner is shown at once."""
 
 
 class Phone:
@@ -73,7 +77,7 @@ class Phone:
             identity="".join(
                 f"ro.product.{key}={shown[f'ro.product.{key}']};" for key in ("name", "model", "device")
             ),
-            keys=KeyStore(folder / "adb_keys"),
+            keys=KeyStore(folder / KEYS_FILE),
             auto_accept=settings.auto_accept,
             files=files,
             processes=self._processes,
@@ -160,9 +164,12 @@ class Phone:
 
     async def _obey(self, request: list[str]) -> str:
         match request:
-            case ["accept"]:
-                accepted = [connection.accept_key() for connection in self._connections]
-                return "ok" if any(accepted) else "no key waits to be accepted"
+            case ["waiting"]:
+                keys = {key for connection in self._connections if (key := connection.waiting_key())}
+                return f"keys {','.join(sorted(keys)[:MOST_WAITING])}"
+            case ["accept", shown]:
+                accepted = [connection.accept_key(shown) for connection in self._connections]
+                return "ok" if any(accepted) else f"no key {shown} waits to be accepted"
             case ["unplug"]:
                 self._plugged = False
                 self._battery.plug(False)
@@ -234,6 +241,7 @@ def main(folder: Path, ready_fd: int, parent: int | None) -> None:
             profile=settings.profile,
             limits=limits.kind if limits else "none",
             groups=tuple(map(str, limits.folders)) if limits else (),
+            confined=f"landlock {version}" if (version := landlock_version()) else "none",
         ).save(Path())
         os.write(ready_fd, b"ready\n")
         os.close(ready_fd)

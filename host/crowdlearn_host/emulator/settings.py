@@ -14,6 +14,8 @@ FILES = "root"
 """Where, below a phone's folder, its own files lie."""
 CONTROL_SOCKET = "control"
 MAX_REQUEST = 4096
+KEYS_FILE = "adb_keys"
+"""The keys of computers that a phone trusts, one a line."""
 PROGRAMS = {"crowdlearn-device": "crowdlearn_device.cli:main"}
 # What the programs of phones import sooner or later: once for all of them.
 PRELOAD = (
@@ -34,7 +36,7 @@ class Settings:
     name: str
     port: int = 0
     profile: str = "pixel-8"
-    auto_accept: bool = True
+    auto_accept: bool = False
     programs: dict[str, str] = field(default_factory=lambda: dict(PROGRAMS))
     preload: tuple[str, ...] = PRELOAD
     limited: bool = False
@@ -61,7 +63,7 @@ class PhoneInfo:
     """A running phone: its adb address, its process, and when that started (to tell a reused number).
 
     `limits` says how its programs are capped: "cgroup v1", "cgroup v2" with the folders in `groups`, "rlimit"
-    or "none".
+    or "none"; `confined` what holds them to the phone's files: "landlock" with its version, or "none".
     """
 
     name: str
@@ -71,6 +73,7 @@ class PhoneInfo:
     profile: str
     limits: str
     groups: tuple[str, ...]
+    confined: str = "none"
 
     def save(self, folder: Path) -> None:
         """Write it into the phone's folder."""

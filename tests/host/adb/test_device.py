@@ -217,13 +217,14 @@ async def test_everything_that_waits_learns_of_a_lost_connection(tmp_path: Path,
 
 
 async def test_an_unknown_key_is_refused_until_the_owner_accepts_it(tmp_path: Path, key: Path) -> None:
-    with phones.running(1, tmp_path, auto_accept=False) as (info,):
+    with phones.running(1, tmp_path, keys=()) as (info,):
         with pytest.raises(FleetError, match="accept it on the phone's screen"):
             await AdbDevice.connect(info.serial, key=key, accept_timeout=0.2)
         asking = asyncio.ensure_future(AdbDevice.connect(info.serial, key=key))
         while not asking.done():
             try:
-                await asyncio.to_thread(phones.accept, info.name, tmp_path)
+                for shown in await asyncio.to_thread(phones.waiting, info.name, tmp_path):
+                    await asyncio.to_thread(phones.accept, info.name, shown, tmp_path)
             except FleetError:
                 continue
         await (await asking).close()
@@ -231,6 +232,16 @@ async def test_an_unknown_key_is_refused_until_the_owner_accepts_it(tmp_path: Pa
             assert (await device.shell("echo known")).stdout == b"known\n"
         with pytest.raises(FleetError, match="does not know the key"):
             await AdbDevice.connect(info.serial, key=tmp_path / "other", accept_timeout=0.2)
+        with pytest.raises(FleetError, match="no key SHA256:x waits"):
+            phones.accept(info.name, "SHA256:x", tmp_path)
+
+
+async def test_a_phone_trusts_whoever_started_it_and_nobody_else(tmp_path: Path, key: Path) -> None:
+    with phones.running(1, tmp_path) as (info,):
+        async with await AdbDevice.connect(info.serial, key=key) as device:
+            assert (await device.shell("echo in")).stdout == b"in\n"
+        with pytest.raises(FleetError, match="does not know the key"):
+            await AdbDevice.connect(info.serial, key=tmp_path / "stranger", accept_timeout=0.2)
 
 
 @pytest.mark.parametrize(

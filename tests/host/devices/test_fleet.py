@@ -134,7 +134,7 @@ async def test_a_new_phone_has_the_time_that_its_owner_needs(
     async def connect_soon(found: discovery.Found, *, key: Path) -> AdbDevice:
         return await AdbDevice.connect(found.serial, key=key, accept_timeout=0.5)
 
-    with phones.running(1, tmp_path, auto_accept=False):
+    with phones.running(1, tmp_path, keys=()):
         monkeypatch.setattr(discovery, "connect", connect_soon)
         monkeypatch.setattr(discovery, "FACTS_SECONDS", 0.1)
         (asked,) = await visit(discover((), tmp_path), key=key)

@@ -14,7 +14,7 @@ import pytest
 from adb_shell.adb_device import AdbDevice, AdbDeviceTcp
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb.carriers.connection import FullSendTransport, parse_address
-from crowdlearn_host.adb.carriers.keys import load_signer
+from crowdlearn_host.adb.carriers.keys import default_key_path, load_signer
 
 from tests.host.conftest import STAND_IN
 from tests.host.emulator.apks import apk
@@ -48,6 +48,7 @@ class Client:
             **os.environ,
             "HOME": str(home),
             "ANDROID_ADB_SERVER_PORT": str(port),
+            "ADB_VENDOR_KEYS": str(default_key_path()),  # whom phones trust that this session starts
             "ADB_MDNS": "0",
             "ADB_LIBUSB": "0",
         }
@@ -74,7 +75,9 @@ class Client:
 
 @pytest.fixture(scope="module")
 def phone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[phones.PhoneInfo]:
-    with phones.running(1, tmp_path_factory.mktemp("h"), programs=STAND_IN, preload=()) as (info,):
+    with phones.running(1, tmp_path_factory.mktemp("h"), programs=STAND_IN, preload=(), auto_accept=True) as (
+        info,
+    ):
         yield info
 
 
@@ -207,13 +210,14 @@ def test_a_key_is_refused_and_then_accepted(name: str, tmp_path: Path) -> None:
     program, reason = CLIENTS[name]
     if program is None:
         pytest.skip(reason)
-    with phones.running(1, tmp_path, auto_accept=False) as (info,):
+    with phones.running(1, tmp_path, keys=()) as (info,):
         (tmp_path / "client").mkdir()
         adb = Client(program, tmp_path / "client", info.serial)
         try:
             assert b"failed to authenticate" in adb("connect", info.serial, device=False).stdout
             assert b"unauthorized" in adb("devices", device=False).stdout
-            phones.accept(info.name, tmp_path)
+            (shown,) = phones.waiting(info.name, tmp_path)
+            phones.accept(info.name, shown, tmp_path)
             adb("wait-for-device")
             assert adb("shell", "echo in").stdout == b"in\n"
             adb("disconnect", device=False)

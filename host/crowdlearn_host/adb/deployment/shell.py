@@ -17,6 +17,8 @@ from crowdlearn_host.errors import FleetError
 HOME = "/data/local/tmp/crowdlearn"
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
+SECRET = frozenset({"token"})
+"""Names of files that are not kept in the store, and that only the phone's owner can read."""
 LINKS_A_COMMAND = 50
 _POLL_SECONDS = 0.02
 _MAX_POLL_SECONDS = 0.25
@@ -52,6 +54,8 @@ class FileStore:
 
     async def install(self, files: Mapping[str, bytes | Path], progress: Progress | None = None) -> int:
         """Send what is missing, check it on the phone, and link the names; returns the bytes sent."""
+        secret = {name: content for name, content in files.items() if name in SECRET}
+        files = {name: content for name, content in files.items() if name not in SECRET}
         digests = {name: _digest(content) for name, content in files.items()}
         links = [_link(name, digest, copy=not self._links) for name, digest in digests.items()]
         store = f"{self._home}/store"
@@ -73,7 +77,11 @@ class FileStore:
         for at in range(0, len(links), LINKS_A_COMMAND):
             command = " && ".join([f"cd {shlex.quote(self._home)}", *links[at : at + LINKS_A_COMMAND]])
             (await self._device.shell(command)).check(f"linking files in {self._home}")
-        return sent
+        for name, content in secret.items():
+            path = f"{self._home}/{name}"
+            await self._device.shell(f"rm -f {shlex.quote(path)}")  # it may be a link to the store
+            await self._device.push(content, path, mode=0o600)
+        return sent + sum(map(_size, secret.values()))
 
     async def _check_room(self, total: int) -> None:
         """Raise FleetError if the phone tells that it has no room for so many bytes."""

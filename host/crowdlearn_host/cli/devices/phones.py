@@ -42,7 +42,12 @@ def up(
             help="Phones of this processor: they run programs that lie in their files, as a bundle does."
         ),
     ] = None,
-    ask: Annotated[bool, typer.Option("--ask", help="Refuse unknown keys until `phones accept`.")] = False,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Refuse every key, also yours, until `phones accept`.")
+    ] = False,
+    open_to_all: Annotated[
+        bool, typer.Option("--open", help="Accept every key: whoever reaches the port has the phone.")
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="First adb port; 0 takes free ones.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -51,13 +56,22 @@ def up(
         started = phones.up(
             count,
             profile.value,
-            auto_accept=not ask,
+            auto_accept=open_to_all,
+            keys=() if ask else None,
             ports=range(port, port + count) if port else (),
             limited=limited,
             link=phones.LINKS[link.value] if link else None,
             machine=arch.value if arch else "",
         )
+    if open_to_all:
+        _tell("every key is accepted: whoever reaches these ports on this computer has the phones")
+    if any(info.confined == "none" for info in started):
+        _tell("nothing confines the phones' programs here: Linux 5.13 and Landlock do")
     _show(started, as_json=as_json)
+
+
+def _tell(note: str) -> None:
+    typer.echo(f"note: {note}", err=True)
 
 
 @app.command("list")
@@ -106,9 +120,21 @@ def drain(
 
 
 @app.command()
-def accept(name: Name) -> None:
-    """Accept the key that a computer shows to a phone started with --ask."""
-    phones.accept(name)
+def accept(
+    name: Name,
+    key: Annotated[
+        str | None, typer.Argument(help="The key's fingerprint; without one, those that wait are shown.")
+    ] = None,
+) -> None:
+    """Accept the key of a computer that the phone does not trust."""
+    if key is not None:
+        phones.accept(name, key)
+        return
+    waiting = phones.waiting(name)
+    for shown in waiting:
+        typer.echo(f"{shown} waits; accept it: crowdlearn phones accept {name} {shown}")
+    if not waiting:
+        typer.echo(f"no key waits at {name}")
 
 
 def _show(infos: list[phones.PhoneInfo], *, as_json: bool) -> None:
@@ -116,7 +142,7 @@ def _show(infos: list[phones.PhoneInfo], *, as_json: bool) -> None:
         tell([asdict(info) for info in infos])
     if as_json:
         return
-    table = Table("name", "serial", "profile", "process", "capped by")
+    table = Table("name", "serial", "profile", "process", "capped by", "confined by")
     for info in infos:
-        table.add_row(info.name, info.serial, info.profile, str(info.pid), info.limits)
+        table.add_row(info.name, info.serial, info.profile, str(info.pid), info.limits, info.confined)
     terminal().print(table)

@@ -2,14 +2,13 @@
 
 import asyncio
 import os
-import shutil
 import stat
 import tarfile
 import time
 import zlib
-from pathlib import Path
 
 from crowdlearn_host.emulator.commands.usage import UsageError, operands, options
+from crowdlearn_host.emulator.hardware.filesystem import write_all
 from crowdlearn_host.emulator.shell.shell import Io, Shell
 
 
@@ -58,9 +57,7 @@ async def mkdir(shell: Shell, words: list[str], io: Io) -> int:
     if not paths:
         raise UsageError("needs a name")
     for path in paths:
-        if "p" in flags and shell.files.real(path, shell.cwd).is_dir():
-            continue
-        shell.files.writable(path, shell.cwd).mkdir(parents="p" in flags, exist_ok="p" in flags)
+        shell.files.make_folder(path, shell.cwd, parents="p" in flags)
     return 0
 
 
@@ -72,11 +69,7 @@ async def rm(shell: Shell, words: list[str], io: Io) -> int:
     code = 0
     for path in paths:
         try:
-            real = shell.files.writable(path, shell.cwd, follow=False)
-            if recursive and real.is_dir() and not real.is_symlink():
-                shutil.rmtree(real)
-            else:
-                real.unlink(missing_ok="f" in flags)
+            shell.files.remove(path, shell.cwd, recursive=recursive, missing_ok="f" in flags)
         except OSError as error:
             await io.complain(f"rm: {path}: {error.strerror}\n".encode(errors="surrogateescape"))
             code = 1
@@ -85,58 +78,44 @@ async def rm(shell: Shell, words: list[str], io: Io) -> int:
 
 async def rmdir(shell: Shell, words: list[str], io: Io) -> int:
     for path in operands(words, 1):
-        shell.files.writable(path, shell.cwd, follow=False).rmdir()
+        shell.files.remove_folder(path, shell.cwd)
     return 0
 
 
 async def mv(shell: Shell, words: list[str], io: Io) -> int:
     _, paths = options(words, "f")
     for source, target in _targets(shell, paths):
-        shell.files.writable(source, shell.cwd, follow=False).replace(target)
+        shell.files.rename(source, target, shell.cwd)
     return 0
 
 
 async def cp(shell: Shell, words: list[str], io: Io) -> int:
     flags, paths = options(words, "rRfp")
     for source, target in _targets(shell, paths):
-        real = shell.files.real(source, shell.cwd)
-        if flags & {"r", "R"} and real.is_dir():
-            # Links are copied as links, and never into a folder that is there: a link of the phone that was
-            # followed by this computer would lead outside the phone's tree.
-            shutil.copytree(real, target, symlinks=True)
+        if flags & {"r", "R"} and shell.files.is_folder(source, shell.cwd):
+            shell.files.copy_folder(source, target, shell.cwd)
         else:
-            shutil.copyfile(real, target, follow_symlinks=False)
-            target.chmod(stat.S_IMODE(real.stat().st_mode))
+            shell.files.copy(source, target, shell.cwd)
     return 0
 
 
-def _targets(shell: Shell, paths: list[str]) -> list[tuple[str, Path]]:
+def _targets(shell: Shell, paths: list[str]) -> list[tuple[str, str]]:
     if len(paths) < 2:
         raise UsageError("needs a source and a target")
     *sources, target = paths
-    real = shell.files.writable(target, shell.cwd)
-    if real.is_dir():
-        names = [os.path.basename(source.rstrip("/")) for source in sources]
-        return [
-            (source, shell.files.writable(f"{target}/{name}", shell.cwd))
-            for source, name in zip(sources, names, strict=True)
-        ]
+    if shell.files.is_folder(target, shell.cwd):
+        return [(source, f"{target}/{os.path.basename(source.rstrip('/'))}") for source in sources]
     if len(sources) > 1:
         raise UsageError(f"{target} is not a folder")
-    return [(sources[0], real)]
+    return [(sources[0], target)]
 
 
 async def ln(shell: Shell, words: list[str], io: Io) -> int:
     flags, paths = options(words, "sf")
     if len(paths) != 2:
         raise UsageError("needs a target and a name")
-    real = shell.files.writable(paths[1], shell.cwd, follow=False)
-    if "f" in flags:
-        real.unlink(missing_ok=True)
-    if "s" in flags:
-        real.symlink_to(paths[0])
-    else:
-        real.hardlink_to(shell.files.writable(paths[0], shell.cwd))
+    make = shell.files.link if "s" in flags else shell.files.hard_link
+    make(paths[0], paths[1], shell.cwd, replace="f" in flags)
     return 0
 
 
@@ -148,7 +127,7 @@ async def readlink(shell: Shell, words: list[str], io: Io) -> int:
         if "f" in flags:
             await io.write(f"{shell.files.normal(path, shell.cwd)}\n".encode(errors="surrogateescape"))
         else:
-            await io.write(os.fsencode(os.readlink(shell.files.real(path, shell.cwd, follow=False))) + b"\n")
+            await io.write(os.fsencode(shell.files.read_link(path, shell.cwd)) + b"\n")
     return 0
 
 
@@ -157,30 +136,51 @@ async def tar(shell: Shell, words: list[str], io: Io) -> int:
     flags, *rest = words[1:] or [""]
     if flags.removeprefix("-") not in ("xf", "xzf") or not rest or rest[1:2] not in ([], ["-C"]):
         raise UsageError("only tar -xf or -xzf ARCHIVE [-C FOLDER] is here")
-    target = shell.files.writable(rest[2] if len(rest) == 3 else ".", shell.cwd)
-    if not target.is_dir():
-        raise NotADirectoryError(2, os.strerror(2), rest[2] if len(rest) == 3 else ".")
+    target = rest[2] if len(rest) == 3 else "."
+    if not shell.files.is_folder(target, shell.cwd):
+        raise NotADirectoryError(20, os.strerror(20), target)
     try:
-        with tarfile.open(shell.files.real(rest[0], shell.cwd)) as archive:
-            await asyncio.to_thread(archive.extractall, target, filter="data")
+        with shell.files.open(rest[0], "rb", shell.cwd) as packed, tarfile.open(fileobj=packed) as archive:
+            await asyncio.to_thread(_unpack, archive, shell, target)
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        await io.complain(f"tar: {rest[0]}: {error}\n".encode())
+        await io.complain(f"tar: {rest[0]}: {error}\n".encode(errors="surrogateescape"))
         return 1
     return 0
+
+
+def _unpack(archive: tarfile.TarFile, shell: Shell, target: str) -> None:
+    """Make what is in the archive, each below `target`; whatever its names say, all stays on the phone."""
+    files = shell.files
+    for member in archive:
+        parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
+        if not parts:
+            continue
+        path = "/".join([target, *parts])
+        files.make_folder(os.path.dirname(path), shell.cwd, parents=True)
+        if member.isdir():
+            files.make_folder(path, shell.cwd, parents=True)
+        elif member.issym():
+            files.link(member.linkname, path, shell.cwd, replace=True)
+        elif member.isfile() and (packed := archive.extractfile(member)) is not None:
+            files.remove(path, shell.cwd, missing_ok=True)
+            with files.open(path, "wb", shell.cwd) as file:
+                os.fchmod(file.fileno(), member.mode & 0o755 | 0o600)
+                while block := packed.read(1 << 18):
+                    write_all(file, block)
 
 
 async def chmod(shell: Shell, words: list[str], io: Io) -> int:
     if len(words) < 3:
         raise UsageError("needs a mode and files")
+    mode = words[1]
+    if mode not in ("+x", "a+x") and not all(char in "01234567" for char in mode):
+        raise UsageError(f"bad mode {mode}")
+
+    def change(now: int) -> int:
+        return now | 0o111 if mode.endswith("+x") else int(mode, 8) & 0o777 | stat.S_IRUSR | stat.S_IWUSR
+
     for path in words[2:]:
-        real = shell.files.writable(path, shell.cwd)
-        now = real.stat().st_mode & 0o777
-        if words[1] in ("+x", "a+x"):
-            real.chmod(now | 0o111)
-        elif all(char in "01234567" for char in words[1]):
-            real.chmod(int(words[1], 8) & 0o777 | stat.S_IRUSR | stat.S_IWUSR)
-        else:
-            raise UsageError(f"bad mode {words[1]}")
+        shell.files.change_mode(path, shell.cwd, change)
     return 0
 
 
@@ -189,7 +189,5 @@ async def touch(shell: Shell, words: list[str], io: Io) -> int:
     if not paths:
         raise UsageError("needs a file")
     for path in paths:
-        real = shell.files.writable(path, shell.cwd)
-        if "c" not in flags or real.exists():
-            real.touch()
+        shell.files.touch(path, shell.cwd, make="c" not in flags)
     return 0

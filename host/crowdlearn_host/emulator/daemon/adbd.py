@@ -11,7 +11,7 @@ from crowdlearn_host.adb.wire.messages import HEADER_BYTES, VERSION, Message
 from crowdlearn_host.adb.wire.shell_protocol import Channel, ShellDecoder, encode
 from crowdlearn_host.emulator.daemon.file_service import FileService
 from crowdlearn_host.emulator.daemon.handshake import TOKEN_BYTES, Handshake
-from crowdlearn_host.emulator.daemon.keys import KeyStore
+from crowdlearn_host.emulator.daemon.keys import KeyStore, fingerprint
 from crowdlearn_host.emulator.daemon.reverse import Reverse
 from crowdlearn_host.emulator.hardware.filesystem import Filesystem
 from crowdlearn_host.emulator.hardware.link import DelayLine, Direction
@@ -70,11 +70,17 @@ class Adbd(Mux):
             auto_accept=offer.auto_accept,
         )
 
-    def accept_key(self) -> bool:
-        """The owner accepts the key that waits on this connection, if there is one."""
-        waiting = self._handshake.pending_key is not None
-        self._answer(self._handshake.accept())
-        return waiting
+    def waiting_key(self) -> str:
+        """Return the fingerprint of the key that waits on this connection; "" if there is none."""
+        key = self._handshake.pending_key
+        return "" if key is None else fingerprint(key)
+
+    def accept_key(self, shown: str) -> bool:
+        """Accept the key of this fingerprint, if it waits on this connection; return whether it did."""
+        waits = bool(shown) and self.waiting_key() == shown
+        if waits:
+            self._answer(self._handshake.accept())
+        return waits
 
     def send(self, message: Message) -> None:
         """Put a message on the link; nothing after the connection is lost."""

@@ -4,7 +4,7 @@ import os
 import posixpath
 import stat
 from io import BytesIO
-from pathlib import Path
+from typing import BinaryIO
 
 from crowdlearn_host.adb.carriers.mux import Stream
 from crowdlearn_host.adb.wire.messages import ProtocolError
@@ -20,7 +20,7 @@ from crowdlearn_host.adb.wire.sync import (
     data_packets,
     request,
 )
-from crowdlearn_host.emulator.hardware.filesystem import Filesystem
+from crowdlearn_host.emulator.hardware.filesystem import Filesystem, write_all
 
 READ_BYTES = 15 * MAX_CHUNK
 
@@ -95,36 +95,40 @@ class FileService:
         path, _, mode_text = request_path.rpartition(",")
         mode = int(mode_text) if mode_text.isdigit() else stat.S_IFREG | 0o644
         error = None
-        real = None
         link = bytearray()
+        is_link = stat.S_ISLNK(mode)
+        file: BinaryIO = open(os.devnull, "wb", buffering=0)  # noqa: SIM115
         try:
-            real = self._files.writable(path, follow=not stat.S_ISLNK(mode))
-            self._make_parents(path)
-            file = open(os.devnull if stat.S_ISLNK(mode) else real, "wb", buffering=0)  # noqa: SIM115
+            self._files.make_folder(posixpath.dirname(path) or "/", parents=True)
+            if not is_link:
+                null, file = file, self._files.open(path, "wb")
+                null.close()
         except OSError as failure:
             error = failure
-            file = open(os.devnull, "wb", buffering=0)  # noqa: SIM115
         with file:
             while True:
                 name, length = await reader.unpack(REQUEST)
                 if name == b"DONE":
+                    if error is None and not is_link:
+                        # By the open file: at its path may be a link by now.
+                        os.fchmod(file.fileno(), mode & 0o777 | 0o600)
+                        os.utime(file.fileno(), (length, length))
                     break
                 if name != b"DATA" or length > MAX_CHUNK:
                     raise ProtocolError(f"sync packet {name!r} of {length} bytes within a file")
                 chunk = await reader.exactly(length)
-                if stat.S_ISLNK(mode) and len(link) < MAX_PATH:
+                if is_link and len(link) < MAX_PATH:
                     link += chunk
                 try:
-                    left = memoryview(chunk)
-                    while left and error is None:
-                        left = left[file.write(left) :]
+                    if error is None:
+                        write_all(file, chunk)
                 except OSError as failure:
                     error = failure
-        try:
-            if real is not None and error is None:
-                _finish(real, mode, mtime=length, link=bytes(link))
-        except OSError as failure:
-            error = failure
+        if is_link and error is None:
+            try:
+                self._files.link(os.fsdecode(bytes(link).rstrip(b"\0")), path, replace=True)
+            except OSError as failure:
+                error = failure
         if error is None:
             await stream.write(request(b"OKAY", 0))
         else:
@@ -143,20 +147,6 @@ class FileService:
                 for packets in data_packets(memoryview(block), self._max_payload):
                     await stream.write(packets)
         await stream.write(request(b"DONE", 0))
-
-    def _make_parents(self, path: str) -> None:
-        parent = posixpath.dirname(self._files.normal(path))
-        if not self._files.real(parent).is_dir():
-            self._files.writable(parent).mkdir(parents=True, exist_ok=True)
-
-
-def _finish(real: Path, mode: int, *, mtime: int, link: bytes) -> None:
-    if stat.S_ISLNK(mode):
-        real.unlink(missing_ok=True)
-        os.symlink(link.rstrip(b"\0"), os.fsencode(real))
-        return
-    real.chmod(mode & 0o777 | 0o600)
-    os.utime(real, (mtime, mtime))
 
 
 def _fields(status: os.stat_result) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import struct
 from pathlib import Path
 
@@ -25,6 +26,12 @@ def parse_public_key(line: bytes) -> RSAPublicKey | None:
         return RSAPublicNumbers(exponent, int.from_bytes(modulus, "little")).public_key()
     except (binascii.Error, struct.error, ValueError):
         return None
+
+
+def fingerprint(line: bytes) -> str:
+    """Return how a key is shown to people: SHA256 of its bytes, as ssh shows keys."""
+    raw = base64.b64decode(line.split(b" ")[0].strip(b"\0\n"))
+    return "SHA256:" + base64.b64encode(hashlib.sha256(raw).digest()).decode().rstrip("=")
 
 
 class KeyStore:

@@ -1,19 +1,45 @@
-"""The files of a virtual phone: a folder of this computer that its paths cannot leave."""
+"""The files of a virtual phone: a folder of this computer that its paths cannot leave.
+
+Whoever reaches the phone may exchange a file for a link at any moment. So a path is walked folder by folder,
+each opened below the one before it, and what is at its end is opened without following a link.
+"""
 
 import errno
 import os
 import posixpath
+import shutil
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 MAX_SYMLINKS = 40
+MAX_COPY_DEPTH = 64
 TEMPORARY = "/data/local/tmp"
 WRITABLE = (TEMPORARY, "/sdcard")
 DEVICE_NULL = "/dev/null"
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FLAGS = {
+    "rb": os.O_RDONLY,
+    "wb": os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
+    "ab": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+}
+
+NOWHERE = -1
+"""In place of an open folder: there is none."""
 
 Generated = Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a path ends: `name` in the open folder `folder`; `normal` is the phone's path of it."""
+
+    folder: int
+    name: str
+    normal: str
 
 
 class Filesystem:
@@ -29,62 +55,126 @@ class Filesystem:
         for folder in WRITABLE:
             (root / folder[1:]).mkdir(parents=True, exist_ok=True)
 
-    def normal(self, path: str, cwd: str = "/", *, follow: bool = True) -> str:
-        """The absolute path without `..` and symbolic links; the last link is kept unless `follow`."""
+    @contextmanager
+    def _at(self, path: str, cwd: str = "/", *, follow: bool = True, write: bool = False) -> Iterator[Place]:
+        """Give where a path ends, while its folder is held open; the last link is kept unless `follow`.
+
+        Raises OSError, naming `path`, also for what is done with it; PermissionError if it is to `write`
+        outside of the writable folders.
+        """
+        try:
+            with ExitStack() as opened:
+                place = self._walk(path, cwd, follow, opened)
+                if write and not any(place.normal.startswith(folder + "/") for folder in WRITABLE):
+                    denied = errno.EROFS if place.normal.count("/") == 1 else errno.EACCES
+                    raise OSError(denied, os.strerror(denied))
+                yield place
+        except OSError as error:
+            if error.filename != path:
+                raise OSError(error.errno, error.strerror, path) from error
+            raise
+
+    def _walk(self, path: str, cwd: str, follow: bool, opened: ExitStack, *, missing: bool = False) -> Place:
+        """Return where a path ends, whose folder `opened` closes. With `missing`, what is below a folder that
+        does not exist is taken as it is written, and nothing can be done there.
+        """
         if "\0" in path:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+        def folder(name: str, within: int | None) -> int:
+            handle = os.open(name, _FOLDER, dir_fd=within)
+            opened.callback(os.close, handle)
+            return handle
+
         todo = posixpath.join(cwd, path).split("/")[::-1]
-        done: list[str] = []
+        above = [("", folder(os.fspath(self._root), None))]
         links = 0
         while todo:
             part = todo.pop()
             if part in ("", "."):
                 continue
             if part == "..":
-                done[-1:] = []
+                above = above[: max(1, len(above) - 1)]
                 continue
-            real = self._root.joinpath(*done, part)
-            if (follow or any(todo)) and real.is_symlink():
+            last = not any(rest not in ("", ".") for rest in todo)
+            if last and not follow:
+                return self._place(above, part)
+            target = self._link_at(above[-1][1], part)
+            if target is not None:
                 links += 1
                 if links > MAX_SYMLINKS:
-                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-                target = os.readlink(real)
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 if target.startswith("/"):
-                    done = []
+                    above = above[:1]
                 todo += target.split("/")[::-1]
                 continue
-            done.append(part)
-        return "/" + "/".join(done)
+            if last:
+                return self._place(above, part)
+            try:
+                within = above[-1][1]
+                above.append((part, NOWHERE if within == NOWHERE else folder(part, within)))
+            except (FileNotFoundError, NotADirectoryError):
+                if not missing:
+                    raise
+                above.append((part, NOWHERE))
+        if len(above) == 1:
+            return Place(above[0][1], ".", "/")
+        return self._place(above[:-1], above[-1][0])
+
+    @staticmethod
+    def _link_at(folder: int, name: str) -> str | None:
+        """Return what the symbolic link says; None if there is none of that name."""
+        if folder == NOWHERE:
+            return None
+        try:
+            return os.readlink(name, dir_fd=folder)
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOENT):
+                return None
+            raise
+
+    @staticmethod
+    def _place(above: list[tuple[str, int]], name: str) -> Place:
+        return Place(above[-1][1], name, "/".join([*(part for part, _ in above), name]))
+
+    def normal(self, path: str, cwd: str = "/", *, follow: bool = True) -> str:
+        """Return the absolute path without `..` and symbolic links; the last link is kept unless `follow`."""
+        try:
+            with ExitStack() as opened:
+                return self._walk(path, cwd, follow, opened, missing=True).normal
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from error
 
     def real(self, path: str, cwd: str = "/", *, follow: bool = True) -> Path:
-        """Return where a path of the phone lies on this computer."""
-        return self._root / self.normal(path, cwd, follow=follow)[1:]
-
-    def writable(self, path: str, cwd: str = "/", *, follow: bool = True) -> Path:
-        """`real` for a path that will be changed. Raises PermissionError outside the writable folders."""
-        normal = self.normal(path, cwd, follow=follow)
-        if not any(normal.startswith(folder + "/") for folder in WRITABLE):
-            denied = errno.EROFS if normal.count("/") == 1 else errno.EACCES
-            raise OSError(denied, os.strerror(denied), path)
-        return self._root / normal[1:]
+        """Return where a path of the phone lies on this computer, for programs that are confined there."""
+        return self._root / self.normal(path, cwd, follow=follow).lstrip("/")
 
     def open(self, path: str, mode: str, cwd: str = "/") -> BinaryIO:
-        """Open a file: mode "rb", "wb" or "ab"."""
+        """Open a regular file: mode "rb", "wb" or "ab". What is written to it is not buffered."""
         if self.normal(path, cwd) == DEVICE_NULL:
             return open(os.devnull, mode)  # type: ignore[return-value]
-        real = self.real(path, cwd) if mode == "rb" else self.writable(path, cwd)
-        if real.is_dir():
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        # Nothing of what is written waits in a buffer: a full disk fails at once, not at the end.
-        return real.open(mode, buffering=-1 if mode == "rb" else 0)  # type: ignore[return-value]
+        flags = _FLAGS[mode] | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with self._at(path, cwd, write=mode != "rb") as place:
+            handle = os.open(place.name, flags, 0o666, dir_fd=place.folder)
+            try:
+                kind = os.fstat(handle).st_mode
+                if not stat.S_ISREG(kind):
+                    wrong = errno.EISDIR if stat.S_ISDIR(kind) else errno.EACCES
+                    raise OSError(wrong, os.strerror(wrong))
+                # A full disk fails at once, not when the file is closed.
+                return cast("BinaryIO", os.fdopen(handle, mode, buffering=-1 if mode == "rb" else 0))
+            except BaseException:
+                with suppress(OSError):
+                    os.close(handle)
+                raise
 
     def generate(self, path: str, cwd: str = "/") -> bytes | None:
-        """The content of a generated file, None when the path is not one."""
+        """Return the content of a generated file, None if the path is not one."""
         make = self._generated.get(self.normal(path, cwd))
         return make() if make else None
 
     def stat(self, path: str, cwd: str = "/", *, follow: bool = True) -> os.stat_result:
-        """Status of a file or folder."""
+        """Return the status of a file or folder."""
         normal = self.normal(path, cwd, follow=follow)
         if normal in self._generated:
             return os.stat_result((stat.S_IFREG | 0o444, 0, 0, 1, 0, 0, 0, 0, 0, 0))
@@ -92,18 +182,157 @@ class Filesystem:
             return os.stat(os.devnull)
         if self._generated_names(normal):
             return os.stat_result((stat.S_IFDIR | 0o555, 0, 0, 1, 0, 0, 0, 0, 0, 0))
-        real = self._root / normal[1:]
-        return real.stat() if follow else real.lstat()
+        with self._at(path, cwd, follow=follow) as place:
+            return os.stat(place.name, dir_fd=place.folder, follow_symlinks=False)
+
+    def is_folder(self, path: str, cwd: str = "/", *, follow: bool = True) -> bool:
+        """Return whether the path is a folder."""
+        try:
+            return stat.S_ISDIR(self.stat(path, cwd, follow=follow).st_mode)
+        except OSError:
+            return False
 
     def names(self, path: str, cwd: str = "/") -> list[str]:
-        """Names in a folder, sorted."""
-        normal = self.normal(path, cwd)
-        generated = self._generated_names(normal)
-        real = self._root / normal[1:]
-        if generated and not real.is_dir():
+        """Return the names in a folder, sorted."""
+        generated = self._generated_names(self.normal(path, cwd))
+        try:
+            with self._at(path, cwd) as place:
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+                handle = os.open(place.name, flags, dir_fd=place.folder)
+                try:
+                    return sorted({*os.listdir(handle), *generated})
+                finally:
+                    os.close(handle)
+        except FileNotFoundError:
+            if not generated:
+                raise
             return sorted(generated)
-        return sorted({*os.listdir(real), *generated})
+
+    def make_folder(self, path: str, cwd: str = "/", *, parents: bool = False) -> None:
+        """Make a folder; with `parents` those above it, too, and none that is there already."""
+        parts = posixpath.join("/", cwd, path).split("/")[1:]
+        for end in range(1, len(parts)) if parents else ():
+            above = "/" + "/".join(parts[:end])
+            if not self.is_folder(above):
+                self._make_folder(above, "/", there=True)
+        if not (parents and self.is_folder(path, cwd)):
+            self._make_folder(path, cwd, there=parents)
+
+    def _make_folder(self, path: str, cwd: str, *, there: bool) -> None:
+        with self._at(path, cwd, write=True) as place:
+            try:
+                os.mkdir(place.name, dir_fd=place.folder)
+            except FileExistsError:
+                if not there or not self.is_folder(path, cwd):
+                    raise
+
+    def remove(self, path: str, cwd: str = "/", *, recursive: bool = False, missing_ok: bool = False) -> None:
+        """Remove a file or link; with `recursive` a folder and all that is in it."""
+        with self._at(path, cwd, follow=False, write=True) as place:
+            if recursive and self.is_folder(path, cwd, follow=False):
+                shutil.rmtree(place.name, dir_fd=place.folder)
+                return
+            try:
+                os.unlink(place.name, dir_fd=place.folder)
+            except FileNotFoundError:
+                if not missing_ok:
+                    raise
+
+    def remove_folder(self, path: str, cwd: str = "/") -> None:
+        """Remove an empty folder."""
+        with self._at(path, cwd, follow=False, write=True) as place:
+            os.rmdir(place.name, dir_fd=place.folder)
+
+    def rename(self, source: str, target: str, cwd: str = "/") -> None:
+        """Give a file or folder another name, in place of what has it."""
+        with (
+            self._at(source, cwd, follow=False, write=True) as old,
+            self._at(target, cwd, follow=False, write=True) as new,
+        ):
+            os.rename(old.name, new.name, src_dir_fd=old.folder, dst_dir_fd=new.folder)
+
+    def copy(self, source: str, target: str, cwd: str = "/") -> None:
+        """Copy a file and its permissions."""
+        with self.open(source, "rb", cwd) as file, self.open(target, "wb", cwd) as copied:
+            os.fchmod(copied.fileno(), stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+            while block := file.read(1 << 18):
+                write_all(copied, block)
+
+    def copy_folder(self, source: str, target: str, cwd: str = "/", depth: int = 0) -> None:
+        """Copy a folder to one that is not there yet; links are copied as links."""
+        if depth > MAX_COPY_DEPTH:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), source)
+        names = self.names(source, cwd)
+        self.make_folder(target, cwd)
+        for name in names:
+            old, new = f"{source}/{name}", f"{target}/{name}"
+            kind = self.stat(old, cwd, follow=False).st_mode
+            if stat.S_ISLNK(kind):
+                self.link(self.read_link(old, cwd), new, cwd)
+            elif stat.S_ISDIR(kind):
+                self.copy_folder(old, new, cwd, depth + 1)
+            else:
+                self.copy(old, new, cwd)
+
+    def link(self, target: str, path: str, cwd: str = "/", *, replace: bool = False) -> None:
+        """Make a symbolic link at `path` that says `target`."""
+        with self._at(path, cwd, follow=False, write=True) as place:
+            if replace:
+                with suppress(FileNotFoundError):
+                    os.unlink(place.name, dir_fd=place.folder)
+            os.symlink(target, place.name, dir_fd=place.folder)
+
+    def hard_link(self, target: str, path: str, cwd: str = "/", *, replace: bool = False) -> None:
+        """Give a file a second name."""
+        with (
+            self._at(target, cwd, write=True) as old,
+            self._at(path, cwd, follow=False, write=True) as new,
+        ):
+            if replace:
+                with suppress(FileNotFoundError):
+                    os.unlink(new.name, dir_fd=new.folder)
+            names = old.name, new.name
+            os.link(*names, src_dir_fd=old.folder, dst_dir_fd=new.folder, follow_symlinks=False)
+
+    def read_link(self, path: str, cwd: str = "/") -> str:
+        """Return what a symbolic link says."""
+        with self._at(path, cwd, follow=False) as place:
+            return os.readlink(place.name, dir_fd=place.folder)
+
+    def change_mode(self, path: str, cwd: str, change: Callable[[int], int]) -> None:
+        """Set the permissions of a file to what `change` makes of those that it has."""
+        with self._at(path, cwd, write=True) as place:
+            handle = os.open(place.name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.folder)
+            try:
+                mode = os.fstat(handle).st_mode
+                if stat.S_ISLNK(mode):
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                os.chmod(f"/proc/self/fd/{handle}", change(stat.S_IMODE(mode)))
+            finally:
+                os.close(handle)
+
+    def touch(self, path: str, cwd: str = "/", *, make: bool = True) -> None:
+        """Set a file's time to now, and make it if it is missing and `make`."""
+        flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | (os.O_CREAT if make else 0)
+        with self._at(path, cwd, write=True) as place:
+            try:
+                handle = os.open(place.name, flags, 0o666, dir_fd=place.folder)
+            except FileNotFoundError:
+                if make:
+                    raise
+                return
+            try:
+                os.utime(handle)
+            finally:
+                os.close(handle)
 
     def _generated_names(self, folder: str) -> set[str]:
         prefix = folder.rstrip("/") + "/"
         return {path[len(prefix) :].split("/")[0] for path in self._generated if path.startswith(prefix)}
+
+
+def write_all(file: BinaryIO, data: bytes) -> None:
+    """Write all of the data to a file that is not buffered."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]

@@ -3,7 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,16 @@ END_SECONDS = 5.0
 _LISTEN = "0A"
 _ACCEPTS = 0x10000
 _KEPT_VARIABLES = ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "OMP_NUM_THREADS", "PYTHONMALLOC")
+
+
+SYSTEM = (
+    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/sys"),
+    *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/etc/nsswitch.conf"),
+    *("/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/etc/ssl", "/etc/gai.conf", "/etc/alternatives"),
+)
+"""What every program of this computer may read."""
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/shm", "/proc")
+"""What a program may write to beside the phone's files. Of /proc the kernel guards what is another's."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +107,12 @@ class Processes:
         async with _Pipe() as stdout, _Pipe() as stderr:
             child = await self._spawner.spawn(
                 entry,
-                [*first, *(self._translate(argument) for argument in arguments)],
+                [*first, *(self._translate(argument, cwd) for argument in arguments)],
                 folder=self._files.real(cwd),
                 environment=self._environment(),
                 outputs=(stdout.writing_end, stderr.writing_end),
+                readable=_readable(self._variables.values()),
+                writable=[str(self._files.real("/")), *DEVICES],
             )
             stdout.close_writing_end()
             stderr.close_writing_end()
@@ -158,11 +171,14 @@ class Processes:
     def _owns(self, sockets: set[str]) -> bool:
         return any(sockets & _sockets(pid) for pid in self._running)
 
-    def _translate(self, argument: str) -> str:
+    def _translate(self, argument: str, cwd: str) -> str:
+        """Return an argument with the phone's path in it, if it is one, as this computer's. A relative path
+        stays as it is, unless it leads upwards: it might lead outside.
+        """
         option, equals, value = argument.partition("=")
-        if equals and option.startswith("-") and value.startswith("/"):
-            return f"{option}={self._files.real(value)}"
-        return str(self._files.real(argument)) if argument.startswith("/") else argument
+        if equals and option.startswith("-") and _leads_away(value):
+            return f"{option}={self._files.real(value, cwd)}"
+        return str(self._files.real(argument, cwd)) if _leads_away(argument) else argument
 
     def _environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
@@ -185,6 +201,17 @@ class Processes:
                 return
             self._log.write(name, line.decode(errors="replace").rstrip("\n"), pid=pid)
             await write(line)
+
+
+def _leads_away(argument: str) -> bool:
+    return argument.startswith("/") or ".." in argument.split("/")
+
+
+def _readable(more: Iterable[str]) -> list[str]:
+    """Return the paths that a program of a phone may read: the system's, Python's, and `more`."""
+    python = [sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path]
+    python += os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return [*SYSTEM, *filter(os.path.isabs, [*python, *more])]
 
 
 class _Pipe:

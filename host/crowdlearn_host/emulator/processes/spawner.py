@@ -50,8 +50,11 @@ class Spawner:
         folder: Path,
         environment: Mapping[str, str],
         outputs: tuple[int, int],
+        readable: Sequence[str],
+        writable: Sequence[str],
     ) -> Child:
         """Start MODULE:FUNCTION with its arguments, standard output and standard error given as descriptors.
+        It is confined to files at or below the paths.
 
         Raises OSError when the zygote cannot be reached.
         """
@@ -60,6 +63,8 @@ class Spawner:
             "words": list(words),
             "folder": str(folder),
             "environment": dict(environment),
+            "readable": list(readable),
+            "writable": list(writable),
         }
         encoded = json.dumps(request).encode()
         if len(encoded) > MAX_REQUEST:

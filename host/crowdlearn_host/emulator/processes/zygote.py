@@ -19,6 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from crowdlearn_device.platform.confinement import confine
+
 from crowdlearn_host.emulator.processes.parent import die_with_parent
 
 SOCKET_NAME = "zygote"
@@ -94,6 +96,7 @@ class Zygote:
             os.environ.clear()
             os.environ.update(request["environment"])
             os.chdir(request["folder"])
+            confine(map(Path, request["readable"]), map(Path, request["writable"]))
             code = run_entry(request["entry"], request["words"])
         except BaseException:
             traceback.print_exc()

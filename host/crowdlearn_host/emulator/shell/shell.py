@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
-from crowdlearn_host.emulator.hardware.filesystem import TEMPORARY, Filesystem
+from crowdlearn_host.emulator.hardware.filesystem import TEMPORARY, Filesystem, write_all
 from crowdlearn_host.emulator.shell.arithmetic import ExpressionError, evaluate
 from crowdlearn_host.emulator.shell.patterns import escaped, globbed
 from crowdlearn_host.emulator.shell.syntax import (
@@ -378,8 +378,6 @@ def _reader(file: BinaryIO) -> Read:
 
 def _writer(file: BinaryIO) -> Write:
     async def write(data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            left = left[file.write(left) :]
+        write_all(file, data)
 
     return write
