@@ -152,7 +152,9 @@ def _unpack(archive: tarfile.TarFile, shell: Shell, target: str) -> None:
     """Make what is in the archive, each below `target`; whatever its names say, all stays on the phone."""
     files = shell.files
     for member in archive:
-        parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
+        parts = [part for part in member.name.split("/") if part not in ("", ".")]
+        if ".." in parts:
+            raise tarfile.TarError(f"{member.name} leads out of the folder")
         if not parts:
             continue
         path = "/".join([target, *parts])
