@@ -84,6 +84,7 @@ def run(
 
 
 def test_commands_without_a_run(run: Run, tmp_path: Path) -> None:
+    assert run("init new.toml") == {"file": "new.toml"}
     assert run("phones list") == []
     assert run("devices") == []
     assert run("phones down") == []

@@ -139,7 +139,7 @@ def _layer(x: Any) -> LayerSpec:
 def read_targets(x: Any) -> TargetSpec:
     """The targets that JSON tells of. Raises ValueError, TypeError or AttributeError if it tells of none."""
     bounds = [None if x.get(end) is None else _number(x[end], float("inf")) for end in ("least", "most")]
-    return TargetSpec(_string(x.get("dtype", "int64")), _shape(x.get("shape", ())), *bounds)
+    return TargetSpec(_string(x.get("dtype", "int64")), _shape(x.get("shape", [])), *bounds)
 
 
 def _edge(x: Any) -> EdgeSpec:

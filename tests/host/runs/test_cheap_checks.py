@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from crowdlearn_device.errors import CrowdlearnError, DataError
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice
 from crowdlearn_host.cli import build
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
-from crowdlearn_host.errors import ConfigError, FleetError, HostError, RunError
+from crowdlearn_host.errors import ConfigError, FleetError, RunError
 from typer.testing import CliRunner
 
 CONFIG = """
@@ -38,7 +39,7 @@ def _nothing_is_exported(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyP
 
 
 def train(
-    error: type[HostError] | type[OSError],
+    error: type[CrowdlearnError] | type[OSError],
     words: str,
     *,
     widths: str = "64-12-10",
@@ -90,7 +91,12 @@ def test_too_few_samples(tmp_path: Path) -> None:
 
 def test_labels_that_the_model_has_no_output_for(tmp_path: Path) -> None:
     write(tmp_path / "data", samples=30, classes=7)
-    train(ConfigError, "data has 7 classes, the model 3 outputs", widths="4-5-3", data='data = "data"')
+    train(
+        DataError,
+        "has a label 6, but the model tells classes 0 to 2 apart",
+        widths="4-5-3",
+        data='data = "data"',
+    )
 
 
 def write(folder: Path, *, samples: int, classes: int = 3) -> None:
@@ -110,7 +116,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[phones.Ph
 @pytest.mark.parametrize(
     ("samples", "classes", "said"),
     [
-        (30, 7, "a label is 6, and the model has classes 0 to 2"),
+        (30, 7, "has a label 6, but the model tells classes 0 to 2 apart"),
         (1, 1, "holds 1 samples"),
         (0, 0, "is not a folder"),
     ],

@@ -123,6 +123,7 @@ def _enrol() -> Shape:
 
 DOCUMENTS: dict[str, Callable[[], Shape]] = {
     "demo": _train,
+    "init": lambda: _object("Begun", {"file": str}),
     "train": _train,
     "train --check": lambda: _object("Checked", {"run": str, "devices": int, "trains": bool}),
     "evaluate": _evaluate,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from crowdlearn_device.platform.files import write_atomically
 
+from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.spec.run_spec import RunSpec
 
@@ -62,6 +63,7 @@ def init(
         bool, typer.Option("--schema", help="Write the JSON schema of such files instead, for editors.")
     ] = False,
     force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """Write a description of a run, with comments: crowdlearn train and simulate read it."""
     claim(path, force=force, is_own=lambda text: False)
@@ -69,7 +71,10 @@ def init(
         json.dumps(RunSpec.model_json_schema(), indent=1) if schema else TEMPLATE.format(name=_name(path))
     )
     write_atomically(path, content.encode())
-    typer.echo(str(path))
+    with document(as_json) as tell:
+        tell({"file": str(path)})
+    if not as_json:
+        typer.echo(str(path))
 
 
 def _name(path: Path) -> str:
