@@ -41,6 +41,7 @@ async def train_on_sockets(
     async with AsyncExitStack() as stack:
         attached = []
         files_of, seats = device_files(prepared, devices), list(prepared.plan.seats)
+        numbers = list(prepared.plan.seats.values()) or range(devices)
         for number in range(devices):
             home = folder / f"device-{number}"
             files = files_of[seats.index(home.name) if home.name in seats else number]
@@ -55,7 +56,9 @@ async def train_on_sockets(
             shown = {"Authorization": f"Bearer {(home / 'token').read_text()}"}
             dialling = connect(address, max_size=MAX_FRAME, compression=None, additional_headers=shown)
             connection = await stack.enter_async_context(dialling)
-            attached.append(asyncio.create_task(server.attach(connection, dialled=True, number=number)))
+            attached.append(
+                asyncio.create_task(server.attach(connection, dialled=True, number=numbers[number]))
+            )
         await asyncio.wait_for(server.over.wait(), LIMIT_SECONDS)
         await server.close()
         await asyncio.gather(*attached)

@@ -1,4 +1,4 @@
-"""A plan's bytes are the relay's, for every purpose, and nobody holds what it cannot afford."""
+"""A plan's bytes and joules are the relay's, for every purpose, and nobody holds what it cannot afford."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import pytest
 import torch
 from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.cli import build
+from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.models.named import build_model
-from crowdlearn_host.planner.plan import load_plan
+from crowdlearn_host.planner.plan import Plan, load_plan
+from crowdlearn_host.runs.results.joules import BESIDE, joules_by_device, spent_joules
 from crowdlearn_host.spec.run_spec import RunSpec
 from typer.testing import CliRunner
 
-from .sockets import train_on_sockets
+from .sockets import Events, train_on_sockets
 
 pytestmark = pytest.mark.system
 MODEL = "mlp:64-48-24-10"
@@ -50,6 +52,26 @@ FLEETS = {
         macs_per_second = 1e8
     """,
 }
+FLEETS["energy is capped"] = """
+        [[class]]
+        name = "high"
+        count = 2
+        samples = 200
+        macs_per_second = 1e8
+        max_macs = 7000
+        joules_per_mac = 4e-9
+        joules_per_byte_sent = 2.3e-6
+        joules_per_byte_received = 1.1e-6
+        [[class]]
+        name = "low"
+        count = 4
+        macs_per_second = 1e8
+        joules_per_mac = 4e-9
+        joules_per_byte_sent = 2.3e-6
+        joules_per_byte_received = 1.1e-6
+        battery_joules = 100
+        battery_share = 0.001
+    """
 FLEETS["full rotation"] = FLEETS["not every device dominates"]
 OPTIONS = {"two groups": ["--group-size", "2"], "full rotation": ["--rotation", "full"]}
 
@@ -72,6 +94,7 @@ async def test_devices_send_the_bytes_that_were_planned(name: str, tmp_path: Pat
         "model": MODEL,
         "group": {"plan": saved},
         "training": {"epochs": EPOCHS, "kernels": "by_size"},
+        "sharing": {"synchronous": True},  # else a group that is first downloads nothing in the first round
     }
     server, events = await train_on_sockets(tmp_path, RunSpec.model_validate(wanted), len(plan.seats))
     assert [group.phase for group in server.groups] == ["done"] * len(plan.groups)
@@ -79,6 +102,7 @@ async def test_devices_send_the_bytes_that_were_planned(name: str, tmp_path: Pat
     for purpose, planned in plan.traffic.sent(EPOCHS).items():
         assert sent[purpose] == pytest.approx(planned, rel=0.02), (purpose, json.dumps(sent))
     kinds, names = plan.class_of, list(plan.seats)
+    of_number = {number: name for name, number in plan.seats.items()}
     assigned = [fields for event, fields in events if event == "assigned"]
     assert assigned
     for fields in assigned:
@@ -87,4 +111,26 @@ async def test_devices_send_the_bytes_that_were_planned(name: str, tmp_path: Pat
             assert kinds[device].name in piece.classes
     for group in server.groups:
         for device in group.devices.values():
-            assert device.samples == kinds[names[device.number]].samples
+            assert device.samples == kinds[of_number[device.number]].samples
+    _check_joules(plan, server, events)
+
+
+def _check_joules(plan: Plan, server: Server, events: Events) -> None:
+    """What each device spends is within 5 % of what was foretold, and within its cap."""
+    kinds, names = plan.class_of, list(plan.seats)
+
+    def planned_name(device: str) -> str:
+        return names[int(device.removeprefix("device-"))]
+
+    told = [{"time": float(place), "event": event, **fields} for place, (event, fields) in enumerate(events)]
+    for line in told:
+        line["holders"] = [planned_name(device) for device in line.get("holders", ())]
+    traffic = [{**row, "device": planned_name(str(row["device"]))} for row in server.traffic.rows()]
+    spent = spent_joules(plan, told, (line for line in told if line["event"] == "progress"), traffic)
+    by_device = joules_by_device(spent, BESIDE)
+    assert {foretold.device for foretold in plan.joules} == {n for n in names if kinds[n].power is not None}
+    for foretold in plan.joules:
+        measured = by_device.get(foretold.device, 0.0) / EPOCHS
+        assert measured == pytest.approx(foretold.total, rel=0.05, abs=1e-6)
+        limit = kinds[foretold.device].joules_limit
+        assert limit is None or measured <= limit

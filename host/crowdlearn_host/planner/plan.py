@@ -61,11 +61,12 @@ class PiecePlan:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes that devices send per epoch, of all groups: sums, errors, state that changes hands, weights that
-    are shared (and, of several groups, those that come back), and sealed snapshots. Beside them are the
-    `keys` by which heirs open snapshots: no part of what is minimised, as they grow with neither neurons nor
-    pieces alone. Of the shuffles `returning` is the way back to the first turn, which the first epoch of a
-    run spares; of the sharing `downloads` are what the server sends.
+    """Bytes that devices send per epoch, of all groups: sums, errors, state that changes hands, weights
+    that are shared (and, of several groups, those that come back). Beside them, and no part of what
+    is minimised, are sealed `snapshots` for spare devices and the `keys` by which these open them: a
+    plan with a piece on every device would have none. Of the shuffles `returning` is the way back to
+    the first turn, which the first epoch of a run spares; of the sharing `downloads` are what the
+    server sends.
     """
 
     forward: float
@@ -80,7 +81,7 @@ class Traffic:
     @property
     def total(self) -> float:
         """The planner's objective."""
-        return self.forward + self.backward + self.shuffles + self.sharing + self.snapshots
+        return self.forward + self.backward + self.shuffles + self.sharing
 
     def sent(self, epochs: int) -> dict[str, float]:
         """Bytes that devices send in a run of so many epochs, by purpose as the relay counts them."""
@@ -91,6 +92,20 @@ class Traffic:
             "sharing": epochs * (self.sharing - self.downloads),
             "recovery": epochs * (self.snapshots + self.keys),
         }
+
+
+@dataclass(frozen=True)
+class DeviceJoules:
+    """Joules that a device spends on an epoch beyond idling, modelled: on computing, and on its radio."""
+
+    device: str
+    compute: float
+    radio: float
+
+    @property
+    def total(self) -> float:
+        """Both together."""
+        return self.compute + self.radio
 
 
 @dataclass(frozen=True)
@@ -136,7 +151,8 @@ class Plan:
 
     `order[layer]` lists the model's neurons in slice order; () keeps the model's own. `micro_batch`, in
     samples, and `staleness` are what its memory was reckoned with; 0 if nobody reckoned. `training` is all
-    of that, and `fleet` the devices that it is for, where they are known.
+    of that, and `fleet` the devices that it is for, where they are known. `joules` are those of an epoch, of
+    devices whose class tells what a MAC and a byte cost.
     """
 
     pieces: tuple[PiecePlan, ...]
@@ -150,6 +166,7 @@ class Plan:
     certificate: Certificate | None = None
     training: Training | None = None
     fleet: Fleet | None = None
+    joules: tuple[DeviceJoules, ...] = ()
 
     @property
     def seats(self) -> dict[str, int]:

@@ -5,7 +5,7 @@ baselines.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import inf
+from math import ceil, inf
 
 from crowdlearn_export.graph.memory_curves import Footprint
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
@@ -25,12 +25,15 @@ from .afford import affording
 from .balanced import balanced
 from .baselines import Baseline, absent, baselines
 from .infeasibility import explain
+from .joules import epoch_joules
 from .plan import BudgetUse, Certificate, PiecePlan, Plan, plan_from_counts
 from .rotation import rotate
 from .traffic import epoch_traffic
 
 IMBALANCE = 1.03
 """Of slices, in the paper."""
+TIGHTENINGS, TIGHTER = 8, 0.97
+"""Attempts to keep energy within its caps, and how much closer than proportional each comes."""
 FIRST_SECONDS = 0.5
 """Processor seconds of the first look at a number of groups; every further one takes twice as long."""
 
@@ -69,8 +72,97 @@ def plan_fleet(
 
     Memory counts what programs need to run if `footprint` tells it. Without `group_size` the number of
     groups is decided too; the certificate then covers every number considered. `seconds` are of the
-    processor. Raises InfeasiblePlan, which says what to relax, if no plan meets every budget.
+    processor. Energy is capped by tightening what classes that spend too much may compute and send, until
+    they keep to it: the bound is that of plans without these caps. Raises InfeasiblePlan, which says what to
+    relax, if no plan meets every budget.
     """
+    tightened, bound = fleet, 0.0
+    least: dict[str, float] = {}
+    for _ in range(TIGHTENINGS):
+        try:
+            planned = _plan_fleet(
+                graph,
+                tightened,
+                training,
+                group_size=group_size,
+                seconds=seconds,
+                compare=compare,
+                footprint=footprint,
+            )
+        except InfeasiblePlan as error:
+            if not least:
+                raise
+            raise InfeasiblePlan(_too_much_energy(fleet, least)) from error
+        plan = planned.plan
+        assert plan.certificate is not None
+        bound = bound or plan.certificate.bound
+        over = _over_joules(plan, fleet)
+        if not over:
+            certificate = replace(plan.certificate, bound=min(bound, plan.certificate.cost))
+            return replace(planned, plan=replace(plan, fleet=fleet, certificate=certificate))
+        for name, spent in over.items():
+            least[name] = min(spent, least.get(name, inf))
+        tightened = _tightened(tightened, plan, over)
+    raise InfeasiblePlan(_too_much_energy(fleet, least))
+
+
+def _over_joules(plan: Plan, fleet: Fleet) -> dict[str, float]:
+    """The classes of which a device spends more than it may, and the most that one spends."""
+    kinds = {name: kind for kind in fleet.classes for name in kind.names}
+    over: dict[str, float] = {}
+    for spent in plan.joules:
+        kind = kinds[spent.device]
+        if kind.joules_limit is not None and spent.total > kind.joules_limit:
+            over[kind.name] = max(spent.total, over.get(kind.name, 0.0))
+    return over
+
+
+def _tightened(fleet: Fleet, plan: Plan, over: dict[str, float]) -> Fleet:
+    """The fleet with less to compute and send for classes that spend too much."""
+    kinds = {name: kind for kind in fleet.classes for name in kind.names}
+    held: dict[str, list[PiecePlan]] = {}
+    for group in plan.groups:
+        for turn in group.turns:
+            for k, device in enumerate(turn.devices):
+                if k:
+                    held.setdefault(kinds[device].name, []).append(plan.pieces[k])
+    classes = []
+    for kind in fleet.classes:
+        if kind.name in over and kind.joules_limit is not None:
+            share = TIGHTER * kind.joules_limit / over[kind.name]
+            pieces = held.get(kind.name, [])
+            macs = share * max((piece.macs for piece in pieces), default=0.0)
+            sent = share * max((piece.uplink_bytes for piece in pieces), default=0.0)
+            if kind.samples:  # it is dominator in its turn, whatever else it holds
+                macs, sent = max(macs, plan.pieces[0].macs), max(sent, plan.pieces[0].uplink_bytes)
+            caps = {"max_macs": ceil(macs) or 1, "max_uplink": ceil(sent) or 1}
+            kind = kind.model_copy(update=caps)
+        classes.append(kind)
+    return fleet.model_copy(update={"classes": tuple(classes)})
+
+
+def _too_much_energy(fleet: Fleet, least: dict[str, float]) -> str:
+    told = [
+        f"{least[kind.name]:,.3g} J an epoch on {kind.name} (limit {kind.joules_limit:,.3g})"
+        for kind in fleet.classes
+        if kind.name in least and kind.joules_limit is not None
+    ]
+    return (
+        "no plan that keeps to every energy budget was found; the nearest takes "
+        f"{' and '.join(told)}; raise the limit, or give samples or pieces to more devices"
+    )
+
+
+def _plan_fleet(
+    graph: NeuronGraph,
+    fleet: Fleet,
+    training: Training,
+    *,
+    group_size: int | None = None,
+    seconds: float = 60.0,
+    compare: bool = True,
+    footprint: Footprint | None = None,
+) -> Planned:
     priced = costs(graph, training, footprint)
     options = [
         _Option(groups, tree)
@@ -229,6 +321,7 @@ def _plan(
         training=training,
         groups=turned,
         fleet=fleet,
+        joules=epoch_joules(priced, training, fleet, problem, division.counts, turned),
         traffic=epoch_traffic(priced, training, fleet, problem, division.counts, turned),
     )
 

@@ -24,7 +24,7 @@ def epoch_traffic(
     """Bytes of an epoch of the pieces with these counts, held by these groups turn by turn."""
     forward, backward = traffic(problem, counts)
     around = priced.overhead
-    stored = snapshots(training, fleet, len(groups))
+    stored = snapshots(training, fleet, len(groups), len(counts))
     within = sum(s for piece in counts for s, n in zip(around.stored, piece, strict=True) if n)
     shared = (
         sharing_bytes(priced.shared_weights, training, len(groups))

@@ -209,7 +209,7 @@ def _traffic(planned: Planned) -> Table:
         table.add_column(column, justify="right" if column else "left")
     assert plan.traffic is not None
     assert plan.certificate is not None
-    for name in ("forward", "backward", "shuffles", "sharing", "snapshots"):
+    for name in ("forward", "backward", "shuffles", "sharing"):
         table.add_row(name, size(getattr(plan.traffic, name)), "")
     table.add_section()
     proof = "proven optimal" if plan.certificate.optimal else f"gap {100 * plan.certificate.gap:.2f} %"
@@ -218,7 +218,12 @@ def _traffic(planned: Planned) -> Table:
     for baseline in planned.baselines:
         told = f"{baseline.cost / plan.traffic.total:.2f}"
         table.add_row(baseline.name, size(baseline.cost), told + (" over budget" if baseline.broken else ""))
-    table.add_row("keys of snapshots", size(plan.traffic.keys), "beside the plan")
+    for kind in plan.fleet.classes if plan.fleet is not None else ():
+        most = max((j.total for j in plan.joules if j.device in kind.names), default=0.0)
+        if most:
+            limit = f"at most {kind.joules_limit:.3g} J" if kind.joules_limit is not None else "no limit"
+            table.add_row(f"most energy, {kind.name}", f"{most:.3g} J", f"{limit}, modelled")
+    table.add_row("snapshots for spares", size(plan.traffic.snapshots + plan.traffic.keys), "beside the plan")
     for name, why in planned.absent:
         table.add_row(name, "", why)
     if planned.baselines:

@@ -11,24 +11,24 @@ def sharings(groups: int) -> int:
     return groups * (1 + (groups > 1))
 
 
-def snapshots(training: Training, fleet: Fleet, groups: int) -> int:
-    """Snapshots of every piece per epoch, over all groups. A device that is alone has nobody to send one
-    to.
+def snapshots(training: Training, fleet: Fleet, groups: int, pieces: int) -> int:
+    """Snapshots of every piece per epoch, over all groups. Heirs are spare devices: a group without any
+    stores none.
     """
     kinds = {name: kind for kind in fleet.classes for name in kind.names}
     return sum(
         training.snapshots(kinds[name].samples)
         for devices in deal(fleet, groups)
-        if len(devices) > 1
+        if len(devices) > pieces
         for name in devices
     )
 
 
 def snapshot_heirs(training: Training, fleet: Fleet, groups: int, pieces: int) -> int:
-    """Keys in all snapshots of an epoch: one for every spare, or else for every other holder."""
+    """Keys in all snapshots of an epoch: one for every spare device."""
     kinds = {name: kind for kind in fleet.classes for name in kind.names}
     keys = 0
     for devices in deal(fleet, groups):
-        heirs = len(devices) - pieces or pieces - 1
+        heirs = len(devices) - pieces
         keys += pieces * heirs * sum(training.snapshots(kinds[name].samples) for name in devices)
     return keys

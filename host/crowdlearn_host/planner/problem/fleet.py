@@ -30,8 +30,9 @@ class DeviceClass(Section):
     """Devices alike: their number or names, samples each holds, rates, and hard caps.
 
     `max_seconds` and `max_macs` cap the computing of one sample, forward and backward; `max_uplink` caps the
-    bytes that one sample of whoever is dominator makes a device send. A device without samples is never the
-    dominator.
+    bytes that one sample of whoever is dominator makes a device send. `max_joules` caps what a device spends
+    on an epoch beyond what it spends idle, and so does `battery_share` as a share of `battery_joules`; both
+    need joules per MAC and byte. A device without samples is never the dominator.
     """
 
     name: str = Field(min_length=1, max_length=100)
@@ -45,6 +46,12 @@ class DeviceClass(Section):
     max_macs: PositiveInt | None = None
     max_memory: Bytes | None = None
     max_uplink: Bytes | None = None
+    joules_per_mac: PositiveFloat | None = None
+    joules_per_byte_sent: PositiveFloat | None = None
+    joules_per_byte_received: PositiveFloat | None = None
+    battery_joules: PositiveFloat | None = None
+    max_joules: PositiveFloat | None = None
+    battery_share: float | None = Field(default=None, gt=0, le=1)
 
     @model_validator(mode="after")
     def _names(self) -> DeviceClass:
@@ -52,12 +59,34 @@ class DeviceClass(Section):
             raise ValueError(f"class {self.name}: give either count or devices")
         if len(set(self.devices)) != len(self.devices):
             raise ValueError(f"class {self.name}: a device is named twice")
+        if self.battery_share is not None and self.battery_joules is None:
+            raise ValueError(
+                f"class {self.name}: battery_share needs battery_joules, what a full battery holds"
+            )
+        if self.joules_limit is not None and self.power is None:
+            raise ValueError(
+                f"class {self.name}: a cap on energy needs joules_per_mac, joules_per_byte_sent and "
+                "joules_per_byte_received"
+            )
         return self
 
     @property
     def names(self) -> tuple[str, ...]:
         """The devices' names; numbered where only their count is known."""
         return self.devices or tuple(f"{self.name}-{k + 1}" for k in range(self.count))
+
+    @property
+    def power(self) -> tuple[float, float, float] | None:
+        """Joules per MAC, per byte sent and per byte received, if all of them are told."""
+        told = self.joules_per_mac, self.joules_per_byte_sent, self.joules_per_byte_received
+        mac, sent, received = told
+        return None if mac is None or sent is None or received is None else (mac, sent, received)
+
+    @property
+    def joules_limit(self) -> float | None:
+        """Joules that a device may spend on an epoch."""
+        share = self.battery_share and self.battery_joules and self.battery_share * self.battery_joules
+        return min((limit for limit in (self.max_joules, share) if limit is not None), default=None)
 
     @property
     def macs_limit(self) -> float | None:

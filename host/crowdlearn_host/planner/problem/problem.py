@@ -225,6 +225,23 @@ def uplink(problem: Problem, counts: Sequence[Counts], piece: int) -> float:
     return total
 
 
+def downlink(problem: Problem, counts: Sequence[Counts], piece: int) -> float:
+    """What one piece receives per sample: sums for its neurons from other sources, and the errors that answer
+    its own sums.
+    """
+    mine, total = counts[piece], 0.0
+    for link in problem.links:
+        others = sum(k != piece and bool(other[link.source]) for k, other in enumerate(counts))
+        owners = sum(k != piece and bool(other[link.target]) for k, other in enumerate(counts))
+        floats = link.floats * mine[link.target] * others
+        messages = link.edges * (others if mine[link.target] else 0)
+        if mine[link.source]:
+            floats += link.returned * (problem.neurons[link.target] - mine[link.target])
+            messages += link.returned_edges * owners
+        total += problem.sent.per_float * floats + problem.sent.per_message * messages
+    return total
+
+
 def violations(problem: Problem, division: Division) -> list[str]:
     """Return what is wrong with a division, in words; empty when it is feasible."""
     wrong = []

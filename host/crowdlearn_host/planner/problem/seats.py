@@ -15,7 +15,7 @@ from operator import mul
 from crowdlearn_host.errors import InfeasiblePlan
 
 from .costs import Costs, Training, sharing_bytes
-from .epoch import sharings, snapshots
+from .epoch import sharings
 from .fleet import Fleet
 from .memory import memory_budgets
 from .places import Caps, Composition, Tree, compositions, meet, places
@@ -34,10 +34,9 @@ def group_problem(costs: Costs, training: Training, fleet: Fleet, groups: int, t
     shared = meet(dominating, costs.sample_bytes)
     made = compositions(fleet, groups)
     turns = sum(each.turns * times for each, times in made.items())
-    stored = snapshots(training, fleet, groups)
     is_full = training.rotation == "full"
     overhead = costs.overhead
-    used = stored * overhead.snapshot + sharings(groups) * overhead.update
+    used = float(sharings(groups) * overhead.update)
 
     def seat(name: str, count: int, caps: Caps, moves: int) -> Seat:
         """A seat whose piece moves so often in an epoch, in all groups together."""
@@ -48,10 +47,7 @@ def group_problem(costs: Costs, training: Training, fleet: Fleet, groups: int, t
             budgets(costs, caps),
             caps.uplink,
             tuple(moved * each.state for each in costs.each),
-            tuple(
-                (turns if is_full else moves) * around + stored * within
-                for around, within in zip(overhead.moved, overhead.stored, strict=True)
-            ),
+            tuple((turns if is_full else moves) * around for around in overhead.moved),
             used,
         )
 
@@ -75,7 +71,6 @@ def group_problem(costs: Costs, training: Training, fleet: Fleet, groups: int, t
         sent=Wire(training.wire.dtype_bytes, training.wire.overhead_bytes / training.micro_batch),
         constant=always
         + turns * costs.state * is_full
-        + stored * costs.state
         + sharing_bytes(costs.shared_weights, training, groups),
     )
 

@@ -1,0 +1,89 @@
+"""The ledger of a run's energy: joules by device, piece and purpose, modelled from what each device did."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crowdlearn_device.energy.readings import Provenance
+
+from crowdlearn_host.planner.plan import Plan
+from crowdlearn_host.planner.problem.fleet import DeviceClass
+
+COMPUTE = "compute"
+RADIO = ("activation", "error", "shuffle", "sharing", "recovery", "model", "control")
+BESIDE = ("model", "control")
+"""Purposes that no plan foretells: keeping the model, programs and the protocol's own messages."""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Joules that a device spent on a purpose; `piece` is the one it computed, -1 for the radio."""
+
+    device: str
+    piece: int
+    purpose: str
+    joules: float
+    source: str
+    provenance: Provenance = Provenance.MODELLED
+
+
+def spent_joules(
+    plan: Plan,
+    events: Iterable[Mapping[str, Any]],
+    progress: Iterable[Mapping[str, Any]],
+    traffic: Iterable[Mapping[str, Any]],
+) -> list[Spent]:
+    """Return what devices spent whose class tells joules per MAC and byte.
+
+    `events` are a run's events with `assigned` among them, `progress` its mini-batches with their `rows`,
+    both by time; `traffic` the bytes by device, direction and purpose.
+    """
+    constants = {name: kind for name, kind in plan.class_of.items() if kind.power is not None}
+    rows = _rows_by_holder(events, progress)
+    spent = [
+        Spent(device, piece, COMPUTE, kind.power[0] * plan.pieces[piece].macs * count, _source(kind))
+        for (device, piece), count in sorted(rows.items())
+        if (kind := constants.get(device)) is not None and kind.power is not None
+    ]
+    radio: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for row in traffic:
+        kind = constants.get(str(row["device"]))
+        if kind is not None and kind.power is not None:
+            price = kind.power[1 if row["direction"] == "up" else 2]
+            radio[str(row["device"]), str(row["purpose"])] += price * float(row["bytes"])
+    spent += [
+        Spent(device, -1, purpose, joules, _source(constants[device]))
+        for (device, purpose), joules in sorted(radio.items())
+    ]
+    return spent
+
+
+def joules_by_device(spent: Iterable[Spent], without: Sequence[str] = ()) -> dict[str, float]:
+    """Joules of each device, but for some purposes."""
+    totals: defaultdict[str, float] = defaultdict(float)
+    for each in spent:
+        if each.purpose not in without:
+            totals[each.device] += each.joules
+    return dict(totals)
+
+
+def _rows_by_holder(
+    events: Iterable[Mapping[str, Any]], progress: Iterable[Mapping[str, Any]]
+) -> dict[tuple[str, int], float]:
+    """Samples that each device trained on with each piece: those of mini-batches while it held it."""
+    assigned = [(float(e["time"]), e) for e in events if e.get("event") == "assigned"]
+    rows: defaultdict[tuple[str, int], float] = defaultdict(float)
+    for row in progress:
+        if "rows" not in row:
+            continue
+        before = [e for when, e in assigned if when <= row["time"] and e.get("group") == row.get("group")]
+        for piece, device in enumerate(before[-1]["holders"] if before else ()):
+            rows[device, piece] += float(row["rows"])
+    return dict(rows)
+
+
+def _source(kind: DeviceClass) -> str:
+    return f"constants of class {kind.name} in the fleet file"
