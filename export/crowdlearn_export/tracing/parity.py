@@ -54,17 +54,19 @@ def check_traced(model: nn.Module, graph: NeuronGraph, sample: Sequence[int]) ->
     sums = x.reshape(ROWS, graph.layers[0].neurons, *graph.layers[0].sum_shape)
     arrays = neurons_first(graph, exact.state_dict())
     weights = [arrays[name].requires_grad_() for name in trained]
-    found, moved = run_layers(graph, graph.layers, {0: sums}, arrays, {})
     scores = _scores(exact, x)
     if scores.shape != (ROWS, graph.layers[-1].neurons):
         raise UnsupportedModule(
             f"the model gives shape {tuple(scores.shape[1:])} for a sample, its last layer has "
             f"{graph.layers[-1].neurons} neurons; end in one score for each, as Flatten and Linear give them"
         )
-    _compare(exact, "scores in training", found, scores)
     along = torch.randn(scores.shape, dtype=torch.float64, generator=draw)
     due = _slopes(scores, along, [exact.get_parameter(name) for name in trained])
     expected = neurons_first(graph, {**exact.state_dict(), **dict(zip(trained, due, strict=True))})
+    scores = scores.detach()  # what either keeps for its gradients is most of the memory: not both at once
+    del due
+    found, moved = run_layers(graph, graph.layers, {0: sums}, arrays, {})
+    _compare(exact, "scores in training", found, scores)
     scale = max((float(expected[name].abs().max()) for name in trained), default=0.0)
     for name, slope in zip(trained, _slopes(found, along, weights), strict=True):
         _compare(exact, f"the gradient of {name}", slope, expected[name], scale)
