@@ -34,13 +34,19 @@ FULL = [
     *(Case(model, 32, 1) for model in ("mlp", "paper_mlp", "resnet20", "mobilenet", "transformer")),
     *(Case("mlp", batch, 1) for batch in (8, 1)),
 ]
+COMPILED = ("torch_compile",)
+"""PyTorch's own compiler, which tells what is possible on this computer; a deep network takes it a minute,
+and needs a C++ compiler.
+"""
 TOLD = ("mnn", "litert")
 """Engines for which a network is built layer by layer (layers.py)."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the CNN at batch 32 on one thread")
+    parser.add_argument(
+        "--quick", action="store_true", help="the CNN at batch 32 on one thread, not compiled by PyTorch"
+    )
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--models", help="comma-separated; only these networks")
     parser.add_argument("--batches", help="comma-separated; only these batches")
@@ -48,7 +54,7 @@ def main() -> None:
     parser.add_argument("--without", default="", help="comma-separated; not these engines")
     parser.add_argument("--peers", type=Path, help="where benchmarks.train_step.peers installed the peers")
     options = parser.parse_args()
-    without = options.without.split(",")
+    without = [*options.without.split(","), *(COMPILED if options.quick else ())]
     if REFERENCE in without:
         parser.error(f"--without {REFERENCE}: every time is told relative to it")
     if options.models:
@@ -112,7 +118,7 @@ def measured(
     exact = write_case(case, folder)
     (folder / "program.pte").write_bytes(program["pte"])
     np.savez(folder / "state.npz", **program["state"])
-    engines = {REFERENCE: sys.executable, "crowdlearn": sys.executable}
+    engines = dict.fromkeys((REFERENCE, "crowdlearn", *COMPILED), sys.executable)
     absent = []
     if peers is not None:
         if case.model in ("cnn", "mlp"):

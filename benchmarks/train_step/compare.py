@@ -30,6 +30,7 @@ REFERENCE = "eager"
 
 PREPARED = {
     REFERENCE: ("weights.npz",),
+    "torch_compile": ("weights.npz",),
     "crowdlearn": ("program.pte", "state.npz"),
     "mnn": ("weights.npz",),
 }
