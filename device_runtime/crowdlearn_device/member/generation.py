@@ -25,8 +25,10 @@ from crowdlearn_device.sharing.update_values import ValueType
 from crowdlearn_device.state.on_disk import StateStore, StoredState
 from crowdlearn_device.state.piece_state import Neurons, PartialState, PieceState
 
+from .on_shares import HelperOnShares
 from .piece_pass import Work
 from .providers import check_giver
+from .roles import pass_of
 
 VALUES = {
     pb.FLOAT32: ValueType.FLOAT32,
@@ -82,7 +84,7 @@ class Generation:
         """Snapshots on their way to this heir, by piece."""
         self._patches: list[bytes] = []
         self._patched = not assign.patched
-        self._work: Work | None = None
+        self._work: Work | HelperOnShares | None = None
         if assign.piece >= 0:
             if not (
                 0 <= assign.piece < len(self._layout) and self._device_of[assign.piece] == self._me
@@ -239,7 +241,7 @@ class Generation:
             raise WireError(f"the server's patches hold {taken} of this piece's weights; all were due")
         self._partial, self._patches = None, []
         self._owner.states.save(self.number, self._assign.boundary, state)
-        self._work = Work(
+        self._work = pass_of(
             self._assign,
             self._manifest,
             self._executor,

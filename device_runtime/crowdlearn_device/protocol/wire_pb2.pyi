@@ -22,6 +22,17 @@ class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FLOAT16: _ClassVar[DType]
     INT8: _ClassVar[DType]
 
+class SharedKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SHARED_KEYS: _ClassVar[SharedKind]
+    SHARED_WEIGHTS: _ClassVar[SharedKind]
+    SHARED_FACTS: _ClassVar[SharedKind]
+    SHARED_ACTIVATIONS: _ClassVar[SharedKind]
+    SHARED_ERRORS: _ClassVar[SharedKind]
+    SHARED_SUMS: _ClassVar[SharedKind]
+    SHARED_BACK: _ClassVar[SharedKind]
+    SHARED_GRADIENT: _ClassVar[SharedKind]
+
 class FaultKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FAULT_ENVELOPE: _ClassVar[FaultKind]
@@ -40,6 +51,14 @@ PURPOSE_MODEL: Purpose
 FLOAT32: DType
 FLOAT16: DType
 INT8: DType
+SHARED_KEYS: SharedKind
+SHARED_WEIGHTS: SharedKind
+SHARED_FACTS: SharedKind
+SHARED_ACTIVATIONS: SharedKind
+SHARED_ERRORS: SharedKind
+SHARED_SUMS: SharedKind
+SHARED_BACK: SharedKind
+SHARED_GRADIENT: SharedKind
 FAULT_ENVELOPE: FaultKind
 FAULT_PROGRAM: FaultKind
 FAULT_STATE: FaultKind
@@ -174,7 +193,7 @@ class Transfer(_message.Message):
     def __init__(self, device: _Optional[int] = ..., piece: _Optional[int] = ..., layer: _Optional[int] = ..., neurons: _Optional[_Union[Range, _Mapping]] = ...) -> None: ...
 
 class Training(_message.Message):
-    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness", "least_rows", "secret_order")
+    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness", "least_rows", "shares", "secret_order")
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     MICRO_BATCH_FIELD_NUMBER: _ClassVar[int]
@@ -185,6 +204,7 @@ class Training(_message.Message):
     RANK_FIELD_NUMBER: _ClassVar[int]
     STALENESS_FIELD_NUMBER: _ClassVar[int]
     LEAST_ROWS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
     SECRET_ORDER_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     batch: int
@@ -196,8 +216,9 @@ class Training(_message.Message):
     rank: bool
     staleness: int
     least_rows: int
+    shares: bool
     secret_order: bool
-    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ..., secret_order: bool = ...) -> None: ...
+    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ..., shares: bool = ..., secret_order: bool = ...) -> None: ...
 
 class Assign(_message.Message):
     __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched", "keep", "given")
@@ -314,6 +335,28 @@ class Sums(_message.Message):
     rows: int
     values: Tensor
     def __init__(self, step: _Optional[int] = ..., micro: _Optional[int] = ..., edge: _Optional[int] = ..., micros: _Optional[int] = ..., rows: _Optional[int] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class SharedArray(_message.Message):
+    __slots__ = ("kind", "step", "edge", "shape", "data", "bits", "weight_bits", "name", "facts")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    EDGE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_BITS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FACTS_FIELD_NUMBER: _ClassVar[int]
+    kind: SharedKind
+    step: int
+    edge: int
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    bits: int
+    weight_bits: int
+    name: str
+    facts: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, kind: _Optional[_Union[SharedKind, str]] = ..., step: _Optional[int] = ..., edge: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ..., bits: _Optional[int] = ..., weight_bits: _Optional[int] = ..., name: _Optional[str] = ..., facts: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class NamedTensor(_message.Message):
     __slots__ = ("name", "values")

@@ -31,6 +31,7 @@ from crowdlearn_host.methods.round_schedule import renews
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.afford import with_classes
 from crowdlearn_host.planner.balanced import balanced
+from crowdlearn_host.planner.helpers import plan_for_helpers, with_helper_layers
 from crowdlearn_host.planner.messages import check_messages
 from crowdlearn_host.planner.plan import Plan, load_plan
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
@@ -115,7 +116,11 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     train = train and _targeted(train, targets, outputs, f"training data of {config.data}")
     test = test and _targeted(test, targets, outputs, f"test data of {config.data}")
     section = config.group
-    plan = load_plan(section.plan, graph) if section.plan else balanced(graph, section.pieces)
+    if config.privacy.sums == "shares":
+        graph = with_helper_layers(graph, first_layer=config.privacy.first_layer == "shared")
+        plan = plan_for_helpers(graph, config.training.batch)
+    else:
+        plan = load_plan(section.plan, graph) if section.plan else balanced(graph, section.pieces)
     if devices is not None:
         group_sizes(config, plan, devices)
         if train is not None:
@@ -279,6 +284,7 @@ def _settings(
         most_samples={number: kind.samples for number, kind in kinds.items() if kind.max_memory},
         secret_order=prepared.config.secret_order,
         heirs=prepared.config.privacy.heirs,
+        shares=prepared.config.privacy.sums == "shares",
     )
 
 

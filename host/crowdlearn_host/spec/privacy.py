@@ -20,8 +20,8 @@ class PrivacySection(Section):
     first_layer: Literal["kept", "shared"] = "kept"
 
 
-class RunPrivacySection(Section):
-    """What the devices of a run on phones give away beyond what training needs.
+class RunPrivacySection(PrivacySection):
+    """What the devices of a run on phones may learn of each other, beside `sums` and `first_layer`.
 
     `order` says where the order in which a dominator feeds its samples, and the rounding of its messages,
     come from. It is a "secret" of the device; or the run's "seed", which everybody knows and which repeats a

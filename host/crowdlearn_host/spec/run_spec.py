@@ -198,6 +198,23 @@ class RunSpec(Section):
         return order == "secret" or (order == "auto" and self.device_data is not None)
 
     @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if self.privacy.sums != "shares":
+            return self
+        group, training = self.group, self.training
+        if group.pieces != 4 or group.plan is not None or group.min_pieces is not None:
+            raise ValueError(
+                "privacy.sums = 'shares' has one cut, a dominator and a triple of helpers: set group.pieces "
+                "= 4, and leave out plan and min_pieces; further devices are spares"
+            )
+        if training.staleness or training.micro_batch not in (None, training.batch):
+            raise ValueError(
+                "privacy.sums = 'shares' takes whole mini-batches, one after the other: leave out "
+                "training.micro_batch and staleness"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pieces_are_inherited(self) -> Self:
         if self.group.min_pieces is not None and self.privacy.heirs != "all":
             raise ValueError(

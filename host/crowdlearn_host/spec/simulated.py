@@ -12,6 +12,7 @@ from crowdlearn_host.common.toml_files import load_toml, read_toml
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
 
+from .privacy import PrivacySection
 from .provenance import load_inputs
 from .run_spec import RunSpec
 from .simulation import AS_PHONES, PartitionConfig, SharingConfig, SimulationConfig
@@ -87,7 +88,7 @@ def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None 
             f"{devices} devices do not form {groups} groups of equal size, as a simulation needs them; "
             "change group.groups or the number of devices"
         )
-    training = spec.training
+    training, on_shares = spec.training, spec.privacy.sums == "shares"
     return SimulationConfig(
         seed=training.seed,
         model=spec.model,
@@ -105,9 +106,9 @@ def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None 
             momentum=training.momentum,
             weight_decay=training.weight_decay,
             schedule=training.schedule,
-            wire=training.wire,
+            wire="float32" if on_shares else training.wire,
             staleness=training.staleness,
-            micro_batch=micro_batch,
+            micro_batch=0 if on_shares else micro_batch,
         ),
         sharing=SharingConfig(
             enabled=groups > 1,
@@ -117,4 +118,5 @@ def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None 
             omega=spec.sharing.omega,
             values=spec.sharing.values,
         ),
+        privacy=PrivacySection(sums=spec.privacy.sums, first_layer=spec.privacy.first_layer),
     )

@@ -80,13 +80,15 @@ class Sharer:
         self._edge, self._linear, self._keys, self._name = edge, linear, keys, name
         self._values: Floats | None = None
         self._bits = (0, 0)
+        self.entered: tuple[int, ...] = ()
+        """Shape of the activations that were shared last."""
 
     def activations(self, step: int, values: Floats, weights: WeightFacts) -> Shared:
         """Share a mini-batch's activations, float32 [B, sources, ...]. Raises RingError if no bits remain."""
         entering, _ = self._linear.norms(values, None)
         column, largest = self._linear.column_norm(values), float(np.abs(values).max(initial=0.0))
         self._bits = bits_forward(largest, entering, column, weights, self._name)
-        self._values = values
+        self._values, self.entered = values, values.shape
         return self._shared(Place(step, self._edge, ACTIVATIONS), values, self._bits[0])
 
     def errors(self, step: int, errors: Floats, weights: WeightFacts) -> Shared:

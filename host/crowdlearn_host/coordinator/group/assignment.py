@@ -77,6 +77,7 @@ class Assignment:
             staleness=settings.staleness,
             least_rows=settings.least_rows,
             secret_order=settings.secret_order,
+            shares=settings.shares,
         )
 
     def _add_moves(self, assign: pb.Assign, number: int) -> None:

@@ -42,7 +42,8 @@ class Settings:
     network's program, every device gets the group's model at the end. `takers` are the devices that can
     afford each piece, as of a Cut; devices `without_samples` are planned to hold none and are never the
     dominator, and `most_samples` tells by device how many its memory was planned for. With `secret_order`
-    dominators draw the order of their samples from secrets of their own.
+    dominators draw the order of their samples from secrets of their own; with `shares` pieces 1 to 3 are
+    those of helpers.
     """
 
     layout: Layout
@@ -74,6 +75,7 @@ class Settings:
     without_samples: frozenset[int] = frozenset()
     most_samples: Mapping[int, int] = field(default_factory=dict)
     secret_order: bool = False
+    shares: bool = False
     heirs: Heirs = "all"
 
     def rate(self, epoch: int, shared: int, passes: int) -> float:

@@ -126,6 +126,7 @@ def recipe_of(prepared: Prepared) -> Recipe:
         staleness=training.staleness,
         least_rows=prepared.graph.least_rows,
         secret_order=prepared.config.secret_order,
+        shares=prepared.config.privacy.sums == "shares",
     )
     return Recipe(prepared.graph, plan, prepared.programs, told)
 

@@ -1,0 +1,206 @@
+"""Devices on shares, with their own code and messages in one process, train like devices in the clear."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from crowdlearn_device.errors import DeviceError, WireError
+from crowdlearn_device.member.on_shares import DominatorOnShares, HelperOnShares
+from crowdlearn_device.member.roles import pass_of
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.schedule import mini_batches
+from crowdlearn_device.state.piece_state import PieceState
+from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.errors import ConfigError, PlanError
+from crowdlearn_host.privacy.audit.case import first_moment, recipe_of
+from crowdlearn_host.privacy.audit.rehearsal import Moment, Recipe, _piece_state, rehearse
+from crowdlearn_host.runs.prepare import Prepared, check, prepare
+from crowdlearn_host.spec.run_spec import RunSpec
+from torch import nn
+
+
+def smooth() -> nn.Module:
+    """No kinks, so that rounding stays small."""
+    layers = [nn.Linear(64, 40), nn.BatchNorm1d(40), nn.Tanh(), nn.Linear(40, 24), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(24, 20), nn.Tanh(), nn.Linear(20, 10))
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten()), nn.Linear(64, 10)
+    )
+
+
+VALUES: dict[str, Any] = {
+    "data": "digits",
+    "model": f"{__file__}:smooth",
+    "group": {"pieces": 4},
+    "training": {"batch": 48, "learning_rate": 0.05, "kernels": "by_size"},
+    "privacy": {"sums": "shares"},
+}
+
+
+def spec(**changes: Any) -> RunSpec:
+    return parse_config({**VALUES, **changes}, RunSpec, "the test")
+
+
+@pytest.fixture(scope="module", params=["kept", "shared"])
+def prepared(request: pytest.FixtureRequest) -> Prepared:
+    privacy = {"sums": "shares", "first_layer": request.param}
+    return prepare(spec(privacy=privacy), lambda event, fields: None)
+
+
+def plain(recipe: Recipe) -> Recipe:
+    training = pb.Training()
+    training.CopyFrom(recipe.training)
+    training.shares, training.wire = False, pb.FLOAT32
+    return replace(recipe, training=training)
+
+
+def test_a_pass_on_shares_ends_in_the_weights_of_one_in_the_clear(prepared: Prepared) -> None:
+    assert prepared.train is not None
+    data, start, recipe = prepared.train.subset(np.arange(400)), first_moment(prepared), recipe_of(prepared)
+    shared = rehearse(recipe, start, data, epoch=0, device=0).after
+    clear = rehearse(plain(recipe), start, data, epoch=0, device=0).after
+    for kind in ("values", "momentum"):
+        for name, exact in getattr(clear, kind).items():
+            found = getattr(shared, kind)[name]
+            assert np.abs(found - exact).max() <= 2e-3 * max(np.abs(exact).max(), 0.1), (kind, name)
+
+
+def test_a_pass_on_shares_ends_in_the_same_bits_every_time(prepared: Prepared) -> None:
+    """Keys and shares are fresh; what they give is not."""
+    assert prepared.train is not None
+    data, start, recipe = prepared.train.subset(np.arange(200)), first_moment(prepared), recipe_of(prepared)
+    first, second = (rehearse(recipe, start, data, epoch=0, device=0).after for _ in range(2))
+    for name, values in first.values.items():
+        np.testing.assert_array_equal(values, second.values[name])
+
+
+class Group:
+    """A dominator and three helpers, whose messages a test may change on their way."""
+
+    def __init__(self, prepared: Prepared, tamper: Callable[[int, int, pb.SharedArray], bool]) -> None:
+        recipe, start = recipe_of(prepared), first_moment(prepared)
+        assert prepared.train is not None
+        self.data = prepared.train.subset(np.arange(96))
+        layout = [piece.neurons for piece in recipe.plan.pieces]
+        batches = len(mini_batches(len(self.data), recipe.training.batch, 2))
+        self.queue: deque[tuple[int, int, pb.Purpose, bytes]] = deque()
+        self.works = []
+        self.tamper = tamper
+        for piece, program in enumerate(recipe.programs):
+            assign = pb.Assign(generation=1, piece=piece, pass_end=batches, training=recipe.training)
+            state = _piece_state(recipe.graph, layout[piece], start)
+            around = Around(piece, self.queue)
+            executor = recipe.executors[piece]
+            self.works.append(pass_of(assign, program.manifest, executor, layout, state, around))
+
+    def run(self) -> None:
+        for work in self.works:
+            work.go(lambda: self.data, 0)
+        while True:
+            while self.queue:
+                source, target, purpose, content = self.queue.popleft()
+                message = pb.SharedArray.FromString(content)
+                for _ in range(1 + self.tamper(source, target, message)):
+                    self.works[target].receive(source, purpose, message.SerializeToString())
+            if not sum(work.run() for work in self.works):
+                return
+
+
+class Around:
+    def __init__(self, piece: int, queue: deque[tuple[int, int, pb.Purpose, bytes]]) -> None:
+        self.piece, self.queue = piece, queue
+
+    def deliver(self, piece: int, purpose: pb.Purpose, content: bytes, *, express: bool) -> None:
+        self.queue.append((self.piece, piece, purpose, content))
+
+    def tell(self, progress: pb.Progress) -> None: ...
+
+    def hold(self, boundary: int, state: PieceState, busy: float) -> None: ...
+
+
+def test_helpers_never_get_the_dominators_numbers(prepared: Prepared) -> None:
+    seen: list[bytes] = []
+
+    def watch(source: int, target: int, message: pb.SharedArray) -> bool:
+        if source == 0 and message.kind in (pb.SHARED_ACTIVATIONS, pb.SHARED_ERRORS) and message.data:
+            seen.append(message.data)
+        return False
+
+    group = Group(prepared, watch)
+    group.run()
+    assert isinstance(group.works[0], DominatorOnShares)
+    assert all(isinstance(work, HelperOnShares) for work in group.works[1:])
+    words = np.concatenate([np.frombuffer(data, "<u4") for data in seen])
+    counts = np.bincount(np.unique(words) >> 24, minlength=256)
+    expected = counts.sum() / 256
+    assert ((counts - expected) ** 2 / expected).sum() < 400  # uniform: chi square of 255 degrees, 1e-8
+
+
+@pytest.mark.parametrize("kind", [pb.SHARED_SUMS, pb.SHARED_GRADIENT, pb.SHARED_KEYS, pb.SHARED_FACTS])
+def test_what_comes_twice_is_refused(prepared: Prepared, kind: pb.SharedKind) -> None:
+    group = Group(prepared, lambda source, target, message: message.kind == kind)
+    with pytest.raises(DeviceError):
+        group.run()
+
+
+@pytest.mark.parametrize("kind", range(8))
+@pytest.mark.parametrize("change", ["data", "shape", "step", "edge"])
+def test_what_does_not_fit_is_refused(prepared: Prepared, kind: int, change: str) -> None:
+    changed = []
+
+    def tamper(source: int, target: int, message: pb.SharedArray) -> bool:
+        if message.kind != kind or changed:
+            return False
+        if change == "data" and message.data:
+            message.data = message.data[:-4]
+        elif change == "shape" and message.shape:
+            message.shape[0] += 1
+        elif change == "step" and kind > pb.SHARED_WEIGHTS:
+            message.step += 5
+        elif change == "edge" and kind > pb.SHARED_WEIGHTS:
+            message.edge = 77
+        else:
+            return False
+        changed.append(message)
+        return False
+
+    group = Group(prepared, tamper)
+    try:
+        group.run()
+    except DeviceError:
+        return
+    role_0 = kind in (pb.SHARED_ACTIVATIONS, pb.SHARED_ERRORS) and change == "data"
+    assert not changed or role_0, "it was taken"
+
+
+def test_a_helper_that_sends_a_wrong_part_of_a_gradient_to_one_other_is_told(prepared: Prepared) -> None:
+    def tamper(source: int, target: int, message: pb.SharedArray) -> bool:
+        if message.kind == pb.SHARED_GRADIENT and (source, target) == (3, 1):
+            wrong = np.frombuffer(message.data, "<u4") + np.uint32(1 << 28)
+            message.data = wrong.tobytes()
+        return False
+
+    with pytest.raises(WireError, match="piece 1 has other weights than both other helpers"):
+        Group(prepared, tamper).run()
+
+
+def test_what_phones_cannot_share_yet_is_refused_before_anything_starts() -> None:
+    values = {"model": f"{__file__}:convolutional", "input_shape": [1, 8, 8]}
+    with pytest.raises(PlanError, match="conv map, and phones share dense ones only"):
+        check(spec(**values))
+    with pytest.raises(ConfigError, match=r"set group.pieces = 4"):
+        spec(group={"pieces": 3})
+    with pytest.raises(ConfigError, match="whole mini-batches"):
+        spec(training={"staleness": 1})
+
+
+def test_the_moment_of_a_group_is_whole(prepared: Prepared) -> None:
+    assert isinstance(first_moment(prepared), Moment)
