@@ -42,6 +42,8 @@ from .report import machine, write_rows
 
 SIZE = 5
 BATCH = 1
+WARM = 500
+"""Messages of a group before anything is measured."""
 WEIGHTS = ArraySpec("w", 0, (), trained=True)
 
 
@@ -187,7 +189,8 @@ def cost(folder: Path, groups: int, seconds: float, load: Load) -> dict[str, Any
     """CPU of the host for a message, with all groups training, and its memory."""
     crowd = Crowd(folder, groups, 1 << 20, load)
     _all_here(crowd, groups * SIZE)
-    time.sleep(1.0)
+    while crowd.sent()[0] < groups * WARM:
+        time.sleep(0.2)
     sent, _ = crowd.sent()
     cpu, began = cpu_seconds(crowd.host.pid), time.monotonic()
     time.sleep(seconds)

@@ -67,17 +67,20 @@ class Pace:
 
     def to_ask(self, devices: Iterable[int]) -> list[int]:
         """Devices not heard of for half the time they have, and not asked since."""
+        patience = self._patience / 2
         quiet = [
             d
             for d in sorted(devices)
-            if d not in self._asked and self._now - self._heard.get(d, self._now) > self._patience / 2
+            if d not in self._asked and self._now - self._heard.get(d, self._now) > patience
         ]
         self._asked.update(dict.fromkeys(quiet, self._now))
         return quiet
 
     def silent(self, devices: Iterable[int]) -> list[int]:
         """Devices that were asked and did not answer in time."""
-        return [d for d in sorted(devices) if self._now - self._asked.get(d, self._now) > self._patience / 2]
+        patience = self._patience / 2
+        asked = sorted(self._asked.keys() & set(devices))
+        return [d for d in asked if self._now - self._asked[d] > patience]
 
     @property
     def _patience(self) -> float:

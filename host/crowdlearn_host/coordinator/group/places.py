@@ -27,6 +27,11 @@ class Places:
     def __getitem__(self, group: int) -> Place:
         return self._of[group][0]
 
+    def stands(self, group: int, phase: str) -> None:
+        """A group is in this phase at the place where it was. Over it is once that is on disk."""
+        if phase not in OVER and phase != self._of[group][1]:
+            self.put(group, self._of[group][0], phase)
+
     def put(self, group: int, place: Place, phase: str) -> None:
         """A group is there now."""
         before, was = self._of[group]

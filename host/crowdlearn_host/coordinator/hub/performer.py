@@ -13,7 +13,7 @@ from crowdlearn_device.protocol.frames import Floats
 
 from crowdlearn_host.coordinator.group import effects as do
 from crowdlearn_host.coordinator.group.group import Group
-from crowdlearn_host.coordinator.group.places import OVER, Places
+from crowdlearn_host.coordinator.group.places import Places
 from crowdlearn_host.coordinator.group.restore_points import Place
 from crowdlearn_host.coordinator.storage.store import Saved, Store
 from crowdlearn_host.errors import UpdateRefused
@@ -94,6 +94,9 @@ class Performer:
     def perform(self, index: int) -> None:
         """Carry out what a group asks for, at once or in its turn."""
         group = self._groups[index]
+        if not group.effects and not self._places.all_over:
+            self._places.stands(index, group.phase)
+            return
         effects, group.effects = group.effects, []
         if self._failed:
             return
@@ -121,8 +124,7 @@ class Performer:
                     queue.append((effect, self._hub.connection(effect.device)))
                 case _:
                     queue.append((effect, None))
-        if group.phase not in OVER:  # over it is once that is on disk
-            self._places.put(index, self._places[index], group.phase)
+        self._places.stands(index, group.phase)
         if index not in self._busy:
             self._go_on(index)
 

@@ -1,0 +1,155 @@
+"""What a sample and a message cost in CPU time: MNIST's MLP in 5 pieces over virtual phones and adb.
+
+Each way trains the same run of its own, in turns: in micro-batches of 16 samples, and as they are cut if
+nobody says how. Told is the CPU time of the host's process, of the device runtimes and of all processes,
+from the first mini-batch to the last, by sample and by message between devices. The samples are noise in the
+form of MNIST's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+from crowdlearn_host.common.files import read_lines
+from rich.console import Console
+from rich.table import Table
+
+from .report import machine, write_rows
+
+PIECES = 5
+BATCH = 64
+MAIN = "from crowdlearn_host.cli import main; main()"
+WAYS: dict[str, int | None] = {"micro-batches of 16": 16, "as nobody says": None}
+
+
+def config_of(data: Path, micro: int | None) -> str:
+    """The run of a way, as TOML."""
+    lines = [
+        'name = "message-cost"',
+        'model = "mlp:784-400-200-100-10"',
+        f'data = "{data}"',
+        "[group]",
+        f"pieces = {PIECES}",
+        "[training]",
+        f"batch = {BATCH}",
+        "epochs = 1",
+        'kernels = "by_size"',
+        *([f"micro_batch = {micro}"] if micro else []),
+        "[fleet]",
+        f"virtual = {PIECES}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def give_data(folder: Path, mini_batches: int) -> None:
+    """Noise, so many mini-batches for each phone."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for split, count in (("train", PIECES * mini_batches * BATCH), ("test", 100)):
+        inputs, labels = rng.random((count, 784), np.float32), rng.integers(0, 10, count)
+        np.savez(folder / f"{split}.npz", inputs=inputs, labels=labels)
+
+
+class Spent:
+    """CPU seconds by kind of process, of all that have a home's environment."""
+
+    def __init__(self, home: Path, host: int) -> None:
+        self._home, self._host = str(home), host
+        self._of: dict[int, tuple[str, float]] = {}
+
+    def look(self) -> dict[str, float]:
+        """Seconds so far; those of processes that have ended are not forgotten."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("CROWDLEARN_HOME") == self._home:
+                    times = process.cpu_times()
+                    self._of[process.pid] = self._kind(process), times.user + times.system
+        totals = {"host": 0.0, "devices": 0.0, "phones": 0.0}
+        for kind, seconds in self._of.values():
+            totals[kind] += seconds
+        return totals
+
+    def _kind(self, process: psutil.Process) -> str:
+        if process.pid == self._host:
+            return "host"
+        return "devices" if "crowdlearn-device" in " ".join(process.cmdline()) else "phones"
+
+
+def measure(folder: Path, data: Path, micro: int | None, mini_batches: int) -> dict[str, Any]:
+    """One run of so many mini-batches in all."""
+    folder.mkdir()
+    config = folder / "config.toml"
+    config.write_text(config_of(data, micro))
+    home = folder.parent / "home"
+    environment = {**os.environ, "CROWDLEARN_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    run, metrics = folder / "run", folder / "run" / "metrics.jsonl"
+    with (folder / "log").open("w") as log:
+        command = [sys.executable, "-W", "ignore", "-c", MAIN, "train", str(config), "--run", str(run)]
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        spent = Spent(home, process.pid)
+        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.05)
+        first = last = spent.look()
+        while process.poll() is None:
+            if metrics.read_bytes().count(b"\n") < mini_batches:
+                last = spent.look()
+            time.sleep(0.1)
+    if process.returncode:
+        raise RuntimeError((folder / "log").read_text()[-2000:])
+    samples = sum(row["rows"] for row in read_lines(metrics))
+    query = "select sum(messages) from traffic where direction = 'up' and purpose in ('activation', 'error')"
+    with closing(sqlite3.connect(run / "run.db")) as db:
+        messages = db.execute(query).fetchone()[0]
+    cpu = {kind: last[kind] - first[kind] for kind in first}
+    return {
+        "cpu_us_per_sample": 1e6 * sum(cpu.values()) / samples,
+        "host_us_per_message": 1e6 * cpu["host"] / messages,
+        "device_us_per_message": 1e6 * cpu["devices"] / messages,
+        "phone_us_per_message": 1e6 * cpu["phones"] / messages,
+        "messages_per_mini_batch": messages * BATCH / samples,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one turn, and fewer mini-batches")
+    parser.add_argument("--json", type=Path, help="write the rows here as well")
+    arguments = parser.parse_args(argv)
+    turns, mini_batches = (1, 30) if arguments.quick else (3, 150)
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        give_data(folder / "data", mini_batches)
+        for turn in range(turns):
+            for number, (way, micro) in enumerate(WAYS.items()):
+                found[way].append(
+                    measure(folder / f"{turn}-{number}", folder / "data", micro, PIECES * mini_batches)
+                )
+    rows: list[dict[str, Any]] = [
+        {"way": way, **{key: statistics.median(row[key] for row in told) for key in told[0]}}
+        for way, told in found.items()
+    ]
+    table = Table("", *(str(row["way"]) for row in rows))
+    for key in list(rows[0])[1:]:
+        table.add_row(key.replace("_", " "), *(f"{row[key]:,.1f}" for row in rows))
+    console = Console()
+    console.print(machine())
+    console.print(table)
+    write_rows(arguments.json, rows)
+
+
+if __name__ == "__main__":
+    main()
