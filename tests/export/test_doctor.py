@@ -11,9 +11,9 @@ from torch.nn.utils import prune
 
 
 class Recurrent(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, kind: type[nn.Module]) -> None:
         super().__init__()
-        self.cells, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
+        self.cells, self.head = kind(4, 5, batch_first=True), nn.Linear(5, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.cells(x.reshape(x.shape[0], -1, 4))[0][:, -1])
@@ -58,6 +58,14 @@ def test_a_transformer_block_trains_whole():
     assert report.gradient_error <= 1e-5
 
 
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+def test_recurrences_train_whole(kind):
+    report = diagnose(Recurrent(kind), torch.randn(5, 12))
+    assert report.slices
+    assert report.exact
+    assert all(module.trains for module in report.modules)
+
+
 def test_the_module_that_cannot_be_trained_is_named():
     model = nn.Sequential(nn.ConvTranspose2d(1, 1, 2), nn.Flatten(), nn.Linear(25, 3))
     report = diagnose(model, torch.randn(4, 1, 4, 4))
@@ -69,7 +77,6 @@ def test_the_module_that_cannot_be_trained_is_named():
 @pytest.mark.parametrize(
     ("model", "kind", "advice"),
     [
-        (Recurrent(), "LSTM", "convolutions or attention"),
         (Attentive(0.1), "MultiheadAttention", "set its dropout to 0"),
         (Branching(), "", "branches on the values"),
         (nn.Sequential(nn.Flatten(), nn.Softmax(1)), "", "nothing that learns"),
@@ -135,7 +142,7 @@ def test_a_module_that_is_used_twice_is_named_and_the_model_stays_as_it_was():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = diagnose(model, torch.randn(4, 6))
     assert "used twice" in report.slices
-    assert "2 (Linear) is 0, used twice" in report.compiles
+    assert "2.bias is shared with another array" in report.compiles
     assert type(layer.weight) is nn.Parameter
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 

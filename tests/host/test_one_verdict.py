@@ -40,7 +40,8 @@ def verdicts(
         np.savez(folder / split, inputs=inputs, labels=np.arange(60) % min(CLASSES, _outputs(network, shape)))
     (folder / "fleet.toml").write_text(FLEET)
     sample = torch.randn(8, *shape, generator=torch.Generator().manual_seed(1))
-    said = {"doctor": diagnose(network, sample).slices}
+    found = diagnose(network, sample)
+    said = {"doctor": found.slices}
     planned = CliRunner().invoke(
         build(["plan"]),
         [
@@ -59,7 +60,11 @@ def verdicts(
                 "training": {"batch": 8, "kernels": "by_size"},
             }
         )
-        said[f"train {pieces}"] = _why(lambda config=config: runs.prepare(config, lambda event, fields: None))
+        why = _why(lambda config=config: runs.prepare(config, lambda event, fields: None))
+        if pieces == 1:  # which also takes what only trains whole
+            assert bool(why) == bool(found.compiles), (why, found.compiles)
+        else:
+            said[f"train {pieces}"] = why
     data = Dataset(np.load(folder / "train.npz")["inputs"], np.load(folder / "train.npz")["labels"])
     crowd = SimulationConfig.model_validate({"model": model, "devices": 3, "group": 3})
     parts = [np.arange(device, 60, 3) for device in range(3)]

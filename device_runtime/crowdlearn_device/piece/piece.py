@@ -136,7 +136,9 @@ class Piece:
         """
         step = self._step(number, micros, rows)
         step.labels[micro] = labels
-        step.sums[micro, 0] = np.ascontiguousarray(in_shape(inputs, self.sample_shape), np.float32)
+        step.sums[micro, 0] = np.ascontiguousarray(
+            in_shape(inputs, self.sample_shape), self._manifest.layers[0].dtype
+        )
         self._ready.append(Call(number, pb.PURPOSE_ACTIVATION, micro, self._stage(0)))
 
     def _stage(self, layer: int) -> int:

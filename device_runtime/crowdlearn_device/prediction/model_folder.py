@@ -114,7 +114,7 @@ class KeptModel:
         """Return the scores float32 [N, outputs] for samples float32 [N, ...]. Raises DataError if their
         shape is not the model's.
         """
-        samples = np.ascontiguousarray(in_shape(inputs, self._sample), np.float32)
+        samples = np.ascontiguousarray(in_shape(inputs, self._sample), self._manifest.layers[0].dtype)
         found = []
         for start in range(0, len(samples), self._manifest.max_batch):
             part = samples[start : start + self._manifest.max_batch]

@@ -60,6 +60,7 @@ class LayerSpec:
     """A layer of the whole network, and how many of its neurons this shape of piece owns.
 
     `dropped` is the shape of one neuron's dropout factors for one sample: () if it is dropped as a whole.
+    `dtype` is that of what enters it: int64 if samples are whole numbers.
     """
 
     neurons: int
@@ -67,6 +68,7 @@ class LayerSpec:
     sum_shape: tuple[int, ...]
     dropout: float = 0.0
     dropped: tuple[int, ...] = ()
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)

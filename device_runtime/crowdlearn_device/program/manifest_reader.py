@@ -133,6 +133,7 @@ def _layer(x: Any) -> LayerSpec:
         _shape(x["sum_shape"]),
         _number(x.get("dropout", 0.0), 1.0),
         _shape(x.get("dropped", ())),
+        _string(x.get("dtype", "float32")),
     )
 
 

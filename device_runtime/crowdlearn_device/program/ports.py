@@ -102,7 +102,7 @@ def _targets(shape: PieceShape) -> tuple[Port, Port]:
 
 def _sum(shape: PieceShape, layer: int) -> Port:
     spec = shape.layers[layer]
-    return Port("sum", ("B", spec.owned, *spec.sum_shape), layer=layer)
+    return Port("sum", ("B", spec.owned, *spec.sum_shape), layer=layer, dtype=spec.dtype)
 
 
 def _array(shape: PieceShape, array: ArraySpec) -> Port:

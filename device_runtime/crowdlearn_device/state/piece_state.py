@@ -152,6 +152,8 @@ def state_parts(
     if not start <= neurons[0] <= neurons[1] <= stop:
         raise StateError(f"asked for neurons {neurons} of layer {layer}, this piece holds {(start, stop)}")
     arrays = layers.get(layer, {})
+    if not arrays:
+        return  # neurons that have no weights, as samples have none in a network that is trained whole
     row = max(1, sum(4 * prod(array.shape[1:]) for array in arrays.values()))
     step = max(1, PART_BYTES // row)
     for a in range(neurons[0], neurons[1], step):
@@ -203,6 +205,9 @@ class PartialState:
     def add(self, part: pb.StatePart) -> None:
         """Take a part. Raises WireError if it does not fit."""
         layer, a, b = part.layer, part.neurons.start, part.neurons.stop
+        held = self._neurons[layer] if layer < len(self._neurons) else (0, 0)
+        if layer not in self._missing and held[1] > held[0] and not part.arrays:
+            return  # neurons that have no weights
         if layer not in self._missing:
             raise WireError(f"state of layer {layer}, of which this piece holds nothing")
         start, stop = self._neurons[layer]

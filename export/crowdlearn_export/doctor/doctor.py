@@ -20,9 +20,10 @@ from crowdlearn_export.quiet import quietly
 from crowdlearn_export.tracing.copies import copied
 from crowdlearn_export.tracing.evaluation import check_evaluation
 from crowdlearn_export.tracing.trace import trace
+from crowdlearn_export.tracing.whole import as_samples, sample_dtype
 
 from .module_reports import ModuleReport, in_words, module_reports, why_not
-from .train_step_parity import Objective, gradient_errors, sliced_step, whole_step
+from .train_step_parity import Objective, gradient_errors, step_of
 from .verdict import notes, trainable_graph
 
 
@@ -82,11 +83,12 @@ def diagnose(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> Di
     one tensor of scores for such a batch, or has other weights than float32 ones.
     Inputs are float32 [B, ...].
     """
+    inputs = as_samples(inputs, sample_dtype(model, inputs.shape[1:]))
     modules, outputs = module_reports(model, inputs)
     model = copied(model)
     to_training(model, resting_modules(model))
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    refused = why_not(lambda: check_evaluation(model, inputs.shape[1:])) or why_not(
+    refused = why_not(lambda: check_evaluation(model, inputs.shape[1:], inputs.dtype)) or why_not(
         lambda: loss.targets(outputs)
     )
     slices = why_not(lambda: trainable_graph(model, inputs, loss=loss))
@@ -98,7 +100,7 @@ def diagnose(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> Di
         return Diagnosis(modules, slices, "the model has nothing that learns", notes=doubts)
     try:
         objective = Objective(loss, loss.targets(outputs), inputs, outputs)
-        step = whole_step(model, objective) if slices else sliced_step(model, objective)
+        step = step_of(model, objective)
         lowered = lower_methods(step.methods)
         backends = {name: choose_backend(graph) for name, graph in lowered.items()}
         program = compile_lowered(step.methods, lowered, backends, len(inputs))

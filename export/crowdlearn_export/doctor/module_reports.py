@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crowdlearn_export.errors import ExportError, UnsupportedModule
+from crowdlearn_export.graph.whole import Dropping
 from crowdlearn_export.lowering import lower
 from crowdlearn_export.stages.dropout import with_factors
 from crowdlearn_export.tracing.copies import copied
@@ -52,10 +53,6 @@ def module_reports(model: nn.Module, inputs: Tensor) -> tuple[tuple[ModuleReport
 
 def _module(name: str, call: _Call) -> ModuleReport:
     kind = type(call.module).__name__
-    if isinstance(call.module, nn.RNNBase | nn.RNNCellBase):
-        return ModuleReport(
-            name, kind, False, False, "a recurrence has no lowering; use convolutions or attention"
-        )
     untrained = why_not(lambda: _lower_alone(call))
     unsliced = untrained or why_not(lambda: _slice_alone(call))
     reason = unsliced.split("; supported")[0].removeprefix(f"it ({kind}): ")
@@ -107,7 +104,8 @@ def _lower_alone(call: _Call) -> None:
     def out(p: dict[str, Tensor], x: Tensor) -> Tensor:
         # A module writes to its buffers: each trial gets its own.
         buffers = {n: b.clone() for n, b in module.named_buffers()}
-        return torch.func.functional_call(module, {**p, **buffers}, (x.clone(),))
+        with Dropping():
+            return torch.func.functional_call(module, {**p, **buffers}, (x.clone(),))
 
     def backward(x: Tensor) -> tuple[Tensor, ...]:
         if not x.is_floating_point():

@@ -22,7 +22,6 @@ from crowdlearn_export.program.kinks import away_from_kinks_of, double
 from crowdlearn_export.program.parity import allowed_error, relative_error
 from crowdlearn_export.stages.piece_stages import piece_stages
 from crowdlearn_export.stages.stage import Optimizer
-from crowdlearn_export.stages.train_step import train_step
 from crowdlearn_export.tracing.parity import Undropped
 
 from .verdict import trainable_graph
@@ -69,29 +68,10 @@ class Step:
     laid_out: Callable[[Mapping[str, Tensor]], Gradients]
 
 
-def whole_step(model: nn.Module, of: Objective) -> Step:
-    """The step of a model that only trains whole."""
-    step = train_step(model, of.mean, of.inputs, of.targets)
-    names = list(step.state)
-    state = [tensor.numpy() for tensor in step.method.example[: len(names)]]
-    batch = step.method.example[len(names) :]
-
-    def gradients(executor: Executor, rows: Tensor) -> Gradients:
-        x, y, _, *factors = (tensor[rows] if tensor.dim() else tensor for tensor in batch)
-        given = [array.copy() for array in state]
-        taken = [each.numpy() for each in (x, y, torch.tensor(1.0), *factors)]
-        executor.run(step.method.name, [*given, *taken])
-        return {
-            name: old.astype(np.float64) - new for name, old, new in zip(names, state, given, strict=True)
-        }
-
-    return Step([step.method], gradients, lambda found: {n: g.numpy() for n, g in found.items()})
-
-
-def sliced_step(model: nn.Module, of: Objective) -> Step:
-    """The step of a model that slices, as the device that holds all of its neurons runs it."""
+def step_of(model: nn.Module, of: Objective) -> Step:
+    """The step of a model as a device runs it that holds all of it."""
     inputs, targets = of.inputs, of.targets
-    graph = trainable_graph(model, inputs, loss=of.loss)
+    graph = trainable_graph(model, inputs, loss=of.loss, pieces=1)
     stages = piece_stages(graph, [layer.neurons for layer in graph.layers], Optimizer(), of.loss)
     ports = next(stage.spec for stage in stages if stage.spec.name == LOSS)
     arrays = arrays_of(graph, model.state_dict())

@@ -14,10 +14,10 @@ from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import CROSS_ENTROPY
 from crowdlearn_export.quiet import quietly
 from crowdlearn_export.tracing.copies import copied
+from crowdlearn_export.tracing.whole import as_samples, sample_dtype
 
-from .module_reports import module_reports, why_not
-from .train_step_parity import Objective, sliced_step, whole_step
-from .verdict import trainable_graph
+from .module_reports import module_reports
+from .train_step_parity import Objective, step_of
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Trial:
 @quietly()
 def make_trial(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> Trial:
     """Compile the training step that `diagnose` looks at. Raises ExportError if there is none."""
+    inputs = as_samples(inputs, sample_dtype(model, inputs.shape[1:]))
     _, outputs = module_reports(model, inputs)
     model = copied(model)
     to_training(model, resting_modules(model))
     objective = Objective(loss, loss.targets(outputs), inputs, outputs)
-    unsliced = why_not(lambda: trainable_graph(model, inputs, loss=loss))
-    step = whole_step(model, objective) if unsliced else sliced_step(model, objective)
+    step = step_of(model, objective)
     program = compile_program(step.methods, max_batch=len(inputs))
     arrays = {
         f"{method.name}/in{number}": tensor.detach().contiguous().numpy().copy()

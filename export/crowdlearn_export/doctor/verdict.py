@@ -5,32 +5,54 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import CROSS_ENTROPY
 from crowdlearn_export.tracing.copies import copied
 from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_export.tracing.whole import sample_dtype, whole_graph
+
+from .module_reports import in_words
 
 FAR = 30.0
 """Inputs are also tried this much larger, where probabilities stay below 1 and scores do not."""
 
 
 def trainable_graph(
-    model: nn.Module, example: Tensor, name: str = "", loss: Loss = CROSS_ENTROPY
+    model: nn.Module, example: Tensor, name: str = "", loss: Loss = CROSS_ENTROPY, *, pieces: int = 2
 ) -> NeuronGraph:
-    """The neuron graph of a model whose slices train as it does, on a loss of its scores.
+    """The graph of a model that trains in so many pieces as it does in one, on a loss of its scores: of
+    neurons, or, for one piece of a model that cannot be sliced, of the whole.
 
-    `example` is a batch, [batch, features] or [batch, channels, H, W]. Raises UnsupportedModule naming what
-    cannot be sliced, or if the loss of so many scores cannot be learned.
+    `example` is a batch, [batch, features] or [batch, channels, H, W], or of any shape for one piece. Raises
+    UnsupportedModule naming what cannot be sliced, or trained, or if the loss of so many scores cannot be
+    learned.
     """
-    graph = neuron_graph(model, example, name)
+    try:
+        graph = neuron_graph(model, example, name)
+    except UnsupportedModule as error:
+        if pieces > 1:
+            raise
+        graph = _whole(model, example, name, error)
     loss.targets(graph.layers[-1].neurons)
     return graph
+
+
+def _whole(model: nn.Module, example: Tensor, name: str, unsliced: UnsupportedModule) -> NeuronGraph:
+    try:
+        return whole_graph(model, example.shape[1:], name)
+    except UnsupportedModule:
+        raise
+    except Exception as error:  # tracing fails in as many ways as there are models
+        raise UnsupportedModule(f"{in_words(error)} (and it cannot be sliced: {unsliced})") from error
 
 
 def notes(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> tuple[str, ...]:
     """Doubts about a model that trains; `inputs` are a batch of samples. They are float32 [B, ...]."""
     if not loss.of_logits:
+        return ()
+    if not sample_dtype(model, inputs.shape[1:]).is_floating_point:
         return ()
     tried = copied(model).eval()
     with torch.no_grad():

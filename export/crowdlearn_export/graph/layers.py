@@ -136,6 +136,9 @@ def run_layers(
     """The scores [B, classes] of the last of `layers`, which are whole, from the sums that enter them, by
     layer; and, in training, new running statistics.
     """
+    if graph.whole is not None:
+        factors = [masks[layer] for layer in sorted(masks)]
+        return graph.whole.run(sums[0], arrays, factors, training=training)
     buffers: list[Tensor] = []
     for layer in layers:
         x, new = run_local(layer, sums.pop(layer.index), arrays, masks.get(layer.index), training=training)

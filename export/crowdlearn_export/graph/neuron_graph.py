@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from crowdlearn_export.errors import GraphError
 
-EdgeKind = Literal["dense", "conv", "depthwise", "identity"]
+if TYPE_CHECKING:
+    from .whole import Whole
+
+EdgeKind = Literal["dense", "conv", "depthwise", "identity", "whole"]
 FLOAT = 4
 """Bytes of a float32."""
 MAX_LAYERS = 10_000
@@ -97,13 +100,15 @@ class Edge:
 @dataclass(frozen=True)
 class NeuronGraph:
     """Layers in topological order and the edges between them. `frozen` names the arrays that training leaves
-    as they are (`freezing.py`).
+    as they are (`freezing.py`). `whole` is what a network computes that has no layers of neurons: then its
+    layers are the arrays of its state, a row a neuron.
     """
 
     name: str
     layers: tuple[Layer, ...]
     edges: tuple[Edge, ...]
     frozen: tuple[str, ...] = ()
+    whole: Whole | None = None
 
     def incoming(self, layer: int) -> tuple[Edge, ...]:
         return tuple(e for e in self.edges if e.target == layer)
@@ -114,6 +119,8 @@ class NeuronGraph:
     @property
     def least_rows(self) -> int:
         """Samples that a batch needs in training: batch norm has no variance of a single value."""
+        if self.whole is not None:
+            return 2 if any(layer.parameters or layer.ops for layer in self.layers) else 1
         for layer in self.layers:
             floats = layer.sum_floats
             for op in layer.ops:

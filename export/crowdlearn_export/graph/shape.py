@@ -23,7 +23,7 @@ def piece_shape(graph: NeuronGraph, owned: Sequence[int], targets: TargetSpec = 
     """The shape of a piece that owns `owned[layer]` neurons of each layer."""
     return PieceShape(
         tuple(
-            LayerSpec(layer.neurons, count, layer.sum_shape, *_dropout(layer))
+            LayerSpec(layer.neurons, count, layer.sum_shape, *_dropout(layer), _dtype(graph, layer))
             for layer, count in zip(graph.layers, owned, strict=True)
         ),
         tuple(
@@ -44,6 +44,11 @@ def _dropout(layer: Layer) -> tuple[float, tuple[int, ...]]:
     return 0.0, ()
 
 
+def _dtype(graph: NeuronGraph, layer: Layer) -> str:
+    integers = graph.whole is not None and graph.whole.integers
+    return "int64" if integers and layer.index == 0 else "float32"
+
+
 def array_specs(graph: NeuronGraph) -> tuple[ArraySpec, ...]:
     """Every array of the model by the layer whose owner keeps it; `shape` is one neuron's part."""
     arrays: list[ArraySpec] = []
@@ -59,6 +64,9 @@ def array_specs(graph: NeuronGraph) -> tuple[ArraySpec, ...]:
 
     for layer in graph.layers:
         for op in layer.ops:
+            if op.kind == "array":
+                given: Any = op.attributes
+                add(op.module, layer.index, tuple(given["shape"]), given["role"] == "parameter")
             if op.kind == "bias":
                 add(f"{op.module}.bias", layer.index, (), True)
             if op.kind == "batch_norm":
@@ -68,7 +76,7 @@ def array_specs(graph: NeuronGraph) -> tuple[ArraySpec, ...]:
                 add(f"{op.module}.running_mean", layer.index, (), False)
                 add(f"{op.module}.running_var", layer.index, (), False)
         for edge in graph.outgoing(layer.index):
-            if edge.kind != "identity":
+            if edge.kind not in ("identity", "whole"):
                 add(f"{edge.module}.weight", layer.index, _weight_shape(graph, edge), True)
     return tuple(arrays)
 

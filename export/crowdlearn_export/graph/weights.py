@@ -26,6 +26,11 @@ def _orders(graph: NeuronGraph, order: Order) -> list[npt.NDArray[np.int64]]:
     ]
 
 
+def _weighted(graph: NeuronGraph) -> dict[str, Edge]:
+    """The edges that have weights, by the names of these."""
+    return {f"{e.module}.weight": e for e in graph.edges if e.kind not in ("identity", "whole")}
+
+
 def arrays_of(graph: NeuronGraph, state: Mapping[str, torch.Tensor], order: Order = ()) -> dict[str, Floats]:
     """Every array of the graph, float32 [neurons of its layer, ...], in slice order.
 
@@ -40,12 +45,13 @@ def neurons_first(
 ) -> dict[str, torch.Tensor]:
     """The same of a state dict of any dtype."""
     orders = _orders(graph, order)
-    edges = {f"{edge.module}.weight": edge for edge in graph.edges if edge.kind != "identity"}
+    edges = _weighted(graph)
     arrays = {}
     for spec in array_specs(graph):
         if spec.name not in state:
             raise ExportError(f"the model's state has no {spec.name!r}; it belongs to another model")
         tensor = state[spec.name].detach()
+        tensor = tensor if tensor.dim() else tensor.reshape(1)
         if edge := edges.get(spec.name):
             tensor = _to_neurons_first(edge, graph.layers[edge.source], tensor)
             if edge.kind in ("dense", "conv"):
@@ -63,7 +69,7 @@ def state_of(
     Arrays are float32 [neurons, ...].
     """
     orders = [torch.from_numpy(np.argsort(o)) for o in _orders(graph, order)]
-    edges = {f"{edge.module}.weight": edge for edge in graph.edges if edge.kind != "identity"}
+    edges = _weighted(graph)
     state = {name: tensor.detach().clone() for name, tensor in template.items()}
     for spec in array_specs(graph):
         tensor = torch.from_numpy(np.array(arrays[spec.name], np.float32))[orders[spec.layer]]

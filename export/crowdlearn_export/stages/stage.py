@@ -95,6 +95,9 @@ def example_inputs(ports: Sequence[Port], batch: int, generator: torch.Generator
             drawn = torch.randint(0, 2, shape, generator=generator)
             values.append(drawn if port.dtype == "int64" else drawn.float() * 0.9 + 0.05)
             continue
+        if port.dtype == "int64":
+            values.append(torch.randint(0, 2, shape, generator=generator))
+            continue
         drawn = torch.randn(shape, generator=generator)
         if port.role in ("parameter", "frozen") and len(shape) > 1:
             drawn *= (max(shape) / drawn.numel()) ** 0.5

@@ -65,7 +65,7 @@ def stated_shape(name: str, shape: str) -> tuple[int, ...]:
             sizes = tuple(int(size) for size in shape.split("x"))
         except ValueError:
             sizes = ()
-        if len(sizes) not in (1, 3) or min(sizes) < 1:
+        if not 1 <= len(sizes) <= 4 or min(sizes) < 1:
             raise ConfigError(f"--shape {shape!r}: give the shape of one sample, as in 784 or 3x32x32")
         return sizes
     if widths := MLP.fullmatch(name):

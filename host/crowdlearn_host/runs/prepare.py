@@ -110,7 +110,8 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     test = test and test.shaped(sample, f"test data of {config.data}")
     model = build_model(config.model, config.training.seed)
     loss = make_loss(config.training.loss.kind, **config.training.loss.options)
-    graph = trainable_graph(model, torch.zeros(2, *sample), config.name, loss)
+    one = 0 if config.group.plan else config.group.pieces
+    graph = trainable_graph(model, torch.zeros(2, *sample), config.name, loss, pieces=one or 2)
     outputs = graph.layers[-1].neurons
     targets = loss.targets(outputs)
     train = train and _targeted(train, targets, outputs, f"training data of {config.data}")

@@ -56,4 +56,5 @@ def shuffle_bytes(config: SimulationConfig, pieces: NDArray[np.int32], frozen: N
         return FLOAT * int(kinds.sum())
     sizes = np.bincount(pieces, kinds)
     # The successor's piece goes the other way; which one it is, differs from pass to pass.
-    return round(FLOAT * (float(sizes[0]) + float(sizes[1:].mean())))
+    others = float(sizes[1:].mean()) if len(sizes) > 1 else 0.0
+    return round(FLOAT * (float(sizes[0]) + others))

@@ -71,7 +71,9 @@ def prepare(
     train, test = train.shaped(shape, "the training data"), test.shaped(shape, "the test data")
     model = build_model(config.model, config.seed)
     loss = make_loss(config.training.loss.kind, **config.training.loss.options)
-    graph = trainable_graph(model, torch.from_numpy(train.inputs[:2]), config.model, loss)
+    wanted = 2 if config.plan else config.pieces or _pieces(config)
+    example = torch.from_numpy(train.inputs[:2])
+    graph = trainable_graph(model, example, config.model, loss, pieces=wanted)
     outputs = graph.layers[-1].neurons
     spec = loss.targets(outputs)
     train, test = (
@@ -114,6 +116,7 @@ def prepare(
             graph.least_rows,
             graph.frozen,
             {graph.edges[number].module: number for number in shared},
+            integers=graph.whole is not None and graph.whole.integers,
         ),
         plan,
         piece_of_weight(layout, graph, plan),

@@ -11,7 +11,7 @@ from torch._decomp import get_decompositions
 from torch._ops import OpOverload
 from torch.export import default_decompositions
 
-from . import convolution, elementwise, loss, normalization, pooling
+from . import convolution, elementwise, loss, normalization, parts, pooling
 
 aten = torch.ops.aten
 
@@ -53,6 +53,8 @@ def rules() -> dict[Any, Callable[..., Any]]:
         aten.nll_loss_forward.default: loss.nll_loss,
         aten.nll_loss_backward.default: loss.nll_loss_backward,
         aten.embedding_dense_backward.default: loss.embedding_backward,
+        aten.slice_backward.default: parts.slice_backward,
+        aten.select_backward.default: parts.select_backward,
     }
     return {
         **get_decompositions([aten.addcmul, aten.addcdiv, aten.mse_loss, aten.mse_loss_backward]),

@@ -87,12 +87,15 @@ def export_model(
         with Working(console, "reading the run") as working:
             import torch
             from crowdlearn_export.program.deploy import export_onnx, export_pte
+            from crowdlearn_export.tracing.whole import as_samples, sample_dtype
 
             from crowdlearn_host.runs.results.kept import model_and_test
 
             model, test = model_and_test(run, data)
             model.load_state_dict(load_model_state(run))
-            sample = torch.randn(2, *test.inputs.shape[1:], generator=torch.Generator().manual_seed(0))
+            shape = test.inputs.shape[1:]
+            numbers = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+            sample = as_samples(numbers, sample_dtype(model, shape))
             if onnx is not None:
                 working.step(f"writing {onnx}")
                 told["onnx"] = {"file": str(onnx), "error": float(export_onnx(model, sample, onnx))}

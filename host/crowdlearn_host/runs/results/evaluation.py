@@ -10,6 +10,7 @@ import torch
 from crowdlearn_device.data.dataset import Dataset, as_targets
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import CROSS_ENTROPY
+from crowdlearn_export.tracing.whole import sample_dtype
 from torch import nn
 
 from crowdlearn_host.errors import RunError
@@ -55,10 +56,11 @@ def evaluate(
     try:
         model.load_state_dict(state)
         model.eval()
+        dtype = sample_dtype(model, data.inputs.shape[1:])
         with torch.no_grad():
             scores = np.concatenate(
                 [
-                    model(torch.from_numpy(data.inputs[start : start + BATCH])).numpy()
+                    model(torch.from_numpy(data.inputs[start : start + BATCH]).to(dtype)).numpy()
                     for start in range(0, len(data), BATCH)
                 ]
             )

@@ -70,7 +70,7 @@ class ByAutograd:
         self._model.eval()
         self.vector[:] = flat
         with torch.no_grad():
-            scores = self._model(torch.from_numpy(self._workload.test.inputs[tested]))
+            scores = self._model(self._workload.samples_of(self._workload.test.inputs[tested]))
         classes: Indices = scores.argmax(1).numpy()
         return classes
 
@@ -83,7 +83,7 @@ class ByAutograd:
         self.vector[:] = flat
         test = self._workload.test
         with torch.no_grad():
-            scores = self._model(torch.from_numpy(test.inputs[tested]))
+            scores = self._model(self._workload.samples_of(test.inputs[tested]))
             return float(self._loss.reference(scores, torch.from_numpy(test.labels[tested])))
 
     def _view(self, vector: Floats, entry: FlatEntry) -> Tensor:
@@ -100,7 +100,7 @@ class ByAutograd:
         newest = [parameter.clone() for parameter in parameters] if training.staleness else parameters
         rows, batches = workload.order(each)
         at = workload.devices[each.device][rows]
-        inputs, labels = (torch.from_numpy(of[at]) for of in (workload.inputs, workload.labels))
+        inputs, labels = workload.samples_of(workload.inputs[at]), torch.from_numpy(workload.labels[at])
         loss_sum = 0.0
         for batch in batches:
             loss, gradients = self._gradients(workload.parts(batch), inputs, labels)

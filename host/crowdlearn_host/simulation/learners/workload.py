@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.protocol.schedule import micro_batches, mini_batches, pass_order
+from torch import Tensor
 
 from crowdlearn_host.spec.simulation import SimulationConfig
 
@@ -40,6 +42,12 @@ class Workload:
     least_rows: int = 1
     frozen: tuple[str, ...] = ()
     on_shares: Mapping[str, int] = field(default_factory=dict)
+    integers: bool = False
+
+    def samples_of(self, inputs: Floats) -> Tensor:
+        """Samples as the model takes them: whole numbers, if it takes no others."""
+        samples = torch.from_numpy(inputs)
+        return samples.long() if self.integers else samples
 
     @property
     def by_classes(self) -> bool:

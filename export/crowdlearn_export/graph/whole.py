@@ -1,0 +1,142 @@
+"""A network without layers of neurons, which one device runs as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from crowdlearn_export.errors import UnsupportedModule
+
+from .plain import PLAIN
+
+DROPS = {F.dropout: False, F.dropout1d: True, F.dropout2d: True, F.dropout3d: True}
+"""The functions that drop, and whether they drop whole channels."""
+OTHER_DROPS = (F.alpha_dropout, F.feature_alpha_dropout)
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array of the model's state, by its name in the state dict: `role` is parameter, buffer or frozen."""
+
+    name: str
+    shape: tuple[int, ...]
+    role: str
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A call of dropout: its probability, and the shape of one sample's factors."""
+
+    probability: float
+    shape: tuple[int, ...]
+
+
+class Whole:
+    """A model as a function of samples, arrays and dropout factors.
+
+    `key` names what it computes. `integers` tells whether samples are whole numbers. It is one thing: copies
+    are itself, and its text is its key.
+    """
+
+    def __init__(
+        self, model: nn.Module, arrays: Sequence[Array], drops: Sequence[Drop], *, integers: bool, key: str
+    ) -> None:
+        self.model, self.integers, self.key = model, integers, key
+        self.arrays, self.drops = tuple(arrays), tuple(drops)
+
+    def __deepcopy__(self, memo: object) -> Whole:
+        return self
+
+    def __str__(self) -> str:
+        return self.key
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Whole) and other.key == self.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def run(
+        self, samples: Tensor, arrays: Mapping[str, Tensor], factors: Sequence[Tensor], *, training: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The scores [B, outputs] of samples, and, in training, new buffers in the order of `arrays`."""
+        # A module writes to its buffers: it gets copies, which become outputs.
+        given = {
+            each.name: arrays[each.name].reshape(each.shape)
+            if each.role != "buffer"
+            else arrays[each.name].reshape(each.shape).clone()
+            for each in self.arrays
+        }
+        counters = {
+            name: torch.zeros(buffer.shape, dtype=buffer.dtype)
+            for name, buffer in self.model.named_buffers()
+            if name.endswith("num_batches_tracked")
+        }
+        modes = [(module, module.training) for module in self.model.modules()]
+        try:
+            if not training:
+                self.model.eval()
+            with Dropping(factors if training else None):
+                scores = torch.func.functional_call(self.model, {**given, **counters}, (samples,))
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        moved = [given[each.name] for each in self.arrays if each.role == "buffer"]
+        return scores, [value.reshape(rows_first(value.shape)) for value in (moved if training else [])]
+
+
+def rows_first(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of an array as it travels: a single number has one row."""
+    return tuple(shape) or (1,)
+
+
+class Dropping(TorchFunctionMode):
+    """Runs a model in words that the compiler knows, and multiplies by factors where it drops, call by call.
+
+    With None, nothing is dropped. `drops` are the calls so far. Raises UnsupportedModule for dropout that is
+    no product with factors.
+    """
+
+    def __init__(self, factors: Sequence[Tensor] | None = None, *, learns: bool = False) -> None:
+        super().__init__()
+        self._factors, self._learns = factors, learns
+        self.drops: list[Drop] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in DROPS:
+            return self._dropped(DROPS[func], *args, **kwargs)
+        if func in OTHER_DROPS and _given(args, kwargs, 2, "training", False):
+            raise UnsupportedModule(f"{func.__name__} cannot be trained; use dropout")
+        if func is F.scaled_dot_product_attention and _given(args, kwargs, 4, "dropout_p", 0.0):
+            raise UnsupportedModule("dropout of attention's weights is no module; set its dropout to 0")
+        drops = func is F.multi_head_attention_forward and kwargs.get("training", True)
+        if drops and _given(args, kwargs, 10, "dropout_p", 0.0):
+            raise UnsupportedModule("dropout of attention's weights is no module; set its dropout to 0")
+        return PLAIN.get(getattr(func, "__name__", ""), func)(*args, **kwargs)
+
+    def _dropped(
+        self, channels: bool, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        if not training or not p or (self._factors is None and not self._learns):
+            return x
+        if p >= 1:
+            raise UnsupportedModule("a dropout drops everything; use p below 1")
+        shape = tuple(x.shape[1:])
+        self.drops.append(Drop(p, (shape[0], *(1 for _ in shape[1:])) if channels else shape))
+        if self._factors is None:
+            return x
+        factors = self._factors[len(self.drops) - 1]
+        return x * factors.reshape(factors.shape[0], *self.drops[-1].shape)
+
+
+def _given(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, name: str, usual: Any) -> Any:
+    return args[position] if position < len(args) else kwargs.get(name, usual)

@@ -1,0 +1,155 @@
+"""nn.Module -> a graph of one device, for models that cannot be sliced but compile.
+
+Its arrays are layers of one neuron a row, in the order of the model's state, and nothing is between them but
+the order: everything that moves, shares and keeps weights works as with sliced networks.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from crowdlearn_export.errors import UnsupportedModule
+from crowdlearn_export.graph.freezing import resting_modules, to_training
+from crowdlearn_export.graph.neuron_graph import Edge, Layer, LocalOp, NeuronGraph, check_graph
+from crowdlearn_export.graph.whole import Array, Drop, Dropping, Whole, rows_first
+
+from .copies import copied
+from .evaluation import check_evaluation
+
+ROWS = 5
+"""Of the batch that is traced: unlike most other sizes."""
+
+
+def whole_graph(model: nn.Module, sample: Sequence[int], name: str = "") -> NeuronGraph:
+    """The graph of a model that one device trains as a whole. `sample` is the shape of one sample.
+
+    Raises UnsupportedModule naming what cannot be trained.
+    """
+    trained = copied(model)
+    to_training(trained, resting_modules(trained))
+    dtype = sample_dtype(trained, sample)
+    check_evaluation(trained, sample, dtype)
+    x = torch.zeros(ROWS, *sample, dtype=dtype)
+    scores, drops = _tried(trained, x)
+    if scores.dim() != 2:
+        raise UnsupportedModule(
+            f"the model gives shape {tuple(scores.shape[1:])} for a sample; it must give one score for each "
+            "output"
+        )
+    arrays = _arrays(trained, x)
+    if not any(each.role == "parameter" for each in arrays):
+        raise UnsupportedModule("nothing in it learns, all is frozen (requires_grad=False)")
+    integers = dtype is torch.int64
+    draft = Whole(trained, arrays, drops, integers=integers, key="")
+    whole = Whole(trained, arrays, drops, integers=integers, key=_key(draft, x))
+    graph = _graph(name or type(model).__name__, whole, tuple(sample), scores.shape[1])
+    check_graph(graph)
+    return graph
+
+
+def sample_dtype(model: nn.Module, sample: Sequence[int]) -> torch.dtype:
+    """float32, or int64 for a model that takes whole numbers alone, as embeddings do.
+
+    Raises UnsupportedModule if it takes neither.
+    """
+    tried = copied(model).eval()
+    with torch.no_grad():
+        try:
+            tried(torch.zeros(2, *sample))
+        except Exception as error:  # whatever a user's model raises
+            try:
+                tried(torch.zeros(2, *sample, dtype=torch.int64))
+            except Exception:
+                first = str(error).partition("\n")[0]
+                raise UnsupportedModule(
+                    f"{type(model).__name__} does not run on shape {(2, *sample)}: {first}"
+                ) from error
+            return torch.int64
+    return torch.float32
+
+
+def as_samples(numbers: Tensor, dtype: torch.dtype) -> Tensor:
+    """Random numbers as samples of this dtype: whole ones are 0 or 1, which every embedding knows."""
+    return numbers if dtype.is_floating_point else (numbers > 0).to(dtype)
+
+
+def _tried(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Drop]]:
+    """Scores of a batch in training, and what is dropped."""
+    tried = copy.deepcopy(model)
+    with torch.no_grad(), Dropping(learns=True) as dropping:
+        scores: Tensor = tried(x)
+    return scores, dropping.drops
+
+
+def _arrays(model: nn.Module, x: Tensor) -> list[Array]:
+    """The floats of the model's state; those buffers are frozen that training leaves as they are."""
+    parameters = dict(model.named_parameters())
+    aliases = model.state_dict().keys() - parameters.keys() - dict(model.named_buffers()).keys()
+    if aliases:
+        raise UnsupportedModule(f"{min(aliases)} is shared with another array; give each its own weights")
+    moved = copy.deepcopy(model)
+    with torch.no_grad(), Dropping():
+        moved(torch.ones_like(x))
+    after = moved.state_dict()
+    arrays = []
+    for name, value in model.state_dict().items():
+        if not value.is_floating_point():
+            if not name.endswith("num_batches_tracked") and not torch.equal(value, after[name]):
+                raise UnsupportedModule(
+                    f"{name} changes at every call, and a program keeps no whole numbers; leave it out"
+                )
+            continue
+        if name in parameters:
+            role = "parameter" if parameters[name].requires_grad else "frozen"
+        else:
+            role = "frozen" if torch.equal(value, after[name]) else "buffer"
+        arrays.append(Array(name, tuple(value.shape), role))
+    return arrays
+
+
+def _key(whole: Whole, x: Tensor) -> str:
+    """What the model computes, in training and in evaluation, as a hash."""
+    state = [whole.model.state_dict()[each.name].detach() for each in whole.arrays]
+    ones = [torch.ones(len(x), *drop.shape) for drop in whole.drops]
+    text = hashlib.sha256(repr((whole.arrays, whole.drops, whole.integers)).encode())
+    for training in (True, False):
+
+        def run(x: Tensor, *given: Tensor, training: bool = training) -> tuple[Tensor, ...]:
+            arrays = {each.name: value for each, value in zip(whole.arrays, given, strict=False)}
+            scores, moved = whole.run(x, arrays, given[len(state) :], training=training)
+            return (scores, *moved)
+
+        traced = make_fx(run, tracing_mode="real")(x, *state, *ones)
+        text.update(traced.code.encode())
+        for name, constant in sorted(traced.named_buffers()):
+            text.update(name.encode() + constant.detach().numpy().tobytes())
+    return text.hexdigest()
+
+
+def _graph(name: str, whole: Whole, sample: tuple[int, ...], outputs: int) -> NeuronGraph:
+    layers = [Layer(0, "input", sample[0], sample[1:], sample[1:])]
+    for each in whole.arrays:
+        rows, *rest = rows_first(each.shape)
+        learns = rows * torch.Size(rest).numel()
+        op = LocalOp(
+            "array",
+            each.name,
+            {"role": each.role, "shape": tuple(rest)},
+            parameters=learns if each.role == "parameter" else 0,
+            buffers=0 if each.role == "parameter" else learns,
+        )
+        layers.append(Layer(len(layers), each.name, rows, ops=(op,)))
+    for number, drop in enumerate(whole.drops):
+        rows, *rest = drop.shape
+        op = LocalOp("dropout", f"dropout {number}", {"p": drop.probability, "shape": tuple(rest)})
+        layers.append(Layer(len(layers), op.module, rows, ops=(op,)))
+    layers.append(Layer(len(layers), "scores", outputs))
+    edges = tuple(Edge(at, at + 1, "whole") for at in range(len(layers) - 1))
+    frozen = tuple(sorted(each.name for each in whole.arrays if each.role == "frozen"))
+    return NeuronGraph(name, tuple(layers), edges, frozen, whole)

@@ -1,0 +1,164 @@
+"""Models that cannot be sliced train whole, as PyTorch trains them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from crowdlearn_device.piece.piece import Piece
+from crowdlearn_device.program.executor import ExecuTorchExecutor
+from crowdlearn_device.protocol.schedule import Pass
+from crowdlearn_device.state.piece_state import PieceState
+from crowdlearn_export.doctor.verdict import trainable_graph
+from crowdlearn_export.errors import UnsupportedModule
+from crowdlearn_export.graph.shape import array_specs
+from crowdlearn_export.graph.weights import arrays_of, state_of
+from crowdlearn_export.program.inference import export_inference
+from crowdlearn_export.program.slice_program import export_slice
+from crowdlearn_export.stages.stage import Optimizer
+from crowdlearn_export.tracing.whole import whole_graph
+from torch import Tensor, nn
+
+SGD, RATE, STEPS, BATCH = Optimizer(0.9, 1e-3), 0.05, 20, 8
+
+
+class Tokens(nn.Module):
+    """A transformer of tokens, which is told from the last one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.places = nn.Embedding(20, 8), nn.Parameter(torch.randn(5, 8) * 0.1)
+        self.block = nn.TransformerEncoderLayer(8, 2, 12, 0.0, batch_first=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.embedding(x) + self.places)[:, -1])
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: Callable[..., nn.Module], **given: object) -> None:
+        super().__init__()
+        self.cells = kind(3, 6, batch_first=True, **given)
+        self.head = nn.Linear(12 if given.get("bidirectional") else 6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cells(x)[0][:, -1])
+
+
+def layer_norms() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 4))
+
+
+def signals() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv1d(3, 6, 3, padding=1, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.MaxPool1d(2)),
+        *(nn.Conv1d(6, 8, 3, stride=2), nn.GELU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 4)),
+    )
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "layer norms": (layer_norms, (6,)),
+    "signals": (signals, (3, 16)),
+    "tokens": (Tokens, (5,)),
+    "gru": (lambda: Recurrent(nn.GRU), (4, 3)),
+    "lstm, two ways": (lambda: Recurrent(nn.LSTM, bidirectional=True), (3, 3)),
+}
+
+
+@pytest.mark.parametrize("what", MODELS)
+def test_twenty_steps_are_pytorchs(what: str, programs: Path) -> None:
+    torch.manual_seed(1)
+    build, sample = MODELS[what]
+    model = build()
+    graph = trainable_graph(model, torch.zeros(2, *sample), what, pieces=1)
+    owned = [layer.neurons for layer in graph.layers]
+    program = export_slice(graph, owned, SGD, max_batch=BATCH, cache=programs)
+    arrays = arrays_of(graph, model.state_dict())
+    layers: dict[int, dict[str, np.ndarray]] = {}
+    for spec in array_specs(graph):
+        kept = layers.setdefault(spec.layer, {})
+        kept[f"value/{spec.name}"] = arrays[spec.name].copy()
+        if spec.trained:
+            kept[f"momentum/{spec.name}"] = np.zeros_like(arrays[spec.name])
+    layout = [[(0, count) for count in owned]]
+    state = PieceState(tuple(layout[0]), layers)
+    executor = ExecuTorchExecutor(program.pte)
+    piece = Piece(program.manifest, executor, layout, 0, state, 0, Pass(0, STEPS), RATE, seed=0)
+    exact = build().double()
+    exact.load_state_dict(model.state_dict())
+    sgd = torch.optim.SGD(exact.parameters(), RATE, momentum=SGD.momentum, weight_decay=SGD.weight_decay)
+    draw = np.random.default_rng(0)
+    for step in range(STEPS):
+        whole_numbers = graph.whole is not None and graph.whole.integers
+        x = draw.integers(0, 20, (BATCH, *sample)) if whole_numbers else draw.normal(size=(BATCH, *sample))
+        y = draw.integers(0, 4, BATCH)
+        piece.feed(step, 0, 1, BATCH, x.astype(np.float32), y)
+        while piece.ready:
+            assert not piece.run()
+        sgd.zero_grad()
+        nn.functional.cross_entropy(exact(torch.from_numpy(x)), torch.from_numpy(y)).backward()
+        sgd.step()
+    kept = [item for held in piece.state().layers.values() for item in held.items()]
+    found = {key[6:]: value for key, value in kept if key.startswith("value/")}
+    trained = state_of(graph, found, model.state_dict())
+    for name, value in exact.state_dict().items():
+        if value.is_floating_point():
+            scale = max(float(value.abs().max()), 1e-2)
+            assert float((trained[name] - value).abs().max()) <= 1e-4 * scale, name
+
+
+def test_it_predicts_in_evaluation_mode(programs: Path) -> None:
+    model = signals()
+    model(torch.randn(16, 3, 16))
+    graph = whole_graph(model, (3, 16))
+    program = export_inference(graph, programs)
+    arrays = arrays_of(graph, model.state_dict())
+    x = torch.randn(7, 3, 16)
+    given = [x.numpy(), *(arrays[port.name] for port in program.manifest.method("predict").inputs[1:])]
+    (scores,) = ExecuTorchExecutor(program.pte).run("predict", given)
+    torch.testing.assert_close(
+        torch.from_numpy(scores.copy()), model.eval()(x).detach(), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_dropout_multiplies_by_factors_call_by_call() -> None:
+    drop = nn.Dropout(0.5)
+    model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), drop, nn.Tanh(), drop, nn.Linear(8, 3))
+    graph = whole_graph(model, (6,))
+    assert [op.attributes["p"] for layer in graph.layers for op in layer.ops if op.kind == "dropout"] == [
+        0.5
+    ] * 2
+
+
+def test_a_model_has_one_key_whatever_its_weights_and_another_for_another_function() -> None:
+    keys = [whole_graph(layer_norms(), (6,)).whole for _ in range(2)]
+    assert keys[0] == keys[1]
+    other = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8, eps=1e-3), nn.GELU(), nn.Linear(8, 4))
+    assert whole_graph(other, (6,)).whole != keys[0]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.embedding(x).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("model", "sample", "words"),
+    [
+        (Tied(), (3,), "head.weight is shared"),
+        (Recurrent(nn.GRU, num_layers=2, dropout=0.5), (4, 3), "put Dropout between them"),
+        (nn.Sequential(nn.LayerNorm(6), nn.Unflatten(1, (2, 3))), (6,), "one score for each output"),
+        (nn.Sequential(nn.Linear(6, 4), nn.AlphaDropout(0.2), nn.Linear(4, 3)), (6,), "use dropout"),
+    ],
+)
+def test_what_would_be_wrong_is_refused(model: nn.Module, sample: tuple[int, ...], words: str) -> None:
+    with pytest.raises(UnsupportedModule, match=words):
+        whole_graph(model, sample)
