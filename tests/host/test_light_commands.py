@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from crowdlearn_host.cli import COMMANDS
+from crowdlearn_host.cli import COMMANDS, build
+from typer.testing import CliRunner
 
 HEAVY = {"torch", "executorch", "numba", "scipy", "sklearn", "highspy", "onnx", "onnxruntime"}
 SCRIPT = """\
@@ -41,6 +42,17 @@ def test_help_imports_nothing_heavy(tmp_path: Path, words: list[str]) -> None:
     code, modules = imported(tmp_path, *words)
     assert code == 0
     assert not modules & HEAVY
+
+
+def test_commands_are_listed_as_they_are_without_importing_them(tmp_path: Path) -> None:
+    listed, whole = (
+        CliRunner().invoke(build(listed=only_listed), ["--help"]).output for only_listed in (True, False)
+    )
+    assert listed == whole
+    assert "Train a sliced network on phones." in whole
+    code, modules = imported(tmp_path, "--help")
+    assert code == 0
+    assert not modules & {"numpy", "cryptography"}
 
 
 def test_completion_imports_nothing_heavy(tmp_path: Path) -> None:

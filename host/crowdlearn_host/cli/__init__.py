@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import typer
@@ -44,8 +46,10 @@ COMMANDS = {
 """In the order of the help. A name that is a Typer app is a group of commands."""
 
 
-def build(names: Iterable[str] = COMMANDS) -> typer.Typer:
-    """The application with these commands. Their modules import nothing heavy before they are run."""
+def build(names: Iterable[str] = COMMANDS, *, listed: bool = False) -> typer.Typer:
+    """The application with these commands. Their modules import nothing heavy before they are run; if they
+    are only to be `listed`, not even the modules are imported.
+    """
     app = typer.Typer(
         name="crowdlearn",
         help=HELP,
@@ -58,12 +62,30 @@ def build(names: Iterable[str] = COMMANDS) -> typer.Typer:
     app.callback()(_options)
     for name in names:
         module, _, attribute = COMMANDS[name].partition(":")
-        command = getattr(import_module(f".{module}", __name__), attribute)
+        command = _told(module, attribute) if listed else None
+        command = command or getattr(import_module(f".{module}", __name__), attribute)
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:
             app.command(name)(command)
     return app
+
+
+def _told(module: str, function: str) -> Callable[[], None] | None:
+    """A stand-in that has the help of a command, read from its source; None if there is none to read."""
+    found = find_spec(f".{module}", __name__)
+    source = Path(found.origin) if found is not None and found.origin else None
+    if source is None or not source.is_file():
+        return None
+    for node in ast.parse(source.read_text("utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+
+            def told() -> None:
+                raise NotImplementedError(function)
+
+            told.__doc__ = ast.get_docstring(node)
+            return told
+    return None  # a group of commands
 
 
 def _version(wanted: bool) -> None:
@@ -101,10 +123,11 @@ FAILED, INTERRUPTED = 1, 130
 def main() -> None:
     """Entry point: an error of ours, or of the system, is one line on stderr and exit code 1."""
     own, words = options_apart(sys.argv[1:])
-    first = next((word for word in words if not word.startswith("-")), "")
+    completed = os.environ.get("COMP_WORDS", "").split()[1:]  # where a shell asks how a line may go on
+    first = next((word for word in (*words, *completed) if not word.startswith("-")), "")
     with logs_closed():
         try:
-            build([first] if first in COMMANDS else COMMANDS)(args=[*own, *words])
+            _application(first)(args=[*own, *words])
         except (CrowdlearnError, OSError) as error:
             told = _system_error(error) if isinstance(error, OSError) else str(error)
             told = printable(" ".join(told.splitlines()))
@@ -117,6 +140,11 @@ def main() -> None:
             if _interrupted(exit):
                 sys.exit(INTERRUPTED)
             raise
+
+
+def _application(first: str) -> typer.Typer:
+    """The application with the command that a line begins with, or else with a list of all."""
+    return build([first]) if first in COMMANDS else build(listed=True)
 
 
 def _interrupted(exit: SystemExit) -> bool:
