@@ -8,6 +8,7 @@ and their spread.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import tempfile
@@ -20,7 +21,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from crowdlearn_device.energy.meters import RaplMeter
-from crowdlearn_device.energy.readings import Provenance, used
+from crowdlearn_device.energy.readings import Provenance, Reading, used
 from crowdlearn_device.energy.step_time import measure_step
 from crowdlearn_device.errors import MeterError
 from crowdlearn_device.program.executor import ProgramStore
@@ -127,7 +128,8 @@ def _eager_step(seconds: float) -> tuple[float, float | None]:
     with _Rapl() as rapl:
         while steps == 0 or time.monotonic() - began < seconds:
             sgd.zero_grad()
-            nn.functional.cross_entropy(model(inputs), labels).backward()
+            loss = nn.functional.cross_entropy(model(inputs), labels)
+            loss.backward()  # type: ignore[no-untyped-call]
             sgd.step()
             steps += 1
     return (time.monotonic() - began) / steps, rapl.joules and rapl.joules / steps
@@ -137,13 +139,12 @@ class _Rapl:
     """The package's energy while something runs; None if it cannot be read."""
 
     joules: float | None = None
+    _first: Reading | None
 
     def __enter__(self) -> _Rapl:
-        self._meter = RaplMeter()
-        try:
+        self._meter, self._first = RaplMeter(), None
+        with contextlib.suppress(MeterError):
             self._first = self._meter.read()
-        except MeterError:
-            self._first = None
         return self
 
     def __exit__(self, *_: object) -> None:
