@@ -112,6 +112,11 @@ class MessageStream(asyncio.Protocol):
         self._flush_soon()
 
     @property
+    def queued(self) -> int:
+        """Bytes that wait to be sent."""
+        return self._bytes
+
+    @property
     def has_room(self) -> bool:
         """True if not too much waits to be sent, or the other side has gone."""
         return self._bytes <= ROOM_BYTES

@@ -12,6 +12,7 @@ from typing import Any
 from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.common.home import default_home
 from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.hub.exposition import exposed
 from crowdlearn_host.coordinator.hub.server import OnEvent, Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.devices.carriers.adb import AdbFleet, Link
@@ -88,6 +89,8 @@ async def train(
             port = await stack.enter_async_context(listening(server, fleet.listen, default_home()))
             address = f"{fleet.listen.rpartition(':')[0]}:{port}"
             on_event("listening", {"address": address, "port": port, "devices": fleet.joining})
+        if (told := prepared.config.metrics.listen) is not None:
+            await stack.enter_async_context(exposed(server, told))
         on_event("gathering", {"named": list(serials), "joining": fleet.joining})
         reached = AdbFleet(server, prepared.config, serials, key, extra, prepared.plan.class_of)
         links = [

@@ -136,6 +136,12 @@ class CheckpointSection(Section):
     evaluate: Literal["epoch", "group", "never"] = "epoch"
 
 
+class MetricsSection(Section):
+    """Where Prometheus may ask what the host does: HOST:PORT, path /metrics."""
+
+    listen: str | None = Field(None, pattern=r"^.*:[0-9]{1,5}$")
+
+
 class FleetSection(Section):
     """The devices of a run: adb serials (HOST:PORT or USB), every virtual phone that runs (empty), or
     `virtual` new ones; and with `listen` as many as are `joining` by dialling this computer there
@@ -188,6 +194,7 @@ class RunSpec(Section):
     training: TrainingSection = TrainingSection()  # type: ignore[call-arg]
     sharing: SharingSection = SharingSection()  # type: ignore[call-arg]
     checkpoints: CheckpointSection = CheckpointSection()  # type: ignore[call-arg]
+    metrics: MetricsSection = MetricsSection()  # type: ignore[call-arg]
     fleet: FleetSection = FleetSection()  # type: ignore[call-arg]
     privacy: RunPrivacySection = RunPrivacySection()
 

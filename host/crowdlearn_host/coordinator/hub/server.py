@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import time
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -286,6 +286,11 @@ class Server:
             logged = self.throughput.logged(fields)
         self.store.log(event, logged, self.fail)
         self.on_event(event, fields)
+
+    @property
+    def connected(self) -> Collection[Attached]:
+        """The connections of all devices that are here."""
+        return self._attached.values()
 
     def connection(self, device: int) -> Attached | None:
         """Return where a device is reached, while it is connected."""

@@ -1,0 +1,84 @@
+"""What a host is doing, as Prometheus reads it (text format 0.0.4)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+from crowdlearn_host.errors import FleetError
+
+from .server import Server
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+REQUEST_SECONDS = 10.0
+REQUEST_BYTES = 8 << 10
+
+
+def exposition(server: Server) -> str:
+    """Every metric of a run, one sample a line."""
+    return "".join(f"{line}\n" for line in _lines(server))
+
+
+def _lines(server: Server) -> Iterator[str]:
+    connected = server.connected
+    yield from _metric("devices_connected", "gauge", "devices that are connected", [("", len(connected))])
+    phases = Counter(group.phase for group in server.groups)
+    of_phases = [(f'{{phase="{phase}"}}', count) for phase, count in sorted(phases.items())]
+    yield from _metric("groups", "gauge", "groups by what they do", of_phases)
+    yield from _metric(
+        "epoch",
+        "gauge",
+        "the least epoch of a group",
+        [("", min((group.schedule.epoch for group in server.groups), default=0))],
+    )
+    samples = [("", server.throughput.samples)]
+    yield from _metric("samples_total", "counter", "samples trained since this process started", samples)
+    sent = [
+        (f'{{direction="{way}",purpose="{purpose}"}}', count)
+        for way in ("up", "down")
+        for purpose, count in server.traffic.by_purpose(way).items()
+    ]
+    yield from _metric("bytes_total", "counter", "bytes on the wire, from devices (up) and to them", sent)
+    queued = [("", sum(attached.line.queued for attached in connected))]
+    yield from _metric("queued_bytes", "gauge", "bytes that wait to be sent to devices", queued)
+
+
+def _metric(name: str, kind: str, what: str, samples: list[tuple[str, int]]) -> Iterator[str]:
+    yield f"# HELP crowdlearn_{name} {what}"
+    yield f"# TYPE crowdlearn_{name} {kind}"
+    for labels, value in samples:
+        yield f"crowdlearn_{name}{labels} {value}"
+
+
+@asynccontextmanager
+async def exposed(server: Server, address: str) -> AsyncIterator[int]:
+    """Answer GET /metrics at `address` (HOST:PORT) while the context lasts; gives the port.
+
+    Raises FleetError if nobody can listen there.
+    """
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                request = await reader.readuntil(b"\r\n\r\n")
+        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
+            writer.close()
+            return
+        found = request.split(b" ", 2)[:2] == [b"GET", b"/metrics"]
+        body = (exposition(server) if found else "ask for /metrics\n").encode()
+        status = "200 OK" if found else "404 Not Found"
+        head = f"HTTP/1.1 {status}\r\nContent-Type: {TEXT}\r\nContent-Length: {len(body)}\r\n"
+        writer.write(f"{head}Connection: close\r\n\r\n".encode() + body)
+        writer.close()
+
+    host, _, port = address.rpartition(":")
+    try:
+        listening = await asyncio.start_server(
+            answer, host.strip("[]") or None, int(port), limit=REQUEST_BYTES
+        )
+    except (OSError, OverflowError) as error:
+        raise FleetError(f"cannot tell metrics on {address}: {error}; choose another port") from error
+    async with listening:
+        yield listening.sockets[0].getsockname()[1]

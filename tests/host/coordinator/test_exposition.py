@@ -1,0 +1,55 @@
+"""What Prometheus asks for is there, in its format, and nothing else is."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+from crowdlearn_host.coordinator.hub.exposition import exposed, exposition
+from crowdlearn_host.errors import FleetError
+
+from .test_strange_frames import envelope, hosted, next_envelope
+
+LINE = re.compile(r'crowdlearn_[a-z_]+(\{[a-z_]+="[a-z]+"(,[a-z_]+="[a-z]+")*\})? \d+')
+
+
+async def asked(port: int, request: bytes) -> tuple[bytes, str]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    writer.close()
+    return head, body.decode()
+
+
+async def test_a_host_tells_its_devices_groups_and_bytes(tmp_path: Path) -> None:
+    async with hosted(tmp_path) as host, exposed(host.server, "127.0.0.1:0") as port:
+        await host.devices[0].send(envelope(0, 1, bytes(1000)))
+        await next_envelope(host.devices[1])
+        head, body = await asked(port, b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK")
+        assert b"text/plain; version=0.0.4" in head
+        lines = body.splitlines()
+        assert all(line.startswith("# ") or LINE.fullmatch(line) for line in lines)
+        assert "crowdlearn_devices_connected 4" in lines
+        assert 'crowdlearn_groups{phase="forming"} 2' in lines
+        told = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        assert int(told['crowdlearn_bytes_total{direction="up",purpose="control"}']) > 1000
+        assert body == exposition(host.server)
+
+
+@pytest.mark.parametrize(
+    "request_", [b"GET / HTTP/1.1\r\n\r\n", b"POST /metrics HTTP/1.1\r\n\r\n", b"\r\n\r\n"]
+)
+async def test_anything_else_is_not_found(tmp_path: Path, request_: bytes) -> None:
+    async with hosted(tmp_path) as host, exposed(host.server, "127.0.0.1:0") as port:
+        head, _ = await asked(port, request_)
+        assert head.startswith(b"HTTP/1.1 404")
+
+
+async def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    async with hosted(tmp_path) as host, exposed(host.server, "127.0.0.1:0") as port:
+        with pytest.raises(FleetError, match="choose another port"):
+            async with exposed(host.server, f"127.0.0.1:{port}"):
+                pass
