@@ -1,6 +1,6 @@
 """Slices on shares: how exact, how many bytes and products, how fast, and how well they train.
 
-    python -m benchmarks.shares [--quick] [--data FOLDER] [--json FILE]
+    python -m benchmarks.shares [--quick] [--data FOLDER] [--phones SAMPLES] [--json FILE]
 
 Error is that of the paper's MLP on MNIST, simulated with the arithmetic of shares to the bit, beside float32.
 """
@@ -8,7 +8,9 @@ Error is that of the paper's MLP on MNIST, simulated with the arithmetic of shar
 from __future__ import annotations
 
 import argparse
+import asyncio
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,15 +23,21 @@ from crowdlearn_device.privacy.shares.replicated import KEY_BYTES, own_keys
 from crowdlearn_device.privacy.shares.ring import RingProducts
 from crowdlearn_device.privacy.shares.triple import Helper, Received, Sharer, joined
 from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_host import emulator
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.shares import shares_cost
+from crowdlearn_host.runs.folder import new_run
+from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.runs.train import train
+from crowdlearn_host.spec.run_spec import RunSpec
 from crowdlearn_host.spec.simulation import SimulationConfig
 from rich.console import Console
 from rich.table import Table
 
 from .paper.runs import Finished, Job, run_all
 from .report import importable_elsewhere, machine, write_rows
+from .wire_dtype import part_of
 
 BATCH, DEVICES = 512, 5
 WAYS = ("float32", "shares", "shares, first layer shared")
@@ -37,6 +45,12 @@ TRAINING = {"batch": BATCH, "learning_rate": 0.1, "momentum": 0.9, "schedule": "
 EPOCHS, SEEDS = 15, 3
 LAYERS = ((784, 400), (400, 200), (200, 100))
 ROUNDS = 7
+PHONES: dict[str, dict[str, str]] = {
+    "plain": {"sums": "plain"},
+    "shares": {"sums": "shares"},
+    "shares, first layer shared": {"sums": "shares", "first_layer": "shared"},
+}
+PHONE_EPOCHS = 2
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -48,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--phones", type=int, default=0, help="also train so many samples on virtual phones")
     parser.add_argument("--runs", type=Path, default=Path("runs/shares"), help="keeps finished runs")
     parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
@@ -57,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.data is not None and not options.quick:
         importable_elsewhere()
         rows += trained(options.data, options.seeds, options.epochs, options.runs, options.cores, console)
+    if options.data is not None and options.phones:
+        importable_elsewhere()
+        rows += on_phones(options.data, options.phones, console)
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own = [row for row in rows if row["kind"] == kind]
         table = Table(*(name for name in own[0] if name != "kind"), title=kind)
@@ -138,6 +156,52 @@ def _interleaved(*ways: Callable[[], object]) -> list[float]:
             way()
             own.append(time.perf_counter() - began)
     return [statistics.median(own) for own in seconds]
+
+
+def on_phones(data: Path, samples: int, console: Console) -> list[dict[str, Any]]:
+    """Train on four virtual phones in the clear and on shares, and return samples a second and bytes."""
+    rows: list[dict[str, Any]] = []
+    for way, privacy in PHONES.items():
+        values = {
+            "data": str(data),
+            "model": "paper-mlp",
+            "group": {"pieces": 4},
+            "training": {"batch": BATCH, "epochs": PHONE_EPOCHS, "learning_rate": 0.1, "kernels": "by_size"},
+            "privacy": privacy,
+        }
+        console.print(f"four virtual phones: {way}")
+        rows.append(
+            {"kind": "four virtual phones on one machine, measured", "way": way, **_run(values, samples)}
+        )
+    for row in rows:
+        row["over_plain"] = row["samples_per_s"] / rows[0]["samples_per_s"]
+    return rows
+
+
+def _run(values: dict[str, Any], samples: int) -> dict[str, float]:
+    """Train once; seconds count from the first progress of the first pass to the last one's."""
+    times: list[tuple[float, int]] = []
+    sent: list[dict[str, int]] = []
+
+    def on_event(event: str, fields: dict[str, Any]) -> None:
+        if event == "progress":
+            times.append((time.monotonic(), int(fields["rows"])))
+        elif event == "evaluated":
+            sent.append(fields["bytes"])
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        values["data"] = str(part_of(Path(values["data"]), folder / "data", samples))
+        prepared = prepare(parse_config(values, RunSpec, "the benchmark"), on_event)
+        with (
+            emulator.running(4, folder / "home") as started,
+            new_run(folder / "run", "", prepared, folder) as opened,
+        ):
+            asyncio.run(train(prepared, [phone.serial for phone in started], opened, on_event))
+    seconds = times[-1][0] - times[0][0]
+    total = sum(rows for _, rows in times[1:])
+    moved = sent[-1]["activation"] + sent[-1]["error"]
+    return {"samples_per_s": total / seconds, "bytes_per_sample": moved / (samples * PHONE_EPOCHS)}
 
 
 def trained(
