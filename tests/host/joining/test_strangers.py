@@ -72,3 +72,28 @@ async def test_a_crowd_of_strangers_is_hung_up_on_and_keeps_no_device_out(
             await (await again.ping())
         assert len([one for one in handshaken if one.close_code is None]) <= 4
         await asyncio.gather(*(stranger.close() for stranger in handshaken))
+
+
+def test_one_host_cannot_fill_the_lobby_nor_come_too_often() -> None:
+    strangers = door.Strangers()
+    pairs = [socket.socketpair() for _ in range(door.MAX_OF_ADDRESS + 9)]
+    strangers.knock(("192.0.2.1", 1), pairs[0][0])
+    for number, (near, _) in enumerate(pairs[1:]):
+        strangers.knock(("192.0.2.2", number), near)
+    hung_up = [number for number, (_, far) in enumerate(pairs) if _is_hung_up(far)]
+    assert hung_up == list(range(1, 9)), "the oldest of the host that has too many"
+    let_in = [n for n in range(5000) if not strangers.turns_away(("192.0.2.3", n), now=n / 5000)]
+    assert len(let_in) <= door.BURST + door.A_SECOND
+    assert not strangers.turns_away(("192.0.2.4", 1), now=1.0)
+    assert not strangers.turns_away(("192.0.2.3", 1), now=3.0)
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
+def _is_hung_up(sock: socket.socket) -> bool:
+    sock.setblocking(False)
+    try:
+        return sock.recv(1) == b""
+    except BlockingIOError:
+        return False

@@ -44,6 +44,7 @@ class Attendance:
         """A device cannot take part, and is let go."""
         self.unfit[number] = reason
         self.live.discard(number)
+        self.absent.add(number)
 
     def tick(self, devices: Iterable[int], now: float, grace: float) -> None:
         """Return who is missing longer than the grace, in seconds, is absent."""

@@ -59,7 +59,8 @@ class Course(Standing):
     @property
     def _gathered(self) -> bool:
         """True if enough devices are here to begin."""
-        wanted = max(self.settings.devices, len(self.settings.layout))
+        fit = self.settings.devices - len(self.attendance.unfit)
+        wanted = max(fit, len(self.settings.layout))
         return len(self._able) >= (wanted if self._patient else len(self.settings.layout))
 
     def _refill(self) -> None:

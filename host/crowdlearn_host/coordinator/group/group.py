@@ -21,6 +21,8 @@ from .seating import led
 from .settings import Settings
 
 MAX_FAULTS = 8
+MAX_FAULTS_OF_DEVICE = 4
+"""Faults of one device since the last common boundary, after which it takes no part any more."""
 """Faults in a row without a new boundary before the run stops with the last one's reason."""
 
 
@@ -32,6 +34,7 @@ class Group(Course):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._faults = 0
+        self._faults_of: dict[int, int] = {}
         self._waiting_since: float | None = None
         self._watch = Watch(self.pace)
 
@@ -119,6 +122,12 @@ class Group(Course):
         self.effects.append(Save())
         for number in sorted(self.live):
             self._send(number, finish=pb.Finish(reason=reason))
+
+    def takes_snapshot(self, boundary: int) -> bool:
+        """Return whether a piece can be at this boundary, and complete, in the pass that is under way."""
+        first, every = self.schedule.pass_boundary, max(1, self.settings.snapshot_every)
+        drained = boundary == self._pass_end or (boundary - first) % every == 0
+        return self.boundary <= boundary <= self._pass_end and drained
 
     def stored(self, generation: int, boundary: int, piece: int, heirs: frozenset[int]) -> None:
         """A piece's snapshot is on the server's disk."""
@@ -244,6 +253,7 @@ class Group(Course):
         if boundary <= self.boundary:
             return
         self._faults = 0
+        self._faults_of.clear()
         dominator = self.schedule.dominator
         self.schedule = self.schedule.with_done(dominator, boundary - self.schedule.pass_boundary)
         if boundary < self._pass_end:
@@ -295,15 +305,22 @@ class Group(Course):
         self._record("fault", device=name, kind=pb.FaultKind.Name(fault.kind), reason=fault.reason[:500])
         if fault.kind == pb.FAULT_STATE and self._forming.point is not None:
             self._lost_state.add((number, self._forming.point.generation))
-        if fault.fatal and self.phase == "forming" and self.generation <= 1:
-            self.stop(f"{name}: {fault.reason}")
+        self._faults_of[number] = self._faults_of.get(number, 0) + 1
+        fatal, reason = fault.fatal, fault.reason[:500]
+        others_can = len(self._able - {number}) >= min(len(cut) for cut in self.settings.cuts)
+        if self._faults_of[number] >= MAX_FAULTS_OF_DEVICE and others_can:
+            fatal, reason = True, f"it has faulted {self._faults_of[number]} times, at last: {reason}"
+        if fatal and self.phase == "forming" and self.generation <= 1 and not others_can:
+            self.stop(f"{name}: {reason}")
             return
         needed = self._needed(number)
-        if fault.fatal:
-            self.attendance.refuse(number, fault.reason[:500])
-            self._send(number, finish=pb.Finish(reason=fault.reason[:500]))
+        if fatal:
+            self.attendance.refuse(number, reason)
+            self._record("let_go", device=name, reason=reason)
+            self._send(number, finish=pb.Finish(reason=reason))
+            self._faults = 0  # what is left of them are others'
         if needed:
-            self._strike(f"{name}: {fault.reason[:500]}")
+            self._strike(f"{name}: {reason}")
 
     def _strike(self, why: str) -> None:
         """Begin anew from the last point, or give up where that has not helped so often."""

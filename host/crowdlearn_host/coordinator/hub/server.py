@@ -30,6 +30,7 @@ from crowdlearn_host.errors import FleetError, SilentDevice
 from .admission import Seats, check_same, hello_of, samples_of
 from .connection import Attached
 from .performer import OnCheckpoint, Performer
+from .repeated import Repeated
 from .throughput import Throughput
 from .traffic import CONTROL, Traffic, purpose_of
 
@@ -77,7 +78,7 @@ class Server:
         self._seats = Seats(self.seats, known)
         self._id = self.folder.id
         self.throughput = Throughput(self.traffic)
-        self._refused_logged = 0
+        self._repeated = Repeated()
         self._streams: set[asyncio.Task[None]] = set()
         self._ends = list(itertools.accumulate(group.settings.devices for group in self.groups[:-1]))
         self.store = Store(self.folder, self.shared, synchronous=self.synchronous)
@@ -240,6 +241,9 @@ class Server:
         ):
             self._refuse(attached, f"snapshot of piece {snapshot.piece} that is not its own")
             return
+        if not group.takes_snapshot(snapshot.boundary):
+            self._refuse(attached, f"snapshot of boundary {snapshot.boundary}, at which no piece is complete")
+            return
         group.relayed(number)
         try:
             heirs = await self.store.save_snapshot(index, snapshot)
@@ -256,9 +260,7 @@ class Server:
 
     def refuse(self, device: str, reason: str) -> None:
         """Tell that something of a device is refused."""
-        if self._refused_logged < 1000:  # a device that floods must not fill the disk
-            self._refused_logged += 1
-            self.tell("refused", {"device": device, "reason": reason})
+        self.tell("refused", {"device": device, "reason": reason})
 
     def tell(self, event: str, fields: dict[str, Any]) -> None:
         """Have the run's log and its viewer know."""
@@ -278,6 +280,11 @@ class Server:
 
     def record(self, group: int | None, event: str, fields: dict[str, Any]) -> None:
         """Write down what happened, in a group of several, and show it."""
+        times = self._repeated.times(event, fields)
+        if times == 0:
+            return
+        if times > 1:
+            fields = {**fields, "times": times}
         if group is not None and len(self.groups) > 1:
             fields = {"group": group, **fields}
         logged = fields

@@ -3,29 +3,55 @@
 from __future__ import annotations
 
 import socket
+import time
 from contextlib import suppress
 from typing import Any
 
-MAX_STRANGERS = 128
+MAX_STRANGERS = 64
+MAX_OF_ADDRESS = 32
+"""Of the connections that wait, how many one host may have: it cannot fill the lobby alone."""
+BURST, A_SECOND = 256, 200
+"""Connections of one host that are let in at once, and then: the rest are closed before they cost much."""
+MAX_HOSTS = 10_000
+"""Hosts that are told apart."""
+TURNED_AWAY = 256
+"""Connections that are turned away at a time, before others of the loop have their turn."""
 
 
 class Strangers:
-    """Connections that are not admitted yet; where there are too many, the oldest are hung up on."""
+    """Connections that are not admitted yet, by their peer; if they are too many, the oldest are closed."""
 
     def __init__(self) -> None:
         self._waiting: dict[Any, socket.socket] = {}
+        self._left: dict[Any, tuple[float, float]] = {}
+        """By host, how many connections it may still make, and since when."""
+
+    def turns_away(self, address: Any, now: float) -> bool:
+        """Count a connection; return whether its host, `address[0]`, makes too many a second."""
+        if address[0] not in self._left and len(self._left) >= MAX_HOSTS:
+            self._left.clear()
+        left, since = self._left.get(address[0], (float(BURST), now))
+        left = min(float(BURST), left + (now - since) * A_SECOND) - 1
+        self._left[address[0]] = max(left, 0.0), now
+        return left < 0
 
     def knock(self, address: Any, connection: socket.socket) -> None:
-        """Somebody has connected from `address`."""
+        """Count a connection from `address`."""
         self._waiting[address] = connection
-        if len(self._waiting) > MAX_STRANGERS:
+        if len(self._waiting) > min(MAX_OF_ADDRESS, MAX_STRANGERS):
             self._waiting = {peer: sock for peer, sock in self._waiting.items() if sock.fileno() >= 0}
+        own = [peer for peer in self._waiting if peer[0] == address[0]]
+        for peer in own[: max(0, len(own) - MAX_OF_ADDRESS)]:
+            self._close(peer)
         while len(self._waiting) > MAX_STRANGERS:
-            with suppress(OSError):  # its owner, which closes it once it hears of this, may have done so
-                self._waiting.pop(next(iter(self._waiting))).shutdown(socket.SHUT_RDWR)
+            self._close(next(iter(self._waiting)))
+
+    def _close(self, peer: Any) -> None:
+        with suppress(OSError):  # its owner, which closes it once it hears of this, may have done so
+            self._waiting.pop(peer).shutdown(socket.SHUT_RDWR)
 
     def admit(self, address: Any) -> None:
-        """Return who has connected from `address` is no stranger."""
+        """Count the connection from `address` no more: it is no stranger's."""
         self._waiting.pop(address, None)
 
 
@@ -35,10 +61,16 @@ class Door(socket.socket):
     strangers: Strangers
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Close it, as any socket."""
-        connection, address = super().accept()
-        self.strangers.knock(address, connection)
-        return connection, address
+        """Return the next connection, which is the caller's to close; those of a host that makes too many are
+        closed before a byte of them is read. Raises BlockingIOError if there is none.
+        """
+        for _ in range(TURNED_AWAY):
+            connection, address = super().accept()
+            if not self.strangers.turns_away(address, time.monotonic()):
+                self.strangers.knock(address, connection)
+                return connection, address
+            connection.close()
+        raise BlockingIOError
 
 
 def doors(host: str, port: int, strangers: Strangers) -> list[Door]:

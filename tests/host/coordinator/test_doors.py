@@ -1,0 +1,64 @@
+"""One member, however often it fails or whatever it says, ends no run and fills no disk."""
+
+from __future__ import annotations
+
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_host.coordinator.group import group as group_module
+from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.group.restore_points import Device
+from crowdlearn_host.coordinator.hub.repeated import EACH, Repeated
+from hypothesis import given
+from hypothesis import strategies as st
+
+from .crowd import TWO_PIECES, settings_for
+
+
+def gathered(devices: int) -> Group:
+    """A group that forms for the first time."""
+    group = Group(settings_for(TWO_PIECES, devices))
+    for number in range(devices):
+        group.join(Device(number, f"device-{number}", bytes([number]) * 32, 10))
+    assert group.phase == "forming"
+    return group
+
+
+def test_a_device_that_keeps_faulting_is_let_go_and_named_and_the_others_go_on() -> None:
+    group = gathered(4)
+    (bad, *_) = group.holders
+    for _ in range(group_module.MAX_FAULTS_OF_DEVICE):
+        assert group.phase != "stopped"
+        fault = pb.Fault(generation=group.generation, kind=pb.FAULT_WIRE, reason="it says so")
+        group.receive(bad, pb.Frame(fault=fault))
+    assert group.phase == "forming"
+    assert bad not in group.holders
+    assert "faulted 4 times, at last: it says so" in group.attendance.unfit[bad]
+
+
+def test_faults_of_different_devices_stop_a_group_that_gets_nowhere() -> None:
+    group = gathered(4)
+    for _ in range(group_module.MAX_FAULTS * 4):
+        if group.phase == "stopped":
+            break
+        holder = group.holders[0]
+        group.receive(holder, pb.Frame(fault=pb.Fault(generation=group.generation, reason="all do")))
+    assert (group.phase, group.reason) == ("stopped", f"device-{holder}: all do")
+    assert len(group.attendance.unfit) == 2, "as many as the others can do without"
+
+
+def test_a_snapshot_of_a_boundary_that_no_piece_can_be_at_is_not_taken() -> None:
+    group = gathered(3)
+    assert not group.takes_snapshot(group.boundary - 1)
+    assert not group.takes_snapshot(group._pass_end + 1)
+    assert not group.takes_snapshot(1 << 60)
+    assert group.takes_snapshot(group._pass_end)
+
+
+@given(st.integers(1, 100_000))
+def test_what_a_device_repeats_is_counted_and_hardly_written(count: int) -> None:
+    repeated = Repeated()
+    told = [n for n in (repeated.times("fault", {"device": "a"}) for _ in range(count)) if n]
+    assert len(told) <= EACH + 14
+    assert told[:EACH] == [1] * min(EACH, count)
+    assert told[EACH:] == [EACH * 2**k for k in range(1, len(told) - EACH + 1)]
+    assert repeated.times("fault", {"device": "b"}) == 1
+    assert all(repeated.times("progress", {"device": "a"}) for _ in range(100))
