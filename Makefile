@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := -m pip install --quiet
 
-.PHONY: docs setup demo demo-arm64 test test-env check format lock proto proto-env device-env clean
+.PHONY: docs setup demo demo-arm64 android-check test test-env check format lock proto proto-env device-env clean
 
 setup: .venv/.ready
 
@@ -35,6 +35,10 @@ demo: setup
 # The same on phones of ARM, which run what a real phone would, under QEMU; weights and accuracy compared.
 demo-arm64: setup
 	$(BIN)/python -m benchmarks.android.demo
+
+# What of the Android app can be checked without Android: its executor with real programs on a Java VM here.
+android-check: test-env
+	$(BIN)/python -m pytest -rs tests/executors tests/benchmarks/test_android.py
 
 test: test-env device-env proto-env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 20 $(ARGS)

@@ -169,15 +169,16 @@ def _compile(compiler: str, folder: Path, runner: Path) -> None:
     ):
         target = folder / f"{source.stem}.o"
         paths = [f"-I{include}", f"-I{include}/executorch/runtime/core/portable_type/c10"]
-        _build([compiler, *options, "-O1", "-fPIC", *paths, "-c", str(source), "-o", str(target)])
+        build([compiler, *options, "-O1", "-fPIC", *paths, "-c", str(source), "-o", str(target)])
         objects.append(str(target))
     link = ["-rdynamic", "-Wl,--allow-shlib-undefined", f"-Wl,-rpath,{folder}", "-ldl", "-lm", "-lpthread"]
     part = runner.with_name(f"{runner.name}.part")
-    _build([compiler, *objects, str(library), "-o", str(part), *link])
+    build([compiler, *objects, str(library), "-o", str(part), *link])
     part.replace(runner)
 
 
-def _build(command: list[str]) -> None:
+def build(command: list[str]) -> None:
+    """Run a compiler. Raises RuntimeError with what it says."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")

@@ -20,7 +20,12 @@ PROGRAMS = Path(os.environ.get("CROWDLEARN_PROGRAMS", ""))
 AGREEMENT, ZERO = 1e-5, 1e-6
 """Largest difference by an array's largest value; what part of a method's largest value counts as zero."""
 
-HERE = [name for name, (needs, _) in EXECUTORS.items() if importlib.util.find_spec(needs) is not None]
+ONLY = os.environ.get("CROWDLEARN_EXECUTOR", "")
+HERE = [
+    name
+    for name, (needs, _) in EXECUTORS.items()
+    if importlib.util.find_spec(needs) is not None and ONLY in ("", name)
+]
 
 
 @pytest.fixture(params=HERE)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -11,10 +12,14 @@ import pytest
 from crowdlearn_host.bundle import Bundle
 from crowdlearn_host.bundle.tree import LOADER
 
+from benchmarks.android.jvm import java_vm
+from benchmarks.android.library import Missing
+
 from . import programs as writing
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+REFUSALS = "test_arrays_of_another_shape_dtype_or_number_are_refused"
 PURE = ("pytest", "pluggy", "iniconfig", "packaging", "Pygments")
 """What pytest needs, none of it compiled: it runs in the other Python as it is."""
 
@@ -49,11 +54,25 @@ def test_the_torch_free_one(folder: Path, x86_bundle: Bundle, tmp_path: Path) ->
     passes([str(python / LOADER), "--library-path", str(python / "lib"), str(program)], environment)
 
 
-def passes(python: list[str], environment: dict[str, str]) -> None:
+def test_the_apps_on_a_java_vm(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The Java half of the app and Android's own library, x86-64, behind the Python half."""
+    pytest.importorskip("jpype", reason="pip install jpype1")
+    try:
+        vm = java_vm(tmp_path_factory.mktemp("android"))
+    except Missing as reason:
+        pytest.skip(str(reason))
+    site = os.pathsep.join(filter(None, [vm.environment["PYTHONPATH"], os.environ.get("PYTHONPATH")]))
+    only = {"CROWDLEARN_PROGRAMS": str(folder), "CROWDLEARN_EXECUTOR": "android"}
+    # A refusal is a C++ exception of Android's C++ library, which glibc's unwinder does not carry through.
+    left_out = ["-k", f"not {REFUSALS}"]
+    passes([sys.executable], {**os.environ, **vm.environment, "PYTHONPATH": site, **only}, left_out)
+
+
+def passes(python: list[str], environment: dict[str, str], more: Sequence[str] = ()) -> None:
     """All of conformance.py, in another process."""
     options = ["-q", "--noconftest", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(HERE)]
     run = subprocess.run(
-        [*python, "-m", "pytest", *options, str(HERE / "conformance.py")],
+        [*python, "-m", "pytest", *options, *more, str(HERE / "conformance.py")],
         cwd=ROOT,
         env=environment,
         capture_output=True,

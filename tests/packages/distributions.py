@@ -13,6 +13,8 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("device_runtime", "export", "host")
+OF_ANDROID = {"java"}
+"""Modules that Chaquopy brings into an Android app."""
 OURS = {"crowdlearn-device", "crowdlearn-export", "crowdlearn"}
 
 
@@ -45,7 +47,7 @@ def imported(folder: str) -> dict[str, set[str]]:
     for package in packages(folder):
         for path in package.rglob("*.py"):
             for module in _modules(ast.parse(path.read_text())):
-                if module not in sys.stdlib_module_names and module not in own:
+                if module not in {*sys.stdlib_module_names, *own, *OF_ANDROID}:
                     for name in owners.get(module, [module]):
                         found.setdefault(name, set()).add(str(path.relative_to(ROOT)))
     return found

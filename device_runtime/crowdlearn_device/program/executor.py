@@ -137,6 +137,7 @@ class _Method:
 
 
 EXECUTORS = {
+    "android": ("java", "crowdlearn_device.program.android:AndroidExecutor"),
     "executorch": ("torch", "crowdlearn_device.program.executor:ExecuTorchExecutor"),
     "numpy": ("executorch_numpy_runtime", "crowdlearn_device.program.numpy_runtime:NumpyRuntimeExecutor"),
 }

@@ -15,8 +15,6 @@ from crowdlearn_device.protocol.frames import Array
 
 from .executor import check_identifier
 
-MODULE = "executorch_numpy_runtime"
-
 
 class NumpyRuntimeExecutor:
     """Runs a .pte; arrays are handed over as they are, so that a program updates weights in place."""
@@ -24,9 +22,11 @@ class NumpyRuntimeExecutor:
     def __init__(self, pte: bytes) -> None:
         check_identifier(pte)
         try:
-            core: Any = importlib.import_module(f"{MODULE}._core")
+            core: Any = importlib.import_module("executorch_numpy_runtime._core")
         except ImportError as error:
-            raise ProgramError(f"{MODULE} is not here ({error}); install it") from error
+            raise ProgramError(
+                f"the runtime is not here ({error}); install crowdlearn-device[torch-free]"
+            ) from error
         try:
             self._program = core.load_buffer(pte)
             names = self._program.method_names()

@@ -1,0 +1,1 @@
+package com.facebook.jni; public abstract class HybridClassBase extends HybridData { }

@@ -1,0 +1,1 @@
+package com.facebook.jni.annotations; public @interface DoNotStrip { }

@@ -1,0 +1,1 @@
+package com.facebook.soloader.nativeloader; public interface NativeLoaderDelegate { }

@@ -1,0 +1,1 @@
+package com.facebook.soloader.nativeloader; public class SystemDelegate implements NativeLoaderDelegate { }
