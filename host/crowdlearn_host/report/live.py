@@ -133,7 +133,7 @@ def _present(run: Run, present: Now) -> str:
     if run.simulated:
         return ""
     sent = {each.device: each.sent for each in run.traffic}
-    metered = any(device.joules is not None for device in present.devices)
+    metered = bool(run.joules)
     rows = [
         (
             device.name,
@@ -142,7 +142,7 @@ def _present(run: Run, present: Now) -> str:
             device.does,
             f"{device.passes}",
             f"{sent.get(device.name, 0) / 1e6:.2f}",
-            *(("" if device.joules is None else f"{device.joules:.1f}",) if metered else ()),
+            *((f"{run.joules.get(device.name, 0.0):.3g}",) if metered else ()),
         )
         for device in present.devices
     ]
@@ -150,8 +150,8 @@ def _present(run: Run, present: Now) -> str:
         "device",
         *(["group"] if len(present.groups) > 1 else []),
         *("piece", "does", "passes as dominator", "MB sent"),
-        *(["joules"] if metered else []),
+        *(["joules, modelled"] if metered else []),
     ]
     groups = "".join(f"<p>group {group.number + 1}: {escape(group.does)}</p>" for group in present.groups)
-    note = "" if metered else '<p class="none">energy: no device of this run has a meter</p>'
+    note = "" if metered else '<p class="none">energy: no plan tells what a MAC and a byte cost here</p>'
     return f'<section class="wide"><h2>Now</h2>{groups}{table(head, rows)}{note}</section>'

@@ -10,7 +10,7 @@ from typing import Any
 @dataclass(frozen=True)
 class DeviceNow:
     """A device of the run: `piece` is the one that it holds in its `group`, if any; `passes` it made as the
-    dominator; `joules` it used, if it has a meter.
+    dominator.
     """
 
     name: str
@@ -19,7 +19,6 @@ class DeviceNow:
     piece: int | None = None
     does: str = ""
     passes: int = 0
-    joules: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,6 @@ def take(reading: _Reading, event: Mapping[str, Any]) -> None:
             reading.group(number, "done")
         case "stopped":
             reading.group(number, f"stopped: {event.get('reason', '')}")
-        case "energy":
-            reading.change(device, joules=float(event.get("joules", 0.0)))
 
 
 def _assigned(reading: _Reading, number: int, event: Mapping[str, Any]) -> None:

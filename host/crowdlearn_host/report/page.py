@@ -103,6 +103,9 @@ def sections(run: Run) -> Iterator[str]:
     if run.classes:
         told.append(("Classes, at the last evaluation", _classes(run), ""))
     if not run.simulated:
+        if run.joules:
+            joules = {device: [spent] for device, spent in run.joules.items()}
+            told.append(("Energy of each device, modelled", bars(joules, ("",), " J"), ""))
         told += [("Bytes of each device", _devices(run), ""), ("Passes as dominator", _passes(run), "")]
     told += [
         ("Recoveries and refusals", _events(troubles), ""),

@@ -12,8 +12,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.errors import RunError
+from crowdlearn_host.planner.plan import Plan
+from crowdlearn_host.runs.results.joules import joules_by_device, spent_joules
 from crowdlearn_host.runs.results.losses import by_epoch, counted
 
 MAX_BYTES = 512 << 20
@@ -81,7 +85,8 @@ class Run:
     Loss and accuracy are over samples; `bytes` holds a curve of megabytes, sent by devices, over seconds for
     each purpose, which ends in the ledger's total. `pieces` are the plan's ranges of neurons by piece and
     layer, `loads` the multiplications a sample of each piece (empty if an older version did not count them),
-    `passes` how often each device was dominator, `classes` the samples of each class and how many of them the
+    `passes` how often each device was dominator, `joules` what each spent by the plan's model (empty if the
+    plan does not tell what work costs), `classes` the samples of each class and how many of them the
     last evaluation found. `began` and `ended` are seconds since 1970, 0 if nothing tells. `left_out` counts
     the records of loss or accuracy that are not finite, which curves do without; `damaged` names the files of
     which lines could not be read.
@@ -109,6 +114,7 @@ class Run:
     loads: tuple[float, ...]
     passes: dict[str, int]
     traffic: tuple[DeviceTraffic, ...]
+    joules: dict[str, float]
     events: tuple[dict[str, Any], ...]
     left_out: int
     damaged: tuple[str, ...]
@@ -185,6 +191,7 @@ def assembled(
         loads=loads,
         passes=_passes(events),
         traffic=traffic,
+        joules=_joules(plan, events, trained, folder / "run.db"),
         events=tuple(events),
         left_out=sum(not isfinite(y) for _, y in (*loss, *accuracy)),
         damaged=tuple(damaged),
@@ -387,6 +394,17 @@ def _traffic(path: Path) -> tuple[tuple[DeviceTraffic, ...], tuple[PurposeTraffi
         tuple(DeviceTraffic(name, of["up"], of["down"]) for name, of in sorted(devices.items())),
         tuple(PurposeTraffic(name, of["up"], of["down"]) for name, of in purposes.items()),
     )
+
+
+def _joules(
+    plan: dict[str, Any], events: list[dict[str, Any]], trained: list[dict[str, Any]], ledger: Path
+) -> dict[str, float]:
+    if not plan.get("fleet") or not ledger.exists():
+        return {}
+    with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as db:
+        rows = db.execute("select device, direction, purpose, bytes from traffic").fetchall()
+    traffic = [dict(zip(("device", "direction", "purpose", "bytes"), row, strict=True)) for row in rows]
+    return joules_by_device(spent_joules(TypeAdapter(Plan).validate_python(plan), events, trained, traffic))
 
 
 def _thinned(points: list[Point]) -> tuple[Point, ...]:

@@ -14,6 +14,8 @@ from crowdlearn_host.cli.runs.report import report
 from crowdlearn_host.cli.runs.simulate import simulate
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.errors import RunError
+from crowdlearn_host.planner.plan import PiecePlan, Plan, save_plan
+from crowdlearn_host.planner.problem.fleet import DeviceClass, Fleet
 from crowdlearn_host.report.charts import bars, curves
 from crowdlearn_host.report.page import is_page, page
 from crowdlearn_host.report.run import MAX_POINTS, read_run
@@ -66,6 +68,23 @@ def test_damaged_lines_are_left_out_and_told(phones: Path, capsys: pytest.Captur
     (phones / "metrics.jsonl").write_text("nothing\n")
     with pytest.raises(RunError, match=r"no line of metrics\.jsonl can be read"):
         report(phones)
+
+
+def test_energy_is_modelled_where_the_plan_tells_what_work_costs(phones: Path) -> None:
+    assert read_run(phones).joules == {}
+    costs = {"joules_per_mac": 1e-3, "joules_per_byte_sent": 1e-6, "joules_per_byte_received": 2e-6}
+    kind = DeviceClass(name="all", devices=("phone-0", "phone-1"), samples=8, macs_per_second=1e6, **costs)
+    pieces = (PiecePlan(((0, 6), (0, 0), (0, 4)), macs=10.0), PiecePlan(((6, 6), (0, 9), (4, 4)), macs=20.0))
+    plan = Plan(pieces, fleet=Fleet.model_validate({"class": (kind,)}))
+    save_plan(plan, phones / "plan.json")
+    with RunFolder(phones, create=False) as folder:
+        folder.event("assigned", holders=["phone-0", "phone-1"], spares=[], epoch=0, dominator="phone-0")
+        folder.metric(epoch=0, boundary=6, rows=8, loss=0.25, correct=4)
+        row = {"device": "phone-1", "direction": "up", "purpose": "error", "bytes": 3_000_000, "messages": 1}
+        folder.save({}, traffic=[row])
+    run = read_run(phones)
+    assert run.joules == pytest.approx({"phone-0": 0.08, "phone-1": 0.16 + 3.0})
+    assert "Energy of each device, modelled" in page(run)
 
 
 def test_what_a_recovery_repeats_counts_once(phones: Path) -> None:
