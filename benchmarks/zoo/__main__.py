@@ -1,0 +1,178 @@
+"""Which models of the zoo train on a device, how exactly, and how fast beside PyTorch, measured:
+
+python -m benchmarks.zoo [--quick] [--models "HAR GRU,regression"] [--json FILE]
+
+Every model takes 20 steps of SGD with momentum through the device's own piece and ExecuTorch, in the loss of
+its kind, and the same in PyTorch float64; `max_error` is the largest difference of a weight over the largest
+weight of its array. Steps are timed on one core, beside PyTorch's eager steps, in the same rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from crowdlearn_device.piece.piece import Piece
+from crowdlearn_device.program.executor import ExecuTorchExecutor
+from crowdlearn_device.protocol.frames import Array
+from crowdlearn_device.protocol.schedule import Pass
+from crowdlearn_device.state.piece_state import PieceState
+from crowdlearn_export.doctor.verdict import trainable_graph
+from crowdlearn_export.errors import ExportError
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.graph.shape import array_specs
+from crowdlearn_export.graph.weights import arrays_of, state_of
+from crowdlearn_export.losses.base import Loss
+from crowdlearn_export.losses.registry import make_loss
+from crowdlearn_export.program.slice_program import SliceProgram, export_slice
+from crowdlearn_export.stages.stage import Optimizer
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from benchmarks.report import machine, write_rows
+
+from .networks import QUICK, ZOO, Kind
+
+SGD, RATE, STEPS, BATCH, ROUNDS = Optimizer(0.9), 0.01, 20, 16, 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.zoo", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(QUICK)}")
+    parser.add_argument("--models", help="comma-separated; only these")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    options = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    wanted = options.models.split(",") if options.models else QUICK if options.quick else tuple(ZOO)
+    if unknown := [name for name in wanted if name not in ZOO]:
+        parser.error(f"no model {unknown[0]!r}; there are: {', '.join(ZOO)}")
+    rows = []
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for name in wanted:
+        rows.append(row := measured(name, ZOO[name]))
+        console.print(f"{row['model']}: {row['trains']}, error {row['max_error']}", highlight=False)
+    table = Table(title=f"{STEPS} steps of SGD, batch {BATCH}, one core")
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    console.print(table, machine(), sep="\n")
+    write_rows(options.json, rows)
+
+
+def measured(name: str, kind: Kind) -> dict[str, Any]:
+    """The row of a model."""
+    torch.manual_seed(0)
+    model, loss = kind.build(), make_loss(kind.loss)
+    row: dict[str, Any] = {"model": name, "loss": kind.loss, "optimizer": "sgd, momentum 0.9", "trains": "no"}
+    row |= {"max_error": None, "step_ratio_to_eager": None, "compile_s": None, "why": ""}
+    started = time.perf_counter()
+    try:
+        graph = trainable_graph(model, torch.zeros(2, *kind.sample), name, loss, pieces=1)
+        owned = [layer.neurons for layer in graph.layers]
+        program = export_slice(graph, owned, SGD, loss, max_batch=BATCH)
+    except ExportError as error:
+        return row | {"why": str(error).partition("; supported")[0][:200]}
+    row["compile_s"] = round(time.perf_counter() - started, 1)
+    batches = [batch_of(kind, graph, loss, step) for step in range(STEPS)]
+    piece = piece_of(graph, program, model)
+    for x, y in batches:
+        step(piece, x, y)
+    exact = eager(copy.deepcopy(model).double(), loss, batches, graph)
+    row["max_error"] = float(f"{difference(graph, piece, model, exact):.1e}")
+    row["step_ratio_to_eager"] = round(ratio(piece, copy.deepcopy(model), loss, batches, graph), 2)
+    return row | {"trains": "sliced" if graph.whole is None else "whole"}
+
+
+def batch_of(kind: Kind, graph: NeuronGraph, loss: Loss, number: int) -> tuple[Array, Array]:
+    """A mini-batch: samples as float32, and targets as the loss takes them."""
+    draw = np.random.default_rng(number)
+    shape, outputs = (BATCH, *kind.sample), graph.layers[-1].neurons
+    x = draw.integers(0, kind.vocabulary, shape) if kind.vocabulary else draw.normal(size=shape)
+    spec = loss.targets(outputs)
+    if spec.are_classes:
+        return x.astype(np.float32), draw.integers(0, outputs, BATCH)
+    numbers = draw.random((BATCH, *spec.shape)) if spec.most == 1 else draw.normal(size=(BATCH, *spec.shape))
+    return x.astype(np.float32), numbers.astype(np.float32)
+
+
+def piece_of(graph: NeuronGraph, program: SliceProgram, model: nn.Module) -> Piece:
+    """A device that holds the whole network, at its start."""
+    arrays = arrays_of(graph, model.state_dict())
+    layers: dict[int, dict[str, Any]] = {}
+    for spec in array_specs(graph):
+        kept = layers.setdefault(spec.layer, {})
+        kept[f"value/{spec.name}"] = arrays[spec.name].copy()
+        if spec.trained:
+            kept[f"momentum/{spec.name}"] = np.zeros_like(arrays[spec.name])
+    neurons = tuple((0, layer.neurons) for layer in graph.layers)
+    state = PieceState(neurons, layers)
+    executor = ExecuTorchExecutor(program.pte)
+    return Piece(program.manifest, executor, [neurons], 0, state, 0, Pass(0, 1 << 30), RATE, seed=0)
+
+
+def step(piece: Piece, x: Array, y: Array) -> None:
+    """One training step, as the dominator takes it."""
+    piece.feed(piece.boundary, 0, 1, len(x), x, y)
+    while piece.ready:
+        piece.run()
+
+
+def eager(model: nn.Module, loss: Loss, batches: list[tuple[Array, Array]], graph: NeuronGraph) -> nn.Module:
+    """The model after the same steps in PyTorch, in its own precision."""
+    learning = [p for p in model.parameters() if p.requires_grad]
+    sgd = torch.optim.SGD(learning, RATE, momentum=SGD.momentum)
+    dtype = learning[0].dtype
+    for x, y in batches:
+        samples, targets = torch.from_numpy(x), torch.from_numpy(y)
+        integers = graph.whole is not None and graph.whole.integers
+        samples = samples.long() if integers else samples.to(dtype)
+        targets = targets.to(dtype) if targets.is_floating_point() else targets
+        sgd.zero_grad()
+        torch.autograd.backward(loss.reference(model(samples), targets) / len(x))
+        sgd.step()
+    return model
+
+
+def difference(graph: NeuronGraph, piece: Piece, model: nn.Module, exact: nn.Module) -> float:
+    """The largest difference of a weight, over the largest weight of its array."""
+    held = [item for arrays in piece.state().layers.values() for item in arrays.items()]
+    found = {key[6:]: value for key, value in held if key.startswith("value/")}
+    trained = state_of(graph, found, model.state_dict())
+    errors = [
+        float((trained[name] - value).abs().max()) / max(float(value.abs().max()), 1e-2)
+        for name, value in exact.state_dict().items()
+        if value.is_floating_point()
+    ]
+    return max(errors)
+
+
+def ratio(
+    piece: Piece, model: nn.Module, loss: Loss, batches: list[tuple[Array, Array]], graph: NeuronGraph
+) -> float:
+    """The time of a step of the piece over that of an eager step, medians of rounds in turn."""
+    times: tuple[list[float], list[float]] = [], []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        for x, y in batches:
+            step(piece, x, y)
+        times[0].append(time.perf_counter() - started)
+        started = time.perf_counter()
+        eager(model, loss, batches, graph)
+        times[1].append(time.perf_counter() - started)
+    return median(times[0]) / median(times[1])
+
+
+if __name__ == "__main__":
+    main()
