@@ -2,6 +2,7 @@
 
 import io
 import sys
+from string import Formatter
 
 import pytest
 from crowdlearn_host.cli import main
@@ -14,6 +15,7 @@ from crowdlearn_host.errors import FleetError
 from rich.console import Console
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202e"
+NUMBERS = {"boundary", "pieces", "epoch", "grace"}
 SAID = "low [/x] [rows, (2,)] were due :bomb:"
 
 
@@ -33,18 +35,9 @@ def test_brackets_of_a_device_are_no_markup(event: str) -> None:
 @pytest.mark.parametrize("event", sorted(progress.PROBLEMS))
 def test_escape_sequences_of_a_device_are_shown_and_not_sent(event: str) -> None:
     said = f"phone{ESCAPE}\nepoch 9"
-    shown = told(
-        event,
-        device=said,
-        reason=said,
-        why=said,
-        planned=said,
-        boundary=1,
-        pieces=1,
-        epoch=0,
-        grace=1,
-        text=said,
-    )
+    wanted = [(name, form) for _, name, form, _ in Formatter().parse(progress.PROBLEMS[event]) if name]
+    fields = {name: 1 if form or name in NUMBERS else said for name, form in wanted}
+    shown = told(event, **fields)
     assert "\x1b]0" not in shown
     assert "\x1b[2J" not in shown
     assert "\u202e" not in shown
