@@ -93,12 +93,13 @@ def measure(folder: Path, weights: int, groups: int, omega: int, theta: float) -
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a million weights, 20 groups, a window of 20")
+    parser.add_argument("--theta", type=float, nargs="+", default=[1.0, 0.5], help="shares of the weights")
     parser.add_argument("--folder", type=Path, help="where the run folder is made [default: the system's]")
     parser.add_argument("--json", type=Path, help="write the rows here as well")
     arguments = parser.parse_args(argv)
     weights, groups, omega = (1_000_000, 20, 20) if arguments.quick else (5_000_000, 100, 100)
     rows = []
-    for theta in (1.0, 0.5):
+    for theta in arguments.theta:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             rows.append(measure(Path(folder) / "run", weights, groups, omega, theta))
     table = Table("", *(f"theta = {row['theta']}" for row in rows))

@@ -196,6 +196,18 @@ async def test_bytes_may_come_in_any_pieces(messages: list[tuple[bytes, bool]], 
     stream.connection_lost(None)
 
 
+async def test_a_peer_that_floods_makes_nothing_grow():
+    stream = MessageStream(Nothing(), lambda data: None, client=False)
+    stream.pause_writing()
+    for _ in range(1000):
+        stream.data_received(Frame(Opcode.PING, b"again").serialize(mask=True))
+    assert len(stream._control) < 20
+    fragment = Frame(Opcode.CONT, b"x", fin=False).serialize(mask=True)
+    stream.data_received(Frame(Opcode.BINARY, b"x", fin=False).serialize(mask=True) + 5000 * fragment)
+    assert "fragments" in stream.close_reason
+    stream.connection_lost(None)
+
+
 @given(st.binary(max_size=200))
 async def test_noise_never_ends_in_a_traceback(noise: bytes):
     stream = MessageStream(Nothing(), lambda data: None, client=False)

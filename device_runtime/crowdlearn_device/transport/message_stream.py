@@ -37,6 +37,9 @@ UNSENT_BYTES = 16 << 10
 PING_SECONDS, PONG_SECONDS = 20.0, 60.0
 """A connection on which nothing came for so long is asked, and given up when nothing comes then."""
 
+MOST_FRAGMENTS, MOST_CONTROL, MOST_PING_BYTES = 4096, 16, 125
+"""What a peer may make this side keep: fragments of a message, control frames to be sent, bytes of a ping."""
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 FINAL, MASKED = 0x80, 0x80
 NO_KEY = bytes(4)
@@ -69,6 +72,7 @@ class MessageStream(asyncio.Protocol):
         self._due = 0
         """Bytes that the frame under way has in all."""
         self._fragments: list[bytes] = []
+        self._fragmented = 0
         self._inbox: deque[bytes] = deque()
         self._taking: asyncio.Future[None] | None = None
         self._control: deque[bytes] = deque()
@@ -218,8 +222,11 @@ class MessageStream(asyncio.Protocol):
         """Take a frame of any kind, which its first byte tells. Raises WireError if it was not due."""
         kind = first & 0x0F
         if kind == PING:
-            self._control.append(self._frame(PONG, content))
-            self._flush_soon()
+            if (
+                len(self._control) < MOST_CONTROL
+            ):  # a peer that asks on and on, and reads nothing, gets no more
+                self._control.append(self._frame(PONG, content[:MOST_PING_BYTES]))
+                self._flush_soon()
         elif kind == CLOSE:
             self.close_code = int.from_bytes(content[:2], "big") if len(content) >= 2 else NORMAL
             self.close_reason = content[2:].decode(errors="replace")
@@ -229,11 +236,12 @@ class MessageStream(asyncio.Protocol):
             raise WireError("text where a binary frame was due")
         elif kind in (BINARY, CONTINUATION) and (kind == BINARY) != bool(self._fragments):
             self._fragments.append(content)
-            if sum(map(len, self._fragments)) > MAX_FRAME:
-                raise WireError(f"message of more than {MAX_FRAME} bytes")
+            self._fragmented += len(content)
+            if self._fragmented > MAX_FRAME or len(self._fragments) > MOST_FRAGMENTS:
+                raise WireError(f"message of more than {MAX_FRAME} bytes, or {MOST_FRAGMENTS} fragments")
             if first & FINAL:
                 whole = b"".join(self._fragments)
-                self._fragments = []
+                self._fragments, self._fragmented = [], 0
                 self._take(whole)
         elif kind != PONG:
             raise WireError(f"frame of kind {first:#x} where none was due")
