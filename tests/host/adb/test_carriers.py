@@ -8,7 +8,7 @@ import pytest
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice, AppDeployment, RuntimeDeployment
 from crowdlearn_host.adb.carriers.connection import FullSendTransport, connect_blocking, parse_address
-from crowdlearn_host.adb.carriers.server import server_devices
+from crowdlearn_host.adb.carriers.server import server_devices, server_runs
 from crowdlearn_host.adb.deployment.app import HOME as APP_HOME
 from crowdlearn_host.adb.deployment.app import PACKAGE
 from crowdlearn_host.errors import FleetError
@@ -60,6 +60,8 @@ async def test_an_adb_server_carries_everything(phone: phones.PhoneInfo, tmp_pat
             await AdbDevice.connect_server("absent", port=client.port)
     finally:
         client("kill-server", device=False)
+    while server_runs(client.port):
+        pass  # it says goodbye before it is gone
     assert server_devices(client.port) == []
 
 
