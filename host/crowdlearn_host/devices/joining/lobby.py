@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import time
 from contextlib import suppress
 from typing import Any
 
-MAX_STRANGERS = 64
-MAX_OF_ADDRESS = 32
+MAX_STRANGERS = 32
+MAX_OF_ADDRESS = 24
 """Of the connections that wait, how many one host may have: it cannot fill the lobby alone."""
 BURST, A_SECOND = 256, 200
 """Connections of one host that are let in at once, and then: the rest are closed before they cost much."""
 MAX_HOSTS = 10_000
 """Hosts that are told apart."""
+COLLECTED = 16
+"""Connections that are closed before what they leave behind is collected."""
 TURNED_AWAY = 256
 """Connections that are turned away at a time, before others of the loop have their turn."""
 
@@ -25,6 +28,7 @@ class Strangers:
         self._waiting: dict[Any, socket.socket] = {}
         self._left: dict[Any, tuple[float, float]] = {}
         """By host, how many connections it may still make, and since when."""
+        self._closed = 0
 
     def turns_away(self, address: Any, now: float) -> bool:
         """Count a connection; return whether its host, `address[0]`, makes too many a second."""
@@ -47,6 +51,10 @@ class Strangers:
             self._close(next(iter(self._waiting)))
 
     def _close(self, peer: Any) -> None:
+        self._closed += 1
+        if self._closed % COLLECTED == 0:
+            # A handshake that fails leaves its buffers, 256 kB, in a circle of references.
+            gc.collect(1)
         with suppress(OSError):  # its owner, which closes it once it hears of this, may have done so
             self._waiting.pop(peer).shutdown(socket.SHUT_RDWR)
 

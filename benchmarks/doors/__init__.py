@@ -1,0 +1,1 @@
+"""Attacks on the doors of a host, a device and a virtual phone, each with its figure and its limit."""
