@@ -29,7 +29,7 @@ _PLUGS = ("ac powered", "usb powered", "wireless powered", "dock powered")
 
 @dataclass(frozen=True)
 class Gauge:
-    """What a battery's gauge tells, in SI units; None is what it does not tell.
+    """The reading of a battery's gauge, in SI units; None is what it does not tell.
 
     `amperes` is what leaves the battery, known only if nothing is plugged in; `coulombs` is the charge left.
     """
@@ -121,7 +121,7 @@ def _number(fields: Mapping[str, str], *names: str) -> float | None:
 
 
 def _volts(value: float | None) -> float:
-    """From microvolts or millivolts, whichever is a battery's."""
+    """Convert from microvolts or millivolts, whichever is a battery's."""
     for scale in (1e-6, 1e-3):
         if value is not None and LEAST_VOLTS <= value * scale <= MOST_VOLTS:
             return value * scale
@@ -129,7 +129,9 @@ def _volts(value: float | None) -> float:
 
 
 def _amperes(value: float | None, maker: str) -> float | None:
-    """From microampere or milliampere, of either sign. Raises MeterError if the unit cannot be told."""
+    """Convert from microampere or milliampere, of either sign. Raises MeterError if the unit cannot be
+    told.
+    """
     if value is None or value == 0:
         return None  # a gauge that tells nothing says 0, while a phone that answers draws something
     size = abs(value)
@@ -152,7 +154,7 @@ def _amperes(value: float | None, maker: str) -> float | None:
 
 
 def _coulombs(value: float | None) -> float | None:
-    """From microampere-hours, or milliampere-hours where the first would be next to nothing."""
+    """Convert from microampere-hours, or milliampere-hours where the first would be next to nothing."""
     if value is None or value <= 0:
         return None
     coulombs = value * 3.6e-3 if value >= 50_000 else value * 3.6

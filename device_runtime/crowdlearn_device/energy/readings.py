@@ -13,7 +13,7 @@ RESOLUTIONS = 10
 
 
 class Provenance(StrEnum):
-    """How a figure came about."""
+    """The way in which a figure came about."""
 
     MEASURED = "measured"
     """By a sensor of the device."""
@@ -24,7 +24,7 @@ class Provenance(StrEnum):
 
 
 class Covers(StrEnum):
-    """What a meter's energy is spent on."""
+    """The part of a device whose energy a meter counts."""
 
     PHONE = "whole phone"
     RAIL = "rail"
@@ -51,7 +51,9 @@ class Reading:
 
 @dataclass(frozen=True)
 class Power:
-    """What a meter without a counter tells: the watts drawn at a moment, on the same terms as a Reading."""
+    """The reading of a meter without a counter: the watts drawn at a moment, on the same terms as a
+    Reading.
+    """
 
     watts: float
     seconds: float

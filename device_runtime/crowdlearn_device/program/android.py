@@ -41,7 +41,7 @@ class AndroidExecutor:
         self._held: dict[int, tuple[Array, int]] = {}
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
-        """Outputs of `method`, copies in any case. Raises ProgramError if it is refused."""
+        """Outputs of `method`, copies of [rows, ...] in any case. Raises ProgramError if it is refused."""
         if method not in self._methods:
             raise ProgramError(f"method {method} is not in the program; export and push it again")
         try:
@@ -58,7 +58,7 @@ class AndroidExecutor:
         return outputs
 
     def hold(self, arrays: Iterable[Array]) -> None:
-        """Give these arrays a buffer in Java, in place of those that had one before."""
+        """Give these arrays [...] a buffer in Java, in place of those that had one before."""
         self._held = {}
         self._runner.keep(0)
         self._held = {id(array): (array, self._new(array)) for array in arrays}

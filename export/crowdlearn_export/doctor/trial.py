@@ -31,7 +31,10 @@ class Trial:
 
 @quietly()
 def make_trial(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> Trial:
-    """Compile the training step that `diagnose` looks at. Raises ExportError if there is none."""
+    """Compile the training step that `diagnose` looks at. Raises ExportError if there is none.
+
+    Inputs are float32 [B, ...].
+    """
     inputs = as_samples(inputs, sample_dtype(model, inputs.shape[1:]))
     _, outputs = module_reports(model, inputs)
     model = copied(model)

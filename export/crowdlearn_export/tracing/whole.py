@@ -75,7 +75,10 @@ def sample_dtype(model: nn.Module, sample: Sequence[int]) -> torch.dtype:
 
 
 def as_samples(numbers: Tensor, dtype: torch.dtype) -> Tensor:
-    """Random numbers as samples of this dtype: whole ones are 0 or 1, which every embedding knows."""
+    """Random numbers as samples of this dtype: whole ones are 0 or 1, which every embedding knows.
+
+    They are of the shape [...] of the sample.
+    """
     return numbers if dtype.is_floating_point else (numbers > 0).to(dtype)
 
 
@@ -114,7 +117,7 @@ def _arrays(model: nn.Module, x: Tensor) -> list[Array]:
 
 
 def _key(whole: Whole, x: Tensor) -> str:
-    """What the model computes, in training and in evaluation, as a hash."""
+    """Return what the model computes, in training and in evaluation, as a hash."""
     state = [whole.model.state_dict()[each.name].detach() for each in whole.arrays]
     ones = [torch.ones(len(x), *drop.shape) for drop in whole.drops]
     text = hashlib.sha256(repr((whole.arrays, whole.drops, whole.integers)).encode())

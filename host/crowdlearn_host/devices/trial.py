@@ -40,7 +40,7 @@ class PhoneTrial:
 
     @property
     def agrees(self) -> bool:
-        """Whether the phone computes what this computer does."""
+        """The comparison of a phone's results with this computer's."""
         return self.error <= ALLOWED
 
 

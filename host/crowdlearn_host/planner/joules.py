@@ -22,7 +22,9 @@ def epoch_joules(
     counts: Sequence[Counts],
     groups: Sequence[GroupPlan],
 ) -> tuple[DeviceJoules, ...]:
-    """What each device spends whose class tells joules per MAC and byte; modelled, from these constants."""
+    """The energy that each device spends whose class tells joules per MAC and byte; modelled, from
+    these constants.
+    """
     kinds = {name: kind for kind in fleet.classes for name in kind.names}
     macs: defaultdict[str, float] = defaultdict(float)
     sent: defaultdict[str, float] = defaultdict(float)

@@ -21,7 +21,7 @@ class PrivacySection(Section):
 
 
 class RunPrivacySection(PrivacySection):
-    """What the devices of a run on phones may learn of each other, beside `sums` and `first_layer`.
+    """The settings of what devices of a run may learn of each other, beside `sums` and `first_layer`.
 
     `order` says where the order in which a dominator feeds its samples, and the rounding of its messages,
     come from. It is a "secret" of the device; or the run's "seed", which everybody knows and which repeats a

@@ -137,7 +137,7 @@ class CheckpointSection(Section):
 
 
 class MetricsSection(Section):
-    """Where Prometheus may ask what the host does: HOST:PORT, path /metrics."""
+    """Return where Prometheus may ask what the host does: HOST:PORT, path /metrics."""
 
     listen: str | None = Field(None, pattern=r"^.*:[0-9]{1,5}$")
 
@@ -200,7 +200,7 @@ class RunSpec(Section):
 
     @property
     def secret_order(self) -> bool:
-        """Whether dominators draw the order of their samples from a secret."""
+        """True if dominators draw the order of their samples from a secret."""
         order = self.privacy.order
         return order == "secret" or (order == "auto" and self.device_data is not None)
 

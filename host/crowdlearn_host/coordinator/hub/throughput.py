@@ -24,7 +24,7 @@ class Throughput:
         self._first_rows = self._exchanged = 0
 
     def logged(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """What is written down of a mini-batch: the totals now and then, and at the end of a pass. A long
+        """The record of a mini-batch: the totals now and then, and at the end of a pass. A long
         run's log is a third as long.
         """
         now = time.monotonic()

@@ -35,7 +35,7 @@ Generated = Callable[[], bytes]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a path ends: `name` in the open folder `folder`; `normal` is the phone's path of it."""
+    """The end of a path: `name` in the open folder `folder`; `normal` is the phone's path of it."""
 
     folder: int
     name: str

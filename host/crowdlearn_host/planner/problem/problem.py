@@ -226,8 +226,8 @@ def uplink(problem: Problem, counts: Sequence[Counts], piece: int) -> float:
 
 
 def downlink(problem: Problem, counts: Sequence[Counts], piece: int) -> float:
-    """What one piece receives per sample: sums for its neurons from other sources, and the errors that answer
-    its own sums.
+    """Return what one piece receives per sample: sums for its neurons from other sources, and the
+    errors that answer its own sums.
     """
     mine, total = counts[piece], 0.0
     for link in problem.links:

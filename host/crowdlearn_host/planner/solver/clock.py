@@ -11,7 +11,7 @@ PATIENCE = 4.0
 
 @dataclass(frozen=True)
 class Deadline:
-    """When so many processor seconds of this process are used, or PATIENCE times as many have passed.
+    """The moment when so many processor seconds are used, or PATIENCE times as many have passed.
 
     `processor` is on the clock of time.process_time(), `wall` on that of time.monotonic().
     """

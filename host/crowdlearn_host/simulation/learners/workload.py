@@ -45,7 +45,10 @@ class Workload:
     integers: bool = False
 
     def samples_of(self, inputs: Floats) -> Tensor:
-        """Samples as the model takes them: whole numbers, if it takes no others."""
+        """Samples as the model takes them: whole numbers, if it takes no others.
+
+        Samples are float32 [N, ...].
+        """
         samples = torch.from_numpy(inputs)
         return samples.long() if self.integers else samples
 
