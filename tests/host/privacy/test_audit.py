@@ -155,6 +155,13 @@ def test_the_command_audits_a_plan(prepared: Prepared, tmp_path: Path) -> None:
     assert "data:image/png" in html.read_text()
 
 
+def test_an_attacker_with_few_samples_of_its_own_is_audited_too(prepared: Prepared) -> None:
+    few = rehearsed_case(prepared, samples=200, own=80, epochs=1)
+    found = list(Auditor(few, quick=True).findings())
+    found += findings_on_shares(few, build_model(MODEL, 0), batch=512, quick=True, first_layer=True)
+    assert all(finding.auc is None or 0 <= finding.auc <= 1 for finding in found)
+
+
 def test_a_plan_without_its_model_and_a_network_on_one_device_are_refused(
     prepared: Prepared, tmp_path: Path
 ) -> None:

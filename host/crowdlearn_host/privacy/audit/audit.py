@@ -231,7 +231,7 @@ class Auditor:
         )
         if edge.kind != "dense" or moves.shape[0] != inputs.shape[1]:
             return self._finding(role, f"membership, weights of {span}: not of a dense first layer")
-        others = self._own[: len(inputs)]
+        others = self._own[: min(len(inputs), len(self._own) // 2)]  # the rest whitens
         found = membership.scores(moves.T, np.concatenate([inputs, others]), self._own[len(others) :])
         value = auc(found[: len(inputs)], found[len(inputs) :])
         return self._finding(role, f"membership, weights of {span}", auc=value)
