@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_host.coordinator.group.pace import DEADLINE, LONG, Pace
 from crowdlearn_host.coordinator.group.settings import Cut
+from crowdlearn_host.coordinator.group.timing.pace import DEADLINE, LONG, Pace
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.spec.run_spec import load_config
 

@@ -12,13 +12,13 @@ from dataclasses import replace
 
 from crowdlearn_device.protocol import wire_pb2 as pb
 
-from .deadlines import Watch
 from .decisions import Course
 from .effects import Commit, Drop, Merge, Save, SendGlobal, SendPatch, SendSnapshot
 from .restore_points import Device
 from .rounds import after_sharing, next_round
 from .seating import led
 from .settings import Settings
+from .timing.deadlines import Watch
 
 MAX_FAULTS = 8
 MAX_FAULTS_OF_DEVICE = 4

@@ -19,10 +19,10 @@ from crowdlearn_host.errors import RunError
 from .attendance import Attendance
 from .effects import Effect, Forget, Record, Save, Send
 from .forming import Forming
-from .pace import Pace
 from .restore_points import Device, Point, Schedule, point_of, providers
 from .rounds import is_fresh
 from .settings import Layout, Settings
+from .timing.pace import Pace
 
 Phase = Literal["gathering", "forming", "running", "sharing", "paused", "done", "stopped"]
 

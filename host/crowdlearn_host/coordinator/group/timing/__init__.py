@@ -1,0 +1,1 @@
+"""Times in a group, learned from the run, and what exceeds them."""
