@@ -25,10 +25,10 @@ from .afford import affording
 from .balanced import balanced
 from .baselines import Baseline, absent, baselines
 from .infeasibility import explain
-from .joules import epoch_joules
 from .plan import BudgetUse, Certificate, PiecePlan, Plan, plan_from_counts
 from .rotation import rotate
-from .traffic import epoch_traffic
+from .spending.joules import epoch_joules
+from .spending.traffic import epoch_traffic
 
 IMBALANCE = 1.03
 """Of slices, in the paper."""

@@ -6,12 +6,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 
+from crowdlearn_host.planner.plan import DeviceJoules, GroupPlan
 from crowdlearn_host.planner.problem.costs import Costs, Training, sharing_bytes
 from crowdlearn_host.planner.problem.fleet import Fleet
 from crowdlearn_host.planner.problem.problem import Counts, Problem, downlink, uplink
-
-from .plan import DeviceJoules, GroupPlan
-from .traffic import moved_bytes
+from crowdlearn_host.planner.spending.traffic import moved_bytes
 
 
 def epoch_joules(

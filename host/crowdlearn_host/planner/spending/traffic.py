@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from crowdlearn_host.planner.plan import GroupPlan, Traffic, Turn
 from crowdlearn_host.planner.problem.costs import Costs, Training, sharing_bytes
 from crowdlearn_host.planner.problem.epoch import sharings, snapshot_heirs, snapshots
 from crowdlearn_host.planner.problem.fleet import Fleet
 from crowdlearn_host.planner.problem.problem import Counts, Problem, traffic
-
-from .plan import GroupPlan, Traffic, Turn
 
 
 def epoch_traffic(

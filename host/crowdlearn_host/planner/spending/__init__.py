@@ -1,0 +1,1 @@
+"""The spending of a plan: bytes and joules."""
