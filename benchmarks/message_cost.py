@@ -1,9 +1,9 @@
 """What a sample and a message cost in CPU time: MNIST's MLP in 5 pieces over virtual phones and adb.
 
 Each way trains the same run of its own, in turns: in micro-batches of 16 samples, and as they are cut if
-nobody says how. Told is the CPU time of the host's process, of the device runtimes and of all processes,
-from the first mini-batch to the last, by sample and by message between devices. The samples are noise in the
-form of MNIST's.
+nobody says how. Told is the CPU time of the host's process, of the virtual phones with the device runtimes
+on them, and of all, from the first mini-batch to the last, by sample and by message between devices. The
+samples are noise in the form of MNIST's.
 """
 
 from __future__ import annotations
@@ -77,15 +77,13 @@ class Spent:
                 if process.environ().get("CROWDLEARN_HOME") == self._home:
                     times = process.cpu_times()
                     self._of[process.pid] = self._kind(process), times.user + times.system
-        totals = {"host": 0.0, "devices": 0.0, "phones": 0.0}
+        totals = {"host": 0.0, "phones": 0.0}
         for kind, seconds in self._of.values():
             totals[kind] += seconds
         return totals
 
     def _kind(self, process: psutil.Process) -> str:
-        if process.pid == self._host:
-            return "host"
-        return "devices" if "crowdlearn-device" in " ".join(process.cmdline()) else "phones"
+        return "host" if process.pid == self._host else "phones"
 
 
 def measure(folder: Path, data: Path, micro: int | None, mini_batches: int) -> dict[str, Any]:
@@ -117,7 +115,6 @@ def measure(folder: Path, data: Path, micro: int | None, mini_batches: int) -> d
     return {
         "cpu_us_per_sample": 1e6 * sum(cpu.values()) / samples,
         "host_us_per_message": 1e6 * cpu["host"] / messages,
-        "device_us_per_message": 1e6 * cpu["devices"] / messages,
         "phone_us_per_message": 1e6 * cpu["phones"] / messages,
         "messages_per_mini_batch": messages * BATCH / samples,
     }
