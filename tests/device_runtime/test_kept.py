@@ -13,6 +13,7 @@ import pytest
 from crowdlearn_device.cli import main
 from crowdlearn_device.data.dataset import load_samples
 from crowdlearn_device.errors import DataError, ProgramError, StateError
+from crowdlearn_device.prediction import model_folder
 from crowdlearn_device.prediction.model_folder import WEIGHTS, KeptModel, keep_model
 from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
 from crowdlearn_device.protocol.frames import Array
@@ -98,8 +99,21 @@ def kept(folder: Path) -> Path:
 def test_a_newer_model_replaces_the_older(tmp_path):
     (kept(tmp_path / "run") / "left over").touch()
     kept(tmp_path / "run")
-    assert {path.suffix for path in (tmp_path / "run").iterdir()} == {".json", ".pte", ".state"}
+    assert {path.suffix for path in (tmp_path / "run").iterdir()} == {".json", ".pte", ".state", ".id"}
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_model_of_another_run_of_the_name_is_not_lost_and_old_ones_are_few(tmp_path):
+    for number in range(model_folder.MAX_KEPT + 3):
+        keep_model(tmp_path / "run", {}, WHOLE, f"{number:08x}ff")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == model_folder.MAX_KEPT
+    assert names[0] == "run"
+    assert (tmp_path / "run" / "run.id").read_text() == f"{model_folder.MAX_KEPT + 2:08x}ff"
+    assert f"run-{model_folder.MAX_KEPT + 1:08x}" in names
+    (tmp_path / "linked").symlink_to(tmp_path)
+    with pytest.raises(StateError, match="is a link"):
+        keep_model(tmp_path / "linked" / "run", {}, WHOLE, "id")
 
 
 @pytest.mark.parametrize("kind", ["json", "pte", "state"])

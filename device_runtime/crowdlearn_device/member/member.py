@@ -209,7 +209,8 @@ class Member:
 
     def keep(self, sha256: str, weights: PieceState) -> None:
         """Write the group's model to HOME/models/RUN."""
-        keep_model(self._home / "models" / self._run_name, self.programs.files(sha256), weights)
+        folder, run = self._home / "models" / self._run_name, self.run.rpartition("/")[2]
+        keep_model(folder, self.programs.files(sha256), weights, run)
 
     def data(self) -> Dataset:
         if self._data is None:

@@ -19,22 +19,47 @@ from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.protocol.targets import TargetSpec
 from crowdlearn_device.state.piece_state import MAX_HEADER, PieceState
 
-WEIGHTS = "weights.state"
+WEIGHTS, RUN = "weights.state", "run.id"
+MAX_KEPT = 8
+"""Models of one name."""
 
 
-def keep_model(folder: Path, programs: Mapping[str, bytes], weights: PieceState) -> None:
-    """Write the model, in place of an older one: the program's files by name, and all weights."""
+def keep_model(folder: Path, programs: Mapping[str, bytes], weights: PieceState, run: str = "") -> None:
+    """Write the model, in place of an older one: the program's files by name, and all weights.
+
+    A model of another `run` (its id) of this name, perhaps another host's, is not lost: its name gets that id
+    at its end. The newest MAX_KEPT of a name stay. Raises StateError if the folder of models is a link.
+    """
+    if folder.parent.is_symlink():
+        raise StateError(f"{folder.parent} is a link; remove it on the device, or give another home")
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     blocks = {**{name: (content,) for name, content in programs.items()}, WEIGHTS: weights.blocks()}
-    for name, content in blocks.items():
+    for name, content in {**blocks, RUN: (run.encode(),)}.items():
         with (partial / name).open("wb") as file:
             file.writelines(content)
             file.flush()
             os.fsync(file.fileno())
+    other = _run_of(folder)
+    if other and other != run:
+        older = folder.with_name(f"{folder.name}-{other[:8]}")
+        shutil.rmtree(older, ignore_errors=True)
+        os.replace(folder, older)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
+    others = [path for path in folder.parent.iterdir() if path.name == f"{folder.name}-{_run_of(path)[:8]}"]
+    for old in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[MAX_KEPT - 1 :]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _run_of(folder: Path) -> str:
+    """Return the id of the run that a kept model is of; "" if nothing tells."""
+    try:
+        found = (folder / RUN).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return found if found.isalnum() and len(found) <= 64 else ""
 
 
 class KeptModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -10,9 +11,20 @@ def default_home() -> Path:
     """The folder for state: virtual phones, the host's certificate, enrolled devices.
 
     CROWDLEARN_HOME if it is set, else ~/.crowdlearn if it exists, else crowdlearn in XDG_STATE_HOME
-    (~/.local/state).
+    (~/.local/state). It is made if it is missing, and its user's alone: keys and tokens lie in it.
     """
-    return _one_for_all() or _xdg("XDG_STATE_HOME", ".local/state")
+    home = _one_for_all() or _xdg("XDG_STATE_HOME", ".local/state")
+    with suppress(OSError):  # whoever writes to it is told
+        make_private(home)
+    return home
+
+
+def make_private(folder: Path) -> None:
+    """Have a folder that its user alone can look into: made if it is missing, else closed to others."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid == os.geteuid() and found.st_mode & 0o077:
+        folder.chmod(found.st_mode & 0o700)
 
 
 def cache_home() -> Path:

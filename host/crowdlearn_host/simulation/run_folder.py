@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 
 from crowdlearn_host.common.files import DAMAGED_ARCHIVE, LOCK, locked
+from crowdlearn_host.common.home import make_private
 from crowdlearn_host.errors import RunError
 from crowdlearn_host.methods.index_space import unflatten
 from crowdlearn_host.methods.slicenet.window import Window
@@ -52,7 +53,7 @@ class RunFolder:
         self.folder = Path(folder)
         self.config = simulation.config
         self._config_folder = simulation.folder.resolve()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private(self.folder)
         if (self.folder / "run.db").exists():
             raise RunError(f"{folder} is a run of phones; choose another --run folder")
         kept = self.folder / "config.toml"

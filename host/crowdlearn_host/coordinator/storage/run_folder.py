@@ -30,6 +30,7 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.security.known_peers import RUN_ID_BYTES
 
 from crowdlearn_host.common.files import appending, locked
+from crowdlearn_host.common.home import make_private
 from crowdlearn_host.errors import RunError
 from crowdlearn_host.methods.slicenet.journal import Journal, Mark
 
@@ -63,7 +64,8 @@ class RunFolder:
         """
         if not create and not (path / "run.db").exists():
             raise RunError(f"{path} holds no run; look at the folder's name")
-        (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        make_private(path)
+        (path / "checkpoints").mkdir(exist_ok=True)
         self.path = path
         self._lock = locked(path)
         self._turn = RLock()
