@@ -1,8 +1,8 @@
 """Deep networks of every day, cut into pieces, train over virtual phones as PyTorch trains them.
 
-Their ReLUs are SiLUs here. At a kink a rounding error takes the other side, and in twenty layers that is no
-rounding error any more: after the twelve mini-batches of this test, PyTorch in float32 is 24 % off PyTorch in
-float64.
+Their ReLUs are SiLUs here, and the learning rate is small. At a kink a rounding error takes the other side,
+and in twenty layers that is no rounding error any more: after the twelve mini-batches of this test at a rate
+of 0.01, PyTorch in float32 is 24 % off PyTorch in float64.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from .unsliced import unsliced
 
 pytestmark = pytest.mark.system
 PHONES, CLASSES, PIXELS = 3, 10, 16
+SMALL = 1e-2
+"""Weights that are smaller are compared as if they were so large."""
 SMOOTH = """
 from benchmarks.models import {network}
 from torch import nn
@@ -69,7 +71,7 @@ def test_a_deep_network_trains_like_the_whole(
             "epochs": 2,
             "batch": 16,
             "micro_batch": 16,
-            "learning_rate": 0.01,
+            "learning_rate": 1e-3,
             "momentum": 0.9,
             "wire": "float32",
             "kernels": "by_size",
@@ -82,5 +84,7 @@ def test_a_deep_network_trains_like_the_whole(
     state = load_model_state(run)
     for name, value in expected.items():
         if not name.endswith("num_batches_tracked"):
-            difference = float((state[name] - value).abs().max() / value.abs().max())
+            # A bias before another batch norm has no gradient, and is rounding errors altogether.
+            scale = max(float(value.abs().max()), SMALL)
+            difference = float((state[name] - value).abs().max()) / scale
             assert difference <= 1e-4, f"{name} differs by {difference:.1e}"
