@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def start(folder: Path, *arguments: str, cwd: str = ".") -> subprocess.Popen[str
 def wait_for_epoch(process: subprocess.Popen[str], number: int) -> None:
     assert process.stdout is not None
     for line in process.stdout:
-        if line.startswith(f"epoch {number}:"):
+        if re.match(rf"(\[[\d:]+\] )?epoch {number}:", line):
             return
     raise AssertionError(process.communicate())
 

@@ -96,7 +96,8 @@ def log_error(error: BaseException, told: str) -> None:
         error,
         error.__traceback__,
     )
-    if logging.getLogger().handlers:
+    # A library that logs for itself adds a handler that would tell the error a second time.
+    if any(isinstance(handler.formatter, _OneLine) for handler in logging.getLogger().handlers):
         log.error(told, exc_info=trace)
 
 
