@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from crowdlearn_device.platform.files import write_atomically
@@ -21,8 +21,9 @@ from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.models.names import check_name, stated_shape
 from crowdlearn_host.planner.problem.fleet import load_fleet
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
+from crowdlearn_host.runs.data import load_split, sample_shape
 from crowdlearn_host.spec.loss import LossKind
-from crowdlearn_host.spec.run_spec import SharingSection, TrainingSection, micro_rows
+from crowdlearn_host.spec.run_spec import RunSpec, SharingSection, TrainingSection, micro_rows
 
 if TYPE_CHECKING:
     from crowdlearn_export.graph.memory_curves import Footprint
@@ -57,7 +58,11 @@ class Rotate(StrEnum):
 
 
 def plan(
-    model: Annotated[str, typer.Argument(help="paper-mlp, paper-cnn, mlp:784-100-10 or file.py:function.")],
+    context: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(help="paper-mlp, mlp:784-100-10, file.py:function, or a run's description (.toml)."),
+    ],
     fleet: Annotated[Path, typer.Option(help="The fleet (TOML).")],
     shape: Annotated[str, typer.Option(help="Shape of one sample, as in 3x32x32.", show_default=False)] = "",
     group_size: Annotated[
@@ -91,9 +96,30 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Divide MODEL among the devices of a fleet so that least is relayed, with a proof of how good that
-    is."""
+    is. Of the description of a run, what it says holds where no option is given."""
+    sample: tuple[int, ...] = ()
+    if model.endswith(".toml"):
+        spec = RunSpec.load(model)
+
+        def unless_given(name: str, option: Any, described: Any) -> Any:
+            source = context.get_parameter_source(name)
+            return option if source is not None and source.name == "COMMANDLINE" else described
+
+        training_of, sharing_of = spec.training, spec.sharing
+        model = spec.model
+        sample = () if shape else sample_shape(spec, load_split(spec.data, "test") if spec.data else None)
+        batch = unless_given("batch", batch, training_of.batch)
+        micro_batch = unless_given("micro_batch", micro_batch, training_of.micro_batch or 0)
+        staleness = unless_given("staleness", staleness, training_of.staleness)
+        momentum = unless_given("momentum", momentum, training_of.momentum > 0)
+        wire = unless_given("wire", wire, Wire(training_of.wire))
+        rotation = unless_given("rotation", rotation, Rotate(spec.group.rotation or DEFAULT_ROTATION))
+        theta = unless_given("theta", theta, sharing_of.theta)
+        values = unless_given("values", values, Wire(sharing_of.values))
+        snapshot_every = unless_given("snapshot_every", snapshot_every, training_of.snapshot_every)
+        loss = unless_given("loss", loss, training_of.loss.kind)
     check_name(model)
-    sample, devices = stated_shape(model, shape), load_fleet(fleet)
+    sample, devices = sample or stated_shape(model, shape), load_fleet(fleet)
     from crowdlearn_host.planner.drawing import draw_plan, is_drawing
     from crowdlearn_host.planner.plan import is_plan, plan_json, save_plan
 
