@@ -13,6 +13,8 @@ from .distributions import FOLDERS, ROOT, declared, imported, normal, project
 READ_BY_OTHERS = {
     "onnxscript": "torch.onnx writes with it",
     "ruamel-yaml-clib": "executorch reads its list of operators with it",
+    "tensorboardx": "crowdlearn.listeners writes with it, if asked",
+    "mlflow-skinny": "crowdlearn.listeners writes with it, if asked",
     "atheris": "benchmarks/fuzz runs with it",
 }
 """Distributions that our own code does not import, and why they are required."""

@@ -329,7 +329,9 @@ def device_files(prepared: Prepared, devices: int) -> list[dict[str, bytes]]:
 
 def dealt(prepared: Prepared, devices: int) -> int:
     """Return how many samples are dealt out to so many devices."""
-    return 0 if prepared.train is None else sum(_dealt(prepared.plan, len(prepared.train), devices))
+    if prepared.train is None or devices == 0:
+        return 0
+    return sum(_dealt(prepared.plan, len(prepared.train), devices))
 
 
 def _dealt(plan: Plan, samples: int, devices: int) -> list[int]:

@@ -108,7 +108,7 @@ def write(folder: Path, *, samples: int, classes: int = 3) -> None:
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[phones.PhoneInfo]]:
-    with phones.running(2, tmp_path_factory.mktemp("phones")) as infos:
+    with phones.running(2, tmp_path_factory.mktemp("phones"), auto_accept=True) as infos:
         yield infos
 
 
