@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.cli import build
 from crowdlearn_host.errors import ConfigError
@@ -72,13 +73,18 @@ def test_fewer_hidden_neurons_than_followers_print_nothing_but_json(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([MODEL, "--shape", "3x32"], "--shape"),
+        ([MODEL, "--shape", "3x0"], "--shape"),
         ([MODEL, "--shape", "a"], "--shape"),
     ],
 )
 def test_a_wrong_shape_is_named(fleet_file: Path, arguments: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         run(*arguments, "--fleet", fleet_file)
+
+
+def test_a_shape_that_slices_do_not_take_is_named(fleet_file: Path) -> None:
+    with pytest.raises(UnsupportedModule, match=r"\(3, 32\) cannot be sliced"):
+        run(MODEL, "--shape", "3x32", "--fleet", fleet_file)
 
 
 def test_a_wrong_fleet_is_told_in_the_file_s_words(tmp_path: Path) -> None:
