@@ -28,7 +28,8 @@ def compare(name: str, wire: str, folder: Path, cache: Path, micro_batch: int = 
     case = {**CASES, **LARGE}[name]
     graph = neuron_graph(case.build(), torch.zeros(2, *case.shape), name)
     counts = case.counts(graph)
-    training = Training(BATCH, micro_batch, momentum=True, wire=wire_format(wire))
+    # A group that shares all of its weights, as the one that is measured.
+    training = Training(BATCH, micro_batch, momentum=True, theta=1.0, wire=wire_format(wire))
     region = loss_region(graph, counts[0])
     regions = (region,) if region < len(graph.layers) - 1 else ()
     known = footprint(graph, micro_batch, cache / "footprints", regions=regions)
