@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+from crowdlearn_device.protocol.frames import encode_frame
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -72,7 +73,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         frame = self.crowd.next_frame(connection)
         if frame.HasField("envelope"):
             frame.envelope.sealed = frame.envelope.sealed[:-1] + bytes([frame.envelope.sealed[-1] ^ 1])
-            connection.down[0] = frame.SerializeToString()
+            connection.down[0] = encode_frame(frame)
 
     @invariant()
     def never_stopped(self) -> None:
