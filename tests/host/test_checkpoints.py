@@ -15,9 +15,9 @@ from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.devices.joining.certificate import certificate
 from crowdlearn_host.devices.joining.enrolment import Enrolment
-from crowdlearn_host.runs import checkpoints
 from crowdlearn_host.runs.data import load_split, to_npz
 from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.runs.results import checkpoints
 from crowdlearn_host.runs.results.evaluation import Evaluation, evaluate
 from crowdlearn_host.runs.train import train
 from crowdlearn_host.spec.run_spec import RunSpec

@@ -62,6 +62,7 @@ async def train_tampered(folder: Path, tamper: Tamper | None) -> tuple[Tampering
                 "wire": "float32",
                 "kernels": "by_size",
             },
+            "privacy": {"heirs": "all"},  # there is no spare
         }
     )
 
