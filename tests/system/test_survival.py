@@ -175,7 +175,7 @@ def test_a_phone_whose_battery_runs_low_leaves_to_the_others(
             phones.drain(crowd[1].name, 10, home)
 
     try:
-        run_in(tmp_path / "run", crowd, on_event, epochs=3)
+        run_in(tmp_path / "run", crowd, on_event, epochs=30)
     finally:
         phones.drain(crowd[1].name, 80, home)
     leaving = [fields for event, fields in seen if event == "leaving"]
