@@ -20,8 +20,8 @@ class Event:
     them.
 
     The most frequent are "progress" (a mini-batch: group, epoch, boundary, rows, loss, bytes), "evaluated"
-    (an epoch: test_loss, test_accuracy, training_loss) and "left" (device, reason). docs/reference.md lists
-    all.
+    (an epoch: test_loss, test_accuracy, training_loss) and "left" (device, reason). The how-to on
+    reading a run folder tells more.
     """
 
     name: str

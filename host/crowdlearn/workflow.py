@@ -13,8 +13,10 @@ from .training import Listener, Training
 
 if TYPE_CHECKING:
     from crowdlearn_export.doctor.doctor import Diagnosis
+    from crowdlearn_host.coordinator.hub.server import OnEvent
     from crowdlearn_host.planner.plan import Plan
     from crowdlearn_host.planner.problem.fleet import Fleet
+    from crowdlearn_host.runs.interrupt import Interrupt
     from crowdlearn_host.runs.results.evaluation import Evaluation
     from torch import nn
 
@@ -136,21 +138,17 @@ def simulate(
     from crowdlearn_host.spec.simulated import simulation_of
 
     path = Path(run) if run is not None else Path("runs") / f"{spec.name}-simulated"
-    training = Training(
-        lambda on_event, interrupt: _simulated(
-            simulate_run(simulation_of(spec), path, on_event, interrupt, processes=processes), path
-        ),
-        listeners,
-    )
+
+    def simulated(on_event: OnEvent, interrupt: Interrupt) -> Run:
+        simulate_run(simulation_of(spec), path, on_event, interrupt, processes=processes)
+        return Run(path)
+
+    training = Training(simulated, listeners)
     try:
         return training.result()
     except KeyboardInterrupt:
         with training:
             raise
-
-
-def _simulated(_: object, path: Path) -> Run:
-    return Run(path)
 
 
 def evaluate(run: Run | str | Path, data: str | Path | None = None) -> Evaluation:

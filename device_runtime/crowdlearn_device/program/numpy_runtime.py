@@ -1,7 +1,7 @@
 """The executor for devices without torch: ExecuTorch's own runtime behind NumPy arrays.
 
 The library is one person's project (executorch-numpy-runtime, ExecuTorch 1.3.1 inside). It is used through
-this file alone, pinned where bundles are made, and compared bit for bit with ExecuTorch's own bindings.
+this file alone, pinned where bundles are made, and compared to 1e-5 with ExecuTorch's own bindings.
 """
 
 from __future__ import annotations
