@@ -15,6 +15,10 @@ from .test_strange_frames import envelope, hosted, next_envelope
 LINE = re.compile(r'crowdlearn_[a-z_]+(\{[a-z_]+="[a-z]+"(,[a-z_]+="[a-z]+")*\})? \d+')
 
 
+def names(body: str) -> list[str]:
+    return [line if line.startswith("#") else line.rsplit(" ", 1)[0] for line in body.splitlines()]
+
+
 async def asked(port: int, request: bytes) -> tuple[bytes, str]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
@@ -36,7 +40,7 @@ async def test_a_host_tells_its_devices_groups_and_bytes(tmp_path: Path) -> None
         assert 'crowdlearn_groups{phase="forming"} 2' in lines
         told = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         assert int(told['crowdlearn_bytes_total{direction="up",purpose="control"}']) > 1000
-        assert body == exposition(host.server)
+        assert names(body) == names(exposition(host.server))  # bytes grow meanwhile
 
 
 @pytest.mark.parametrize(
