@@ -173,7 +173,11 @@ class LightDevice:
         if assign.piece == 0:
             self.trained[self._step] = self.trained.get(self._step, 0) + 1
             told = pb.Progress(
-                generation=assign.generation, boundary=self._step, rows=1, loss=1.0, pass_done=over
+                generation=assign.generation,
+                boundary=self._step,
+                rows=1,
+                pass_done=over,
+                metrics=pb.Metrics(rows=1, loss=1.0),
             )
             self._say(progress=told)
         if over:

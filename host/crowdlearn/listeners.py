@@ -21,7 +21,7 @@ class Curves:
     def __call__(self, event: Event) -> None:
         """Take an event of the run."""
         fields = event.fields
-        if event.name == "progress":
+        if event.name == "progress" and "loss" in fields:
             self.write("loss", float(fields["loss"]), int(fields["boundary"]))
         elif event.name == "evaluated":
             told = ("training_loss", "test_loss", "test_accuracy", "samples_per_second")

@@ -7,12 +7,15 @@ disk the device is Ready. Go starts the work (piece_pass.py).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import StateError, WireError
+from crowdlearn_device.privacy.mechanisms.base import Place
+from crowdlearn_device.privacy.mechanisms.outgoing import outgoing_of
 from crowdlearn_device.privacy.tap import Tap
 from crowdlearn_device.program.executor import Executor, Programs
 from crowdlearn_device.program.manifest import Manifest
@@ -21,12 +24,13 @@ from crowdlearn_device.protocol.frames import decode_message
 from crowdlearn_device.security.envelope import Channel, Identity
 from crowdlearn_device.security.snapshot import SnapshotOpener, seal_snapshot
 from crowdlearn_device.sharing.selection import apply_patch, shared_updates, weights_of
+from crowdlearn_device.sharing.update import Update, encode_update
 from crowdlearn_device.sharing.update_values import ValueType
 from crowdlearn_device.state.on_disk import StateStore, StoredState
 from crowdlearn_device.state.piece_state import Neurons, PartialState, PieceState
 
 from .on_shares import HelperOnShares
-from .piece_pass import Work
+from .piece_pass import Assigned, Work
 from .providers import check_giver
 from .roles import pass_of
 
@@ -71,6 +75,9 @@ class Generation:
         self._assign = assign
         self._me = owner.device
         self._run = owner.run
+        self._secret = owner.identity.secret(self._run)
+        place = Place(self.number, assign.epoch, assign.piece, self._secret)
+        self._outgoing = outgoing_of(assign.training.outgoing, place, owner.tap)
         self._ephemeral = X25519PrivateKey.generate()
         self._channels: dict[int, Channel] = {}
         self._layout = [[_neurons(r) for r in piece.neurons] for piece in assign.pieces]
@@ -242,14 +249,16 @@ class Generation:
         self._partial, self._patches = None, []
         self._owner.states.save(self.number, self._assign.boundary, state)
         self._work = pass_of(
-            self._assign,
-            self._manifest,
-            self._executor,
-            self._layout,
-            state,
-            self,
-            self._owner.tap,
-            self._owner.identity.secret(self._run),
+            Assigned(
+                self._assign,
+                self._manifest,
+                self._executor,
+                self._layout,
+                state,
+                self,
+                self._outgoing,
+                self._secret,
+            )
         )
         self._send(ready=pb.Ready(generation=self.number))
 
@@ -324,13 +333,15 @@ class Generation:
         if not 0 <= share.theta <= 1 or share.values not in VALUES:
             raise WireError(f"share of theta {share.theta} in type {share.values}")
         state, values = self._work.state(), VALUES[share.values]
-        updates = shared_updates(self._manifest, state, self._me, share.round, share.theta, values)
-        self._giving.append(self._upload(updates))
+        updates = shared_updates(self._manifest, state, self._me, share.round, share.theta)
+        self._giving.append(self._upload(updates, values))
 
-    def _upload(self, updates: Iterator[bytes]) -> Iterator[None]:
+    def _upload(self, updates: Iterator[Update], values: ValueType) -> Iterator[None]:
         try:
             for update in updates:
-                self._send(shared=pb.Shared(generation=self.number, update=update))
+                left = self._outgoing.weights(update.indices, update.values, update.round)
+                content = encode_update(replace(update, values=left), values)
+                self._send(shared=pb.Shared(generation=self.number, update=content))
                 yield
         except ValueError as error:
             raise WireError(f"the weights here cannot be shared: {error}") from error

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from secrets import token_bytes
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,17 +33,13 @@ from crowdlearn_device.privacy.shares.replicated import (
 )
 from crowdlearn_device.privacy.shares.ring import Ring, RingProducts
 from crowdlearn_device.privacy.shares.triple import Helper, Received, Shared, Sharer, joined
-from crowdlearn_device.program.executor import Executor
 from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Array, Floats, decode_message
 from crowdlearn_device.protocol.schedule import Pass
 from crowdlearn_device.state.piece_state import PieceState
 
-from .piece_pass import Surroundings, Work
-
-if TYPE_CHECKING:
-    from crowdlearn_device.privacy.tap import Tap
+from .piece_pass import Assigned, Work
 
 LARGEST = 64 << 20
 """Bytes of an array that a message may hold."""
@@ -92,21 +87,12 @@ def shared_maps(manifest: Manifest, layout: Layout) -> dict[int, SharedMap]:
 class DominatorOnShares(Work):
     """The dominator's piece, whose messages to helpers are shared."""
 
-    def __init__(
-        self,
-        assign: pb.Assign,
-        manifest: Manifest,
-        executor: Executor,
-        layout: Layout,
-        state: PieceState,
-        around: Surroundings,
-        tap: Tap | None = None,
-        secret: int = 0,
-    ) -> None:
-        self._maps = shared_maps(manifest, layout)
-        if assign.training.micro_batch < assign.training.batch or assign.training.staleness:
+    def __init__(self, assigned: Assigned) -> None:
+        training, layout = assigned.assign.training, assigned.layout
+        self._maps = shared_maps(assigned.manifest, layout)
+        if training.micro_batch < training.batch or training.staleness:
             raise WireError("slices on shares take whole mini-batches, one after the other")
-        super().__init__(assign, manifest, executor, layout, state, around, tap, secret)
+        super().__init__(assigned)
         self._layout = layout
         self._keys = token_bytes(KEY_BYTES), token_bytes(KEY_BYTES), token_bytes(KEY_BYTES)
         dense = linear_map("dense", {}, ())
@@ -250,17 +236,16 @@ class DominatorOnShares(Work):
 class HelperOnShares:
     """A helper's part in a pass: shares in, answers out, and the same new weights as the other two."""
 
-    def __init__(
-        self, assign: pb.Assign, manifest: Manifest, layout: Layout, state: PieceState, around: Surroundings
-    ) -> None:
+    def __init__(self, assigned: Assigned) -> None:
+        assign, manifest, layout = assigned.assign, assigned.manifest, assigned.layout
         training = assign.training
         self._maps = shared_maps(manifest, layout)
         self._position = assign.piece - 1
         if not 0 <= self._position < HELPERS:
             raise WireError(f"piece {assign.piece} is no helper's")
-        self._manifest, self._layout, self._around = manifest, layout, around
+        self._manifest, self._layout, self._around = manifest, layout, assigned.around
         self._own = layout[assign.piece]
-        self._state = state
+        self._state = assigned.state
         self._rate = training.learning_rate
         self._pass = Pass(assign.pass_boundary, assign.pass_end, max(1, training.snapshot_every))
         self._boundary = assign.boundary

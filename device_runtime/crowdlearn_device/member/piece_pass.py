@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -15,7 +16,9 @@ from crowdlearn_device.piece.inbox import Message
 from crowdlearn_device.piece.piece import Piece
 from crowdlearn_device.piece.rounding import Rounding
 from crowdlearn_device.piece.routes import Layout
-from crowdlearn_device.privacy.tap import Kind, Record, Tap
+from crowdlearn_device.privacy.mechanisms.base import SumsPlace
+from crowdlearn_device.privacy.mechanisms.outgoing import Outgoing
+from crowdlearn_device.privacy.tap import Kind, Record
 from crowdlearn_device.program.executor import Executor
 from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
@@ -37,27 +40,34 @@ class Surroundings(Protocol):
         """Keep the piece as it is at a drained boundary, after so many seconds of computing."""
 
 
+@dataclass(frozen=True)
+class Assigned:
+    """An assignment with all that its piece works by. `secret` is the device's own: order and rounding of a
+    dominator come from it if the run asks so.
+    """
+
+    assign: pb.Assign
+    manifest: Manifest
+    executor: Executor
+    layout: Layout
+    state: PieceState
+    around: Surroundings
+    outgoing: Outgoing
+    secret: int = 0
+
+
 class Work:
     """A piece, and the dominator's samples where it is that device's turn. Raises DeviceError if the
     assignment or a message is refused.
     """
 
-    def __init__(
-        self,
-        assign: pb.Assign,
-        manifest: Manifest,
-        executor: Executor,
-        layout: Layout,
-        state: PieceState,
-        around: Surroundings,
-        tap: Tap | None = None,
-        secret: int = 0,
-    ) -> None:
-        """`secret` is the device's own: order and rounding of a dominator come from it if the run asks so."""
+    def __init__(self, assigned: Assigned) -> None:
+        assign, manifest, state = assigned.assign, assigned.manifest, assigned.state
         training = assign.training
         self._assign = assign
-        self._around = around
-        self._tap = tap
+        self._around = assigned.around
+        self._outgoing = assigned.outgoing
+        self._tap = tap = assigned.outgoing.tap
         self._pass = Pass(
             assign.pass_boundary, assign.pass_end, max(1, training.snapshot_every), training.staleness
         )
@@ -67,12 +77,12 @@ class Work:
             raise WireError(f"mini-batches of {training.batch} in micro-batches of {training.micro_batch}")
         rate, seed = training.learning_rate, training.seed
         drawn = training.secret_order and assign.piece == 0
-        self._order_seed = secret if drawn else seed
+        self._order_seed = assigned.secret if drawn else seed
         self._rounding = Rounding(self._order_seed, assign.piece)
         self._piece = Piece(
             manifest,
-            executor,
-            layout,
+            assigned.executor,
+            assigned.layout,
             assign.piece,
             state,
             assign.boundary,
@@ -165,10 +175,17 @@ class Work:
         before, started = piece.boundary, time.perf_counter()
         messages = piece.run()
         self._busy += time.perf_counter() - started
-        self._send(messages)
+        self._send([self._leaving(message) for message in messages])
         if piece.boundary != before:
             self._updated()
         return True
+
+    def _leaving(self, message: Message) -> Message:
+        """Return a message as it leaves the chain of mechanisms."""
+        kind: Literal["sums", "errors"] = "sums" if message.purpose == pb.PURPOSE_ACTIVATION else "errors"
+        at = SumsPlace(kind, message.step, message.micro, message.edge, message.partner)
+        values = self._outgoing.sums(message.values, at)
+        return message if values is message.values else replace(message, values=values)
 
     def _send(self, messages: Sequence[Message]) -> None:
         training = self._assign.training
@@ -199,7 +216,11 @@ class Work:
 
     def _updated(self) -> None:
         if self._dominator is not None:
-            self._around.tell(self._dominator.progress())
+            told = self._dominator.metrics()
+            progress = pb.Progress(boundary=self._piece.boundary, rows=told.rows, pass_done=told.last)
+            if (left := self._outgoing.metrics(told)) is not None:
+                progress.metrics.CopyFrom(pb.Metrics(rows=left.rows, loss=left.loss, correct=left.correct))
+            self._around.tell(progress)
         if self._pass.drained(self._piece.boundary):
             self._around.hold(self._piece.boundary, self._piece.state(), self._busy)
             self._busy = 0.0

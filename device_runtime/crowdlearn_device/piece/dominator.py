@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from crowdlearn_device.data.dataset import Dataset, as_targets
 from crowdlearn_device.errors import DataError
+from crowdlearn_device.privacy.mechanisms.base import Metrics
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Array
 from crowdlearn_device.protocol.schedule import Pass, micro_batches, mini_batches, pass_order
@@ -65,14 +66,13 @@ class Dominator:
         self._next = (number, micro + 1) if micro + 1 < len(micros) else (number + 1, 0)
         return True
 
-    def progress(self) -> pb.Progress:
-        """Return what the mini-batch that has just been applied gave."""
+    def metrics(self) -> Metrics:
+        """Return the results of the mini-batch that has just been applied."""
         results = sorted(self._piece.results, key=lambda result: result.micro)
         rows = sum(result.rows for result in results)
-        return pb.Progress(
-            boundary=self._piece.boundary,
+        return Metrics(
             rows=rows,
             loss=sum(result.loss * result.rows for result in results) / rows,
             correct=sum(result.correct for result in results),
-            pass_done=self._piece.boundary == self._pass.end,
+            last=self._piece.boundary == self._pass.end,
         )

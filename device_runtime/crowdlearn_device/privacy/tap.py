@@ -18,7 +18,7 @@ import numpy as np
 from crowdlearn_device.errors import StateError
 from crowdlearn_device.protocol.frames import Array
 
-Kind = Literal["sums", "errors", "fed", "weights"]
+Kind = Literal["sums", "errors", "fed", "weights", "shared", "metrics"]
 KINDS: tuple[str, ...] = get_args(Kind)
 MAX_HEADER = 1 << 16
 """Bytes of one record's description."""
@@ -32,6 +32,8 @@ class Record:
     `sums` and `errors` are opened messages: float32 [rows, neurons, ...] on `edge` from the piece `partner`.
     `fed` are the dominator's own samples: int64 [rows], positions in its data. It is what an attacker must
     guess, so only evaluations read it. `weights` is an array of the device's piece at a boundary.
+    The host gets `shared`, uint32 "indices" and float32 "values" [weights], whose `boundary` is the round,
+    and `metrics`, float64 [3]: samples, mean loss, hits.
     """
 
     kind: Kind

@@ -192,8 +192,23 @@ class Transfer(_message.Message):
     neurons: Range
     def __init__(self, device: _Optional[int] = ..., piece: _Optional[int] = ..., layer: _Optional[int] = ..., neurons: _Optional[_Union[Range, _Mapping]] = ...) -> None: ...
 
+class Mechanism(_message.Message):
+    __slots__ = ("name", "settings")
+    class SettingsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    settings: _containers.ScalarMap[str, float]
+    def __init__(self, name: _Optional[str] = ..., settings: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
 class Training(_message.Message):
-    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness", "least_rows", "shares", "secret_order")
+    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness", "least_rows", "shares", "outgoing", "secret_order")
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     MICRO_BATCH_FIELD_NUMBER: _ClassVar[int]
@@ -205,6 +220,7 @@ class Training(_message.Message):
     STALENESS_FIELD_NUMBER: _ClassVar[int]
     LEAST_ROWS_FIELD_NUMBER: _ClassVar[int]
     SHARES_FIELD_NUMBER: _ClassVar[int]
+    OUTGOING_FIELD_NUMBER: _ClassVar[int]
     SECRET_ORDER_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     batch: int
@@ -217,8 +233,9 @@ class Training(_message.Message):
     staleness: int
     least_rows: int
     shares: bool
+    outgoing: _containers.RepeatedCompositeFieldContainer[Mechanism]
     secret_order: bool
-    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ..., shares: bool = ..., secret_order: bool = ...) -> None: ...
+    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ..., shares: bool = ..., outgoing: _Optional[_Iterable[_Union[Mechanism, _Mapping]]] = ..., secret_order: bool = ...) -> None: ...
 
 class Assign(_message.Message):
     __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched", "keep", "given")
@@ -384,21 +401,29 @@ class GlobalState(_message.Message):
     part: StatePart
     def __init__(self, generation: _Optional[int] = ..., part: _Optional[_Union[StatePart, _Mapping]] = ...) -> None: ...
 
-class Progress(_message.Message):
-    __slots__ = ("generation", "boundary", "rows", "loss", "correct", "pass_done")
-    GENERATION_FIELD_NUMBER: _ClassVar[int]
-    BOUNDARY_FIELD_NUMBER: _ClassVar[int]
+class Metrics(_message.Message):
+    __slots__ = ("rows", "loss", "correct")
     ROWS_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     CORRECT_FIELD_NUMBER: _ClassVar[int]
-    PASS_DONE_FIELD_NUMBER: _ClassVar[int]
-    generation: int
-    boundary: int
     rows: int
     loss: float
     correct: int
+    def __init__(self, rows: _Optional[int] = ..., loss: _Optional[float] = ..., correct: _Optional[int] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("generation", "boundary", "rows", "pass_done", "metrics")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    BOUNDARY_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    PASS_DONE_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    boundary: int
+    rows: int
     pass_done: bool
-    def __init__(self, generation: _Optional[int] = ..., boundary: _Optional[int] = ..., rows: _Optional[int] = ..., loss: _Optional[float] = ..., correct: _Optional[int] = ..., pass_done: bool = ...) -> None: ...
+    metrics: Metrics
+    def __init__(self, generation: _Optional[int] = ..., boundary: _Optional[int] = ..., rows: _Optional[int] = ..., pass_done: bool = ..., metrics: _Optional[_Union[Metrics, _Mapping]] = ...) -> None: ...
 
 class WrappedKey(_message.Message):
     __slots__ = ("device", "sealed")

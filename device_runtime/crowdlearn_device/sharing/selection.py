@@ -19,8 +19,7 @@ from crowdlearn_device.program.manifest import ArraySpec, Manifest
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.state.piece_state import Neurons, PieceState
 
-from .update import Limits, Update, decode_update, encode_update
-from .update_values import ValueType
+from .update import Limits, Update, decode_update
 
 CHUNK_WEIGHTS = 1 << 16
 """Weights in one message: uploads stream, and are checked, in parts of this size."""
@@ -52,9 +51,9 @@ def stretches(arrays: Sequence[ArraySpec], neurons: tuple[Neurons, ...]) -> tupl
 
 
 def shared_updates(
-    manifest: Manifest, state: PieceState, owner: int, number: int, theta: float, values: ValueType
-) -> Iterator[bytes]:
-    """The encoded updates of a round: the top theta of the piece's weights that are not frozen, running
+    manifest: Manifest, state: PieceState, owner: int, number: int, theta: float
+) -> Iterator[Update]:
+    """Yield the updates of a round: the top theta of the piece's weights that are not frozen, running
     statistics before others.
 
     Without accumulated gradients, as with theta = 1, every weight ranks alike.
@@ -69,7 +68,7 @@ def shared_updates(
     for start in range(0, count, CHUNK_WEIGHTS):
         stop = min(start + CHUNK_WEIGHTS, count)
         positions = np.arange(start, stop) if chosen is None else chosen[start:stop]
-        yield encode_update(_gathered(parts, edges, state, positions, owner, number), values)
+        yield _gathered(parts, edges, state, positions, owner, number)
 
 
 def _top(parts: Sequence[Stretch], state: PieceState, theta: float) -> NDArray[np.int64]:

@@ -286,6 +286,7 @@ def _settings(
         secret_order=prepared.config.secret_order,
         heirs=prepared.config.privacy.heirs,
         shares=prepared.config.privacy.sums == "shares",
+        outgoing=prepared.config.metrics.mechanisms,
     )
 
 

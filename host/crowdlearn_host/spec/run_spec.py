@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 import tomli_w
 from crowdlearn_device.platform.battery import LOWEST_PERCENT
+from crowdlearn_device.privacy.mechanisms.reports import ReportNothing, ReportPasses
 from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_validator
 
 from crowdlearn_host.common.toml_files import Location, Section, load_toml, located
@@ -137,9 +138,20 @@ class CheckpointSection(Section):
 
 
 class MetricsSection(Section):
-    """Return where Prometheus may ask what the host does: HOST:PORT, path /metrics."""
+    """The figures of a run. Prometheus may ask for those of the host at `listen`: HOST:PORT, path /metrics.
+
+    `report` is how often devices send the host the loss of their samples, and how many were classified
+    correctly: for every "mini-batch"; for every "pass", the mean over all samples of a device; or "nothing".
+    The test split's loss and accuracy are the host's own and stay.
+    """
 
     listen: str | None = Field(None, pattern=r"^.*:[0-9]{1,5}$")
+    report: Literal["mini-batch", "pass", "nothing"] = "mini-batch"
+
+    @property
+    def mechanisms(self) -> tuple[str, ...]:
+        """The names of the mechanisms by which devices report as is asked."""
+        return {"mini-batch": (), "pass": (ReportPasses.name,), "nothing": (ReportNothing.name,)}[self.report]
 
 
 class FleetSection(Section):

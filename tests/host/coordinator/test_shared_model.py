@@ -40,8 +40,8 @@ def state_of(piece: int, weights: dict[str, np.ndarray], gradient: float = 0.0) 
 def upload(model: SharedModel, group: int, weights: dict[str, np.ndarray], theta: float = 1.0) -> None:
     for piece, counts in enumerate(THREE_PIECES):
         state = state_of(piece, weights, gradient=float(theta < 1))
-        for data in shared_updates(manifest(counts), state, piece, 0, theta, ValueType.FLOAT32):
-            model.merge(group, Merge(piece, 1, 0, LAYOUT[piece], data))
+        for update in shared_updates(manifest(counts), state, piece, 0, theta):
+            model.merge(group, Merge(piece, 1, 0, LAYOUT[piece], encode_update(update)))
 
 
 def close(model: SharedModel, group: int, place: tuple[int, int] = (0, 0)) -> list[bytes]:
@@ -216,8 +216,8 @@ def test_what_is_frozen_is_sent_only_to_who_has_no_state():
     model, neurons = SharedModel(specs, first, values=ValueType.INT8), ((0, 3),)
     of = SimpleNamespace(arrays=specs)
     state = PieceState(neurons, {0: {"value/w": first["w"], "value/b": first["b"] + 1}})
-    for data in shared_updates(of, state, 0, 0, 1.0, ValueType.INT8):
-        model.merge(0, Merge(0, 1, 0, neurons, data))
+    for update in shared_updates(of, state, 0, 0, 1.0):
+        model.merge(0, Merge(0, 1, 0, neurons, encode_update(update, ValueType.INT8)))
     forged = Update(0, 0, np.array([0], np.uint32), np.ones(1, np.float32))
     with pytest.raises(UpdateRefused, match="not its own"):
         model.merge(0, Merge(0, 1, 0, neurons, encode_update(forged)))

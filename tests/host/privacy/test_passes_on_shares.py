@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from crowdlearn_device.errors import DeviceError, WireError
 from crowdlearn_device.member.on_shares import DominatorOnShares, HelperOnShares
+from crowdlearn_device.member.piece_pass import Assigned
 from crowdlearn_device.member.roles import pass_of
+from crowdlearn_device.privacy.mechanisms.outgoing import Outgoing
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.schedule import mini_batches
 from crowdlearn_device.state.piece_state import PieceState
@@ -99,7 +101,9 @@ class Group:
             state = _piece_state(recipe.graph, layout[piece], start)
             around = Around(piece, self.queue)
             executor = recipe.executors[piece]
-            self.works.append(pass_of(assign, program.manifest, executor, layout, state, around))
+            self.works.append(
+                pass_of(Assigned(assign, program.manifest, executor, layout, state, around, Outgoing()))
+            )
 
     def run(self) -> None:
         for work in self.works:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from crowdlearn_device.sharing.selection import apply_patch, shared_updates
+from crowdlearn_device.sharing.update import encode_update
 from crowdlearn_device.sharing.update_values import ValueType
 from crowdlearn_device.state.piece_state import PieceState
 from crowdlearn_export.graph.shape import array_specs
@@ -78,8 +79,9 @@ def test_a_round_is_that_of_devices_and_server(
                     layers.setdefault(spec.layer, {})[f"{kind}/{spec.name}"] = array
             pieces[group, number] = piece_state = PieceState(piece.neurons, layers)
             device = int(holders[group, number])
-            for update in shared_updates(manifest, piece_state, device, 0, theta, ValueType[values.upper()]):
-                shared.merge(group, Merge(device, 1, 0, piece.neurons, update))
+            for update in shared_updates(manifest, piece_state, device, 0, theta):
+                data = encode_update(update, ValueType[values.upper()])
+                shared.merge(group, Merge(device, 1, 0, piece.neurons, data))
         records = shared.close(group, 1, (0, 0))
         for record in [*records, *shared.entering(records)]:
             shared.take_in(record)

@@ -254,7 +254,7 @@ class TrainingProgress:
             completed=self._seen,
             description=self._status,
             speed=self._speed(),
-            loss=f"training loss {self._loss.mean(self._epoch_now) or 0:.3f}",
+            loss="" if (loss := self._loss.mean(self._epoch_now)) is None else f"training loss {loss:.3f}",
             moved=size(self._sent),
         )
 

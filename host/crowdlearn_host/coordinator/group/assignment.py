@@ -78,6 +78,7 @@ class Assignment:
             least_rows=settings.least_rows,
             secret_order=settings.secret_order,
             shares=settings.shares,
+            outgoing=[pb.Mechanism(name=name) for name in settings.outgoing],
         )
 
     def _add_moves(self, assign: pb.Assign, number: int) -> None:

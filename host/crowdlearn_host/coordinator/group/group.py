@@ -239,8 +239,7 @@ class Group(Course):
                 epoch=self.schedule.epoch,
                 boundary=progress.boundary,
                 rows=progress.rows,
-                loss=progress.loss,
-                correct=progress.correct,
+                **_reported(progress),
                 **({"pass_done": True} if progress.pass_done else {}),
             )
 
@@ -332,3 +331,12 @@ class Group(Course):
 
     def _needed(self, number: int) -> bool:
         return number in self.holders or (self.phase == "forming" and number in self._forming.participants)
+
+
+def _reported(progress: pb.Progress) -> dict[str, float | int]:
+    """Return a dominator's report: empty, or loss and hits of its rows, or of `reported` samples."""
+    if not progress.HasField("metrics") or progress.metrics.rows < 1:
+        return {}
+    told = progress.metrics
+    of = {} if told.rows == progress.rows else {"reported": told.rows}
+    return {"loss": told.loss, "correct": told.correct, **of}

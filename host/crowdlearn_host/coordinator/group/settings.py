@@ -43,7 +43,7 @@ class Settings:
     afford each piece, as of a Cut; devices `without_samples` are planned to hold none and are never the
     dominator, and `most_samples` tells by device how many its memory was planned for. With `secret_order`
     dominators draw the order of their samples from secrets of their own; with `shares` pieces 1 to 3 are
-    those of helpers.
+    those of helpers. `outgoing` are the mechanisms, by name, of all that leaves a device.
     """
 
     layout: Layout
@@ -76,6 +76,7 @@ class Settings:
     most_samples: Mapping[int, int] = field(default_factory=dict)
     secret_order: bool = False
     shares: bool = False
+    outgoing: tuple[str, ...] = ()
     heirs: Heirs = "all"
 
     def rate(self, epoch: int, shared: int, passes: int) -> float:

@@ -13,7 +13,10 @@ from functools import cached_property
 
 import numpy as np
 from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.member.piece_pass import Assigned
 from crowdlearn_device.member.roles import pass_of
+from crowdlearn_device.privacy.mechanisms.base import Place
+from crowdlearn_device.privacy.mechanisms.outgoing import outgoing_of
 from crowdlearn_device.privacy.tap import MemoryTap, Record
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.protocol import wire_pb2 as pb
@@ -98,7 +101,18 @@ def rehearse(
         state = _piece_state(recipe.graph, layout[piece], start)
         carrier, executor = _Carrier(piece, queue), recipe.executors[piece]
         works.append(
-            pass_of(assign, program.manifest, executor, layout, state, carrier, taps[piece], SECRET + device)
+            pass_of(
+                Assigned(
+                    assign,
+                    program.manifest,
+                    executor,
+                    layout,
+                    state,
+                    carrier,
+                    outgoing_of(training.outgoing, Place(), taps[piece]),
+                    SECRET + device,
+                )
+            )
         )
     for work in works:
         work.go(lambda: data, device)

@@ -26,9 +26,7 @@ class EpochLoss:
         """Note an event of the run; only "progress" and "rolled_back" count."""
         group = int(fields.get("group", 0))
         if event == "progress":
-            step = _Step(
-                int(fields["boundary"]), int(fields["epoch"]), int(fields["rows"]), float(fields["loss"])
-            )
+            step = _Step(int(fields["boundary"]), int(fields["epoch"]), *_reported(fields))
             self._take_back(group, step.boundary)
             steps = self._steps.setdefault(group, [])
             if steps and steps[-1].epoch != step.epoch:
@@ -58,12 +56,19 @@ class EpochLoss:
 
 @dataclass(frozen=True)
 class _Step:
-    """A mini-batch that was trained."""
+    """A mini-batch that was trained, with the loss that was reported after it, the mean over `rows`."""
 
     boundary: int
     epoch: int
     rows: int
     loss: float
+
+
+def _reported(row: Mapping[str, Any]) -> tuple[int, float]:
+    """Return of how many samples a row reports the mean loss, and that."""
+    if row.get("loss") is None:
+        return 0, 0.0
+    return int(row.get("reported", row["rows"])), float(row["loss"])
 
 
 def counted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -92,7 +97,7 @@ def by_epoch(rows: Iterable[Mapping[str, Any]]) -> dict[int, float]:
         if row.get("loss") is None:
             continue
         if "rows" in row:
-            weight = int(row["rows"])
+            weight, _ = _reported(row)
         else:  # a simulation's samples are those of the run so far
             weight, before = int(float(row.get("samples", before + 1)) - before), float(row.get("samples", 0))
         trained.setdefault(int(row.get("epoch", 0)), []).append((max(weight, 1), float(row["loss"])))

@@ -1,0 +1,51 @@
+"""Devices report no more of their samples than a run asks for, and train to the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crowdlearn_host.runs.results.losses import EpochLoss
+from crowdlearn_host.spec.run_spec import RunSpec
+
+from .sockets import Events, train_on_sockets
+
+pytestmark = pytest.mark.system
+DEVICES = 2
+
+
+async def trained(folder: Path, report: str) -> tuple[Events, dict[str, np.ndarray]]:
+    training = {"epochs": 1, "batch": 64, "learning_rate": 0.05, "kernels": "by_size", "wire": "float32"}
+    values = {"data": "digits", "model": "mlp:64-12-10", "group": {"pieces": DEVICES}, "training": training}
+    wanted = RunSpec.model_validate({**values, "metrics": {"report": report}})
+    server, events = await train_on_sockets(folder, wanted, DEVICES)
+    assert server.groups[0].phase == "done", server.groups[0].reason
+    return events, {name: np.array(array) for name, array in server.shared.model().items()}
+
+
+async def test_reports_of_passes_and_of_nothing_withhold_what_mini_batches_gave(tmp_path: Path) -> None:
+    found = {r: await trained(tmp_path / r, r) for r in ("mini-batch", "pass", "nothing")}
+    told = {
+        report: [fields for event, fields in events if event == "progress"]
+        for report, (events, _) in found.items()
+    }
+    assert len({tuple(fields["boundary"] for fields in each) for each in told.values()}) == 1
+    assert all("loss" in fields for fields in told["mini-batch"])
+    passes = [fields for fields in told["pass"] if "loss" in fields]
+    assert [fields["reported"] for fields in passes] == [719, 718]
+    assert all(fields["pass_done"] for fields in passes)
+    assert not any({"loss", "correct"} & set(fields) for fields in told["nothing"])
+    means = {report: loss(events) for report, (events, _) in found.items()}
+    assert means["pass"] == pytest.approx(means["mini-batch"])
+    assert means["nothing"] is None
+    for _, model in found.values():
+        for name, array in model.items():
+            np.testing.assert_array_equal(array, found["mini-batch"][1][name])
+
+
+def loss(events: Events) -> float | None:
+    epochs = EpochLoss()
+    for event, fields in events:
+        epochs.take(event, fields)
+    return epochs.mean(0)
