@@ -74,16 +74,18 @@ class Linear(Attack):
 
     name = "linear, PCA prior"
     ridges = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    held_out = 600
+    """Samples at most by which the ridge is chosen."""
 
     def guess(self, evidence: Evidence) -> Floats:
-        """Regress samples on views, with the ridge that predicts a held-out fifth best.
+        """Regress samples on views, with the ridge that predicts held-out samples best.
 
         Views are float32 [n, d], samples float32 [n, D].
         """
         known, seen = evidence.standard
         if not known.shape[1]:
             return PriorOnly().guess(evidence)
-        cut = len(known) * 4 // 5
+        cut = len(known) - min(len(known) // 5, self.held_out)
         mean = evidence.inputs.mean(0)
         target = evidence.inputs - mean
         gram = np.asarray(known[:cut].T @ known[:cut] / cut, np.float32)

@@ -19,7 +19,7 @@ SHOWN = 400
 """Samples by which SSIM is measured."""
 PICTURES = 12
 """Victim's samples that a report shows."""
-SEGMENTS = 8
+SEGMENTS, SEGMENTS_QUICK = 8, 4
 """Parts of a pass, in each of which an attacker takes the weights as constant."""
 DRIFT_SAMPLES = 500
 KNOWN_WEIGHTS = ("stale", "fresh", "interpolated")
@@ -59,6 +59,7 @@ class Auditor:
         self.case, self.mode = case, mode
         self.n = len(case.recipe.plan.pieces)
         self._quick = quick
+        self._segments = SEGMENTS_QUICK if quick else SEGMENTS
         self._truth = case.victim.inputs
         self._labels = case.victim.labels
         self._own = case.own.inputs.reshape(len(case.own), -1)
@@ -112,7 +113,7 @@ class Auditor:
         """
         count = len(self.case.watched)
         numbers = range(count - epochs, count)
-        segments = SEGMENTS if weights == "interpolated" else 1
+        segments = self._segments if weights == "interpolated" else 1
         guess = np.empty((len(self._flat), self._own.shape[1]), np.float32)
         found = np.empty(len(guess), np.int64)
         orders = [self.case.seen(pieces, number) for number in numbers]

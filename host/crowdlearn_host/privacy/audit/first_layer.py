@@ -22,30 +22,28 @@ def first_sums(recipe: Recipe, values: Arrays, inputs: Floats, pieces: Sequence[
     """
     graph = recipe.graph
     x = torch.from_numpy(inputs).reshape(len(inputs), graph.layers[0].neurons, *graph.layers[0].sum_shape)
-    whole = {
-        number: _sums(edge, torch.from_numpy(values[f"{edge.module}.weight"]), x).numpy()
-        for number, edge in enumerate(graph.edges)
-        if edge.source == 0
-    }
     layout = [piece.neurons for piece in recipe.plan.pieces]
     found = []
     for piece in pieces:
-        for number, sums in whole.items():
-            edge = graph.edges[number]
+        for edge in graph.edges:
+            if edge.source != 0:
+                continue
+            weight = torch.from_numpy(values[f"{edge.module}.weight"])
             for partner, owned in enumerate(layout):
                 own = layout[piece][edge.target]
                 a, b = overlap(owned[0], own) if edge.kind == "depthwise" else own
                 if owned[0][1] > owned[0][0] and b > a and partner != piece:
-                    found.append(sums[:, a:b].reshape(len(inputs), -1))
+                    found.append(_sums(edge, weight, x, a, b).reshape(len(inputs), -1).numpy())
     return np.ascontiguousarray(np.concatenate(found, axis=1))
 
 
-def _sums(edge: Edge, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """One linear map of the input layer; `weight` has source neurons first."""
+def _sums(edge: Edge, weight: torch.Tensor, x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """One linear map of the input layer, into some target neurons; `weight` has source neurons first."""
     if edge.kind == "dense":
-        return x.reshape(len(x), -1) @ weight.reshape(-1, weight.shape[-1])
+        return x.reshape(len(x), -1) @ weight.reshape(-1, weight.shape[-1])[:, start:stop]
     told: Any = edge.attributes
     stride, padding, dilation = told["stride"], told["padding"], told["dilation"]
     if edge.kind == "depthwise":
-        return F.conv2d(x, weight, None, stride, padding, dilation, groups=x.shape[1])
-    return F.conv2d(x, weight.transpose(0, 1), None, stride, padding, dilation)
+        own = weight[start:stop]
+        return F.conv2d(x[:, start:stop], own, None, stride, padding, dilation, groups=len(own))
+    return F.conv2d(x, weight[:, start:stop].transpose(0, 1), None, stride, padding, dilation)

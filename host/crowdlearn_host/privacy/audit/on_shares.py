@@ -6,14 +6,24 @@ mini-batch, the others' masked parts of the gradient, and the gradient that they
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from secrets import token_bytes
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from crowdlearn_device.data.dataset import Dataset
-from crowdlearn_device.privacy.shares.fixed_point import decode
+from crowdlearn_device.privacy.shares.fixed_point import decode, encode
+from crowdlearn_device.privacy.shares.replicated import (
+    ACTIVATIONS,
+    ERRORS,
+    KEY_BYTES,
+    Place,
+    own_keys,
+    pair_of,
+    third_part,
+)
 from crowdlearn_device.protocol.frames import Array, Floats
 from crowdlearn_device.protocol.schedule import mini_batches
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
@@ -21,7 +31,7 @@ from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
 from crowdlearn_host.planner.shares import shared_edges
-from crowdlearn_host.simulation.learners.on_shares import Held, Triple, put_on_shares
+from crowdlearn_host.simulation.learners.on_shares import Held, Opened, Triple, put_on_shares
 
 from . import labels, membership
 from .attacks import Attack, Decoder, Evidence, Linear, PriorOnly, matches
@@ -31,10 +41,48 @@ from .figures import auc
 
 SPAN = np.float32(2.0**-31)
 """What makes ring elements, taken with their sign, numbers from -1 to 1."""
+QUICK_OWN = 3000
+"""Samples of an attacker's own at most, where it is to be quick."""
 TRIED = 8
 """Mini-batches whose opened gradients are attacked."""
 FEATURES = 1200
 """Numbers of a sample that an attack takes at most: more random ones only drown it."""
+
+
+class _Rehearsed(Opened):
+    """A linear map of an attacker's own network: the same arithmetic, and helper 0's parts of what enters."""
+
+    def __init__(
+        self, edge: int, kind: str, told: Mapping[str, Any], name: str, observer: Callable[[Held], None]
+    ) -> None:
+        super().__init__(kind, told, name)
+        self._edge, self._observer, self._step = edge, observer, 0
+        keys = token_bytes(KEY_BYTES), token_bytes(KEY_BYTES), token_bytes(KEY_BYTES)
+        self._keys, self._own = keys, (own_keys(keys, 0), own_keys(keys, 1))
+
+    def forward(self, values: Floats, weights: Floats) -> Floats:
+        """Return the sums of activations. They are float32 [B, targets, ...]."""
+        self._step += 1
+        sums = super().forward(values, weights)
+        self._share("activations", values, self._bits[0])
+        return sums
+
+    def backward(self, errors: Floats, *, back: bool) -> tuple[Floats | None, Floats]:
+        """Return the errors of what entered, if they go `back`; gradients are not wanted, hence 0.
+
+        Errors are float32 [B, targets, ...].
+        """
+        bits = self._error_bits(errors)
+        self._share("errors", errors, bits)
+        return self._below(errors, bits) if back else None, np.zeros(self._weights.shape, np.float32)
+
+    def _share(self, kind: Literal["activations", "errors"], values: Floats, bits: int) -> None:
+        place = Place(self._step, self._edge, ACTIVATIONS if kind == "activations" else ERRORS)
+        third = third_part(encode(values, bits), self._keys, place)
+        for position, own in enumerate(self._own):
+            pair = pair_of(position, own, third, place, values.shape)
+            both = np.stack([pair.first, pair.second])
+            self._observer(Held(position, self._edge, self._step, kind, both, bits))
 
 
 @dataclass
@@ -67,8 +115,10 @@ def findings_on_shares(
     rate = case.recipe.training.learning_rate
     run = _Run(model, graph, shared_edges(graph, first_layer=first_layer), batch, rate)
     epochs = [run.epoch(case.gallery, seed) for seed in range(2)]
-    own, candidates = (run.epoch(data, 2, learning=False) for data in (case.own, case.gallery))
-    attacker = _OnShares(case, mode, run.edges, epochs, own, candidates, batch, quick=quick)
+    put_on_shares(model, run.names, run.rehearsed)
+    known = case.own.subset(np.arange(min(len(case.own), QUICK_OWN))) if quick else case.own
+    own, candidates = (run.epoch(data, 2, learning=False) for data in (known, case.gallery))
+    attacker = _OnShares(case, mode, run.edges, epochs, known, own, candidates, batch, quick=quick)
     yield from attacker.findings()
 
 
@@ -80,12 +130,16 @@ class _Run:
     ) -> None:
         self.model, self.edges, self._batch = model, tuple(edges), batch
         self._tape = _Tape()
-        names = {graph.edges[edge].module: edge for edge in edges}
-        put_on_shares(model, names, self._tapped)
+        self.names = {graph.edges[edge].module: edge for edge in edges}
+        put_on_shares(model, self.names, self._tapped)
         self._optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9)
 
     def _tapped(self, edge: int, kind: str, told: Mapping[str, Any], name: str) -> Triple:
         return Triple(edge, kind, told, name, self._observe)
+
+    def rehearsed(self, edge: int, kind: str, told: Mapping[str, Any], name: str) -> _Rehearsed:
+        """Return a map whose shares are made, and whose products are taken in the clear."""
+        return _Rehearsed(edge, kind, told, name, self._observe)
 
     def _observe(self, held: Held) -> None:
         self._tape.held.append(held)
@@ -115,6 +169,7 @@ class _OnShares:
         mode: str,
         edges: tuple[int, ...],
         epochs: Sequence[_Epoch],
+        known: Dataset,
         own: _Epoch,
         candidates: _Epoch,
         batch: int,
@@ -125,11 +180,12 @@ class _OnShares:
         self._epochs, self._own, self._candidates = epochs, own, candidates
         self._batch, self._quick = batch, quick
         self._n = len(case.recipe.plan.pieces)
-        self._inputs = case.own.inputs.reshape(len(case.own), -1)
+        self._inputs, self._known = known.inputs.reshape(len(known), -1), known.labels
+        self._most = FEATURES // 2 if quick else FEATURES
         self._truth = case.gallery
         self._classes = case.recipe.graph.layers[-1].neurons
         flat = self._truth.inputs.reshape(len(self._truth), -1)
-        guess = PriorOnly().guess(Evidence(self._inputs, self._inputs, case.own.labels, flat))
+        guess = PriorOnly().guess(Evidence(self._inputs, self._inputs, self._known, flat))
         self._prior = figures_of(self._truth.inputs, guess)
 
     def findings(self) -> Iterator[Finding]:
@@ -157,14 +213,14 @@ class _OnShares:
             for edge in edges:
                 pairs = np.concatenate(epoch.tape.of(0, kind, edge), axis=1)[:, place]
                 for values in (pairs[0], pairs[1], pairs[0] + pairs[1]):
-                    flat = values.reshape(len(place), -1)[:, : FEATURES // (3 * len(edges) * len(epochs))]
+                    flat = values.reshape(len(place), -1)[:, : self._most // (3 * len(edges) * len(epochs))]
                     found.append(flat.view(np.int32).astype(np.float32) * SPAN)
         return np.concatenate(found, axis=1)
 
     def _evidence(self, epochs: Sequence[_Epoch], kind: str) -> Evidence:
         edges = self._edges[:1] if kind == "activations" else self._edges[-1:]
         known = self._features([self._own] * len(epochs), kind, edges)
-        return Evidence(known, self._inputs, self._case.own.labels, self._features(epochs, kind, edges))
+        return Evidence(known, self._inputs, self._known, self._features(epochs, kind, edges))
 
     def _reconstruction(self, attack: Attack, kind: str, epochs: Sequence[_Epoch], told: str = "") -> Finding:
         evidence = self._evidence(epochs, kind)
@@ -177,7 +233,7 @@ class _OnShares:
         """Return shares of the candidates, scaled, as the attacker makes them: under keys of its own."""
         edges = self._edges[:1] if kind == "activations" else self._edges[-1:]
         made = self._features([self._candidates] * epochs, kind, edges)
-        return Evidence(made, self._inputs, self._case.own.labels, made).standard[1]
+        return Evidence(made, self._inputs, self._known, made).standard[1]
 
     def _labels(self) -> Iterator[Finding]:
         """Read labels off shares of errors, and of the last activations."""
@@ -198,7 +254,7 @@ class _OnShares:
         """Two helpers of one triple hold all three parts: the shared arrays in the clear."""
         epoch, edge = self._epochs[-1], self._edges[0]
         own, seen = (self._opened(each, edge) for each in (self._own, epoch))
-        evidence = Evidence(own, self._inputs, self._case.own.labels, seen, drifted=True)
+        evidence = Evidence(own, self._inputs, self._known, seen, drifted=True)
         figures = figures_of(self._truth.inputs, Linear().guess(evidence), self._prior)
         figures["label_accuracy"] = float((labels.trained(evidence) == self._truth.labels).mean())
         return self._finding("2 helpers of a triple", "linear, PCA prior, all three parts", figures)

@@ -84,21 +84,31 @@ class Opened:
 
         Errors are float32 [B, targets, ...].
         """
+        bits = self._error_bits(errors)
+        below = self._below(errors, bits) if back else None
+        gradient = self._derivative(self._weights, errors, bits, self._integers)
+        return below, _scaled(gradient, bits + self._bits[0])
+
+    def _error_bits(self, errors: Floats) -> int:
         of_values, of_weights = self._bits
         _, leaving = self._linear.norms(self._values, errors)
         sums = (
             (leaving * self._facts.input_norm, of_weights),
             (self._linear.gradient_bound(self._values, errors), of_values),
         )
-        bits = bits_of_errors(float(np.abs(errors).max(initial=0.0)), sums, self._name)
-        integers = _rounded(errors, bits)
-        values, weights = (x.clone().requires_grad_() for x in (self._integers, self._weights))
+        return bits_of_errors(float(np.abs(errors).max(initial=0.0)), sums, self._name)
+
+    def _below(self, errors: Floats, bits: int) -> Floats:
+        """Return the errors of what entered, float32 [B, sources, ...]."""
+        return _scaled(self._derivative(self._integers, errors, bits, None), bits + self._bits[1])
+
+    def _derivative(self, by: Tensor, errors: Floats, bits: int, values: Tensor | None) -> Tensor:
+        """Return the product's derivative by the activations; by the weights if `values` are given."""
+        by = by.clone().requires_grad_()
         with torch.enable_grad():
-            product = self._product(values, weights)
-        wanted = [values, weights] if back else [weights]
-        *entered, gradient = torch.autograd.grad(product, wanted, integers)
-        below = _scaled(entered[0], bits + of_weights) if back else None
-        return below, _scaled(gradient, bits + of_values)
+            product = self._product(by, self._weights) if values is None else self._product(values, by)
+        (found,) = torch.autograd.grad(product, [by], _rounded(errors, bits))
+        return found
 
     def _product(self, values: Tensor, weights: Tensor) -> Tensor:
         if self._kind == "dense":
