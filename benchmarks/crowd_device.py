@@ -117,7 +117,7 @@ class LightDevice:
             self._completed()
 
     def _provide(self, *, stored: bool) -> None:
-        pieces = {p.piece for p in self._assign.provides if p.stored == stored}
+        pieces = {p.piece for p in self._assign.provides if p.from_snapshot == stored}
         begins = self._assign.boundary == self._assign.pass_boundary
         for transfer in self._assign.transfers:
             if transfer.piece not in pieces:

@@ -31,7 +31,7 @@ from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.simulation.engine import run
 from crowdlearn_host.simulation.learners.dense import CLASSIFIED
-from crowdlearn_host.simulation.learners.samples import Columns
+from crowdlearn_host.simulation.learners.sparse_inputs import Columns
 from crowdlearn_host.simulation.partition import partition
 from crowdlearn_host.simulation.setting import Setting, prepare
 from crowdlearn_host.simulation.workers import Processes, one_thread

@@ -21,7 +21,7 @@ from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_device.protocol.frames import MAX_FRAME
 from crowdlearn_device.security.envelope import Identity
 from crowdlearn_device.transport.serve import run_member
-from crowdlearn_host.emulator.hardware.link import DelayLine, Direction, LinkModel
+from crowdlearn_host.emulator.hardware.radio_link import DelayLine, Direction, LinkModel
 from executorch.extension.pybindings import _portable_lib
 from websockets.asyncio.client import unix_connect
 from websockets.asyncio.connection import Connection

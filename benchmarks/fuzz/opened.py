@@ -117,7 +117,7 @@ def _beside_a_peer(folder: Path, *, trains: bool) -> tuple[Channel, Generation]:
         ],
         training=pb.Training(batch=ROWS, micro_batch=MICRO, in_flight=2, learning_rate=0.1),
         from_generation=GENERATION - 1,
-        given=[pb.PieceSpec(device=PEER, neurons=[none, whole, none])],
+        provided=[pb.PieceSpec(device=PEER, neurons=[none, whole, none])],
         pass_end=4,
     )
     generation = Generation(device, assign)

@@ -92,7 +92,7 @@ async def _measure(
         learning_rate=0.001,
         seed=0,
         snapshot_every=1,
-        wire=WIRE[training.wire.dtype_bytes],
+        wire_type=WIRE[training.wire.dtype_bytes],
         devices=count,
         turns=(tuple(devices),),
     )

@@ -22,7 +22,7 @@ from crowdlearn_device.privacy.tap import FileTap
 from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_device.program.manifest_reader import read_targets
 from crowdlearn_device.program.replay import replay
-from crowdlearn_device.transport.door import token_of
+from crowdlearn_device.transport.host_token import token_of
 from crowdlearn_device.transport.join import join_host
 from crowdlearn_device.transport.serve import serve_device
 

@@ -41,7 +41,7 @@ class Run:
 
         Raises RunError if the run has no model yet or its weights are damaged.
         """
-        from crowdlearn_host.runs.results.kept import trained_model
+        from crowdlearn_host.runs.results.trained_model import trained_model
 
         return trained_model(self.path)
 
@@ -50,7 +50,7 @@ class Run:
 
         Raises ConfigError if neither names test data, RunError if the run has no model yet.
         """
-        from crowdlearn_host.runs.results.kept import evaluated
+        from crowdlearn_host.runs.results.trained_model import evaluated
 
         return evaluated(self.path, None if data is None else str(data))
 

@@ -13,7 +13,7 @@ from crowdlearn_device.cli import main
 from crowdlearn_device.platform.battery import Battery
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, decode_frame
-from crowdlearn_device.transport.door import token_of
+from crowdlearn_device.transport.host_token import token_of
 from crowdlearn_device.transport.serve import serve_device
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as dial

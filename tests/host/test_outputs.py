@@ -96,7 +96,7 @@ def test_what_cannot_be_written_is_told_before_the_work(
     folder: Path, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for work in (
-        "runs.results.kept.model_and_test",
+        "runs.results.trained_model.model_and_test",
         "models.named.build_model",
         "cli.devices.profile.discover",
     ):

@@ -63,8 +63,8 @@ QUESTIONS = {
         "class ",
     ),
     "where are relayed bytes counted?": (
-        "host/crowdlearn_host/coordinator/hub/traffic.py",
-        "class Traffic",
+        "host/crowdlearn_host/coordinator/hub/traffic_ledger.py",
+        "class TrafficLedger",
     ),
     "where is the average of shared weights?": (
         "host/crowdlearn_host/methods/slicenet/window.py",

@@ -43,7 +43,7 @@ class FetchingMember(Member):
 
     def _receive(self, frame: pb.Frame) -> None:
         kind = frame.WhichOneof("body")
-        if kind == "assign" and (frame.assign.piece >= 0 or frame.assign.keep):
+        if kind == "assign" and (frame.assign.piece >= 0 or frame.assign.keep_program):
             self._waiting, self._file = frame, None
             self._equip()
         elif kind == "chunk":
@@ -67,7 +67,7 @@ class FetchingMember(Member):
         assign = self._waiting.assign
         if assign.piece >= len(assign.pieces):
             raise WireError(f"assignment of piece {assign.piece} of {len(assign.pieces)}")
-        manifest = assign.keep or assign.pieces[assign.piece].program
+        manifest = assign.keep_program or assign.pieces[assign.piece].program
         if not self._store.has(manifest, ".json"):
             self._want(manifest, ".json")
         elif not self._store.has(program := self._store.manifest(manifest).program, ".pte"):

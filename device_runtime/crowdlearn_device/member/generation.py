@@ -30,8 +30,8 @@ from crowdlearn_device.state.on_disk import StateStore, StoredState
 from crowdlearn_device.state.piece_state import Neurons, PartialState, PieceState
 
 from .on_shares import HelperOnShares
-from .piece_pass import Assigned, Work
-from .providers import check_giver
+from .piece_pass import Assigned, PiecePass
+from .providers import check_provider
 from .roles import pass_of
 
 VALUES = {
@@ -91,7 +91,7 @@ class Generation:
         """Snapshots on their way to this heir, by piece."""
         self._patches: list[bytes] = []
         self._patched = not assign.patched
-        self._work: Work | HelperOnShares | None = None
+        self._work: PiecePass | HelperOnShares | None = None
         if assign.piece >= 0:
             if not (
                 0 <= assign.piece < len(self._layout) and self._device_of[assign.piece] == self._me
@@ -107,8 +107,8 @@ class Generation:
             )
             if self._renewed:
                 self._partial.expect_nothing()
-        elif assign.keep:
-            self._manifest = owner.programs.manifest(assign.keep)
+        elif assign.keep_program:
+            self._manifest = owner.programs.manifest(assign.keep_program)
             whole = [(0, layer.neurons) for layer in self._manifest.layers]
             self._partial = PartialState(self._manifest, whole, rank=False)
         public = self._ephemeral.public_key().public_bytes_raw()
@@ -163,7 +163,7 @@ class Generation:
                     offer.ephemeral,
                 )
         for provide in self._assign.provides:
-            if not provide.stored:
+            if not provide.from_snapshot:
                 state = self._owner.states.load(self._assign.from_generation, self._assign.boundary)
                 self._provide(provide, state)
         self._check_complete()
@@ -171,7 +171,7 @@ class Generation:
     def _provide(self, provide: pb.Provide, state: StoredState) -> None:
         if list(state.neurons) != [_neurons(r) for r in provide.neurons]:
             raise StateError("the state kept here is of other neurons than the server asks for")
-        if self._assign.keep:
+        if self._assign.keep_program:
             state = state.values_only()
         self._giving.append(self._give(provide.piece, state))
 
@@ -195,7 +195,7 @@ class Generation:
 
     @property
     def _moving(self) -> pb.Purpose:
-        if self._assign.keep:
+        if self._assign.keep_program:
             return pb.PURPOSE_MODEL
         started = self._assign.boundary == self._assign.pass_boundary
         return pb.PURPOSE_SHUFFLE if started else pb.PURPOSE_RECOVERY
@@ -211,7 +211,9 @@ class Generation:
         if (snapshot.generation, snapshot.boundary) != (self._assign.from_generation, self._assign.boundary):
             return
         sender = self._owner.identities.get(snapshot.sender)
-        provide = next((p for p in self._assign.provides if p.piece == snapshot.piece and p.stored), None)
+        provide = next(
+            (p for p in self._assign.provides if p.piece == snapshot.piece and p.from_snapshot), None
+        )
         if sender is None or provide is None:
             raise WireError(
                 f"snapshot of piece {snapshot.piece} by device {snapshot.sender} was not due here"
@@ -230,7 +232,7 @@ class Generation:
     def _take(self, sender: int | None, part: pb.StatePart) -> None:
         if self._partial is None:
             raise WireError("state arrived at a device that waits for none")
-        check_giver(self._assign, sender, part)
+        check_provider(self._assign, sender, part)
         self._partial.add(part)
         self._check_complete()
 
@@ -238,9 +240,9 @@ class Generation:
         if self._partial is None or not self._partial.complete or not self._patched:
             return
         state = self._partial.finish(fresh=self._assign.fresh)
-        if self._assign.keep:
+        if self._assign.keep_program:
             self._partial = None
-            self._owner.keep(self._assign.keep, state)
+            self._owner.keep(self._assign.keep_program, state)
             self._send(ready=pb.Ready(generation=self.number))
             return
         taken = sum(apply_patch(self._manifest, state, patch) for patch in self._patches)

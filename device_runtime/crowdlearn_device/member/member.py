@@ -29,7 +29,7 @@ from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION
 from crowdlearn_device.security.envelope import Identity
-from crowdlearn_device.security.known_peers import RUN_ID_BYTES, Pins, enter
+from crowdlearn_device.security.known_peers import RUN_ID_BYTES, KnownPeers, enter
 from crowdlearn_device.state.on_disk import StateStore
 from crowdlearn_device.state.piece_state import PieceState
 
@@ -164,13 +164,13 @@ class Member:
         return StateStore(self._run_folder)
 
     @cached_property
-    def _pins(self) -> Pins:
-        return Pins(self._run_folder)
+    def _known_peers(self) -> KnownPeers:
+        return KnownPeers(self._run_folder)
 
     @property
     def identities(self) -> Mapping[int, bytes]:
         """Return the devices of the run, by number."""
-        return self._pins.identities
+        return self._known_peers.identities
 
     def _assign(self, assign: pb.Assign) -> None:
         if self._generation is not None and assign.generation <= self._generation.number:
@@ -193,7 +193,7 @@ class Member:
         """The numbers of these devices. A device's key is trusted at first sight and then for the whole
         run.
         """
-        return self._pins.trust(peers)
+        return self._known_peers.trust(peers)
 
     def leave(self, reason: str) -> None:
         """Ask to go; `finished` is set once others have taken this device's pieces over."""

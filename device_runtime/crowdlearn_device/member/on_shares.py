@@ -39,7 +39,7 @@ from crowdlearn_device.protocol.frames import Array, Floats, decode_message
 from crowdlearn_device.protocol.schedule import Pass
 from crowdlearn_device.state.piece_state import PieceState
 
-from .piece_pass import Assigned, Work
+from .piece_pass import Assigned, PiecePass
 
 LARGEST = 64 << 20
 """Bytes of an array that a message may hold."""
@@ -84,7 +84,7 @@ def shared_maps(manifest: Manifest, layout: Layout) -> dict[int, SharedMap]:
     return found
 
 
-class DominatorOnShares(Work):
+class DominatorOnShares(PiecePass):
     """The dominator's piece, whose messages to helpers are shared."""
 
     def __init__(self, assigned: Assigned) -> None:

@@ -56,7 +56,7 @@ class Assigned:
     secret: int = 0
 
 
-class Work:
+class PiecePass:
     """A piece, and the dominator's samples where it is that device's turn. Raises DeviceError if the
     assignment or a message is refused.
     """

@@ -6,7 +6,7 @@ from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol import wire_pb2 as pb
 
 
-def check_giver(assign: pb.Assign, sender: int | None, part: pb.StatePart) -> None:
+def check_provider(assign: pb.Assign, sender: int | None, part: pb.StatePart) -> None:
     """Raises WireError if `sender`, None for the server, is not to give this part.
 
     State comes from the server alone or from devices alone, each of which gives the pieces that it provides.
@@ -18,7 +18,7 @@ def check_giver(assign: pb.Assign, sender: int | None, part: pb.StatePart) -> No
     if not assign.from_generation:
         raise WireError(f"device {sender} gives state of layer {part.layer}, which the server is to give")
     start, stop = part.neurons.start, part.neurons.stop
-    own_of = [piece.neurons for piece in assign.given if piece.device == sender]
+    own_of = [piece.neurons for piece in assign.provided if piece.device == sender]
     pieces = [neurons[part.layer] for neurons in own_of if part.layer < len(neurons)]
     if not any(own.start <= start and stop <= own.stop for own in pieces):
         raise WireError(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from .on_shares import DominatorOnShares, HelperOnShares
-from .piece_pass import Assigned, Work
+from .piece_pass import Assigned, PiecePass
 
 
-def pass_of(assigned: Assigned) -> Work | HelperOnShares:
+def pass_of(assigned: Assigned) -> PiecePass | HelperOnShares:
     """Return the part that an assignment asks of a device. Raises DeviceError if it is refused."""
     if not assigned.assign.training.shares:
-        return Work(assigned)
+        return PiecePass(assigned)
     return DominatorOnShares(assigned) if assigned.assign.piece == 0 else HelperOnShares(assigned)

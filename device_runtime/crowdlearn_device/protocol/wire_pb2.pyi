@@ -171,14 +171,14 @@ class PieceSpec(_message.Message):
     def __init__(self, device: _Optional[int] = ..., neurons: _Optional[_Iterable[_Union[Range, _Mapping]]] = ..., program: _Optional[str] = ...) -> None: ...
 
 class Provide(_message.Message):
-    __slots__ = ("piece", "neurons", "stored")
+    __slots__ = ("piece", "neurons", "from_snapshot")
     PIECE_FIELD_NUMBER: _ClassVar[int]
     NEURONS_FIELD_NUMBER: _ClassVar[int]
-    STORED_FIELD_NUMBER: _ClassVar[int]
+    FROM_SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     piece: int
     neurons: _containers.RepeatedCompositeFieldContainer[Range]
-    stored: bool
-    def __init__(self, piece: _Optional[int] = ..., neurons: _Optional[_Iterable[_Union[Range, _Mapping]]] = ..., stored: bool = ...) -> None: ...
+    from_snapshot: bool
+    def __init__(self, piece: _Optional[int] = ..., neurons: _Optional[_Iterable[_Union[Range, _Mapping]]] = ..., from_snapshot: bool = ...) -> None: ...
 
 class Transfer(_message.Message):
     __slots__ = ("device", "piece", "layer", "neurons")
@@ -238,7 +238,7 @@ class Training(_message.Message):
     def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ..., shares: bool = ..., outgoing: _Optional[_Iterable[_Union[Mechanism, _Mapping]]] = ..., secret_order: bool = ...) -> None: ...
 
 class Assign(_message.Message):
-    __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched", "keep", "given")
+    __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched", "keep_program", "provided")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PASS_INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -255,8 +255,8 @@ class Assign(_message.Message):
     PASS_END_FIELD_NUMBER: _ClassVar[int]
     FRESH_FIELD_NUMBER: _ClassVar[int]
     PATCHED_FIELD_NUMBER: _ClassVar[int]
-    KEEP_FIELD_NUMBER: _ClassVar[int]
-    GIVEN_FIELD_NUMBER: _ClassVar[int]
+    KEEP_PROGRAM_FIELD_NUMBER: _ClassVar[int]
+    PROVIDED_FIELD_NUMBER: _ClassVar[int]
     generation: int
     epoch: int
     pass_index: int
@@ -273,9 +273,9 @@ class Assign(_message.Message):
     pass_end: int
     fresh: bool
     patched: bool
-    keep: str
-    given: _containers.RepeatedCompositeFieldContainer[PieceSpec]
-    def __init__(self, generation: _Optional[int] = ..., epoch: _Optional[int] = ..., pass_index: _Optional[int] = ..., boundary: _Optional[int] = ..., pass_boundary: _Optional[int] = ..., piece: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., from_generation: _Optional[int] = ..., provides: _Optional[_Iterable[_Union[Provide, _Mapping]]] = ..., transfers: _Optional[_Iterable[_Union[Transfer, _Mapping]]] = ..., heirs: _Optional[_Iterable[int]] = ..., pass_end: _Optional[int] = ..., fresh: bool = ..., patched: bool = ..., keep: _Optional[str] = ..., given: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ...) -> None: ...
+    keep_program: str
+    provided: _containers.RepeatedCompositeFieldContainer[PieceSpec]
+    def __init__(self, generation: _Optional[int] = ..., epoch: _Optional[int] = ..., pass_index: _Optional[int] = ..., boundary: _Optional[int] = ..., pass_boundary: _Optional[int] = ..., piece: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., from_generation: _Optional[int] = ..., provides: _Optional[_Iterable[_Union[Provide, _Mapping]]] = ..., transfers: _Optional[_Iterable[_Union[Transfer, _Mapping]]] = ..., heirs: _Optional[_Iterable[int]] = ..., pass_end: _Optional[int] = ..., fresh: bool = ..., patched: bool = ..., keep_program: _Optional[str] = ..., provided: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ...) -> None: ...
 
 class KeyOffer(_message.Message):
     __slots__ = ("generation", "device", "ephemeral")

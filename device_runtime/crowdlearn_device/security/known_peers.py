@@ -63,7 +63,7 @@ def _bytes(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 
-class Pins:
+class KnownPeers:
     """The identities of a run's devices by number, each as it was first seen: for the whole run, whatever
     becomes of connections and processes.
     """

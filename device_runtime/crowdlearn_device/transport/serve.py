@@ -21,7 +21,7 @@ from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_device.protocol.frames import MAX_FRAME, decode_frame, encode_frame
 from crowdlearn_device.security.envelope import Identity
 
-from .door import Door
+from .host_token import HostToken
 from .message_stream import PROTOCOL_ERROR, MessageStream, taken_over
 
 log = logging.getLogger("crowdlearn")
@@ -55,8 +55,8 @@ async def run_member(
         member.receive(decode_frame(data))
         arrived.set()
 
-    line = taken_over(connection, take)
-    ending = asyncio.create_task(line.ended())
+    stream = taken_over(connection, take)
+    ending = asyncio.create_task(stream.ended())
     ending.add_done_callback(lambda _: arrived.set())
     asked = asyncio.create_task(leaving.wait())
     asked.add_done_callback(lambda _: arrived.set())
@@ -72,7 +72,7 @@ async def run_member(
     watcher = asyncio.create_task(watch())
     try:
         going = False
-        while not line.gone and member.finished is None:
+        while not stream.gone and member.finished is None:
             arrived.clear()  # before the work: what arrives while frames go out must not be forgotten
             if (leaving.is_set() or why) and not going:
                 going = True
@@ -83,24 +83,24 @@ async def run_member(
                 frame = outbox.pop(0)
                 if frame.HasField("fault"):
                     log.error("fault: %s", frame.fault.reason)
-                line.put(encode_frame(frame), express=frame.envelope.express)
+                stream.put(encode_frame(frame), express=frame.envelope.express)
                 del frame
-                if not line.has_room:
-                    await line.room()
+                if not stream.has_room:
+                    await stream.room()
             if busy or member.outbox:
                 await asyncio.sleep(0)  # let in what arrives
             else:
                 await arrived.wait()
-        if line.gone and line.close_code == PROTOCOL_ERROR:
-            log.error("the connection is closed: %s", line.close_reason)
+        if stream.gone and stream.close_code == PROTOCOL_ERROR:
+            log.error("the connection is closed: %s", stream.close_reason)
     finally:
         for task in (asked, ending, watcher):
             task.cancel()
         for error in await asyncio.gather(ending, watcher, return_exceptions=True):
             if isinstance(error, Exception):
                 log.error("the connection ends", exc_info=error)
-        await line.close()
-    return line
+        await stream.close()
+    return stream
 
 
 async def serve_device(
@@ -124,7 +124,7 @@ async def serve_device(
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity = Identity.load(home / "identity.key")
     programs = ProgramStore(home / "programs")
-    door = Door(home / "token")
+    token = HostToken(home / "token")
     current: asyncio.Task[None] | None = None
     leaving = stopping or asyncio.Event()
 
@@ -132,7 +132,7 @@ async def serve_device(
         return NO_DATA if data is None else load_dataset(data, may_be_empty=True)
 
     def authorize(connection: ServerConnection, request: Request) -> Response | None:
-        refused = door.refusal(request)
+        refused = token.refusal(request)
         return None if refused is None else connection.respond(*refused)
 
     async def handle(connection: ServerConnection) -> None:

@@ -27,7 +27,7 @@ from crowdlearn_export.lowering.shortcuts import code_when_called, decomposed_be
 from crowdlearn_export.lowering.workspace import bytes_of, workspace_bytes
 
 from .in_place import InPlacePlanning, own_outputs
-from .link import link
+from .linker import link
 
 Tensors = tuple[torch.Tensor, ...]
 

@@ -15,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from crowdlearn_export.lowering.passes.layout import Layout
+from crowdlearn_export.lowering.passes.permutations import Permutations
 from crowdlearn_export.lowering.passes.simplify import (
     fuse_linear,
     join_views,
@@ -39,7 +39,7 @@ def lower(function: Callable[..., Any], example: Sequence[Tensor], batched: Coll
     with sdpa_kernel(SDPBackend.MATH), _Plain():
         module = make_fx(functional, decomposition_table=rules(), tracing_mode="fake")(*inputs)
     module.graph.eliminate_dead_code()
-    module = make_fx(Layout(module).run, decomposition_table=core(), tracing_mode="fake")(*inputs)
+    module = make_fx(Permutations(module).run, decomposition_table=core(), tracing_mode="fake")(*inputs)
     for simplify in (share_constants, sink_views, join_views, share_expressions, fuse_linear):
         module = simplify(module)
     return module

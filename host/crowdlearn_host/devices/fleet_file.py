@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crowdlearn_host.devices.facts import DeviceFacts
-from crowdlearn_host.devices.measuring import Link
+from crowdlearn_host.devices.measuring import MeasuredLink
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Measured:
     """A phone with what was measured on it."""
 
     facts: DeviceFacts
-    link: Link
+    link: MeasuredLink
     macs_per_second: float
 
 

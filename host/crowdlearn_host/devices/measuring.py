@@ -23,7 +23,7 @@ _PROBE = f"{HOME}/probe"
 
 
 @dataclass(frozen=True)
-class Link:
+class MeasuredLink:
     """Round trip in seconds, rates in bytes a second, seen from the phone: up is from it to this computer."""
 
     round_trip: float
@@ -40,14 +40,14 @@ class Probe:
     macs_a_sample: float
 
 
-async def measure_link(device: AdbDevice) -> Link:
+async def measure_link(device: AdbDevice) -> MeasuredLink:
     """Time a byte there and back, and a megabyte each way. Raises FleetError."""
     round_trip = await _round_trip(device)
     content = os.urandom(LINK_BYTES)
     down = await _seconds(lambda: device.push(content, _PROBE))
     up = await _seconds(lambda: device.pull(_PROBE))
     await device.shell(f"rm -f {_PROBE}")
-    return Link(round_trip, LINK_BYTES / up, LINK_BYTES / down)
+    return MeasuredLink(round_trip, LINK_BYTES / up, LINK_BYTES / down)
 
 
 async def measure_macs(

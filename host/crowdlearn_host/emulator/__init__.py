@@ -1,7 +1,7 @@
 """Virtual phones: processes with an adb daemon of their own, good enough to stand in for phones in CI."""
 
-from crowdlearn_host.emulator.hardware.link import LINKS, LinkModel
 from crowdlearn_host.emulator.hardware.profiles import PROFILES, DeviceProfile
+from crowdlearn_host.emulator.hardware.radio_link import LINKS, LinkModel
 from crowdlearn_host.emulator.manager import (
     accept,
     down,

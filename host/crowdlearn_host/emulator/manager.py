@@ -14,8 +14,8 @@ from crowdlearn_device.platform.confinement import landlock_version
 
 from crowdlearn_host.adb.carriers.keys import default_key_path, load_signer
 from crowdlearn_host.common.home import default_home
-from crowdlearn_host.emulator.hardware.link import LinkModel
 from crowdlearn_host.emulator.hardware.profiles import find_profile
+from crowdlearn_host.emulator.hardware.radio_link import LinkModel
 from crowdlearn_host.emulator.launch import start, wait_ready
 from crowdlearn_host.emulator.processes.limits import remove_groups
 from crowdlearn_host.emulator.processes.program_file import runner

@@ -17,14 +17,14 @@ from crowdlearn_device.platform.confinement import landlock_version
 
 from crowdlearn_host.emulator.commands.packages import Packages, package_commands
 from crowdlearn_host.emulator.commands.system import Powered, system_commands
-from crowdlearn_host.emulator.daemon.adbd import Adbd, Offer, Traffic
+from crowdlearn_host.emulator.daemon.adbd import Adbd, LinkBytes, Offer
 from crowdlearn_host.emulator.daemon.keys import KeyStore
 from crowdlearn_host.emulator.hardware.facts import battery_facts, generated_files, properties
 from crowdlearn_host.emulator.hardware.filesystem import Filesystem
-from crowdlearn_host.emulator.hardware.link import Direction, LinkModel
 from crowdlearn_host.emulator.hardware.log import Log
 from crowdlearn_host.emulator.hardware.power import Activity, PowerState, spend
 from crowdlearn_host.emulator.hardware.profiles import DeviceProfile, find_profile
+from crowdlearn_host.emulator.hardware.radio_link import Direction, LinkModel
 from crowdlearn_host.emulator.processes.limits import Limits, make_limits, remove_groups
 from crowdlearn_host.emulator.processes.parent import die_with_parent
 from crowdlearn_host.emulator.processes.processes import Processes
@@ -52,7 +52,7 @@ class Phone:
         profile = find_profile(settings.profile)
         self._folder = folder
         self._log = Log(folder / "logcat.txt")
-        self._traffic = Traffic()
+        self._traffic = LinkBytes()
         self._battery = Battery(profile)
         self._battery_shown: dict[str, str] = {}
         self._link = settings.link

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from crowdlearn_host.emulator.hardware.link import LinkModel
+from crowdlearn_host.emulator.hardware.radio_link import LinkModel
 from crowdlearn_host.errors import FleetError
 
 SETTINGS_FILE = "settings.json"

@@ -60,7 +60,7 @@ class PiecePlan:
 
 
 @dataclass(frozen=True)
-class Traffic:
+class EpochBytes:
     """Bytes that devices send per epoch, of all groups: sums, errors, state that changes hands, weights
     that are shared (and, of several groups, those that come back). Beside them, and no part of what
     is minimised, are sealed `snapshots` for spare devices and the `keys` by which these open them: a
@@ -162,7 +162,7 @@ class Plan:
     staleness: int = 0
     rotation: Rotation = DEFAULT_ROTATION
     groups: tuple[GroupPlan, ...] = field(default=())
-    traffic: Traffic | None = None
+    traffic: EpochBytes | None = None
     certificate: Certificate | None = None
     training: Training | None = None
     fleet: Fleet | None = None

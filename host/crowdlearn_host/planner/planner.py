@@ -27,8 +27,8 @@ from .baselines import Baseline, absent, baselines
 from .infeasibility import explain
 from .plan import BudgetUse, Certificate, PiecePlan, Plan, plan_from_counts
 from .rotation import rotate
+from .spending.epoch_bytes import epoch_traffic
 from .spending.joules import epoch_joules
-from .spending.traffic import epoch_traffic
 
 IMBALANCE = 1.03
 """Of slices, in the paper."""

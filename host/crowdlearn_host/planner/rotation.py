@@ -17,7 +17,7 @@ from crowdlearn_host.planner.problem.rotations import Rotation
 
 from .afford import affording
 from .plan import GroupPlan, Turn
-from .spending.traffic import moved_bytes
+from .spending.epoch_bytes import moved_bytes
 
 FORBIDDEN = 1e30
 

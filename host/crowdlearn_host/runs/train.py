@@ -15,7 +15,7 @@ from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.hub.exposition import exposed
 from crowdlearn_host.coordinator.hub.server import OnEvent, Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
-from crowdlearn_host.devices.carriers.adb import AdbFleet, Link
+from crowdlearn_host.devices.carriers.adb import AdbConnection, AdbFleet
 from crowdlearn_host.devices.joining.listener import listening
 from crowdlearn_host.errors import Interrupted, TrainingError
 from crowdlearn_host.runs.interrupt import Interrupt
@@ -94,7 +94,9 @@ async def train(
         on_event("gathering", {"named": list(serials), "joining": fleet.joining})
         reached = AdbFleet(server, prepared.config, serials, key, extra, prepared.plan.class_of)
         links = [
-            asyncio.create_task(Link(reached, serial, number, partial(_files_for, places, files, i)).keep())
+            asyncio.create_task(
+                AdbConnection(reached, serial, number, partial(_files_for, places, files, i)).keep()
+            )
             for i, (number, serial) in enumerate(zip(numbers, serials, strict=False))
         ]
         stack.push_async_callback(_cancelled, links)

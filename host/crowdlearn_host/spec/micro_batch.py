@@ -6,7 +6,7 @@ from math import ceil
 
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
-from crowdlearn_host.coordinator.hub.traffic import exchanged_messages
+from crowdlearn_host.coordinator.hub.traffic_ledger import exchanged_messages
 from crowdlearn_host.planner.plan import Plan
 
 from .run_spec import ALONE_ROWS, TrainingSection, micro_rows

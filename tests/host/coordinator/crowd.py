@@ -199,7 +199,7 @@ class Crowd:
         phone.member.outbox.clear()
 
     def _account(self, boundary: int, epoch: int, device: int, rows: tuple[int, ...]) -> None:
-        committed = self.group.points[0].boundary if self.group.points else 0
+        committed = self.group.restore_points[0].boundary if self.group.restore_points else 0
         assert boundary > committed, f"mini-batch {boundary} again, though {committed} is committed"
         self.ledger[boundary] = (epoch, device, rows)
 

@@ -334,7 +334,7 @@ def _react(device: Abstract, d: int, frame: pb.Frame, ahead: bool) -> tuple[Abst
 def _provide_own(device: Abstract, d: int, assign: pb.Assign) -> tuple[Abstract, list[pb.Frame]]:
     says: list[pb.Frame] = []
     for provide in assign.provides:
-        if provide.stored:
+        if provide.from_snapshot:
             continue
         state = dict(device.disk).get((assign.from_generation, assign.boundary))
         if state is None:

@@ -25,7 +25,7 @@ from .tiny import LAST, LAYERS, TinyExecutor, manifest
     [
         {"counts": ONE_PIECE, "every": 1, "renews": True, "learning_rate": 3e38},
         {"counts": ONE_PIECE, "theta": 0.5, "learning_rate": 3e38},
-        {"values": pb.FLOAT16, "every": 1, "learning_rate": 2e5},
+        {"shared_type": pb.FLOAT16, "every": 1, "learning_rate": 2e5},
     ],
 )
 def test_weights_that_diverged_stop_the_run_with_the_reason(tmp_path, changes):
@@ -38,7 +38,7 @@ def test_weights_that_diverged_stop_the_run_with_the_reason(tmp_path, changes):
 
 @pytest.mark.parametrize("wire", [pb.FLOAT32, pb.FLOAT16, pb.INT8])
 def test_a_follower_with_a_weight_that_is_nan_says_so_before_the_next_update(tmp_path, wire):
-    crowd = Crowd(tmp_path, settings_for(TWO_PIECES, 2, wire=wire, every=1))
+    crowd = Crowd(tmp_path, settings_for(TWO_PIECES, 2, wire_type=wire, every=1))
     crowd.run_until(lambda: crowd.group.phase == "running")
     member = crowd.phones[crowd.group.holders[1]].member
     assert member

@@ -138,7 +138,7 @@ def test_any_order_of_events_gives_the_same_bits(
 
 def test_sums_rounded_by_lot_are_rounded_alike_when_they_are_sent_again(folder: Path) -> None:
     """With int8 on the wire a mini-batch that is computed again gives the same bits as the first time."""
-    settings = settings_for(wire=pb.INT8, snapshot_every=2)
+    settings = settings_for(wire_type=pb.INT8, snapshot_every=2)
     calm = Crowd(folder / "calm", settings)
     calm.run()
     assert calm.done

@@ -15,7 +15,7 @@ from .crowd import Action, Crowd, largest_difference, memory_folder, settings_fo
 from .crowd_parties import RUN
 from .tiny import LAYERS, whole
 
-SETTINGS = settings_for(epochs=1, whole=whole().sha256)
+SETTINGS = settings_for(epochs=1, whole_program=whole().sha256)
 
 
 def kept_by(crowd: Crowd, number: int) -> dict[str, Floats]:
@@ -106,7 +106,9 @@ def test_a_device_that_stays_away_is_not_waited_for_longer(tmp_path):
 
 
 def test_where_every_weight_was_renewed_before_the_last_device_went(tmp_path):
-    crowd = Crowd(tmp_path, settings_for(epochs=1, every=1, renews=True, alone=False, whole=whole().sha256))
+    crowd = Crowd(
+        tmp_path, settings_for(epochs=1, every=1, renews=True, alone=False, whole_program=whole().sha256)
+    )
     last = len(crowd.phones) - 1
     crowd.run_until(lambda: len(crowd.told("shared")) == last)
     absent = next(d for d in crowd.group.schedule.order if d not in crowd.group.schedule.finished)

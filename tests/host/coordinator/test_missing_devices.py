@@ -152,7 +152,7 @@ def test_a_spare_that_comes_in_the_middle_of_a_pass_inherits_from_then_on(folder
 
 
 def newest(crowd: Crowd) -> tuple[int, int]:
-    return crowd.group.points[-1].generation, crowd.group.points[-1].boundary
+    return crowd.group.restore_points[-1].generation, crowd.group.restore_points[-1].boundary
 
 
 def test_a_silent_device_is_let_go_and_a_spare_takes_over(folder: Path) -> None:

@@ -180,7 +180,7 @@ def test_a_death_changes_nothing(
 
 
 def test_int8_is_rounded_alike_when_two_mini_batches_are_repeated(folder: Path) -> None:
-    settings = stale(wire=pb.INT8, epochs=1)
+    settings = stale(wire_type=pb.INT8, epochs=1)
     calm = Crowd(folder / "calm", settings, SAMPLES)
     calm.run()
     crowd = Crowd(folder / "disturbed", settings, SAMPLES, seed=1)

@@ -10,7 +10,7 @@ from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice
 from crowdlearn_host.devices.facts import parse_facts, read_facts
 from crowdlearn_host.devices.fleet_file import Measured, fleet_toml
-from crowdlearn_host.devices.measuring import Link, Probe, measure_link, measure_macs
+from crowdlearn_host.devices.measuring import MeasuredLink, Probe, measure_link, measure_macs
 from crowdlearn_host.devices.probe import build_probe
 from crowdlearn_host.errors import FleetError
 
@@ -54,8 +54,8 @@ def test_the_probe_is_a_program_that_the_runtime_can_time(tmp_path: Path) -> Non
 def test_a_class_is_as_slow_as_its_slowest_member() -> None:
     facts = [parse_facts(name, REAL_ANSWER.replace("0123abcd", name)) for name in ("a", 'b"')]
     measured = [
-        Measured(facts[0], Link(0.01, 100.0, 900.0), 5e9),
-        Measured(facts[1], Link(0.02, 300.0, 200.0), 4e9),
+        Measured(facts[0], MeasuredLink(0.01, 100.0, 900.0), 5e9),
+        Measured(facts[1], MeasuredLink(0.02, 300.0, 200.0), 4e9),
     ]
     (kind,) = tomllib.loads(fleet_toml(measured, samples=1))["class"]
     assert kind["devices"] == ["a", 'b"']

@@ -14,7 +14,7 @@ from crowdlearn_host.adb.carriers import silence
 from crowdlearn_host.cli import build
 from crowdlearn_host.cli.devices import profile
 from crowdlearn_host.devices import probe
-from crowdlearn_host.devices.measuring import Link, Probe, measure_link
+from crowdlearn_host.devices.measuring import MeasuredLink, Probe, measure_link
 from crowdlearn_host.errors import FleetError
 from typer.testing import CliRunner
 
@@ -30,7 +30,7 @@ def test_a_phone_that_hangs_or_vanishes_loses_no_others_results(
     with phones.running(3, tmp_path, programs=STAND_IN, preload=()) as infos:
         unlucky = infos[1]
 
-        async def measure(device: AdbDevice) -> Link:
+        async def measure(device: AdbDevice) -> MeasuredLink:
             with monkeypatch.context() as patch:
                 if device.serial == unlucky.serial:
                     patch.setattr(silence, "SILENCE_SECONDS", 0.2)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice, RuntimeDeployment
-from crowdlearn_host.emulator.hardware.link import DelayLine, Direction
 from crowdlearn_host.emulator.hardware.power import CPU_WATTS, RADIO_WATTS, Activity, PowerState, spend
 from crowdlearn_host.emulator.hardware.profiles import PROFILES, find_profile
+from crowdlearn_host.emulator.hardware.radio_link import DelayLine, Direction
 from crowdlearn_host.emulator.processes.limits import make_limits, remove_groups
 from crowdlearn_host.errors import FleetError
 from hypothesis import given

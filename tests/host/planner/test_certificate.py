@@ -18,7 +18,7 @@ from crowdlearn_host.planner.problem.fleet import Fleet, deal
 from crowdlearn_host.planner.problem.places import trees
 from crowdlearn_host.planner.problem.seats import group_problem
 from crowdlearn_host.planner.rotation import affording, rotate
-from crowdlearn_host.planner.spending.traffic import epoch_traffic
+from crowdlearn_host.planner.spending.epoch_bytes import epoch_traffic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

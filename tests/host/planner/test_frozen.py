@@ -6,7 +6,7 @@ import pytest
 import torch
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.tracing.trace import neuron_graph
-from crowdlearn_host.coordinator.hub.traffic import exchanged_bytes
+from crowdlearn_host.coordinator.hub.traffic_ledger import exchanged_bytes
 from crowdlearn_host.models.named import mlp
 from crowdlearn_host.planner.planner import plan_fleet
 from crowdlearn_host.planner.problem.costs import Training, WireFormat, costs

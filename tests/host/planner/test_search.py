@@ -9,8 +9,8 @@ from math import inf
 import pytest
 from crowdlearn_host.planner.problem.problem import (
     Budget,
+    BundleLink,
     Division,
-    Link,
     Problem,
     Seat,
     Wire,
@@ -39,13 +39,13 @@ def problems(draw: st.DrawFn, uplinks: bool = False) -> Problem:
     links = []
     for b in range(last):
         floats, silent = draw(st.integers(1, 3)), draw(st.booleans())
-        links.append(Link(b, b + 1, floats, silent=silent * floats, silent_edges=int(silent)))
+        links.append(BundleLink(b, b + 1, floats, silent=silent * floats, silent_edges=int(silent)))
     extra = st.tuples(st.integers(0, last), st.integers(1, last)).filter(lambda ends: ends[0] <= ends[1])
     for source, target in draw(st.lists(extra, max_size=2)):
         if source < last:
             floats, edges = draw(st.integers(1, 3)), draw(st.integers(1, 2))
             silent = draw(st.integers(0, floats)), draw(st.integers(0, edges))
-            links.append(Link(source, target, floats, edges, *silent))
+            links.append(BundleLink(source, target, floats, edges, *silent))
     counts = draw(st.sampled_from([(1,), (2,), (3,), (1, 1), (2, 1)]))
     costs = st.integers(0, 4)
     seats = []
@@ -92,7 +92,7 @@ def deep_problems(draw: st.DrawFn) -> Problem:
         if draw(st.booleans()):
             budgets.append(Budget("memory", "units", (0,) * 12, (1,) * 12, 1, draw(st.integers(5, 9))))
         seats.append(Seat(f"class {c}", count, tuple(budgets)))
-    links = tuple(Link(b, b + 1, draw(st.integers(1, 3))) for b in range(11))
+    links = tuple(BundleLink(b, b + 1, draw(st.integers(1, 3))) for b in range(11))
     return Problem(
         neurons,
         links,
@@ -219,7 +219,7 @@ def test_the_papers_network_has_the_proven_optimum(pieces: int, floats: int) -> 
     budget = Budget("load", "edges", loads, (0,) * 5, 0, 1.03 * 101_700 / pieces)
     problem = Problem(
         neurons,
-        tuple(Link(b, b + 1, 1) for b in range(4)),
+        tuple(BundleLink(b, b + 1, 1) for b in range(4)),
         frozenset({0, 4}),
         (Seat("dominator", 1), Seat("follower", pieces, (budget,))),
         dominator_hidden=False,

@@ -9,7 +9,7 @@ import torch
 from crowdlearn_host.methods.index_space import flat_layout, flatten, unflatten
 from crowdlearn_host.models.named import mlp
 from crowdlearn_host.simulation.learners.dense import DenseChain, Fed
-from crowdlearn_host.simulation.learners.samples import Columns
+from crowdlearn_host.simulation.learners.sparse_inputs import Columns
 from torch import nn
 
 BATCHES = [slice(0, 20), slice(20, 40), slice(40, 60), slice(60, 73)]

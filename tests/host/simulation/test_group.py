@@ -7,7 +7,7 @@ from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.models.named import mlp
 from crowdlearn_host.simulation.learners.dense import DenseChain
 from crowdlearn_host.simulation.learners.group import GroupModel, GroupResult
-from crowdlearn_host.simulation.learners.samples import Columns
+from crowdlearn_host.simulation.learners.sparse_inputs import Columns
 from crowdlearn_host.simulation.learners.workload import Pass
 from crowdlearn_host.simulation.setting import Setting, prepare
 from crowdlearn_host.spec.simulation import SimulationConfig

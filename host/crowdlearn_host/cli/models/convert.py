@@ -89,7 +89,7 @@ def export_model(
             from crowdlearn_export.program.deploy import export_onnx, export_pte
             from crowdlearn_export.tracing.whole import as_samples, sample_dtype
 
-            from crowdlearn_host.runs.results.kept import model_and_test
+            from crowdlearn_host.runs.results.trained_model import model_and_test
 
             model, test = model_and_test(run, data)
             model.load_state_dict(load_model_state(run))

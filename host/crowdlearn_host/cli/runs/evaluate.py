@@ -35,7 +35,7 @@ def evaluate(
     with document(as_json) as tell:
         with Working(console, "evaluating"):
             from crowdlearn_host.runs.results.evaluation import evaluate as run_model  # imports torch
-            from crowdlearn_host.runs.results.kept import loss_of, model_and_test
+            from crowdlearn_host.runs.results.trained_model import loss_of, model_and_test
 
             model, test = model_and_test(run, data)
             result = run_model(model, load_model_state(run), test, loss_of(run))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from crowdlearn_device.piece.routes import overlap
 from crowdlearn_device.protocol import wire_pb2 as pb
 
-from .restore_points import Device, Point, Schedule
+from .restore_points import Device, RestorePoint, Schedule
 from .settings import Layout, Neurons, Settings
 
 
@@ -30,7 +30,7 @@ class Assignment:
     keepers: tuple[int, ...]
     heirs: tuple[int, ...]
     devices: tuple[Device, ...]
-    point: Point | None
+    point: RestorePoint | None
     providing: tuple[tuple[int, bool], ...]
     fresh: bool
     patched: bool
@@ -52,7 +52,7 @@ class Assignment:
             heirs=self.heirs,
             fresh=self.fresh,
             patched=self.patched,
-            keep=self.settings.whole if self.keepers else "",
+            keep_program=self.settings.whole_program if self.keepers else "",
         )
         self._add_moves(assign, number)
         return assign
@@ -72,7 +72,7 @@ class Assignment:
             in_flight=settings.in_flight,
             seed=settings.seed,
             snapshot_every=settings.snapshot_every,
-            wire=settings.wire,  # type: ignore[arg-type]
+            wire=settings.wire_type,  # type: ignore[arg-type]
             rank=settings.theta < 1,
             staleness=settings.staleness,
             least_rows=settings.least_rows,
@@ -88,10 +88,10 @@ class Assignment:
             return
         assign.from_generation = point.generation
         for old, (provider, is_stored) in enumerate(self.providing):
-            assign.given.add(device=provider, neurons=_ranges(point.layout[old]))
+            assign.provided.add(device=provider, neurons=_ranges(point.layout[old]))
             if provider != number:
                 continue
-            assign.provides.add(piece=old, stored=is_stored, neurons=_ranges(point.layout[old]))
+            assign.provides.add(piece=old, from_snapshot=is_stored, neurons=_ranges(point.layout[old]))
             due = [(keeper, point.layout[old]) for keeper in self.keepers]
             for receiver, layers in due or zip(self.holders, self.layout, strict=True):
                 for layer, (has, wants) in enumerate(zip(point.layout[old], layers, strict=True)):

@@ -28,19 +28,19 @@ class Course(Standing):
         """Go on from the newest point that the connected devices can restore, or say what is missing."""
         if self.phase in ("done", "stopped"):
             return
-        if not self.points and not self._gathered:
+        if not self.restore_points and not self._gathered:
             self.phase = "gathering"
             return
-        if self.points:
-            restorable = [p for p in self.points if self._providers(p) is not None]
+        if self.restore_points:
+            restorable = [p for p in self.restore_points if self._providers(p) is not None]
             if restorable:
                 self._restore(restorable[-1])
-            elif self.points[0].boundary == 0:
+            elif self.restore_points[0].boundary == 0:
                 # Nothing is trained yet: the server's own model is the state.
-                self.points = [replace(self.points[0], generation=0)]
-                self._restore(self.points[0])
+                self.restore_points = [replace(self.restore_points[0], generation=0)]
+                self._restore(self.restore_points[0])
             else:
-                absent = sorted({d for d in self.points[-1].holders if d not in self.live})
+                absent = sorted({d for d in self.restore_points[-1].holders if d not in self.live})
                 self._pause(f"pieces are held by devices that are gone: {', '.join(map(self._name, absent))}")
                 return
         dominator = self.schedule.dominator
@@ -148,7 +148,7 @@ class Course(Standing):
         turn = self._whose_turn()
         if (turn is None or is_full(self.schedule, self.settings.every)) and not self._fresh:
             self.schedule = replace(self.schedule, sharing=True)
-            self.points[-1] = replace(self.points[-1], schedule=self.schedule)
+            self.restore_points[-1] = replace(self.restore_points[-1], schedule=self.schedule)
             self.effects.append(Save())
             if self.phase == "running" and set(self.holders) <= self._able:
                 self._ask_to_share()
@@ -156,7 +156,7 @@ class Course(Standing):
                 self._resume()
         elif turn is None and self._able:
             self._end_epoch()
-            self.points = after_sharing(self.settings, self.points, self.schedule)
+            self.restore_points = after_sharing(self.settings, self.restore_points, self.schedule)
             self._next_pass()
         elif turn is None:
             self._pause("nobody is here")
@@ -175,7 +175,7 @@ class Course(Standing):
                 generation=self.generation,
                 round=self.schedule.round,
                 theta=self.settings.theta,
-                values=self.settings.values,  # type: ignore[arg-type]
+                values=self.settings.shared_type,  # type: ignore[arg-type]
             )
             self._send(device, share=share)
 
@@ -189,7 +189,7 @@ class Course(Standing):
 
     def _end(self) -> None:
         """Every device takes the model, where they are to keep it; then the run is over."""
-        if self.settings.whole:
+        if self.settings.whole_program:
             if self.live - self._kept:
                 self._assign(self.holders, keepers=tuple(sorted(self.live)))
                 return
@@ -211,7 +211,7 @@ class Course(Standing):
             self._pause(f"over the plan's caps: {told}")
             return
         settings, schedule = self.settings, self.schedule
-        point = self.points[-1] if self.points else None
+        point = self.restore_points[-1] if self.restore_points else None
         self.generation += 1
         self.phase = "forming"
         self.holders = holders

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from crowdlearn_device.protocol import wire_pb2 as pb
 
-from .restore_points import Point
+from .restore_points import RestorePoint
 from .settings import Layout, Neurons
 
 
@@ -20,7 +20,7 @@ class Forming:
 
     holders: tuple[int, ...] = ()
     keepers: tuple[int, ...] = ()
-    point: Point | None = None
+    point: RestorePoint | None = None
     providing: tuple[tuple[int, bool], ...] = ()
     offers: Mapping[int, pb.KeyOffer] = field(default_factory=dict)
     ready: frozenset[int] = frozenset()

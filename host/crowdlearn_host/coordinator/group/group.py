@@ -281,7 +281,7 @@ class Group(Course):
         self.schedule = next_round(self.schedule, self.boundary)
         if self._whose_turn() is None:
             self._end_epoch()
-        self.points = after_sharing(self.settings, self.points, self.schedule)
+        self.restore_points = after_sharing(self.settings, self.restore_points, self.schedule)
         self._next_pass()
 
     def _swap_slow(self) -> None:

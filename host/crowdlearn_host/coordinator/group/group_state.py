@@ -19,7 +19,7 @@ from crowdlearn_host.errors import RunError
 from .attendance import Attendance
 from .effects import Effect, Forget, Record, Save, Send
 from .forming import Forming
-from .restore_points import Device, Point, Schedule, point_of, providers
+from .restore_points import Device, RestorePoint, Schedule, point_of, providers
 from .rounds import is_fresh
 from .settings import Layout, Settings
 from .timing.pace import Pace
@@ -41,7 +41,7 @@ class Standing:
         self.boundary = 0
         self.schedule = Schedule()
         self.holders: tuple[int, ...] = ()
-        self.points: list[Point] = []
+        self.restore_points: list[RestorePoint] = []
         self.snapshots: dict[tuple[int, int, int], frozenset[int]] = {}
         self._cut = settings.cuts[0]
         self._forming = Forming()
@@ -76,7 +76,7 @@ class Standing:
         return {
             "devices": [{**asdict(d), "identity": d.identity.hex()} for d in self.devices.values()],
             "generation": self.generation,
-            "points": [asdict(p) for p in self.points],
+            "points": [asdict(p) for p in self.restore_points],
             "snapshots": [[*key, sorted(heirs)] for key, heirs in self.snapshots.items()],
             "done": self.phase == "done",
         }
@@ -90,19 +90,19 @@ class Standing:
                 device = Device(d["number"], d["name"], bytes.fromhex(d["identity"]), d["samples"])
                 group.devices[device.number] = device
             group.generation = data["generation"]
-            group.points = [point_of(p) for p in data["points"]]
+            group.restore_points = [point_of(p) for p in data["points"]]
             group.snapshots = {(g, b, piece): frozenset(heirs) for g, b, piece, heirs in data["snapshots"]}
             if data["done"]:
                 group.phase = "done"
-            if group.points:
-                group._restore(group.points[-1])
+            if group.restore_points:
+                group._restore(group.restore_points[-1])
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"the run's saved state is damaged ({error}); start a new run") from error
         return group
 
-    def _restore(self, point: Point) -> None:
+    def _restore(self, point: RestorePoint) -> None:
         """Stand where the point stood."""
-        self.points = self.points[: self.points.index(point) + 1]
+        self.restore_points = self.restore_points[: self.restore_points.index(point) + 1]
         self.boundary, self.schedule = point.boundary, point.schedule
         self.holders = point.holders
         self._cut = next((cut for cut in self.settings.cuts if cut.layout == point.layout), self._cut)
@@ -115,19 +115,19 @@ class Standing:
         forgotten.
         """
         self.boundary = boundary
-        point = Point(self.generation, boundary, self._layout, self.holders, self.schedule)
+        point = RestorePoint(self.generation, boundary, self._layout, self.holders, self.schedule)
         key = (point.generation, point.boundary)
         if all((*key, piece) in self.snapshots or self._alone for piece in range(len(self.holders))):
-            self.points = [point]
+            self.restore_points = [point]
             self.snapshots = {k: heirs for k, heirs in self.snapshots.items() if k[:2] >= key}
             self.effects += [Save(), Forget(*key)]
             for device in sorted(self.live):
                 self._send(device, committed=pb.Committed(generation=key[0], boundary=key[1]))
         else:
-            self.points.append(point)
+            self.restore_points.append(point)
             self.effects.append(Save())
 
-    def _providers(self, point: Point) -> list[tuple[int, bool]] | None:
+    def _providers(self, point: RestorePoint) -> list[tuple[int, bool]] | None:
         return providers(point, self.snapshots, self.live, self._lost_state)
 
     @property

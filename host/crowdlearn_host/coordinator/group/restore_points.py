@@ -55,7 +55,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Point:
+class RestorePoint:
     """A boundary at which every piece of a layout was held, and the schedule as it stood there.
 
     In generation 0 the server's model is the state, and needs no holder: before the first mini-batch, and
@@ -69,7 +69,7 @@ class Point:
     schedule: Schedule
 
 
-def point_of(data: dict[str, Any]) -> Point:
+def point_of(data: dict[str, Any]) -> RestorePoint:
     """The point that `dataclasses.asdict` made `data` of, and JSON kept."""
     layout = tuple(tuple((a, b) for a, b in piece) for piece in data["layout"])
     s = data["schedule"]
@@ -77,11 +77,11 @@ def point_of(data: dict[str, Any]) -> Point:
     schedule = Schedule(
         **{**s, "order": tuple(s["order"]), "done": done, "finished": tuple(s["finished"])},
     )
-    return Point(data["generation"], data["boundary"], layout, tuple(data["holders"]), schedule)
+    return RestorePoint(data["generation"], data["boundary"], layout, tuple(data["holders"]), schedule)
 
 
 def providers(
-    point: Point,
+    point: RestorePoint,
     snapshots: Mapping[tuple[int, int, int], frozenset[int]],
     live: Set[int],
     lost: Set[tuple[int, int]],

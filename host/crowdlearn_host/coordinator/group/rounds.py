@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from .restore_points import Point, Schedule
+from .restore_points import RestorePoint, Schedule
 from .settings import Settings
 
 
@@ -30,7 +30,9 @@ def next_epoch(schedule: Schedule) -> Schedule:
     return Schedule(schedule.epoch + 1, round=schedule.round, round_boundary=schedule.round_boundary)
 
 
-def after_sharing(settings: Settings, points: Sequence[Point], schedule: Schedule) -> list[Point]:
+def after_sharing(
+    settings: Settings, points: Sequence[RestorePoint], schedule: Schedule
+) -> list[RestorePoint]:
     """The points to go on from, `schedule` being what follows: none from which a round would be shared again.
 
     Where sharing renews every weight, the server's model is the point, and needs no device.

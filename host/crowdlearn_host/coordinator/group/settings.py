@@ -38,9 +38,9 @@ class Settings:
     first of each). Devices share after `every` passes (0: after an epoch), and the learning rate falls with
     every sharing as `fall` says. A group that is not `alone` takes the global model's weights at the
     beginning of every round; where sharing `renews` all of them, no state moves between devices then. No
-    part of a pass has fewer samples than `least_rows`, and so no device. With `whole`, the hash of the whole
-    network's program, every device gets the group's model at the end. `takers` are the devices that can
-    afford each piece, as of a Cut; devices `without_samples` are planned to hold none and are never the
+    part of a pass has fewer samples than `least_rows`, and so no device. With `whole_program`, the hash of
+    the whole network's program, every device gets the group's model at the end. `takers` are the devices that
+    can afford each piece, as of a Cut; devices `without_samples` are planned to hold none and are never the
     dominator, and `most_samples` tells by device how many its memory was planned for. With `secret_order`
     dominators draw the order of their samples from secrets of their own; with `shares` pieces 1 to 3 are
     those of helpers. `outgoing` are the mechanisms, by name, of all that leaves a device.
@@ -57,7 +57,7 @@ class Settings:
     snapshot_every: int
     staleness: int = 0
     least_rows: int = 1
-    wire: int = pb.FLOAT32
+    wire_type: int = pb.FLOAT32
     rotation: str = "full"
     devices: int = 0
     grace_seconds: float = 60.0
@@ -67,10 +67,10 @@ class Settings:
     fall: Fall = "constant"
     every: int = 0
     theta: float = 1.0
-    values: int = pb.FLOAT32
+    shared_type: int = pb.FLOAT32
     alone: bool = True
     renews: bool = False
-    whole: str = ""
+    whole_program: str = ""
     takers: tuple[frozenset[int], ...] = ()
     without_samples: frozenset[int] = frozenset()
     most_samples: Mapping[int, int] = field(default_factory=dict)

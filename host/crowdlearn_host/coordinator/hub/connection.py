@@ -9,7 +9,7 @@ from crowdlearn_device.transport.message_stream import MessageStream
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.restore_points import Device
 
-from .traffic import Ledger
+from .traffic_ledger import Ledger
 
 
 @dataclass(eq=False, slots=True)
@@ -21,7 +21,7 @@ class Attached:
     device: Device
     number: int
     group: Group
-    line: MessageStream
+    stream: MessageStream
     up: Ledger
     down: Ledger
     counts: bool = True
@@ -29,4 +29,4 @@ class Attached:
     def put(self, data: bytes, purpose: int, *, express: bool = False) -> None:
         """Send a frame as soon as there is room."""
         self.down.count(purpose, len(data))
-        self.line.put(data, express=express)
+        self.stream.put(data, express=express)

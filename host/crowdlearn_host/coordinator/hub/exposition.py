@@ -41,7 +41,7 @@ def _lines(server: Server) -> Iterator[str]:
         for purpose, count in server.traffic.by_purpose(way).items()
     ]
     yield from _metric("bytes_total", "counter", "bytes on the wire, from devices (up) and to them", sent)
-    queued = [("", sum(attached.line.queued for attached in connected))]
+    queued = [("", sum(attached.stream.queued for attached in connected))]
     yield from _metric("queued_bytes", "gauge", "bytes that wait to be sent to devices", queued)
 
 

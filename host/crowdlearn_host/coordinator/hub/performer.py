@@ -19,7 +19,7 @@ from crowdlearn_host.coordinator.storage.store import Saved, Store
 from crowdlearn_host.errors import UpdateRefused
 
 from .connection import Attached
-from .traffic import Traffic
+from .traffic_ledger import TrafficLedger
 
 OnCheckpoint = Callable[[int, int, dict[str, Floats]], None]
 """Group, epoch, and the global model's arrays; called in the store's thread."""
@@ -70,7 +70,7 @@ class Performer:
         hub: Hub,
         groups: Sequence[Group],
         store: Store,
-        traffic: Traffic,
+        traffic: TrafficLedger,
         on_checkpoint: OnCheckpoint,
         *,
         synchronous: bool,

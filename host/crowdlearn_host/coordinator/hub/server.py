@@ -32,7 +32,7 @@ from .connection import Attached
 from .performer import OnCheckpoint, Performer
 from .repeated import Repeated
 from .throughput import Throughput
-from .traffic import CONTROL, Traffic, purpose_of
+from .traffic_ledger import CONTROL, TrafficLedger, purpose_of
 
 HELLO_SECONDS = 60.0
 CHUNK_BYTES = 256 << 10
@@ -67,7 +67,7 @@ class Server:
     """Files by their hash, for devices that lack them."""
     seats: Mapping[str, int] = field(default_factory=dict)
     """The number that the plan gives to each device that it names."""
-    traffic: Traffic = field(default_factory=Traffic)
+    traffic: TrafficLedger = field(default_factory=TrafficLedger)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     error: Exception | None = None
     """What on this host's side ended the run, where it did; on disk is what was reached before."""
@@ -131,9 +131,9 @@ class Server:
         try:
             self._group(number).join(attached.device)
             self._performer.perform(self._index(number))
-            reason = await attached.line.ended()
+            reason = await attached.stream.ended()
         finally:
-            attached.line.abort()
+            attached.stream.abort()
             if attached.counts:
                 attached.counts = False
                 del self._attached[number]
@@ -172,7 +172,7 @@ class Server:
         before = self._attached.pop(number, None)
         if before is not None:
             before.counts = False
-            before.line.abort()
+            before.stream.abort()
             self._group(number).leave(number, "replaced by a new connection")
             self._performer.perform(self._index(number))
         self._attached[number] = attached
@@ -215,7 +215,7 @@ class Server:
         elif generation == group.generation and (receiver := self._attached.get(receiving)):
             group.relayed(sender)
             receiver.put(data, purpose, express=express)
-            return None if receiver.line.has_room else receiver.line.room()
+            return None if receiver.stream.has_room else receiver.stream.room()
         return None
 
     async def _give(self, attached: Attached, sha256: str) -> None:
@@ -225,7 +225,7 @@ class Server:
             part = content[offset : offset + CHUNK_BYTES]
             chunk = pb.Chunk(sha256=sha256, size=len(content), offset=offset, data=part)
             attached.put(pb.Frame(chunk=chunk).SerializeToString(), CONTROL)
-            await attached.line.room()
+            await attached.stream.room()
 
     async def _keep(self, attached: Attached, snapshot: pb.Snapshot) -> None:
         number = attached.device.number
@@ -311,7 +311,7 @@ class Server:
         """Hang up on a device."""
         if dropped := self._attached.pop(device, None):
             dropped.counts = False
-            dropped.line.abort()
+            dropped.stream.abort()
 
     def stream(self, to: Attached, generation: int, frames: Callable[[], Iterator[pb.Frame]]) -> None:
         """Send frames no faster than the device takes them, as long as the generation lasts."""
@@ -328,7 +328,7 @@ class Server:
                 if self._attached.get(number) is not to or self._group(number).generation != generation:
                     return
                 self.send(to, frame)
-                await to.line.room()
+                await to.stream.room()
         except Exception as error:
             self.fail(error)
 
@@ -361,7 +361,7 @@ class Server:
             task.cancel()
         await self._performer.settled()
         await self.store.close()
-        await asyncio.gather(*(attached.line.close() for attached in list(self._attached.values())))
+        await asyncio.gather(*(attached.stream.close() for attached in list(self._attached.values())))
 
 
 def _binary(data: bytes | str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .traffic import Traffic
+from .traffic_ledger import TrafficLedger
 
 TOTALS = ("samples_per_second", "bytes_per_sample", "bytes")
 """What is told of the whole run so far, after a mini-batch."""
@@ -16,7 +16,7 @@ TOTALS_SECONDS = 1.0
 class Throughput:
     """Measured from the end of the first mini-batch on."""
 
-    def __init__(self, traffic: Traffic) -> None:
+    def __init__(self, traffic: TrafficLedger) -> None:
         self.samples = 0
         self._traffic = traffic
         self._told = -TOTALS_SECONDS

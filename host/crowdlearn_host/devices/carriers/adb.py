@@ -48,7 +48,7 @@ class AdbFleet:
     @property
     def trained(self) -> bool:
         """True if the run has got anywhere."""
-        return any(group.points for group in self.server.groups)
+        return any(group.restore_points for group in self.server.groups)
 
     def decline(self, serial: str, reason: str) -> None:
         """A device takes no part. Raises TrainingError if that leaves nobody, and nothing is trained."""
@@ -59,7 +59,7 @@ class AdbFleet:
             raise TrainingError(f"no device takes part ({why}); see to that and start again")
 
 
-class Link:
+class AdbConnection:
     """Keeps a device connected, with the `files` for its name on it; new to the run it gets `number`."""
 
     def __init__(

@@ -63,7 +63,7 @@ class Strangers:
         self._waiting.pop(address, None)
 
 
-class Door(socket.socket):
+class WatchedSocket(socket.socket):
     """A listening socket that tells of every connection before anything is read from it."""
 
     strangers: Strangers
@@ -81,18 +81,20 @@ class Door(socket.socket):
         raise BlockingIOError
 
 
-def doors(host: str, port: int, strangers: Strangers) -> list[Door]:
+def doors(host: str, port: int, strangers: Strangers) -> list[WatchedSocket]:
     """One for each address of `host`; for all of this computer where it is empty.
 
     Raises OSError, and OverflowError for a port that cannot be.
     """
     flags = socket.AI_PASSIVE | (0 if host else socket.AI_ADDRCONFIG)
-    made: list[Door] = []
+    made: list[WatchedSocket] = []
     try:
         for family, *_, (name, _, *scope) in socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=flags
         ):
-            made.append(Door(fileno=socket.create_server((name, port, *scope), family=family).detach()))
+            made.append(
+                WatchedSocket(fileno=socket.create_server((name, port, *scope), family=family).detach())
+            )
             made[-1].strangers = strangers
     except BaseException:
         for door in made:

@@ -14,7 +14,7 @@ from crowdlearn_host.emulator.daemon.handshake import TOKEN_BYTES, Handshake
 from crowdlearn_host.emulator.daemon.keys import KeyStore, fingerprint
 from crowdlearn_host.emulator.daemon.reverse import Reverse
 from crowdlearn_host.emulator.hardware.filesystem import Filesystem
-from crowdlearn_host.emulator.hardware.link import DelayLine, Direction
+from crowdlearn_host.emulator.hardware.radio_link import DelayLine, Direction
 from crowdlearn_host.emulator.processes.processes import Processes
 from crowdlearn_host.emulator.shell.shell import PROMPT, CommandFunction, Io, Shell, run, run_interactive
 from crowdlearn_host.errors import FleetError
@@ -22,7 +22,7 @@ from crowdlearn_host.errors import FleetError
 MAX_STDIN = 64
 
 
-class Traffic:
+class LinkBytes:
     """Bytes over the link of a phone since they were last taken."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Offer:
     spawn_job: Callable[[Awaitable[int]], None]
     connections: "set[Adbd]"
     admits: Callable[[], bool]
-    traffic: Traffic
+    traffic: LinkBytes
     up: Direction | None
     down: Direction | None
 

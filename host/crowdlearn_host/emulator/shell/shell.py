@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from crowdlearn_host.emulator.hardware.filesystem import TEMPORARY, Filesystem, write_all
 from crowdlearn_host.emulator.shell.arithmetic import ExpressionError, evaluate
-from crowdlearn_host.emulator.shell.patterns import escaped, globbed
+from crowdlearn_host.emulator.shell.globs import escaped, globbed
 from crowdlearn_host.emulator.shell.syntax import (
     MAX_COMMAND,
     NOT_FOUND,

@@ -12,7 +12,7 @@ from crowdlearn_export.graph.shape import array_specs
 
 from .bundles import PAIRED, bundles
 from .memory import Memory, bundle_memory, tails
-from .problem import Link
+from .problem import BundleLink
 from .rotations import DEFAULT_ROTATION, Rotation
 from .state_bytes import StateOverhead, state_overhead
 
@@ -82,7 +82,7 @@ class Costs:
     """A network in the planner's numbers, per bundle; `sample_bytes` are those of one input."""
 
     neurons: tuple[int, ...]
-    links: tuple[Link, ...]
+    links: tuple[BundleLink, ...]
     each: tuple[NeuronCosts, ...]
     memory: Memory
     layers: tuple[tuple[int, ...], ...]
@@ -102,7 +102,7 @@ class Costs:
         return sum(n * each.state for n, each in zip(self.neurons, self.each, strict=True))
 
 
-def links(graph: NeuronGraph) -> tuple[Link, ...]:
+def links(graph: NeuronGraph) -> tuple[BundleLink, ...]:
     """Links between bundles, parallel edges merged."""
     bundle_of = {layer: b for b, members in enumerate(bundles(graph)) for layer in members}
     merged: dict[tuple[int, int], list[tuple[int, bool]]] = {}
@@ -111,7 +111,7 @@ def links(graph: NeuronGraph) -> tuple[Link, ...]:
             ends = bundle_of[edge.source], bundle_of[edge.target]
             merged.setdefault(ends, []).append((graph.layers[edge.target].sum_floats, taught))
     return tuple(
-        Link(
+        BundleLink(
             *ends,
             floats=sum(floats for floats, _ in edges),
             edges=len(edges),

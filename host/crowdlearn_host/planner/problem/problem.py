@@ -20,7 +20,7 @@ Counts = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Link:
+class BundleLink:
     """Linear maps from one bundle to another: `floats` per target neuron and sample, over `edges` parallel
     edges. Of these, errors come back for all but the `silent` floats, on all but the `silent_edges`.
     """
@@ -116,7 +116,7 @@ class Problem:
     """
 
     neurons: tuple[int, ...]
-    links: tuple[Link, ...]
+    links: tuple[BundleLink, ...]
     pinned: frozenset[int]
     seats: tuple[Seat, ...]
     objective: Wire = Wire()

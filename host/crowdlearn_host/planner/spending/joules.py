@@ -10,7 +10,7 @@ from crowdlearn_host.planner.plan import DeviceJoules, GroupPlan
 from crowdlearn_host.planner.problem.costs import Costs, Training, sharing_bytes
 from crowdlearn_host.planner.problem.fleet import Fleet
 from crowdlearn_host.planner.problem.problem import Counts, Problem, downlink, uplink
-from crowdlearn_host.planner.spending.traffic import moved_bytes
+from crowdlearn_host.planner.spending.epoch_bytes import moved_bytes
 
 
 def epoch_joules(
@@ -45,9 +45,9 @@ def epoch_joules(
                     keys = costs.overhead.heir * heirs
                     sent[device] += training.snapshots(samples) * (stored[k] + keys)
         for before, after in pairwise((*group.turns, group.turns[0])):
-            for k, (giver, taker) in enumerate(zip(before.devices, after.devices, strict=True)):
-                if giver != taker:
-                    sent[giver] += moved[k]
+            for k, (provider, taker) in enumerate(zip(before.devices, after.devices, strict=True)):
+                if provider != taker:
+                    sent[provider] += moved[k]
                     received[taker] += moved[k]
         for k, (last, first) in enumerate(zip(group.turns[-1].devices, group.turns[0].devices, strict=True)):
             sent[last] += shared[k]

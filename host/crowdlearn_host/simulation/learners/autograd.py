@@ -15,7 +15,7 @@ from crowdlearn_host.methods.index_space import FlatEntry
 
 from .on_shares import put_on_shares
 from .rounding import round_sums
-from .samples import Indices
+from .sparse_inputs import Indices
 from .workload import Pass, Workload
 
 

@@ -1,6 +1,6 @@
 """A chain of dense layers, forward and backward by hand: what autograd computes, in half its time or less.
 
-Products are numpy's, and what lies between two of them is one compiled loop (see `loops`). Sums go into
+Products are numpy's, and what lies between two of them is one compiled loop (see kernels.py). Sums go into
 buffers that stay, the rate is divided by the batch and errors are not, and a bias before a batch norm, which
 has no gradient, rests.
 """
@@ -18,9 +18,9 @@ from torch import nn
 
 from crowdlearn_host.methods.index_space import FlatEntry
 
-from . import loops
-from .loops import BIAS, GAIN, MEAN, SHIFT, VARIANCE
-from .samples import Columns, Indices, Samples
+from . import kernels
+from .kernels import BIAS, GAIN, MEAN, SHIFT, VARIANCE
+from .sparse_inputs import Columns, Indices, SparseInputs
 
 CLASSIFIED = 500
 """Samples that are classified at a time: their activations stay in the caches."""
@@ -34,7 +34,7 @@ class Fed:
     they are fed, their labels in that order, and the mini-batches, each a part of the rows.
     """
 
-    samples: Samples
+    samples: SparseInputs
     rows: Indices
     labels: Indices
     batches: Sequence[slice]
@@ -42,7 +42,7 @@ class Fed:
 
 @dataclass(frozen=True)
 class Layer:
-    """A dense layer's floats, as views of a vector: `weight` [sources, targets], and `vectors` as `loops`
+    """A dense layer's floats, as views of a vector: `weight` [sources, targets], and `vectors` as kernels.py
     has them.
     """
 
@@ -84,7 +84,7 @@ class DenseChain:
         self.vector = np.empty(layout[-1].stop, np.float32)
         self._layers = self._views(self.vector, transposed=True)
         self._widths = [layer.vectors.shape[1] for layer in self._layers]
-        self._saved = [np.empty((loops.SAVED, width), np.float32) for width in self._widths]
+        self._saved = [np.empty((kernels.SAVED, width), np.float32) for width in self._widths]
         self._gradients = [np.empty_like(layer.weight) for layer in self._layers]
         self._room = [[np.empty((0, width), np.float32) for width in self._widths] for _ in range(3)]
 
@@ -141,7 +141,7 @@ class DenseChain:
             totals = [Layer(np.empty((len(each.weight), 0), np.float32), nothing) for each in self._layers]
         return sum(self._pass(fed, rate, totals) for fed in passes)
 
-    def classify(self, flat: Floats, samples: Samples, tested: range) -> Indices:
+    def classify(self, flat: Floats, samples: SparseInputs, tested: range) -> Indices:
         """The classes of the samples `tested`, by running statistics; `flat`: as sharing.flat.
 
         They are int64 [n].
@@ -162,9 +162,9 @@ class DenseChain:
             for at, (weight, bias) in enumerate(folded):
                 x = x @ weight[: x.shape[1]]
                 if at == 0:
-                    loops.add_rare(x, weight, rows, samples.starts, samples.columns, samples.values)
+                    kernels.add_rare(x, weight, rows, samples.starts, samples.columns, samples.values)
                 if at + 1 < len(folded):
-                    loops.rectify(x, bias, x)
+                    kernels.rectify(x, bias, x)
             classes.append((x + folded[-1][1]).argmax(1))
         return np.concatenate(classes)
 
@@ -206,7 +206,7 @@ class DenseChain:
         room = ([each[:rows] for each in kind] for kind in self._room)
         return Step(np.float32(-rate / rows), np.float32(1 / rows), totals, *room)
 
-    def _descend(self, x: Floats, samples: Samples, rows: Indices, labels: Indices, to: Step) -> float:
+    def _descend(self, x: Floats, samples: SparseInputs, rows: Indices, labels: Indices, to: Step) -> float:
         """One mini-batch, these rows of `samples`, whose common columns are `x`: moves what it moves; returns
         the loss summed over samples.
         """
@@ -215,20 +215,20 @@ class DenseChain:
             sums, outputs = to.sums[at], to.outputs[at]
             np.matmul(x, layer.weight[: x.shape[1]], out=sums)
             if at == 0 and len(samples.values):
-                loops.add_rare(sums, layer.weight, *rare)
+                kernels.add_rare(sums, layer.weight, *rare)
             if at == len(self._norms):
                 break
             norm = self._norms[at]
             if norm:
                 momentum, eps = np.float32(norm.momentum), np.float32(norm.eps)
-                loops.normalise(sums, layer.vectors, momentum, eps, self._saved[at], outputs)
+                kernels.normalise(sums, layer.vectors, momentum, eps, self._saved[at], outputs)
             else:
-                loops.rectify(sums, layer.vectors[BIAS], outputs)
+                kernels.rectify(sums, layer.vectors[BIAS], outputs)
             x = outputs
             inputs.append(x)
         vectors, errors = self._layers[-1].vectors, to.errors[-1]
-        loss = loops.errors_of(to.sums[-1], vectors[BIAS], labels, errors)
-        loops.move_bias(errors, vectors, to.totals[-1].vectors, to.rate, to.share)
+        loss = kernels.errors_of(to.sums[-1], vectors[BIAS], labels, errors)
+        kernels.move_bias(errors, vectors, to.totals[-1].vectors, to.rate, to.share)
         for at in reversed(range(len(inputs))):
             x, weight, total = inputs[at], self._layers[at].weight, to.totals[at].weight
             count = x.shape[1]
@@ -236,9 +236,9 @@ class DenseChain:
             if at:
                 np.matmul(errors, weight.T, out=to.errors[at - 1])
             elif len(samples.values):
-                loops.move_rare(weight, total, errors, *rare, to.rate, to.share)
+                kernels.move_rare(weight, total, errors, *rare, to.rate, to.share)
             moved, summed = weight[:count].reshape(-1), total[:count].reshape(-1)
-            loops.move(moved, by.reshape(-1), summed, to.rate, to.share)
+            kernels.move(moved, by.reshape(-1), summed, to.rate, to.share)
             if at:
                 errors = to.errors[at - 1]
                 self._back(at - 1, errors, to)
@@ -249,10 +249,10 @@ class DenseChain:
         vectors, totals, outputs = self._layers[at].vectors, to.totals[at].vectors, to.outputs[at]
         if self._norms[at]:
             saved = self._saved[at]
-            loops.back_normalised(errors, outputs, to.sums[at], saved, vectors, totals, to.rate, to.share)
+            kernels.back_normalised(errors, outputs, to.sums[at], saved, vectors, totals, to.rate, to.share)
         else:
-            loops.back_rectified(errors, outputs)
-            loops.move_bias(errors, vectors, totals, to.rate, to.share)
+            kernels.back_rectified(errors, outputs)
+            kernels.move_bias(errors, vectors, totals, to.rate, to.share)
 
 
 def _as_usual(layer: nn.Module) -> bool:

@@ -17,10 +17,10 @@ from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_host.methods.index_space import flat_layout, flatten
 from crowdlearn_host.models.named import build_model
 
-from . import loops
+from . import kernels
 from .autograd import ByAutograd
-from .products import ByProducts
-from .samples import Indices
+from .dense_learner import DenseLearner
+from .sparse_inputs import Indices
 from .workload import Pass, Workload
 
 
@@ -64,7 +64,9 @@ class GroupModel:
         layout = flat_layout(model.state_dict())
         self._workload = workload
         self._frozen = [slice(e.start, e.stop) for e in layout if e.name in workload.frozen]
-        self._learner: Learner = ByProducts.of(model, layout, workload) or ByAutograd(model, layout, workload)
+        self._learner: Learner = DenseLearner.of(model, layout, workload) or ByAutograd(
+            model, layout, workload
+        )
 
     def train(
         self, passes: Sequence[Pass], weights: Floats, momentum: Floats, rate: float, accumulate: bool
@@ -93,7 +95,7 @@ class GroupModel:
         for passes, own in zip(devices, samples, strict=True):
             learner.vector[:] = start
             loss += learner.train(passes, rate, np.zeros(len(start) * momentum, np.float32), nothing)
-            loops.move(total, learner.vector, nothing, np.float32(own / sum(samples)), np.float32(0))
+            kernels.move(total, learner.vector, nothing, np.float32(own / sum(samples)), np.float32(0))
         for part in self._frozen:
             total[part] = start[part]  # as it is: a mean of equal numbers may be rounded
         return GroupResult(learner.left(total), nothing, nothing, loss / sum(samples), sum(samples))

@@ -14,7 +14,7 @@ from torch import Tensor
 from crowdlearn_host.spec.simulation import SimulationConfig
 
 from .rounding import Crossing
-from .samples import Indices
+from .sparse_inputs import Indices
 
 
 @dataclass(frozen=True)

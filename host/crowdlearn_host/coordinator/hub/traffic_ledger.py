@@ -67,7 +67,7 @@ class Ledger:
         self.totals[purpose] += size
 
 
-class Traffic:
+class TrafficLedger:
     """Bytes and messages since the run began. `up` is from a device to the host, `down` from the host to a
     device. Counting a message, and asking for the totals, costs the same however many devices there are.
     """

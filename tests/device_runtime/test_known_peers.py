@@ -17,7 +17,7 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, decode_frame
 from crowdlearn_device.security import known_peers
 from crowdlearn_device.security.envelope import Identity
-from crowdlearn_device.security.known_peers import Pins
+from crowdlearn_device.security.known_peers import KnownPeers
 from crowdlearn_device.transport.serve import serve_device
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as dial
@@ -125,18 +125,18 @@ async def test_a_new_run_of_the_same_name_knows_nothing_of_the_old_one(tmp_path:
 
 
 def test_a_refused_assignment_pins_nobody(tmp_path: Path) -> None:
-    pins = Pins(tmp_path)
+    pins = KnownPeers(tmp_path)
     pins.trust([pb.Peer(device=1, identity=FIRST)])
     with pytest.raises(Exception, match="changed its identity"):
         pins.trust([pb.Peer(device=2, identity=OTHER), pb.Peer(device=1, identity=OTHER)])
-    assert pins.identities == Pins(tmp_path).identities == {1: FIRST}
+    assert pins.identities == KnownPeers(tmp_path).identities == {1: FIRST}
 
 
 @pytest.mark.parametrize("kept", [b"", b"[]", b'{"1": "xy"}', b'{"one": "00"}', b'{"1": 2}'])
 def test_damaged_pins_are_told(tmp_path: Path, kept: bytes) -> None:
     (tmp_path / "peers.json").write_bytes(kept)
     with pytest.raises(StateError, match="is damaged"):
-        Pins(tmp_path)
+        KnownPeers(tmp_path)
 
 
 def test_runs_that_are_many_or_old_are_removed_and_the_current_one_never(

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from crowdlearn_host.simulation.learners.samples import ALIGNED, Columns, Samples
+from crowdlearn_host.simulation.learners.sparse_inputs import ALIGNED, Columns, SparseInputs
 
 RNG = np.random.default_rng(3)
 
 
-def together(columns: Columns, samples: Samples) -> np.ndarray:
+def together(columns: Columns, samples: SparseInputs) -> np.ndarray:
     """The inputs, column by column and entry by entry."""
     inputs = np.zeros((len(samples), len(columns.order)), np.float32)
     inputs[:, columns.order[: columns.count]] = samples.common

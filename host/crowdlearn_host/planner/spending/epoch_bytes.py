@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from crowdlearn_host.planner.plan import GroupPlan, Traffic, Turn
+from crowdlearn_host.planner.plan import EpochBytes, GroupPlan, Turn
 from crowdlearn_host.planner.problem.costs import Costs, Training, sharing_bytes
 from crowdlearn_host.planner.problem.epoch import sharings, snapshot_heirs, snapshots
 from crowdlearn_host.planner.problem.fleet import Fleet
@@ -19,7 +19,7 @@ def epoch_traffic(
     problem: Problem,
     counts: Sequence[Counts],
     groups: Sequence[GroupPlan],
-) -> Traffic:
+) -> EpochBytes:
     """Bytes of an epoch of the pieces with these counts, held by these groups turn by turn."""
     forward, backward = traffic(problem, counts)
     around = priced.overhead
@@ -34,7 +34,7 @@ def epoch_traffic(
         [_moved(state, before, after) for before, after in pairwise((*each.turns, each.turns[0]))]
         for each in groups
     ]
-    return Traffic(
+    return EpochBytes(
         forward,
         backward,
         sum(map(sum, steps)),

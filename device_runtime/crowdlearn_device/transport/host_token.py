@@ -1,4 +1,4 @@
-"""The door of a device that serves: it opens to the host that knows its token, and to no web page."""
+"""The token by which a device that serves knows its host: it admits no web page and no other program."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ TOKEN_BYTES = 32
 MAX_TOKEN = 4096
 
 
-class Door:
-    """Checks who knocks against the token in a file, which the host may replace at any time."""
+class HostToken:
+    """A token in a file, which the host may replace at any time, and the check of requests against it."""
 
     def __init__(self, token: Path) -> None:
-        """Makes a token if there is none: without one nobody is let in."""
+        """Make a token if there is none: without one, no request is admitted."""
         self._token = token
         if not token.exists():
             write_atomically(token, secrets.token_hex(TOKEN_BYTES).encode(), private=True)
-            log.info("whoever connects must show the token in %s", token)
+            log.info("a program that connects must show the token in %s", token)
         elif token.is_file() and not token.is_symlink() and token.stat().st_mode & 0o077:
             token.chmod(0o600)
 
     def refusal(self, request: Request) -> tuple[HTTPStatus, str] | None:
-        """Return why a request is refused; None if it is let in."""
+        """Return why a request is refused; None if it is admitted."""
         if "Origin" in request.headers:
             return HTTPStatus.FORBIDDEN, "this device serves no web page\n"
         given = request.headers.get_all("Authorization")

@@ -22,7 +22,7 @@ RARE = 0.2
 
 
 @dataclass(frozen=True)
-class Samples:
+class SparseInputs:
     """N samples: their `common` columns [N, count], and, from starts[i] to starts[i + 1], the rare `columns`
     in which sample i is not zero and its `values` there.
     """
@@ -56,10 +56,10 @@ class Columns:
     def all_common(self) -> bool:
         return self.count == len(self.order)
 
-    def apart(self, inputs: Floats) -> Samples:
+    def apart(self, inputs: Floats) -> SparseInputs:
         """These samples [N, sources]."""
         rare = np.take(inputs, self.order[self.count :], axis=1)
         rows, columns = np.nonzero(rare)
         starts = np.searchsorted(rows, np.arange(len(inputs) + 1))
         common = inputs if self.all_common else np.take(inputs, self.order[: self.count], axis=1)
-        return Samples(common, starts, columns + self.count, rare[rows, columns])
+        return SparseInputs(common, starts, columns + self.count, rare[rows, columns])

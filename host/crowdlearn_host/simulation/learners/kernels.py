@@ -18,7 +18,7 @@ import numba
 import numpy as np
 from crowdlearn_device.protocol.frames import Floats
 
-from .samples import Indices
+from .sparse_inputs import Indices
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 

@@ -12,22 +12,22 @@ from crowdlearn_host.methods.index_space import FlatEntry
 from crowdlearn_host.spec.loss import CROSS_ENTROPY
 
 from .dense import DenseChain, Fed
-from .samples import Indices, Samples
+from .sparse_inputs import Indices, SparseInputs
 from .workload import Pass, Workload
 
 
-class ByProducts:
+class DenseLearner:
     """Does what ByAutograd does, of the networks and settings that `of` takes."""
 
     def __init__(self, chain: DenseChain, workload: Workload) -> None:
         self._chain, self._workload = chain, workload
         self.vector, self.entered, self.left = chain.vector, chain.entered, chain.left
         self._inputs = _flattened(workload.inputs)
-        self._apart: dict[int, Samples] = {}
-        self._tested: Samples | None = None
+        self._apart: dict[int, SparseInputs] = {}
+        self._tested: SparseInputs | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, layout: Sequence[FlatEntry], workload: Workload) -> ByProducts | None:
+    def of(cls, model: nn.Module, layout: Sequence[FlatEntry], workload: Workload) -> DenseLearner | None:
         """None if the network is no such chain, or its steps are other than plain."""
         training = workload.config.training
         plain = not (training.momentum or training.weight_decay or training.staleness)

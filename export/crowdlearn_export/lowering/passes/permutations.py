@@ -52,7 +52,7 @@ class Permuted:
 Value = Tensor | Permuted
 
 
-class Layout(torch.fx.Interpreter):
+class Permutations(torch.fx.Interpreter):
     """Replays a graph under a tracer."""
 
     def run_node(self, node: torch.fx.Node) -> Any:
