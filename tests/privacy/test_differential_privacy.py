@@ -8,7 +8,7 @@ import pytest
 import torch
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_host.privacy.dp.accountant import Schedule, noise_for, own_epsilon
-from crowdlearn_host.privacy.dp.dp_sgd import DPStep
+from crowdlearn_host.privacy.dp.dp_sgd import DPStep, SlicedDPStep
 from crowdlearn_host.privacy.dp.ghost_norms import norms_of
 from torch import nn
 from torch.nn import functional as F
@@ -136,3 +136,24 @@ def test_the_account_grows_with_steps_and_falls_with_noise() -> None:
     noise = noise_for(2.9, 0.02, 1000, 1e-5)
     assert own_epsilon(Schedule(noise, 0.02, 1000), 1e-5) <= 2.9
     assert own_epsilon(Schedule(noise / 1.01, 0.02, 1000), 1e-5) > 2.9
+
+
+@pytest.mark.parametrize("cut", [(0, 0.5, 1), (0, 0.1, 0.2, 0.7, 1)])
+def test_pieces_sum_what_the_whole_network_does_with_the_same_noise(cut: tuple[float, ...]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(4 * 9, 5)
+    )
+    inputs, targets = torch.randn(7, 3, 5, 5), torch.arange(7) % 5
+    whole, cut_up = (
+        step.gradients(model, _losses, inputs, targets, torch.Generator().manual_seed(3))
+        for step in (DPStep(0.5, 1.0, 7), SlicedDPStep(0.5, 1.0, 7, cut))
+    )
+    for a, b in zip(whole, cut_up, strict=True):
+        assert (a - b).abs().max() <= 1e-5 * a.abs().max()
+
+
+def test_a_module_that_runs_twice_is_refused() -> None:
+    twice = nn.Linear(3, 3)
+    with pytest.raises(UnsupportedModule, match="runs twice"):
+        norms_of(nn.Sequential(twice, nn.Tanh(), twice), lambda s: s.sum(1), torch.zeros(2, 3))

@@ -1,7 +1,6 @@
 """A step of DP-SGD: per-sample gradients clipped to a norm, summed, with Gaussian noise (Abadi et al., 2016).
 
-The clip factor of a sample goes back with its errors: one backward pass tells norms, a second one sums
-clipped gradients.
+The clip factor of a sample scales its errors: one backward pass gives norms and the sum of clipped gradients.
 """
 
 from __future__ import annotations
@@ -12,7 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .ghost_norms import norms_of
+from .ghost_norms import backward
+from .slices import Cut, pieces_of
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""A function from scores [B, ...] and targets [B, ...] to a number for each sample, [B]."""
 
 
 @dataclass(frozen=True)
@@ -26,25 +29,55 @@ class DPStep:
     expected: int
 
     def gradients(
-        self,
-        model: nn.Module,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        inputs: Tensor,
-        targets: Tensor,
-        generator: torch.Generator,
+        self, model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, generator: torch.Generator
     ) -> list[Tensor]:
         """Return the noisy gradient of every parameter that learns, float32 [...] like it.
 
-        `loss` gives a number for each sample, [B]. Raises UnsupportedModule if the model mixes samples.
+        Raises UnsupportedModule if the model mixes samples.
         """
         learning = [p for p in model.parameters() if p.requires_grad]
-        if len(inputs):
-            norms = norms_of(model, lambda scores: loss(scores, targets), inputs)
-            factors = (self.clip / norms.clamp(min=1e-12)).clamp(max=1.0)
-            total = (loss(model(inputs), targets) * factors).sum()
-            summed = list(torch.autograd.grad(total, learning))
-        else:
-            summed = [torch.zeros_like(p) for p in learning]
+        noise = self.noises(learning, generator)
+        if not len(inputs):
+            return [each / self.expected for each in noise]
+        sums = self._summed(model, lambda scores: loss(scores, targets), inputs)
+        return [
+            (sums[p] + more) / self.expected if p in sums else more / self.expected
+            for p, more in zip(learning, noise, strict=True)
+        ]
+
+    def noises(self, learning: list[nn.Parameter], generator: torch.Generator) -> list[Tensor]:
+        """Return the noise of each parameter, float32 [...] like it."""
         deviation = self.noise * self.clip
-        noise = [deviation * torch.randn(each.shape, generator=generator) for each in summed]
-        return [(each + more) / self.expected for each, more in zip(summed, noise, strict=True)]
+        return [deviation * torch.randn(each.shape, generator=generator) for each in learning]
+
+    def factors(self, squared: Tensor) -> Tensor:
+        """Return the clip factors [B] of squared norms [B]."""
+        return (self.clip / squared.sqrt().clamp(min=1e-12)).clamp(max=1.0)
+
+    def _summed(
+        self, model: nn.Module, loss: Callable[[Tensor], Tensor], inputs: Tensor
+    ) -> dict[nn.Parameter, Tensor]:
+        back = backward(model, loss, inputs)
+        return back.summed(self.factors(back.squared))
+
+
+@dataclass(frozen=True)
+class SlicedDPStep(DPStep):
+    """The same step by pieces that are cut at `cut`: one number a sample from each, one factor back."""
+
+    cut: Cut
+
+    def _summed(
+        self, model: nn.Module, loss: Callable[[Tensor], Tensor], inputs: Tensor
+    ) -> dict[nn.Parameter, Tensor]:
+        pieces = pieces_of(model, loss, inputs, self.cut)
+        factors = self.factors(torch.stack([piece.squared for piece in pieces]).sum(0))
+        sums: dict[nn.Parameter, Tensor] = {}
+        for piece in pieces:
+            for (parameter, start, stop), own in piece.summed(factors).items():
+                whole = sums.setdefault(parameter, torch.zeros_like(parameter))
+                if parameter.dim() == 1:
+                    whole += own
+                else:
+                    whole[:, start:stop] = own
+        return sums

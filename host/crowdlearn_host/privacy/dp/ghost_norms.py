@@ -1,42 +1,82 @@
-"""Norms of per-sample gradients without the gradients: one number for each module and sample.
+"""Norms of per-sample gradients without the gradients, and the sum of the clipped ones.
 
 The gradient of a linear map for one sample is a sum over positions of outer products of what entered and what
 came back, so that its norm follows from inner products of both (Goodfellow, 2015; Li, Tramer, Liang,
-Hashimoto, 2022). Squared norms of modules add up to that of the network: of slices each tells its own number,
-and their sum is exact.
+Hashimoto, 2022). Squared norms of modules add up to that of the network: slices each compute one number a
+sample, and their sum is exact. The sum of clipped gradients then is a product of what entered and errors that
+are scaled sample by sample, so that no second pass is needed (Bu, Wang, Zha, Karypis, 2022).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from crowdlearn_export.errors import UnsupportedModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Rule = Callable[[nn.Module, Tensor, Tensor], Tensor]
-"""A function from a module, what entered [B, ...] and the errors of what left [B, ...] to squared norms
-[B].
+Clipped = Callable[[Tensor], list[Tensor]]
+"""A function from a factor for each sample [B] to the sums over samples of scaled gradients, one for each
+parameter that learns: weight, then bias.
+"""
+
+Rule = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Clipped]]
+"""A function from a module, what entered [B, ...] and the errors of what left [B, ...] to squared norms [B]
+and to the sum of clipped gradients.
 """
 
 
-def norms_of(model: nn.Module, loss: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Return the gradient norm of every sample's own loss: float [B].
+@dataclass(frozen=True)
+class Backward:
+    """One mini-batch after its backward pass: squared norms [B] and the sums of each module that learns."""
 
-    `loss` gives a number for each sample, [B], from the model's output. Raises UnsupportedModule, by name, if
-    a module mixes samples or has no rule.
+    squared: Tensor
+    modules: Sequence[tuple[nn.Module, Clipped]]
+
+    @property
+    def norms(self) -> Tensor:
+        """The gradient norm of every sample: float [B]."""
+        return self.squared.sqrt()
+
+    def summed(self, factors: Tensor) -> dict[nn.Parameter, Tensor]:
+        """Return the sum over samples of gradients times `factors` [B], by parameter that learns."""
+        sums: dict[nn.Parameter, Tensor] = {}
+        for module, clipped in self.modules:
+            learning = [p for p in module.parameters(recurse=False) if p.requires_grad]
+            sums.update(zip(learning, clipped(factors), strict=True))
+        return sums
+
+
+def backward(model: nn.Module, loss: Callable[[Tensor], Tensor], inputs: Tensor) -> Backward:
+    """Run a mini-batch forward and backward. `loss` gives a number for each sample, [B], from the output.
+
+    Raises UnsupportedModule, by name, if a module mixes samples, runs twice or has no rule.
     """
     check_model(model)
-    with _recorded(model) as seen:
+    with recorded(model) as seen:
         total = loss(model(inputs)).sum()
     kept = [(module, entered, left) for module, entered, left in seen if left.requires_grad]
+    if len({module for module, _, _ in kept}) < len(kept):
+        raise UnsupportedModule(
+            "a module runs twice on one sample, so that its gradient's norm does not follow from its parts; "
+            "give each place a module of its own"
+        )
     errors = torch.autograd.grad(total, [left for _, _, left in kept])
-    squared = torch.zeros(len(inputs), dtype=inputs.dtype if inputs.is_floating_point() else torch.float32)
+    squared = torch.zeros(len(inputs), dtype=errors[0].dtype if errors else torch.float32)
+    modules = []
     for (module, entered, _), error in zip(kept, errors, strict=True):
-        squared = squared + RULES[type(module)](module, entered, error)
-    return squared.sqrt()
+        own, clipped = RULES[type(module)](module, entered, error)
+        squared = squared + own
+        modules.append((module, clipped))
+    return Backward(squared, modules)
+
+
+def norms_of(model: nn.Module, loss: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """Return the gradient norm of every sample's own loss: float [B]. Raises as `backward` does."""
+    return backward(model, loss, inputs).norms
 
 
 def check_model(model: nn.Module) -> None:
@@ -56,7 +96,7 @@ def check_model(model: nn.Module) -> None:
 
 
 @contextmanager
-def _recorded(model: nn.Module) -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
+def recorded(model: nn.Module) -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
     """Yield the modules with weights in the order in which they ran, what entered and what left."""
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
 
@@ -72,65 +112,114 @@ def _recorded(model: nn.Module) -> Iterator[list[tuple[nn.Module, Tensor, Tensor
             handle.remove()
 
 
-def _linear(module: nn.Module, entered: Tensor, error: Tensor) -> Tensor:
-    """Return squared norms [B] of a dense layer over any positions between."""
+def _learns(parameter: object) -> bool:
+    return isinstance(parameter, Tensor) and parameter.requires_grad
+
+
+def _scaled(each: Tensor, factors: Tensor) -> Tensor:
+    return each * factors.reshape(-1, *[1] * (each.dim() - 1))
+
+
+def _linear(module: nn.Module, entered: Tensor, error: Tensor) -> tuple[Tensor, Clipped]:
+    """Apply to a dense layer over any positions between."""
     a = entered.reshape(len(entered), -1, entered.shape[-1])
     d = error.reshape(len(error), -1, error.shape[-1])
-    return _products(module, a, d)
-
-
-def _convolution(module: nn.Module, entered: Tensor, error: Tensor) -> Tensor:
-    """Return squared norms [B] of a convolution, group by group of channels."""
-    assert isinstance(module, nn.Conv2d)
-    if isinstance(module.padding, str):
-        raise UnsupportedModule(f"padding={module.padding!r} has no rule; give numbers")
-    columns = F.unfold(entered, module.kernel_size, module.dilation, module.padding, module.stride)
-    batch, _, positions = columns.shape
-    groups = module.groups
-    a = columns.reshape(batch, groups, -1, positions)
-    d = error.reshape(batch, groups, -1, positions)
-    squared = torch.zeros(batch, dtype=error.dtype)
-    for group in range(groups):
-        squared = squared + _weights(a[:, group].mT, d[:, group].mT) * module.weight.requires_grad
-    if module.bias is not None and module.bias.requires_grad:
-        squared = squared + error.reshape(batch, -1, positions).sum(2).square().sum(1)
-    return squared
-
-
-def _products(module: nn.Module, a: Tensor, d: Tensor) -> Tensor:
-    """Return squared norms [B] of weight and bias from a [B, positions, sources] and d [B, positions,
-    targets].
-    """
-    weight, bias = module.weight, module.bias
     squared = torch.zeros(len(a), dtype=d.dtype)
-    if isinstance(weight, Tensor) and weight.requires_grad:
-        squared = squared + _weights(a, d)
-    if isinstance(bias, Tensor) and bias.requires_grad:
+    if _learns(module.weight):
+        squared = squared + _norms(a, d)
+    if _learns(module.bias):
         squared = squared + d.sum(1).square().sum(1)
-    return squared
+
+    def clipped(factors: Tensor) -> list[Tensor]:
+        scaled = _scaled(d, factors).reshape(-1, d.shape[2])
+        weight = [scaled.T @ a.reshape(-1, a.shape[2])] if _learns(module.weight) else []
+        return [*weight, *([scaled.sum(0)] if _learns(module.bias) else [])]
+
+    return squared, clipped
 
 
-def _weights(a: Tensor, d: Tensor) -> Tensor:
-    """Return squared norms [B] of sums of outer products over positions, in the cheaper of two ways."""
+def _norms(a: Tensor, d: Tensor) -> Tensor:
+    """Return squared norms [B] of sums of outer products over positions, in the cheaper of two ways.
+
+    `a` is [B, positions, sources], `d` [B, positions, targets].
+    """
     positions, sources, targets = a.shape[1], a.shape[2], d.shape[2]
-    if positions * positions * (sources + targets) <= positions * sources * targets:
+    if positions == 1:
+        return a.square().sum((1, 2)) * d.square().sum((1, 2))
+    if positions * (sources + targets) <= sources * targets:
         return (torch.bmm(a, a.mT) * torch.bmm(d, d.mT)).sum((1, 2))
     return torch.bmm(a.mT, d).square().sum((1, 2))
 
 
-def _embedding(module: nn.Module, entered: Tensor, error: Tensor) -> Tensor:
-    """Return squared norms [B] of an embedding: rows that a sample reads twice add up."""
+def _convolution(module: nn.Module, entered: Tensor, error: Tensor) -> tuple[Tensor, Clipped]:
+    """Apply to a convolution, group by group of channels."""
+    assert isinstance(module, nn.Conv2d)
+    if isinstance(module.padding, str) or module.padding_mode != "zeros":
+        raise UnsupportedModule(
+            f"padding {module.padding!r} ({module.padding_mode}) has no rule; give numbers"
+        )
+    a = _patches(module, entered)
+    batch, groups, positions, _ = a.shape
+    d = error.reshape(batch, groups, -1, positions)
+    squared = torch.zeros(batch, dtype=error.dtype)
+    own: Tensor | None = None
+    if _learns(module.weight):
+        if positions * (a.shape[3] + d.shape[2]) <= a.shape[3] * d.shape[2]:
+            squared = squared + (torch.matmul(a, a.mT) * torch.matmul(d.mT, d)).sum((1, 2, 3))
+        else:
+            own = torch.matmul(d, a)  # small: kept, so that nothing is multiplied twice
+            squared = squared + own.square().sum((1, 2, 3))
+    over = d.sum(3).reshape(batch, -1)
+    if _learns(module.bias):
+        squared = squared + over.square().sum(1)
+
+    def clipped(factors: Tensor) -> list[Tensor]:
+        sums = []
+        if _learns(module.weight):
+            if own is not None:
+                summed = (factors @ own.reshape(batch, -1)).reshape(own.shape[1:])
+            else:
+                summed = torch.einsum("bgop,bgpi->goi", _scaled(d, factors), a)
+            sums.append(summed.reshape(d.shape[1] * d.shape[2], -1, *module.kernel_size))
+        return [*sums, *([factors @ over] if _learns(module.bias) else [])]
+
+    return squared, clipped
+
+
+def _patches(module: nn.Conv2d, entered: Tensor) -> Tensor:
+    """Return what each position of a convolution reads: float [B, groups, positions, sources]."""
+    assert not isinstance(module.padding, str)
+    batch = len(entered)
+    if any(each != 1 for each in module.dilation):
+        columns = F.unfold(entered, module.kernel_size, module.dilation, module.padding, module.stride)
+        return columns.reshape(batch, module.groups, -1, columns.shape[2]).mT
+    high, wide = module.padding[0], module.padding[-1]
+    seen = F.pad(entered, (wide, wide, high, high))
+    for axis in (2, 3):
+        seen = seen.unfold(axis, module.kernel_size[axis - 2], module.stride[axis - 2])
+    seen = seen.reshape(batch, module.groups, -1, *seen.shape[2:]).permute(0, 1, 3, 4, 2, 5, 6)
+    return seen.reshape(batch, module.groups, seen.shape[2] * seen.shape[3], -1)
+
+
+def _embedding(module: nn.Module, entered: Tensor, error: Tensor) -> tuple[Tensor, Clipped]:
+    """Apply to an embedding: rows that a sample reads twice add up."""
     indices = entered.reshape(len(entered), -1)
     d = error.reshape(len(error), indices.shape[1], -1)
     assert isinstance(module, nn.Embedding)
     if module.padding_idx is not None:
         d = d * (indices != module.padding_idx).unsqueeze(-1)
     same = (indices.unsqueeze(2) == indices.unsqueeze(1)).to(d.dtype)
-    return (same * torch.bmm(d, d.mT)).sum((1, 2))
+
+    def clipped(factors: Tensor) -> list[Tensor]:
+        rows = _scaled(d, factors).reshape(-1, d.shape[2])
+        empty = torch.zeros(module.weight.shape, dtype=rows.dtype)
+        return [empty.index_add(0, indices.reshape(-1), rows)]
+
+    return (same * torch.bmm(d, d.mT)).sum((1, 2)), clipped
 
 
-def _layer_norm(module: nn.Module, entered: Tensor, error: Tensor) -> Tensor:
-    """Return squared norms [B] of gain and shift of a layer norm."""
+def _layer_norm(module: nn.Module, entered: Tensor, error: Tensor) -> tuple[Tensor, Clipped]:
+    """Apply to gain and shift of a layer norm."""
     assert isinstance(module, nn.LayerNorm)
     dims = module.normalized_shape
     normal = F.layer_norm(entered, dims, eps=module.eps)
@@ -138,20 +227,25 @@ def _layer_norm(module: nn.Module, entered: Tensor, error: Tensor) -> Tensor:
     return _affine(module, normal, error, lead)
 
 
-def _group_norm(module: nn.Module, entered: Tensor, error: Tensor) -> Tensor:
-    """Return squared norms [B] of gain and shift of a group norm, over [B, C, ...]."""
+def _group_norm(module: nn.Module, entered: Tensor, error: Tensor) -> tuple[Tensor, Clipped]:
+    """Apply to gain and shift of a group norm, over [B, C, ...]."""
     assert isinstance(module, nn.GroupNorm)
     normal = F.group_norm(entered, module.num_groups, eps=module.eps)
     return _affine(module, normal, error, tuple(range(2, entered.dim())))
 
 
-def _affine(module: nn.Module, normal: Tensor, error: Tensor, over: tuple[int, ...]) -> Tensor:
+def _affine(
+    module: nn.Module, normal: Tensor, error: Tensor, over: tuple[int, ...]
+) -> tuple[Tensor, Clipped]:
+    own = [
+        each.sum(over) if over else each
+        for parameter, each in ((module.weight, normal * error), (module.bias, error))
+        if _learns(parameter)
+    ]
     squared = torch.zeros(len(error), dtype=error.dtype)
-    for parameter, each in ((module.weight, normal * error), (module.bias, error)):
-        if isinstance(parameter, Tensor) and parameter.requires_grad:
-            summed = each.sum(over) if over else each
-            squared = squared + summed.reshape(len(error), -1).square().sum(1)
-    return squared
+    for each in own:
+        squared = squared + each.reshape(len(error), -1).square().sum(1)
+    return squared, lambda factors: [torch.tensordot(factors, each, dims=1) for each in own]
 
 
 RULES: dict[type[nn.Module], Rule] = {

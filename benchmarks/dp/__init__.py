@@ -1,0 +1,1 @@
+"""Training with differential privacy: accuracy, cost, and both beside Opacus."""
