@@ -23,7 +23,9 @@ from .library import NATIVE, PACKAGE, SHA512, VERSION, Missing, build, fetch_pac
 REACT, REACT_VERSION = "react-native", "0.69.12"
 REACT_SHA512 = "kHOj4V0wD/hvjyiiXPP96fMBSRNnx0MXGTTrL43KppsWvKnOtvnQ/qSTWR0d3s6Hi4n7mx3Un+NqCuBKsf+5yg=="
 APP = Path(__file__).parents[2] / "android_app"
-SOURCES = (APP / "app/src/main/java/org/crowdlearn/device/ProgramRunner.java",)
+JAVA = APP / "app/src/main/java/org/crowdlearn/device"
+SOURCES = (JAVA / "Memory.java", JAVA / "ProgramRunner.java")
+MEMORY = APP / "app/src/main/cpp/memory.c"
 CLASS_VERSION = "11"
 _FLAGS, _SYMBOLIC = 0x1E, 2
 
@@ -42,7 +44,7 @@ def java_vm(cache: Path | None = None) -> JavaVm:
         raise Missing("no javac or gcc: apt-get install openjdk-17-jdk-headless gcc")
     cache = cache or cache_home() / "android"
     sources = [*sorted((APP / "check/stubs").rglob("*.java")), *SOURCES]
-    content = b"".join(path.read_bytes() for path in (*sources, *sorted(NATIVE.iterdir())))
+    content = b"".join(path.read_bytes() for path in (*sources, MEMORY, *sorted(NATIVE.iterdir())))
     folder = cache / f"jvm-{hashlib.sha256(content).hexdigest()[:16]}"
     with turn(cache / "jvm"):
         if not (folder / "ready").exists():
@@ -50,6 +52,9 @@ def java_vm(cache: Path | None = None) -> JavaVm:
             library = str(folder / "libbionic.so")
             files = [str(NATIVE / "bionic.c"), str(NATIVE / "bionic_jvm.c")]
             build([native, "-O1", "-fPIC", "-shared", "-o", library, *files, "-ldl"])
+            headers = Path(compiler).resolve().parents[1] / "include"
+            own = ["-I", str(headers), "-I", str(headers / "linux"), str(MEMORY)]
+            build([native, "-O1", "-fPIC", "-shared", "-o", str(folder / "libcrowdlearn.so"), *own])
             options = ["--release", CLASS_VERSION, "-cp", str(folder / "executorch.jar")]
             build([compiler, *options, "-d", str(folder / "classes"), *map(str, sources)])
             (folder / "ready").touch()

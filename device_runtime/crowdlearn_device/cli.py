@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from crowdlearn_device.app.stand_in import run as run_app
 from crowdlearn_device.data.dataset import as_targets, load_dataset
 from crowdlearn_device.energy.step_time import measure_step
 from crowdlearn_device.platform.allocator import return_large_blocks
@@ -22,6 +23,7 @@ from crowdlearn_device.privacy.tap import FileTap
 from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_device.program.manifest_reader import read_targets
 from crowdlearn_device.program.replay import replay
+from crowdlearn_device.transport.abstract_socket import SOCKET
 from crowdlearn_device.transport.host_token import token_of
 from crowdlearn_device.transport.join import join_host
 from crowdlearn_device.transport.serve import serve_device
@@ -71,6 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             default=LOWEST_PERCENT,
             help="percent at which it leaves unless it is charged (default: %(default)s; -1: never)",
         )
+    acting = commands.add_parser("app", help="be the Python half of the Android app, without Android")
+    acting.add_argument(
+        "--home", type=Path, required=True, help="the app's own folder; data lies in HOME/data"
+    )
+    acting.add_argument("--inbox", type=Path, required=True, help="folder that hosts push programs to")
+    acting.add_argument("--arguments", default="", help="what a host asks for, as options of 'serve'")
+    acting.add_argument(
+        "--socket", default=SOCKET, help="abstract socket to listen on (default: %(default)s)"
+    )
     measuring = commands.add_parser("measure", help="time training steps of a program; prints JSON")
     measuring.add_argument("--programs", type=Path, required=True, help="folder that holds the program")
     measuring.add_argument("--program", required=True, help="hash of its manifest")
@@ -138,6 +149,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(told, file=sys.stderr)
             return 0
         return_large_blocks()
+        if arguments.command == "app":
+            run_app(arguments.home, arguments.inbox, arguments.arguments, arguments.socket)
+            return 0
         home: Path = arguments.home
         data = None if arguments.no_data else arguments.data or home / "data"
         name = arguments.name or home.resolve().name

@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 SUPPLIES = "CROWDLEARN_POWER_SUPPLY"
 """Names the folder of power supplies where it is not the kernel's; virtual phones have their own."""
 LOWEST_PERCENT = 15
 """Below Android's own warning a phone should save what it has."""
+
+
+class Condition(Protocol):
+    """A reason of the device's own not to take part."""
+
+    def low(self) -> str:
+        """Return why this device should not take part now; nothing if it should."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""The executor inside an Android app: ExecuTorch through Java, which Chaquopy lets Python call."""
+"""The executor inside an Android app: ExecuTorch through Java, which Chaquopy lets Python call.
+
+Programs work on NumPy's own memory, which Java sees as direct buffers: weights are neither copied nor sent
+across. Outputs are copied once, out of the library into new arrays.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ _DTYPES = {"float": np.float32, "double": np.float64, "int64": np.int64, "int32"
 
 
 class AndroidExecutor:
-    """Runs a .pte by the Java class ProgramRunner. Arrays cross as bytes; those held keep a buffer there."""
+    """Runs a .pte by the Java class ProgramRunner, which is given the addresses of arrays."""
 
     def __init__(self, pte: bytes) -> None:
         check_identifier(pte)
@@ -44,45 +48,31 @@ class AndroidExecutor:
         """Outputs of `method`, copies of [rows, ...] in any case. Raises ProgramError if it is refused."""
         if method not in self._methods:
             raise ProgramError(f"method {method} is not in the program; export and push it again")
+        arrays = [x if x.flags.c_contiguous and x.flags.writeable else x.copy("C") for x in inputs]
         try:
-            numbers = [self._given(array) for array in inputs]
+            numbers = [self._held[id(x)][1] if id(x) in self._held else self._known(x) for x in arrays]
             count = self._runner.run(method, self._java.jarray(self._java.jint)(numbers))
-            outputs = [self._output(number) for number in range(count)]
-            for array, number in zip(inputs, numbers, strict=True):
-                if array.flags.c_contiguous and array.flags.writeable:
-                    array[...] = _array(self._runner.read(number), array.dtype, array.shape)
+            return [self._output(number) for number in range(count)]
         except Exception as error:  # Java's errors have no base in common with Python's
             raise ProgramError(f"method {method} failed: {error}") from error
         finally:
             self._runner.keep(len(self._held))
-        return outputs
 
     def hold(self, arrays: Iterable[Array]) -> None:
-        """Give these arrays [...] a buffer in Java, in place of those that had one before."""
+        """Know these arrays [...] for good, in place of those before. What is not contiguous or may not be
+        written is copied at every run.
+        """
         self._held = {}
         self._runner.keep(0)
-        self._held = {id(array): (array, self._new(array)) for array in arrays}
+        usable = [x for x in arrays if x.flags.c_contiguous and x.flags.writeable]
+        self._held = {id(array): (array, self._known(array)) for array in usable}
 
-    def _given(self, array: Array) -> int:
-        known = self._held.get(id(array))
-        if known is None:
-            return self._new(array)
-        self._runner.write(known[1], self._bytes(array))
-        return known[1]
-
-    def _new(self, array: Array) -> int:
+    def _known(self, array: Array) -> int:
         shape = self._java.jarray(self._java.jlong)(list(array.shape))
-        return int(self._runner.hold(array.dtype.name, shape, self._bytes(array)))
-
-    def _bytes(self, array: Array) -> Any:
-        return self._java.jarray(self._java.jbyte)(array.tobytes())
+        return int(self._runner.know(array.dtype.name, shape, array.ctypes.data, array.nbytes))
 
     def _output(self, number: int) -> Array:
         dtype = np.dtype(_DTYPES[str(self._runner.dtype(number))])
-        shape = tuple(int(size) for size in self._runner.shape(number))
-        return _array(self._runner.content(number), dtype, shape).copy()
-
-
-def _array(content: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    found: Array = np.frombuffer(bytes(content), dtype).reshape(shape)
-    return found
+        found: Array = np.empty([int(size) for size in self._runner.shape(number)], dtype)
+        self._runner.copy(number, found.ctypes.data, found.nbytes)
+        return found

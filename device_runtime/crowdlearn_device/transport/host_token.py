@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import logging
 import os
@@ -31,7 +32,8 @@ class HostToken:
             write_atomically(token, secrets.token_hex(TOKEN_BYTES).encode(), private=True)
             log.info("a program that connects must show the token in %s", token)
         elif token.is_file() and not token.is_symlink() and token.stat().st_mode & 0o077:
-            token.chmod(0o600)
+            with contextlib.suppress(OSError):  # an app's shared folder knows no modes
+                token.chmod(0o600)
 
     def refusal(self, request: Request) -> tuple[HTTPStatus, str] | None:
         """Return why a request is refused; None if it is admitted."""

@@ -18,12 +18,12 @@ from websockets.exceptions import WebSocketException
 from crowdlearn_device.data.dataset import NO_DATA, Dataset, load_dataset
 from crowdlearn_device.errors import JoinError
 from crowdlearn_device.member.fetching import FetchingMember
-from crowdlearn_device.platform.battery import Battery
+from crowdlearn_device.platform.battery import Condition
 from crowdlearn_device.protocol.frames import MAX_FRAME
 from crowdlearn_device.security.envelope import Identity
 
 from .retry import Retry
-from .serve import TRY_LATER, run_member
+from .serve import TRY_LATER, Watch, run_member
 
 log = logging.getLogger("crowdlearn")
 
@@ -41,9 +41,10 @@ async def join_host(
     token: str,
     pin: str,
     stopping: asyncio.Event | None = None,
-    battery: Battery | None = None,
+    battery: Condition | None = None,
     *,
     once: bool = False,
+    watch: Watch | None = None,
 ) -> None:
     """Take part in whatever the host at `url` trains, reconnecting until `stopping` is set and others have
     taken over what this device holds; `once` returns after a run.
@@ -73,6 +74,8 @@ async def join_host(
     while not leaving.is_set():
         if battery is not None and (why := battery.low()):
             log.info("not joining: %s", why)
+            if watch is not None:
+                watch.resting(why)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(leaving.wait(), LAST_RETRY)
             continue
@@ -84,7 +87,7 @@ async def join_host(
                 log.info("connected to %s", address.netloc)
                 member = FetchingMember(name, home, identity, samples, load, token)
                 began = time.monotonic()
-                ended = await run_member(connection, member, leaving, battery)
+                ended = await run_member(connection, member, leaving, battery, watch=watch)
                 if member.device >= 0:
                     retry.lasted(time.monotonic() - began)
                 if member.finished is not None:

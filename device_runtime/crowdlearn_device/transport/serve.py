@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
+from http import HTTPStatus
 from pathlib import Path
+from typing import Protocol
 
 from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import ServerConnection, serve
@@ -14,13 +17,15 @@ from websockets.http11 import Request, Response
 from crowdlearn_device.data.dataset import NO_DATA, Dataset, load_dataset
 from crowdlearn_device.errors import DeviceError
 from crowdlearn_device.member.member import Member
-from crowdlearn_device.platform.battery import Battery
+from crowdlearn_device.platform.battery import Condition
 from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_device.privacy.tap import Tap
 from crowdlearn_device.program.executor import ProgramStore
+from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import MAX_FRAME, decode_frame, encode_frame
 from crowdlearn_device.security.envelope import Identity
 
+from .abstract_socket import is_welcome
 from .host_token import HostToken
 from .message_stream import PROTOCOL_ERROR, MessageStream, taken_over
 
@@ -37,12 +42,23 @@ TRY_LATER = 1013
 """The WebSocket's close code for who should come again later."""
 
 
+class Watch(Protocol):
+    """An observer of what goes over a connection, for the owner of the device."""
+
+    def received(self, frame: pb.Frame, size: int) -> None: ...
+
+    def sent(self, frame: pb.Frame, size: int) -> None: ...
+
+    def resting(self, why: str) -> None: ...
+
+
 async def run_member(
     connection: Connection,
     member: Member,
     leaving: asyncio.Event,
-    battery: Battery | None = None,
+    battery: Condition | None = None,
     every: float = BATTERY_SECONDS,
+    watch: Watch | None = None,
 ) -> MessageStream:
     """Drive a member over one connection until the run is over for it or the connection ends; the stream,
     which is closed then.
@@ -52,7 +68,10 @@ async def run_member(
     arrived = asyncio.Event()
 
     def take(data: bytes) -> None:
-        member.receive(decode_frame(data))
+        frame = decode_frame(data)
+        if watch is not None:
+            watch.received(frame, len(data))
+        member.receive(frame)
         arrived.set()
 
     stream = taken_over(connection, take)
@@ -63,13 +82,13 @@ async def run_member(
 
     why = ""
 
-    async def watch() -> None:
+    async def look() -> None:
         nonlocal why
         while battery is not None and not (why := battery.low()):
             await asyncio.sleep(every)
         arrived.set()
 
-    watcher = asyncio.create_task(watch())
+    watcher = asyncio.create_task(look())
     try:
         going = False
         while not stream.gone and member.finished is None:
@@ -77,13 +96,19 @@ async def run_member(
             if (leaving.is_set() or why) and not going:
                 going = True
                 member.leave(why or "stopped on the device")
+                if why and watch is not None:
+                    watch.resting(why)
             busy = member.work()
             outbox, member.outbox = member.outbox, []
             while outbox:
                 frame = outbox.pop(0)
                 if frame.HasField("fault"):
                     log.error("fault: %s", frame.fault.reason)
-                stream.put(encode_frame(frame), express=frame.envelope.express)
+                data = encode_frame(frame)
+                if watch is not None:
+                    watch.sent(frame, len(data))
+                stream.put(data, express=frame.envelope.express)
+                del data
                 del frame
                 if not stream.has_room:
                     await stream.room()
@@ -107,14 +132,17 @@ async def serve_device(
     home: Path,
     data: Path | None,
     name: str,
-    port: int,
+    port: int | socket.socket,
     stopping: asyncio.Event | None = None,
-    battery: Battery | None = None,
+    battery: Condition | None = None,
     every: float = BATTERY_SECONDS,
     tap: Tap | None = None,
+    inbox: Path | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Listen on 127.0.0.1:`port` (0: any free one, written to HOME/port) for the host, one connection at a
-    time, until `stopping` is set and others have taken over what this device holds.
+    time, until `stopping` is set and others have taken over what this device holds. In place of a port a
+    Unix socket may be given, on which only adb and this user are served.
 
     Without `data` it holds no samples. While the battery is low it takes part in nothing: the host is to come
     again later. The host must present what is in HOME/token, which is made if it is missing: other programs
@@ -123,8 +151,9 @@ async def serve_device(
     """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity = Identity.load(home / "identity.key")
-    programs = ProgramStore(home / "programs")
-    token = HostToken(home / "token")
+    inbox = inbox or home
+    programs = ProgramStore(inbox / "programs")
+    token = HostToken(inbox / "token")
     current: asyncio.Task[None] | None = None
     leaving = stopping or asyncio.Event()
 
@@ -132,6 +161,9 @@ async def serve_device(
         return NO_DATA if data is None else load_dataset(data, may_be_empty=True)
 
     def authorize(connection: ServerConnection, request: Request) -> Response | None:
+        peer = connection.transport.get_extra_info("socket")
+        if peer.family == socket.AF_UNIX and not is_welcome(peer):
+            return connection.respond(HTTPStatus.FORBIDDEN, "this device serves adb alone\n")
         refused = token.refusal(request)
         return None if refused is None else connection.respond(*refused)
 
@@ -143,6 +175,8 @@ async def serve_device(
             current.cancel()
         current = task
         if battery is not None and (why := battery.low()):
+            if watch is not None:
+                watch.resting(why)
             await connection.close(TRY_LATER, why)
             return
         try:
@@ -153,20 +187,23 @@ async def serve_device(
             return
         with contextlib.suppress(asyncio.CancelledError):
             member = Member(name, home, identity, samples, load, programs, tap=tap)
-            await run_member(connection, member, leaving, battery, every)
+            await run_member(connection, member, leaving, battery, every, watch)
 
+    own, number = (port, None) if isinstance(port, socket.socket) else (None, port)
     async with serve(
         handle,
-        "127.0.0.1",
-        port,
+        None if own else "127.0.0.1",
+        number,
+        sock=own,
         max_size=MAX_FRAME,
         compression=None,
         process_request=authorize,
         ping_interval=None,
     ) as server:
-        bound = next(iter(server.sockets)).getsockname()[1]
-        write_atomically(home / "port", f"{bound}\n".encode())
-        log.info("listening on 127.0.0.1:%d", bound)
+        if own is None:
+            bound = next(iter(server.sockets)).getsockname()[1]
+            write_atomically(home / "port", f"{bound}\n".encode())
+            log.info("listening on 127.0.0.1:%d", bound)
         await leaving.wait()
         if current is not None:
             await asyncio.wait({current}, timeout=LEAVE_SECONDS)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from crowdlearn_device.platform.battery import SUPPLIES
 from crowdlearn_device.platform.confinement import landlock_version
+from crowdlearn_device.transport.abstract_socket import PREFIX
 
 from crowdlearn_host.emulator.commands.packages import Packages, package_commands
 from crowdlearn_host.emulator.commands.system import Powered, system_commands
@@ -63,8 +64,12 @@ class Phone:
         spawner = Spawner(folder.parent.parent, settings.preload)
         supplies = folder.absolute() / "power_supply"
         self._shown_battery = supplies / "battery"
+        variables = {
+            SUPPLIES: str(supplies),
+            PREFIX: hashlib.sha256(bytes(folder.absolute())).hexdigest()[:16],
+        }
         self._processes = Processes(
-            files, self._log, spawner, settings.programs, limits, {SUPPLIES: str(supplies)}, settings.machine
+            files, self._log, spawner, settings.programs, limits, variables, settings.machine
         )
         self._show_battery()
         self._jobs: set[asyncio.Task[int]] = set()
@@ -83,7 +88,7 @@ class Phone:
             processes=self._processes,
             commands={
                 **system_commands(profile, shown, self._log, self._processes, packages, self._battery),
-                **package_commands(packages, files),
+                **package_commands(packages, files, self._processes),
             },
             spawn_job=self._spawn_job,
             connections=self._connections,

@@ -81,20 +81,24 @@ async def test_an_app_is_installed_or_refused_with_the_reason(
         assert b"codePath" in (await device.shell("dumpsys package org.example.older")).stdout
 
 
-async def test_the_app_is_installed_once_and_a_virtual_phone_says_that_it_runs_none(
+async def test_the_app_is_installed_once_and_reached_by_its_own_socket(
     phone: phones.PhoneInfo, key: Path, tmp_path: Path
 ) -> None:
+    """The phone's `crowdlearn-device` is a stand-in here; tests/system trains on the real one."""
     path = tmp_path / "app.apk"
     path.write_bytes(apk(PACKAGE))
     async with await AdbDevice.connect(phone.serial, key=key) as device:
         with pytest.raises(FleetError, match="is not installed; give the APK"):
             await AppDeployment(device).install({})
-        deployment = AppDeployment(device, apk=path)
+        with pytest.raises(FleetError, match="does not start: Error: Not found; no service started"):
+            await AppDeployment(device).start()
+        deployment = AppDeployment(device, apk=path, arguments=["--name", "a b"], start_seconds=1)
         assert await deployment.install({"programs/a.pte": b"a" * 100}) == 100
         assert await AppDeployment(device).install({"b.pte": b"a" * 100}) == 0
         assert await device.pull(f"{APP_HOME}/programs/a.pte") == await device.pull(f"{APP_HOME}/b.pte")
-        with pytest.raises(FleetError, match="runs no Android apps"):
+        with pytest.raises(FleetError, match="does not listen after 1 s; open it on the phone"):
             await deployment.start()
         with pytest.raises(FleetError, match="does not listen"):
             await deployment.connect()
         await deployment.stop()
+        assert (await device.shell("am start-activity -n org.example/.Main")).exit_code == 255

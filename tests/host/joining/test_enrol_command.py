@@ -1,5 +1,6 @@
 """`crowdlearn enrol`: the command that it prints runs as it is, whatever token, name and address are."""
 
+import json
 import os
 import secrets
 import subprocess
@@ -7,7 +8,10 @@ from pathlib import Path
 
 import crowdlearn_device.cli
 import pytest
+import segno
+from crowdlearn_device.protocol.invitation import read_invitation
 from crowdlearn_host.cli import build
+from crowdlearn_host.devices.joining.enrolment import Enrolment
 from typer.testing import CliRunner
 
 SHOW = "#!/bin/sh\nprintf '%s\\0' \"$@\"\n"
@@ -37,3 +41,21 @@ def test_the_printed_command_runs(
     monkeypatch.setattr(crowdlearn_device.cli, "join_host", join_host)
     assert crowdlearn_device.cli.main(given) == 0
     assert joined == [Path("crowdlearn"), Path("data"), name, f"wss://{address}", token]
+
+
+def test_a_phone_s_camera_reads_the_invitation(tmp_path: Path, home: Path) -> None:
+    """The app gets the link that is printed, and the code's drawing is the one of that link."""
+    given = ["enrol", "Ada's/phone", "--address=192.0.2.7:8765", "--svg", str(tmp_path / "codes")]
+    (told,) = json.loads(CliRunner().invoke(build(["enrol"]), [*given, "--json"]).stdout)
+    invited = read_invitation(told["link"])
+    assert (invited.address, invited.name) == ("192.0.2.7:8765", "Ada's/phone")
+    assert (invited.token, invited.pin) == (told["token"], told["pin"])
+    assert Enrolment(home).admits("Ada's/phone", invited.token)
+    (drawn,) = (tmp_path / "codes").iterdir()
+    assert (drawn.name, drawn.stat().st_mode & 0o077) == ("Ada%27s%2Fphone.svg", 0)
+    other = tmp_path / "other.svg"
+    segno.make(told["link"], error="m", micro=False).save(str(other), scale=4)
+    assert other.read_bytes() == drawn.read_bytes()
+    shown = CliRunner().invoke(build(["enrol"]), ["enrol", "phone-1", "--qr"]).stdout
+    assert "\u2588" in shown
+    assert "crowdlearn://join?host=HOST%3APORT&name=phone-1&token=" in shown

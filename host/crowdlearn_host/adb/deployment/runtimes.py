@@ -72,7 +72,7 @@ async def deployment_for(
 ) -> tuple[Deployment, int]:
     """The deployment of a runtime, and the bytes that brought the runtime there. Raises FleetError."""
     if runtime == "app" or (runtime == "auto" and await has_app(device)):
-        return AppDeployment(device, apk=apk), 0
+        return AppDeployment(device, apk=apk, arguments=arguments), 0
     found = await shell_runtime(device, make, progress)
     deployment = RuntimeDeployment(
         device, program=found.command, arguments=arguments, start_seconds=START_SECONDS

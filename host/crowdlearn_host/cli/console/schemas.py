@@ -118,7 +118,7 @@ def _bundle() -> Shape:
 
 
 def _enrol() -> Shape:
-    return list[_object("Enrolled", dict.fromkeys(("device", "token", "pin", "command"), str))]  # type: ignore[misc]
+    return list[_object("Enrolled", dict.fromkeys(("device", "token", "pin", "command", "link"), str))]  # type: ignore[misc]
 
 
 DOCUMENTS: dict[str, Callable[[], Shape]] = {

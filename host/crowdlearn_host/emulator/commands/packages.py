@@ -1,18 +1,26 @@
-"""Installed apps of a virtual phone: kept and listed; there is no Android here to run them."""
+"""Installed apps of a virtual phone: kept and listed. There is no Android here to run them.
+
+Of the app of this project, the Python half is run in its place, which needs no Android.
+"""
 
 import re
 import shutil
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import BinaryIO
 
+from crowdlearn_host.adb.deployment.app import HOME, PACKAGE, SERVICE
 from crowdlearn_host.emulator.commands.apk import ApkError, package_name
 from crowdlearn_host.emulator.commands.usage import UsageError
 from crowdlearn_host.emulator.hardware.filesystem import Filesystem
+from crowdlearn_host.emulator.processes.processes import Processes
 from crowdlearn_host.emulator.shell.shell import CommandFunction, Io, Shell
 
 MAX_APK = 1 << 30
 NO_APPS = "this phone is virtual and runs no Android apps: start crowdlearn-device from the shell"
+RUNTIME = "crowdlearn-device"
+APP_HOME = f"/data/data/{PACKAGE}/files"
 _PACKAGE = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 _BLOCK = 1 << 18
 
@@ -59,7 +67,9 @@ class Packages:
         return f"Packages:\n  Package [{name}]:\n    codePath=/data/app/{name}\n"
 
 
-def package_commands(packages: Packages, files: Filesystem) -> dict[str, CommandFunction]:
+def package_commands(
+    packages: Packages, files: Filesystem, processes: Processes
+) -> dict[str, CommandFunction]:
     """`pm`, `cmd package` and `am`."""
 
     async def pm(shell: Shell, words: list[str], io: Io) -> int:
@@ -85,11 +95,52 @@ def package_commands(packages: Packages, files: Filesystem) -> dict[str, Command
             raise UsageError(f"cannot find service: {' '.join(words[1:2])}")
         return await pm(shell, words[1:], io)
 
+    app: list[int] = []
+
     async def am(shell: Shell, words: list[str], io: Io) -> int:
+        match words[1:]:
+            case ["start-foreground-service", "-n", component, *extras] if component == SERVICE:
+                if PACKAGE not in packages.names():
+                    await io.complain(b"Error: Not found; no service started.\n")
+                    return 255
+                if RUNTIME in processes.programs:
+                    await io.write(f"Starting service: Intent {{ cmp={component} }}\n".encode())
+                    given = extras[2] if extras[:2] == ["--es", "arguments"] else ""
+                    shell.spawn_job(_run_app(files, processes, given, app))
+                    return 0
+            case ["force-stop", package]:
+                for pid in app if package == PACKAGE else ():
+                    processes.kill(pid, signal.SIGKILL)
+                return 0
         await io.complain(f"Error: {NO_APPS}\n".encode())
         return 255
 
     return {"am": am, "cmd": cmd, "pm": pm}
+
+
+async def _run_app(files: Filesystem, processes: Processes, arguments: str, running: list[int]) -> int:
+    """Run the app's Python half to its end; what it says goes to the log alone."""
+
+    async def nothing(data: bytes) -> None:
+        """Android shows an app's output to nobody."""
+
+    async def no_input() -> bytes:
+        return b""
+
+    files.real(APP_HOME).mkdir(parents=True, exist_ok=True)  # the app's own, where the shell may not look
+    files.make_folder(HOME, parents=True)
+    words = [RUNTIME, "app", "--home", APP_HOME, "--inbox", HOME, f"--arguments={arguments}"]
+    mine: list[int] = []
+
+    def started(pid: int) -> None:
+        mine.append(pid)
+        running.append(pid)
+
+    try:
+        return await processes.run(words, "/data/local/tmp", Io(no_input, nothing, nothing), started)
+    finally:
+        for pid in mine:
+            running.remove(pid)
 
 
 async def _install(packages: Packages, files: Filesystem, shell: Shell, words: list[str], io: Io) -> int:

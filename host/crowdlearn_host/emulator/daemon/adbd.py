@@ -152,8 +152,8 @@ class Adbd(Mux):
                 return lambda stream: self._reverse.serve(stream, argument)
             case "tcp" if argument.isdigit() and processes.listens(int(argument)):
                 return lambda stream: _forward(stream, socket.AF_INET, ("127.0.0.1", int(argument)))
-            case "localabstract" if processes.listens_abstract(argument):
-                return lambda stream: _forward(stream, socket.AF_UNIX, f"\0{argument}")
+            case "localabstract" if address := processes.abstract_address(argument):
+                return lambda stream: _forward(stream, socket.AF_UNIX, address)
         return None
 
     async def _run_shell(self, command: str, io: Io, prompt: bytes = PROMPT) -> int:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from crowdlearn_device.transport.abstract_socket import PREFIX
+
 from crowdlearn_host.emulator.hardware.filesystem import Filesystem
 from crowdlearn_host.emulator.hardware.log import Log
 from crowdlearn_host.emulator.processes.limits import Limits
@@ -145,9 +147,13 @@ class Processes:
         """Return whether a process of this phone listens on a TCP port of the loopback interface."""
         return self._owns(_listening_ports(port))
 
-    def listens_abstract(self, name: str) -> bool:
-        """Return whether a process of this phone listens on a Unix socket in the abstract namespace."""
-        return self._owns(_listening_abstract(name))
+    def abstract_address(self, name: str) -> str | None:
+        """Return where a process of this phone listens under a name of the abstract namespace, or None.
+
+        Phones of one computer share its namespace: a runtime of ours puts its phone's mark before a name.
+        """
+        marked = self._variables.get(PREFIX, "") + name
+        return next((f"\0{each}" for each in (name, marked) if self._owns(_listening_abstract(each))), None)
 
     def cpu_seconds(self) -> float:
         """Processor time used by the programs of this phone, those that ended as of the last call."""

@@ -1,0 +1,93 @@
+"""The device's own policy: the conditions on which it takes part, and for whom. Its owner alone sets it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from crowdlearn_device.platform.battery import LOWEST_PERCENT
+from crowdlearn_device.platform.files import write_atomically
+
+from .phone import Facts, Phone, facts_of
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Conditions, all of which must hold, and permissions.
+
+    A condition on something that the phone does not tell holds only if it asks for nothing. `unmetered` is
+    about hosts that are dialled: what comes through adb uses no network of the phone's own choice.
+    """
+
+    charging: bool = True
+    unmetered: bool = True
+    idle: bool = False
+    lowest_percent: int = LOWEST_PERCENT
+    highest_celsius: float = 40.0
+    highest_thermal: int = 1
+    adb: bool = True
+    """A computer that this phone trusts for debugging may train on it."""
+    samples: bool = True
+    """The phone's samples may be trained on; without, it helps others only."""
+
+    def refusal(self, facts: Facts, *, dialled: bool) -> str:
+        """Return why the phone does not take part now; nothing if it does."""
+        if self.charging and facts.charging is not True:
+            return "the phone is not charging"
+        if facts.percent is not None and facts.percent <= self.lowest_percent and not facts.charging:
+            return f"battery at {facts.percent} %"
+        if dialled and self.unmetered and facts.unmetered is not True:
+            return "the network may cost money"
+        if self.idle and facts.idle is not True:
+            return "the phone is in use"
+        if facts.celsius is not None and facts.celsius > self.highest_celsius:
+            return f"the battery has {facts.celsius:.0f} degrees Celsius"
+        if facts.thermal is not None and facts.thermal > self.highest_thermal:
+            return f"the phone is hot (thermal status {facts.thermal})"
+        return ""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """A phone under its policy, as the runtime asks about batteries.
+
+    `lowest` is a percentage that a host asks for: the stricter of the two counts.
+    """
+
+    phone: Phone
+    policy: Policy
+    dialled: bool
+    lowest: int = -1
+
+    def low(self) -> str:
+        """Return why this phone should not take part now; nothing if it should."""
+        lowest = max(self.policy.lowest_percent, self.lowest)
+        return replace(self.policy, lowest_percent=lowest).refusal(facts_of(self.phone), dialled=self.dialled)
+
+
+def load_policy(path: Path) -> Policy:
+    """The policy in a file; the default if there is none, or a damaged one."""
+    try:
+        return policy_of(path.read_text())
+    except (OSError, ValueError):
+        return Policy()
+
+
+def save_policy(path: Path, policy: Policy) -> None:
+    write_atomically(path, json.dumps(asdict(policy), indent=1).encode(), private=True)
+
+
+def policy_of(text: str) -> Policy:
+    """The policy of a JSON object; what it leaves out is as by default. Raises ValueError."""
+    told = json.loads(text)
+    fields = Policy.__dataclass_fields__
+    if not isinstance(told, dict) or set(told) - set(fields):
+        raise ValueError(f"a policy has the fields {', '.join(fields)}")
+    values = {}
+    for name, value in told.items():
+        kind = type(getattr(Policy(), name))
+        if isinstance(value, bool) != (kind is bool) or not isinstance(value, bool | int | float):
+            raise ValueError(f"{name} of a policy is {value!r}, which is no {kind.__name__}")
+        values[name] = kind(value)
+    return Policy(**values)

@@ -1,0 +1,78 @@
+"""Meters inside an Android app: the rails of PowerMonitor and the battery's gauge, which Java reads.
+
+Java's class Meters tells JSON: {"rails": [{"name", "microwatt_seconds", "milliseconds"}], "battery": {...}}
+with the fields of the kernel's power supplies. Nobody has read them on a phone yet.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from crowdlearn_device.errors import MeterError
+
+from .gauge import from_sysfs
+from .meters import Meter
+from .readings import Covers, Power, Provenance, Reading
+
+Told = Callable[[], str]
+"""Reads all meters of the phone, as JSON."""
+
+
+class RailMeter(Meter):
+    """The sum of all measured rails of Android's PowerMonitor (API 35): accumulated energy.
+
+    Which rails there are differs by phone; together they need not be the whole phone.
+    """
+
+    name = "PowerMonitor"
+
+    def __init__(self, told: Told) -> None:
+        self._told = told
+
+    def read(self) -> Reading:
+        rails = _object(self._told).get("rails") or []
+        try:
+            joules = sum(float(rail["microwatt_seconds"]) for rail in rails) * 1e-6
+            seconds = max((float(rail["milliseconds"]) for rail in rails), default=0.0) / 1000
+        except (KeyError, TypeError, ValueError) as error:
+            raise MeterError(f"PowerMonitor told what cannot be read ({error}); use the battery") from error
+        if not rails:
+            raise MeterError(
+                "this phone tells no rails (Android 15 and hardware with ODPM do); use the battery"
+            )
+        return Reading(joules, seconds, self.name, Provenance.MEASURED, Covers.RAIL, 1e-6)
+
+
+class AppBatteryMeter(Meter):
+    """The battery's gauge through BatteryManager: power, of the whole phone."""
+
+    name = "BatteryManager"
+
+    def __init__(self, told: Told) -> None:
+        self._told = told
+
+    def read(self) -> Power:
+        battery = _object(self._told).get("battery") or {}
+        fields = {str(key): str(value) for key, value in battery.items()}
+        gauge = from_sysfs(fields, fields.get("maker", ""))
+        return Power(
+            gauge.watts, time.monotonic(), self.name, Provenance.MEASURED, Covers.PHONE, gauge.celsius
+        )
+
+
+def app_meters(told: Told) -> dict[str, Callable[[], Meter]]:
+    """The meters of the app by name, best first."""
+    return {RailMeter.name: lambda: RailMeter(told), AppBatteryMeter.name: lambda: AppBatteryMeter(told)}
+
+
+def _object(told: Told) -> dict[str, Any]:
+    try:
+        found = json.loads(str(told()))
+    except ValueError as error:
+        raise MeterError(f"the phone's meters told no JSON ({error}); use another meter") from error
+    if not isinstance(found, dict):
+        raise MeterError("the phone's meters told no object; use another meter")
+    return found
