@@ -20,10 +20,8 @@ from pathlib import Path
 
 from adb_shell.adb_device import AdbDevice as AdbShellDevice
 from adb_shell.transport.tcp_transport import TcpTransport
-from crowdlearn_host import emulator as phones
-from crowdlearn_host.adb import AdbDevice, RuntimeDeployment
-from crowdlearn_host.adb.carriers.connection import FullSendTransport, parse_address
-from crowdlearn_host.adb.carriers.keys import load_signer
+from crowdlearn import phones
+from crowdlearn.phones import AdbDevice, FullSendTransport, RuntimeDeployment, load_signer, parse_address
 from rich.console import Console
 from rich.table import Table
 

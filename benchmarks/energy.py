@@ -20,6 +20,22 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from crowdlearn.models import build_model
+from crowdlearn.phones import CPU_WATTS, PROFILES, RECEIVED_JOULES_A_BYTE, SENT_JOULES_A_BYTE
+from crowdlearn.planning import (
+    Plan,
+    Problem,
+    Seat,
+    Training,
+    Wire,
+    balanced,
+    costs,
+    downlink,
+    macs_a_sample,
+    uplink,
+    wire_format,
+)
+from crowdlearn.testing import cache_home
 from crowdlearn_device.energy.meters import RaplMeter
 from crowdlearn_device.energy.readings import Provenance, Reading, used
 from crowdlearn_device.energy.step_time import measure_step
@@ -29,20 +45,6 @@ from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.program.slice_program import export_slice
 from crowdlearn_export.stages.stage import Optimizer
 from crowdlearn_export.tracing.trace import neuron_graph
-from crowdlearn_host.common.home import cache_home
-from crowdlearn_host.devices.probe import macs_a_sample
-from crowdlearn_host.emulator.hardware.power import (
-    CPU_WATTS,
-    RECEIVED_JOULES_A_BYTE,
-    SENT_JOULES_A_BYTE,
-)
-from crowdlearn_host.emulator.hardware.profiles import PROFILES
-from crowdlearn_host.models.named import build_model
-from crowdlearn_host.planner.balanced import balanced
-from crowdlearn_host.planner.plan import Plan
-from crowdlearn_host.planner.problem.costs import Training, costs
-from crowdlearn_host.planner.problem.problem import Problem, Seat, Wire, downlink, uplink
-from crowdlearn_host.planner.problem.wire_format import wire_format
 from rich.console import Console
 from rich.table import Table
 from torch import nn

@@ -15,9 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from crowdlearn_host import emulator as phones
-from crowdlearn_host.adb import AdbDevice, RuntimeDeployment
-from crowdlearn_host.adb.carriers.keys import load_signer
+from crowdlearn import phones
+from crowdlearn.phones import AdbDevice, RuntimeDeployment, load_signer
 from rich.console import Console
 from rich.table import Table
 

@@ -21,23 +21,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from crowdlearn import RunSpec
+from crowdlearn.hosting import Group, Prepared, RunFolder, Server, groups_of, prepare, shared_model_of
+from crowdlearn.models import build_model
+from crowdlearn.planning import (
+    Fleet,
+    PiecePlan,
+    Plan,
+    balanced,
+    micro_rows,
+    paper_problem,
+    plan_from_counts,
+    sample_seconds,
+    save_plan,
+    search,
+    wire_format,
+)
 from crowdlearn_device.protocol.frames import MAX_FRAME
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.tracing.trace import neuron_graph
-from crowdlearn_host.common.toml_files import parse_config
-from crowdlearn_host.coordinator.group.group import Group
-from crowdlearn_host.coordinator.hub.server import Server
-from crowdlearn_host.coordinator.storage.run_folder import RunFolder
-from crowdlearn_host.models.named import build_model
-from crowdlearn_host.planner.balanced import balanced
-from crowdlearn_host.planner.micro_batch import sample_seconds
-from crowdlearn_host.planner.plan import PiecePlan, Plan, plan_from_counts, save_plan
-from crowdlearn_host.planner.planner import paper_problem
-from crowdlearn_host.planner.problem.fleet import Fleet
-from crowdlearn_host.planner.problem.wire_format import wire_format
-from crowdlearn_host.planner.solver.search import search
-from crowdlearn_host.runs.prepare import Prepared, groups_of, prepare, shared_model_of
-from crowdlearn_host.spec.run_spec import RunSpec, micro_rows
 from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.server import ServerConnection, unix_serve
@@ -155,7 +157,7 @@ def plan_of(kind: str, graph: NeuronGraph) -> Plan:
 def as_planned(base: Prepared, batch: int) -> Plan:
     """The plan with the micro-batch that `crowdlearn plan` takes where links like these were measured."""
     kind = {"name": "phone", "count": PIECES, "samples": 1, "macs_per_second": 1e9}
-    fleet = parse_config({"class": [{**kind, "uplink_bytes_per_second": LINK.up * 1e6 / 8}]}, Fleet, "links")
+    fleet = Fleet.parse({"class": [{**kind, "uplink_bytes_per_second": LINK.up * 1e6 / 8}]}, "links")
     wire = wire_format(base.config.training.wire)
     rows = micro_rows(batch, sample_seconds(base.graph, fleet, wire))
     return replace(base.plan, micro_batch=rows, staleness=1)
@@ -195,7 +197,7 @@ def configuration(batch: int, way: Way, folder: Path = Path()) -> RunSpec:
         "group": {"plan": "plan.json"},
         "training": training,
     }
-    return parse_config(values, RunSpec, "the benchmark", folder)
+    return RunSpec.parse(values, "the benchmark", folder)
 
 
 def prepared_for(kind: str) -> Prepared:

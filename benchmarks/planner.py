@@ -13,18 +13,24 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from crowdlearn.errors import InfeasiblePlan
+from crowdlearn.models import paper_cnn, paper_mlp
+from crowdlearn.planning import (
+    Baseline,
+    Costs,
+    Fleet,
+    Training,
+    baselines,
+    costs,
+    group_problem,
+    memory_budgets,
+    paper_problem,
+    plan_fleet,
+    search,
+    wire_format,
+)
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.tracing.trace import neuron_graph
-from crowdlearn_host.errors import InfeasiblePlan
-from crowdlearn_host.models.named import paper_cnn, paper_mlp
-from crowdlearn_host.planner.baselines import Baseline, baselines
-from crowdlearn_host.planner.planner import paper_problem, plan_fleet
-from crowdlearn_host.planner.problem.costs import Costs, Training, costs
-from crowdlearn_host.planner.problem.fleet import Fleet
-from crowdlearn_host.planner.problem.memory import memory_budgets
-from crowdlearn_host.planner.problem.seats import group_problem
-from crowdlearn_host.planner.problem.wire_format import wire_format
-from crowdlearn_host.planner.solver.search import search
 from rich.console import Console
 from rich.table import Table
 from torch import nn

@@ -12,15 +12,12 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from crowdlearn import RunSpec
+from crowdlearn.hosting import prepare
+from crowdlearn.models import build_model
+from crowdlearn.privacy import Auditor, Case, Finding, findings_on_shares, rehearsed_case
+from crowdlearn.privacy import audit_page as page
 from crowdlearn_host.cli.runs.privacy import print_findings, worst
-from crowdlearn_host.common.toml_files import parse_config
-from crowdlearn_host.models.named import build_model
-from crowdlearn_host.privacy.audit.audit import Auditor, Finding
-from crowdlearn_host.privacy.audit.case import Case, rehearsed_case
-from crowdlearn_host.privacy.audit.on_shares import findings_on_shares
-from crowdlearn_host.privacy.audit.page import page
-from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.spec.run_spec import DIGITS, RunSpec
 from rich.console import Console
 
 from .report import machine, write_rows
@@ -38,7 +35,7 @@ def case_of(n: int, seed: int, data: str, own: int, epochs: int) -> Case:
     """Train a group of `n` devices, tapped; with MNIST it is the paper's MLP."""
     values = {
         "data": data,
-        "model": "mlp:64-400-200-100-10" if data == DIGITS else "paper-mlp",
+        "model": "mlp:64-400-200-100-10" if data == "digits" else "paper-mlp",
         "group": {"pieces": n},
         "training": {
             "batch": BATCH,
@@ -48,7 +45,7 @@ def case_of(n: int, seed: int, data: str, own: int, epochs: int) -> Case:
             "kernels": "by_size",
         },
     }
-    config = parse_config(values, RunSpec, "the benchmark")
+    config = RunSpec.parse(values, "the benchmark")
     prepared = prepare(config, lambda event, fields: None)
     return rehearsed_case(prepared, samples=GALLERY // n, own=own, epochs=epochs)
 
@@ -66,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.privacy", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="5 devices, one seed, small decoders")
     parser.add_argument(
-        "--data", default=DIGITS, help="folder with MNIST's four files (default: %(default)s)"
+        "--data", default="digits", help="folder with MNIST's four files (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--page", type=Path, help="also write a page with pictures to this file")

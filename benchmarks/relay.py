@@ -25,16 +25,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from crowdlearn.hosting import Group, RunFolder, Server, Settings, SharedModel
 from crowdlearn_device.program.manifest import ArraySpec
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import MAX_FRAME, VERSION, encode_frame
 from crowdlearn_device.protocol.sizes import websocket_bytes
 from crowdlearn_device.security.envelope import Channel, Identity
-from crowdlearn_host.coordinator.group.group import Group
-from crowdlearn_host.coordinator.group.settings import Settings
-from crowdlearn_host.coordinator.hub.server import Server
-from crowdlearn_host.coordinator.storage.run_folder import RunFolder
-from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from rich.console import Console
 from rich.table import Table

@@ -25,13 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from crowdlearn.hosting import Group, RunFolder, Server, Settings, SharedModel
 from crowdlearn_device.program.manifest import ArraySpec
 from crowdlearn_device.protocol.frames import MAX_FRAME
-from crowdlearn_host.coordinator.group.group import Group
-from crowdlearn_host.coordinator.group.settings import Settings
-from crowdlearn_host.coordinator.hub.server import Server
-from crowdlearn_host.coordinator.storage.run_folder import RunFolder
-from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.server import ServerConnection, serve

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from crowdlearn.privacy import Aggregator
 from crowdlearn_device.privacy.aggregation.contributor import Contributor
 from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint
 from crowdlearn_device.privacy.aggregation.messages import Masked, Revealed, SealedShares, SumRound
 from crowdlearn_device.security.envelope import Identity
-from crowdlearn_host.privacy.aggregation.aggregator import Aggregator
 
 from .report import machine, write_rows
 

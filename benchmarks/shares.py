@@ -18,20 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from crowdlearn import RunSpec
+from crowdlearn import phones as emulator
+from crowdlearn.hosting import new_run, prepare, train
+from crowdlearn.models import build_model
+from crowdlearn.planning import shares_cost
+from crowdlearn.simulation import SimulationConfig
 from crowdlearn_device.privacy.shares.linear_map import linear_map
 from crowdlearn_device.privacy.shares.replicated import KEY_BYTES, own_keys
 from crowdlearn_device.privacy.shares.ring import RingProducts
 from crowdlearn_device.privacy.shares.triple import Helper, Received, Sharer, joined
 from crowdlearn_export.tracing.trace import neuron_graph
-from crowdlearn_host import emulator
-from crowdlearn_host.common.toml_files import parse_config
-from crowdlearn_host.models.named import build_model
-from crowdlearn_host.planner.shares import shares_cost
-from crowdlearn_host.runs.folder import new_run
-from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.runs.train import train
-from crowdlearn_host.spec.run_spec import RunSpec
-from crowdlearn_host.spec.simulation import SimulationConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -192,7 +189,7 @@ def _run(values: dict[str, Any], samples: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         values["data"] = str(part_of(Path(values["data"]), folder / "data", samples))
-        prepared = prepare(parse_config(values, RunSpec, "the benchmark"), on_event)
+        prepared = prepare(RunSpec.parse(values, "the benchmark"), on_event)
         with (
             emulator.running(4, folder / "home") as started,
             new_run(folder / "run", "", prepared, folder) as opened,
@@ -247,7 +244,7 @@ def _config(way: str, seed: int, epochs: int) -> SimulationConfig:
             "first_layer": "shared" if way == WAYS[2] else "kept",
         },
     }
-    return parse_config(values, SimulationConfig, "the benchmark")
+    return SimulationConfig.parse(values, "the benchmark")
 
 
 def _error(finished: Finished) -> float:

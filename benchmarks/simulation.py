@@ -25,17 +25,11 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from crowdlearn.models import build_model
+from crowdlearn.simulation import Processes, Setting, SimulationConfig, one_thread, partition, prepare, run
 from crowdlearn_device.data.dataset import load_dataset
 from crowdlearn_device.protocol.frames import Floats
-from crowdlearn_host.common.toml_files import parse_config
-from crowdlearn_host.models.named import build_model
-from crowdlearn_host.simulation.engine import run
-from crowdlearn_host.simulation.learners.dense import CLASSIFIED
-from crowdlearn_host.simulation.learners.sparse_inputs import Columns
-from crowdlearn_host.simulation.partition import partition
-from crowdlearn_host.simulation.setting import Setting, prepare
-from crowdlearn_host.simulation.workers import Processes, one_thread
-from crowdlearn_host.spec.simulation import SimulationConfig
+from crowdlearn_host.simulation.learners.dense import CLASSIFIED, common_columns
 from rich.console import Console
 from rich.table import Table
 
@@ -149,8 +143,8 @@ def _products_alone(setting: Setting, crowd: Crowd, samples: float, cores: int) 
     workload = setting.workload
     batch, classified = setting.config.training.batch, len(workload.test)
     # Of the columns of pixels that are mostly zero there are lists instead.
-    columns = Columns.of(workload.inputs.reshape(len(workload.inputs), -1))
-    widths = (columns.count, *crowd.widths[1:])
+    common = common_columns(workload.inputs.reshape(len(workload.inputs), -1))
+    widths = (common, *crowd.widths[1:])
     with multiprocessing.get_context("spawn").Pool(cores) as pool:
         for seconds in (0.1, MULTIPLYING_SECONDS):  # once to start up
             each = pool.starmap(_multiply, [(widths, batch, seconds)] * cores, chunksize=1)
@@ -202,7 +196,7 @@ def _setting(crowd: Crowd, data: Path, rounds: int) -> Setting:
         "fedavg": {"fraction": crowd.fraction},
         "training": {"epochs": rounds, "batch": crowd.batch, "learning_rate": 0.1},
     }
-    config = parse_config(values, SimulationConfig, "benchmark")
+    config = SimulationConfig.parse(values, "benchmark")
     train, test = (load_dataset(data, part).shaped(crowd.widths[:1]) for part in ("train", "test"))
     devices = partition(train.labels, config.devices, config.partition, config.seed)
     return prepare(config, train, test, devices)

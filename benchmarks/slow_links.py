@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from crowdlearn.phones import DelayLine, Direction, LinkModel
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.member.member import Member
 from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_device.protocol.frames import MAX_FRAME
 from crowdlearn_device.security.envelope import Identity
 from crowdlearn_device.transport.serve import run_member
-from crowdlearn_host.emulator.hardware.radio_link import DelayLine, Direction, LinkModel
 from executorch.extension.pybindings import _portable_lib
 from websockets.asyncio.client import unix_connect
 from websockets.asyncio.connection import Connection

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from crowdlearn_host.common.toml_files import parse_config
-from crowdlearn_host.spec.simulation import SimulationConfig
+from crowdlearn.simulation import SimulationConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -41,7 +40,7 @@ def simulated(batch: int, staleness: int, seed: int, epochs: int) -> SimulationC
             "staleness": staleness,
         },
     }
-    return parse_config(values, SimulationConfig, "the benchmark")
+    return SimulationConfig.parse(values, "the benchmark")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

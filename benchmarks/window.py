@@ -17,12 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from crowdlearn.hosting import Merge, RunFolder, SharedModel
 from crowdlearn_device.program.manifest import ArraySpec
 from crowdlearn_device.sharing.selection import CHUNK_WEIGHTS
 from crowdlearn_device.sharing.update import Update, chunks, encode_update
-from crowdlearn_host.coordinator.group.effects import Merge
-from crowdlearn_host.coordinator.storage.run_folder import RunFolder
-from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from rich.console import Console
 from rich.table import Table
 

@@ -13,15 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from crowdlearn import RunSpec, phones
+from crowdlearn.hosting import new_run, prepare, train
+from crowdlearn.simulation import SimulationConfig
 from crowdlearn_device.data.dataset import Dataset, load_dataset
-from crowdlearn_host import emulator as phones
-from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.runs.data import to_npz
-from crowdlearn_host.runs.folder import new_run
-from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.runs.train import train
-from crowdlearn_host.spec.run_spec import RunSpec
-from crowdlearn_host.spec.simulation import SimulationConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -47,7 +43,7 @@ def simulated(wire: str, seed: int, epochs: int) -> SimulationConfig:
         "sharing": {"enabled": False},
         "training": {**TRAINING, "epochs": epochs, "schedule": "cosine", "wire": wire},
     }
-    return parse_config(values, SimulationConfig, "the benchmark")
+    return SimulationConfig.parse(values, "the benchmark")
 
 
 def measured_bytes(wire: str, data: Path, samples: int) -> float:
@@ -58,7 +54,7 @@ def measured_bytes(wire: str, data: Path, samples: int) -> float:
         "group": {"pieces": PIECES},
         "training": {**TRAINING, "epochs": 1, "wire": wire},
     }
-    config = parse_config(values, RunSpec, "the benchmark")
+    config = RunSpec.parse(values, "the benchmark")
     told: list[dict[str, Any]] = []
 
     def on_event(event: str, fields: dict[str, Any]) -> None:

@@ -19,11 +19,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from crowdlearn.errors import FleetError
+from crowdlearn.phones import make_bundle, runner
+from crowdlearn.testing import cache_home
 from crowdlearn_device.program.replay import Arrays
-from crowdlearn_host.bundle import make_bundle
-from crowdlearn_host.common.home import cache_home
-from crowdlearn_host.emulator.processes.program_file import runner
-from crowdlearn_host.errors import FleetError
 
 from .agreement import ALLOWED, agreement
 from .library import LIBRARIES, AndroidLibrary, Missing, android_library

@@ -15,8 +15,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from crowdlearn_host.common.files import turn
-from crowdlearn_host.common.home import cache_home
+from crowdlearn.testing import cache_home, turn
 
 from .library import NATIVE, PACKAGE, SHA512, VERSION, Missing, build, fetch_package, for_glibc
 

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from crowdlearn.testing import cache_home, turn
 from crowdlearn_device.program.replay import Arrays
-from crowdlearn_host.common.files import turn
-from crowdlearn_host.common.home import cache_home
 
 PACKAGE, VERSION = "react-native-executorch", "0.8.5"
 SHA512 = "MnJed2mO0Up8+iznsI9mAhmS1ZOTLeCoSRbemETGU1aPq3veib55inm1N1eCr1ktklKK25KeU8Hww177JNDcZg=="

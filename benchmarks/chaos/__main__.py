@@ -25,10 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crowdlearn_host import emulator as phones
-from crowdlearn_host.adb import AdbDevice
-from crowdlearn_host.common.files import read_lines
-from crowdlearn_host.coordinator.storage.run_folder import load_model_state
+from crowdlearn import load_run, phones
+from crowdlearn.phones import AdbDevice
 from rich.console import Console
 from rich.table import Table
 
@@ -85,7 +83,7 @@ def start_host(folder: Path, seed: int, mean: float) -> subprocess.Popen[bytes]:
 def finish(folder: Path, host: subprocess.Popen[bytes], blows: Counter[str]) -> Outcome:
     if host.wait() != 0:
         raise SystemExit(folder.with_suffix(".log").read_text(errors="replace")[-3000:])
-    times = [line["time"] for line in read_lines(folder / "metrics.jsonl")]
+    times = [line["time"] for line in load_run(folder).metrics]
     return Outcome(folder, times[-1] - times[0], blows)
 
 
@@ -149,10 +147,10 @@ async def runtime_of(info: phones.PhoneInfo) -> int | None:
 
 
 def rows_of(calm: Outcome, wild: Outcome, epochs: int) -> list[dict[str, Any]]:
-    events = list(read_lines(wild.folder / "events.jsonl"))
-    metrics = [line["boundary"] for line in read_lines(wild.folder / "metrics.jsonl")]
-    expected = max(line["boundary"] for line in read_lines(calm.folder / "metrics.jsonl"))
-    a, b = load_model_state(calm.folder), load_model_state(wild.folder)
+    events = load_run(wild.folder).events
+    metrics = [line["boundary"] for line in load_run(wild.folder).metrics]
+    expected = max(line["boundary"] for line in load_run(calm.folder).metrics)
+    a, b = load_run(calm.folder).weights(), load_run(wild.folder).weights()
     difference = max(float((a[n].double() - b[n].double()).abs().max()) for n in a)
     passes = [(e["epoch"], e["device"]) for e in events if e["event"] == "pass"]
     told = Counter(e["event"] for e in events)

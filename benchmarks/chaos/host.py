@@ -14,12 +14,9 @@ from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
+from crowdlearn import RunSpec
+from crowdlearn.hosting import Server, new_run, open_run, prepare, train
 from crowdlearn_device.protocol.frames import decode_frame, encode_frame
-from crowdlearn_host.coordinator.hub.server import Server
-from crowdlearn_host.runs import folder as folders
-from crowdlearn_host.runs import train as run
-from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.spec.run_spec import load_config
 
 
 class TamperingServer(Server):
@@ -54,21 +51,20 @@ def main(folder: Path, seed: int, mean: float) -> None:
         TamperingServer.rng.seed(seed)
         TamperingServer.mean = mean
         TamperingServer._plan_next()
-    setattr(run, "Server", TamperingServer)  # noqa: B010
     config_file = folder.with_suffix(".toml")
 
     def quiet(event: str, fields: dict[str, Any]) -> None:
         pass
 
     if (folder / "run.db").exists():
-        opened, config = folders.open_run(folder)
+        opened, config = open_run(folder)
         prepared = prepare(config, quiet, folder)
     else:
-        config = load_config(config_file)
+        config = RunSpec.load(config_file)
         prepared = prepare(config, quiet)
-        opened = folders.new_run(folder, config_file.read_text(), prepared, folder.parent)
+        opened = new_run(folder, config_file.read_text(), prepared, folder.parent)
     with opened:
-        asyncio.run(run.train(prepared, config.fleet.phones, opened, quiet))
+        asyncio.run(train(prepared, config.fleet.phones, opened, quiet, make_server=TamperingServer))
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from crowdlearn import phones
+from crowdlearn.hosting import Enrolment
+from crowdlearn.phones import AdbDevice
 from crowdlearn_device.platform.confinement import landlock_version
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION
 from crowdlearn_device.security.envelope import Identity
-from crowdlearn_host import emulator as phones
-from crowdlearn_host.adb import AdbDevice
-from crowdlearn_host.devices.joining.enrolment import Enrolment
 from crowdlearn_host.emulator.settings import FILES
 from rich.console import Console
 from rich.table import Table

@@ -10,13 +10,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from crowdlearn.hosting import Group, RunFolder, Server, Settings, SharedModel, listening
 from crowdlearn_device.program.manifest import ArraySpec
-from crowdlearn_host.coordinator.group.group import Group
-from crowdlearn_host.coordinator.group.settings import Settings
-from crowdlearn_host.coordinator.hub.server import Server
-from crowdlearn_host.coordinator.storage.run_folder import RunFolder
-from crowdlearn_host.coordinator.storage.shared_model import SharedModel
-from crowdlearn_host.devices.joining.listener import listening
 
 DEVICES = 200
 

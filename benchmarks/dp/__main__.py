@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+from crowdlearn.privacy import DPStep, Schedule, noise_for, own_epsilon
 from crowdlearn_device.data.dataset import Dataset, load_dataset
-from crowdlearn_host.privacy.dp.accountant import Schedule, noise_for, own_epsilon
-from crowdlearn_host.privacy.dp.dp_sgd import DPStep
 
 from benchmarks.report import machine, write_rows
 

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.privacy.dp.accountant import Schedule, epsilon, own_epsilon
-from crowdlearn_host.privacy.dp.dp_sgd import DPStep, SlicedDPStep
-from crowdlearn_host.privacy.dp.ghost_norms import norms_of
+from crowdlearn.errors import ConfigError
+from crowdlearn.privacy import DPStep, Schedule, SlicedDPStep, epsilon, norms_of, own_epsilon
 
 from .networks import BUILT, Net, losses
 

@@ -6,14 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from crowdlearn.planning import Training, costs, peak_memory, plan_from_counts, wire_format
 from crowdlearn_device.protocol.schedule import dominator_order
 from crowdlearn_export.program.footprint import footprint
 from crowdlearn_export.stages.piece_stages import loss_region
 from crowdlearn_export.tracing.trace import neuron_graph
-from crowdlearn_host.planner.plan import plan_from_counts
-from crowdlearn_host.planner.problem.costs import Training, costs
-from crowdlearn_host.planner.problem.memory import peak_memory
-from crowdlearn_host.planner.problem.wire_format import wire_format
 
 from .cases import CASES, LARGE
 from .measure import SAMPLES, measure

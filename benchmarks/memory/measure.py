@@ -11,19 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from crowdlearn.hosting import Group, RunFolder, Server, Settings, SharedModel
+from crowdlearn.planning import Plan, Training
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import MAX_FRAME
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.program.slice_program import SliceProgram, export_slice
 from crowdlearn_export.stages.stage import Optimizer
-from crowdlearn_host.coordinator.group.group import Group
-from crowdlearn_host.coordinator.group.settings import Settings
-from crowdlearn_host.coordinator.hub.server import Server
-from crowdlearn_host.coordinator.storage.run_folder import RunFolder
-from crowdlearn_host.coordinator.storage.shared_model import SharedModel
-from crowdlearn_host.planner.plan import Plan
-from crowdlearn_host.planner.problem.costs import Training
 from websockets.asyncio.client import connect
 
 from .resident import forget_peak, peak

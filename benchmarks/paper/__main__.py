@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from crowdlearn.models import paper_cnn, paper_mlp
 from crowdlearn_export.tracing.trace import neuron_graph
-from crowdlearn_host.models.named import paper_cnn, paper_mlp
 from rich.console import Console
 from rich.table import Table
 

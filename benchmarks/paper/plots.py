@@ -9,7 +9,7 @@ from statistics import mean
 import matplotlib
 
 matplotlib.use("svg")
-from crowdlearn_host.simulation.state import RoundRecord
+from crowdlearn.simulation import RoundRecord
 from matplotlib import pyplot as plt
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from crowdlearn_host.common.toml_files import parse_config
-from crowdlearn_host.spec.simulation import SimulationConfig
+from crowdlearn.simulation import SimulationConfig
 
 Values = Mapping[str, Any]
 
@@ -56,7 +55,7 @@ class Row:
         if epochs is not None:
             training["epochs"] = min(epochs, training["epochs"])
         values = {"devices": DEVICES, **self.values, "model": model, "seed": seed, "training": training}
-        return parse_config(values, SimulationConfig, self.label)
+        return SimulationConfig.parse(values, self.label)
 
 
 def _groups(papers: tuple[float, ...]) -> tuple[Row, ...]:

@@ -13,14 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from crowdlearn.simulation import InProcess, RoundRecord, SimulationConfig, partition, prepare, run
 from crowdlearn_device.data.dataset import load_dataset
 from crowdlearn_device.platform.files import write_atomically
-from crowdlearn_host.simulation.engine import run
-from crowdlearn_host.simulation.partition import partition
-from crowdlearn_host.simulation.setting import prepare
-from crowdlearn_host.simulation.state import RoundRecord
-from crowdlearn_host.simulation.workers import InProcess
-from crowdlearn_host.spec.simulation import SimulationConfig
 
 ARITHMETIC = 4
 """To be raised where the same configuration gives other numbers: runs that were kept are made anew then."""

@@ -10,9 +10,9 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+from crowdlearn.planning import Plan, plan_from_counts
+from crowdlearn.simulation import sums_per_sample
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
-from crowdlearn_host.planner.plan import Plan, plan_from_counts
-from crowdlearn_host.simulation.modelled_traffic import sums_per_sample
 
 METIS_SEEDS = 5
 IMBALANCE = 30

@@ -15,14 +15,18 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+from crowdlearn.models import build_model
+from crowdlearn.planning import Plan
+from crowdlearn.simulation import (
+    RoundRecord,
+    SimulationConfig,
+    flat_layout,
+    piece_of_weight,
+    shuffle_bytes,
+    sums_per_sample,
+)
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
-from crowdlearn_host.methods.index_space import flat_layout, piece_of_weight
-from crowdlearn_host.models.named import build_model
-from crowdlearn_host.planner.plan import Plan
 from crowdlearn_host.simulation.learners.rounding import BYTES
-from crowdlearn_host.simulation.modelled_traffic import shuffle_bytes, sums_per_sample
-from crowdlearn_host.simulation.state import RoundRecord
-from crowdlearn_host.spec.simulation import SimulationConfig
 
 from .rows import Row
 from .slicing import layered, metis

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import Any
 
+from crowdlearn.simulation import sums_per_sample
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
-from crowdlearn_host.simulation.modelled_traffic import sums_per_sample
 
 from .rows import Row
 from .runs import Finished

@@ -8,12 +8,16 @@
 
 Calls print nothing, install no signal handlers, and leave the caller's warning filters, log levels and
 environment as they are. Every error is a CrowdlearnError, in one sentence that ends in what to do.
+
+Beside these names are modules with the parts of a run: `crowdlearn.planning`, `simulation`, `hosting`,
+`phones`, `privacy`, `models`, `errors`, `listeners` and `testing`.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ._lazy import lazily
 
 if TYPE_CHECKING:
     from crowdlearn_device.errors import CrowdlearnError as CrowdlearnError
@@ -36,28 +40,6 @@ if TYPE_CHECKING:
     from .workflow import start as start
     from .workflow import train as train
 
-_HOMES = {
-    "CrowdlearnError": "crowdlearn_device.errors",
-    "Diagnosis": "crowdlearn_export.doctor.doctor",
-    "Plan": "crowdlearn_host.planner.plan",
-    "Fleet": "crowdlearn_host.planner.problem.fleet",
-    "Evaluation": "crowdlearn_host.runs.results.evaluation",
-    "RunSpec": "crowdlearn_host.spec.run_spec",
-    "Run": "crowdlearn.run",
-    "load_run": "crowdlearn.run",
-    "Event": "crowdlearn.training",
-    "Training": "crowdlearn.training",
-    "diagnose": "crowdlearn.workflow",
-    "evaluate": "crowdlearn.workflow",
-    "export": "crowdlearn.workflow",
-    "plan": "crowdlearn.workflow",
-    "resume": "crowdlearn.workflow",
-    "simulate": "crowdlearn.workflow",
-    "start": "crowdlearn.workflow",
-    "train": "crowdlearn.workflow",
-}
-"""The module of every name: imported when it is first used, since some take seconds."""
-
 __all__ = [
     "CrowdlearnError",
     "Diagnosis",
@@ -79,14 +61,4 @@ __all__ = [
     "train",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'crowdlearn' has no attribute {name!r}; it has {', '.join(__all__)}")
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, __file__)

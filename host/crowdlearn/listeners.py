@@ -14,6 +14,8 @@ from crowdlearn_host.errors import ConfigError
 
 from .training import Event
 
+__all__ = ["Curves", "MLflow", "TensorBoard"]
+
 
 class Curves:
     """Figures of a run as they come: loss by mini-batch, and what is told at the end of each epoch."""

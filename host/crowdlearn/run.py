@@ -11,6 +11,7 @@ from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.errors import RunError
 
 if TYPE_CHECKING:
+    import torch
     from crowdlearn_host.runs.results.evaluation import Evaluation
     from torch import nn
 
@@ -44,6 +45,12 @@ class Run:
         from crowdlearn_host.runs.results.trained_model import trained_model
 
         return trained_model(self.path)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return the newest global weights by their names in the model. Raises RunError if there are none."""
+        from crowdlearn_host.coordinator.storage.run_folder import load_model_state
+
+        return load_model_state(self.path)
 
     def evaluate(self, data: str | Path | None = None) -> Evaluation:
         """Evaluate the newest global model on the test split of the folder `data`, or of the run's own data.

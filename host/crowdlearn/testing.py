@@ -1,4 +1,4 @@
-"""Virtual phones for tests of code that uses crowdlearn."""
+"""Virtual phones for tests of code that uses crowdlearn, and the folder of caches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from crowdlearn_host import emulator
+from crowdlearn_host.common.files import turn
+from crowdlearn_host.common.home import cache_home
+
+__all__ = ["cache_home", "turn", "virtual_phones"]
 
 
 @contextmanager

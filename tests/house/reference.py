@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -20,6 +21,18 @@ from crowdlearn_host.spec.run_spec import RunSpec
 from pydantic import BaseModel
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
+MODULES = (
+    "errors",
+    "hosting",
+    "listeners",
+    "models",
+    "phones",
+    "planning",
+    "privacy",
+    "simulation",
+    "testing",
+)
+"""The public modules beside `crowdlearn` itself."""
 MADE = "<!-- Made by python -m tests.house.reference; change the code instead. -->\n\n"
 
 
@@ -45,6 +58,24 @@ def _python() -> Iterator[str]:
         else:
             yield f"```python\n{_signature(name, value)}\n```\n"
             yield inspect.getdoc(value) or ""
+    yield from _modules()
+
+
+def _modules() -> Iterator[str]:
+    for name in MODULES:
+        module = import_module(f"crowdlearn.{name}")
+        yield f"\n# crowdlearn.{name}\n"
+        yield inspect.getdoc(module) or ""
+        yield "\n| name | meaning |\n|---|---|"
+        for each in module.__all__:
+            yield f"| `{each}` | {_first_sentence(getattr(module, each))} |"
+
+
+def _first_sentence(value: Any) -> str:
+    if not callable(value) or not value.__doc__:
+        return ""
+    text = " ".join(value.__doc__.split())
+    return text.partition(". ")[0].rstrip(".").replace("|", "/") + "."
 
 
 def _member(owner: str, name: str, value: Any) -> Iterator[str]:

@@ -17,6 +17,9 @@ PACKAGES = {
 }
 """Folders of the packages, from the root of the repository."""
 
+MOST_PAST = 1
+"""Modules of the host that a benchmark imports besides the front door."""
+
 Rooms = Mapping[str, set[str]]
 """The rooms that each room imports, as dotted names."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import crowdlearn
@@ -10,8 +11,8 @@ from crowdlearn_host.cli import COMMANDS
 
 from .prose import findings
 from .questions import QUESTIONS
-from .reference import pages
-from .rooms import arrows, circles
+from .reference import MODULES, pages
+from .rooms import MOST_PAST, arrows, circles, past_the_front_door
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,8 +20,39 @@ ROOT = Path(__file__).parents[2]
 def test_reference_pages_tell_every_name_command_and_key() -> None:
     made = pages()
     assert all(f"## {name}\n" in made["python.md"] for name in crowdlearn.__all__)
+    for module in MODULES:
+        names = import_module(f"crowdlearn.{module}").__all__
+        assert f"# crowdlearn.{module}\n" in made["python.md"]
+        assert all(f"| `{name}` |" in made["python.md"] for name in names), module
     assert all(f"## crowdlearn {name}" in made["commands.md"] for name in COMMANDS)
     assert all(f"## [{table}]" in made["configuration.md"] for table in ("group", "training", "fleet"))
+
+
+@pytest.mark.parametrize("name", ["", *MODULES])
+def test_a_public_module_lists_what_it_imports_for_its_users(name: str) -> None:
+    module = import_module(f"crowdlearn.{name}".rstrip("."))
+    assert list(module.__all__) == sorted(module.__all__, key=_ordered)
+    assert all(not each.startswith("_") for each in module.__all__)
+    for each in module.__all__:
+        assert hasattr(module, each)
+    with pytest.raises(AttributeError):
+        module.no_such_name  # noqa: B018
+
+
+def _ordered(name: str) -> tuple[int, str]:
+    """Return what ruff sorts `__all__` by: constants, then classes, then others."""
+    return 0 if name.isupper() else 1 if name[0].isupper() else 2, name
+
+
+def test_public_modules_are_those_of_the_front_door() -> None:
+    folder = Path(crowdlearn.__path__[0])
+    inner = {"run", "training", "workflow"}
+    found = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")} - inner
+    assert found == set(MODULES)
+
+
+def test_a_benchmark_imports_one_module_past_the_front_door_at_most() -> None:
+    assert {name: of for name, of in past_the_front_door(ROOT).items() if len(of) > MOST_PAST} == {}
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
 
@@ -20,6 +20,13 @@ class Section(BaseModel):
     """A table of a configuration file: immutable, and a key that nobody reads is a mistake, not a comment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], source: str, folder: Path = Path()) -> Self:
+        """Return the table with these values, whose paths are those from `folder`. Raises ConfigError that
+        names every mistake, with `source` as the file's name.
+        """
+        return parse_config(values, cls, source, folder)
 
 
 def located(written: Path, info: ValidationInfo) -> Path:

@@ -44,10 +44,12 @@ async def train(
     key: Path | None = None,
     interrupt: Interrupt | None = None,
     extra: Sequence[str] = (),
+    make_server: type[Server] = Server,
 ) -> Evaluation | None:
     """Run, or go on with, the training of `folder` on these devices; the test set's evaluation where there is
     one. `key` is the private adb key, if not ~/.android/adbkey; `interrupt` asks training to stop;
-    `extra` are further arguments of the runtime on devices that are reached over adb.
+    `extra` are further arguments of the runtime on devices that are reached over adb; `make_server` is the
+    kind of the server, for tests that damage what it relays.
 
     Raises TrainingError if training stopped before its end, and RunError where the folder's disk ended it;
     what was reached is in the folder.
@@ -66,7 +68,7 @@ async def train(
         losses.take(event, fields)
         on_event(event, fields)
 
-    server = Server(
+    server = make_server(
         run=folder.path.resolve().name,
         groups=groups,
         folder=folder,

@@ -97,7 +97,9 @@ def check_model(model: nn.Module) -> None:
 
 @contextmanager
 def recorded(model: nn.Module) -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
-    """Yield the modules with weights in the order in which they ran, what entered and what left."""
+    """Yield the modules with weights in the order in which they ran, and the tensors [samples, ...] that
+    entered and left each.
+    """
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
 
     def hook(module: nn.Module, given: tuple[Tensor, ...], left: Tensor) -> None:

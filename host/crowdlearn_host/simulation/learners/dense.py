@@ -266,3 +266,8 @@ def _as_usual(layer: nn.Module) -> bool:
     if isinstance(layer, nn.Linear):
         return layer.bias is not None
     return True
+
+
+def common_columns(inputs: Floats) -> int:
+    """Return how many columns of `inputs`, float32 [N, sources], are multiplied and not listed."""
+    return Columns.of(inputs).count

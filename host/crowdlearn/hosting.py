@@ -1,0 +1,53 @@
+"""The host's side of a run in parts, for programs that bring their own connections to devices.
+
+    from crowdlearn import hosting
+
+    prepared = hosting.prepare(spec, lambda event, fields: None)
+    groups = [hosting.Group(settings) for settings in hosting.groups_of(prepared, devices=5)]
+    folder = hosting.RunFolder(path, create=True)
+    shared = hosting.shared_model_of(prepared, len(groups))
+    server = hosting.Server("mine", groups, folder, shared, print, print)
+    await server.attach(websocket, dialled=False)
+
+A `Group` is a state machine without sockets or clock; a `Server` connects it to devices, and relays between
+them what it cannot read. `listening` accepts devices that dial in by TLS, with what `Enrolment` gave them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._lazy import lazily
+
+if TYPE_CHECKING:
+    from crowdlearn_host.coordinator.group.effects import Merge
+    from crowdlearn_host.coordinator.group.group import Group
+    from crowdlearn_host.coordinator.group.settings import Settings
+    from crowdlearn_host.coordinator.hub.server import Server
+    from crowdlearn_host.coordinator.storage.run_folder import RunFolder
+    from crowdlearn_host.coordinator.storage.shared_model import SharedModel
+    from crowdlearn_host.devices.joining.enrolment import Enrolment
+    from crowdlearn_host.devices.joining.listener import listening
+    from crowdlearn_host.runs.folder import new_run, open_run
+    from crowdlearn_host.runs.prepare import Prepared, groups_of, prepare, shared_model_of
+    from crowdlearn_host.runs.train import train
+
+__all__ = [
+    "Enrolment",
+    "Group",
+    "Merge",
+    "Prepared",
+    "RunFolder",
+    "Server",
+    "Settings",
+    "SharedModel",
+    "groups_of",
+    "listening",
+    "new_run",
+    "open_run",
+    "prepare",
+    "shared_model_of",
+    "train",
+]
+
+__getattr__, __dir__ = lazily(__name__, __file__)

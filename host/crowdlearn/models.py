@@ -1,0 +1,14 @@
+"""Models by name: `mlp:784-100-10`, the paper's, or `file.py:function`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ._lazy import lazily
+
+if TYPE_CHECKING:
+    from crowdlearn_host.models.named import build_model, paper_cnn, paper_mlp
+
+__all__ = ["build_model", "paper_cnn", "paper_mlp"]
+
+__getattr__, __dir__ = lazily(__name__, __file__)
