@@ -9,13 +9,15 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from crowdlearn_device.app.stand_in import run as run_app
 from crowdlearn_device.data.dataset import as_targets, load_dataset
-from crowdlearn_device.energy.step_time import measure_step
+from crowdlearn_device.energy.step_time import READY, measure_step
 from crowdlearn_device.platform.allocator import return_large_blocks
 from crowdlearn_device.platform.battery import LOWEST_PERCENT, Battery
 from crowdlearn_device.prediction.predict import predict
@@ -86,6 +88,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     measuring.add_argument("--programs", type=Path, required=True, help="folder that holds the program")
     measuring.add_argument("--program", required=True, help="hash of its manifest")
     measuring.add_argument("--seconds", type=float, default=2.0, help="how long to run it")
+    measuring.add_argument(
+        "--pause",
+        type=float,
+        default=0.0,
+        help="seconds of rest before the first step, told by a line 'ready', and after the last, for meters "
+        "to be read",
+    )
     measuring.add_argument("--threads", type=int, default=0, help="threads of the executor (0: its choice)")
     predicting = commands.add_parser(
         "predict", help="what a kept model makes of samples, as CSV: sample, class, probability"
@@ -130,8 +139,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # read when the executor's libraries load
     try:
         if arguments.command == "measure":
-            store = ProgramStore(arguments.programs)
-            print(measure_step(store, arguments.program, arguments.seconds).to_json())
+            store, rest = ProgramStore(arguments.programs), partial(_rest, arguments.pause)
+            timed = measure_step(store, arguments.program, arguments.seconds, rest)
+            print(timed.to_json(), flush=True)
+            time.sleep(arguments.pause)
             return 0
         if arguments.command == "samples":
             wanted = (arguments.shape, arguments.classes, arguments.targets)
@@ -190,6 +201,12 @@ def count_samples(folder: Path, shape: str, classes: int, targets: str = "{}") -
         raise DataError(f"--targets {targets!r} names no targets: {error}") from error
     as_targets(data.labels, spec, classes, str(folder))
     return len(data)
+
+
+def _rest(seconds: float) -> None:
+    if seconds:
+        print(READY, flush=True)
+        time.sleep(seconds)
 
 
 async def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:

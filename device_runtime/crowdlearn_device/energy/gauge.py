@@ -21,9 +21,13 @@ MOST_AMPERES = 20.0
 """More than any phone draws."""
 LEAST_AMPERES = 0.005
 """Less than any phone draws that answers."""
+MICROAMPERE_HOURS = 50_000
+"""A charge from which on it is taken for microampere-hours: as milliampere-hours it were no phone's."""
 MOST_COULOMBS = 15 * 3600.0
 """15 Ah, more than any phone's battery holds."""
 _STATUS = {"1": "unknown", "2": "charging", "3": "discharging", "4": "not charging", "5": "full"}
+VIRTUAL = "virtual (modelled)"
+"""The model of a virtual phone's battery, wherever it is told."""
 _PLUGS = ("ac powered", "usb powered", "wireless powered", "dock powered")
 
 
@@ -31,7 +35,8 @@ _PLUGS = ("ac powered", "usb powered", "wireless powered", "dock powered")
 class Gauge:
     """The reading of a battery's gauge, in SI units; None is what it does not tell.
 
-    `amperes` is what leaves the battery, known only if nothing is plugged in; `coulombs` is the charge left.
+    `amperes` is what leaves the battery, known only if nothing is plugged in; `coulombs` is the charge left,
+    told in steps of `coulombs_step`. A gauge is `modelled` if it is a virtual phone's.
     """
 
     volts: float
@@ -41,6 +46,8 @@ class Gauge:
     celsius: float | None
     status: str
     plugged: bool
+    coulombs_step: float | None = None
+    modelled: bool = False
 
     @property
     def watts(self) -> float:
@@ -76,11 +83,13 @@ def from_sysfs(fields: Mapping[str, str], maker: str = "") -> Gauge:
     return Gauge(
         _volts(_number(fields, "voltage_now", "voltage_avg")),
         None if plugged else _amperes(_number(fields, "current_now", "current_avg"), maker),
-        _coulombs(_number(fields, "charge_counter", "charge_now")),
+        _coulombs(charge := _number(fields, "charge_counter", "charge_now")),
         _percent(_number(fields, "capacity")),
         _celsius(_number(fields, "temp")),
         status,
         plugged,
+        _step(charge),
+        fields.get("model_name", "").strip() == VIRTUAL,
     )
 
 
@@ -103,11 +112,13 @@ def read_dumpsys(text: str, maker: str = "") -> Gauge:
     return Gauge(
         _volts(_number(fields, "voltage")),
         None if plugged else _amperes(_number(fields, "current now"), maker),
-        _coulombs(_number(fields, "charge counter")),
+        _coulombs(charge := _number(fields, "charge counter")),
         _percent(_number(fields, "level")),
         _celsius(_number(fields, "temperature")),
         status,
         plugged,
+        _step(charge),
+        "modelled energy used" in text,
     )
 
 
@@ -157,8 +168,20 @@ def _coulombs(value: float | None) -> float | None:
     """Convert from microampere-hours, or milliampere-hours where the first would be next to nothing."""
     if value is None or value <= 0:
         return None
-    coulombs = value * 3.6e-3 if value >= 50_000 else value * 3.6
+    coulombs = value * _charge_unit(value)
     return coulombs if coulombs <= MOST_COULOMBS else None
+
+
+def _charge_unit(value: float) -> float:
+    return 3.6e-3 if value >= MICROAMPERE_HOURS else 3.6
+
+
+def _step(value: float | None) -> float | None:
+    """The step in which a charge is told, in coulombs: at best the zeros that its number ends in."""
+    if value is None or value <= 0 or _coulombs(value) is None:
+        return None
+    zeros = len(digits := f"{value:.0f}") - len(digits.rstrip("0"))
+    return _charge_unit(value) * 10.0**zeros
 
 
 def _percent(value: float | None) -> int | None:

@@ -1,4 +1,4 @@
-"""Energy meters: what they can read here, in the order in which they are trusted.
+"""Energy meters: the base of all, and those that a device has itself, in the order in which they are trusted.
 
 A meter counts joules (`read`), or tells watts only, which whoever reads it integrates. One that cannot be
 read says why, and what to do.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from crowdlearn_device.errors import MeterError
@@ -18,15 +18,20 @@ from .readings import Covers, Power, Provenance, Reading
 
 SUPPLIES = Path("/sys/class/power_supply")
 POWERCAP = Path("/sys/class/powercap")
+WHOLE_MICROAMPERE = 1e-6
+"""Amperes: the finest step in which a gauge tells current."""
 
 
 class Meter(ABC):
-    """A source of readings; `name` is its own among the meters."""
+    """A source of readings; `name` is its own among the meters.
+
+    To read one may take a second (a trace is recorded), so it is awaited.
+    """
 
     name: str
 
     @abstractmethod
-    def read(self) -> Reading | Power:
+    async def read(self) -> Reading | Power:
         """The state of the meter now. Raises MeterError, with what to do, if it cannot be read."""
 
 
@@ -48,10 +53,17 @@ class BatteryMeter(Meter):
             f"{self._supplies} has no battery that can be read; use adb's meters, or another device"
         )
 
-    def read(self) -> Power:
+    async def read(self) -> Power:
         gauge = self.gauge()
+        provenance = Provenance.MODELLED if gauge.modelled else Provenance.MEASURED
         return Power(
-            gauge.watts, time.monotonic(), self.name, Provenance.MEASURED, Covers.PHONE, gauge.celsius
+            gauge.watts,
+            time.monotonic(),
+            self.name,
+            provenance,
+            Covers.PHONE,
+            gauge.volts * WHOLE_MICROAMPERE,
+            gauge.celsius,
         )
 
 
@@ -64,7 +76,7 @@ class RaplMeter(Meter):
         self._powercap = powercap
         self._wrapped, self._last = 0.0, -1.0
 
-    def read(self) -> Reading:
+    async def read(self) -> Reading:
         package = self._powercap / "intel-rapl:0"
         if not package.is_dir():
             raise MeterError(
@@ -91,13 +103,15 @@ METERS: dict[str, Callable[[], Meter]] = {meter.name: meter for meter in (RaplMe
 """The meters of this device, by name."""
 
 
-def readable(meters: dict[str, Callable[[], Meter]] | None = None) -> tuple[list[Meter], dict[str, str]]:
-    """The meters that can be read here, and of the others why not, by name."""
+async def readable(
+    meters: Mapping[str, Callable[[], Meter]] = METERS,
+) -> tuple[list[Meter], dict[str, str]]:
+    """The meters that can be read now, and of the others why not, by name."""
     found, why = [], {}
-    for name, make in (METERS if meters is None else meters).items():
+    for name, make in meters.items():
         meter = make()
         try:
-            meter.read()
+            await meter.read()
         except MeterError as error:
             why[name] = str(error)
         else:

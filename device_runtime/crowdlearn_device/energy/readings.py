@@ -47,12 +47,13 @@ class Reading:
     covers: Covers
     resolution: float
     celsius: float | None = None
+    unit = "J"
 
 
 @dataclass(frozen=True)
 class Power:
     """The reading of a meter without a counter: the watts drawn at a moment, on the same terms as a
-    Reading.
+    Reading; `resolution` is in watts.
     """
 
     watts: float
@@ -60,7 +61,9 @@ class Power:
     source: str
     provenance: Provenance
     covers: Covers
+    resolution: float
     celsius: float | None = None
+    unit = "W"
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
-"""How long a device takes for one training step of a slice program, for the planner to know."""
+"""How long a device takes for one training step of a slice program, stage by stage, and in which memory."""
 
 from __future__ import annotations
 
 import json
+import resource
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -13,43 +15,67 @@ from crowdlearn_device.program.manifest import LOSS, TRAIN_STEP, Manifest, Port
 from crowdlearn_device.protocol.frames import Array
 
 WARM_UP_STEPS = 2
+READY = "ready"
+"""The line by which a device tells that it rests before the first step."""
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Steps of `batch` samples that were run, and the seconds they took together."""
+    """Steps of `batch` samples that were run, and the seconds they took together; `stages` tells the seconds
+    of each method, `memory` the most bytes that the process has held, libraries included.
+    """
 
     steps: int
     batch: int
     seconds: float
+    stages: dict[str, float] = field(default_factory=dict)
+    memory: int = 0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
 
-def measure_step(store: ProgramStore, sha256: str, seconds: float) -> StepTime:
-    """Run the methods of a program once a step, with its largest batch, until `seconds` are over.
+def measure_step(
+    store: ProgramStore, sha256: str, seconds: float, warmed_up: Callable[[], None] = lambda: None
+) -> StepTime:
+    """Run the methods of a program once a step, with its largest batch, until `seconds` are over; call
+    `warmed_up` where the time begins.
 
     Raises ProgramError if the program is absent, damaged, or cannot be run.
     """
     manifest = store.manifest(sha256)
     executor = store.executor(manifest)
+    inputs = _inputs(manifest)
+    stages = dict.fromkeys(inputs, 0.0)
     for _ in range(WARM_UP_STEPS):
-        _step(executor, manifest)
+        _step(executor, inputs, dict(stages))
     steps = 0
+    warmed_up()
     started = time.monotonic()
     while steps == 0 or time.monotonic() - started < seconds:
-        _step(executor, manifest)
+        _step(executor, inputs, stages)
         steps += 1
-    return StepTime(steps, manifest.max_batch, time.monotonic() - started)
+    taken = time.monotonic() - started
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return StepTime(steps, manifest.max_batch, taken, stages, memory)
 
 
-def _step(executor: Executor, manifest: Manifest) -> None:
+def _inputs(manifest: Manifest) -> dict[str, list[Array]]:
+    """The methods that a step runs, each once, with zeros to run them on."""
     names = {method.name for method in manifest.methods}
-    for method in manifest.methods:
-        if method.name == LOSS and TRAIN_STEP in names:
-            continue  # a step of the whole network runs one or the other
-        executor.run(method.name, [_zeros(port, manifest.max_batch) for port in method.inputs])
+    return {
+        method.name: [_zeros(port, manifest.max_batch) for port in method.inputs]
+        for method in manifest.methods
+        # A step of the whole network runs one or the other.
+        if not (method.name == LOSS and TRAIN_STEP in names)
+    }
+
+
+def _step(executor: Executor, inputs: dict[str, list[Array]], stages: dict[str, float]) -> None:
+    for name, arrays in inputs.items():
+        began = time.perf_counter()
+        executor.run(name, arrays)
+        stages[name] += time.perf_counter() - began
 
 
 def _zeros(port: Port, batch: int) -> Array:

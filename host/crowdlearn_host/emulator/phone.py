@@ -7,20 +7,28 @@ import random
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from crowdlearn_device.energy.gauge import VIRTUAL
 from crowdlearn_device.platform.battery import SUPPLIES
 from crowdlearn_device.platform.confinement import landlock_version
+from crowdlearn_device.platform.heat import THERMAL
 from crowdlearn_device.transport.abstract_socket import PREFIX
 
 from crowdlearn_host.emulator.commands.packages import Packages, package_commands
-from crowdlearn_host.emulator.commands.system import Powered, system_commands
+from crowdlearn_host.emulator.commands.system import Powered, system_commands, thermal_service
 from crowdlearn_host.emulator.daemon.adbd import Adbd, LinkBytes, Offer
 from crowdlearn_host.emulator.daemon.keys import KeyStore
-from crowdlearn_host.emulator.hardware.facts import battery_facts, generated_files, properties
+from crowdlearn_host.emulator.hardware.facts import (
+    battery_facts,
+    generated_files,
+    properties,
+    thermal_status,
+)
 from crowdlearn_host.emulator.hardware.filesystem import Filesystem
 from crowdlearn_host.emulator.hardware.log import Log
 from crowdlearn_host.emulator.hardware.power import Activity, PowerState, spend
@@ -42,6 +50,8 @@ from crowdlearn_host.emulator.settings import (
 )
 
 POWER_SECONDS = 1.0
+LEAST_SECONDS = 0.02
+"""Between two looks at what programs have used; the kernel counts in hundredths of a second."""
 MOST_WAITING = 50
 """Keys that the owner is shown at once."""
 
@@ -54,24 +64,24 @@ class Phone:
         self._folder = folder
         self._log = Log(folder / "logcat.txt")
         self._traffic = LinkBytes()
-        self._battery = Battery(profile)
-        self._battery_shown: dict[str, str] = {}
         self._link = settings.link
+        self._battery = Battery(profile, self._measure, self._link.radio if self._link else "wifi")
+        self._shown: dict[Path, str] = {}
         files = Filesystem(
             folder / FILES,
             generated_files(profile, lambda: self._battery.state, lambda: self._processes.memory()),
         )
         spawner = Spawner(folder.parent.parent, settings.preload)
-        supplies = folder.absolute() / "power_supply"
-        self._shown_battery = supplies / "battery"
+        self._supplies, self._zones = folder.absolute() / "power_supply", folder.absolute() / "thermal"
         variables = {
-            SUPPLIES: str(supplies),
+            SUPPLIES: str(self._supplies),
+            THERMAL: str(self._zones),
             PREFIX: hashlib.sha256(bytes(folder.absolute())).hexdigest()[:16],
         }
         self._processes = Processes(
             files, self._log, spawner, settings.programs, limits, variables, settings.machine
         )
-        self._show_battery()
+        self._show()
         self._jobs: set[asyncio.Task[int]] = set()
         self._connections: set[Adbd] = set()
         self._plugged = True
@@ -88,7 +98,12 @@ class Phone:
             processes=self._processes,
             commands={
                 **system_commands(profile, shown, self._log, self._processes, packages, self._battery),
-                **package_commands(packages, files, self._processes),
+                **package_commands(
+                    packages,
+                    files,
+                    self._processes,
+                    {"thermalservice": thermal_service(self._battery)},
+                ),
             },
             spawn_job=self._spawn_job,
             connections=self._connections,
@@ -125,30 +140,35 @@ class Phone:
         task.add_done_callback(self._jobs.discard)
 
     async def _live(self) -> None:
-        loop = asyncio.get_running_loop()
         # A phone whose folder was deleted can be neither listed nor switched off any more: it goes.
         while self._battery.state.charge > 0 and self._folder.exists():
-            before = loop.time()
             with suppress(TimeoutError):
                 async with asyncio.timeout(POWER_SECONDS):
                     await self._battery.changed.wait()
             self._battery.changed.clear()
-            sent, received = self._traffic.take()
-            self._battery.spend(loop.time() - before, self._processes.cpu_seconds(), sent, received)
-            self._show_battery()
+            self._show()
         self._log.write("PowerManager", "off: battery is empty, or the folder is gone", pid=os.getpid())
         self._off.set()
 
-    def _show_battery(self) -> None:
-        """Show it to programs, which are processes of this machine and see its /sys."""
-        shown = {"type": "Battery", **battery_facts(self._battery.state)}
-        if shown != self._battery_shown:
-            self._shown_battery.mkdir(parents=True, exist_ok=True)
-            for name, text in shown.items():
-                partial = self._shown_battery / f"{name}.partial"
+    def _measure(self) -> tuple[float, int, int]:
+        """Seconds of the processor that programs used since the start, bytes sent and received since this was
+        last asked.
+        """
+        return self._processes.cpu_seconds(), *self._traffic.take()
+
+    def _show(self) -> None:
+        """Show battery and heat to programs, which are processes of this machine and see its /sys."""
+        state = self._battery.state
+        battery = {"type": "Battery", "model_name": VIRTUAL, **battery_facts(state)}
+        files = {self._supplies / "battery" / name: text for name, text in battery.items()}
+        files[self._zones / "status"] = str(thermal_status(state))
+        for file, text in files.items():
+            if self._shown.get(file) != text:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                partial = file.with_name(f"{file.name}.partial")
                 partial.write_text(text + "\n")
-                partial.replace(self._shown_battery / name)
-            self._battery_shown = shown
+                partial.replace(file)
+                self._shown[file] = text
 
     async def _lose_connections(self, link: LinkModel) -> None:
         chance = random.Random(self._offer.identity)
@@ -192,29 +212,47 @@ class Phone:
 
 
 class Battery(Powered):
-    """The battery over time; `changed` wakes whoever watches it."""
+    """The battery over time; `changed` wakes whoever watches it.
 
-    def __init__(self, profile: DeviceProfile) -> None:
-        self.state = PowerState()
+    `measure` gives the processor's seconds since the start, and bytes sent and received since it was last
+    asked: whenever the state is looked at, it is up to date.
+    """
+
+    def __init__(
+        self, profile: DeviceProfile, measure: Callable[[], tuple[float, int, int]], radio: str = "wifi"
+    ) -> None:
         self.changed = asyncio.Event()
-        self._profile = profile
-        self._cpu_seconds = 0.0
+        self._state = PowerState()
+        self._profile, self._radio = profile, radio
+        self._measure = measure
+        self._cpu_seconds, self._at = 0.0, time.monotonic()
 
-    def spend(self, seconds: float, cpu_seconds: float, sent: int, received: int) -> None:
-        """Account for the time since the last call; `cpu_seconds` counts from the start."""
+    @property
+    def state(self) -> PowerState:
+        now = time.monotonic()
+        if (seconds := now - self._at) < LEAST_SECONDS:
+            return self._state
+        cpu_seconds, sent, received = self._measure()
         # All of the imitated processor is busy when the programs use all of the share that stands for it.
-        used = (cpu_seconds - self._cpu_seconds) / self._profile.cpu_share
-        self._cpu_seconds = cpu_seconds
-        if seconds > 0:
-            self.state = spend(self.state, self._profile, Activity(seconds, used / seconds, sent, received))
+        used = max(cpu_seconds - self._cpu_seconds, 0.0) / self._profile.cpu_share
+        self._at, self._cpu_seconds = now, cpu_seconds
+        activity = Activity(seconds, used / seconds, sent, received)
+        self._state = spend(self._state, self._profile, activity, self._radio)
+        return self._state
 
     def plug(self, plugged: bool) -> None:
         """Connect or disconnect the charger."""
-        self.state = replace(self.state, plugged=plugged)
+        self._state = replace(self.state, plugged=plugged)
+        self.changed.set()
 
     def set_level(self, percent: int) -> None:
         """Set the charge; at 0 the phone goes off."""
-        self.state = replace(self.state, charge=percent / 100)
+        self._state = replace(self.state, charge=percent / 100)
+        self.changed.set()
+
+    def override_thermal(self, status: int | None) -> None:
+        """Set the thermal status that Android tells, or let it tell its own again."""
+        self._state = replace(self.state, thermal_override=status)
         self.changed.set()
 
 

@@ -29,42 +29,49 @@ def rapl(folder: Path, microjoules: int) -> RaplMeter:
 
 
 @pytest.mark.parametrize("make", [battery, lambda folder: rapl(folder, 5)], ids=["battery", "RAPL"])
-def test_a_reading_says_where_it_comes_from(tmp_path: Path, make: Callable[[Path], Meter]) -> None:
+async def test_a_reading_says_where_it_comes_from(tmp_path: Path, make: Callable[[Path], Meter]) -> None:
     meter = make(tmp_path)
-    reading = meter.read()
+    reading = await meter.read()
     assert meter.name in METERS
     assert (reading.source, reading.provenance) == (meter.name, Provenance.MEASURED)
     assert reading.covers in Covers
+    assert reading.resolution > 0
+    assert reading.unit in ("J", "W")
 
 
-def test_a_meter_of_this_computer_reads_or_says_what_to_do() -> None:
-    found, why = readable()
+async def test_a_virtual_battery_is_modelled(tmp_path: Path) -> None:
+    reading = await battery(tmp_path, model_name="virtual (modelled)").read()
+    assert reading.provenance is Provenance.MODELLED
+
+
+async def test_a_meter_of_this_computer_reads_or_says_what_to_do() -> None:
+    found, why = await readable()
     assert {*why, *(meter.name for meter in found)} == {*METERS}
     for reason in why.values():
         assert any(word in reason for word in ("use", "run", "has none", "unplug", "measure"))
 
 
-def test_meters_that_cannot_be_read_are_told_with_the_reason(tmp_path: Path) -> None:
-    found, why = readable({"sysfs power supply": lambda: BatteryMeter(tmp_path)})
+async def test_meters_that_cannot_be_read_are_told_with_the_reason(tmp_path: Path) -> None:
+    found, why = await readable({"sysfs power supply": lambda: BatteryMeter(tmp_path)})
     assert not found
     assert "has no battery" in why["sysfs power supply"]
 
 
-def test_a_battery_s_power_is_volts_times_amperes(tmp_path: Path) -> None:
-    reading = battery(tmp_path).read()
+async def test_a_battery_s_power_is_volts_times_amperes(tmp_path: Path) -> None:
+    reading = await battery(tmp_path).read()
     assert reading.watts == pytest.approx(2.0)
 
 
-def test_a_charging_battery_is_refused(tmp_path: Path) -> None:
+async def test_a_charging_battery_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MeterError, match="on a charger"):
-        battery(tmp_path, status="Charging").read()
+        await battery(tmp_path, status="Charging").read()
 
 
-def test_a_counter_that_wraps_goes_on(tmp_path: Path) -> None:
+async def test_a_counter_that_wraps_goes_on(tmp_path: Path) -> None:
     meter = rapl(tmp_path, 900_000)
-    first = meter.read()
+    first = await meter.read()
     rapl(tmp_path, 100_000)
-    last = meter.read()
+    last = await meter.read()
     assert last.joules - first.joules == pytest.approx(0.2)
 
 
@@ -98,7 +105,7 @@ def test_a_difference_that_means_nothing_is_refused(last: Reading, words: str) -
 
 def test_power_is_integrated_by_the_trapezoidal_rule() -> None:
     def at(watts: float, seconds: float) -> Power:
-        return Power(watts, seconds, "meter", Provenance.MEASURED, Covers.PHONE)
+        return Power(watts, seconds, "meter", Provenance.MEASURED, Covers.PHONE, 1e-6)
 
     total = integrated([at(1, 0), at(3, 1), at(3, 3)])
     assert (total.joules, total.seconds) == (2 + 6, 3)

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice, RuntimeDeployment
-from crowdlearn_host.emulator.hardware.power import CPU_WATTS, RADIO_WATTS, Activity, PowerState, spend
+from crowdlearn_host.emulator.hardware.power import (
+    RADIOS,
+    Activity,
+    PowerState,
+    cpu_watts,
+    idle_watts,
+    spend,
+)
 from crowdlearn_host.emulator.hardware.profiles import PROFILES, find_profile
 from crowdlearn_host.emulator.hardware.radio_link import DelayLine, Direction
 from crowdlearn_host.emulator.processes.limits import make_limits, remove_groups
@@ -36,9 +43,9 @@ def test_charge_and_temperature_stay_within_what_is_possible(done: list[Activity
 
 def test_an_hour_of_full_load_costs_what_the_model_says() -> None:
     state = spend(PowerState(charge=1.0, plugged=False), PIXEL, Activity(3600, 1.0, 0, 0))
-    used = (CPU_WATTS + RADIO_WATTS) * 3600
+    used = (cpu_watts(PIXEL) + RADIOS["wifi"].watts + idle_watts(PIXEL)) * 3600
     assert state.used_joules == pytest.approx(used)
-    assert state.charge == pytest.approx(1 - used / (4.575 * 3.85 * 3600))
+    assert state.charge == pytest.approx(1 - used / (4.575 * 4.35 * 3600))
     assert state.celsius > 30
 
 

@@ -6,7 +6,7 @@ Of the app of this project, the Python half is run in its place, which needs no 
 import re
 import shutil
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -68,9 +68,12 @@ class Packages:
 
 
 def package_commands(
-    packages: Packages, files: Filesystem, processes: Processes
+    packages: Packages, files: Filesystem, processes: Processes, services: Mapping[str, CommandFunction]
 ) -> dict[str, CommandFunction]:
-    """`pm`, `cmd package` and `am`."""
+    """`pm`, `cmd package` and `am`.
+
+    `services` are others that `cmd` speaks to, by name.
+    """
 
     async def pm(shell: Shell, words: list[str], io: Io) -> int:
         match words[1:]:
@@ -91,9 +94,11 @@ def package_commands(
         raise UsageError(f"unknown command {' '.join(words[1:])}")
 
     async def cmd(shell: Shell, words: list[str], io: Io) -> int:
-        if words[1:2] != ["package"]:
-            raise UsageError(f"cannot find service: {' '.join(words[1:2])}")
-        return await pm(shell, words[1:], io)
+        if words[1:2] == ["package"]:
+            return await pm(shell, words[1:], io)
+        if words[1:2] and words[1] in services:
+            return await services[words[1]](shell, words[1:], io)
+        raise UsageError(f"cannot find service: {' '.join(words[1:2])}")
 
     app: list[int] = []
 

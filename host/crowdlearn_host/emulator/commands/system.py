@@ -7,8 +7,14 @@ from typing import Protocol
 
 from crowdlearn_host.emulator.commands.packages import Packages
 from crowdlearn_host.emulator.commands.toybox import COMMANDS
+from crowdlearn_host.emulator.commands.tracing import perfetto
 from crowdlearn_host.emulator.commands.usage import UsageError, options
-from crowdlearn_host.emulator.hardware.facts import report_battery, report_memory, report_thermal
+from crowdlearn_host.emulator.hardware.facts import (
+    report_battery,
+    report_memory,
+    report_stats,
+    report_thermal,
+)
 from crowdlearn_host.emulator.hardware.log import Log
 from crowdlearn_host.emulator.hardware.power import PowerState
 from crowdlearn_host.emulator.hardware.profiles import DeviceProfile
@@ -22,7 +28,10 @@ EXISTS = 0
 class Powered(Protocol):
     """A battery that can be read, and set for tests as Android allows."""
 
-    state: PowerState
+    @property
+    def state(self) -> PowerState: ...
+
+    def override_thermal(self, status: int | None) -> None: ...
 
     def plug(self, plugged: bool) -> None: ...
 
@@ -45,6 +54,7 @@ def system_commands(
         "dumpsys": _dumpsys(profile, processes, packages, battery),
         "getprop": _getprop(properties),
         "logcat": _logcat(log),
+        "perfetto": perfetto(profile, lambda: battery.state),
     }
 
 
@@ -95,6 +105,8 @@ def _dumpsys(
             case ["battery", "reset"]:
                 battery.plug(True)
                 text = ""
+            case ["batterystats", *options] if options in ([], ["--charged"]):
+                text = report_stats(profile, battery.state)
             case ["thermalservice"]:
                 text = report_thermal(battery.state)
             case ["meminfo"]:
@@ -108,6 +120,22 @@ def _dumpsys(
         return 0
 
     return dumpsys
+
+
+def thermal_service(battery: Powered) -> CommandFunction:
+    """`cmd thermalservice`, by which a test sets the status that Android tells."""
+
+    async def service(shell: Shell, words: list[str], io: Io) -> int:
+        match words[1:]:
+            case ["override-status", status] if status.isdigit() and int(status) <= 6:
+                battery.override_thermal(int(status))
+            case ["reset"]:
+                battery.override_thermal(None)
+            case _:
+                raise UsageError("only override-status 0 to 6, and reset, are known")
+        return 0
+
+    return service
 
 
 def _df(profile: DeviceProfile) -> CommandFunction:

@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from crowdlearn_device.energy.gauge import VIRTUAL
+
 from crowdlearn_host.emulator.hardware.filesystem import Generated
-from crowdlearn_host.emulator.hardware.power import PowerState
-from crowdlearn_host.emulator.hardware.profiles import DeviceProfile
+from crowdlearn_host.emulator.hardware.power import CHARGER_WATTS, PowerState, millivolts
+from crowdlearn_host.emulator.hardware.profiles import CELL_VOLTS, DeviceProfile
 
 # Skin temperatures from which Android reports light, moderate, severe, critical (a common vendor choice).
 THROTTLING_CELSIUS = (39.0, 43.0, 45.0, 50.0)
-EMPTY_MILLIVOLTS, FULL_MILLIVOLTS = 3500, 4350
 _BATTERY = "/sys/class/power_supply/battery"
 _CPU = "/sys/devices/system/cpu"
 
@@ -46,6 +47,9 @@ def generated_files(
         "/sys/class/thermal/thermal_zone0/type": lambda: b"skin\n",
         "/sys/class/thermal/thermal_zone0/temp": lambda: _number(power().celsius * 1000),
         f"{_BATTERY}/type": lambda: b"Battery\n",
+        f"{_BATTERY}/model_name": lambda: VIRTUAL.encode() + b"\n",
+        f"{_BATTERY}/current_now": lambda: _number(microamperes(power())),
+        f"{_BATTERY}/uevent": lambda: _uevent(profile, power()).encode(),
         f"{_BATTERY}/present": lambda: b"1\n",
         f"{_BATTERY}/technology": lambda: b"Li-ion\n",
         f"{_BATTERY}/capacity": lambda: _number(level(power())),
@@ -57,9 +61,15 @@ def generated_files(
         f"{_CPU}/possible": lambda: f"0-{profile.cores - 1}\n".encode(),
         f"{_CPU}/online": lambda: f"0-{profile.cores - 1}\n".encode(),
     }
-    for core, mhz in enumerate(_core_mhz(profile)):
-        for name in ("cpuinfo_max_freq", "scaling_cur_freq"):
-            files[f"{_CPU}/cpu{core}/cpufreq/{name}"] = partial(_number, mhz * 1000)
+    core = 0
+    for cluster, steps in zip(profile.clusters, profile.power.cores, strict=True):
+        clocks = [mhz for mhz, _ in steps if mhz < cluster.mhz] + [cluster.mhz]
+        for _ in range(cluster.cores):
+            folder = f"{_CPU}/cpu{core}/cpufreq"
+            files[f"{folder}/cpuinfo_max_freq"] = partial(_number, cluster.mhz * 1000)
+            files[f"{folder}/scaling_available_frequencies"] = partial(_kilohertz, clocks)
+            files[f"{folder}/scaling_cur_freq"] = partial(_clock, clocks, power)
+            core += 1
     return files
 
 
@@ -73,13 +83,16 @@ def battery_facts(power: PowerState) -> dict[str, str]:
     return {"capacity": str(level(power)), "status": _status(power)}
 
 
-def millivolts(power: PowerState) -> int:
-    """The voltage of the cell, taken as linear in its charge."""
-    return round(EMPTY_MILLIVOLTS + (FULL_MILLIVOLTS - EMPTY_MILLIVOLTS) * power.charge)
+def microamperes(power: PowerState) -> int:
+    """The current of the last stretch, negative while it leaves the battery, as the kernel has it."""
+    charger = CHARGER_WATTS if power.plugged else 0.0
+    return round(1e9 * (charger - power.watts) / millivolts(power))
 
 
 def thermal_status(power: PowerState) -> int:
     """Android's scale: 0 none, 1 light, 2 moderate, 3 severe, 4 critical."""
+    if power.thermal_override is not None:
+        return power.thermal_override
     return sum(power.celsius >= limit for limit in THROTTLING_CELSIUS)
 
 
@@ -104,12 +117,37 @@ def report_battery(profile: DeviceProfile, power: PowerState) -> str:
     )
 
 
+def report_stats(profile: DeviceProfile, power: PowerState) -> str:
+    """`dumpsys batterystats`: what Android computes from the maker's power profile, here the model's."""
+    total, shell = (
+        joules / 3.6 / CELL_VOLTS for joules in (power.used_joules, power.cpu_joules + power.radio_joules)
+    )
+    return (
+        "Battery History: a virtual phone keeps none\n\n"
+        "  Estimated power use (mAh):\n"
+        f"    Capacity: {profile.battery}, Computed drain: {total:.4f}, actual drain: 0\n"
+        "    Global\n"
+        f"      idle: {power.rest_joules / 3.6 / CELL_VOLTS:.4f} apps: 0\n"
+        f"  UID 2000: {shell:.4f} ( cpu={power.cpu_joules / 3.6 / CELL_VOLTS:.4f} )\n"
+        f"  Profile: {profile.power.source}\n"
+    )
+
+
+def rails(power: PowerState) -> dict[str, float]:
+    """Joules by the rails of the model; a maker's rails have other names."""
+    return {
+        "MODELLED_CPU": power.cpu_joules,
+        "MODELLED_RADIO": power.radio_joules,
+        "MODELLED_REST": power.rest_joules,
+    }
+
+
 def report_thermal(power: PowerState) -> str:
     """`dumpsys thermalservice`."""
     status = thermal_status(power)
     skin = f"\tTemperature{{mValue={power.celsius:.1f}, mType=3, mName=skin, mStatus={status}}}\n"
     return (
-        "IsStatusOverride: false\n"
+        f"IsStatusOverride: {str(power.thermal_override is not None).lower()}\n"
         f"Thermal Status: {status}\n"
         f"Cached temperatures:\n{skin}"
         "HAL Ready: true\n"
@@ -122,6 +160,30 @@ def report_memory(profile: DeviceProfile, used: int) -> str:
     total = profile.memory * 1024
     free = _available(profile, used)
     return f"Total RAM: {total:,}K (status normal)\n Free RAM: {free:,}K\n Used RAM: {total - free:,}K\n"
+
+
+def _uevent(profile: DeviceProfile, power: PowerState) -> str:
+    fields = {
+        "NAME": "battery",
+        "MODEL_NAME": VIRTUAL,
+        "STATUS": _status(power),
+        "PRESENT": 1,
+        "TECHNOLOGY": "Li-ion",
+        "CAPACITY": level(power),
+        "VOLTAGE_NOW": millivolts(power) * 1000,
+        "CURRENT_NOW": microamperes(power),
+        "CHARGE_COUNTER": round(profile.battery * 1000 * power.charge),
+        "TEMP": round(power.celsius * 10),
+    }
+    return "".join(f"POWER_SUPPLY_{name}={value}\n" for name, value in fields.items())
+
+
+def _kilohertz(clocks: list[int]) -> bytes:
+    return (" ".join(str(1000 * mhz) for mhz in clocks) + "\n").encode()
+
+
+def _clock(clocks: list[int], power: Callable[[], PowerState]) -> bytes:
+    return _number(1000 * (clocks[-1] if power().computing else clocks[0]))
 
 
 def _meminfo(profile: DeviceProfile, used: int) -> bytes:
@@ -143,10 +205,6 @@ def _status(power: PowerState) -> str:
     if not power.plugged:
         return "Discharging"
     return "Full" if level(power) == 100 else "Charging"
-
-
-def _core_mhz(profile: DeviceProfile) -> list[int]:
-    return [cluster.mhz for cluster in profile.clusters for _ in range(cluster.cores)]
 
 
 def _number(value: float) -> bytes:

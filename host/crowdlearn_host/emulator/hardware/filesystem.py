@@ -18,7 +18,8 @@ from typing import BinaryIO, cast
 MAX_SYMLINKS = 40
 MAX_COPY_DEPTH = 64
 TEMPORARY = "/data/local/tmp"
-WRITABLE = (TEMPORARY, "/sdcard")
+TRACES = "/data/misc/perfetto-traces"
+WRITABLE = (TEMPORARY, "/sdcard", TRACES)
 DEVICE_NULL = "/dev/null"
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FLAGS = {

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from crowdlearn_host.emulator.hardware.power_profiles import A15, ONCLITE, SHUSKY, PowerProfile
 from crowdlearn_host.errors import FleetError
 
 # Typical lithium-ion cell: what makes watt-hours out of milliampere-hours.
@@ -18,7 +19,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """A model of phone; memory in MiB, storage in GiB, battery in mAh."""
+    """A model of phone; memory in MiB, storage in GiB, battery in mAh; `power` has as many clusters."""
 
     key: str
     manufacturer: str
@@ -32,6 +33,7 @@ class DeviceProfile:
     memory: int
     storage: int
     battery: int
+    power: PowerProfile
     sources: tuple[str, ...]
 
     @property
@@ -40,9 +42,9 @@ class DeviceProfile:
         return sum(cluster.cores for cluster in self.clusters)
 
     @property
-    def capacity_joules(self) -> float:
-        """Energy in a full battery."""
-        return self.battery * 3.6 * CELL_VOLTS
+    def coulombs(self) -> float:
+        """Charge of a full battery."""
+        return self.battery * 3.6
 
     @property
     def cpu_share(self) -> float:
@@ -76,6 +78,7 @@ PROFILES = {
             memory=8192,
             storage=128,
             battery=4575,
+            power=SHUSKY,
             sources=("https://www.phonearena.com/news/tensor-g3-specs-leaked_id151181",),
         ),
         DeviceProfile(
@@ -91,6 +94,7 @@ PROFILES = {
             memory=4096,
             storage=64,
             battery=5000,
+            power=A15,
             sources=(
                 "https://www.ibtimes.co.uk/"
                 "samsung-galaxy-a14-5g-pops-geekbench-same-new-exynos-chip-that-powers-m14-5g-1709040",
@@ -111,6 +115,7 @@ PROFILES = {
             memory=2048,
             storage=16,
             battery=4000,
+            power=ONCLITE,
             sources=("https://www.webnews.it/2019/03/13/redmi-7-nuovo-smartphone-xiaomi-18-marzo/",),
         ),
         DeviceProfile(
@@ -126,6 +131,7 @@ PROFILES = {
             memory=3072,
             storage=32,
             battery=7040,
+            power=A15,
             sources=(
                 "https://sammobile.com/news/galaxy-tab-a8-2021-vs-a7-an-upgrade-born-out-of-chip-shortages",
                 "https://avalanchenoticias.com.br/mercado-de-tecnologia-e-ti-noticia/"

@@ -15,13 +15,15 @@ Item = TypeVar("Item")
 class LinkModel:
     """Megabits per second down to and up from the phone, round trip in milliseconds.
 
-    `drop_seconds` is the mean time between losses of the connection; 0 for a link that holds.
+    `drop_seconds` is the mean time between losses of the connection; 0 for a link that holds. `radio` is the
+    kind of radio, which says what a byte costs.
     """
 
     down: float
     up: float
     round_trip: float
     drop_seconds: float = 0.0
+    radio: str = "wifi"
 
     def __post_init__(self) -> None:
         if self.down <= 0 or self.up <= 0 or self.round_trip < 0 or self.drop_seconds < 0:
@@ -29,7 +31,11 @@ class LinkModel:
 
 
 # Medians of 4GTest for LTE (Huang et al., MobiSys 2012); the round trips and the Wi-Fi rates are assumed.
-LINKS = {"lte": LinkModel(13, 6, 70), "wifi": LinkModel(50, 25, 10), "weak": LinkModel(2, 0.5, 150, 60)}
+LINKS = {
+    "lte": LinkModel(13, 6, 70, radio="lte"),
+    "wifi": LinkModel(50, 25, 10),
+    "weak": LinkModel(2, 0.5, 150, 60, "lte"),
+}
 
 
 @dataclass(eq=False)

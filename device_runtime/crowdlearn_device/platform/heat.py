@@ -1,0 +1,61 @@
+"""How hot a device is, on Android's scale of thermal status."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+THERMAL = "CROWDLEARN_THERMAL"
+"""Names the folder with the file `status` where no Android tells it; virtual phones have one."""
+STATUSES = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
+ZONE_CELSIUS = (60.0, 75.0, 90.0)
+"""Of the hottest zone of a device without Android's thermal service: light, moderate, severe (assumed)."""
+ASK_SECONDS = 5.0
+_STATUS = re.compile(r"^Thermal Status: (\d+)", re.M)
+
+
+@dataclass(frozen=True)
+class Heat:
+    """The thermal status as Android's service, a virtual phone or the kernel's zones tell it."""
+
+    folder: Path | None = None
+    zones: Path = Path("/sys/class/thermal")
+
+    @classmethod
+    def of_this_device(cls) -> Heat:
+        given = os.environ.get(THERMAL)
+        return cls(Path(given) if given else None)
+
+    def status(self) -> int:
+        """0 (none) to 6 (shutdown); from 1 on the device computes slower than it could. 0 if nobody tells."""
+        if self.folder is not None:
+            return _number(self.folder / "status") or 0
+        if shutil.which("dumpsys"):
+            return _asked() or 0
+        hottest = max(
+            (value / 1000 for zone in self.zones.glob("thermal_zone*") if (value := _number(zone / "temp"))),
+            default=0.0,
+        )
+        return sum(hottest >= limit for limit in ZONE_CELSIUS)
+
+
+def _asked() -> int | None:
+    try:
+        said = subprocess.run(
+            ["dumpsys", "thermalservice"], capture_output=True, text=True, timeout=ASK_SECONDS, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = _STATUS.search(said.stdout)
+    return min(int(found[1]), len(STATUSES) - 1) if found else None
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return None
