@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from crowdlearn_host.energy.figures import COLUMNS
+
 
 def test_every_row_tells_its_provenance_and_source(tmp_path: Path) -> None:
     found = subprocess.run(
@@ -19,9 +21,16 @@ def test_every_row_tells_its_provenance_and_source(tmp_path: Path) -> None:
     for row in rows:
         assert wanted <= row.keys()
         assert row["provenance"] in ("measured", "modelled", "emulated")
-        assert row["time provenance"] in ("measured", "emulated")
         assert row["source"]
+        for column, told in COLUMNS.items():
+            assert row.get(column) is None or row.get(told) or column in ("macs", "bytes")
         if row["device"].startswith("virtual"):
-            assert row["joules"] > 0
             assert row["provenance"] == "modelled"
+            assert "power_profile.xml" in row["source"]
+    steps = [row for row in rows if not row.get("stage") and row["device"].startswith("virtual") and row["ms"]]
+    assert all(row["joules"] > 0 for row in steps)
+    assert {row["wire"] for row in steps} == {"", "int8", "float32"}
+    compared = [row for row in rows if "deviation %" in row]
+    assert len({row["program"] for row in compared}) >= 2
+    assert all(row["published source"] for row in compared)
     assert "source:" in found.stdout

@@ -39,6 +39,7 @@ COMMANDS = {
     "phones": "devices.phones:app",
     "devices": "devices.devices:devices",
     "profile": "devices.profile:profile",
+    "measure": "devices.measure:measure",
     "bundle": "devices.bundle:bundle",
     "enrol": "devices.enrol:enrol",
     "schema": "runs.schema:schema",

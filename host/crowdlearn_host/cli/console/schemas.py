@@ -111,6 +111,28 @@ def _profile() -> Shape:
     return _object("Profiled", {"file": str, "devices": list[Measured], "missing": list[str]})
 
 
+def _measure() -> Shape:
+    from crowdlearn_host.energy.figures import Constants
+
+    watts = dict[str, float] | None
+    device = _object(
+        "MeasuredDevice",
+        {
+            "device": str,
+            "model": str,
+            "virtual": bool,
+            "meter": str | None,
+            "unread": dict[str, str],
+            "dropped": dict[str, int],
+            "rails": watts,
+            "constants": Constants,
+            "notes": list[str],
+        },
+    )
+    told = {"model": str, "batch": int, "rounds": int, "window": float, "devices": list[device]}  # type: ignore[valid-type]
+    return _object("Measured", {**told, "rows": list[dict[str, Any]], "missing": dict[str, str]})
+
+
 def _bundle() -> Shape:
     whole = dict.fromkeys(("bytes", "bytes_sent", "files", "page_size"), int)
     told = {"abi": str, **whole, "python": str, "archives": list[str], "sha256": list[str], "seconds": float}
@@ -139,6 +161,7 @@ DOCUMENTS: dict[str, Callable[[], Shape]] = {
     "phones down": lambda: list[str],
     "devices": _devices,
     "profile": _profile,
+    "measure": _measure,
     "bundle": _bundle,
     "enrol": _enrol,
 }

@@ -15,7 +15,7 @@ class Radio:
 
 
 def _measured(base_milliwatts: float, up: float, down: float) -> Radio:
-    """From milliwatts, and milliwatts for a megabit a second each way."""
+    """Convert from milliwatts, and milliwatts for a megabit a second each way."""
     return Radio(base_milliwatts / 1e3, up * 8e-9, down * 8e-9)
 
 

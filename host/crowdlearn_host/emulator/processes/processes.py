@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from crowdlearn_host.emulator.shell.shell import Io, Write
 
 MAX_LINE = 1 << 16
 END_SECONDS = 5.0
+SCHEDULER_CLOCK = 2
+"""The last bits of the number of a process's clock (clock_getcpuclockid)."""
 _LISTEN = "0A"
 _ACCEPTS = 0x10000
 _KEPT_VARIABLES = ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "LANG", "OMP_NUM_THREADS", "PYTHONMALLOC")
@@ -269,8 +272,7 @@ def _listening_abstract(name: str) -> set[str]:
 
 def _cpu_seconds(pid: int) -> float:
     with suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(~pid << 3 | SCHEDULER_CLOCK)  # to the nanosecond; /proc counts in ticks
     return 0.0
 
 

@@ -55,7 +55,7 @@ class AdbMeter(Meter):
         """The state of the meter; `gauge` is Android's view of the battery, `told` its text."""
 
     async def _ask(self, command: str) -> str:
-        """What a command prints. Raises MeterError if the phone does not have it, or does not allow it."""
+        """Return what a command prints. Raises MeterError if the phone lacks it, or does not allow it."""
         result = await self.phone.shell(command)
         said = result.stdout.decode(errors="replace")
         complaint = (result.stderr.decode(errors="replace") or said).strip()
