@@ -108,6 +108,7 @@ def _compared(figures: Figures) -> list[dict[str, Any]]:
             "ms": None,
             "gflops": None,
             "bytes": 0,
+            "macs source": published.source,
             **deviation(published, each.joules_per_mac),
             "provenance": str(Provenance.MODELLED),
         }
