@@ -16,16 +16,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from crowdlearn import energy, phones
+from crowdlearn.testing import cache_home
 from crowdlearn_device.energy.readings import Provenance
-from crowdlearn_host import emulator as phones
-from crowdlearn_host.common.home import cache_home
-from crowdlearn_host.devices.discovery import Found
-from crowdlearn_host.emulator.hardware.power import RADIO_SOURCE
-from crowdlearn_host.emulator.hardware.profiles import PROFILES
-from crowdlearn_host.energy.figures import Figures
-from crowdlearn_host.energy.measure import measure
-from crowdlearn_host.energy.published import PUBLISHED, deviation
-from crowdlearn_host.energy.table import comparisons, sources, steps
 from rich.console import Console
 
 from .report import machine, write_rows
@@ -43,34 +36,33 @@ def main(
     """Measure on this computer, and on a virtual phone of every kind."""
     os.environ["OMP_NUM_THREADS"] = "1"  # read when the executor's libraries load
     import torch
-    from crowdlearn_host.energy.programs import make_programs
 
     torch.set_num_threads(1)
     console = Console(width=160)
     console.print(machine())
-    programs = make_programs(MODEL, "", PIECES, BATCH, cache_home() / "programs")
+    programs = energy.make_programs(MODEL, "", PIECES, BATCH, cache_home() / "programs")
     with _phones() as found:
-        measured = asyncio.run(measure(found, programs, _told(console), seconds=seconds, quick=quick))
+        measured = asyncio.run(energy.measure(found, programs, _told(console), seconds=seconds, quick=quick))
     rows = [_row(row) for row in measured.rows()]
-    console.print(steps(rows, f"{MODEL}: steps of {BATCH} samples; MACs, bytes, joules of one sample"))
+    console.print(energy.steps(rows, f"{MODEL}: steps of {BATCH} samples; MACs, bytes, joules of one sample"))
     rows += [row for figures in measured.figures for row in _compared(figures)]
-    console.print(comparisons(rows))
-    for source in sources(rows):
+    console.print(energy.comparisons(rows))
+    for source in energy.sources(rows):
         console.print(f"source: {source}", soft_wrap=True)
     write_rows(json_file, rows)
 
 
 @contextmanager
-def _phones() -> Iterator[list[Found]]:
+def _phones() -> Iterator[list[energy.Found]]:
     """A virtual phone of every profile, for the length of a block."""
     from contextlib import ExitStack
 
     with ExitStack() as running:
         found = []
-        for profile in PROFILES:
+        for profile in phones.PROFILES:
             home = Path(running.enter_context(tempfile.TemporaryDirectory()))
             (info,) = running.enter_context(phones.running(1, home, profile=profile))
-            found.append(Found(info.serial, "virtual"))
+            found.append(energy.Found(info.serial, "virtual"))
         yield found
 
 
@@ -84,17 +76,19 @@ def _told(console: Console) -> Any:
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     """A row with the phone's kind for its name, and where the model of its energy comes from."""
-    profile = next((p for p in PROFILES.values() if f"{p.manufacturer} {p.model}" == row["model"]), None)
+    profile = next(
+        (p for p in phones.PROFILES.values() if f"{p.manufacturer} {p.model}" == row["model"]), None
+    )
     if profile is None:
         return row
     return {
         **row,
         "device": f"virtual {profile.key}",
-        "source": f"{row['source']}: {profile.power.source}; {RADIO_SOURCE}",
+        "source": f"{row['source']}: {profile.power.source}; {phones.RADIO_SOURCE}",
     }
 
 
-def _compared(figures: Figures) -> list[dict[str, Any]]:
+def _compared(figures: energy.Figures) -> list[dict[str, Any]]:
     """Rows of published measurements against a device's joules for a MAC."""
     each = figures.constants
     if each.joules_per_mac is None:
@@ -109,10 +103,10 @@ def _compared(figures: Figures) -> list[dict[str, Any]]:
             "gflops": None,
             "bytes": 0,
             "macs source": published.source,
-            **deviation(published, each.joules_per_mac),
+            **energy.deviation(published, each.joules_per_mac),
             "provenance": str(Provenance.MODELLED),
         }
-        for published in PUBLISHED
+        for published in energy.PUBLISHED
     ]
 
 

@@ -39,16 +39,15 @@ if TYPE_CHECKING:
         unplug,
         up,
     )
-    from crowdlearn_host.emulator.hardware.power import CPU_WATTS, RECEIVED_JOULES_A_BYTE, SENT_JOULES_A_BYTE
+    from crowdlearn_host.emulator.hardware.power import RADIO_SOURCE, RADIOS, cpu_watts, idle_watts
     from crowdlearn_host.emulator.hardware.radio_link import DelayLine, Direction
     from crowdlearn_host.emulator.processes.program_file import runner
 
 __all__ = [
-    "CPU_WATTS",
     "LINKS",
     "PROFILES",
-    "RECEIVED_JOULES_A_BYTE",
-    "SENT_JOULES_A_BYTE",
+    "RADIOS",
+    "RADIO_SOURCE",
     "AdbDevice",
     "DelayLine",
     "DeviceProfile",
@@ -58,8 +57,10 @@ __all__ = [
     "PhoneInfo",
     "RuntimeDeployment",
     "accept",
+    "cpu_watts",
     "down",
     "drain",
+    "idle_watts",
     "kill",
     "list_phones",
     "load_signer",

@@ -76,7 +76,7 @@ class Service:
         if self._stopped.is_set():
             return
         self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._meters = (await asyncio.to_thread(readable, app_meters(self._phone.meters)))[0]
+        self._meters = (await readable(app_meters(self._phone.meters)))[0]
         showing = [asyncio.create_task(self._show()), asyncio.create_task(self._meter())]
         work = [asyncio.create_task(each) for each in (self._serve(), self._join())]
         try:
@@ -154,7 +154,7 @@ class Service:
         powers: list[Power] = []
         while True:
             with contextlib.suppress(MeterError):  # on a charger, or too little yet
-                told = await asyncio.to_thread(meter.read)
+                told = await meter.read()
                 if isinstance(told, Reading):
                     readings = [*readings[:1], told]
                     if len(readings) == 2:

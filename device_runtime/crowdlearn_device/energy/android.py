@@ -6,6 +6,7 @@ with the fields of the kernel's power supplies. Nobody has read them on a phone 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 from crowdlearn_device.errors import MeterError
 
 from .gauge import from_sysfs
-from .meters import Meter
+from .meters import WHOLE_MICROAMPERE, Meter
 from .readings import Covers, Power, Provenance, Reading
 
 Told = Callable[[], str]
@@ -32,8 +33,8 @@ class RailMeter(Meter):
     def __init__(self, told: Told) -> None:
         self._told = told
 
-    def read(self) -> Reading:
-        rails = _object(self._told).get("rails") or []
+    async def read(self) -> Reading:
+        rails = (await asyncio.to_thread(_object, self._told)).get("rails") or []
         try:
             joules = sum(float(rail["microwatt_seconds"]) for rail in rails) * 1e-6
             seconds = max((float(rail["milliseconds"]) for rail in rails), default=0.0) / 1000
@@ -54,12 +55,18 @@ class AppBatteryMeter(Meter):
     def __init__(self, told: Told) -> None:
         self._told = told
 
-    def read(self) -> Power:
-        battery = _object(self._told).get("battery") or {}
+    async def read(self) -> Power:
+        battery = (await asyncio.to_thread(_object, self._told)).get("battery") or {}
         fields = {str(key): str(value) for key, value in battery.items()}
         gauge = from_sysfs(fields, fields.get("maker", ""))
         return Power(
-            gauge.watts, time.monotonic(), self.name, Provenance.MEASURED, Covers.PHONE, gauge.celsius
+            gauge.watts,
+            time.monotonic(),
+            self.name,
+            Provenance.MEASURED,
+            Covers.PHONE,
+            gauge.volts * WHOLE_MICROAMPERE,
+            gauge.celsius,
         )
 
 
