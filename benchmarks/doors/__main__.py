@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import os
 import socket
 import ssl
@@ -22,8 +23,9 @@ from crowdlearn.hosting import Enrolment
 from crowdlearn.phones import AdbDevice
 from crowdlearn_device.platform.confinement import landlock_version
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import VERSION
+from crowdlearn_device.protocol.frames import VERSION, encode_frame
 from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.proof import answer, bound_to_pin, new_nonce
 from crowdlearn_host.emulator.settings import FILES
 from rich.console import Console
 from rich.table import Table
@@ -101,9 +103,17 @@ async def join(host: Host, name: str, token: str) -> ClientConnection:
     """A device of the host's. Raises OSError, WebSocketException or TimeoutError if it is not let in."""
     async with asyncio.timeout(JOIN_SECONDS):
         device = await dial(host.port)
-        key = Identity.generate().public
-        body = pb.Hello(version=VERSION, device=name, identity=key, samples=9, token=token)
+        key, shown = Identity.generate(), new_nonce()
+        body = pb.Hello(
+            version=VERSION, device=name, identity=key.public, samples=9, token=token, nonce=shown
+        )
         await device.send(pb.Frame(hello=body).SerializeToString())
+        said = await device.recv(decode=False)
+        asked = pb.Frame.FromString(said).challenge
+        certificate = device.transport.get_extra_info("ssl_object").getpeercert(True)
+        binding = bound_to_pin(hashlib.sha256(certificate).hexdigest())
+        proof = answer(key, body, asked, binding)
+        await device.send(pb.Frame(proof=proof).SerializeToString())
         await device.recv()
         return device
 
@@ -136,6 +146,37 @@ def shaken_hands(count: int) -> Row:
         host.reset()
         asyncio.run(shake(host))
         return row("host's port", f"{count} strangers that shook hands", host.peak() / MB, memory(host), "MB")
+
+
+def large_envelopes(senders: int, seconds: float) -> Row:
+    """Members that send what they may to one that does not read."""
+    size = 60 * MB
+
+    async def attack(host: Host) -> None:
+        enrolment = Enrolment(host.home)
+        names = [f"phone-{number}" for number in range(senders + 1)]
+        devices = [await join(host, name, enrolment.enrol(name)) for name in names]
+        devices[-1].transport.pause_reading()
+
+        async def send(number: int) -> None:
+            envelope = pb.Envelope(sender=number, receiver=senders, sealed=bytes(size))
+            frame = encode_frame(pb.Frame(envelope=envelope))
+            while True:
+                await devices[number].send(frame)
+
+        sending = [asyncio.create_task(send(number)) for number in range(senders)]
+        await asyncio.sleep(seconds)
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+        for device in devices:
+            device.transport.abort()
+
+    with a_host() as host:
+        host.reset()
+        asyncio.run(attack(host))
+        attack_told = f"{senders} send envelopes of 60 MB to one that does not read"
+        return row("member", attack_told, host.peak() / MB, memory(host), "MB")
 
 
 def memory(host: Host) -> float:
@@ -253,6 +294,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less of everything")
     parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--strict", action="store_true", help="end with 1 if a limit is not held")
     arguments = parser.parse_args(argv)
     importable_elsewhere()
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
@@ -260,6 +302,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = [
         silent_connections(500 * scale),
         shaken_hands(50 * scale),
+        large_envelopes(2, 5.0 * scale),
         knocks(5.0 * scale, 5000, 20 * scale),
         faults(5000 * scale),
         snapshots(15 * scale),
@@ -271,6 +314,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         table.add_row(*map(str, cells))
     Console().print(table)
     write_rows(arguments.json, rows)
+    if arguments.strict and not all(each["held"] for each in rows):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from crowdlearn.errors import HostError
 from crowdlearn_device.errors import DeviceError
-from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.manifest import ArraySpec, LayerSpec, Manifest, MethodSpec, Port
 from crowdlearn_device.program.manifest_reader import read_manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
@@ -20,15 +20,22 @@ from crowdlearn_device.sharing.update import Limits, Update, decode_update, enco
 from crowdlearn_device.state.piece_state import PieceState
 from crowdlearn_host.emulator.entrances import ENTRANCES
 
+from benchmarks.fuzz import programs
 from benchmarks.fuzz.opened import SEEDS, opened
 
 
 @dataclass(frozen=True)
 class Target:
-    """`run` is fed with bytes; `seeds` are valid inputs to start from."""
+    """`run` is fed with up to `max_bytes`; `seeds` are inputs to start from, or make them in a folder."""
 
     run: Callable[[bytes], None]
-    seeds: tuple[bytes, ...]
+    seeds: tuple[bytes, ...] | Callable[[Path], tuple[bytes, ...]]
+    max_bytes: int = 4096
+
+
+def seeds_of(target: Target, corpus: Path) -> tuple[bytes, ...]:
+    """Return the inputs to start from; those that are made lie below the corpus."""
+    return target.seeds(corpus / "programs") if callable(target.seeds) else target.seeds
 
 
 def frame(data: bytes) -> None:
@@ -83,15 +90,6 @@ def state(data: bytes) -> None:
                 list(stored.parts(layer, (start, min(stop, start + 8))))
 
 
-def program(data: bytes) -> None:
-    """Bytes of a .pte that a device is told to load and run."""
-    try:
-        executor = ExecuTorchExecutor(data)
-        executor.run("forward", [np.ones((2, 3), np.float32)])
-    except DeviceError:
-        return
-
-
 def _tensors(message: Any) -> list[pb.Tensor]:
     found = []
     for field, value in message.ListFields():
@@ -134,13 +132,15 @@ def _frame_seeds() -> tuple[bytes, ...]:
     return tuple(map(encode_frame, (hello, share, envelope)))
 
 
+PTE_BYTES = 1 << 16
 STATE = PieceState(((0, 1),), {0: {"w": np.ones((1, 2), np.float32)}})
 TARGETS = {
     **{name: Target(*entrance) for name, entrance in ENTRANCES.items()},
     "frame": Target(frame, _frame_seeds()),
     "manifest": Target(manifest, (_manifest_seed(),)),
     "opened": Target(opened, SEEDS),
-    "program": Target(program, (b"\x1c\0\0\0ET12",)),
+    "program": Target(programs.run_apart, programs.seeds, max_bytes=PTE_BYTES),
+    "program_verified": Target(programs.verified, programs.seeds, max_bytes=PTE_BYTES),
     "state": Target(state, (STATE.to_bytes(), STATE.to_bytes()[:-32])),
     "tensor": Target(tensor, (encode_tensor(np.ones((2, 3), np.float32)).SerializeToString(),)),
     "update": Target(update, (_update_seed(),)),

@@ -7,29 +7,29 @@ from pathlib import Path
 
 import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
-MAX_BYTES = 4096
 MAX_MEGABYTES = 2048
 HANG_SECONDS = 10
 
 with atheris.instrument_imports(include=["crowdlearn_device", "crowdlearn_host"]):
-    from benchmarks.fuzz.targets import TARGETS
+    from benchmarks.fuzz.targets import TARGETS, seeds_of
 
 
 def main(name: str, corpus: Path, seconds: int) -> None:
     """Run until the time is over, a crash, a hang of ten seconds, or more than two gigabytes of memory."""
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(TARGETS[name].seeds):
+    target = TARGETS[name]
+    for number, seed in enumerate(seeds_of(target, corpus.parent)):
         (corpus / f"seed-{number}").write_bytes(seed)
     flags = [
         f"-max_total_time={seconds}",
-        f"-max_len={MAX_BYTES}",
+        f"-max_len={target.max_bytes}",
         f"-rss_limit_mb={MAX_MEGABYTES}",
         f"-timeout={HANG_SECONDS}",
         f"-artifact_prefix={corpus.parent}/finding-{name}-",
         "-print_final_stats=1",
         str(corpus),
     ]
-    atheris.Setup([name, *flags], TARGETS[name].run)
+    atheris.Setup([name, *flags], target.run)
     atheris.Fuzz()
 
 

@@ -22,7 +22,8 @@ from crowdlearn_device.platform.allocator import return_large_blocks
 from crowdlearn_device.platform.battery import LOWEST_PERCENT, Battery
 from crowdlearn_device.prediction.predict import predict
 from crowdlearn_device.privacy.tap import FileTap
-from crowdlearn_device.program.executor import ProgramStore
+from crowdlearn_device.program.executor import ProgramStore, load_program
+from crowdlearn_device.program.isolation.warden import Warden
 from crowdlearn_device.program.manifest_reader import read_targets
 from crowdlearn_device.program.replay import replay
 from crowdlearn_device.transport.abstract_socket import SOCKET
@@ -132,14 +133,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=".npz for each: METHOD/out0, METHOD/after0, ...",
     )
     replaying.add_argument("--threads", type=int, default=0, help="threads of the executor (0: its choice)")
+    for running in (serving, joining, measuring, predicting):
+        running.add_argument(
+            "--isolation",
+            choices=("process", "none"),
+            default="process",
+            help="where programs run: in a process of their own that is held to computing, or in this one, "
+            "which trusts whoever sends them (default: %(default)s)",
+        )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("websockets").setLevel(logging.WARNING)
     if getattr(arguments, "threads", 0):
         os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # read when the executor's libraries load
+    # Before anything of this device is in memory: what is forked has a copy of it all.
+    isolated = getattr(arguments, "isolation", "none") == "process" and hasattr(os, "fork")
+    warden = Warden() if isolated else None
+    load = load_program if warden is None else warden.load
     try:
         if arguments.command == "measure":
-            store, rest = ProgramStore(arguments.programs), partial(_rest, arguments.pause)
+            store, rest = ProgramStore(arguments.programs, load), partial(_rest, arguments.pause)
             timed = measure_step(store, arguments.program, arguments.seconds, rest)
             print(timed.to_json(), flush=True)
             time.sleep(arguments.pause)
@@ -156,7 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 replay(program, inputs, outputs)
             return 0
         if arguments.command == "predict":
-            told = predict(arguments.model, arguments.inputs, arguments.output, force=arguments.force)
+            where = arguments.model, arguments.inputs, arguments.output
+            told = predict(*where, force=arguments.force, load_with=load)
             print(told, file=sys.stderr)
             return 0
         return_large_blocks()
@@ -172,17 +186,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             shown = token_of(arguments.token_file) if arguments.token_file else arguments.token
             asyncio.run(
                 _until_stopped(
-                    lambda stop: join_host(home, data, name, url, shown, pin, stop, battery, once=once)
+                    lambda stop: join_host(
+                        home, data, name, url, shown, pin, stop, battery, once=once, load_with=load
+                    )
                 )
             )
         else:
             port, tap = arguments.port, FileTap(arguments.tap) if arguments.tap else None
             asyncio.run(
-                _until_stopped(lambda stop: serve_device(home, data, name, port, stop, battery, tap=tap))
+                _until_stopped(
+                    lambda stop: serve_device(home, data, name, port, stop, battery, tap=tap, load_with=load)
+                )
             )
     except (DeviceError, OSError) as error:
         print(f"crowdlearn-device: {error}", file=sys.stderr)
         return 1
+    finally:
+        if warden is not None:
+            warden.close()
     return 0
 
 

@@ -53,6 +53,9 @@ class Dense:
     def hold(self, arrays: Iterable[Array]) -> None:
         pass
 
+    def zeros(self, shape: Sequence[int]) -> Array:
+        return np.zeros(shape, np.float32)
+
     def run(self, method: str, inputs: Sequence[Array]) -> list[Array]:
         x, w, b = inputs
         assert method == "predict"
@@ -180,7 +183,7 @@ def test_samples_of_an_npz(tmp_path):
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A prediction that can be made."""
-    monkeypatch.setattr(KeptModel, "load", lambda _: KeptModel(MANIFEST, Dense(), WHOLE))
+    monkeypatch.setattr(KeptModel, "load", lambda *_: KeptModel(MANIFEST, Dense(), WHOLE))
     np.savez(tmp_path / "test.npz", inputs=np.ones((5, 2, 3), np.float32))
     return ["predict", "--model", "model", "--inputs", str(tmp_path / "test.npz"), "--output"]
 

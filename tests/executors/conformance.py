@@ -6,7 +6,7 @@ Needs numpy, pytest, the device package, and the programs of `programs.py` in th
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.program.executor import EXECUTORS, Executor, load_program
+from crowdlearn_device.program.isolation.warden import Warden
 from crowdlearn_device.program.replay import replay, replay_arrays
 
 PROGRAMS = Path(os.environ.get("CROWDLEARN_PROGRAMS", ""))
@@ -28,8 +29,22 @@ HERE = [
 ]
 
 
-@pytest.fixture(params=HERE)
+ISOLATED = "isolated"
+"""The first of them in a process of its own."""
+
+
+@pytest.fixture(scope="module")
+def warden() -> Iterator[Warden]:
+    warden = Warden()
+    yield warden
+    warden.close()
+
+
+@pytest.fixture(params=[*HERE, *([ISOLATED] if ONLY in ("", ISOLATED) else [])])
 def load(request: pytest.FixtureRequest) -> Callable[[bytes], Executor]:
+    if request.param == ISOLATED:
+        kept: Warden = request.getfixturevalue("warden")
+        return kept.load
     module, _, name = EXECUTORS[request.param][1].partition(":")
     made: Callable[[bytes], Executor] = getattr(importlib.import_module(module), name)
     return made
@@ -95,6 +110,22 @@ def test_arrays_that_are_held_give_the_same_step_after_step(load: Callable[[byte
             np.testing.assert_array_equal(a, b)
     for x, y in zip(mine, theirs, strict=True):
         np.testing.assert_array_equal(x, y)
+
+
+def test_arrays_that_the_executor_made_are_updated_in_place(load: Callable[[bytes], Executor]) -> None:
+    one, two = load(pte()), load(pte())
+    theirs = step()
+    mine = [one.zeros(x.shape) if x.dtype == np.float32 else x.copy() for x in theirs]
+    for x, y in zip(mine, theirs, strict=True):
+        x[...] = y
+    one.hold(mine)
+    for _ in range(3):
+        for a, b in zip(one.run("train_step", mine), two.run("train_step", theirs), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for x, y in zip(mine, theirs, strict=True):
+        np.testing.assert_array_equal(x, y)
+    one.hold(())
+    one.run("train_step", mine)  # still of use
 
 
 def test_outputs_outlive_the_next_run(load: Callable[[bytes], Executor]) -> None:

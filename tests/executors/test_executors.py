@@ -15,20 +15,11 @@ from crowdlearn_host.bundle.tree import LOADER
 from benchmarks.android.jvm import java_vm
 from benchmarks.android.library import Missing
 
-from . import programs as writing
-
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 REFUSALS = "test_arrays_of_another_shape_dtype_or_number_are_refused"
 PURE = ("pytest", "pluggy", "iniconfig", "packaging", "Pygments")
 """What pytest needs, none of it compiled: it runs in the other Python as it is."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("programs")
-    writing.write(path)
-    return path
 
 
 def test_executorchs_own(folder: Path) -> None:

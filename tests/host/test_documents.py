@@ -89,7 +89,7 @@ def test_commands_without_a_run(run: Run, tmp_path: Path) -> None:
     assert run("devices") == []
     assert run("phones down") == []
     (token,) = run("enrol phone-1")
-    assert token["command"].startswith("crowdlearn-device join wss://HOST:PORT --name=phone-1")
+    assert " && crowdlearn-device join wss://HOST:PORT --name=phone-1" in token["command"]
     assert run("doctor net.py:net --shape 64")["slices"] == ""
     export_onnx(build_model("mlp:8-6-4", 0), torch.randn(2, 8), tmp_path / "net.onnx")
     told = run("import net.onnx --to out.py")

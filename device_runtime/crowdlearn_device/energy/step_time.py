@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from crowdlearn_device.program.executor import Executor, ProgramStore
-from crowdlearn_device.program.manifest import LOSS, TRAIN_STEP, Manifest, Port
+from crowdlearn_device.program.isolation.isolated import IsolatedExecutor
+from crowdlearn_device.program.manifest import HELD, LOSS, TRAIN_STEP, Manifest, Port
 from crowdlearn_device.protocol.frames import Array
 
 WARM_UP_STEPS = 2
@@ -45,7 +46,7 @@ def measure_step(
     """
     manifest = store.manifest(sha256)
     executor = store.executor(manifest)
-    inputs = _inputs(manifest)
+    inputs = _inputs(manifest, executor)
     stages = dict.fromkeys(inputs, 0.0)
     for _ in range(WARM_UP_STEPS):
         _step(executor, inputs, dict(stages))
@@ -57,14 +58,18 @@ def measure_step(
         steps += 1
     taken = time.monotonic() - started
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if isinstance(executor, IsolatedExecutor):
+        memory += executor.most_memory()
     return StepTime(steps, manifest.max_batch, taken, stages, memory)
 
 
-def _inputs(manifest: Manifest) -> dict[str, list[Array]]:
-    """The methods that a step runs, each once, with zeros to run them on."""
+def _inputs(manifest: Manifest, executor: Executor) -> dict[str, list[Array]]:
+    """The methods that a step runs, each once, with zeros to run them on; state lies where the program
+    reaches it, as in training.
+    """
     names = {method.name for method in manifest.methods}
     return {
-        method.name: [_zeros(port, manifest.max_batch) for port in method.inputs]
+        method.name: [_zeros(port, manifest.max_batch, executor) for port in method.inputs]
         for method in manifest.methods
         # A step of the whole network runs one or the other.
         if not (method.name == LOSS and TRAIN_STEP in names)
@@ -78,6 +83,8 @@ def _step(executor: Executor, inputs: dict[str, list[Array]], stages: dict[str, 
         stages[name] += time.perf_counter() - began
 
 
-def _zeros(port: Port, batch: int) -> Array:
+def _zeros(port: Port, batch: int, executor: Executor) -> Array:
     shape = [batch if size == "B" else int(size) for size in port.shape]
+    if port.role in HELD:
+        return executor.zeros(shape)
     return np.zeros(shape, np.dtype(port.dtype))

@@ -103,7 +103,10 @@ class Generation:
             if unknown := set(self._heirs) - owner.identities.keys():
                 raise WireError(f"heirs {sorted(unknown)} of whom nobody has told the identity")
             self._partial = PartialState(
-                self._manifest, self._layout[assign.piece], rank=assign.training.rank
+                self._manifest,
+                self._layout[assign.piece],
+                rank=assign.training.rank,
+                zeros=self._executor.zeros,
             )
             if self._renewed:
                 self._partial.expect_nothing()

@@ -30,8 +30,10 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION
 from crowdlearn_device.security.envelope import Identity
 from crowdlearn_device.security.known_peers import RUN_ID_BYTES, KnownPeers, enter
+from crowdlearn_device.security.proof import answer, new_nonce
 from crowdlearn_device.state.on_disk import StateStore
 from crowdlearn_device.state.piece_state import PieceState
+from crowdlearn_device.state.pruning import prune_programs
 
 from .generation import Generation
 
@@ -60,7 +62,9 @@ class Member:
         programs: Programs,
         token: str = "",
         tap: Tap | None = None,
+        binding: bytes = b"",
     ) -> None:
+        """`binding` is what this side sees of its connection to the host (proof.py)."""
         self.outbox: list[pb.Frame] = []
         self.finished: str | None = None
         self._home = home
@@ -75,13 +79,16 @@ class Member:
         self.run = ""
         """NAME/ID, which keys are derived from."""
         self.device = -1
-        self._send(
-            pb.Frame(
-                hello=pb.Hello(
-                    version=VERSION, device=name, identity=identity.public, samples=samples, token=token
-                )
-            )
+        self._binding = binding
+        self._hello: pb.Hello | None = pb.Hello(
+            version=VERSION,
+            device=name,
+            identity=identity.public,
+            samples=samples,
+            token=token,
+            nonce=new_nonce(),
         )
+        self._send(pb.Frame(hello=self._hello))
 
     def _send(self, frame: pb.Frame) -> None:
         self.outbox.append(frame)
@@ -117,7 +124,9 @@ class Member:
 
     def _receive(self, frame: pb.Frame) -> None:
         kind = frame.WhichOneof("body")
-        if kind == "welcome":
+        if kind == "challenge":
+            self._prove(frame.challenge)
+        elif kind == "welcome":
             self._welcome(frame.welcome)
         elif kind == "finish":
             self.finished = frame.finish.reason
@@ -133,6 +142,13 @@ class Member:
             self.states.forget_before(frame.committed.generation, frame.committed.boundary)
         elif self._generation is not None:
             self._generation.receive(kind or "", frame)
+
+    def _prove(self, challenge: pb.Challenge) -> None:
+        """Once a connection: nobody gets two answers of the same hello."""
+        if self._hello is None or self.device >= 0:
+            raise WireError("a challenge where none was due")
+        hello, self._hello = self._hello, None
+        self._send(pb.Frame(proof=answer(self.identity, hello, challenge, self._binding)))
 
     def _welcome(self, welcome: pb.Welcome) -> None:
         if welcome.version != VERSION:
@@ -153,6 +169,7 @@ class Member:
             raise WireError(f"run {run} has an id of {len(welcome.id)} bytes; {RUN_ID_BYTES} were due")
         self._run_name, self.run, self.device = run, f"{run}/{welcome.id.hex()}", welcome.device
         enter(self._run_folder)
+        prune_programs(self._home)
 
     @property
     def _run_folder(self) -> Path:

@@ -20,6 +20,8 @@ _TRUNCATE = 1 << 14
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
 _KNOWN = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}
 """Rights by version of the interface; later versions know those of the third, and rights of other kinds."""
+_TCP = 0b11
+"""To bind a TCP port and to dial one: version 4."""
 _SCOPES = 0b11
 """No abstract Unix sockets of others, and no signals to them: version 6."""
 
@@ -39,19 +41,21 @@ def landlock_version() -> int:
     return max(0, int(found))
 
 
-def confine(readable: Iterable[Path], writable: Iterable[Path]) -> bool:
+def confine(readable: Iterable[Path], writable: Iterable[Path], *, network: bool = True) -> bool:
     """Give up all files but those at or below the paths, which are there; return whether the kernel holds it.
 
-    What is `readable` may be executed, too. Of a process that has threads only this one is held: confine it
-    before others start. Raises OSError if the kernel knows how and refuses.
+    What is `readable` may be executed, too. Without `network` no TCP port is bound or dialled, from version 4
+    on. Of a process that has threads only this one is held: confine it before others start. Raises OSError if
+    the kernel knows how and refuses.
     """
     version = landlock_version()
     if not version:
         return False
     libc = ctypes.CDLL(None, use_errno=True)
     rights = _KNOWN[min(version, 3)]
-    sizes = ctypes.sizeof(_Ruleset) if version >= 6 else 8
-    ruleset = _Ruleset(rights, 0, _SCOPES if version >= 6 else 0)
+    sizes = ctypes.sizeof(_Ruleset) if version >= 6 else 16 if version >= 4 else 8
+    ports = 0 if network or version < 4 else _TCP
+    ruleset = _Ruleset(rights, ports, _SCOPES if version >= 6 else 0)
     handle = _checked(libc.syscall(_CREATE_RULESET, ctypes.byref(ruleset), sizes, 0))
     try:
         for path in readable:

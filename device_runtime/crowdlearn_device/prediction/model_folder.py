@@ -12,7 +12,7 @@ import numpy as np
 
 from crowdlearn_device.data.dataset import in_shape
 from crowdlearn_device.errors import ProgramError, StateError
-from crowdlearn_device.program.executor import Executor, Programs, ProgramStore
+from crowdlearn_device.program.executor import Executor, Load, Programs, ProgramStore, load_program
 from crowdlearn_device.program.manifest import PREDICT, Manifest
 from crowdlearn_device.program.ports import predict_method
 from crowdlearn_device.protocol.frames import Floats
@@ -81,17 +81,18 @@ class KeptModel:
                 raise StateError(f"{port.name} is {found}, {port.shape} was due; take the model anew")
             if not np.isfinite(array).all():
                 raise StateError(f"{port.name} holds values that are not finite; take the model anew")
-            self._arrays.append(np.array(array))
+            self._arrays.append(own := executor.zeros(array.shape))
+            own[...] = array
         executor.hold(self._arrays)
         self._sample = tuple(int(dim) for dim in method.inputs[0].shape[1:])
 
     @classmethod
-    def load(cls, folder: Path) -> KeptModel:
+    def load(cls, folder: Path, load_with: Load = load_program) -> KeptModel:
         """The model in `folder`. Raises ProgramError or StateError if it is not whole and undamaged."""
         manifests = sorted(folder.glob("*.json")) if folder.is_dir() else []
         if len(manifests) != 1:
             raise ProgramError(f"{folder} holds no model; name a folder below HOME/models")
-        store: Programs = ProgramStore(folder)
+        store: Programs = ProgramStore(folder, load_with)
         manifest = store.manifest(manifests[0].stem)
         floats = sum(manifest.layers[a.layer].neurons * prod(a.shape) for a in manifest.arrays)
         try:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from crowdlearn_device.data.dataset import as_targets, check_labels, load_samples
 from crowdlearn_device.errors import DeviceError
 from crowdlearn_device.platform.files import not_to_write, write_atomically
+from crowdlearn_device.program.executor import Load, load_program
 from crowdlearn_device.protocol.frames import Floats
 
 from .model_folder import KeptModel
@@ -24,7 +25,14 @@ NUMBERS = re.compile(r"sample(?:,output_\d+)+\n(?:\d+(?:,[-+.e0-9naif]+)+\n)*")
 OWN = re.compile(rf"{HEADER}\n(?:\d+,\d+,[01]\.\d{{6}}\n)*")
 
 
-def predict(model: Path, inputs: Path, output: Path | None, *, force: bool = False) -> str:
+def predict(
+    model: Path,
+    inputs: Path,
+    output: Path | None,
+    *,
+    force: bool = False,
+    load_with: Load = load_program,
+) -> str:
     """Write sample, class and probability of each as CSV to `output`, or standard output; return a summary.
 
     Raises DeviceError if model, samples or labels cannot be used, or, before they are read, if `output` is
@@ -34,7 +42,7 @@ def predict(model: Path, inputs: Path, output: Path | None, *, force: bool = Fal
     if output is not None and (why := not_to_write(output, force=force, is_own=is_prediction)):
         raise DeviceError(why)
     samples, labels = load_samples(inputs)
-    kept = KeptModel.load(model)
+    kept = KeptModel.load(model, load_with)
     if not kept.targets.are_classes:
         return _numbers(kept, samples, labels, inputs, output)
     if labels is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from crowdlearn_device.errors import ProgramError
-from crowdlearn_device.protocol.frames import Array
+from crowdlearn_device.protocol.frames import Array, Floats
 
 from .executor import check_identifier
 
@@ -66,6 +66,20 @@ class AndroidExecutor:
         self._runner.keep(0)
         usable = [x for x in arrays if x.flags.c_contiguous and x.flags.writeable]
         self._held = {id(array): (array, self._known(array)) for array in usable}
+
+    def zeros(self, shape: Sequence[int]) -> Floats:
+        """Return float32 zeros [...]."""
+        return np.zeros(shape, np.float32)
+
+    @staticmethod
+    def prepare() -> None:
+        """Nothing: the app has loaded its libraries. It has no child process either: isolating programs is
+        its own matter (an isolatedProcess service).
+        """
+
+    @staticmethod
+    def warm_up() -> None:
+        """Nothing."""
 
     def _known(self, array: Array) -> int:
         shape = self._java.jarray(self._java.jlong)(list(array.shape))

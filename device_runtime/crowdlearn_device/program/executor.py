@@ -17,11 +17,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from crowdlearn_device.errors import ProgramError
-from crowdlearn_device.protocol.frames import Array
+from crowdlearn_device.protocol.frames import Array, Floats
 
 from .manifest import Manifest
 from .manifest_reader import read_manifest
+from .verification import verify_for
 
+BINDING = "executorch.extension.pybindings._portable_lib"
 PTE_IDENTIFIER = b"ET12"
 """Bytes 4 to 8 of every program of the format that executorch 1.4 writes and reads."""
 
@@ -40,6 +42,10 @@ class Executor(Protocol):
 
         Arrays are of any dtype and shape [...].
         """
+        ...
+
+    def zeros(self, shape: Sequence[int]) -> Floats:
+        """Return float32 zeros [...] where the program reaches them without a copy."""
         ...
 
 
@@ -102,6 +108,21 @@ class ExecuTorchExecutor:
         self._held = {}  # an array's id is its own as long as it is held
         self._held = {id(x): (x, self._view(x)) for x in arrays if _writable(x) is x}
 
+    def zeros(self, shape: Sequence[int]) -> Floats:
+        """Return float32 zeros [...]."""
+        return np.zeros(shape, np.float32)
+
+    @staticmethod
+    def prepare() -> None:
+        """Import the libraries."""
+        importlib.import_module("torch")
+        importlib.import_module(BINDING)
+
+    @staticmethod
+    def warm_up() -> None:
+        """Start the threads that they compute with."""
+        _runtime()
+
     def _view(self, array: Array) -> Any:
         return self._torch.from_numpy(_writable(array))
 
@@ -144,15 +165,24 @@ EXECUTORS = {
 """The executors by name, best first: the module that each needs, and MODULE:CLASS."""
 
 
-def load_program(pte: bytes) -> Executor:
-    """The program in the first executor whose library is here. Raises ProgramError if there is none, or it
-    refuses the program.
+Load = Callable[[bytes, int], Executor]
+"""Loads a program (.pte) that says how many bytes it needs to run; 0 where nothing says so."""
+
+
+def load_program(pte: bytes, needs: int = 0) -> Executor:
+    """The program in the first executor whose library is here, in this process, whatever it `needs`. Raises
+    ProgramError if there is none, or it refuses the program.
     """
+    executor: Executor = chosen()(pte)
+    return executor
+
+
+def chosen() -> Any:
+    """Return the class of the first executor whose library is here. Raises ProgramError if there is none."""
     for needs, place in EXECUTORS.values():
         if importlib.util.find_spec(needs) is not None:
             module, _, name = place.partition(":")
-            executor: Executor = getattr(importlib.import_module(module), name)(pte)
-            return executor
+            return getattr(importlib.import_module(module), name)
     needed = " nor ".join(needs for needs, _ in EXECUTORS.values())
     raise ProgramError(f"there is neither {needed} to run programs; install crowdlearn-device[executorch]")
 
@@ -170,7 +200,7 @@ def _runtime() -> Any:
     os.dup2(null, 2)
     try:
         # The binding itself: executorch.runtime would import the exporter too, a third of the memory.
-        runtime = importlib.import_module("executorch.extension.pybindings._portable_lib")
+        runtime = importlib.import_module(BINDING)
         with contextlib.redirect_stderr(io.StringIO()):
             runtime._threadpool_get_thread_count()
     finally:
@@ -190,8 +220,8 @@ def _writable(array: Array) -> Array:
 class ProgramStore:
     """Programs on the device's disk: `<sha256>.json` is the manifest, `<sha256>.pte` the program it names."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, load: Load = load_program) -> None:
+        self._folder, self._load = folder, load
 
     def manifest(self, sha256: str) -> Manifest:
         """The manifest of that hash. Raises ProgramError if it is absent or its bytes are not what the
@@ -200,7 +230,10 @@ class ProgramStore:
         return read_manifest(self._read(sha256, ".json"))
 
     def executor(self, manifest: Manifest) -> Executor:
-        return load_program(self._read(manifest.program, ".pte"))
+        """The program of a manifest, loaded. Raises ProgramError if it is absent, damaged or refused."""
+        pte = self._read(manifest.program, ".pte")
+        verify_for(manifest, pte)
+        return self._load(pte, manifest.arena_bytes + manifest.workspace_bytes + len(pte))
 
     def files(self, sha256: str) -> dict[str, bytes]:
         """The manifest of that hash and the program that it names, by file name."""
@@ -220,6 +253,8 @@ class ProgramStore:
         path = self._path(sha256, suffix)
         try:
             data = path.read_bytes()
+            with contextlib.suppress(OSError):
+                os.utime(path)  # what is used stays (state/pruning.py)
         except OSError as error:
             raise ProgramError(
                 f"program {path.name} is not on this device ({error.strerror}); push it again"

@@ -10,10 +10,14 @@ import importlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from crowdlearn_device.errors import ProgramError
-from crowdlearn_device.protocol.frames import Array
+from crowdlearn_device.protocol.frames import Array, Floats
 
 from .executor import check_identifier
+
+CORE = "executorch_numpy_runtime._core"
 
 
 class NumpyRuntimeExecutor:
@@ -22,7 +26,7 @@ class NumpyRuntimeExecutor:
     def __init__(self, pte: bytes) -> None:
         check_identifier(pte)
         try:
-            core: Any = importlib.import_module("executorch_numpy_runtime._core")
+            core: Any = importlib.import_module(CORE)
         except ImportError as error:
             raise ProgramError(
                 f"the runtime is not here ({error}); install crowdlearn-device[torch-free]"
@@ -58,3 +62,16 @@ class NumpyRuntimeExecutor:
 
         Arrays are of any dtype and shape [...].
         """
+
+    def zeros(self, shape: Sequence[int]) -> Floats:
+        """Return float32 zeros [...]."""
+        return np.zeros(shape, np.float32)
+
+    @staticmethod
+    def prepare() -> None:
+        """Import the library."""
+        importlib.import_module(CORE)
+
+    @staticmethod
+    def warm_up() -> None:
+        """Nothing: the library starts no threads before its first program."""

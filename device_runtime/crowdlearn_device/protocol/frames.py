@@ -14,7 +14,7 @@ from crowdlearn_device.errors import WireError
 
 from . import wire_pb2 as pb
 
-VERSION = 7
+VERSION = 8
 """Both sides of a connection must speak the same."""
 MAX_FRAME = 64 << 20
 """Bytes of the largest frame anyone may send."""
@@ -122,7 +122,7 @@ def _envelope(data: bytes) -> pb.Envelope:
         sequence=sequence,
         purpose=address.purpose,  # type: ignore[arg-type]
         express=address.express,
-        sealed=data[ENVELOPE.size :],
+        sealed=bytes(memoryview(data)[ENVELOPE.size :]),
     )
 
 

@@ -67,7 +67,7 @@ FAULT_WIRE: FaultKind
 FAULT_DEVICE: FaultKind
 
 class Frame(_message.Message):
-    __slots__ = ("hello", "welcome", "assign", "key_offer", "keys", "ready", "go", "envelope", "progress", "snapshot", "held", "committed", "share", "shared", "fault", "finish", "global_state", "ping", "pong", "heirs", "leave", "patch", "wanted", "chunk")
+    __slots__ = ("hello", "welcome", "assign", "key_offer", "keys", "ready", "go", "envelope", "progress", "snapshot", "held", "committed", "share", "shared", "fault", "finish", "global_state", "ping", "pong", "heirs", "leave", "patch", "wanted", "chunk", "challenge", "proof")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ASSIGN_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +92,8 @@ class Frame(_message.Message):
     PATCH_FIELD_NUMBER: _ClassVar[int]
     WANTED_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
+    CHALLENGE_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     welcome: Welcome
     assign: Assign
@@ -116,21 +118,39 @@ class Frame(_message.Message):
     patch: Patch
     wanted: Wanted
     chunk: Chunk
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., key_offer: _Optional[_Union[KeyOffer, _Mapping]] = ..., keys: _Optional[_Union[Keys, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., envelope: _Optional[_Union[Envelope, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., shared: _Optional[_Union[Shared, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., global_state: _Optional[_Union[GlobalState, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., heirs: _Optional[_Union[Heirs, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., patch: _Optional[_Union[Patch, _Mapping]] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ...) -> None: ...
+    challenge: Challenge
+    proof: Proof
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., key_offer: _Optional[_Union[KeyOffer, _Mapping]] = ..., keys: _Optional[_Union[Keys, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., envelope: _Optional[_Union[Envelope, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., shared: _Optional[_Union[Shared, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., global_state: _Optional[_Union[GlobalState, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., heirs: _Optional[_Union[Heirs, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., patch: _Optional[_Union[Patch, _Mapping]] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("version", "device", "identity", "samples", "token")
+    __slots__ = ("version", "device", "identity", "samples", "token", "nonce")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NONCE_FIELD_NUMBER: _ClassVar[int]
     version: int
     device: str
     identity: bytes
     samples: int
     token: str
-    def __init__(self, version: _Optional[int] = ..., device: _Optional[str] = ..., identity: _Optional[bytes] = ..., samples: _Optional[int] = ..., token: _Optional[str] = ...) -> None: ...
+    nonce: bytes
+    def __init__(self, version: _Optional[int] = ..., device: _Optional[str] = ..., identity: _Optional[bytes] = ..., samples: _Optional[int] = ..., token: _Optional[str] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+
+class Challenge(_message.Message):
+    __slots__ = ("nonce", "ephemeral")
+    NONCE_FIELD_NUMBER: _ClassVar[int]
+    EPHEMERAL_FIELD_NUMBER: _ClassVar[int]
+    nonce: bytes
+    ephemeral: bytes
+    def __init__(self, nonce: _Optional[bytes] = ..., ephemeral: _Optional[bytes] = ...) -> None: ...
+
+class Proof(_message.Message):
+    __slots__ = ("mac",)
+    MAC_FIELD_NUMBER: _ClassVar[int]
+    mac: bytes
+    def __init__(self, mac: _Optional[bytes] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("version", "run", "device", "id")

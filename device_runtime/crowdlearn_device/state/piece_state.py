@@ -167,13 +167,26 @@ def state_parts(
         yield part
 
 
+def _zeros(shape: Sequence[int]) -> Floats:
+    return np.zeros(shape, np.float32)
+
+
 class PartialState:
     """A piece's state while its parts arrive. Neurons that were not due, twice sent or of a wrong shape are
     refused.
     """
 
-    def __init__(self, manifest: Manifest, neurons: Sequence[Neurons], *, rank: bool) -> None:
-        """`rank`: whether |gradient| is accumulated for sharing."""
+    def __init__(
+        self,
+        manifest: Manifest,
+        neurons: Sequence[Neurons],
+        *,
+        rank: bool,
+        zeros: Callable[[Sequence[int]], Floats] = _zeros,
+    ) -> None:
+        """`rank`: whether |gradient| is accumulated for sharing. `zeros` makes the arrays, float32 [...],
+        where a program reaches them.
+        """
         kept = [
             kind for kind, needed in zip(KINDS, (True, manifest.momentum > 0, rank), strict=True) if needed
         ]
@@ -190,7 +203,7 @@ class PartialState:
             start, stop = self._neurons[array.layer]
             arrays = self._layers.setdefault(array.layer, {})
             for kind in kept if array.trained else KINDS[:1]:
-                arrays[f"{kind}/{array.name}"] = np.zeros((stop - start, *array.shape), np.float32)
+                arrays[f"{kind}/{array.name}"] = zeros((stop - start, *array.shape))
             self._missing[array.layer] = np.ones(stop - start, np.bool_)
 
     @property

@@ -15,6 +15,7 @@ from websockets.http11 import Request
 
 from crowdlearn_device.errors import JoinError
 from crowdlearn_device.platform.files import write_atomically
+from crowdlearn_device.security.proof import bound_to_token
 
 log = logging.getLogger("crowdlearn")
 
@@ -45,6 +46,11 @@ class HostToken:
         if expected and len(given) == 1 and hmac.compare_digest(expected, shown):
             return None
         return HTTPStatus.UNAUTHORIZED, "the token pushed to this device is needed\n"
+
+    @property
+    def binding(self) -> bytes:
+        """Return what a connection that was let in is bound to (proof.py)."""
+        return bound_to_token(self._expected())
 
     def _expected(self) -> bytes:
         try:

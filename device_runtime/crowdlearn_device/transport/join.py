@@ -19,8 +19,10 @@ from crowdlearn_device.data.dataset import NO_DATA, Dataset, load_dataset
 from crowdlearn_device.errors import JoinError
 from crowdlearn_device.member.fetching import FetchingMember
 from crowdlearn_device.platform.battery import Condition
+from crowdlearn_device.program.executor import Load, load_program
 from crowdlearn_device.protocol.frames import MAX_FRAME
 from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.proof import bound_to_pin
 
 from .retry import Retry
 from .serve import TRY_LATER, Watch, run_member
@@ -45,9 +47,11 @@ async def join_host(
     *,
     once: bool = False,
     watch: Watch | None = None,
+    load_with: Load = load_program,
 ) -> None:
     """Take part in whatever the host at `url` trains, reconnecting until `stopping` is set and others have
-    taken over what this device holds; `once` returns after a run.
+    taken over what this device holds; `once` returns after a run. `load_with` loads programs, in this
+    process or beside it.
 
     Raises JoinError if the address or pin is malformed, the certificate is another, or the host refuses
     this device.
@@ -85,7 +89,9 @@ async def join_host(
             ) as connection:
                 _check_certificate(connection, pin)
                 log.info("connected to %s", address.netloc)
-                member = FetchingMember(name, home, identity, samples, load, token)
+                member = FetchingMember(
+                    name, home, identity, samples, load, token, load_with, bound_to_pin(pin)
+                )
                 began = time.monotonic()
                 ended = await run_member(connection, member, leaving, battery, watch=watch)
                 if member.device >= 0:

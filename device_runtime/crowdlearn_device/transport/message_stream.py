@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.connection import Connection
@@ -39,6 +40,12 @@ PING_SECONDS, PONG_SECONDS = 20.0, 60.0
 
 MOST_FRAGMENTS, MOST_CONTROL, MOST_PING_BYTES = 4096, 16, 125
 """What a peer may make this side keep: fragments of a message, control frames to be sent, bytes of a ping."""
+MOST_FRAGMENTED = 4 << 20
+"""Bytes of a message that comes in fragments, which no device of ours sends."""
+LARGE_BYTES = 1 << 20
+"""Longer messages are put where they stay, as they come, once a relay has room for them."""
+STALLED_SECONDS = 120.0
+"""A peer that takes nothing of what waits for it for so long is given up."""
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 FINAL, MASKED = 0x80, 0x80
@@ -50,6 +57,9 @@ NORMAL, PROTOCOL_ERROR, TOO_BIG, ABNORMAL = 1000, 1002, 1009, 1006
 
 Handler = Callable[[bytes], Awaitable[None] | None]
 """What takes a message; while what it returns is awaited, no more is read."""
+
+
+HEAD_BYTES = 20
 
 
 class MessageStream(asyncio.Protocol):
@@ -86,6 +96,10 @@ class MessageStream(asyncio.Protocol):
         self._roomy.set()
         self._sent.set()
         self.on_lost: Callable[[Exception | None], None] = lambda error: None
+        self.admit: Admit = lambda large: None
+        self._large: LargeMessage | None = None
+        self._admitting: asyncio.Future[None] | None = None
+        self._moved = self._heard
         _queue_little(transport)
         self._asking = self._loop.call_later(PING_SECONDS, self._ask)
 
@@ -108,6 +122,8 @@ class MessageStream(asyncio.Protocol):
         """Send a message as soon as there is room; nothing where the other side has gone."""
         if self._gone.is_set():
             return
+        if not self._bytes:
+            self._moved = self._loop.time()
         (self._express if express else self._others).append(data)
         self._bytes += len(data)
         if self._bytes > ROOM_BYTES:
@@ -162,6 +178,10 @@ class MessageStream(asyncio.Protocol):
             self.close_reason = f"no answer for {silent:.0f} s"
             self._transport.abort()
             return
+        if self._bytes and self._loop.time() - self._moved > STALLED_SECONDS:
+            self.close_reason = f"nothing of what waits was taken for {STALLED_SECONDS:.0f} s"
+            self._transport.abort()
+            return
         if silent >= PING_SECONDS:
             self._control.append(self._frame(PING, b""))
             self._flush_soon()
@@ -171,6 +191,14 @@ class MessageStream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = self._loop.time()
+        if self._large is not None:
+            taken = self._large.add(data)
+            if not self._large.is_whole:
+                return
+            content, self._large = self._large.content(), None
+            self._take(content)
+            del content
+            data = data[taken:]
         if self._coming:
             self._coming += data
             if len(self._coming) < self._due:
@@ -206,6 +234,11 @@ class MessageStream(asyncio.Protocol):
                 self._due = stop - at
                 if length > MAX_FRAME:
                     raise WireError(f"message of {length} bytes; at most {MAX_FRAME} are allowed")
+                if length > LARGE_BYTES and first == FINAL | BINARY and not self._fragments:
+                    self._due = start + HEAD_BYTES - at
+                    if end - start >= HEAD_BYTES:
+                        self._begin(data[start:end], length, key)
+                        self._due, at = 0, end
                 return at
             content = data[start:stop]
             if key and key != NO_KEY:
@@ -217,6 +250,28 @@ class MessageStream(asyncio.Protocol):
                 self.take_frame(first, content)
         self._due = 0
         return at
+
+    def _begin(self, content: bytes, length: int, key: bytes) -> None:
+        """Make room for a large message, of which this has come, and go on once it is admitted."""
+        large = self._large = LargeMessage(length, b"" if key == NO_KEY else key)
+        large.add(content)
+        waiting = self.admit(large)
+        if waiting is None:
+            large.make_room()
+        else:
+            self._transport.pause_reading()
+            self._admitting = asyncio.ensure_future(waiting)
+            self._admitting.add_done_callback(self._admitted)
+
+    def _admitted(self, done: asyncio.Future[None]) -> None:
+        self._admitting = None
+        if not done.cancelled() and isinstance(error := done.exception(), Exception):
+            self._fail(PROTOCOL_ERROR, str(error))
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if self._taking is None and self._admitting is None and not self._gone.is_set():
+            self._transport.resume_reading()
 
     def take_frame(self, first: int, content: bytes) -> None:
         """Take a frame of any kind, which its first byte tells. Raises WireError if it was not due."""
@@ -237,8 +292,10 @@ class MessageStream(asyncio.Protocol):
         elif kind in (BINARY, CONTINUATION) and (kind == BINARY) != bool(self._fragments):
             self._fragments.append(content)
             self._fragmented += len(content)
-            if self._fragmented > MAX_FRAME or len(self._fragments) > MOST_FRAGMENTS:
-                raise WireError(f"message of more than {MAX_FRAME} bytes, or {MOST_FRAGMENTS} fragments")
+            if self._fragmented > MOST_FRAGMENTED or len(self._fragments) > MOST_FRAGMENTS:
+                raise WireError(
+                    f"fragments of more than {MOST_FRAGMENTED} bytes, or {MOST_FRAGMENTS} of them"
+                )
             if first & FINAL:
                 whole = b"".join(self._fragments)
                 self._fragments, self._fragmented = [], 0
@@ -268,8 +325,7 @@ class MessageStream(asyncio.Protocol):
                 raise error  # a mistake of ours, which the loop tells
         while self._inbox and self._taking is None:
             self._take(self._inbox.popleft())
-        if self._taking is None and not self._gone.is_set():
-            self._transport.resume_reading()
+        self._read_on()
 
     def _fail(self, code: int, reason: str) -> None:
         self.close_reason = reason
@@ -326,6 +382,7 @@ class MessageStream(asyncio.Protocol):
 
     def _went(self, size: int) -> None:
         self._bytes -= size
+        self._moved = self._loop.time()
         if self._bytes <= ROOM_BYTES and not self._roomy.is_set():
             self._roomy.set()
 
@@ -341,6 +398,9 @@ class MessageStream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._asking.cancel()
+        self._large = None
+        if self._admitting is not None:
+            self._admitting.cancel()
         self._express.clear()
         self._others.clear()
         self._rest = memoryview(b"")
@@ -348,6 +408,70 @@ class MessageStream(asyncio.Protocol):
         for event in (self._gone, self._roomy, self._sent):
             event.set()
         self.on_lost(exc)
+
+
+class _Bytes(bytearray):
+    __slots__ = ("__weakref__",)
+
+
+class LargeMessage:
+    """A message whose length is known, in the one place where it stays; `key` is the mask of its bytes."""
+
+    def __init__(self, length: int, key: bytes) -> None:
+        self.length = length
+        self._key, self._at = key, 0
+        self._begun: list[bytes] = []
+        """The bytes that come before there is room."""
+        self._content: _Bytes | None = None
+
+    def make_room(self) -> bytearray:
+        """Return the place of the message, taking the memory for it if that is not done."""
+        if self._content is None:
+            self._content = _Bytes(self.length)
+            begun, self._begun, self._at = self._begun, [], 0
+            for data in begun:
+                self.add(data)
+        return self._content
+
+    def when_gone(self, act: Callable[[], None]) -> None:
+        """Have something done once nobody has the message any more, for which there is room from now on."""
+        weakref.finalize(self.make_room(), act).atexit = False
+
+    @property
+    def head(self) -> bytes:
+        """Return the first HEAD_BYTES, which have come."""
+        head = bytes(self._begun[0] if self._content is None else self._content[:HEAD_BYTES])[:HEAD_BYTES]
+        return apply_mask(head, self._key) if self._key else head
+
+    @property
+    def is_whole(self) -> bool:
+        """True if nothing is missing."""
+        return self._at == self.length
+
+    def add(self, data: bytes) -> int:
+        """Take what belongs to the message from the beginning of `data`; how many bytes that is."""
+        taken = min(len(data), self.length - self._at)
+        if self._content is None:
+            self._begun.append(data[:taken])
+        else:
+            self._content[self._at : self._at + taken] = memoryview(data)[:taken]
+        self._at += taken
+        return taken
+
+    def content(self) -> bytes:
+        """Return the message, unmasked: a buffer of bytes without a copy, which nobody writes to any more."""
+        content = self.make_room()
+        if self._key:
+            for at in range(0, self.length, PART_BYTES):  # a multiple of the key's length
+                part = bytes(memoryview(content)[at : at + PART_BYTES])
+                content[at : at + len(part)] = apply_mask(part, self._key)
+        return cast(bytes, content)
+
+
+Admit = Callable[[LargeMessage], Awaitable[None] | None]
+"""What looks at the head of a large message; until what it returns is over, no more of it is read. Raises
+WireError if it is refused.
+"""
 
 
 def _ignore(data: bytes) -> None:

@@ -20,7 +20,7 @@ from crowdlearn_device.member.member import Member
 from crowdlearn_device.platform.battery import Condition
 from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_device.privacy.tap import Tap
-from crowdlearn_device.program.executor import ProgramStore
+from crowdlearn_device.program.executor import Load, ProgramStore, load_program
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import MAX_FRAME, decode_frame, encode_frame
 from crowdlearn_device.security.envelope import Identity
@@ -139,6 +139,7 @@ async def serve_device(
     tap: Tap | None = None,
     inbox: Path | None = None,
     watch: Watch | None = None,
+    load_with: Load = load_program,
 ) -> None:
     """Listen on 127.0.0.1:`port` (0: any free one, written to HOME/port) for the host, one connection at a
     time, until `stopping` is set and others have taken over what this device holds. In place of a port a
@@ -147,12 +148,12 @@ async def serve_device(
     Without `data` it holds no samples. While the battery is low it takes part in nothing: the host is to come
     again later. The host must present what is in HOME/token, which is made if it is missing: other programs
     of the phone can reach the port too. A `tap` records what the device holds of others' samples, for
-    evaluations only.
+    evaluations only. `load_with` loads programs, in this process or beside it.
     """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity = Identity.load(home / "identity.key")
     inbox = inbox or home
-    programs = ProgramStore(inbox / "programs")
+    programs = ProgramStore(inbox / "programs", load_with)
     token = HostToken(inbox / "token")
     current: asyncio.Task[None] | None = None
     leaving = stopping or asyncio.Event()
@@ -186,7 +187,7 @@ async def serve_device(
             await connection.close(1011, str(error)[:100])
             return
         with contextlib.suppress(asyncio.CancelledError):
-            member = Member(name, home, identity, samples, load, programs, tap=tap)
+            member = Member(name, home, identity, samples, load, programs, tap=tap, binding=token.binding)
             await run_member(connection, member, leaving, battery, every, watch)
 
     own, number = (port, None) if isinstance(port, socket.socket) else (None, port)

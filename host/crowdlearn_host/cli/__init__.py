@@ -121,11 +121,17 @@ FAILED, INTERRUPTED = 1, 130
 """Exit codes; 2 is that of a command line that nobody understands (docs/commands.md)."""
 
 
+PRIVATE = frozenset({"train", "simulate", "demo", "enrol"})
+"""Commands whose files are their user's alone: runs and tokens."""
+
+
 def main() -> None:
     """Entry point: an error of ours, or of the system, is one line on stderr and exit code 1."""
     own, words = options_apart(sys.argv[1:])
     completed = os.environ.get("COMP_WORDS", "").split()[1:]  # where a shell asks how a line may go on
     first = next((word for word in (*words, *completed) if not word.startswith("-")), "")
+    if first in PRIVATE:
+        os.umask(0o077)
     with logs_closed():
         try:
             _application(first)(args=[*own, *words])

@@ -26,7 +26,7 @@ def turn(path: Path) -> Iterator[None]:
     what it says. The folder is made where it is missing; an empty file beside `path` stays.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
+    with open(path.with_name(f".{path.name}.lock"), "w", opener=_private) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -62,10 +62,14 @@ def locked(folder: Path) -> TextIO:
     """The folder's lock, held until it is closed or the process ends. Raises RunError if another process
     holds it.
     """
-    lock = (folder / LOCK).open("w")
+    lock = open(folder / LOCK, "w", opener=_private)  # noqa: SIM115 - the caller keeps it open
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.close()
         raise RunError(f"{folder} is in use by another process; wait for it or stop it") from error
     return lock
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

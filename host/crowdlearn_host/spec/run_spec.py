@@ -164,7 +164,10 @@ class FleetSection(Section):
 
     `runtime` is the form of the device runtime on a phone reached over adb: the "app"; the phone's "shell",
     which gets a bundle if it has no runtime; or "auto", the app if it is installed, else the shell. New
-    virtual phones of an `arch` ("arm64", "x86_64") run the bundle for it.
+    virtual phones of an `arch` ("arm64", "x86_64") run the bundle for it. `isolation` is where programs run
+    on a phone reached over adb: in a "process" of their own that is held to computing (docs/security.md), or
+    in that of the device runtime ("none"), which is a little faster. A device that dials in decides that
+    itself.
     """
 
     phones: tuple[str, ...] = ()
@@ -172,6 +175,7 @@ class FleetSection(Section):
     profile: str = "pixel-8"
     arch: Literal["", "arm64", "x86_64"] = ""
     runtime: Literal["auto", "shell", "app"] = "auto"
+    isolation: Literal["process", "none"] = "process"
     listen: str | None = Field(None, pattern=r"^.*:[0-9]{1,5}$")
     joining: int = Field(0, ge=0)
     lowest_battery: int = Field(LOWEST_PERCENT, ge=-1, le=100)

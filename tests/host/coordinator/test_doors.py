@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_host.coordinator.group import effects as do
 from crowdlearn_host.coordinator.group import group as group_module
+from crowdlearn_host.coordinator.group.claims import contradiction
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.restore_points import Device
 from crowdlearn_host.coordinator.hub.repeated import EACH, Repeated
@@ -62,3 +65,44 @@ def test_what_a_device_repeats_is_counted_and_hardly_written(count: int) -> None
     assert told[EACH:] == [EACH * 2**k for k in range(1, len(told) - EACH + 1)]
     assert repeated.times("fault", {"device": "b"}) == 1
     assert all(repeated.times("progress", {"device": "a"}) for _ in range(100))
+
+
+@pytest.mark.parametrize(
+    ("kind", "untrue"),
+    [
+        (pb.FAULT_DATA, "only the dominator reads its samples"),
+        (pb.FAULT_ENVELOPE, "no keys were exchanged"),
+    ],
+)
+def test_a_device_that_says_what_cannot_be_true_is_let_go_at_once_and_named(
+    kind: pb.FaultKind, untrue: str
+) -> None:
+    group = gathered(4)
+    liar = next(device for device in group.holders if device != group.schedule.dominator)
+    fault = pb.Fault(generation=group.generation, kind=kind, reason="so it says")
+    group.receive(liar, pb.Frame(fault=fault))
+    assert untrue in group.attendance.unfit[liar]
+    assert "so it says (which is not so" in group.attendance.unfit[liar]
+    told = [e.fields for e in group.effects if isinstance(e, do.Record) and e.event == "fault"]
+    assert told[-1]["contradicted"].startswith(untrue)
+    assert group.phase == "forming"
+    assert liar not in group.holders
+
+
+def test_a_fault_that_may_be_true_costs_no_device_at_first() -> None:
+    group = gathered(4)
+    kinds = (pb.FAULT_DATA, group.schedule.dominator), (pb.FAULT_WIRE, group.holders[1])
+    for kind, device in kinds:
+        group.receive(
+            device, pb.Frame(fault=pb.Fault(generation=group.generation, kind=kind, reason="maybe"))
+        )
+    assert not group.attendance.unfit
+
+
+def test_a_program_that_others_run_is_not_damaged() -> None:
+    of = {"dominator": 0, "forming": None}
+    fault = pb.Fault(generation=3, kind=pb.FAULT_PROGRAM)
+    assert contradiction(fault, 1, runs_elsewhere=True, **of) == "another device runs the same program"
+    assert contradiction(fault, 1, runs_elsewhere=False, **of) == ""
+    fault.generation = 0
+    assert contradiction(fault, 1, runs_elsewhere=True, **of) == ""

@@ -77,6 +77,9 @@ class TinyExecutor:
     def hold(self, arrays: Iterable[Array]) -> None:
         pass
 
+    def zeros(self, shape: Sequence[int]) -> Floats:
+        return np.zeros(shape, np.float32)
+
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
         spec = self._manifest.method(method)
         roles = [port.role.replace("frozen", "parameter") for port in spec.inputs]

@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import subprocess
+import time
 from pathlib import Path
 
 import crowdlearn_device.cli
@@ -11,7 +12,8 @@ import pytest
 import segno
 from crowdlearn_device.protocol.invitation import read_invitation
 from crowdlearn_host.cli import build
-from crowdlearn_host.devices.joining.enrolment import Enrolment
+from crowdlearn_host.common.home import default_home
+from crowdlearn_host.devices.joining.enrolment import DAY_SECONDS, Enrolment
 from typer.testing import CliRunner
 
 SHOW = "#!/bin/sh\nprintf '%s\\0' \"$@\"\n"
@@ -24,6 +26,7 @@ def test_the_printed_command_runs(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, token: str, name: str, address: str
 ) -> None:
     monkeypatch.setattr(secrets, "token_urlsafe", lambda size: token)
+    monkeypatch.chdir(tmp_path)
     printed = CliRunner().invoke(build(["enrol"]), ["enrol", f"--address={address}", "--", name])
     assert printed.exit_code == 0, printed.output
     program = tmp_path / "crowdlearn-device"
@@ -41,6 +44,8 @@ def test_the_printed_command_runs(
     monkeypatch.setattr(crowdlearn_device.cli, "join_host", join_host)
     assert crowdlearn_device.cli.main(given) == 0
     assert joined == [Path("crowdlearn"), Path("data"), name, f"wss://{address}", token]
+    assert not any(token in argument for argument in given), "arguments are seen by others"
+    assert Path("crowdlearn/enrolment").stat().st_mode & 0o077 == 0
 
 
 def test_a_phone_s_camera_reads_the_invitation(tmp_path: Path, home: Path) -> None:
@@ -59,3 +64,22 @@ def test_a_phone_s_camera_reads_the_invitation(tmp_path: Path, home: Path) -> No
     shown = CliRunner().invoke(build(["enrol"]), ["enrol", "phone-1", "--qr"]).stdout
     assert "\u2588" in shown
     assert "crowdlearn://join?host=HOST%3APORT&name=phone-1&token=" in shown
+
+
+def test_tokens_are_listed_expire_and_are_revoked(home: Path) -> None:
+    run = CliRunner()
+    enrolled = run.invoke(build(["enrol"]), ["enrol", "phone-1", "phone-2", "--days=2", "--json"])
+    tokens = {told["device"]: told["token"] for told in json.loads(enrolled.stdout)}
+    listed = json.loads(run.invoke(build(["enrol"]), ["enrol", "--list", "--json"]).stdout)
+    assert [(row["device"], row["expired"]) for row in listed] == [("phone-1", False), ("phone-2", False)]
+    state = default_home()
+    assert Enrolment(state).admits("phone-1", tokens["phone-1"])
+    assert not Enrolment(state, lambda: time.time() + 3 * DAY_SECONDS).admits("phone-1", tokens["phone-1"])
+    assert run.invoke(build(["enrol"]), ["enrol", "--revoke=phone-1"]).exit_code == 0
+    assert not Enrolment(state).admits("phone-1", tokens["phone-1"])
+    assert Enrolment(state).admits("phone-2", tokens["phone-2"])
+    unknown = run.invoke(build(["enrol"]), ["enrol", "--revoke=phone-1"])
+    assert "is not enrolled" in str(unknown.exception)
+    assert "name the devices" in str(run.invoke(build(["enrol"]), ["enrol"]).exception)
+    assert state.stat().st_mode & 0o077 == 0
+    assert (state / "enrolled.json").stat().st_mode & 0o077 == 0

@@ -1,6 +1,7 @@
 """The port faces the network: whoever has shown no token gets little memory, and cannot keep a device out."""
 
 import asyncio
+import hashlib
 import socket
 import ssl
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, encode_frame
 from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.proof import answer, bound_to_pin, new_nonce
+from crowdlearn_host.devices.joining import listener
 from crowdlearn_host.devices.joining import lobby as door
 from crowdlearn_host.devices.joining.enrolment import Enrolment
 from websockets.asyncio.client import ClientConnection, connect
@@ -17,7 +20,8 @@ from websockets.exceptions import ConnectionClosedError
 from tests.host.joining.test_joining import a_host
 
 LARGE = 4 << 20
-IDENTITY = Identity.generate().public
+IDENTITY = Identity.generate()
+NONCE = new_nonce()
 
 
 async def dial(port: int) -> ClientConnection:
@@ -26,16 +30,51 @@ async def dial(port: int) -> ClientConnection:
     return await connect(f"wss://127.0.0.1:{port}", ssl=context, compression=None, proxy=None)
 
 
-def hello(token: str) -> bytes:
-    body = pb.Hello(version=VERSION, device="phone-1", identity=IDENTITY, samples=9, token=token)
-    return pb.Frame(hello=body).SerializeToString()
+def hello(token: str) -> pb.Hello:
+    return pb.Hello(
+        version=VERSION, device="phone-1", identity=IDENTITY.public, samples=9, token=token, nonce=NONCE
+    )
 
 
 async def join(port: int, token: str) -> ClientConnection:
     device = await dial(port)
-    await device.send(hello(token))
+    await device.send(pb.Frame(hello=hello(token)).SerializeToString())
+    asked = pb.Frame.FromString(await device.recv()).challenge
+    pin = hashlib.sha256(device.transport.get_extra_info("ssl_object").getpeercert(True)).hexdigest()
+    proof = answer(IDENTITY, hello(token), asked, bound_to_pin(pin))
+    await device.send(pb.Frame(proof=proof).SerializeToString())
     assert pb.Frame.FromString(await device.recv()).HasField("welcome")
     return device
+
+
+@pytest.mark.parametrize("wrong", ["another's key", "another host's certificate", "an earlier answer", ""])
+async def test_who_copies_an_identity_is_not_let_in(tmp_path: Path, wrong: str) -> None:
+    """Token, name and public key are right: what lacks is the private key, or that it was asked here."""
+    token = Enrolment(tmp_path).enrol("phone-1")
+    async with a_host(tmp_path) as port, await dial(port) as device:
+        await device.send(pb.Frame(hello=hello(token)).SerializeToString())
+        asked = pb.Frame.FromString(await device.recv()).challenge
+        pin = hashlib.sha256(device.transport.get_extra_info("ssl_object").getpeercert(True)).hexdigest()
+        identity = Identity.generate() if wrong == "another's key" else IDENTITY
+        binding = bound_to_pin("00" * 32 if wrong == "another host's certificate" else pin)
+        if wrong == "an earlier answer":
+            asked.nonce = new_nonce()
+        frame = pb.Frame(proof=answer(identity, hello(token), asked, binding))
+        await device.send((frame if wrong else pb.Frame(go=pb.Go())).SerializeToString())
+        with pytest.raises(ConnectionClosedError) as closed:
+            await device.recv()
+        assert "does not prove" in closed.value.rcvd.reason
+
+
+async def test_a_revoked_device_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "LOOK_SECONDS", 0.01)
+    enrolment = Enrolment(tmp_path)
+    token = enrolment.enrol("phone-1")
+    async with a_host(tmp_path) as port, await join(port, token) as device:
+        enrolment.revoke("phone-1")
+        with pytest.raises(ConnectionClosedError):
+            while True:
+                await asyncio.wait_for(device.recv(), 10)
 
 
 async def test_only_who_is_admitted_may_send_large_frames(tmp_path: Path) -> None:

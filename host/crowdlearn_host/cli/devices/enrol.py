@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -16,12 +18,25 @@ from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.common.home import default_home
 from crowdlearn_host.devices.joining.certificate import certificate
-from crowdlearn_host.devices.joining.enrolment import Enrolment
+from crowdlearn_host.devices.joining.enrolment import DAYS, MOST_DAYS, Enrolment
+from crowdlearn_host.errors import FleetError
+
+TOKEN_FILE = "crowdlearn/enrolment"
+"""Where the printed command keeps the token: what is an argument, other users of the device can see."""
 
 
 def enrol(
-    devices: Annotated[list[str], typer.Argument(help="Names of the devices.", show_default=False)],
+    devices: Annotated[
+        list[str] | None, typer.Argument(help="Names of the devices.", show_default=False)
+    ] = None,
     address: Annotated[str, typer.Option(help="Where devices reach this host.")] = "HOST:PORT",
+    days: Annotated[
+        int, typer.Option(min=1, max=MOST_DAYS, help="Days for which the tokens are good.")
+    ] = DAYS,
+    listed: Annotated[bool, typer.Option("--list", help="List who is enrolled, and until when.")] = False,
+    revoke: Annotated[
+        list[str] | None, typer.Option(help="Let a device join no more; may be given repeatedly.")
+    ] = None,
     qr: Annotated[bool, typer.Option("--qr", help="Show codes that phones with the app scan.")] = False,
     svg: Annotated[
         Path | None, typer.Option(help="Folder for the codes as DEVICE.svg.", show_default=False)
@@ -33,27 +48,54 @@ def enrol(
     A phone with the app needs no command: its camera reads the code, which holds the token.
     """
     home = default_home()
-    _, pin = certificate(home)
     enrolment = Enrolment(home)
-    told = []
-    for device in devices:
-        token = enrolment.enrol(device)
-        # A token, or a name, may begin with a dash: behind an equals sign it is none the less a value.
-        join = ["crowdlearn-device", "join", f"wss://{address}", f"--name={device}", "--home=crowdlearn"]
-        command = shlex.join([*join, "--data=data", f"--token={token}", f"--pin={pin}"])
-        link = Invitation(address, device, token, pin).link()
-        told.append({"device": device, "token": token, "pin": pin, "command": command, "link": link})
-        if svg is not None:
-            svg.mkdir(mode=0o700, parents=True, exist_ok=True)
-            target = svg / f"{quote(device, safe=' ')}.svg"
-            segno.make(link, error="m", micro=False).save(str(target), scale=4)
-            target.chmod(0o600)
-    with document(as_json) as tell:
-        tell(told)
-    if not as_json:
-        console = terminal()
+    if not devices and not revoke and not listed:
+        raise FleetError("name the devices to enrol, or give --list, or --revoke with a name")
+    for device in revoke or ():
+        enrolment.revoke(device)
+    told = [_new(enrolment, device, address, days) for device in devices or ()]
+    known = _known(enrolment) if listed else []
+    if svg is not None:
         for item in told:
-            console.print(item["command"], soft_wrap=True, highlight=False)
-            if qr:
-                segno.make(item["link"], error="l", micro=False).terminal(sys.stdout, compact=True)
-                console.print(item["link"], soft_wrap=True, highlight=False)
+            _draw(svg, item)
+    with document(as_json) as tell:
+        tell(known if listed else told)
+    if as_json:
+        return
+    console = terminal()
+    for item in told:
+        console.print(item["command"], soft_wrap=True, highlight=False, markup=False)
+        if qr:
+            segno.make(item["link"], error="l", micro=False).terminal(sys.stdout, compact=True)
+            console.print(item["link"], soft_wrap=True, highlight=False, markup=False)
+    for row in known:
+        line = f"{row['device']}  enrolled {row['since']}, good until {row['until']}"
+        console.print(line + (" (over)" if row["expired"] else ""), highlight=False, markup=False)
+
+
+def _new(enrolment: Enrolment, device: str, address: str, days: int) -> dict[str, str]:
+    _, pin = certificate(default_home())
+    token = enrolment.enrol(device, days)
+    # A token, or a name, may begin with a dash: behind an equals sign it is none the less a value.
+    join = ["crowdlearn-device", "join", f"wss://{address}", f"--name={device}", "--home=crowdlearn"]
+    joining = shlex.join([*join, "--data=data", f"--token-file={TOKEN_FILE}", f"--pin={pin}"])
+    kept = f"mkdir -p crowdlearn && (umask 077; printf %s {shlex.quote(token)} >{TOKEN_FILE})"
+    link = Invitation(address, device, token, pin).link()
+    return {"device": device, "token": token, "pin": pin, "command": f"{kept} && {joining}", "link": link}
+
+
+def _draw(folder: Path, told: dict[str, str]) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = folder / f"{quote(told['device'], safe=' ')}.svg"
+    segno.make(told["link"], error="m", micro=False).save(str(target), scale=4)
+    target.chmod(0o600)
+
+
+def _known(enrolment: Enrolment) -> list[dict[str, str | bool]]:
+    def day(seconds: float) -> str:
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC).date().isoformat()
+
+    return [
+        {"device": name, "since": day(of.since), "until": day(of.until), "expired": of.until <= time.time()}
+        for name, of in sorted(enrolment.devices().items())
+    ]

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from crowdlearn_device.protocol import wire_pb2 as pb
 
+from .claims import contradiction
 from .decisions import Course
 from .effects import Commit, Drop, Merge, Save, SendGlobal, SendPatch, SendSnapshot
 from .restore_points import Device
@@ -35,6 +36,8 @@ class Group(Course):
         super().__init__(settings)
         self._faults = 0
         self._faults_of: dict[int, int] = {}
+        self._ran: dict[str, set[int]] = {}
+        """Devices that have come to a boundary, by the program that they ran."""
         self._waiting_since: float | None = None
         self._watch = Watch(self.pace)
 
@@ -247,7 +250,9 @@ class Group(Course):
         if self.phase != "running" or number not in self.holders or held.boundary > self._pass_end:
             return
         self._held[number] = held.boundary
-        self.pace.worked(number, self.holders.index(number), held.busy_seconds)
+        piece = self.holders.index(number)
+        self.pace.worked(number, piece, held.busy_seconds)
+        self._ran.setdefault(self._cut.programs[piece], set()).add(number)
         boundary = min(self._held.get(device, 0) for device in self.holders)
         if boundary <= self.boundary:
             return
@@ -301,7 +306,17 @@ class Group(Course):
 
     def _on_fault(self, number: int, fault: pb.Fault) -> None:
         name = self._name(number)
-        self._record("fault", device=name, kind=pb.FaultKind.Name(fault.kind), reason=fault.reason[:500])
+        untrue = contradiction(
+            fault,
+            number,
+            dominator=self.schedule.dominator,
+            forming=self._forming if self.phase == "forming" else None,
+            runs_elsewhere=self._runs_elsewhere(number),
+        )
+        told = {"contradicted": untrue} if untrue else {}
+        self._record(
+            "fault", device=name, kind=pb.FaultKind.Name(fault.kind), reason=fault.reason[:500], **told
+        )
         if fault.kind == pb.FAULT_STATE and self._forming.point is not None:
             self._lost_state.add((number, self._forming.point.generation))
         self._faults_of[number] = self._faults_of.get(number, 0) + 1
@@ -309,6 +324,8 @@ class Group(Course):
         others_can = len(self._able - {number}) >= min(len(cut) for cut in self.settings.cuts)
         if self._faults_of[number] >= MAX_FAULTS_OF_DEVICE and others_can:
             fatal, reason = True, f"it has faulted {self._faults_of[number]} times, at last: {reason}"
+        elif untrue and others_can:
+            fatal, reason = True, f"{reason} (which is not so: {untrue})"
         if fatal and self.phase == "forming" and self.generation <= 1 and not others_can:
             self.stop(f"{name}: {reason}")
             return
@@ -320,6 +337,13 @@ class Group(Course):
             self._faults = 0  # what is left of them are others'
         if needed:
             self._strike(f"{name}: {reason}")
+
+    def _runs_elsewhere(self, number: int) -> bool:
+        """Return whether another device has come to a boundary with the program of this device's piece."""
+        if number not in self.holders:
+            return False
+        program = self._cut.programs[self.holders.index(number)]
+        return bool(self._ran.get(program, set()) - {number})
 
     def _strike(self, why: str) -> None:
         """Begin anew from the last point, or give up where that has not helped so often."""

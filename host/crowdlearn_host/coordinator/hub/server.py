@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 from dataclasses import dataclass, field
 from typing import Any
 
-from crowdlearn_device.errors import WireError
+from crowdlearn_device.errors import EnvelopeError, WireError
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, Address, address_of, decode_frame
-from crowdlearn_device.transport.message_stream import taken_over
+from crowdlearn_device.security.proof import Question
+from crowdlearn_device.transport.message_stream import LargeMessage, taken_over
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
 
@@ -29,6 +30,7 @@ from crowdlearn_host.errors import FleetError, SilentDevice
 
 from .admission import Seats, check_same, hello_of, samples_of
 from .connection import Attached
+from .large_messages import LargeMessages
 from .performer import OnCheckpoint, Performer
 from .repeated import Repeated
 from .throughput import Throughput
@@ -79,6 +81,7 @@ class Server:
         self._id = self.folder.id
         self.throughput = Throughput(self.traffic)
         self._repeated = Repeated()
+        self.large = LargeMessages()
         self._streams: set[asyncio.Task[None]] = set()
         self._ends = list(itertools.accumulate(group.settings.devices for group in self.groups[:-1]))
         self.store = Store(self.folder, self.shared, synchronous=self.synchronous)
@@ -106,25 +109,30 @@ class Server:
         dialled: bool,
         number: int | None = None,
         admits: Admits | None = None,
+        named: str | None = None,
+        binding: bytes | None = None,
         carrier: Callable[[], asyncio.Transport | None] = lambda: None,
     ) -> bool:
         """Serve a device until its connection ends; a device new to the run gets `number`, or the next one.
         Whether it can take part in this run again. `carrier` gives another transport to the device, if there
         is one that costs less than the connection's.
 
+        With a `binding` (security/proof.py) it has to prove that its identity is its own; `named`, that it is
+        the device of this name.
+
         Raises FleetError if its first words are wrong, or `admits` says no to its name and token;
         SilentDevice where there are none.
         """
-        try:
-            first = decode_frame(_binary(await asyncio.wait_for(connection.recv(), HELLO_SECONDS)))
-        except WireError as error:
-            raise FleetError(f"a device did not say hello: {error}") from error
-        except ConnectionClosed as error:
-            raise SilentDevice(f"a device did not say hello: {error}") from error
-        except TimeoutError as error:
-            raise SilentDevice(f"no hello within {HELLO_SECONDS:.0f} s; is the network slow?") from error
+        first = await _heard(connection, "hello")
+        if named is not None and first.hello.device != named:
+            raise FleetError(
+                f"the device runtime on {named} says that it is {first.hello.device[:50]!r}; start it again"
+            )
         if admits is not None and not admits(first.hello.device, first.hello.token):
             raise FleetError(f"{first.hello.device[:50]!r} with this token is not enrolled; enrol it")
+        control = first.ByteSize()
+        if binding is not None:
+            control += await self._check_proof(connection, hello_of(first), binding)
         attached = self._welcome(first, connection, dialled, number, carrier)
         number = attached.device.number
         reason = "connection closed"
@@ -140,6 +148,23 @@ class Server:
                 self._group(number).leave(number, reason)
                 self._performer.perform(self._index(number))
         return number not in self._group(number).attendance.unfit
+
+    async def _check_proof(self, connection: Connection, hello: pb.Hello, binding: bytes) -> int:
+        """Return the bytes of a device's proof that its identity is its own. Raises FleetError if it gives
+        none.
+        """
+        question = Question(hello, binding)
+        await connection.send(pb.Frame(challenge=question.challenge).SerializeToString())
+        frame = await _heard(connection, "proof")
+        try:
+            proven = frame.HasField("proof") and question.is_answered(frame.proof)
+        except EnvelopeError:
+            proven = False
+        if not proven:
+            raise FleetError(
+                f"{hello.device[:50]!r} does not prove that its identity is its own; is it copied?"
+            )
+        return frame.ByteSize()
 
     def _welcome(
         self,
@@ -168,6 +193,7 @@ class Server:
         up, down = (self.traffic.of(device.name, way) for way in ("up", "down"))
         up.masked, down.masked = (0, 4) if dialled else (4, 0)  # who dials masks its frames
         line = taken_over(connection, lambda data: self.take(attached, data), carrier())
+        line.admit = self._admit
         attached = Attached(device, number, self._group(number), line, up, down)
         before = self._attached.pop(number, None)
         if before is not None:
@@ -202,6 +228,12 @@ class Server:
         self._performer.perform(index)
         # No more of an upload than can be checked.
         return self._performer.settled(index) if frame.HasField("shared") else None
+
+    def _admit(self, large: LargeMessage) -> Awaitable[None] | None:
+        """Hold a sender back until a large message has somewhere to go. Raises WireError if it is refused."""
+        address = address_of(large.head)
+        to = None if address is None else self._attached.get(address.receiver)
+        return self.large.admit(large, None if to is None else to.stream)
 
     def _relay(self, attached: Attached, address: Address, data: bytes) -> Awaitable[None] | None:
         """Pass on what the relay cannot read."""
@@ -362,6 +394,20 @@ class Server:
         await self._performer.settled()
         await self.store.close()
         await asyncio.gather(*(attached.stream.close() for attached in list(self._attached.values())))
+
+
+async def _heard(connection: Connection, what: str) -> pb.Frame:
+    """Return the next frame of a device that is not admitted yet. Raises FleetError if it is none, and
+    SilentDevice if nothing comes.
+    """
+    try:
+        return decode_frame(_binary(await asyncio.wait_for(connection.recv(), HELLO_SECONDS)))
+    except WireError as error:
+        raise FleetError(f"a device did not say {what}: {error}") from error
+    except ConnectionClosed as error:
+        raise SilentDevice(f"a device did not say {what}: {error}") from error
+    except TimeoutError as error:
+        raise SilentDevice(f"no {what} within {HELLO_SECONDS:.0f} s; is the network slow?") from error
 
 
 def _binary(data: bytes | str) -> bytes:

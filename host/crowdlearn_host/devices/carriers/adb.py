@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crowdlearn_device.protocol.frames import MAX_FRAME
+from crowdlearn_device.security.proof import bound_to_token
 from crowdlearn_device.transport.retry import Retry
 from crowdlearn_device.transport.serve import TRY_LATER
 from websockets.asyncio.client import connect
@@ -26,6 +26,8 @@ from crowdlearn_host.spec.run_spec import RunSpec
 
 RENEWALS_A_SECOND = 10
 """Of the claims on all phones together: a large fleet renews them less often."""
+HELLO_BYTES = 1 << 16
+"""The longest frame before a device has proven its identity."""
 FIRST_RETRY, LAST_RETRY = 0.2, 10.0
 """Seconds between attempts to reach a device again."""
 
@@ -107,6 +109,7 @@ class AdbConnection:
         arguments = ["--name", name, "--threads", "1"]
         config = self._fleet.config
         arguments += [f"--lowest-battery={config.fleet.lowest_battery}"]
+        arguments += [f"--isolation={config.fleet.isolation}"]
         kind = self._fleet.classes.get(name)
         if kind is not None and not kind.samples:
             arguments.append("--no-data")
@@ -144,7 +147,7 @@ class AdbConnection:
             sock=sock,
             additional_headers={"Authorization": f"Bearer {self._token}"},
             compression=None,
-            max_size=MAX_FRAME,
+            max_size=HELLO_BYTES,
             open_timeout=60,
             ping_interval=None,
         ) as connection:
@@ -154,6 +157,8 @@ class AdbConnection:
                     connection,
                     dialled=True,
                     number=self._number,
+                    named=self._name,
+                    binding=bound_to_token(self._token.encode()),
                     carrier=lambda: device.transport_of(sock),
                 )
             except FleetError as error:

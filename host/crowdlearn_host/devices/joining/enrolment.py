@@ -1,4 +1,4 @@
-"""Which devices may join: a token each, of which the host keeps the hash alone."""
+"""Which devices may join: a token each, of which the host keeps the hash alone, until a day."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import hashlib
 import hmac
 import json
 import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from crowdlearn_device.platform.files import write_atomically
@@ -13,40 +16,78 @@ from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_host.common.files import turn
 from crowdlearn_host.errors import FleetError
 
+DAYS, MOST_DAYS = 365, 36500
+"""How long a token is good unless something else is said, and at most."""
+DAY_SECONDS = 86400
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """A device that may join: the hash of its token, when that was made and until when it is good, in
+    seconds since 1970.
+    """
+
+    token: str
+    since: float
+    until: float
+
 
 class Enrolment:
-    """The enrolled devices, in a file of `home`."""
+    """The enrolled devices, in a file of `home`; `now` is the time in seconds since 1970."""
 
-    def __init__(self, home: Path) -> None:
-        self._path = home / "enrolled.json"
-        self._read: tuple[tuple[int, int, int], dict[str, str]] | None = None
+    def __init__(self, home: Path, now: Callable[[], float] = time.time) -> None:
+        self._path, self._now = home / "enrolled.json", now
+        self._read: tuple[tuple[int, int, int], dict[str, Enrolled]] | None = None
 
-    def enrol(self, device: str) -> str:
-        """A new token for `device`; one it had before is void. Raises FleetError for an impossible name."""
+    def enrol(self, device: str, days: int = DAYS) -> str:
+        """A new token for `device`, good for so many days; one it had before is void. Raises FleetError for
+        an impossible name.
+        """
         if not device or len(device) > 100 or not device.isprintable():
             raise FleetError(f"{device[:100]!r} is no name for a device; give 1 to 100 printable characters")
-        token = secrets.token_urlsafe(24)
+        token, now = secrets.token_urlsafe(24), self._now()
         with turn(self._path):
-            hashes = {**self._hashes(), device: _hash(token)}
-            write_atomically(self._path, json.dumps(hashes, indent=1).encode())
+            self._write({**self.devices(), device: Enrolled(_hash(token), now, now + days * DAY_SECONDS)})
         return token
 
-    def admits(self, device: str, token: str) -> bool:
-        """Return whether `device` showed the token it was given last."""
-        return hmac.compare_digest(self._hashes().get(device, ""), _hash(token))
+    def revoke(self, device: str) -> None:
+        """Let a device join no more. Raises FleetError if it is not enrolled."""
+        with turn(self._path):
+            devices = self.devices()
+            if device not in devices:
+                raise FleetError(f"{device[:100]!r} is not enrolled; crowdlearn enrol --list tells which are")
+            self._write({name: told for name, told in devices.items() if name != device})
 
-    def _hashes(self) -> dict[str, str]:
-        """Read anew where the file is another: a crowd asks often."""
+    def admits(self, device: str, token: str) -> bool:
+        """Return whether `device` showed the token it was given last, and in time."""
+        known = self.devices().get(device)
+        shown = hmac.compare_digest(known.token if known else "", _hash(token))
+        return shown and known is not None and self._now() < known.until
+
+    def devices(self) -> dict[str, Enrolled]:
+        """Return the enrolled devices by name; the file is read anew if it is another: a crowd asks often.
+
+        Raises FleetError if it is damaged.
+        """
         try:
             found = self._path.stat()
             version = found.st_ino, found.st_size, found.st_mtime_ns
             if self._read is None or self._read[0] != version:
-                self._read = version, dict(json.loads(self._path.read_text()))
+                told = json.loads(self._path.read_text())
+                self._read = version, {str(name): _enrolled(**each) for name, each in told.items()}
             return self._read[1]
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise FleetError(f"{self._path} is damaged ({error}); delete it and enrol again") from error
+
+    def _write(self, devices: dict[str, Enrolled]) -> None:
+        told = {name: asdict(each) for name, each in devices.items()}
+        write_atomically(self._path, json.dumps(told, indent=1).encode(), private=True)
+
+
+def _enrolled(token: str, since: float, until: float) -> Enrolled:
+    return Enrolled(str(token), float(since), float(until))
 
 
 def _hash(token: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import socket
 import time
@@ -15,8 +16,10 @@ BURST, A_SECOND = 256, 200
 """Connections of one host that are let in at once, and then: the rest are closed before they cost much."""
 MAX_HOSTS = 10_000
 """Hosts that are told apart."""
-COLLECTED = 16
-"""Connections that are closed before what they leave behind is collected."""
+COLLECTED, OLD_COLLECTED = 16, 96
+"""Connections that are closed before what they leave behind is collected, what is new of it and all."""
+AT_ONCE = 8
+"""Connections that are taken before what they have in hand is looked at: each takes 256 kB at once."""
 TURNED_AWAY = 256
 """Connections that are turned away at a time, before others of the loop have their turn."""
 
@@ -54,7 +57,7 @@ class Strangers:
         self._closed += 1
         if self._closed % COLLECTED == 0:
             # A handshake that fails leaves its buffers, 256 kB, in a circle of references.
-            gc.collect(1)
+            gc.collect(2 if self._closed % OLD_COLLECTED == 0 else 1)
         with suppress(OSError):  # its owner, which closes it once it hears of this, may have done so
             self._waiting.pop(peer).shutdown(socket.SHUT_RDWR)
 
@@ -67,18 +70,27 @@ class WatchedSocket(socket.socket):
     """A listening socket that tells of every connection before anything is read from it."""
 
     strangers: Strangers
+    _taken = 0
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Return the next connection, which is the caller's to close; those of a host that makes too many are
         closed before a byte of them is read. Raises BlockingIOError if there is none.
         """
+        if self._taken >= AT_ONCE:
+            raise BlockingIOError
         for _ in range(TURNED_AWAY):
             connection, address = super().accept()
             if not self.strangers.turns_away(address, time.monotonic()):
+                if not self._taken:
+                    asyncio.get_running_loop().call_soon(self._go_on)
+                self._taken += 1
                 self.strangers.knock(address, connection)
                 return connection, address
             connection.close()
         raise BlockingIOError
+
+    def _go_on(self) -> None:
+        self._taken = 0
 
 
 def doors(host: str, port: int, strangers: Strangers) -> list[WatchedSocket]:

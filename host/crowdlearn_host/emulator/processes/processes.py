@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -116,13 +116,12 @@ class Processes:
                 folder=self._files.real(cwd),
                 environment=self._environment(),
                 outputs=(stdout.writing_end, stderr.writing_end),
+                limits=asdict(self._limits) if self._limits else None,
                 readable=_readable(self._variables.values()),
                 writable=[str(self._files.real("/")), *DEVICES],
             )
             stdout.close_writing_end()
             stderr.close_writing_end()
-            if self._limits:
-                self._limits.add(child.pid)
             self._running[child.pid] = Running(child.pid, name, tuple(arguments))
             self._children[child.pid] = child
             self._log.write("am_proc_start", f"{name} {' '.join(arguments)}", pid=child.pid)
@@ -161,12 +160,15 @@ class Processes:
     def cpu_seconds(self) -> float:
         """Processor time used by the programs of this phone, those that ended as of the last call."""
         for pid in self._running:
-            self._cpu_seconds[pid] = _cpu_seconds(pid) or self._cpu_seconds.get(pid, 0.0)
+            for one in _family(pid):
+                self._cpu_seconds[one] = _cpu_seconds(one) or self._cpu_seconds.get(one, 0.0)
         return sum(self._cpu_seconds.values())
 
     def memory(self) -> int:
-        """Bytes of anonymous memory of the programs, what they still share with the zygote included."""
-        return sum(map(_own_memory, self._running))
+        """Bytes of anonymous memory of the programs and of what they started, with what they still share with
+        the zygote.
+        """
+        return sum(_own_memory(one) for pid in self._running for one in _family(pid))
 
     async def close(self) -> None:
         """Kill every process of the phone and wait until they are gone."""
@@ -268,6 +270,15 @@ def _listening_abstract(name: str) -> set[str]:
         if len(fields) == 8 and fields[7] == f"@{name}" and int(fields[3], 16) & _ACCEPTS:
             inodes.add(f"socket:[{fields[6]}]")
     return inodes
+
+
+def _family(pid: int) -> list[int]:
+    """Return a process and all that it and they started, as far as the kernel tells."""
+    found = [pid]
+    for one in found:
+        with suppress(OSError):
+            found += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+    return found
 
 
 def _cpu_seconds(pid: int) -> float:

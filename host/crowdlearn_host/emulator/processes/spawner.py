@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from crowdlearn_host.common.files import turn
 from crowdlearn_host.emulator.processes.zygote import MAX_REQUEST, SOCKET_NAME
@@ -52,9 +53,11 @@ class Spawner:
         outputs: tuple[int, int],
         readable: Sequence[str],
         writable: Sequence[str],
+        limits: Mapping[str, Any] | None = None,
     ) -> Child:
         """Start MODULE:FUNCTION with its arguments, standard output and standard error given as descriptors.
-        It is confined to files at or below the paths.
+        It is confined to files at or below the paths, and capped by `limits` (of limits.py, as a dictionary)
+        before it starts anything itself.
 
         Raises OSError when the zygote cannot be reached.
         """
@@ -65,6 +68,7 @@ class Spawner:
             "environment": dict(environment),
             "readable": list(readable),
             "writable": list(writable),
+            "limits": None if limits is None else {**limits, "folders": list(map(str, limits["folders"]))},
         }
         encoded = json.dumps(request).encode()
         if len(encoded) > MAX_REQUEST:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 
 from crowdlearn_device.platform.confinement import confine
 
+from crowdlearn_host.emulator.processes.limits import Limits
 from crowdlearn_host.emulator.processes.parent import die_with_parent
 
 SOCKET_NAME = "zygote"
@@ -96,6 +97,9 @@ class Zygote:
             os.environ.clear()
             os.environ.update(request["environment"])
             os.chdir(request["folder"])
+            if limits := request["limits"]:
+                folders = tuple(map(Path, limits["folders"]))
+                Limits(**{**limits, "folders": folders}).add(os.getpid())
             confine(map(Path, request["readable"]), map(Path, request["writable"]))
             code = run_entry(request["entry"], request["words"])
         except BaseException:
