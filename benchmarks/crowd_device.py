@@ -45,6 +45,7 @@ class LightDevice:
         self._assign = pb.Assign()
         self._line: MessageStream | None = None
         self._number = -1
+        self._relay = 0
         self._step = self._answers = self._came = 0
         self._complete = self._patched = False
         self.sent = 0
@@ -59,14 +60,17 @@ class LightDevice:
         this number.
         """
         while not self.finished.is_set():
+            target, self._relay = self._relay or port, 0
             try:
-                self._line = await dial(port, number, self._take)
+                self._line = await dial(target, number, self._take)
             except OSError:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             hello = pb.Hello(version=VERSION, device=self.name, identity=self._identity, samples=self.samples)
             self._say(hello=hello)
             await self._line.ended()
+            if not (self._relay or self.finished.is_set()):
+                await asyncio.sleep(RETRY_SECONDS)
 
     def _say(self, **body: object) -> None:
         assert self._line is not None
@@ -87,7 +91,9 @@ class LightDevice:
         frame = decode_frame(data)
         kind = frame.WhichOneof("body") or ""
         body = getattr(frame, kind)
-        if kind == "welcome":
+        if kind == "welcome" and body.relay:
+            self._relay = int(body.relay.rpartition(":")[2])
+        elif kind == "welcome":
             self._number = body.device
         elif kind == "assign":
             self._begin(body)

@@ -1,10 +1,11 @@
-"""What a host costs with 100, 1000 and 10,000 devices: CPU of a message, memory, idle load, and a killed
-host.
+"""What a host costs with 100, 1000 and 10,000 devices: CPU of a message, memory, idle load, relay processes,
+and a killed host or relay.
 
 The host is one process, with the real server, coordinator and run folder; devices (crowd_device.py) speak
 the real protocol over loopback and compute nothing. Groups have 5 devices. One group trains alone first;
 then all do at once. A killed host is started again on the same folder while the devices stay: no mini-batch
-may be missing or trained twice after its boundary was committed.
+may be missing or trained twice after its boundary was committed. Relay processes carry what the CPU of the
+busiest process allows: two cores that devices share cannot show it as messages a second.
 """
 
 from __future__ import annotations
@@ -19,13 +20,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from crowdlearn.hosting import Group, RunFolder, Server, Settings, SharedModel
+from crowdlearn.hosting import (
+    Dialled,
+    Group,
+    RelayedArrival,
+    RunFolder,
+    Server,
+    Settings,
+    SharedModel,
+    SilentDevice,
+    relaying,
+)
 from crowdlearn_device.program.manifest import ArraySpec
 from crowdlearn_device.protocol.frames import MAX_FRAME
 from rich.console import Console
@@ -62,13 +74,13 @@ def settings_of(devices: int, size: int) -> Settings:
     )
 
 
-def run_host(folder: str, port: int, groups: int, size: int, ready: Pipe) -> None:
+def run_host(folder: str, port: int, groups: int, size: int, relays: int, ready: Pipe) -> None:
     """Process body: serve a run until it is over."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    asyncio.run(_host(Path(folder), port, groups, size, ready))
+    asyncio.run(_host(Path(folder), port, groups, size, relays, ready))
 
 
-async def _host(path: Path, port: int, groups: int, size: int, ready: Pipe) -> None:
+async def _host(path: Path, port: int, groups: int, size: int, relays: int, ready: Pipe) -> None:
     settings = settings_of(SIZE, size)
     with RunFolder(path, create=not (path / "run.db").exists()) as folder:
         states = [folder.load_group(number) for number in range(groups)]
@@ -78,19 +90,30 @@ async def _host(path: Path, port: int, groups: int, size: int, ready: Pipe) -> N
 
         async def handle(connection: ServerConnection) -> None:
             number = int(connection.request.path[1:]) if connection.request else None
-            await server.attach(connection, dialled=False, number=number)
+            await server.attach(Dialled(connection, may_move=True), dialled=False, number=number)
 
-        async with serve(
-            handle,
-            "127.0.0.1",
-            port,
-            compression=None,
-            max_size=MAX_FRAME,
-            ping_interval=None,
-            open_timeout=120,
-            backlog=4096,
-        ):
-            ready.send("listening")
+        async def relayed(arrival: RelayedArrival) -> None:
+            with suppress(SilentDevice):  # more came at once than may wait; they come again
+                await server.attach(arrival, dialled=False, number=int(arrival.path[1:]))
+
+        pids: list[int] = []
+        async with AsyncExitStack() as stack:
+            if relays:
+                pool = await stack.enter_async_context(relaying(relays, server, "127.0.0.1", None, relayed))
+                server.relays, pids = pool, pool.pids
+            await stack.enter_async_context(
+                serve(
+                    handle,
+                    "127.0.0.1",
+                    port,
+                    compression=None,
+                    max_size=MAX_FRAME,
+                    ping_interval=None,
+                    open_timeout=120,
+                    backlog=4096,
+                )
+            )
+            ready.send(("listening", pids))
             ticking = asyncio.create_task(server.ticking())
             await server.over.wait()
             await server.close()
@@ -130,9 +153,11 @@ async def _answer(devices: Sequence[LightDevice], orders: Pipe) -> None:
 class Crowd:
     """A host and its devices, each in a process of its own."""
 
-    def __init__(self, folder: Path, groups: int, samples: int, load: Load, size: int = SIZE) -> None:
+    def __init__(
+        self, folder: Path, groups: int, samples: int, load: Load, size: int = SIZE, relays: int = 0
+    ) -> None:
         self._context = get_context("spawn")
-        self._folder, self._groups, self._size = folder, groups, size
+        self._folder, self._groups, self._size, self._relays = folder, groups, size, relays
         with socket.socket() as tried:
             tried.bind(("127.0.0.1", 0))
             self.port = int(tried.getsockname()[1])
@@ -144,15 +169,20 @@ class Crowd:
 
     def start_host(self) -> None:
         self._ready, theirs = self._context.Pipe()
-        arguments = (str(self._folder), self.port, self._groups, self._size, theirs)
+        arguments = (str(self._folder), self.port, self._groups, self._size, self._relays, theirs)
         self.host = self._context.Process(target=run_host, args=arguments, daemon=True)
         self.host.start()
-        assert self._ready.recv() == "listening"
+        told, self.relays = self._ready.recv()
+        assert told == "listening"
 
     def kill_host(self) -> None:
         assert self.host.pid is not None
         os.kill(self.host.pid, signal.SIGKILL)
         self.host.join()
+
+    def kill_relay(self) -> None:
+        """Kill the relay process of some groups; the host starts another."""
+        os.kill(self.relays.pop(), signal.SIGKILL)
 
     def sent(self) -> tuple[int, int]:
         """Messages that devices have sent to each other, and devices that are connected."""
@@ -181,23 +211,29 @@ class Crowd:
             process.join()
 
 
-def cost(folder: Path, groups: int, seconds: float, load: Load) -> dict[str, Any]:
-    """CPU of the host for a message, with all groups training, and its memory."""
-    crowd = Crowd(folder, groups, 1 << 20, load)
+def cost(folder: Path, groups: int, seconds: float, load: Load, relays: int = 0) -> dict[str, Any]:
+    """CPU of a message with all groups training, of the host and its relays, and of the busiest of these
+    processes; and their memory.
+    """
+    crowd = Crowd(folder, groups, 1 << 20, load, relays=relays)
     _all_here(crowd, groups * SIZE)
     while crowd.sent()[0] < groups * WARM:
         time.sleep(0.2)
+    processes = [crowd.host.pid, *crowd.relays]
     sent, _ = crowd.sent()
-    cpu, began = cpu_seconds(crowd.host.pid), time.monotonic()
+    before, began = [cpu_seconds(pid) for pid in processes], time.monotonic()
     time.sleep(seconds)
     more, _ = crowd.sent()
-    spent, took = cpu_seconds(crowd.host.pid) - cpu, time.monotonic() - began
+    spent = [cpu_seconds(pid) - cpu for pid, cpu in zip(processes, before, strict=True)]
+    took, messages = time.monotonic() - began, max(more - sent, 1)
     row = {
         "devices": groups * SIZE,
         "groups": groups,
-        "messages_per_second": (more - sent) / took,
-        "host_us_per_message": 1e6 * spent / max(more - sent, 1),
-        "host_resident_megabytes": resident(crowd.host.pid) / 1e6,
+        "relays": relays,
+        "messages_per_second": messages / took,
+        "host_us_per_message": 1e6 * sum(spent) / messages,
+        "busiest_us_per_message": 1e6 * max(spent) / messages,
+        "host_resident_megabytes": sum(map(resident, processes)) / 1e6,
     }
     crowd.stop()
     return row
@@ -220,16 +256,21 @@ def idle(folder: Path, groups: int, seconds: float) -> dict[str, Any]:
     return row
 
 
-def killed(folder: Path, groups: int, samples: int, kills: int) -> dict[str, Any]:
-    """A run whose host is killed and started again: what became of its mini-batches."""
-    crowd = Crowd(folder, groups, samples, Load(4, 200))
+def killed(folder: Path, groups: int, samples: int, kills: int, relays: int = 0) -> dict[str, Any]:
+    """A run whose host is killed and started again, or, with `relays`, one of these: what became of its
+    mini-batches.
+    """
+    crowd = Crowd(folder, groups, samples, Load(4, 200), relays=relays)
     _all_here(crowd, groups * SIZE)
     for _ in range(kills):
         time.sleep(1.0)
         if crowd.sent()[0] < 0:
             break
-        crowd.kill_host()
-        crowd.start_host()
+        if relays:
+            crowd.kill_relay()
+        else:
+            crowd.kill_host()
+            crowd.start_host()
     trained, stands = crowd.end()
     wanted = samples * SIZE // BATCH
     lost = 0
@@ -238,6 +279,7 @@ def killed(folder: Path, groups: int, samples: int, kills: int) -> dict[str, Any
         lost += len(set(range(1, wanted + 1)) - done)
     return {
         "killed_devices": groups * SIZE,
+        "killed": "relay" if relays else "host",
         "kills": kills,
         "mini_batches": wanted * groups,
         "lost": lost,
@@ -263,10 +305,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows.append(cost(Path(folder) / f"cost-{groups}", groups, seconds, Load()))
             rows[-1]["ratio"] = rows[-1]["host_us_per_message"] / rows[0]["host_us_per_message"]
             print(rows[-1], file=sys.stderr, flush=True)
+        loaded = crowds[1]
+        for relays in (1, 2):
+            rows.append(cost(Path(folder) / f"relays-{relays}", loaded, seconds, Load(), relays))
+            print(rows[-1], file=sys.stderr, flush=True)
+        rows[-1]["carried_by_two_over_one"] = (
+            rows[-2]["busiest_us_per_message"] / rows[-1]["busiest_us_per_message"]
+        )
         many = crowds[-1]
         rows.append(idle(Path(folder) / "idle", many, seconds))
         for groups in crowds[1:]:
             rows.append(killed(Path(folder) / f"killed-{groups}", groups, 10, 2))
+            rows.append(killed(Path(folder) / f"relay-killed-{groups}", groups, 10, 2, relays=2))
     console = Console()
     console.print(machine())
     for row in rows:

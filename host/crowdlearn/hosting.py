@@ -10,7 +10,8 @@
     await server.attach(websocket, dialled=False)
 
 A `Group` is a state machine without sockets or clock; a `Server` connects it to devices, and relays between
-them what it cannot read. `listening` accepts devices that dial in by TLS, with what `Enrolment` gave them.
+them what it cannot read. `listening` accepts devices that dial in by TLS, with what `Enrolment` gave them;
+`relaying` starts processes that relay for those, and `server.relays` is where they go.
 """
 
 from __future__ import annotations
@@ -23,29 +24,37 @@ if TYPE_CHECKING:
     from crowdlearn_host.coordinator.group.effects import Merge
     from crowdlearn_host.coordinator.group.group import Group
     from crowdlearn_host.coordinator.group.settings import Settings
+    from crowdlearn_host.coordinator.hub.arrival import Dialled
     from crowdlearn_host.coordinator.hub.server import Server
     from crowdlearn_host.coordinator.storage.run_folder import RunFolder
     from crowdlearn_host.coordinator.storage.shared_model import SharedModel
     from crowdlearn_host.devices.joining.enrolment import Enrolment
     from crowdlearn_host.devices.joining.listener import listening
+    from crowdlearn_host.devices.relays.line import RelayedArrival
+    from crowdlearn_host.devices.relays.relays import relaying
+    from crowdlearn_host.errors import SilentDevice
     from crowdlearn_host.runs.folder import new_run, open_run
     from crowdlearn_host.runs.prepare import Prepared, groups_of, prepare, shared_model_of
     from crowdlearn_host.runs.train import train
 
 __all__ = [
+    "Dialled",
     "Enrolment",
     "Group",
     "Merge",
     "Prepared",
+    "RelayedArrival",
     "RunFolder",
     "Server",
     "Settings",
     "SharedModel",
+    "SilentDevice",
     "groups_of",
     "listening",
     "new_run",
     "open_run",
     "prepare",
+    "relaying",
     "shared_model_of",
     "train",
 ]

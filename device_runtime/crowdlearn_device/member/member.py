@@ -79,6 +79,8 @@ class Member:
         self.run = ""
         """NAME/ID, which keys are derived from."""
         self.device = -1
+        self.relay = ""
+        """Where the host wants this device to connect instead: HOST:PORT, HOST empty for the same."""
         self._binding = binding
         self._hello: pb.Hello | None = pb.Hello(
             version=VERSION,
@@ -157,6 +159,9 @@ class Member:
             )
         if self.device >= 0:
             raise WireError("welcome came twice on one connection")
+        if welcome.relay:
+            self.relay = welcome.relay
+            return
         run = welcome.run
         if (
             not run

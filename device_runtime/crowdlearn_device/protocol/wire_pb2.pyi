@@ -153,16 +153,18 @@ class Proof(_message.Message):
     def __init__(self, mac: _Optional[bytes] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("version", "run", "device", "id")
+    __slots__ = ("version", "run", "device", "id", "relay")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
+    RELAY_FIELD_NUMBER: _ClassVar[int]
     version: int
     run: str
     device: int
     id: bytes
-    def __init__(self, version: _Optional[int] = ..., run: _Optional[str] = ..., device: _Optional[int] = ..., id: _Optional[bytes] = ...) -> None: ...
+    relay: str
+    def __init__(self, version: _Optional[int] = ..., run: _Optional[str] = ..., device: _Optional[int] = ..., id: _Optional[bytes] = ..., relay: _Optional[str] = ...) -> None: ...
 
 class Range(_message.Message):
     __slots__ = ("start", "stop")

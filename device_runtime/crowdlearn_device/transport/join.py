@@ -75,6 +75,7 @@ async def join_host(
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     retry = Retry(FIRST_RETRY, LAST_RETRY)
     leaving = stopping or asyncio.Event()
+    relay = ""
     while not leaving.is_set():
         if battery is not None and (why := battery.low()):
             log.info("not joining: %s", why)
@@ -83,12 +84,13 @@ async def join_host(
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(leaving.wait(), LAST_RETRY)
             continue
+        target, relay = relay or url, ""
         try:
             async with connect(
-                url, ssl=context, compression=None, max_size=MAX_FRAME, ping_interval=None, proxy=None
+                target, ssl=context, compression=None, max_size=MAX_FRAME, ping_interval=None, proxy=None
             ) as connection:
                 _check_certificate(connection, pin)
-                log.info("connected to %s", address.netloc)
+                log.info("connected to %s", urlsplit(target).netloc)
                 member = FetchingMember(
                     name, home, identity, samples, load, token, load_with, bound_to_pin(pin)
                 )
@@ -100,6 +102,9 @@ async def join_host(
                     log.info("finished: %s", member.finished)
                     if once:
                         return
+            if member.relay and target == url:  # a relay sends nobody on
+                relay = _relay(url, member.relay)
+                continue
             if ended.close_code == REFUSED:
                 raise JoinError(f"{address.netloc} refuses this device: {ended.close_reason}")
             if ended.close_code == TRY_LATER:
@@ -107,6 +112,18 @@ async def join_host(
         except (OSError, WebSocketException) as error:
             log.info("%s cannot be reached (%s)", address.netloc, error)
         await retry.pause(leaving)
+
+
+def _relay(url: str, relay: str) -> str:
+    """Return the address of a relay, HOST:PORT, of the host at `url`. Raises JoinError if it is none."""
+    host, _, port = relay.rpartition(":")
+    if not (port.isdecimal() and 0 < int(port) < 1 << 16) or len(host) > 255 or set(host) & set("/@?# "):
+        raise JoinError(
+            f"the host names {relay[:80]!r} as its relay, which is not HOST:PORT; update the older side"
+        )
+    known = urlsplit(url).hostname or ""
+    host = host or (f"[{known}]" if ":" in known else known)
+    return f"wss://{host}:{port}"
 
 
 def _check_certificate(connection: ClientConnection, pin: str) -> None:

@@ -8,6 +8,7 @@ the rest.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import struct
 import weakref
@@ -17,6 +18,8 @@ from typing import Any, cast
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.connection import Connection
+from websockets.frames import Frame
+from websockets.protocol import State
 
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol.frames import MAX_FRAME
@@ -273,6 +276,15 @@ class MessageStream(asyncio.Protocol):
         if self._taking is None and self._admitting is None and not self._gone.is_set():
             self._transport.resume_reading()
 
+    def take_frames(self, frames: deque[Frame]) -> None:
+        """Take what a library has read."""
+        try:
+            while frames:
+                frame = frames.popleft()
+                self.take_frame((FINAL if frame.fin else 0) | frame.opcode, bytes(frame.data))
+        except WireError as error:
+            self._fail(PROTOCOL_ERROR, str(error))
+
     def take_frame(self, first: int, content: bytes) -> None:
         """Take a frame of any kind, which its first byte tells. Raises WireError if it was not due."""
         kind = first & 0x0F
@@ -481,8 +493,9 @@ def _ignore(data: bytes) -> None:
 def taken_over(
     connection: Connection, handler: Handler, transport: asyncio.Transport | None = None
 ) -> MessageStream:
-    """Go on with a library's connection: what has come, and was not read, is given to `handler`, and whatever
-    comes from now on; over another `transport` to the same peer, where one is given.
+    """Go on with a library's connection: what has come, and was not read, is given to `handler` once the
+    caller waits, and whatever comes from now on; over another `transport` to the same peer, where one is
+    given.
 
     Raises ValueError if the connection compresses.
     """
@@ -499,12 +512,11 @@ def taken_over(
         stream = MessageStream(transport, handler, client=client)
         connection.transport.abort()
     transport.set_protocol(stream)
-    if transport.is_closing():
+    if transport.is_closing() or connection.protocol.state is not State.OPEN:
         stream.abort()
     frames = connection.recv_messages.frames.queue
-    while frames:
-        frame = frames.popleft()
-        stream.take_frame((FINAL if frame.fin else 0) | frame.opcode, bytes(frame.data))
+    if frames:  # the loop does this before it reads on
+        asyncio.get_running_loop().call_soon(stream.take_frames, frames)
     return stream
 
 
@@ -517,4 +529,5 @@ def _queue_little(transport: asyncio.Transport) -> None:
         below.set_write_buffer_limits(high=1)
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        with contextlib.suppress(OSError):  # the connection was closed meanwhile
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)

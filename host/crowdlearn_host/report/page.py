@@ -58,6 +58,7 @@ TELLING = (
     "refused",
     "declined",
     "unreachable",
+    "relay_ended",
     "stopped",
 )
 """Events that a reader looks for first: what went wrong and how it went on."""

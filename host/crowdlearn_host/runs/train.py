@@ -16,7 +16,8 @@ from crowdlearn_host.coordinator.hub.exposition import exposed
 from crowdlearn_host.coordinator.hub.server import OnEvent, Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.devices.carriers.adb import AdbConnection, AdbFleet
-from crowdlearn_host.devices.joining.listener import listening
+from crowdlearn_host.devices.joining.listener import Entrance, listening
+from crowdlearn_host.devices.relays.relays import relaying
 from crowdlearn_host.errors import Interrupted, TrainingError
 from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.runs.results.checkpoints import Checkpoints
@@ -88,7 +89,13 @@ async def train(
         on_event("samples_left", {"left": left, "samples": len(prepared.train)})
     async with AsyncExitStack() as stack:
         if fleet.listen is not None:
-            port = await stack.enter_async_context(listening(server, fleet.listen, default_home()))
+            home = default_home()
+            entrance = Entrance(server, home)
+            if fleet.relays:
+                host = fleet.listen.rpartition(":")[0]
+                relays = relaying(fleet.relays, server, host, home, entrance.let_in)
+                server.relays = await stack.enter_async_context(relays)
+            port = await stack.enter_async_context(listening(server, fleet.listen, home, entrance))
             address = f"{fleet.listen.rpartition(':')[0]}:{port}"
             on_event("listening", {"address": address, "port": port, "devices": fleet.joining})
         if (told := prepared.config.metrics.listen) is not None:

@@ -157,7 +157,8 @@ class MetricsSection(Section):
 class FleetSection(Section):
     """The devices of a run: adb serials (HOST:PORT or USB), every virtual phone that runs (empty), or
     `virtual` new ones; and with `listen` as many as are `joining` by dialling this computer there
-    (docs/joining.md).
+    (docs/joining.md). What those send each other is relayed by `relays` processes of their own, each for some
+    of the groups; 0: by the one that runs the command.
 
     A device whose battery falls to `lowest_battery` percent and is not charged leaves, and takes part again
     once it has more; -1 for never. A device that dials in decides that itself.
@@ -178,6 +179,7 @@ class FleetSection(Section):
     isolation: Literal["process", "none"] = "process"
     listen: str | None = Field(None, pattern=r"^.*:[0-9]{1,5}$")
     joining: int = Field(0, ge=0)
+    relays: int = Field(0, ge=0, le=256)
     lowest_battery: int = Field(LOWEST_PERCENT, ge=-1, le=100)
 
     @model_validator(mode="after")

@@ -199,13 +199,14 @@ def test_bytes_that_are_not_the_program_are_refused(tmp_path, change, words):
     assert not list((tmp_path / "programs").glob("*.json"))
 
 
-async def test_devices_that_dial_in_train_like_any_others(tmp_path, home):
+@pytest.mark.parametrize("relays", [0, 2])
+async def test_devices_that_dial_in_train_like_any_others(tmp_path, home, relays):
     values = {
         "model": "mlp:64-12-10",
         "data": "digits",
         "group": {"pieces": 2, "keep_model": True},
         "training": {"epochs": 2, "batch": 32, "kernels": "by_size"},
-        "fleet": {"listen": "127.0.0.1:0", "joining": 2},
+        "fleet": {"listen": "127.0.0.1:0", "joining": 2, "relays": relays},
     }
     prepared = prepare(parse_config(values, RunSpec, "the test"), lambda *_: None)
     listens: asyncio.Future[int] = asyncio.get_running_loop().create_future()

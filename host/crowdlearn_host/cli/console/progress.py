@@ -35,6 +35,7 @@ PROBLEMS = {
     "resliced": "no spare left or all back: going on with {pieces} pieces",
     "fault": "{device}: {reason}",
     "declined": "{device} does not take part now: {reason}",
+    "relay_ended": "relay process {relay} ended (status {status}); its groups go on once another runs",
     "unreachable": "{device} cannot be reached: {reason}",
     "deferred": "{device} does not come back; its turn moves to the end of the epoch",
     "skipped": "{device} misses epoch {epoch}",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from crowdlearn_device.transport.message_stream import MessageStream
-
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.restore_points import Device
 
-from .traffic_ledger import Ledger
+from .arrival import Line
+from .ledger import Ledger
 
 
 @dataclass(eq=False, slots=True)
@@ -21,7 +20,7 @@ class Attached:
     device: Device
     number: int
     group: Group
-    stream: MessageStream
+    stream: Line
     up: Ledger
     down: Ledger
     counts: bool = True

@@ -10,7 +10,9 @@ from typing import Any
 
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol.frames import MAX_FRAME, address_of
-from crowdlearn_device.transport.message_stream import LargeMessage, MessageStream
+from crowdlearn_device.transport.message_stream import LargeMessage
+
+from .arrival import Line
 
 MOST_BYTES = 4 * MAX_FRAME
 """Of all large messages that come, or wait to be sent, at a time."""
@@ -32,7 +34,7 @@ class LargeMessages:
         """Return the bytes that large messages take now."""
         return self._bytes
 
-    def admit(self, large: LargeMessage, receiver: MessageStream | None) -> Awaitable[None] | None:
+    def admit(self, large: LargeMessage, receiver: Line | None) -> Awaitable[None] | None:
         """Let a message in, at once or when what is returned is over; `receiver` is where it goes, if it is
         here. Raises WireError if it is for the host and too large.
         """
@@ -48,7 +50,7 @@ class LargeMessages:
             return None
         return self._wait(large, number, receiver)
 
-    def _fits(self, length: int, number: int, receiver: MessageStream | None) -> bool:
+    def _fits(self, length: int, number: int, receiver: Line | None) -> bool:
         if self._bytes and self._bytes + length > self._most:
             return False
         return number < 0 or (not self._under_way[number] and (receiver is None or receiver.has_room))
@@ -65,7 +67,7 @@ class LargeMessages:
             del self._under_way[number]
         self._changed.set()
 
-    async def _wait(self, large: LargeMessage, number: int, receiver: MessageStream | None) -> None:
+    async def _wait(self, large: LargeMessage, number: int, receiver: Line | None) -> None:
         while not self._fits(large.length, number, receiver):
             self._changed.clear()
             waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._changed.wait())]

@@ -17,9 +17,8 @@ from crowdlearn_device.errors import EnvelopeError, WireError
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, Address, address_of, decode_frame
 from crowdlearn_device.security.proof import Question
-from crowdlearn_device.transport.message_stream import LargeMessage, taken_over
+from crowdlearn_device.transport.message_stream import LargeMessage
 from websockets.asyncio.connection import Connection
-from websockets.exceptions import ConnectionClosed
 
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.restore_points import Device
@@ -29,14 +28,20 @@ from crowdlearn_host.coordinator.storage.store import Store
 from crowdlearn_host.errors import FleetError, SilentDevice
 
 from .admission import Seats, check_same, hello_of, samples_of
+from .arrival import Arrival, Dialled, Relays
 from .connection import Attached
 from .large_messages import LargeMessages
+from .ledger import CONTROL
 from .performer import OnCheckpoint, Performer
 from .repeated import Repeated
 from .throughput import Throughput
-from .traffic_ledger import CONTROL, TrafficLedger, purpose_of
+from .traffic_ledger import TrafficLedger, purpose_of
 
 HELLO_SECONDS = 60.0
+MOVED = 1012
+"""The WebSocket's close code for a device that is to connect elsewhere (RFC 6455's registry: service
+restart).
+"""
 CHUNK_BYTES = 256 << 10
 
 Admits = Callable[[str, str], bool]
@@ -71,6 +76,8 @@ class Server:
     """The number that the plan gives to each device that it names."""
     traffic: TrafficLedger = field(default_factory=TrafficLedger)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    relays: Relays | None = None
+    """Processes that relay for devices which dial in."""
     error: Exception | None = None
     """What on this host's side ended the run, where it did; on disk is what was reached before."""
 
@@ -95,6 +102,23 @@ class Server:
             each=self.checkpoint_each,
         )
 
+    def _perform(self, index: int) -> None:
+        """Carry out what a group asks for; its relay knows the generation before any of it leaves."""
+        if self.relays is not None:
+            self.relays.stands(index, self.groups[index].generation)
+        self._performer.perform(index)
+
+    def relayed(self, rows: Sequence[tuple[int, str, int, int, int]]) -> None:
+        """Count what a relay process passed on between devices: number, way ("up", "down"), purpose, bytes
+        and messages a row.
+        """
+        for number, way, purpose, size, messages in rows:
+            group = self._group(number)
+            if (device := group.devices.get(number)) is not None:
+                self.traffic.of(device.name, way).add(purpose, size, messages)
+                if way == "up":
+                    group.relayed(number)
+
     def _index(self, number: int) -> int:
         """Return which group a device belongs to."""
         return bisect_right(self._ends, number)
@@ -104,18 +128,16 @@ class Server:
 
     async def attach(
         self,
-        connection: Connection,
+        arrival: Arrival | Connection,
         *,
         dialled: bool,
         number: int | None = None,
         admits: Admits | None = None,
         named: str | None = None,
         binding: bytes | None = None,
-        carrier: Callable[[], asyncio.Transport | None] = lambda: None,
     ) -> bool:
-        """Serve a device until its connection ends; a device new to the run gets `number`, or the next one.
-        Whether it can take part in this run again. `carrier` gives another transport to the device, if there
-        is one that costs less than the connection's.
+        """Serve a device until its connection ends, or send it to its group's relay process; a device new to
+        the run gets `number`, or the next one. Return whether it can take part in this run again.
 
         With a `binding` (security/proof.py) it has to prove that its identity is its own; `named`, that it is
         the device of this name.
@@ -123,7 +145,8 @@ class Server:
         Raises FleetError if its first words are wrong, or `admits` says no to its name and token;
         SilentDevice where there are none.
         """
-        first = await _heard(connection, "hello")
+        arrival = Dialled(arrival) if isinstance(arrival, Connection) else arrival
+        first = await _heard(arrival, "hello")
         if named is not None and first.hello.device != named:
             raise FleetError(
                 f"the device runtime on {named} says that it is {first.hello.device[:50]!r}; start it again"
@@ -132,13 +155,18 @@ class Server:
             raise FleetError(f"{first.hello.device[:50]!r} with this token is not enrolled; enrol it")
         control = first.ByteSize()
         if binding is not None:
-            control += await self._check_proof(connection, hello_of(first), binding)
-        attached = self._welcome(first, connection, dialled, number, carrier)
+            control += await self._check_proof(arrival, hello_of(first), binding)
+        attached = self._welcome(first, arrival, dialled, number)
+        if isinstance(attached, str):
+            welcome = pb.Welcome(version=VERSION, run=self.run, id=self._id, relay=attached)
+            await arrival.send(pb.Frame(welcome=welcome).SerializeToString())
+            await arrival.close(MOVED, "")
+            return True
         number = attached.device.number
         reason = "connection closed"
         try:
             self._group(number).join(attached.device)
-            self._performer.perform(self._index(number))
+            self._perform(self._index(number))
             reason = await attached.stream.ended()
         finally:
             attached.stream.abort()
@@ -146,16 +174,16 @@ class Server:
                 attached.counts = False
                 del self._attached[number]
                 self._group(number).leave(number, reason)
-                self._performer.perform(self._index(number))
+                self._perform(self._index(number))
         return number not in self._group(number).attendance.unfit
 
-    async def _check_proof(self, connection: Connection, hello: pb.Hello, binding: bytes) -> int:
+    async def _check_proof(self, arrival: Arrival, hello: pb.Hello, binding: bytes) -> int:
         """Return the bytes of a device's proof that its identity is its own. Raises FleetError if it gives
         none.
         """
         question = Question(hello, binding)
-        await connection.send(pb.Frame(challenge=question.challenge).SerializeToString())
-        frame = await _heard(connection, "proof")
+        await arrival.send(pb.Frame(challenge=question.challenge).SerializeToString())
+        frame = await _heard(arrival, "proof")
         try:
             proven = frame.HasField("proof") and question.is_answered(frame.proof)
         except EnvelopeError:
@@ -169,11 +197,11 @@ class Server:
     def _welcome(
         self,
         frame: pb.Frame,
-        connection: Connection,
+        arrival: Arrival,
         dialled: bool,
         wanted: int | None,
-        carrier: Callable[[], asyncio.Transport | None],
-    ) -> Attached:
+    ) -> Attached | str:
+        """Return the device's connection, or the address of the relay that it is to connect to."""
         hello = hello_of(frame)
         number, planned = self._seats.number(hello.device, wanted)
         known = self._group(number).devices.get(number)
@@ -189,18 +217,20 @@ class Server:
             check_same(known, hello, samples)
         elif hello.samples > samples:
             self.tell("samples_unused", {"device": hello.device, "samples": hello.samples})
+        index = self._index(number)
+        if arrival.may_move and self.relays is not None and (address := self.relays.address(index)):
+            return address
         device = Device(number, hello.device, hello.identity, samples)
         up, down = (self.traffic.of(device.name, way) for way in ("up", "down"))
         up.masked, down.masked = (0, 4) if dialled else (4, 0)  # who dials masks its frames
-        line = taken_over(connection, lambda data: self.take(attached, data), carrier())
-        line.admit = self._admit
+        line = arrival.take_over(number, index, lambda data: self.take(attached, data), self._admit)
         attached = Attached(device, number, self._group(number), line, up, down)
         before = self._attached.pop(number, None)
         if before is not None:
             before.counts = False
             before.stream.abort()
             self._group(number).leave(number, "replaced by a new connection")
-            self._performer.perform(self._index(number))
+            self._perform(self._index(number))
         self._attached[number] = attached
         attached.up.count(CONTROL, frame.ByteSize())
         welcome = pb.Welcome(version=VERSION, run=self.run, id=self._id, device=number)
@@ -225,7 +255,7 @@ class Server:
                 return self._give(attached, frame.wanted.sha256)
         index = self._index(attached.number)
         attached.group.receive(attached.number, frame)
-        self._performer.perform(index)
+        self._perform(index)
         # No more of an upload than can be checked.
         return self._performer.settled(index) if frame.HasField("shared") else None
 
@@ -374,7 +404,7 @@ class Server:
                 self.groups[index].pace.restart()  # it is others who take their time
             for index, group in enumerate(self.groups):
                 group.tick(time.monotonic())
-                self._performer.perform(index)
+                self._perform(index)
                 if index % AT_ONCE == AT_ONCE - 1:
                     await asyncio.sleep(0)
             with contextlib.suppress(TimeoutError):
@@ -384,7 +414,7 @@ class Server:
         """Tell everybody that this process stops; the run can be resumed."""
         for index, group in enumerate(self.groups):
             group.stop(reason)
-            self._performer.perform(index)
+            self._perform(index)
         await self.close()
 
     async def close(self) -> None:
@@ -396,16 +426,14 @@ class Server:
         await asyncio.gather(*(attached.stream.close() for attached in list(self._attached.values())))
 
 
-async def _heard(connection: Connection, what: str) -> pb.Frame:
+async def _heard(arrival: Arrival, what: str) -> pb.Frame:
     """Return the next frame of a device that is not admitted yet. Raises FleetError if it is none, and
     SilentDevice if nothing comes.
     """
     try:
-        return decode_frame(_binary(await asyncio.wait_for(connection.recv(), HELLO_SECONDS)))
+        return decode_frame(_binary(await asyncio.wait_for(arrival.recv(), HELLO_SECONDS)))
     except WireError as error:
         raise FleetError(f"a device did not say {what}: {error}") from error
-    except ConnectionClosed as error:
-        raise SilentDevice(f"a device did not say {what}: {error}") from error
     except TimeoutError as error:
         raise SilentDevice(f"no {what} within {HELLO_SECONDS:.0f} s; is the network slow?") from error
 

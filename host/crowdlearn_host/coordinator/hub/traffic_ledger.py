@@ -10,9 +10,9 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.sizes import message_bytes
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
+from .ledger import PURPOSES, Ledger
+
 Layout = Sequence[Sequence[tuple[int, int]]]
-PURPOSES = ("control", "activation", "error", "shuffle", "sharing", "recovery", "model")
-CONTROL = PURPOSES.index("control")
 _OF_KIND = {"shared": "sharing", "global_state": "sharing", "patch": "sharing", "snapshot": "recovery"}
 
 
@@ -40,31 +40,6 @@ def _exchanged(graph: NeuronGraph, layout: Layout) -> Iterator[tuple[int, tuple[
             start, stop = overlap(has, wants) if matched else wants
             if source != target and has[1] > has[0] and stop > start:
                 yield 1 + taught, (stop - start, *graph.layers[edge.target].sum_shape)
-
-
-class Ledger:
-    """Bytes and messages of one device in one direction, by purpose; bytes are counted in `totals`, too."""
-
-    __slots__ = ("bytes", "masked", "messages", "totals")
-
-    def __init__(self, totals: list[int]) -> None:
-        self.bytes, self.messages = [0] * len(PURPOSES), [0] * len(PURPOSES)
-        self.totals = totals
-        self.masked = 0
-        """Bytes of the mask of each message."""
-
-    def count(self, purpose: int, payload: int) -> None:
-        """A message of so many bytes, and what WebSocket adds to it."""
-        size = payload + self.masked + (2 if payload < 126 else 4 if payload < 1 << 16 else 10)
-        self.bytes[purpose] += size
-        self.messages[purpose] += 1
-        self.totals[purpose] += size
-
-    def add(self, purpose: int, size: int, messages: int) -> None:
-        """Return what was counted before."""
-        self.bytes[purpose] += size
-        self.messages[purpose] += messages
-        self.totals[purpose] += size
 
 
 class TrafficLedger:

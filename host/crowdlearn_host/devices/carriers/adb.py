@@ -18,6 +18,7 @@ from crowdlearn_host.adb.deployment.claim import EVERY_SECONDS, Claim, Holder
 from crowdlearn_host.adb.deployment.runtimes import deployment_for
 from crowdlearn_host.adb.deployment.shell import Deployment
 from crowdlearn_host.adb.services.device import AdbDevice
+from crowdlearn_host.coordinator.hub.arrival import Dialled
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.devices.discovery import dial
 from crowdlearn_host.errors import FleetError, TrainingError
@@ -154,12 +155,11 @@ class AdbConnection:
             began = time.monotonic()
             try:
                 fit = await self._server.attach(
-                    connection,
+                    Dialled(connection, carrier=lambda: device.transport_of(sock)),
                     dialled=True,
                     number=self._number,
                     named=self._name,
                     binding=bound_to_token(self._token.encode()),
-                    carrier=lambda: device.transport_of(sock),
                 )
             except FleetError as error:
                 reason = connection.close_reason or str(error)

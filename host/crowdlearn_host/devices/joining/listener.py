@@ -3,87 +3,90 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from crowdlearn_device.security.proof import bound_to_pin
 from crowdlearn_device.transport.join import REFUSED
 from crowdlearn_device.transport.serve import TRY_LATER
-from websockets.asyncio.server import ServerConnection, serve
+from websockets.asyncio.server import ServerConnection
 
+from crowdlearn_host.coordinator.hub.arrival import Arrival, Dialled
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.errors import FleetError, SilentDevice
 
+from .accepting import accepting
 from .certificate import certificate
 from .enrolment import Enrolment
-from .lobby import Strangers, doors
+from .lobby import Strangers
 
-HELLO_BYTES = 1 << 16
-"""The longest frame of a device that is not admitted, and has not proven its identity."""
 LOOK_SECONDS = 5.0
-"""Between two looks at who is enrolled still."""
+"""Between two looks at which devices are enrolled still."""
 REASON_BYTES = 120
-"""What fits into the frame that closes a WebSocket."""
+"""The bytes of a reason that fit into the frame which closes a WebSocket."""
 
 
-@asynccontextmanager
-async def listening(server: Server, address: str, home: Path) -> AsyncIterator[int]:
-    """Let enrolled devices join `server` at `address` (HOST:PORT) while the context lasts; gives the port.
-
-    Raises FleetError if nobody can listen there.
+class Entrance:
+    """Lets enrolled devices into a run, wherever they arrive, and ends their connections when they are no
+    longer enrolled. Raises FleetError if the certificate in `home` cannot be used.
     """
-    host, _, port = address.rpartition(":")
-    context, pin = certificate(home)
-    binding = bound_to_pin(pin)
-    enrolment = Enrolment(home)
-    strangers = Strangers()
-    members: dict[ServerConnection, tuple[str, str]] = {}
 
-    async def handle(connection: ServerConnection) -> None:
+    def __init__(self, server: Server, home: Path) -> None:
+        self._server = server
+        self._enrolment = Enrolment(home)
+        self._binding = bound_to_pin(certificate(home)[1])
+        self._members: dict[Arrival, tuple[str, str]] = {}
+
+    async def let_in(self, arrival: Arrival, admitted: Callable[[], None] = lambda: None) -> None:
+        """Serve a device that dialled in to the end of its connection, if it is enrolled: `admitted` is
+        called then.
+        """
+
         def admits(device: str, token: str) -> bool:
-            admitted = enrolment.admits(device, token)
-            if admitted:
-                strangers.admit(connection.remote_address)
-                members[connection] = device, token
-            return admitted
+            known = self._enrolment.admits(device, token)
+            if known:
+                admitted()
+                self._members[arrival] = device, token
+            return known
 
         try:
-            await server.attach(connection, dialled=False, admits=admits, binding=binding)
+            await self._server.attach(arrival, dialled=False, admits=admits, binding=self._binding)
         except FleetError as error:
-            server.refuse("a device that dialled in", str(error))
+            self._server.refuse("a device that dialled in", str(error))
             reason = str(error).encode()[:REASON_BYTES].decode(errors="ignore")
-            await connection.close(TRY_LATER if isinstance(error, SilentDevice) else REFUSED, reason)
+            await arrival.close(TRY_LATER if isinstance(error, SilentDevice) else REFUSED, reason)
         finally:
-            members.pop(connection, None)
+            self._members.pop(arrival, None)
 
-    async def hang_up() -> None:
-        """End connections of devices that are not enrolled any more, as long as the port is open."""
+    async def looking(self) -> None:
+        """End connections of devices that are not enrolled any more, again and again."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             with suppress(FleetError):
-                for connection, shown in list(members.items()):
-                    if not enrolment.admits(*shown):
-                        connection.transport.abort()
+                for arrival, shown in list(self._members.items()):
+                    if not self._enrolment.admits(*shown):
+                        arrival.abort()
 
-    async with AsyncExitStack() as stack:
+
+@asynccontextmanager
+async def listening(
+    server: Server, address: str, home: Path, entrance: Entrance | None = None
+) -> AsyncIterator[int]:
+    """Let enrolled devices join `server` at `address` (HOST:PORT), by `entrance` if there is one already,
+    while the context lasts; gives the port.
+
+    Raises FleetError if nobody can listen there.
+    """
+    entrance, strangers = entrance or Entrance(server, home), Strangers()
+
+    async def handle(connection: ServerConnection) -> None:
+        arrival = Dialled(connection, may_move=True)
+        await entrance.let_in(arrival, lambda: strangers.admit(connection.remote_address))
+
+    async with accepting(handle, address, home, strangers) as port:
+        looking = asyncio.create_task(entrance.looking())
         try:
-            listening = doors(host.strip("[]"), int(port), strangers)
-        except (OSError, OverflowError) as error:
-            raise FleetError(
-                f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}"
-            ) from error
-        for door in listening:
-            await stack.enter_async_context(
-                serve(
-                    handle,
-                    sock=door,
-                    ssl=context,
-                    compression=None,
-                    max_size=HELLO_BYTES,
-                    ping_interval=None,
-                )
-            )
-        looking = asyncio.create_task(hang_up())
-        stack.callback(looking.cancel)
-        yield listening[0].getsockname()[1]
+            yield port
+        finally:
+            looking.cancel()

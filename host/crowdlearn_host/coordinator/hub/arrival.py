@@ -1,0 +1,111 @@
+"""A connection of which nothing is known yet, however it came to this host."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from crowdlearn_device.transport.message_stream import Handler, LargeMessage, MessageStream, taken_over
+from websockets.asyncio.connection import Connection
+from websockets.exceptions import ConnectionClosed
+
+from crowdlearn_host.errors import SilentDevice
+
+Admit = Callable[[LargeMessage], Awaitable[None] | None]
+"""Lets a large message in, at once or when what is returned is over."""
+
+
+class Line(Protocol):
+    """Messages to a device, as the hub needs them. MessageStream is one."""
+
+    @property
+    def has_room(self) -> bool: ...
+
+    @property
+    def queued(self) -> int: ...
+
+    def put(self, data: bytes, *, express: bool = False) -> None: ...
+
+    async def room(self) -> None: ...
+
+    async def ended(self) -> str: ...
+
+    def abort(self) -> None: ...
+
+    async def close(self, code: int = 1000, reason: str = "") -> None: ...
+
+
+class Arrival(ABC):
+    """A connection that has just been made. `may_move`: its device can be sent to a relay process."""
+
+    may_move = False
+
+    @abstractmethod
+    async def recv(self) -> bytes | str:
+        """Return the next frame. Raises SilentDevice if the connection ends."""
+
+    @abstractmethod
+    async def send(self, data: bytes) -> None:
+        """Send a frame before the connection is taken over."""
+
+    @abstractmethod
+    def take_over(self, number: int, group: int, handler: Handler, admit: Admit) -> Line:
+        """Return the line to the device, which has this number and group; its frames go to `handler`, and
+        `admit` is asked before a large one is taken in.
+        """
+
+    @abstractmethod
+    async def close(self, code: int, reason: str) -> None:
+        """Close the connection with a code of WebSocket."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """End the connection without a word."""
+
+
+class Dialled(Arrival):
+    """A WebSocket of this process. `carrier` gives another transport to the device, if there is one that
+    costs less than the connection's.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        may_move: bool = False,
+        carrier: Callable[[], asyncio.Transport | None] = lambda: None,
+    ) -> None:
+        self._connection, self._carrier = connection, carrier
+        self.may_move = may_move
+
+    async def recv(self) -> bytes | str:
+        try:
+            return await self._connection.recv()
+        except ConnectionClosed as error:
+            raise SilentDevice(f"a device said no more: {error}") from error
+
+    async def send(self, data: bytes) -> None:
+        await self._connection.send(data)
+
+    def take_over(self, number: int, group: int, handler: Handler, admit: Admit) -> MessageStream:
+        line = taken_over(self._connection, handler, self._carrier())
+        line.admit = admit
+        return line
+
+    async def close(self, code: int, reason: str) -> None:
+        await self._connection.close(code, reason)
+
+    def abort(self) -> None:
+        self._connection.transport.abort()
+
+
+class Relays(Protocol):
+    """Processes that relay for this one (devices/relays)."""
+
+    def address(self, group: int) -> str:
+        """Return where the devices of a group find their relay: HOST:PORT; "" if there is none."""
+
+    def stands(self, group: int, generation: int) -> None:
+        """Have a group's relay know its generation: envelopes of others are dropped."""

@@ -1,0 +1,52 @@
+"""A port that accepts WebSockets, with few that wait there unknown."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from websockets.asyncio.server import ServerConnection, serve
+
+from crowdlearn_host.errors import FleetError
+
+from .certificate import certificate
+from .lobby import Strangers, doors
+
+HELLO_BYTES = 1 << 16
+"""The longest frame of a device that is not admitted."""
+
+
+@asynccontextmanager
+async def accepting(
+    handle: Callable[[ServerConnection], Awaitable[None]],
+    address: str,
+    home: Path | None,
+    strangers: Strangers,
+) -> AsyncIterator[int]:
+    """Accept connections at `address` (HOST:PORT) while the context lasts; gives the port. TLS by the
+    certificate in `home`; None for none.
+
+    Raises FleetError if nobody can listen there.
+    """
+    host, _, port = address.rpartition(":")
+    context = None if home is None else certificate(home)[0]
+    async with AsyncExitStack() as stack:
+        try:
+            listening = doors(host.strip("[]"), int(port), strangers)
+        except (OSError, OverflowError) as error:
+            raise FleetError(
+                f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}"
+            ) from error
+        for door in listening:
+            await stack.enter_async_context(
+                serve(
+                    handle,
+                    sock=door,
+                    ssl=context,
+                    compression=None,
+                    max_size=HELLO_BYTES,
+                    ping_interval=None,
+                )
+            )
+        yield listening[0].getsockname()[1]

@@ -1,0 +1,171 @@
+"""The relay processes of a host: started, listened to, and started again if they die."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from crowdlearn_host.coordinator.hub.server import Server
+from crowdlearn_host.errors import FleetError
+
+from .channel import Channel, Kind, Message
+from .line import RelayedArrival
+
+OnArrival = Callable[[RelayedArrival], Awaitable[None]]
+START_SECONDS = 60.0
+FIRST_PAUSE, LAST_PAUSE = 0.1, 10.0
+"""Seconds before a relay that died is started again: longer if it died soon."""
+STEADY_SECONDS = 30.0
+
+
+class _Process:
+    """One relay process and the devices there."""
+
+    def __init__(self, pool: Pool, process: subprocess.Popen[bytes], channel: Channel, port: int) -> None:
+        self.process, self.channel, self.port = process, channel, port
+        self.known: dict[int, int] = {}
+        self._pool = pool
+        self._arrivals: dict[int, RelayedArrival] = {}
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def listen(self) -> None:
+        """Do what the relay says, until it has ended."""
+        while (message := await self.channel.next()) is not None:
+            self._take(message)
+        for arrival in self._arrivals.values():
+            arrival.gone("the relay process ended")
+
+    def _take(self, message: Message) -> None:
+        identifier = message.connection
+        if message.kind == Kind.ARRIVED:
+            arrival = RelayedArrival(self.channel, identifier, message.json())
+            self._arrivals[identifier] = arrival
+            task = asyncio.ensure_future(self._pool.on_arrival(arrival))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+        elif message.kind == Kind.COUNTED:
+            self._pool.server.relayed(message.json())
+        elif (known := self._arrivals.get(identifier)) is not None:
+            match message.kind:
+                case Kind.FRAME:
+                    known.came(message.content)
+                case Kind.WENT:
+                    known.went(message.number())
+                case Kind.GONE:
+                    known.gone(message.content.decode(errors="replace"))
+                    del self._arrivals[identifier]
+
+
+class Pool:
+    """The relay processes; groups are dealt out to them in turn."""
+
+    def __init__(
+        self, count: int, server: Server, host: str, home: Path | None, on_arrival: OnArrival
+    ) -> None:
+        self.server, self.on_arrival = server, on_arrival
+        self._host, self._home = host, home
+        self._places: list[_Process | None] = [None] * count
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the relays that run."""
+        return [place.process.pid for place in self._places if place is not None]
+
+    def address(self, group: int) -> str:
+        """Return where the devices of a group find their relay, at the host that they know: ":PORT"; "" if it
+        does not run.
+        """
+        place = self._places[group % len(self._places)]
+        return "" if place is None else f":{place.port}"
+
+    def stands(self, group: int, generation: int) -> None:
+        """Have a group's relay know its generation: envelopes of others are dropped."""
+        place = self._places[group % len(self._places)]
+        if place is not None and place.known.get(group) != generation:
+            place.known[group] = generation
+            place.channel.say_json(Kind.GROUP, {"group": group, "generation": generation})
+
+    async def keep(self, index: int, started: asyncio.Event) -> None:
+        """Have a relay run at this place until cancelled."""
+        pause = FIRST_PAUSE
+        while True:
+            began = time.monotonic()
+            place = await self._start()
+            self._places[index] = place
+            started.set()
+            try:
+                await place.listen()
+            finally:
+                self._places[index] = None
+                place.channel.close()
+                place.process.terminate()
+                await asyncio.to_thread(place.process.wait)
+            pause = FIRST_PAUSE if time.monotonic() - began > STEADY_SECONDS else min(2 * pause, LAST_PAUSE)
+            self.server.tell(
+                "relay_ended", {"relay": index, "status": place.process.returncode, "again_in": pause}
+            )
+            await asyncio.sleep(pause)
+
+    async def _start(self) -> _Process:
+        """Start a process. Raises FleetError if it does not listen."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [
+                sys.executable,
+                "-m",
+                "crowdlearn_host.devices.relays.process",
+                str(theirs.fileno()),
+                self._host,
+            ]
+            process = subprocess.Popen(
+                [*command, "" if self._home is None else str(self._home)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        channel = await Channel.over(ours)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                first = await channel.next()
+                if first is not None and first.kind == Kind.LISTENING:
+                    return _Process(self, process, channel, int(first.json()))
+        process.kill()
+        process.wait()
+        raise FleetError(f"a relay process did not listen on {self._host or 'this computer'} within a minute")
+
+
+@asynccontextmanager
+async def relaying(
+    count: int, server: Server, host: str, home: Path | None, on_arrival: OnArrival
+) -> AsyncIterator[Pool]:
+    """Have `count` relay processes listen at `host` while the context lasts, with TLS by the certificate in
+    `home` (None: none). Each connection is given to `on_arrival`.
+
+    Raises FleetError if one cannot be started.
+    """
+    pool = Pool(count, server, host, home, on_arrival)
+    started = [asyncio.Event() for _ in range(count)]
+    keeping = [asyncio.create_task(pool.keep(index, event)) for index, event in enumerate(started)]
+
+    async def all_started() -> None:
+        for event in started:
+            await event.wait()
+
+    here = asyncio.create_task(all_started())
+    try:
+        await asyncio.wait({here, *keeping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in keeping:
+            if task.done():
+                task.result()
+        yield pool
+    finally:
+        here.cancel()
+        for task in keeping:
+            task.cancel()
+        await asyncio.gather(here, *keeping, return_exceptions=True)
