@@ -12,6 +12,7 @@ from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.cli import build
 from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.methods.slicenet.window import window_bytes
 from crowdlearn_host.models.named import mlp
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.drawing import draw_plan
@@ -100,3 +101,13 @@ def test_drawings_name_every_piece(pieces: int) -> None:
     picture = draw_plan(balanced(graph, pieces), graph)
     ElementTree.fromstring(picture)
     assert picture.count("<title>") >= pieces
+
+
+def test_the_window_of_several_groups_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(FLEET.replace("count = 1", "count = 2").replace("count = 6", "count = 12"))
+    output = run(MODEL, "--fleet", path, "--no-baselines", "--group-size", 7, "--seconds", 5)
+    weights = sum(p.numel() for p in mlp((40, 24, 16, 12, 4)).parameters())
+    assert "the host's window" in output
+    on_disk, _ = window_bytes(weights, 2)
+    assert on_disk == 2 * 4 * weights

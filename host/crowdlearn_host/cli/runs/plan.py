@@ -98,6 +98,7 @@ def plan(
     """Divide MODEL among the devices of a fleet so that least is relayed, with a proof of how good that
     is. Of the description of a run, what it says holds where no option is given."""
     sample: tuple[int, ...] = ()
+    omega = 0
     if model.endswith(".toml"):
         spec = RunSpec.load(model)
 
@@ -118,6 +119,7 @@ def plan(
         values = unless_given("values", values, Wire(sharing_of.values))
         snapshot_every = unless_given("snapshot_every", snapshot_every, training_of.snapshot_every)
         loss = unless_given("loss", loss, training_of.loss.kind)
+        omega = sharing_of.omega
     check_name(model)
     sample, devices = sample or stated_shape(model, shape), load_fleet(fleet)
     from crowdlearn_host.planner.drawing import draw_plan, is_drawing
@@ -196,7 +198,7 @@ def plan(
         console.print(f"Micro-batches of {training.micro_batch} samples do not fit every device's memory.")
     if len(planned.plan.pieces) == 1:
         console.print(WHOLE, style="yellow")
-    console.print(_traffic(planned))
+    console.print(_traffic(planned, graph.parameters, omega or len(planned.plan.groups)))
 
 
 def _pieces(plan: Plan, graph: NeuronGraph, *, whole_memory: bool) -> Table:
@@ -228,7 +230,10 @@ def _pieces(plan: Plan, graph: NeuronGraph, *, whole_memory: bool) -> Table:
     return table
 
 
-def _traffic(planned: Planned) -> Table:
+def _traffic(planned: Planned, weights: int, omega: int) -> Table:
+    """Return the table of bytes. `omega` uploads of `weights` stand in the host's window."""
+    from crowdlearn_host.methods.slicenet.window import window_bytes
+
     plan = planned.plan
     table = Table(title="bytes sent per epoch")
     for column in ("", "bytes", "against the plan"):
@@ -250,6 +255,10 @@ def _traffic(planned: Planned) -> Table:
             limit = f"at most {kind.joules_limit:.3g} J" if kind.joules_limit is not None else "no limit"
             table.add_row(f"most energy, {kind.name}", f"{most:.3g} J", f"{limit}, modelled")
     table.add_row("snapshots for spares", size(plan.traffic.snapshots + plan.traffic.keys), "beside the plan")
+    if len(plan.groups) > 1:
+        on_disk, in_memory = window_bytes(weights, omega)
+        told = f"on disk, and {size(in_memory)} of memory; omega is {omega}"
+        table.add_row("the host's window", size(on_disk), told)
     for name, why in planned.absent:
         table.add_row(name, "", why)
     if planned.baselines:

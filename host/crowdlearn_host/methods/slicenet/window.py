@@ -18,6 +18,13 @@ DROWNED = float(1 << 20)
 """An upload this many times as large as the sum it leaves has cost the sum its digits."""
 
 
+def window_bytes(weights: int, omega: int) -> tuple[int, int]:
+    """Return what a window of `omega` uploads of so many weights takes on disk, and in memory beside that."""
+    in_file = 4 * omega * weights
+    counters = 2 * np.min_scalar_type(omega).itemsize
+    return in_file, weights * (8 + counters + (8 if omega > 1 else 0))
+
+
 class Window:
     """Per weight the last `omega` uploads, exactly; a weight not uploaded yet keeps its initial value.
 
@@ -47,8 +54,7 @@ class Window:
     @property
     def nbytes(self) -> int:
         """Bytes that the window holds between two rounds, its average among them."""
-        counters = 2 * self._counts.itemsize
-        return len(self) * (4 * (self.omega + 2) + counters) + self._sums.nbytes
+        return sum(window_bytes(len(self), self.omega))
 
     @property
     def counts(self) -> NDArray[Any]:
