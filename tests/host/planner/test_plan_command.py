@@ -46,7 +46,7 @@ def fleet_file(tmp_path: Path) -> Path:
 def run(*arguments: object) -> str:
     result = CliRunner().invoke(build(["plan"]), ["plan", *map(str, arguments)], catch_exceptions=False)
     assert result.exit_code == 0
-    return result.output
+    return result.stdout
 
 
 def test_the_table_shows_pieces_certificate_and_budgets(fleet_file: Path) -> None:
