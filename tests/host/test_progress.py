@@ -96,6 +96,18 @@ def test_a_recovery_for_another_reason_is_told() -> None:
     ]
 
 
+def test_all_devices_that_the_plan_does_not_name_are_told_in_one_line() -> None:
+    strangers = [("stands_in", {"device": f"phone-{i}", "planned": f"device-{i}"}) for i in range(5)]
+    told = lines(*GATHERING, *strangers[:3], ("assigned", {}), *strangers[3:])
+    together = "; ".join(f"phone-{i}, which takes what was planned for device-{i}" for i in range(3))
+    assert told[2:] == [
+        f"the plan does not name {together}",
+        *(f"the plan does not name phone-{i}, which takes what was planned for device-{i}" for i in (3, 4)),
+    ]
+    (waiting,) = lines(*(("samples_unused", {"device": f"phone-{i}", "samples": 60}) for i in range(2)))
+    assert waiting.endswith("never dominator: 60 of phone-0; 60 of phone-1")
+
+
 def test_exports_are_counted() -> None:
     compiled = [("compiled", {"done": done, "of": 3}) for done in range(4)]
     assert lines(*compiled) == [f"compiling slice programs: {done} of 3 methods" for done in (0, 3)]

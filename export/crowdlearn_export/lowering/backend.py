@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from math import prod
+from math import inf, prod
 from typing import Any, Literal
 
 import torch
@@ -17,7 +17,7 @@ from executorch.exir import EdgeProgramManager, lowered_backend_module
 from torch.fx import GraphModule
 from torch.fx.passes.infra.partitioner import Partition
 
-from crowdlearn_export.lowering.passes.mean import MEAN, MeanConfig, RowMean, elements, hinted, sums_as_means
+from crowdlearn_export.lowering.passes.mean import MEAN, MeanConfig, RowMean, elements, hinted, sums_in_stages
 from crowdlearn_export.lowering.passes.order import apart, sort_in_place
 
 from .shortcuts import replaced
@@ -93,7 +93,7 @@ def products(module: GraphModule) -> list[tuple[int, int, int]]:
 
 def prepare(module: GraphModule, backend: Backend) -> GraphModule:
     """A lowered method in the form that its backend computes fastest."""
-    return sums_as_means(module, LARGE_SUM) if backend == "xnnpack" else module
+    return sums_in_stages(module, LARGE_SUM if backend == "xnnpack" else inf)
 
 
 def delegate(edge: EdgeProgramManager, backends: Mapping[str, Backend], max_batch: int) -> EdgeProgramManager:

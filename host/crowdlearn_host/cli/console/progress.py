@@ -40,11 +40,17 @@ PROBLEMS = {
     "deferred": "{device} does not come back; its turn moves to the end of the epoch",
     "skipped": "{device} misses epoch {epoch}",
     "samples_left": "{left} of {samples} samples are left over: the plan has no device for them",
-    "samples_unused": "{device} holds {samples} samples, which the plan leaves out: it is never dominator",
-    "stands_in": "the plan does not name {device}; it takes what was planned for {planned}",
+    "samples_unused": "samples that the plan leaves out, since their phones are never dominator: {told}",
+    "stands_in": "the plan does not name {told}",
     "recompiled": "programs are others than those the run began with: what follows may differ by rounding",
     "refused": "refused from {device}: {reason}",
 }
+
+EACH = {
+    "samples_unused": "{samples} of {device}",
+    "stands_in": "{device}, which takes what was planned for {planned}",
+}
+"""Problems that several devices have at once: `told` of all that come together, in one line."""
 
 TOLD = {
     *PROBLEMS,
@@ -125,6 +131,7 @@ class TrainingProgress:
         self._status, self._since = "preparing", time.monotonic()
         self._gathering: Gathering | None = Gathering()
         self._left: tuple[str, str] = ("", "")
+        self._together: dict[str, list[str]] = {event: [] for event in EACH}
         self._reminder = Reminder(self._remind)
         self._bar = Progress(
             TextColumn("{task.description}", style="bold", markup=False),
@@ -149,6 +156,7 @@ class TrainingProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._tell_together()
         self._reminder.stop()
         self._bar.stop()
 
@@ -184,8 +192,13 @@ class TrainingProgress:
                 self._tell(f"waiting for devices: {self._gathering.told()}")
         elif event == "joined":
             self._joined(fields)
+        elif event in EACH:
+            self._together[event].append(EACH[event].format(**fields))
+            if self._gathering is None:
+                self._tell_together()
         elif event == "assigned":
             self._gathering = None
+            self._tell_together()
             self._begin("training")
         elif event == "kept":
             self._tell(f"the model is kept by {', '.join(fields['devices'])}")
@@ -207,6 +220,13 @@ class TrainingProgress:
         if self._gathering is not None:
             told = f"{told}: {self._gathering.told()}"
         self._tell(told)
+
+    def _tell_together(self) -> None:
+        """A line for each problem of devices that came while the run waited for all."""
+        for event, each in self._together.items():
+            if each:
+                self._tell(PROBLEMS[event].format(told="; ".join(each)), "yellow", always=True)
+                each.clear()
 
     def _begin(self, status: str) -> None:
         self._status, self._since = status, time.monotonic()
