@@ -76,6 +76,7 @@ def test_samples_take_the_shape_of_the_model_or_are_refused() -> None:
         ((20, 28), (28, 20), r"inputs\.transpose\(0, 2, 1\)"),
         ((1, 20, 28), (28, 20), "transpose each sample's axes"),
         ((40, 2, 3), (40, 3, 2), r"inputs\.transpose\(0, 1, 3, 2\)"),
+        ((4, 3, 3), (3, 4, 3), r"inputs\.transpose\(0, 3, 1, 2\)"),
         ((4, 12), (3, 4, 4), "in the model's shape"),
         ((2, 3, 4), (4, 3, 2), r"inputs\.transpose\(0, 3, 2, 1\)"),
     ],

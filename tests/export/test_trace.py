@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from crowdlearn_export.errors import GraphError, UnsupportedModule
+from crowdlearn_export.doctor.doctor import diagnose
+from crowdlearn_export.errors import ExportError, GraphError, UnsupportedModule
 from crowdlearn_export.graph.neuron_graph import NeuronGraph, check_graph
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import Tensor, nn
@@ -175,6 +176,22 @@ def test_what_cannot_be_sliced_is_named(model: nn.Module, shape: tuple[int, ...]
     with pytest.raises(UnsupportedModule) as error:
         neuron_graph(model, torch.zeros(shape))
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((4, 5, 3), "0, 3, 1, 2"), ((4, 3, 3), "0, 3, 1, 2"), ((4, 3, 5), "0, 2, 3, 1")]
+)
+def test_samples_that_would_run_transposed_are_told_how(shape: tuple[int, ...], axes: str) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    for judge in (neuron_graph, diagnose):
+        with pytest.raises(ExportError) as refused:
+            judge(model, torch.randn(8, *shape))
+        assert f"inputs.transpose({axes})" in str(refused.value)
+    with pytest.raises(UnsupportedModule) as refused:
+        neuron_graph(model, torch.randn(2, 7, 8, 9))
+    assert "transpose" not in str(refused.value)
 
 
 def test_shared_weights_are_refused() -> None:

@@ -6,8 +6,9 @@ import gzip
 import struct
 import threading
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, permutations
 from math import prod
 from pathlib import Path
 from typing import IO, Any, Literal, TypeVar, cast
@@ -127,14 +128,15 @@ def _remedy(have: tuple[int, ...], want: tuple[int, ...]) -> str:
         return "give the data in the model's shape"
     if sorted(have) != sorted(want):
         return f"transpose each sample's axes to the order of {want} before saving it"
-    left = list(range(len(have)))
-    order = []
-    for size in want:
-        axis = next(axis for axis in left if have[axis] == size)
-        left.remove(axis)
-        order.append(1 + axis)
-    axes = ", ".join(map(str, (0, *order)))
+    order = next(order for order in orders(len(have)) if tuple(have[axis] for axis in order) == want)
+    axes = ", ".join(map(str, (0, *(axis + 1 for axis in order))))
     return f"save it transposed: inputs.transpose({axes})"
+
+
+def orders(axes: int) -> Iterator[tuple[int, ...]]:
+    """Return every order of so many axes, the likeliest mistakes first: channels last, then channels first."""
+    channels = [(2, 0, 1), (1, 2, 0)] if axes == 3 else []
+    return chain(channels, (order for order in permutations(range(axes)) if order not in channels))
 
 
 NO_DATA = Dataset(np.zeros((0, 1), np.float32), np.zeros(0, np.int64))

@@ -14,6 +14,7 @@ from crowdlearn_export.errors import ExportError, UnsupportedModule
 from crowdlearn_export.graph.whole import Dropping
 from crowdlearn_export.lowering import lower
 from crowdlearn_export.stages.dropout import with_factors
+from crowdlearn_export.tracing import layout
 from crowdlearn_export.tracing.copies import copied
 from crowdlearn_export.tracing.trace import trace
 
@@ -83,7 +84,10 @@ def _calls(model: nn.Module, inputs: Tensor) -> tuple[dict[str, _Call], int]:
             out = watched(inputs)
     except Exception as error:  # whatever a user's model raises
         shape = tuple(inputs.shape[1:])
-        raise ExportError(f"the model does not run on float32 samples of shape {shape}: {error}") from error
+        raise ExportError(
+            f"the model does not run on float32 samples of shape {shape}: {error}"
+            f"{layout.remedy(copied(model).eval(), shape)}"
+        ) from error
     if not isinstance(out, Tensor) or out.dim() != 2 or not out.shape[1]:
         given = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
         raise ExportError(f"the model gives {given}; it must give one tensor of scores [batch, classes]")

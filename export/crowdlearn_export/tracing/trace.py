@@ -26,6 +26,7 @@ from crowdlearn_export.graph.neuron_graph import Edge, EdgeKind, Layer, LocalOp,
 from crowdlearn_export.ops.local_ops import FUNCTIONS, SUPPORTED, as_module, average, describe, local_op, pair
 from crowdlearn_export.quiet import quietly
 
+from . import layout
 from .copies import copied
 from .evaluation import check_evaluation
 from .parity import check_traced
@@ -103,6 +104,7 @@ class _Tracing:
             first = str(error).partition("\n")[0]  # fx tells of its own code behind it
             raise UnsupportedModule(
                 f"{type(model).__name__} does not run on shape {shape}: {first}"
+                f"{layout.remedy(interpreter.run, shape[1:])}"
             ) from error
         self.values = interpreter.env
         self.drafts: list[_Draft] = []

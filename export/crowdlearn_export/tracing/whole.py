@@ -19,6 +19,7 @@ from crowdlearn_export.graph.freezing import resting_modules, to_training
 from crowdlearn_export.graph.neuron_graph import Edge, Layer, LocalOp, NeuronGraph, check_graph
 from crowdlearn_export.graph.whole import Array, Drop, Dropping, Whole, rows_first
 
+from . import layout
 from .copies import copied
 from .evaluation import check_evaluation
 
@@ -69,6 +70,7 @@ def sample_dtype(model: nn.Module, sample: Sequence[int]) -> torch.dtype:
                 first = str(error).partition("\n")[0]
                 raise UnsupportedModule(
                     f"{type(model).__name__} does not run on shape {(2, *sample)}: {first}"
+                    f"{layout.remedy(tried, sample)}"
                 ) from error
             return torch.int64
     return torch.float32

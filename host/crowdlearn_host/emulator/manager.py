@@ -125,9 +125,8 @@ def down(home: Path | None = None, names: Sequence[str] | None = None) -> list[s
     """
     folder = _phones_folder(home)
     present = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    for name in names or ():
-        if name not in present:
-            raise FleetError(f"there is no phone {name!r}; there are: {', '.join(present) or 'none'}")
+    if unknown := [repr(name) for name in names or () if name not in present]:
+        raise FleetError(f"there is no phone {', '.join(unknown)}; there are: {', '.join(present) or 'none'}")
     stopping = [name for name in present if names is None or name in names]
     infos = [info for name in stopping if (info := PhoneInfo.load(folder / name))]
     _end(infos, signal.SIGTERM)

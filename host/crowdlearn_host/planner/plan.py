@@ -299,8 +299,8 @@ def _check_groups(plan: Plan) -> None:
             raise PlanError(f"piece {k} fits classes {sorted(unknown)}, which its fleet does not have")
     names = [name for group in plan.groups for name in group.devices]
     if len({*names}) != len(names):
-        twice = next(name for k, name in enumerate(names) if name in names[:k])
-        raise PlanError(f"device {twice} is named twice; every device is in one group")
+        twice = dict.fromkeys(name for k, name in enumerate(names) if name in names[:k])
+        raise PlanError(f"device {', '.join(twice)} is named twice; every device is in one group")
     for number, group in enumerate(plan.groups):
         if len(group.devices) < len(plan.pieces):
             raise PlanError(

@@ -37,9 +37,8 @@ class LossSection(Section):
 
     @model_validator(mode="after")
     def _has_its_own_options(self) -> Self:
-        for name in self.options:
-            if name not in OPTIONS.get(self.kind, set()):
-                raise ValueError(f"loss {self.kind} has no {name}; leave it out")
+        if unknown := [name for name in self.options if name not in OPTIONS.get(self.kind, set())]:
+            raise ValueError(f"loss {self.kind} has no {', no '.join(unknown)}; leave it out")
         return self
 
     @property

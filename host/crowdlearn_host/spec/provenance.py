@@ -98,13 +98,16 @@ def load_inputs(run: Path) -> Inputs:
 def check_inputs(run: Path, now: dict[str, Given]) -> None:
     """Raises RunError if the run in this folder began with other contents, wherever they lie."""
     began = load_inputs(run).given
-    for what, given in now.items():
-        then = began.get(what, given)
-        if then.sha256 != given.sha256:
-            raise RunError(
-                f"{run} began with other {what}: {then.place} ({then.sha256[:8]}), not {given.place} "
-                f"({given.sha256[:8]}); give what it began with, or start a new run in another folder"
-            )
+    others = [
+        f"other {what}: {then.place} ({then.sha256[:8]}), not {given.place} ({given.sha256[:8]})"
+        for what, given in now.items()
+        if (then := began.get(what, given)).sha256 != given.sha256
+    ]
+    if others:
+        raise RunError(
+            f"{run} began with {'; '.join(others)}; give what it began with, or start a new run in another "
+            "folder"
+        )
 
 
 def load_kept(run: Path, kind: type[Model]) -> Model:

@@ -1,4 +1,4 @@
-"""Sums inside XNNPACK: right at every batch, and no longer the portable kernel's."""
+"""Sums: right at every batch, exact however long, and inside XNNPACK where they are large."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_export.compiler.compile import Method, compile_program
 from crowdlearn_export.lowering import lower
 from crowdlearn_export.lowering.backend import LARGE_SUM
-from crowdlearn_export.lowering.passes.mean import sums_as_means
+from crowdlearn_export.lowering.passes.mean import LONG, sums_in_stages
 from reference import BOUND
 
 aten = torch.ops.aten
@@ -37,18 +37,39 @@ def test_sums_are_right_at_every_batch_and_on_repeated_calls(name):
             assert float((torch.from_numpy(found) - exact).abs().max()) <= BOUND * float(exact.abs().max())
 
 
+def targets(module):
+    return {node.target for node in module.graph.nodes}
+
+
 def test_only_large_sums_become_means():
     x = torch.randn(8, 64, 4)
     module = lower(lambda x: x.reshape(-1, 4).sum(0), (x,), (0,))
-
-    def targets(module):
-        return {node.target for node in module.graph.nodes}
-
-    small, large = sums_as_means(module, x.numel() + 1), sums_as_means(module, x.numel())
+    small, large = sums_in_stages(module, x.numel() + 1), sums_in_stages(module, x.numel())
     assert aten.sum.dim_IntList in targets(small)
     assert aten.mean.dim not in targets(small)
-    # Four numbers side by side are too few.
-    assert targets(large) == targets(small)
-    wide = lower(lambda x: x.reshape(-1, 8).sum(0), (x,), (0,))
-    assert aten.sum.dim_IntList not in targets(sums_as_means(wide, x.numel()))
-    assert aten.sum.dim_IntList in targets(wide)
+    assert aten.mean.dim in targets(large)
+    # The batch alone cannot be split, and four numbers side by side are too few for XNNPACK.
+    narrow = lower(lambda x: x.reshape(-1, 4).sum(0), (torch.randn(8, 4),), (0,))
+    assert aten.mean.dim not in targets(sums_in_stages(narrow, 1))
+
+
+def test_only_long_sums_have_two_stages():
+    def sums(rows):
+        module = lower(lambda x: x.reshape(-1, 4).sum(0), (torch.randn(3, rows // 3, 4),), (0,))
+        staged = sums_in_stages(module, float("inf"))
+        return sum(node.target is aten.sum.dim_IntList for node in staged.graph.nodes)
+
+    assert sums(LONG // 3 * 3) == 1
+    assert sums(LONG + 2) == 2
+
+
+@pytest.mark.parametrize(("pixels", "channels"), [(1024, 16), (64, 64), (16, 8)])
+def test_a_mean_of_many_is_nearly_as_exact_as_one_number(pixels, channels):
+    """Added one by one, they are 4e-06 off."""
+    x = torch.randn(32, pixels, channels, generator=torch.Generator().manual_seed(0)) + 0.5
+    method = Method("sum", lambda x: (x.reshape(-1, channels).sum(0),), (x[:6],), (0,))
+    exact = x.double().sum((0, 1))
+    for backend in ("xnnpack", "portable"):
+        executor = ExecuTorchExecutor(compile_program([method], max_batch=32, backend=backend).pte)
+        (found,) = executor.run("sum", [x.numpy()])
+        assert float((torch.from_numpy(found) / exact - 1).abs().max()) <= 6e-7, backend

@@ -57,8 +57,8 @@ def test_a_port_that_is_taken_is_told_and_no_phone_stays(tmp_path: Path) -> None
 
 
 def test_a_name_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(FleetError, match="there is no phone 'ghost'"):
-        phones.down(tmp_path, ["ghost"])
+    with pytest.raises(FleetError, match="there is no phone 'ghost', 'wraith'; there are"):
+        phones.down(tmp_path, ["ghost", "wraith"])
 
 
 async def started_runtime(info: phones.PhoneInfo, key: Path) -> int:

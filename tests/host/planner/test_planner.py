@@ -282,7 +282,7 @@ TWO = GroupPlan(("a", "b"), (Turn(("a", "b")), Turn(("b", "a"))))
         ({"rotation": "sideways"}, "rotation: Input should be 'full' or 'minimal'"),
         ({"groups": (replace(TWO, turns=(Turn(("b", "b")),)),)}, "one of the group for every piece"),
         ({"groups": (replace(TWO, devices=("a", "b", "a")),)}, "device a is named twice"),
-        ({"groups": (TWO, TWO)}, "device a is named twice"),
+        ({"groups": (TWO, TWO)}, "device a, b is named twice"),
         ({"groups": (TWO, GroupPlan((), ()))}, "group 1 has 0 devices"),
     ],
 )

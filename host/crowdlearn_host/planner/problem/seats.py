@@ -76,13 +76,14 @@ def group_problem(costs: Costs, training: Training, fleet: Fleet, groups: int, t
 
 
 def _check_samples(fleet: Fleet, sample_bytes: float) -> None:
-    for kind in fleet.classes:
-        held = kind.samples * sample_bytes
-        if kind.max_memory is not None and held >= kind.max_memory:
-            raise InfeasiblePlan(
-                f"class {kind.name}: its {kind.samples:,} samples alone take {held:,.0f} B of its max_memory "
-                f"of {kind.max_memory:,} B; give it fewer samples or more memory"
-            )
+    over = [
+        f"class {kind.name}: its {kind.samples:,} samples alone take {held:,.0f} B of its max_memory of "
+        f"{kind.max_memory:,} B"
+        for kind in fleet.classes
+        if kind.max_memory is not None and (held := kind.samples * sample_bytes) >= kind.max_memory
+    ]
+    if over:
+        raise InfeasiblePlan(f"{'; '.join(over)}; give it fewer samples or more memory")
 
 
 def budgets(costs: Costs, caps: Caps) -> tuple[Budget, ...]:
