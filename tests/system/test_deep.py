@@ -1,13 +1,16 @@
 """Deep networks of every day, cut into pieces, train over virtual phones as PyTorch trains them.
 
-Their ReLUs are SiLUs here, and the learning rate is small. At a kink a rounding error takes the other side,
-and in twenty layers that is no rounding error any more: after the twelve mini-batches of this test at a rate
-of 0.01, PyTorch in float32 is 24 % off PyTorch in float64.
+Their ReLUs are SiLUs, and the learning rate is small: so weights can be compared with PyTorch's in float64.
+At the kink of a ReLU a rounding error takes the other side, and in twenty layers that is no rounding error
+any more. After the twelve mini-batches of this test PyTorch's own float32 is 1.5 to 5 % off its float64 for
+six of eight (four seeds, with oneDNN's convolutions and without); at a rate of 0.01 it is 24 %. With ReLU we
+are held to what PyTorch reaches.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +26,8 @@ pytestmark = pytest.mark.system
 PHONES, CLASSES, PIXELS = 3, 10, 16
 SMALL = 1e-2
 """Weights that are smaller are compared as if they were so large."""
+LUCK = 4
+"""Times the error of PyTorch in float32 that is allowed at kinks: which of them are met is chance."""
 SMOOTH = """
 from benchmarks.models import {network}
 from torch import nn
@@ -51,22 +56,45 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("network", "pieces"),
+    "network",
     [
-        ("resnet20", 3),
-        pytest.param("mobilenet_v2", 3, marks=pytest.mark.nightly),
-        pytest.param("resnet50", 3, marks=pytest.mark.nightly),
+        "resnet20",
+        pytest.param("mobilenet_v2", marks=pytest.mark.nightly),
+        pytest.param("resnet50", marks=pytest.mark.nightly),
     ],
 )
 @pytest.mark.timeout(1800)
-def test_a_deep_network_trains_like_the_whole(
-    network: str, pieces: int, data: Path, tmp_path: Path, home: Path
-) -> None:
-    (tmp_path / "net.py").write_text(SMOOTH.format(network=network))
-    values = {
+def test_a_deep_network_trains_like_the_whole(network: str, data: Path, tmp_path: Path, home: Path) -> None:
+    values = configured(SMOOTH.format(network=network), data, tmp_path)
+    expected, losses = unsliced(values, PHONES, torch.float64)
+    assert len(losses) == 2 * 2 * PHONES
+    name, difference = worst(sliced(values, tmp_path), expected)
+    assert difference <= 1e-4, f"{name} differs by {difference:.1e}"
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_with_kinks_it_is_as_exact_as_pytorch_in_float32(data: Path, tmp_path: Path, home: Path) -> None:
+    values = configured("from benchmarks.models import resnet20 as build", data, tmp_path)
+    expected, _ = unsliced(values, PHONES, torch.float64)
+    reached = []
+    for mkldnn in (True, False):
+        with torch.backends.mkldnn.flags(enabled=mkldnn):
+            reached.append(worst(unsliced(values, PHONES, torch.float32)[0], expected)[1])
+    name, difference = worst(sliced(values, tmp_path), expected)
+    told = ", ".join(f"{each:.1e}" for each in reached)
+    assert difference <= max(1e-4, LUCK * max(reached)), (
+        f"{name} differs by {difference:.1e}, PyTorch's {told}"
+    )
+
+
+def configured(source: str, data: Path, folder: Path) -> dict[str, Any]:
+    """The configuration of a run in three pieces of what `source` builds."""
+    (folder / "net.py").write_text(source)
+    return {
         "data": str(data),
-        "model": f"{tmp_path}/net.py:build",
-        "group": {"pieces": pieces},
+        "model": f"{folder}/net.py:build",
+        "group": {"pieces": 3},
         "training": {
             "epochs": 2,
             "batch": 16,
@@ -77,14 +105,20 @@ def test_a_deep_network_trains_like_the_whole(
             "kernels": "by_size",
         },
     }
+
+
+def sliced(values: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
+    """The weights after training over virtual phones."""
     prepared = prepare(RunSpec.model_validate(values), lambda event, fields: None)
-    run = trained(prepared, PHONES, tmp_path)
-    expected, losses = unsliced(values, PHONES, torch.float64)
-    assert len(losses) == 2 * 2 * PHONES
-    state = load_model_state(run)
-    for name, value in expected.items():
-        if not name.endswith("num_batches_tracked"):
-            # A bias before another batch norm has no gradient, and is rounding errors altogether.
-            scale = max(float(value.abs().max()), SMALL)
-            difference = float((state[name] - value).abs().max()) / scale
-            assert difference <= 1e-4, f"{name} differs by {difference:.1e}"
+    return load_model_state(trained(prepared, PHONES, folder))
+
+
+def worst(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> tuple[str, float]:
+    """The tensor with the largest difference over its largest value, and that ratio."""
+    ratios = {
+        # A bias before another batch norm has no gradient, and is rounding errors altogether.
+        name: float((found[name] - value).abs().max()) / max(float(value.abs().max()), SMALL)
+        for name, value in expected.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    return max(ratios.items(), key=lambda item: item[1])

@@ -21,6 +21,7 @@ from torch.fx import GraphModule
 from crowdlearn_export.errors import LoweringError
 from crowdlearn_export.lowering import lower
 from crowdlearn_export.lowering.backend import Backend, choose_backend, delegate, prepare
+from crowdlearn_export.lowering.idle_passes import idle_passes_left_out
 from crowdlearn_export.lowering.operators import check_operators
 from crowdlearn_export.lowering.passes.order import free_early
 from crowdlearn_export.lowering.shortcuts import code_when_called, decomposed_before, rare_collections
@@ -110,6 +111,7 @@ def lower_methods(methods: Sequence[Method]) -> dict[str, GraphModule]:
 @rare_collections()
 @code_when_called()
 @decomposed_before()
+@idle_passes_left_out()
 def compile_lowered(
     methods: Sequence[Method],
     lowered: Mapping[str, GraphModule],
