@@ -59,8 +59,10 @@ def sent(graph: NeuronGraph, devices: Fleet, training: Training, groups: int) ->
 
 
 @st.composite
-def crowds(draw: st.DrawFn) -> tuple[Fleet, int, Rotation]:
-    """Three to six devices of one or two classes in one or two groups; not everybody holds samples."""
+def crowds(draw: st.DrawFn, classes: int = 2) -> tuple[Fleet, int, Rotation]:
+    """Three to six devices, or nine, of one to two `classes`, or three, in one or two groups; not everybody
+    holds samples.
+    """
     kinds: list[dict[str, Any]] = [
         {
             "name": name,
@@ -68,7 +70,7 @@ def crowds(draw: st.DrawFn) -> tuple[Fleet, int, Rotation]:
             "samples": draw(st.sampled_from([0, 3, 30])) if k else 20,
             "max_macs": draw(st.integers(45, 110)),
         }
-        for k, name in enumerate(draw(st.sampled_from([("one",), ("one", "other")])))
+        for k, name in enumerate(("one", "other", "third")[: draw(st.integers(1, classes))])
     ]
     kinds[0]["count"] = max(kinds[0]["count"], 3 if len(kinds) == 1 else 1)
     groups = draw(st.integers(1, 2))
@@ -92,3 +94,34 @@ def test_no_division_relays_less_than_the_bound(case: tuple[Fleet, int, Rotation
     assert plan.certificate.cost >= best * (1 - 1e-9)
     if plan.certificate.optimal:
         assert plan.certificate.cost == pytest.approx(best)
+
+
+def _free_groups_are_the_best(case: tuple[Fleet, int, Rotation], theta: float) -> None:
+    devices, _, rotation = case
+    training = Training(8, 4, rotation=rotation, theta=theta, wire=WireFormat(4, 20))
+    try:
+        certificate = plan_fleet(GRAPH, devices, training, seconds=10, compare=False).plan.certificate
+    except InfeasiblePlan:
+        return
+    holding = sum(len(kind.names) for kind in devices.classes if kind.samples)
+    best = min(sent(GRAPH, devices, training, groups) for groups in range(1, holding + 1))
+    assert certificate is not None
+    assert certificate.bound <= best * (1 + 1e-9)
+    assert certificate.cost == pytest.approx(best)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(crowds(), st.sampled_from([0.1, 0.5, 1.0]))
+def test_with_free_groups_no_division_into_any_number_sends_less(
+    case: tuple[Fleet, int, Rotation], theta: float
+) -> None:
+    _free_groups_are_the_best(case, theta)
+
+
+@pytest.mark.nightly
+@settings(max_examples=600, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(crowds(classes=3), st.sampled_from([0.1, 0.5, 1.0]))
+def test_with_free_groups_larger_crowds_are_divided_best(
+    case: tuple[Fleet, int, Rotation], theta: float
+) -> None:
+    _free_groups_are_the_best(case, theta)

@@ -25,7 +25,7 @@ aten = torch.ops.aten
 
 MEAN = "aten.mean.dim"
 
-FEWEST, MOST = 8, 2048
+FEWEST, MOST = 8, 4096
 """Numbers that XNNPACK adds side by side: as few as are worth it, as many as stay in a core's cache."""
 
 LONG = 64
