@@ -134,7 +134,7 @@ def _remedy(have: tuple[int, ...], want: tuple[int, ...]) -> str:
 
 
 def orders(axes: int) -> Iterator[tuple[int, ...]]:
-    """Return every order of so many axes, the likeliest mistakes first: channels last, then channels first."""
+    """Return every order of so many axes, the likeliest mistakes first: channels last, channels first."""
     channels = [(2, 0, 1), (1, 2, 0)] if axes == 3 else []
     return chain(channels, (order for order in permutations(range(axes)) if order not in channels))
 
