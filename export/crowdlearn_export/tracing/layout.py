@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import permutations
 from typing import Any
 
 import torch
-from crowdlearn_device.data.dataset import orders
 from torch import Tensor
+
+CHANNELS = ((2, 0, 1), (1, 2, 0))
+"""The likeliest mistakes: channels last, and channels first."""
+MOST = 4
+"""Axes whose orders are all tried."""
 
 
 def remedy(run: Callable[[Tensor], Any], sample: Sequence[int]) -> str:
@@ -16,11 +21,14 @@ def remedy(run: Callable[[Tensor], Any], sample: Sequence[int]) -> str:
 
     `run` calls the model on float32 [2, *shape].
     """
-    for order in orders(len(sample)):
+    axes = len(sample)
+    if axes > MOST:
+        return ""
+    for order in (*(CHANNELS if axes == 3 else ()), *permutations(range(axes))):
         shape = tuple(sample[axis] for axis in order)
         if shape != tuple(sample) and _runs(run, shape):
-            axes = ", ".join(map(str, (0, *(axis + 1 for axis in order))))
-            return f"; it runs on samples of shape {shape}: save them transposed, inputs.transpose({axes})"
+            told = ", ".join(map(str, (0, *(axis + 1 for axis in order))))
+            return f"; it runs on samples of shape {shape}: save them transposed, inputs.transpose({told})"
     return ""
 
 
