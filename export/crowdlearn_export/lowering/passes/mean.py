@@ -81,17 +81,14 @@ def _summed(graph: Graph, source: Node, dim: int, large: bool) -> Node | None:
         total = graph.call_function(aten.view.default, (total, _viewed([before, split, after])))
         total = graph.call_function(aten.sum.dim_IntList, (total, [1]))
     total = graph.call_function(aten.view.default, (total, _viewed([*shape[:dim], *shape[dim + 1 :]])))
-    return graph.call_function(aten.mul.Tensor, (total, _size(graph, rows))) if large else total
-
-
-def _size(graph: Graph, rows: Node) -> float | Node:
-    """The size of dimension 1, as a number or a tensor [1]."""
-    count = rows.args[1][1]
-    if count != -1:
-        return float(count)
+    if not large:
+        return total
+    if isinstance(count, int):
+        return graph.call_function(aten.mul.Tensor, (total, float(count // split)))
     size = graph.call_function(aten.sym_size.int, (rows, 1))
     # ExecuTorch multiplies by no size of a tensor, but fills with one.
-    return graph.call_function(aten.full.default, ([1], size), {"dtype": torch.float32})
+    filled = graph.call_function(aten.full.default, ([1], size), {"dtype": torch.float32})
+    return graph.call_function(aten.mul.Tensor, (total, filled))
 
 
 def _rows(count: int | torch.SymInt, after: int) -> int:
