@@ -50,6 +50,7 @@ def up(
     limited: bool = False,
     link: LinkModel | None = None,
     machine: str = "",
+    wireless: bool = False,
     die_with_caller: bool = False,
 ) -> list[PhoneInfo]:
     """Start `count` new phones and wait until they answer.
@@ -58,8 +59,8 @@ def up(
     accepts later (`accept`); `auto_accept` trusts any key that is shown. `programs` names MODULE:FUNCTION for
     the phone's programs, `preload` the modules that these share; `ports` fixes adb ports, else free ones are
     taken. The phones outlive the caller unless `die_with_caller`; `limited` caps processor and memory, `link`
-    the network. Phones of a `machine` ("arm64", "x86_64") run programs of it that lie in their files.
-    Raises FleetError, and leaves none behind then.
+    the network. Phones of a `machine` ("arm64", "x86_64") run programs of it that lie in their files;
+    `wireless` ones want TLS, as wireless debugging does. Raises FleetError, and leaves none behind then.
     """
     find_profile(profile)
     if machine:
@@ -77,7 +78,18 @@ def up(
         port = ports[index] if index < len(ports) else 0
         (folder / name / KEYS_FILE).write_bytes(trusted)
         made.append(
-            Settings(name, port, profile, auto_accept, dict(programs), tuple(preload), limited, link, machine)
+            Settings(
+                name,
+                port,
+                profile,
+                auto_accept,
+                dict(programs),
+                tuple(preload),
+                limited,
+                link,
+                machine,
+                wireless,
+            )
         )
     try:
         return _start_all(folder, made, die_with_caller=die_with_caller)
@@ -187,6 +199,7 @@ def running(
     limited: bool = False,
     link: LinkModel | None = None,
     machine: str = "",
+    wireless: bool = False,
 ) -> Iterator[list[PhoneInfo]]:
     """Phones for the length of a block; they die with the caller, however it ends."""
     infos = up(
@@ -200,6 +213,7 @@ def running(
         limited=limited,
         link=link,
         machine=machine,
+        wireless=wireless,
         die_with_caller=True,
     )
     try:

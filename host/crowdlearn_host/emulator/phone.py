@@ -23,6 +23,7 @@ from crowdlearn_host.emulator.commands.packages import Packages, package_command
 from crowdlearn_host.emulator.commands.system import Powered, system_commands, thermal_service
 from crowdlearn_host.emulator.daemon.adbd import Adbd, LinkBytes, Offer
 from crowdlearn_host.emulator.daemon.keys import KeyStore
+from crowdlearn_host.emulator.daemon.wireless import WirelessDoor, server_context
 from crowdlearn_host.emulator.hardware.facts import (
     battery_facts,
     generated_files,
@@ -85,6 +86,7 @@ class Phone:
         self._jobs: set[asyncio.Task[int]] = set()
         self._connections: set[Adbd] = set()
         self._plugged = True
+        self._tls = server_context() if settings.wireless else None
         self._off = asyncio.Event()
         shown = properties(profile, settings.name, ABIS.get(settings.machine, profile.abi))
         packages = Packages(folder / "packages")
@@ -118,7 +120,7 @@ class Phone:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._off.set)
-        server = await loop.create_server(lambda: Adbd(self._offer), sock=listener)
+        server = await loop.create_server(self._connection, sock=listener)
         owner = await asyncio.start_unix_server(self._serve_owner, sock=control, limit=MAX_REQUEST)
         background = [loop.create_task(self._live())]
         if self._link and self._link.drop_seconds:
@@ -133,6 +135,12 @@ class Phone:
         await asyncio.gather(*background, *self._jobs, return_exceptions=True)
         await self._disconnect("the phone was switched off")
         self._log.close()
+
+    def _connection(self) -> asyncio.BaseProtocol:
+        if self._tls is None:
+            return Adbd(self._offer)
+        accept = self._offer.auto_accept
+        return WirelessDoor(self._tls, self._offer.keys, lambda: Adbd(self._offer), accept=accept)
 
     def _spawn_job(self, work: Awaitable[int]) -> None:
         task = asyncio.ensure_future(work)

@@ -30,7 +30,8 @@ PRELOAD = (
 class Settings:
     """The settings with which a phone is made: `port` 0 takes a free one; `programs` names MODULE:FUNCTION
     for each program, `preload` the modules that they share; `limited` caps what they use as the profile
-    says. A phone of a `machine` ("arm64", "x86_64") runs programs of it that lie in its files.
+    says. A phone of a `machine` ("arm64", "x86_64") runs programs of it that lie in its files;
+    one that is `wireless` wants TLS, as wireless debugging does.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Settings:
     limited: bool = False
     link: LinkModel | None = None
     machine: str = ""
+    wireless: bool = False
 
     def save(self, folder: Path) -> None:
         """Write the settings into the phone's folder."""

@@ -278,7 +278,7 @@ def said(command: bytes, arg0: int = 0, payload: bytes = b"", length: int | None
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (said(b"STLS", 1 << 24), "adb tcpip 5555"),
+        (said(b"STLS", 1 << 24), "is not paired with this computer"),
         (said(b"AUTH", 1, b"x" * 19), "is not an adb device"),
         (said(b"AUTH", 7, b"x" * 20), "is not an adb device"),
         (said(b"CNXN", 1 << 24, b"device::")[:20] + bytes(4) + b"device::", "is not an adb device"),
@@ -292,6 +292,8 @@ async def test_a_peer_that_does_not_speak_as_a_phone_is_told(key: Path, answer: 
         await reader.readexactly(24)
         writer.write(answer)
         await writer.drain()
+        if answer.startswith(b"STLS"):
+            writer.close()  # as a phone does in the middle of TLS
 
     server = await asyncio.start_server(speak, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]

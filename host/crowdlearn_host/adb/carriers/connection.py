@@ -27,6 +27,7 @@ from crowdlearn_host.adb.carriers.blocking import in_own_thread
 from crowdlearn_host.adb.carriers.bridge import bridge
 from crowdlearn_host.adb.carriers.keys import default_key_path, load_signer
 from crowdlearn_host.adb.carriers.mux import Mux
+from crowdlearn_host.adb.carriers.wireless import connect_wireless
 from crowdlearn_host.adb.wire.messages import HEADER_BYTES, VERSION, Command, Decoder, Message, ProtocolError
 from crowdlearn_host.errors import FleetError
 
@@ -37,6 +38,10 @@ MIN_PAYLOAD = 4096
 CONNECT = Command.CNXN.to_bytes(4, "little")
 START_TLS = Command.STLS.to_bytes(4, "little")
 FEATURES = "shell_v2,cmd,stat_v2,ls_v2,fixed_push_mkdir"
+
+
+class OffersTls(FleetError):
+    """The phone goes on over TLS only."""
 
 
 class FullSendTransport(TcpTransport):  # type: ignore[misc]
@@ -155,10 +160,21 @@ async def connect_tcp(
     """An authenticated connection to the phone at HOST:PORT.
 
     `timeout` bounds every step but the answer on the phone's screen, which has `accept_timeout` seconds.
-    Raises FleetError with what to do when the phone is away, refuses the key, or wants TLS.
+    A phone with wireless debugging is spoken to over TLS. Raises FleetError with what to do when the phone is
+    away, refuses the key, or is not paired.
     """
-    transport = FullSendTransport(*parse_address(serial))
-    banner = await _authenticate(transport, serial, key, timeout, accept_timeout)
+    address = parse_address(serial)
+    transport = FullSendTransport(*address)
+    try:
+        banner = await _authenticate(transport, serial, key, timeout, accept_timeout)
+    except OffersTls:
+        path = key or default_key_path()
+        transport_over_tls, greeting = await connect_wireless(address, serial, path, FEATURES, timeout)
+        banner = parse_banner(greeting)
+        mux = _mux(banner)
+        mux.connection_made(transport_over_tls)
+        transport_over_tls.set_protocol(mux)
+        return mux, banner
     return await _start(transport.detach(), banner), banner
 
 
@@ -199,10 +215,15 @@ async def _authenticate(
 
 async def _start(sock: socket.socket, banner: Banner) -> Mux:
     sock.setblocking(False)
+    mux = _mux(banner)
+    await asyncio.get_running_loop().create_connection(lambda: mux, sock=sock)
+    return mux
+
+
+def _mux(banner: Banner) -> Mux:
     mux = Mux()
     mux.max_payload = min(mux.max_payload, max(banner.max_payload, MIN_PAYLOAD))
     mux.expect_checksums(banner.version < VERSION)
-    await asyncio.get_running_loop().create_connection(lambda: mux, sock=sock)
     return mux
 
 
@@ -239,10 +260,8 @@ def _handshake(tap: HandshakeTap, serial: str, key: Path, timeout: float, accept
         ValueError,
     ) as error:
         if tap.offers_tls():
-            raise FleetError(
-                f"{serial} offers wireless debugging over TLS only. Connect the phone by USB once and run "
-                "`adb tcpip 5555`, then connect to its port 5555; or pair it with `adb pair HOST:PORT` and "
-                "leave the adb server running, which crowdlearn then uses"
+            raise OffersTls(
+                f"{serial} offers wireless debugging, which goes over a network; connect to its address"
             ) from error
         raise FleetError(f"{serial} is not an adb device: {error}") from error
     except (OSError, AdbConnectionError, UsbReadFailedError, UsbWriteFailedError) as error:

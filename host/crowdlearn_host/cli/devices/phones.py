@@ -48,6 +48,9 @@ def up(
     open_to_all: Annotated[
         bool, typer.Option("--open", help="Accept every key: whoever reaches the port has the phone.")
     ] = False,
+    wireless: Annotated[
+        bool, typer.Option("--wireless", help="Want TLS, as Android's wireless debugging does.")
+    ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="First adb port; 0 takes free ones.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -62,6 +65,7 @@ def up(
             limited=limited,
             link=phones.LINKS[link.value] if link else None,
             machine=arch.value if arch else "",
+            wireless=wireless,
         )
     if open_to_all:
         _tell("every key is accepted: whoever reaches these ports on this computer has the phones")

@@ -70,6 +70,13 @@ class Adbd(Mux):
             auto_accept=offer.auto_accept,
         )
 
+    def admit(self, greeting: Message) -> None:
+        """Go on with a computer whose key was verified by TLS."""
+        try:
+            self._answer(self._handshake.admit(greeting))
+        except FleetError as error:
+            self.fail(str(error))
+
     def waiting_key(self) -> str:
         """Return the fingerprint of the key that waits on this connection; "" if there is none."""
         key = self._handshake.pending_key

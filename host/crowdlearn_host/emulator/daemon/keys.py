@@ -44,6 +44,12 @@ class KeyStore:
         """Return whether one of the trusted keys signed the 20-byte token."""
         return any(_verifies(line, token, signature) for line in self._lines())
 
+    def knows(self, key: RSAPublicKey) -> bool:
+        """Return whether a key is trusted."""
+        numbers = key.public_numbers()
+        known = filter(None, map(parse_public_key, self._lines()))
+        return any(each.public_numbers() == numbers for each in known)
+
     def trust(self, line: bytes) -> None:
         """Add a key; harmless when it is there."""
         if line not in self._lines():
