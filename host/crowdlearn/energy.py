@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from ._lazy import lazily
 
 if TYPE_CHECKING:
+    from crowdlearn_host.devices.constants import Constants
     from crowdlearn_host.devices.discovery import Found, discover
-    from crowdlearn_host.energy.figures import COLUMNS, Constants, Figures, as_csv
+    from crowdlearn_host.energy.figures import COLUMNS, Figures, as_csv
     from crowdlearn_host.energy.measure import Measured, measure
     from crowdlearn_host.energy.meters import METERS, readable_of
     from crowdlearn_host.energy.plot import draw

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from crowdlearn_host.devices.constants import Constants
 from crowdlearn_host.devices.facts import DeviceFacts
 from crowdlearn_host.devices.measuring import MeasuredLink
 
@@ -15,6 +16,7 @@ class Measured:
     facts: DeviceFacts
     link: MeasuredLink
     macs_per_second: float
+    energy: Constants | None = None
 
 
 def fleet_toml(phones: Sequence[Measured], *, samples: int, max_macs: int | None = None) -> str:
@@ -48,7 +50,22 @@ def _class(name: str, members: Sequence[Measured], samples: int, max_macs: int |
         rows.append(("max_memory", min(memories), "what was free"))
     if max_macs is not None:
         rows.append(("max_macs", max_macs, "multiplications for a sample, forward and backward"))
+    rows += _energy([m.energy for m in members if m.energy is not None])
     trips = f"# round trip over adb: {1000 * max(m.link.round_trip for m in members):.1f} ms\n"
     # A JSON string or list of strings is one in TOML as well.
     lines = [f"{key} = {json.dumps(value)}" + (f"  # {note}" if note else "") for key, value, note in rows]
     return f"[[class]]\n{trips}" + "\n".join(lines) + "\n"
+
+
+def _energy(told: Sequence[Constants]) -> list[tuple[str, object, str]]:
+    """Energy constants of a class, which spends as its hungriest member; nothing if one is missing."""
+    found: list[tuple[str, object, str]] = []
+    for name in ("joules_per_mac", "joules_per_byte_sent", "joules_per_byte_received", "idle_watts"):
+        values = [value for each in told if (value := getattr(each, name)) is not None]
+        if not values:
+            return []
+        found.append((name, float(f"{max(values):.6g}"), ""))
+    provenances = sorted({each.provenance for each in told})
+    found.append(("energy_provenance", provenances[0] if len(provenances) == 1 else "modelled", ""))
+    found.append(("energy_source", "; ".join(sorted({each.source for each in told})), ""))
+    return found

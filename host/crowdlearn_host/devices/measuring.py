@@ -33,11 +33,14 @@ class MeasuredLink:
 
 @dataclass(frozen=True)
 class Probe:
-    """A slice program to time: its files by name, the hash of its manifest, and what a sample costs."""
+    """A slice program to time: its files by name, the hash of its manifest, MACs of a sample, and how many
+    samples a step has.
+    """
 
     files: Mapping[str, bytes]
     sha256: str
     macs_a_sample: float
+    batch: int = 32
 
 
 async def measure_link(device: AdbDevice) -> MeasuredLink:

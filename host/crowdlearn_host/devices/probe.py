@@ -24,7 +24,7 @@ def build_probe(cache: Path | None = None, *, widths: Sequence[int] = WIDTHS) ->
     follower = balanced(graph, 3).pieces[1]
     owned = follower.owned
     program = export_slice(graph, owned, Optimizer(momentum=0.9), max_batch=BATCH, cache=cache)
-    return Probe(program.files(), program.manifest.sha256, macs_a_sample(graph, owned))
+    return Probe(program.files(), program.manifest.sha256, macs_a_sample(graph, owned), BATCH)
 
 
 def macs_a_sample(graph: NeuronGraph, owned: tuple[int, ...]) -> float:

@@ -11,10 +11,11 @@ import io
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from crowdlearn_device.energy.readings import RESOLUTIONS, Provenance
+
+from crowdlearn_host.devices.constants import Constants
 
 from .experiment import Kind, Window
 from .subject import Program, Subject
@@ -42,28 +43,6 @@ COLUMNS = {
 joules are of a sample; ms, memory and joules a mini-batch of a step.
 """
 PEAK = "assumed: a fused multiply-add of 128 bits a cycle and core, at the clocks that the phone tells"
-
-
-@dataclass(frozen=True)
-class Constants:
-    """The spending of a device: watts at rest, and beyond it joules for a MAC, a byte sent, and one received.
-
-    What could not be told is None, for the reason `why`.
-    """
-
-    idle_watts: float | None
-    joules_per_mac: float | None
-    joules_per_byte_sent: float | None
-    joules_per_byte_received: float | None
-    provenance: str
-    source: str
-    why: str = ""
-
-    @property
-    def complete(self) -> bool:
-        """True if a plan can be reckoned with them."""
-        each = (self.joules_per_mac, self.joules_per_byte_sent, self.joules_per_byte_received)
-        return all(value is not None for value in each)
 
 
 class Figures:

@@ -87,14 +87,9 @@ async def measure(
             told(f"preparing {item.serial}", number, len(found))
             try:
                 phone = await opened.enter_async_context(phone_subject(item, key))
-                condition = await phone.condition()
-                if condition.charging:
-                    raise FleetError(
-                        f"{item.serial} is on a charger: what it draws cannot be told; unplug it and reach "
-                        "it by adb over Wi-Fi, or use a hub that cuts the power"
-                    )
+                await phone.check_unplugged()
                 await phone.meet_meter(meter)
-                percent = condition.percent
+                percent = phone.facts.battery_percent
                 if not phone.virtual and percent is not None and not LEAST_PERCENT <= percent <= MOST_PERCENT:
                     notes.setdefault(phone.name, []).append(
                         f"its battery is at {percent} %; between {LEAST_PERCENT} and {MOST_PERCENT} % "

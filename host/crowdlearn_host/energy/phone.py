@@ -59,6 +59,14 @@ class PhoneSubject(Subject):
         thermal = THERMAL_NAMES.index(facts.thermal) if facts.thermal else None
         return Condition(facts.charging, facts.battery_percent, facts.celsius, thermal)
 
+    async def check_unplugged(self) -> None:
+        """Raise FleetError if it is on a charger."""
+        if (await self.condition()).charging:
+            raise FleetError(
+                f"{self._device.serial} is on a charger: what it draws cannot be told; unplug it and reach "
+                "it by adb over Wi-Fi, or use a hub that cuts the power"
+            )
+
     async def meet_meter(self, wanted: str = "") -> None:
         """Take the meter of that name, or the first that can be read. Raises MeterError if it cannot."""
         names = [wanted] if wanted else list(METERS)

@@ -6,6 +6,7 @@ import signal
 import socketserver
 import sys
 import threading
+import time
 from pathlib import Path
 
 
@@ -26,7 +27,8 @@ class _LocalServer(socketserver.ThreadingUnixStreamServer):
 
 def main(argv: list[str]) -> int:
     """`serve --home FOLDER --port 0` echoes until SIGTERM; `fail CODE TEXT` complains and leaves;
-    `measure` answers as if 100 steps of 10 samples had taken half a second.
+    `measure` answers as if 100 steps of 10 samples had taken half a second; with a pause it computes for
+    the seconds asked for.
     """
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)
@@ -40,7 +42,18 @@ def main(argv: list[str]) -> int:
     measure = commands.add_parser("measure")
     for option in ("--programs", "--program", "--seconds", "--threads"):
         measure.add_argument(option, required=True)
+    measure.add_argument("--pause", type=float, default=0.0)
     arguments = parser.parse_args(argv)
+    if arguments.command == "measure" and arguments.pause:
+        print("ready", flush=True)
+        time.sleep(arguments.pause)
+        ends = time.process_time() + float(arguments.seconds)
+        while time.process_time() < ends:
+            pass
+        told = {"steps": 10, "batch": 10, "seconds": float(arguments.seconds), "stages": {"step": 0.5}}
+        print(json.dumps(told), flush=True)
+        time.sleep(arguments.pause)
+        return 0
     if arguments.command == "measure":
         print(json.dumps({"steps": 100, "batch": 10, "seconds": 0.5}))
         return 0

@@ -112,7 +112,7 @@ def _profile() -> Shape:
 
 
 def _measure() -> Shape:
-    from crowdlearn_host.energy.figures import Constants
+    from crowdlearn_host.devices.constants import Constants
 
     watts = dict[str, float] | None
     device = _object(

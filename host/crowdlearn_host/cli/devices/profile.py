@@ -18,6 +18,7 @@ from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import printable, terminal
 from crowdlearn_host.common.home import cache_home
+from crowdlearn_host.devices.constants import Constants
 from crowdlearn_host.devices.discovery import Found, connect, discover
 from crowdlearn_host.devices.facts import read_facts
 from crowdlearn_host.devices.fleet_file import Measured, fleet_toml
@@ -34,11 +35,20 @@ def profile(
     max_macs: Annotated[
         int | None, typer.Option(min=1, help="Multiplications for a sample that each phone may be asked for.")
     ] = None,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Fit joules for a MAC and a byte to its meter, for minutes.")
+    ] = False,
+    energy_seconds: Annotated[
+        float, typer.Option(min=10, help="For the energy of one phone; virtual ones take 12.")
+    ] = 600.0,
     key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Time a slice program and the link on every phone at hand, and write a fleet file for the planner."""
+    """Time a slice program and the link on every phone at hand, and write a fleet file for the planner.
+
+    With --energy it also fits what a MAC and a byte cost each phone, which has to be off its charger.
+    """
     claim(out, force=force)  # whoever measures anew would lose the caps that were written into the file
     found = discover(addresses or ())
     if not found:
@@ -52,7 +62,8 @@ def profile(
             from crowdlearn_host.devices.probe import build_probe  # imports the exporter
 
             probe = build_probe(cache_home() / "programs")
-            measured, missing = asyncio.run(_measure_all(found, probe, key, keep, working))
+            seconds = energy_seconds if energy else 0.0
+            measured, missing = asyncio.run(_measure_all(found, probe, key, keep, working, seconds))
         if not measured:
             raise FleetError("no phone could be measured")
         tell({"file": str(out), "devices": [asdict(item) for item in measured], "missing": missing})
@@ -79,6 +90,23 @@ def _show(measured: list[Measured]) -> None:
             f"{1000 * item.link.round_trip:.1f} ms",
         )
     terminal().print(table)
+    for item in measured:
+        if item.energy is not None:
+            terminal().print(printable(f"{item.facts.name}: {_energy(item.energy)}"), soft_wrap=True)
+
+
+def _energy(told: Constants) -> str:
+    """Return what a phone's energy is, with where it comes from."""
+    names = {
+        "idle_watts": "W idle",
+        "joules_per_mac": "J/MAC",
+        "joules_per_byte_sent": "J/byte sent",
+        "joules_per_byte_received": "J/byte received",
+    }
+    values = {name: getattr(told, key) for key, name in names.items()}
+    found = [f"{value:.3g} {name}" for name, value in values.items() if value is not None]
+    numbers = f"{', '.join(found)} ({told.provenance}: {told.source})" if found else "no energy constants"
+    return f"{numbers}; {told.why}" if told.why else numbers
 
 
 async def _measure_all(
@@ -87,6 +115,7 @@ async def _measure_all(
     key: Path | None,
     keep: Callable[[list[Measured]], None],
     working: Working,
+    energy_seconds: float,
 ) -> tuple[list[Measured], list[str]]:
     """Return what was measured, kept after every phone, and the serials of those that could not be."""
     # One after the other: virtual phones share this computer, and real ones the air.
@@ -97,7 +126,15 @@ async def _measure_all(
         try:
             async with await connect(item, key=key) as device:
                 facts, link = await read_facts(device), await measure_link(device)
-                phone = Measured(facts, link, await measure_macs(device, probe))
+                macs = await measure_macs(device, probe)
+                energy = None
+                if energy_seconds:
+                    from crowdlearn_host.energy.calibration import calibrate
+
+                    energy = await calibrate(
+                        device, facts, item.way, probe, working.step, seconds=energy_seconds
+                    )
+                phone = Measured(facts, link, macs, energy)
         except FleetError as error:
             missing.append(item.serial)
             typer.echo(printable(f"{item.serial}: {error}"), err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -32,7 +32,8 @@ class DeviceClass(Section):
     `max_seconds` and `max_macs` cap the computing of one sample, forward and backward; `max_uplink` caps the
     bytes that one sample of whoever is dominator makes a device send. `max_joules` caps what a device spends
     on an epoch beyond what it spends idle, and so does `battery_share` as a share of `battery_joules`; both
-    need joules per MAC and byte. A device without samples is never the dominator.
+    need joules per MAC and byte, of which `energy_provenance` and `energy_source` tell where they come from.
+    A device without samples is never the dominator.
     """
 
     name: str = Field(min_length=1, max_length=100)
@@ -49,6 +50,9 @@ class DeviceClass(Section):
     joules_per_mac: PositiveFloat | None = None
     joules_per_byte_sent: PositiveFloat | None = None
     joules_per_byte_received: PositiveFloat | None = None
+    idle_watts: float | None = Field(default=None, ge=0)
+    energy_provenance: Literal["", "measured", "modelled", "emulated"] = ""
+    energy_source: str = Field(default="", max_length=1000)
     battery_joules: PositiveFloat | None = None
     max_joules: PositiveFloat | None = None
     battery_share: float | None = Field(default=None, gt=0, le=1)

@@ -86,4 +86,7 @@ def _rows_by_holder(
 
 
 def _source(kind: DeviceClass) -> str:
-    return f"constants of class {kind.name} in the fleet file"
+    told = f"constants of class {kind.name} in the fleet file"
+    if kind.energy_source:
+        told += f", {kind.energy_provenance or 'of unknown provenance'}: {kind.energy_source}"
+    return told
