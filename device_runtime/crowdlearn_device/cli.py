@@ -17,7 +17,7 @@ from typing import Any
 
 from crowdlearn_device.app.stand_in import run as run_app
 from crowdlearn_device.data.dataset import as_targets, load_dataset
-from crowdlearn_device.energy.step_time import READY, measure_step
+from crowdlearn_device.energy.step_time import READY, StepTime, measure_step
 from crowdlearn_device.platform.allocator import return_large_blocks
 from crowdlearn_device.platform.battery import LOWEST_PERCENT, Battery
 from crowdlearn_device.prediction.predict import predict
@@ -153,9 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "measure":
             store, rest = ProgramStore(arguments.programs, load), partial(_rest, arguments.pause)
-            timed = measure_step(store, arguments.program, arguments.seconds, rest)
-            print(timed.to_json(), flush=True)
-            time.sleep(arguments.pause)
+            measure_step(store, arguments.program, arguments.seconds, rest, partial(_tell, arguments.pause))
             return 0
         if arguments.command == "samples":
             wanted = (arguments.shape, arguments.classes, arguments.targets)
@@ -222,6 +220,11 @@ def count_samples(folder: Path, shape: str, classes: int, targets: str = "{}") -
         raise DataError(f"--targets {targets!r} names no targets: {error}") from error
     as_targets(data.labels, spec, classes, str(folder))
     return len(data)
+
+
+def _tell(pause: float, timed: StepTime) -> None:
+    print(timed.to_json(), flush=True)
+    time.sleep(pause)
 
 
 def _rest(seconds: float) -> None:

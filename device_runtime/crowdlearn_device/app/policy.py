@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from crowdlearn_device.platform.battery import LOWEST_PERCENT
+from crowdlearn_device.platform.battery import LOWEST_PERCENT, DeviceState
 from crowdlearn_device.platform.files import write_atomically
 
 from .phone import Facts, Phone, facts_of
@@ -64,6 +64,15 @@ class Conditions:
         """Return why this phone should not take part now; nothing if it should."""
         lowest = max(self.policy.lowest_percent, self.lowest)
         return replace(self.policy, lowest_percent=lowest).refusal(facts_of(self.phone), dialled=self.dialled)
+
+    def state(self) -> DeviceState:
+        """Return heat and charge as Android tells them; full and charged if it does not."""
+        facts, unknown = facts_of(self.phone), DeviceState()
+        return DeviceState(
+            unknown.thermal if facts.thermal is None else facts.thermal,
+            unknown.percent if facts.percent is None else facts.percent,
+            unknown.charging if facts.charging is None else facts.charging,
+        )
 
 
 def load_policy(path: Path) -> Policy:

@@ -37,10 +37,14 @@ class StepTime:
 
 
 def measure_step(
-    store: ProgramStore, sha256: str, seconds: float, warmed_up: Callable[[], None] = lambda: None
+    store: ProgramStore,
+    sha256: str,
+    seconds: float,
+    warmed_up: Callable[[], None] = lambda: None,
+    finished: Callable[[StepTime], None] = lambda timed: None,
 ) -> StepTime:
     """Run the methods of a program once a step, with its largest batch, until `seconds` are over; call
-    `warmed_up` where the time begins.
+    `warmed_up` where the time begins, and `finished` where it ends, while the program is still there.
 
     Raises ProgramError if the program is absent, damaged, or cannot be run.
     """
@@ -60,7 +64,9 @@ def measure_step(
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if isinstance(executor, IsolatedExecutor):
         memory += executor.most_memory()
-    return StepTime(steps, manifest.max_batch, taken, stages, memory)
+    timed = StepTime(steps, manifest.max_batch, taken, stages, memory)
+    finished(timed)
+    return timed
 
 
 def _inputs(manifest: Manifest, executor: Executor) -> dict[str, list[Array]]:

@@ -22,6 +22,7 @@ from crowdlearn_device.errors import (
     StateError,
     WireError,
 )
+from crowdlearn_device.platform.battery import DeviceState
 from crowdlearn_device.prediction.model_folder import keep_model
 from crowdlearn_device.privacy.tap import Tap
 from crowdlearn_device.program.executor import Executor, Programs
@@ -75,6 +76,7 @@ class Member:
         self._executor: tuple[str, Executor] | None = None
         self._data: Dataset | None = None
         self._generation: Generation | None = None
+        self._weighs_charge, self._state_told = False, pb.DeviceState()
         self._run_name = ""
         self.run = ""
         """NAME/ID, which keys are derived from."""
@@ -202,6 +204,7 @@ class Member:
         if self.identities.get(self.device) != self.identity.public:
             raise WireError("the server gives this device another's identity")
         self._generation = Generation(self, assign)
+        self._weighs_charge = assign.training.weigh_charge
 
     def _end_generation(self) -> None:
         """Forget it, and have its weights out of memory before others come."""
@@ -216,6 +219,17 @@ class Member:
         run.
         """
         return self._known_peers.trust(peers)
+
+    def tell_state(self, state: DeviceState) -> None:
+        """Tell the host how hot this device is, and its charge if the run weighs that; once a change."""
+        if self._generation is None:
+            return
+        told = pb.DeviceState(thermal=state.thermal)
+        if self._weighs_charge:
+            told.percent, told.charging = state.percent, state.charging
+        if told != self._state_told:
+            self._state_told = told
+            self._send(pb.Frame(device_state=told))
 
     def leave(self, reason: str) -> None:
         """Ask to go; `finished` is set once others have taken this device's pieces over."""

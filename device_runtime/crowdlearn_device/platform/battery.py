@@ -1,11 +1,13 @@
-"""When a device's battery is too low for it to take part."""
+"""When a device's battery is too low for it to take part, and the state that it tells its host."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+
+from .heat import Heat
 
 SUPPLIES = "CROWDLEARN_POWER_SUPPLY"
 """Names the folder of power supplies where it is not the kernel's; virtual phones have their own."""
@@ -13,8 +15,23 @@ LOWEST_PERCENT = 15
 """Below Android's own warning a phone should save what it has."""
 
 
+@dataclass(frozen=True)
+class DeviceState:
+    """The state that a device tells of itself: Android's thermal status (0: not throttled), charge in
+    percent, and whether it is charged. A device without a battery is full.
+    """
+
+    thermal: int = 0
+    percent: int = 100
+    charging: bool = True
+
+
 class Condition(Protocol):
-    """A reason of the device's own not to take part."""
+    """A reason of the device's own not to take part, and the state that it is in."""
+
+    def state(self) -> DeviceState:
+        """Return the state now; it may take a second to find out."""
+        ...
 
     def low(self) -> str:
         """Return why this device should not take part now; nothing if it should."""
@@ -27,16 +44,27 @@ class Battery:
 
     lowest: int = LOWEST_PERCENT
     supplies: Path = Path("/sys/class/power_supply")
+    heat: Heat = field(default_factory=Heat)
 
     @classmethod
     def of_this_device(cls, lowest: int) -> Battery:
-        given = os.environ.get(SUPPLIES)
-        return cls(lowest, Path(given)) if given else cls(lowest)
+        given, heat = os.environ.get(SUPPLIES), Heat.of_this_device()
+        return cls(lowest, Path(given), heat) if given else cls(lowest, heat=heat)
+
+    def state(self) -> DeviceState:
+        """Return heat, charge, and whether it is charged."""
+        percent, charging = self._charge() or (100, True)
+        return DeviceState(self.heat.status(), percent, charging)
 
     def low(self) -> str:
         """Why this device should not take part now: at most `lowest` percent are left and it is not charged;
         or nothing.
         """
+        percent, charging = self._charge() or (100, True)
+        return f"battery at {percent} %" if percent <= self.lowest and not charging else ""
+
+    def _charge(self) -> tuple[int, bool] | None:
+        """Percent, and whether it is charged, of the first battery that tells them."""
         for supply in sorted(self.supplies.glob("*")):
             try:
                 kind, status, capacity = (
@@ -45,6 +73,6 @@ class Battery:
                 percent = int(capacity)
             except (OSError, ValueError):
                 continue  # a charger, or a battery that tells nothing
-            if kind == "Battery" and percent <= self.lowest and status not in ("Charging", "Full"):
-                return f"battery at {percent} %"
-        return ""
+            if kind == "Battery":
+                return percent, status in ("Charging", "Full")
+        return None

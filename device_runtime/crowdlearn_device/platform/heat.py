@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +15,19 @@ THERMAL = "CROWDLEARN_THERMAL"
 STATUSES = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 ZONE_CELSIUS = (60.0, 75.0, 90.0)
 """Of the hottest zone of a device without Android's thermal service: light, moderate, severe (assumed)."""
-ASK_SECONDS = 5.0
+ASK_SECONDS, ASK_EVERY = 5.0, 30.0
+"""Patience with Android's thermal service, and how often it is asked: that takes energy, too."""
 _STATUS = re.compile(r"^Thermal Status: (\d+)", re.M)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Heat:
     """The thermal status as Android's service, a virtual phone or the kernel's zones tell it."""
 
     folder: Path | None = None
     zones: Path = Path("/sys/class/thermal")
+    _last: int = 0
+    _asked: float = -ASK_EVERY
 
     @classmethod
     def of_this_device(cls) -> Heat:
@@ -35,7 +39,9 @@ class Heat:
         if self.folder is not None:
             return _number(self.folder / "status") or 0
         if shutil.which("dumpsys"):
-            return _asked() or 0
+            if time.monotonic() - self._asked >= ASK_EVERY:
+                self._asked, self._last = time.monotonic(), _ask() or 0
+            return self._last
         hottest = max(
             (value / 1000 for zone in self.zones.glob("thermal_zone*") if (value := _number(zone / "temp"))),
             default=0.0,
@@ -43,7 +49,7 @@ class Heat:
         return sum(hottest >= limit for limit in ZONE_CELSIUS)
 
 
-def _asked() -> int | None:
+def _ask() -> int | None:
     try:
         said = subprocess.run(
             ["dumpsys", "thermalservice"], capture_output=True, text=True, timeout=ASK_SECONDS, check=False

@@ -85,6 +85,9 @@ async def run_member(
     async def look() -> None:
         nonlocal why
         while battery is not None and not (why := battery.low()):
+            member.tell_state(await asyncio.to_thread(battery.state))
+            if member.outbox:
+                arrived.set()
             await asyncio.sleep(every)
         arrived.set()
 

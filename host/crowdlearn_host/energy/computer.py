@@ -49,10 +49,10 @@ class ComputerSubject(Subject):
             if program.eager is None:
                 store = ProgramStore(self._folder)
 
-                def edge() -> None:
+                def rest() -> None:
                     asyncio.run_coroutine_threadsafe(begin(), loop).result()
 
-                return measure_step(store, program.sha256, seconds, edge)
+                return measure_step(store, program.sha256, seconds, rest)
             program.eager()
             asyncio.run_coroutine_threadsafe(begin(), loop).result()
             steps, began = 0, time.monotonic()

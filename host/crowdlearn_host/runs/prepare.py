@@ -284,6 +284,7 @@ def _settings(
         without_samples=frozenset(number for number, kind in kinds.items() if not kind.samples),
         most_samples={number: kind.samples for number, kind in kinds.items() if kind.max_memory},
         secret_order=prepared.config.secret_order,
+        weigh_charge=prepared.config.group.weigh_charge,
         heirs=prepared.config.privacy.heirs,
         shares=prepared.config.privacy.sums == "shares",
         outgoing=prepared.config.metrics.mechanisms,

@@ -49,7 +49,8 @@ class GroupSection(Section):
 
     The devices form `groups` of equal size, in their order. A plan brings its own groups; a device takes what
     was planned for its name (ro.serialno, or that of its enrolment), or else for its place in the fleet, and
-    that is told. `rotation` is the plan's unless it is given, or else minimal.
+    that is told. `rotation` is the plan's unless it is given, or else minimal. With `weigh_charge` the device
+    with most charge left is dominator next; a simulation has no batteries.
 
     With `min_pieces` a group that misses devices and has no spare goes on with an even cut into fewer pieces,
     down to that many; without, it waits. With `keep_model` every device takes the group's model at the end.
@@ -60,6 +61,7 @@ class GroupSection(Section):
     plan: Location | None = None
     groups: int = Field(1, ge=1)
     rotation: Rotation | None = None
+    weigh_charge: bool = False
     keep_model: bool = False
 
     @model_validator(mode="after")

@@ -34,6 +34,8 @@ PROBLEMS = {
     "swapped": "{device} gives way to a spare: {reason}",
     "resliced": "no spare left or all back: going on with {pieces} pieces",
     "fault": "{device}: {reason}",
+    "throttled": "{device} throttles: it is hot (thermal status {status}), and computes slower than it could",
+    "cooled": "{device} has cooled down",
     "declined": "{device} does not take part now: {reason}",
     "relay_ended": "relay process {relay} ended (status {status}); its groups go on once another runs",
     "unreachable": "{device} cannot be reached: {reason}",

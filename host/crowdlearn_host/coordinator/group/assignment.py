@@ -77,6 +77,7 @@ class Assignment:
             staleness=settings.staleness,
             least_rows=settings.least_rows,
             secret_order=settings.secret_order,
+            weigh_charge=settings.weigh_charge,
             shares=settings.shares,
             outgoing=[pb.Mechanism(name=name) for name in settings.outgoing],
         )

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+FULL = 100
+"""Percent."""
+
 
 @dataclass
 class Attendance:
     """Devices that are connected (`live`), of these the ones that asked to go (`leaving`), devices that
     nobody waits for any more (`absent`), and those that cannot take part, with the reason (`unfit`).
+    `thermal` is Android's status by device, `charge` percent that are left.
     """
 
     live: set[int] = field(default_factory=set)
@@ -17,6 +21,14 @@ class Attendance:
     absent: set[int] = field(default_factory=set)
     unfit: dict[int, str] = field(default_factory=dict)
     gone_since: dict[int, float] = field(default_factory=dict)
+    thermal: dict[int, int] = field(default_factory=dict)
+    charge: dict[int, int] = field(default_factory=dict)
+
+    def left(self, number: int) -> int:
+        """Return the charge that a device has left, in percent: all while it is charged, or if it does not
+        tell.
+        """
+        return self.charge.get(number, FULL)
 
     @property
     def able(self) -> set[int]:

@@ -130,6 +130,8 @@ class Course(Standing):
         if self.schedule.dominator >= 0 and self.schedule.dominator not in self.attendance.absent:
             return self.schedule.dominator
         waiting = [d for d in self.schedule.order if d not in self.schedule.finished]
+        if self.settings.weigh_charge:
+            waiting.sort(key=self.attendance.left, reverse=True)  # of equal ones the first of the order
         return next((d for d in waiting if d not in self.attendance.absent), None)
 
     def _next_pass(self) -> None:

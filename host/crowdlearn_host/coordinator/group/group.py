@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import replace
 
+from crowdlearn_device.platform.heat import STATUSES
 from crowdlearn_device.protocol import wire_pb2 as pb
 
+from .attendance import FULL
 from .claims import contradiction
 from .decisions import Course
 from .effects import Commit, Drop, Merge, Save, SendGlobal, SendPatch, SendSnapshot
@@ -149,11 +151,25 @@ class Group(Course):
             if body.generation != self.generation and not (kind == "fault" and body.generation == 0):
                 return
             getattr(self, f"_on_{kind}")(number, body)
+        elif kind == "device_state":
+            self._on_device_state(number, body)
         elif kind == "pong":
             if body.waiting:
                 self._watch.waits(number)
         else:
             self._record("refused", device=self._name(number), reason=f"a device may not send {kind}")
+
+    def _on_device_state(self, number: int, state: pb.DeviceState) -> None:
+        if state.thermal >= len(STATUSES) or state.percent > FULL:
+            self._record("refused", device=self._name(number), reason="a state that no device can be in")
+            return
+        attendance = self.attendance
+        attendance.charge[number] = FULL if state.charging else state.percent
+        before, attendance.thermal[number] = attendance.thermal.get(number, 0), state.thermal
+        if state.thermal and state.thermal != before:
+            self._record("throttled", device=self._name(number), status=STATUSES[state.thermal])
+        elif before and not state.thermal:
+            self._record("cooled", device=self._name(number))
 
     def _on_key_offer(self, number: int, offer: pb.KeyOffer) -> None:
         forming = self._forming

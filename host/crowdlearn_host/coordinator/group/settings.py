@@ -41,7 +41,8 @@ class Settings:
     part of a pass has fewer samples than `least_rows`, and so no device. With `whole_program`, the hash of
     the whole network's program, every device gets the group's model at the end. `takers` are the devices that
     can afford each piece, as of a Cut; devices `without_samples` are planned to hold none and are never the
-    dominator, and `most_samples` tells by device how many its memory was planned for. With `secret_order`
+    dominator, and `most_samples` tells by device how many its memory was planned for. With `weigh_charge`
+    the device with most charge left is dominator next. With `secret_order`
     dominators draw the order of their samples from secrets of their own; with `shares` pieces 1 to 3 are
     those of helpers. `outgoing` are the mechanisms, by name, of all that leaves a device.
     """
@@ -75,6 +76,7 @@ class Settings:
     without_samples: frozenset[int] = frozenset()
     most_samples: Mapping[int, int] = field(default_factory=dict)
     secret_order: bool = False
+    weigh_charge: bool = False
     shares: bool = False
     outgoing: tuple[str, ...] = ()
     heirs: Heirs = "all"

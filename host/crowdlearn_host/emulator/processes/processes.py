@@ -277,7 +277,8 @@ def _family(pid: int) -> list[int]:
     found = [pid]
     for one in found:
         with suppress(OSError):
-            found += map(int, Path(f"/proc/{one}/task/{one}/children").read_text().split())
+            for thread in Path(f"/proc/{one}/task").iterdir():  # a child is its thread's
+                found += map(int, (thread / "children").read_text().split())
     return found
 
 
