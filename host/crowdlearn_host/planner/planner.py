@@ -5,6 +5,7 @@ baselines.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil, inf
 
 from crowdlearn_export.graph.memory_curves import Footprint
@@ -18,6 +19,7 @@ from crowdlearn_host.planner.problem.places import Tree, compositions, trees
 from crowdlearn_host.planner.problem.problem import Budget, Counts, Division, Problem, Seat, uplink
 from crowdlearn_host.planner.problem.seats import group_problem, may_stay
 from crowdlearn_host.planner.solver.clock import Deadline, Stopwatch
+from crowdlearn_host.planner.solver.moves import improved
 from crowdlearn_host.planner.solver.piece_program import seat_classes
 from crowdlearn_host.planner.solver.search import CLOSED, Solution, search
 
@@ -34,6 +36,10 @@ IMBALANCE = 1.03
 """Of slices, in the paper."""
 TIGHTENINGS, TIGHTER = 8, 0.97
 """Attempts to keep energy within its caps, and how much closer than proportional each comes."""
+CANDIDATES = 3
+"""Numbers of groups, and trees, whose divisions are rotated: those that seem cheapest."""
+SMALL_FLEET = 32
+"""Devices up to which every number of groups is considered."""
 FIRST_SECONDS = 0.5
 """Processor seconds of the first look at a number of groups; every further one takes twice as long."""
 
@@ -178,15 +184,19 @@ def _plan_fleet(
     known = {
         o: [*_even(graph, priced, problems[o]), *(b.division for b in compared.get(o, []))] for o in options
     }
-    solutions = _searched(problems, known, Deadline.after(seconds))
+    deadline = Deadline.after(seconds)
+    solutions = _searched(problems, known, deadline)
     feasible = {o: s for o, s in solutions.items() if s.division is not None}
     if not feasible:
         proven = all(s.infeasible for s in solutions.values())
         raise InfeasiblePlan(explain(problems[options[0]], fleet, proven, priced.sample_bytes, seconds))
     plans = []
-    for option in sorted(feasible, key=lambda o: (feasible[o].cost, o.groups))[:3]:
+    for option in sorted(feasible, key=lambda o: (feasible[o].cost, o.groups))[:CANDIDATES]:
         division = feasible[option].division
         assert division is not None
+        if training.rotation == "full":  # what stays in place is not what was searched by
+            rotated = partial(_rotated, priced, training, fleet, problems[option], option)
+            division = improved(problems[option], division, rotated, deadline)
         plans.append((option, _plan(graph, priced, training, fleet, problems[option], division, option)))
     best, plan = min(plans, key=lambda found: _sent(found[1]))
     spent = watch.seconds, watch.processor_seconds
@@ -257,9 +267,12 @@ def _compare(problem: Problem, priced: Costs) -> list[Baseline]:
 
 
 def _groupings(fleet: Fleet, group_size: int | None) -> list[int]:
-    """Numbers of groups to consider: one for every size that a group can have; each has a dominator."""
+    """Numbers of groups to consider: every one in a small fleet, else one for every size that a group can
+    have; each group has a dominator.
+    """
     sizes = range(1, fleet.size + 1) if group_size is None else [min(group_size, fleet.size)]
-    numbers = sorted({fleet.size // size for size in sizes})
+    every = group_size is None and fleet.size <= SMALL_FLEET
+    numbers = list(sizes) if every else sorted({fleet.size // size for size in sizes})
     able = [groups for groups in numbers if all(c.dominators for c in compositions(fleet, groups))]
     if not able:
         raise InfeasiblePlan(
@@ -287,6 +300,20 @@ def _even(graph: NeuronGraph, priced: Costs, problem: Problem) -> list[Division]
 def _width(piece: PiecePlan, layer: int) -> int:
     start, stop = piece.neurons[layer]
     return stop - start
+
+
+def _rotated(
+    priced: Costs, training: Training, fleet: Fleet, problem: Problem, option: _Option, division: Division
+) -> float:
+    """Bytes of an epoch of a division, its turns made; inf if there are none."""
+    try:
+        turned = tuple(
+            rotate(problem, priced, fleet, devices, division.counts, training.rotation, option.tree)
+            for devices in deal(fleet, option.groups)
+        )
+    except InfeasiblePlan:
+        return inf
+    return epoch_traffic(priced, training, fleet, problem, division.counts, turned).total
 
 
 def _plan(
