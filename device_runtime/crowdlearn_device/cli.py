@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=".npz for each: METHOD/out0, METHOD/after0, ...",
     )
     replaying.add_argument("--threads", type=int, default=0, help="threads of the executor (0: its choice)")
-    for running in (serving, joining, measuring, predicting):
+    for running in (serving, joining, measuring, predicting, replaying):
         running.add_argument(
             "--isolation",
             choices=("process", "none"),
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if len(set(map(len, lists))) != 1:
                 parser.error("give as many --inputs and --outputs as programs")
             for program, inputs, outputs in zip(*lists, strict=True):
-                replay(program, inputs, outputs)
+                replay(program, inputs, outputs, load)
             return 0
         if arguments.command == "predict":
             where = arguments.model, arguments.inputs, arguments.output

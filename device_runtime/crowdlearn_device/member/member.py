@@ -34,7 +34,6 @@ from crowdlearn_device.security.known_peers import RUN_ID_BYTES, KnownPeers, ent
 from crowdlearn_device.security.proof import answer, new_nonce
 from crowdlearn_device.state.on_disk import StateStore
 from crowdlearn_device.state.piece_state import PieceState
-from crowdlearn_device.state.pruning import prune_programs
 
 from .generation import Generation
 
@@ -176,7 +175,6 @@ class Member:
             raise WireError(f"run {run} has an id of {len(welcome.id)} bytes; {RUN_ID_BYTES} were due")
         self._run_name, self.run, self.device = run, f"{run}/{welcome.id.hex()}", welcome.device
         enter(self._run_folder)
-        prune_programs(self._home)
 
     @property
     def _run_folder(self) -> Path:

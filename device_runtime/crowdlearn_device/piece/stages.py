@@ -145,6 +145,16 @@ class Stages:
                 f"method {name} gave {len(outputs)} arrays, its manifest says {len(method.outputs)}; "
                 "export it again"
             )
+        for port, values in zip(method.outputs, outputs, strict=True):
+            due = [None if size == "B" else size for size in port.shape]
+            if port.role != "loss" and (
+                len(due) != values.ndim
+                or any(size not in (None, is_) for size, is_ in zip(due, values.shape, strict=True))
+            ):
+                raise ProgramError(
+                    f"method {name} gave {port.role} of shape {values.shape}, its manifest says {port.shape}"
+                    "; export it again"
+                )
         return list(zip(method.outputs, outputs, strict=True))
 
     def _learn(self, step: MiniBatch, micro: int, port: Port, values: Array) -> list[Message]:

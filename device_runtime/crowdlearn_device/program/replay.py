@@ -10,23 +10,27 @@ from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.platform.files import replacing
 from crowdlearn_device.protocol.frames import Array
 
-from .executor import Executor, load_program
+from .executor import Executor, Load, load_program
+from .verification import verify_program
 
 Arrays = dict[str, Array]
 
 
-def replay(program: Path, inputs: Path, outputs: Path) -> None:
+def replay(program: Path, inputs: Path, outputs: Path, load: Load = load_program) -> None:
     """Run the methods of `program` (.pte) that `inputs` (.npz) names, and write `outputs` (.npz).
 
     `inputs` has arrays METHOD/in0, METHOD/in1 and so on; `outputs` has METHOD/out0 and so on, and
-    METHOD/after0 and so on: the inputs as the method left them. Raises ProgramError.
+    METHOD/after0 and so on: the inputs as the method left them. The program is verified before it is loaded.
+    Raises ProgramError.
     """
     try:
         with np.load(inputs, allow_pickle=False) as archive:
             given = {name: archive[name] for name in archive.files}
     except (OSError, ValueError) as error:
         raise ProgramError(f"{inputs} holds no arrays ({error})") from error
-    found = replay_arrays(load_program(program.read_bytes()), given)
+    pte = program.read_bytes()
+    verify_program(pte)
+    found = replay_arrays(load(pte, len(pte)), given)
     with replacing(outputs) as file:
         np.savez(file, allow_pickle=False, **found)
 

@@ -23,6 +23,7 @@ from crowdlearn_device.program.executor import Load, load_program
 from crowdlearn_device.protocol.frames import MAX_FRAME
 from crowdlearn_device.security.envelope import Identity
 from crowdlearn_device.security.proof import bound_to_pin
+from crowdlearn_device.state.pruning import prune_programs
 
 from .retry import Retry
 from .serve import TRY_LATER, Watch, run_member
@@ -91,6 +92,7 @@ async def join_host(
             ) as connection:
                 _check_certificate(connection, pin)
                 log.info("connected to %s", urlsplit(target).netloc)
+                prune_programs(home)
                 member = FetchingMember(
                     name, home, identity, samples, load, token, load_with, bound_to_pin(pin)
                 )

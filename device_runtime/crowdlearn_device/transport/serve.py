@@ -24,6 +24,7 @@ from crowdlearn_device.program.executor import Load, ProgramStore, load_program
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import MAX_FRAME, decode_frame, encode_frame
 from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.state.pruning import prune_programs
 
 from .abstract_socket import is_welcome
 from .host_token import HostToken
@@ -190,6 +191,7 @@ async def serve_device(
             await connection.close(1011, str(error)[:100])
             return
         with contextlib.suppress(asyncio.CancelledError):
+            prune_programs(inbox)
             member = Member(name, home, identity, samples, load, programs, tap=tap, binding=token.binding)
             await run_member(connection, member, leaving, battery, every, watch)
 

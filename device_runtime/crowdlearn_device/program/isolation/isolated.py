@@ -48,6 +48,8 @@ LOAD_SECONDS, RUN_SECONDS = 240, 120
 """How long a program may take to load, and a method to run, before its process is ended."""
 MOST_CALLS = 64
 """Calls, by method and inputs, that the process knows at once."""
+MOST_FORGOTTEN = 4096
+"""Numbers of memory in one message."""
 MAX_MEMORY = 1 << 40
 SEND_BYTES = 1 << 20
 
@@ -255,7 +257,7 @@ class _Process:
         if reply[:1] != LOADED:
             raise self.failed("loading it was answered in no known form")
         self._wait_at_most(RUN_SECONDS)
-        self.held_by = reply[1:200].decode(errors="replace")
+        self.held_by = _printable(reply[1:200])
         return self.held_by
 
     def share(self, size: int) -> tuple[int, SharedMemory]:
@@ -278,7 +280,8 @@ class _Process:
         """Have the process forget all calls, and the memory that is not needed any more."""
         numbers, self.dropped[:] = list(self.dropped), []
         with contextlib.suppress(ProgramError):  # told of when it is to run something
-            self._send(FORGET + b"".join(map(NUMBER.pack, numbers)))
+            for at in range(0, max(1, len(numbers)), MOST_FORGOTTEN):
+                self._send(FORGET + b"".join(map(NUMBER.pack, numbers[at : at + MOST_FORGOTTEN])))
 
     def ask(self, packet: bytes, method: str) -> bytes:
         """Return the answer to a packet. Raises ProgramError if it is refused, or the process ends."""
@@ -295,7 +298,7 @@ class _Process:
         if not reply:
             raise self.failed(f"it ended its process {_doing(method)}")
         if reply[:1] == ERROR:
-            raise ProgramError(reply[1:1001].decode(errors="replace"))
+            raise ProgramError(_printable(reply[1:1001]))
         return reply
 
     def failed(self, why: str) -> ProgramError:
@@ -325,6 +328,11 @@ class _Process:
     def _wait_at_most(self, seconds: int) -> None:
         for way in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             self._line.setsockopt(socket.SOL_SOCKET, way, struct.pack("@ll", seconds, 0))
+
+
+def _printable(said: bytes) -> str:
+    """Return what the process says, which goes into logs, in one line."""
+    return "".join(x if x.isprintable() else " " for x in said.decode(errors="replace"))
 
 
 def _doing(method: str) -> str:
