@@ -105,8 +105,7 @@ def sections(run: Run) -> Iterator[str]:
         told.append(("Classes, at the last evaluation", _classes(run), ""))
     if not run.simulated:
         if run.joules:
-            joules = {device: [spent] for device, spent in run.joules.items()}
-            told.append(("Energy of each device, modelled", bars(joules, ("",), " J"), ""))
+            told.append(("Energy of each device, modelled", _energy(run), ""))
         told += [("Bytes of each device", _devices(run), ""), ("Passes as dominator", _passes(run), "")]
     told += [
         ("Recoveries and refusals", _events(troubles), ""),
@@ -115,6 +114,31 @@ def sections(run: Run) -> Iterator[str]:
     ]
     for title, content, style in told:
         yield f"<section{f' class={style}' if style else ''}><h2>{title}</h2>{content}</section>"
+
+
+def _energy(run: Run) -> str:
+    """Joules of each device by purpose, with a table of pieces and sources."""
+    purposes = list(dict.fromkeys(each.purpose for each in run.spent))
+    by_device = {
+        device: [
+            sum(each.joules for each in run.spent if (each.device, each.purpose) == (device, purpose))
+            for purpose in purposes
+        ]
+        for device in run.joules
+    }
+    rows = [
+        (
+            each.device,
+            "" if each.piece < 0 else str(each.piece),
+            each.purpose,
+            f"{each.joules:.3g}",
+            str(each.provenance),
+            each.source,
+        )
+        for each in run.spent
+    ]
+    head = ("device", "piece", "purpose", "joules", "provenance", "source")
+    return bars(by_device, purposes, " J") + table(head, rows)
 
 
 def is_page(text: str) -> bool:

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.errors import RunError
 from crowdlearn_host.planner.plan import Plan
-from crowdlearn_host.runs.results.joules import joules_by_device, spent_joules
+from crowdlearn_host.runs.results.joules import Spent, joules_by_device, spent_joules
 from crowdlearn_host.runs.results.losses import by_epoch, counted
 
 MAX_BYTES = 512 << 20
@@ -85,11 +85,11 @@ class Run:
     Loss and accuracy are over samples; `bytes` holds a curve of megabytes, sent by devices, over seconds for
     each purpose, which ends in the ledger's total. `pieces` are the plan's ranges of neurons by piece and
     layer, `loads` the multiplications a sample of each piece (empty if an older version did not count them),
-    `passes` how often each device was dominator, `joules` what each spent by the plan's model (empty if the
-    plan does not tell what work costs), `classes` the samples of each class and how many of them the
-    last evaluation found. `began` and `ended` are seconds since 1970, 0 if nothing tells. `left_out` counts
-    the records of loss or accuracy that are not finite, which curves do without; `damaged` names the files of
-    which lines could not be read.
+    `passes` how often each device was dominator, `joules` what each spent by the plan's model and `spent` the
+    same by piece and purpose (empty if the plan does not tell what work costs), `classes` the samples of each
+    class and how many of them the last evaluation found. `began` and `ended` are seconds since 1970, 0 if
+    nothing tells. `left_out` counts the records of loss or accuracy that are not finite, which curves do
+    without; `damaged` names the files of which lines could not be read.
     """
 
     name: str
@@ -115,6 +115,7 @@ class Run:
     passes: dict[str, int]
     traffic: tuple[DeviceTraffic, ...]
     joules: dict[str, float]
+    spent: tuple[Spent, ...]
     events: tuple[dict[str, Any], ...]
     left_out: int
     damaged: tuple[str, ...]
@@ -191,7 +192,8 @@ def assembled(
         loads=loads,
         passes=_passes(events),
         traffic=traffic,
-        joules=_joules(plan, events, trained, folder / "run.db"),
+        joules=joules_by_device(spent := _spent(plan, events, trained, folder / "run.db")),
+        spent=tuple(spent),
         events=tuple(events),
         left_out=sum(not isfinite(y) for _, y in (*loss, *accuracy)),
         damaged=tuple(damaged),
@@ -396,15 +398,15 @@ def _traffic(path: Path) -> tuple[tuple[DeviceTraffic, ...], tuple[PurposeTraffi
     )
 
 
-def _joules(
+def _spent(
     plan: dict[str, Any], events: list[dict[str, Any]], trained: list[dict[str, Any]], ledger: Path
-) -> dict[str, float]:
+) -> list[Spent]:
     if not plan.get("fleet") or not ledger.exists():
-        return {}
+        return []
     with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as db:
         rows = db.execute("select device, direction, purpose, bytes from traffic").fetchall()
     traffic = [dict(zip(("device", "direction", "purpose", "bytes"), row, strict=True)) for row in rows]
-    return joules_by_device(spent_joules(TypeAdapter(Plan).validate_python(plan), events, trained, traffic))
+    return spent_joules(TypeAdapter(Plan).validate_python(plan), events, trained, traffic)
 
 
 def _thinned(points: list[Point]) -> tuple[Point, ...]:

@@ -22,6 +22,7 @@ from crowdlearn_host.errors import Interrupted, TrainingError
 from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.runs.results.checkpoints import Checkpoints
 from crowdlearn_host.runs.results.evaluation import Evaluation
+from crowdlearn_host.runs.results.joules import EnergyCount
 from crowdlearn_host.runs.results.losses import EpochLoss
 
 from .prepare import Prepared, dealt, device_files, groups_of, shared_model_of
@@ -65,8 +66,15 @@ async def train(
     numbers = tuple(seats.values()) or range(len(serials))
     losses = EpochLoss(read_lines(folder.path / "metrics.jsonl"))
 
+    energy = EnergyCount(
+        prepared.plan,
+        read_lines(folder.path / "events.jsonl"),
+        read_lines(folder.path / "metrics.jsonl"),
+    )
+
     def tell(event: str, fields: dict[str, Any]) -> None:
         losses.take(event, fields)
+        energy.take(event, fields)
         on_event(event, fields)
 
     server = make_server(
@@ -99,7 +107,8 @@ async def train(
             address = f"{fleet.listen.rpartition(':')[0]}:{port}"
             on_event("listening", {"address": address, "port": port, "devices": fleet.joining})
         if (told := prepared.config.metrics.listen) is not None:
-            await stack.enter_async_context(exposed(server, told))
+            joules = partial(_joules, energy, server)
+            await stack.enter_async_context(exposed(server, told, joules))
         on_event("gathering", {"named": list(serials), "joining": fleet.joining})
         reached = AdbFleet(server, prepared.config, serials, key, extra, prepared.plan.class_of)
         links = [
@@ -164,3 +173,19 @@ async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _joules(energy: EnergyCount, server: Server) -> list[tuple[dict[str, str], float]]:
+    """Joules of each device by piece and purpose, for the metrics of a run."""
+    return [
+        (
+            {
+                "device": each.device,
+                "piece": "" if each.piece < 0 else str(each.piece),
+                "purpose": each.purpose,
+                "provenance": str(each.provenance),
+            },
+            each.joules,
+        )
+        for each in energy.spent(server.traffic.rows())
+    ]

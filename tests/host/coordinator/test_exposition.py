@@ -43,6 +43,15 @@ async def test_a_host_tells_its_devices_groups_and_bytes(tmp_path: Path) -> None
         assert names(body) == names(exposition(host.server))  # bytes grow meanwhile
 
 
+async def test_joules_are_told_with_their_provenance(tmp_path: Path) -> None:
+    labels = {"device": 'phone "0"', "purpose": "compute", "provenance": "modelled"}
+    async with hosted(tmp_path) as host:
+        body = exposition(host.server, lambda: [(labels, 1.5)])
+        told = '{device="phone \\"0\\"",purpose="compute",provenance="modelled"} 1.5'
+        assert f"crowdlearn_joules_total{told}\n" in body
+        assert "joules" not in exposition(host.server)
+
+
 @pytest.mark.parametrize(
     "request_", [b"GET / HTTP/1.1\r\n\r\n", b"POST /metrics HTTP/1.1\r\n\r\n", b"\r\n\r\n"]
 )

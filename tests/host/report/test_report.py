@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from crowdlearn_host.cli.runs.report import report
 from crowdlearn_host.cli.runs.simulate import simulate
+from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.errors import RunError
 from crowdlearn_host.planner.plan import PiecePlan, Plan, save_plan
@@ -19,6 +20,7 @@ from crowdlearn_host.planner.problem.fleet import DeviceClass, Fleet
 from crowdlearn_host.report.charts import bars, curves
 from crowdlearn_host.report.page import is_page, page
 from crowdlearn_host.report.run import MAX_POINTS, read_run
+from crowdlearn_host.runs.results.joules import EnergyCount
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -84,7 +86,22 @@ def test_energy_is_modelled_where_the_plan_tells_what_work_costs(phones: Path) -
         folder.save({}, traffic=[row])
     run = read_run(phones)
     assert run.joules == pytest.approx({"phone-0": 0.08, "phone-1": 0.16 + 3.0})
-    assert "Energy of each device, modelled" in page(run)
+    shown = page(run)
+    assert "Energy of each device, modelled" in shown
+    assert [(each.device, each.piece, each.purpose) for each in run.spent] == [
+        ("phone-0", 0, "compute"),
+        ("phone-1", 1, "compute"),
+        ("phone-1", -1, "error"),
+    ]
+    assert all(f"{each.joules:.3g}" in shown and each.source in shown for each in run.spent)
+    assert {str(each.provenance) for each in run.spent} == {"modelled"}
+    counted = EnergyCount(plan)
+    counted.take("assigned", {"holders": ["phone-0", "phone-1"]})
+    counted.take("progress", {"rows": 8})
+    assert counted.spent([row]) == list(run.spent)
+    resumed = EnergyCount(plan, read_lines(phones / "events.jsonl"), read_lines(phones / "metrics.jsonl"))
+    assert resumed.spent([row]) == list(run.spent)
+    assert EnergyCount(Plan(pieces)).spent([row]) == []
 
 
 def test_what_a_recovery_repeats_counts_once(phones: Path) -> None:

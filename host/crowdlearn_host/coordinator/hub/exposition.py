@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 from crowdlearn_host.errors import FleetError
@@ -16,9 +17,28 @@ REQUEST_SECONDS = 10.0
 REQUEST_BYTES = 8 << 10
 
 
-def exposition(server: Server) -> str:
-    """Every metric of a run, one sample a line."""
-    return "".join(f"{line}\n" for line in _lines(server))
+Samples = Callable[[], list[tuple[dict[str, str], float]]]
+"""A function that gives labels and value of each sample."""
+
+
+def no_energy() -> list[tuple[dict[str, str], float]]:
+    """Return nothing, of a run that does not know what its devices spend."""
+    return []
+
+
+def exposition(server: Server, joules: Samples = no_energy) -> str:
+    """Every metric of a run, one sample a line; `joules` are those that devices spent, with provenance."""
+    return "".join(f"{line}\n" for line in (*_lines(server), *_energy(joules())))
+
+
+def _energy(joules: list[tuple[dict[str, str], float]]) -> Iterator[str]:
+    if joules:
+        told = [(f"{{{_labels(labels)}}}", value) for labels, value in joules]
+        yield from _metric("joules_total", "counter", "energy that devices spent beyond idling", told)
+
+
+def _labels(labels: dict[str, str]) -> str:
+    return ",".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items())
 
 
 def _lines(server: Server) -> Iterator[str]:
@@ -45,7 +65,7 @@ def _lines(server: Server) -> Iterator[str]:
     yield from _metric("queued_bytes", "gauge", "bytes that wait to be sent to devices", queued)
 
 
-def _metric(name: str, kind: str, what: str, samples: list[tuple[str, int]]) -> Iterator[str]:
+def _metric(name: str, kind: str, what: str, samples: Sequence[tuple[str, float]]) -> Iterator[str]:
     yield f"# HELP crowdlearn_{name} {what}"
     yield f"# TYPE crowdlearn_{name} {kind}"
     for labels, value in samples:
@@ -53,7 +73,7 @@ def _metric(name: str, kind: str, what: str, samples: list[tuple[str, int]]) -> 
 
 
 @asynccontextmanager
-async def exposed(server: Server, address: str) -> AsyncIterator[int]:
+async def exposed(server: Server, address: str, joules: Samples = no_energy) -> AsyncIterator[int]:
     """Answer GET /metrics at `address` (HOST:PORT) while the context lasts; gives the port.
 
     Raises FleetError if nobody can listen there.
@@ -67,7 +87,7 @@ async def exposed(server: Server, address: str) -> AsyncIterator[int]:
             writer.close()
             return
         found = request.split(b" ", 2)[:2] == [b"GET", b"/metrics"]
-        body = (exposition(server) if found else "ask for /metrics\n").encode()
+        body = (exposition(server, joules) if found else "ask for /metrics\n").encode()
         status = "200 OK" if found else "404 Not Found"
         head = f"HTTP/1.1 {status}\r\nContent-Type: {TEXT}\r\nContent-Length: {len(body)}\r\n"
         writer.write(f"{head}Connection: close\r\n\r\n".encode() + body)

@@ -41,8 +41,48 @@ def spent_joules(
     `events` are a run's events with `assigned` among them, `progress` its mini-batches with their `rows`,
     both by time; `traffic` the bytes by device, direction and purpose.
     """
+    return _spent(plan, _rows_by_holder(events, progress), traffic)
+
+
+class EnergyCount:
+    """The ledger of a run while it goes on: `take` its events as they come, `spent` tells what there is.
+
+    A resumed run begins with the events and mini-batches that it has.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        events: Iterable[Mapping[str, Any]] = (),
+        progress: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        self._plan = plan
+        self._holders: dict[Any, Sequence[str]] = {}
+        self._metered = any(kind.power is not None for kind in plan.class_of.values())
+        known = list(events) if self._metered else []
+        self._rows = defaultdict(float, _rows_by_holder(known, progress if self._metered else ()))
+        for event in known:
+            self.take(str(event.get("event")), event)
+
+    def take(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Count a mini-batch for those who hold pieces now."""
+        if not self._metered:
+            return
+        if event == "assigned":
+            self._holders[fields.get("group")] = fields["holders"]
+        elif event == "progress":
+            for piece, device in enumerate(self._holders.get(fields.get("group"), ())):
+                self._rows[device, piece] += float(fields["rows"])
+
+    def spent(self, traffic: Iterable[Mapping[str, Any]]) -> list[Spent]:
+        """Return what devices spent until now."""
+        return _spent(self._plan, self._rows, traffic)
+
+
+def _spent(
+    plan: Plan, rows: Mapping[tuple[str, int], float], traffic: Iterable[Mapping[str, Any]]
+) -> list[Spent]:
     constants = {name: kind for name, kind in plan.class_of.items() if kind.power is not None}
-    rows = _rows_by_holder(events, progress)
     spent = [
         Spent(device, piece, COMPUTE, kind.power[0] * plan.pieces[piece].macs * count, _source(kind))
         for (device, piece), count in sorted(rows.items())
