@@ -59,19 +59,22 @@ def simulate_run(
         before = folder.resume()
         if config.strategy.windowed and (doubt := doubt_of_sharing(config.sharing.theta, config.sharing.tau)):
             on_event("note", {"text": doubt})
-        on_event("begun", {"kept": len(before.records) if before else 0, "rounds": config.rounds})
+        on_event("begun", {"kept": len(before.records) if before else 0, "rounds": setting.rounds})
+        if setting.rounds < config.rounds:
+            text = f"privacy.epsilon pays for {setting.rounds} of {config.rounds} rounds; training ends then"
+            on_event("note", {"text": text})
 
         def on_round(state: RunState) -> None:
             folder.keep(state)
-            on_event("round", {**asdict(state.records[-1]), "rounds": config.rounds})
-            if interrupt.asked and len(state.records) < config.rounds:
+            on_event("round", {**asdict(state.records[-1]), "rounds": setting.rounds})
+            if interrupt.asked and len(state.records) < setting.rounds:
                 raise Interrupted("interrupted; the same command goes on from the last round")
 
         try:
             with _workers(setting, engine, processes or os.cpu_count() or 1) as workers:
                 state = run_rounds(setting, workers, before, on_round)
         except KeyboardInterrupt:
-            on_event("interrupted", {"kept": folder.kept, "rounds": config.rounds})
+            on_event("interrupted", {"kept": folder.kept, "rounds": setting.rounds})
             raise
         folder.finish(setting, state)
         return state

@@ -47,7 +47,7 @@ def run(
     config = setting.config
     train_round = ROUNDS[config.strategy.name]
     workers.warm()
-    for number in range(len(state.records), config.rounds):
+    for number in range(len(state.records), setting.rounds):
         began = time.perf_counter()
         trained = train_round(setting, workers, state, number)
         state = _recorded(setting, workers, trained, number, time.perf_counter() - began)
@@ -71,7 +71,8 @@ def _recorded(setting: Setting, workers: Workers, trained: Trained, number: int,
     samples = sum(count for count, _ in learned)
     loss = sum(own * count for count, own in learned) / samples
     epoch = number // config.rounds_an_epoch
-    last = number + 1 == config.rounds
+    last = number + 1 == setting.rounds
+    told = setting.epsilon(number)
     shared = config.strategy.shares
     groups = None
     if last or (not shared and len(state.weights) == 1):
@@ -81,9 +82,9 @@ def _recorded(setting: Setting, workers: Workers, trained: Trained, number: int,
     if shared:
         (tested,) = _tested(setting, workers, [global_weights(setting, state)])
     if setting.workload.by_classes:
-        record = RoundRecord(number, epoch, samples, loss, tested, groups, seconds, spent)
+        record = RoundRecord(number, epoch, samples, loss, tested, groups, seconds, spent, None, told)
     else:
-        record = RoundRecord(number, epoch, samples, loss, None, None, seconds, spent, tested)
+        record = RoundRecord(number, epoch, samples, loss, None, None, seconds, spent, tested, told)
     return replace(state, records=(*state.records, record))
 
 

@@ -65,6 +65,7 @@ class RunFolder:
         self.kept = 0
         """Rounds of which the checkpoint tells."""
         self._due = 0.0
+        self._rounds = self.config.rounds
         write_atomically(kept, simulation.text.encode())
         write_atomically(self.folder / "environment.json", json.dumps(_environment(), indent=1).encode())
 
@@ -85,6 +86,7 @@ class RunFolder:
         """
         if self.begun:
             check_inputs(self.folder, given)
+        self._rounds = setting.rounds
         inputs = Inputs(config_folder=self._config_folder, given=given)
         write_atomically(self.folder / INPUTS, inputs.to_json().encode())
         save_plan(setting.plan, self.folder / "plan.json")
@@ -116,7 +118,7 @@ class RunFolder:
         with naming(metrics), metrics.open("a") as file:
             file.write(_row(state.records, time.time()))
         began = time.monotonic()
-        if began >= self._due or len(state.records) == self.config.rounds:
+        if began >= self._due or len(state.records) == self._rounds:
             _save_state(self.folder / CHECKPOINT, state)
             self.kept = len(state.records)
             took = time.monotonic() - began
@@ -144,6 +146,7 @@ def _row(records: tuple[RoundRecord, ...], at: float) -> str:
         "group_accuracy": last.group_accuracy,
         "test_loss": last.test_loss,
         "samples_per_second": last.samples / last.seconds,
+        **({} if last.epsilon is None else {"epsilon": last.epsilon}),
         "bytes": {p: sum(record.bytes.get(p, 0) for record in records) for p in purposes},
     }
     return json.dumps(row) + "\n"

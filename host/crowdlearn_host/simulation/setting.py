@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.methods.index_space import flat_layout, flatten, piece_of_weight, travelling
+from crowdlearn_host.methods.secure_sharing import check_release
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import input_shape
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.plan import Plan, load_plan
 from crowdlearn_host.planner.shares import shared_edges, shares_cost
+from crowdlearn_host.privacy.dp.budget import flipped
+from crowdlearn_host.privacy.dp.ghost_norms import check_model
 from crowdlearn_host.simulation.learners.rounding import crossings
 from crowdlearn_host.simulation.learners.workload import Workload
 from crowdlearn_host.spec.micro_batch import cheapest_rows
@@ -53,6 +56,23 @@ class Setting:
     def config(self) -> SimulationConfig:
         return self.workload.config
 
+    @property
+    def rounds(self) -> int:
+        """Rounds until the end, or until the budget of privacy is spent."""
+        if not self.config.privacy.private:
+            return self.config.rounds
+        return self.config.budget.affordable(self._samples) * self.config.rounds_an_epoch
+
+    def epsilon(self, number: int) -> float | None:
+        """The largest epsilon of a device after round `number`, counted from 0; None without noise."""
+        if not self.config.privacy.private:
+            return None
+        return self.config.budget.total(self._samples, number // self.config.rounds_an_epoch + 1)
+
+    @property
+    def _samples(self) -> list[int]:
+        return [len(each) for each in self.workload.devices]
+
 
 def prepare(
     config: SimulationConfig,
@@ -80,6 +100,22 @@ def prepare(
         Dataset(each.inputs, as_targets(each.labels, spec, outputs, f"the {name} data"))
         for name, each in (("training", train), ("test", test))
     )
+    if config.privacy.private:
+        check_model(model)
+    if config.privacy.label_epsilon is not None:
+        if train.labels.dtype.kind != "i":
+            raise ConfigError(
+                "privacy.label_epsilon changes classes, and these targets are numbers; leave it out"
+            )
+        rng = np.random.default_rng((config.seed, 24))
+        train = Dataset(train.inputs, flipped(train.labels, outputs, config.privacy.label_epsilon, rng))
+    if config.sharing.secure and config.sharing.enabled:
+        first = graph.edges[0].module
+        rank = min(dict(model.named_parameters())[f"{first}.weight"].flatten(1).shape)
+        fewest = min(
+            sum(map(len, devices[g : g + config.group])) for g in range(0, config.devices, config.group)
+        )
+        check_release(rank, fewest, config.groups)
     state = model.state_dict()
     plan = load_plan(config.plan, graph) if config.plan else balanced(graph, config.pieces or _pieces(config))
     if len(plan.pieces) > _pieces(config):
@@ -105,7 +141,7 @@ def prepare(
     def each(chosen: Callable[[str], bool]) -> NDArray[np.bool_]:
         return np.concatenate([np.full(entry.stop - entry.start, chosen(entry.name)) for entry in layout])
 
-    return Setting(
+    setting = Setting(
         Workload(
             config,
             train.inputs,
@@ -128,6 +164,12 @@ def prepare(
         flatten(state),
         gradient,
     )
+    if not setting.rounds:
+        raise ConfigError(
+            f"privacy.epsilon = {config.privacy.epsilon:g} is spent before the first epoch is over with "
+            f"privacy.noise = {config.privacy.noise}: ask for more noise, or leave noise out"
+        )
+    return setting
 
 
 def _pieces(config: SimulationConfig) -> int:

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from crowdlearn_device.errors import AggregationError
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.sharing.selection import select_top
 from crowdlearn_device.sharing.update import Update, encode_update
 from crowdlearn_device.sharing.update_values import ValueType, as_decoded
 from numpy.typing import NDArray
 
+from crowdlearn_host.methods.secure_sharing import SecureSum, lot, secure_bytes
 from crowdlearn_host.methods.slicenet.window import Window
 from crowdlearn_host.simulation.learners.group import GroupResult
 from crowdlearn_host.spec.simulation import SimulationConfig
@@ -22,7 +24,8 @@ from .state import diverged
 
 def by_gradient(config: SimulationConfig) -> bool:
     """Return whether |gradient| decides what is shared: not where nothing or everything is."""
-    return config.sharing.enabled and 0 < config.sharing.theta < 1
+    sharing = config.sharing
+    return sharing.enabled and not sharing.secure and 0 < sharing.theta < 1
 
 
 def share(
@@ -37,6 +40,8 @@ def share(
     into `weights`. Returns the bytes of both. `weights` are float32 [groups, floats].
     """
     config = setting.config
+    if config.sharing.secure:
+        return share_securely(setting, window, holders, results, weights, number)
     theta, values = config.sharing.theta, ValueType[config.sharing.values.upper()]
     parts = _parts(setting, frozen=False)
     sent = 0
@@ -65,6 +70,42 @@ def share(
         rest = [part for part in _parts(setting, frozen=True) if len(part.places)]
         sent += len(holders) * sum(whole.add(0, part, np.arange(len(part.places))) for part in rest)
     return sent
+
+
+def share_securely(
+    setting: Setting,
+    window: Window,
+    holders: Sequence[Sequence[int]],
+    results: Iterable[GroupResult],
+    weights: NDArray[np.float32],
+    number: int,
+) -> int:
+    """Share by secure sums, as `share` does in the clear: the window gets the mean over all groups alone.
+
+    `weights` are float32 [groups, floats].
+    """
+    config = setting.config
+    parts = _parts(setting, frozen=False)
+    shared = np.sort(np.concatenate([part.places for part in parts]))
+    drawn = lot(len(shared), config.sharing.theta, setting.statistics[shared], config.seed, number)
+    places = shared[drawn]
+    total = SecureSum(len(places), len(holders))
+    for group, result in zip(holders, results, strict=True):
+        try:
+            total.add(result.weights[places])
+        except AggregationError as error:
+            raise diverged(number, f"the group of device {group[0]}: {error}") from error
+    window.apply(Update(0, number, places.astype(np.uint32), total.mean()))
+    due = np.zeros(len(window), np.bool_)
+    due[window.download(config.sharing.tau)[0]] = True
+    np.copyto(weights, window.average(), where=due)
+    mine = np.zeros(len(window), np.bool_)
+    mine[places] = True
+    up = sum(secure_bytes(int(mine[part.places].sum()), len(holders)) for part in parts)
+    down = 4 * int(due.sum()) + (len(window) // 8 if not due.all() else 0)
+    if config.renews:
+        down += 4 * int(setting.frozen.sum())
+    return len(holders) * (up + down)
 
 
 @dataclass(frozen=True)

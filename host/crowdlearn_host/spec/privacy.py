@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
 
 from crowdlearn_host.common.toml_files import Section
 
@@ -14,10 +16,34 @@ class PrivacySection(Section):
     as random shares to three helpers (docs/privacy.md); normalisation, activations and the loss stay with the
     dominator. `first_layer` then says whether it multiplies the first layer itself ("kept") or is helped with
     it, too ("shared").
+
+    With `epsilon` or `noise` each mini-batch is a DP-SGD step: samples drawn at random (Poisson), gradients
+    clipped to the norm `clip` sample by sample, noise added of `noise` times the clip. Given `epsilon` alone,
+    the noise is what keeps a sample of any device within it, at `delta`, to the run's end. Given both,
+    training ends before an epoch that would exceed it. With `label_epsilon` each device changes its labels by
+    randomised response before anything learns from them, which hides a label, and no image, within it.
     """
 
+    epsilon: float | None = Field(default=None, gt=0)
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    clip: float = Field(default=1.0, gt=0)
+    noise: float | None = Field(default=None, gt=0)
+    label_epsilon: float | None = Field(default=None, gt=0, le=50)
     sums: Literal["plain", "shares"] = "plain"
     first_layer: Literal["kept", "shared"] = "kept"
+
+    @property
+    def private(self) -> bool:
+        """True if training is DP-SGD."""
+        return self.epsilon is not None or self.noise is not None
+
+    @model_validator(mode="after")
+    def _noise_fits(self) -> Self:
+        if self.private and self.sums == "shares":
+            raise ValueError(
+                "privacy.epsilon and noise are for sums = 'plain': helpers open gradients without noise"
+            )
+        return self
 
 
 class RunPrivacySection(PrivacySection):

@@ -76,7 +76,8 @@ class SharingSection(Section):
     weights, averaged over the last `omega` uploads (0: as many as there are groups), downloaded where
     uploaded more than omega * `tau` times.
 
-    Groups do not wait for each other unless `synchronous`: then a run repeats exactly.
+    Groups do not wait for each other unless `synchronous`: then a run repeats exactly. `secure` sums what
+    groups share, so that the host gets nothing but sums of all groups; `crowdlearn simulate` does it.
     """
 
     every: int = Field(0, ge=0)
@@ -85,6 +86,7 @@ class SharingSection(Section):
     omega: int = Field(0, ge=0)
     values: Literal["float32", "float16", "int8"] = "float32"
     synchronous: bool = False
+    secure: bool = False
 
 
 class TrainingSection(Section):

@@ -10,8 +10,10 @@ from crowdlearn_host.common.toml_files import Location, Section
 from crowdlearn_host.methods.base import SharingStrategy
 from crowdlearn_host.methods.registry import STRATEGIES
 from crowdlearn_host.methods.round_schedule import Fall, renews, share_left
+from crowdlearn_host.methods.secure_sharing import check_secure
 from crowdlearn_host.models.names import ModelName
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION, Rotation
+from crowdlearn_host.privacy.dp.budget import Budget
 
 from .loss import CROSS_ENTROPY, LossSpec
 from .privacy import PrivacySection
@@ -60,7 +62,8 @@ AS_PHONES = -1
 class SharingConfig(Section):
     """Sharing between groups: once an epoch as in the paper, or after every `every` passes.
 
-    `omega` = 0 means as many uploads as there are groups.
+    `omega` = 0 means as many uploads as there are groups. `secure` sums them so that the host gets nothing
+    but the sums of all groups (methods/secure_sharing.py); theta is then the same lot of weights for all.
     """
 
     enabled: bool = True
@@ -69,6 +72,7 @@ class SharingConfig(Section):
     tau: float = Field(default=0.5, ge=0, le=1)
     omega: int = Field(default=0, ge=0)
     values: Literal["float32", "float16", "int8"] = "float32"
+    secure: bool = False
 
 
 class FedAvgConfig(Section):
@@ -127,11 +131,34 @@ class SimulationConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _privacy_fits(self) -> SimulationConfig:
+        training, sharing = self.training, self.sharing
+        if sharing.secure and sharing.enabled:
+            if self.method != "slicenet":
+                raise ValueError("sharing.secure sums what groups share: set method = 'slicenet'")
+            check_secure(self.groups, sharing.omega, sharing.values)
+        if self.privacy.private:
+            if self.method == "fedavg":
+                raise ValueError("privacy.epsilon and noise are for method = 'slicenet' or 'alone'")
+            if training.wire != "float32" or training.staleness or training.weight_decay:
+                raise ValueError(
+                    "with privacy.epsilon or noise set training.wire = 'float32', and leave out "
+                    "staleness and weight_decay: the account of noise is that of plain steps"
+                )
+        return self
+
     @property
     def strategy(self) -> SharingStrategy:
         """The strategy by which what devices learn becomes one model."""
         chosen = STRATEGIES[self.method]
         return chosen if self.sharing.enabled else chosen.alone()
+
+    @property
+    def budget(self) -> Budget:
+        """The budget of DP-SGD, if `privacy.private`."""
+        privacy, training = self.privacy, self.training
+        return Budget(privacy.epsilon, privacy.delta, privacy.noise, training.batch, training.epochs)
 
     @property
     def passes_a_round(self) -> int:
@@ -150,8 +177,9 @@ class SimulationConfig(Section):
 
     @property
     def omega(self) -> int:
-        """Uploads that the window keeps per weight."""
-        return self.sharing.omega or self.groups
+        """Uploads that the window keeps per weight: sums of all groups, where sharing is secure."""
+        uploads = self.sharing.omega or self.groups
+        return uploads // self.groups if self.sharing.secure else uploads
 
     @property
     def rounds(self) -> int:

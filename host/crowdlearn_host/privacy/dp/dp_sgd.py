@@ -26,7 +26,7 @@ class DPStep:
 
     clip: float
     noise: float
-    expected: int
+    expected: float
 
     def gradients(
         self, model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor, generator: torch.Generator

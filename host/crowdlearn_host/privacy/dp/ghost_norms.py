@@ -97,9 +97,7 @@ def check_model(model: nn.Module) -> None:
 
 @contextmanager
 def recorded(model: nn.Module) -> Iterator[list[tuple[nn.Module, Tensor, Tensor]]]:
-    """Yield the modules with weights in the order in which they ran, and the tensors [samples, ...] that
-    entered and left each.
-    """
+    """Yield the modules with weights as they ran, what entered [B, ...] and what left [B, ...]."""
     seen: list[tuple[nn.Module, Tensor, Tensor]] = []
 
     def hook(module: nn.Module, given: tuple[Tensor, ...], left: Tensor) -> None:

@@ -48,8 +48,8 @@ class Piece:
 
 
 def pieces_of(model: nn.Module, loss: Callable[[Tensor], Tensor], inputs: Tensor, cut: Cut) -> list[Piece]:
-    """Return what each piece computes of `inputs` [samples, ...], of a network of dense maps and convolutions
-    that is cut at `cut`.
+    """Return what each piece computes of a mini-batch, of a network of dense maps and convolutions that is
+    cut at `cut`. Inputs are float [B, ...].
 
     Raises UnsupportedModule, by name, if a module has weights that are not a map's.
     """

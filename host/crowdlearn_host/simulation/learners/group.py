@@ -20,6 +20,7 @@ from crowdlearn_host.models.named import build_model
 from . import kernels
 from .autograd import ByAutograd
 from .dense_learner import DenseLearner
+from .private import ByDPSGD
 from .sparse_inputs import Indices
 from .workload import Pass, Workload
 
@@ -64,9 +65,12 @@ class GroupModel:
         layout = flat_layout(model.state_dict())
         self._workload = workload
         self._frozen = [slice(e.start, e.stop) for e in layout if e.name in workload.frozen]
-        self._learner: Learner = DenseLearner.of(model, layout, workload) or ByAutograd(
-            model, layout, workload
-        )
+        self._learner: Learner
+        if workload.config.privacy.private:
+            self._learner = ByDPSGD(model, layout, workload)
+        else:
+            dense = DenseLearner.of(model, layout, workload)
+            self._learner = dense or ByAutograd(model, layout, workload)
 
     def train(
         self, passes: Sequence[Pass], weights: Floats, momentum: Floats, rate: float, accumulate: bool

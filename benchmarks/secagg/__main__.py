@@ -1,7 +1,10 @@
 """What a secure sum costs: bytes, and processor seconds of a device and of the host, at several drop-outs.
 
 Bytes are those of the messages as they would be on the wire, keys and shares included; expansion is against
-the plain vector in float32. python -m benchmarks.secagg [--quick] [--json FILE]
+the plain vector in float32. With --flower FOLDER the same vectors are summed by Flower's SecAgg+, in an
+environment of its own that is made there if it is missing.
+
+python -m benchmarks.secagg [--quick] [--flower FOLDER] [--json FILE]
 """
 
 from __future__ import annotations
@@ -20,10 +23,14 @@ from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint
 from crowdlearn_device.privacy.aggregation.messages import Masked, Revealed, SealedShares, SumRound
 from crowdlearn_device.security.envelope import Identity
 
-from .report import machine, write_rows
+from benchmarks.report import machine, write_rows
+
+from .environment import Flower
 
 GROUPS, WEIGHTS, DROPPED = (8, 24, 100), (400_000, 5_000_000), (0.0, 0.1, 0.3)
 KEY, TAG, NUMBER = 32, 16, 4
+MOST_FOR_FLOWER = 12_000_000
+"""Numbers of all groups together for which Flower is waited for."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +134,30 @@ def measure(groups: int, weights: int, dropped: float) -> Row:
     )
 
 
+def _compared(theirs: dict[str, Any], ours: Row) -> str:
+    """Return a line of Flower's figures, and by how much ours are less."""
+    ratios = ", ".join(
+        f"{theirs[name] / getattr(ours, name):.1f}"
+        for name in ("upload_bytes", "device_seconds", "host_seconds")
+    )
+    return (
+        f"{'flower':8s} {theirs['groups']:6d} {theirs['weights']:8d} {theirs['dropped']:8.1f} {'':>6}"
+        f" {theirs['upload_bytes'] / 1e6:10.2f} {theirs['expansion']:10.3f}"
+        f" {theirs['device_seconds']:9.3f} {theirs['host_seconds']:7.2f}  (over ours: {ratios})"
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print a row for each number of groups, weights and drop-outs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="400,000 weights, 8 and 24 groups")
+    parser.add_argument("--flower", type=Path, metavar="FOLDER", help="Flower's environment, made if missing")
     parser.add_argument("--json", type=Path, help="write the rows here")
     wanted = parser.parse_args(arguments)
     rows: list[dict[str, Any]] = []
+    flower = Flower(wanted.flower) if wanted.flower else None
     print(machine())
-    print("groups  weights  dropped  exact  upload MB  expansion  device s  host s")
+    print("by       groups  weights  dropped  exact  upload MB  expansion  device s  host s")
     for groups in GROUPS[:2] if wanted.quick else GROUPS:
         for weights in WEIGHTS[:1] if wanted.quick else WEIGHTS:
             if groups * weights > 200_000_000:
@@ -143,12 +165,16 @@ def main(arguments: list[str] | None = None) -> None:
                 continue
             for dropped in DROPPED:
                 row = measure(groups, weights, dropped)
-                rows.append(vars(row))
+                rows.append({"by": "crowdlearn", **vars(row)})
                 print(
-                    f"{row.groups:6d} {row.weights:8d} {row.dropped:8.1f} {row.bit_exact!s:>6}"
+                    f"{'ours':8s} {row.groups:6d} {row.weights:8d} {row.dropped:8.1f} {row.bit_exact!s:>6}"
                     f" {row.upload_bytes / 1e6:10.2f} {row.expansion:10.3f} {row.device_seconds:9.3f}"
-                    f" {row.host_seconds:7.2f}"
+                    f" {row.host_seconds:7.2f}",
+                    flush=True,
                 )
+                if flower is not None and groups * weights <= MOST_FOR_FLOWER:
+                    rows.append(flower.measure(groups, weights, dropped))
+                    print(_compared(rows[-1], row), flush=True)
     write_rows(wanted.json, rows)
 
 

@@ -1,0 +1,1 @@
+"""Secure sums: bytes and seconds of a device and of the host, and both beside Flower's SecAgg+."""

@@ -1,0 +1,102 @@
+"""Sharing by secure sums: the host gets the sum over all groups of each weight, and nothing of any group.
+
+The weights of a round are a public lot, the same for every group: a device's own choice would reveal which
+weights moved, and leave some of them with a single contributor. A weight's window holds the last
+omega / groups means, so that with theta = 1 it is the window of the same uploads one by one.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+import numpy as np
+from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint, Words
+from crowdlearn_device.protocol.frames import Floats
+from numpy.typing import NDArray
+
+from crowdlearn_host.errors import ConfigError
+
+LEAST_GROUPS = 8
+"""Contributors below which no sum is released."""
+ROOM = 4
+"""Samples for each direction in which the first layer can move: fewer could be told apart in the sum."""
+KEY_BYTES, SEALED_BYTES, TAG_BYTES, NUMBER_BYTES = 32, 64 + 16, 32, 4
+
+
+def least_contributors(rank: int, samples: int) -> int:
+    """Return how many groups of `samples` samples each must contribute to a sum; `rank` is the rank that the
+    first layer's move can have.
+    """
+    return max(LEAST_GROUPS, ceil(ROOM * rank / max(samples, 1)))
+
+
+def check_secure(groups: int, omega: int, values: str) -> None:
+    """Raise ValueError if groups cannot share securely."""
+    if groups < LEAST_GROUPS:
+        raise ValueError(
+            f"sharing.secure releases sums of at least {LEAST_GROUPS} groups, and there are {groups}; "
+            "form more groups, or leave it out"
+        )
+    if omega % groups:
+        raise ValueError(
+            f"sharing.omega = {omega}, but the host gets sums of {groups} groups: choose a multiple, or 0"
+        )
+    if values != "float32":
+        raise ValueError("sharing.secure sends fixed point of 32 bits: leave out sharing.values")
+
+
+def check_release(rank: int, samples: int, groups: int) -> None:
+    """Raise ConfigError if sums over these groups tell too much of their samples."""
+    least = least_contributors(rank, samples)
+    if groups < least:
+        raise ConfigError(
+            f"sharing.secure: a sum of {groups} groups of {samples} samples is not released, for the first "
+            f"layer could move in {rank} directions; {least} groups, or more samples a device, are needed"
+        )
+
+
+def lot(weights: int, theta: float, always: NDArray[np.bool_], seed: int, number: int) -> NDArray[np.int64]:
+    """Return the positions that all groups share in round `number`: a public lot of `theta` of the weights,
+    and those that are shared `always`. They are int64 [n], increasing.
+    """
+    if theta >= 1:
+        return np.arange(weights)
+    drawn = always.copy()
+    count = ceil(theta * weights)
+    drawn[np.random.default_rng((seed, number, 24)).permutation(weights)[:count]] = True
+    return np.flatnonzero(drawn)
+
+
+class SecureSum:
+    """The sum of one vector of every group, uint32 [size], in the words that devices mask.
+
+    Masks cancel to the bit, so that a simulation adds none. Raises AggregationError if a value does not fit.
+    """
+
+    def __init__(self, size: int, groups: int) -> None:
+        self._numbers, self._groups = FixedPoint(groups), groups
+        self._total: Words = np.zeros(size, np.uint32)
+        self._added = 0
+
+    def add(self, values: Floats) -> None:
+        """Add a group's vector, float32 [size]."""
+        self._total += self._numbers.encode(values)
+        self._added += 1
+
+    def mean(self) -> Floats:
+        """Return the mean over the groups, float32 [size]; nothing but all of them together is released."""
+        if self._added != self._groups:
+            raise ConfigError(f"{self._added} of {self._groups} groups contributed; the sum is not released")
+        mean: Floats = (self._numbers.decode(self._total) / self._groups).astype(np.float32)
+        return mean
+
+
+def secure_bytes(words: int, groups: int) -> int:
+    """Return the bytes that a device sends and gets for a secure sum of `words` weights, but for the result:
+    the masked vector, keys, sealed shares, confirmations and revealed shares of all others.
+    """
+    others = groups - 1
+    each = 2 * KEY_BYTES + NUMBER_BYTES
+    up = 4 * words + each + others * (SEALED_BYTES + TAG_BYTES + 4 * NUMBER_BYTES) + groups * each // 2
+    down = others * (each + SEALED_BYTES + TAG_BYTES + 4 * NUMBER_BYTES) + groups * NUMBER_BYTES
+    return up + down

@@ -1,0 +1,1 @@
+"""The role host: what shared weights, or their sums, reveal of who was trained on."""

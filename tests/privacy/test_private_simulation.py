@@ -1,0 +1,176 @@
+"""Simulated runs by secure sums and by DP-SGD."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_export.errors import UnsupportedModule
+from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.methods.secure_sharing import SecureSum, least_contributors, lot
+from crowdlearn_host.privacy.dp.budget import Budget, flipped
+from crowdlearn_host.runs.interrupt import Interrupt
+from crowdlearn_host.runs.preflight import check_start
+from crowdlearn_host.runs.simulated import simulate_run
+from crowdlearn_host.simulation.engine import global_weights, run
+from crowdlearn_host.simulation.setting import Setting, prepare
+from crowdlearn_host.simulation.workers import InProcess
+from crowdlearn_host.spec.run_spec import RunSpec
+from crowdlearn_host.spec.simulated import simulation_of
+from crowdlearn_host.spec.simulation import SimulationConfig
+from pydantic import ValidationError
+
+MODEL = """
+from torch import nn
+
+def tanh():
+    return nn.Sequential(nn.Linear(64, 16), nn.Tanh(), nn.Linear(16, 10))
+"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    (tmp_path / "tanh_model.py").write_text(MODEL)
+    return f"{tmp_path / 'tanh_model.py'}:tanh"
+
+
+def setting(model: str, *, groups: int = 8, epochs: int = 2, **sections: dict[str, object]) -> Setting:
+    rng = np.random.default_rng(0)
+    inputs = rng.random((640, 64), np.float32)
+    data = Dataset(inputs, (inputs @ rng.normal(size=(64, 10))).argmax(1))
+    values = {
+        "model": model,
+        "devices": groups * 2,
+        "group": 2,
+        "training": {"epochs": epochs, "batch": 10, "learning_rate": 0.2},
+        "sharing": {"theta": 1.0},
+        **sections,
+    }
+    each = np.array_split(np.arange(640), groups * 2)
+    return prepare(SimulationConfig.model_validate(values), data, data, each)
+
+
+def trained(of: Setting) -> np.ndarray:
+    with InProcess(of.workload) as workers:
+        return global_weights(of, run(of, workers))
+
+
+@pytest.mark.parametrize("omega", [0, 16])
+def test_a_window_of_sums_is_the_plain_one_where_all_share_all(model: str, omega: int) -> None:
+    plain, secure = (
+        trained(setting(model, sharing={"theta": 1.0, "omega": omega, "secure": kind}))
+        for kind in (False, True)
+    )
+    assert np.abs(plain - secure).max() < 1e-5
+
+
+def test_a_lot_is_the_same_for_all_and_another_in_every_round(model: str) -> None:
+    always = np.zeros(1000, np.bool_)
+    always[:3] = True
+    first, again, second = (lot(1000, 0.25, always, 7, number) for number in (0, 0, 1))
+    assert (first == again).all()
+    assert {*first.tolist()} != {*second.tolist()}
+    assert 250 <= len(first) <= 253
+    assert {0, 1, 2} <= {*first.tolist()}
+    half = setting(model, sharing={"theta": 0.5, "tau": 0.0, "secure": True}, epochs=1)
+    whole = setting(model, sharing={"theta": 1.0, "tau": 0.0, "secure": True}, epochs=1)
+    moved = trained(half) != half.initial
+    assert 0.4 < moved.mean() < 0.6
+    assert np.abs(trained(half)[moved] - trained(whole)[moved]).max() < 1e-6
+
+
+def test_sums_that_would_tell_too_much_are_refused(model: str) -> None:
+    assert least_contributors(rank=16, samples=80) == 8
+    assert least_contributors(rank=400, samples=50) == 32
+    for sharing, groups, reason in (
+        ({"secure": True}, 7, "at least 8 groups"),
+        ({"secure": True, "omega": 12}, 8, "choose a multiple"),
+        ({"secure": True, "values": "int8"}, 8, "fixed point"),
+    ):
+        with pytest.raises(ValidationError, match=reason):
+            setting(model, groups=groups, sharing=sharing)
+    few = setting(model, groups=8).workload
+    with pytest.raises(ConfigError, match="could move in 16 directions; 16 groups"):
+        prepare(
+            few.config.model_copy(update={"sharing": few.config.sharing.model_copy(update={"secure": True})}),
+            Dataset(few.inputs[:32], few.labels[:32]),
+            few.test,
+            np.array_split(np.arange(32), 16),
+        )
+    total = SecureSum(3, 8)
+    total.add(np.zeros(3, np.float32))
+    with pytest.raises(ConfigError, match="not released"):
+        total.mean()
+
+
+def test_epsilon_is_told_and_keeps_to_what_was_asked_for(model: str) -> None:
+    of = setting(model, groups=1, epochs=3, privacy={"epsilon": 6.0}, sharing={"enabled": False})
+    with InProcess(of.workload) as workers:
+        state = run(of, workers)
+    told = [record.epsilon for record in state.records]
+    assert told == sorted(told)
+    assert 5.9 < told[-1] <= 6.0
+    assert not np.array_equal(state.weights[0], of.initial)
+
+
+def test_training_ends_before_a_budget_is_exceeded(model: str, tmp_path: Path) -> None:
+    budget = Budget(4.0, 1e-5, 2.0, 10, 1000)
+    affordable = budget.affordable([100])
+    assert 0 < affordable < 1000
+    assert budget.spent(100, affordable) <= 4.0 < budget.spent(100, affordable + 1)
+    spec = RunSpec.model_validate(
+        {
+            "model": model,
+            "data": "digits",
+            "group": {"pieces": 2},
+            "training": {"epochs": 500, "batch": 256, "momentum": 0, "seed": 3},
+            "privacy": {"epsilon": 3.0, "noise": 1.5},
+        }
+    )
+    told: list[tuple[str, dict]] = []
+    state = simulate_run(
+        simulation_of(spec), tmp_path / "run", lambda name, fields: told.append((name, fields)), Interrupt()
+    )
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < len(rows) == len(state.records) < 500
+    assert rows[-1]["epsilon"] <= 3.0
+    assert any("pays for" in fields.get("text", "") for name, fields in told if name == "note")
+    spent = spec.model_copy(update={"privacy": spec.privacy.model_copy(update={"noise": 0.3})})
+    with pytest.raises(ConfigError, match="spent before the first epoch"):
+        simulate_run(simulation_of(spent), tmp_path / "none", lambda *_: None, Interrupt())
+
+
+def test_the_smallest_device_is_the_one_that_is_told() -> None:
+    budget = Budget(None, 1e-5, 1.0, 10, 5)
+    assert budget.total([50, 1000], 5) == budget.spent(50, 5) > budget.spent(1000, 5)
+    assert budget.total([0, 0], 5) == 0
+
+
+def test_batch_norm_is_refused_by_name_and_so_is_what_does_not_fit(model: str) -> None:
+    with pytest.raises(UnsupportedModule, match=r"batch norm.*GroupNorm"):
+        setting("mlp:64-16-10", groups=1, privacy={"epsilon": 2.0})
+    with pytest.raises(ValidationError, match="helpers open gradients"):
+        setting(model, groups=2, privacy={"epsilon": 2.0, "sums": "shares"})
+
+
+def test_phones_refuse_what_they_do_not_do_yet(model: str) -> None:
+    for section, name in (
+        ({"sharing": {"secure": True}}, "sharing.secure"),
+        ({"privacy": {"epsilon": 2.0}}, "privacy.epsilon"),
+        ({"privacy": {"label_epsilon": 2.0}}, "privacy.label_epsilon"),
+    ):
+        spec = RunSpec.model_validate({"model": model, "data": "digits", **section})
+        with pytest.raises(ConfigError, match=rf"{name}.*crowdlearn simulate"):
+            check_start(spec)
+
+
+def test_a_label_stays_with_the_probability_of_randomised_response() -> None:
+    labels = np.arange(100_000) % 10
+    changed = flipped(labels, 10, 2.0, np.random.default_rng(0))
+    kept = float((changed == labels).mean())
+    assert kept == pytest.approx(np.exp(2) / (np.exp(2) + 9), abs=0.005)
+    others = np.bincount(changed[labels == 3], minlength=10)[[0, 1, 2, 4, 5, 6, 7, 8, 9]]
+    assert others.max() / others.min() < 1.3
