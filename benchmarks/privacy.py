@@ -1,6 +1,6 @@
 """Privacy, measured by attacks: what each role of a group learns of a dominator's samples.
 
-    python -m benchmarks.privacy [--quick] [--data FOLDER] [--json FILE] [--page FILE]
+    python -m benchmarks.privacy [--quick] [--data FOLDER] [--roles host] [--json FILE] [--page FILE]
 
 The group trains in this process with the devices' own code, programs and messages; every device is tapped.
 The data are MNIST's four files in FOLDER, or scikit-learn's small digits if none is given.
@@ -15,13 +15,16 @@ from pathlib import Path
 from crowdlearn import RunSpec
 from crowdlearn.hosting import prepare
 from crowdlearn.models import build_model
-from crowdlearn.privacy import Auditor, Case, Finding, findings_on_shares, rehearsed_case
+from crowdlearn.privacy import Auditor, Case, Finding, findings_on_shares, host_rows, rehearsed_case
 from crowdlearn.privacy import audit_page as page
 from crowdlearn_host.cli.runs.privacy import print_findings, worst
+from crowdlearn_host.runs.data import load_split
 from rich.console import Console
 
 from .report import machine, write_rows
 
+ROLES = ("group", "host")
+"""Views that are attacked: those of a group's devices, and the host's of shared weights."""
 BATCH, RATE = 64, 0.05
 SHARES_BATCH = 512
 """What shares are opened of is a mini-batch's gradient: the more samples, the less it tells of one."""
@@ -58,6 +61,21 @@ def findings_of(case: Case, *, quick: bool) -> Iterator[Finding]:
         yield from findings_on_shares(case, model, batch=SHARES_BATCH, quick=quick, first_layer=first_layer)
 
 
+def print_host_rows(data: str) -> list[dict[str, object]]:
+    """Print what the host learns of shared weights, and return the rows."""
+    rows = []
+    print("mode    role  attack             samples  devices    auc  epsilon  at least  accuracy")
+    for found in host_rows(load_split(data, "train")):
+        rows.append(found.row())
+        figures = (found.auc, found.epsilon, found.epsilon_bound, found.accuracy)
+        print(
+            f"{found.mode:7s} {found.role:5s} {found.attack:18s} {found.samples:7d} {found.devices:8d}"
+            + "".join("        " if each is None else f"{each:8.3f}" for each in figures),
+            flush=True,
+        )
+    return rows
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.privacy", description=__doc__)
@@ -67,7 +85,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     parser.add_argument("--page", type=Path, help="also write a page with pictures to this file")
+    parser.add_argument(
+        "--roles", nargs="+", choices=ROLES, default=ROLES[:1], help="whose view to attack (default: group)"
+    )
     options = parser.parse_args(argv)
+    if options.roles == ["host"]:
+        write_rows(options.json, print_host_rows(options.data))
+        return
     console = Console(width=200)
     found: list[Finding] = []
     cases: list[Case] = []
@@ -82,7 +106,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print_findings(console, found)
     console.print(worst(found))
     console.print(machine())
-    write_rows(options.json, [finding.row() for finding in found])
+    rows = [finding.row() for finding in found]
+    if "host" in options.roles:
+        rows += print_host_rows(options.data)
+    write_rows(options.json, rows)
     if options.page is not None:
         options.page.write_text(page("crowdlearn privacy audit", found, cases[0].victim.inputs[:12]))
 

@@ -80,6 +80,9 @@ class _Device:
     def trust(self, peers: Iterable[pb.Peer]) -> list[int]:
         return [peer.device for peer in peers]
 
+    def trust_heirs(self, heirs: Iterable[pb.Peer]) -> list[int]:
+        return self.trust(heirs)
+
     def program(self, sha256: str) -> tuple[Manifest, Executor]:
         return MANIFEST, _Zeros()
 

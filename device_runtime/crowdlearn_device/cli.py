@@ -26,6 +26,8 @@ from crowdlearn_device.program.executor import ProgramStore, load_program
 from crowdlearn_device.program.isolation.warden import Warden
 from crowdlearn_device.program.manifest_reader import read_targets
 from crowdlearn_device.program.replay import replay
+from crowdlearn_device.security.assignment_policy import fingerprint
+from crowdlearn_device.security.envelope import Identity
 from crowdlearn_device.transport.abstract_socket import SOCKET
 from crowdlearn_device.transport.host_token import token_of
 from crowdlearn_device.transport.join import join_host
@@ -110,6 +112,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     predicting.add_argument("--output", type=Path, help="file for the CSV (default: standard output)")
     predicting.add_argument("--force", action="store_true", help="replace OUTPUT where it is there")
     predicting.add_argument("--threads", type=int, default=0, help="threads of the executor (0: its choice)")
+    printing = commands.add_parser(
+        "fingerprint", help="print what owners of devices compare, and put into assignments.json"
+    )
+    printing.add_argument("--home", type=Path, required=True, help="the device's folder")
     looking = commands.add_parser(
         "samples",
         help="see whether the training data fits a model; prints how many samples there are, as JSON",
@@ -154,6 +160,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "measure":
             store, rest = ProgramStore(arguments.programs, load), partial(_rest, arguments.pause)
             measure_step(store, arguments.program, arguments.seconds, rest, partial(_tell, arguments.pause))
+            return 0
+        if arguments.command == "fingerprint":
+            print(fingerprint(Identity.load(arguments.home / "identity.key").public))
             return 0
         if arguments.command == "samples":
             wanted = (arguments.shape, arguments.classes, arguments.targets)

@@ -41,5 +41,9 @@ class AggregationError(DeviceError):
     """A secure sum is refused: too few contributors, a host that contradicts itself, values out of range."""
 
 
+class PolicyError(DeviceError):
+    """An assignment is outside what the device's owner allows."""
+
+
 class MeterError(DeviceError):
     """An energy meter is absent, may not be read, or tells what cannot be true."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from crowdlearn_host.privacy.aggregation.aggregator import Aggregator
     from crowdlearn_host.privacy.audit.audit import Auditor, Finding
     from crowdlearn_host.privacy.audit.case import Case, rehearsed_case
+    from crowdlearn_host.privacy.audit.host.host import HostRow, host_rows
     from crowdlearn_host.privacy.audit.on_shares import findings_on_shares
     from crowdlearn_host.privacy.audit.page import page as audit_page
     from crowdlearn_host.privacy.dp.accountant import Schedule, epsilon, noise_for, own_epsilon
@@ -26,11 +27,13 @@ __all__ = [
     "Case",
     "DPStep",
     "Finding",
+    "HostRow",
     "Schedule",
     "SlicedDPStep",
     "audit_page",
     "epsilon",
     "findings_on_shares",
+    "host_rows",
     "noise_for",
     "norms_of",
     "own_epsilon",

@@ -10,7 +10,13 @@ import pytest
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.methods.secure_sharing import SecureSum, least_contributors, lot
+from crowdlearn_host.methods.secure_sharing import (
+    SecureSum,
+    clipped,
+    discrete_gaussian,
+    least_contributors,
+    lot,
+)
 from crowdlearn_host.privacy.dp.budget import Budget, flipped
 from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.runs.preflight import check_start
@@ -174,3 +180,31 @@ def test_a_label_stays_with_the_probability_of_randomised_response() -> None:
     assert kept == pytest.approx(np.exp(2) / (np.exp(2) + 9), abs=0.005)
     others = np.bincount(changed[labels == 3], minlength=10)[[0, 1, 2, 4, 5, 6, 7, 8, 9]]
     assert others.max() / others.min() < 1.3
+
+
+def test_noise_in_the_sum_has_the_deviation_that_was_asked_for_and_moves_are_clipped() -> None:
+    for deviation in (0.7, 3.0, 50.0):
+        drawn = discrete_gaussian(deviation, 200_000, np.random.default_rng(0))
+        assert abs(drawn.mean()) < 0.02 * deviation
+        assert drawn.std() == pytest.approx(deviation, rel=0.02)
+    total = SecureSum(50_000, 8, noise=0.4)
+    for _ in range(8):
+        total.add(np.zeros(50_000, np.float32))
+    assert float(total.mean().std()) * 8 == pytest.approx(0.4, rel=0.02)
+    move = np.full(100, 0.3, np.float32)
+    assert float(np.linalg.norm(clipped(move, 1.0))) == pytest.approx(1.0, rel=1e-5)
+    assert (clipped(move, 4.0) == move).all()
+
+
+def test_a_group_has_an_epsilon_of_its_own_in_noisy_sums(model: str) -> None:
+    noisy = {"theta": 1.0, "tau": 0.0, "secure": True, "noise": 1.0, "clip": 0.5}
+    of = setting(model, sharing=noisy)
+    with InProcess(of.workload) as workers:
+        state = run(of, workers)
+    told = [record.group_epsilon for record in state.records]
+    assert 0 < told[0] < told[1] < 10
+    # A mean of moves of norm 0.5, and noise of deviation 0.5 / 8 in each of the weights.
+    moved = np.linalg.norm(state.window.average() - of.initial)
+    assert moved < 2 * (0.5 + 1.2 * 0.5 / 8 * len(of.initial) ** 0.5)
+    with pytest.raises(ValidationError, match="set secure"):
+        setting(model, sharing={"noise": 1.0})

@@ -6,7 +6,7 @@ disk the device is Ready. Go starts the work (piece_pass.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -58,6 +58,8 @@ class Owner(Protocol):
     def states(self) -> StateStore: ...
 
     def trust(self, peers: Iterable[pb.Peer]) -> list[int]: ...
+
+    def trust_heirs(self, heirs: Sequence[pb.Peer]) -> list[int]: ...
 
     def program(self, sha256: str) -> tuple[Manifest, Executor]: ...
 
@@ -145,7 +147,7 @@ class Generation:
         elif kind == "share":
             self._share(frame.share)
         elif kind == "heirs":
-            self._heirs = self._owner.trust(frame.heirs.heirs)
+            self._heirs = self._owner.trust_heirs(frame.heirs.heirs)
         else:
             raise WireError(f"a device takes no {kind}")
 

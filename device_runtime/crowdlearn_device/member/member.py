@@ -8,7 +8,7 @@ told why and assigns anew from a boundary that everybody holds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from crowdlearn_device.errors import (
     DeviceError,
     EnvelopeError,
     FailedError,
+    PolicyError,
     ProgramError,
     StateError,
     WireError,
@@ -29,6 +30,11 @@ from crowdlearn_device.program.executor import Executor, Programs
 from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION
+from crowdlearn_device.security.assignment_policy import (
+    AssignmentPolicy,
+    load_assignment_policy,
+    tell_refusal,
+)
 from crowdlearn_device.security.envelope import Identity
 from crowdlearn_device.security.known_peers import RUN_ID_BYTES, KnownPeers, enter
 from crowdlearn_device.security.proof import answer, new_nonce
@@ -120,7 +126,7 @@ class Member:
         number = self._generation.number if self._generation else 0
         self._end_generation()
         kind = next(kind for kind_of, kind in FAULTS if isinstance(error, kind_of))
-        fatal = kind in (pb.FAULT_PROGRAM, pb.FAULT_DATA)
+        fatal = kind in (pb.FAULT_PROGRAM, pb.FAULT_DATA) or isinstance(error, PolicyError)
         self._send(
             pb.Frame(fault=pb.Fault(generation=number, kind=kind, reason=str(error)[:500], fatal=fatal))
         )
@@ -198,11 +204,25 @@ class Member:
         if self._generation is not None and assign.generation <= self._generation.number:
             raise WireError(f"generation {assign.generation} after {self._generation.number}")
         self._end_generation()
+        self._check_policy(lambda policy: policy.check(assign, self.identity.public))
         self.trust(assign.peers)
         if self.identities.get(self.device) != self.identity.public:
             raise WireError("the server gives this device another's identity")
         self._generation = Generation(self, assign)
         self._weighs_charge = assign.training.weigh_charge
+
+    def _check_policy(self, check: Callable[[AssignmentPolicy], None]) -> None:
+        """Ask the owner's policy as it is now. Raises PolicyError, and keeps the reason for the owner."""
+        try:
+            check(load_assignment_policy(self._home))
+        except PolicyError as error:
+            tell_refusal(self._home, self.run, str(error))
+            raise
+
+    def trust_heirs(self, heirs: Sequence[pb.Peer]) -> list[int]:
+        """The numbers of devices that may read snapshots from now on. Raises as `trust`, and PolicyError."""
+        self._check_policy(lambda policy: policy.check_heirs(heirs))
+        return self.trust(heirs)
 
     def _end_generation(self) -> None:
         """Forget it, and have its weights out of memory before others come."""

@@ -67,20 +67,49 @@ def lot(weights: int, theta: float, always: NDArray[np.bool_], seed: int, number
     return np.flatnonzero(drawn)
 
 
+def clipped(move: Floats, clip: float) -> Floats:
+    """Return a group's move of a round, float32 [n], shortened to the norm `clip` if it is longer."""
+    norm = float(np.linalg.norm(move.astype(np.float64)))
+    return move if norm <= clip else (move * (clip / norm)).astype(np.float32)
+
+
+def discrete_gaussian(deviation: float, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return whole numbers int64 [size] of the discrete Gaussian with this parameter.
+
+    A discrete Laplace number is kept with the probability that makes it so (Canonne, Kamath, Steinke, 2020).
+    """
+    scale = int(deviation) + 1
+    found = np.empty(0, np.int64)
+    while len(found) < size:
+        count = 2 * (size - len(found)) + 64
+        drawn = rng.geometric(1 - np.exp(-1 / scale), (2, count)) - 1
+        tried = drawn[0] - drawn[1]  # a discrete Laplace number
+        keeps = np.exp(-((np.abs(tried) - deviation**2 / scale) ** 2) / (2 * deviation**2))
+        found = np.concatenate([found, tried[rng.random(count) < keeps]])
+    return found[:size]
+
+
 class SecureSum:
     """The sum of one vector of every group, uint32 [size], in the words that devices mask.
 
-    Masks cancel to the bit, so that a simulation adds none. Raises AggregationError if a value does not fit.
+    Masks cancel to the bit, so that a simulation adds none. With `noise` every group adds its share of a
+    discrete Gaussian before it masks, so that the sum has this deviation and no group knows it. Raises
+    AggregationError if a value does not fit.
     """
 
-    def __init__(self, size: int, groups: int) -> None:
+    def __init__(self, size: int, groups: int, noise: float = 0.0, seed: tuple[int, ...] = (0,)) -> None:
         self._numbers, self._groups = FixedPoint(groups), groups
+        self._share, self._rng = noise / groups**0.5, np.random.default_rng(seed)
         self._total: Words = np.zeros(size, np.uint32)
         self._added = 0
 
     def add(self, values: Floats) -> None:
         """Add a group's vector, float32 [size]."""
-        self._total += self._numbers.encode(values)
+        words = self._numbers.encode(values)
+        if self._share:
+            steps = self._share * (1 << self._numbers.fraction)
+            words += discrete_gaussian(steps, len(words), self._rng).astype(np.uint32)
+        self._total += words
         self._added += 1
 
     def mean(self) -> Floats:

@@ -312,6 +312,7 @@ def shared_model_of(prepared: Prepared, groups: int) -> SharedModel:
         omega=sharing.omega or groups,
         tau=sharing.tau,
         values=ValueType[sharing.values.upper()],
+        combine=sharing.combine,
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from crowdlearn_device.protocol.frames import Floats
 
+from crowdlearn_host.methods.slicenet.combining import COMBINATIONS
 from crowdlearn_host.methods.slicenet.window import Window
 
 from .rounds.base import Trained
@@ -45,6 +46,7 @@ def run(
     """
     state = state or start(setting)
     config = setting.config
+    state.window.combine(COMBINATIONS[config.sharing.combine])
     train_round = ROUNDS[config.strategy.name]
     workers.warm()
     for number in range(len(state.records), setting.rounds):
@@ -72,7 +74,7 @@ def _recorded(setting: Setting, workers: Workers, trained: Trained, number: int,
     loss = sum(own * count for count, own in learned) / samples
     epoch = number // config.rounds_an_epoch
     last = number + 1 == setting.rounds
-    told = setting.epsilon(number)
+    told, of_groups = setting.epsilon(number), setting.group_epsilon(number)
     shared = config.strategy.shares
     groups = None
     if last or (not shared and len(state.weights) == 1):
@@ -82,9 +84,13 @@ def _recorded(setting: Setting, workers: Workers, trained: Trained, number: int,
     if shared:
         (tested,) = _tested(setting, workers, [global_weights(setting, state)])
     if setting.workload.by_classes:
-        record = RoundRecord(number, epoch, samples, loss, tested, groups, seconds, spent, None, told)
+        record = RoundRecord(
+            number, epoch, samples, loss, tested, groups, seconds, spent, None, told, of_groups
+        )
     else:
-        record = RoundRecord(number, epoch, samples, loss, None, None, seconds, spent, tested, told)
+        record = RoundRecord(
+            number, epoch, samples, loss, None, None, seconds, spent, tested, told, of_groups
+        )
     return replace(state, records=(*state.records, record))
 
 

@@ -147,6 +147,7 @@ def _row(records: tuple[RoundRecord, ...], at: float) -> str:
         "test_loss": last.test_loss,
         "samples_per_second": last.samples / last.seconds,
         **({} if last.epsilon is None else {"epsilon": last.epsilon}),
+        **({} if last.group_epsilon is None else {"group_epsilon": last.group_epsilon}),
         "bytes": {p: sum(record.bytes.get(p, 0) for record in records) for p in purposes},
     }
     return json.dumps(row) + "\n"

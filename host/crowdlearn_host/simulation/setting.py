@@ -22,6 +22,7 @@ from crowdlearn_host.models.names import input_shape
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.plan import Plan, load_plan
 from crowdlearn_host.planner.shares import shared_edges, shares_cost
+from crowdlearn_host.privacy.dp.accountant import Schedule, own_epsilon
 from crowdlearn_host.privacy.dp.budget import flipped
 from crowdlearn_host.privacy.dp.ghost_norms import check_model
 from crowdlearn_host.simulation.learners.rounding import crossings
@@ -68,6 +69,13 @@ class Setting:
         if not self.config.privacy.private:
             return None
         return self.config.budget.total(self._samples, number // self.config.rounds_an_epoch + 1)
+
+    def group_epsilon(self, number: int) -> float | None:
+        """The epsilon of all that a group did until round `number`; None without noise in the sums."""
+        noise = self.config.sharing.noise
+        if noise is None or not self.config.sharing.enabled:
+            return None
+        return own_epsilon(Schedule(noise, 1.0, number + 1), self.config.privacy.delta)
 
     @property
     def _samples(self) -> list[int]:

@@ -13,7 +13,7 @@ from crowdlearn_device.sharing.update import Update, encode_update
 from crowdlearn_device.sharing.update_values import ValueType, as_decoded
 from numpy.typing import NDArray
 
-from crowdlearn_host.methods.secure_sharing import SecureSum, lot, secure_bytes
+from crowdlearn_host.methods.secure_sharing import SecureSum, clipped, lot, secure_bytes
 from crowdlearn_host.methods.slicenet.window import Window
 from crowdlearn_host.simulation.learners.group import GroupResult
 from crowdlearn_host.spec.simulation import SimulationConfig
@@ -89,13 +89,17 @@ def share_securely(
     shared = np.sort(np.concatenate([part.places for part in parts]))
     drawn = lot(len(shared), config.sharing.theta, setting.statistics[shared], config.seed, number)
     places = shared[drawn]
-    total = SecureSum(len(places), len(holders))
+    clip, noise = config.sharing.clip, config.sharing.noise
+    total = SecureSum(len(places), len(holders), clip * (noise or 0), (config.seed, number, 25))
+    before = window.average()[places].copy()
     for group, result in zip(holders, results, strict=True):
+        own = result.weights[places]
         try:
-            total.add(result.weights[places])
+            total.add(clipped(own - before, clip) if noise else own)
         except AggregationError as error:
             raise diverged(number, f"the group of device {group[0]}: {error}") from error
-    window.apply(Update(0, number, places.astype(np.uint32), total.mean()))
+    shared_mean = total.mean() + before if noise else total.mean()
+    window.apply(Update(0, number, places.astype(np.uint32), shared_mean))
     due = np.zeros(len(window), np.bool_)
     due[window.download(config.sharing.tau)[0]] = True
     np.copyto(weights, window.average(), where=due)

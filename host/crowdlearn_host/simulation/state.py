@@ -18,7 +18,8 @@ class RoundRecord:
     before the last round where that takes many evaluations); `group_accuracy` is the groups' mean after the
     last round. If there are no classes, both are None, and `test_loss` is the loss of those models. `bytes`
     of activation, error and shuffle are modelled; those of sharing are encoded updates'.
-    `epsilon` is the largest that a device has spent, at the run's delta; None without noise.
+    `epsilon` is the largest that a device has spent, at the run's delta; None without noise;
+    `group_epsilon` is that of all that a group did, by noise in the sums.
     """
 
     round: int
@@ -31,6 +32,7 @@ class RoundRecord:
     bytes: dict[str, int] = field(default_factory=dict)
     test_loss: float | None = None
     epsilon: float | None = None
+    group_epsilon: float | None = None
 
 
 @dataclass(frozen=True)

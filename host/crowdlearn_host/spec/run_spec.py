@@ -77,7 +77,10 @@ class SharingSection(Section):
     uploaded more than omega * `tau` times.
 
     Groups do not wait for each other unless `synchronous`: then a run repeats exactly. `secure` sums what
-    groups share, so that the host gets nothing but sums of all groups; `crowdlearn simulate` does it.
+    groups share, so that the host gets nothing but sums of all groups; `crowdlearn simulate` does it. With
+    `noise` a group's move is clipped to the norm `clip`, and noise of `noise` times that lies in the sum.
+    `combine` takes a weight's uploads together: their mean, or, against groups that upload wrong weights, the
+    mean without a quarter at either end ("trimmed"), or the "median".
     """
 
     every: int = Field(0, ge=0)
@@ -87,6 +90,9 @@ class SharingSection(Section):
     values: Literal["float32", "float16", "int8"] = "float32"
     synchronous: bool = False
     secure: bool = False
+    clip: float = Field(1.0, gt=0)
+    noise: float | None = Field(None, gt=0)
+    combine: Literal["mean", "trimmed", "median"] = "mean"
 
 
 class TrainingSection(Section):

@@ -118,6 +118,9 @@ def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None 
             omega=spec.sharing.omega,
             values=spec.sharing.values,
             secure=spec.sharing.secure,
+            clip=spec.sharing.clip,
+            noise=spec.sharing.noise,
+            combine=spec.sharing.combine,
         ),
         privacy=PrivacySection(
             sums=spec.privacy.sums,

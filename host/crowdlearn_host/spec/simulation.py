@@ -64,6 +64,8 @@ class SharingConfig(Section):
 
     `omega` = 0 means as many uploads as there are groups. `secure` sums them so that the host gets nothing
     but the sums of all groups (methods/secure_sharing.py); theta is then the same lot of weights for all.
+    With `noise` a group's move of a round is clipped to the norm `clip`, and noise of `noise` times that lies
+    in the sum: what a whole group did stays within an epsilon of its own, at `privacy.delta`.
     """
 
     enabled: bool = True
@@ -73,6 +75,9 @@ class SharingConfig(Section):
     omega: int = Field(default=0, ge=0)
     values: Literal["float32", "float16", "int8"] = "float32"
     secure: bool = False
+    clip: float = Field(default=1.0, gt=0)
+    noise: float | None = Field(default=None, gt=0)
+    combine: Literal["mean", "trimmed", "median"] = "mean"
 
 
 class FedAvgConfig(Section):
@@ -134,9 +139,13 @@ class SimulationConfig(Section):
     @model_validator(mode="after")
     def _privacy_fits(self) -> SimulationConfig:
         training, sharing = self.training, self.sharing
+        if sharing.noise is not None and not (sharing.secure and sharing.theta == 1):
+            raise ValueError("sharing.noise lies in secure sums of all weights: set secure, and theta = 1")
         if sharing.secure and sharing.enabled:
             if self.method != "slicenet":
                 raise ValueError("sharing.secure sums what groups share: set method = 'slicenet'")
+            if sharing.combine != "mean":
+                raise ValueError("sharing.secure reveals sums alone: leave out sharing.combine")
             check_secure(self.groups, sharing.omega, sharing.values)
         if self.privacy.private:
             if self.method == "fedavg":

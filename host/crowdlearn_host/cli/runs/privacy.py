@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -83,10 +84,21 @@ def privacy(
         if html is not None:
             title = f"{TITLE}: {prepared.config.model}, {len(prepared.plan.pieces)} pieces"
             write_atomically(html, page(title, findings, case.victim.inputs[:12]).encode())
-        tell({"rows": [finding.row() for finding in findings]})
+        spent = epsilon_of(target)
+        tell({"rows": [finding.row() for finding in findings], **({"epsilon": spent} if spent else {})})
     if not as_json:
+        if spent is not None:
+            terminal().print(f"epsilon spent of a sample, the largest of all devices: {spent:.2f}")
         print_findings(terminal(), findings)
         terminal().print(Text.assemble("worst: ", (worst(findings), "bold")))
+
+
+def epsilon_of(run: Path) -> float | None:
+    """Return the epsilon that a run's last round tells; None without noise."""
+    metrics = run / "metrics.jsonl"
+    lines = metrics.read_text().splitlines() if run.is_dir() and metrics.is_file() else []
+    told = json.loads(lines[-1]).get("epsilon") if lines else None
+    return None if told is None else float(told)
 
 
 def print_findings(console: Console, findings: list[Finding]) -> None:

@@ -102,4 +102,7 @@ def _line(record: Mapping[str, Any]) -> str:
     speed, moved = record["samples"] / record["seconds"], sum(record["bytes"].values()) / 1e6
     at = f"epoch {record['epoch'] + 1}, round {record['round'] + 1}"
     told = f"{at}  training loss {record['loss']:.4f}{accuracy}"
-    return f"{told}  {speed:.0f} samples/s  {moved:.1f} MB"
+    spent = "" if record.get("epsilon") is None else f"  epsilon {record['epsilon']:.2f}"
+    if record.get("group_epsilon") is not None:
+        spent += f"  epsilon of a group {record['group_epsilon']:.2f}"
+    return f"{told}{spent}  {speed:.0f} samples/s  {moved:.1f} MB"

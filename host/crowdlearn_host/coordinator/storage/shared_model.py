@@ -27,6 +27,7 @@ from crowdlearn_device.state.piece_state import KINDS, MAX_HEADER, Neurons, stat
 from crowdlearn_host.coordinator.group.effects import Merge
 from crowdlearn_host.coordinator.group.restore_points import Place
 from crowdlearn_host.errors import RunError, UpdateRefused
+from crowdlearn_host.methods.slicenet.combining import COMBINATIONS
 from crowdlearn_host.methods.slicenet.round import SharingRound
 from crowdlearn_host.methods.slicenet.window import Window
 
@@ -59,12 +60,15 @@ class SharedModel:
         omega: int = 1,
         tau: float = 0.5,
         values: ValueType = ValueType.FLOAT32,
+        combine: str = "mean",
     ) -> None:
         self._arrays = tuple(arrays)
         self._neurons = {spec.name: len(initial[spec.name]) for spec in arrays}
         self.initial = np.concatenate([initial[spec.name].reshape(-1) for spec in arrays])
         self.omega = omega
+        self._combination = COMBINATIONS[combine]
         self._window = Window(self.initial, omega)
+        self._window.combine(self._combination)
         self._tau, self._values = tau, values
         self._rounds: dict[tuple[int, int], _Round] = {}
         self._waiting: dict[Key, bytes] = {}
@@ -90,6 +94,7 @@ class SharedModel:
         record of this model.
         """
         self._window, self._waiting = window, {}
+        window.combine(self._combination)
         try:
             for record in records:
                 self.take_in(record)

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from crowdlearn_host.errors import UpdateRefused
 
+from .combining import COMBINATIONS, Combination
+
 Floats = NDArray[np.float32]
 BLOCK = 1 << 18
 """Weights that are taken in at a time: no temporary array is longer."""
@@ -47,6 +49,11 @@ class Window:
         self._next: NDArray[Any] = np.zeros(len(initial), counter)
         self._sums = np.zeros(len(initial) if omega > 1 else 0, np.float64)
         self._average: Floats | None = None
+        self._combination: Combination = COMBINATIONS["mean"]
+
+    def combine(self, combination: Combination) -> None:
+        """Combine a weight's uploads so from now on."""
+        self._combination, self._average = combination, None
 
     def __len__(self) -> int:
         return len(self._initial)
@@ -87,7 +94,9 @@ class Window:
             self._sums[at] = sums
 
     def average(self) -> Floats:
-        """The global model: per weight the mean over the window, float32 [weights]."""
+        """The global model: per weight the combination of the window's uploads, the mean unless another was
+        asked for: float32 [weights].
+        """
         if self._average is None:
             self._average = np.concatenate(
                 [self.averaged(start, start + BLOCK) for start in range(0, len(self), BLOCK)]
@@ -99,8 +108,12 @@ class Window:
     def averaged(self, start: int, stop: int) -> Floats:
         """The average of the weights at [start, stop), float32 [stop - start]."""
         counts = self._counts[start:stop]
+        means: NDArray[Any]
         if self.omega == 1:
-            means: NDArray[Any] = self._uploads[0, start:stop]
+            means = self._uploads[0, start:stop]
+        elif self._combination.name != "mean":
+            own = np.maximum(counts, 1).astype(np.int64)
+            means = self._combination.of(self._uploads[:, start:stop], own)
         else:
             means = self._sums[start:stop] / np.maximum(counts, 1)
         return np.where(counts > 0, means, self._initial[start:stop]).astype(np.float32)

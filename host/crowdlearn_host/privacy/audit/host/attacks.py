@@ -78,4 +78,4 @@ ATTACKS: dict[str, Attack] = {
     "gradient matching": gradient_matching,
     "loss fallen": loss_fallen,
 }
-"""Attacks by name: model, weights before, move, candidates [N, p], their labels, the host's own samples [M, p]."""
+"""Attacks by name: model, weights before, move, candidates [N, p], labels, the host's own samples [M, p]."""

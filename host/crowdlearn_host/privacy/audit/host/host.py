@@ -15,7 +15,7 @@ from scipy.stats import binom
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.privacy.audit.figures import auc
 
-from .attacks import ATTACKS
+from .attacks import ATTACKS, loaded
 from .view import MODES, HostView, config_of, host_view, single_view
 
 DEVICES, SAMPLES, OWN = 24, (50, 500), 3000
@@ -28,7 +28,10 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class HostRow:
-    """One attack: `auc` is None for canaries, which give `epsilon_bound`, a lower bound of `epsilon`."""
+    """One attack: `auc` is None for canaries, which give `epsilon_bound`, a lower bound of `epsilon`.
+
+    `accuracy` is that of the round's global model on samples that nobody trained on, with the best attack.
+    """
 
     mode: str
     role: str
@@ -38,6 +41,7 @@ class HostRow:
     auc: float | None
     epsilon: float | None
     epsilon_bound: float | None = None
+    accuracy: float | None = None
 
     def row(self) -> dict[str, object]:
         """The figures, for JSON."""
@@ -63,7 +67,9 @@ def host_rows(data: Dataset, seed: int = 0) -> Iterator[HostRow]:
             found = dict(_attacked(view, flat, others, own, seed))
             for attack, figure in found.items():
                 yield HostRow(mode, "host", attack, samples, devices, figure, view.epsilon)
-            yield HostRow(mode, "host", "best", samples, devices, max(found.values()), view.epsilon)
+            right = _accuracy(view, flat, others, seed)
+            best = max(found.values())
+            yield HostRow(mode, "host", "best", samples, devices, best, view.epsilon, None, right)
         yield _canaries(flat, members, seed)
 
 
@@ -91,6 +97,15 @@ def _attacked(
             ]
             figures.append(auc(scores[0], scores[1]))
         yield name, float(np.mean(figures))
+
+
+def _accuracy(view: HostView, data: Dataset, others: NDArray[np.int64], seed: int) -> float:
+    """Return the share of `others` that the mean of the moves gets right after the round."""
+    model = build_model(config_of("plain", 1, data.inputs.shape[1], EPSILON, seed).model, seed)
+    loaded(model, view.initial + view.moves.mean(0))
+    with torch.no_grad():
+        classes = model(torch.from_numpy(data.inputs[others])).argmax(1).numpy()
+    return float((classes == data.labels[others]).mean())
 
 
 def _canaries(data: Dataset, members: list[NDArray[np.int64]], seed: int) -> HostRow:

@@ -1,0 +1,160 @@
+"""Groups that share wrong weights: what they do to the global model, and who notices.
+
+Some groups of a simulated crowd upload weights that were changed after training. Each row tells the accuracy
+with one combination of uploads, and whether two audits name the right groups: the norm of a group's move
+against the median of all, and the loss of its upload on the host's own test samples against the median.
+
+python -m benchmarks.poisoning [--quick] [--data FOLDER] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_host.methods.slicenet.combining import COMBINATIONS
+from crowdlearn_host.runs.data import load_split
+from crowdlearn_host.simulation.engine import global_weights, run
+from crowdlearn_host.simulation.learners.group import GroupResult
+from crowdlearn_host.simulation.setting import Setting, prepare
+from crowdlearn_host.simulation.tasks import EvaluationTask, GroupTask, Task
+from crowdlearn_host.simulation.workers import InProcess
+from crowdlearn_host.spec.simulation import SimulationConfig
+
+from .report import machine, write_rows
+
+GROUPS, SAMPLES = 9, 100
+TIMES = 4.0
+"""A norm or a loss this many times the median of all groups is suspicious."""
+
+Attack = Callable[[Floats, Floats, np.random.Generator], Floats]
+"""A function from weights before and after training to those that are uploaded, all float32 [weights]."""
+
+ATTACKS: dict[str, Attack] = {
+    "none": lambda before, after, rng: after,
+    "scaled": lambda before, after, rng: before + 20 * (after - before),
+    "turned": lambda before, after, rng: before - 4 * (after - before),
+    "noise": lambda before, after, rng: after + rng.normal(0, 0.5, len(after)).astype(np.float32),
+    "free rider": lambda before, after, rng: before,
+}
+"""Wrong uploads by name."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run. `by_norm` and `by_loss` are shares of wrong uploads that an audit names, and `false_alarms`
+    those of right ones that either does.
+    """
+
+    attack: str
+    wrong_groups: int
+    combine: str
+    accuracy: float
+    by_norm: float
+    by_loss: float
+    false_alarms: float
+
+
+class Poisoned(InProcess):
+    """Workers of which the first groups' results are changed, and audited as the host could."""
+
+    def __init__(self, setting: Setting, attack: Attack, wrong: int) -> None:
+        super().__init__(setting.workload)
+        self._attack, self._wrong, self._rng = attack, wrong, np.random.default_rng(0)
+        self._tested = len(setting.workload.test)
+        self.named: list[tuple[bool, bool, bool]] = []
+        """Of each upload: whether it was wrong, its norm is suspicious, its loss is."""
+
+    def each(self, tasks: Sequence[Task[Any]]) -> Iterator[Any]:
+        """Yield results as they are uploaded."""
+        if not all(isinstance(task, GroupTask) for task in tasks):
+            yield from super().each(tasks)
+            return
+        uploads: list[GroupResult] = []
+        norms, losses = [], []
+        before = [task.weights.copy() for task in tasks if isinstance(task, GroupTask)]
+        for group, result in enumerate(super().each(tasks)):
+            weights = result.weights
+            if group < self._wrong:
+                weights = self._attack(before[group], weights, self._rng)
+            uploads.append(
+                GroupResult(weights, result.momentum, result.accumulated, result.loss, result.samples)
+            )
+            norms.append(float(np.linalg.norm(weights - before[group])))
+            (right,) = super().each([EvaluationTask(weights, 0, self._tested)])
+            losses.append(1 - right / self._tested)
+        for group in range(len(uploads)):
+            self.named.append(
+                (
+                    group < self._wrong,
+                    not 1 / TIMES < norms[group] / float(np.median(norms)) < TIMES,
+                    losses[group] > float(np.median(losses)) + 0.15,
+                )
+            )
+        yield from uploads
+
+
+def measure(data: Dataset, test: Dataset, attack: str, wrong: int, combine: str, epochs: int) -> Row:
+    """Train a crowd of which `wrong` groups upload wrong weights."""
+    width = int(np.prod(data.inputs.shape[1:]))
+    config = SimulationConfig.model_validate(
+        {
+            "model": f"mlp:{width}-32-10",
+            "devices": GROUPS,
+            "group": 1,
+            "training": {"epochs": epochs, "batch": 20, "learning_rate": 0.2},
+            "sharing": {"theta": 1.0, "tau": 0.0, "combine": combine},
+        }
+    )
+    order = np.random.default_rng(0).permutation(len(data))[: GROUPS * SAMPLES]
+    setting = prepare(config, data, test, np.array_split(order, GROUPS))
+    workers = Poisoned(setting, ATTACKS[attack], wrong)
+    state = run(setting, workers)
+    (right,) = workers.each([EvaluationTask(global_weights(setting, state), 0, len(test))])
+    named = workers.named
+    bad = [each for each in named if each[0]]
+    good = [each for each in named if not each[0]]
+    share = (lambda found: sum(found) / len(found)) if bad and attack != "none" else (lambda found: 0.0)
+    return Row(
+        attack,
+        wrong if attack != "none" else 0,
+        combine,
+        right / len(test),
+        share([norm for _, norm, _ in bad]),
+        share([loss for _, _, loss in bad]),
+        sum(norm or loss for _, norm, loss in good) / len(good),
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print a row for every attack and combination."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="digits", help="folder with a training and a test set (digits)")
+    parser.add_argument("--quick", action="store_true", help="two wrong groups of nine, 3 epochs")
+    parser.add_argument("--json", type=Path, help="write the rows here")
+    wanted = parser.parse_args(arguments)
+    data, test = (load_split(wanted.data, split) for split in ("train", "test"))
+    print(machine())
+    print("attack      wrong  combine   accuracy  by norm  by loss  false alarms")
+    rows = []
+    for attack in ATTACKS:
+        for wrong in (2,) if wanted.quick else (2, 4):
+            for combine in COMBINATIONS:
+                row = measure(data, test, attack, wrong, combine, 3 if wanted.quick else 10)
+                rows.append(asdict(row))
+                print(
+                    f"{row.attack:11s} {row.wrong_groups:5d}  {row.combine:8s} {100 * row.accuracy:7.1f} %"
+                    f" {row.by_norm:8.2f} {row.by_loss:8.2f} {row.false_alarms:13.2f}",
+                    flush=True,
+                )
+    write_rows(wanted.json, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The owner's conditions on assignments: HOME/assignments.json, which no host writes.
+
+A host may assign any layout and invent devices that hold the others' pieces (docs/protocol.md, Trust). A
+device with this file refuses assignments outside it before it offers a key: nothing of its samples leaves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crowdlearn_device.errors import PolicyError
+from crowdlearn_device.protocol import wire_pb2 as pb
+
+log = logging.getLogger("crowdlearn")
+
+FILE, REFUSALS = "assignments.json", "refusals.jsonl"
+MODES = ("plain", "shares")
+MAX_REFUSALS = 1 << 20
+"""Bytes of the file of refusals; then it begins anew."""
+FINGERPRINT_BYTES = 16
+
+
+def fingerprint(identity: bytes) -> str:
+    """Return what owners compare of an identity: 32 hexadecimal digits in groups of four."""
+    told = hashlib.sha256(b"crowdlearn identity" + identity).digest()[:FINGERPRINT_BYTES].hex()
+    return " ".join(told[at : at + 4] for at in range(0, len(told), 4))
+
+
+@dataclass(frozen=True)
+class AssignmentPolicy:
+    """Conditions, all of which must hold of an assignment in which this device takes part.
+
+    `most_neurons` of the first layer after the samples, or channels, may lie with one other device when this
+    one feeds its samples (0: any number). `known` are fingerprints of devices that the owner compared; at
+    least `least_known` of them must take part, and with `strangers` false no other device may hold a piece,
+    be an heir or get state. `modes` are the forms of sums ("plain", "shares"). `hours` [start, stop) are
+    those of the device's clock; a stop that is less than the start is the next day's.
+    """
+
+    most_neurons: int = 0
+    least_known: int = 0
+    known: tuple[str, ...] = ()
+    strangers: bool = True
+    modes: tuple[str, ...] = MODES
+    hours: tuple[int, int] = (0, 24)
+    clock: Callable[[], int] = field(default=lambda: time.localtime().tm_hour, compare=False, repr=False)
+
+    def check(self, assign: pb.Assign, own: bytes) -> None:
+        """Raise PolicyError if an assignment is outside the policy; `own` is this device's identity."""
+        start, stop = self.hours
+        hour = self.clock()
+        if not (start <= hour < stop if start <= stop else hour >= start or hour < stop):
+            raise PolicyError(
+                f"the owner lets this device take part from {start} to {stop} o'clock; try then"
+            )
+        mode = "shares" if assign.training.shares else "plain"
+        if mode not in self.modes:
+            allowed = " or ".join(self.modes) or "no form"
+            raise PolicyError(f"sums would travel {mode}; the owner allows {allowed}: set privacy.sums")
+        prints = {peer.device: fingerprint(peer.identity) for peer in assign.peers}
+        mine = {device for device, print_ in prints.items() if print_ == fingerprint(own)}
+        others = {device: print_ for device, print_ in prints.items() if device not in mine}
+        named = self._named(assign) - mine
+        if unknown := named - others.keys():
+            raise PolicyError(f"devices {sorted(unknown)} have a part, and no identity is told of them")
+        known = {device for device, print_ in others.items() if print_ in self.known}
+        if not self.strangers and (strange := named - known):
+            device = min(strange)
+            raise PolicyError(
+                f"device {device} ({others[device]}) is not known to the owner; compare fingerprints and "
+                f"add it to {FILE}, or leave it out"
+            )
+        if len({others[device] for device in known & named}) < self.least_known:
+            raise PolicyError(
+                f"{len(known & named)} devices that the owner knows take part, {self.least_known} must; "
+                "add known devices"
+            )
+        if self.most_neurons and assign.piece == 0:
+            self._check_first_layer(assign, mine, prints)
+
+    def check_heirs(self, heirs: Iterable[pb.Peer]) -> None:
+        """Raise PolicyError if one of these devices may not read snapshots: a stranger."""
+        for heir in heirs:
+            print_ = fingerprint(heir.identity)
+            if not self.strangers and print_ not in self.known:
+                raise PolicyError(f"heir {heir.device} ({print_}) is not known to the owner")
+
+    def _check_first_layer(self, assign: pb.Assign, mine: set[int], prints: dict[int, str]) -> None:
+        """Raise PolicyError if one identity would hold more of the first layer than it may."""
+        held: Counter[str] = Counter()
+        for piece in assign.pieces:
+            if piece.device not in mine and len(piece.neurons) > 1:
+                held[prints[piece.device]] += max(piece.neurons[1].stop - piece.neurons[1].start, 0)
+        for print_, neurons in held.items():
+            if neurons > self.most_neurons:
+                raise PolicyError(
+                    f"the device {print_} would hold {neurons} neurons of the first layer, the owner allows "
+                    f"{self.most_neurons}; cut the network into more pieces"
+                )
+
+    @staticmethod
+    def _named(assign: pb.Assign) -> set[int]:
+        """Return the devices that hold something, provide, or can read snapshots."""
+        return {
+            *(piece.device for piece in assign.pieces),
+            *(piece.device for piece in assign.provided),
+            *(transfer.device for transfer in assign.transfers),
+            *assign.heirs,
+        }
+
+
+def load_assignment_policy(home: Path) -> AssignmentPolicy:
+    """Return the policy in HOME/assignments.json, or, if there is none, one that allows everything.
+
+    Raises PolicyError if it is damaged: then nothing is allowed.
+    """
+    path = home / FILE
+    if not path.exists():
+        return AssignmentPolicy()
+    try:
+        told = json.loads(path.read_text())
+        return _policy_of(told)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise PolicyError(
+            f"{FILE} cannot be read ({error}), so that no assignment is allowed; mend it on the device"
+        ) from error
+
+
+def _policy_of(told: dict[str, object]) -> AssignmentPolicy:
+    default = AssignmentPolicy()
+    names = ("most_neurons", "least_known", "known", "strangers", "modes", "hours")
+    if unknown := told.keys() - {*names}:
+        raise ValueError(f"{', '.join(sorted(unknown))} is no condition; there are {', '.join(names)}")
+    values: dict[str, object] = {}
+    for name, value in told.items():
+        like = getattr(default, name)
+        if isinstance(like, tuple):
+            kind = int if name == "hours" else str
+            if not isinstance(value, list) or any(type(each) is not kind for each in value):
+                raise ValueError(f"{name} is {value!r}, which is no list of {kind.__name__}")
+            values[name] = tuple(value)
+        elif type(value) is not type(like) or (type(like) is int and int(str(value)) < 0):
+            raise ValueError(f"{name} is {value!r}")
+        else:
+            values[name] = value
+    policy = AssignmentPolicy(**values)  # type: ignore[arg-type]
+    if len(policy.hours) != 2 or not all(0 <= hour <= 24 for hour in policy.hours):
+        raise ValueError(f"hours are {list(policy.hours)}; give the first and the last, as in [22, 6]")
+    if not {*policy.modes} <= {*MODES}:
+        raise ValueError(f"modes are {list(policy.modes)}; there are {', '.join(MODES)}")
+    return policy
+
+
+def tell_refusal(home: Path, run: str, reason: str) -> None:
+    """Keep a refusal where the owner finds it, HOME/refusals.jsonl, and log it."""
+    log.warning("an assignment of run %s is refused: %s", run, reason)
+    path = home / REFUSALS
+    line = json.dumps({"time": time.time(), "run": run, "reason": reason}) + "\n"
+    try:
+        long = path.exists() and path.stat().st_size > MAX_REFUSALS
+        with path.open("w" if long else "a") as file:
+            file.write(line)
+    except OSError as error:
+        log.warning("the refusal could not be kept: %s", error)
