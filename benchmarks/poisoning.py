@@ -16,16 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from crowdlearn.simulation import (
+    COMBINATIONS,
+    EvaluationTask,
+    GroupResult,
+    GroupTask,
+    InProcess,
+    Setting,
+    SimulationConfig,
+    Task,
+    global_weights,
+    load_split,
+    prepare,
+    run,
+)
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.protocol.frames import Floats
-from crowdlearn_host.methods.slicenet.combining import COMBINATIONS
-from crowdlearn_host.runs.data import load_split
-from crowdlearn_host.simulation.engine import global_weights, run
-from crowdlearn_host.simulation.learners.group import GroupResult
-from crowdlearn_host.simulation.setting import Setting, prepare
-from crowdlearn_host.simulation.tasks import EvaluationTask, GroupTask, Task
-from crowdlearn_host.simulation.workers import InProcess
-from crowdlearn_host.spec.simulation import SimulationConfig
 
 from .report import machine, write_rows
 
@@ -115,7 +121,8 @@ def measure(data: Dataset, test: Dataset, attack: str, wrong: int, combine: str,
     order = np.random.default_rng(0).permutation(len(data))[: GROUPS * SAMPLES]
     setting = prepare(config, data, test, np.array_split(order, GROUPS))
     workers = Poisoned(setting, ATTACKS[attack], wrong)
-    state = run(setting, workers)
+    with np.errstate(invalid="ignore"):  # wrong weights have negative variances
+        state = run(setting, workers)
     (right,) = workers.each([EvaluationTask(global_weights(setting, state), 0, len(test))])
     named = workers.named
     bad = [each for each in named if each[0]]

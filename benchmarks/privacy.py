@@ -17,8 +17,8 @@ from crowdlearn.hosting import prepare
 from crowdlearn.models import build_model
 from crowdlearn.privacy import Auditor, Case, Finding, findings_on_shares, host_rows, rehearsed_case
 from crowdlearn.privacy import audit_page as page
+from crowdlearn.simulation import load_split
 from crowdlearn_host.cli.runs.privacy import print_findings, worst
-from crowdlearn_host.runs.data import load_split
 from rich.console import Console
 
 from .report import machine, write_rows

@@ -4,7 +4,7 @@ Bytes are those of the messages as they would be on the wire, keys and shares in
 the plain vector in float32. With --flower FOLDER the same vectors are summed by Flower's SecAgg+, in an
 environment of its own that is made there if it is missing.
 
-python -m benchmarks.secagg [--quick] [--flower FOLDER] [--json FILE]
+python -m benchmarks.secagg [--quick] [--flower FOLDER] [--traffic] [--json FILE]
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from crowdlearn_device.security.envelope import Identity
 
 from benchmarks.report import machine, write_rows
 
+from . import traffic
 from .environment import Flower
 
 GROUPS, WEIGHTS, DROPPED = (8, 24, 100), (400_000, 5_000_000), (0.0, 0.1, 0.3)
@@ -152,6 +153,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="400,000 weights, 8 and 24 groups")
     parser.add_argument("--flower", type=Path, metavar="FOLDER", help="Flower's environment, made if missing")
+    parser.add_argument(
+        "--traffic", action="store_true", help="also compare simulated runs' bytes of sharing"
+    )
     parser.add_argument("--json", type=Path, help="write the rows here")
     wanted = parser.parse_args(arguments)
     rows: list[dict[str, Any]] = []
@@ -175,6 +179,10 @@ def main(arguments: list[str] | None = None) -> None:
                 if flower is not None and groups * weights <= MOST_FOR_FLOWER:
                     rows.append(flower.measure(groups, weights, dropped))
                     print(_compared(rows[-1], row), flush=True)
+    for told in traffic.rows() if wanted.traffic else ():
+        rows.append(told)
+        accuracy = f"{100 * told['accuracy']:.1f} %"
+        print(f"{told['by']:11s} {told['bytes']:9d} bytes, {told['times_plain']:.2f} times, {accuracy}")
     write_rows(wanted.json, rows)
 
 

@@ -17,22 +17,33 @@ from ._lazy import lazily
 
 if TYPE_CHECKING:
     from crowdlearn_host.methods.index_space import flat_layout, piece_of_weight
-    from crowdlearn_host.simulation.engine import run
+    from crowdlearn_host.methods.slicenet.combining import COMBINATIONS
+    from crowdlearn_host.runs.data import load_split
+    from crowdlearn_host.simulation.engine import global_weights, run
+    from crowdlearn_host.simulation.learners.group import GroupResult
     from crowdlearn_host.simulation.modelled_traffic import shuffle_bytes, sums_per_sample
     from crowdlearn_host.simulation.partition import partition
     from crowdlearn_host.simulation.setting import Setting, prepare
     from crowdlearn_host.simulation.state import RoundRecord, RunState
+    from crowdlearn_host.simulation.tasks import EvaluationTask, GroupTask, Task
     from crowdlearn_host.simulation.workers import InProcess, Processes, one_thread
     from crowdlearn_host.spec.simulation import SimulationConfig
 
 __all__ = [
+    "COMBINATIONS",
+    "EvaluationTask",
+    "GroupResult",
+    "GroupTask",
     "InProcess",
     "Processes",
     "RoundRecord",
     "RunState",
     "Setting",
     "SimulationConfig",
+    "Task",
     "flat_layout",
+    "global_weights",
+    "load_split",
     "one_thread",
     "partition",
     "piece_of_weight",
