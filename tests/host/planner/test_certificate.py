@@ -15,7 +15,7 @@ from crowdlearn_host.models.named import mlp
 from crowdlearn_host.planner.planner import plan_fleet
 from crowdlearn_host.planner.problem.costs import Rotation, Training, WireFormat, costs
 from crowdlearn_host.planner.problem.fleet import Fleet, deal
-from crowdlearn_host.planner.problem.places import trees
+from crowdlearn_host.planner.problem.places import compositions, trees
 from crowdlearn_host.planner.problem.seats import group_problem
 from crowdlearn_host.planner.rotation import affording, rotate
 from crowdlearn_host.planner.spending.epoch_bytes import epoch_traffic
@@ -103,8 +103,8 @@ def _free_groups_are_the_best(case: tuple[Fleet, int, Rotation], theta: float) -
         certificate = plan_fleet(GRAPH, devices, training, seconds=10, compare=False).plan.certificate
     except InfeasiblePlan:
         return
-    holding = sum(len(kind.names) for kind in devices.classes if kind.samples)
-    best = min(sent(GRAPH, devices, training, groups) for groups in range(1, holding + 1))
+    numbers = [n for n in range(1, devices.size + 1) if all(c.dominators for c in compositions(devices, n))]
+    best = min(sent(GRAPH, devices, training, groups) for groups in numbers)
     assert certificate is not None
     assert certificate.bound <= best * (1 + 1e-9)
     assert certificate.cost == pytest.approx(best)
