@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from crowdlearn_export.doctor.doctor import Diagnosis as Diagnosis
     from crowdlearn_host.planner.plan import Plan as Plan
     from crowdlearn_host.planner.problem.fleet import Fleet as Fleet
+    from crowdlearn_host.runs.interrupt import Interrupt as Interrupt
     from crowdlearn_host.runs.results.evaluation import Evaluation as Evaluation
     from crowdlearn_host.spec.run_spec import RunSpec as RunSpec
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .run import load_run as load_run
     from .training import Event as Event
     from .training import Training as Training
+    from .workflow import check as check
     from .workflow import diagnose as diagnose
     from .workflow import evaluate as evaluate
     from .workflow import export as export
@@ -46,10 +48,12 @@ __all__ = [
     "Evaluation",
     "Event",
     "Fleet",
+    "Interrupt",
     "Plan",
     "Run",
     "RunSpec",
     "Training",
+    "check",
     "diagnose",
     "evaluate",
     "export",

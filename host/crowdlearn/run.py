@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +13,23 @@ from crowdlearn_host.errors import RunError
 if TYPE_CHECKING:
     import torch
     from crowdlearn_host.runs.results.evaluation import Evaluation
+    from crowdlearn_host.runs.session import Result
+    from crowdlearn_host.simulation.state import RoundRecord
     from torch import nn
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run in the folder `path`. Everything is read from the folder when it is asked for."""
+    """A run in the folder `path`. Everything is read from the folder when it is asked for.
+
+    `outcome` is that of a run that this process has trained: seconds, evaluation, training loss, traffic by
+    purpose, and the models that the run's own virtual phones kept. `rounds` are those of a simulation that it
+    has run.
+    """
 
     path: Path
+    outcome: Result | None = field(default=None, compare=False, repr=False)
+    rounds: tuple[RoundRecord, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def simulated(self) -> bool:
@@ -57,6 +66,9 @@ class Run:
 
         Raises ConfigError if neither names test data, RunError if the run has no model yet.
         """
+        from crowdlearn_host.coordinator.storage.run_folder import check_has_model
+
+        check_has_model(self.path)  # before what takes seconds to import
         from crowdlearn_host.runs.results.trained_model import evaluated
 
         return evaluated(self.path, None if data is None else str(data))

@@ -34,6 +34,17 @@ Listener = Callable[[Event], None]
 Work = Callable[[Callable[[str, dict[str, Any]], None], Interrupt], Run]
 
 
+def heard_by(listeners: Sequence[Listener]) -> Callable[[str, dict[str, Any]], None]:
+    """Return a function that passes every event to each of the listeners."""
+
+    def hear(name: str, fields: dict[str, Any]) -> None:
+        event = Event(name, dict(fields))
+        for listener in listeners:
+            listener(event)
+
+    return hear
+
+
 class Training:
     """A run under way. Iterating over it yields its events until it is over.
 
@@ -51,16 +62,13 @@ class Training:
 
     def _train(self, work: Work) -> None:
         try:
-            self._run = work(self._take, self._interrupt)
-        except BaseException as error:  # told to whoever waits for the run
+            self._run = work(heard_by((*self._listeners, self._take)), self._interrupt)
+        except BaseException as error:  # raised by `result`
             self._error = error
         finally:
             self._events.put(None)
 
-    def _take(self, name: str, fields: dict[str, Any]) -> None:
-        event = Event(name, dict(fields))
-        for listener in self._listeners:
-            listener(event)
+    def _take(self, event: Event) -> None:
         self._events.put(event)
 
     def __iter__(self) -> Iterator[Event]:

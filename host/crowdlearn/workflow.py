@@ -4,35 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.spec.run_spec import RunSpec
 
 from .run import Run, load_run
-from .training import Listener, Training
+from .training import Listener, Training, Work, heard_by
 
 if TYPE_CHECKING:
     from crowdlearn_export.doctor.doctor import Diagnosis
     from crowdlearn_host.coordinator.hub.server import OnEvent
     from crowdlearn_host.planner.plan import Plan
     from crowdlearn_host.planner.problem.fleet import Fleet
-    from crowdlearn_host.runs.interrupt import Interrupt
     from crowdlearn_host.runs.results.evaluation import Evaluation
+    from crowdlearn_host.runs.session import Session
+    from crowdlearn_host.spec.simulated import Simulation
     from torch import nn
 
 Shape = Sequence[int]
 
 
-def diagnose(model: nn.Module | str, shape: Shape | None = None, *, batch: int = 32) -> Diagnosis:
+def diagnose(
+    model: nn.Module | str, shape: Shape | None = None, *, batch: int = 32, loss: str = "cross_entropy"
+) -> Diagnosis:
     """Tell what of a model can be sliced and trained, before anything is exported.
 
     `model` is a network, or its name as a run has it (`mlp:784-100-10`, `file.py:function`). `shape` is that
-    of one float32 sample; names of dense networks tell it. Raises ExportError if the model does not give one
-    tensor of scores, ConfigError if there is no such model or shape.
+    of one float32 sample; names of dense networks have it. `loss` is the name of what is to be learned.
+
+    Raises ExportError if the model does not give one tensor of scores, ConfigError if there is no such model
+    or shape.
     """
     from crowdlearn_host.runs.networks import diagnosed
 
-    return diagnosed(model, shape, batch)
+    return diagnosed(model, shape, batch, loss)
 
 
 def plan(
@@ -62,88 +68,119 @@ def export(spec: RunSpec, folder: str | Path) -> list[Path]:
     return exported(spec, Path(folder))
 
 
+def check(spec: RunSpec, run: str | Path | None = None, *, key: str | Path | None = None) -> int:
+    """Look at all of a run that is cheap to look at, and return how many devices would train it.
+
+    Checks that description, model, data and folder fit, and that the fleet's devices answer; exports nothing.
+    Raises what `train` would raise.
+    """
+    return _session(_deaf, Interrupt(), key).look(spec, spec.to_toml(), _folder(spec, run))
+
+
 def start(
-    spec: RunSpec,
+    spec: RunSpec | Run,
     run: str | Path | None = None,
     *,
     listeners: Sequence[Listener] = (),
     key: str | Path | None = None,
 ) -> Training:
-    """Start to train on the fleet of `spec`, in a thread of its own, and return at once.
+    """Start to train on the fleet of `spec`, or go on with a run, in a thread of its own, and return at once.
 
     `run` is the folder of the new run, runs/NAME if it is None; `key` is the private adb key, if not
     ~/.android/adbkey. Mistakes and failures are raised by `Training.result`.
     """
-    from crowdlearn_host.runs.session import Session
-
-    path = Path(run) if run is not None else Path("runs") / spec.name
-    where = None if key is None else Path(key)
-
-    return Training(
-        lambda on_event, interrupt: Run(
-            Session(on_event, interrupt, where).begin(spec, spec.to_toml(), Path.cwd(), path).run
-        ),
-        listeners,
-    )
+    return Training(_training(spec, run, key, None), listeners)
 
 
 def resume(
     run: Run | str | Path, *, listeners: Sequence[Listener] = (), key: str | Path | None = None
 ) -> Training:
     """Go on with a run that was interrupted, in a thread of its own, and return at once."""
-    from crowdlearn_host.runs.session import Session
-
-    path = run.path if isinstance(run, Run) else Path(run)
-    where = None if key is None else Path(key)
-    return Training(
-        lambda on_event, interrupt: Run(Session(on_event, interrupt, where).go_on(path).run), listeners
-    )
+    return start(run if isinstance(run, Run) else Run(Path(run)), listeners=listeners, key=key)
 
 
 def train(
-    spec: RunSpec,
+    spec: RunSpec | Run,
     run: str | Path | None = None,
     *,
     listeners: Sequence[Listener] = (),
     key: str | Path | None = None,
+    written: tuple[str, Path] | None = None,
+    interrupt: Interrupt | None = None,
 ) -> Run:
-    """Train on the fleet of `spec` and return the finished run. Arguments are those of `start`.
+    """Train on the fleet of `spec`, or go on with a run, and return the finished one, with its `outcome`.
+
+    Arguments are those of `start`. `written` is the text that `spec` was read from, and its folder: the run
+    keeps it as it is. With an `interrupt`, it trains in the thread that calls, in which no event loop runs,
+    and stops once `interrupt.ask()` was called.
 
     Raises ConfigError, PlanError or ExportError before a device is touched if something does not fit,
     FleetError if devices cannot be reached, TrainingError if training stops before its end. KeyboardInterrupt
     stops the run where it can go on.
     """
-    training = start(spec, run, listeners=listeners, key=key)
-    try:
-        return training.result()
-    except KeyboardInterrupt:
-        with training:
-            raise
+    return _done(_training(spec, run, key, written), listeners, interrupt)
 
 
 def simulate(
-    spec: RunSpec,
+    spec: RunSpec | Simulation,
     run: str | Path | None = None,
     *,
     listeners: Sequence[Listener] = (),
     processes: int = 1,
+    data: str | None = None,
+    engine: str = "local",
+    interrupt: Interrupt | None = None,
 ) -> Run:
     """Train as `spec` says without devices or sockets, and return the finished run; it goes on with what the
     folder `run` holds (runs/NAME-simulated if it is None).
 
     With float32 on the wire the weights are those of devices, to 1e-4. `listeners` get a "round" event each
-    round. Raises ConfigError if a simulation cannot do what `spec` asks for.
+    round. `data` is a folder with other samples than those of `spec`. `engine` is "local", with so many
+    `processes` (0: one a core), or "ray". `interrupt` is that of `train`. Raises ConfigError if a simulation
+    cannot do what `spec` asks for.
     """
     from crowdlearn_host.runs.simulated import simulate_run
     from crowdlearn_host.spec.simulated import simulation_of
 
-    path = Path(run) if run is not None else Path("runs") / f"{spec.name}-simulated"
+    if isinstance(spec, RunSpec):
+        wanted, path = simulation_of(spec), Path(run or Path("runs") / f"{spec.name}-simulated")
+    else:
+        wanted, path = spec, Path(run or Path("runs") / "simulated")
 
-    def simulated(on_event: OnEvent, interrupt: Interrupt) -> Run:
-        simulate_run(simulation_of(spec), path, on_event, interrupt, processes=processes)
-        return Run(path)
+    def simulated(on_event: OnEvent, asked: Interrupt) -> Run:
+        state = simulate_run(wanted, path, on_event, asked, data=data, engine=engine, processes=processes)
+        return Run(path, rounds=tuple(state.records))
 
-    training = Training(simulated, listeners)
+    return _done(simulated, listeners, interrupt)
+
+
+def evaluate(run: Run | str | Path, data: str | Path | None = None) -> Evaluation:
+    """Evaluate the newest global model of a run, as `Run.evaluate` does."""
+    return (run if isinstance(run, Run) else load_run(run)).evaluate(data)
+
+
+def _training(
+    spec: RunSpec | Run, run: str | Path | None, key: str | Path | None, written: tuple[str, Path] | None
+) -> Work:
+    """Return what trains a new run, or goes on with one."""
+
+    def trained(on_event: OnEvent, interrupt: Interrupt) -> Run:
+        session = _session(on_event, interrupt, key)
+        if isinstance(spec, Run):
+            result = session.go_on(spec.path)
+        else:
+            text, folder = written or (spec.to_toml(), Path.cwd())
+            result = session.begin(spec, text, folder, _folder(spec, run))
+        return Run(result.run, outcome=result)
+
+    return trained
+
+
+def _done(work: Work, listeners: Sequence[Listener], interrupt: Interrupt | None) -> Run:
+    """Do the work and return its run: in this thread if it has an interrupt of its own, else in another."""
+    if interrupt is not None:
+        return work(heard_by(listeners), interrupt)
+    training = Training(work, listeners)
     try:
         return training.result()
     except KeyboardInterrupt:
@@ -151,6 +188,15 @@ def simulate(
             raise
 
 
-def evaluate(run: Run | str | Path, data: str | Path | None = None) -> Evaluation:
-    """Evaluate the newest global model of a run, as `Run.evaluate` does."""
-    return (run if isinstance(run, Run) else load_run(run)).evaluate(data)
+def _session(on_event: OnEvent, interrupt: Interrupt, key: str | Path | None) -> Session:
+    from crowdlearn_host.runs.session import Session
+
+    return Session(on_event, interrupt, None if key is None else Path(key))
+
+
+def _folder(spec: RunSpec, run: str | Path | None) -> Path:
+    return Path(run) if run is not None else Path("runs") / spec.name
+
+
+def _deaf(event: str, fields: dict[str, Any]) -> None:
+    """Take an event, and do nothing with it."""

@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_export.doctor.doctor import Diagnosis, diagnose
+from crowdlearn_export.doctor.trial import Trial, make_trial
 from crowdlearn_export.graph.memory_curves import Footprint
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.losses.registry import make_loss
 from crowdlearn_export.program.footprint import footprint
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
@@ -32,8 +34,21 @@ from crowdlearn_host.runs.prepare import export as export_programs
 from crowdlearn_host.spec.run_spec import RunSpec, micro_rows
 
 
-def diagnosed(model: nn.Module | str, shape: Sequence[int] | None, batch: int) -> Diagnosis:
+def diagnosed(model: nn.Module | str, shape: Sequence[int] | None, batch: int, loss: str) -> Diagnosis:
     """Diagnose a network, or that of a name, on random float32 samples [batch, *shape]."""
+    network, inputs = _network_and_samples(model, shape, batch)
+    return diagnose(network, inputs, make_loss(loss))
+
+
+def trial_of(model: nn.Module | str, shape: Sequence[int] | None, batch: int, loss: str) -> Trial:
+    """Compile a training step on random float32 samples [batch, *shape], to be tried on a phone."""
+    network, inputs = _network_and_samples(model, shape, batch)
+    return make_trial(network, inputs, make_loss(loss))
+
+
+def _network_and_samples(
+    model: nn.Module | str, shape: Sequence[int] | None, batch: int
+) -> tuple[nn.Module, torch.Tensor]:
     stated = "" if shape is None else "x".join(map(str, shape))
     if isinstance(model, str):
         check_name(model)
@@ -43,7 +58,7 @@ def diagnosed(model: nn.Module | str, shape: Sequence[int] | None, batch: int) -
         sample = stated_shape(type(model).__name__, stated)
         network = model
     generator = torch.Generator().manual_seed(0)
-    return diagnose(network, torch.randn(batch, *sample, generator=generator))
+    return network, torch.randn(batch, *sample, generator=generator)
 
 
 def planned(spec: RunSpec, fleet: Fleet, group_size: int | None, seconds: float) -> Plan:

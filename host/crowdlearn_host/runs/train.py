@@ -15,9 +15,8 @@ from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.hub.exposition import exposed
 from crowdlearn_host.coordinator.hub.server import OnEvent, Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
-from crowdlearn_host.devices.carriers.adb import AdbConnection, AdbFleet
-from crowdlearn_host.devices.joining.listener import Entrance, listening
-from crowdlearn_host.devices.relays.relays import relaying
+from crowdlearn_host.devices.carriers.base import Reach, cancelled
+from crowdlearn_host.devices.carriers.registry import CARRIERS
 from crowdlearn_host.errors import Interrupted, TrainingError
 from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.runs.results.checkpoints import Checkpoints
@@ -96,34 +95,32 @@ async def train(
     if prepared.train is not None and (left := len(prepared.train) - dealt(prepared, len(serials))):
         on_event("samples_left", {"left": left, "samples": len(prepared.train)})
     async with AsyncExitStack() as stack:
-        if fleet.listen is not None:
-            home = default_home()
-            entrance = Entrance(server, home)
-            if fleet.relays:
-                host = fleet.listen.rpartition(":")[0]
-                relays = relaying(fleet.relays, server, host, home, entrance.let_in)
-                server.relays = await stack.enter_async_context(relays)
-            port = await stack.enter_async_context(listening(server, fleet.listen, home, entrance))
-            address = f"{fleet.listen.rpartition(':')[0]}:{port}"
-            on_event("listening", {"address": address, "port": port, "devices": fleet.joining})
         if (told := prepared.config.metrics.listen) is not None:
             joules = partial(_joules, energy, server)
             await stack.enter_async_context(exposed(server, told, joules))
+        reach = Reach(
+            server,
+            prepared.config,
+            on_event,
+            default_home(),
+            serials,
+            numbers,
+            lambda place, name: _files_for(places, files, place, name),
+            key,
+            extra,
+            prepared.plan.class_of,
+        )
+        links: list[asyncio.Task[None]] = []
+        for carrier in CARRIERS:
+            if carrier.wanted(reach):
+                links += await stack.enter_async_context(carrier.reaching(reach))
         on_event("gathering", {"named": list(serials), "joining": fleet.joining})
-        reached = AdbFleet(server, prepared.config, serials, key, extra, prepared.plan.class_of)
-        links = [
-            asyncio.create_task(
-                AdbConnection(reached, serial, number, partial(_files_for, places, files, i)).keep()
-            )
-            for i, (number, serial) in enumerate(zip(numbers, serials, strict=False))
-        ]
-        stack.push_async_callback(_cancelled, links)
         ticking = asyncio.create_task(server.ticking())
-        stack.push_async_callback(_cancelled, [ticking])
+        stack.push_async_callback(cancelled, [ticking])
         asking = asyncio.create_task((interrupt or Interrupt()).wait())
-        stack.push_async_callback(_cancelled, [asking])
+        stack.push_async_callback(cancelled, [asking])
         over = asyncio.create_task(server.over.wait())
-        stack.push_async_callback(_cancelled, [over])
+        stack.push_async_callback(cancelled, [over])
         waiting = {asking, over, ticking, *links}
         while not (asking.done() or over.done()):
             done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -167,12 +164,6 @@ def _too_few(groups: Sequence[Group]) -> str:
         for number, why in group.attendance.unfit.items()
     )
     return f"{told} that can take part ({'; '.join(unfit)}); mend one, and resume the run"
-
-
-async def _cancelled(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _joules(energy: EnergyCount, server: Server) -> list[tuple[dict[str, str], float]]:

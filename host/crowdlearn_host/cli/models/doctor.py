@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import crowdlearn
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -47,21 +48,13 @@ def doctor(
     sample = stated_shape(model, shape)
     with document(as_json) as tell:
         with Working(terminal(stderr=as_json), f"compiling a training step of {model}"):
-            import torch
-            from crowdlearn_export.doctor.doctor import diagnose
-            from crowdlearn_export.losses.registry import make_loss
-
-            from crowdlearn_host.models.named import build_model
-
-            network = build_model(model, 0)
-            inputs = torch.randn(batch, *sample, generator=torch.Generator().manual_seed(0))
-            report = diagnose(network, inputs, make_loss(loss.value))
+            report = crowdlearn.diagnose(model, sample, batch=batch, loss=loss.value)
         tried = None
         if phone and not report.compiles:
             with Working(terminal(stderr=as_json), f"running the step on {phone}"):
-                from crowdlearn_export.doctor.trial import make_trial
+                from crowdlearn_host.runs.networks import trial_of
 
-                tried = asyncio.run(_try(phone, key, make_trial(network, inputs, make_loss(loss.value))))
+                tried = asyncio.run(_try(phone, key, trial_of(model, sample, batch, loss.value)))
         told = {"phone": {**asdict(tried), "agrees": tried.agrees}} if tried else {}
         tell({"model": model, **asdict(report), **told})
     if not as_json:

@@ -8,15 +8,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import crowdlearn
 import typer
 
 from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.terminal import terminal
-from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.emulator.processes.program_file import ABIS
-from crowdlearn_host.spec.run_spec import RunSpec
 
-from .train import start
+from .train import trained
 
 Arch = StrEnum("Arch", [(machine, machine) for machine in ABIS])  # type: ignore[misc]
 
@@ -56,7 +55,7 @@ def demo(
     text = CONFIG.format(phones=phones, epochs=epochs)
     if arch is not None:
         text += BUNDLED.format(arch=arch.value)
-    config = parse_config(tomllib.loads(text), RunSpec, "the demo")
+    config = crowdlearn.RunSpec.parse(tomllib.loads(text), "the demo")
     path = run or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     with document(as_json) as tell:
-        tell(start(config, text, Path.cwd(), path, terminal(stderr=as_json)))
+        tell(trained(config, terminal(stderr=as_json), run=path, written=(text, Path.cwd())))

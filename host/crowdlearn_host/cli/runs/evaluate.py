@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import crowdlearn
 import typer
 from rich.table import Table
 from rich.text import Text
@@ -13,7 +14,6 @@ from rich.text import Text
 from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
-from crowdlearn_host.coordinator.storage.run_folder import check_has_model, load_model_state
 
 if TYPE_CHECKING:
     from crowdlearn_host.runs.results.evaluation import Evaluation
@@ -30,15 +30,10 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Evaluate a run's newest global model on a test set, class by class."""
-    check_has_model(run)
     console = terminal(stderr=as_json)
     with document(as_json) as tell:
         with Working(console, "evaluating"):
-            from crowdlearn_host.runs.results.evaluation import evaluate as run_model  # imports torch
-            from crowdlearn_host.runs.results.trained_model import loss_of, model_and_test
-
-            model, test = model_and_test(run, data)
-            result = run_model(model, load_model_state(run), test, loss_of(run))
+            result = crowdlearn.evaluate(run, data)
         tell({"run": str(run), **asdict(result)})
     if as_json:
         return

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import crowdlearn
 import typer
 
 from crowdlearn_host.cli.console.document import Json, document
@@ -17,7 +18,6 @@ from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.models.names import check_name
-from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.spec.run_spec import DIGITS
 from crowdlearn_host.spec.simulated import load_simulation
 
@@ -64,9 +64,9 @@ def simulate(
     console = terminal(stderr=as_json)
     with document(as_json) as tell:
         with Working(terminal(stderr=True), "reading model and data") as working:
-            from crowdlearn_host.runs.simulated import simulate_run
 
-            def on_event(event: str, fields: dict[str, Any]) -> None:
+            def listen(heard: crowdlearn.Event) -> None:
+                event, fields = heard.name, heard.fields
                 if event == "note":
                     console.print(f"note: {fields['text']}", highlight=False, soft_wrap=True)
                     return
@@ -80,17 +80,17 @@ def simulate(
                 kept = fields["kept"] if event == "begun" else fields["round"] + 1
                 working.step("training round", min(kept + 1, fields["rounds"]), fields["rounds"])
 
-            state = simulate_run(
+            run = crowdlearn.simulate(
                 wanted,
                 folder,
-                on_event,
-                Interrupt(),
+                listeners=[listen],
+                interrupt=crowdlearn.Interrupt(),
                 data=data,
                 engine=engine.value,
                 processes=processes,
             )
         model = folder / "model.safetensors"
-        tell({"run": str(folder), "model": str(model), "rounds": [asdict(r) for r in state.records]})
+        tell({"run": str(folder), "model": str(model), "rounds": [asdict(r) for r in run.rounds]})
     if not as_json:
         console.print(f"global model: {model}", soft_wrap=True)
 

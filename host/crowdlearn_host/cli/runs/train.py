@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import crowdlearn
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -19,12 +20,12 @@ from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.runs.interrupt import Interrupt
-from crowdlearn_host.runs.session import Session
-from crowdlearn_host.spec.run_spec import RunSpec, load_config
 
 from .evaluate import in_words
 
 if TYPE_CHECKING:
+    from crowdlearn import Run, RunSpec
+
     from crowdlearn_host.runs.results.evaluation import Evaluation
     from crowdlearn_host.runs.session import Result
 
@@ -54,17 +55,17 @@ def train(
     with document(as_json) as tell:
         if resume is not None:
             with _watched(resume, console, wanted=watch):
-                tell(go_on(resume, console, key))
+                tell(trained(crowdlearn.Run(resume), console, key=key))
         else:
             assert config is not None
-            settings = load_config(config, overrides or ())
+            settings = crowdlearn.RunSpec.load(config, overrides or ())
             folder = run or Path("runs") / settings.name
-            text = settings.to_toml() if overrides else config.read_text("utf-8")
             if check:
-                tell(_checked(settings, folder, text, console, key))
+                tell(_checked(settings, folder, console, key))
             else:
+                written = None if overrides else (config.read_text("utf-8"), config.parent)
                 with _watched(folder, console, wanted=watch):
-                    tell(start(settings, text, config.parent, folder, console, key))
+                    tell(trained(settings, console, run=folder, key=key, written=written))
 
 
 @contextmanager
@@ -81,37 +82,21 @@ def _watched(run: Path, console: Console, *, wanted: bool) -> Iterator[None]:
         yield
 
 
-def _checked(
-    settings: RunSpec, folder: Path, text: str, console: Console, key: Path | None
-) -> dict[str, Any]:
-    """Look at a run before anything is exported, and say what would be trained."""
+def _checked(settings: RunSpec, folder: Path, console: Console, key: Path | None) -> dict[str, Any]:
+    """Look at a run before anything is exported, and print what would be trained."""
     with Working(console, "checking model, data and devices"):
-        devices = Session(lambda event, fields: None, Interrupt(), key).look(settings, text, folder)
+        devices = crowdlearn.check(settings, folder, key=key)
     console.print(
         f"{settings.name}: the description, the model, the data and {devices} devices fit", soft_wrap=True
     )
     return {"run": str(folder), "devices": devices, "trains": True}
 
 
-def start(
-    config: RunSpec, text: str, config_folder: Path, run: Path, console: Console, key: Path | None = None
-) -> dict[str, Any]:
-    """Train a new run in the folder `run`. Prints and returns the result."""
-    with _session(console, key) as session:
-        result = session.begin(config, text, config_folder, run)
-    return _told(console, result)
+def trained(what: RunSpec | Run, console: Console, **how: Any) -> dict[str, Any]:
+    """Train a new run, or go on with one; SIGINT and SIGTERM stop it. Prints and returns the result.
 
-
-def go_on(run: Path, console: Console, key: Path | None = None) -> dict[str, Any]:
-    """Train on in the folder `run`. Prints and returns the result."""
-    with _session(console, key) as session:
-        result = session.go_on(run)
-    return _told(console, result)
-
-
-@contextmanager
-def _session(console: Console, key: Path | None) -> Iterator[Session]:
-    """A session whose progress is shown, and that SIGINT and SIGTERM stop."""
+    `how` are further arguments of `crowdlearn.train`.
+    """
     interrupt = Interrupt()
 
     def stop(*_: object) -> None:
@@ -121,10 +106,17 @@ def _session(console: Console, key: Path | None) -> Iterator[Session]:
     before = [(number, signal.signal(number, stop)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
         with TrainingProgress(console) as progress:
-            yield Session(progress.show, interrupt, key)
+            run = crowdlearn.train(
+                what,
+                listeners=[lambda event: progress.show(event.name, dict(event.fields))],
+                interrupt=interrupt,
+                **how,
+            )
     finally:
         for number, handler in before:
             signal.signal(number, handler)
+    assert run.outcome is not None
+    return _told(console, run.outcome)
 
 
 def _told(console: Console, result: Result) -> dict[str, Any]:

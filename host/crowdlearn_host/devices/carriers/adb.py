@@ -1,12 +1,14 @@
-"""The way to one device over adb: bring the runtime there, and keep a connection to it."""
+"""The carrier over adb: brings the runtime to a device, and keeps a connection to it."""
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
 from crowdlearn_device.security.proof import bound_to_token
 from crowdlearn_device.transport.retry import Retry
@@ -22,8 +24,8 @@ from crowdlearn_host.coordinator.hub.arrival import Dialled
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.devices.discovery import dial
 from crowdlearn_host.errors import FleetError, TrainingError
-from crowdlearn_host.planner.problem.fleet import DeviceClass
-from crowdlearn_host.spec.run_spec import RunSpec
+
+from .base import Carrier, Reach, cancelled
 
 RENEWALS_A_SECOND = 10
 """Of the claims on all phones together: a large fleet renews them less often."""
@@ -33,20 +35,41 @@ FIRST_RETRY, LAST_RETRY = 0.2, 10.0
 """Seconds between attempts to reach a device again."""
 
 
+class Adb(Carrier):
+    """Phones over adb: by address, on USB, or behind an adb server, as devices/discovery.py finds them."""
+
+    name = "adb"
+
+    def wanted(self, reach: Reach) -> bool:
+        return bool(reach.serials)
+
+    @asynccontextmanager
+    async def reaching(self, reach: Reach) -> AsyncIterator[Sequence[asyncio.Task[None]]]:
+        fleet = AdbFleet(reach)
+        connections = [
+            AdbConnection(fleet, serial, number, partial(reach.files_of, place))
+            for place, (number, serial) in enumerate(zip(reach.numbers, reach.serials, strict=False))
+        ]
+        links = [asyncio.create_task(each.keep()) for each in connections]
+        try:
+            yield links
+        finally:
+            await cancelled(links)
+
+
 @dataclass(frozen=True)
 class AdbFleet:
-    """The devices of a run that are reached over adb. `key` is the private adb key, if not ~/.android/adbkey;
-    `extra` are further arguments of the device runtime, `classes` the planned classes by device; `declined`
-    tells why devices would not take part when they were asked last.
+    """The devices of a run that are reached over adb; `declined` has by serial the reason why a device would
+    not take part when it was asked last.
     """
 
-    server: Server
-    config: RunSpec
-    serials: Sequence[str]
-    key: Path | None
-    extra: Sequence[str] = ()
-    classes: Mapping[str, DeviceClass] = field(default_factory=dict)
+    reach: Reach
     declined: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def server(self) -> Server:
+        """The server of the run."""
+        return self.reach.server
 
     @property
     def trained(self) -> bool:
@@ -54,10 +77,10 @@ class AdbFleet:
         return any(group.restore_points for group in self.server.groups)
 
     def decline(self, serial: str, reason: str) -> None:
-        """A device takes no part. Raises TrainingError if that leaves nobody, and nothing is trained."""
+        """Note that a device takes no part. Raises TrainingError if none is left, and nothing is trained."""
         self.declined[serial] = reason
-        somebody = self.config.fleet.joining or any(group.live for group in self.server.groups)
-        if not (somebody or self.trained or set(self.serials) - set(self.declined)):
+        somebody = self.reach.config.fleet.joining or any(group.live for group in self.server.groups)
+        if not (somebody or self.trained or set(self.reach.serials) - set(self.declined)):
             why = "; ".join(f"{serial}: {reason}" for serial, reason in self.declined.items())
             raise TrainingError(f"no device takes part ({why}); see to that and start again")
 
@@ -68,7 +91,7 @@ class AdbConnection:
     def __init__(
         self, fleet: AdbFleet, serial: str, number: int, files: Callable[[str], Mapping[str, bytes]]
     ) -> None:
-        self._fleet, self._server = fleet, fleet.server
+        self._fleet, self._reach, self._server = fleet, fleet.reach, fleet.server
         self._serial, self._number = serial, number
         self._name = serial
         self._token = secrets.token_hex(16)
@@ -86,7 +109,7 @@ class AdbConnection:
         """
         while not self._over:
             try:
-                async with await dial(self._serial, key=self._fleet.key) as device:
+                async with await dial(self._serial, key=self._reach.key) as device:
                     await self._deploy(device)
             except (FleetError, OSError, WebSocketException) as error:
                 # What never was there is a mistake in the fleet; in a run under way it may come back.
@@ -108,24 +131,24 @@ class AdbConnection:
         named = (await device.shell("getprop ro.serialno")).stdout.decode(errors="replace").strip()
         name = self._name = named or self._serial
         arguments = ["--name", name, "--threads", "1"]
-        config = self._fleet.config
+        config = self._reach.config
         arguments += [f"--lowest-battery={config.fleet.lowest_battery}"]
         arguments += [f"--isolation={config.fleet.isolation}"]
-        kind = self._fleet.classes.get(name)
+        kind = self._reach.classes.get(name)
         if kind is not None and not kind.samples:
             arguments.append("--no-data")
         elif config.device_data:
             arguments += ["--data", config.device_data]
-        arguments += self._fleet.extra
+        arguments += self._reach.extra
         folder = self._server.folder
-        every = max(EVERY_SECONDS, len(self._fleet.serials) / RENEWALS_A_SECOND)
+        every = max(EVERY_SECONDS, len(self._reach.serials) / RENEWALS_A_SECOND)
         holder = Holder.here(folder.path.resolve().name, folder.id, every)
         async with Claim(device, holder) as claim:
             await self._serve(device, arguments, name, claim)
 
     async def _serve(self, device: AdbDevice, arguments: list[str], name: str, claim: Claim) -> None:
         """Have the runtime run on a phone that is this run's. Raises FleetError if it no longer is."""
-        deployment, brought = await deployment_for(device, self._fleet.config.fleet.runtime, arguments)
+        deployment, brought = await deployment_for(device, self._reach.config.fleet.runtime, arguments)
         files = {**self._files(name), "token": self._token.encode()}
         sent = brought + await deployment.install(files)
         self._server.tell("deployed", {"device": name, "serial": self._serial, "bytes": sent})

@@ -1,0 +1,9 @@
+"""All carriers. A run goes by each that its fleet asks for, in this order."""
+
+from __future__ import annotations
+
+from .adb import Adb
+from .base import Carrier
+from .dial_in import DialIn
+
+CARRIERS: tuple[Carrier, ...] = (DialIn(), Adb())
