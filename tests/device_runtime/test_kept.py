@@ -208,7 +208,7 @@ def test_labels_of_classes_that_the_model_does_not_know_are_told(tmp_path, comma
     np.savez(tmp_path / "test.npz", inputs=np.ones((2, 2, 3), np.float32), labels=[2, 3])
     output = tmp_path / "found.csv"
     assert main([*command, str(output)]) == 1
-    assert "has a label 3, but the model tells classes 0 to 2 apart" in capsys.readouterr().err
+    assert "has a label 3, but the model distinguishes classes 0 to 2" in capsys.readouterr().err
     assert not output.exists()
 
 

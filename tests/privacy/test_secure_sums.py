@@ -160,7 +160,7 @@ def test_too_few_contributors_release_nothing() -> None:
     crowd = Crowd(6, 10, least=5)
     with pytest.raises(AggregationError, match="4 contributors are left, 5 are needed"):
         run(crowd, before=[0, 1])
-    with pytest.raises(AggregationError, match="hides nobody"):
+    with pytest.raises(AggregationError, match="hides none"):
         SumRound(b"x", {}, 1, 4)
 
 

@@ -108,7 +108,7 @@ def test_data_that_is_not_there_is_a_mistake_in_the_fleet(tmp_path: Path) -> Non
     ("shape", "classes", "told"),
     [
         ((4, 4, 3), 4, r"a sample has shape \(4, 4, 3\).*transpose\(0, 3, 1, 2\)"),
-        ((3, 4, 4), 5, "the data has a label 4, but the model tells classes 0 to 3 apart"),
+        ((3, 4, 4), 5, "the data has a label 4, but the model distinguishes classes 0 to 3"),
     ],
 )
 def test_samples_on_a_phone_that_do_not_fit_the_model_are_refused(

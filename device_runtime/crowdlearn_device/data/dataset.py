@@ -87,7 +87,7 @@ def check_labels(labels: NDArray[Any], classes: int, source: str = "the data") -
         raise DataError(f"{source} has numbers {list(labels.shape)}, and classes are needed; give integers")
     if labels.max() >= classes:
         raise DataError(
-            f"{source} has a label {labels.max()}, but the model tells classes 0 to {classes - 1} apart; "
+            f"{source} has a label {labels.max()}, but the model distinguishes classes 0 to {classes - 1}; "
             "give labels of its classes, or a model with more outputs"
         )
 

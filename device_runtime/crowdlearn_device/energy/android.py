@@ -39,10 +39,12 @@ class RailMeter(Meter):
             joules = sum(float(rail["microwatt_seconds"]) for rail in rails) * 1e-6
             seconds = max((float(rail["milliseconds"]) for rail in rails), default=0.0) / 1000
         except (KeyError, TypeError, ValueError) as error:
-            raise MeterError(f"PowerMonitor told what cannot be read ({error}); use the battery") from error
+            raise MeterError(
+                f"PowerMonitor returned what cannot be read ({error}); use the battery"
+            ) from error
         if not rails:
             raise MeterError(
-                "this phone tells no rails (Android 15 and hardware with ODPM do); use the battery"
+                "this phone has no rails (Android 15 and hardware with ODPM do); use the battery"
             )
         return Reading(joules, seconds, self.name, Provenance.MEASURED, Covers.RAIL, 1e-6)
 
@@ -79,7 +81,7 @@ def _object(told: Told) -> dict[str, Any]:
     try:
         found = json.loads(str(told()))
     except ValueError as error:
-        raise MeterError(f"the phone's meters told no JSON ({error}); use another meter") from error
+        raise MeterError(f"the phone's meters returned no JSON ({error}); use another meter") from error
     if not isinstance(found, dict):
-        raise MeterError("the phone's meters told no object; use another meter")
+        raise MeterError("the phone's meters returned no object; use another meter")
     return found

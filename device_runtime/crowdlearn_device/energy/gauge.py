@@ -55,7 +55,7 @@ class Gauge:
         self.check_unplugged()
         if self.amperes is None:
             raise MeterError(
-                "this battery tells no current; measure for minutes by its charge, or use another meter"
+                "this battery reports no current; measure for minutes by its charge, or use another meter"
             )
         return self.volts * self.amperes
 
@@ -101,7 +101,7 @@ def read_dumpsys(text: str, maker: str = "") -> Gauge:
     if "Current Battery Service state" not in text:
         raise MeterError("this is no answer of dumpsys battery; is it an Android phone?")
     if "UPDATES STOPPED" in text:
-        raise MeterError("Android was told what to say of its battery; run: dumpsys battery reset")
+        raise MeterError("Android's battery readings are overridden; run: dumpsys battery reset")
     found = re.findall(r"^\s*([A-Za-z][A-Za-z ]*?):\s*(\S+)\s*$", text, re.M)
     fields: dict[str, str] = {}
     for name, value in found:
@@ -136,7 +136,7 @@ def _volts(value: float | None) -> float:
     for scale in (1e-6, 1e-3):
         if value is not None and LEAST_VOLTS <= value * scale <= MOST_VOLTS:
             return value * scale
-    raise MeterError(f"the battery's voltage is told as {value}, which is no cell's; use another meter")
+    raise MeterError(f"the battery's voltage reads {value}, which is no cell's; use another meter")
 
 
 def _amperes(value: float | None, maker: str) -> float | None:
@@ -154,13 +154,11 @@ def _amperes(value: float | None, maker: str) -> float | None:
         in_amperes = size * 1e-6
     else:
         raise MeterError(
-            f"the battery's current is told as {value:.0f}: too little in microampere, and "
-            f"{maker or 'its maker'} is not known to tell milliampere; use another meter"
+            f"the battery's current reads {value:.0f}: too little in microampere, and "
+            f"{maker or 'its maker'} is not known to report milliampere; use another meter"
         )
     if not LEAST_AMPERES <= in_amperes <= MOST_AMPERES:
-        raise MeterError(
-            f"the battery's current is told as {value:.0f}, which no phone draws; use another meter"
-        )
+        raise MeterError(f"the battery's current reads {value:.0f}, which no phone draws; use another meter")
     return in_amperes
 
 

@@ -112,7 +112,7 @@ def integrated(samples: list[Power]) -> Used:
     Raises MeterError if there are fewer than two, or they are of several meters.
     """
     if len(samples) < 2 or len({(s.source, s.covers) for s in samples}) != 1:
-        raise MeterError("a meter that tells power only has to be read twice at least; measure for longer")
+        raise MeterError("a meter that reports power only has to be read twice at least; measure for longer")
     first, last = samples[0], samples[-1]
     parts = [(b.watts + a.watts) / 2 * (b.seconds - a.seconds) for a, b in pairwise(samples)]
     watts = [sample.watts for sample in samples]

@@ -103,7 +103,7 @@ class Generation:
             if any(len(piece) != len(self._manifest.layers) for piece in self._layout):
                 raise WireError("assignment and program disagree on the number of layers")
             if unknown := set(self._heirs) - owner.identities.keys():
-                raise WireError(f"heirs {sorted(unknown)} of whom nobody has told the identity")
+                raise WireError(f"heirs {sorted(unknown)} whose identities are unknown")
             self._partial = PartialState(
                 self._manifest,
                 self._layout[assign.piece],

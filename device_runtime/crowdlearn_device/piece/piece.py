@@ -84,7 +84,7 @@ class Piece:
 
     @property
     def classes(self) -> int:
-        """Number of classes that the network tells apart."""
+        """Number of classes that the network distinguishes."""
         return self._manifest.layers[self._last].neurons
 
     @property

@@ -137,7 +137,7 @@ def encode_tensor(
     largest = np.max(np.abs(values), initial=0.0)
     if not largest <= _LARGEST.get(dtype, inf):  # nor is NaN
         raise WireError(
-            f"the largest value is {largest}, which {pb.DType.Name(dtype).lower()} cannot tell: training has "
+            f"the largest value is {largest}, which {pb.DType.Name(dtype).lower()} cannot hold: training has "
             "diverged; lower training.learning_rate"
         )
     if dtype == pb.INT8:

@@ -286,7 +286,7 @@ def check_plan(plan: Plan, graph: NeuronGraph) -> None:
     if plan.order and [sorted(order) for order in plan.order] != [list(range(width)) for width in widths]:
         raise PlanError("order is not a permutation of every layer's neurons")
     if plan.micro_batch < 0:
-        raise PlanError(f"micro_batch is {plan.micro_batch}; it must be 0 (nobody reckoned) or more")
+        raise PlanError(f"micro_batch is {plan.micro_batch}; it must be 0 (not planned) or more")
     if plan.staleness not in (0, 1):
         raise PlanError(f"staleness is {plan.staleness}; it must be 0 or 1")
     _check_groups(plan)

@@ -113,7 +113,7 @@ class LiveRun:
             run = assembled(self._folder, list(self._metrics.read), list(self._events.read))
             present = now(self._events.read)
         except DAMAGED as error:
-            raise RunError(f"{self._folder} cannot be read ({error}); nothing is told of it") from error
+            raise RunError(f"{self._folder} cannot be read ({error}); it is left out") from error
         return parts(run, present)
 
 

@@ -140,9 +140,7 @@ def read_run(folder: Path) -> Run:
         rows, events = (_lines(folder / name, damaged) for name in ("metrics.jsonl", "events.jsonl"))
         return assembled(folder, rows, events, damaged)
     except DAMAGED as error:
-        raise RunError(
-            f"{folder} is damaged or from another version ({error}); nothing is told of it"
-        ) from error
+        raise RunError(f"{folder} is damaged or from another version ({error}); it is left out") from error
 
 
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OSError, sqlite3.DatabaseError)

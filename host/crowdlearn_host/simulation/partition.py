@@ -45,7 +45,7 @@ def partition(labels: Indices, devices: int, config: PartitionConfig, seed: int)
                 f"make partition.shards less than {config.shards}, or devices fewer"
             )
         return parts
-    raise ConfigError("partition.kind = 'files': the folder's device-*.npz say what lies where")
+    raise ConfigError("partition.kind = 'files': the folder's device-*.npz files decide the partition")
 
 
 def load_device_files(folder: str | Path, devices: int) -> tuple[Dataset, list[Indices]]:

@@ -281,7 +281,7 @@ class RunSpec(Section):
         if self.data is None and self.device_data is None:
             raise ValueError("give data (a folder on this computer) or device_data (a folder on each phone)")
         if self.data is None and self.input_shape is None:
-            raise ValueError("with device_data alone, input_shape must say the shape of a sample")
+            raise ValueError("with device_data alone, input_shape must be the shape of a sample")
         return self
 
     @model_validator(mode="after")

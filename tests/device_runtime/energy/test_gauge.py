@@ -70,7 +70,7 @@ def test_what_cannot_be_true_is_refused(fields: dict[str, str], maker: str, word
 
 def test_a_battery_without_a_current_has_no_power() -> None:
     gauge = from_sysfs({"voltage_now": "3900000", "status": "Discharging", "current_now": "0"}, "Google")
-    with pytest.raises(MeterError, match="tells no current"):
+    with pytest.raises(MeterError, match="reports no current"):
         _ = gauge.watts
 
 

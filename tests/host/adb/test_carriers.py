@@ -56,7 +56,7 @@ async def test_an_adb_server_carries_everything(phone: phones.PhoneInfo, tmp_pat
         assert (phone.serial, "device") in [(d.serial, d.state) for d in server_devices(client.port)]
         async with await AdbDevice.connect_server(phone.serial, port=client.port) as device:
             await check(device)
-        with pytest.raises(FleetError, match="the adb server says"):
+        with pytest.raises(FleetError, match="the adb server answers"):
             await AdbDevice.connect_server("absent", port=client.port)
     finally:
         client("kill-server", device=False)

@@ -282,7 +282,7 @@ def said(command: bytes, arg0: int = 0, payload: bytes = b"", length: int | None
         (said(b"AUTH", 1, b"x" * 19), "is not an adb device"),
         (said(b"AUTH", 7, b"x" * 20), "is not an adb device"),
         (said(b"CNXN", 1 << 24, b"device::")[:20] + bytes(4) + b"device::", "is not an adb device"),
-        (said(b"CNXN", 1 << 24, length=0xFFFFFFFF), "says more than 65536 bytes"),
+        (said(b"CNXN", 1 << 24, length=0xFFFFFFFF), "sends more than 65536 bytes"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is not an adb device"),
     ],
     ids=["TLS", "short token", "no token", "wrong magic", "endless banner", "a web server"],

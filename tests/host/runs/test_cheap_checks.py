@@ -93,7 +93,7 @@ def test_labels_that_the_model_has_no_output_for(tmp_path: Path) -> None:
     write(tmp_path / "data", samples=30, classes=7)
     train(
         DataError,
-        "has a label 6, but the model tells classes 0 to 2 apart",
+        "has a label 6, but the model distinguishes classes 0 to 2",
         widths="4-5-3",
         data='data = "data"',
     )
@@ -116,7 +116,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[phones.Ph
 @pytest.mark.parametrize(
     ("samples", "classes", "said"),
     [
-        (30, 7, "has a label 6, but the model tells classes 0 to 2 apart"),
+        (30, 7, "has a label 6, but the model distinguishes classes 0 to 2"),
         (1, 1, "holds 1 samples"),
         (0, 0, "is not a folder"),
     ],

@@ -171,7 +171,7 @@ def test_every_group_starts_from_the_model_drawn_by_the_seed(crowd: Crowd) -> No
 
 
 def test_a_model_that_does_not_fit_the_data_is_told(crowd: Crowd) -> None:
-    with pytest.raises(DataError, match="a label 3, but the model tells classes 0 to 2 apart"):
+    with pytest.raises(DataError, match="a label 3, but the model distinguishes classes 0 to 2"):
         crowd(model="mlp:6-10-8-3")
     with pytest.raises(ConfigError, match=r"nor a package.module:function"):
         crowd(model="nothing:here")

@@ -30,7 +30,7 @@ class SumRound:
     def __post_init__(self) -> None:
         if not 2 <= self.least <= self.terms:
             raise AggregationError(
-                f"a release of {self.least} of {self.terms} contributors hides nobody; at least 2 are needed"
+                f"a release of {self.least} of {self.terms} contributors hides none; at least 2 are needed"
             )
 
     @property

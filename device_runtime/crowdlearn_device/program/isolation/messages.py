@@ -61,7 +61,7 @@ def defined(number: int, method: str, inputs: Sequence[Place]) -> bytes:
     told = [method, [[p.memory, p.offset, p.spec.dtype, p.spec.shape] for p in inputs]]
     packet = DEFINE + NUMBER.pack(number) + json.dumps(told, separators=(",", ":")).encode()
     if len(packet) > MAX_PACKET:
-        raise ProgramError(f"method {method} takes {len(inputs)} arrays; that is more than one call tells")
+        raise ProgramError(f"method {method} takes {len(inputs)} arrays; that is more than one call takes")
     return packet
 
 
@@ -76,7 +76,7 @@ def outputs_told(specs: Sequence[Spec]) -> bytes:
     """Return the packet that tells what a run gave. Raises ProgramError if there is too much to tell."""
     packet = DONE + json.dumps(specs, separators=(",", ":")).encode()
     if len(packet) > MAX_PACKET or not known(specs):
-        raise ProgramError(f"{len(specs)} outputs, or types of them, that no message tells")
+        raise ProgramError(f"{len(specs)} outputs, or types of them, that no message can hold")
     return packet
 
 
@@ -88,9 +88,9 @@ def outputs_of(packet: bytes) -> list[Spec]:
         told: Any = json.loads(packet[1:])
         specs = [Spec(dtype, tuple(shape)) for dtype, shape in told]
     except (ValueError, TypeError, RecursionError) as error:
-        raise ProgramError(f"the program's process told its outputs in no known form ({error})") from error
+        raise ProgramError(f"the program's process sent its outputs in no known form ({error})") from error
     if not known(specs):
-        raise ProgramError("the program's process told outputs that cannot be")
+        raise ProgramError("the program's process sent outputs that cannot be")
     return specs
 
 

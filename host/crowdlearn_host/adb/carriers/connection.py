@@ -94,7 +94,7 @@ class HandshakeTap(BaseTransport):  # type: ignore[misc]
     def bulk_read(self, numbytes: int, transport_timeout_s: float | None) -> bytes:
         room = MAX_HANDSHAKE - len(self.said)
         if numbytes > room:
-            raise InvalidResponseError(f"it says more than {MAX_HANDSHAKE} bytes before a connection stands")
+            raise InvalidResponseError(f"it sends more than {MAX_HANDSHAKE} bytes before a connection stands")
         data: bytes = self._transport.bulk_read(numbytes, transport_timeout_s)
         self.said += data
         return data

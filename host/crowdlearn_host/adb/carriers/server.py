@@ -167,7 +167,7 @@ class ServerConnection:
         try:
             return str(_client(self._port).device(self._serial).get_features())
         except Exception as error:
-            raise FleetError(f"{self._serial}: the adb server says: {error}") from error
+            raise FleetError(f"{self._serial}: the adb server answers: {error}") from error
 
     def _dial(self, service: str) -> socket.socket:
         errors = import_module("adbutils.errors")
@@ -176,7 +176,7 @@ class ServerConnection:
             line.send_command(f"host:transport:{self._serial}")
             line.check_okay()
         except (errors.AdbError, OSError) as error:
-            raise FleetError(f"{self._serial}: the adb server says: {error}") from error
+            raise FleetError(f"{self._serial}: the adb server answers: {error}") from error
         try:
             line.conn.settimeout(SILENCE_SECONDS)  # from here on it is the phone that answers
             line.send_command(service)

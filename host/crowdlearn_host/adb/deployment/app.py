@@ -74,7 +74,7 @@ class AppDeployment:
             return
         raise FleetError(
             f"{self._device.serial}: the app does not listen after {self._start_seconds:.0f} s; open it on "
-            "the phone, it tells whether a computer may train on it through adb"
+            "the phone, it shows whether a computer may train on it through adb"
         )
 
     async def _wait_listens(self) -> None:

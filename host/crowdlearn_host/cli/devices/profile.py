@@ -73,7 +73,7 @@ def profile(
     if missing:
         raise FleetError(
             f"{out} lacks {len(missing)} of {len(found)} phones: {', '.join(missing)}; "
-            "see to what is said of them above, then measure again with --force"
+            "see what is printed of them above, then measure again with --force"
         )
 
 

@@ -19,7 +19,7 @@ def hello_of(frame: pb.Frame) -> pb.Hello:
     """
     hello = frame.hello
     if not frame.HasField("hello"):
-        raise FleetError("a device must say hello first")
+        raise FleetError("a device must send Hello first")
     if hello.version != VERSION:
         raise FleetError(
             f"{hello.device[:50]} speaks version {hello.version}, this host {VERSION}; update one"

@@ -99,6 +99,6 @@ async def exposed(server: Server, address: str, joules: Samples = no_energy) -> 
             answer, host.strip("[]") or None, int(port), limit=REQUEST_BYTES
         )
     except (OSError, OverflowError) as error:
-        raise FleetError(f"cannot tell metrics on {address}: {error}; choose another port") from error
+        raise FleetError(f"cannot serve metrics on {address}: {error}; choose another port") from error
     async with listening:
         yield listening.sockets[0].getsockname()[1]

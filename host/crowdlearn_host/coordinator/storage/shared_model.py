@@ -228,4 +228,4 @@ class _Round:
     def apply(self, update: Update) -> None:
         """Check the values of an update. Raises UpdateRefused if their average could not travel back."""
         if self._values is ValueType.FLOAT16 and (np.abs(update.values) > np.finfo(np.float16).max).any():
-            raise UpdateRefused(update.owner, "it holds a weight that float16 cannot tell")
+            raise UpdateRefused(update.owner, "a weight exceeds float16's range")

@@ -55,7 +55,9 @@ class Enrolment:
         with turn(self._path):
             devices = self.devices()
             if device not in devices:
-                raise FleetError(f"{device[:100]!r} is not enrolled; crowdlearn enrol --list tells which are")
+                raise FleetError(
+                    f"{device[:100]!r} is not enrolled; 'crowdlearn enrol --list' lists those that are"
+                )
             self._write({name: told for name, told in devices.items() if name != device})
 
     def admits(self, device: str, token: str) -> bool:

@@ -111,7 +111,9 @@ class GaugeMeter(AdbMeter):
                 gauge.celsius,
             )
         if gauge.coulombs is None or gauge.coulombs_step is None:
-            raise MeterError(f"{self.name}: this battery tells neither current nor charge; use another meter")
+            raise MeterError(
+                f"{self.name}: this battery reports neither current nor charge; use another meter"
+            )
         if self._last is not None and self._last.coulombs is not None:
             self._joules += (self._last.coulombs - gauge.coulombs) * (self._last.volts + gauge.volts) / 2
         self._last = gauge

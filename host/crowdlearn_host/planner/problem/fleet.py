@@ -110,7 +110,7 @@ class Fleet(Section):
         if len(set(names)) != len(names) or len({kind.name for kind in self.classes}) != len(self.classes):
             raise ValueError("classes and devices need names of their own")
         if not any(kind.samples for kind in self.classes):
-            raise ValueError("no device holds samples, so nobody can be the dominator; set samples")
+            raise ValueError("no device holds samples, so none can be the dominator; set samples")
         return self
 
     @property

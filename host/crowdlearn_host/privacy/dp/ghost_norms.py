@@ -90,7 +90,7 @@ def check_model(model: nn.Module) -> None:
             )
         if own and type(module) not in RULES:
             raise UnsupportedModule(
-                f"{name} ({type(module).__name__}): no rule tells the norm of its gradient for one sample; "
+                f"{name} ({type(module).__name__}): no rule gives the norm of its gradient for one sample; "
                 "freeze it, or write it with Linear, Conv2d, Embedding, LayerNorm or GroupNorm"
             )
 

@@ -198,7 +198,7 @@ class DenseChain:
             )
         classes = self._widths[-1]  # loops look at no bounds
         if not ((fed.labels >= 0) & (fed.labels < classes)).all():
-            raise ValueError(f"a label is not one of the {classes} classes that the network tells apart")
+            raise ValueError(f"a label is not one of the {classes} classes that the network distinguishes")
 
     def _step(self, rows: int, rate: float, totals: list[Layer]) -> Step:
         if len(self._room[0][0]) < rows:
