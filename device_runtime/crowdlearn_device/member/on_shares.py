@@ -206,9 +206,9 @@ class DominatorOnShares(PiecePass):
     def _take_facts(self, position: int, message: pb.SharedArray) -> None:
         said = self._facts.setdefault((message.step, message.edge), {})
         if position in said or len(message.facts) != 3 or not np.isfinite(message.facts).all():
-            raise WireError(f"piece {position + 1} tells facts twice, or not three")
+            raise WireError(f"piece {position + 1} sends facts twice, or not three")
         if not self._piece.boundary <= message.step <= self._piece.boundary + 1:
-            raise WireError(f"piece {position + 1} tells facts of step {message.step}")
+            raise WireError(f"piece {position + 1} sends facts of step {message.step}")
         said[position] = WeightFacts(*message.facts)
         self._share_waiting(message.step, message.edge)
 

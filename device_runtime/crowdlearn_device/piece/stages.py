@@ -142,7 +142,7 @@ class Stages:
         outputs = self._executor.run(name, inputs, borrowed=True)
         if len(outputs) != len(method.outputs):
             raise ProgramError(
-                f"method {name} gave {len(outputs)} arrays, its manifest says {len(method.outputs)}; "
+                f"method {name} gave {len(outputs)} arrays, its manifest has {len(method.outputs)}; "
                 "export it again"
             )
         for port, values in zip(method.outputs, outputs, strict=True):

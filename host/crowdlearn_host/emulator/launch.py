@@ -44,7 +44,7 @@ def wait_ready(folder: Path, process: "subprocess.Popen[bytes]", ready: int) -> 
     if not os.read(ready, 16):
         process.wait()
         said = (folder / "errors.txt").read_text(errors="replace").strip().splitlines()
-        raise FleetError(f"{folder.name} did not start: {said[-1] if said else 'it said nothing'}")
+        raise FleetError(f"{folder.name} did not start: {said[-1] if said else 'it printed nothing'}")
 
 
 @cache

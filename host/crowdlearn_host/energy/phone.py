@@ -63,8 +63,8 @@ class PhoneSubject(Subject):
         """Raise FleetError if it is on a charger."""
         if (await self.condition()).charging:
             raise FleetError(
-                f"{self._device.serial} is on a charger: what it draws cannot be told; unplug it and reach "
-                "it by adb over Wi-Fi, or use a hub that cuts the power"
+                f"{self._device.serial} is on a charger: what it draws cannot be measured; unplug it and "
+                "reach it by adb over Wi-Fi, or use a hub that cuts the power"
             )
 
     async def meet_meter(self, wanted: str = "") -> None:

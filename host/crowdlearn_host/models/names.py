@@ -72,4 +72,4 @@ def stated_shape(name: str, shape: str) -> tuple[int, ...]:
         return (int(widths[1].split("-")[0]),)
     if name in PAPER:
         return input_shape(name, (784,))
-    raise ConfigError(f"--shape is missing: {name} does not tell the shape of a sample; try --shape 3x32x32")
+    raise ConfigError(f"--shape is missing: {name} does not fix the shape of a sample; try --shape 3x32x32")

@@ -192,7 +192,7 @@ class RuntimeDeployment:
             await asyncio.sleep(wait)
             wait = min(2 * wait, _MAX_POLL_SECONDS)
         if not 0 < port < 65536:
-            raise FleetError(f"{self._device.serial}: {self._program} says that its port is {port}")
+            raise FleetError(f"{self._device.serial}: {self._program} gives port {port}")
         return port
 
     async def _wait_gone(self, pid: int) -> None:

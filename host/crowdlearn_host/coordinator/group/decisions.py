@@ -161,7 +161,7 @@ class Course(Standing):
             self.restore_points = after_sharing(self.settings, self.restore_points, self.schedule)
             self._next_pass()
         elif turn is None:
-            self._pause("nobody is here")
+            self._pause("no device is here")
         elif turn not in self._able:
             self._pause(f"it is the turn of {self._name(turn)}, which is not here")
         elif self._choose_cut(turn):

@@ -104,7 +104,7 @@ class Group(Course):
         for number in seen.stuck:
             self._drop(number, "did not finish its stage in time")
         if seen.lost:
-            self._strike("everybody waits for somebody: a message was lost")
+            self._strike("all devices are waiting: a message was lost")
         for number in seen.ask:
             self._send(number, ping=pb.Ping(nonce=self.generation))
 

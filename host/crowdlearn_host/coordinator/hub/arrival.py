@@ -84,7 +84,7 @@ class Dialled(Arrival):
         try:
             return await self._connection.recv()
         except ConnectionClosed as error:
-            raise SilentDevice(f"a device said no more: {error}") from error
+            raise SilentDevice(f"a device sent no more: {error}") from error
 
     async def send(self, data: bytes) -> None:
         await self._connection.send(data)

@@ -149,7 +149,7 @@ class Server:
         first = await _heard(arrival, "hello")
         if named is not None and first.hello.device != named:
             raise FleetError(
-                f"the device runtime on {named} says that it is {first.hello.device[:50]!r}; start it again"
+                f"the device runtime on {named} names itself {first.hello.device[:50]!r}; start it again"
             )
         if admits is not None and not admits(first.hello.device, first.hello.token):
             raise FleetError(f"{first.hello.device[:50]!r} with this token is not enrolled; enrol it")
@@ -433,7 +433,7 @@ async def _heard(arrival: Arrival, what: str) -> pb.Frame:
     try:
         return decode_frame(_binary(await asyncio.wait_for(arrival.recv(), HELLO_SECONDS)))
     except WireError as error:
-        raise FleetError(f"a device did not say {what}: {error}") from error
+        raise FleetError(f"a device did not send {what}: {error}") from error
     except TimeoutError as error:
         raise SilentDevice(f"no {what} within {HELLO_SECONDS:.0f} s; is the network slow?") from error
 

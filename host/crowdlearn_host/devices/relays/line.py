@@ -53,7 +53,7 @@ class RelayedArrival(Arrival):
     async def recv(self) -> bytes | str:
         frame = await self._frames.get()
         if frame is None:
-            raise SilentDevice("a device said no more: its connection ended")
+            raise SilentDevice("a device sent no more: its connection ended")
         return frame
 
     async def send(self, data: bytes) -> None:

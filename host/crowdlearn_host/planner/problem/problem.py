@@ -212,32 +212,31 @@ def uplink(problem: Problem, counts: Sequence[Counts], piece: int) -> float:
     """Return what one piece sends per sample: its sums forward, and the errors of its neurons to their other
     sources.
     """
-    mine, total = counts[piece], 0.0
-    for link in problem.links:
-        others = sum(k != piece and bool(other[link.source]) for k, other in enumerate(counts))
-        owners = sum(k != piece and bool(other[link.target]) for k, other in enumerate(counts))
-        floats = link.returned * mine[link.target] * others
-        messages = link.returned_edges * (others if mine[link.target] else 0)
-        if mine[link.source]:
-            floats += link.floats * (problem.neurons[link.target] - mine[link.target])
-            messages += link.edges * owners
-        total += problem.sent.per_float * floats + problem.sent.per_message * messages
-    return total
+    return _exchanged(problem, counts, piece, sends=True)
 
 
 def downlink(problem: Problem, counts: Sequence[Counts], piece: int) -> float:
     """Return what one piece receives per sample: sums for its neurons from other sources, and the
     errors that answer its own sums.
     """
+    return _exchanged(problem, counts, piece, sends=False)
+
+
+def _exchanged(problem: Problem, counts: Sequence[Counts], piece: int, *, sends: bool) -> float:
+    """Return what one piece sends, or receives: what crosses a link one way at its sources, and the other way
+    at its targets.
+    """
     mine, total = counts[piece], 0.0
     for link in problem.links:
+        sums, errors = (link.floats, link.edges), (link.returned, link.returned_edges)
+        at_source, at_target = (sums, errors) if sends else (errors, sums)
         others = sum(k != piece and bool(other[link.source]) for k, other in enumerate(counts))
         owners = sum(k != piece and bool(other[link.target]) for k, other in enumerate(counts))
-        floats = link.floats * mine[link.target] * others
-        messages = link.edges * (others if mine[link.target] else 0)
+        floats = at_target[0] * mine[link.target] * others
+        messages = at_target[1] * (others if mine[link.target] else 0)
         if mine[link.source]:
-            floats += link.returned * (problem.neurons[link.target] - mine[link.target])
-            messages += link.returned_edges * owners
+            floats += at_source[0] * (problem.neurons[link.target] - mine[link.target])
+            messages += at_source[1] * owners
         total += problem.sent.per_float * floats + problem.sent.per_message * messages
     return total
 

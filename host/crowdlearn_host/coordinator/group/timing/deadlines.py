@@ -11,7 +11,7 @@ from .pace import Pace
 @dataclass(frozen=True)
 class Verdict:
     """Devices to be asked whether they are there, those that did not answer, and those that hold the group
-    up; `lost` where everybody waits for somebody.
+    up; `lost` where all devices are waiting.
     """
 
     ask: Sequence[int] = ()
