@@ -126,6 +126,13 @@ def test_phones_and_what_is_measured_of_them(run: Run, home: Path) -> None:
         measured = run("profile --out measured.toml")
         assert measured["missing"] == []
         assert measured["devices"][0]["macs_per_second"] > 0
+        told = run("measure --quick --no-here --model mlp:64-32-16-10 --csv m.csv --plot m.svg")
+        assert told["missing"] == {}
+        steps = [row for row in told["rows"] if not row["stage"]]
+        assert {row["program"] for row in steps} == {"whole network", "dominator of 3", "follower of 3"}
+        assert all(row["provenance"] == "modelled" and row["joules"] for row in steps)
+        assert Path("m.csv").read_text().count("\n") == 1 + len(told["rows"])
+        assert "modelled" in Path("m.svg").read_text()
     finally:
         phones.down(home)
 

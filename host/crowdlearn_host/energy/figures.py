@@ -111,8 +111,9 @@ class Figures:
         timed = [window.timed for window in windows if window.timed is not None]
         times = [each.seconds / each.steps for each in timed]
         step = statistics.median(times)
-        energies = [value for w in windows if (value := self._net_joules(w)) is not None]
-        trusted = self.idle_watts is not None and len(energies) == len(windows)
+        metered = [w for w in windows if w.used is not None]
+        energies = [value for w in metered if (value := self._net_joules(w)) is not None]
+        trusted = self.idle_watts is not None and bool(energies) and len(energies) == len(metered)
         compute = statistics.median(energies) / program.batch if trusted else None
         row = self._empty(program) | {
             "ms": 1e3 * step,
@@ -131,7 +132,8 @@ class Figures:
         if self.subject.peak_gflops:
             row["peak %"] = 100 * row["gflops"] / self.subject.peak_gflops
         if compute is None and self.subject.meter is not None and self.provenance is not None:
-            row["source"] += ": too little energy for it; measure for longer"
+            why = next((w.why for w in windows if w.why), "too little energy for it; measure for longer")
+            row["source"] += f": {why}"
         told = [self._on_wire(row, wire, moved) for wire, moved in program.traffic.items()] or [row]
         for name in timed[0].stages:
             seconds = statistics.median(each.stages[name] / each.steps for each in timed)

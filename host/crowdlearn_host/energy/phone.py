@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,8 @@ MOVED_BYTES = 1 << 18
 FLOPS_A_CYCLE = 8
 """Of a core: one fused multiply-add of 128 bits a cycle (assumed; big cores have two pipes or more)."""
 MOST_SAID = 1 << 16
+MOST_PAUSE = 8.0
+"""Seconds of rest that a slow meter is given."""
 
 
 class PhoneSubject(Subject):
@@ -88,17 +90,33 @@ class PhoneSubject(Subject):
 
     async def step(self, program: Program, seconds: float, begin: Edge, end: Edge) -> StepTime:
         words = [*self._command, "measure", "--programs", FOLDER, "--program", program.sha256]
-        words += ["--seconds", str(seconds), "--pause", str(round(self.pause, 2)), "--threads", "1"]
+        words += ["--seconds", str(seconds), "--threads", "1"]
+        while self.pause <= MOST_PAUSE:
+            timed = await self._tried([*words, "--pause", str(round(self.pause, 2))], seconds, begin, end)
+            if timed is not None:
+                return timed
+            self.pause *= 2
+        raise FleetError(
+            f"{self._device.serial}: its meter takes more than {MOST_PAUSE:.0f} s; use another meter"
+        )
+
+    async def _tried(self, words: Sequence[str], seconds: float, begin: Edge, end: Edge) -> StepTime | None:
+        """The time of steps; None if they had begun before the meter was read."""
         said = ""
+        lines = _lines(self._device, shlex.join(words), seconds + SILENCE_SECONDS)
         with silence_told(self._device.serial, "a line of crowdlearn-device measure"):
-            async for line in _lines(self._device, shlex.join(words), seconds + SILENCE_SECONDS):
-                if line == READY:
-                    await begin()
-                elif line.startswith("{"):
-                    await end()
-                    return _step_time(self._device.serial, line)
-                else:
-                    said = line
+            async with contextlib.aclosing(lines):
+                async for line in lines:
+                    if line == READY:
+                        began = time.monotonic()
+                        await begin()
+                        if time.monotonic() - began > self.pause:
+                            return None
+                    elif line.startswith("{"):
+                        await end()
+                        return _step_time(self._device.serial, line)
+                    else:
+                        said = line
         why = said[:200] or "it says nothing"
         raise FleetError(f"{self._device.serial}: crowdlearn-device measure fails: {why}")
 
@@ -146,7 +164,7 @@ async def phone_subject(found: Found, key: Path | None = None) -> AsyncIterator[
                 await subject.tidy()
 
 
-async def _lines(device: AdbDevice, command: str, silence: float) -> AsyncIterator[str]:
+async def _lines(device: AdbDevice, command: str, silence: float) -> AsyncGenerator[str]:
     """The lines that a command writes, as it writes them. Raises TimeoutError after so many seconds without
     one.
     """

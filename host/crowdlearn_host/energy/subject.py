@@ -72,7 +72,7 @@ class Subject(ABC):
     has_radio: bool
     meter: Meter | None = None
     unread: Mapping[str, str] = MappingProxyType({})
-    pause = 0.1
+    pause = 0.2
     """Seconds of rest before and after work, in which the meter is read."""
     peak_gflops: float | None = None
 
@@ -116,7 +116,6 @@ class Recording:
 
     def __init__(self, subject: Subject) -> None:
         self._meter = subject.meter
-        self._pause = subject.pause
         self._samples: list[Power] = []
         self._first: Reading | Power | None = None
         self._rails: dict[str, float] = {}
@@ -124,7 +123,8 @@ class Recording:
         self.began = self.ended = 0.0
 
     async def begin(self) -> None:
-        """Read the meter, and go on reading if it tells power only."""
+        """Read the meter, and go on reading if it tells power only; called again, it begins anew."""
+        await self._stop_sampling()
         self.began = time.monotonic()
         if self._meter is None:
             self.why = "no meter"
@@ -134,8 +134,6 @@ class Recording:
         except MeterError as error:
             self.why = str(error)
             return
-        if time.monotonic() - self.began > max(self._pause, 1.0) * 2:
-            self.why = "the meter was read too late; measure again"
         if isinstance(self._meter, RailsMeter):
             self._rails = dict(self._meter.rails)
         if isinstance(self._first, Power):
@@ -145,10 +143,7 @@ class Recording:
     async def end(self) -> None:
         """Read the meter again: what was used between."""
         self.ended = time.monotonic()
-        if self._sampling is not None:
-            self._sampling.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sampling
+        await self._stop_sampling()
         if self.why or self._meter is None or self._first is None:
             return
         try:
@@ -164,6 +159,13 @@ class Recording:
             first = self._rails
             rails = {name: joules - first.get(name, joules) for name, joules in self._meter.rails.items()}
             self.parts = apart(rails)
+
+    async def _stop_sampling(self) -> None:
+        if self._sampling is not None:
+            self._sampling.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sampling
+            self._sampling = None
 
     async def _sample(self) -> None:
         while self._meter is not None:

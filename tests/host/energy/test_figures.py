@@ -164,7 +164,7 @@ async def test_what_is_smaller_than_the_meter_s_steps_is_not_told() -> None:
     figures = await measured(Device("phone", Counter(resolution=0.1)))
     row = figures.rows()[0]
     assert row["joules"] is None
-    assert "measure for longer" in row["source"]
+    assert "measure until 1 J are used" in row["source"]
     assert figures.constants.joules_per_mac is None
 
 
