@@ -33,17 +33,17 @@ class Run:
 
     @property
     def simulated(self) -> bool:
-        """True if the run was simulated, not trained on devices."""
+        """Return True if the run was simulated, not trained on devices."""
         return not (self.path / "run.db").exists()
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl: one a mini-batch on devices, one a round in a simulation."""
+        """Return the records of metrics.jsonl: one a mini-batch on devices, one a round in a simulation."""
         return _lines(self.path / "metrics.jsonl")
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """The records of events.jsonl, each with "time" (seconds since 1970) and "event"."""
+        """Return the records of events.jsonl, each with "time" (seconds since 1970) and "event"."""
         return _lines(self.path / "events.jsonl")
 
     def model(self) -> nn.Module:

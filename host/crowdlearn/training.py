@@ -79,7 +79,7 @@ class Training:
 
     @property
     def running(self) -> bool:
-        """True if the run is under way."""
+        """Return True if the run is under way."""
         return self._thread.is_alive()
 
     def stop(self) -> None:

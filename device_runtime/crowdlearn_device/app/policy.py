@@ -76,7 +76,7 @@ class Conditions:
 
 
 def load_policy(path: Path) -> Policy:
-    """The policy in a file; the default if there is none, or a damaged one."""
+    """Return the policy in a file; the default if there is none, or a damaged one."""
     try:
         return policy_of(path.read_text())
     except (OSError, ValueError):
@@ -88,7 +88,7 @@ def save_policy(path: Path, policy: Policy) -> None:
 
 
 def policy_of(text: str) -> Policy:
-    """The policy of a JSON object; what it leaves out is as by default. Raises ValueError."""
+    """Return the policy of a JSON object; what it leaves out is as by default. Raises ValueError."""
     told = json.loads(text)
     fields = Policy.__dataclass_fields__
     if not isinstance(told, dict) or set(told) - set(fields):

@@ -130,7 +130,7 @@ class Service:
             await self._stopping.wait()
 
     def _data(self, wanted: bool) -> Path | None:
-        """The owner's samples, or else those that a host has brought."""
+        """Return the owner's samples, or else those that a host has brought."""
         folders = (self._home / "data", self._inbox / "data")
         return next((each for each in folders if each.is_dir()), None) if wanted else None
 
@@ -188,7 +188,7 @@ def forget_invitation(home: str) -> None:
 
 
 def load_invitation(home: Path) -> Invitation | None:
-    """The invitation in the app's folder; None if there is none that can be read."""
+    """Return the invitation in the app's folder; None if there is none that can be read."""
     try:
         return read_invitation((home / _INVITATION).read_text())
     except (OSError, ValueError, JoinError):
@@ -196,7 +196,7 @@ def load_invitation(home: Path) -> Invitation | None:
 
 
 def policy_json(home: str) -> str:
-    """The device's policy, all fields of it, as a JSON object."""
+    """Return the device's policy, all fields of it, as a JSON object."""
     return json.dumps(asdict(load_policy(Path(home) / _POLICY)))
 
 

@@ -73,7 +73,7 @@ class AppBatteryMeter(Meter):
 
 
 def app_meters(told: Told) -> dict[str, Callable[[], Meter]]:
-    """The meters of the app by name, best first."""
+    """Return the meters of the app by name, best first."""
     return {RailMeter.name: lambda: RailMeter(told), AppBatteryMeter.name: lambda: AppBatteryMeter(told)}
 
 

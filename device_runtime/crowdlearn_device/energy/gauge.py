@@ -51,7 +51,9 @@ class Gauge:
 
     @property
     def watts(self) -> float:
-        """The power that leaves the battery. Raises MeterError if a charger adds to it, or it is not told."""
+        """Return the power that leaves the battery. Raises MeterError if a charger adds to it, or it is not
+        told.
+        """
         self.check_unplugged()
         if self.amperes is None:
             raise MeterError(
@@ -69,14 +71,14 @@ class Gauge:
 
 
 def read_uevent(text: str, maker: str = "") -> Gauge:
-    """The gauge of the lines NAME=VALUE of a supply's uevent; `maker` is ro.product.manufacturer."""
+    """Return the gauge of the lines NAME=VALUE of a supply's uevent; `maker` is ro.product.manufacturer."""
     lines = (line.strip().partition("=") for line in text.splitlines())
     fields = {name.removeprefix("POWER_SUPPLY_").lower(): value for name, found, value in lines if found}
     return from_sysfs(fields, maker)
 
 
 def from_sysfs(fields: Mapping[str, str], maker: str = "") -> Gauge:
-    """The gauge of a supply's files by name: voltage_now, current_now, charge_counter, status, ..."""
+    """Return the gauge of a supply's files by name: voltage_now, current_now, charge_counter, status, ..."""
     status = fields.get("status", "unknown").strip().lower()
     # A battery that says "Not charging" is fed by a charger that does not charge it.
     plugged = status in ("charging", "full", "not charging") or fields.get("online", "0").strip() == "1"
@@ -94,7 +96,8 @@ def from_sysfs(fields: Mapping[str, str], maker: str = "") -> Gauge:
 
 
 def read_dumpsys(text: str, maker: str = "") -> Gauge:
-    """The gauge of `dumpsys battery`: millivolts, tenths of a degree, and the vendor's own `current now`.
+    """Return the gauge of `dumpsys battery`: millivolts, tenths of a degree, and the vendor's own `current
+    now`.
 
     Raises MeterError if it is none, or if Android was told to say something else ("UPDATES STOPPED").
     """
@@ -175,7 +178,7 @@ def _charge_unit(value: float) -> float:
 
 
 def _step(value: float | None) -> float | None:
-    """The step in which a charge is told, in coulombs: at best the zeros that its number ends in."""
+    """Return the step in which a charge is told, in coulombs: at best the zeros that its number ends in."""
     if value is None or value <= 0 or _coulombs(value) is None:
         return None
     zeros = len(digits := f"{value:.0f}") - len(digits.rstrip("0"))

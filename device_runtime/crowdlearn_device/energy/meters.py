@@ -32,7 +32,7 @@ class Meter(ABC):
 
     @abstractmethod
     async def read(self) -> Reading | Power:
-        """The state of the meter now. Raises MeterError, with what to do, if it cannot be read."""
+        """Return the state of the meter now. Raises MeterError, with what to do, if it cannot be read."""
 
 
 class BatteryMeter(Meter):
@@ -44,7 +44,7 @@ class BatteryMeter(Meter):
         self._supplies, self._maker = supplies, maker
 
     def gauge(self) -> Gauge:
-        """The gauge of the first battery that tells a voltage."""
+        """Return the gauge of the first battery that tells a voltage."""
         for folder in sorted(self._supplies.glob("*")):
             fields = {file.name: text for file in folder.glob("*") if (text := _text(file)) is not None}
             if fields.get("type", "").strip() == "Battery" and "voltage_now" in fields:
@@ -106,7 +106,7 @@ METERS: dict[str, Callable[[], Meter]] = {meter.name: meter for meter in (RaplMe
 async def readable(
     meters: Mapping[str, Callable[[], Meter]] = METERS,
 ) -> tuple[list[Meter], dict[str, str]]:
-    """The meters that can be read now, and of the others why not, by name."""
+    """Return the meters that can be read now, and of the others why not, by name."""
     found, why = [], {}
     for name, make in meters.items():
         meter = make()

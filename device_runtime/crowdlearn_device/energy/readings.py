@@ -79,12 +79,12 @@ class Used:
 
     @property
     def watts(self) -> float:
-        """The mean power."""
+        """Return the mean power."""
         return self.joules / self.seconds
 
 
 def used(first: Reading, last: Reading) -> Used:
-    """The energy between two readings of one meter.
+    """Return the energy between two readings of one meter.
 
     Raises MeterError if they are of two meters, out of order, or nearer than the meter can tell.
     """
@@ -107,7 +107,8 @@ def used(first: Reading, last: Reading) -> Used:
 
 
 def integrated(samples: list[Power]) -> Used:
-    """The energy under a series of powers, by the trapezoidal rule; its resolution is the spread of one step.
+    """Return the energy under a series of powers, by the trapezoidal rule; its resolution is the spread of
+    one step.
 
     Raises MeterError if there are fewer than two, or they are of several meters.
     """

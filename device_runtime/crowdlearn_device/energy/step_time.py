@@ -70,7 +70,7 @@ def measure_step(
 
 
 def _inputs(manifest: Manifest, executor: Executor) -> dict[str, list[Array]]:
-    """The methods that a step runs, each once, with zeros to run them on; state lies where the program
+    """Return the methods that a step runs, each once, with zeros to run them on; state lies where the program
     reaches it, as in training.
     """
     names = {method.name for method in manifest.methods}

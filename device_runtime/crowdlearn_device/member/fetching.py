@@ -97,8 +97,8 @@ class _File:
         self._have = 0
 
     def add(self, chunk: pb.Chunk) -> None:
-        """Raises ProgramError if the server has no such file or other bytes, WireError where these are not
-        the next.
+        """Raise ProgramError if the server has no such file or other bytes, WireError where these are not the
+        next.
         """
         if chunk.sha256 != self._sha256 or chunk.offset != self._have:
             raise WireError(f"bytes from {chunk.offset} of a program where those from {self._have} were due")

@@ -7,7 +7,7 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 
 
 def check_provider(assign: pb.Assign, sender: int | None, part: pb.StatePart) -> None:
-    """Raises WireError if `sender`, None for the server, is not to give this part.
+    """Raise WireError if `sender`, None for the server, is not to give this part.
 
     State comes from the server alone or from devices alone, each of which gives the pieces that it provides.
     """

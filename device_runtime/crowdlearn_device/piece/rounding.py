@@ -21,7 +21,7 @@ class Rounding:
         self._state = self._bits.state
 
     def of(self, message: Message) -> np.random.Generator:
-        """The stream from the message's place on, until the next call."""
+        """Return the stream from the message's place on, until the next call."""
         state = self._state
         way = 2 * message.partner + (message.purpose == pb.PURPOSE_ERROR)
         # The generator counts up the first word; the others tell one message from another.

@@ -14,7 +14,7 @@ Partners = dict[int, list[tuple[int, int]]]
 
 
 def overlap(a: Neurons, b: Neurons) -> Neurons:
-    """The neurons both ranges hold; empty ranges start where they stop."""
+    """Return the neurons both ranges hold; empty ranges start where they stop."""
     start = max(a[0], b[0])
     return start, max(start, min(a[1], b[1]))
 
@@ -57,18 +57,18 @@ class Routes:
         self.returning = _on(self.outgoing, manifest.edges)
 
     def joined(self, edge: EdgeSpec, source: int, target: int) -> Neurons:
-        """The target neurons of `target` that get sums from `source` on this edge."""
+        """Return the target neurons of `target` that get sums from `source` on this edge."""
         a, b = self._layout[source][edge.source], self._layout[target][edge.target]
         if edge.matched:
             return overlap(a, b)
         return b if a[1] > a[0] else (b[0], b[0])
 
     def entering(self, edge: EdgeSpec, partner: int) -> Neurons:
-        """The own neurons that get sums from a partner."""
+        """Return the own neurons that get sums from a partner."""
         return self.joined(edge, partner, self._index)
 
     def leaving(self, edge: EdgeSpec, partner: int) -> Neurons:
-        """A partner's neurons that get sums from here."""
+        """Return a partner's neurons that get sums from here."""
         return self.joined(edge, self._index, partner)
 
 

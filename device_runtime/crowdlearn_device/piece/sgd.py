@@ -42,7 +42,7 @@ def descend(
 
 
 def _blocks(array: Floats) -> Iterator[slice]:
-    """Stretches of dimension 0 of about BLOCK floats."""
+    """Yield stretches of dimension 0 of about BLOCK floats."""
     step = max(1, BLOCK * len(array) // max(array.size, 1))
     for start in range(0, len(array), step):
         yield slice(start, start + step)

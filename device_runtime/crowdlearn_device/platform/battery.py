@@ -57,8 +57,8 @@ class Battery:
         return DeviceState(self.heat.status(), percent, charging)
 
     def low(self) -> str:
-        """Why this device should not take part now: at most `lowest` percent are left and it is not charged;
-        or nothing.
+        """Return why this device should not take part now: at most `lowest` percent are left and it is not
+        charged; or nothing.
         """
         percent, charging = self._charge() or (100, True)
         return f"battery at {percent} %" if percent <= self.lowest and not charging else ""

@@ -45,7 +45,9 @@ class AndroidExecutor:
         self._held: dict[int, tuple[Array, int]] = {}
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
-        """Outputs of `method`, copies of [rows, ...] in any case. Raises ProgramError if it is refused."""
+        """Return outputs of `method`, copies of [rows, ...] in any case. Raises ProgramError if it is
+        refused.
+        """
         if method not in self._methods:
             raise ProgramError(f"method {method} is not in the program; export and push it again")
         arrays = [x if x.flags.c_contiguous and x.flags.writeable else x.copy("C") for x in inputs]

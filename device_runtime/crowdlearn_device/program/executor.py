@@ -32,8 +32,8 @@ class Executor(Protocol):
     """Runs a program's methods; inputs and outputs are in the order of the manifest's ports."""
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
-        """Outputs of `method`; `borrowed` ones are valid only until the next run. What `train_step` updates
-        must be contiguous and writable. Arrays are of the ports' dtypes and shapes [rows, ...].
+        """Return outputs of `method`; `borrowed` ones are valid only until the next run. What `train_step`
+        updates must be contiguous and writable. Arrays are of the ports' dtypes and shapes [rows, ...].
         """
         ...
 
@@ -86,7 +86,7 @@ class ExecuTorchExecutor:
         self._held: dict[int, tuple[Array, Any]] = {}
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
-        """Outputs of `method`; `borrowed` ones lie in its arena. Raises ProgramError if it is refused.
+        """Return outputs of `method`; `borrowed` ones lie in its arena. Raises ProgramError if it is refused.
 
         Arrays are of the ports' dtypes and shapes [rows, ...].
         """
@@ -143,7 +143,7 @@ class _Method:
     def run(
         self, inputs: Sequence[Array], held: Mapping[int, tuple[Array, Any]], view: Callable[[Array], Any]
     ) -> list[Array]:
-        """Outputs in the arena. Arrays are of the ports' dtypes and shapes [rows, ...]."""
+        """Return outputs in the arena. Arrays are of the ports' dtypes and shapes [rows, ...]."""
         same = len(inputs) == len(self._given) and all(map(operator.is_, inputs, self._given))
         if self._outputs and same:
             self._loaded.execute()
@@ -170,8 +170,8 @@ Load = Callable[[bytes, int], Executor]
 
 
 def load_program(pte: bytes, needs: int = 0) -> Executor:
-    """The program in the first executor whose library is here, in this process, whatever it `needs`. Raises
-    ProgramError if there is none, or it refuses the program.
+    """Return the program in the first executor whose library is here, in this process, whatever it `needs`.
+    Raises ProgramError if there is none, or it refuses the program.
     """
     executor: Executor = chosen()(pte)
     return executor
@@ -224,19 +224,21 @@ class ProgramStore:
         self._folder, self._load = folder, load
 
     def manifest(self, sha256: str) -> Manifest:
-        """The manifest of that hash. Raises ProgramError if it is absent or its bytes are not what the
+        """Return the manifest of that hash. Raises ProgramError if it is absent or its bytes are not what the
         hash says.
         """
         return read_manifest(self._read(sha256, ".json"))
 
     def executor(self, manifest: Manifest) -> Executor:
-        """The program of a manifest, loaded. Raises ProgramError if it is absent, damaged or refused."""
+        """Return the program of a manifest, loaded. Raises ProgramError if it is absent, damaged or
+        refused.
+        """
         pte = self._read(manifest.program, ".pte")
         verify_for(manifest, pte)
         return self._load(pte, manifest.arena_bytes + manifest.workspace_bytes + len(pte))
 
     def files(self, sha256: str) -> dict[str, bytes]:
-        """The manifest of that hash and the program that it names, by file name."""
+        """Return the manifest of that hash and the program that it names, by file name."""
         program = self.manifest(sha256).program
         return {f"{sha256}.json": self._read(sha256, ".json"), f"{program}.pte": self._read(program, ".pte")}
 

@@ -41,7 +41,7 @@ class NumpyRuntimeExecutor:
             ) from error
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
-        """Outputs of `method`, copies in any case. Raises ProgramError if it is refused.
+        """Return outputs of `method`, copies in any case. Raises ProgramError if it is refused.
 
         Arrays are of the ports' dtypes and shapes [rows, ...].
         """

@@ -33,7 +33,7 @@ class Invitation:
 
 
 def read_invitation(link: str) -> Invitation:
-    """The invitation of a link. Raises JoinError if it is none."""
+    """Return the invitation of a link. Raises JoinError if it is none."""
     try:
         parts = urlsplit(link.strip()[: MOST_CHARACTERS + 1])
         fields = parse_qs(parts.query, strict_parsing=True, max_num_fields=8)

@@ -69,7 +69,7 @@ class KnownPeers:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises StateError if what is kept in `folder` is damaged."""
+        """Raise StateError if what is kept in `folder` is damaged."""
         self._path = folder / "peers.json"
         self.identities: Mapping[int, bytes] = {}
         if not self._path.exists():
@@ -81,8 +81,8 @@ class KnownPeers:
             raise StateError(f"{self._path} is damaged ({error}); start a new run") from error
 
     def trust(self, peers: Iterable[pb.Peer]) -> list[int]:
-        """The numbers of these devices, once their identities are on disk. Raises WireError, and keeps none
-        of them, where one has another identity than before.
+        """Return the numbers of these devices, once their identities are on disk. Raises WireError, and keeps
+        none of them, where one has another identity than before.
         """
         numbers, identities = [], dict(self.identities)
         for peer in peers:

@@ -40,7 +40,7 @@ class Stretch:
 
 
 def stretches(arrays: Sequence[ArraySpec], neurons: tuple[Neurons, ...]) -> tuple[Stretch, ...]:
-    """A piece's part of the vector, in its order."""
+    """Return a piece's part of the vector, in its order."""
     found = []
     for array in arrays:
         row = prod(array.shape)
@@ -77,7 +77,7 @@ def _top(parts: Sequence[Stretch], state: PieceState, theta: float) -> NDArray[n
 
 
 def select_top(accumulated: NDArray[Any], theta: float) -> NDArray[np.int64]:
-    """Positions of the `theta` share of largest values, increasing; ties go to the lower position.
+    """Return positions of the `theta` share of largest values, increasing; ties go to the lower position.
 
     `accumulated` is |gradient| summed over the epoch, per weight; infinity puts a weight before all others.
     Raises ValueError if theta is outside [0, 1] or a value is NaN.
@@ -105,7 +105,9 @@ def _gathered(
     owner: int,
     number: int,
 ) -> Update:
-    """The weights at increasing `positions` of the piece's own vector, in which parts begin at `edges`."""
+    """Return the weights at increasing `positions` of the piece's own vector, in which parts begin at
+    `edges`.
+    """
     indices = np.empty(len(positions), np.uint32)
     weights = np.empty(len(positions), np.float32)
     cuts = np.searchsorted(positions, edges)

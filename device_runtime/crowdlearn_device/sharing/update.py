@@ -57,20 +57,24 @@ class Limits:
 
     @property
     def max_bytes(self) -> int:
-        """Bytes that no honest message exceeds: float32, gaps no worse than a bitmap or 32 bits each."""
+        """Return bytes that no honest message exceeds: float32, gaps no worse than a bitmap or 32 bits
+        each.
+        """
         indices = min(self.model_weights // 8, 4 * self.max_weights)
         return HEADER.size + indices + 4 * self.max_weights + 4096
 
 
 def chunks(update: Update, max_weights: int) -> Iterator[Update]:
-    """The update in pieces of at most `max_weights`, each of which can be encoded, sent and applied alone."""
+    """Yield the update in pieces of at most `max_weights`, each of which can be encoded, sent and applied
+    alone.
+    """
     for start in range(0, len(update), max_weights):
         part = slice(start, start + max_weights)
         yield Update(update.owner, update.round, update.indices[part], update.values[part])
 
 
 def encode_update(update: Update, value_type: ValueType = ValueType.FLOAT32) -> bytes:
-    """One update as bytes.
+    """Return one update as bytes.
 
     Raises ValueError if the update is not well-formed, or a value is not finite in `value_type`.
     """
@@ -101,7 +105,7 @@ def encode_update(update: Update, value_type: ValueType = ValueType.FLOAT32) -> 
 
 
 def decode_update(data: bytes, limits: Limits) -> Update:
-    """The update in `data`: indices strictly increasing and below the model's size, values finite.
+    """Return the update in `data`: indices strictly increasing and below the model's size, values finite.
 
     Raises WireError, before anything large is allocated, where `data` is not such an update.
     """

@@ -23,7 +23,7 @@ class Coding(IntEnum):
 
 
 def encode_set(offsets: NDArray[np.int64], span: int) -> tuple[Coding, int, bytes]:
-    """The set of `offsets` in [0, span), whose last offset is span - 1, in the cheapest way."""
+    """Return the set of `offsets` in [0, span), whose last offset is span - 1, in the cheapest way."""
     if len(offsets) == span:
         return Coding.ALL, 0, b""
     kind, members = Coding.GAPS, offsets
@@ -101,7 +101,9 @@ def _exactly(offsets: NDArray[np.int64], count: int, span: int) -> NDArray[np.in
 
 
 def _rice_shift(members: int, span: int) -> int:
-    """The shift that suits geometric gaps of this density best (Golomb's rule: 2^shift near ln 2 / share)."""
+    """Return the shift that suits geometric gaps of this density best (Golomb's rule: 2^shift near ln 2 /
+    share).
+    """
     mean = (span - members) / max(members, 1)
     best = max(0, int(log2(max(mean * 0.69, 1)))) if members else 0
     return min(range(best, best + 2), key=lambda shift: shift + _unary_bits(members / span, shift))
@@ -113,7 +115,7 @@ def _unary_bits(share: float, shift: int) -> float:
 
 
 def index_entropy(span: int, count: int) -> float:
-    """Bits that `count` of `span` equally likely indices need at least: about log2 of the binomial."""
+    """Return bits that `count` of `span` equally likely indices need at least: about log2 of the binomial."""
     if count in (0, span):
         return 0.0
     share = count / span

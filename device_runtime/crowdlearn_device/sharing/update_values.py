@@ -34,12 +34,12 @@ class ValueType(IntEnum):
 
     @property
     def bits(self) -> int:
-        """Bits of one value before entropy coding."""
+        """Return bits of one value before entropy coding."""
         return (32, 16, 8)[self]
 
 
 def as_decoded(values: Floats, value_type: ValueType) -> Floats:
-    """The values that whoever decodes an update of `values` has: rounded, except in float32.
+    """Return the values that whoever decodes an update of `values` has: rounded, except in float32.
 
     Raises ValueError if one is not finite in `value_type`. Values are float32 [n].
     """
@@ -107,7 +107,9 @@ def _with_length(data: bytes) -> bytes:
 
 
 def _without_length(data: memoryview, start: int, size: int) -> bytes:
-    """The part that begins at `start` with its packed length, ends the data and unpacks to `size` bytes."""
+    """Return the part that begins at `start` with its packed length, ends the data and unpacks to `size`
+    bytes.
+    """
     if len(data) < start + 4:
         raise WireError(f"the values of an update have {len(data)} bytes; expected more than {start}")
     (length,) = struct.unpack_from("<I", data, start)

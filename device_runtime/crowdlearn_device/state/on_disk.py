@@ -43,8 +43,8 @@ class StoredState:
 
     @classmethod
     def open(cls, path: Path) -> StoredState:
-        """The state in the file at `path`, all of which is checked. Raises StateError if it is not exactly
-        one, and OSError where there is none.
+        """Return the state in the file at `path`, all of which is checked. Raises StateError if it is not
+        exactly one, and OSError where there is none.
         """
         with path.open("rb") as file:
             content = path.stat().st_size - DIGEST_BYTES
@@ -96,7 +96,7 @@ class StateStore:
                 file.write(block)
 
     def load(self, generation: int, boundary: int) -> StoredState:
-        """Raises StateError if this device does not hold that point."""
+        """Raise StateError if this device does not hold that point."""
         try:
             return StoredState.open(self._path(generation, boundary))
         except FileNotFoundError as error:
@@ -109,7 +109,7 @@ class StateStore:
         return self._folder / f"inherited-{piece}.partial"
 
     def points(self) -> list[tuple[int, int]]:
-        """Every point held, oldest first."""
+        """Return every point held, oldest first."""
         points = []
         for path in self._folder.glob("*.state"):
             generation, boundary = path.stem.split("-")

@@ -24,7 +24,7 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 def listen_abstract(name: str) -> socket.socket:
-    """A socket that listens under a name. Raises JoinError if another program does."""
+    """Return a socket that listens under a name. Raises JoinError if another program does."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listening.bind(f"\0{os.environ.get(PREFIX, '')}{name}")

@@ -108,7 +108,7 @@ class MessageStream(asyncio.Protocol):
 
     @property
     def gone(self) -> bool:
-        """True if the connection has ended."""
+        """Return True if the connection has ended."""
         return self._gone.is_set()
 
     async def ended(self) -> str:
@@ -136,12 +136,12 @@ class MessageStream(asyncio.Protocol):
 
     @property
     def queued(self) -> int:
-        """Bytes that wait to be sent."""
+        """Return bytes that wait to be sent."""
         return self._bytes
 
     @property
     def has_room(self) -> bool:
-        """True if not too much waits to be sent, or the other side has gone."""
+        """Return True if not too much waits to be sent, or the other side has gone."""
         return self._bytes <= ROOM_BYTES
 
     async def room(self) -> None:
@@ -457,7 +457,7 @@ class LargeMessage:
 
     @property
     def is_whole(self) -> bool:
-        """True if nothing is missing."""
+        """Return True if nothing is missing."""
         return self._at == self.length
 
     def add(self, data: bytes) -> int:

@@ -104,7 +104,7 @@ def compile_program(
 
 
 def lower_methods(methods: Sequence[Method]) -> dict[str, GraphModule]:
-    """The graph of each method. Raises LoweringError as compiling does."""
+    """Return the graph of each method. Raises LoweringError as compiling does."""
     return {m.name: own_outputs(lower(m.function, m.example, m.batched), m.updates) for m in methods}
 
 
@@ -124,7 +124,7 @@ def compile_lowered(
 
 
 def linked(methods: Mapping[str, CompiledProgram]) -> CompiledProgram:
-    """One program from programs of a method each, under these names."""
+    """Return one program from programs of a method each, under these names."""
     if len(methods) == 1 and (name := next(iter(methods))) in methods[name].backends:
         return methods[name]
     each = list(methods.values())
@@ -138,7 +138,7 @@ def linked(methods: Mapping[str, CompiledProgram]) -> CompiledProgram:
 
 
 def _compile(method: Method, lowered: GraphModule, backend: Backend, max_batch: int) -> CompiledProgram:
-    """A program of one method, which takes time and memory for that one alone."""
+    """Return a program of one method, which takes time and memory for that one alone."""
     name = method.name
     max_batch = max((max_batch, *(method.example[i].shape[0] for i in method.batched)))
     exported = _export(method, prepare(lowered, backend), max_batch)

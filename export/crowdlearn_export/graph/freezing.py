@@ -24,7 +24,7 @@ def to_training(model: nn.Module, resting: Collection[str]) -> None:
 
 
 def resting_modules(model: nn.Module) -> set[str]:
-    """The modules in evaluation mode of a model that is in training mode: one that is not is trained
+    """Return the modules in evaluation mode of a model that is in training mode: one that is not is trained
     altogether.
     """
     named = model.named_modules(remove_duplicate=False)
@@ -32,8 +32,8 @@ def resting_modules(model: nn.Module) -> set[str]:
 
 
 def freeze(graph: NeuronGraph, model: nn.Module, resting: Collection[str]) -> NeuronGraph:
-    """The graph of a model with what rests in it named, and counted apart from what learns. `resting` names
-    its modules that stay in evaluation mode.
+    """Return the graph of a model with what rests in it named, and counted apart from what learns. `resting`
+    names its modules that stay in evaluation mode.
     """
     parameters = model.named_parameters(remove_duplicate=False)
     frozen = {name for name, parameter in parameters if not parameter.requires_grad}
@@ -59,7 +59,7 @@ def _op(op: LocalOp, layer: Layer, frozen: Collection[str], resting: Collection[
 
 
 def _learnable(op: LocalOp) -> tuple[str, ...]:
-    """The arrays of an operation that learn unless they are frozen."""
+    """Return the arrays of an operation that learn unless they are frozen."""
     if op.kind == "bias":
         return (f"{op.module}.bias",)
     if op.kind == "batch_norm" and op.attributes.get("affine", True):

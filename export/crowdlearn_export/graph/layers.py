@@ -85,8 +85,8 @@ def _normalized(x: Tensor, op: LocalOp, arrays: Mapping[str, Tensor]) -> Tensor:
 def run_local(
     layer: Layer, x: Tensor, arrays: Mapping[str, Tensor], mask: Tensor | None, *, training: bool = True
 ) -> tuple[Tensor, list[Tensor]]:
-    """A layer's local operations on the sums of some of its neurons, [B, neurons, ...]; and, in training, new
-    running statistics.
+    """Return a layer's local operations on the sums of some of its neurons, [B, neurons, ...]; and, in
+    training, new running statistics.
     """
     buffers: list[Tensor] = []
     for op in layer.ops:
@@ -133,8 +133,8 @@ def run_layers(
     *,
     training: bool = True,
 ) -> tuple[Tensor, list[Tensor]]:
-    """The scores [B, classes] of the last of `layers`, which are whole, from the sums that enter them, by
-    layer; and, in training, new running statistics.
+    """Return the scores [B, classes] of the last of `layers`, which are whole, from the sums that enter them,
+    by layer; and, in training, new running statistics.
     """
     if graph.whole is not None:
         factors = [masks[layer] for layer in sorted(masks)]

@@ -14,7 +14,7 @@ class Line:
     neuron: float
 
     def at(self, neurons: int) -> float:
-        """Bytes for so many neurons."""
+        """Return bytes for so many neurons."""
         return self.each + self.neuron * neurons
 
 

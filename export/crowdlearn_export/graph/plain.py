@@ -15,7 +15,7 @@ from crowdlearn_export.errors import UnsupportedModule
 
 
 def _wide(size: Any, usual: int) -> tuple[int, int]:
-    """A one-dimensional size in two dimensions."""
+    """Return a one-dimensional size in two dimensions."""
     number = size[0] if isinstance(size, Sequence) and size else size
     return (usual, usual if number is None or number == () else int(number))
 
@@ -85,7 +85,7 @@ def adaptive_avg_pool1d(x: Tensor, output_size: Any) -> Tensor:
 
 
 def _gru(x: Tensor, h: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """One step of a GRU from what the input gives its gates."""
+    """Return one step of a GRU from what the input gives its gates."""
     reset_x, update_x, new_x = x.chunk(3, 1)
     reset_h, update_h, new_h = F.linear(h, weights[1], weights[3] if len(weights) > 2 else None).chunk(3, 1)
     reset, update = torch.sigmoid(reset_x + reset_h), torch.sigmoid(update_x + update_h)

@@ -20,7 +20,7 @@ MATCHED = ("identity", "depthwise")
 
 
 def piece_shape(graph: NeuronGraph, owned: Sequence[int], targets: TargetSpec = CLASSES) -> PieceShape:
-    """The shape of a piece that owns `owned[layer]` neurons of each layer."""
+    """Return the shape of a piece that owns `owned[layer]` neurons of each layer."""
     return PieceShape(
         tuple(
             LayerSpec(layer.neurons, count, layer.sum_shape, *_dropout(layer), _dtype(graph, layer))
@@ -36,7 +36,9 @@ def piece_shape(graph: NeuronGraph, owned: Sequence[int], targets: TargetSpec = 
 
 
 def _dropout(layer: Layer) -> tuple[float, tuple[int, ...]]:
-    """The probability of the layer's dropout, 0 if it has none, and the shape of a neuron's factors."""
+    """Return the probability of the layer's dropout, 0 if it has none, and the shape of a neuron's
+    factors.
+    """
     for op in layer.ops:
         if op.kind == "dropout":
             given: Any = op.attributes
@@ -50,7 +52,7 @@ def _dtype(graph: NeuronGraph, layer: Layer) -> str:
 
 
 def array_specs(graph: NeuronGraph) -> tuple[ArraySpec, ...]:
-    """Every array of the model by the layer whose owner keeps it; `shape` is one neuron's part."""
+    """Return every array of the model by the layer whose owner keeps it; `shape` is one neuron's part."""
     arrays: list[ArraySpec] = []
     frozen = set(graph.frozen)
 

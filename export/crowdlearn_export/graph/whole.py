@@ -65,7 +65,9 @@ class Whole:
     def run(
         self, samples: Tensor, arrays: Mapping[str, Tensor], factors: Sequence[Tensor], *, training: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """The scores [B, outputs] of samples, and, in training, new buffers in the order of `arrays`."""
+        """Return the scores [B, outputs] of samples, and, in training, new buffers in the order of
+        `arrays`.
+        """
         # A module writes to its buffers: it gets copies, which become outputs.
         given = {
             each.name: arrays[each.name].reshape(each.shape)
@@ -92,7 +94,7 @@ class Whole:
 
 
 def rows_first(shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape of an array as it travels: a single number has one row."""
+    """Return the shape of an array as it travels: a single number has one row."""
     return tuple(shape) or (1,)
 
 

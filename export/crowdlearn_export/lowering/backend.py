@@ -79,7 +79,7 @@ def multiplications(module: GraphModule) -> int:
 
 
 def products(module: GraphModule) -> list[tuple[int, int, int]]:
-    """The matrix products of a lowered method for the example batch: rows, inner size, columns."""
+    """Return the matrix products of a lowered method for the example batch: rows, inner size, columns."""
     found = []
     for node in module.graph.nodes:
         if node.target in (aten.mm.default, aten.addmm.default, aten.bmm.default):
@@ -92,7 +92,7 @@ def products(module: GraphModule) -> list[tuple[int, int, int]]:
 
 
 def prepare(module: GraphModule, backend: Backend) -> GraphModule:
-    """A lowered method in the form that its backend computes fastest."""
+    """Return a lowered method in the form that its backend computes fastest."""
     return sums_in_stages(module, LARGE_SUM if backend == "xnnpack" else inf)
 
 
@@ -140,7 +140,7 @@ class _Partitioner(XnnpackPartitioner):  # type: ignore[misc]
 
 
 def _only_large(config: Any) -> Any:
-    """The same partitioner configuration, for nodes that make or read enough to be worth a call."""
+    """Return the same partitioner configuration, for nodes that make or read enough to be worth a call."""
 
     class OnlyLarge(config):  # type: ignore[misc]
         def check_constraints(self, node: torch.fx.Node, program: torch.export.ExportedProgram) -> bool:

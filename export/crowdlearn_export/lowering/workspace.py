@@ -14,7 +14,7 @@ PRODUCTS = ("aten.mm.", "aten.addmm.", "aten.linear.", "aten.bmm.")
 
 
 def workspace_bytes(program: ExportedProgram, max_batch: int) -> int:
-    """The workspace of a method whose parts are delegated already, for batches up to `max_batch`.
+    """Return the workspace of a method whose parts are delegated already, for batches up to `max_batch`.
 
     A delegate keeps its inner values there while they live, and of a product with weights that are inputs the
     packed weights. All delegates of a process share one workspace, so the largest counts.

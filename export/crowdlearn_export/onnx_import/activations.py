@@ -56,7 +56,7 @@ CURVES: dict[str, _Curve] = {
 
 
 def _known(curve: Tensor) -> dict[tuple[str, Any], Tensor]:
-    """The activations that slices have, by kind of node and attributes, and of what values."""
+    """Return the activations that slices have, by kind of node and attributes, and of what values."""
     slope = float(curve[(GRID + 1).abs().argmin()]) * -1
     return {
         ("Identity", ()): GRID,
@@ -74,8 +74,8 @@ def _known(curve: Tensor) -> dict[tuple[str, Any], Tensor]:
 
 
 def recognised(curve: Tensor) -> tuple[str, dict[str, Any]] | None:
-    """The kind of node and the attributes of the activation with these values on GRID; None if there is
-    none. Values are float64 [n].
+    """Return the kind of node and the attributes of the activation with these values on GRID; None if there
+    is none. Values are float64 [n].
     """
     for (kind, attributes), values in _known(curve).items():
         near = (curve - values).abs() <= AGREEMENT * (1 + values.abs())
@@ -85,7 +85,7 @@ def recognised(curve: Tensor) -> tuple[str, dict[str, Any]] | None:
 
 
 def name_activations(graph: Graph) -> Graph:
-    """The graph with one operation for each activation."""
+    """Return the graph with one operation for each activation."""
     position = 0
     while position <= len(graph.operations):
         # Every value may be the input of activations; those before it are one operation each by now.
@@ -99,7 +99,7 @@ def name_activations(graph: Graph) -> Graph:
 
 
 def _named(graph: Graph, root: str) -> Graph | None:
-    """The graph with the longest activation of `root` as one operation; None if all are so."""
+    """Return the graph with the longest activation of `root` as one operation; None if all are so."""
     curves, members = _closure(graph, root)
     readers = graph.readers
     for last in reversed(members):
@@ -158,7 +158,7 @@ def _is_float(each: Operation) -> bool:
 
 
 def _region(last: Operation, members: Sequence[Operation]) -> list[Operation]:
-    """The operations that `last` depends on, and itself."""
+    """Return the operations that `last` depends on, and itself."""
     wanted, region = {last.output}, []
     for each in reversed(members):
         if each.output in wanted:

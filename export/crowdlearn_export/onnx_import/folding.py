@@ -28,7 +28,7 @@ LARGEST_SHAPE = 64
 
 
 def folded(model: onnx.ModelProto) -> Graph:
-    """The model's graph with everything computed that needs no samples.
+    """Return the model's graph with everything computed that needs no samples.
 
     Raises UnsupportedModule for several inputs or outputs, and for a constant that is no tensor of numbers.
     """
@@ -60,7 +60,7 @@ def folded(model: onnx.ModelProto) -> Graph:
 
 
 def _any_batch(value: NDArray[Any], batch: int) -> NDArray[Any]:
-    """A shape with the batch left open."""
+    """Return a shape with the batch left open."""
     if value.dtype != np.int64 or value.ndim != 1 or not value.size or value[0] != batch:
         return value
     rest = value[1:]
@@ -135,7 +135,7 @@ def _shapes(
     entry: str,
     batch: int,
 ) -> dict[str, Sizes]:
-    """The shapes of all values for this batch; weights take part by their shapes alone."""
+    """Return the shapes of all values for this batch; weights take part by their shapes alone."""
     known = [value for value in model.graph.input if value.name not in constants]
     inputs = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in known]
     for value in inputs:
@@ -171,7 +171,7 @@ def _shapes(
 
 
 def _unlike(model: onnx.ModelProto, constants: Mapping[str, NDArray[Any]]) -> int:
-    """A batch that is no size and no whole number of the model."""
+    """Return a batch that is no size and no whole number of the model."""
     taken = {size for value in constants.values() for size in value.shape}
     taken |= {size.dim_value for value in model.graph.input for size in value.type.tensor_type.shape.dim}
     for node in model.graph.node:

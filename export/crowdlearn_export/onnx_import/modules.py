@@ -28,7 +28,7 @@ class Node:
     version: int
 
     def weight(self, position: int) -> Tensor | None:
-        """The constant at an input position; None if the input is absent. Raises where it is computed.
+        """Return the constant at an input position; None if the input is absent. Raises where it is computed.
 
         It is of the file's dtype and shape [...].
         """
@@ -47,7 +47,7 @@ class Node:
         return self.shape
 
     def axis(self, number: int) -> int:
-        """An axis of the input, counted from its first."""
+        """Return an axis of the input, counted from its first."""
         return number % len(self.sizes)
 
 
@@ -221,7 +221,7 @@ def _reshape(node: Node) -> nn.Module:
 
 
 def _product(sizes: list[int | None]) -> int | None:
-    """The number of all elements; None if a size is not known."""
+    """Return the number of all elements; None if a size is not known."""
     product = 1
     for size in sizes:
         if size is None:

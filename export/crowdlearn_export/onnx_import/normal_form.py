@@ -28,8 +28,8 @@ MADE_UP = re.compile(r"val_\d+")
 
 
 def normal_form(model: onnx.ModelProto) -> Graph:
-    """The model's graph in normal form. Raises UnsupportedModule for a model that is no graph of one input
-    and one output.
+    """Return the model's graph in normal form. Raises UnsupportedModule for a model that is no graph of one
+    input and one output.
     """
     graph = folded(model)
     for rule in RULES:
@@ -48,7 +48,7 @@ def _without_identities(graph: Graph) -> Graph:
 
 
 def _in_training(graph: Graph) -> Graph:
-    """A batch norm and a dropout know by themselves whether they are trained."""
+    """Return a batch norm and a dropout know by themselves whether they are trained."""
     new = {}
     for each in graph.operations:
         if each.kind == "BatchNormalization":
@@ -103,7 +103,7 @@ def _padded(graph: Graph) -> Graph:
 
 
 def _explicit(graph: Graph, each: Operation) -> Operation:
-    """A window with automatic padding, with numbers if they are the same on both sides."""
+    """Return a window with automatic padding, with numbers if they are the same on both sides."""
     sizes, weight = graph.shapes.get(each.inputs[0]), graph.constant(each, 1)
     kernel = each.attributes.get("kernel_shape", weight.shape[2:] if weight is not None else None)
     if sizes is None or kernel is None or None in sizes[2:]:
@@ -122,7 +122,7 @@ def _explicit(graph: Graph, each: Operation) -> Operation:
 
 
 def _merged_pads(graph: Graph) -> Graph:
-    """Zeros around maps belong to the convolution, or the mean, that reads them."""
+    """Return zeros around maps belong to the convolution, or the mean, that reads them."""
     readers = graph.readers
     new: dict[str, Sequence[Operation]] = {}
     by_output = {each.output: each for each in graph.operations}
@@ -146,7 +146,7 @@ def _merged_pads(graph: Graph) -> Graph:
 
 
 def _zeros_around(graph: Graph, pad: Operation) -> list[int] | None:
-    """The pads of H and W, begins before ends; None for another kind of padding."""
+    """Return the pads of H and W, begins before ends; None for another kind of padding."""
     given = graph.constant(pad, 1)
     pads = list(pad.attributes.get("pads", ())) if given is None else [int(size) for size in given]
     value = graph.constant(pad, 2)
@@ -159,7 +159,9 @@ def _zeros_around(graph: Graph, pad: Operation) -> list[int] | None:
 
 
 def _with_biases(graph: Graph) -> Graph:
-    """A product of samples and weights is Gemm, and a number added to each of its features its bias."""
+    """Return a product of samples and weights is Gemm, and a number added to each of its features its
+    bias.
+    """
     graph = graph.replaced(
         {
             each.output: [_gemm(each)]
@@ -196,7 +198,7 @@ def _with_biases(graph: Graph) -> Graph:
 
 
 def _without_zero_biases(graph: Graph) -> Graph:
-    """Zeros that an exporter gives a convolution that has no bias are none."""
+    """Return zeros that an exporter gives a convolution that has no bias are none."""
     return graph.replaced(
         {
             each.output: [replace(each, inputs=each.inputs[:2])]

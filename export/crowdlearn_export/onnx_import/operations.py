@@ -30,12 +30,12 @@ class Operation:
 
     @property
     def output(self) -> str:
-        """The name of its first output."""
+        """Return the name of its first output."""
         return self.outputs[0]
 
     @property
     def called(self) -> str:
-        """The operation as messages call it."""
+        """Return the operation as messages call it."""
         return f"{self.kind} {self.name!r}" if self.name else self.kind
 
 
@@ -60,7 +60,7 @@ class Graph:
         return Counter([self.output, *(name for each in self.operations for name in each.inputs)])
 
     def constant(self, operation: Operation, position: int) -> NDArray[Any] | None:
-        """The constant at an input position; None if the input is absent or computed.
+        """Return the constant at an input position; None if the input is absent or computed.
 
         It is of the file's dtype and shape [...].
         """
@@ -69,12 +69,14 @@ class Graph:
         return self.constants.get(operation.inputs[position])
 
     def replaced(self, new: Mapping[str, Sequence[Operation]]) -> Graph:
-        """The graph with other operations in the place of those that give these outputs."""
+        """Return the graph with other operations in the place of those that give these outputs."""
         operations = [op for each in self.operations for op in new.get(each.output, (each,))]
         return replace(self, operations=tuple(operations))
 
     def without(self, aliases: Mapping[str, str]) -> Graph:
-        """The graph without the operations that give these values, which are others by another name."""
+        """Return the graph without the operations that give these values, which are others by another
+        name.
+        """
 
         def root(name: str) -> str:
             while name in aliases:
@@ -89,7 +91,7 @@ class Graph:
         return replace(self, operations=operations, output=root(self.output))
 
     def needed(self) -> Graph:
-        """The graph without the operations that its output does not depend on."""
+        """Return the graph without the operations that its output does not depend on."""
         wanted, kept = {self.output}, []
         for each in reversed(self.operations):
             if wanted.intersection(each.outputs):
@@ -99,7 +101,7 @@ class Graph:
 
 
 def operation(node: onnx.NodeProto, opset: int) -> Operation:
-    """A node as an operation, with the defaults of the opset's version."""
+    """Return a node as an operation, with the defaults of the opset's version."""
     given = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
     version = 0
     if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type):
@@ -119,7 +121,7 @@ def operation(node: onnx.NodeProto, opset: int) -> Operation:
 
 
 def defaults(kind: str, opset: int) -> dict[str, Any]:
-    """The default attributes of a kind of node; none if ONNX does not know it."""
+    """Return the default attributes of a kind of node; none if ONNX does not know it."""
     try:
         schema = onnx.defs.get_schema(kind, opset, "")
     except onnx.defs.SchemaError:

@@ -46,7 +46,7 @@ class Imported:
 
 
 def import_onnx(path: Path, *, refuse_shared: bool = False) -> nn.Module:
-    """The model in an ONNX file, as a trainable module of one input and one output.
+    """Return the model in an ONNX file, as a trainable module of one input and one output.
 
     Raises ExportError if the file is no valid ONNX, UnsupportedModule naming the operation without
     counterpart, or with `refuse_shared` the weights that two operations read.
@@ -55,7 +55,7 @@ def import_onnx(path: Path, *, refuse_shared: bool = False) -> nn.Module:
 
 
 def read_onnx(path: Path, *, refuse_shared: bool = False) -> Imported:
-    """The same with notes."""
+    """Return the same with notes."""
     model = _read(path)
     graph = normal_form(model)
     reading = _Reading(graph, max(entry.version for entry in model.opset_import if entry.domain in DOMAINS))
@@ -95,7 +95,7 @@ def _folded_norms(graph: Graph) -> list[str]:
 
 
 def _read(path: Path) -> onnx.ModelProto:
-    """The file's model, checked. Raises ExportError."""
+    """Return the file's model, checked. Raises ExportError."""
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise ExportError(f"{path} is larger than {LARGEST_FILE} bytes; it cannot be an ONNX model")
@@ -146,7 +146,7 @@ class _Reading:
                     self._trained[origin].append(f"{name} ({operation.called})")
 
     def shared(self) -> list[str]:
-        """The weights that several operations read, in words."""
+        """Return the weights that several operations read, in words."""
         return [
             f"{origin} is the weights of {' and '.join(readers)}, which are trained apart, each with a copy"
             for origin, readers in self._trained.items()
@@ -154,8 +154,8 @@ class _Reading:
         ]
 
     def _node(self, operation: Operation) -> Node:
-        """The operation with its constants. Raises UnsupportedModule for an attribute that its maker does
-        not read, unless it has its default.
+        """Return the operation with its constants. Raises UnsupportedModule for an attribute that its maker
+        does not read, unless it has its default.
         """
         usual = defaults(operation.kind, self._opset)
         for name, value in operation.attributes.items():
@@ -169,7 +169,7 @@ class _Reading:
         return Node(operation.inputs, operation.attributes, constants, shape, operation.version)
 
     def module(self) -> nn.Module:
-        """The whole model. Raises UnsupportedModule."""
+        """Return the whole model. Raises UnsupportedModule."""
         output = self._source.output
         if output not in self._values:
             raise UnsupportedModule(f"the output {output} is a constant, or a side output of a node")

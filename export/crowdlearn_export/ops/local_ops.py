@@ -58,17 +58,19 @@ FUNCTIONS: dict[object, type[nn.Module]] = {
 
 
 def describe(name: str, module: nn.Module) -> str:
-    """A module as messages call it."""
+    """Return a module as messages call it."""
     return f"{name or 'the model'} ({type(module).__name__})"
 
 
 def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    """Height and width of what may be given as one number."""
+    """Return height and width of what may be given as one number."""
     return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 def as_module(kind: type[nn.Module], node: fx.Node, called: str) -> nn.Module:
-    """The module that does what the traced function does; both name and order their other arguments alike."""
+    """Return the module that does what the traced function does; both name and order their other arguments
+    alike.
+    """
     keywords = {
         name: value for name, value in node.kwargs.items() if name not in ("input", "training", "inplace")
     }
@@ -89,7 +91,7 @@ def as_module(kind: type[nn.Module], node: fx.Node, called: str) -> nn.Module:
 
 
 def average(kernel: tuple[int, ...], module: str = "") -> LocalOp:
-    """The mean over windows of a map that touch."""
+    """Return the mean over windows of a map that touch."""
     return LocalOp(
         "avg_pool",
         module,
@@ -111,7 +113,7 @@ def local_op(
     before: tuple[int, ...],
     after: tuple[int, ...],
 ) -> LocalOp:
-    """The operation of a module, which turns neurons of shape `before` into shape `after`.
+    """Return the operation of a module, which turns neurons of shape `before` into shape `after`.
 
     Raises UnsupportedModule if it is not local, or not to be sliced.
     """

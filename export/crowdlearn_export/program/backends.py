@@ -55,7 +55,7 @@ def near_border(multiplications: int) -> bool:
 
 
 def _times(stage: Stage, executors: Mapping[Backend, ExecuTorchExecutor], batch: int) -> dict[Backend, float]:
-    """The least seconds of a call on each backend, in interleaved rounds."""
+    """Return the least seconds of a call on each backend, in interleaved rounds."""
     drawn = example_inputs(stage.inputs, batch, torch.Generator().manual_seed(0))
     inputs = [x.numpy() for x in drawn]
     least = dict.fromkeys(BACKENDS, float("inf"))

@@ -70,7 +70,7 @@ def export_pte(model: nn.Module, sample: Tensor, max_batch: int, path: Path) -> 
 
 
 def _rows(sample: Tensor, count: int) -> Tensor:
-    """Samples like these, `count` of them and none like another, dtype as before."""
+    """Return samples like these, `count` of them and none like another, dtype as before."""
     rows = sample[torch.arange(count) % len(sample)]
     if not rows.is_floating_point():
         return rows

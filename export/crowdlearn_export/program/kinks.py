@@ -53,7 +53,8 @@ def margins(stage: Stage, inputs: Sequence[Tensor]) -> Tensor:
 
 
 def away_from_kinks_of(model: nn.Module, inputs: Tensor) -> Tensor:
-    """The rows of `inputs` that are away from every kink of a float64 model: all where fewer than 2 are.
+    """Return the rows of `inputs` that are away from every kink of a float64 model: all where fewer than 2
+    are.
 
     Inputs are float32 [B, ...].
     """
@@ -69,7 +70,7 @@ def away_from_kinks_of(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def double(inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The same numbers in float64, where they are floating point. Tensors are of any shape [...]."""
+    """Return the same numbers in float64, where they are floating point. Tensors are of any shape [...]."""
     return [x.double() if x.is_floating_point() else x for x in inputs]
 
 

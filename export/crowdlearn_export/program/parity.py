@@ -35,7 +35,7 @@ CONTINUOUS = frozenset({"sum", "loss", "logits", "buffer"})
 
 
 def check_parity(stages: Sequence[Stage], executor: Executor, max_batch: int) -> dict[str, float]:
-    """The relative error of each method against float64 autograd, at a small and at the largest batch.
+    """Return the relative error of each method against float64 autograd, at a small and at the largest batch.
 
     Outputs of one role are compared as one vector: a gradient that is zero by cancellation has no scale of
     its own. Of weights it is the change that counts. A wrong program is wrong on every draw; on one that is
@@ -53,7 +53,7 @@ def check_parity(stages: Sequence[Stage], executor: Executor, max_batch: int) ->
 
 
 def _compared(stage: Stage, executor: Executor, batch: int, generator: torch.Generator) -> float:
-    """The largest error on `batch` samples, or on fewer. Raises ParityError if it is too large."""
+    """Return the largest error on `batch` samples, or on fewer. Raises ParityError if it is too large."""
     away, refused = False, None
     for _ in range(DRAWS):
         inputs, away = away_from_kinks(stage, example_inputs(stage.inputs, batch, generator), generator)
@@ -76,8 +76,8 @@ def _compared(stage: Stage, executor: Executor, batch: int, generator: torch.Gen
 def _errors(
     stage: Stage, executor: Executor, inputs: Sequence[Tensor]
 ) -> Iterator[list[tuple[Port, float, float]]]:
-    """The error of every output and what is allowed, on a first and on a repeated call: a program that leaves
-    dirt behind is right only once.
+    """Yield the error of every output and what is allowed, on a first and on a repeated call: a program that
+    leaves dirt behind is right only once.
     """
     expected = [x.numpy() for x in stage.reference(*double(inputs))]
     narrow = [x.numpy() for x in stage.reference(*inputs)]
@@ -105,12 +105,12 @@ def _errors(
 
 
 def allowed_error(float32_error: float) -> float:
-    """The largest error that passes where float32 autograd makes this one."""
+    """Return the largest error that passes where float32 autograd makes this one."""
     return max(PARITY, FLOAT32 * float32_error)
 
 
 def relative_error(found: Mapping[str, Array], exact: Mapping[str, Array]) -> float:
-    """The largest difference over the largest exact value; infinite where a number is not finite.
+    """Return the largest difference over the largest exact value; infinite where a number is not finite.
 
     Arrays are of one shape [...].
     """

@@ -27,8 +27,8 @@ class Dropped:
 
 
 def masks(dropped: Mapping[str, Dropped], rows: int, *, seed: int, step: int) -> list[np.ndarray]:
-    """The factors (0 or 1/(1-p)) of every dropout for one step, float32 [rows, *shape]; the same for equal
-    `seed` and `step`.
+    """Return the factors (0 or 1/(1-p)) of every dropout for one step, float32 [rows, *shape]; the same for
+    equal `seed` and `step`.
     """
     return [
         dropout_mask(
@@ -39,7 +39,8 @@ def masks(dropped: Mapping[str, Dropped], rows: int, *, seed: int, step: int) ->
 
 
 def with_factors(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str, Dropped]]:
-    """A copy of the model whose active dropouts multiply by a buffer `<name>.factors`, and what they are.
+    """Return a copy of the model whose active dropouts multiply by a buffer `<name>.factors`, and what they
+    are.
 
     Raises LoweringError for a dropout of another kind, or one that is called more than once.
     Factors are float32 [B, ...].

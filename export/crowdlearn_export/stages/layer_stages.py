@@ -32,7 +32,7 @@ def layer_stages(graph: NeuronGraph, index: int, shape: PieceShape) -> list[Stag
     ahead, *back = layer_methods(shape, index)
 
     def run(inputs: Sequence[Tensor], ports: Sequence[Port]) -> tuple[list[Tensor], list[Tensor]]:
-        """The products that are sums, or have errors, at these ports; and the new buffers.
+        """Return the products that are sums, or have errors, at these ports; and the new buffers.
 
         Each is float32 [B, neurons, ...].
         """
@@ -50,7 +50,7 @@ def layer_stages(graph: NeuronGraph, index: int, shape: PieceShape) -> list[Stag
 
 
 def _kind(graph: NeuronGraph, index: int, method: MethodSpec) -> str:
-    """The same for the methods of layers that differ in nothing but their names and places."""
+    """Return the same for the methods of layers that differ in nothing but their names and places."""
     layer, edges = graph.layers[index], graph.outgoing(index)
     modules = list(dict.fromkeys([*(op.module for op in layer.ops), *(edge.module for edge in edges)]))
     places = [i for i, edge in enumerate(graph.edges) if edge.source == index]

@@ -19,7 +19,7 @@ UNDONE_BY = {
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A copy of the model. Raises UnsupportedModule if its weights are not float32, computed, or not
+    """Return a copy of the model. Raises UnsupportedModule if its weights are not float32, computed, or not
     there yet.
     """
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):

@@ -53,13 +53,13 @@ class _Draft:
 
     @property
     def is_sum(self) -> bool:
-        """True if further maps may still be added into it."""
+        """Return True if further maps may still be added into it."""
         return not self.closed and not self.ops and bool(self.edges)
 
 
 @quietly()
 def neuron_graph(model: nn.Module, example_input: Tensor, name: str = "") -> NeuronGraph:
-    """The model as layers of neurons joined by linear maps.
+    """Return the model as layers of neurons joined by linear maps.
 
     `example_input` is a batch, [batch, features] or [batch, channels, H, W]; its values do not matter. A
     tensor that is flattened keeps its channels as neurons. The graph is compared with the model, in training
@@ -72,7 +72,7 @@ def neuron_graph(model: nn.Module, example_input: Tensor, name: str = "") -> Neu
 
 
 def trace(model: nn.Module, example_input: Tensor, name: str = "") -> NeuronGraph:
-    """The same of a part of a model, whose outputs need be no scores, as it is read and not compared.
+    """Return the same of a part of a model, whose outputs need be no scores, as it is read and not compared.
 
     The sample is float32 [B, ...].
     """
@@ -295,7 +295,7 @@ class _Tracing:
         return self._append(draft, LocalOp("flatten"), (1,), node.name) if flat else draft
 
     def _local(self, node: fx.Node, draft: _Draft, module: nn.Module, name: str) -> _Draft:
-        """A local operation given by its module, which for a function is a stand-in without a name."""
+        """Return a local operation given by its module, which for a function is a stand-in without a name."""
         called = describe(name, module) if name else f"{node.name} ({type(module).__name__})"
         shape = draft.shape
         if isinstance(module, nn.Dropout | nn.Dropout2d) and (not module.p or name in self.resting):

@@ -56,12 +56,12 @@ class Bundle:
 
     @property
     def size(self) -> int:
-        """Bytes on the phone."""
+        """Return bytes on the phone."""
         return self.python.unpacked + self.device.unpacked
 
     def command(self, folder: str) -> list[str]:
-        """The words before the arguments of `crowdlearn-device`, where `folder` holds both archives unpacked,
-        each by its `digest`.
+        """Return the words before the arguments of `crowdlearn-device`, where `folder` holds both archives
+        unpacked, each by its `digest`.
 
         -I: no environment variable and no folder of the phone adds modules.
         """
@@ -79,8 +79,8 @@ def make_bundle(
     root: Path | None = None,
     tell: Tell = lambda text: None,
 ) -> Bundle:
-    """The bundle for an ABI, made in `cache` of wheels and Debian's packages, or of a root file system `root`
-    that holds Python. What is there already is made no second time.
+    """Return the bundle for an ABI, made in `cache` of wheels and Debian's packages, or of a root file system
+    `root` that holds Python. What is there already is made no second time.
 
     Raises FleetError for another ABI, and where packages cannot be had.
     """
@@ -138,7 +138,7 @@ class _Packages:
 
 
 def _kept(folder: Path, name: str, made_of: str, make: Callable[[], Files], *, anew: bool = False) -> Archive:
-    """The archive that `make` gave for these ingredients once, or gives now."""
+    """Return the archive that `make` gave for these ingredients once, or gives now."""
     path = folder / f"{name}-of-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.json"
     if not anew:
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -171,7 +171,7 @@ def _listing(files: Files) -> bytes:
 
 
 def pack(files: Files, folder: Path, name: str) -> Archive:
-    """The files as an archive in a folder of this computer."""
+    """Return the files as an archive in a folder of this computer."""
     listing = _listing(files)
     digest = hashlib.sha256(listing).hexdigest()
     path = folder / f"{name}-{digest[:16]}.tar.gz"

@@ -22,8 +22,8 @@ def write_tree(files: Files, folder: Path) -> None:
 
 
 def compiled(files: Files, interpreter: Files, python: str) -> Files:
-    """The files, with byte code in place of every module, as `interpreter` compiles it: a Python of that
-    version that this computer can run. Byte code is the same on all processors, and half as large.
+    """Return the files, with byte code in place of every module, as `interpreter` compiles it: a Python of
+    that version that this computer can run. Byte code is the same on all processors, and half as large.
 
     Modules that it cannot compile are left as they are. Raises FleetError if it does not run.
     """

@@ -29,14 +29,14 @@ def is_elf(content: bytes) -> bool:
 
 
 def machine_of(header: bytes) -> str:
-    """The machine of the first bytes of an ELF file, "" of one that we do not know. Raises NotElf."""
+    """Return the machine of the first bytes of an ELF file, "" of one that we do not know. Raises NotElf."""
     if not is_elf(header) or len(header) < 20:
         raise NotElf("no ELF file of 64 bits, little-endian")
     return MACHINES.get(int.from_bytes(header[18:20], "little"), "")
 
 
 def read_elf(content: bytes) -> Elf:
-    """The facts of an ELF file. Raises NotElf."""
+    """Return the facts of an ELF file. Raises NotElf."""
     machine = machine_of(content)
     try:
         segments = list(_segments(content))
@@ -64,7 +64,7 @@ def read_elf(content: bytes) -> Elf:
 
 
 def _segments(content: bytes) -> "list[tuple[int, int, int, int, int]]":
-    """Kind, offset in the file, address, size in the file and alignment of each segment."""
+    """Return kind, offset in the file, address, size in the file and alignment of each segment."""
     (table,) = struct.unpack_from("<Q", content, 32)
     size, count = struct.unpack_from("<HH", content, 54)
     found = []

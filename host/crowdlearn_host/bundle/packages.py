@@ -22,7 +22,7 @@ GLIBC = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 
 
 def fetch_debian(pins: Pins, abi: str, cache: Path, mirror: str | None) -> list[Path]:
-    """The .deb files of the pins. Raises FleetError if one cannot be had, or has another content."""
+    """Return the .deb files of the pins. Raises FleetError if one cannot be had, or has another content."""
     folder = cache / "debian" / DEBIAN[abi]
     folder.mkdir(parents=True, exist_ok=True)
     present = _by_hash(folder)
@@ -36,7 +36,7 @@ def fetch_debian(pins: Pins, abi: str, cache: Path, mirror: str | None) -> list[
 
 
 def fetch_wheels(pins: Pins, abi: str, cache: Path) -> list[Path]:
-    """The wheels of the pins. Raises FleetError if one cannot be had, or has another content."""
+    """Return the wheels of the pins. Raises FleetError if one cannot be had, or has another content."""
     folder = cache / "wheels" / WHEELS[abi]
     folder.mkdir(parents=True, exist_ok=True)
     present = _by_hash(folder)
@@ -48,7 +48,7 @@ def fetch_wheels(pins: Pins, abi: str, cache: Path) -> list[Path]:
 
 
 def repin(pins: Pins, abis: Sequence[str], cache: Path, mirror: str | None) -> Pins:
-    """Pins of the same packages in the versions that Debian signs, and the indices have, today."""
+    """Return pins of the same packages in the versions that Debian signs, and the indices have, today."""
     debian: dict[str, tuple[str, dict[str, str]]] = {}
     wheels: dict[str, tuple[str, dict[str, str]]] = {}
     for abi in abis:

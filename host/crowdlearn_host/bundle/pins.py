@@ -20,7 +20,7 @@ class Pin:
     sha256: Mapping[str, str]
 
     def hash_for(self, architecture: str) -> str:
-        """The hash of the file for an architecture, "" where there is none."""
+        """Return the hash of the file for an architecture, "" where there is none."""
         return self.sha256.get(architecture) or self.sha256.get("any", "")
 
 
@@ -35,7 +35,7 @@ class Pins:
 
     @classmethod
     def load(cls, path: Path = DEFAULT) -> Self:
-        """The pins in a file. Raises FleetError."""
+        """Return the pins in a file. Raises FleetError."""
         try:
             content = json.loads(path.read_text())
             debian, wheels = (tuple(Pin(**pin) for pin in content[key]) for key in ("debian", "wheels"))
@@ -44,5 +44,5 @@ class Pins:
             raise FleetError(f"{path} does not hold pins of a bundle: {error}") from error
 
     def to_json(self) -> str:
-        """The text of a file that `load` reads."""
+        """Return the text of a file that `load` reads."""
         return json.dumps(asdict(self), indent=1) + "\n"

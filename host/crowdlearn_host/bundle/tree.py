@@ -62,7 +62,9 @@ class SystemRoot:
 
 
 def read_packages(debs: Sequence[Path]) -> SystemRoot:
-    """The root that Debian packages make, unpacked; none of their scripts is run. Raises FleetError."""
+    """Return the root that Debian packages make, unpacked; none of their scripts is run. Raises
+    FleetError.
+    """
     root = SystemRoot()
     for deb in debs:
         unpacked = subprocess.run(
@@ -85,7 +87,7 @@ def read_packages(debs: Sequence[Path]) -> SystemRoot:
 
 
 def read_folder(folder: Path) -> SystemRoot:
-    """The root in a folder of this computer: usr/bin/python3.13, usr/lib/... Raises FleetError."""
+    """Return the root in a folder of this computer: usr/bin/python3.13, usr/lib/... Raises FleetError."""
     root = SystemRoot()
     for place, folders, names in os.walk(folder):
         for name in (*folders, *names):
@@ -101,8 +103,8 @@ def read_folder(folder: Path) -> SystemRoot:
 
 
 def python_tree(root: SystemRoot, wheels: Sequence[Path], python: str, machine: str) -> Files:
-    """Paths of a bundle: the loader, bin/pythonX.Y, lib/ with the libraries that are needed and no others,
-    lib/pythonX.Y with the standard library and the wheels, and licenses/. Raises FleetError.
+    """Return paths of a bundle: the loader, bin/pythonX.Y, lib/ with the libraries that are needed and no
+    others, lib/pythonX.Y with the standard library and the wheels, and licenses/. Raises FleetError.
     """
     name = f"python{python}"
     program = root.content(f"usr/bin/{name}")

@@ -48,8 +48,8 @@ COMMANDS = {
 
 
 def build(names: Iterable[str] = COMMANDS, *, listed: bool = False) -> typer.Typer:
-    """The application with these commands. Their modules import nothing heavy before they are run; if they
-    are only to be `listed`, not even the modules are imported.
+    """Return the application with these commands. Their modules import nothing heavy before they are run; if
+    they are only to be `listed`, not even the modules are imported.
     """
     app = typer.Typer(
         name="crowdlearn",
@@ -73,7 +73,9 @@ def build(names: Iterable[str] = COMMANDS, *, listed: bool = False) -> typer.Typ
 
 
 def _told(module: str, function: str) -> Callable[[], None] | None:
-    """A stand-in that has the help of a command, read from its source; None if there is none to read."""
+    """Return a stand-in that has the help of a command, read from its source; None if there is none to
+    read.
+    """
     found = find_spec(f".{module}", __name__)
     source = Path(found.origin) if found is not None and found.origin else None
     if source is None or not source.is_file():
@@ -150,7 +152,7 @@ def main() -> None:
 
 
 def _application(first: str) -> typer.Typer:
-    """The application with the command that a line begins with, or else with a list of all."""
+    """Return the application with the command that a line begins with, or else with a list of all."""
     return build([first]) if first in COMMANDS else build(listed=True)
 
 
@@ -163,6 +165,6 @@ def _interrupted(exit: SystemExit) -> bool:
 
 
 def _system_error(error: OSError) -> str:
-    """The file, where there is one, and the reason."""
+    """Return the file, where there is one, and the reason."""
     reason = error.strerror or str(error) or type(error).__name__
     return reason if error.filename is None else f"{error.filename}: {reason}"

@@ -32,7 +32,7 @@ def turn(path: Path) -> Iterator[None]:
 
 
 def appending(path: Path) -> BinaryIO:
-    """A file to add lines to, written as they come; one that was cut short is ended first."""
+    """Return a file to add lines to, written as they come; one that was cut short is ended first."""
     with path.open("ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -59,8 +59,8 @@ def read_lines(path: Path, damaged: list[int] | None = None) -> Iterator[dict[st
 
 
 def locked(folder: Path) -> TextIO:
-    """The folder's lock, held until it is closed or the process ends. Raises RunError if another process
-    holds it.
+    """Return the folder's lock, held until it is closed or the process ends. Raises RunError if another
+    process holds it.
     """
     lock = open(folder / LOCK, "w", opener=_private)  # noqa: SIM115 - the caller keeps it open
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def default_home() -> Path:
-    """The folder for state: virtual phones, the host's certificate, enrolled devices.
+    """Return the folder for state: virtual phones, the host's certificate, enrolled devices.
 
     CROWDLEARN_HOME if it is set, else ~/.crowdlearn if it exists, else crowdlearn in XDG_STATE_HOME
     (~/.local/state). It is made if it is missing, and its user's alone: keys and tokens lie in it.
@@ -28,7 +28,7 @@ def make_private(folder: Path) -> None:
 
 
 def cache_home() -> Path:
-    """The folder for what can be made again: compiled programs, and what memory layers need.
+    """Return the folder for what can be made again: compiled programs, and what memory layers need.
 
     As `default_home`, but in XDG_CACHE_HOME (~/.cache).
     """

@@ -30,7 +30,7 @@ class Section(BaseModel):
 
 
 def located(written: Path, info: ValidationInfo) -> Path:
-    """A path in a configuration, which is relative to that file, as an absolute one."""
+    """Return a path in a configuration, which is relative to that file, as an absolute one."""
     folder: Path = info.context or Path()
     return Path(os.path.realpath(folder / written))
 
@@ -116,7 +116,7 @@ def _tell(source: str, mistake: dict[str, Any], model: type[BaseModel]) -> str:
 
 
 def _keys_beside(location: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
-    """The keys allowed in the table that holds `location`, as far as plain nested models tell."""
+    """Return the keys allowed in the table that holds `location`, as far as plain nested models tell."""
     table = model
     for part in location[:-1]:
         field = table.model_fields.get(str(part))

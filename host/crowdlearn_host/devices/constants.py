@@ -23,6 +23,6 @@ class Constants:
 
     @property
     def complete(self) -> bool:
-        """True if a plan can be reckoned with them."""
+        """Return True if a plan can be reckoned with them."""
         each = (self.joules_per_mac, self.joules_per_byte_sent, self.joules_per_byte_received)
         return all(value is not None for value in each)

@@ -36,7 +36,7 @@ class Visited:
 
 
 def discover(addresses: Sequence[str] = (), home: Path | None = None) -> list[Found]:
-    """Every phone at hand, each once: what was named, virtual phones, the adb server's, those on USB.
+    """Return every phone at hand, each once: what was named, virtual phones, the adb server's, those on USB.
 
     An adb server holds the USB devices, so USB is looked at only without one.
     """
@@ -52,7 +52,7 @@ def discover(addresses: Sequence[str] = (), home: Path | None = None) -> list[Fo
 
 
 def _way(serial: str, served: Sequence[ServerDevice]) -> Found:
-    """The way to a phone that was named. HOST:PORT is dialled, unless the adb server has it in use."""
+    """Return the way to a phone that was named. HOST:PORT is dialled, unless the adb server has it in use."""
     for item in served:
         if item.serial == serial and (item.usable or ":" not in serial):
             return Found(serial, "server")

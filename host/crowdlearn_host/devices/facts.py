@@ -59,7 +59,7 @@ async def read_facts(device: AdbDevice) -> DeviceFacts:
 
 
 def parse_facts(serial: str, text: str) -> DeviceFacts:
-    """The facts in the answers of a phone. Raises FleetError when it is none."""
+    """Return the facts in the answers of a phone. Raises FleetError when it is none."""
     sections = dict.fromkeys(_SECTIONS, "")
     for part in text.split(_MARK)[1:]:
         name, _, body = part.partition("\n")

@@ -20,7 +20,7 @@ class Measured:
 
 
 def fleet_toml(phones: Sequence[Measured], *, samples: int, max_macs: int | None = None) -> str:
-    """A [[class]] for each model of phone; a class is as slow as its slowest member.
+    """Return a [[class]] for each model of phone; a class is as slow as its slowest member.
 
     `samples` is what each phone is taken to hold; edit it if phones hold different numbers. `max_macs` caps
     the multiplications of every phone for a sample.

@@ -56,7 +56,7 @@ async def measure_link(device: AdbDevice) -> MeasuredLink:
 async def measure_macs(
     device: AdbDevice, probe: Probe, *, seconds: float = STEP_SECONDS, program: Sequence[str] | None = None
 ) -> float:
-    """Multiply-accumulates a second of the phone on a slice program, forward and backward, one thread.
+    """Return multiply-accumulates a second of the phone on a slice program, forward and backward, one thread.
 
     `program` is the words that run the device runtime, which is looked for, or brought, without them. Raises
     FleetError when the phone cannot have it, or cannot run the slice program.

@@ -40,7 +40,7 @@ class PhoneTrial:
 
     @property
     def agrees(self) -> bool:
-        """The comparison of a phone's results with this computer's."""
+        """Return the comparison of a phone's results with this computer's."""
         return self.error <= ALLOWED
 
 

@@ -17,7 +17,7 @@ START_SECONDS = 30.0
 def start(
     folder: Path, settings: Settings, *, die_with_caller: bool
 ) -> tuple["subprocess.Popen[bytes]", int]:
-    """The process of a new phone in `folder`, and a pipe that it writes to once it answers."""
+    """Return the process of a new phone in `folder`, and a pipe that it writes to once it answers."""
     settings.save(folder)
     ready, ready_child = os.pipe()
     parent = [str(os.getpid())] if die_with_caller else []
@@ -49,7 +49,7 @@ def wait_ready(folder: Path, process: "subprocess.Popen[bytes]", ready: int) -> 
 
 @cache
 def _starter(process: int) -> ThreadPoolExecutor:
-    """A thread that lasts as long as this process: the kernel takes the thread that started a child for the
-    caller that it is to die with. A fork has another number, and needs another thread.
+    """Return a thread that lasts as long as this process: the kernel takes the thread that started a child
+    for the caller that it is to die with. A fork has another number, and needs another thread.
     """
     return ThreadPoolExecutor(1, f"crowdlearn-phones-{process}")

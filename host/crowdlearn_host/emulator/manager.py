@@ -124,7 +124,7 @@ def power_off(home: Path, names: Sequence[str]) -> None:
 
 
 def list_phones(home: Path | None = None) -> list[PhoneInfo]:
-    """The phones that run, by name."""
+    """Return the phones that run, by name."""
     folder = _phones_folder(home)
     infos = [PhoneInfo.load(path) for path in sorted(folder.iterdir()) if path.is_dir()]
     return [info for info in infos if info and info.alive]
@@ -201,7 +201,7 @@ def running(
     machine: str = "",
     wireless: bool = False,
 ) -> Iterator[list[PhoneInfo]]:
-    """Phones for the length of a block; they die with the caller, however it ends."""
+    """Yield phones for the length of a block; they die with the caller, however it ends."""
     infos = up(
         count,
         profile,
@@ -227,7 +227,7 @@ def running(
 def kept(
     count: int, home: Path, *, profile: str = DEFAULT_PROFILE, machine: str = ""
 ) -> Iterator[list[PhoneInfo]]:
-    """Phones for the length of a block that keep what they hold: the next block finds it again.
+    """Yield phones for the length of a block that keep what they hold: the next block finds it again.
 
     They die with the caller, however it ends. Nothing else may start phones in `home` meanwhile.
     """

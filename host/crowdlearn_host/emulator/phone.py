@@ -159,8 +159,8 @@ class Phone:
         self._off.set()
 
     def _measure(self) -> tuple[float, int, int]:
-        """Seconds of the processor that programs used since the start, bytes sent and received since this was
-        last asked.
+        """Return seconds of the processor that programs used since the start, bytes sent and received since
+        this was last asked.
         """
         return self._processes.cpu_seconds(), *self._traffic.take()
 

@@ -51,7 +51,7 @@ class Settings:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The settings in a phone's folder. Raises FleetError when they are damaged."""
+        """Return the settings in a phone's folder. Raises FleetError when they are damaged."""
         content = read_json(folder / SETTINGS_FILE)
         try:
             link = LinkModel(**content.pop("link")) if content.get("link") else None
@@ -97,7 +97,7 @@ class PhoneInfo:
 
     @property
     def alive(self) -> bool:
-        """True if the process runs."""
+        """Return True if the process runs."""
         return process_start(self.pid) == self.started
 
 
@@ -118,7 +118,7 @@ def write_json(path: Path, content: object) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises FleetError when the file is missing or something else."""
+    """Return a JSON object. Raises FleetError when the file is missing or something else."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:

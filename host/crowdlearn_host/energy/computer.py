@@ -68,6 +68,6 @@ class ComputerSubject(Subject):
 
 @contextmanager
 def computer_subject() -> Iterator[ComputerSubject]:
-    """This computer, with a folder for programs for the length of a block."""
+    """Yield this computer, with a folder for programs for the length of a block."""
     with tempfile.TemporaryDirectory() as folder:
         yield ComputerSubject(Path(folder))

@@ -67,7 +67,7 @@ class Figures:
 
     @property
     def source(self) -> str:
-        """The meter and what it covers, or why there is none."""
+        """Return the meter and what it covers, or why there is none."""
         if self.subject.meter is None:
             told = dict.fromkeys(self.subject.unread.values())
             return f"no meter: {'; '.join(told) or 'the device has none'}"
@@ -79,13 +79,13 @@ class Figures:
 
     @property
     def provenance(self) -> Provenance | None:
-        """The provenance of the energy, if there is any."""
+        """Return the provenance of the energy, if there is any."""
         return next((w.used.provenance for w in self.kept if w.used is not None), None)
 
     @property
     def rail_watts(self) -> dict[str, float] | None:
-        """Median watts of the rails for computing, the radio and the rest while steps ran, idle included;
-        None if the meter knows no rails.
+        """Return median watts of the rails for computing, the radio and the rest while steps ran, idle
+        included; None if the meter knows no rails.
         """
         found = [
             [joules / w.used.seconds for joules in w.parts]
@@ -99,7 +99,7 @@ class Figures:
         return {name: statistics.median(watts) for name, watts in by_name.items()}
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each program and wire type, and one for each stage of a program."""
+        """Return a row for each program and wire type, and one for each stage of a program."""
         rows = []
         for program in self._programs.values():
             windows = [w for w in self.kept if w.program == program.name and w.timed is not None]
@@ -160,7 +160,7 @@ class Figures:
         }
 
     def _on_wire(self, row: Mapping[str, Any], wire: str, moved: tuple[float, float]) -> dict[str, Any]:
-        """The row with what a sample moves on a wire, and the joules of that."""
+        """Return the row with what a sample moves on a wire, and the joules of that."""
         sent, received = moved
         each = self.constants
         told = {**row, "wire": wire, "bytes": round(sent + received)}
@@ -174,7 +174,7 @@ class Figures:
         return {**told, "joules": whole, "joules a mini-batch": None if whole is None else whole * batch}
 
     def _net_joules(self, window: Window) -> float | None:
-        """Joules of a step beyond idling; None if the meter cannot tell them."""
+        """Return joules of a step beyond idling; None if the meter cannot tell them."""
         if window.timed is None or (net := self._beyond_idle(window)) is None:
             return None
         return net / window.timed.steps
@@ -186,7 +186,7 @@ class Figures:
         return net if net >= RESOLUTIONS * window.used.resolution else None
 
     def _constants(self) -> Constants:
-        """The constants that fit the windows best."""
+        """Return the constants that fit the windows best."""
         macs, joules = [], []
         for window in self.kept:
             if window.timed is not None and window.program in self._programs:
@@ -212,7 +212,7 @@ class Figures:
         return f"{lack}: too little energy for the meter's resolution; measure for longer"
 
     def _per_byte(self, kind: Kind) -> float | None:
-        """Median of joules for a byte beyond idling."""
+        """Return median of joules for a byte beyond idling."""
         found = [(self._beyond_idle(w), w.moved) for w in self.kept if w.kind is kind and w.moved]
         if not found or any(net is None for net, _ in found):
             return None
@@ -220,7 +220,7 @@ class Figures:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as CSV, with a header."""
+    """Return the rows as CSV, with a header."""
     if not rows:
         return ""
     file = io.StringIO()
@@ -235,6 +235,6 @@ def _median(values: Sequence[float]) -> float | None:
 
 
 def _spread(values: Sequence[float]) -> float:
-    """The range in percent of the median."""
+    """Return the range in percent of the median."""
     middle = statistics.median(values)
     return round(100 * (max(values) - min(values)) / middle, 1) if middle else 0.0

@@ -38,11 +38,11 @@ class Measured:
     rounds: int
 
     def rows(self) -> list[dict[str, Any]]:
-        """The rows of all devices."""
+        """Return the rows of all devices."""
         return [row for figures in self.figures for row in figures.rows()]
 
     def devices(self) -> list[dict[str, Any]]:
-        """The meter, constants and dropped windows of each device."""
+        """Return the meter, constants and dropped windows of each device."""
         return [
             {
                 "device": figures.subject.name,

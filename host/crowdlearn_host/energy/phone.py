@@ -101,7 +101,7 @@ class PhoneSubject(Subject):
         )
 
     async def _tried(self, words: Sequence[str], seconds: float, begin: Edge, end: Edge) -> StepTime | None:
-        """The time of steps; None if they had begun before the meter was read."""
+        """Return the time of steps; None if they had begun before the meter was read."""
         said = ""
         lines = _lines(self._device, shlex.join(words), seconds + SILENCE_SECONDS)
         with silence_told(self._device.serial, "a line of crowdlearn-device measure"):
@@ -165,8 +165,8 @@ async def phone_subject(found: Found, key: Path | None = None) -> AsyncIterator[
 
 
 async def _lines(device: AdbDevice, command: str, silence: float) -> AsyncGenerator[str]:
-    """The lines that a command writes, as it writes them. Raises TimeoutError after so many seconds without
-    one.
+    """Yield the lines that a command writes, as it writes them. Raises TimeoutError after so many seconds
+    without one.
     """
     stream = await device.open(f"exec:{command}")
     pending = b""

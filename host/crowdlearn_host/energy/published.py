@@ -20,7 +20,7 @@ class Published:
 
     @property
     def joules(self) -> float:
-        """The middle of the range."""
+        """Return the middle of the range."""
         return (self.least + self.most) / 2
 
 
@@ -34,7 +34,7 @@ PUBLISHED = (
 
 
 def deviation(published: Published, joules_per_mac: float) -> dict[str, Any]:
-    """A row: joules as published, as modelled from joules for a MAC, and the deviation in percent."""
+    """Return a row: joules as published, as modelled from joules for a MAC, and the deviation in percent."""
     modelled = joules_per_mac * published.macs
     return {
         "published joules": published.joules,

@@ -37,7 +37,7 @@ class Condition:
 
     @property
     def problem(self) -> str:
-        """Why figures of this condition are dropped; or nothing."""
+        """Return why figures of this condition are dropped; or nothing."""
         if self.charging:
             return "charging"
         return "throttled" if self.thermal else ""
@@ -78,7 +78,7 @@ class Subject(ABC):
 
     @abstractmethod
     async def condition(self) -> Condition:
-        """The condition now."""
+        """Return the condition now."""
 
     @abstractmethod
     async def install(self, programs: list[Program]) -> None:

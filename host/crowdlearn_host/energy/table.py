@@ -26,7 +26,7 @@ _WORDS = ("device", "program", "wire", "provenance", "time provenance")
 
 
 def steps(rows: Iterable[Mapping[str, Any]], title: str) -> Table:
-    """The rows of whole steps; stages are in the JSON and CSV."""
+    """Return the rows of whole steps; stages are in the JSON and CSV."""
     table = Table(title=title)
     for key, name in SHOWN.items():
         table.add_column(name, justify="left" if key in _WORDS else "right", no_wrap=key == "device")
@@ -56,13 +56,13 @@ def comparisons(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def sources(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Every source of the rows, once."""
+    """Return every source of the rows, once."""
     keys = ("source", "time source", "macs source", "peak source", "published source")
     return list(dict.fromkeys(str(row[key]) for row in rows for key in keys if row.get(key)))
 
 
 def shown(row: Mapping[str, Any], key: str) -> str:
-    """A cell; what cannot be told, or trusted, is a dash."""
+    """Return a cell; what cannot be told, or trusted, is a dash."""
     value = row.get(key)
     if value is None:
         return "-"

@@ -23,7 +23,7 @@ MLP = re.compile(r"mlp:([1-9][0-9]{0,5}(?:-[1-9][0-9]{0,5}){1,20})")
 
 
 def model_file(name: str) -> Path | None:
-    """The file of a model that is called `file.py:function`; None for any other."""
+    """Return the file of a model that is called `file.py:function`; None for any other."""
     module = name.rpartition(":")[0]
     return Path(module) if module.endswith(".py") else None
 
@@ -47,7 +47,7 @@ def check_name(name: str) -> None:
 
 
 def input_shape(name: str, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of one sample as the model takes it; a user's own model takes samples as they are."""
+    """Return the shape of one sample as the model takes it; a user's own model takes samples as they are."""
     if name == "paper-cnn":
         return (3, 32, 32)
     if name == "paper-mlp" or MLP.fullmatch(name):
@@ -56,7 +56,8 @@ def input_shape(name: str, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def stated_shape(name: str, shape: str) -> tuple[int, ...]:
-    """The shape of one sample: as written in `shape` (784, or 3x32x32), else as the model's name tells.
+    """Return the shape of one sample: as written in `shape` (784, or 3x32x32), else as the model's name
+    tells.
 
     Raises ConfigError if neither does.
     """

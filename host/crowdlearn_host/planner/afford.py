@@ -40,7 +40,8 @@ def _fits(problem: Problem, costs: Costs, kind: DeviceClass, counts: Sequence[Co
 def with_classes(
     cut: Plan, plan: Plan, graph: NeuronGraph, footprint: Callable[[int, Collection[int]], Footprint]
 ) -> Plan:
-    """Another cut of a planned network, with the classes that can afford its pieces as `plan` was reckoned.
+    """Return another cut of a planned network, with the classes that can afford its pieces as `plan` was
+    reckoned.
 
     `footprint` tells what programs need for a micro-batch, and the regions that begin at some layers; it is
     asked if memory is capped.

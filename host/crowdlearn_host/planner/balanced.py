@@ -49,6 +49,6 @@ def balanced(graph: NeuronGraph, pieces: int) -> Plan:
 
 
 def _with_loads(graph: NeuronGraph, plan: Plan) -> Plan:
-    """The plan with the multiplications of each piece."""
+    """Return the plan with the multiplications of each piece."""
     loaded = (replace(piece, macs=piece_macs(graph, piece.owned)) for piece in plan.pieces)
     return replace(plan, pieces=tuple(loaded))

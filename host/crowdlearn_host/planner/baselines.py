@@ -43,8 +43,8 @@ class _Vertices:
 
 
 def baselines(problem: Problem, loads: Sequence[float]) -> list[Baseline]:
-    """Every partitioner that is installed (`pip install crowdlearn[partitioners]`); `loads` per neuron of
-    each bundle.
+    """Return every partitioner that is installed (`pip install crowdlearn[partitioners]`); `loads` per neuron
+    of each bundle.
     """
     partitioners: list[tuple[str, Callable[[Problem, _Vertices, list[float], int], list[int] | None]]] = [
         ("METIS", _metis),
@@ -78,7 +78,7 @@ def baselines(problem: Problem, loads: Sequence[float]) -> list[Baseline]:
 
 
 def absent(problem: Problem) -> dict[str, str]:
-    """The partitioners that `baselines` leaves out, and why."""
+    """Return the partitioners that `baselines` leaves out, and why."""
     unfit = _unfit(problem)
     if unfit:
         return dict.fromkeys(SEEDS, unfit)
@@ -91,7 +91,7 @@ def absent(problem: Problem) -> dict[str, str]:
 
 
 def _unfit(problem: Problem) -> str:
-    """Why no partitioner can divide this; empty if they can."""
+    """Return why no partitioner can divide this; empty if they can."""
     followers = sum(seat.count for seat in problem.seats[1:])
     neurons = sum(problem.neurons[b] for b in problem.free)
     if followers < 2:
@@ -159,7 +159,7 @@ def _metis(problem: Problem, vertices: _Vertices, shares: list[float], seed: int
 
 
 def _hypergraph(problem: Problem, vertices: _Vertices, shares: list[float], seed: int) -> list[int] | None:
-    """One net per target neuron with all its sources: connectivity less one is the sums sent to it."""
+    """Return one net per target neuron with all its sources: connectivity less one is the sums sent to it."""
     partitioner = _mtkahypar()
     if partitioner is None:
         return None
@@ -193,7 +193,7 @@ def _hypergraph(problem: Problem, vertices: _Vertices, shares: list[float], seed
 
 @cache
 def _mtkahypar() -> tuple[Any, Any] | None:
-    """The library and its one initialisation, on one thread; None if it is not installed."""
+    """Return the library and its one initialisation, on one thread; None if it is not installed."""
     try:
         import mtkahypar
     except ImportError:

@@ -31,7 +31,7 @@ class _Slice:
 
 
 def draw_plan(plan: Plan, graph: NeuronGraph) -> str:
-    """The picture as SVG. Bundles are columns; a slice's height is its share of the neurons."""
+    """Return the picture as SVG. Bundles are columns; a slice's height is its share of the neurons."""
     members = bundles(graph)
     colours = palette(len(plan.pieces))
     pitch = 150.0 if len(members) <= 8 else max(58.0, 1180.0 / len(members))
@@ -71,7 +71,7 @@ def is_drawing(text: str) -> bool:
 
 
 def palette(pieces: int) -> list[str]:
-    """The dominator in slate, followers round the colour circle, neighbours unlike in lightness."""
+    """Return the dominator in slate, followers round the colour circle, neighbours unlike in lightness."""
     colours = [DOMINATOR]
     for k in range(pieces - 1):
         hue = (0.58 + k / max(pieces - 1, 1)) % 1.0
@@ -109,7 +109,9 @@ def _slices(pieces: Sequence[PiecePlan], layer: int) -> list[_Slice]:
 def _ribbons(
     sources: Sequence[_Slice], targets: Sequence[_Slice], left: float, right: float, colours: Sequence[str]
 ) -> Iterator[str]:
-    """One ribbon per source slice and target slice of another piece: a message with the target's sums."""
+    """Yield one ribbon per source slice and target slice of another piece: a message with the target's
+    sums.
+    """
     crossing = sum(s.piece != t.piece for s in sources for t in targets)
     opacity = max(0.08, min(0.3, 6 / max(crossing, 1)))
     bend = (right - left) / 2
@@ -139,7 +141,9 @@ def _arcs(
     width: float,
     colours: Sequence[str],
 ) -> Iterator[str]:
-    """Links that do not lead to the next column, above the columns: one arc per source slice that sends."""
+    """Yield links that do not lead to the next column, above the columns: one arc per source slice that
+    sends.
+    """
     rise = min(46.0, 14 + abs(end - x) / 9)
     for i, s in enumerate(sources):
         if any(t.piece != s.piece for t in targets):

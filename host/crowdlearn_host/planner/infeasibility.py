@@ -47,8 +47,8 @@ class Stretch:
 
 
 def relaxations(problem: Problem, seconds: float, only: tuple[int, str] | None = None) -> Stretch | None:
-    """The least stretching of the linear budgets that is found in so many seconds, of all of them or of one
-    (seat, budget) alone; None if none does.
+    """Return the least stretching of the linear budgets that is found in so many seconds, of all of them or
+    of one (seat, budget) alone; None if none does.
     """
     program = Program()
     stretch: dict[tuple[int, str], int] = {}
@@ -94,8 +94,8 @@ def _relaxation(seat: int, budget: Budget, grown: float) -> Relaxation:
 
 
 def explain(problem: Problem, fleet: Fleet, proven: bool, sample_bytes: float, seconds: float) -> str:
-    """One line: what no plan can meet, and the smallest changes that would help, found within `seconds` and
-    SECONDS.
+    """Return one line: what no plan can meet, and the smallest changes that would help, found within
+    `seconds` and SECONDS.
 
     Limits on memory are told without the device's own samples, of `sample_bytes` each.
     """

@@ -11,7 +11,7 @@ from torch import nn
 
 
 def initial_weights(graph: NeuronGraph, model: nn.Module) -> Floats:
-    """The weights that groups share as training begins: float32 [N]."""
+    """Return the weights that groups share as training begins: float32 [N]."""
     arrays = arrays_of(graph, model.state_dict(), ())
     shared = [arrays[spec.name].reshape(-1) for spec in array_specs(graph) if not spec.frozen]
     return np.concatenate([np.zeros(0), *shared]).astype(np.float32)

@@ -41,7 +41,7 @@ def plan_with_micro_batch(
     seconds: float = 60.0,
     compare: bool = True,
 ) -> Planned:
-    """A plan for micro-batches of `training`, halved until the fleet's memory suffices.
+    """Return a plan for micro-batches of `training`, halved until the fleet's memory suffices.
 
     `footprint` tells what programs need for a micro-batch: layers, and the regions that begin at some layers.
     A region takes long to learn, so it is asked for when a plan would have it. Raises InfeasiblePlan, of the
@@ -78,7 +78,7 @@ def plan_with_micro_batch(
 
 
 def _check_least(graph: NeuronGraph, fleet: Fleet, training: Training) -> None:
-    """Raises PlanError if batch norm would have no variance."""
+    """Raise PlanError if batch norm would have no variance."""
     least = graph.least_rows
     if min(training.batch, training.micro_batch) < least:
         raise PlanError(

@@ -55,7 +55,7 @@ class PiecePlan:
 
     @property
     def owned(self) -> tuple[int, ...]:
-        """Neurons by layer."""
+        """Return neurons by layer."""
         return tuple(stop - start for start, stop in self.neurons)
 
 
@@ -80,11 +80,11 @@ class EpochBytes:
 
     @property
     def total(self) -> float:
-        """The planner's objective."""
+        """Return the planner's objective."""
         return self.forward + self.backward + self.shuffles + self.sharing
 
     def sent(self, epochs: int) -> dict[str, float]:
-        """Bytes that devices send in a run of so many epochs, by purpose as the relay counts them."""
+        """Return bytes that devices send in a run of so many epochs, by purpose as the relay counts them."""
         return {
             "activation": epochs * self.forward,
             "error": epochs * self.backward,
@@ -104,7 +104,7 @@ class DeviceJoules:
 
     @property
     def total(self) -> float:
-        """Both together."""
+        """Return both together."""
         return self.compute + self.radio
 
 
@@ -126,7 +126,7 @@ class Certificate:
 
     @property
     def optimal(self) -> bool:
-        """True if the plan is proven optimal."""
+        """Return True if the plan is proven optimal."""
         return self.gap <= 1e-6
 
 
@@ -170,8 +170,8 @@ class Plan:
 
     @property
     def seats(self) -> dict[str, int]:
-        """The number of every device in training: group after group. In the order of the fleet, which was
-        dealt out to the groups in turn.
+        """Return the number of every device in training: group after group. In the order of the fleet, which
+        was dealt out to the groups in turn.
         """
         numbers = itertools.count()
         groups = [[(name, next(numbers)) for name in group.devices] for group in self.groups]
@@ -179,13 +179,13 @@ class Plan:
 
     @property
     def class_of(self) -> dict[str, DeviceClass]:
-        """The class of every device, by name."""
+        """Return the class of every device, by name."""
         kinds = self.fleet.classes if self.fleet is not None else ()
         return {name: kind for kind in kinds for name in kind.names}
 
 
 def plan_from_counts(graph: NeuronGraph, counts: Sequence[Sequence[int]]) -> Plan:
-    """A plan that gives piece k `counts[k][l]` neurons of layer l, in order.
+    """Return a plan that gives piece k `counts[k][l]` neurons of layer l, in order.
 
     Raises PlanError if the counts of a layer do not add up to its neurons.
     """
@@ -211,7 +211,7 @@ def save_plan(plan: Plan, path: Path) -> None:
 
 
 def plan_json(plan: Plan, *, indent: int | None = None) -> bytes:
-    """The plan as a JSON document, which `load_plan` reads."""
+    """Return the plan as a JSON document, which `load_plan` reads."""
     return TypeAdapter(Plan).dump_json(plan, indent=indent, by_alias=True)
 
 

@@ -74,7 +74,7 @@ def plan_fleet(
     compare: bool = True,
     footprint: Footprint | None = None,
 ) -> Planned:
-    """The plan that sends fewest bytes per epoch and that every device of the fleet can afford.
+    """Return the plan that sends fewest bytes per epoch and that every device of the fleet can afford.
 
     Memory counts what programs need to run if `footprint` tells it. Without `group_size` the number of
     groups is decided too; the certificate then covers every number considered. `seconds` are of the
@@ -113,7 +113,7 @@ def plan_fleet(
 
 
 def _over_joules(plan: Plan, fleet: Fleet) -> dict[str, float]:
-    """The classes of which a device spends more than it may, and the most that one spends."""
+    """Return the classes of which a device spends more than it may, and the most that one spends."""
     kinds = {name: kind for kind in fleet.classes for name in kind.names}
     over: dict[str, float] = {}
     for spent in plan.joules:
@@ -124,7 +124,7 @@ def _over_joules(plan: Plan, fleet: Fleet) -> dict[str, float]:
 
 
 def _tightened(fleet: Fleet, plan: Plan, over: dict[str, float]) -> Fleet:
-    """The fleet with less to compute and send for classes that spend too much."""
+    """Return the fleet with less to compute and send for classes that spend too much."""
     kinds = {name: kind for kind in fleet.classes for name in kind.names}
     held: dict[str, list[PiecePlan]] = {}
     for group in plan.groups:
@@ -231,8 +231,8 @@ def _sent(plan: Plan) -> float:
 def _searched(
     problems: dict[_Option, Problem], known: dict[_Option, list[Division]], deadline: Deadline
 ) -> dict[_Option, Solution]:
-    """A solution of every problem, those that may still be the cheapest searched ever longer until one is
-    proven to be, or the time is up.
+    """Return a solution of every problem, those that may still be the cheapest searched ever longer until one
+    is proven to be, or the time is up.
     """
     solutions: dict[_Option, Solution] = {}
     waiting, seconds = list(problems), FIRST_SECONDS
@@ -267,8 +267,8 @@ def _compare(problem: Problem, priced: Costs) -> list[Baseline]:
 
 
 def _groupings(fleet: Fleet, group_size: int | None) -> list[int]:
-    """Numbers of groups to consider: every one in a small fleet, else one for every size that a group can
-    have; each group has a dominator.
+    """Return numbers of groups to consider: every one in a small fleet, else one for every size that a group
+    can have; each group has a dominator.
     """
     sizes = range(1, fleet.size + 1) if group_size is None else [min(group_size, fleet.size)]
     every = group_size is None and fleet.size <= SMALL_FLEET
@@ -283,7 +283,9 @@ def _groupings(fleet: Fleet, group_size: int | None) -> list[int]:
 
 
 def _even(graph: NeuronGraph, priced: Costs, problem: Problem) -> list[Division]:
-    """The whole network in one piece, and evenly over the followers of the strongest class, and of all."""
+    """Return the whole network in one piece, and evenly over the followers of the strongest class, and of
+    all.
+    """
     seats = seat_classes(problem)
     divisions = []
     strongest = sum(seat.count for seat in problem.seats[1:2])
@@ -305,7 +307,7 @@ def _width(piece: PiecePlan, layer: int) -> int:
 def _rotated(
     priced: Costs, training: Training, fleet: Fleet, problem: Problem, option: _Option, division: Division
 ) -> float:
-    """Bytes of an epoch of a division, its turns made; inf if there are none."""
+    """Return bytes of an epoch of a division, its turns made; inf if there are none."""
     try:
         turned = tuple(
             rotate(problem, priced, fleet, devices, division.counts, training.rotation, option.tree)
@@ -382,8 +384,8 @@ def _piece(priced: Costs, problem: Problem, division: Division, k: int, piece: P
 
 
 def paper_problem(graph: NeuronGraph, slices: int) -> Problem:
-    """The paper's accounting: floats sent forward per sample, `slices` followers of equal load, an idle
-    dominator.
+    """Return the paper's accounting: floats sent forward per sample, `slices` followers of equal load, an
+    idle dominator.
 
     A neuron's load is 1 + its out-edges; no slice carries more than IMBALANCE times the mean.
     """

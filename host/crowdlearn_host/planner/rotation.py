@@ -31,7 +31,7 @@ def rotate(
     rotation: Rotation,
     tree: Tree = (),
 ) -> GroupPlan:
-    """The turns of one group.
+    """Return the turns of one group.
 
     In a `minimal` rotation turns follow the tree of places.py, which joins the dominators' classes; in a
     `full` one each turn keeps fewest pieces in place. Raises InfeasiblePlan if devices cannot afford the
@@ -53,7 +53,7 @@ def _minimal(
     afforded: Mapping[str, Sequence[bool]],
     tree: Tree,
 ) -> list[Turn]:
-    """Pieces on the group's places; the turns go round the tree that joins the dominators."""
+    """Return pieces on the group's places; the turns go round the tree that joins the dominators."""
     kinds = {name: kind for kind in fleet.classes for name in kind.names}
     group = composition(fleet, devices)
     chosen = _placed(costs, places(fleet, group, tree, costs.sample_bytes), counts, afforded)
@@ -73,7 +73,7 @@ def _placed(
     counts: Sequence[Counts],
     afforded: Mapping[str, Sequence[bool]],
 ) -> list[tuple[Place, int]]:
-    """Every follower's piece with its place, so that least moves."""
+    """Return every follower's piece with its place, so that least moves."""
     pieces = range(1, len(counts))
     if len(pieces) > len(group_places):
         raise InfeasiblePlan(f"a group has {len(group_places) + 1} devices for {len(counts)} pieces")
@@ -118,7 +118,9 @@ def _materialised(
 
 
 def _walk(beside: Mapping[str, Sequence[tuple[str, int]]], root: str) -> list[str]:
-    """The devices in the order in which a walk around the tree meets them: each edge is crossed twice."""
+    """Return the devices in the order in which a walk around the tree meets them: each edge is crossed
+    twice.
+    """
     order, waiting = [], [(root, "")]
     while waiting:
         device, before = waiting.pop()
@@ -167,7 +169,9 @@ def _full(fleet: Fleet, devices: Sequence[str], afforded: Mapping[str, Sequence[
 def _others(
     others: Sequence[str], fits: Sequence[Sequence[bool]], holders: Sequence[str], pieces: int
 ) -> list[str] | None:
-    """A device for every follower's piece, so that fewest stay where they are; None if there is none."""
+    """Return a device for every follower's piece, so that fewest stay where they are; None if there is
+    none.
+    """
     if pieces > len(others):
         return None
     price = np.zeros((pieces, len(others)))

@@ -27,7 +27,7 @@ def curves(
     from_zero: bool = False,
     faint: Sequence[str] = (),
 ) -> str:
-    """One line for each entry, over one pair of axes; those named in `faint` stand back, and one that
+    """Return one line for each entry, over one pair of axes; those named in `faint` stand back, and one that
     would hide another is dashed.
     """
     points = [point for line in lines.values() for point in line]
@@ -64,8 +64,8 @@ def bars(
     in_order: bool = False,
     by_row: bool = False,
 ) -> str:
-    """A horizontal bar for each row, stacked of `parts`, the longest first unless they stay `in_order`. With
-    `by_row` each row has a colour of its own, else each part.
+    """Return a horizontal bar for each row, stacked of `parts`, the longest first unless they stay
+    `in_order`. With `by_row` each row has a colour of its own, else each part.
     """
     if not rows:
         return '<p class="none">nothing was recorded</p>'
@@ -94,7 +94,7 @@ def bars(
 
 
 def slices(pieces: Sequence[Sequence[tuple[int, int]]]) -> str:
-    """The network as columns, one a layer with its count of neurons, cut where the plan cuts them."""
+    """Return the network as columns, one a layer with its count of neurons, cut where the plan cuts them."""
     if not pieces:
         return '<p class="none">this run kept no plan</p>'
     layers = len(pieces[0])
@@ -130,12 +130,12 @@ def slices(pieces: Sequence[Sequence[tuple[int, int]]]) -> str:
 
 
 def colour(number: int) -> str:
-    """The class of the style sheet for the thing with this number."""
+    """Return the class of the style sheet for the thing with this number."""
     return f"c{number % COLOURS}"
 
 
 def _labelled(layers: int, pitch: float) -> list[int]:
-    """The layers whose names have room: the first, the last, and every so-manieth between."""
+    """Return the layers whose names have room: the first, the last, and every so-manieth between."""
     step = max(1, ceil(LABEL / pitch))
     between = [layer for layer in range(step, layers - 1, step) if layers - 1 - layer >= step]
     return [0, *between, layers - 1] if layers > 1 else [0]

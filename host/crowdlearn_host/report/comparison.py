@@ -15,7 +15,7 @@ from .run import PURPOSES, Run, parsed
 
 
 def comparison(runs: Sequence[tuple[Run, Path]], target: Path) -> str:
-    """The page that compares `runs`, each with its own report's file, for the file `target`."""
+    """Return the page that compares `runs`, each with its own report's file, for the file `target`."""
     names = _names([run for run, _ in runs])
     told = list(zip(names, (run for run, _ in runs), strict=True))
     links = "".join(
@@ -69,7 +69,7 @@ def _differences(told: Sequence[tuple[str, Run]]) -> str:
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
-    """The keys of nested tables, joined by dots, with their values as text."""
+    """Return the keys of nested tables, joined by dots, with their values as text."""
     found: list[tuple[str, str]] = []
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -87,7 +87,7 @@ class LiveRun:
     """The run in a folder, as it is now. May be asked by several threads."""
 
     def __init__(self, folder: Path, *, begun: bool = True) -> None:
-        """Raises RunError if the folder holds no run, unless that has not `begun`."""
+        """Raise RunError if the folder holds no run, unless that has not `begun`."""
         if begun and not (folder / "config.toml").is_file():
             raise RunError(f"{folder} holds no run; look at the folder's name")
         self._folder = folder
@@ -97,7 +97,7 @@ class LiveRun:
         self._told: dict[str, Any] = {}
 
     def state(self, seen: int) -> dict[str, Any] | None:
-        """The parts of the page as HTML, with a `version`; None if that is what was `seen`.
+        """Return the parts of the page as HTML, with a `version`; None if that is what was `seen`.
 
         Raises RunError if the folder is damaged.
         """
@@ -118,7 +118,7 @@ class LiveRun:
 
 
 def parts(run: Run, present: Now) -> dict[str, Any]:
-    """The page's parts, by their id, and whether the run is over."""
+    """Return the page's parts, by their id, and whether the run is over."""
     return {
         "name": run.name,
         "title": escape(run.name),

@@ -52,7 +52,7 @@ class _Reading:
 
 
 def now(events: Iterable[Mapping[str, Any]]) -> Now:
-    """The state that the events lead to."""
+    """Return the state that the events lead to."""
     reading = _Reading()
     for event in events:
         take(reading, event)

@@ -68,15 +68,15 @@ MEANS = 50
 
 
 def page(run: Run) -> str:
-    """The run as HTML. What came from devices is escaped; a chart without data says so. A simulated run has
-    no devices of its own to tell of.
+    """Return the run as HTML. What came from devices is escaped; a chart without data says so. A simulated
+    run has no devices of its own to tell of.
     """
     head = f'<p class="about">{about(run)}</p><div class="facts">{facts(run)}</div>'
     return document(run.name, head, "".join(sections(run)))
 
 
 def document(title: str, head: str, body: str) -> str:
-    """A whole page of HTML with this title, as text; `head` and `body` are HTML."""
+    """Return a whole page of HTML with this title, as text; `head` and `body` are HTML."""
     name = escape(title)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}: crowdlearn</title>'
@@ -86,7 +86,7 @@ def document(title: str, head: str, body: str) -> str:
 
 
 def sections(run: Run) -> Iterator[str]:
-    """The sections of the page."""
+    """Yield the sections of the page."""
     troubles = [event for event in run.events if event.get("event") in TELLING]
     wide = "wide" if run.pieces and len(run.pieces[0]) > WIDE else ""
     told: list[tuple[str, str, str]] = [
@@ -117,7 +117,7 @@ def sections(run: Run) -> Iterator[str]:
 
 
 def _energy(run: Run) -> str:
-    """Joules of each device by purpose, with a table of pieces and sources."""
+    """Return joules of each device by purpose, with a table of pieces and sources."""
     purposes = list(dict.fromkeys(each.purpose for each in run.spent))
     by_device = {
         device: [
@@ -162,7 +162,7 @@ def _when(run: Run) -> str:
 
 
 def facts(run: Run) -> str:
-    """The figures at the head of the page, as HTML."""
+    """Return the figures at the head of the page, as HTML."""
     return "".join(f"<div><b>{escape(value)}</b><span>{name}</span></div>" for name, value in figures(run))
 
 
@@ -205,7 +205,7 @@ def duration(seconds: float) -> str:
 
 
 def _told(item: tuple[str, object]) -> tuple[str, str]:
-    """A row of the environment; of hashes their first digits."""
+    """Return a row of the environment; of hashes their first digits."""
     name, value = item
     if isinstance(value, list):
         return name, ", ".join(text if len(text := str(each)) < 24 else f"{text[:12]}…" for each in value)
@@ -213,7 +213,9 @@ def _told(item: tuple[str, object]) -> tuple[str, str]:
 
 
 def _loss(run: Run) -> str:
-    """The loss of every record; before it the means of epochs or, if there is one epoch, a running mean."""
+    """Return the loss of every record; before it the means of epochs or, if there is one epoch, a running
+    mean.
+    """
     if len(run.mean_loss) > 1:
         lines = {"mean of each epoch": run.mean_loss, "each record": run.loss}
         return curves(lines, "samples", "loss", faint=("each record",))
@@ -224,7 +226,7 @@ def _loss(run: Run) -> str:
 
 
 def _running(run: Run) -> list[tuple[float, float]]:
-    """Samples, and the mean loss over the last records, as many as leave MEANS points of the curve."""
+    """Return samples, and the mean loss over the last records, as many as leave MEANS points of the curve."""
     many = max(len(run.loss) // MEANS, 1)
     sums = [0.0, *accumulate(loss for _, loss in run.loss)]
     return [(run.loss[at - 1][0], (sums[at] - sums[at - many]) / many) for at in range(many, len(sums))]
@@ -333,7 +335,7 @@ def _events(events: Sequence[dict[str, Any]]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: bool = False) -> str:
-    """An HTML table; with `numbers` all columns but the first are set to the right."""
+    """Return an HTML table; with `numbers` all columns but the first are set to the right."""
     style = ' class="number"' if numbers else ""
     top = "".join(f"<th{style if n else ''}>{escape(name)}</th>" for n, name in enumerate(head))
     body = "".join(

@@ -122,17 +122,17 @@ class Run:
 
     @property
     def training_loss(self) -> float | None:
-        """The training loss of the last epoch that has one."""
+        """Return the training loss of the last epoch that has one."""
         return next((e.training_loss for e in reversed(self.epochs) if e.training_loss is not None), None)
 
     @property
     def test_loss(self) -> float | None:
-        """The test loss of the last evaluation."""
+        """Return the test loss of the last evaluation."""
         return next((e.test_loss for e in reversed(self.epochs) if e.test_loss is not None), None)
 
 
 def read_run(folder: Path) -> Run:
-    """The run in `folder`. Raises RunError if it holds none, or what it holds cannot be read."""
+    """Return the run in `folder`. Raises RunError if it holds none, or what it holds cannot be read."""
     if not (folder / "metrics.jsonl").is_file():
         raise RunError(f"{folder} has no metrics.jsonl; name the folder of a run")
     try:
@@ -150,7 +150,7 @@ DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OSError, sqlite3.Dat
 def assembled(
     folder: Path, rows: list[dict[str, Any]], events: list[dict[str, Any]], damaged: Sequence[str] = ()
 ) -> Run:
-    """The run with these lines of metrics.jsonl and events.jsonl, of which some were `damaged`.
+    """Return the run with these lines of metrics.jsonl and events.jsonl, of which some were `damaged`.
 
     Raises one of DAMAGED if a file or a line is of no run.
     """
@@ -199,7 +199,7 @@ def assembled(
 
 
 def parsed(text: str) -> dict[str, Any]:
-    """A configuration's tables; nothing if it is not TOML."""
+    """Return a configuration's tables; nothing if it is not TOML."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError:
@@ -235,7 +235,9 @@ def _environment(path: Path) -> dict[str, Any]:
 
 
 def _samples(rows: list[dict[str, Any]]) -> list[float]:
-    """Samples trained on up to each row: told as such by a simulation, as a mini-batch's rows by phones."""
+    """Return samples trained on up to each row: told as such by a simulation, as a mini-batch's rows by
+    phones.
+    """
     total = 0.0
     samples = []
     for row in rows:
@@ -265,21 +267,21 @@ def _times(rows: list[dict[str, Any]], events: list[dict[str, Any]]) -> tuple[fl
 
 
 def _speed(points: list[tuple[float, dict[str, Any]]]) -> float | None:
-    """Samples a second from the end of the first mini-batch or round to that of the last."""
+    """Return samples a second from the end of the first mini-batch or round to that of the last."""
     timed = [(float(row["time"]), x) for x, row in points if "time" in row]
     seconds = timed[-1][0] - timed[0][0] if timed else 0.0
     return (timed[-1][1] - timed[0][1]) / seconds if seconds > 0 else None
 
 
 def _mean_loss(points: list[tuple[float, dict[str, Any]]]) -> list[Point]:
-    """The training loss of every epoch, at the samples where the epoch ended."""
+    """Return the training loss of every epoch, at the samples where the epoch ended."""
     means = by_epoch(row for _, row in points)
     ends = {int(row.get("epoch", 0)): x for x, row in points if row.get("loss") is not None}
     return [(ends[epoch], mean) for epoch, mean in means.items()]
 
 
 def _epochs(trained: list[dict[str, Any]], events: list[dict[str, Any]]) -> tuple[Epoch, ...]:
-    """Every epoch, told by phones' `evaluated` events, or by a simulation's rounds."""
+    """Return every epoch, told by phones' `evaluated` events, or by a simulation's rounds."""
     means = by_epoch(trained)
     told: dict[int, dict[str, Any]] = {}
     for row in trained:
@@ -378,7 +380,7 @@ def _passes(events: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def _traffic(path: Path) -> tuple[tuple[DeviceTraffic, ...], tuple[PurposeTraffic, ...]]:
-    """The ledger of the run, by device and by purpose: `up` is from a device, `down` to it."""
+    """Return the ledger of the run, by device and by purpose: `up` is from a device, `down` to it."""
     if not path.exists():
         return (), ()
     query = "select device, direction, purpose, sum(bytes) from traffic group by device, direction, purpose"

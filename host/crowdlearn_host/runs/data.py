@@ -18,7 +18,7 @@ DIGITS_TRAIN = 1437
 
 
 def load_split(name: str, split: Split) -> Dataset:
-    """A data set by its folder, or "digits". Raises ConfigError if it cannot be read."""
+    """Return a data set by its folder, or "digits". Raises ConfigError if it cannot be read."""
     if name == DIGITS:
         return _digits(split)
     try:
@@ -28,7 +28,7 @@ def load_split(name: str, split: Split) -> Dataset:
 
 
 def sample_shape(config: RunSpec, test: Dataset | None) -> tuple[int, ...]:
-    """The shape of one sample as the configuration's model takes it."""
+    """Return the shape of one sample as the configuration's model takes it."""
     if config.input_shape is not None:
         return config.input_shape
     return input_shape(config.model, test.inputs.shape[1:] if test is not None else ())
@@ -67,7 +67,7 @@ def shares_of(samples: int, shares: Sequence[int]) -> list[int]:
 
 
 def to_npz(data: Dataset) -> bytes:
-    """The data set as the `train.npz` that a device reads."""
+    """Return the data set as the `train.npz` that a device reads."""
     buffer = io.BytesIO()
     np.savez(buffer, inputs=data.inputs, labels=data.labels)
     return buffer.getvalue()

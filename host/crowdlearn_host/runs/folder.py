@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def claim_run(path: Path, config_text: str) -> RunFolder:
-    """The folder of a run that is to start, fresh or of a run that never began, in use from now on.
+    """Return the folder of a run that is to start, fresh or of a run that never began, in use from now on.
 
     Raises RunError if the folder holds anything else or is in use, and OSError if it cannot be written.
     """
@@ -64,7 +64,8 @@ def describe_run(folder: RunFolder, config_text: str, prepared: Prepared, config
 
 
 def new_run(path: Path, config_text: str, prepared: Prepared, config_folder: Path) -> RunFolder:
-    """A run folder with everything that describes the run: a fresh one, or that of a run that never began.
+    """Return a run folder with everything that describes the run: a fresh one, or that of a run that never
+    began.
 
     Raises RunError if the folder holds anything else.
     """
@@ -99,7 +100,7 @@ def fetch_models(run: Path) -> list[Path]:
 
 
 def open_run(path: Path) -> tuple[RunFolder, RunSpec]:
-    """A run folder to go on with, and its configuration."""
+    """Return a run folder to go on with, and its configuration."""
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder(path, create=False))
         if not folder.begun and not (path / "environment.json").exists():

@@ -26,7 +26,7 @@ class Interrupt:
 
     @property
     def asked(self) -> bool:
-        """True if somebody asked."""
+        """Return True if somebody asked."""
         return self._asked.is_set()
 
     def check(self) -> None:

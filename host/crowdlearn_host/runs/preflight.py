@@ -58,7 +58,8 @@ def check_port(address: str) -> None:
 
 
 def serials_of(config: RunSpec) -> list[str] | None:
-    """The serials of the devices that are reached over adb; None if the run starts its own virtual phones.
+    """Return the serials of the devices that are reached over adb; None if the run starts its own virtual
+    phones.
 
     Raises FleetError if there are no devices at all.
     """

@@ -32,7 +32,7 @@ GOODBYE_SECONDS = 15.0
 def _files_for(
     places: Mapping[str, int], files: Sequence[dict[str, bytes]], place: int, name: str
 ) -> dict[str, bytes]:
-    """The files of a device: those of its place in the plan, or else of its `place` in the fleet."""
+    """Return the files of a device: those of its place in the plan, or else of its `place` in the fleet."""
     planned = places.get(name, place)
     return files[planned if planned < len(files) else place]
 
@@ -167,7 +167,7 @@ def _too_few(groups: Sequence[Group]) -> str:
 
 
 def _joules(energy: EnergyCount, server: Server) -> list[tuple[dict[str, str], float]]:
-    """Joules of each device by piece and purpose, for the metrics of a run."""
+    """Return joules of each device by piece and purpose, for the metrics of a run."""
     return [
         (
             {

@@ -96,7 +96,7 @@ class Processes:
 
     @property
     def pids(self) -> list[int]:
-        """The processes' ids."""
+        """Return the processes' ids."""
         return [cast(int, process.pid) for process in self._workers.values()]
 
     def _start(self) -> None:
@@ -223,7 +223,9 @@ def _train_once(workload: Workload, task: Task[Outcome]) -> Outcome:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Products on one thread: groups run side by side, and sums do not depend on the machine's cores."""
+    """Yield products on one thread: groups run side by side, and sums do not depend on the machine's
+    cores.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -266,7 +268,9 @@ def _save(workload: Workload, folder: Path) -> None:
 
 
 def _load(folder: Path) -> Workload:
-    """The workload with its inputs mapped from the file, so that all workers share one copy of them."""
+    """Return the workload with its inputs mapped from the file, so that all workers share one copy of
+    them.
+    """
     rest: Workload = pickle.loads((folder / "rest.pickle").read_bytes())
     inputs = np.load(folder / "inputs.npy", mmap_mode="r")
     return replace(rest, inputs=inputs)

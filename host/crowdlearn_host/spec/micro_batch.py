@@ -18,7 +18,7 @@ MACS_PER_SECOND = 5e9
 
 
 def rows_of(training: TrainingSection, graph: NeuronGraph, plan: Plan) -> int:
-    """Samples of a micro-batch: the configuration's or the plan's, or else `cheapest_rows`.
+    """Return samples of a micro-batch: the configuration's or the plan's, or else `cheapest_rows`.
 
     Raises ConfigError if the configuration's is more than the plan's.
     """
@@ -30,7 +30,8 @@ def rows_of(training: TrainingSection, graph: NeuronGraph, plan: Plan) -> int:
 
 
 def cheapest_rows(graph: NeuronGraph, plan: Plan, batch: int) -> int:
-    """Rows of equal parts of a mini-batch, as many parts as keep messages below half of a run's CPU time.
+    """Return rows of equal parts of a mini-batch, as many parts as keep messages below half of a run's CPU
+    time.
 
     Never fewer rows than `micro_rows`, nor more than a device that holds the whole network takes at once.
     """

@@ -33,12 +33,12 @@ class Given(Section):
 
     @classmethod
     def file(cls, path: Path) -> Self:
-        """A file, byte by byte."""
+        """Return a file, byte by byte."""
         return cls(place=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
 
     @classmethod
     def samples(cls, place: str, data: Dataset, devices: Sequence[NDArray[np.int64]] = ()) -> Self:
-        """Samples, and which of them each device has; however a sample is shaped, it is the same.
+        """Return samples, and which of them each device has; however a sample is shaped, it is the same.
 
         `devices` are int64 [n] each.
         """
@@ -96,7 +96,7 @@ def load_inputs(run: Path) -> Inputs:
 
 
 def check_inputs(run: Path, now: dict[str, Given]) -> None:
-    """Raises RunError if the run in this folder began with other contents, wherever they lie."""
+    """Raise RunError if the run in this folder began with other contents, wherever they lie."""
     began = load_inputs(run).given
     others = [
         f"other {what}: {then.place} ({then.sha256[:8]}), not {given.place} ({given.sha256[:8]})"
@@ -111,7 +111,7 @@ def check_inputs(run: Path, now: dict[str, Given]) -> None:
 
 
 def load_kept(run: Path, kind: type[Model]) -> Model:
-    """The configuration of the run in this folder, its paths from where it lay when the run began.
+    """Return the configuration of the run in this folder, its paths from where it lay when the run began.
 
     Raises ConfigError or RunError if that cannot be told.
     """

@@ -25,7 +25,7 @@ class FixedPoint:
 
     @property
     def largest(self) -> float:
-        """The largest magnitude of a term."""
+        """Return the largest magnitude of a term."""
         return ((1 << 31) - 1) // self.terms / (1 << self.fraction)
 
     def encode(self, values: npt.NDArray[np.float32]) -> Words:

@@ -35,7 +35,7 @@ class SumRound:
 
     @property
     def context(self) -> bytes:
-        """A digest of the round: no message of another round, or of other stretches, fits it."""
+        """Return a digest of the round: no message of another round, or of other stretches, fits it."""
         digest = hashlib.sha256(struct.pack("<IIQ", self.least, self.terms, len(self.id)) + self.id)
         for member, ranges in sorted(self.stretches.items()):
             digest.update(struct.pack("<II", member, len(ranges)))

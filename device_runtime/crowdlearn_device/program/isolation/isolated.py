@@ -95,8 +95,8 @@ class IsolatedExecutor:
         return 0
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
-        """Outputs of `method`; `borrowed` ones are valid until the next run. Raises ProgramError if it is
-        refused, or its process ends.
+        """Return outputs of `method`; `borrowed` ones are valid until the next run. Raises ProgramError if it
+        is refused, or its process ends.
 
         Arrays are of the ports' dtypes and shapes [rows, ...].
         """

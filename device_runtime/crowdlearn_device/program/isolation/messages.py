@@ -43,7 +43,7 @@ class Spec(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, up to where the next one may begin."""
+        """Return bytes that it takes, up to where the next one may begin."""
         taken = prod(self.shape) * np.dtype(self.dtype).itemsize
         return -(-taken // ALIGNED) * ALIGNED
 

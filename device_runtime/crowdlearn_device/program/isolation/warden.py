@@ -31,7 +31,7 @@ class Warden:
     """The device's end of the line to its warden."""
 
     def __init__(self) -> None:
-        """Forks: to be called while this process has one thread, and no secrets."""
+        """Fork to be called while this process has one thread, and no secrets."""
         self._line, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._told = ""
         device = os.getpid()

@@ -33,8 +33,8 @@ LONG = 64
 
 
 def sums_in_stages(module: GraphModule, large: float) -> GraphModule:
-    """A copy of a lowered method whose long float32 sums over one dimension have two stages; those of `large`
-    tensors are such means.
+    """Return a copy of a lowered method whose long float32 sums over one dimension have two stages; those of
+    `large` tensors are such means.
     """
     graph = Graph()
     graph.output(graph.graph_copy(module.graph, {}))
@@ -57,12 +57,12 @@ def elements(value: torch.Tensor) -> int:
 
 
 def hinted(size: int | torch.SymInt) -> int:
-    """A size for the example batch."""
+    """Return a size for the example batch."""
     return size if isinstance(size, int) else int(size.node.hint)
 
 
 def _summed(graph: Graph, source: Node, dim: int, large: bool) -> Node | None:
-    """The sum of `source` over `dim`; None if it stays as it is."""
+    """Return the sum of `source` over `dim`; None if it stays as it is."""
     shape = source.meta["val"].shape
     before, count, after = prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :])
     split = _rows(count, after)
@@ -102,7 +102,7 @@ def _rows(count: int | torch.SymInt, after: int) -> int:
 
 
 def _viewed(shape: Sequence[int | torch.SymInt]) -> list[int]:
-    """A shape for `view`, which finds the one size that depends on the batch."""
+    """Return a shape for `view`, which finds the one size that depends on the batch."""
     return [size if isinstance(size, int) else -1 for size in shape]
 
 

@@ -17,7 +17,7 @@ VIEWS = (exir_ops.edge.aten.view_copy.default, operator.getitem)
 
 
 def sort_in_place(module: GraphModule) -> GraphModule:
-    """Every node after what it reads, and otherwise where it was.
+    """Return every node after what it reads, and otherwise where it was.
 
     ExecuTorch's own sort, after each part that a delegate takes, computes breadth first: values wait for
     their readers while all others are made, in twice the memory.
@@ -51,9 +51,9 @@ def free_early(module: GraphModule, size: Size) -> None:
 
 
 def apart(nodes: Sequence[Node], size: Size, least: int) -> list[list[Node]]:
-    """The nodes of a part without groups that have nothing to do with the others and free at least `least`
-    bytes more than they take: each such group becomes a part of its own, which can run early. Others that
-    make less than `least` stay with one of those.
+    """Return the nodes of a part without groups that have nothing to do with the others and free at least
+    `least` bytes more than they take: each such group becomes a part of its own, which can run early. Others
+    that make less than `least` stay with one of those.
     """
     rest: list[Node] = []
     alone: list[list[Node]] = []
@@ -72,7 +72,7 @@ def apart(nodes: Sequence[Node], size: Size, least: int) -> list[list[Node]]:
 
 
 def _groups(nodes: Sequence[Node]) -> list[dict[Node, None]]:
-    """The nodes that read one another, directly or not, together."""
+    """Return the nodes that read one another, directly or not, together."""
     groups: dict[Node, dict[Node, None]] = {}
     for node in nodes:
         joined = {node: None}
@@ -93,7 +93,7 @@ def _shrinks(node: Node, seen: set[Node], size: Size) -> bool:
 
 
 def _root(node: Node) -> Node:
-    """The node that makes the memory of `node`; a result of a delegate is memory of its own."""
+    """Return the node that makes the memory of `node`; a result of a delegate is memory of its own."""
     while node.target is VIEWS[0]:
         node = node.args[0]  # type: ignore[assignment]
     return node

@@ -35,7 +35,7 @@ class Permuted:
         return Permuted(self.base, tuple(self.dims[d] for d in dims))
 
     def made(self) -> Tensor:
-        """The tensor itself: a view where only dimensions of size 1 move, a copy otherwise.
+        """Return the tensor itself: a view where only dimensions of size 1 move, a copy otherwise.
 
         It is of any dtype and shape [...].
         """
@@ -86,9 +86,9 @@ def lazy(value: Value) -> Permuted:
 
 
 def pointwise(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
-    """An operation on each element commutes with a permutation; its other operands are permuted back to
-    meet it. They meet in the layout of the last one: where gradients are multiplied by values of the forward
-    pass, one permutation of the gradient is cheaper than one of each value.
+    """Return an operation on each element commutes with a permutation; its other operands are permuted back
+    to meet it. They meet in the layout of the last one: where gradients are multiplied by values of the
+    forward pass, one permutation of the gradient is cheaper than one of each value.
     """
     permuted = [a for a in args if isinstance(a, Permuted)]
     if not permuted:
@@ -144,7 +144,7 @@ def same(x: Value, **_: Any) -> Value:
 
 
 def expand(x: Value, shape: Sequence[int], **_: Any) -> Value:
-    """A copy for each repetition; `x` itself where there is none."""
+    """Return a copy for each repetition; `x` itself where there is none."""
     if len(shape) == len(x.shape) and all(new in (-1, old) for new, old in zip(shape, x.shape, strict=True)):
         return x
     return made(x).expand(shape).contiguous()
@@ -183,7 +183,7 @@ def cat(values: Sequence[Value], dim: int = 0) -> Value:
 
 
 def reduction(target: Any) -> Callable[..., Value]:
-    """A sum or mean over some dimensions leaves the others in their order.
+    """Return a sum or mean over some dimensions leaves the others in their order.
 
     Neighbours that both stay or both go are one dimension: over several, ExecuTorch walks element by element,
     twenty times slower.

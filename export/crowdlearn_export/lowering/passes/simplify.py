@@ -19,7 +19,9 @@ rows is faster at a batch of 1 as well.
 
 
 def share_constants(module: GraphModule) -> GraphModule:
-    """Index tables with equal contents become one node: expressions are equal only if their operands are."""
+    """Return index tables with equal contents become one node: expressions are equal only if their operands
+    are.
+    """
     first: dict[tuple[object, ...], Node] = {}
     for node in list(module.graph.nodes):
         if node.op == "get_attr":
@@ -63,7 +65,7 @@ def sink_views(module: GraphModule) -> GraphModule:
 
 
 def join_views(module: GraphModule) -> GraphModule:
-    """A view of a view is one; one that changes nothing is none."""
+    """Return a view of a view is one; one that changes nothing is none."""
     for node in list(module.graph.nodes):
         if node.target is not aten.view.default:
             continue

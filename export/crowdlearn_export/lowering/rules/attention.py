@@ -75,7 +75,7 @@ def multi_head_attention(
 
 
 def _rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A dense layer over [batch, length, features], as rows."""
+    """Return a dense layer over [batch, length, features], as rows."""
     rows = torch.nn.functional.linear(x.reshape(-1, x.shape[-1]), weight, bias)
     return rows.reshape(*x.shape[:-1], weight.shape[0])
 
@@ -86,8 +86,8 @@ def _heads(x: Tensor, heads: int) -> Tensor:
 
 
 def _added(mask: Tensor, like: Tensor) -> Tensor:
-    """A mask as what is added to scores: large and negative where PyTorch's says -inf, since infinities
-    make NaN of products.
+    """Return a mask as what is added to scores: large and negative where PyTorch's says -inf, since
+    infinities make NaN of products.
     """
     if mask.dtype == torch.bool:
         return mask.to(like.dtype) * -1e9

@@ -194,8 +194,8 @@ def _apart(channels: int, outputs: int, vertical: Window) -> bool:
 
 
 def _across(x: Tensor, reads: npt.NDArray[np.int64]) -> Tensor:
-    """Columns along the width alone, of all rows of the map and of one position of zeros: [B, C, H, W] ->
-    [B * (H * places + 1), taps * C]; `reads` [places, taps] tells what a place reads.
+    """Return columns along the width alone, of all rows of the map and of one position of zeros: [B, C, H, W]
+    -> [B * (H * places + 1), taps * C]; `reads` [places, taps] tells what a place reads.
     """
     height, width = int(x.shape[2]), int(x.shape[3])
     table = flatten(np.arange(height)[:, None, None], reads[None], (height, width))
@@ -204,8 +204,8 @@ def _across(x: Tensor, reads: npt.NDArray[np.int64]) -> Tensor:
 
 
 def _down(taps: Tensor, read_by: npt.NDArray[np.int64], size: tuple[int, int]) -> Tensor:
-    """The products of such columns, added along the height: [B * (H * W + 1), taps * C] -> [B, OH * W, C];
-    `read_by` [H, taps] tells for which row of `size` (OH, W) a tap of a row is.
+    """Return the products of such columns, added along the height: [B * (H * W + 1), taps * C] -> [B, OH * W,
+    C]; `read_by` [H, taps] tells for which row of `size` (OH, W) a tap of a row is.
 
     The position of zeros is what is added at the edges: cheaper than a row of zeros behind a copy of all.
     """

@@ -27,7 +27,7 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, vertical: Window, 
 
 
 def depthwise_dx(grad: Tensor, weight: Tensor, vertical: Window, horizontal: Window) -> Tensor:
-    """The gradient of the input: the same product, where outputs are read by inputs.
+    """Return the gradient of the input: the same product, where outputs are read by inputs.
 
     Rows are float32 [positions, C].
     """
@@ -37,7 +37,7 @@ def depthwise_dx(grad: Tensor, weight: Tensor, vertical: Window, horizontal: Win
 
 
 def depthwise_dw(grad: Tensor, x: Tensor, vertical: Window, horizontal: Window) -> Tensor:
-    """The gradient of the kernel: that of the banded matrix, summed along its bands.
+    """Return the gradient of the kernel: that of the banded matrix, summed along its bands.
 
     Rows are float32 [positions, C].
     """

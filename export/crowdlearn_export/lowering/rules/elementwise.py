@@ -24,12 +24,12 @@ def positive(x: Tensor) -> Tensor:
 
 
 def threshold_backward(grad: Tensor, x: Tensor, threshold: float) -> Tensor:
-    """The gradient of relu: passes where x > threshold. Tensors are float32 [...] of one shape."""
+    """Return the gradient of relu: passes where x > threshold. Tensors are float32 [...] of one shape."""
     return grad * positive(x if threshold == 0 else x - threshold)
 
 
 def leaky_relu_backward(grad: Tensor, x: Tensor, slope: float, is_result: bool) -> Tensor:
-    """The gradient of leaky_relu: all of it where x > 0, `slope` of it elsewhere.
+    """Return the gradient of leaky_relu: all of it where x > 0, `slope` of it elsewhere.
 
     Tensors are float32 [...] of one shape.
     """
@@ -37,7 +37,7 @@ def leaky_relu_backward(grad: Tensor, x: Tensor, slope: float, is_result: bool) 
 
 
 def hardtanh_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
-    """The gradient of hardtanh and relu6: passes strictly between the bounds.
+    """Return the gradient of hardtanh and relu6: passes strictly between the bounds.
 
     Of the result, which the forward pass has already, so that the argument need not be kept until now.
     Tensors are float32 [...] of one shape.
@@ -51,7 +51,7 @@ def hardsigmoid(x: Tensor) -> Tensor:
 
 
 def hardsigmoid_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """A sixth of the gradient strictly between -3 and 3. Tensors are float32 [...] of one shape."""
+    """Return a sixth of the gradient strictly between -3 and 3. Tensors are float32 [...] of one shape."""
     return grad * _between(x, -3.0, 3.0) * (1 / 6)
 
 
@@ -61,7 +61,7 @@ def hardswish(x: Tensor) -> Tensor:
 
 
 def hardswish_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient of hardswish: 0 up to -3, 1 from 3, x / 3 + 1/2 between.
+    """Return the gradient of hardswish: 0 up to -3, 1 from 3, x / 3 + 1/2 between.
 
     Tensors are float32 [...] of one shape.
     """
@@ -85,7 +85,7 @@ def silu(x: Tensor) -> Tensor:
 
 
 def silu_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """The gradient of silu, through the sigmoid that the forward also computes.
+    """Return the gradient of silu, through the sigmoid that the forward also computes.
 
     Tensors are float32 [...] of one shape.
     """
@@ -102,8 +102,8 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
 
 
 def gelu_backward(grad: Tensor, x: Tensor, approximate: str = "none") -> Tensor:
-    """The gradient of gelu. The distribution is the forward's result over its input: no backend has a fast
-    erf. Tensors are float32 [...] of one shape.
+    """Return the gradient of gelu. The distribution is the forward's result over its input: no backend has a
+    fast erf. Tensors are float32 [...] of one shape.
     """
     if approximate == "tanh":
         tanh = torch.tanh(_inner(x))

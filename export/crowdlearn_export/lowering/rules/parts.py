@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def slice_backward(gradient: Tensor, sizes: Sequence[int], dim: int, start: int, end: int, step: int) -> Any:
-    """The gradient of x[start:end] along a dimension; of other steps than 1, as PyTorch has it."""
+    """Return the gradient of x[start:end] along a dimension; of other steps than 1, as PyTorch has it."""
     if step == 1 and start == 0 and end == sys.maxsize:
         return gradient.clone()  # all of it, as the batch is in x[:, 0]
     size = sizes[dim]
@@ -22,7 +22,7 @@ def slice_backward(gradient: Tensor, sizes: Sequence[int], dim: int, start: int,
 
 
 def select_backward(gradient: Tensor, sizes: Sequence[int], dim: int, index: int) -> Any:
-    """The gradient of x[index] along a dimension."""
+    """Return the gradient of x[index] along a dimension."""
     size = sizes[dim]
     if not isinstance(size, int):
         return NotImplemented

@@ -150,7 +150,7 @@ def pool_windows(
     dilation: Sequence[int],
     ceil_mode: bool,
 ) -> tuple[Window, Window]:
-    """The windows of a pool over a map [B, C, H, W]."""
+    """Return the windows of a pool over a map [B, C, H, W]."""
     size, step, border, spacing = (_pair(v) for v in (kernel, stride or kernel, padding, dilation))
     outputs = []
     for i in (0, 1):
@@ -200,6 +200,6 @@ def _scaled(
 
 
 def _even_kernel(inputs: Sequence[int], outputs: Sequence[int]) -> tuple[int, int] | None:
-    """The window of an adaptive pool where all are equal."""
+    """Return the window of an adaptive pool where all are equal."""
     sizes = [divmod(int(i), int(o)) for i, o in zip(inputs, outputs, strict=True)]
     return None if any(rest for _, rest in sizes) else (sizes[0][0], sizes[1][0])

@@ -30,7 +30,9 @@ def from_rows(rows: Tensor, height: int, width: int) -> Tensor:
 
 
 def gather(rows: Tensor, table: Table, fill: float = 0.0) -> Tensor:
-    """Rows `table` of every sample; the index past the last is a row of `fill`. [B, N, C] -> [B, T, C]."""
+    """Return rows `table` of every sample; the index past the last is a row of `fill`. [B, N, C] -> [B, T,
+    C].
+    """
     size = int(rows.shape[1])
     if np.array_equal(table, np.arange(size)):
         return rows
@@ -40,8 +42,8 @@ def gather(rows: Tensor, table: Table, fill: float = 0.0) -> Tensor:
 
 
 def scatter(rows: Tensor, table: Table, size: int, repeat: int = 1) -> Tensor:
-    """The adjoint of `gather`: row r // repeat is added to position `table[r]` of `size`. [B, N, C] -> [B,
-    size, C]. Rows past those of the table are zeros that need not be added.
+    """Return the adjoint of `gather`: row r // repeat is added to position `table[r]` of `size`. [B, N, C] ->
+    [B, size, C]. Rows past those of the table are zeros that need not be added.
     """
     kept = np.flatnonzero(table < size)
     kept = kept[np.argsort(table[kept], kind="stable")]
@@ -68,7 +70,7 @@ class Window:
 
     @property
     def reads(self) -> npt.NDArray[np.int64]:
-        """The position that tap k of output o reads, -1 in the padding. [outputs, size]."""
+        """Return the position that tap k of output o reads, -1 in the padding. [outputs, size]."""
         at = (
             np.arange(self.outputs)[:, None] * self.stride
             - self.padding
@@ -78,7 +80,7 @@ class Window:
 
     @property
     def read_by(self) -> npt.NDArray[np.int64]:
-        """The output that reads position i with tap k, -1 where there is none. [inputs, size]."""
+        """Return the output that reads position i with tap k, -1 where there is none. [inputs, size]."""
         found = np.full((self.inputs, self.size), -1)
         output, tap = np.nonzero(self.reads >= 0)
         found[self.reads[output, tap], tap] = output
@@ -93,7 +95,7 @@ def windows(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> tuple[Window, Window]:
-    """The vertical and the horizontal window of a two-dimensional one."""
+    """Return the vertical and the horizontal window of a two-dimensional one."""
     vertical, horizontal = (
         Window(int(shape[i]), size[i], stride[i], padding[i], dilation[i], int(outputs[i])) for i in (0, 1)
     )
@@ -101,13 +103,15 @@ def windows(
 
 
 def flatten(height: npt.NDArray[np.int64], width: npt.NDArray[np.int64], size: tuple[int, int]) -> Table:
-    """Positions height * W + width, or H * W (the padding) where either is -1; broadcasts, then flattens."""
+    """Return positions height * W + width, or H * W (the padding) where either is -1; broadcasts, then
+    flattens.
+    """
     at = np.where((height < 0) | (width < 0), size[0] * size[1], height * size[1] + width)
     return at.astype(np.int32).reshape(-1)
 
 
 def reading_table(vertical: Window, horizontal: Window) -> Table:
-    """Rows read by every output position and tap, in the order [OH, OW, KH, KW]."""
+    """Return rows read by every output position and tap, in the order [OH, OW, KH, KW]."""
     return flatten(
         vertical.reads[:, None, :, None],
         horizontal.reads[None, :, None, :],
@@ -116,6 +120,6 @@ def reading_table(vertical: Window, horizontal: Window) -> Table:
 
 
 def tap_tables(vertical: Window, horizontal: Window) -> list[Table]:
-    """One table [OH * OW] per tap, in the order [KH, KW]."""
+    """Return one table [OH * OW] per tap, in the order [KH, KW]."""
     table = reading_table(vertical, horizontal)
     return [np.ascontiguousarray(column) for column in table.reshape(-1, vertical.size * horizontal.size).T]

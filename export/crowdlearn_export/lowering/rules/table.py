@@ -17,8 +17,8 @@ aten = torch.ops.aten
 
 
 def rules() -> dict[Any, Callable[..., Any]]:
-    """Every lowering rule by the operator it replaces; PyTorch's own decompositions where they are good
-    enough.
+    """Return every lowering rule by the operator it replaces; PyTorch's own decompositions where they are
+    good enough.
     """
     table: dict[Any, Callable[..., Any]] = {
         aten.convolution.default: convolution.convolution,

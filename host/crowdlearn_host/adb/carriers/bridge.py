@@ -15,7 +15,8 @@ WRITE_SECONDS = 10.0
 
 
 def bridge(transport: BaseTransport) -> socket.socket:
-    """A socket that speaks for a connected transport; closing it ends the threads and closes the transport.
+    """Return a socket that speaks for a connected transport; closing it ends the threads and closes the
+    transport.
 
     USB carries a header and its payload as separate transfers, so bytes cannot simply be passed on.
     """

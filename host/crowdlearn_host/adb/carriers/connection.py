@@ -68,7 +68,7 @@ class FullSendTransport(TcpTransport):  # type: ignore[misc]
         return len(data)
 
     def detach(self) -> socket.socket:
-        """The connected socket; the transport forgets it."""
+        """Return the connected socket; the transport forgets it."""
         assert self._connection
         connection, self._connection = self._connection, None
         return connection
@@ -124,7 +124,7 @@ class Banner:
 
 
 def parse_banner(message: Message) -> Banner:
-    """The fields of a CNXN message: `device::key=value;...;features=a,b`."""
+    """Return the fields of a CNXN message: `device::key=value;...;features=a,b`."""
     text = message.payload.rstrip(b"\0").decode(errors="replace")
     pairs = dict(re.findall(r"([\w.]+)=([^;]*)", text.partition("::")[2]))
     features = frozenset(filter(None, pairs.pop("features", "").split(",")))
@@ -157,7 +157,7 @@ async def connect_tcp(
     timeout: float = CONNECT_SECONDS,
     accept_timeout: float = ACCEPT_SECONDS,
 ) -> tuple[Mux, Banner]:
-    """An authenticated connection to the phone at HOST:PORT.
+    """Return an authenticated connection to the phone at HOST:PORT.
 
     `timeout` bounds every step but the answer on the phone's screen, which has `accept_timeout` seconds.
     A phone with wireless debugging is spoken to over TLS. Raises FleetError with what to do when the phone is
@@ -179,7 +179,7 @@ async def connect_tcp(
 
 
 async def connect_usb(serial: str, *, key: Path | None = None) -> tuple[Mux, Banner]:
-    """An authenticated connection to the phone on a USB cable. Raises FleetError."""
+    """Return an authenticated connection to the phone on a USB cable. Raises FleetError."""
     try:
         usb = import_module("adb_shell.transport.usb_transport")
         transport = await in_own_thread(usb.UsbTransport.find_adb, serial=serial)
@@ -195,7 +195,7 @@ async def connect_usb(serial: str, *, key: Path | None = None) -> tuple[Mux, Ban
 async def connect_blocking(
     transport: BaseTransport, serial: str, *, key: Path | None = None
 ) -> tuple[Mux, Banner]:
-    """An authenticated connection over any blocking transport of adb-shell. Raises FleetError."""
+    """Return an authenticated connection over any blocking transport of adb-shell. Raises FleetError."""
     banner = await _authenticate(transport, serial, key, CONNECT_SECONDS, ACCEPT_SECONDS)
     return await _start(bridge(transport), banner), banner
 

@@ -19,7 +19,7 @@ def default_key_path() -> Path:
 
 
 def load_signer(path: Path) -> CryptographySigner:
-    """The key pair at `path` and `path`.pub, made when missing.
+    """Return the key pair at `path` and `path`.pub, made when missing.
 
     Raises FleetError if it cannot be read, has a passphrase, or is no RSA key.
     """

@@ -42,12 +42,12 @@ class Stream:
 
     @property
     def max_payload(self) -> int:
-        """Bytes that can be sent at a time."""
+        """Return bytes that can be sent at a time."""
         return self._mux.max_payload
 
     @property
     def can_write(self) -> bool:
-        """True if the stream is open, and the peer has acknowledged everything."""
+        """Return True if the stream is open, and the peer has acknowledged everything."""
         return self._mux.can_write(self._local_id)
 
     def send(self, payload: bytes) -> None:
@@ -59,7 +59,7 @@ class Stream:
         self._mux.acknowledge(self._local_id)
 
     async def read(self) -> bytes:
-        """The next bytes in the pieces the peer sent; b"" when it has closed the stream.
+        """Return the next bytes in the pieces the peer sent; b"" when it has closed the stream.
 
         Raises FleetError if the connection was lost.
         """
@@ -163,7 +163,9 @@ class Mux(asyncio.BufferedProtocol):
         self._finished = asyncio.Event()
 
     async def open(self, service: str) -> Stream:
-        """A stream to a service of the peer. Raises StreamRefused, FleetError if the connection is lost."""
+        """Return a stream to a service of the peer. Raises StreamRefused, FleetError if the connection is
+        lost.
+        """
         self.raise_if_lost()
         local_id, message = self._streams.open(service.encode(errors="surrogateescape"))
         stream = self._ends[local_id] = Stream(self, local_id, service)
@@ -192,7 +194,7 @@ class Mux(asyncio.BufferedProtocol):
 
     @property
     def lost(self) -> str | None:
-        """Why the connection ended; None while it lives."""
+        """Return why the connection ended; None while it lives."""
         return self._lost
 
     def raise_if_lost(self) -> None:

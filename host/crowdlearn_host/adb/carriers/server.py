@@ -37,7 +37,7 @@ class ServerDevice:
 
 
 def server_port() -> int:
-    """The port of the user's adb server: ANDROID_ADB_SERVER_PORT, else 5037."""
+    """Return the port of the user's adb server: ANDROID_ADB_SERVER_PORT, else 5037."""
     port = os.environ.get("ANDROID_ADB_SERVER_PORT", "")
     return int(port) if port.isdigit() else DEFAULT_PORT
 
@@ -54,7 +54,7 @@ def server_runs(port: int) -> bool:
 
 
 def server_devices(port: int) -> list[ServerDevice]:
-    """The phones an adb server has; none without a server or without adbutils. Raises FleetError."""
+    """Return the phones an adb server has; none without a server or without adbutils. Raises FleetError."""
     if find_spec("adbutils") is None or not server_runs(port):
         return []
     client = _client(port)
@@ -75,7 +75,9 @@ class ServerStream:
         self._ended = self._hung_up = False
 
     async def read(self) -> bytes:
-        """The next bytes; b"" when either end has closed. Raises FleetError if the connection is lost."""
+        """Return the next bytes; b"" when either end has closed. Raises FleetError if the connection is
+        lost.
+        """
         if self._ended:
             return b""
         try:
@@ -142,7 +144,7 @@ class ServerConnection:
         return frozenset((await in_own_thread(self._features)).split(","))
 
     async def open(self, service: str) -> ServerStream:
-        """A stream to a service of the phone. Raises TimeoutError, StreamRefused, FleetError."""
+        """Return a stream to a service of the phone. Raises TimeoutError, StreamRefused, FleetError."""
         self.raise_if_lost()
         sock = await in_own_thread(self._dial, service)
         stream = ServerStream(sock, service, self.raise_if_lost)

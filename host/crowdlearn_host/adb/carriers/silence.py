@@ -19,7 +19,7 @@ class Watched:
         self._stream = stream
 
     async def read(self) -> bytes:
-        """The next bytes; b"" when the other end has closed. Raises TimeoutError, FleetError."""
+        """Return the next bytes; b"" when the other end has closed. Raises TimeoutError, FleetError."""
         async with asyncio.timeout(SILENCE_SECONDS):
             return await self._stream.read()
 
@@ -44,14 +44,14 @@ class Watched:
 
 
 async def opened(connection: Connection, service: str) -> ByteStream:
-    """A stream to a service of the phone. Raises TimeoutError, StreamRefused, FleetError."""
+    """Return a stream to a service of the phone. Raises TimeoutError, StreamRefused, FleetError."""
     async with asyncio.timeout(SILENCE_SECONDS):
         return await connection.open(service)
 
 
 @contextmanager
 def silence_told(serial: str, work: str) -> Iterator[None]:
-    """Raises FleetError with what to do where the phone was silent during `work`."""
+    """Raise FleetError with what to do where the phone was silent during `work`."""
     try:
         yield
     except TimeoutError as error:

@@ -44,7 +44,7 @@ class NotPaired(FleetError):
 
 
 def key_certificate(key: RSAPrivateKey) -> bytes:
-    """A certificate of an adb key that it signs itself, as adb makes it; PEM."""
+    """Return a certificate of an adb key that it signs itself, as adb makes it; PEM."""
     name = x509.Name(
         [
             x509.NameAttribute(NameOID.COUNTRY_NAME, "US"),
@@ -79,7 +79,9 @@ def client_context(path: Path) -> ssl.SSLContext:
 async def connect_wireless(
     address: tuple[str, int], serial: str, key: Path, features: str, timeout: float
 ) -> tuple[asyncio.Transport, Message]:
-    """An open connection to a phone that wants TLS, and its greeting. Raises FleetError with what to do."""
+    """Return an open connection to a phone that wants TLS, and its greeting. Raises FleetError with what to
+    do.
+    """
     context = client_context(key)
     try:
         async with asyncio.timeout(timeout):

@@ -84,7 +84,7 @@ class AppDeployment:
             wait = min(2 * wait, _LAST_POLL)
 
     async def connect(self) -> socket.socket:
-        """A new connection to the app. Raises FleetError."""
+        """Return a new connection to the app. Raises FleetError."""
         try:
             return await self._device.open_socket(f"localabstract:{SOCKET}")
         except StreamRefused as error:

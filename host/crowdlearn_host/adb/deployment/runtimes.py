@@ -33,7 +33,7 @@ class ShellRuntime:
 
 
 def default_bundle(abi: str) -> Bundle:
-    """The bundle that is made once for all runs of this computer. Raises FleetError."""
+    """Return the bundle that is made once for all runs of this computer. Raises FleetError."""
     return make_bundle(abi, cache_home() / "bundles")
 
 
@@ -51,7 +51,9 @@ async def has_program(device: AdbDevice) -> bool:
 async def shell_runtime(
     device: AdbDevice, make: MakeBundle = default_bundle, progress: Progress | None = None, home: str = HOME
 ) -> ShellRuntime:
-    """The device runtime of the phone's shell, which gets a bundle if it has none. Raises FleetError."""
+    """Return the device runtime of the phone's shell, which gets a bundle if it has none. Raises
+    FleetError.
+    """
     if await has_program(device):
         return ShellRuntime("program", (PROGRAM,), 0)
     told = (await device.shell("getprop ro.product.cpu.abilist")).stdout.decode(errors="replace").strip()
@@ -70,7 +72,7 @@ async def deployment_for(
     make: MakeBundle = default_bundle,
     progress: Progress | None = None,
 ) -> tuple[Deployment, int]:
-    """The deployment of a runtime, and the bytes that brought the runtime there. Raises FleetError."""
+    """Return the deployment of a runtime, and the bytes that brought the runtime there. Raises FleetError."""
     if runtime == "app" or (runtime == "auto" and await has_app(device)):
         return AppDeployment(device, apk=apk, arguments=arguments), 0
     found = await shell_runtime(device, make, progress)

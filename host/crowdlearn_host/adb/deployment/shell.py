@@ -34,7 +34,7 @@ class Deployment(Protocol):
         """Start the runtime and wait until it listens. Raises FleetError."""
 
     async def connect(self) -> socket.socket:
-        """A new connection to the runtime. Raises FleetError."""
+        """Return a new connection to the runtime. Raises FleetError."""
 
     async def stop(self) -> None:
         """Stop the runtime; harmless when it does not run."""
@@ -157,7 +157,7 @@ class RuntimeDeployment:
             ) from error
 
     async def connect(self) -> socket.socket:
-        """A new connection to the runtime. Raises FleetError."""
+        """Return a new connection to the runtime. Raises FleetError."""
         if self._port is None:
             raise FleetError(f"{self._device.serial}: {self._program} is not started")
         try:

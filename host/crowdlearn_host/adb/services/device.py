@@ -95,7 +95,8 @@ class AdbDevice:
         await self.close()
 
     async def open(self, service: str) -> ByteStream:
-        """A full-duplex stream to a service of the phone, for example `tcp:PORT` or `localabstract:NAME`.
+        """Return a full-duplex stream to a service of the phone, for example `tcp:PORT` or
+        `localabstract:NAME`.
 
         Raises StreamRefused, and FleetError when the phone does not answer.
         """
@@ -103,7 +104,9 @@ class AdbDevice:
             return await opened(self._connection, service)
 
     async def open_socket(self, service: str) -> socket.socket:
-        """A connected local socket whose other end is a service of the phone; closing one closes both."""
+        """Return a connected local socket whose other end is a service of the phone; closing one closes
+        both.
+        """
         stream = await self.open(service)
         near, far = socket.socketpair()
         near.setblocking(False)
@@ -144,7 +147,7 @@ class AdbDevice:
             raise FleetError(f"{self.serial}: {_shown(command)} took longer than {timeout} s") from error
 
     async def stat(self, remote: str) -> FileStat:
-        """Mode, size and time of a file; an errno and zeros when there is none. Raises FleetError."""
+        """Return mode, size and time of a file; an errno and zeros when there is none. Raises FleetError."""
         with silence_told(self.serial, f"a look at {remote}"):
             return await stat_file(self._connection, remote, v2="stat_v2" in self.features)
 
@@ -156,7 +159,7 @@ class AdbDevice:
             await push_file(self._connection, content, remote, mode=mode, progress=progress)
 
     async def pull(self, remote: str, *, progress: Progress | None = None, limit: int = 1 << 30) -> bytes:
-        """A file of the phone as bytes. Raises FleetError, also above `limit` bytes."""
+        """Return a file of the phone as bytes. Raises FleetError, also above `limit` bytes."""
         total = (await self.stat(remote)).size
         content = bytearray()
         with silence_told(self.serial, f"the pull of {remote}"):
@@ -197,7 +200,7 @@ class AdbDevice:
 
     @property
     def lost(self) -> str | None:
-        """Why the connection ended; None while it lives."""
+        """Return why the connection ended; None while it lives."""
         return self._connection.lost
 
     async def close(self) -> None:

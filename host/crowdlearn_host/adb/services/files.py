@@ -32,7 +32,7 @@ Progress = Callable[[int, int], None]
 
 
 async def stat_file(connection: Connection, remote: str, *, v2: bool) -> FileStat:
-    """Mode, size and time of a file; an errno and zeros when there is none."""
+    """Return mode, size and time of a file; an errno and zeros when there is none."""
     async with _session(connection) as (stream, reader):
         if v2:
             await stream.write(request(b"STA2", remote_name(remote)))
@@ -75,7 +75,9 @@ async def push_file(
 
 
 async def pull_file(connection: Connection, remote: str) -> AsyncIterator[bytes]:
-    """The content of a file of the phone, piece by piece. Raises FleetError with what the phone says."""
+    """Yield the content of a file of the phone, piece by piece. Raises FleetError with what the phone
+    says.
+    """
     async with _session(connection) as (stream, reader):
         await stream.write(request(b"RECV", remote_name(remote)))
         while True:

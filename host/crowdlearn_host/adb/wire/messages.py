@@ -52,7 +52,7 @@ def checksum(payload: bytes | memoryview) -> int:
 
 
 def encode_header(message: Message, *, with_checksum: bool) -> bytes:
-    """The 24 bytes in front of the payload; without checksum its field is 0 (protocol 0x01000001)."""
+    """Return the 24 bytes in front of the payload; without checksum its field is 0 (protocol 0x01000001)."""
     return _HEADER.pack(
         message.command,
         message.arg0,
@@ -81,7 +81,7 @@ class Decoder:
         return memoryview(self._buffer)[self._end :]
 
     def received(self, count: int) -> list[Message]:
-        """The messages that are whole now that `count` more bytes stand in the buffer."""
+        """Return the messages that are whole now that `count` more bytes stand in the buffer."""
         self._end += count
         messages = []
         start = 0
@@ -98,7 +98,7 @@ class Decoder:
         return messages
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """The messages that `data` completes, whatever its length."""
+        """Yield the messages that `data` completes, whatever its length."""
         view = memoryview(data)
         while view:
             space = self.buffer()

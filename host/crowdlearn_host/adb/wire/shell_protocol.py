@@ -21,7 +21,7 @@ class Channel(enum.IntEnum):
 
 
 def encode(channel: Channel, data: bytes = b"") -> bytes:
-    """One shell packet."""
+    """Return one shell packet."""
     return _HEADER.pack(channel, len(data)) + data
 
 
@@ -32,7 +32,7 @@ class ShellDecoder:
         self._pending = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[Channel, bytes]]:
-        """The packets that `data` completes."""
+        """Yield the packets that `data` completes."""
         self._pending += data
         while len(self._pending) >= _HEADER.size:
             number, length = _HEADER.unpack_from(self._pending)

@@ -9,7 +9,9 @@ class ByteStream(Protocol):
     service: str
 
     async def read(self) -> bytes:
-        """The next bytes; b"" when the other end has closed. Raises FleetError if the connection is lost."""
+        """Return the next bytes; b"" when the other end has closed. Raises FleetError if the connection is
+        lost.
+        """
         ...
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -35,12 +37,12 @@ class Connection(Protocol):
     max_payload: int
 
     async def open(self, service: str) -> ByteStream:
-        """A stream to a service of the phone. Raises StreamRefused, FleetError."""
+        """Return a stream to a service of the phone. Raises StreamRefused, FleetError."""
         ...
 
     @property
     def lost(self) -> str | None:
-        """Why the connection ended; None while it lives."""
+        """Return why the connection ended; None while it lives."""
         ...
 
     def raise_if_lost(self) -> None:

@@ -72,7 +72,7 @@ class Streams:
         return len(self._states)
 
     def open(self, service: bytes) -> tuple[int, Message]:
-        """A new stream to `service`: its local number and the message that asks for it."""
+        """Return a new stream to `service`: its local number and the message that asks for it."""
         local_id = self._add(remote_id=0)
         return local_id, Message(Command.OPEN, local_id, 0, service + b"\0")
 
@@ -98,7 +98,7 @@ class Streams:
         return Message(Command.WRTE, local_id, state.remote_id, payload)
 
     def acknowledge(self, local_id: int) -> list[Message]:
-        """The reader has taken the last Data of this stream; nothing to say if it is closed by now."""
+        """Return the reader has taken the last Data of this stream; nothing to say if it is closed by now."""
         state = self._states.get(local_id)
         if state is None or not state.owed:
             return []

@@ -55,7 +55,7 @@ class Reader:
         self._rest = memoryview(b"")
 
     async def exactly(self, count: int) -> bytes:
-        """The next `count` bytes. Raises ProtocolError at the end of the stream."""
+        """Return the next `count` bytes. Raises ProtocolError at the end of the stream."""
         parts = []
         while count:
             if not self._rest:
@@ -68,11 +68,11 @@ class Reader:
         return b"".join(parts)
 
     async def unpack(self, form: struct.Struct) -> tuple[Any, ...]:
-        """The next fields of a packet."""
+        """Return the next fields of a packet."""
         return form.unpack(await self.exactly(form.size))
 
     async def text(self, length: int, limit: int = MAX_PATH) -> str:
-        """A string of `length` bytes, refused above `limit`."""
+        """Return a string of `length` bytes, refused above `limit`."""
         if length > limit:
             raise ProtocolError(
                 f"{self._stream.service!r}: a text of {length} bytes; at most {limit} are allowed"
@@ -81,14 +81,14 @@ class Reader:
 
 
 def request(name: bytes, argument: bytes | int) -> bytes:
-    """A request packet: four letters, then a length and that many bytes, or a number."""
+    """Return a request packet: four letters, then a length and that many bytes, or a number."""
     if isinstance(argument, int):
         return REQUEST.pack(name, argument)
     return REQUEST.pack(name, len(argument)) + argument
 
 
 def data_packets(content: memoryview, limit: int) -> Iterator[bytes]:
-    """Content as DATA packets of at most 64 KiB, as many together as fit into `limit` bytes."""
+    """Yield content as DATA packets of at most 64 KiB, as many together as fit into `limit` bytes."""
     per_write = max(1, limit // (REQUEST.size + MAX_CHUNK))
     chunk = min(MAX_CHUNK, limit - REQUEST.size)
     for at in range(0, len(content), per_write * chunk):

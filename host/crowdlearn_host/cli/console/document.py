@@ -49,7 +49,7 @@ def _stdout_on_stderr() -> Iterator[None]:
 
 
 def _finite(content: Any) -> Any:
-    """The content with null for numbers that JSON does not know."""
+    """Return the content with null for numbers that JSON does not know."""
     match content:
         case float() if not math.isfinite(content):
             return None

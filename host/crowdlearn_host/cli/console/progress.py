@@ -69,7 +69,7 @@ TOLD = {
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """Return bytes for people."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -14,12 +14,12 @@ Shape = Any
 
 
 def schema(command: str) -> dict[str, Any]:
-    """The JSON Schema of a command's document; KeyError if it prints none."""
+    """Return the JSON Schema of a command's document; KeyError if it prints none."""
     return {"$schema": SCHEMA, **TypeAdapter(DOCUMENTS[command]()).json_schema()}
 
 
 def keys(command: str) -> tuple[str, ...]:
-    """The keys of a command's document, or of each of its entries if it is a list."""
+    """Return the keys of a command's document, or of each of its entries if it is a list."""
     told = schema(command)
     entry = told.get("items", told)
     if "$ref" in entry:
@@ -28,13 +28,13 @@ def keys(command: str) -> tuple[str, ...]:
 
 
 def _object(name: str, told: Mapping[str, Shape], *, optional: tuple[str, ...] = ()) -> Shape:
-    """An object with these keys and no others."""
+    """Return an object with these keys and no others."""
     values: dict[str, Any] = {key: (kind, None if key in optional else ...) for key, kind in told.items()}
     return create_model(name, __config__=ConfigDict(extra="forbid", protected_namespaces=()), **values)
 
 
 def _parts(of: type) -> dict[str, Shape]:
-    """The keys of a dataclass with their types."""
+    """Return the keys of a dataclass with their types."""
     hints = get_type_hints(of)
     return {each.name: hints[each.name] for each in fields(of)}
 

@@ -19,7 +19,7 @@ SOON, LATER = 5.0, 30.0
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds, as in 1:05; with hours from 3600 seconds on."""
+    """Return minutes and seconds, as in 1:05; with hours from 3600 seconds on."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -36,7 +36,7 @@ class Reminder:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the reminder was made."""
+        """Return seconds since the reminder was made."""
         return time.monotonic() - self._began
 
     def told(self) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 
 def terminal(*, stderr: bool = False) -> Console:
-    """A console that takes no text for markup; styles are given beside the text."""
+    """Return a console that takes no text for markup; styles are given beside the text."""
     return Console(stderr=stderr, markup=False, emoji=False)
 
 

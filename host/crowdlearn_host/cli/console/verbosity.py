@@ -102,8 +102,8 @@ def log_error(error: BaseException, told: str) -> None:
 
 
 def options_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The options of `crowdlearn` itself on a command line, wherever they stand, and the other words. What
-    comes after `--` is not an option.
+    """Return the options of `crowdlearn` itself on a command line, wherever they stand, and the other words.
+    What comes after `--` is not an option.
     """
     own: list[str] = []
     rest: list[str] = []

@@ -47,7 +47,7 @@ def evaluate(
 
 
 def in_words(result: Evaluation) -> Text:
-    """The result in one line: accuracy, or else every metric, then loss and samples."""
+    """Return the result in one line: accuracy, or else every metric, then loss and samples."""
     told = f", test loss {result.loss:.4f}, {result.samples} samples"
     if result.accuracy is not None:
         return Text.assemble("test accuracy ", (f"{100 * result.accuracy:.2f} %", "bold"), told)

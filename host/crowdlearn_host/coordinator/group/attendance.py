@@ -32,7 +32,7 @@ class Attendance:
 
     @property
     def able(self) -> set[int]:
-        """Devices that may be given a piece."""
+        """Return devices that may be given a piece."""
         return self.live - self.leaving
 
     def came(self, number: int) -> None:

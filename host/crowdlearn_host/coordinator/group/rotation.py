@@ -12,8 +12,8 @@ from .settings import Settings
 
 
 def turn_order(settings: Settings, dominating: Sequence[int], epoch: int) -> tuple[int, ...]:
-    """The order in which devices are dominator in an epoch: the plan's, of which its bytes are, or else
-    drawn.
+    """Return the order in which devices are dominator in an epoch: the plan's, of which its bytes are, or
+    else drawn.
     """
     planned = [turn[0] for turn in settings.turns if turn[0] in dominating]
     if planned:
@@ -30,8 +30,8 @@ def next_holders(
     able: Set[int],
     slow: Container[int],
 ) -> tuple[int, ...] | None:
-    """The holders of `count` pieces, of devices that are `able` and can afford theirs; None if there are
-    none.
+    """Return the holders of `count` pieces, of devices that are `able` and can afford theirs; None if there
+    are none.
 
     Piece 0 is the dominator's; slow devices come last. In a minimal rotation the others keep what they hold.
     """

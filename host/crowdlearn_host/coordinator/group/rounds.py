@@ -20,20 +20,21 @@ def is_full(schedule: Schedule, every: int) -> bool:
 
 
 def next_round(schedule: Schedule, boundary: int) -> Schedule:
-    """The schedule once a round is shared, within the same epoch."""
+    """Return the schedule once a round is shared, within the same epoch."""
     begins = {"shared": len(schedule.finished), "round": schedule.round + 1, "round_boundary": boundary}
     return replace(schedule, **begins, sharing=False)  # type: ignore[arg-type]
 
 
 def next_epoch(schedule: Schedule) -> Schedule:
-    """The schedule when an epoch is over whose passes are all shared."""
+    """Return the schedule when an epoch is over whose passes are all shared."""
     return Schedule(schedule.epoch + 1, round=schedule.round, round_boundary=schedule.round_boundary)
 
 
 def after_sharing(
     settings: Settings, points: Sequence[RestorePoint], schedule: Schedule
 ) -> list[RestorePoint]:
-    """The points to go on from, `schedule` being what follows: none from which a round would be shared again.
+    """Return the points to go on from, `schedule` being what follows: none from which a round would be shared
+    again.
 
     Where sharing renews every weight, the server's model is the point, and needs no device.
     """

@@ -14,8 +14,8 @@ from crowdlearn_host.errors import FleetError
 
 
 def hello_of(frame: pb.Frame) -> pb.Hello:
-    """A device's first words. Raises FleetError if they are no hello, or not one of a device with a name and
-    a key.
+    """Return a device's first words. Raises FleetError if they are no hello, or not one of a device with a
+    name and a key.
     """
     hello = frame.hello
     if not frame.HasField("hello"):
@@ -31,7 +31,7 @@ def hello_of(frame: pb.Frame) -> pb.Hello:
 
 
 def samples_of(hello: pb.Hello, number: int, settings: Settings) -> int:
-    """The samples that a device with this number takes part with: none if it is planned without.
+    """Return the samples that a device with this number takes part with: none if it is planned without.
 
     Raises FleetError if it holds too few, or more than its memory was planned for.
     """
@@ -79,8 +79,8 @@ class Seats:
         self._numbers.pop(name, None)
 
     def number(self, name: str, wanted: int | None) -> tuple[int, str]:
-        """The number of a device: what it has, what the plan says, what is `wanted` for it, or the next. And
-        the device in whose place it comes, where the plan names another.
+        """Return the number of a device: what it has, what the plan says, what is `wanted` for it, or the
+        next. And the device in whose place it comes, where the plan names another.
         """
         if name in self._numbers:
             return self._numbers[name], ""

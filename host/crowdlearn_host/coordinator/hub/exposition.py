@@ -27,7 +27,9 @@ def no_energy() -> list[tuple[dict[str, str], float]]:
 
 
 def exposition(server: Server, joules: Samples = no_energy) -> str:
-    """Every metric of a run, one sample a line; `joules` are those that devices spent, with provenance."""
+    """Return every metric of a run, one sample a line; `joules` are those that devices spent, with
+    provenance.
+    """
     return "".join(f"{line}\n" for line in (*_lines(server), *_energy(joules())))
 
 

@@ -358,7 +358,7 @@ class Server:
 
     @property
     def connected(self) -> Collection[Attached]:
-        """The connections of all devices that are here."""
+        """Return the connections of all devices that are here."""
         return self._attached.values()
 
     def connection(self, device: int) -> Attached | None:

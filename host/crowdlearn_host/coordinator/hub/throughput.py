@@ -24,8 +24,8 @@ class Throughput:
         self._first_rows = self._exchanged = 0
 
     def logged(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The record of a mini-batch: the totals now and then, and at the end of a pass. A long
-        run's log is a third as long.
+        """Return the record of a mini-batch: the totals now and then, and at the end of a pass. A long run's
+        log is a third as long.
         """
         now = time.monotonic()
         if fields.get("pass_done") or now - self._told >= TOTALS_SECONDS:

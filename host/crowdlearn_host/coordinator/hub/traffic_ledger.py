@@ -22,12 +22,12 @@ def purpose_of(frame: pb.Frame) -> int:
 
 
 def exchanged_bytes(graph: NeuronGraph, layout: Layout, rows: int, dtype: pb.DType = pb.FLOAT32) -> int:
-    """Bytes on the wire, from devices, of all sums and errors of one micro-batch of `rows` samples."""
+    """Return bytes on the wire, from devices, of all sums and errors of one micro-batch of `rows` samples."""
     return sum(times * message_bytes(rows, shape, dtype) for times, shape in _exchanged(graph, layout))
 
 
 def exchanged_messages(graph: NeuronGraph, layout: Layout) -> int:
-    """Messages with sums and errors of one micro-batch, from devices."""
+    """Return messages with sums and errors of one micro-batch, from devices."""
     return sum(times for times, _ in _exchanged(graph, layout))
 
 
@@ -60,17 +60,17 @@ class TrafficLedger:
         return ledgers[direction]
 
     def by_purpose(self, direction: str = "up") -> dict[str, int]:
-        """Bytes by purpose in one direction; a relayed message goes once up and once down."""
+        """Return bytes by purpose in one direction; a relayed message goes once up and once down."""
         return dict(zip(PURPOSES, self._totals[direction], strict=True))
 
     @property
     def exchanged(self) -> int:
-        """Bytes of sums and errors, from devices."""
+        """Return bytes of sums and errors, from devices."""
         sent = self.by_purpose()
         return sent["activation"] + sent["error"]
 
     def rows(self, devices: Iterable[str] | None = None) -> list[dict[str, str | int]]:
-        """One row per device, direction and purpose, of these devices (None: of all)."""
+        """Return one row per device, direction and purpose, of these devices (None: of all)."""
         return [
             {"device": d, "direction": way, "purpose": p, "bytes": size, "messages": messages}
             for d in (sorted(self._devices) if devices is None else devices)

@@ -85,7 +85,7 @@ class RunFolder:
         self._events = appending(path / "events.jsonl")
 
     def _check_format(self) -> None:
-        """Raises RunError if another version of this program wrote the database."""
+        """Raise RunError if another version of this program wrote the database."""
         (found,) = self._db.execute("pragma user_version").fetchone()
         (tables,) = self._db.execute("select count(*) from sqlite_master").fetchone()
         if tables and found != FORMAT:
@@ -111,13 +111,13 @@ class RunFolder:
 
     @property
     def id(self) -> bytes:
-        """Tells the run from others of its name, and stays the same when it is resumed."""
+        """Tell the run from others of its name, and stays the same when it is resumed."""
         with self._reading():
             return bytes(self._db.execute("select id from run").fetchone()[0])
 
     @property
     def begun(self) -> bool:
-        """True if a group once had all of its pieces on devices; before that nothing is trained."""
+        """Return True if a group once had all of its pieces on devices; before that nothing is trained."""
         with self._reading():
             rows = self._db.execute("select cast(state as blob) from groups")  # damaged, it may be no text
             saved = [json.loads(state) for (state,) in rows]
@@ -140,7 +140,9 @@ class RunFolder:
 
     @contextmanager
     def _on_disk(self, name: str) -> Iterator[None]:
-        """One thread's turn. Raises RunError, with what to do, if the disk does not do what it is asked."""
+        """Yield one thread's turn. Raises RunError, with what to do, if the disk does not do what it is
+        asked.
+        """
         try:
             with self._turn:
                 yield
@@ -155,7 +157,7 @@ class RunFolder:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Raises RunError, with what to do, where the database does not tell what was written to it."""
+        """Raise RunError, with what to do, where the database does not tell what was written to it."""
         try:
             with self._on_disk("run.db"):
                 yield
@@ -261,7 +263,7 @@ class RunFolder:
             return self._snapshots.save(group, part, limit)
 
     def load_snapshot(self, group: int, generation: int, boundary: int, piece: int) -> Iterator[pb.Snapshot]:
-        """Its parts, in order. Raises RunError if it is not here or damaged."""
+        """Yield its parts, in order. Raises RunError if it is not here or damaged."""
         try:
             yield from self._snapshots.load(group, generation, boundary, piece)
         except RunError as error:
@@ -275,7 +277,7 @@ class RunFolder:
             self._snapshots.forget_before(group, generation, boundary)
 
     def save_checkpoint(self, epoch: int, state: Mapping[str, torch.Tensor]) -> Path:
-        """The global model after an epoch, as safetensors."""
+        """Return the global model after an epoch, as safetensors."""
         from safetensors.torch import save  # imports torch, which a folder need not wait for
 
         content = save({name: tensor.contiguous() for name, tensor in state.items()}, {"epoch": str(epoch)})
@@ -286,7 +288,7 @@ class RunFolder:
         return path
 
     def checkpoints(self) -> dict[int, Path]:
-        """The checkpoints that are kept, by their epoch, which count from 0."""
+        """Return the checkpoints that are kept, by their epoch, which count from 0."""
         found = (self.path / "checkpoints").glob("epoch-*.safetensors")
         return {int(path.stem.removeprefix("epoch-")) - 1: path for path in sorted(found)}
 
@@ -298,7 +300,7 @@ class RunFolder:
 
 
 def line(fields: Mapping[str, Any]) -> bytes:
-    """A line of a log, with the time."""
+    """Return a line of a log, with the time."""
     return json.dumps({"time": round(time.time(), 3), **fields}).encode() + b"\n"
 
 
@@ -311,7 +313,7 @@ def check_has_model(path: Path) -> None:
 
 
 def load_model_state(path: Path) -> dict[str, torch.Tensor]:
-    """The newest global model of a run. Raises RunError if there is none."""
+    """Return the newest global model of a run. Raises RunError if there is none."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

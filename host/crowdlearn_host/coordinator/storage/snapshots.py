@@ -29,7 +29,7 @@ class _Arriving:
     bytes: int = 0
 
     def count(self, part: pb.Snapshot, size: int, limit: int) -> None:
-        """Raises WireError if the part is not the next, or makes all of them more than `limit` bytes."""
+        """Raise WireError if the part is not the next, or makes all of them more than `limit` bytes."""
         self.bytes += size
         if _common(part) != self.of or not part.part == self.due < part.parts:
             raise WireError(
@@ -89,7 +89,7 @@ class Snapshots:
         return arriving.heirs
 
     def load(self, group: int, generation: int, boundary: int, piece: int) -> Iterator[pb.Snapshot]:
-        """Its parts, in order. Raises RunError if it is not here or damaged."""
+        """Yield its parts, in order. Raises RunError if it is not here or damaged."""
         path = self._path(group, generation, boundary, piece)
         try:
             with path.open("rb") as file:

@@ -68,12 +68,12 @@ class AdbFleet:
 
     @property
     def server(self) -> Server:
-        """The server of the run."""
+        """Return the server of the run."""
         return self.reach.server
 
     @property
     def trained(self) -> bool:
-        """True if the run has got anywhere."""
+        """Return True if the run has got anywhere."""
         return any(group.restore_points for group in self.server.groups)
 
     def decline(self, serial: str, reason: str) -> None:

@@ -20,7 +20,7 @@ YEARS = 20
 
 
 def certificate(home: Path) -> tuple[ssl.SSLContext, str]:
-    """The context to serve with, and the certificate's SHA-256 in hex; made in `home` at first use.
+    """Return the context to serve with, and the certificate's SHA-256 in hex; made in `home` at first use.
 
     Raises FleetError if what is there cannot be used.
     """

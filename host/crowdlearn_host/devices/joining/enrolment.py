@@ -40,8 +40,8 @@ class Enrolment:
         self._read: tuple[tuple[int, int, int], dict[str, Enrolled]] | None = None
 
     def enrol(self, device: str, days: int = DAYS) -> str:
-        """A new token for `device`, good for so many days; one it had before is void. Raises FleetError for
-        an impossible name.
+        """Return a new token for `device`, good for so many days; one it had before is void. Raises
+        FleetError for an impossible name.
         """
         if not device or len(device) > 100 or not device.isprintable():
             raise FleetError(f"{device[:100]!r} is no name for a device; give 1 to 100 printable characters")

@@ -94,7 +94,7 @@ class WatchedSocket(socket.socket):
 
 
 def doors(host: str, port: int, strangers: Strangers) -> list[WatchedSocket]:
-    """One for each address of `host`; for all of this computer where it is empty.
+    """Return one for each address of `host`; for all of this computer where it is empty.
 
     Raises OSError, and OverflowError for a port that cannot be.
     """

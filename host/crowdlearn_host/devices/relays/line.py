@@ -105,7 +105,7 @@ class RelayedLine:
 
     @property
     def has_room(self) -> bool:
-        """True if not too much waits to be sent, or the other side has gone."""
+        """Return True if not too much waits to be sent, or the other side has gone."""
         return self._roomy.is_set()
 
     async def room(self) -> None:

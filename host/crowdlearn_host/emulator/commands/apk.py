@@ -22,7 +22,7 @@ class ApkError(Exception):
 
 
 def package_name(file: BinaryIO) -> str:
-    """The `package` of the manifest of an APK. Raises ApkError."""
+    """Return the `package` of the manifest of an APK. Raises ApkError."""
     try:
         with zipfile.ZipFile(file) as archive:
             entry = archive.getinfo("AndroidManifest.xml")
@@ -45,7 +45,7 @@ def package_name(file: BinaryIO) -> str:
 
 
 def manifest_package(content: bytes) -> str:
-    """The `package` attribute of the outermost element of a binary manifest. Raises ApkError."""
+    """Return the `package` attribute of the outermost element of a binary manifest. Raises ApkError."""
     kind, header, _ = _CHUNK.unpack_from(content)
     if kind != _XML:
         raise ApkError(f"the manifest starts with chunk {kind:#x}")

@@ -46,7 +46,7 @@ def system_commands(
     packages: Packages,
     battery: Powered,
 ) -> dict[str, CommandFunction]:
-    """Everything the phone's shell can run but what concerns apps."""
+    """Return everything the phone's shell can run but what concerns apps."""
     return {
         **COMMANDS,
         **_process_commands(processes),

@@ -20,7 +20,7 @@ SESSION = 1
 
 
 def perfetto(profile: DeviceProfile, power: Callable[[], PowerState]) -> CommandFunction:
-    """The command `perfetto --txt -c - -o FILE`, for the data source android.power alone."""
+    """Return the command `perfetto --txt -c - -o FILE`, for the data source android.power alone."""
 
     async def run(shell: Shell, words: list[str], io: Io) -> int:
         match words[1:]:

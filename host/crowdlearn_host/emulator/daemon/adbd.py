@@ -30,7 +30,7 @@ class LinkBytes:
         self.received = 0
 
     def take(self) -> tuple[int, int]:
-        """Bytes sent and received; counting starts again."""
+        """Return bytes sent and received; counting starts again."""
         counts = self.sent, self.received
         self.sent = self.received = 0
         return counts
@@ -211,7 +211,7 @@ class _Stdin:
                     await self._chunks.put(payload if channel == Channel.STDIN else b"")
 
     async def read(self) -> bytes:
-        """The next bytes; b"" at the end."""
+        """Return the next bytes; b"" at the end."""
         if self._ended:
             return b""
         chunk = await self._chunks.get()

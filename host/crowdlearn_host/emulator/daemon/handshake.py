@@ -55,7 +55,7 @@ class Handshake:
         return []
 
     def accept(self) -> list[Message]:
-        """The owner of the phone accepted the key that waits."""
+        """Return the owner of the phone accepted the key that waits."""
         if self.pending_key is None:
             return []
         self._keys.trust(self.pending_key)

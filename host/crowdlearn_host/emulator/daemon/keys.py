@@ -17,7 +17,7 @@ _PUBLIC_KEY = struct.Struct(f"<II{MODULUS_BYTES}s{MODULUS_BYTES}sI")
 
 
 def parse_public_key(line: bytes) -> RSAPublicKey | None:
-    """The RSA key of `BASE64 user@host`, None if it is not one of 2048 bits."""
+    """Return the RSA key of `BASE64 user@host`, None if it is not one of 2048 bits."""
     try:
         raw = base64.b64decode(line.split(b" ")[0].strip(b"\0\n"), validate=True)
         words, _, modulus, _, exponent = _PUBLIC_KEY.unpack(raw)

@@ -17,7 +17,7 @@ _CPU = "/sys/devices/system/cpu"
 
 
 def properties(profile: DeviceProfile, name: str, abi: str) -> dict[str, str]:
-    """The properties that `getprop` shows. A virtual phone says that it is one."""
+    """Return the properties that `getprop` shows. A virtual phone says that it is one."""
     return {
         "ro.product.name": profile.device,
         "ro.product.model": profile.model,
@@ -38,7 +38,7 @@ def properties(profile: DeviceProfile, name: str, abi: str) -> dict[str, str]:
 def generated_files(
     profile: DeviceProfile, power: Callable[[], PowerState], used_memory: Callable[[], int]
 ) -> dict[str, Generated]:
-    """Files under /proc and /sys; `used_memory` gives the bytes that the phone's programs hold."""
+    """Return files under /proc and /sys; `used_memory` gives the bytes that the phone's programs hold."""
     started = time.monotonic()
     files: dict[str, Generated] = {
         "/proc/meminfo": lambda: _meminfo(profile, used_memory()),
@@ -74,7 +74,7 @@ def generated_files(
 
 
 def level(power: PowerState) -> int:
-    """The battery level in percent."""
+    """Return the battery level in percent."""
     return round(power.charge * 100)
 
 
@@ -84,7 +84,7 @@ def battery_facts(power: PowerState) -> dict[str, str]:
 
 
 def microamperes(power: PowerState) -> int:
-    """The current of the last stretch, negative while it leaves the battery, as the kernel has it."""
+    """Return the current of the last stretch, negative while it leaves the battery, as the kernel has it."""
     charger = CHARGER_WATTS if power.plugged else 0.0
     return round(1e9 * (charger - power.watts) / millivolts(power))
 
@@ -134,7 +134,7 @@ def report_stats(profile: DeviceProfile, power: PowerState) -> str:
 
 
 def rails(power: PowerState) -> dict[str, float]:
-    """Joules by the rails of the model; a maker's rails have other names."""
+    """Return joules by the rails of the model; a maker's rails have other names."""
     return {
         "MODELLED_CPU": power.cpu_joules,
         "MODELLED_RADIO": power.radio_joules,

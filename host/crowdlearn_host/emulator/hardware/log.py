@@ -34,11 +34,11 @@ class Log:
         self._lines.clear()
 
     def lines(self) -> list[str]:
-        """The lines in memory, oldest first."""
+        """Return the lines in memory, oldest first."""
         return list(self._lines)
 
     async def follow(self) -> AsyncIterator[str]:
-        """The lines in memory, then every new one."""
+        """Yield the lines in memory, then every new one."""
         seen = self._count - len(self._lines)
         while True:
             new = min(self._count - seen, len(self._lines))

@@ -35,7 +35,9 @@ SETTLING_SECONDS = 300.0
 
 
 def cpu_watts(profile: DeviceProfile) -> float:
-    """Watts that the whole processor draws beyond its rest, all cores computing at their highest clocks."""
+    """Return watts that the whole processor draws beyond its rest, all cores computing at their highest
+    clocks.
+    """
     power = profile.power
     cores = sum(
         cluster.cores * power.core(k, cluster.mhz) + power.shared[k]
@@ -45,7 +47,7 @@ def cpu_watts(profile: DeviceProfile) -> float:
 
 
 def idle_watts(profile: DeviceProfile) -> float:
-    """Watts of the processor at rest, the screen being off."""
+    """Return watts of the processor at rest, the screen being off."""
     return CELL_VOLTS * 1e-3 * profile.power.idle
 
 
@@ -68,12 +70,12 @@ class PowerState:
 
     @property
     def used_joules(self) -> float:
-        """All of them."""
+        """Return all of them."""
         return self.cpu_joules + self.radio_joules + self.rest_joules
 
 
 def millivolts(power: PowerState) -> int:
-    """The voltage of the cell, taken as linear in its charge."""
+    """Return the voltage of the cell, taken as linear in its charge."""
     return round(EMPTY_MILLIVOLTS + (FULL_MILLIVOLTS - EMPTY_MILLIVOLTS) * power.charge)
 
 
@@ -90,8 +92,8 @@ class Activity:
 
 
 def spend(state: PowerState, profile: DeviceProfile, activity: Activity, link: str = "wifi") -> PowerState:
-    """The state after an activity. Cores compute at their highest clock or rest, so a computation costs the
-    same however it is spread over time and cores.
+    """Return the state after an activity. Cores compute at their highest clock or rest, so a computation
+    costs the same however it is spread over time and cores.
     """
     seconds, radio = activity.seconds, RADIOS[link]
     cpu = cpu_watts(profile) * activity.busy * seconds

@@ -38,7 +38,7 @@ class DeviceProfile:
 
     @property
     def cores(self) -> int:
-        """Number of cores."""
+        """Return number of cores."""
         return sum(cluster.cores for cluster in self.clusters)
 
     @property
@@ -56,7 +56,9 @@ class DeviceProfile:
 
     @property
     def memory_share(self) -> int:
-        """MiB that the phone's programs may use: half of the memory, the rest being Android's (assumed)."""
+        """Return MiB that the phone's programs may use: half of the memory, the rest being Android's
+        (assumed).
+        """
         return self.memory // 2
 
 
@@ -143,7 +145,7 @@ PROFILES = {
 
 
 def find_profile(key: str) -> DeviceProfile:
-    """The profile of that name. Raises FleetError."""
+    """Return the profile of that name. Raises FleetError."""
     if key not in PROFILES:
         raise FleetError(f"there is no profile {key!r}; there are: {', '.join(PROFILES)}")
     return PROFILES[key]

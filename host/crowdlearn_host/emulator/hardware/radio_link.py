@@ -59,7 +59,7 @@ class Direction:
         self._passages: deque[Passage] = deque()
 
     def join(self, line: "DelayLine[Any]", count: int, now: float) -> Passage:
-        """The passage of `count` bytes that join the queue at `now`."""
+        """Return the passage of `count` bytes that join the queue at `now`."""
         while self._passages and self._passages[0].end <= now:
             self._passages.popleft()
         seconds = count * self._seconds_a_byte

@@ -37,7 +37,7 @@ class Limits:
 
 
 def make_limits(profile: DeviceProfile, name: str, *, root: Path = CGROUPS) -> Limits:
-    """Caps as the profile says, under control groups called `name` if this computer lets us make them.
+    """Return caps as the profile says, under control groups called `name` if this computer lets us make them.
 
     Memory that a program shares with the other phones (the imported modules) is not counted by control
     groups; RLIMIT_DATA does count it.

@@ -77,11 +77,11 @@ class Processes:
 
     @property
     def programs(self) -> tuple[str, ...]:
-        """Names of the programs that can be run."""
+        """Return names of the programs that can be run."""
         return tuple(self._programs)
 
     def running(self) -> list[Running]:
-        """The processes that run now, oldest first."""
+        """Return the processes that run now, oldest first."""
         return list(self._running.values())
 
     async def run(self, words: list[str], cwd: str, io: Io, started: Callable[[int], None]) -> int:
@@ -158,15 +158,15 @@ class Processes:
         return next((f"\0{each}" for each in (name, marked) if self._owns(_listening_abstract(each))), None)
 
     def cpu_seconds(self) -> float:
-        """Processor time used by the programs of this phone, those that ended as of the last call."""
+        """Return processor time used by the programs of this phone, those that ended as of the last call."""
         for pid in self._running:
             for one in _family(pid):
                 self._cpu_seconds[one] = _cpu_seconds(one) or self._cpu_seconds.get(one, 0.0)
         return sum(self._cpu_seconds.values())
 
     def memory(self) -> int:
-        """Bytes of anonymous memory of the programs and of what they started, with what they still share with
-        the zygote.
+        """Return bytes of anonymous memory of the programs and of what they started, with what they still
+        share with the zygote.
         """
         return sum(_own_memory(one) for pid in self._running for one in _family(pid))
 

@@ -22,7 +22,7 @@ _HERE = {"x86_64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), "")
 
 
 def runner(machine: str) -> list[str]:
-    """The words before a program of that machine on this computer, none if it is its own.
+    """Return the words before a program of that machine on this computer, none if it is its own.
 
     Raises FleetError if there is no emulator.
     """
@@ -38,7 +38,7 @@ def runner(machine: str) -> list[str]:
 
 
 def command(file: Path, shown: str, machine: str) -> list[str]:
-    """The words that run a program file of a phone of that machine; `shown` is its path there.
+    """Return the words that run a program file of a phone of that machine; `shown` is its path there.
 
     Raises OSError as the phone's shell tells it: no such file, not to be executed, or of another machine.
     """

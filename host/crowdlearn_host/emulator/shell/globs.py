@@ -6,7 +6,7 @@ from crowdlearn_host.emulator.hardware.filesystem import Filesystem
 
 
 def globbed(files: Filesystem, cwd: str, text: str, pattern: str) -> list[str]:
-    """The paths that fit the pattern, or the text where none do, as POSIX has it."""
+    """Return the paths that fit the pattern, or the text where none do, as POSIX has it."""
     if not any(char in pattern.replace("[[]", "").replace("[*]", "").replace("[?]", "") for char in "*?["):
         return [text]
     found = [""]
@@ -32,5 +32,5 @@ def _matches(files: Filesystem, cwd: str, path: str, part: str, index: int) -> l
 
 
 def escaped(text: str) -> str:
-    """A pattern that fits this text only."""
+    """Return a pattern that fits this text only."""
     return "".join(f"[{char}]" if char in "*?[" else char for char in text)

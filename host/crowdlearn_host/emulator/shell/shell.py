@@ -76,7 +76,7 @@ class Shell:
     started: Callable[[int], None] = lambda pid: None
 
     def copy(self) -> "Shell":
-        """A subshell: changes in it stay in it."""
+        """Return a subshell: changes in it stay in it."""
         return replace(self, variables=dict(self.variables))
 
 

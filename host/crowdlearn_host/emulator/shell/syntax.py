@@ -61,7 +61,7 @@ class ShellSyntaxError(Exception):
 
 
 def parse(text: str) -> Sequence:
-    """The syntax tree of a command line. Raises ShellSyntaxError."""
+    """Return the syntax tree of a command line. Raises ShellSyntaxError."""
     if len(text) > MAX_COMMAND:
         raise ShellSyntaxError(f"a command of {len(text)} characters; at most {MAX_COMMAND} are taken")
     return _Parser(_tokens(text, 0), 0).program()

@@ -35,7 +35,7 @@ METERS: Mapping[str, type[AdbMeter]] = {
 async def readable_of(
     phone: Phone, maker: str = "", *, virtual: bool = False
 ) -> tuple[list[AdbMeter], dict[str, str]]:
-    """The meters of a phone that can be read now, and of the others why not, by name."""
+    """Return the meters of a phone that can be read now, and of the others why not, by name."""
     made = {name: partial(meter, phone, maker, virtual=virtual) for name, meter in METERS.items()}
     found, why = await readable(made)
     return [meter for meter in found if isinstance(meter, AdbMeter)], why

@@ -52,7 +52,7 @@ class AdbMeter(Meter):
 
     @abstractmethod
     async def _read(self, gauge: Gauge, told: str) -> Reading | Power:
-        """The state of the meter; `gauge` is Android's view of the battery, `told` its text."""
+        """Return the state of the meter; `gauge` is Android's view of the battery, `told` its text."""
 
     async def _ask(self, command: str) -> str:
         """Return what a command prints. Raises MeterError if the phone lacks it, or does not allow it."""
@@ -95,7 +95,7 @@ class GaugeMeter(AdbMeter):
     _last: Gauge | None = None
 
     def _state(self, gauge: Gauge, androids: Gauge) -> Reading | Power:
-        """Raises MeterError if the gauge tells neither, or a charger that Android does not know."""
+        """Raise MeterError if the gauge tells neither, or a charger that Android does not know."""
         gauge.check_unplugged()
         if gauge.celsius is None:
             gauge = replace(gauge, celsius=androids.celsius)

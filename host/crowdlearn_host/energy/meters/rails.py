@@ -21,14 +21,16 @@ _RADIO = re.compile(r"WLAN|WIFI|MODEM|RFFE|RADIO|MMWAVE|CELL", re.I)
 
 
 def read_rails(text: str) -> dict[str, float]:
-    """Joules by rail of `energy_value` files, as in `CH3(T=473848)[S2M_VDD_CPUCL2], 28071872` (microjoules
-    since the phone started); empty if there are none.
+    """Return joules by rail of `energy_value` files, as in `CH3(T=473848)[S2M_VDD_CPUCL2], 28071872`
+    (microjoules since the phone started); empty if there are none.
     """
     return {name: int(value) * MICROJOULE for name, value in _LINE.findall(text)}
 
 
 def apart(rails: dict[str, float]) -> tuple[float, float, float]:
-    """Joules of rails for computing, of rails for the radio, and of all others, by the rails' names."""
+    """Return joules of rails for computing, of rails for the radio, and of all others, by the rails'
+    names.
+    """
     compute = sum(joules for name, joules in rails.items() if _is_compute(name))
     radio = sum(joules for name, joules in rails.items() if _RADIO.search(name))
     return compute, radio, sum(rails.values()) - compute - radio
@@ -45,7 +47,7 @@ class RailsMeter(AdbMeter):
 
     @abstractmethod
     async def _rails(self) -> dict[str, float]:
-        """Joules by rail, empty if the phone meters none. Raises MeterError if it does not say."""
+        """Return joules by rail, empty if the phone meters none. Raises MeterError if it does not say."""
 
     async def _read(self, gauge: Gauge, told: str) -> Reading:
         self.rails = await self._rails()

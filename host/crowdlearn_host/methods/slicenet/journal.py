@@ -70,7 +70,7 @@ class Journal:
         return self._window(omega, len(initial))
 
     def open(self, mark: Mark, initial: Floats, omega: int) -> Window:
-        """The window as it was when the mark's log began; `records` tells what has entered since.
+        """Return the window as it was when the mark's log began; `records` tells what has entered since.
 
         Raises RunError if the folder is damaged, or of another model or omega.
         The vector is float32 [floats].
@@ -94,7 +94,7 @@ class Journal:
         return window
 
     def records(self) -> Iterator[bytes]:
-        """All that the log holds, in order. Raises RunError if it is damaged."""
+        """Yield all that the log holds, in order. Raises RunError if it is damaged."""
         with self._log(self.mark.number).open("rb") as file:
             while header := file.read(FRAME.size):
                 try:
@@ -107,7 +107,9 @@ class Journal:
                 yield content
 
     def append(self, records: Sequence[bytes]) -> Mark:
-        """The mark behind these records, which are on disk when this returns; they count from `keep` on."""
+        """Return the mark behind these records, which are on disk when this returns; they count from `keep`
+        on.
+        """
         with self._log(self.mark.number).open("r+b") as file:
             file.truncate(self.mark.length)
             file.seek(self.mark.length)

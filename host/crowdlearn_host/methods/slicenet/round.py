@@ -40,7 +40,7 @@ class SharingRound:
         self._limits = Limits(len(window), max_weights)
 
     def receive(self, sender: int, data: bytes) -> Update:
-        """Decodes a chunk that came from device `sender`, checks and applies it, and returns it.
+        """Decode a chunk that came from device `sender`, checks and applies it, and returns it.
 
         Raises UpdateRefused with the reason.
         """

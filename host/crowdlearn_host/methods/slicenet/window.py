@@ -60,16 +60,16 @@ class Window:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the window holds between two rounds, its average among them."""
+        """Return bytes that the window holds between two rounds, its average among them."""
         return sum(window_bytes(len(self), self.omega))
 
     @property
     def counts(self) -> NDArray[Any]:
-        """Uploads in the window, per weight: at most omega. They are int64 [floats]."""
+        """Return uploads in the window, per weight: at most omega. They are int64 [floats]."""
         return self._counts.copy()
 
     def apply(self, update: Update) -> None:
-        """Takes an update in; the oldest upload of each weight falls out where omega are there already.
+        """Take an update in; the oldest upload of each weight falls out where omega are there already.
 
         Raises UpdateRefused, with nothing changed, where indices or values are not sound.
         """
@@ -94,8 +94,8 @@ class Window:
             self._sums[at] = sums
 
     def average(self) -> Floats:
-        """The global model: per weight the combination of the window's uploads, the mean unless another was
-        asked for: float32 [weights].
+        """Return the global model: per weight the combination of the window's uploads, the mean unless
+        another was asked for: float32 [weights].
         """
         if self._average is None:
             self._average = np.concatenate(
@@ -106,7 +106,7 @@ class Window:
         return self._average
 
     def averaged(self, start: int, stop: int) -> Floats:
-        """The average of the weights at [start, stop), float32 [stop - start]."""
+        """Return the average of the weights at [start, stop), float32 [stop - start]."""
         counts = self._counts[start:stop]
         means: NDArray[Any]
         if self.omega == 1:
@@ -129,7 +129,7 @@ class Window:
         return (often + start).astype(np.uint32), self.averaged(start, stop)[often]
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """All that the window remembers, as arrays; `from_state` makes it anew.
+        """Return all that the window remembers, as arrays; `from_state` makes it anew.
 
         Each is [floats] or [omega, floats].
         """
@@ -141,7 +141,7 @@ class Window:
 
     @classmethod
     def from_state(cls, state: Mapping[str, NDArray[Any]]) -> Window:
-        """The window that `state()` told of. Each array is [floats] or [omega, floats]."""
+        """Return the window that `state()` told of. Each array is [floats] or [omega, floats]."""
         window = cls(state["initial"], len(state["uploads"]), state["uploads"].copy())
         window._counts[:] = state["counts"]
         window._next[:] = state["next"]
@@ -149,7 +149,7 @@ class Window:
         return window
 
     def add_up(self) -> None:
-        """Takes all sums anew, after the uploads were changed from outside."""
+        """Take all sums anew, after the uploads were changed from outside."""
         self._average = None
         if self.omega > 1:
             self._sums[:] = 0
@@ -158,7 +158,7 @@ class Window:
 
 
 def check_update(update: Update, model_weights: int) -> None:
-    """Raises UpdateRefused if indices do not increase strictly in range, or a value is not finite."""
+    """Raise UpdateRefused if indices do not increase strictly in range, or a value is not finite."""
     indices = update.indices
     if indices.ndim != 1 or indices.shape != update.values.shape:
         raise UpdateRefused(update.owner, f"{indices.shape} indices and {update.values.shape} values")

@@ -12,7 +12,7 @@ PAIRED = ("identity", "depthwise")
 
 
 def bundles(graph: NeuronGraph) -> tuple[tuple[int, ...], ...]:
-    """The layers of every bundle, in order of their first layer; most bundles are a single layer."""
+    """Return the layers of every bundle, in order of their first layer; most bundles are a single layer."""
     leader = list(range(len(graph.layers)))
 
     def find(layer: int) -> int:

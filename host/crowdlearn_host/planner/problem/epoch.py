@@ -7,13 +7,13 @@ from .fleet import Fleet, deal
 
 
 def sharings(groups: int) -> int:
-    """Uploads and downloads of every piece in an epoch; one group alone downloads nothing."""
+    """Return uploads and downloads of every piece in an epoch; one group alone downloads nothing."""
     return groups * (1 + (groups > 1))
 
 
 def snapshots(training: Training, fleet: Fleet, groups: int, pieces: int) -> int:
-    """Snapshots of every piece per epoch, over all groups. Heirs are spare devices: a group without any
-    stores none.
+    """Return snapshots of every piece per epoch, over all groups. Heirs are spare devices: a group without
+    any stores none.
     """
     kinds = {name: kind for kind in fleet.classes for name in kind.names}
     return sum(
@@ -25,7 +25,7 @@ def snapshots(training: Training, fleet: Fleet, groups: int, pieces: int) -> int
 
 
 def snapshot_heirs(training: Training, fleet: Fleet, groups: int, pieces: int) -> int:
-    """Keys in all snapshots of an epoch: one for every spare device."""
+    """Return keys in all snapshots of an epoch: one for every spare device."""
     kinds = {name: kind for kind in fleet.classes for name in kind.names}
     keys = 0
     for devices in deal(fleet, groups):

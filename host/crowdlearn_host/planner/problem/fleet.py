@@ -76,25 +76,25 @@ class DeviceClass(Section):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The devices' names; numbered where only their count is known."""
+        """Return the devices' names; numbered where only their count is known."""
         return self.devices or tuple(f"{self.name}-{k + 1}" for k in range(self.count))
 
     @property
     def power(self) -> tuple[float, float, float] | None:
-        """Joules per MAC, per byte sent and per byte received, if all of them are told."""
+        """Return joules per MAC, per byte sent and per byte received, if all of them are told."""
         told = self.joules_per_mac, self.joules_per_byte_sent, self.joules_per_byte_received
         mac, sent, received = told
         return None if mac is None or sent is None or received is None else (mac, sent, received)
 
     @property
     def joules_limit(self) -> float | None:
-        """Joules that a device may spend on an epoch."""
+        """Return joules that a device may spend on an epoch."""
         share = self.battery_share and self.battery_joules and self.battery_share * self.battery_joules
         return min((limit for limit in (self.max_joules, share) if limit is not None), default=None)
 
     @property
     def macs_limit(self) -> float | None:
-        """MACs per sample that a device may be asked for."""
+        """Return MACs per sample that a device may be asked for."""
         limits = [self.max_macs, self.max_seconds and self.max_seconds * self.macs_per_second]
         return min((float(limit) for limit in limits if limit is not None), default=None)
 
@@ -115,7 +115,7 @@ class Fleet(Section):
 
     @property
     def size(self) -> int:
-        """Devices in the fleet."""
+        """Return devices in the fleet."""
         return sum(len(kind.names) for kind in self.classes)
 
 
@@ -125,14 +125,14 @@ def load_fleet(path: str | Path) -> Fleet:
 
 
 def deal(fleet: Fleet, groups: int) -> tuple[tuple[str, ...], ...]:
-    """The fleet's devices dealt out in turn, so that groups are as alike as can be."""
+    """Return the fleet's devices dealt out in turn, so that groups are as alike as can be."""
     names = [name for kind in fleet.classes for name in kind.names]
     return tuple(tuple(names[k::groups]) for k in range(groups))
 
 
 def turning(fleet: Fleet, groups: int) -> tuple[int, int]:
-    """Turns of an epoch at which the dominator changes, over all groups, and the groups in which
-    every device dominates.
+    """Return turns of an epoch at which the dominator changes, over all groups, and the groups in which every
+    device dominates.
     """
     holds = {name: bool(kind.samples) for kind in fleet.classes for name in kind.names}
     turns = complete = 0

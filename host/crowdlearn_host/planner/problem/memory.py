@@ -48,7 +48,7 @@ class BundleMemory:
 
     @property
     def training(self) -> float:
-        """Bytes beside the state."""
+        """Return bytes beside the state."""
         return self.gradients + self.sums
 
 
@@ -76,7 +76,7 @@ class Memory:
     tails: tuple[Tail, ...] = ()
 
     def tail(self, counts: Sequence[int]) -> Tail | None:
-        """The longest known tail that a piece with these neurons owns whole."""
+        """Return the longest known tail that a piece with these neurons owns whole."""
         whole = {b for b, bundle in enumerate(self.bundles) if counts[b] == bundle.neurons}
         owned = (tail for tail in self.tails if tail.bundles <= whole)
         return max(owned, key=lambda tail: len(tail.bundles), default=None)
@@ -91,8 +91,8 @@ def bundle_memory(
     micro_batch: int,
     footprint: Footprint | None,
 ) -> BundleMemory:
-    """The memory of one bundle with `rows` samples in flight; programs count where a `footprint` is known.
-    Sums are kept for errors, where these come back.
+    """Return the memory of one bundle with `rows` samples in flight; programs count where a `footprint` is
+    known. Sums are kept for errors, where these come back.
     """
     last = len(graph.layers) - 1
     keeping = graph.backward.intersection(members) - {last}
@@ -127,7 +127,9 @@ def bundle_memory(
 def tails(
     graph: NeuronGraph, micro_batch: int, footprint: Footprint | None, *, steps: bool
 ) -> tuple[Tail, ...]:
-    """The tails whose regions a footprint tells; `steps`: a mini-batch is one call of the whole network."""
+    """Return the tails whose regions a footprint tells; `steps`: a mini-batch is one call of the whole
+    network.
+    """
     if footprint is None:
         return ()
     known = {**footprint.regions, **({0: footprint.step} if steps and footprint.step else {})}
@@ -160,7 +162,7 @@ def _highest(curve: Curve) -> Curve:
 
 
 def peak_memory(memory: Memory, counts: Sequence[int]) -> float:
-    """Bytes by which the process of a device with these neurons grows at its peak."""
+    """Return bytes by which the process of a device with these neurons grows at its peak."""
     tail = memory.tail(counts)
     owned = [
         (b, bundle, count)

@@ -41,7 +41,7 @@ class Caps:
 
 
 def caps_of(kind: DeviceClass, sample_bytes: float = 0.0) -> Caps:
-    """The hard limits of a class of devices; its own samples are in its memory, too."""
+    """Return the hard limits of a class of devices; its own samples are in its memory, too."""
     memory = None if kind.max_memory is None else kind.max_memory - kind.samples * sample_bytes
     return Caps(*(inf if cap is None else float(cap) for cap in (kind.macs_limit, memory, kind.max_uplink)))
 
@@ -63,12 +63,12 @@ class Composition:
 
     @property
     def size(self) -> int:
-        """Devices."""
+        """Return devices."""
         return sum(count for _, count in self.classes)
 
     @property
     def turns(self) -> int:
-        """Turns of an epoch at which the dominator changes."""
+        """Return turns of an epoch at which the dominator changes."""
         return self.dominators if self.dominators > 1 else 0
 
 
@@ -95,7 +95,7 @@ class Place:
 
 
 def places(fleet: Fleet, group: Composition, tree: Tree = (), sample_bytes: float = 0.0) -> list[Place]:
-    """The followers' places of a group."""
+    """Return the followers' places of a group."""
     kinds = {kind.name: kind for kind in fleet.classes}
     found = []
     for name, count in group.classes:
@@ -108,7 +108,9 @@ def places(fleet: Fleet, group: Composition, tree: Tree = (), sample_bytes: floa
 
 
 def joined(fleet: Fleet, group: Composition, tree: Tree, sample_bytes: float = 0.0) -> Tree:
-    """The pairs of classes that join a group's dominating ones: the tree's, if the group has all of them."""
+    """Return the pairs of classes that join a group's dominating ones: the tree's, if the group has all of
+    them.
+    """
     here = {name for name, _ in group.classes}
     dominating = [kind for kind in fleet.classes if kind.samples and kind.name in here]
     if tree and len(tree) == len(dominating) - 1 and {name for ends in tree for name in ends} <= here:
@@ -118,7 +120,7 @@ def joined(fleet: Fleet, group: Composition, tree: Tree, sample_bytes: float = 0
 
 
 def trees(fleet: Fleet, sample_bytes: float = 0.0) -> list[Tree]:
-    """The trees worth trying: one, if what classes afford can be put in order, else all of them."""
+    """Return the trees worth trying: one, if what classes afford can be put in order, else all of them."""
     dominating = [kind for kind in fleet.classes if kind.samples]
     ordered = sorted(dominating, key=lambda kind: caps_of(kind, sample_bytes), reverse=True)
     caps = [caps_of(kind, sample_bytes) for kind in ordered]
@@ -130,7 +132,7 @@ def trees(fleet: Fleet, sample_bytes: float = 0.0) -> list[Tree]:
 
 
 def _tree(names: Sequence[str], code: Sequence[int]) -> Tree:
-    """The tree with this Prüfer code."""
+    """Return the tree with this Prüfer code."""
     degree = [1 + list(code).count(k) for k in range(len(names))]
     edges = []
     for end in code:

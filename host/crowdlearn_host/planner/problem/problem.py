@@ -34,7 +34,7 @@ class BundleLink:
 
     @property
     def returned(self) -> int:
-        """Floats of errors that come back per target neuron and sample."""
+        """Return floats of errors that come back per target neuron and sample."""
         return self.floats - self.silent
 
     @property
@@ -43,12 +43,12 @@ class BundleLink:
 
     @property
     def exchanged(self) -> float:
-        """The mean of the floats there and back, which is what an objective prices."""
+        """Return the mean of the floats there and back, which is what an objective prices."""
         return (self.floats + self.returned) / 2
 
     @property
     def messages(self) -> float:
-        """The mean of the messages there and back per micro-batch and pair of pieces."""
+        """Return the mean of the messages there and back per micro-batch and pair of pieces."""
         return (self.edges + self.returned_edges) / 2
 
 
@@ -91,7 +91,7 @@ class Seat:
     used: float = 0.0
 
     def state_cost(self, counts: Sequence[int]) -> float:
-        """Cost of the state of a piece with these counts."""
+        """Return cost of the state of a piece with these counts."""
         if not any(counts):
             return 0.0
         entered = sum(cost for cost, count in zip(self.entered, counts, strict=False) if count)
@@ -126,15 +126,15 @@ class Problem:
 
     @property
     def free(self) -> tuple[int, ...]:
-        """The bundles that may be sliced."""
+        """Return the bundles that may be sliced."""
         return tuple(b for b in range(len(self.neurons)) if b not in self.pinned)
 
     def kept(self, seat: int) -> tuple[float, ...]:
-        """Cost per bundle of each neuron that a piece on this seat class owns."""
+        """Return cost per bundle of each neuron that a piece on this seat class owns."""
         return self.seats[seat].kept or (0.0,) * len(self.neurons)
 
     def entered(self, seat: int) -> tuple[float, ...]:
-        """Cost per bundle that a piece on this seat class is present in."""
+        """Return cost per bundle that a piece on this seat class is present in."""
         return self.seats[seat].entered or (0.0,) * len(self.neurons)
 
 
@@ -147,7 +147,7 @@ class Division:
 
 
 def forward_floats(problem: Problem, counts: Sequence[Counts]) -> int:
-    """Floats sent forward per sample, in the paper's accounting: one per present source and target not
+    """Return floats sent forward per sample, in the paper's accounting: one per present source and target not
     owned.
     """
     return sum(link.floats * sums for link, sums in zip(problem.links, _sums(problem, counts), strict=True))
@@ -190,7 +190,7 @@ def _pairs(problem: Problem, counts: Sequence[Counts]) -> list[int]:
 
 
 def cost(problem: Problem, division: Division) -> float:
-    """The objective."""
+    """Return the objective."""
     kept = sum(
         problem.seats[seat].state_cost(counts)
         for seat, counts in zip(division.seats, division.counts, strict=True)
@@ -199,7 +199,7 @@ def cost(problem: Problem, division: Division) -> float:
 
 
 def most_cost(problem: Problem) -> float:
-    """No division costs more: as if every seat had a piece, present everywhere, that owned nothing."""
+    """Return no division costs more: as if every seat had a piece, present everywhere, that owned nothing."""
     pieces = sum(seat.count for seat in problem.seats)
     floats = pieces * sum(link.exchanged * problem.neurons[link.target] for link in problem.links)
     messages = pieces * (pieces - 1) * sum(link.messages for link in problem.links)

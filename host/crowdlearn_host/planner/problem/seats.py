@@ -39,7 +39,7 @@ def group_problem(costs: Costs, training: Training, fleet: Fleet, groups: int, t
     used = float(sharings(groups) * overhead.update)
 
     def seat(name: str, count: int, caps: Caps, moves: int) -> Seat:
-        """A seat whose piece moves so often in an epoch, in all groups together."""
+        """Return a seat whose piece moves so often in an epoch, in all groups together."""
         moved = 0 if is_full else moves
         return Seat(
             name,
@@ -87,7 +87,7 @@ def _check_samples(fleet: Fleet, sample_bytes: float) -> None:
 
 
 def budgets(costs: Costs, caps: Caps) -> tuple[Budget, ...]:
-    """The caps that are linear in the neurons of one piece."""
+    """Return the caps that are linear in the neurons of one piece."""
     macs = tuple(each.macs for each in costs.each)
     limits = [Budget("compute", "MAC", macs, (0.0,) * len(macs), 0.0, caps.macs)]
     if caps.memory < inf:
@@ -96,8 +96,9 @@ def budgets(costs: Costs, caps: Caps) -> tuple[Budget, ...]:
 
 
 def may_stay(costs: Costs, training: Training, fleet: Fleet, groups: int) -> float:
-    """Bytes that `group_problem` counts of a `full` rotation although they may stay in place: followers'
-    pieces that no other device can afford, or that come back to their holder when the turns begin anew.
+    """Return bytes that `group_problem` counts of a `full` rotation although they may stay in place:
+    followers' pieces that no other device can afford, or that come back to their holder when the turns begin
+    anew.
     """
     if training.rotation != "full":
         return 0.0
@@ -116,7 +117,7 @@ class _Paired:
 
 
 def _paired(costs: Costs, fleet: Fleet, made: Counter[Composition], tree: Tree) -> list[_Paired]:
-    """The places that all groups have, each group's matched with the best of the others'.
+    """Return the places that all groups have, each group's matched with the best of the others'.
 
     A group with more places may put pieces elsewhere, so that fewer move there: none is counted then, which
     keeps the bound below every plan.
@@ -163,7 +164,7 @@ def _followers(
     *,
     merged: bool,
 ) -> list[Seat]:
-    """Seats that are filled in every group at every turn, equal ones counted together; `merged` if all
+    """Return seats that are filled in every group at every turn, equal ones counted together; `merged` if all
     move alike.
     """
     counts: Counter[tuple[Caps, int]] = Counter()

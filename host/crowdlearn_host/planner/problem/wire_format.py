@@ -12,6 +12,8 @@ ROWS, NEURONS = 8, 100
 
 
 def wire_format(dtype: str) -> WireFormat:
-    """Bytes of a float in `dtype` (float32, float16, int8), and of everything around a message of sums."""
+    """Return bytes of a float in `dtype` (float32, float16, int8), and of everything around a message of
+    sums.
+    """
     kind, size = DTYPES[dtype]
     return WireFormat(size, message_bytes(ROWS, (NEURONS,), kind) - ROWS * NEURONS * size)

@@ -26,7 +26,7 @@ def branch_and_price(
     deadline: Deadline,
     target: Callable[[list[Block], Branch], float],
 ) -> float:
-    """A lower bound on every division; `blocks` grows by what the relaxations wanted.
+    """Return a lower bound on every division; `blocks` grows by what the relaxations wanted.
 
     The branch with the least bound is split first. `target` is asked after every branch for the bound that
     is enough, and may look for divisions among the blocks meanwhile.
@@ -51,8 +51,8 @@ def branch_and_price(
 
 
 def split(problem: Problem, branch: Branch, relaxed: Relaxed) -> list[Branch]:
-    """Two branches that cut off the relaxation between them, at the number that matters most; none if all
-    are whole.
+    """Return two branches that cut off the relaxation between them, at the number that matters most; none if
+    all are whole.
     """
     pieces = {block: m for block, m in relaxed.pieces.items() if m > INTEGRAL / 10}
     most = sum(seat.count for seat in problem.seats)
@@ -89,7 +89,7 @@ def split(problem: Problem, branch: Branch, relaxed: Relaxed) -> list[Branch]:
 def _fractional(
     values: Mapping[Key, float], weights: Mapping[Key, float], bounds: Mapping[Key, tuple[int, int]]
 ) -> Key | None:
-    """The key whose value is farthest from whole, by weight; not one that only slack brings within its
+    """Return the key whose value is farthest from whole, by weight; not one that only slack brings within its
     bounds.
     """
     distance = {key: min(value % 1, -value % 1) for key, value in values.items()}

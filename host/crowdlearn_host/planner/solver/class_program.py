@@ -47,8 +47,8 @@ class Block:
 
 
 def make_block(problem: Problem, seat: int, pattern: tuple[int, ...], max_points: int) -> Block | None:
-    """The block, or None if not one neuron of each bundle fits; hulls of more than `max_points` are left
-    out.
+    """Return the block, or None if not one neuron of each bundle fits; hulls of more than `max_points` are
+    left out.
     """
     most = rooms(problem, seat, pattern)
     if most is None:
@@ -98,7 +98,7 @@ def listable(problem: Problem) -> bool:
 
 
 def all_blocks(problem: Problem) -> list[Block]:
-    """Every block that at least one neuron per bundle of its pattern fits in."""
+    """Return every block that at least one neuron per bundle of its pattern fits in."""
     blocks = []
     for seat in range(len(problem.seats)):
         largest = len(problem.free) if seat or problem.dominator_hidden else 0
@@ -202,12 +202,12 @@ class Master:
         return self.program.row(low, pieces | self._slack(), high)
 
     def seat_bounds(self, seat: int) -> tuple[int, int]:
-        """The fewest and most pieces on a seat class."""
+        """Return the fewest and most pieces on a seat class."""
         count = self.problem.seats[seat].count
         return self.branch.seated.get(seat, (count if seat == 0 else 0, count))
 
     def solve(self, seconds: float) -> Chosen:
-        """The best choices among these blocks."""
+        """Return the best choices among these blocks."""
         return self._chosen(self.program.solve(seconds=seconds))
 
     def _chosen(self, answer: Answer) -> Chosen:
@@ -242,5 +242,5 @@ class Master:
                 program.lower[nearest], program.upper[nearest] = ceil(answer.values[nearest]), upper
 
     def relax(self) -> Answer:
-        """The linear relaxation with its duals."""
+        """Return the linear relaxation with its duals."""
         return self.program.solve(relaxed=True)

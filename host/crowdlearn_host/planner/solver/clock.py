@@ -21,16 +21,16 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
-        """The deadline `seconds` processor seconds from now."""
+        """Return the deadline `seconds` processor seconds from now."""
         return cls(time.process_time() + seconds, time.monotonic() + PATIENCE * seconds)
 
     @property
     def left(self) -> float:
-        """Processor seconds until then; negative when it has passed."""
+        """Return processor seconds until then; negative when it has passed."""
         return min(self.processor - time.process_time(), (self.wall - time.monotonic()) / PATIENCE)
 
     def sooner(self, seconds: float) -> Deadline:
-        """This deadline, `seconds` processor seconds earlier."""
+        """Return this deadline, `seconds` processor seconds earlier."""
         return Deadline(self.processor - seconds, self.wall - PATIENCE * seconds)
 
 
@@ -43,15 +43,15 @@ class Stopwatch:
 
     @classmethod
     def start(cls) -> Stopwatch:
-        """A stopwatch that runs from now on."""
+        """Return a stopwatch that runs from now on."""
         return cls(time.process_time(), time.monotonic())
 
     @property
     def seconds(self) -> float:
-        """Seconds by the clock."""
+        """Return seconds by the clock."""
         return time.monotonic() - self.wall
 
     @property
     def processor_seconds(self) -> float:
-        """Processor seconds, of all threads together."""
+        """Return processor seconds, of all threads together."""
         return time.process_time() - self.processor

@@ -30,7 +30,7 @@ def capacities(problem: Problem, seat: int, pattern: Sequence[int]) -> list[tupl
 
 
 def rooms(problem: Problem, seat: int, pattern: Sequence[int]) -> list[int] | None:
-    """The most neurons of each bundle beside one of every other; None if one of each does not fit."""
+    """Return the most neurons of each bundle beside one of every other; None if one of each does not fit."""
     most = [problem.neurons[b] for b in pattern]
     for cost, left in capacities(problem, seat, pattern):
         if cost.sum() > left * (1 + SAFETY):

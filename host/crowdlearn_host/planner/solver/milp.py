@@ -128,7 +128,7 @@ class Program:
 
 
 def _until(end: float) -> Callable[..., None]:
-    """A callback that interrupts the solver once its thread has used processor time up to `end`."""
+    """Return a callback that interrupts the solver once its thread has used processor time up to `end`."""
 
     def look(kind: Any, message: str, out: Any, into: Any, data: Any) -> None:
         if time.thread_time() > end:

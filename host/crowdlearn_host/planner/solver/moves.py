@@ -43,7 +43,7 @@ def improved(
 
 
 def _second(problem: Problem, counts: Sequence[Counts]) -> Iterator[tuple[Counts, ...]]:
-    """Two moves at once, where there are few of them: a piece is dissolved only by several."""
+    """Yield two moves at once, where there are few of them: a piece is dissolved only by several."""
     first = list(_neighbours(problem, counts))
     if len(first) <= FEW:
         seen = {tuple(counts), *first}
@@ -74,7 +74,7 @@ def _neighbours(problem: Problem, counts: Sequence[Counts]) -> Iterator[tuple[Co
 
 
 def _seated(problem: Problem, counts: Sequence[Counts]) -> Division | None:
-    """The division with these counts on seats that afford them; None if there are none."""
+    """Return the division with these counts on seats that afford them; None if there are none."""
     seats = seat_classes(problem)
     if len(counts) > len(seats):
         return None

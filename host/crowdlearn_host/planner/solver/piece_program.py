@@ -19,7 +19,7 @@ from .presence import add_messages, add_presences, add_sums
 
 
 def seat_classes(problem: Problem) -> tuple[int, ...]:
-    """The class of every seat, the dominator's first."""
+    """Return the class of every seat, the dominator's first."""
     return tuple(c for c, seat in enumerate(problem.seats) for _ in range(seat.count))
 
 
@@ -32,7 +32,7 @@ def solve_pieces(
     start: Sequence[Counts] = (),
     seconds: float,
 ) -> tuple[Division | None, float]:
-    """The best counts for pieces on `seats`, and a lower bound on them.
+    """Return the best counts for pieces on `seats`, and a lower bound on them.
 
     Pieces of `stay` keep their counts; pieces of `patterns` may be present nowhere else.
     """
@@ -115,7 +115,9 @@ class _PieceProgram:
                 row[column] = row.get(column, 0.0) + value
 
         def product(first: int | None, second: int | None, most: float) -> int | None:
-            """A column that is at least first * second, `first` being binary and `second` at most `most`."""
+            """Return a column that is at least first * second, `first` being binary and `second` at most
+            `most`.
+            """
             if first is None:
                 return second
             if second is None:

@@ -36,7 +36,7 @@ def sums(problem: Problem, seat: int, pattern: Sequence[int], prices: Sequence[f
 
 
 def least_pieces(problem: Problem) -> list[int]:
-    """A lower bound on how many pieces must be present in each bundle."""
+    """Return a lower bound on how many pieces must be present in each bundle."""
     least = [1] * len(problem.neurons)
     for b in problem.free:
         seats = []
@@ -55,7 +55,7 @@ def least_pieces(problem: Problem) -> list[int]:
 
 
 def add_presences(program: Program, problem: Problem) -> dict[int, int]:
-    """A column per free bundle: how many pieces are present there."""
+    """Return a column per free bundle: how many pieces are present there."""
     most = sum(seat.count for seat in problem.seats)
     least = least_pieces(problem)
     return {b: program.column(0, min(least[b], most), most, integer=True) for b in problem.free}

@@ -74,8 +74,8 @@ def generate(
 def price(
     problem: Problem, seat: int, master: Master, duals: Sequence[float], slack: float, seconds: float
 ) -> tuple[float, Block | None]:
-    """The least reduced cost of any piece on this seat class, as a proven lower bound, and the block that
-    has it.
+    """Return the least reduced cost of any piece on this seat class, as a proven lower bound, and the block
+    that has it.
     """
     program = Program()
     constant = problem.seats[seat].used - duals[master.seat_rows[seat]]

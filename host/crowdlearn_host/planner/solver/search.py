@@ -48,12 +48,14 @@ class Solution:
 
     @property
     def optimal(self) -> bool:
-        """True if no division is cheaper."""
+        """Return True if no division is cheaper."""
         return self.division is not None and self.gap <= CLOSED
 
 
 def search(problem: Problem, seconds: float, known: Iterable[Division] = ()) -> Solution:
-    """The best division within `seconds` of the processor; never worse than a feasible one of `known`."""
+    """Return the best division within `seconds` of the processor; never worse than a feasible one of
+    `known`.
+    """
     run = _Run(problem, seconds)
     for division in known:
         run.offer(division)
@@ -98,7 +100,7 @@ class _Run:
         self.bound = max(self.bound, min(scaled * self.unit + self.problem.constant, self.cost))
 
     def left(self, share: float = 1.0) -> float:
-        """Processor seconds until `share` of the time limit is used."""
+        """Return processor seconds until `share` of the time limit is used."""
         return self.deadline.left - (1 - share) * self.seconds
 
     @property
@@ -126,8 +128,8 @@ class _Run:
         return self._solution()
 
     def _target(self, blocks: list[Block], branch: Branch) -> float:
-        """The bound that would do. Looks for divisions meanwhile: often by diving, and among new blocks
-        exactly.
+        """Return the bound that would do. Looks for divisions meanwhile: often by diving, and among new
+        blocks exactly.
         """
         self.visits += 1
         if self.best is None or self.visits % 12 == 2:
@@ -175,7 +177,7 @@ class _Run:
         self.bounded(bound)
 
     def _padded(self) -> list[tuple[int, ...]]:
-        """The best division with empty pieces on the seats that it leaves free."""
+        """Return the best division with empty pieces on the seats that it leaves free."""
         if self.best is None:
             return []
         waiting = list(zip(self.best.seats, self.best.counts, strict=True))
@@ -210,7 +212,7 @@ class _Run:
                     size = LEAST_FREE
 
     def _with_spares(self) -> tuple[list[int], list[Counts]]:
-        """The seats that the best division uses and a few more of each class, and its pieces there."""
+        """Return the seats that the best division uses and a few more of each class, and its pieces there."""
         assert self.best is not None
         nothing = (0,) * len(self.problem.neurons)
         seats, counts = list(self.best.seats), list(self.best.counts)
@@ -226,19 +228,21 @@ class _Run:
 
 
 def _in_units(seat: Seat, unit: float) -> Seat:
-    """The seat with what its pieces' state costs in so many bytes."""
+    """Return the seat with what its pieces' state costs in so many bytes."""
     kept, entered = (tuple(cost / unit for cost in costs) for costs in (seat.kept, seat.entered))
     return replace(seat, kept=kept, entered=entered, used=seat.used / unit)
 
 
 def without_empty(division: Division) -> Division:
-    """The division without pieces that own nothing; the dominator's stays."""
+    """Return the division without pieces that own nothing; the dominator's stays."""
     kept = [k for k, counts in enumerate(division.counts) if k == 0 or any(counts)]
     return Division(tuple(division.seats[k] for k in kept), tuple(division.counts[k] for k in kept))
 
 
 def in_order(division: Division) -> Division:
-    """The same division with equal seats in one order: the dominator, then classes, larger pieces first."""
+    """Return the same division with equal seats in one order: the dominator, then classes, larger pieces
+    first.
+    """
     followers = sorted(
         zip(division.seats[1:], division.counts[1:], strict=True),
         key=lambda piece: (piece[0], [-x for x in piece[1]]),

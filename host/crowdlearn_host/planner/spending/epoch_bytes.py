@@ -20,7 +20,7 @@ def epoch_traffic(
     counts: Sequence[Counts],
     groups: Sequence[GroupPlan],
 ) -> EpochBytes:
-    """Bytes of an epoch of the pieces with these counts, held by these groups turn by turn."""
+    """Return bytes of an epoch of the pieces with these counts, held by these groups turn by turn."""
     forward, backward = traffic(problem, counts)
     around = priced.overhead
     stored = snapshots(training, fleet, len(groups), len(counts))
@@ -47,7 +47,7 @@ def epoch_traffic(
 
 
 def moved_bytes(costs: Costs, counts: Counts) -> float:
-    """Bytes of a piece that moves to another device."""
+    """Return bytes of a piece that moves to another device."""
     around = sum(extra for extra, count in zip(costs.overhead.moved, counts, strict=True) if count)
     return around + sum(n * each.state for n, each in zip(counts, costs.each, strict=True))
 

@@ -21,7 +21,7 @@ def epoch_joules(
     counts: Sequence[Counts],
     groups: Sequence[GroupPlan],
 ) -> tuple[DeviceJoules, ...]:
-    """The energy that each device spends whose class tells joules per MAC and byte; modelled, from
+    """Return the energy that each device spends whose class tells joules per MAC and byte; modelled, from
     these constants.
     """
     kinds = {name: kind for kind in fleet.classes for name in kind.names}
@@ -67,7 +67,7 @@ def _stored_bytes(costs: Costs, piece: Counts) -> float:
 
 
 def _shared_bytes(costs: Costs, training: Training, counts: Sequence[Counts], groups: int) -> list[float]:
-    """Bytes of each piece's upload, its weights being the share of all that its state is."""
+    """Return bytes of each piece's upload, its weights being the share of all that its state is."""
     whole = sharing_bytes(costs.shared_weights, training, groups) / (groups * (1 + (groups > 1)))
     state = [sum(n * cost.state for n, cost in zip(piece, costs.each, strict=True)) for piece in counts]
     return [whole * part / sum(state) + costs.overhead.update for part in state]

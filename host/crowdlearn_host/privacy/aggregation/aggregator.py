@@ -71,7 +71,7 @@ class Aggregator:
 
     @property
     def survivors(self) -> tuple[int, ...]:
-        """The members whose masked vectors are here."""
+        """Return the members whose masked vectors are here."""
         return tuple(sorted(self.masked))
 
     def confirm(self, confirmations: Collection[Confirmation]) -> dict[int, list[Confirmation]]:

@@ -12,7 +12,7 @@ WINDOW = 7
 
 
 def psnr(truth: Floats, guess: Floats) -> float:
-    """The mean over samples of the peak signal-to-noise ratio in dB; the range is that of `truth`.
+    """Return the mean over samples of the peak signal-to-noise ratio in dB; the range is that of `truth`.
 
     Both are float32 [N, ...].
     """
@@ -22,7 +22,7 @@ def psnr(truth: Floats, guess: Floats) -> float:
 
 
 def ssim(truth: Floats, guess: Floats) -> float:
-    """The mean structural similarity of images, float32 [N, H, W] or [N, C, H, W].
+    """Return the mean structural similarity of images, float32 [N, H, W] or [N, C, H, W].
 
     It is that of Wang et al. 2004 with a uniform window, as scikit-image computes it by default.
     """
@@ -47,7 +47,7 @@ def ssim(truth: Floats, guess: Floats) -> float:
 
 
 def auc(members: NDArray[np.floating], others: NDArray[np.floating]) -> float:
-    """The probability that a member's score is above another's: 0.5 is chance. Both are [N]."""
+    """Return the probability that a member's score is above another's: 0.5 is chance. Both are [N]."""
     scores = np.concatenate([members, others])
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # ties share their mean rank

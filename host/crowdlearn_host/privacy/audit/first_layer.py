@@ -38,7 +38,9 @@ def first_sums(recipe: Recipe, values: Arrays, inputs: Floats, pieces: Sequence[
 
 
 def _sums(edge: Edge, weight: torch.Tensor, x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """One linear map of the input layer, into some target neurons; `weight` has source neurons first."""
+    """Return one linear map of the input layer, into some target neurons; `weight` has source neurons
+    first.
+    """
     if edge.kind == "dense":
         return x.reshape(len(x), -1) @ weight.reshape(-1, weight.shape[-1])[:, start:stop]
     told: Any = edge.attributes

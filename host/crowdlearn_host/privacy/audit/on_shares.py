@@ -251,7 +251,7 @@ class _OnShares:
                 )
 
     def _colluders(self) -> Finding:
-        """Two helpers of one triple hold all three parts: the shared arrays in the clear."""
+        """Return two helpers of one triple hold all three parts: the shared arrays in the clear."""
         epoch, edge = self._epochs[-1], self._edges[0]
         own, seen = (self._opened(each, edge) for each in (self._own, epoch))
         evidence = Evidence(own, self._inputs, self._known, seen, drifted=True)

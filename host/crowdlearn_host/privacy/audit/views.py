@@ -36,7 +36,7 @@ class Views:
     positions: Positions
 
     def features(self, chosen: Callable[[Part], bool] = lambda part: True) -> Floats:
-        """The chosen parts side by side, float32 [N, d]; d is 0 if there are none."""
+        """Return the chosen parts side by side, float32 [N, d]; d is 0 if there are none."""
         found = [x.reshape(len(x), -1) for part, x in sorted(self.parts.items()) if chosen(part)]
         return np.concatenate(found, axis=1) if found else np.zeros((len(self.positions), 0), np.float32)
 
@@ -66,6 +66,8 @@ def views_of(records: Sequence[Sequence[Record]], pieces: Iterable[int]) -> View
 
 
 def in_order(views: Views) -> Views:
-    """The same views with samples in the order of their data, as those who know a public order have them."""
+    """Return the same views with samples in the order of their data, as those who know a public order have
+    them.
+    """
     order = np.argsort(views.positions, kind="stable")
     return Views({part: x[order] for part, x in views.parts.items()}, views.positions[order])

@@ -38,7 +38,7 @@ class Backward:
 
     @property
     def norms(self) -> Tensor:
-        """The gradient norm of every sample: float [B]."""
+        """Return the gradient norm of every sample: float [B]."""
         return self.squared.sqrt()
 
     def summed(self, factors: Tensor) -> dict[nn.Parameter, Tensor]:

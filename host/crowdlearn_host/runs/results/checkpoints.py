@@ -121,7 +121,7 @@ class Checkpoints:
         self._loop.call_soon_threadsafe(self._server.tell, event, fields)
 
     async def finish(self) -> Evaluation | None:
-        """The evaluation of the newest checkpoint, where there is a test set, once all are done."""
+        """Return the evaluation of the newest checkpoint, where there is a test set, once all are done."""
         await asyncio.to_thread(self._pool.shutdown)
         await asyncio.sleep(0)  # what the thread told last is heard first
         self._prune()
@@ -135,7 +135,9 @@ class Checkpoints:
 
 
 def _ranks(folder: RunFolder) -> dict[int, float]:
-    """The higher the better by epoch, as a run that goes on has told it: test accuracy, or loss negated."""
+    """Return the higher the better by epoch, as a run that goes on has told it: test accuracy, or loss
+    negated.
+    """
     told = (event for event in read_lines(folder.path / "events.jsonl") if event.get("event") == "evaluated")
     return {
         int(event["epoch"]): float(event.get("test_accuracy", -event["test_loss"]))

@@ -102,7 +102,7 @@ def _spent(
 
 
 def joules_by_device(spent: Iterable[Spent], without: Sequence[str] = ()) -> dict[str, float]:
-    """Joules of each device, but for some purposes."""
+    """Return joules of each device, but for some purposes."""
     totals: defaultdict[str, float] = defaultdict(float)
     for each in spent:
         if each.purpose not in without:
@@ -113,7 +113,7 @@ def joules_by_device(spent: Iterable[Spent], without: Sequence[str] = ()) -> dic
 def _rows_by_holder(
     events: Iterable[Mapping[str, Any]], progress: Iterable[Mapping[str, Any]]
 ) -> dict[tuple[str, int], float]:
-    """Samples that each device trained on with each piece: those of mini-batches while it held it."""
+    """Return samples that each device trained on with each piece: those of mini-batches while it held it."""
     assigned = [(float(e["time"]), e) for e in events if e.get("event") == "assigned"]
     rows: defaultdict[tuple[str, int], float] = defaultdict(float)
     for row in progress:

@@ -37,7 +37,7 @@ class EpochLoss:
             self._take_back(group, int(fields["boundary"]) + 1)
 
     def mean(self, epoch: int, group: int | None = None) -> float | None:
-        """The mean over an epoch so far, of one group or of all; None before its first mini-batch."""
+        """Return the mean over an epoch so far, of one group or of all; None before its first mini-batch."""
         found = [
             sums for (of, when), sums in list(self._sums.items()) if when == epoch and group in (None, of)
         ]
@@ -72,8 +72,8 @@ def _reported(row: Mapping[str, Any]) -> tuple[int, float]:
 
 
 def counted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl but those that their group, back at an earlier boundary after a recovery,
-    trained again.
+    """Return the rows of metrics.jsonl but those that their group, back at an earlier boundary after a
+    recovery, trained again.
     """
     reached: dict[int, float] = {}
     kept = []
@@ -88,7 +88,7 @@ def counted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def by_epoch(rows: Iterable[Mapping[str, Any]]) -> dict[int, float]:
-    """The training loss of every epoch, over all groups, from counted rows of phones or rounds of a
+    """Return the training loss of every epoch, over all groups, from counted rows of phones or rounds of a
     simulation.
     """
     trained: dict[int, list[tuple[int, float]]] = {}

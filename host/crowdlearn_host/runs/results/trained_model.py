@@ -44,8 +44,8 @@ def evaluated(run: Path, data: str | None) -> Evaluation:
 
 
 def model_and_test(run: Path, data: str | None) -> tuple[nn.Module, Dataset]:
-    """The model as it was before training, and the test samples of `data`, or else the run's, as it takes
-    them.
+    """Return the model as it was before training, and the test samples of `data`, or else the run's, as it
+    takes them.
 
     Raises ConfigError if neither names data, and RunError where the run has no model yet, or what it began
     with is no longer the same.
@@ -64,7 +64,7 @@ def model_and_test(run: Path, data: str | None) -> tuple[nn.Module, Dataset]:
 
 
 def loss_of(run: Path) -> Loss:
-    """The loss that the run's model learned."""
+    """Return the loss that the run's model learned."""
     if (run / "run.db").exists():
         wanted = load_kept(run, RunSpec).training.loss
     else:
@@ -86,7 +86,9 @@ def _check_simulated(run: Path) -> None:
 
 
 def _test(run: Path, model: str, data: str | None, own: str | None) -> Dataset:
-    """The test samples of `data`, or else `own`, which must be what the run began with, as its model."""
+    """Return the test samples of `data`, or else `own`, which must be what the run began with, as its
+    model.
+    """
     place = data or own
     if place is None:
         raise ConfigError("the run names no test data; give --data FOLDER")

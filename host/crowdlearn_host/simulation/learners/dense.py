@@ -90,7 +90,7 @@ class DenseChain:
 
     @classmethod
     def of(cls, model: nn.Module, layout: Sequence[FlatEntry], inputs: Floats) -> DenseChain | None:
-        """The chain that `model` is, its inputs flattened or not, or None if it is another network.
+        """Return the chain that `model` is, its inputs flattened or not, or None if it is another network.
 
         `inputs` [N, sources] are like those that it is to learn from: their columns are divided alike.
         """
@@ -109,11 +109,11 @@ class DenseChain:
         return cls(layout, norms, Columns.of(inputs))
 
     def entered(self, flat: Floats) -> Floats:
-        """A vector in the order of sharing.flat as one like `vector`. It is float32 [floats]."""
+        """Return a vector in the order of sharing.flat as one like `vector`. It is float32 [floats]."""
         return self._turned(flat, entering=True)
 
     def left(self, own: Floats) -> Floats:
-        """The inverse of `entered`. It is float32 [floats]."""
+        """Return the inverse of `entered`. It is float32 [floats]."""
         return self._turned(own, entering=False)
 
     def _turned(self, vector: Floats, entering: bool) -> Floats:
@@ -142,7 +142,7 @@ class DenseChain:
         return sum(self._pass(fed, rate, totals) for fed in passes)
 
     def classify(self, flat: Floats, samples: SparseInputs, tested: range) -> Indices:
-        """The classes of the samples `tested`, by running statistics; `flat`: as sharing.flat.
+        """Return the classes of the samples `tested`, by running statistics; `flat`: as sharing.flat.
 
         They are int64 [n].
         """
@@ -169,7 +169,9 @@ class DenseChain:
         return np.concatenate(classes)
 
     def _views(self, vector: Floats, transposed: bool) -> list[Layer]:
-        """The layers of a vector whose weights lie transposed, as in `vector`, or as in sharing.flat."""
+        """Return the layers of a vector whose weights lie transposed, as in `vector`, or as in
+        sharing.flat.
+        """
         entries: Iterator[FlatEntry] = iter(self._layout)
         layers = []
         for norm in [*self._norms, None]:
@@ -207,8 +209,8 @@ class DenseChain:
         return Step(np.float32(-rate / rows), np.float32(1 / rows), totals, *room)
 
     def _descend(self, x: Floats, samples: SparseInputs, rows: Indices, labels: Indices, to: Step) -> float:
-        """One mini-batch, these rows of `samples`, whose common columns are `x`: moves what it moves; returns
-        the loss summed over samples.
+        """Return one mini-batch, these rows of `samples`, whose common columns are `x`: moves what it moves;
+        returns the loss summed over samples.
         """
         inputs, rare = [x], (rows, samples.starts, samples.columns, samples.values)
         for at, layer in enumerate(self._layers):

@@ -143,7 +143,8 @@ def normalise(
 
 @compiled
 def errors_of(logits: Floats, bias: Floats, labels: Indices, errors: Floats) -> float:
-    """The errors of cross entropy summed over samples, by the logits without their bias; returns the loss.
+    """Return the errors of cross entropy summed over samples, by the logits without their bias; returns the
+    loss.
 
     Scores are float32 [rows, classes], labels int64 [rows].
     """

@@ -167,7 +167,7 @@ class Triple:
         return below, gradients[0]
 
     def _drawn(self, source: tuple[int, ...]) -> tuple[Sharer, tuple[Helper, ...]]:
-        """A triple with fresh keys, for activations whose neurons have this shape."""
+        """Return a triple with fresh keys, for activations whose neurons have this shape."""
         linear = linear_map(self._kind, self._told, source)
         keys = token_bytes(KEY_BYTES), token_bytes(KEY_BYTES), token_bytes(KEY_BYTES)
         products = RingProducts()

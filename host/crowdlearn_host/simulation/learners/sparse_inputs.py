@@ -45,7 +45,9 @@ class Columns:
 
     @classmethod
     def of(cls, inputs: Floats) -> Columns:
-        """The division of `inputs` [N, sources], in which nothing is rare where that would save little."""
+        """Return the division of `inputs` [N, sources], in which nothing is rare where that would save
+        little.
+        """
         share = np.count_nonzero(inputs[:LOOKED_AT], axis=0) / len(inputs[:LOOKED_AT])
         count = -(-int((share > RARE).sum()) // ALIGNED) * ALIGNED
         if count > 0.8 * len(share):

@@ -62,11 +62,11 @@ class Pace:
         self._since, self.overdue = self._now, False
 
     def deadline(self, kind: object) -> float:
-        """Seconds that a stage of this kind may take."""
+        """Return seconds that a stage of this kind may take."""
         return max(self._floor, DEADLINE * max(self._took.get(kind, ()), default=0.0))
 
     def to_ask(self, devices: Iterable[int]) -> list[int]:
-        """Devices not heard of for half the time they have, and not asked since."""
+        """Return devices not heard of for half the time they have, and not asked since."""
         patience = self._patience / 2
         quiet = [
             d
@@ -77,7 +77,7 @@ class Pace:
         return quiet
 
     def silent(self, devices: Iterable[int]) -> list[int]:
-        """Devices that were asked and did not answer in time."""
+        """Return devices that were asked and did not answer in time."""
         patience = self._patience / 2
         asked = sorted(self._asked.keys() & set(devices))
         return [d for d in asked if self._now - self._asked[d] > patience]

@@ -44,7 +44,7 @@ class HostRow:
     accuracy: float | None = None
 
     def row(self) -> dict[str, object]:
-        """The figures, for JSON."""
+        """Return the figures, for JSON."""
         return asdict(self)
 
 
