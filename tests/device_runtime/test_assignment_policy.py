@@ -117,6 +117,8 @@ def test_of_ten_thousand_assignments_outside_the_policy_none_is_accepted(tmp_pat
     (tmp_path / "assignments.json").write_text(json.dumps(told))
     rng, strangers = random.Random(0), [Identity.generate() for _ in range(20)]
     policy = load_assignment_policy(tmp_path)
+    assert policy is not None
+    assert load_assignment_policy(tmp_path / "other") is None
     accepted = 0
     for _ in range(10_000):
         try:

@@ -204,7 +204,7 @@ class Member:
         if self._generation is not None and assign.generation <= self._generation.number:
             raise WireError(f"generation {assign.generation} after {self._generation.number}")
         self._end_generation()
-        self._check_policy(lambda policy: policy.check(assign, self.identity.public))
+        self._check_policy(lambda policy: policy.check(assign, self.identity.public, self.identities))
         self.trust(assign.peers)
         if self.identities.get(self.device) != self.identity.public:
             raise WireError("the server gives this device another's identity")
@@ -214,7 +214,9 @@ class Member:
     def _check_policy(self, check: Callable[[AssignmentPolicy], None]) -> None:
         """Ask the owner's policy as it is now. Raises PolicyError, and keeps the reason for the owner."""
         try:
-            check(load_assignment_policy(self._home))
+            policy = load_assignment_policy(self._home)
+            if policy is not None:
+                check(policy)
         except PolicyError as error:
             tell_refusal(self._home, self.run, str(error))
             raise

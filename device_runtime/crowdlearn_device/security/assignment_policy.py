@@ -11,9 +11,10 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from crowdlearn_device.errors import PolicyError
 from crowdlearn_device.protocol import wire_pb2 as pb
@@ -52,8 +53,11 @@ class AssignmentPolicy:
     hours: tuple[int, int] = (0, 24)
     clock: Callable[[], int] = field(default=lambda: time.localtime().tm_hour, compare=False, repr=False)
 
-    def check(self, assign: pb.Assign, own: bytes) -> None:
-        """Raise PolicyError if an assignment is outside the policy; `own` is this device's identity."""
+    def check(self, assign: pb.Assign, own: bytes, met: Mapping[int, bytes] = MappingProxyType({})) -> None:
+        """Raise PolicyError if an assignment is outside the policy.
+
+        `own` is this device's identity; `met` are those of devices that it met before, by number.
+        """
         start, stop = self.hours
         hour = self.clock()
         if not (start <= hour < stop if start <= stop else hour >= start or hour < stop):
@@ -64,7 +68,8 @@ class AssignmentPolicy:
         if mode not in self.modes:
             allowed = " or ".join(self.modes) or "no form"
             raise PolicyError(f"sums would travel {mode}; the owner allows {allowed}: set privacy.sums")
-        prints = {peer.device: fingerprint(peer.identity) for peer in assign.peers}
+        identities = {**{peer.device: peer.identity for peer in assign.peers}, **met}
+        prints = {device: fingerprint(identity) for device, identity in identities.items()}
         mine = {device for device, print_ in prints.items() if print_ == fingerprint(own)}
         others = {device: print_ for device, print_ in prints.items() if device not in mine}
         named = self._named(assign) - mine
@@ -116,14 +121,14 @@ class AssignmentPolicy:
         }
 
 
-def load_assignment_policy(home: Path) -> AssignmentPolicy:
-    """Return the policy in HOME/assignments.json, or, if there is none, one that allows everything.
+def load_assignment_policy(home: Path) -> AssignmentPolicy | None:
+    """Return the policy in HOME/assignments.json, None if there is none: then everything is allowed.
 
     Raises PolicyError if it is damaged: then nothing is allowed.
     """
     path = home / FILE
     if not path.exists():
-        return AssignmentPolicy()
+        return None
     try:
         told = json.loads(path.read_text())
         return _policy_of(told)
