@@ -9,7 +9,8 @@ The data are MNIST's four files in FOLDER, or scikit-learn's small digits if non
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from crowdlearn import RunSpec
@@ -29,12 +30,12 @@ BATCH, RATE = 64, 0.05
 SHARES_BATCH = 512
 """What shares are opened of is a mini-batch's gradient: the more samples, the less it tells of one."""
 GROUPS, SEEDS = (5, 10, 20), 3
-OWN, OWN_QUICK = 20_000, 6000
+OWN, OWN_QUICK, OWN_MASKED = 20_000, 6000, 3000
 GALLERY = 5200
 """Samples of all devices of a group: among so many a sample is re-identified."""
 
 
-def case_of(n: int, seed: int, data: str, own: int, epochs: int) -> Case:
+def case_of(n: int, seed: int, data: str, own: int, epochs: int, sums: str = "plain") -> Case:
     """Train a group of `n` devices, tapped; with MNIST it is the paper's MLP."""
     values = {
         "data": data,
@@ -47,15 +48,20 @@ def case_of(n: int, seed: int, data: str, own: int, epochs: int) -> Case:
             "seed": seed,
             "kernels": "by_size",
         },
+        "privacy": {"sums": sums},
     }
     config = RunSpec.parse(values, "the benchmark")
     prepared = prepare(config, lambda event, fields: None)
     return rehearsed_case(prepared, samples=GALLERY // n, own=own, epochs=epochs)
 
 
-def findings_of(case: Case, *, quick: bool) -> Iterator[Finding]:
-    """Attack every mode; helpers on shares see the samples of all devices."""
+def findings_of(case: Case, masked: Callable[[], Case], *, quick: bool) -> Iterator[Finding]:
+    """Attack every mode; helpers on shares see the samples of all devices.
+
+    Masks protect sums of hidden layers alone: what else a follower sees is as in plain mode.
+    """
     yield from Auditor(case, quick=quick).findings()
+    yield Auditor(masked(), "masked", quick=quick).of_hidden_layers()
     for first_layer in (False, True):
         model = build_model(case.model, 0)
         yield from findings_on_shares(case, model, batch=SHARES_BATCH, quick=quick, first_layer=first_layer)
@@ -100,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             console.print(f"{n} devices, seed {seed}")
             own, epochs = (OWN_QUICK, 2) if options.quick else (OWN, 8)
             cases.append(case_of(n, seed, options.data, own, epochs))
-            for finding in findings_of(cases[-1], quick=options.quick):
+            fewer, passes = (OWN_MASKED, 1) if options.quick else (own, epochs)
+            masked = partial(case_of, n, seed, options.data, fewer, passes, "masked")
+            for finding in findings_of(cases[-1], masked, quick=options.quick):
                 found.append(finding)
                 console.print(f"  {finding.mode}, {finding.role}: {finding.attack}")
     print_findings(console, found)

@@ -95,8 +95,9 @@ def costs() -> list[dict[str, Any]]:
                 "batch": BATCH,
                 "bytes_per_sample": cost.bytes_per_sample(BATCH),
                 "of_it_gradients": cost.gradient / BATCH,
+                "of_it_checks": cost.checks / BATCH,
                 "dominator_macs_share": cost.dominator_macs / cost.model_macs,
-                "helper_over_follower_macs": cost.helper_macs / cost.follower_macs,
+                "helper_over_follower_macs": cost.helper_macs_per_sample(BATCH) / cost.follower_macs,
             }
         )
     return rows

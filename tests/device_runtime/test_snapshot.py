@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 from crowdlearn_device.errors import EnvelopeError
+from crowdlearn_device.privacy.aggregation.shamir import join, split
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.security import snapshot
 from crowdlearn_device.security.envelope import Identity
-from crowdlearn_device.security.snapshot import SnapshotOpener, seal_snapshot
+from crowdlearn_device.security.snapshot import SnapshotOpener, seal_snapshot, unwrapped
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +27,7 @@ def sealed(content: bytes, **place: int) -> list[pb.Snapshot]:
 
 
 def opener(first: pb.Snapshot, me: int = 5, identity: Identity = HEIR, run: str = "run") -> SnapshotOpener:
-    return SnapshotOpener(run, me, identity, OWNER.public, first)
+    return SnapshotOpener(run, unwrapped(run, me, identity, OWNER.public, first)[1])
 
 
 def test_a_snapshot_opens_for_its_heirs_alone() -> None:
@@ -81,3 +84,21 @@ def test_no_part_is_left_out_repeated_reordered_or_of_another_snapshot() -> None
             with pytest.raises(EnvelopeError, match="altered, or not the next"):
                 opening.open(wrong)
             assert opening.open(due) == b"twelve bytes"[PART * number :][:PART]
+
+
+def test_two_of_three_heirs_read_a_snapshot_together_and_one_reads_nothing() -> None:
+    heirs = {number: Identity.generate() for number in (3, 5, 8)}
+    place = pb.Snapshot(generation=1, boundary=4, piece=2, sender=1, needed=2)
+    publics = {number: each.public for number, each in heirs.items()}
+    (part,) = seal_snapshot("run", OWNER, publics, place, 4, [b"four"], split)
+    shares = dict(unwrapped("run", number, own, OWNER.public, part) for number, own in heirs.items())
+    for pair in combinations(shares, 2):
+        key = join({point: shares[point] for point in pair}, 2)
+        assert SnapshotOpener("run", key).open(part) == b"four"
+    for share in shares.values():
+        with pytest.raises(EnvelopeError):
+            SnapshotOpener("run", share).open(part)
+    altered = pb.Snapshot.FromString(part.SerializeToString())
+    altered.needed = 1
+    with pytest.raises(EnvelopeError):
+        unwrapped("run", 3, heirs[3], OWNER.public, altered)

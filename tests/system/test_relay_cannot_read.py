@@ -13,7 +13,7 @@ from crowdlearn_device.errors import EnvelopeError
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import decode_frame, encode_frame
 from crowdlearn_device.security.envelope import Channel, Identity
-from crowdlearn_device.security.snapshot import SnapshotOpener
+from crowdlearn_device.security.snapshot import SnapshotOpener, unwrapped
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.coordinator.storage.snapshots import Snapshots
@@ -136,6 +136,7 @@ async def test_what_the_server_holds_opens_for_no_other_key(tmp_path):
         assert heirs
         for heir in heirs:
             own = Identity.load(tmp_path / f"device-{heir}" / "identity.key")
-            assert SnapshotOpener(run, heir, own, public[first.sender], first).open(first)
+            _, key = unwrapped(run, heir, own, public[first.sender], first)
+            assert SnapshotOpener(run, key).open(first)
             with pytest.raises(EnvelopeError, match="altered"):
-                SnapshotOpener(run, heir, stranger, public[first.sender], first)
+                unwrapped(run, heir, stranger, public[first.sender], first)

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import StateError, WireError
+from crowdlearn_device.privacy.aggregation.shamir import split
 from crowdlearn_device.privacy.mechanisms.base import Place
 from crowdlearn_device.privacy.mechanisms.outgoing import outgoing_of
 from crowdlearn_device.privacy.tap import Tap
@@ -22,14 +23,15 @@ from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import decode_message
 from crowdlearn_device.security.envelope import Channel, Identity
-from crowdlearn_device.security.snapshot import SnapshotOpener, seal_snapshot
+from crowdlearn_device.security.snapshot import seal_snapshot, unwrapped
 from crowdlearn_device.sharing.selection import apply_patch, shared_updates, weights_of
 from crowdlearn_device.sharing.update import Update, encode_update
 from crowdlearn_device.sharing.update_values import ValueType
 from crowdlearn_device.state.on_disk import StateStore, StoredState
 from crowdlearn_device.state.piece_state import Neurons, PartialState, PieceState
 
-from .on_shares import HelperOnShares
+from .helper_on_shares import HelperOnShares
+from .inheritance import Inheritance
 from .piece_pass import Assigned, PiecePass
 from .providers import check_provider
 from .roles import pass_of
@@ -89,7 +91,7 @@ class Generation:
         self._partial: PartialState | None = None
         self._giving: list[Iterator[None]] = []
         """What is sent part by part, each when the one before it has left: a phone has little room."""
-        self._inherited: dict[int, SnapshotOpener] = {}
+        self._inherited: dict[int, Inheritance] = {}
         """Snapshots on their way to this heir, by piece."""
         self._patches: list[bytes] = []
         self._patched = not assign.patched
@@ -212,10 +214,16 @@ class Generation:
         return channel
 
     def _inherit(self, snapshot: pb.Snapshot) -> None:
-        """Provide a lost device's piece from the snapshot that the server kept for us."""
+        """Provide a lost device's piece from the snapshot that the server kept for us, or help to."""
         if (snapshot.generation, snapshot.boundary) != (self._assign.from_generation, self._assign.boundary):
             return
         sender = self._owner.identities.get(snapshot.sender)
+        helped = next((each for each in self._assign.unsealings if each.piece == snapshot.piece), None)
+        if sender is not None and helped is not None and not snapshot.part:
+            point, share = unwrapped(self._run, self._me, self._owner.identity, sender, snapshot)
+            told = pb.StatePart(share=pb.KeyShare(piece=snapshot.piece, point=point, share=share))
+            self._send(envelope=self._channel(helped.device).seal(self._moving, told.SerializeToString()))
+            return
         provide = next(
             (p for p in self._assign.provides if p.piece == snapshot.piece and p.from_snapshot), None
         )
@@ -223,16 +231,27 @@ class Generation:
             raise WireError(
                 f"snapshot of piece {snapshot.piece} by device {snapshot.sender} was not due here"
             )
-        opener = self._inherited.get(snapshot.piece)
-        if opener is None:
-            opener = SnapshotOpener(self._run, self._me, self._owner.identity, sender, snapshot)
-            self._inherited[snapshot.piece] = opener
-        content, path = opener.open(snapshot), self._owner.states.inherited(snapshot.piece)
-        with path.open("ab" if snapshot.part else "wb") as file:
-            file.write(content)
-        if snapshot.part == snapshot.parts - 1:
-            self._provide(provide, StoredState.open(path))
-            self._check_complete()
+        if not snapshot.part:
+            point, share = unwrapped(self._run, self._me, self._owner.identity, sender, snapshot)
+            self._inheritance(snapshot.piece).take_first(snapshot, point, share)
+        if self._inheritance(snapshot.piece).take_part(snapshot):
+            self._open_inherited(snapshot.piece)
+
+    def _inheritance(self, piece: int) -> Inheritance:
+        path = self._owner.states.inherited(piece)
+        return self._inherited.setdefault(piece, Inheritance(self._run, path))
+
+    def _take_share(self, sender: int, share: pb.KeyShare) -> None:
+        """Take another heir's share of the key of a snapshot."""
+        if not any(p.piece == share.piece and p.from_snapshot for p in self._assign.provides):
+            raise WireError(f"device {sender} sends a share of the key of piece {share.piece}, not due here")
+        if self._inheritance(share.piece).take_share(sender, share):
+            self._open_inherited(share.piece)
+
+    def _open_inherited(self, piece: int) -> None:
+        provide = next(p for p in self._assign.provides if p.piece == piece and p.from_snapshot)
+        self._provide(provide, StoredState.open(self._owner.states.inherited(piece)))
+        self._check_complete()
 
     def _take(self, sender: int | None, part: pb.StatePart) -> None:
         if self._partial is None:
@@ -286,7 +305,11 @@ class Generation:
     def _envelope(self, envelope: pb.Envelope) -> None:
         content = self._channel(envelope.sender).open(envelope)
         if envelope.purpose == self._moving:
-            self._take(envelope.sender, decode_message(pb.StatePart, content))
+            part = decode_message(pb.StatePart, content)
+            if part.HasField("share"):
+                self._take_share(envelope.sender, part.share)
+            else:
+                self._take(envelope.sender, part)
             return
         if envelope.purpose not in (pb.PURPOSE_ACTIVATION, pb.PURPOSE_ERROR):
             raise WireError(f"device {envelope.sender} sends purpose {envelope.purpose}, which is not due")
@@ -310,6 +333,10 @@ class Generation:
         channel = self._channel(self._device_of[piece])
         self._send(envelope=channel.seal(purpose, content, express=express))
 
+    def common_key(self, piece: int) -> bytes:
+        """Return the key that masks have in common with the holder of a piece."""
+        return self._channel(self._device_of[piece]).common
+
     def tell(self, progress: pb.Progress) -> None:
         """Tell the server what a mini-batch gave."""
         progress.generation = self.number
@@ -319,11 +346,26 @@ class Generation:
         """A drained boundary: the piece to disk, a sealed snapshot to its heirs."""
         self._owner.states.save(self.number, boundary, state)
         heirs = {h: self._owner.identities[h] for h in self._heirs if h != self._me}
+        needed = self._assign.heirs_needed
+        if len(heirs) < needed:
+            heirs = {}  # too few to open it together: only the owner may read its piece
         held = pb.Held(generation=self.number, boundary=boundary, busy_seconds=busy)
         place = pb.Snapshot(
-            generation=self.number, boundary=boundary, piece=self._assign.piece, sender=self._me
+            generation=self.number,
+            boundary=boundary,
+            piece=self._assign.piece,
+            sender=self._me,
+            needed=needed if needed > 1 else 0,
         )
-        sealed = seal_snapshot(self._run, self._owner.identity, heirs, place, state.size, state.blocks())
+        sealed = seal_snapshot(
+            self._run,
+            self._owner.identity,
+            heirs,
+            place,
+            state.size,
+            state.blocks(),
+            split if place.needed else None,
+        )
         self._giving.append(self._tell_held(sealed if heirs else (), held))
 
     def _tell_held(self, snapshot: Iterable[pb.Snapshot], held: pb.Held) -> Iterator[None]:

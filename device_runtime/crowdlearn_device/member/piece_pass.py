@@ -13,9 +13,11 @@ from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.piece.dominator import Dominator
 from crowdlearn_device.piece.inbox import Message
+from crowdlearn_device.piece.masking import Masking
 from crowdlearn_device.piece.piece import Piece
 from crowdlearn_device.piece.rounding import Rounding
 from crowdlearn_device.piece.routes import Layout
+from crowdlearn_device.privacy.masked import decode_words, encode_words
 from crowdlearn_device.privacy.mechanisms.base import SumsPlace
 from crowdlearn_device.privacy.mechanisms.outgoing import Outgoing
 from crowdlearn_device.privacy.tap import Kind, Record
@@ -32,6 +34,9 @@ class Surroundings(Protocol):
 
     def deliver(self, piece: int, purpose: pb.Purpose, content: bytes, *, express: bool) -> None:
         """Seal sums or errors, and send them to the holder of a piece."""
+
+    def common_key(self, piece: int) -> bytes:
+        """Return the key, 32 bytes, that only the holder of `piece` knows, too."""
 
     def tell(self, progress: pb.Progress) -> None:
         """Tell the server what a mini-batch gave."""
@@ -91,6 +96,11 @@ class PiecePass:
             seed,
             at_once=training.batch <= training.micro_batch,
         )
+        self._masking = None
+        if training.masked:
+            self._masking = Masking(
+                manifest, assigned.layout, assign.piece, training.masked, assigned.around.common_key
+            )
         # Everything waits for what turns round at the loss, and that is the shortest there is.
         self._express = [edge.target == len(manifest.layers) - 1 for edge in manifest.edges]
         self._edges = manifest.edges
@@ -130,7 +140,9 @@ class PiecePass:
         them before.
         """
         sums = decode_message(pb.Sums, content)
-        training, values = self._assign.training, decode_tensor(sums.values)
+        training, forward = self._assign.training, purpose == pb.PURPOSE_ACTIVATION
+        masked = self._masking if forward and self._masks(sums.edge) else None
+        values = decode_tensor(sums.values) if masked is None else decode_words(sums.values)
         micros = []
         if sums.rows <= training.batch + 1:  # a last sample may have joined
             micros = micro_batches(sums.rows, training.micro_batch, training.least_rows)
@@ -140,11 +152,25 @@ class PiecePass:
             raise WireError(
                 f"values of shape {values.shape} for the {len(micros[sums.micro])} rows of a micro-batch"
             )
-        if self._tap is not None:
-            kind: Kind = "sums" if purpose == pb.PURPOSE_ACTIVATION else "errors"
-            self._record(kind, values, boundary=sums.step, micro=sums.micro, edge=sums.edge, partner=partner)
         place = sums.step, sums.micro, sums.micros, sums.rows, sums.edge
-        self._piece.receive(Message(partner, purpose, *place, values))
+        message = Message(partner, purpose, *place, values)
+        messages = [message]
+        if masked is not None:
+            self._piece.check_due(message)
+            self._hear("masked", message)
+            messages = masked.arrived(message)
+        for number, each in enumerate(messages):
+            if number == 0:
+                self._hear("sums" if forward else "errors", each)
+            self._piece.receive(each)
+
+    def _masks(self, edge: int) -> bool:
+        """Return whether sums for this piece travel masked on an edge."""
+        return self._masking is not None and bool(self._masking.senders(edge, self._assign.piece))
+
+    def _hear(self, kind: Kind, message: Message) -> None:
+        step, micro, edge, partner = message.step, message.micro, message.edge, message.partner
+        self._record(kind, message.values, boundary=step, micro=micro, edge=edge, partner=partner)
 
     def _record(
         self,
@@ -187,12 +213,18 @@ class PiecePass:
         values = self._outgoing.sums(message.values, at)
         return message if values is message.values else replace(message, values=values)
 
+    def _encoded(self, message: Message) -> pb.Tensor:
+        """Return values as they travel: masked if the run asks so, else in the wire's dtype."""
+        words = self._masking.leaving(message) if self._masking is not None else None
+        if words is not None:
+            return encode_words(words)
+        wire = self._assign.training.wire
+        return encode_tensor(message.values, wire, self._rounding.of(message) if wire == pb.INT8 else None)
+
     def _send(self, messages: Sequence[Message]) -> None:
-        training = self._assign.training
         for message in messages:
-            lots = self._rounding.of(message) if training.wire == pb.INT8 else None
             try:
-                values = encode_tensor(message.values, training.wire, lots)
+                values = self._encoded(message)
             except WireError as error:
                 raise WireError(f"{self._told(message)} at step {message.step}: {error}") from error
             sums = pb.Sums(

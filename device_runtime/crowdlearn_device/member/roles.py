@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .on_shares import DominatorOnShares, HelperOnShares
+from .dominator_on_shares import DominatorOnShares
+from .helper_on_shares import HelperOnShares
 from .piece_pass import Assigned, PiecePass
 
 

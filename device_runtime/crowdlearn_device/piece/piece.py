@@ -147,10 +147,7 @@ class Piece:
 
     def receive(self, message: Message) -> None:
         """Take partial sums or errors. Raises WireError if they do not fit the piece or were not due."""
-        if message.step not in self._awaited:
-            raise WireError(f"message of step {message.step} while this piece is at {self.boundary}")
-        if not 0 <= message.micro < message.micros <= message.rows:
-            raise WireError(f"micro-batch {message.micro} of {message.micros} with {message.rows} rows")
+        self.check_due(message)
         step = self._step(message.step, message.micros, message.rows)
         layer = step.arrivals.put(message)
         call = Call(message.step, message.purpose, message.micro, self._stage(layer))
@@ -159,6 +156,13 @@ class Piece:
         step.waiting[call] = step.waiting.get(call, missing) - 1
         if step.waiting[call] == 0:
             self._ready.append(call)
+
+    def check_due(self, message: Message) -> None:
+        """Raise WireError if the message is of a mini-batch that this piece does not wait for."""
+        if message.step not in self._awaited:
+            raise WireError(f"message of step {message.step} while this piece is at {self.boundary}")
+        if not 0 <= message.micro < message.micros <= message.rows:
+            raise WireError(f"micro-batch {message.micro} of {message.micros} with {message.rows} rows")
 
     def _step(self, number: int, micros: int, rows: int) -> MiniBatch:
         new = MiniBatch(number, micros, rows, Arrivals(self._manifest, self._routes))

@@ -18,7 +18,7 @@ import numpy as np
 from crowdlearn_device.errors import StateError
 from crowdlearn_device.protocol.frames import Array
 
-Kind = Literal["sums", "errors", "fed", "weights", "shared", "metrics"]
+Kind = Literal["sums", "masked", "errors", "fed", "weights", "shared", "metrics"]
 KINDS: tuple[str, ...] = get_args(Kind)
 MAX_HEADER = 1 << 16
 """Bytes of one record's description."""
@@ -30,6 +30,7 @@ class Record:
     """One array that a device holds, and its place in the run.
 
     `sums` and `errors` are opened messages: float32 [rows, neurons, ...] on `edge` from the piece `partner`.
+    `masked` are sums under masks, uint32 of the same shape; their total is in the `sums` of the first sender.
     `fed` are the dominator's own samples: int64 [rows], positions in its data. It is what an attacker must
     guess, so only evaluations read it. `weights` is an array of the device's piece at a boundary.
     The host gets `shared`, uint32 "indices" and float32 "values" [weights], whose `boundary` is the round,

@@ -24,7 +24,7 @@ def message_bytes(rows: int, shape: Sequence[int], dtype: pb.DType = pb.FLOAT32)
 
     Built from the real messages with typical counters, so that nothing has to be kept in step by hand.
     """
-    width = {pb.FLOAT32: 4, pb.FLOAT16: 2, pb.INT8: 1}[dtype]
+    width = {pb.FLOAT32: 4, pb.FLOAT16: 2, pb.INT8: 1, pb.MASKED: 3}[dtype]
     count = rows
     for dim in shape:
         count *= dim

@@ -21,6 +21,7 @@ class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FLOAT32: _ClassVar[DType]
     FLOAT16: _ClassVar[DType]
     INT8: _ClassVar[DType]
+    MASKED: _ClassVar[DType]
 
 class SharedKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -32,6 +33,9 @@ class SharedKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SHARED_SUMS: _ClassVar[SharedKind]
     SHARED_BACK: _ClassVar[SharedKind]
     SHARED_GRADIENT: _ClassVar[SharedKind]
+    SHARED_CHECK_SUMS: _ClassVar[SharedKind]
+    SHARED_CHECK_BACK: _ClassVar[SharedKind]
+    SHARED_CHECK_GRADIENT: _ClassVar[SharedKind]
 
 class FaultKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -51,6 +55,7 @@ PURPOSE_MODEL: Purpose
 FLOAT32: DType
 FLOAT16: DType
 INT8: DType
+MASKED: DType
 SHARED_KEYS: SharedKind
 SHARED_WEIGHTS: SharedKind
 SHARED_FACTS: SharedKind
@@ -59,6 +64,9 @@ SHARED_ERRORS: SharedKind
 SHARED_SUMS: SharedKind
 SHARED_BACK: SharedKind
 SHARED_GRADIENT: SharedKind
+SHARED_CHECK_SUMS: SharedKind
+SHARED_CHECK_BACK: SharedKind
+SHARED_CHECK_GRADIENT: SharedKind
 FAULT_ENVELOPE: FaultKind
 FAULT_PROGRAM: FaultKind
 FAULT_STATE: FaultKind
@@ -204,6 +212,14 @@ class Provide(_message.Message):
     from_snapshot: bool
     def __init__(self, piece: _Optional[int] = ..., neurons: _Optional[_Iterable[_Union[Range, _Mapping]]] = ..., from_snapshot: bool = ...) -> None: ...
 
+class Unsealing(_message.Message):
+    __slots__ = ("piece", "device")
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    piece: int
+    device: int
+    def __init__(self, piece: _Optional[int] = ..., device: _Optional[int] = ...) -> None: ...
+
 class Transfer(_message.Message):
     __slots__ = ("device", "piece", "layer", "neurons")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
@@ -231,8 +247,24 @@ class Mechanism(_message.Message):
     settings: _containers.ScalarMap[str, float]
     def __init__(self, name: _Optional[str] = ..., settings: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
+class LinearMap(_message.Message):
+    __slots__ = ("edge", "kind", "kernel", "stride", "padding", "dilation")
+    EDGE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
+    DILATION_FIELD_NUMBER: _ClassVar[int]
+    edge: int
+    kind: str
+    kernel: _containers.RepeatedScalarFieldContainer[int]
+    stride: _containers.RepeatedScalarFieldContainer[int]
+    padding: _containers.RepeatedScalarFieldContainer[int]
+    dilation: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, edge: _Optional[int] = ..., kind: _Optional[str] = ..., kernel: _Optional[_Iterable[int]] = ..., stride: _Optional[_Iterable[int]] = ..., padding: _Optional[_Iterable[int]] = ..., dilation: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class Training(_message.Message):
-    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness", "least_rows", "weigh_charge", "shares", "outgoing", "secret_order")
+    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness", "least_rows", "weigh_charge", "shares", "outgoing", "maps", "masked", "secret_order")
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     MICRO_BATCH_FIELD_NUMBER: _ClassVar[int]
@@ -246,6 +278,8 @@ class Training(_message.Message):
     WEIGH_CHARGE_FIELD_NUMBER: _ClassVar[int]
     SHARES_FIELD_NUMBER: _ClassVar[int]
     OUTGOING_FIELD_NUMBER: _ClassVar[int]
+    MAPS_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     SECRET_ORDER_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     batch: int
@@ -260,11 +294,13 @@ class Training(_message.Message):
     weigh_charge: bool
     shares: bool
     outgoing: _containers.RepeatedCompositeFieldContainer[Mechanism]
+    maps: _containers.RepeatedCompositeFieldContainer[LinearMap]
+    masked: int
     secret_order: bool
-    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ..., weigh_charge: bool = ..., shares: bool = ..., outgoing: _Optional[_Iterable[_Union[Mechanism, _Mapping]]] = ..., secret_order: bool = ...) -> None: ...
+    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ..., weigh_charge: bool = ..., shares: bool = ..., outgoing: _Optional[_Iterable[_Union[Mechanism, _Mapping]]] = ..., maps: _Optional[_Iterable[_Union[LinearMap, _Mapping]]] = ..., masked: _Optional[int] = ..., secret_order: bool = ...) -> None: ...
 
 class Assign(_message.Message):
-    __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched", "keep_program", "provided")
+    __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched", "keep_program", "heirs_needed", "unsealings", "provided")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     PASS_INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -282,6 +318,8 @@ class Assign(_message.Message):
     FRESH_FIELD_NUMBER: _ClassVar[int]
     PATCHED_FIELD_NUMBER: _ClassVar[int]
     KEEP_PROGRAM_FIELD_NUMBER: _ClassVar[int]
+    HEIRS_NEEDED_FIELD_NUMBER: _ClassVar[int]
+    UNSEALINGS_FIELD_NUMBER: _ClassVar[int]
     PROVIDED_FIELD_NUMBER: _ClassVar[int]
     generation: int
     epoch: int
@@ -300,8 +338,10 @@ class Assign(_message.Message):
     fresh: bool
     patched: bool
     keep_program: str
+    heirs_needed: int
+    unsealings: _containers.RepeatedCompositeFieldContainer[Unsealing]
     provided: _containers.RepeatedCompositeFieldContainer[PieceSpec]
-    def __init__(self, generation: _Optional[int] = ..., epoch: _Optional[int] = ..., pass_index: _Optional[int] = ..., boundary: _Optional[int] = ..., pass_boundary: _Optional[int] = ..., piece: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., from_generation: _Optional[int] = ..., provides: _Optional[_Iterable[_Union[Provide, _Mapping]]] = ..., transfers: _Optional[_Iterable[_Union[Transfer, _Mapping]]] = ..., heirs: _Optional[_Iterable[int]] = ..., pass_end: _Optional[int] = ..., fresh: bool = ..., patched: bool = ..., keep_program: _Optional[str] = ..., provided: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ...) -> None: ...
+    def __init__(self, generation: _Optional[int] = ..., epoch: _Optional[int] = ..., pass_index: _Optional[int] = ..., boundary: _Optional[int] = ..., pass_boundary: _Optional[int] = ..., piece: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., from_generation: _Optional[int] = ..., provides: _Optional[_Iterable[_Union[Provide, _Mapping]]] = ..., transfers: _Optional[_Iterable[_Union[Transfer, _Mapping]]] = ..., heirs: _Optional[_Iterable[int]] = ..., pass_end: _Optional[int] = ..., fresh: bool = ..., patched: bool = ..., keep_program: _Optional[str] = ..., heirs_needed: _Optional[int] = ..., unsealings: _Optional[_Iterable[_Union[Unsealing, _Mapping]]] = ..., provided: _Optional[_Iterable[_Union[PieceSpec, _Mapping]]] = ...) -> None: ...
 
 class KeyOffer(_message.Message):
     __slots__ = ("generation", "device", "ephemeral")
@@ -409,15 +449,27 @@ class NamedTensor(_message.Message):
     values: Tensor
     def __init__(self, name: _Optional[str] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
+class KeyShare(_message.Message):
+    __slots__ = ("piece", "point", "share")
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    POINT_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    piece: int
+    point: int
+    share: bytes
+    def __init__(self, piece: _Optional[int] = ..., point: _Optional[int] = ..., share: _Optional[bytes] = ...) -> None: ...
+
 class StatePart(_message.Message):
-    __slots__ = ("layer", "neurons", "arrays")
+    __slots__ = ("layer", "neurons", "arrays", "share")
     LAYER_FIELD_NUMBER: _ClassVar[int]
     NEURONS_FIELD_NUMBER: _ClassVar[int]
     ARRAYS_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
     layer: int
     neurons: Range
     arrays: _containers.RepeatedCompositeFieldContainer[NamedTensor]
-    def __init__(self, layer: _Optional[int] = ..., neurons: _Optional[_Union[Range, _Mapping]] = ..., arrays: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ...) -> None: ...
+    share: KeyShare
+    def __init__(self, layer: _Optional[int] = ..., neurons: _Optional[_Union[Range, _Mapping]] = ..., arrays: _Optional[_Iterable[_Union[NamedTensor, _Mapping]]] = ..., share: _Optional[_Union[KeyShare, _Mapping]] = ...) -> None: ...
 
 class GlobalState(_message.Message):
     __slots__ = ("generation", "part")
@@ -452,15 +504,17 @@ class Progress(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., boundary: _Optional[int] = ..., rows: _Optional[int] = ..., pass_done: bool = ..., metrics: _Optional[_Union[Metrics, _Mapping]] = ...) -> None: ...
 
 class WrappedKey(_message.Message):
-    __slots__ = ("device", "sealed")
+    __slots__ = ("device", "sealed", "point")
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
+    POINT_FIELD_NUMBER: _ClassVar[int]
     device: int
     sealed: bytes
-    def __init__(self, device: _Optional[int] = ..., sealed: _Optional[bytes] = ...) -> None: ...
+    point: int
+    def __init__(self, device: _Optional[int] = ..., sealed: _Optional[bytes] = ..., point: _Optional[int] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("generation", "boundary", "piece", "sender", "ephemeral", "keys", "sealed", "part", "parts")
+    __slots__ = ("generation", "boundary", "piece", "sender", "ephemeral", "keys", "sealed", "part", "parts", "needed")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     BOUNDARY_FIELD_NUMBER: _ClassVar[int]
     PIECE_FIELD_NUMBER: _ClassVar[int]
@@ -470,6 +524,7 @@ class Snapshot(_message.Message):
     SEALED_FIELD_NUMBER: _ClassVar[int]
     PART_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
+    NEEDED_FIELD_NUMBER: _ClassVar[int]
     generation: int
     boundary: int
     piece: int
@@ -479,7 +534,8 @@ class Snapshot(_message.Message):
     sealed: bytes
     part: int
     parts: int
-    def __init__(self, generation: _Optional[int] = ..., boundary: _Optional[int] = ..., piece: _Optional[int] = ..., sender: _Optional[int] = ..., ephemeral: _Optional[bytes] = ..., keys: _Optional[_Iterable[_Union[WrappedKey, _Mapping]]] = ..., sealed: _Optional[bytes] = ..., part: _Optional[int] = ..., parts: _Optional[int] = ...) -> None: ...
+    needed: int
+    def __init__(self, generation: _Optional[int] = ..., boundary: _Optional[int] = ..., piece: _Optional[int] = ..., sender: _Optional[int] = ..., ephemeral: _Optional[bytes] = ..., keys: _Optional[_Iterable[_Union[WrappedKey, _Mapping]]] = ..., sealed: _Optional[bytes] = ..., part: _Optional[int] = ..., parts: _Optional[int] = ..., needed: _Optional[int] = ...) -> None: ...
 
 class Held(_message.Message):
     __slots__ = ("generation", "boundary", "busy_seconds")

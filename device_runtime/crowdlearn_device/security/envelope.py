@@ -118,8 +118,14 @@ class Channel:
         )
         self._out = derive(secret, self._direction(me, peer))
         self._in = derive(secret, self._direction(peer, me))
+        self.common = HKDF(SHA256(), KEY_BYTES, salt=None, info=self._pair(me, peer)).derive(secret)
+        """A key of 32 bytes for the masks of both: the same on both sides, and of no third device."""
         self._sent = [0, 0]
         self._received = [0, 0]
+
+    def _pair(self, one: int, other: int) -> bytes:
+        place = struct.pack("<III", self._generation, min(one, other), max(one, other))
+        return b"crowdlearn masks" + place + self._run.encode()
 
     def _direction(self, sender: int, receiver: int) -> bytes:
         return (

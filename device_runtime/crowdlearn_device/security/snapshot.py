@@ -8,7 +8,7 @@ opens as the one it was sealed as, after the one before it, or not at all.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -20,6 +20,9 @@ from crowdlearn_device.state.piece_state import PART_BYTES
 
 from .envelope import Identity, agree, derive, nonce_of
 
+Split = Callable[[bytes, int, int], list[bytes]]
+"""A secret, a threshold and a number of shares to that many shares (Shamir)."""
+
 
 def seal_snapshot(
     run: str,
@@ -28,22 +31,25 @@ def seal_snapshot(
     place: pb.Snapshot,
     size: int,
     blocks: Iterable[bytes | memoryview],
+    split: Split | None = None,
 ) -> Iterator[pb.Snapshot]:
-    """`blocks`, `size` bytes together, in parts like `place`, which each heir (number -> identity) can read
-    and nobody else; one part at a time is in memory.
+    """Seal `blocks`, `size` bytes together, in parts like `place`, which each heir (number -> identity) can
+    read, and no other device; one part at a time is in memory. With `split`, `place.needed` of them can
+    together.
     """
     ephemeral = X25519PrivateKey.generate()
     key = ChaCha20Poly1305.generate_key()
     cipher = ChaCha20Poly1305(key)
+    shares = split(key, place.needed, len(heirs)) if split is not None else [key] * len(heirs)
     parts = -(-size // PART_BYTES)
     for number, content in enumerate(_cut(blocks)):
         part = pb.Snapshot(part=number, parts=parts, ephemeral=ephemeral.public_key().public_bytes_raw())
         part.MergeFrom(place)
         associated = _associated(run, part)
-        for heir, public in sorted(heirs.items()) if number == 0 else ():
+        for k, (heir, public) in enumerate(sorted(heirs.items()) if number == 0 else ()):
             secret = agree(identity.private, public) + agree(ephemeral, public)
-            sealed = _wrap(run, secret, place.sender, heir).encrypt(nonce_of(0), key, associated)
-            part.keys.add(device=heir, sealed=sealed)
+            sealed = _wrap(run, secret, place.sender, heir).encrypt(nonce_of(0), shares[k], associated)
+            part.keys.add(device=heir, sealed=sealed, point=0 if split is None else k + 1)
         part.sealed = cipher.encrypt(nonce_of(number), content, associated)
         yield part
 
@@ -64,23 +70,30 @@ def _cut(blocks: Iterable[bytes | memoryview]) -> Iterator[bytes]:
         yield bytes(part)
 
 
-class SnapshotOpener:
-    """Opens a snapshot's parts as they come."""
+def unwrapped(
+    run: str, me: int, identity: Identity, sender_identity: bytes, first: pb.Snapshot
+) -> tuple[int, bytes]:
+    """Return what the first part of a snapshot holds for this heir: a share of the key and its point, or the
+    key itself and 0.
 
-    def __init__(
-        self, run: str, me: int, identity: Identity, sender_identity: bytes, first: pb.Snapshot
-    ) -> None:
-        """Raises EnvelopeError if the first part does not name this device as heir, or is altered."""
-        sealed = next((key.sealed for key in first.keys if key.device == me), None)
-        if sealed is None:
-            raise EnvelopeError(f"snapshot of piece {first.piece} is not sealed to device {me}")
-        secret = agree(identity.private, sender_identity) + agree(identity.private, first.ephemeral)
-        self._run, self._due = run, 0
-        try:
-            key = _wrap(run, secret, first.sender, me).decrypt(nonce_of(0), sealed, _associated(run, first))
-            self._cipher = ChaCha20Poly1305(key)
-        except (InvalidTag, ValueError) as error:
-            raise EnvelopeError(_altered(first)) from error
+    Raises EnvelopeError if the part does not name this device as heir, or is altered.
+    """
+    found = next((key for key in first.keys if key.device == me), None)
+    if found is None:
+        raise EnvelopeError(f"snapshot of piece {first.piece} is not sealed to device {me}")
+    secret = agree(identity.private, sender_identity) + agree(identity.private, first.ephemeral)
+    try:
+        wrap = _wrap(run, secret, first.sender, me)
+        return found.point, wrap.decrypt(nonce_of(0), found.sealed, _associated(run, first))
+    except (InvalidTag, ValueError) as error:
+        raise EnvelopeError(_altered(first)) from error
+
+
+class SnapshotOpener:
+    """Opens a snapshot's parts as they come, with its key of 32 bytes."""
+
+    def __init__(self, run: str, key: bytes) -> None:
+        self._run, self._due, self._cipher = run, 0, ChaCha20Poly1305(key)
 
     def open(self, part: pb.Snapshot) -> bytes:
         """The content of the next part. Raises EnvelopeError if it is altered, or not the next."""
@@ -97,8 +110,8 @@ def _wrap(run: str, secret: bytes, sender: int, heir: int) -> ChaCha20Poly1305:
 
 
 def _associated(run: str, part: pb.Snapshot) -> bytes:
-    place = part.generation, part.boundary, part.piece, part.sender, part.part, part.parts
-    return struct.pack("<IQIIII", *place) + part.ephemeral + run.encode()
+    place = part.generation, part.boundary, part.piece, part.sender, part.part, part.parts, part.needed
+    return struct.pack("<IQIIIII", *place) + part.ephemeral + run.encode()
 
 
 def _altered(part: pb.Snapshot) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_export.graph.neuron_graph import Edge, Layer, NeuronGraph
 
 from crowdlearn_host.errors import PlanError
@@ -11,6 +13,8 @@ from crowdlearn_host.errors import PlanError
 from .plan import Plan, plan_from_counts
 from .shares import HELPERS, shared_edges
 
+PAIRS = ("kernel", "stride", "padding", "dilation")
+"""Attributes of a convolution, heights first."""
 SUFFIX = ".shared"
 """What the name of a layer that helpers own adds to that of its linear map."""
 
@@ -18,8 +22,14 @@ SUFFIX = ".shared"
 def with_helper_layers(graph: NeuronGraph, *, first_layer: bool) -> NeuronGraph:
     """Insert into each shared edge a layer that passes its source's outputs on, and owns the edge.
 
-    Such a layer has no operations: what enters it leaves it. The network computes what it did.
+    Such a layer has no operations: what enters it leaves it. The network computes what it did. Raises
+    PlanError if the first layer cannot be shared.
     """
+    if first_layer and graph.layers[0].neurons < HELPERS:
+        raise PlanError(
+            f"{graph.name} has {graph.layers[0].neurons} input channels, too few for three helpers; take "
+            "privacy.first_layer = 'kept'"
+        )
     shared = set(shared_edges(graph, first_layer=first_layer))
     layers: list[Layer] = []
     place: dict[int, int] = {}
@@ -47,21 +57,24 @@ def helper_layers(graph: NeuronGraph) -> tuple[int, ...]:
     return tuple(layer.index for layer in graph.layers if layer.name.endswith(SUFFIX))
 
 
+def convolutions_told(graph: NeuronGraph) -> tuple[pb.LinearMap, ...]:
+    """Return what devices have to know of the maps on shares that are not dense."""
+    found, owned = [], set(helper_layers(graph))
+    for number, edge in enumerate(graph.edges):
+        if edge.source in owned and edge.kind != "dense":
+            pairs: Any = {name: edge.attributes[name] for name in PAIRS}
+            found.append(pb.LinearMap(edge=number, kind=edge.kind, **pairs))
+    return tuple(found)
+
+
 def plan_for_helpers(graph: NeuronGraph, batch: int) -> Plan:
     """Return the plan of a graph with helper layers: the dominator's piece, and three with a third of these.
 
-    Micro-batches are whole mini-batches of `batch` samples. Raises PlanError if no layer is shared, or one
-    is a convolution's, which phones do not share yet.
+    Micro-batches are whole mini-batches of `batch` samples. Raises PlanError if no layer is shared.
     """
     owned = set(helper_layers(graph))
     if not owned:
         raise PlanError(f"{graph.name} has no linear map that could be on shares: it needs a hidden layer")
-    for edge in graph.edges:
-        if edge.source in owned and edge.kind != "dense":
-            raise PlanError(
-                f"{edge.module} is a {edge.kind} map, and phones share dense ones only; simulate it, or take "
-                "privacy.sums = 'plain'"
-            )
     counts = [[0 if layer.index in owned else layer.neurons for layer in graph.layers]]
     for helper in range(HELPERS):
         thirds = [layer.neurons // HELPERS + (helper < layer.neurons % HELPERS) for layer in graph.layers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from crowdlearn_device.privacy.shares.checks import COLUMNS
 from crowdlearn_export.graph.neuron_graph import Edge, NeuronGraph
 
 RING_BYTES = 4
@@ -12,6 +13,10 @@ COPIES = 2
 """Helpers that get the part of a shared value that travels, and helpers that answer a product."""
 OPENED = HELPERS * (HELPERS - 1)
 """Messages by which three helpers open a gradient to each other."""
+CHECKS = 4
+"""Matrices like the weights that a helper sees under its lots in a mini-batch, on average at most: the
+gradient, two parts of it, and the weights forward and backward in every third.
+"""
 PRODUCTS = {"forward": 2, "backward": 2, "gradient": 5}
 """Ring products of all three helpers together, for one product of plain numbers."""
 
@@ -20,35 +25,43 @@ PRODUCTS = {"forward": 2, "backward": 2, "gradient": 5}
 class SharesCost:
     """Costs of one group's slices on shares. Bytes are payload, counted once a hop; MACs do not count limbs.
 
-    `activation` and `error` bytes are per sample, `gradient` bytes per mini-batch. MACs are of forward,
-    backward and gradient, per sample: the dominator's, those of one helper of three, and those of a follower
-    that holds the same slices in plain mode.
+    `activation` and `error` bytes are per sample, `gradient` and `checks` bytes per mini-batch. MACs are of
+    forward, backward and gradient, per sample: the dominator's with its checks, those of one helper of three,
+    and those of a follower that holds the same slices in plain mode. `helper_checks` are a helper's MACs for
+    checks, per mini-batch.
     """
 
     activation: int
     error: int
     gradient: int
+    checks: int
     dominator_macs: float
     helper_macs: float
+    helper_checks: float
     follower_macs: float
     model_macs: float
 
     def bytes_per_sample(self, batch: int) -> float:
         """Bytes for each sample of mini-batches of `batch`, all in."""
-        return self.activation + self.error + self.gradient / batch
+        return self.activation + self.error + (self.gradient + self.checks) / batch
+
+    def helper_macs_per_sample(self, batch: int) -> float:
+        """MACs of a helper for each sample of mini-batches of `batch`, with its checks."""
+        return self.helper_macs + self.helper_checks / batch
 
 
 def shared_edges(graph: NeuronGraph, *, first_layer: bool) -> tuple[int, ...]:
     """Return the edges that are on shares.
 
     All have weights. Those into the output layer are not among them, as their gradients tell labels, nor are
-    those of the input unless `first_layer`.
+    those of the input unless `first_layer`, nor those of layers with fewer neurons than there are helpers.
     """
     last = len(graph.layers) - 1
     return tuple(
         number
         for number, edge in enumerate(graph.edges)
         if edge.kind != "identity" and edge.target != last and (first_layer or edge.source != 0)
+        if graph.layers[edge.source].neurons >= HELPERS
     )
 
 
@@ -68,8 +81,10 @@ def shares_cost(graph: NeuronGraph, *, first_layer: bool) -> SharesCost:
         activation=word * (entering + leaving),
         error=word * (leaving + answered),
         gradient=OPENED * RING_BYTES * sum(edge.parameters for edge in on),
-        dominator_macs=total - helped,
+        checks=RING_BYTES * sum(_seen(graph, edge) for edge in on),
+        dominator_macs=total - helped + COLUMNS * sum(_checked(graph, edge) for edge in on),
         helper_macs=in_ring / HELPERS,
+        helper_checks=COLUMNS * sum(CHECKS * edge.parameters for edge in on),
         follower_macs=helped,
         model_macs=total,
     )
@@ -89,6 +104,34 @@ def _each(edges: list[Edge]) -> tuple[int, int, int]:
     """Return MACs of forward, backward (none to the input) and gradient."""
     forward = sum(edge.macs for edge in edges)
     return forward, sum(edge.macs for edge in edges if edge.source != 0), forward
+
+
+def _seen(graph: NeuronGraph, edge: Edge) -> int:
+    """Return the numbers of all checks of an edge, of a mini-batch."""
+    entering, taps = edge.parameters // graph.layers[edge.target].neurons, _taps(graph, edge)
+    back = 0 if edge.source == 0 else graph.layers[edge.target].neurons * taps
+    if edge.kind == "depthwise":
+        return edge.parameters * (COLUMNS * (1 + (edge.source != 0)) + HELPERS * HELPERS)
+    return COLUMNS * (entering * (1 + HELPERS * HELPERS) + back)
+
+
+def _checked(graph: NeuronGraph, edge: Edge) -> int:
+    """Return the dominator's MACs for a column of all checks of an edge, per sample."""
+    source, taps = graph.layers[edge.source], _taps(graph, edge)
+    places = _leaving(graph, edge)
+    gathered = source.neurons * (
+        source.output_floats if edge.kind == "dense" else graph.layers[edge.target].sum_floats * taps
+    )
+    back = 0 if edge.source == 0 else _entering(graph, edge) + places * taps
+    return (places + gathered) * (1 + HELPERS) + back
+
+
+def _taps(graph: NeuronGraph, edge: Edge) -> int:
+    """Return the numbers of a kernel; 1 of a dense map."""
+    if edge.kind == "dense":
+        return 1
+    pairs = 1 if edge.kind == "depthwise" else graph.layers[edge.source].neurons
+    return edge.parameters // (pairs * graph.layers[edge.target].neurons)
 
 
 def _macs(edges: list[Edge]) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from crowdlearn_device.data.dataset import Dataset, as_targets
+from crowdlearn_device.privacy.masked import WORD_BYTES
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.targets import TargetSpec
 from crowdlearn_device.sharing.update_values import ValueType
@@ -31,7 +32,7 @@ from crowdlearn_host.methods.round_schedule import renews
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.afford import with_classes
 from crowdlearn_host.planner.balanced import balanced
-from crowdlearn_host.planner.helpers import plan_for_helpers, with_helper_layers
+from crowdlearn_host.planner.helpers import convolutions_told, plan_for_helpers, with_helper_layers
 from crowdlearn_host.planner.messages import check_messages
 from crowdlearn_host.planner.plan import Plan, load_plan
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
@@ -148,7 +149,8 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
         )
     for each in (plan, *fallbacks):
         layout = [piece.neurons for piece in each.pieces]
-        check_messages(graph, layout, micro + 1, wire_format(training.wire).dtype_bytes)
+        width = WORD_BYTES if config.privacy.masked_fraction else 0
+        check_messages(graph, layout, micro + 1, max(width, wire_format(training.wire).dtype_bytes))
     return Checked(config, model, graph, loss, plan, fallbacks, micro, sample, test, train, read)
 
 
@@ -286,7 +288,10 @@ def _settings(
         secret_order=prepared.config.secret_order,
         weigh_charge=prepared.config.group.weigh_charge,
         heirs=prepared.config.privacy.heirs,
+        heirs_needed=prepared.config.privacy.heirs_needed,
         shares=prepared.config.privacy.sums == "shares",
+        masked=prepared.config.privacy.masked_fraction,
+        maps=convolutions_told(prepared.graph),
         outgoing=prepared.config.metrics.mechanisms,
     )
 

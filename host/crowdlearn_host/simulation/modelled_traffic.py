@@ -5,10 +5,12 @@ from __future__ import annotations
 from itertools import compress
 
 import numpy as np
+from crowdlearn_device.privacy.masked import LEAST_SENDERS
 from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
 from numpy.typing import NDArray
 
 from crowdlearn_host.planner.plan import Plan
+from crowdlearn_host.planner.problem.bundles import PAIRED
 from crowdlearn_host.spec.simulation import SimulationConfig
 
 
@@ -17,6 +19,23 @@ def sums_per_sample(graph: NeuronGraph, plan: Plan) -> int:
     another piece owns), as in SliceNet.
     """
     return sum(_crossing(graph, plan))
+
+
+def masked_per_sample(graph: NeuronGraph, plan: Plan) -> int:
+    """Floats of those forward that several pieces send for one neuron: they travel masked, if any do."""
+    found = 0
+    for edge in graph.edges:
+        if edge.kind in PAIRED:
+            continue
+        senders = [
+            piece for piece in plan.pieces if piece.neurons[edge.source][1] > piece.neurons[edge.source][0]
+        ]
+        for piece in plan.pieces:
+            start, stop = piece.neurons[edge.target]
+            others = len(senders) - (piece in senders)
+            if others >= LEAST_SENDERS:
+                found += others * (stop - start) * graph.layers[edge.target].sum_floats
+    return found
 
 
 def errors_per_sample(graph: NeuronGraph, plan: Plan) -> int:

@@ -30,7 +30,7 @@ from crowdlearn_host.simulation.learners.workload import Workload
 from crowdlearn_host.spec.micro_batch import cheapest_rows
 from crowdlearn_host.spec.simulation import AS_PHONES, SimulationConfig
 
-from .modelled_traffic import errors_per_sample, sums_per_sample
+from .modelled_traffic import errors_per_sample, masked_per_sample, sums_per_sample
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Setting:
 
     `pieces` is the piece of each weight, and `travelling` the weights in the order in which they travel;
     `statistics` tells which weights are running statistics, `frozen` which stay as they are. `gradient_bytes`
-    are what helpers open to each other in a mini-batch, on shares.
+    are what helpers open to each other, and are checked by, in a mini-batch on shares.
     """
 
     workload: Workload
@@ -52,6 +52,8 @@ class Setting:
     errors_per_sample: int
     initial: Floats
     gradient_bytes: int = 0
+    masked_per_sample: int = 0
+    """Floats of `sums_per_sample` that travel masked."""
 
     @property
     def config(self) -> SimulationConfig:
@@ -142,7 +144,8 @@ def prepare(
             shared_edges(graph, first_layer=first_layer),
             shares_cost(graph, first_layer=first_layer),
         )
-        sums, errors, gradient = cost.activation // FLOAT, cost.error // FLOAT, cost.gradient
+        sums, errors = cost.activation // FLOAT, cost.error // FLOAT
+        gradient = cost.gradient + cost.checks
     layout = flat_layout(state)
     trained = dict(model.named_parameters())
 
@@ -171,6 +174,7 @@ def prepare(
         errors,
         flatten(state),
         gradient,
+        masked_per_sample(graph, plan) if config.privacy.masked_fraction else 0,
     )
     if not setting.rounds:
         raise ConfigError(

@@ -12,10 +12,11 @@ from crowdlearn_host.common.toml_files import Section
 class PrivacySection(Section):
     """The form in which sums and errors leave a device.
 
-    plain: in the clear to the device that they are for, which can tell samples and labels from them. shares:
-    as random shares to three helpers (docs/privacy.md); normalisation, activations and the loss stay with the
-    dominator. `first_layer` then says whether it multiplies the first layer itself ("kept") or is helped with
-    it, too ("shared").
+    plain: in the clear to the device that they are for, which can tell samples and labels from them. masked:
+    as in plain, but sums that several devices send to one are masked, so that it sees their total only;
+    `fraction` are the binary places of such sums. shares: as random shares to three helpers
+    (docs/privacy.md); normalisation, activations and the loss stay with the dominator. `first_layer` then
+    says whether it multiplies the first layer itself ("kept") or is helped with it, too ("shared").
 
     With `epsilon` or `noise` each mini-batch is a DP-SGD step: samples drawn at random (Poisson), gradients
     clipped to the norm `clip` sample by sample, noise added of `noise` times the clip. Given `epsilon` alone,
@@ -29,8 +30,14 @@ class PrivacySection(Section):
     clip: float = Field(default=1.0, gt=0)
     noise: float | None = Field(default=None, gt=0)
     label_epsilon: float | None = Field(default=None, gt=0, le=50)
-    sums: Literal["plain", "shares"] = "plain"
+    sums: Literal["plain", "masked", "shares"] = "plain"
+    fraction: int = Field(default=14, ge=4, le=20)
     first_layer: Literal["kept", "shared"] = "kept"
+
+    @property
+    def masked_fraction(self) -> int:
+        """The binary places of masked sums; 0 if none are masked."""
+        return self.fraction if self.sums == "masked" else 0
 
     @property
     def private(self) -> bool:
@@ -39,7 +46,7 @@ class PrivacySection(Section):
 
     @model_validator(mode="after")
     def _noise_fits(self) -> Self:
-        if self.private and self.sums == "shares":
+        if self.private and self.sums != "plain":
             raise ValueError(
                 "privacy.epsilon and noise are for sums = 'plain': helpers open gradients without noise"
             )
@@ -55,8 +62,22 @@ class RunPrivacySection(PrivacySection):
 
     `heirs` are the devices that can read the snapshot of a piece beside its owner, should that be lost. They
     are "spares", devices without a piece; or "all", which are the spares or, without any, every device; or
-    the "owner" alone. If nobody can read it, a group waits until the lost device is back.
+    the "owner" alone; or "shared": of all other devices of the group, `heirs_needed` together, and fewer not.
+    If too few can read it, a group waits until the lost device is back.
     """
 
     order: Literal["auto", "secret", "seed"] = "auto"
-    heirs: Literal["spares", "all", "owner"] = "spares"
+    heirs: Literal["spares", "all", "owner", "shared"] = "spares"
+    heirs_needed: int = Field(default=2, ge=2, le=255)
+
+    def recovery(self, pieces: int, devices: int) -> str:
+        """Return in words what it takes to restore the piece of a lost device, in groups of `devices`."""
+        others, spares = devices - 1, devices - pieces
+        if self.heirs == "shared" and others >= self.heirs_needed:
+            together = f"any {self.heirs_needed} of the {others} other devices together"
+            return f"from {together}; one alone reads nothing"
+        if self.heirs in ("spares", "all") and spares > 0:
+            return f"from any of {spares} spares, each of which can read it alone"
+        if self.heirs == "all" and others > 0:
+            return f"from any of the {others} other devices, each of which can read it alone"
+        return "only with that device itself: no other can read it"

@@ -251,10 +251,10 @@ class RunSpec(Section):
 
     @model_validator(mode="after")
     def _pieces_are_inherited(self) -> Self:
-        if self.group.min_pieces is not None and self.privacy.heirs != "all":
+        if self.group.min_pieces is not None and self.privacy.heirs not in ("all", "shared"):
             raise ValueError(
                 "group.min_pieces goes on without a lost device, so another one must be able to read its "
-                "piece: set privacy.heirs = 'all', or leave min_pieces out"
+                "piece: set privacy.heirs = 'shared' or privacy.heirs = 'all', or leave min_pieces out"
             )
         return self
 

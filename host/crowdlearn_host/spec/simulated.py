@@ -124,6 +124,7 @@ def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None 
         ),
         privacy=PrivacySection(
             sums=spec.privacy.sums,
+            fraction=spec.privacy.fraction,
             first_layer=spec.privacy.first_layer,
             epsilon=spec.privacy.epsilon,
             delta=spec.privacy.delta,

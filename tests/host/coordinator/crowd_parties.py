@@ -217,9 +217,14 @@ class Host:
                 for update in self.shared.patch(generation, neurons, whole=whole):
                     self._send(device, pb.Frame(patch=pb.Patch(generation=generation, update=update)))
                 self._send(device, pb.Frame(patch=pb.Patch(generation=generation, last=True)))
-            case do.SendSnapshot(device, generation, boundary, piece):
-                for part in self.disk["snapshots"][generation, boundary, piece]:
-                    self._send(device, pb.Frame(snapshot=pb.Snapshot.FromString(part)))
+            case do.SendSnapshot(device, generation, boundary, piece, keys_only):
+                for data in self.disk["snapshots"][generation, boundary, piece]:
+                    part = pb.Snapshot.FromString(data)
+                    if keys_only:
+                        part.ClearField("sealed")
+                    self._send(device, pb.Frame(snapshot=part))
+                    if keys_only:
+                        break
             case do.Drop(device, _):
                 self.attached.pop(device, None)
                 self.dropped.append(device)

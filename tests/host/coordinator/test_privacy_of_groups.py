@@ -57,6 +57,45 @@ def test_spares_are_heirs_and_without_them_nobody_is(folder: Path) -> None:
     assert not without.disk["snapshots"]
 
 
+def test_two_heirs_restore_a_lost_piece_together_and_one_alone_does_not(folder: Path) -> None:
+    samples = (7, 5, 6, 4)
+    undisturbed = Crowd(folder / "undisturbed", settings_for(devices=4), samples=samples)
+    undisturbed.run()
+    settings = settings_for(devices=4, heirs="shared")
+    crowd = Crowd(folder / "crowd", settings, samples=samples)
+    crowd.run_until(lambda: crowd.group.phase == "running" and crowd.group.boundary > 1)
+    assert all(heirs and len(heirs) == 3 for heirs in crowd.group.snapshots.values())
+    lost, spare = crowd.group.holders[1], (set(range(4)) - set(crowd.group.holders)).pop()
+    crowd.crash(lost)
+    crowd.run()
+    assert crowd.told("recovering")
+    assert crowd.group.phase != "paused" or crowd.group.boundary > 1  # it went on without the lost one
+    crowd.connect(lost)
+    crowd.run()
+    crowd.check_done(undisturbed.model())
+
+    crowd = Crowd(folder / "alone", settings, samples=samples, seed=1)
+    crowd.run_until(lambda: crowd.group.phase == "running" and crowd.group.boundary > 1)
+    gone = sorted(set(crowd.group.holders))[:3]
+    for number in gone:
+        crowd.crash(number)
+    crowd.run()
+    assert crowd.group.phase == "paused"
+    for number in gone:
+        crowd.connect(number)
+    crowd.run()
+    crowd.check_done(undisturbed.model())
+    assert spare < 4
+
+
+def test_too_few_devices_share_no_snapshot(folder: Path) -> None:
+    settings = settings_for(devices=3, heirs="shared", heirs_needed=3)
+    crowd = Crowd(folder, settings, samples=(7, 5, 6))
+    crowd.run()
+    crowd.check_done()
+    assert not crowd.disk["snapshots"]
+
+
 def test_a_secret_order_is_neither_the_seeds_nor_anothers_and_repeats_after_a_loss(folder: Path) -> None:
     settings = settings_for(secret_order=True, devices=4)
     crowd = Crowd(folder / "crowd", settings, samples=(37, 35, 36, 34))

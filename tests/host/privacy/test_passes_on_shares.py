@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from crowdlearn_device.errors import DeviceError, WireError
-from crowdlearn_device.member.on_shares import DominatorOnShares, HelperOnShares
+from crowdlearn_device.member.dominator_on_shares import DominatorOnShares
+from crowdlearn_device.member.helper_on_shares import HelperOnShares
 from crowdlearn_device.member.piece_pass import Assigned
 from crowdlearn_device.member.roles import pass_of
 from crowdlearn_device.privacy.mechanisms.outgoing import Outgoing
@@ -32,10 +34,24 @@ def smooth() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(24, 20), nn.Tanh(), nn.Linear(20, 10))
 
 
-def convolutional() -> nn.Module:
-    return nn.Sequential(
-        *(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten()), nn.Linear(64, 10)
-    )
+class Residual(nn.Module):
+    """Convolution, depthwise convolution, residual addition, batch norm, pooling and a dense head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3, padding=1)
+        self.each, self.norm = nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False), nn.BatchNorm2d(6)
+        self.point, self.head = nn.Conv2d(6, 6, (3, 1), padding=(1, 0)), nn.Linear(6 * 16, 12)
+        self.last = nn.Linear(12, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.stem(x))
+        x = torch.tanh(self.point(torch.tanh(self.norm(self.each(x)))) + x)
+        return self.last(torch.tanh(self.head(nn.functional.avg_pool2d(x, 2).flatten(1))))
+
+
+def residual() -> nn.Module:
+    return Residual()
 
 
 VALUES: dict[str, Any] = {
@@ -51,10 +67,13 @@ def spec(**changes: Any) -> RunSpec:
     return parse_config({**VALUES, **changes}, RunSpec, "the test")
 
 
-@pytest.fixture(scope="module", params=["kept", "shared"])
+@pytest.fixture(scope="module", params=["kept", "shared", "residual"])
 def prepared(request: pytest.FixtureRequest) -> Prepared:
-    privacy = {"sums": "shares", "first_layer": request.param}
-    return prepare(spec(privacy=privacy), lambda event, fields: None)
+    if request.param == "residual":
+        described = spec(model=f"{__file__}:residual", input_shape=[1, 8, 8])
+    else:
+        described = spec(privacy={"sums": "shares", "first_layer": request.param})
+    return prepare(described, lambda event, fields: None)
 
 
 def plain(recipe: Recipe) -> Recipe:
@@ -90,7 +109,7 @@ class Group:
     def __init__(self, prepared: Prepared, tamper: Callable[[int, int, pb.SharedArray], bool]) -> None:
         recipe, start = recipe_of(prepared), first_moment(prepared)
         assert prepared.train is not None
-        self.data = prepared.train.subset(np.arange(96))
+        self.data = prepared.train.subset(np.arange(150))
         layout = [piece.neurons for piece in recipe.plan.pieces]
         batches = len(mini_batches(len(self.data), recipe.training.batch, 2))
         self.queue: deque[tuple[int, int, pb.Purpose, bytes]] = deque()
@@ -148,14 +167,20 @@ def test_helpers_never_get_the_dominators_numbers(prepared: Prepared) -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 400  # uniform: chi square of 255 degrees, 1e-8
 
 
-@pytest.mark.parametrize("kind", [pb.SHARED_SUMS, pb.SHARED_GRADIENT, pb.SHARED_KEYS, pb.SHARED_FACTS])
+TWICE = [
+    *(pb.SHARED_SUMS, pb.SHARED_GRADIENT, pb.SHARED_KEYS, pb.SHARED_FACTS),
+    *(pb.SHARED_CHECK_SUMS, pb.SHARED_CHECK_BACK, pb.SHARED_CHECK_GRADIENT),
+]
+
+
+@pytest.mark.parametrize("kind", TWICE)
 def test_what_comes_twice_is_refused(prepared: Prepared, kind: pb.SharedKind) -> None:
     group = Group(prepared, lambda source, target, message: message.kind == kind)
     with pytest.raises(DeviceError):
         group.run()
 
 
-@pytest.mark.parametrize("kind", range(8))
+@pytest.mark.parametrize("kind", range(len(pb.SharedKind.values())))
 @pytest.mark.parametrize("change", ["data", "shape", "step", "edge"])
 def test_what_does_not_fit_is_refused(prepared: Prepared, kind: int, change: str) -> None:
     changed = []
@@ -185,21 +210,41 @@ def test_what_does_not_fit_is_refused(prepared: Prepared, kind: int, change: str
     assert not changed or role_0, "it was taken"
 
 
-def test_a_helper_that_sends_a_wrong_part_of_a_gradient_to_one_other_is_told(prepared: Prepared) -> None:
+def spoiled(kind: pb.SharedKind, guilty: int, victims: tuple[int, ...]) -> Callable[..., bool]:
+    """Return what lets one helper send one wrong number in messages of a kind, from step 1 on."""
+
     def tamper(source: int, target: int, message: pb.SharedArray) -> bool:
-        if message.kind == pb.SHARED_GRADIENT and (source, target) == (3, 1):
-            wrong = np.frombuffer(message.data, "<u4") + np.uint32(1 << 28)
+        if message.kind == kind and source == guilty and target in victims and message.step:
+            wrong = np.frombuffer(message.data, "<u4").copy()
+            wrong[wrong.size // 2] += np.uint32(1)
             message.data = wrong.tobytes()
         return False
 
-    with pytest.raises(WireError, match="piece 1 has other weights than both other helpers"):
-        Group(prepared, tamper).run()
+    return tamper
+
+
+@pytest.mark.parametrize("guilty", [1, 2, 3])
+@pytest.mark.parametrize("kind", [pb.SHARED_SUMS, pb.SHARED_BACK, pb.SHARED_CHECK_SUMS, pb.SHARED_CHECK_BACK])
+def test_a_helper_that_computes_one_wrong_number_is_named(
+    prepared: Prepared, kind: pb.SharedKind, guilty: int
+) -> None:
+    with pytest.raises(WireError, match=f"piece {guilty} computes wrong (sums|errors)"):
+        Group(prepared, spoiled(kind, guilty, (0,))).run()
+
+
+@pytest.mark.parametrize("victims", [(1,), (1, 2)])
+def test_a_helper_that_sends_a_wrong_part_of_a_gradient_is_named(
+    prepared: Prepared, victims: tuple[int, ...]
+) -> None:
+    """Also if it sends the same wrong part to both others, and takes another itself."""
+    with pytest.raises(WireError, match=r"piece 3 sent piece [12] a wrong part of a gradient"):
+        Group(prepared, spoiled(pb.SHARED_GRADIENT, 3, victims)).run()
 
 
 def test_what_phones_cannot_share_yet_is_refused_before_anything_starts() -> None:
-    values = {"model": f"{__file__}:convolutional", "input_shape": [1, 8, 8]}
-    with pytest.raises(PlanError, match="conv map, and phones share dense ones only"):
-        check(spec(**values))
+    shared = {"sums": "shares", "first_layer": "shared"}
+    with pytest.raises(PlanError, match=r"1 input channels, too few .* take privacy.first_layer = 'kept'"):
+        check(spec(model=f"{__file__}:residual", input_shape=[1, 8, 8], privacy=shared))
     with pytest.raises(ConfigError, match=r"set group.pieces = 4"):
         spec(group={"pieces": 3})
     with pytest.raises(ConfigError, match="whole mini-batches"):

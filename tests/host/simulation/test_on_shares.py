@@ -22,7 +22,7 @@ class Residual(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(2, 6, 3, padding=1)
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
         self.each, self.norm = nn.Conv2d(6, 6, 3, padding=1, groups=6, bias=False), nn.BatchNorm2d(6)
         self.point, self.head = nn.Conv2d(6, 6, 1), nn.Linear(6 * 16, 12)
         self.last = nn.Linear(12, 4)
@@ -35,7 +35,7 @@ class Residual(nn.Module):
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "dense": (lambda: build_model("mlp:20-16-12-5", 0), (20,)),
-    "residual": (Residual, (2, 8, 8)),
+    "residual": (Residual, (3, 8, 8)),
 }
 
 

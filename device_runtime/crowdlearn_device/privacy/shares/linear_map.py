@@ -37,6 +37,14 @@ class LinearMap(ABC):
         """Return the sum over the batch of errors times activations, like the weights."""
 
     @abstractmethod
+    def source_rows(self, values: NDArray[T]) -> NDArray[T]:
+        """Return what enters each output, a row for all targets of a place: [rows, K]."""
+
+    @abstractmethod
+    def target_rows(self, sums: NDArray[T]) -> NDArray[T]:
+        """Return sums, or errors of them, with a row for each place: [rows, targets]."""
+
+    @abstractmethod
     def norms(self, values: Floats, errors: Floats | None) -> tuple[float, float]:
         """Return the largest norms of what enters one output and, of errors, of what leaves one input.
 
@@ -73,6 +81,12 @@ class Dense(LinearMap):
     def gradient(self, products: RingProducts, values: Ring, errors: Ring) -> Ring:
         flat = products.of_shares(_rows(values), errors)
         return flat.reshape(*values.shape[1:], errors.shape[1])
+
+    def source_rows(self, values: NDArray[T]) -> NDArray[T]:
+        return _rows(values)
+
+    def target_rows(self, sums: NDArray[T]) -> NDArray[T]:
+        return _rows(sums)
 
     def norms(self, values: Floats, errors: Floats | None) -> tuple[float, float]:
         return _largest(_rows(values), 1), 0.0 if errors is None else _largest(errors, 1)
@@ -121,6 +135,16 @@ class Convolution(LinearMap):
     def gradient(self, products: RingProducts, values: Ring, errors: Ring) -> Ring:
         flat = products.of_shares(self._gathered(values), _as_rows(errors))
         return flat.reshape(values.shape[1], *self.kernel, errors.shape[1]).transpose(0, 3, 1, 2).copy()
+
+    def source_rows(self, values: NDArray[T]) -> NDArray[T]:
+        return self._gathered(values)
+
+    def target_rows(self, sums: NDArray[T]) -> NDArray[T]:
+        return _as_rows(sums)
+
+    def scattered(self, columns: NDArray[T], count: int) -> NDArray[T]:
+        """Add columns [rows, channels * kernel] where they were gathered: [count, channels, H, W]."""
+        return self._scattered(columns, count, columns.shape[1] // prod(self.kernel))
 
     def norms(self, values: Floats, errors: Floats | None) -> tuple[float, float]:
         entering = (

@@ -15,8 +15,9 @@ import numpy as np
 from crowdlearn_device.errors import DeviceError
 from crowdlearn_device.protocol.frames import Floats
 
+from .checks import check_of, others
 from .fixed_point import WeightFacts, bits_forward, bits_of_errors, decode, encode, encode_weights
-from .linear_map import LinearMap
+from .linear_map import Dense, Depthwise, LinearMap
 from .replicated import (
     ACTIVATIONS,
     ERRORS,
@@ -50,6 +51,8 @@ class Shared:
     third: Ring
     bits: int
     weight_bits: int
+    secret: Ring
+    """The values themselves as ring elements, which stay with the dominator."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -109,7 +112,8 @@ class Sharer:
         return self._shared(Place(step, self._edge, ERRORS), errors, bits)
 
     def _shared(self, place: Place, values: Floats, bits: int) -> Shared:
-        return Shared(place, third_part(encode(values, bits), self._keys, place), bits, self._bits[1])
+        secret = encode(values, bits)
+        return Shared(place, third_part(secret, self._keys, place), bits, self._bits[1], secret)
 
 
 def joined(answers: tuple[Ring, Ring], shared: Shared) -> Floats:
@@ -135,7 +139,7 @@ class Helper:
         self, edge: int, linear: LinearMap, position: int, own: tuple[bytes, bytes], products: RingProducts
     ) -> None:
         self._edge, self._linear, self._position, self._own = edge, linear, position, own
-        self._products = products
+        self._products, self._check = products, check_of(linear)
         self._pairs: dict[int, tuple[Pair, int]] = {}
         self._weights = np.zeros(0, np.float32)
         self.facts = WeightFacts(0.0, 0.0, 0.0)
@@ -170,6 +174,36 @@ class Helper:
             return None
         weights = encode_weights(self._weights, received.weight_bits)
         return product(self._products, pair.first + pair.second if role == 0 else pair.second, weights)
+
+    def weights_seen(self, received: Received, key: bytes) -> Ring:
+        """Return how the weights look under this helper's own lots, by which the others' products with them
+        are checked (checks.py).
+        """
+        weights = encode_weights(self._weights, received.weight_bits)
+        forward = received.place.kind == ACTIVATIONS
+        rows = self._targets if forward else self._sources
+        drawn = self._check.lots(key, received.place, rows)
+        return self._check.weights_seen(weights, drawn, forward=forward)
+
+    @property
+    def _targets(self) -> int:
+        shape: tuple[int, ...] = self._weights.shape
+        if isinstance(self._linear, Dense):
+            return shape[-1]
+        return shape[0] if isinstance(self._linear, Depthwise) else shape[1]
+
+    @property
+    def _sources(self) -> int:
+        shape: tuple[int, ...] = self._weights.shape
+        return int(np.prod(shape[:-1])) if isinstance(self._linear, Dense) else shape[0]
+
+    def parts_seen(self, parts: tuple[Ring, ...], key: bytes, step: int) -> Ring:
+        """Return how the opened gradient and the other two helpers' parts of it, the next one's first, look
+        under this helper's own lots: uint32 [3, ...].
+        """
+        drawn = self._check.lots(key, Place(step, self._edge, GRADIENTS), self._targets)
+        shown = [parts[0] + parts[1] + parts[2], *(parts[other] for other in others(self._position))]
+        return np.stack([self._check.gradient_seen(each, drawn) for each in shown])
 
     def held(self, *, errors: bool) -> Pair:
         """Return the parts that it holds of the mini-batch's activations, or errors."""

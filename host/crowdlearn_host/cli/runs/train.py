@@ -89,6 +89,10 @@ def _checked(settings: RunSpec, folder: Path, console: Console, key: Path | None
     console.print(
         f"{settings.name}: the description, the model, the data and {devices} devices fit", soft_wrap=True
     )
+    pieces = settings.group.pieces or 0
+    if pieces:
+        told = settings.privacy.recovery(pieces, devices // settings.group.groups)
+        console.print(f"the piece of a lost device comes back {told}", soft_wrap=True)
     return {"run": str(folder), "devices": devices, "trains": True}
 
 

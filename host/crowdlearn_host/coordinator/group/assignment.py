@@ -15,7 +15,8 @@ from .settings import Layout, Neurons, Settings
 @dataclass(frozen=True)
 class Assignment:
     """A generation. `providing` tells by piece of the point who gives it, and whether from a stored snapshot;
-    with keepers nobody holds a piece: they take all of them and keep them.
+    with keepers nobody holds a piece: they take all of them and keep them. `helping` are heirs that open a
+    stored snapshot with its provider, and its piece.
     """
 
     settings: Settings
@@ -34,6 +35,8 @@ class Assignment:
     providing: tuple[tuple[int, bool], ...]
     fresh: bool
     patched: bool
+    helping: tuple[tuple[int, int], ...] = ()
+    heirs_needed: int = 1
 
     def frame(self, number: int) -> pb.Assign:
         """Return what this device is told."""
@@ -50,6 +53,7 @@ class Assignment:
             peers=[pb.Peer(device=d.number, identity=d.identity) for d in self.devices],
             training=self._training(),
             heirs=self.heirs,
+            heirs_needed=self.heirs_needed,
             fresh=self.fresh,
             patched=self.patched,
             keep_program=self.settings.whole_program if self.keepers else "",
@@ -79,6 +83,8 @@ class Assignment:
             secret_order=settings.secret_order,
             weigh_charge=settings.weigh_charge,
             shares=settings.shares,
+            masked=settings.masked,
+            maps=settings.maps,
             outgoing=[pb.Mechanism(name=name) for name in settings.outgoing],
         )
 
@@ -88,6 +94,9 @@ class Assignment:
         if point is None:
             return
         assign.from_generation = point.generation
+        for heir, piece in self.helping:
+            if heir == number:
+                assign.unsealings.add(piece=piece, device=self.providing[piece][0])
         for old, (provider, is_stored) in enumerate(self.providing):
             assign.provided.add(device=provider, neurons=_ranges(point.layout[old]))
             if provider != number:

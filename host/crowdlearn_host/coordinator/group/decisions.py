@@ -219,7 +219,8 @@ class Course(Standing):
         self.holders = holders
         source = point if point and point.generation else None
         providing = tuple(self._providers(source) or ()) if source else ()
-        self._forming = Forming(holders, keepers, source, providing)
+        helping = self._helping(source, providing) if source else ()
+        self._forming = Forming(holders, keepers, source, providing, helping)
         self._patient = True
         self._held, self._shared = {}, set()
         self.effects.append(Save())
@@ -250,6 +251,8 @@ class Course(Standing):
             devices=tuple(self.devices.values()),
             point=source,
             providing=providing,
+            helping=helping,
+            heirs_needed=self._heirs_needed,
             fresh=self._fresh,
             patched=self._patched,
         )

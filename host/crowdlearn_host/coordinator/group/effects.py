@@ -28,10 +28,13 @@ class SendGlobal:
 
 @dataclass(frozen=True)
 class SendSnapshot:
+    """Send a device a stored snapshot, or with `keys_only` what its first part tells beside its content."""
+
     device: int
     generation: int
     boundary: int
     piece: int
+    keys_only: bool = False
 
 
 @dataclass(frozen=True)

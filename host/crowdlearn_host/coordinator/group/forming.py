@@ -22,6 +22,8 @@ class Forming:
     keepers: tuple[int, ...] = ()
     point: RestorePoint | None = None
     providing: tuple[tuple[int, bool], ...] = ()
+    helping: tuple[tuple[int, int], ...] = ()
+    """Heirs that open a stored snapshot together with its provider, and its piece."""
     offers: Mapping[int, pb.KeyOffer] = field(default_factory=dict)
     ready: frozenset[int] = frozenset()
 
@@ -33,7 +35,8 @@ class Forming:
     @property
     def participants(self) -> set[int]:
         """Devices whose keys are needed."""
-        return {*self.receivers, *(device for device, _ in self.providing)}
+        giving = (*self.providing, *self.helping)
+        return {*self.receivers, *(device for device, _ in giving)}
 
     @property
     def keyed(self) -> bool:

@@ -192,6 +192,10 @@ class Group(Course):
         for piece, (provider, is_stored) in enumerate(self._forming.providing):
             if point is not None and is_stored:
                 self.effects.append(SendSnapshot(provider, point.generation, point.boundary, piece))
+        for heir, piece in self._forming.helping if point is not None else ():
+            self.effects.append(
+                SendSnapshot(heir, point.generation, point.boundary, piece, keys_only=True)  # type: ignore[union-attr]
+            )
         if self._patched:
             for piece, device in enumerate(self.holders):
                 self.effects.append(
@@ -242,8 +246,14 @@ class Group(Course):
         """
         if self.settings.heirs == "owner":
             return
+        if self.settings.heirs == "shared":
+            heirs_now = self._may_inherit(sorted(self._able - set(self.holders)))
+        else:
+            heirs_now = (*self._heirs, number)
+        if not heirs_now:
+            return
         self.effects.append(Save())
-        self._heirs = (*self._heirs, number)
+        self._heirs = heirs_now
         heirs = [pb.Peer(device=d, identity=self.devices[d].identity) for d in self._heirs]
         for holder in self.holders:
             self._send(holder, heirs=pb.Heirs(generation=self.generation, heirs=heirs))

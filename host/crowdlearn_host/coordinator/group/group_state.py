@@ -128,7 +128,25 @@ class Standing:
             self.effects.append(Save())
 
     def _providers(self, point: RestorePoint) -> list[tuple[int, bool]] | None:
-        return providers(point, self.snapshots, self.live, self._lost_state)
+        return providers(point, self.snapshots, self.live, self._lost_state, self._heirs_needed)
+
+    @property
+    def _heirs_needed(self) -> int:
+        """Return how many heirs can read a snapshot together."""
+        return self.settings.heirs_needed if self.settings.heirs == "shared" else 1
+
+    def _helping(
+        self, point: RestorePoint, providing: Sequence[tuple[int, bool]]
+    ) -> tuple[tuple[int, int], ...]:
+        """Return the heirs that open a stored snapshot together with the one that provides it, and its
+        piece.
+        """
+        found: list[tuple[int, int]] = []
+        for piece, (provider, is_stored) in enumerate(providing):
+            if is_stored:
+                heirs = self.snapshots[point.generation, point.boundary, piece] & self.live - {provider}
+                found += [(heir, piece) for heir in sorted(heirs)[: self._heirs_needed - 1]]
+        return tuple(found)
 
     @property
     def _alone(self) -> bool:
@@ -139,6 +157,9 @@ class Standing:
         """Return the devices that may read snapshots of a new generation."""
         if self.settings.heirs == "owner":
             return ()
+        if self.settings.heirs == "shared":
+            everyone = tuple(sorted({*self.holders, *spares}))
+            return everyone if len(everyone) > self.settings.heirs_needed else ()
         everybody = sorted(self.holders) if self.settings.heirs == "all" else ()
         return tuple(spares or everybody)
 

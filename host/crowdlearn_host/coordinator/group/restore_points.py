@@ -85,12 +85,13 @@ def providers(
     snapshots: Mapping[tuple[int, int, int], frozenset[int]],
     live: Set[int],
     lost: Set[tuple[int, int]],
+    needed: int = 1,
 ) -> list[tuple[int, bool]] | None:
     """Return who can give each piece as it was at the point, and whether from a stored snapshot; None if
     nobody can.
 
     `snapshots` tells who can read the one of a generation, boundary and piece, `lost` which devices no longer
-    have the state of which generation.
+    have the state of which generation. As many heirs as are `needed` read one together.
     """
     found: list[tuple[int, bool]] = []
     for piece, holder in enumerate(point.holders if point.generation else ()):
@@ -98,7 +99,7 @@ def providers(
         heirs -= {device for device, generation in lost if generation == point.generation}
         if holder in live and (holder, point.generation) not in lost:
             found.append((holder, False))
-        elif heirs:
+        elif len(heirs) >= needed:
             found.append((min(heirs), True))
         else:
             return None

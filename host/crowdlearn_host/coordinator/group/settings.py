@@ -10,8 +10,10 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 
 from crowdlearn_host.methods.round_schedule import Fall, rounds_an_epoch, share_left
 
-Heirs = Literal["owner", "spares", "all"]
-"""The devices that can read the snapshot of a piece beside its owner: none, spares, or without spares all."""
+Heirs = Literal["owner", "spares", "all", "shared"]
+"""The devices that can read the snapshot of a piece beside its owner: none; each spare; without spares, each
+device; or some of all others together, and fewer not.
+"""
 Neurons = tuple[int, int]
 Layout = tuple[tuple[Neurons, ...], ...]
 """Neurons by piece and layer."""
@@ -44,7 +46,8 @@ class Settings:
     dominator, and `most_samples` tells by device how many its memory was planned for. With `weigh_charge`
     the device with most charge left is dominator next. With `secret_order`
     dominators draw the order of their samples from secrets of their own; with `shares` pieces 1 to 3 are
-    those of helpers. `outgoing` are the mechanisms, by name, of all that leaves a device.
+    those of helpers. `masked` are the binary places of sums that travel under masks, 0 if none do.
+    `outgoing` are the mechanisms, by name, of all that leaves a device.
     """
 
     layout: Layout
@@ -78,8 +81,13 @@ class Settings:
     secret_order: bool = False
     weigh_charge: bool = False
     shares: bool = False
+    masked: int = 0
+    maps: tuple[pb.LinearMap, ...] = ()
+    """With `shares`, the helpers' maps that are not dense."""
     outgoing: tuple[str, ...] = ()
     heirs: Heirs = "all"
+    heirs_needed: int = 2
+    """Heirs that a snapshot takes to be read where it is shared."""
 
     def rate(self, epoch: int, shared: int, passes: int) -> float:
         """The learning rate of the round that begins when `shared` of the epoch's `passes` were shared."""

@@ -226,11 +226,13 @@ class Performer:
                         generation,
                         lambda: _patch(shared.patch(generation, neurons, whole=whole), generation),
                     )
-            case do.SendSnapshot(_, generation, boundary, piece):
+            case do.SendSnapshot(_, generation, boundary, piece, keys_only):
                 self._hub.stream(
                     to,
                     self._groups[index].generation,
-                    lambda: self._store.load_snapshot(index, generation, boundary, piece),
+                    lambda: self._store.load_snapshot(
+                        index, generation, boundary, piece, keys_only=keys_only
+                    ),
                 )
 
     async def _checkpoint(self, index: int, epoch: int) -> None:

@@ -112,10 +112,18 @@ class Store:
     async def forget_snapshots(self, group: int, generation: int, boundary: int) -> None:
         await self.do(self._folder.forget_snapshots, group, generation, boundary)
 
-    def load_snapshot(self, group: int, generation: int, boundary: int, piece: int) -> Iterator[pb.Frame]:
-        """A stored snapshot's parts, as a device is sent them; to be iterated in this thread."""
+    def load_snapshot(
+        self, group: int, generation: int, boundary: int, piece: int, *, keys_only: bool = False
+    ) -> Iterator[pb.Frame]:
+        """Return a stored snapshot's parts, as a device is sent them, to be iterated in this thread; with
+        `keys_only` its first without content.
+        """
         for part in self._folder.load_snapshot(group, generation, boundary, piece):
+            if keys_only:
+                part.ClearField("sealed")
             yield pb.Frame(snapshot=part)
+            if keys_only:
+                return
 
     def log(self, event: str, fields: Mapping[str, Any], on_error: Callable[[Exception], None]) -> None:
         """Have a line in the run's logs soon: on disk before anything that is saved after it."""

@@ -83,6 +83,12 @@ class Auditor:
         yield self._membership("heir", self.case.last.before.values, "a pass")
         yield self._membership("host", self.case.tapes[0].before.values, "all passes")
 
+    def of_hidden_layers(self) -> Finding:
+        """Attack sums of hidden layers, which is all that masks protect."""
+        return self._rehearsed(
+            "follower", (1,), hidden_parts(self.case.recipe), Linear(), "hidden layers only"
+        )
+
     def _of_first_sums(self) -> Iterator[Finding]:
         for weights in KNOWN_WEIGHTS:
             yield self._first("follower", (1,), weights)
@@ -93,9 +99,8 @@ class Auditor:
             yield self._first(name, tuple(range(1, count + 1)), "interpolated")
 
     def _of_rehearsals(self, pieces: tuple[int, ...]) -> Iterator[Finding]:
-        hidden = hidden_parts(self.case.recipe)
         decoder = Decoder(epochs=4) if self._quick else Decoder()
-        yield self._rehearsed("follower", pieces, hidden, Linear(), "hidden layers only")
+        yield self.of_hidden_layers()
         yield self._rehearsed("follower", pieces, _sums, decoder, "interpolated weights")
         if not self._quick:
             yield self._rehearsed("follower", pieces, _sums, decoder, "stale weights", stale=True)

@@ -13,6 +13,7 @@ from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.graph.weights import arrays_of
 
 from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.planner.helpers import convolutions_told
 from crowdlearn_host.runs.prepare import WIRE, Prepared
 
 from .rehearsal import Arrays, Moment, PassTape, Recipe, rehearse
@@ -127,6 +128,8 @@ def recipe_of(prepared: Prepared) -> Recipe:
         least_rows=prepared.graph.least_rows,
         secret_order=prepared.config.secret_order,
         shares=prepared.config.privacy.sums == "shares",
+        masked=prepared.config.privacy.masked_fraction,
+        maps=convolutions_told(prepared.graph),
     )
     return Recipe(prepared.graph, plan, prepared.programs, told)
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 
 import numpy as np
 from crowdlearn_device.data.dataset import Dataset
@@ -75,6 +76,10 @@ class _Carrier:
 
     def deliver(self, piece: int, purpose: pb.Purpose, content: bytes, *, express: bool) -> None:
         self._queue.append((self._piece, piece, purpose, content))
+
+    def common_key(self, piece: int) -> bytes:
+        """Return the key of two pieces, drawn for all rehearsals: an attacker rehearses both."""
+        return sha256(f"{min(self._piece, piece)} {max(self._piece, piece)}".encode()).digest()
 
     def tell(self, progress: pb.Progress) -> None:
         """Progress interests nobody here."""

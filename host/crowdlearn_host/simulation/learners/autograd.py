@@ -27,7 +27,9 @@ class ByAutograd:
         wanted = workload.config.training.loss
         self._loss = make_loss(wanted.kind, **wanted.options)
         self._noise = torch.Generator()
-        round_sums(model, workload.config.training.wire, workload.crossings, self._noise)
+        config = workload.config
+        fraction = config.privacy.masked_fraction
+        round_sums(model, config.training.wire, workload.crossings, self._noise, fraction)
         put_on_shares(model, workload.on_shares)
         self._resting = resting_modules(model)
         self.vector = np.empty(layout[-1].stop, np.float32)

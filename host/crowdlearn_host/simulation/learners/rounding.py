@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from crowdlearn_device.privacy.masked import LEAST_SENDERS
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -29,12 +30,14 @@ class Crossing:
     """The messages in which the sums of one linear map travel.
 
     `sources[k]` are the inputs of the k-th piece that has some; `message[k, t]` numbers the message that
-    takes its part of output t away, STAYS where both ends are the piece's own.
+    takes its part of output t away, STAYS where both ends are the piece's own. `shared[t]` tells whether
+    several other pieces send sums for output t.
     """
 
     module: str
     sources: tuple[NDArray[np.int64], ...]
     message: NDArray[np.int64]
+    shared: NDArray[np.bool_]
 
 
 def crossings(graph: NeuronGraph, plan: Plan) -> tuple[Crossing, ...]:
@@ -56,17 +59,25 @@ def crossings(graph: NeuronGraph, plan: Plan) -> tuple[Crossing, ...]:
             sources = [np.flatnonzero(np.repeat(owner, floats) == k) for k in pieces]
             message = np.stack([np.where(target == k, STAYS, k * count + target) for k in pieces])
         if (message != STAYS).any():
-            found.append(Crossing(edge.module, tuple(sources), message.astype(np.int64)))
+            senders = (message != STAYS).sum(0)
+            shared = (senders >= LEAST_SENDERS) & (edge.kind != "depthwise")
+            found.append(Crossing(edge.module, tuple(sources), message.astype(np.int64), shared))
     return tuple(found)
 
 
-def round_sums(model: nn.Module, wire: Wire, found: tuple[Crossing, ...], noise: torch.Generator) -> None:
-    """Makes the linear maps of `model` add up, in training, what pieces would have sent each other."""
-    if wire == "float32":
+def round_sums(
+    model: nn.Module, wire: Wire, found: tuple[Crossing, ...], noise: torch.Generator, fraction: int = 0
+) -> None:
+    """Make the linear maps of `model` add up, in training, what pieces would have sent each other.
+
+    Sums that would travel masked have `fraction` binary places; with 0 none do.
+    """
+    if wire == "float32" and not fraction:
         return
     for crossing in found:
         module = model.get_submodule(crossing.module)
-        module.forward = partial(_forward, model, module, module.forward, _Parts(crossing, wire, noise))
+        parts = _Parts(crossing, wire, noise, fraction)
+        module.forward = partial(_forward, model, module, module.forward, parts)
 
 
 def _forward(
@@ -79,8 +90,9 @@ def _forward(
 class _Parts:
     """The partial sums of one linear map: [pieces, B, outputs, ...]."""
 
-    def __init__(self, crossing: Crossing, wire: Wire, noise: torch.Generator) -> None:
-        self.wire, self.noise = wire, noise
+    def __init__(self, crossing: Crossing, wire: Wire, noise: torch.Generator, fraction: int = 0) -> None:
+        self.wire, self.noise, self.fraction = wire, noise, fraction
+        self._masked = torch.from_numpy(crossing.shared & bool(fraction))
         self._sizes = [len(own) for own in crossing.sources]
         order = np.concatenate(crossing.sources)
         in_order = bool((order == np.arange(len(order))).all())
@@ -108,11 +120,25 @@ class _Parts:
             values = values.index_select(1, self._order)
         return torch.split(values, self._sizes, 1)
 
+    def summed(self, values: Tensor) -> Tensor:
+        """Return sums as they arrive, float32 [sources, B, targets, ...]: masked ones in fixed point."""
+        crossed = self.rounded(values)
+        if not self._masked.any():
+            return crossed
+        shape = (1, 1, -1, *(1 for _ in values.shape[3:]))
+        scale = float(1 << self.fraction)
+        exact = torch.where(
+            self.stays.reshape(len(values), 1, *shape[2:]), values, (values * scale).round() / scale
+        )
+        return torch.where(self._masked.reshape(shape), exact, crossed)
+
     def rounded(self, values: Tensor) -> Tensor:
         """Float16 to nearest; int8 in steps of a message's largest magnitude / 127, up or down at random.
 
         Values are float32 [sources, B, targets, ...].
         """
+        if self.wire == "float32":
+            return values
         ones = (1 for _ in values.shape[3:])
         shape = (values.shape[0], 1, values.shape[2], *ones)
         if self.wire == "float16":
@@ -133,7 +159,7 @@ class _Crossed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, sums: Tensor, parts: _Parts) -> Tensor:
         ctx.parts = parts
-        return parts.rounded(sums)
+        return parts.summed(sums)
 
     @staticmethod
     def backward(ctx: Any, *errors: Tensor) -> tuple[Tensor, None]:

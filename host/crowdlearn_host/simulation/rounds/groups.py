@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from crowdlearn_device.privacy.masked import WORD_BYTES
 from crowdlearn_device.protocol.schedule import dominator_order
 
 from crowdlearn_host.simulation.learners.group import GroupResult
@@ -56,6 +57,7 @@ def train_groups(setting: Setting, workers: Workers, state: RunState, number: in
         samples * floats * BYTES[config.training.wire]
         for floats in (setting.sums_per_sample, setting.errors_per_sample)
     )
+    spent["activation"] += samples * setting.masked_per_sample * (WORD_BYTES - BYTES[config.training.wire])
     shuffles = len(turns[0]) - config.renews
     spent["shuffle"] = shuffle_bytes(config, setting.pieces, setting.frozen) * shuffles * config.groups
     if setting.gradient_bytes:

@@ -1,0 +1,212 @@
+"""A pass of the dominator on shares: it keeps every non-linearity, and checks what helpers answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from secrets import token_bytes
+
+import numpy as np
+
+from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.errors import WireError
+from crowdlearn_device.piece.inbox import Message
+from crowdlearn_device.privacy.shares.fixed_point import WeightFacts
+from crowdlearn_device.privacy.shares.replicated import (
+    ACTIVATIONS,
+    ERRORS,
+    HELPERS,
+    KEY_BYTES,
+    own_keys,
+    role_of,
+)
+from crowdlearn_device.privacy.shares.ring import Ring
+from crowdlearn_device.privacy.shares.triple import Received, Shared, Sharer, joined
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import Floats, decode_message
+
+from .checking import Checking
+from .on_shares import ANSWERS, SharedMap, ring_of, shared_maps
+from .piece_pass import Assigned, PiecePass
+
+KINDS = {
+    pb.SHARED_SUMS: (ACTIVATIONS, False),
+    pb.SHARED_BACK: (ERRORS, False),
+    pb.SHARED_CHECK_SUMS: (ACTIVATIONS, True),
+    pb.SHARED_CHECK_BACK: (ERRORS, True),
+}
+"""By kind of an answer, the kind of what was shared, and whether it is a check."""
+
+
+class DominatorOnShares(PiecePass):
+    """The dominator's piece, whose messages to helpers are shared."""
+
+    def __init__(self, assigned: Assigned) -> None:
+        training, layout = assigned.assign.training, assigned.layout
+        self._maps = shared_maps(assigned.manifest, layout, training.maps)
+        if training.micro_batch < training.batch or training.staleness:
+            raise WireError("slices on shares take whole mini-batches, one after the other")
+        super().__init__(assigned)
+        self._layout = layout
+        self._keys = token_bytes(KEY_BYTES), token_bytes(KEY_BYTES), token_bytes(KEY_BYTES)
+        self._checking = Checking(self._keys, self._maps)
+        self._sharers = {e: Sharer(e, of.linear, self._keys, f"edge {e}") for e, of in self._maps.items()}
+        self._by_entry = {of.entry: of for of in self._maps.values()}
+        self._facts: dict[tuple[int, int], dict[int, WeightFacts]] = {}
+        """By mini-batch and edge, what each helper says of its weights."""
+        self._parts: dict[tuple[int, int, int], dict[int, Floats]] = {}
+        self._waiting: dict[tuple[int, int], Floats] = {}
+        """Activations whose weights' facts have not all come."""
+        self._sent: dict[tuple[int, int, int], tuple[Shared, int]] = {}
+        self._answers: dict[tuple[int, int, int], dict[int, Ring]] = {}
+        """By mini-batch, edge and kind, what each helper said: parts of a product, or a check of it."""
+        self._held_back = False
+
+    def go(self, data: Callable[[], Dataset], device: int) -> None:
+        """Begin: give each helper its keys, then feed."""
+        super().go(data, device)
+        for position in range(HELPERS):
+            keys = b"".join((*own_keys(self._keys, position), self._checking.keys[position]))
+            self._tell_helper(position, pb.SharedArray(kind=pb.SHARED_KEYS, data=keys))
+
+    @property
+    def ready(self) -> bool:
+        """True if a stage can run now: none can before the last mini-batch's gradients are checked."""
+        return not self._held_back and super().ready
+
+    def run(self) -> bool:
+        """Run a stage, or feed a mini-batch; False if there is nothing to do."""
+        return not self._held_back and super().run()
+
+    def _tell_helper(self, position: int, message: pb.SharedArray) -> None:
+        purpose = pb.PURPOSE_ERROR if message.kind == pb.SHARED_ERRORS else pb.PURPOSE_ACTIVATION
+        self._around.deliver(position + 1, purpose, message.SerializeToString(), express=False)
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            values = np.array(message.values, np.float32)
+            errors = message.purpose == pb.PURPOSE_ERROR
+            of = self._maps[message.edge] if errors else self._by_entry[message.edge]
+            place = message.step, of.number, ERRORS if errors else ACTIVATIONS
+            parts = self._parts.setdefault(place, {})
+            parts[message.partner] = values
+            if len(parts) < self._partners(of):
+                continue
+            del self._parts[place]
+            each = [parts[partner] for partner in sorted(parts)]
+            # Of a map from each neuron to each, all three helpers' neurons get the same errors.
+            whole = each[0] if errors and not of.matched else np.concatenate(each, axis=1)
+            if errors:
+                facts = self._agreed(message.step, of.number)
+                shared = self._sharers[of.number].errors(message.step, whole, facts)
+                self._share(shared, pb.SHARED_ERRORS, message.rows)
+            else:
+                self._waiting[message.step, of.number] = whole
+                self._share_waiting(message.step, of.number)
+
+    def _partners(self, of: SharedMap) -> int:
+        return sum(stop > start for start, stop in (piece[of.layer] for piece in self._layout))
+
+    def _share_waiting(self, step: int, edge: int) -> None:
+        if (step, edge) in self._waiting and len(self._facts.get((step, edge), {})) == HELPERS:
+            values = self._waiting.pop((step, edge))
+            shared = self._sharers[edge].activations(step, values, self._agreed(step, edge))
+            self._share(shared, pb.SHARED_ACTIVATIONS, len(values))
+
+    def _agreed(self, step: int, edge: int) -> WeightFacts:
+        """Return what all helpers say of their weights. Raises WireError naming one that deviates."""
+        said = self._facts[step, edge]
+        for position, facts in said.items():
+            others = [other for p, other in said.items() if p != position]
+            if others[0] == others[1] != facts:
+                raise WireError(
+                    f"piece {position + 1} has other weights than both other helpers: a part of a gradient "
+                    "was wrong"
+                )
+        if len(set(said.values())) != 1:
+            raise WireError("all three helpers have weights of their own: a part of a gradient was wrong")
+        return said[0]
+
+    def _share(self, shared: Shared, kind: pb.SharedKind, rows: int) -> None:
+        back = self._maps[shared.place.edge].back
+        if shared.place.kind == ACTIVATIONS or back:
+            self._sent[shared.place.step, shared.place.edge, shared.place.kind] = shared, rows
+        self._checking.share(shared)
+        for position in range(HELPERS):
+            received = Received.at(position, shared)
+            self._tell_helper(
+                position,
+                pb.SharedArray(
+                    kind=kind,
+                    step=shared.place.step,
+                    edge=shared.place.edge,
+                    shape=shared.shape,
+                    data=b"" if received.third is None else received.third.astype("<u4").tobytes(),
+                    bits=shared.bits,
+                    weight_bits=shared.weight_bits,
+                ),
+            )
+
+    def receive(self, partner: int, purpose: pb.Purpose, content: bytes) -> None:
+        """Take facts and answers of a helper, whatever these bytes are."""
+        message, position = decode_message(pb.SharedArray, content), partner - 1
+        of = self._maps.get(message.edge)
+        if of is None or not 0 <= position < HELPERS:
+            raise WireError(f"piece {partner} speaks of edge {message.edge}, which is not on shares")
+        if message.kind == pb.SHARED_FACTS:
+            self._take_facts(position, message)
+            return
+        if message.kind == pb.SHARED_CHECK_GRADIENT:
+            self._checking.take_gradient(position, message)
+            if self._held_back and not self._checking.waiting:
+                self._held_back = False
+                self._updated()
+            return
+        kind, checks = KINDS.get(message.kind, (-1, False))
+        place = message.step, message.edge, kind
+        sent = self._sent.get(place)
+        if sent is None or (role_of(position, message.step) == ANSWERS) != checks:
+            raise WireError(f"piece {partner} answers what it was not asked at step {message.step}")
+        shared, rows = sent
+        answers = self._answers.setdefault(place, {})
+        if position in answers:
+            raise WireError(f"piece {partner} answers twice at step {message.step}")
+        product = (rows, *(of.left if kind == ACTIVATIONS else of.entered))
+        answers[position] = ring_of(message, self._checking.shape(shared) if checks else product)
+        if len(answers) == HELPERS:
+            del self._sent[place], self._answers[place]
+            self._checking.product(shared, answers)
+            first, second = (x for p, x in answers.items() if role_of(p, message.step) != ANSWERS)
+            self._answered(of, kind, message, joined((first, second), shared), rows)
+
+    def _take_facts(self, position: int, message: pb.SharedArray) -> None:
+        said = self._facts.setdefault((message.step, message.edge), {})
+        if position in said or len(message.facts) != 3 or not np.isfinite(message.facts).all():
+            raise WireError(f"piece {position + 1} tells facts twice, or not three")
+        if not self._piece.boundary <= message.step <= self._piece.boundary + 1:
+            raise WireError(f"piece {position + 1} tells facts of step {message.step}")
+        said[position] = WeightFacts(*message.facts)
+        self._share_waiting(message.step, message.edge)
+
+    def _answered(self, of: SharedMap, kind: int, message: pb.SharedArray, values: Floats, rows: int) -> None:
+        """Let the piece have the product, as if the owners of the layer's neurons had sent their parts."""
+        first = True
+        for partner, piece in enumerate(self._layout):
+            start, stop = piece[of.layer]
+            if stop == start:
+                continue
+            if kind == ACTIVATIONS:
+                purpose, edge = pb.PURPOSE_ACTIVATION, of.number
+                whole = values if first else np.zeros_like(values)
+                part = values[:, start:stop] if of.matched else whole
+            else:
+                purpose, edge, part = pb.PURPOSE_ERROR, of.entry, values[:, start:stop]
+            first = False
+            self._piece.receive(Message(partner, purpose, message.step, 0, 1, len(values), edge, part))
+
+    def _updated(self) -> None:
+        if self._checking.waiting:
+            self._held_back = True  # a boundary with a wrong gradient must not become a point
+            return
+        done = self._piece.boundary
+        self._facts = {place: said for place, said in self._facts.items() if place[0] >= done}
+        super()._updated()

@@ -1,0 +1,290 @@
+"""A pass of a helper on shares: shares in, answers out, and the same new weights as the other two."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.errors import WireError
+from crowdlearn_device.piece.weights import Weights
+from crowdlearn_device.privacy.shares.replicated import (
+    ACTIVATIONS,
+    ERRORS,
+    HELPERS,
+    KEY_BYTES,
+    Place,
+    role_of,
+)
+from crowdlearn_device.privacy.shares.ring import Ring, RingProducts
+from crowdlearn_device.privacy.shares.triple import Helper, Received
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import Floats, decode_message
+from crowdlearn_device.protocol.schedule import Pass
+from crowdlearn_device.state.piece_state import PieceState
+
+from .on_shares import ANSWERS, ring_of, shared_maps
+from .piece_pass import Assigned
+
+MOST_BITS = 60
+"""Fractional bits of what anybody shares."""
+
+
+class HelperOnShares:
+    """A helper's part in a pass: shares in, answers out, and the same new weights as the other two."""
+
+    def __init__(self, assigned: Assigned) -> None:
+        assign, manifest, layout = assigned.assign, assigned.manifest, assigned.layout
+        training = assign.training
+        self._maps = shared_maps(manifest, layout, training.maps)
+        self._position = assign.piece - 1
+        if not 0 <= self._position < HELPERS:
+            raise WireError(f"piece {assign.piece} is no helper's")
+        self._manifest, self._layout, self._around = manifest, layout, assigned.around
+        self._own = layout[assign.piece]
+        self._state = assigned.state
+        self._rate = training.learning_rate
+        self._pass = Pass(assign.pass_boundary, assign.pass_end, max(1, training.snapshot_every))
+        self._boundary = assign.boundary
+        layers = {of.layer for of in self._maps.values()}
+        self._name = {array.layer: array.name for array in manifest.arrays if array.layer in layers}
+        self._arrived: dict[str, dict[int, Floats]] = {}
+        """Parts of the arrays, by name and piece."""
+        self._weights: Weights | None = None
+        self._helpers: dict[int, Helper] | None = None
+        self._jobs: deque[pb.SharedArray] = deque()
+        self._gradients: dict[int, dict[int, Ring]] = {}
+        self._done: dict[str, Floats] = {}
+        self._rows: dict[int, int] = {}
+        """Samples whose activations are here and whose errors are not, by edge."""
+        self._check_key = b""
+        self._busy, self._gone = 0.0, False
+
+    @property
+    def ready(self) -> bool:
+        """True if something can be computed now."""
+        return bool(self._jobs) and self._helpers is not None and self._weights is not None
+
+    def state(self) -> PieceState:
+        """Return the own third at a drained boundary."""
+        if self._weights is None:
+            return self._state
+        whole = self._weights.state()
+        layers = {
+            layer: {key: np.array(x[slice(*self._own[layer])]) for key, x in arrays.items()}
+            for layer, arrays in whole.layers.items()
+            if self._own[layer][1] > self._own[layer][0]
+        }
+        return PieceState(tuple(self._own), layers)
+
+    def go(self, data: Callable[[], Dataset], device: int) -> None:
+        """Begin: let both other helpers have this one's part of the weights."""
+        if self._gone:
+            raise WireError("go came twice")
+        self._gone = True
+        for arrays in self._state.layers.values():
+            for name, values in arrays.items():
+                told = pb.SharedArray(
+                    kind=pb.SHARED_WEIGHTS,
+                    shape=values.shape,
+                    data=np.ascontiguousarray(values, "<f4").tobytes(),
+                    name=name,
+                )
+                for position in range(HELPERS):
+                    if position != self._position:
+                        self._deliver(position + 1, pb.PURPOSE_ACTIVATION, told)
+                self._keep_part(name, self._position + 1, np.array(values, np.float32))
+        self._complete()
+
+    def _deliver(self, piece: int, purpose: pb.Purpose, message: pb.SharedArray) -> None:
+        self._around.deliver(piece, purpose, message.SerializeToString(), express=False)
+
+    def receive(self, partner: int, purpose: pb.Purpose, content: bytes) -> None:
+        """Take what the dominator or another helper sent, whatever these bytes are."""
+        message = decode_message(pb.SharedArray, content)
+        from_dominator = (pb.SHARED_KEYS, pb.SHARED_ACTIVATIONS, pb.SHARED_ERRORS)
+        if (message.kind in from_dominator) != (partner == 0):
+            raise WireError(f"piece {partner} sends kind {message.kind}, which is not its to send")
+        if message.kind == pb.SHARED_KEYS:
+            self._take_keys(message)
+        elif message.kind == pb.SHARED_WEIGHTS:
+            self._take_weights(partner, message)
+        elif message.kind == pb.SHARED_GRADIENT:
+            self._take_gradient(partner, message)
+        elif message.kind in from_dominator and message.edge in self._maps:
+            self._jobs.append(message)
+        else:
+            raise WireError(f"a helper takes no kind {message.kind} of edge {message.edge}")
+
+    def _take_keys(self, message: pb.SharedArray) -> None:
+        if self._helpers is not None or len(message.data) != 3 * KEY_BYTES:
+            raise WireError("keys came twice, or are not three")
+        before, after, self._check_key = (message.data[k * KEY_BYTES : (k + 1) * KEY_BYTES] for k in range(3))
+        own = before, after
+        products = RingProducts()
+        self._helpers = {
+            e: Helper(e, of.linear, self._position, own, products) for e, of in self._maps.items()
+        }
+        self._tell_facts()
+
+    def _take_weights(self, partner: int, message: pb.SharedArray) -> None:
+        name, layers = message.name.partition("/")[2], {v: k for k, v in self._name.items()}
+        if name not in layers or partner in self._arrived.get(message.name, {}):
+            raise WireError(f"piece {partner} sends weights {message.name[:80]!r}, which are not due")
+        start, stop = self._layout[partner][layers[name]]
+        shape = tuple(message.shape)
+        if not shape or shape[0] != stop - start or 4 * int(np.prod(shape)) != len(message.data):
+            raise WireError(f"piece {partner} sends weights {name} of shape {shape}")
+        values = np.frombuffer(message.data, "<f4").reshape(shape)
+        if not np.isfinite(values).all():
+            raise WireError(f"piece {partner} sends weights {name} that are not finite")
+        self._keep_part(message.name, partner, np.array(values, np.float32))
+        self._complete()
+
+    def _keep_part(self, name: str, piece: int, values: Floats) -> None:
+        self._arrived.setdefault(name, {})[piece] = values
+
+    def _complete(self) -> None:
+        """Put the maps together once all parts are here."""
+        layers = {v: k for k, v in self._name.items()}
+        wanted = [f"{kind}/{name}" for kind in self._kinds() for name in layers]
+        holders = {name: self._holders(layers[name.partition("/")[2]]) for name in wanted}
+        if self._weights is not None or not self._gone:
+            return
+        if any(self._arrived.get(name, {}).keys() != pieces for name, pieces in holders.items()):
+            return
+        whole: dict[int, dict[str, Floats]] = {}
+        for name, pieces in holders.items():
+            parts = [self._arrived[name][piece] for piece in sorted(pieces)]
+            whole.setdefault(layers[name.partition("/")[2]], {})[name] = np.concatenate(parts)
+        self._arrived.clear()
+        neurons = tuple((0, layer.neurons) for layer in self._manifest.layers)
+        self._weights = Weights(PieceState(neurons, whole), self._manifest, self._rate, self._boundary)
+        self._tell_facts()
+
+    def _kinds(self) -> list[str]:
+        return sorted({key.partition("/")[0] for arrays in self._state.layers.values() for key in arrays})
+
+    def _holders(self, layer: int) -> set[int]:
+        return {p for p, piece in enumerate(self._layout) if piece[layer][1] > piece[layer][0]}
+
+    def _tell_facts(self) -> None:
+        """Take the weights that a mini-batch begins with, and tell the dominator what is public of them."""
+        if self._weights is None or self._helpers is None:
+            return
+        values = self._weights.state().layers
+        for edge, helper in self._helpers.items():
+            layer = self._maps[edge].layer
+            helper.take_weights(values[layer][f"value/{self._name[layer]}"])
+            facts = helper.facts
+            told = pb.SharedArray(
+                kind=pb.SHARED_FACTS,
+                step=self._boundary,
+                edge=edge,
+                facts=(facts.largest, facts.output_norm, facts.input_norm),
+            )
+            self._deliver(0, pb.PURPOSE_ACTIVATION, told)
+
+    def run(self) -> bool:
+        """Compute one answer; False if there is nothing to do."""
+        if not self.ready:
+            return False
+        began = time.perf_counter()
+        message = self._jobs.popleft()
+        assert self._helpers is not None
+        helper, of = self._helpers[message.edge], self._maps[message.edge]
+        if message.step != self._boundary:
+            raise WireError(
+                f"the dominator shares step {message.step} while this helper is at {self._boundary}"
+            )
+        forward = message.kind == pb.SHARED_ACTIVATIONS
+        shape, due = tuple(message.shape), of.entered if forward else of.left
+        if shape[1:] != due or not 1 <= shape[0] <= self._manifest.max_batch:
+            raise WireError(f"the dominator shares an array of shape {shape} on edge {message.edge}")
+        if max(abs(message.bits), abs(message.weight_bits)) > MOST_BITS:
+            raise WireError(f"the dominator shares an array of {message.bits} fractional bits")
+        if forward:
+            self._rows[message.edge] = shape[0]
+        elif self._rows.pop(message.edge, 0) != shape[0]:
+            raise WireError(f"the dominator shares errors of {shape[0]} samples, and no such activations")
+        place = Place(message.step, message.edge, ACTIVATIONS if forward else ERRORS)
+        third = ring_of(message, shape) if role_of(self._position, message.step) else None
+        received = Received(place, third, shape, message.bits, message.weight_bits)
+        if forward or of.back:
+            answer = helper.forward(received) if forward else helper.backward(received)
+            if answer is None:
+                answer = helper.weights_seen(received, self._check_key)
+            self._answer(message, answer, forward=forward)
+        else:
+            helper.keep(received)
+        if not forward:
+            part = helper.gradient(message.step)
+            told = pb.SharedArray(
+                kind=pb.SHARED_GRADIENT,
+                step=message.step,
+                edge=message.edge,
+                shape=part.shape,
+                data=part.astype("<u4").tobytes(),
+            )
+            for position in range(HELPERS):
+                if position != self._position:
+                    self._deliver(position + 1, pb.PURPOSE_ERROR, told)
+            self._gradients.setdefault(message.edge, {})[self._position] = part
+            self._open(message.edge)
+        self._busy += time.perf_counter() - began
+        return True
+
+    def _answer(self, message: pb.SharedArray, answer: Ring, *, forward: bool) -> None:
+        """Send a part of a product or, in the role that has none, what the other two are checked by."""
+        checks = role_of(self._position, message.step) == ANSWERS
+        of_sums = pb.SHARED_CHECK_SUMS if checks else pb.SHARED_SUMS
+        of_errors = pb.SHARED_CHECK_BACK if checks else pb.SHARED_BACK
+        told = pb.SharedArray(
+            kind=of_sums if forward else of_errors,
+            step=message.step,
+            edge=message.edge,
+            shape=answer.shape,
+            data=answer.astype("<u4").tobytes(),
+        )
+        self._deliver(0, pb.PURPOSE_ACTIVATION if forward else pb.PURPOSE_ERROR, told)
+
+    def _take_gradient(self, partner: int, message: pb.SharedArray) -> None:
+        of = self._maps.get(message.edge)
+        parts = self._gradients.setdefault(message.edge, {})
+        # Another helper may be ahead by what it has opened, never by a mini-batch: it needs this one's part.
+        if of is None or message.step != self._boundary or partner - 1 in parts or partner == 0:
+            raise WireError(f"piece {partner} sends a part of a gradient that is not due at {message.step}")
+        array = next(a for a in self._manifest.arrays if a.layer == of.layer)
+        shape = (self._manifest.layers[of.layer].neurons, *array.shape)
+        parts[partner - 1] = ring_of(message, shape)
+        self._open(message.edge)
+
+    def _open(self, edge: int) -> None:
+        """Take the gradient of a map once its three parts are here; after the last map's, new weights."""
+        parts = self._gradients.get(edge, {})
+        if len(parts) < HELPERS or self._helpers is None or self._weights is None:
+            return
+        whole = tuple(parts[p] for p in range(HELPERS))
+        shown = self._helpers[edge].parts_seen(whole, self._check_key, self._boundary)
+        told = pb.SharedArray(
+            kind=pb.SHARED_CHECK_GRADIENT,
+            step=self._boundary,
+            edge=edge,
+            shape=shown.shape,
+            data=shown.astype("<u4").tobytes(),
+        )
+        self._deliver(0, pb.PURPOSE_ERROR, told)
+        opened = self._helpers[edge].opened(whole)
+        del self._gradients[edge]
+        self._done[self._name[self._maps[edge].layer]] = opened
+        if len(self._done) == len(self._maps):
+            self._weights.update(self._done, ahead=False)
+            self._done, self._boundary = {}, self._boundary + 1
+            if self._pass.drained(self._boundary):
+                self._around.hold(self._boundary, self.state(), self._busy)
+                self._busy = 0.0
+            if self._boundary < self._pass.end:
+                self._tell_facts()

@@ -1,0 +1,118 @@
+"""Whoever dies when: groups on shares, and under masks, train every sample once, and end in the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_host.coordinator.group.settings import Settings
+from crowdlearn_host.coordinator.storage.shared_model import SharedModel
+
+from . import crowd as crowds
+from . import crowd_parties, tiny_on_shares
+from .crowd import Action, Crowd, largest_difference, memory_folder, settings_for
+from .test_group_protocol import KillOnce, phase_of
+
+ROLES = ("dominator", "follower", "spare", "host")
+POINTS = 20
+"""Kill points by role, spread over a whole run."""
+SAMPLES = {"shares": (7, 5, 6, 4, 5), "masked": (7, 5, 6, 4)}
+"""Samples by device; snapshots of groups on shares are read by two heirs together."""
+
+
+def settings(sums: str) -> Settings:
+    if sums == "masked":
+        return settings_for(masked=14)
+    starts = [[sum(p[k] for p in tiny_on_shares.PIECES[:i]) for k in range(5)] for i in range(4)]
+    layout = tuple(
+        tuple((a, a + n) for a, n in zip(start, piece, strict=True))
+        for start, piece in zip(starts, tiny_on_shares.PIECES, strict=True)
+    )
+    programs = tuple(tiny_on_shares.manifest(owned).sha256 for owned in tiny_on_shares.PIECES)
+    return settings_for(
+        devices=5, layout=layout, programs=programs, micro_batch=3, shares=True, heirs="shared"
+    )
+
+
+def a_crowd(folder: Path, sums: str, seed: int = 0) -> Crowd:
+    found = Crowd(folder, settings(sums), SAMPLES[sums], seed)
+    if sums == "shares":
+        programs = tiny_on_shares.Programs([tiny_on_shares.manifest(p) for p in tiny_on_shares.PIECES])
+        for phone in found.phones:
+            phone._programs = programs
+            phone.member.programs = programs  # type: ignore[union-attr]
+    return found
+
+
+@pytest.fixture(params=["shares", "masked"])
+def sums(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "shares":
+
+        def model(omega: int = 1) -> SharedModel:
+            return SharedModel(
+                tiny_on_shares.array_specs(), tiny_on_shares.first_weights(), omega=omega, tau=0.0
+            )
+
+        for module in (crowds, crowd_parties):
+            monkeypatch.setattr(module, "shared_model", model)
+    return str(request.param)
+
+
+UNDISTURBED: dict[str, tuple[dict[str, Floats], dict[str, int]]] = {}
+
+
+def undisturbed(sums: str) -> tuple[dict[str, Floats], dict[str, int]]:
+    """Return the weights of a run in which nothing happens, and how many actions each phase has."""
+    if sums not in UNDISTURBED:
+        count: dict[str, int] = {}
+        with memory_folder() as folder:
+            crowd = a_crowd(folder, sums)
+
+            def note(action: Action) -> None:
+                phase = phase_of(action, crowd)
+                count[phase] = count.get(phase, 0) + 1
+
+            crowd.run(note)
+            crowd.check_done()
+            UNDISTURBED[sums] = crowd.model(), count
+    return UNDISTURBED[sums]
+
+
+def die(sums: str, role: str, points: range) -> None:
+    model, count = undisturbed(sums)
+    phases = sorted(count)
+    for point in points:
+        phase = phases[point % len(phases)]
+        nth = count[phase] * (2 * (point // len(phases)) + 1) // (2 * (POINTS // len(phases)) + 1)
+        with memory_folder() as folder:
+            crowd = a_crowd(folder, sums, seed=point)
+            kill = KillOnce(crowd, role, phase, nth)
+            crowd.run(kill.and_back if point % 2 else kill)
+            if kill.gone is not None and not crowd.done:
+                crowd.connect(kill.gone)
+                crowd.run()
+            assert kill.done, f"point {point} was never reached"
+            crowd.check_done()
+            assert largest_difference(crowd.model(), model) == 0, f"point {point}"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_death_costs_no_bit(sums: str, role: str) -> None:
+    die(sums, role, range(0, POINTS, 4))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("role", ROLES)
+def test_no_death_costs_a_bit(sums: str, role: str) -> None:
+    die(sums, role, range(POINTS))
+
+
+def test_any_order_of_events_gives_the_same_bits(sums: str) -> None:
+    model, _ = undisturbed(sums)
+    for seed in range(1, 4):
+        with memory_folder() as folder:
+            crowd = a_crowd(folder, sums, seed=seed)
+            crowd.run()
+            crowd.check_done()
+            assert largest_difference(crowd.model(), model) == 0
