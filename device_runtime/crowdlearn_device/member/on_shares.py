@@ -94,7 +94,7 @@ def _linear(
 
 
 def ring_of(message: pb.SharedArray, shape: tuple[int, ...]) -> Array:
-    """Return a message's ring elements. Raises WireError if they are not of this shape."""
+    """Return a message's ring elements, uint32 [...] of this shape. Raises WireError if they are not."""
     size = 4 * int(np.prod(shape, dtype=np.int64))
     if tuple(message.shape) != shape or len(message.data) != size or size > LARGEST:
         raise WireError(f"ring elements of shape {tuple(message.shape)} where {shape} are due")

@@ -19,6 +19,7 @@ from crowdlearn_host.privacy.audit.case import Case, rehearsed_case
 from crowdlearn_host.privacy.audit.figures import auc, psnr
 from crowdlearn_host.privacy.audit.on_shares import findings_on_shares
 from crowdlearn_host.privacy.audit.page import page
+from crowdlearn_host.runs.folder import new_run
 from crowdlearn_host.runs.prepare import Prepared, prepare
 from crowdlearn_host.spec.run_spec import RunSpec
 from typer.testing import CliRunner
@@ -172,3 +173,41 @@ def test_a_plan_without_its_model_and_a_network_on_one_device_are_refused(
     whole = parse_config({**VALUES, "group": {"pieces": 1}}, RunSpec, "the test")
     with pytest.raises(ConfigError, match="nothing is sent"):
         rehearsed_case(prepare(whole, lambda event, fields: None))
+
+
+@pytest.mark.parametrize(
+    ("sums", "role", "attack"),
+    [("shares", "helper", "shares of errors"), ("masked", "follower", "hidden layers only")],
+)
+def test_the_command_audits_a_run_as_it_protects_its_sums(
+    sums: str, role: str, attack: str, tmp_path: Path
+) -> None:
+    lines = [
+        'name = "run"',
+        f'model = "{MODEL}"',
+        'data = "digits"',
+        "group = { pieces = 4 }",
+        "training = { batch = 32, micro_batch = 32 }",
+        f'privacy = {{ sums = "{sums}" }}',
+    ]
+    (tmp_path / "config.toml").write_text("\n".join(lines))
+    prepared = prepare(RunSpec.load(tmp_path / "config.toml"), lambda event, fields: None)
+    with new_run(tmp_path / "run", "\n".join(lines), prepared, tmp_path):
+        pass
+    told = [
+        "privacy",
+        str(tmp_path / "run"),
+        "--data",
+        "digits",
+        "--samples",
+        "100",
+        "--own",
+        "300",
+        "--epochs",
+        "1",
+    ]
+    done = CliRunner().invoke(build(["privacy", "demo"]), [*told, "--quick", "--json"])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["rows"]
+    assert {row["mode"] for row in rows} == {sums}
+    assert any(row["role"] == role and attack in row["attack"] for row in rows)

@@ -51,13 +51,21 @@ def privacy(
         with Working(terminal(stderr=True), "preparing") as working:
             # Here, because it imports the exporter, which help and mistakes need not wait for.
             from crowdlearn_host.privacy.audit.audit import Auditor
-            from crowdlearn_host.privacy.audit.case import rehearsed_case
+            from crowdlearn_host.privacy.audit.case import rehearsed_case, untapped_case
+            from crowdlearn_host.privacy.audit.on_shares import findings_on_shares
             from crowdlearn_host.privacy.audit.page import page
             from crowdlearn_host.privacy.audit.phones import phones_case
             from crowdlearn_host.privacy.audit.targets import prepared_of
 
             prepared, moment = prepared_of(target, data, model, working.step)
-            if phones:
+            sums = prepared.config.privacy.sums
+            if sums == "shares" and phones:
+                raise ConfigError(
+                    "--phones taps devices of plain and masked runs; helpers on shares are audited without it"
+                )
+            if sums == "shares":
+                case = untapped_case(prepared, samples=samples, own=own)
+            elif phones:
                 with tempfile.TemporaryDirectory() as folder:
                     case = phones_case(
                         prepared,
@@ -78,7 +86,17 @@ def privacy(
                 )
             working.step("attacking")
             findings = []
-            for finding in Auditor(case, quick=quick).findings():
+            if sums == "shares":
+                found = findings_on_shares(
+                    case,
+                    prepared.model,
+                    batch=prepared.config.training.batch,
+                    quick=quick,
+                    first_layer=prepared.config.privacy.first_layer == "shared",
+                )
+            else:
+                found = Auditor(case, sums, quick=quick).findings()
+            for finding in found:
                 findings.append(finding)
                 working.step(f"attacking: {finding.role}, {finding.attack}")
         if html is not None:

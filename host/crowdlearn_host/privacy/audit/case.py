@@ -195,6 +195,16 @@ def rehearsed_case(
     )
 
 
+def untapped_case(prepared: Prepared, *, samples: int = SAMPLES, own: int = OWN) -> Case:
+    """Return a case that holds samples alone: helpers on shares are attacked in a training of its own.
+
+    Raises ConfigError if the data does not suffice.
+    """
+    gallery, rest, each = dealt_samples(prepared, samples, own)
+    named = prepared.config.model
+    return Case(recipe_of(prepared), gallery, rest, each, (), (), public_order=False, model=named)
+
+
 def first_moment(prepared: Prepared) -> Moment:
     """The group before its first mini-batch."""
     return moment_of(prepared, arrays_of(prepared.graph, prepared.model.state_dict(), prepared.plan.order))

@@ -45,4 +45,5 @@ def prepared_of(
     moment = first_moment(prepared)
     if state is not None:
         moment = Moment(arrays_of(prepared.graph, state, prepared.plan.order), moment.momentum)
+        prepared.model.load_state_dict(state)
     return prepared, moment
