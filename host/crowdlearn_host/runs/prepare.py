@@ -289,6 +289,7 @@ def _settings(
         weigh_charge=prepared.config.group.weigh_charge,
         heirs=prepared.config.privacy.heirs,
         heirs_needed=prepared.config.privacy.heirs_needed,
+        owners=prepared.config.privacy.owners,
         shares=prepared.config.privacy.sums == "shares",
         masked=prepared.config.privacy.masked_fraction,
         maps=convolutions_told(prepared.graph),

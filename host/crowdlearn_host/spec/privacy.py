@@ -64,11 +64,15 @@ class RunPrivacySection(PrivacySection):
     are "spares", devices without a piece; or "all", which are the spares or, without any, every device; or
     the "owner" alone; or "shared": of all other devices of the group, `heirs_needed` together, and fewer not.
     If too few can read it, a group waits until the lost device is back.
+
+    `owners` lists devices, by name, that are one person's: no two of an owner's are helpers of one triple,
+    who together could read everything.
     """
 
     order: Literal["auto", "secret", "seed"] = "auto"
     heirs: Literal["spares", "all", "owner", "shared"] = "spares"
     heirs_needed: int = Field(default=2, ge=2, le=255)
+    owners: tuple[tuple[str, ...], ...] = ()
 
     def recovery(self, pieces: int, devices: int) -> str:
         """Return in words what it takes to restore the piece of a lost device, in groups of `devices`."""

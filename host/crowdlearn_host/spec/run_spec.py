@@ -235,6 +235,11 @@ class RunSpec(Section):
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:
         if self.privacy.sums != "shares":
+            if self.privacy.owners:
+                raise ValueError(
+                    "privacy.owners keeps devices of one owner out of one triple of helpers: set "
+                    "privacy.sums = 'shares', or leave owners out"
+                )
             return self
         group, training = self.group, self.training
         if group.pieces != 4 or group.plan is not None or group.min_pieces is not None:

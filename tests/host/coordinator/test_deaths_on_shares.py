@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from crowdlearn_device.protocol.frames import Floats
@@ -21,7 +22,7 @@ SAMPLES = {"shares": (7, 5, 6, 4, 5), "masked": (7, 5, 6, 4)}
 """Samples by device; snapshots of groups on shares are read by two heirs together."""
 
 
-def settings(sums: str) -> Settings:
+def settings(sums: str, **changes: Any) -> Settings:
     if sums == "masked":
         return settings_for(masked=14)
     starts = [[sum(p[k] for p in tiny_on_shares.PIECES[:i]) for k in range(5)] for i in range(4)]
@@ -30,13 +31,12 @@ def settings(sums: str) -> Settings:
         for start, piece in zip(starts, tiny_on_shares.PIECES, strict=True)
     )
     programs = tuple(tiny_on_shares.manifest(owned).sha256 for owned in tiny_on_shares.PIECES)
-    return settings_for(
-        devices=5, layout=layout, programs=programs, micro_batch=3, shares=True, heirs="shared"
-    )
+    told = {"layout": layout, "programs": programs, "micro_batch": 3, "shares": True, "heirs": "shared"}
+    return settings_for(devices=5, **told, **changes)
 
 
-def a_crowd(folder: Path, sums: str, seed: int = 0) -> Crowd:
-    found = Crowd(folder, settings(sums), SAMPLES[sums], seed)
+def a_crowd(folder: Path, sums: str, seed: int = 0, **changes: Any) -> Crowd:
+    found = Crowd(folder, settings(sums, **changes), SAMPLES[sums], seed)
     if sums == "shares":
         programs = tiny_on_shares.Programs([tiny_on_shares.manifest(p) for p in tiny_on_shares.PIECES])
         for phone in found.phones:
@@ -106,6 +106,25 @@ def test_a_death_costs_no_bit(sums: str, role: str) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_no_death_costs_a_bit(sums: str, role: str) -> None:
     die(sums, role, range(POINTS))
+
+
+def test_devices_of_one_owner_do_not_meet_in_a_triple(sums: str) -> None:
+    if sums != "shares":
+        pytest.skip("triples are those of groups on shares")
+    owners = (("phone-1", "phone-2"), ("phone-3",))
+    with memory_folder() as folder:
+        crowd = a_crowd(folder, sums, owners=owners)
+        crowd.run()
+        crowd.check_done()
+        triples = [set(told["holders"][1:]) for told in crowd.told("assigned")]
+        assert triples
+        assert not any({"phone-1", "phone-2"} <= triple for triple in triples)
+        assert any("phone-1" in triple for triple in triples)
+    with memory_folder() as folder:
+        crowd = a_crowd(folder, sums, owners=(("phone-1", "phone-2", "phone-3"),))
+        crowd.run()
+        assert crowd.group.phase == "paused"
+        assert "whose owners (privacy.owners) have another among them" in crowd.group.reason
 
 
 def test_any_order_of_events_gives_the_same_bits(sums: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from crowdlearn_device.platform.files import write_atomically
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -120,15 +121,29 @@ def epsilon_of(run: Path) -> float | None:
 
 
 def print_findings(console: Console, findings: list[Finding]) -> None:
-    """Print a table of findings."""
-    from crowdlearn_host.privacy.audit.page import COLUMNS, told
+    """Print a table of findings; what nobody needs a message for is in brackets."""
+    from crowdlearn_host.privacy.audit.page import told
 
-    table = Table("mode", "role", "attack")
-    for head, _, _ in COLUMNS.values():
-        table.add_column(head, justify="right")
+    modes = len({finding.mode for finding in findings}) > 1
+    rows = []
     for finding in findings:
-        table.add_row(finding.mode, finding.role, finding.attack, *(told(finding, name) for name in COLUMNS))
+        beside = [
+            f"{own} ({told(finding, f'prior_{name}')})" if (own := told(finding, name)) else ""
+            for name in ("psnr", "ssim")
+        ]
+        rows.append((*beside, *(told(finding, name) for name in ("reid", "label_accuracy", "auc"))))
+    heads = ("PSNR, dB", "SSIM", "re-id, %", "labels, %", "AUC")
+    shown = [k for k in range(len(heads)) if any(row[k] for row in rows)]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for head in (*(["mode"] if modes else []), "role", "attack"):
+        table.add_column(head, overflow="fold")
+    for k in shown:
+        table.add_column(heads[k], justify="right", no_wrap=True)
+    for finding, row in zip(findings, rows, strict=True):
+        names = (*([finding.mode] if modes else []), finding.role, finding.attack)
+        table.add_row(*names, *(row[k] for k in shown))
     console.print(table)
+    console.print("re-id: samples that are picked out of all devices'; in brackets: without any message")
 
 
 def worst(findings: list[Finding]) -> str:
@@ -152,4 +167,7 @@ def worst(findings: list[Finding]) -> str:
             f"one {images.role} reconstructs samples at {images.psnr:.1f} dB ({images.prior_psnr:.1f} dB "
             f"without messages), and re-identifies {100 * (images.reid or 0):.1f} % ({images.attack})"
         )
+    member = max((f for f in alone if f.auc is not None), key=lambda f: f.auc or 0, default=None)
+    if member is not None:
+        said.append(f"one {member.role} tells members with an AUC of {member.auc:.2f} ({member.attack})")
     return "; ".join(said) or "no attack applies"

@@ -66,11 +66,12 @@ class Course(Standing):
     def _refill(self) -> None:
         """The same pieces at the same devices, and others where these are gone."""
         spares = sorted(self._able - set(self.holders), key=lambda d: (d in self.pace.slow, d))
-        here = [*spares, *(d for d in self.holders if d in self._able)]
-        holders = led(self._cut.takers, self.holders, here, self.schedule.dominator)
+        dominator, own = self.schedule.dominator, [d for d in self.holders if d in self._able]
+        here = self._apart([*spares, *own], dominator)
+        holders = led(self._cut.takers, self.holders, here, dominator)
         if holders is not None:
             self._assign(holders)
-        elif self._choose_cut(self.schedule.dominator):
+        elif self._choose_cut(dominator):
             self._seat()
 
     @property
@@ -86,7 +87,8 @@ class Course(Standing):
         """Take the division that the devices here can afford under this dominator; without one, pause. One
         into fewer pieces has to wait for the grace to pass.
         """
-        count, able = len(self._able), sorted(self._able)
+        able = self._apart(sorted(self._able), dominator)
+        count, meeting = len(able), len(self._able) - len(able)
         enough = [cut for cut in self.settings.cuts if len(cut) <= count]
         fits = next((c for c in enough if led(c.takers, [-1] * len(c), able, dominator)), None)
         wanted = self.settings.cuts[0]
@@ -97,6 +99,8 @@ class Course(Standing):
         if fits is None or (self._patient and fits != wanted and len(fits) != len(self._cut)):
             gone = sorted(set(self.devices) - self._able)
             names = f"; missing: {', '.join(map(self._name, gone))}" if gone else ""
+            if meeting:
+                names = f", and {meeting} more whose owners (privacy.owners) have another among them{names}"
             self._pause(f"{len(wanted)} pieces need as many devices, {count} are here{names}")
             return False
         if fits != self._cut:
@@ -112,7 +116,7 @@ class Course(Standing):
             self.holders,
             self._cut.takers,
             len(self._layout),
-            self._able,
+            set(self._apart(sorted(self._able), self.schedule.dominator)),
             self.pace.slow,
         )
         if holders is not None:

@@ -323,6 +323,7 @@ class Group(Course):
             return
         leaving = slow[: len(spares)]
         able = [*spares, *(device for device in self.holders if device not in leaving)]
+        able = self._apart(able, self.schedule.dominator)
         holders = led(self._cut.takers, self.holders, able, self.schedule.dominator)
         if holders is None:
             return

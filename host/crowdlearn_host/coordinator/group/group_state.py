@@ -21,6 +21,7 @@ from .effects import Effect, Forget, Record, Save, Send
 from .forming import Forming
 from .restore_points import Device, RestorePoint, Schedule, point_of, providers
 from .rounds import is_fresh
+from .seating import apart
 from .settings import Layout, Settings
 from .timing.pace import Pace
 
@@ -62,6 +63,13 @@ class Standing:
     @property
     def _able(self) -> set[int]:
         return self.attendance.able
+
+    def _apart(self, able: Sequence[int], dominator: int) -> list[int]:
+        """Return those of the devices `able` that may hold pieces together: helpers have different owners."""
+        names = {device.name: number for number, device in self.devices.items()}
+        owned = enumerate(self.settings.owners)
+        owners = {names[name]: owner for owner, each in owned for name in each if name in names}
+        return apart(able, owners, dominator, self.holders[1:])
 
     @property
     def _layout(self) -> Layout:

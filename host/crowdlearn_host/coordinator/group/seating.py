@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 
 Takers = Sequence[Set[int]]
 """By piece the devices that can afford it; () if any device can afford any piece."""
@@ -43,6 +43,17 @@ def led(takers: Takers, wanted: Sequence[int], able: Sequence[int], dominator: i
     others = [-1 if device == dominator else device for device in wanted[1:]]
     rest = seated(takers[1:], others, [device for device in able if device != dominator])
     return None if rest is None else (dominator, *rest)
+
+
+def apart(able: Sequence[int], owners: Mapping[int, int], dominator: int, kept: Sequence[int]) -> list[int]:
+    """Return the devices of those `able` among which no two helpers have one owner: of each owner's devices
+    beside the dominator one, those in `kept` first. Devices that are not in `owners` have one of their own.
+    """
+    chosen: dict[int, int] = {}
+    for device in sorted(able, key=lambda d: d not in kept):
+        if device in owners and device != dominator:
+            chosen.setdefault(owners[device], device)
+    return [d for d in able if d == dominator or d not in owners or chosen[owners[d]] == d]
 
 
 def _augment(

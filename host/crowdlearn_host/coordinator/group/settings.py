@@ -86,6 +86,8 @@ class Settings:
     """With `shares`, the helpers' maps that are not dense."""
     outgoing: tuple[str, ...] = ()
     heirs: Heirs = "all"
+    owners: tuple[tuple[str, ...], ...] = ()
+    """Names of devices by owner: no two of an owner's are helpers of one triple."""
     heirs_needed: int = 2
     """Heirs that a snapshot takes to be read where it is shared."""
 
