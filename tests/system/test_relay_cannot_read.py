@@ -44,7 +44,7 @@ class TamperingServer(Server):
             ):
                 tamper, self.tamper = self.tamper, None
                 for envelope in tamper(frame.envelope):
-                    self._attached[envelope.receiver].line.put(encode_frame(pb.Frame(envelope=envelope)))
+                    self._attached[envelope.receiver].stream.put(encode_frame(pb.Frame(envelope=envelope)))
                 return None
         return super().take(attached, data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +26,7 @@ from crowdlearn_host.privacy.audit.case import first_moment, recipe_of
 from crowdlearn_host.privacy.audit.rehearsal import Moment, Recipe, _piece_state, rehearse
 from crowdlearn_host.runs.prepare import Prepared, check, prepare
 from crowdlearn_host.spec.run_spec import RunSpec
+from google.protobuf.message import DecodeError
 from torch import nn
 
 
@@ -253,3 +255,40 @@ def test_what_phones_cannot_share_yet_is_refused_before_anything_starts() -> Non
 
 def test_the_moment_of_a_group_is_whole(prepared: Prepared) -> None:
     assert isinstance(first_moment(prepared), Moment)
+
+
+def ended(group: Group) -> list[np.ndarray]:
+    states = [work.state() for work in group.works]
+    return [x for state in states for layer in state.layers.values() for _, x in sorted(layer.items())]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_one_damaged_message_of_a_helper_is_refused_or_changes_nothing(prepared: Prepared, seed: int) -> None:
+    """Sealed messages cannot be damaged on their way: this is what a helper may do."""
+    rng, seen = random.Random(seed), [0]
+    due = rng.randrange(150)
+
+    def tamper(source: int, target: int, message: pb.SharedArray) -> bool:
+        if source == 0:
+            return False
+        seen[0] += 1
+        if seen[0] != due + 1:
+            return False
+        content = bytearray(message.SerializeToString())
+        for _ in range(rng.choice([1, 1, 4])):
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        try:
+            message.ParseFromString(bytes(content))
+        except DecodeError:
+            message.data = message.data[1:]
+        return rng.random() < 0.2
+
+    calm = Group(prepared, lambda source, target, message: False)
+    calm.run()
+    damaged = Group(prepared, tamper)
+    try:
+        damaged.run()
+    except DeviceError:
+        return
+    for found, exact in zip(ended(damaged), ended(calm), strict=True):
+        np.testing.assert_array_equal(found, exact)
