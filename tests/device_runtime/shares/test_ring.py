@@ -27,6 +27,8 @@ def test_products_are_exact(rows: int, summed: int, columns: int, seed: int) -> 
     left, right = drawn(rng, (summed, rows)), drawn(rng, (summed, columns))
     expected = left.T.astype(np.uint64) @ right.astype(np.uint64)
     np.testing.assert_array_equal(products.of_shares(left, right), expected.astype(np.uint32))
+    flipped = np.ascontiguousarray(left.T)
+    np.testing.assert_array_equal(products.of_columns(flipped, right), expected.astype(np.uint32))
 
 
 def test_the_largest_sums_are_exact() -> None:

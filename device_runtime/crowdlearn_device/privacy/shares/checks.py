@@ -75,7 +75,7 @@ class MapCheck(ABC):
 
     def gradient_due(self, values: Ring, errors: Ring, drawn: Ring) -> Ring:
         """Return how the gradient of activations and errors has to look under lots."""
-        seen = times(self.products, self.linear.target_rows(errors), drawn)
+        seen = self.products.of_columns(self.linear.target_rows(errors), drawn)
         return self.products.of_shares(self.linear.source_rows(values), seen)
 
 
@@ -87,16 +87,16 @@ class DenseCheck(MapCheck):
 
     def weights_seen(self, weights: Integers, drawn: Ring, *, forward: bool) -> Ring:
         table = _table(weights.astype(np.uint32))
-        return times(self.products, table if forward else table.T, drawn)
+        return self.products.of_columns(table if forward else table.T, drawn)
 
     def answer_seen(self, answer: Ring, drawn: Ring, *, forward: bool) -> Ring:
-        return times(self.products, answer.reshape(len(answer), -1), drawn)
+        return self.products.of_columns(answer.reshape(len(answer), -1), drawn)
 
     def answer_due(self, secret: Ring, weights: Ring, *, forward: bool) -> Ring:
-        return times(self.products, secret.reshape(len(secret), -1), weights)
+        return self.products.of_columns(secret.reshape(len(secret), -1), weights)
 
     def gradient_seen(self, gradient: Ring, drawn: Ring) -> Ring:
-        return times(self.products, _table(gradient), drawn)
+        return self.products.of_columns(_table(gradient), drawn)
 
 
 class ConvolutionCheck(MapCheck):
@@ -111,17 +111,17 @@ class ConvolutionCheck(MapCheck):
     def weights_seen(self, weights: Integers, drawn: Ring, *, forward: bool) -> Ring:
         w = weights.astype(np.uint32)
         if forward:
-            return times(self.products, w.transpose(0, 2, 3, 1).reshape(-1, w.shape[1]), drawn)
-        seen = times(self.products, w.transpose(1, 2, 3, 0).reshape(-1, w.shape[0]), drawn)
+            return self.products.of_columns(w.transpose(0, 2, 3, 1).reshape(-1, w.shape[1]), drawn)
+        seen = self.products.of_columns(w.transpose(1, 2, 3, 0).reshape(-1, w.shape[0]), drawn)
         return _kernels_last(seen, w.shape[1])
 
     def answer_seen(self, answer: Ring, drawn: Ring, *, forward: bool) -> Ring:
-        return times(self.products, self.linear.target_rows(answer), drawn)
+        return self.products.of_columns(self.linear.target_rows(answer), drawn)
 
     def answer_due(self, secret: Ring, weights: Ring, *, forward: bool) -> Ring:
         if forward:
-            return times(self.products, self.linear.source_rows(secret), weights)
-        columns = times(self.products, self.linear.target_rows(secret), weights)
+            return self.products.of_columns(self.linear.source_rows(secret), weights)
+        columns = self.products.of_columns(self.linear.target_rows(secret), weights)
         return self.linear.target_rows(self.linear.scattered(columns, len(secret)))
 
     def gradient_shape(self, entered: Shape) -> Shape:
@@ -129,7 +129,7 @@ class ConvolutionCheck(MapCheck):
 
     def gradient_seen(self, gradient: Ring, drawn: Ring) -> Ring:
         table = gradient.transpose(0, 2, 3, 1).reshape(-1, gradient.shape[1])
-        return times(self.products, table, drawn)
+        return self.products.of_columns(table, drawn)
 
 
 class DepthwiseCheck(ConvolutionCheck):
@@ -202,11 +202,6 @@ def part_due(
 def others(position: int) -> tuple[int, int]:
     """Return the positions of the other two helpers, the next one first."""
     return (position + 1) % HELPERS, (position + 2) % HELPERS
-
-
-def times(products: RingProducts, matrix: Ring, columns: Ring) -> Ring:
-    """Return a matrix, uint32 [M, N], times columns, uint32 [N, k]."""
-    return products.of_shares(np.ascontiguousarray(matrix.T), columns)
 
 
 def _table(weights: Ring) -> Ring:

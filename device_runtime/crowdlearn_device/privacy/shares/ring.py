@@ -58,6 +58,21 @@ class RingProducts:
         np.matmul(a.T, c, out=result)
         return self._combined(result, upper)
 
+    def of_columns(self, matrix: Ring, columns: Ring) -> Ring:
+        """Return a matrix [M, N] times columns [N, K], uint32 [M, K].
+
+        Raises ValueError if N is more than MOST_SUMMED.
+        """
+        _check(matrix.shape[1])
+        (a, b), (c, d) = self._limbs("a", matrix), self._limbs("c", columns)
+        shape = matrix.shape[0], columns.shape[1]
+        result, upper = self._buffer("result", shape), self._buffer("upper", shape)
+        np.matmul(a, d, out=upper)
+        np.matmul(b, c, out=result)
+        upper += result
+        np.matmul(a, c, out=result)
+        return self._combined(result, upper)
+
     def _limbs(self, name: str, values: Ring) -> tuple[Doubles, Doubles]:
         low, high = self._buffer(f"{name} low", values.shape), self._buffer(f"{name} high", values.shape)
         np.bitwise_and(values, _LOW, out=low, casting="unsafe")
