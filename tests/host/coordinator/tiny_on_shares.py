@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -10,7 +10,7 @@ from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, M
 from crowdlearn_device.program.ports import layer_methods, loss_method
 from crowdlearn_device.protocol.frames import Array, Floats
 
-from .tiny import MOMENTUM, TinyPrograms
+from .tiny import MOMENTUM, TinyExecutor, TinyPrograms
 
 LAYERS = (3, 4, 4, 5, 2)
 """Layer 2 passes on what layer 1 gives: it is the helpers', with the map into layer 3."""
@@ -61,13 +61,8 @@ def manifest(owned: Sequence[int]) -> Manifest:
     )
 
 
-class Executor:
+class Executor(TinyExecutor):
     """tanh after layers 1 and 3, cross-entropy after layer 4."""
-
-    def __init__(self, of: Manifest) -> None:
-        self._manifest = of
-
-    def hold(self, arrays: Iterable[Array]) -> None: ...
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
         spec = self._manifest.method(method)
@@ -112,5 +107,5 @@ class Executor:
 
 
 class Programs(TinyPrograms):
-    def executor(self, of: Manifest) -> Executor:  # type: ignore[override]
+    def executor(self, of: Manifest) -> Executor:
         return Executor(of)
