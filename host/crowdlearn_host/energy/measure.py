@@ -21,7 +21,7 @@ from .subject import Program, Subject
 
 ROUNDS, QUICK_ROUNDS = 5, 2
 SECONDS = 600.0
-QUICK_WINDOW = 0.3
+QUICK_WINDOW = 0.2
 """Seconds of a window that suffice for virtual phones, whose meters have no noise."""
 LEAST_WINDOW = 0.2
 LEAST_PERCENT, MOST_PERCENT = 30, 80

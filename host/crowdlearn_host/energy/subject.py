@@ -72,7 +72,7 @@ class Subject(ABC):
     has_radio: bool
     meter: Meter | None = None
     unread: Mapping[str, str] = MappingProxyType({})
-    pause = 0.2
+    pause = 0.1
     """Seconds of rest before and after work, in which the meter is read."""
     peak_gflops: float | None = None
 
