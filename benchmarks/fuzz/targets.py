@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from crowdlearn.errors import HostError
 from crowdlearn_device.errors import DeviceError
+from crowdlearn_device.program.isolation.isolated import RUN_SECONDS
 from crowdlearn_device.program.manifest import ArraySpec, LayerSpec, Manifest, MethodSpec, Port
 from crowdlearn_device.program.manifest_reader import read_manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
@@ -31,6 +32,7 @@ class Target:
     run: Callable[[bytes], None]
     seeds: tuple[bytes, ...] | Callable[[Path], tuple[bytes, ...]]
     max_bytes: int = 4096
+    hang_seconds: int = 10
 
 
 def seeds_of(target: Target, corpus: Path) -> tuple[bytes, ...]:
@@ -139,7 +141,7 @@ TARGETS = {
     "frame": Target(frame, _frame_seeds()),
     "manifest": Target(manifest, (_manifest_seed(),)),
     "opened": Target(opened, SEEDS),
-    "program": Target(programs.run_apart, programs.seeds, max_bytes=PTE_BYTES),
+    "program": Target(programs.run_apart, programs.seeds, PTE_BYTES, hang_seconds=2 * RUN_SECONDS),
     "program_verified": Target(programs.verified, programs.seeds, max_bytes=PTE_BYTES),
     "state": Target(state, (STATE.to_bytes(), STATE.to_bytes()[:-32])),
     "tensor": Target(tensor, (encode_tensor(np.ones((2, 3), np.float32)).SerializeToString(),)),

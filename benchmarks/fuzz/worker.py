@@ -8,14 +8,13 @@ from pathlib import Path
 import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
 MAX_MEGABYTES = 2048
-HANG_SECONDS = 10
 
 with atheris.instrument_imports(include=["crowdlearn_device", "crowdlearn_host"]):
     from benchmarks.fuzz.targets import TARGETS, seeds_of
 
 
 def main(name: str, corpus: Path, seconds: int) -> None:
-    """Run until the time is over, a crash, a hang of ten seconds, or more than two gigabytes of memory."""
+    """Run until the time is over, a crash, a hang, or more than two gigabytes of memory."""
     corpus.mkdir(parents=True, exist_ok=True)
     target = TARGETS[name]
     for number, seed in enumerate(seeds_of(target, corpus.parent)):
@@ -24,7 +23,7 @@ def main(name: str, corpus: Path, seconds: int) -> None:
         f"-max_total_time={seconds}",
         f"-max_len={target.max_bytes}",
         f"-rss_limit_mb={MAX_MEGABYTES}",
-        f"-timeout={HANG_SECONDS}",
+        f"-timeout={target.hang_seconds}",
         f"-artifact_prefix={corpus.parent}/finding-{name}-",
         "-print_final_stats=1",
         str(corpus),
