@@ -213,3 +213,34 @@ async def test_noise_never_ends_in_a_traceback(noise: bytes):
     stream = MessageStream(Nothing(), lambda data: None, client=False)
     stream.data_received(noise)
     stream.connection_lost(None)
+
+
+@given(st.lists(st.integers(0, 9000), max_size=6), st.lists(st.integers(1, 5000), min_size=1))
+async def test_large_messages_wait_until_they_are_admitted_and_come_whole(sizes: list[int], cuts: list[int]):
+    got: list[bytes] = []
+    loop, transport = asyncio.get_running_loop(), Nothing()
+    stream = MessageStream(transport, lambda data: got.append(bytes(data)), client=False)
+    admitted: list[int] = []
+
+    def admit(large: message_stream.LargeMessage) -> asyncio.Future[None]:
+        assert len(large.head) == message_stream.HEAD_BYTES
+        admitted.append(large.length)
+        waiting: asyncio.Future[None] = loop.create_future()
+        loop.call_soon(waiting.set_result, None)
+        return waiting
+
+    stream.admit = admit
+    messages = [bytes(number % 251 for number in range(size)) for size in sizes]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(message_stream, "LARGE_BYTES", 2000)
+        wire = b"".join(Frame(Opcode.BINARY, data).serialize(mask=len(data) % 2 == 0) for data in messages)
+        at, number = 0, 0
+        while at < len(wire):
+            stream.data_received(wire[at : at + cuts[number % len(cuts)]])
+            at += cuts[number % len(cuts)]
+            number += 1
+            while stream._admitting is not None:
+                await asyncio.sleep(0)
+    assert got == messages
+    assert set(admitted) <= {size for size in sizes if size > 2000}
+    stream.connection_lost(None)

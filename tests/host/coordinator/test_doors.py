@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import encode_frame
+from crowdlearn_device.transport.message_stream import LargeMessage
 from crowdlearn_host.coordinator.group import effects as do
 from crowdlearn_host.coordinator.group import group as group_module
 from crowdlearn_host.coordinator.group.claims import contradiction
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.restore_points import Device
+from crowdlearn_host.coordinator.hub.large_messages import MOST_FOR_HOST, LargeMessages
 from crowdlearn_host.coordinator.hub.repeated import EACH, Repeated
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,3 +112,51 @@ def test_a_program_that_others_run_is_not_damaged() -> None:
     assert contradiction(fault, 1, runs_elsewhere=False, **of) == ""
     fault.generation = 0
     assert contradiction(fault, 1, runs_elsewhere=True, **of) == ""
+
+
+class Reader:
+    """The stream to a receiver that reads or does not."""
+
+    def __init__(self) -> None:
+        self.has_room, self._roomy = True, asyncio.Event()
+
+    async def room(self) -> None:
+        await self._roomy.wait()
+
+    def reads(self) -> None:
+        self.has_room = True
+        self._roomy.set()
+
+
+def large(receiver: int, size: int) -> LargeMessage:
+    message = LargeMessage(size, b"")
+    message.add(encode_frame(pb.Frame(envelope=pb.Envelope(receiver=receiver, sealed=b"x" * 64))))
+    return message
+
+
+async def test_large_messages_go_one_at_a_time_to_a_receiver_and_not_beyond_the_bound() -> None:
+    hub, reader = LargeMessages(most=100_000), Reader()
+    first, second = large(1, 40_000), large(1, 40_000)
+    assert hub.admit(first, reader) is None
+    waiting = asyncio.ensure_future(hub.admit(second, reader))
+    await asyncio.sleep(0)
+    assert not waiting.done(), "one at a time"
+    other = large(2, 50_000)
+    assert hub.admit(other, Reader()) is None
+    assert hub.bytes == 90_000
+    third = asyncio.ensure_future(hub.admit(large(3, 40_000), Reader()))
+    await asyncio.sleep(0)
+    assert not third.done(), "not beyond the bound"
+    reader.has_room = False
+    del first, other
+    await asyncio.wait_for(third, 10)
+    assert not waiting.done(), "the receiver does not read"
+    reader.reads()
+    await asyncio.wait_for(waiting, 10)
+
+
+def test_a_large_message_to_the_host_is_refused() -> None:
+    message = LargeMessage(MOST_FOR_HOST + 1, b"")
+    message.add(pb.Frame(fault=pb.Fault(generation=1, reason="x" * 100)).SerializeToString())
+    with pytest.raises(WireError, match="to the host"):
+        LargeMessages().admit(message, None)
