@@ -31,6 +31,7 @@ BAR_PERCENT = 3.0
 def program(sizes: Sequence[int]) -> tuple[bytes, list[Array]]:
     """A training step of a dense network of these sizes, and its inputs."""
     import torch
+    from crowdlearn_device.optimizers.sgd import Sgd
     from crowdlearn_export.compiler.compile import compile_program
     from crowdlearn_export.stages.train_step import train_step
     from torch import nn
@@ -40,7 +41,7 @@ def program(sizes: Sequence[int]) -> tuple[bytes, list[Array]]:
     layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
     model = nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))[:-1]
     x, targets = torch.randn(BATCH, sizes[0]), torch.arange(BATCH) % sizes[-1]
-    step = train_step(model, functional.cross_entropy, x, targets, momentum=0.9)
+    step = train_step(model, functional.cross_entropy, x, targets, Sgd(momentum=0.9))
     given = (*step.state.values(), x, targets, torch.tensor(0.01))
     compiled = compile_program([step.method], max_batch=BATCH)
     return compiled.pte, [tensor.detach().contiguous().numpy().copy() for tensor in given]

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.replay import replay_arrays
 from crowdlearn_export.compiler.compile import Method, compile_program
@@ -39,7 +40,9 @@ def main() -> int:
     tries = parser.parse_args().tries
     torch.manual_seed(0)
     model, targets = cnn(), torch.arange(BATCH) % 10
-    step = train_step(model, functional.cross_entropy, torch.randn(BATCH, 3, 32, 32), targets, momentum=0.9)
+    step = train_step(
+        model, functional.cross_entropy, torch.randn(BATCH, 3, 32, 32), targets, Sgd(momentum=0.9)
+    )
     state, rate = list(step.state.values()), torch.tensor(0.05)
     method = step.method
     example = (*state, torch.randn(BATCH, 3, 32, 32), targets, rate)

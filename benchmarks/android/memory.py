@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from crowdlearn.errors import FleetError
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_export.compiler.compile import Method, compile_program
 from crowdlearn_export.stages.train_step import train_step
 from torch import nn
@@ -75,7 +76,7 @@ def _write_step(folder: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
     x, targets, rate = torch.randn(BATCH, 784), torch.arange(BATCH) % 10, torch.tensor(0.05)
-    step = train_step(model.train(), functional.cross_entropy, x, targets, momentum=0.9)
+    step = train_step(model.train(), functional.cross_entropy, x, targets, Sgd(momentum=0.9))
     given = (*step.state.values(), x, targets, rate)
     method = step.method
     whole = Method(method.name, method.function, given, method.batched, method.updates)

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.replay import Arrays, replay_arrays
 from crowdlearn_export.compiler.compile import Method, compile_program
 from crowdlearn_export.graph.shape import piece_shape
 from crowdlearn_export.program.inference import inference_stage
 from crowdlearn_export.stages.piece_stages import piece_stages
-from crowdlearn_export.stages.stage import Optimizer
 from crowdlearn_export.stages.train_step import train_step
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import Tensor, nn
 from torch.nn import functional
 
 BATCH = 6
-SGD = Optimizer(momentum=0.9, weight_decay=1e-3)
+SGD = Sgd(momentum=0.9, weight_decay=1e-3)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def programs(names: Sequence[str] = (*SHAPES, "transformer")) -> Iterator[Progra
         torch.manual_seed(0)
         if name == "transformer":
             x, targets = torch.randn(BATCH, 5, 8), torch.arange(BATCH) % 4
-            step = train_step(Transformer(), functional.cross_entropy, x, targets, momentum=0.9)
+            step = train_step(Transformer(), functional.cross_entropy, x, targets, SGD)
             rate = torch.tensor(0.05)
             method = Method(
                 step.method.name,

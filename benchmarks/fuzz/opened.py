@@ -14,6 +14,7 @@ import numpy as np
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import DataError, DeviceError
 from crowdlearn_device.member.generation import Generation
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.privacy.tap import Tap
 from crowdlearn_device.program.executor import Executor, Programs, ProgramStore
 from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
@@ -32,8 +33,7 @@ BIAS, GRADIENT = (Port(role, (WIDTH,), name="bias", layer=1) for role in ("param
 MANIFEST = Manifest(
     program="0" * 64,
     max_batch=4,
-    momentum=0.0,
-    weight_decay=0.0,
+    optimizer=Sgd(),
     layers=(LayerSpec(WIDTH, 0, ()), LayerSpec(WIDTH, WIDTH, ()), LayerSpec(WIDTH, 0, ())),
     edges=(EdgeSpec(0, 1), EdgeSpec(1, 2)),
     arrays=(ArraySpec("bias", 1, (), trained=True),),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from crowdlearn.errors import HostError
 from crowdlearn_device.errors import DeviceError
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.isolation.isolated import RUN_SECONDS
 from crowdlearn_device.program.manifest import ArraySpec, LayerSpec, Manifest, MethodSpec, Port
 from crowdlearn_device.program.manifest_reader import read_manifest
@@ -115,8 +116,7 @@ def _manifest_seed() -> bytes:
         Manifest(
             program="0" * 64,
             max_batch=4,
-            momentum=0.9,
-            weight_decay=0.0,
+            optimizer=Sgd(momentum=0.9),
             layers=(LayerSpec(4, 2, (2,)), LayerSpec(3, 1, (1,))),
             edges=(),
             arrays=(ArraySpec("w", 0, (3,), trained=True),),

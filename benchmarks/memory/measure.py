@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from crowdlearn.hosting import Group, RunFolder, Server, Settings, SharedModel
 from crowdlearn.planning import Plan, Training
+from crowdlearn_device.optimizers.registry import typical
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import MAX_FRAME
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.program.slice_program import SliceProgram, export_slice
-from crowdlearn_export.stages.stage import Optimizer
 from websockets.asyncio.client import connect
 
 from .resident import forget_peak, peak
@@ -38,7 +38,7 @@ def measure(
     """Bytes by which the process of each device grew at its peak: in the first one's pass, when the devices
     held the plan's pieces in their order; and while pieces changed hands for the next pass.
     """
-    optimizer = Optimizer(0.9 if training.momentum else 0.0)
+    optimizer = typical(training.optimizer, momentum=training.momentum)
     shapes = [tuple(stop - start for start, stop in piece.neurons) for piece in plan.pieces]
     programs = {
         shape: export_slice(graph, shape, optimizer, max_batch=training.micro_batch + 1, cache=cache)

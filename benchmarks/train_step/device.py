@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.piece.piece import Piece
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.protocol.frames import Array
@@ -28,7 +29,6 @@ from crowdlearn_export.graph.weights import arrays_of
 from crowdlearn_export.program.methods import Methods
 from crowdlearn_export.program.slice_program import SliceProgram, method_folder, program_of
 from crowdlearn_export.stages.piece_stages import piece_stages
-from crowdlearn_export.stages.stage import Optimizer
 from crowdlearn_export.tracing.trace import neuron_graph
 from executorch.extension.pybindings import _portable_lib
 from rich.console import Console
@@ -38,7 +38,7 @@ from benchmarks.models import NETWORKS
 from benchmarks.report import machine, write_rows
 
 BATCH, RATE, ROUNDS, SECONDS = 32, 0.01, 15, 0.12
-SGD = Optimizer(momentum=0.9)
+SGD = Sgd(momentum=0.9)
 WAYS = ("stages", "one program")
 
 

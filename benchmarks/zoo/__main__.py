@@ -2,8 +2,8 @@
 
 python -m benchmarks.zoo [--quick] [--models "HAR GRU,regression"] [--json FILE]
 
-Every model takes 20 steps of SGD with momentum through the device's own piece and ExecuTorch, in the loss of
-its kind, and the same in PyTorch float64; `max_error` is the largest difference of a weight over the largest
+Every model takes 20 steps of its optimizer through the device's own piece and ExecuTorch, in the loss of its
+kind, and the same in PyTorch float64; `max_error` is the largest difference of a weight over the largest
 weight of its array. Steps are timed on one core, beside PyTorch's eager steps, in the same rounds.
 """
 
@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from crowdlearn_device.optimizers.base import Optimizer
 from crowdlearn_device.piece.piece import Piece
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.protocol.frames import Array
 from crowdlearn_device.protocol.schedule import Pass
+from crowdlearn_device.protocol.targets import IGNORED
 from crowdlearn_device.state.piece_state import PieceState
 from crowdlearn_export.doctor.verdict import trainable_graph
 from crowdlearn_export.errors import ExportError
@@ -33,7 +35,8 @@ from crowdlearn_export.graph.weights import arrays_of, state_of
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import make_loss
 from crowdlearn_export.program.slice_program import SliceProgram, export_slice
-from crowdlearn_export.stages.stage import Optimizer
+from crowdlearn_export.stages.optimizers import torch_optimizer
+from crowdlearn_host.models.several_inputs import of_one_input
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -42,7 +45,9 @@ from benchmarks.report import machine, write_rows
 
 from .networks import QUICK, ZOO, Kind
 
-SGD, RATE, STEPS, BATCH, ROUNDS = Optimizer(0.9), 0.01, 20, 16, 5
+RATE, STEPS, BATCH, ROUNDS = 0.01, 20, 16, 5
+UNCOUNTED = 0.2
+"""The share of positions that do not count in the loss of a sequence."""
 
 
 def main() -> None:
@@ -62,7 +67,7 @@ def main() -> None:
     for name in wanted:
         rows.append(row := measured(name, ZOO[name]))
         console.print(f"{row['model']}: {row['trains']}, error {row['max_error']}", highlight=False)
-    table = Table(title=f"{STEPS} steps of SGD, batch {BATCH}, one core")
+    table = Table(title=f"{STEPS} steps, batch {BATCH}, one core")
     for column in rows[0]:
         table.add_column(column)
     for row in rows:
@@ -74,14 +79,14 @@ def main() -> None:
 def measured(name: str, kind: Kind) -> dict[str, Any]:
     """The row of a model."""
     torch.manual_seed(0)
-    model, loss = kind.build(), make_loss(kind.loss)
-    row: dict[str, Any] = {"model": name, "loss": kind.loss, "optimizer": "sgd, momentum 0.9", "trains": "no"}
+    model, loss, optimizer = of_one_input(kind.build()), make_loss(kind.loss), kind.optimizer
+    row: dict[str, Any] = {"model": name, "loss": kind.loss, "optimizer": kind.optimizer.kind, "trains": "no"}
     row |= {"max_error": None, "step_ratio_to_eager": None, "compile_s": None, "why": ""}
     started = time.perf_counter()
     try:
         graph = trainable_graph(model, torch.zeros(2, *kind.sample), name, loss, pieces=1)
         owned = [layer.neurons for layer in graph.layers]
-        program = export_slice(graph, owned, SGD, loss, max_batch=BATCH)
+        program = export_slice(graph, owned, optimizer, loss, max_batch=BATCH)
     except ExportError as error:
         return row | {"why": str(error).partition("; supported")[0][:200]}
     row["compile_s"] = round(time.perf_counter() - started, 1)
@@ -89,20 +94,23 @@ def measured(name: str, kind: Kind) -> dict[str, Any]:
     piece = piece_of(graph, program, model)
     for x, y in batches:
         step(piece, x, y)
-    exact = eager(copy.deepcopy(model).double(), loss, batches, graph)
+    exact = eager(copy.deepcopy(model).double(), loss, batches, graph, optimizer)
     row["max_error"] = float(f"{difference(graph, piece, model, exact):.1e}")
-    row["step_ratio_to_eager"] = round(ratio(piece, copy.deepcopy(model), loss, batches, graph), 2)
+    row["step_ratio_to_eager"] = round(ratio(piece, copy.deepcopy(model), loss, batches, graph, optimizer), 2)
     return row | {"trains": "sliced" if graph.whole is None else "whole"}
 
 
 def batch_of(kind: Kind, graph: NeuronGraph, loss: Loss, number: int) -> tuple[Array, Array]:
     """A mini-batch: samples as float32, and targets as the loss takes them."""
     draw = np.random.default_rng(number)
-    shape, outputs = (BATCH, *kind.sample), graph.layers[-1].neurons
+    shape = (BATCH, *kind.sample)
     x = draw.integers(0, kind.vocabulary, shape) if kind.vocabulary else draw.normal(size=shape)
-    spec = loss.targets(outputs)
+    spec = loss.targets(*graph.scores)
     if spec.are_classes:
-        return x.astype(np.float32), draw.integers(0, outputs, BATCH)
+        y = draw.integers(0, graph.scores[-1], (BATCH, *spec.shape))
+        if spec.are_sequences:
+            y[draw.random(y.shape) < UNCOUNTED] = IGNORED
+        return x.astype(np.float32), y
     numbers = draw.random((BATCH, *spec.shape)) if spec.most == 1 else draw.normal(size=(BATCH, *spec.shape))
     return x.astype(np.float32), numbers.astype(np.float32)
 
@@ -115,7 +123,8 @@ def piece_of(graph: NeuronGraph, program: SliceProgram, model: nn.Module) -> Pie
         kept = layers.setdefault(spec.layer, {})
         kept[f"value/{spec.name}"] = arrays[spec.name].copy()
         if spec.trained:
-            kept[f"momentum/{spec.name}"] = np.zeros_like(arrays[spec.name])
+            slots = program.manifest.optimizer.slots
+            kept |= {f"{slot}/{spec.name}": np.zeros_like(arrays[spec.name]) for slot in slots}
     neurons = tuple((0, layer.neurons) for layer in graph.layers)
     state = PieceState(neurons, layers)
     executor = ExecuTorchExecutor(program.pte)
@@ -124,24 +133,30 @@ def piece_of(graph: NeuronGraph, program: SliceProgram, model: nn.Module) -> Pie
 
 def step(piece: Piece, x: Array, y: Array) -> None:
     """One training step, as the dominator takes it."""
-    piece.feed(piece.boundary, 0, 1, len(x), x, y)
+    piece.feed(piece.boundary, 0, 1, len(x), x, y, piece.targets.weight(y))
     while piece.ready:
         piece.run()
 
 
-def eager(model: nn.Module, loss: Loss, batches: list[tuple[Array, Array]], graph: NeuronGraph) -> nn.Module:
+def eager(
+    model: nn.Module,
+    loss: Loss,
+    batches: list[tuple[Array, Array]],
+    graph: NeuronGraph,
+    optimizer: Optimizer,
+) -> nn.Module:
     """The model after the same steps in PyTorch, in its own precision."""
     learning = [p for p in model.parameters() if p.requires_grad]
-    sgd = torch.optim.SGD(learning, RATE, momentum=SGD.momentum)
+    own, spec = torch_optimizer(optimizer, learning, RATE), loss.targets(*graph.scores)
     dtype = learning[0].dtype
     for x, y in batches:
         samples, targets = torch.from_numpy(x), torch.from_numpy(y)
         integers = graph.whole is not None and graph.whole.integers
         samples = samples.long() if integers else samples.to(dtype)
         targets = targets.to(dtype) if targets.is_floating_point() else targets
-        sgd.zero_grad()
-        torch.autograd.backward(loss.reference(model(samples), targets) / len(x))
-        sgd.step()
+        own.zero_grad()
+        torch.autograd.backward(loss.reference(model(samples), targets) / spec.weight(y))
+        own.step()
     return model
 
 
@@ -159,7 +174,12 @@ def difference(graph: NeuronGraph, piece: Piece, model: nn.Module, exact: nn.Mod
 
 
 def ratio(
-    piece: Piece, model: nn.Module, loss: Loss, batches: list[tuple[Array, Array]], graph: NeuronGraph
+    piece: Piece,
+    model: nn.Module,
+    loss: Loss,
+    batches: list[tuple[Array, Array]],
+    graph: NeuronGraph,
+    optimizer: Optimizer,
 ) -> float:
     """The time of a step of the piece over that of an eager step, medians of rounds in turn."""
     times: tuple[list[float], list[float]] = [], []
@@ -169,7 +189,7 @@ def ratio(
             step(piece, x, y)
         times[0].append(time.perf_counter() - started)
         started = time.perf_counter()
-        eager(model, loss, batches, graph)
+        eager(model, loss, batches, graph, optimizer)
         times[1].append(time.perf_counter() - started)
     return median(times[0]) / median(times[1])
 

@@ -7,9 +7,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from crowdlearn_device.optimizers.adam import Adam, AdamW
+from crowdlearn_device.optimizers.base import Optimizer
+from crowdlearn_device.optimizers.sgd import Sgd
 from torch import Tensor, nn
 
 from benchmarks.models import mobilenet
+
+SGD, ADAM, ADAMW = Sgd(momentum=0.9), Adam(), AdamW(weight_decay=0.01)
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class Kind:
     sample: tuple[int, ...]
     loss: str = "cross_entropy"
     vocabulary: int = 0
+    optimizer: Optimizer = SGD
 
 
 class Recurrent(nn.Module):
@@ -89,6 +95,22 @@ class Transformer(nn.Module):
         return self.head(x[:, -1])
 
 
+class NextToken(nn.Module):
+    """Scores of the next token at each position, by torch's own layers and the weights of the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(50, 32), nn.Linear(32, 50, bias=False)
+        self.head.weight = self.embedding.weight
+        layer = nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True, norm_first=True, bias=False)
+        self.blocks = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(1)
+        scores: Tensor = self.head(self.blocks(self.embedding(x), mask, is_causal=True))
+        return scores
+
+
 class ResidualMlp(nn.Module):
     """Dense blocks with layer norm around a stream."""
 
@@ -107,15 +129,15 @@ class ResidualMlp(nn.Module):
 
 
 class Recommender(nn.Module):
-    """Whether a user likes an item."""
+    """Whether a user likes an item: a model of two inputs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.users, self.items = nn.Embedding(50, 16), nn.Embedding(50, 16)
         self.head = nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 1))
 
-    def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.head(torch.cat([self.users(x[:, 0]), self.items(x[:, 1])], 1))
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        scores: Tensor = self.head(torch.cat([self.users(user), self.items(item)], 1))
         return scores
 
 
@@ -230,12 +252,12 @@ def _autoencoder() -> nn.Module:
 
 ZOO: dict[str, Kind] = {
     "tabular MLP": Kind(lambda: _mlp(5), (20,)),
-    "regression": Kind(lambda: _mlp(1, norm=False), (20,), "mse"),
-    "autoencoder": Kind(_autoencoder, (20,), "mse"),
-    "residual MLP with LayerNorm": Kind(ResidualMlp, (20,)),
-    "MLP with LoRA": Kind(_low_rank_mlp, (20,)),
-    "bag of embeddings": Kind(Bag, (8,), vocabulary=50),
-    "recommender": Kind(Recommender, (2,), "bce", vocabulary=50),
+    "regression": Kind(lambda: _mlp(1, norm=False), (20,), "mse", optimizer=ADAM),
+    "autoencoder": Kind(_autoencoder, (20,), "mse", optimizer=ADAM),
+    "residual MLP with LayerNorm": Kind(ResidualMlp, (20,), optimizer=ADAMW),
+    "MLP with LoRA": Kind(_low_rank_mlp, (20,), optimizer=ADAMW),
+    "bag of embeddings": Kind(Bag, (8,), vocabulary=50, optimizer=ADAM),
+    "recommender": Kind(Recommender, (2,), "bce", vocabulary=50, optimizer=ADAM),
     "HAR Conv1d": Kind(_signals, (6, 64)),
     "keyword DS-CNN": Kind(_keywords, (1, 20, 10)),
     "multi-label CNN": Kind(_labels, (3, 16, 16), "bce"),
@@ -245,8 +267,9 @@ ZOO: dict[str, Kind] = {
     "transformer with LayerNorm": Kind(lambda: Transformer(nn.LayerNorm), (12,), vocabulary=50),
     "transformer with RMSNorm": Kind(lambda: Transformer(RmsNorm), (12,), vocabulary=50),
     "transformer with LoRA": Kind(lambda: Transformer(nn.LayerNorm, low_rank=True), (12,), vocabulary=50),
-    "HAR GRU": Kind(lambda: Recurrent(nn.GRU(6, 16, batch_first=True), 16, 6), (8, 6)),
-    "HAR LSTM": Kind(lambda: Recurrent(nn.LSTM(6, 16, batch_first=True), 16, 6), (8, 6)),
+    "next token, tied": Kind(NextToken, (12,), vocabulary=50, optimizer=ADAMW),
+    "HAR GRU": Kind(lambda: Recurrent(nn.GRU(6, 16, batch_first=True), 16, 6), (8, 6), optimizer=ADAM),
+    "HAR LSTM": Kind(lambda: Recurrent(nn.LSTM(6, 16, batch_first=True), 16, 6), (8, 6), optimizer=ADAM),
     "keyboard LSTM": Kind(
         lambda: Recurrent(nn.LSTM(16, 24, batch_first=True), 24, 50, nn.Embedding(50, 16)),
         (8,),

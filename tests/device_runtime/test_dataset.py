@@ -131,7 +131,6 @@ def test_labels_are_targets_as_the_loss_takes_them() -> None:
         ({"inputs": [[np.nan]], "labels": [0]}, "not finite"),
         ({"inputs": [[1e300]], "labels": [0]}, "not finite"),
         ({"inputs": [[1.0]], "labels": [-1]}, "classes from 0"),
-        ({"inputs": [[1.0]], "labels": [[0]]}, "integers"),
         ({"inputs": [[1.0]], "labels": ["a"]}, "integers"),
         ({"inputs": [[1.0]], "labels": [np.nan]}, "labels are empty, or not finite"),
         ({"inputs": [[1.0]], "labels": [0, 1]}, "1 inputs and 2 labels"),

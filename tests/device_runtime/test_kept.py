@@ -13,6 +13,7 @@ import pytest
 from crowdlearn_device.cli import main
 from crowdlearn_device.data.dataset import load_samples
 from crowdlearn_device.errors import DataError, ProgramError, StateError
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.prediction import model_folder
 from crowdlearn_device.prediction.model_folder import WEIGHTS, KeptModel, keep_model
 from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
@@ -22,8 +23,7 @@ from crowdlearn_device.state.piece_state import PieceState
 MANIFEST = Manifest(
     program="0" * 64,
     max_batch=4,
-    momentum=0.0,
-    weight_decay=0.0,
+    optimizer=Sgd(),
     layers=(LayerSpec(2, 2, (3,)), LayerSpec(3, 3, ())),
     edges=(EdgeSpec(0, 1),),
     arrays=(ArraySpec("w", 0, (3, 3), True), ArraySpec("b", 1, (), True)),

@@ -2,6 +2,7 @@ import json
 
 import pytest
 from crowdlearn_device.errors import ProgramError
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_device.program.manifest import (
     FORMAT,
@@ -19,8 +20,7 @@ from hypothesis import strategies as st
 MANIFEST = Manifest(
     program="0" * 64,
     max_batch=8,
-    momentum=0.9,
-    weight_decay=0.0,
+    optimizer=Sgd(momentum=0.9),
     layers=(LayerSpec(4, 4, ()), LayerSpec(3, 1, (), 0.5)),
     edges=(EdgeSpec(0, 1),),
     arrays=(ArraySpec("0.weight", 0, (3,), True),),
@@ -77,9 +77,12 @@ def test_deep_nesting_is_refused():
         (lambda d: d["methods"][0]["inputs"][1].update(dtype="float64"), "of type"),
         (lambda d: d["methods"][0].update(name="train_step"), "whole network"),
         (lambda d: d.update(format=FORMAT + 1), "reads up to"),
-        (lambda d: d.update(momentum=float("nan")), "not a number from 0"),
-        (lambda d: d.update(momentum=1.0), "not a number from 0"),
-        (lambda d: d.update(weight_decay="0.1"), "not a number from 0"),
+        (lambda d: d["optimizer"].update(momentum=float("nan")), "give a number from 0"),
+        (lambda d: d["optimizer"].update(momentum=1.0), "a number below 1"),
+        (lambda d: d["optimizer"].update(weight_decay="0.1"), "weight_decay of sgd"),
+        (lambda d: d["optimizer"].update(momentum=True), "momentum of sgd"),
+        (lambda d: d["optimizer"].update(kind="lion"), "lion"),
+        (lambda d: d["optimizer"].update(betas=[0.9, 0.9]), "betas"),
         (lambda d: d["layers"][0].update(dropout=True), "not a number from 0"),
         (lambda d: d["edges"][0].update(matched="false"), "neither true nor false"),
         (lambda d: d["arrays"][0].update(trained=1), "neither true nor false"),
@@ -96,7 +99,10 @@ def test_an_inconsistent_manifest_is_refused_by_name(edit, said):
 
 def test_a_manifest_of_the_first_format_is_read():
     """Kept models outlive the runtime that kept them."""
-    assert read_manifest(json.dumps(json.loads(MANIFEST.to_json()) | {"format": 1})) == MANIFEST
+    data = json.loads(MANIFEST.to_json()) | {"format": 1}
+    optimizer = data.pop("optimizer")
+    data |= {"momentum": optimizer["momentum"], "weight_decay": optimizer["weight_decay"]}
+    assert read_manifest(json.dumps(data)) == MANIFEST
 
 
 def test_programs_are_checked_against_their_hash(tmp_path):

@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 from crowdlearn_device.errors import StateError, WireError
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.manifest import ArraySpec, LayerSpec, Manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.state.on_disk import StateStore, StoredState
@@ -16,8 +17,7 @@ NEURONS = ((2, 5), (0, 0), (1, 2))
 MANIFEST = Manifest(
     program="0" * 64,
     max_batch=8,
-    momentum=0.9,
-    weight_decay=0.0,
+    optimizer=Sgd(momentum=0.9),
     layers=(LayerSpec(6, 3, ()), LayerSpec(3, 0, ()), LayerSpec(4, 1, ())),
     edges=(),
     arrays=(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.manifest_reader import read_manifest
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.program.slice_program import (
@@ -15,11 +16,10 @@ from crowdlearn_export.program.slice_program import (
     load_cached,
     save_cached,
 )
-from crowdlearn_export.stages.stage import Optimizer
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
-SGD = Optimizer(momentum=0.9)
+SGD = Sgd(momentum=0.9)
 
 
 @pytest.fixture(scope="module")

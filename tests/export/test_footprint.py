@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.program import footprint as module
 from crowdlearn_export.program.footprint import footprint
 from crowdlearn_export.program.slice_program import export_slice
-from crowdlearn_export.stages.stage import Optimizer
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
@@ -23,7 +23,7 @@ def test_a_region_takes_what_its_exported_program_takes(
 ) -> None:
     graph = neuron_graph(nn.Sequential(nn.Linear(6, 5)), torch.zeros(2, 6), "one layer")
     found = footprint(graph, MICRO_BATCH, tmp_path, regions=[0])
-    program = export_slice(graph, [6, 5], Optimizer(momentum=0.9), max_batch=MICRO_BATCH + 1)
+    program = export_slice(graph, [6, 5], Sgd(momentum=0.9), max_batch=MICRO_BATCH + 1)
     larger = max(found.regions[0], found.step)
     assert larger == program.manifest.arena_bytes + program.manifest.workspace_bytes
 

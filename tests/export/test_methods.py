@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_export.compiler.compile import lower_methods
 from crowdlearn_export.program import ahead
 from crowdlearn_export.program.ahead import Task, compile_ahead
 from crowdlearn_export.program.methods import Methods
 from crowdlearn_export.program.slice_program import export_slices
 from crowdlearn_export.stages.piece_stages import piece_stages
-from crowdlearn_export.stages.stage import Optimizer, Stage
+from crowdlearn_export.stages.stage import Stage
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
-SGD = Optimizer(momentum=0.9)
+SGD = Sgd(momentum=0.9)
 
 
 class Repeated(nn.Module):

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.protocol.frames import Array
 from crowdlearn_export.errors import ParityError
 from crowdlearn_export.program.parity import check_parity
 from crowdlearn_export.stages.piece_stages import piece_stages
-from crowdlearn_export.stages.stage import Optimizer, Stage
+from crowdlearn_export.stages.stage import Stage
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
@@ -43,7 +44,7 @@ def whole_network() -> tuple[Stage, ...]:
         *(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)),
     )
     graph = neuron_graph(model, torch.zeros(2, 2, 16, 16))
-    return piece_stages(graph, [layer.neurons for layer in graph.layers], Optimizer(0.9))
+    return piece_stages(graph, [layer.neurons for layer in graph.layers], Sgd(momentum=0.9))
 
 
 def test_a_right_program_passes():

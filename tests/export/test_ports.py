@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 from crowdlearn_device.errors import ProgramError
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.manifest import Manifest, Port
 from crowdlearn_device.program.manifest_reader import read_manifest
 from crowdlearn_device.program.ports import check_ports, turning_layers
 from crowdlearn_export.graph.shape import piece_shape
 from crowdlearn_export.stages.piece_stages import piece_stages
-from crowdlearn_export.stages.stage import Optimizer
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
@@ -39,12 +39,11 @@ def manifest_of(build: Callable[[], nn.Module], parts: Sequence[int], momentum: 
     return Manifest(
         program="0" * 64,
         max_batch=4,
-        momentum=momentum,
-        weight_decay=0.0,
+        optimizer=Sgd(momentum=momentum),
         layers=shape.layers,
         edges=shape.edges,
         arrays=shape.arrays,
-        methods=tuple(stage.spec for stage in piece_stages(graph, owned, Optimizer(momentum))),
+        methods=tuple(stage.spec for stage in piece_stages(graph, owned, Sgd(momentum=momentum))),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.piece.inbox import Message
 from crowdlearn_device.piece.piece import Piece
 from crowdlearn_device.program.executor import Executor, ExecuTorchExecutor
@@ -20,13 +21,12 @@ from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.graph.weights import arrays_of, state_of
 from crowdlearn_export.program.slice_program import export_slice
-from crowdlearn_export.stages.stage import Optimizer
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
 from benchmarks.models import Inverted
 
-SGD = Optimizer(momentum=0.9, weight_decay=1e-3)
+SGD = Sgd(momentum=0.9, weight_decay=1e-3)
 RATE = 0.05
 RELATIVE = 1e-5
 """What float32 may differ by from a float64 reference after a few steps."""

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.program.slice_program import export_slice
-from crowdlearn_export.stages.stage import Optimizer
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import Tensor, nn
 from torch.nn.utils import prune
@@ -174,7 +174,7 @@ def test_dropout_of_the_mean_of_every_map_is_one_of_neurons() -> None:
         *(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3)),
     )
     graph = neuron_graph(model, torch.zeros(2, 2, 5, 5))
-    program = export_slice(graph, [2, 3, 0, 0], Optimizer(), max_batch=4)
+    program = export_slice(graph, [2, 3, 0, 0], Sgd(), max_batch=4)
     assert program.manifest.layers[1].dropout == 0.5
     (mask,) = [port for port in program.manifest.method("forward_1").inputs if port.role == "mask"]
     assert mask.shape == ("B", 3, 1, 1)

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from crowdlearn_device.optimizers.adam import AdamW
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.piece.piece import Piece
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.protocol.schedule import Pass
+from crowdlearn_device.protocol.targets import IGNORED
 from crowdlearn_device.state.piece_state import PieceState
 from crowdlearn_export.doctor.verdict import trainable_graph
 from crowdlearn_export.errors import UnsupportedModule
@@ -18,11 +21,11 @@ from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.graph.weights import arrays_of, state_of
 from crowdlearn_export.program.inference import export_inference
 from crowdlearn_export.program.slice_program import export_slice
-from crowdlearn_export.stages.stage import Optimizer
+from crowdlearn_export.stages.optimizers import torch_optimizer
 from crowdlearn_export.tracing.whole import whole_graph
 from torch import Tensor, nn
 
-SGD, RATE, STEPS, BATCH = Optimizer(0.9, 1e-3), 0.05, 20, 8
+SGD, RATE, STEPS, BATCH = Sgd(momentum=0.9, weight_decay=1e-3), 0.05, 20, 8
 
 
 class Tokens(nn.Module):
@@ -59,10 +62,26 @@ def signals() -> nn.Module:
     )
 
 
+class LanguageModel(nn.Module):
+    """Scores of the next token at each position, by the weights of the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(20, 8), nn.Linear(8, 20, bias=False)
+        self.head.weight = self.embedding.weight
+        layer = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True, norm_first=True, bias=False)
+        self.block = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        return self.head(self.block(self.embedding(x), mask.to(self.head.weight.dtype), is_causal=True))
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "layer norms": (layer_norms, (6,)),
     "signals": (signals, (3, 16)),
     "tokens": (Tokens, (5,)),
+    "language model": (LanguageModel, (5,)),
     "gru": (lambda: Recurrent(nn.GRU), (4, 3)),
     "lstm, two ways": (lambda: Recurrent(nn.LSTM, bidirectional=True), (3, 3)),
 }
@@ -75,32 +94,36 @@ def test_twenty_steps_are_pytorchs(what: str, programs: Path) -> None:
     model = build()
     graph = trainable_graph(model, torch.zeros(2, *sample), what, pieces=1)
     owned = [layer.neurons for layer in graph.layers]
-    program = export_slice(graph, owned, SGD, max_batch=BATCH, cache=programs)
+    optimizer = AdamW(weight_decay=0.1) if len(graph.scores) > 1 else SGD
+    program = export_slice(graph, owned, optimizer, max_batch=BATCH, cache=programs)
     arrays = arrays_of(graph, model.state_dict())
     layers: dict[int, dict[str, np.ndarray]] = {}
     for spec in array_specs(graph):
         kept = layers.setdefault(spec.layer, {})
         kept[f"value/{spec.name}"] = arrays[spec.name].copy()
         if spec.trained:
-            kept[f"momentum/{spec.name}"] = np.zeros_like(arrays[spec.name])
+            kept |= {f"{slot}/{spec.name}": np.zeros_like(arrays[spec.name]) for slot in optimizer.slots}
     layout = [[(0, count) for count in owned]]
     state = PieceState(tuple(layout[0]), layers)
     executor = ExecuTorchExecutor(program.pte)
     piece = Piece(program.manifest, executor, layout, 0, state, 0, Pass(0, STEPS), RATE, seed=0)
     exact = build().double()
     exact.load_state_dict(model.state_dict())
-    sgd = torch.optim.SGD(exact.parameters(), RATE, momentum=SGD.momentum, weight_decay=SGD.weight_decay)
+    own = torch_optimizer(optimizer, list(exact.parameters()), RATE)
     draw = np.random.default_rng(0)
     for step in range(STEPS):
         whole_numbers = graph.whole is not None and graph.whole.integers
         x = draw.integers(0, 20, (BATCH, *sample)) if whole_numbers else draw.normal(size=(BATCH, *sample))
-        y = draw.integers(0, 4, BATCH)
-        piece.feed(step, 0, 1, BATCH, x.astype(np.float32), y)
+        y = draw.integers(0, graph.scores[-1], (BATCH, *graph.scores[:-1]))
+        if len(graph.scores) > 1:
+            y[draw.random(y.shape) < 0.3] = IGNORED
+        piece.feed(step, 0, 1, BATCH, x.astype(np.float32), y, piece.targets.weight(y))
         while piece.ready:
             assert not piece.run()
-        sgd.zero_grad()
-        nn.functional.cross_entropy(exact(torch.from_numpy(x)), torch.from_numpy(y)).backward()
-        sgd.step()
+        own.zero_grad()
+        scores = exact(torch.from_numpy(x)).reshape(-1, graph.scores[-1])
+        nn.functional.cross_entropy(scores, torch.from_numpy(y).reshape(-1)).backward()
+        own.step()
     kept = [item for held in piece.state().layers.values() for item in held.items()]
     found = {key[6:]: value for key, value in kept if key.startswith("value/")}
     trained = state_of(graph, found, model.state_dict())
@@ -140,22 +163,22 @@ def test_a_model_has_one_key_whatever_its_weights_and_another_for_another_functi
     assert whole_graph(other, (6,)).whole != keys[0]
 
 
-class Tied(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding, self.head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
-        self.head.weight = self.embedding.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.embedding(x).mean(1))
+def test_tied_weights_are_one_array_and_come_back_under_both_names() -> None:
+    model = LanguageModel()
+    graph, state = whole_graph(model, (5,)), model.state_dict()
+    names = [spec.name for spec in array_specs(graph)]
+    assert "head.weight" in state
+    assert "head.weight" not in names
+    found = state_of(graph, {name: 2 * x for name, x in arrays_of(graph, state).items()}, state)
+    assert torch.equal(found["head.weight"], found["embedding.weight"])
+    assert torch.equal(found["head.weight"], 2 * state["head.weight"])
 
 
 @pytest.mark.parametrize(
     ("model", "sample", "words"),
     [
-        (Tied(), (3,), "head.weight is shared"),
         (Recurrent(nn.GRU, num_layers=2, dropout=0.5), (4, 3), "put Dropout between them"),
-        (nn.Sequential(nn.LayerNorm(6), nn.Unflatten(1, (2, 3))), (6,), "one score for each output"),
+        (nn.Sequential(nn.LayerNorm(6), nn.Unflatten(1, (1, 2, 3))), (6,), "one score for each output"),
         (nn.Sequential(nn.Linear(6, 4), nn.AlphaDropout(0.2), nn.Linear(4, 3)), (6,), "use dropout"),
     ],
 )

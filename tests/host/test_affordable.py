@@ -48,6 +48,10 @@ def configured(training: dict[str, Any], theta: float = 1.0, plan: str | Path = 
     ("training", "words"),
     [
         ({"momentum": 0.9}, "training.momentum is 0.9, .* --momentum"),
+        (
+            {"optimizer": "adam", "learning_rate": 0.01},
+            "training.optimizer is adam, the plan's memory is that of sgd; .* --optimizer adam",
+        ),
         ({"batch": 64}, "training.batch is 64, the plan's memory is that of 32; .* --batch 64"),
         ({"batch": 2048, "in_flight": 64}, "--batch 2048"),
         ({"wire": "float32"}, "training.wire is float32, .* --wire float32"),

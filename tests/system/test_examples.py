@@ -22,9 +22,10 @@ REACHED = {
     "transfer_learning": 0.85,
     "own_phones": 0.8,
     "tabular_regression": 0.25,
+    "next_token": 0.35,
 }
 """Test accuracy that --quick reaches at least: chance is 0.1, 0.14, 0.2 and 0.1; of the regression R2, where
-the mean of all targets has 0.
+the mean of all targets has 0; of the next character 0.25, if it is always a space.
 """
 
 

@@ -35,6 +35,9 @@ pieces = 3
 epochs = 1
 batch = 64
 snapshot_every = 3
+optimizer = "adam"
+clip_norm = 1.0
+warmup = 4
 kernels = "by_size"
 [fleet]
 phones = {serials}

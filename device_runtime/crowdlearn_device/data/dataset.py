@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdlearn_device.errors import DataError
-from crowdlearn_device.protocol.targets import TargetSpec
+from crowdlearn_device.protocol.targets import IGNORED, TargetSpec
 
 T = TypeVar("T")
 Split = Literal["train", "test"]
@@ -81,7 +81,7 @@ def in_shape(
 def check_labels(labels: NDArray[Any], classes: int, source: str = "the data") -> None:
     """Raise DataError, naming `source`, if a label is none of the model's classes 0 to classes - 1.
 
-    `labels` are int64 [N].
+    `labels` are int64 [N, ...].
     """
     if labels.dtype.kind != "i":
         raise DataError(f"{source} has numbers {list(labels.shape)}, and classes are needed; give integers")
@@ -100,7 +100,14 @@ def as_targets(
     Raises DataError, naming `source`, if they do not fit a model of so many outputs.
     """
     if spec.are_classes:
+        if labels.dtype.kind == "i" and labels.shape[1:] != spec.shape:
+            raise DataError(
+                f"{source} has classes of shape {labels.shape[1:]} for a sample, and the loss takes "
+                f"{spec.shape}; give one for each position of the model's scores"
+            )
         check_labels(labels, outputs, source)
+        if spec.are_sequences and not (labels != IGNORED).any():
+            raise DataError(f"{source} has no class that counts, all are {IGNORED}; give some")
         return labels
     have = labels.shape[1:] or (1,)
     if have != spec.shape:
@@ -274,11 +281,11 @@ def _checked(inputs: NDArray[Any], labels: NDArray[Any], source: Path) -> Datase
     """The arrays as a Dataset, or DataError naming `source`."""
     if inputs.ndim < 2 or inputs.dtype.kind not in "fiu":
         raise DataError(f"{source}: inputs are {inputs.dtype} {inputs.shape}; expected numbers [N, ...]")
-    numbers = labels.dtype.kind == "f" and labels.ndim in (1, 2)
-    if not numbers and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+    numbers = labels.dtype.kind == "f" and labels.ndim > 0
+    if not numbers and (labels.ndim == 0 or labels.dtype.kind not in "iu"):
         raise DataError(
-            f"{source}: labels are {labels.dtype} {labels.shape}; expected integers [N], or numbers "
-            "[N] or [N, outputs]"
+            f"{source}: labels are {labels.dtype} {labels.shape}; expected integers [N] or [N, positions], "
+            "or numbers [N] or [N, outputs]"
         )
     if len(inputs) != len(labels) or len(labels) == 0:
         raise DataError(
@@ -289,13 +296,22 @@ def _checked(inputs: NDArray[Any], labels: NDArray[Any], source: Path) -> Datase
             labels = labels.astype(np.float32)
         if not labels.size or not np.isfinite(labels).all():
             raise DataError(f"{source}: labels are empty, or not finite in float32; clean the data")
-    elif labels.min() < 0 or labels.max() > np.iinfo(np.int64).max:
-        raise DataError(f"{source}: labels from {labels.min()} to {labels.max()}; expected classes from 0")
+    elif labels.max() > np.iinfo(np.int64).max or _least(labels) < 0:
+        also = f", or {IGNORED} for a position that does not count" if labels.ndim > 1 else ""
+        raise DataError(
+            f"{source}: labels from {labels.min()} to {labels.max()}; expected classes from 0{also}"
+        )
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(inputs, np.float32)
     if not np.isfinite(values).all():
         raise DataError(f"{source}: inputs hold values that are not finite in float32; clean the data")
     return Dataset(values, labels if numbers else labels.astype(np.int64))
+
+
+def _least(labels: NDArray[Any]) -> int:
+    """Return the lowest class that counts of int [N], or [N, positions]."""
+    counted = labels[labels != IGNORED] if labels.ndim > 1 else labels
+    return int(counted.min()) if counted.size else 0
 
 
 def _guarded(path: Path, read: Callable[[], T]) -> T:

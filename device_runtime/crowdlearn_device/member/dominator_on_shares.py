@@ -25,7 +25,7 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Floats, decode_message
 
 from .checking import Checking
-from .on_shares import ANSWERS, SharedMap, ring_of, shared_maps
+from .on_shares import ANSWERS, SharedMap, check_clipping, ring_of, shared_maps
 from .piece_pass import Assigned, PiecePass
 
 KINDS = {
@@ -45,6 +45,7 @@ class DominatorOnShares(PiecePass):
         self._maps = shared_maps(assigned.manifest, layout, training.maps)
         if training.micro_batch < training.batch or training.staleness:
             raise WireError("slices on shares take whole mini-batches, one after the other")
+        check_clipping(assigned.manifest)
         super().__init__(assigned)
         self._layout = layout
         self._keys = token_bytes(KEY_BYTES), token_bytes(KEY_BYTES), token_bytes(KEY_BYTES)

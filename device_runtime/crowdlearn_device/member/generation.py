@@ -43,6 +43,10 @@ VALUES = {
 }
 
 
+WORK = (pb.PURPOSE_ACTIVATION, pb.PURPOSE_ERROR, pb.PURPOSE_NORM)
+"""The purposes of what pieces send each other in a pass."""
+
+
 class Owner(Protocol):
     """The device that a generation is a part of."""
 
@@ -311,7 +315,7 @@ class Generation:
             else:
                 self._take(envelope.sender, part)
             return
-        if envelope.purpose not in (pb.PURPOSE_ACTIVATION, pb.PURPOSE_ERROR):
+        if envelope.purpose not in WORK:
             raise WireError(f"device {envelope.sender} sends purpose {envelope.purpose}, which is not due")
         if self._work is None or envelope.sender not in self._piece_of:
             raise WireError(f"device {envelope.sender} sends sums to a device that has no piece beside it")

@@ -26,7 +26,7 @@ from crowdlearn_device.protocol.frames import Floats, decode_message
 from crowdlearn_device.protocol.schedule import Pass
 from crowdlearn_device.state.piece_state import PieceState
 
-from .on_shares import ANSWERS, ring_of, shared_maps
+from .on_shares import ANSWERS, check_clipping, ring_of, shared_maps
 from .piece_pass import Assigned
 
 MOST_BITS = 60
@@ -46,7 +46,8 @@ class HelperOnShares:
         self._manifest, self._layout, self._around = manifest, layout, assigned.around
         self._own = layout[assign.piece]
         self._state = assigned.state
-        self._rate = training.learning_rate
+        self._rate, self._warmup = training.learning_rate, training.warmup
+        check_clipping(manifest)
         self._pass = Pass(assign.pass_boundary, assign.pass_end, max(1, training.snapshot_every))
         self._boundary = assign.boundary
         layers = {of.layer for of in self._maps.values()}
@@ -162,7 +163,8 @@ class HelperOnShares:
             whole.setdefault(layers[name.partition("/")[2]], {})[name] = np.concatenate(parts)
         self._arrived.clear()
         neurons = tuple((0, layer.neurons) for layer in self._manifest.layers)
-        self._weights = Weights(PieceState(neurons, whole), self._manifest, self._rate, self._boundary)
+        state = PieceState(neurons, whole)
+        self._weights = Weights(state, self._manifest, self._rate, self._boundary, self._warmup)
         self._tell_facts()
 
     def _kinds(self) -> list[str]:

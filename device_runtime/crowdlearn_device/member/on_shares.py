@@ -70,6 +70,12 @@ def shared_maps(manifest: Manifest, layout: Layout, told: Iterable[pb.LinearMap]
     return found
 
 
+def check_clipping(manifest: Manifest) -> None:
+    """Raise WireError if gradients are to be clipped: helpers' norms stay on shares."""
+    if manifest.optimizer.clip_norm:
+        raise WireError("slices on shares clip no gradients; leave clip_norm out")
+
+
 def _linear(
     told: pb.LinearMap | None, source: tuple[int, ...], target: tuple[int, ...], *, matched: bool
 ) -> LinearMap:

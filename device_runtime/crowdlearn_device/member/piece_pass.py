@@ -95,6 +95,7 @@ class PiecePass:
             rate,
             seed,
             at_once=training.batch <= training.micro_batch,
+            warmup=training.warmup,
         )
         self._masking = None
         if training.masked:
@@ -104,6 +105,7 @@ class PiecePass:
         # Everything waits for what turns round at the loss, and that is the shortest there is.
         self._express = [edge.target == len(manifest.layers) - 1 for edge in manifest.edges]
         self._edges = manifest.edges
+        self._others = [piece for piece in range(len(assigned.layout)) if piece != assign.piece]
         self._dominator: Dominator | None = None
         self._busy = 0.0
         for arrays in state.layers.values() if tap else ():
@@ -139,6 +141,10 @@ class PiecePass:
         """Take the opened sums or errors of a partner piece: whatever these bytes are, nobody has looked at
         them before.
         """
+        if purpose == pb.PURPOSE_NORM:
+            norm = decode_message(pb.Norm, content)
+            self._piece.receive_square(partner, norm.step, norm.square)
+            return
         sums = decode_message(pb.Sums, content)
         training, forward = self._assign.training, purpose == pb.PURPOSE_ACTIVATION
         masked = self._masking if forward and self._masks(sums.edge) else None
@@ -202,6 +208,10 @@ class PiecePass:
         messages = piece.run()
         self._busy += time.perf_counter() - started
         self._send([self._leaving(message) for message in messages])
+        for number, square in piece.told_squares():
+            content = pb.Norm(step=number, square=square).SerializeToString()
+            for partner in self._others:
+                self._around.deliver(partner, pb.PURPOSE_NORM, content, express=True)
         if piece.boundary != before:
             self._updated()
         return True

@@ -62,7 +62,9 @@ class Dominator:
         rows = self._order[batch.start + micros[micro].start : batch.start + micros[micro].stop]
         if self._on_fed is not None:
             self._on_fed(number, micro, rows)
-        piece.feed(number, micro, len(micros), len(batch), self._data.inputs[rows], self._data.labels[rows])
+        weight = piece.targets.weight(self._data.labels[self._order[batch.start : batch.stop]])
+        samples, labels = self._data.inputs[rows], self._data.labels[rows]
+        piece.feed(number, micro, len(micros), len(batch), samples, labels, weight)
         self._next = (number, micro + 1) if micro + 1 < len(micros) else (number + 1, 0)
         return True
 

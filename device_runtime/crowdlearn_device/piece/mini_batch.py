@@ -33,7 +33,8 @@ class Call(NamedTuple):
 class MiniBatch:
     """`number` is the boundary before it. `waiting` counts the messages that a call lacks; `sums` are those
     that entered layers, by micro-batch and layer; `done` counts calls after which a layer is done with a
-    micro-batch: backward, or forward where it does not go backward.
+    micro-batch: backward, or forward where it does not go backward. `weight` is by how much its samples count
+    in the mean, known where they are fed.
     """
 
     number: int
@@ -46,3 +47,4 @@ class MiniBatch:
     gradients: dict[str, Floats] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     done: int = 0
+    weight: float = 0.0

@@ -15,6 +15,7 @@ import numpy as np
 
 from crowdlearn_device.data.dataset import in_shape
 from crowdlearn_device.errors import WireError
+from crowdlearn_device.optimizers.clipping import clipping, square
 from crowdlearn_device.program.executor import Executor
 from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.program.ports import check_ports, turning_layers
@@ -27,6 +28,7 @@ from crowdlearn_device.state.piece_state import PieceState
 from .inbox import Arrivals, Message
 from .mini_batch import Call, MiniBatch, Result
 from .routes import Layout, Routes
+from .squares import Squares
 from .stages import Stages
 from .weights import Weights
 
@@ -47,8 +49,11 @@ class Piece:
         seed: int,
         *,
         at_once: bool = True,
+        warmup: int = 0,
     ) -> None:
-        """`at_once`: mini-batches are one micro-batch each, not only what is left of a pass."""
+        """`at_once`: mini-batches are one micro-batch each, not only what is left of a pass. `warmup` is the
+        number of mini-batches in which the learning rate rises.
+        """
         self.index = index
         self.results: list[Result] = []
         """Of the mini-batch that updated last."""
@@ -66,7 +71,9 @@ class Piece:
         self._ending = len({self._stage(layer) for layer in owned})
         self._routes = Routes(manifest, layout, index, self._turning)
         self._entering = sum(len(self._routes.incoming[layer]) for layer in self._turning)
-        self._weights = Weights(state, manifest, learning_rate, boundary)
+        self._weights = Weights(state, manifest, learning_rate, boundary, warmup)
+        self._clip = manifest.optimizer.clip_norm
+        self._squares = Squares(len(layout), index)
         if not of.staleness:  # else versions come and go
             executor.hold(self._weights.arrays())
         self._stages = Stages(manifest, executor, self._routes, self._weights, seed)
@@ -84,8 +91,9 @@ class Piece:
 
     @property
     def classes(self) -> int:
-        """Number of classes that the network distinguishes."""
-        return self._manifest.layers[self._last].neurons
+        """Number of classes that the network distinguishes, or of its outputs."""
+        last = self._manifest.layers[self._last]
+        return last.sum_shape[-1] if last.sum_shape else last.neurons
 
     @property
     def targets(self) -> TargetSpec:
@@ -94,8 +102,8 @@ class Piece:
 
     @property
     def ready(self) -> bool:
-        """True if a stage can run now."""
-        return bool(self._runnable())
+        """True if a stage can run now, or the weights be updated."""
+        return self._due() is not None or bool(self._runnable())
 
     def _runnable(self) -> list[Call]:
         """Those whose turn it is: every layer takes mini-batches and their micro-batches in order."""
@@ -125,16 +133,27 @@ class Piece:
     @property
     def _awaited(self) -> range:
         """The mini-batches of which messages may come: where errors do not go back all the way, the dominator
-        goes on while others still go backward.
+        goes on while others still go backward; and where gradients are clipped, while others wait for norms.
         """
-        ahead = 0 if all(edge.taught for edge in self._manifest.edges) else 1 + self._pass.staleness
+        together = all(edge.taught for edge in self._manifest.edges) and not self._clip
+        ahead = 0 if together else 1 + self._pass.staleness
         return range(self.boundary, self._pass.under_way(self.boundary + ahead).stop)
 
-    def feed(self, number: int, micro: int, micros: int, rows: int, inputs: Array, labels: Array) -> None:
+    def feed(
+        self,
+        number: int,
+        micro: int,
+        micros: int,
+        rows: int,
+        inputs: Array,
+        labels: Array,
+        weight: float | None = None,
+    ) -> None:
         """Enter a micro-batch of the dominator's data: inputs [B, ...], labels as the loss takes them;
-        `rows` of the whole mini-batch `number`.
+        `rows` of the whole mini-batch `number`, which count by `weight` in its mean (None: each as one).
         """
         step = self._step(number, micros, rows)
+        step.weight = float(rows) if weight is None else weight
         step.labels[micro] = labels
         step.sums[micro, 0] = np.ascontiguousarray(
             in_shape(inputs, self.sample_shape), self._manifest.layers[0].dtype
@@ -177,6 +196,9 @@ class Piece:
         """Run one stage that is ready; what it gives for other pieces. The earliest micro-batch goes first,
         backward before forward. Values may lie in the program's memory: use them before the next run.
         """
+        if (due := self._due()) is not None:
+            self._apply(due)
+            return []
         call = min(self._runnable(), key=lambda c: (-c.purpose, c.step, c.micro, c.layer))
         self._ready.remove(call)
         step, micro, layer = self._steps[call.step], call.micro, call.layer
@@ -194,9 +216,35 @@ class Piece:
                 self.receive(replace(message, values=np.array(message.values)))
             else:
                 outgoing.append(message)
-        if step.done == step.micros * self._ending:
-            self._apply(step)
+        if self._done(step):
+            if self._clip:
+                self._squares.tell(call.step, square(step.gradients.values()))
+            if (due := self._due()) is not None:
+                self._apply(due)
         return outgoing
+
+    def _done(self, step: MiniBatch) -> bool:
+        return step.done == step.micros * self._ending
+
+    def _due(self) -> MiniBatch | None:
+        """The mini-batch that can update the weights now."""
+        step = self._steps.get(self.boundary)
+        if step is None or not step.done or not self._done(step):
+            return None
+        return step if not self._clip or self._squares.complete(self.boundary) else None
+
+    def told_squares(self) -> list[tuple[int, float]]:
+        """Take what other pieces are to be sent: mini-batches, and the squared norms of own gradients."""
+        return self._squares.take_told()
+
+    def receive_square(self, partner: int, number: int, value: float) -> None:
+        """Take the squared norm of another piece's gradients of mini-batch `number`.
+
+        Raises WireError if it was not due.
+        """
+        if not self._clip or number not in range(self.boundary, self.boundary + 2 + self._pass.staleness):
+            raise WireError(f"norm of step {number} while this piece is at {self.boundary}")
+        self._squares.put(partner, number, value)
 
     def _descends(self, step: MiniBatch) -> bool:
         """Return whether one call may go from samples to new weights: nothing else may need the gradients, as
@@ -209,7 +257,8 @@ class Piece:
 
     def _apply(self, step: MiniBatch) -> None:
         ahead = len(self._pass.under_way(step.number)) > 1
-        self._weights.update(step.gradients, ahead=ahead)
+        factor = clipping(self._squares.pop(step.number), self._clip) if self._clip else 1.0
+        self._weights.update(step.gradients, ahead=ahead, factor=factor)
         self.results = step.results
         del self._steps[step.number]
 

@@ -13,12 +13,15 @@ from crowdlearn_device.program.manifest import HELD, LOSS, TRAIN_STEP, Manifest,
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Array, Floats
 from crowdlearn_device.protocol.schedule import dropout_mask
+from crowdlearn_device.protocol.targets import IGNORED
 
 from .inbox import Message
 from .mini_batch import MiniBatch, Result
 from .routes import Routes
 from .weights import Weights
 
+SMALL = 1e-12
+"""In place of nothing that counts, where it divides."""
 _Given = dict[tuple[str, int], Array]
 """What a method takes beside weights, by role, and by layer or, of errors, by edge."""
 
@@ -65,14 +68,13 @@ class Stages:
         return messages
 
     def turn(self, step: MiniBatch, micro: int, *, descend: bool) -> list[Message]:
-        """Run the layers that end in the loss, forward and backward; `descend`: SGD with them."""
+        """Run the layers that end in the loss, forward and backward; `descend`: the optimizer's step, too."""
         labels = step.labels.pop(micro, None)
         if labels is None:
             raise WireError(f"sums of micro-batch {micro} came before it was fed")
         given: _Given = {
             ("labels", -1): labels,
-            ("scale", -1): np.array(1.0 / step.rows, np.float32),
-            ("rate", -1): np.array(self._weights.rate),
+            ("scale", -1): np.array(1.0 / max(step.weight, SMALL), np.float32),
         }
         for layer in self._routes.turning:
             if layer == 0:
@@ -89,10 +91,13 @@ class Stages:
         loss, correct = 0.0, 0
         for port, values in self._call(step, TRAIN_STEP if descend else LOSS, given):
             if port.role == "loss":
-                loss = float(np.asarray(values, np.float32).reshape(())) * step.rows / labels.shape[0]
+                share = self._manifest.targets.weight(labels) / max(step.weight, SMALL)
+                loss = float(np.asarray(values, np.float32).reshape(())) / max(share, SMALL)
             elif port.role == "logits":
                 if self._manifest.targets.are_classes:
-                    correct = int((values.argmax(axis=1) == labels).sum())
+                    right = values.argmax(axis=-1) == labels
+                    counted = right[labels != IGNORED]
+                    correct = round(len(labels) * float(counted.mean())) if counted.size else 0
             elif port.role == "buffer":
                 self._weights.keep(port, values)
             else:
@@ -137,6 +142,8 @@ class Stages:
         for port in method.inputs:
             if port.role in HELD:
                 inputs.append(self._weights.given(port, step.number))
+            elif port.role == "rate":
+                inputs.append(np.array(self._weights.numbers[port.name]))
             else:
                 inputs.append(given[port.role, port.edge if port.role == "error" else port.layer])
         outputs = self._executor.run(name, inputs, borrowed=True)

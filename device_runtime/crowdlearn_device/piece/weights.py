@@ -1,4 +1,4 @@
-"""The arrays of a piece: its weights and running statistics, momentum, and |gradient| for sharing."""
+"""The arrays of a piece: its weights and running statistics, the optimizer's, and |gradient| for sharing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 
 from crowdlearn_device.program.manifest import Manifest, Port
 from crowdlearn_device.protocol.frames import Array, Floats
+from crowdlearn_device.protocol.schedule import warmed
 from crowdlearn_device.state.piece_state import PieceState
 
-from .sgd import descend
+from .descent import descend
 
 
 class Weights:
@@ -18,17 +19,21 @@ class Weights:
     the `stale` one before the last update, on which the earlier mini-batch runs.
     """
 
-    def __init__(self, state: PieceState, manifest: Manifest, rate: float, boundary: int) -> None:
+    def __init__(
+        self, state: PieceState, manifest: Manifest, rate: float, boundary: int, warmup: int = 0
+    ) -> None:
+        """`warmup` is the number of mini-batches in which the learning rate rises to `rate`."""
         self.boundary = boundary
         """How many mini-batches the newest have had."""
-        self.rate = np.float32(rate)
+        self._rate, self._warmup = rate, warmup
         self._manifest = manifest
+        self._optimizer = manifest.optimizer
         self._neurons = state.neurons
         self._values: dict[str, Floats] = {}
-        self._momentum: dict[str, Floats] = {}
+        self._slots: dict[str, dict[str, Floats]] = {slot: {} for slot in self._optimizer.slots}
         self._accumulated: dict[str, Floats] = {}
         self._stale: dict[str, Floats] = {}
-        known = {"value": self._values, "momentum": self._momentum, "gradient": self._accumulated}
+        known = {"value": self._values, **self._slots, "gradient": self._accumulated}
         for arrays in state.layers.values():
             for key, array in arrays.items():
                 kind, name = key.split("/", 1)
@@ -45,15 +50,22 @@ class Weights:
 
     def arrays(self) -> list[Floats]:
         """Return what steps change in place. Each is float32 [neurons, ...]."""
-        return [*self._values.values(), *self._momentum.values()]
+        return [*self._values.values(), *(x for arrays in self._slots.values() for x in arrays.values())]
+
+    @property
+    def numbers(self) -> dict[str, np.float32]:
+        """Numbers of the optimizer's next step, by name."""
+        step = self.boundary + 1
+        of_step = self._optimizer.of_step(warmed(self._rate, step, self._warmup), step)
+        return {name: np.float32(number) for name, number in of_step.items()}
 
     def given(self, port: Port, step: int) -> Array:
-        """Return what a program takes at a port for an array or its momentum in mini-batch `step`.
+        """Return what a program takes at a port for an array or one of its slots in mini-batch `step`.
 
         It is float32 [neurons, ...].
         """
-        if port.role == "momentum":
-            return self._momentum[port.name]
+        if port.role in self._slots:
+            return self._slots[port.role][port.name]
         newest = self._values[port.name]
         return self._stale.get(port.name, newest) if step == self.boundary else newest
 
@@ -61,22 +73,23 @@ class Weights:
         """Running statistics as a program leaves them. Each is float32 [neurons]."""
         self._values[port.name] = np.array(values)
 
-    def update(self, gradients: Mapping[str, Floats], *, ahead: bool) -> None:
-        """A step of SGD; `ahead`: a mini-batch is under way that needs the weights as they were.
+    def update(self, gradients: Mapping[str, Floats], *, ahead: bool, factor: float = 1.0) -> None:
+        """A step of the optimizer; `ahead`: a mini-batch is under way that needs the weights as they were.
 
-        Gradients are float32 [neurons, ...], like the weights.
+        Gradients are float32 [neurons, ...], like the weights; clipping multiplies them by `factor`.
         """
+        numbers = self.numbers
         for name, gradient in gradients.items():
             if ahead:
                 self._stale[name], self._values[name] = self._values[name], self._next_version(name)
             descend(
+                self._optimizer,
                 self._values[name],
                 gradient,
-                self._momentum.get(name),
+                [arrays[name] for arrays in self._slots.values()],
                 self._accumulated.get(name),
-                rate=self.rate,
-                momentum=self._manifest.momentum,
-                weight_decay=self._manifest.weight_decay,
+                numbers,
+                factor,
             )
         if not ahead:
             self._stale.clear()
@@ -94,11 +107,8 @@ class Weights:
         """All of it, where there is one version."""
         layer_of = {array.name: array.layer for array in self._manifest.arrays}
         layers: dict[int, dict[str, Floats]] = {}
-        for kind, arrays in (
-            ("value", self._values),
-            ("momentum", self._momentum),
-            ("gradient", self._accumulated),
-        ):
+        known = {"value": self._values, **self._slots, "gradient": self._accumulated}
+        for kind, arrays in known.items():
             for name, array in arrays.items():
                 layers.setdefault(layer_of[name], {})[f"{kind}/{name}"] = array
         return PieceState(self._neurons, layers)

@@ -110,7 +110,8 @@ class KeptModel:
     @property
     def classes(self) -> int:
         """Number of classes that the model tells apart."""
-        return self._manifest.layers[-1].neurons
+        last = self._manifest.layers[-1]
+        return last.sum_shape[-1] if last.sum_shape else last.neurons
 
     @property
     def targets(self) -> TargetSpec:
@@ -118,13 +119,14 @@ class KeptModel:
         return self._manifest.targets
 
     def probabilities(self, inputs: Floats) -> Floats:
-        """Return the probability of each class, float32 [N, classes], for samples float32 [N, ...].
+        """Return the probability of each class, float32 [N, classes], or [N, positions, classes], for samples
+        float32 [N, ...].
 
         Raises DataError if their shape is not the model's.
         """
         logits = self.scores(inputs)
-        shifted = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
-        return (shifted / shifted.sum(axis=1, keepdims=True)).astype(np.float32)
+        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float64)
+        return (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
 
     def numbers(self, inputs: Floats) -> Floats:
         """Return what the model tells of each output, float32 [N, outputs]: shares of yes if its targets go

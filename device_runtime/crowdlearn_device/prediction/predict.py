@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from crowdlearn_device.data.dataset import as_targets, check_labels, load_samples
+from crowdlearn_device.data.dataset import as_targets, load_samples
 from crowdlearn_device.errors import DeviceError
 from crowdlearn_device.platform.files import not_to_write, write_atomically
 from crowdlearn_device.program.executor import Load, load_program
 from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_device.protocol.targets import IGNORED
 
 from .model_folder import KeptModel
 
 HEADER = "sample,class,probability"
 NUMBERS = re.compile(r"sample(?:,output_\d+)+\n(?:\d+(?:,[-+.e0-9naif]+)+\n)*")
+POSITIONS_HEADER = "sample,position,class,probability"
+OF_POSITIONS = re.compile(rf"{POSITIONS_HEADER}\n(?:\d+,\d+,\d+,[01]\.\d{{6}}\n)*")
 OWN = re.compile(rf"{HEADER}\n(?:\d+,\d+,[01]\.\d{{6}}\n)*")
 
 
@@ -46,16 +49,19 @@ def predict(
     if not kept.targets.are_classes:
         return _numbers(kept, samples, labels, inputs, output)
     if labels is not None:
-        check_labels(labels, kept.classes, str(inputs))
+        labels = as_targets(labels, kept.targets, kept.classes, str(inputs))
     probabilities = kept.probabilities(samples)
-    classes = probabilities.argmax(axis=1)
-    text = _csv(classes, probabilities)
+    classes = probabilities.argmax(axis=-1)
+    text = _csv_of_positions(probabilities) if classes.ndim > 1 else _csv(classes, probabilities)
     if output is None:
         sys.stdout.write(text)
     else:
         write_atomically(output, text.encode())
     told = f"{len(samples)} samples"
-    return told if labels is None else f"{told}, accuracy {100 * float((classes == labels).mean()):.2f} %"
+    if labels is None:
+        return told
+    right = (classes == labels)[labels != IGNORED]
+    return f"{told}, accuracy {100 * float(right.mean()):.2f} %"
 
 
 def _numbers(
@@ -81,7 +87,16 @@ def _numbers(
 
 def is_prediction(text: str) -> bool:
     """Return whether the text is what `predict` writes."""
-    return OWN.fullmatch(text) is not None or NUMBERS.fullmatch(text) is not None
+    return any(form.fullmatch(text) for form in (OWN, OF_POSITIONS, NUMBERS))
+
+
+def _csv_of_positions(probabilities: Floats) -> str:
+    """Return a line for each position with its class, of float32 [N, positions, classes]."""
+    lines = [POSITIONS_HEADER]
+    for sample, position in np.ndindex(probabilities.shape[:2]):
+        each = probabilities[sample, position]
+        lines.append(f"{sample},{position},{each.argmax()},{each.max():.6f}")
+    return "\n".join(lines) + "\n"
 
 
 def _csv(classes: NDArray[np.int64], probabilities: Floats) -> str:

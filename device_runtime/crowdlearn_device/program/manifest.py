@@ -13,16 +13,20 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from crowdlearn_device.errors import ProgramError
+from crowdlearn_device.optimizers.base import Optimizer
+from crowdlearn_device.optimizers.registry import SLOTS, described
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.protocol.targets import CLASSES, TargetSpec
 
-FORMAT = 4
+FORMAT = 5
 LOSS, TRAIN_STEP, PREDICT = "loss", "train_step", "predict"
-STATE = frozenset({"parameter", "buffer", "momentum"})
+STATE = frozenset({"parameter", "buffer"}) | SLOTS
 HELD = STATE | {"frozen"}
 ROLES = HELD | {"sum", "error", "mask", "labels", "scale", "rate", "gradient", "loss", "logits"}
 """What an input or output is. sum: a layer's summed input, or (as output) the product on an edge. error: the
-loss's derivative with respect to the sums of a layer. parameter, buffer, momentum (which training changes),
-frozen, gradient: of the array named `name`.
+loss's derivative with respect to the sums of a layer. parameter, buffer (which training changes), frozen,
+gradient, and what optimizers keep, as momentum: of the array named `name`. rate: a number of the optimizer's
+step, by its name.
 """
 
 Dim = int | str
@@ -46,8 +50,8 @@ class Port:
 @dataclass(frozen=True)
 class MethodSpec:
     """A method of the program: `forward_<layer>`, `backward_<layer>`; `loss`, which takes layers that have
-    no other from their sums to their gradients; `train_step`, which writes new parameters, momenta and
-    buffers over those that it is given.
+    no other from their sums to their gradients; `train_step`, which writes new parameters, buffers and what
+    the optimizer keeps over those that it is given.
     """
 
     name: str
@@ -134,9 +138,8 @@ class Manifest(PieceShape):
 
     program: str
     max_batch: int
-    momentum: float
-    weight_decay: float
     methods: tuple[MethodSpec, ...]
+    optimizer: Optimizer = field(default_factory=Sgd, kw_only=True)
     arena_bytes: int = 0
     workspace_bytes: int = 0
     operators: tuple[str, ...] = ()
@@ -151,7 +154,8 @@ class Manifest(PieceShape):
         raise ProgramError(f"program {self.program[:12]} has no method {name}; export it again")
 
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, separators=(",", ":"))
+        told = {"format": FORMAT, **asdict(self), "optimizer": described(self.optimizer)}
+        return json.dumps(told, sort_keys=True, separators=(",", ":"))
 
     @property
     def sha256(self) -> str:

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from crowdlearn_device.errors import ProgramError
+from crowdlearn_device.optimizers.base import Optimizer
+from crowdlearn_device.optimizers.registry import read_optimizer
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.protocol.targets import TargetSpec
 
 from .manifest import (
@@ -27,6 +30,8 @@ from .manifest import (
 )
 
 READABLE = range(1, FORMAT + 1)
+OF_OPTIMIZERS = 5
+"""The first format that knows other optimizers than SGD."""
 MAX_MANIFEST = 4 << 20
 DTYPES = frozenset({"float32", "int64"})
 
@@ -89,7 +94,7 @@ def _wrong_port(port: Port, shapes: Mapping[str, tuple[int, ...]], *, layers: in
         return f"has a port of unknown role {port.role!r}"
     if port.role in HELD | {"gradient"} and port.name not in shapes:
         return f"names unknown array {port.name!r}"
-    if port.name in shapes and port.shape != shapes[port.name]:
+    if port.role != "rate" and port.name in shapes and port.shape != shapes[port.name]:
         return f"takes {port.name!r} in shape {port.shape}, the piece holds {shapes[port.name]}"
     if port.dtype not in DTYPES:
         return f"has a port of type {port.dtype!r}"
@@ -101,7 +106,8 @@ def _wrong_port(port: Port, shapes: Mapping[str, tuple[int, ...]], *, layers: in
 def _trains_whole(manifest: Manifest, method: MethodSpec) -> bool:
     """Return whether a step updates everything that there is to update, once."""
     due = [(array.role, array.name) for array in manifest.arrays if not array.frozen]
-    due += [("momentum", array.name) for array in manifest.arrays if array.trained and manifest.momentum]
+    learned = [array.name for array in manifest.arrays if array.trained]
+    due += [(slot, name) for slot in manifest.optimizer.slots for name in learned]
     state = [(p.role, p.name) for p in method.inputs if p.role in STATE]
     return sorted(state) == sorted(due) and all(layer.owned == layer.neurons for layer in manifest.layers)
 
@@ -110,8 +116,7 @@ def _manifest(x: Any) -> Manifest:
     return Manifest(
         program=_string(x["program"]),
         max_batch=_integer(x["max_batch"], 1, 1 << 20),
-        momentum=_number(x["momentum"], 1.0),
-        weight_decay=_number(x["weight_decay"], float("inf")),
+        optimizer=_optimizer(x),
         layers=tuple(_layer(layer) for layer in _list(x["layers"])),
         edges=tuple(_edge(edge) for edge in _list(x["edges"])),
         arrays=tuple(_array(array) for array in _list(x["arrays"])),
@@ -124,6 +129,13 @@ def _manifest(x: Any) -> Manifest:
         measured_on=_string(x.get("measured_on", "")),
         targets=read_targets(x.get("targets", {})),
     )
+
+
+def _optimizer(x: Any) -> Optimizer:
+    if x["format"] >= OF_OPTIMIZERS:
+        return read_optimizer(x["optimizer"])
+    momentum, decay = _number(x["momentum"], 1.0), _number(x["weight_decay"], float("inf"))
+    return Sgd(momentum=momentum, weight_decay=decay)
 
 
 def _layer(x: Any) -> LayerSpec:
@@ -140,7 +152,9 @@ def _layer(x: Any) -> LayerSpec:
 def read_targets(x: Any) -> TargetSpec:
     """The targets that JSON tells of. Raises ValueError, TypeError or AttributeError if it tells of none."""
     bounds = [None if x.get(end) is None else _number(x[end], float("inf")) for end in ("least", "most")]
-    return TargetSpec(_string(x.get("dtype", "int64")), _shape(x.get("shape", [])), *bounds)
+    weights = tuple(_number(weight, float("inf")) for weight in _list(x.get("weights", [])))
+    dtype, shape = _string(x.get("dtype", "int64")), _shape(x.get("shape", []))
+    return TargetSpec(dtype, shape, bounds[0], bounds[1], weights)
 
 
 def _edge(x: Any) -> EdgeSpec:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from crowdlearn_device.errors import ProgramError
+from crowdlearn_device.optimizers.base import Optimizer
 
 from .manifest import LOSS, PREDICT, TRAIN_STEP, ArraySpec, Manifest, MethodSpec, PieceShape, Port
 
@@ -44,13 +45,14 @@ def loss_method(shape: PieceShape, layers: Sequence[int]) -> MethodSpec:
     )
 
 
-def train_step_method(shape: PieceShape, *, momentum: bool) -> MethodSpec:
+def train_step_method(shape: PieceShape, optimizer: Optimizer) -> MethodSpec:
     """Return what takes the whole network from samples to new weights."""
     layers = range(len(shape.layers))
     parameters, buffers, given = _state(shape, layers)
-    momenta = [replace(port, role="momentum") for port in parameters] if momentum else []
-    state = (*parameters, *momenta, *buffers)
-    inputs = (*_entering(shape, layers), *state, *given, *_targets(shape), Port("rate", ()))
+    slots = [replace(port, role=slot) for slot in optimizer.slots for port in parameters]
+    state = (*parameters, *slots, *buffers)
+    numbers = [Port("rate", (), name) for name in optimizer.numbers]
+    inputs = (*_entering(shape, layers), *state, *given, *_targets(shape), *numbers)
     return MethodSpec(TRAIN_STEP, inputs, _scores(shape))
 
 
@@ -81,7 +83,7 @@ def check_ports(manifest: Manifest, owned: Sequence[int], turning: Sequence[int]
     if turning:
         methods.append(loss_method(manifest, turning))
     if any(method.name == TRAIN_STEP for method in manifest.methods):
-        methods.append(train_step_method(manifest, momentum=bool(manifest.momentum)))
+        methods.append(train_step_method(manifest, manifest.optimizer))
     if len({method.name for method in manifest.methods}) < len(manifest.methods):
         raise ProgramError("manifest names a method twice; export it again")
     for needed in methods:
@@ -130,7 +132,8 @@ def _scores(shape: PieceShape) -> tuple[Port, Port]:
 
 
 def _logits(shape: PieceShape) -> Port:
-    return Port("logits", ("B", shape.layers[-1].neurons))
+    last = shape.layers[-1]
+    return Port("logits", ("B", last.neurons, *last.sum_shape))
 
 
 def _state(shape: PieceShape, layers: Iterable[int]) -> tuple[list[Port], list[Port], list[Port]]:

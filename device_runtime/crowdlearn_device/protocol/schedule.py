@@ -39,6 +39,11 @@ class Pass:
         return range(boundary, min(boundary + 1 + more, self.end))
 
 
+def warmed(rate: float, step: int, warmup: int) -> float:
+    """The learning rate of update `step`, counted from 1, that rises to `rate` in `warmup` updates."""
+    return rate * min(1.0, step / warmup) if warmup else rate
+
+
 def pass_order(samples: int, *, seed: int, epoch: int, device: int) -> npt.NDArray[np.int64]:
     """The order in which `device` feeds its samples in `epoch`: int64 [samples]."""
     return np.random.default_rng((seed, epoch, device)).permutation(samples)

@@ -15,6 +15,7 @@ class Purpose(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PURPOSE_SHARING: _ClassVar[Purpose]
     PURPOSE_RECOVERY: _ClassVar[Purpose]
     PURPOSE_MODEL: _ClassVar[Purpose]
+    PURPOSE_NORM: _ClassVar[Purpose]
 
 class DType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -52,6 +53,7 @@ PURPOSE_SHUFFLE: Purpose
 PURPOSE_SHARING: Purpose
 PURPOSE_RECOVERY: Purpose
 PURPOSE_MODEL: Purpose
+PURPOSE_NORM: Purpose
 FLOAT32: DType
 FLOAT16: DType
 INT8: DType
@@ -264,7 +266,7 @@ class LinearMap(_message.Message):
     def __init__(self, edge: _Optional[int] = ..., kind: _Optional[str] = ..., kernel: _Optional[_Iterable[int]] = ..., stride: _Optional[_Iterable[int]] = ..., padding: _Optional[_Iterable[int]] = ..., dilation: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Training(_message.Message):
-    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness", "least_rows", "weigh_charge", "shares", "outgoing", "maps", "masked", "secret_order")
+    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness", "least_rows", "weigh_charge", "shares", "outgoing", "maps", "masked", "warmup", "secret_order")
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     MICRO_BATCH_FIELD_NUMBER: _ClassVar[int]
@@ -280,6 +282,7 @@ class Training(_message.Message):
     OUTGOING_FIELD_NUMBER: _ClassVar[int]
     MAPS_FIELD_NUMBER: _ClassVar[int]
     MASKED_FIELD_NUMBER: _ClassVar[int]
+    WARMUP_FIELD_NUMBER: _ClassVar[int]
     SECRET_ORDER_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     batch: int
@@ -296,8 +299,9 @@ class Training(_message.Message):
     outgoing: _containers.RepeatedCompositeFieldContainer[Mechanism]
     maps: _containers.RepeatedCompositeFieldContainer[LinearMap]
     masked: int
+    warmup: int
     secret_order: bool
-    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ..., weigh_charge: bool = ..., shares: bool = ..., outgoing: _Optional[_Iterable[_Union[Mechanism, _Mapping]]] = ..., maps: _Optional[_Iterable[_Union[LinearMap, _Mapping]]] = ..., masked: _Optional[int] = ..., secret_order: bool = ...) -> None: ...
+    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ..., weigh_charge: bool = ..., shares: bool = ..., outgoing: _Optional[_Iterable[_Union[Mechanism, _Mapping]]] = ..., maps: _Optional[_Iterable[_Union[LinearMap, _Mapping]]] = ..., masked: _Optional[int] = ..., warmup: _Optional[int] = ..., secret_order: bool = ...) -> None: ...
 
 class Assign(_message.Message):
     __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched", "keep_program", "heirs_needed", "unsealings", "provided")
@@ -418,6 +422,14 @@ class Sums(_message.Message):
     rows: int
     values: Tensor
     def __init__(self, step: _Optional[int] = ..., micro: _Optional[int] = ..., edge: _Optional[int] = ..., micros: _Optional[int] = ..., rows: _Optional[int] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
+
+class Norm(_message.Message):
+    __slots__ = ("step", "square")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    SQUARE_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    square: float
+    def __init__(self, step: _Optional[int] = ..., square: _Optional[float] = ...) -> None: ...
 
 class SharedArray(_message.Message):
     __slots__ = ("kind", "step", "edge", "shape", "data", "bits", "weight_bits", "name", "facts")

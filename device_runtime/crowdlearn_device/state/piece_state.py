@@ -18,10 +18,12 @@ from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Floats, decode_tensor, encode_tensor
 
-KINDS = ("value", "momentum", "gradient")
-"""value: the array itself. momentum: the optimizer's. gradient: |gradient| accumulated since the last
-sharing.
+VALUE, GRADIENT = "value", "gradient"
+"""Kinds of arrays. value: the array itself. gradient: |gradient| accumulated since the last sharing. An
+optimizer adds its own.
 """
+MOST_KINDS = 4
+"""As many as an array of weights has, at most."""
 PART_BYTES = 256 << 10
 """Of a state in one message. A device may find a dozen of them waiting before it looks."""
 DIGEST_BYTES = 32
@@ -32,6 +34,11 @@ _MAGIC = b"CLSTATE1"
 _HEAD = struct.Struct("<8sI")
 
 Neurons = tuple[int, int]
+
+
+def kinds_of(slots: Sequence[str], *, rank: bool) -> tuple[str, ...]:
+    """The kinds of arrays that a piece keeps of what it trains; `rank`: whether |gradient| is accumulated."""
+    return (VALUE, *slots, *((GRADIENT,) if rank else ()))
 
 
 class Rows(Protocol):
@@ -187,9 +194,7 @@ class PartialState:
         """`rank`: whether |gradient| is accumulated for sharing. `zeros` makes the arrays, float32 [...],
         where a program reaches them.
         """
-        kept = [
-            kind for kind, needed in zip(KINDS, (True, manifest.momentum > 0, rank), strict=True) if needed
-        ]
+        kept = kinds_of(manifest.optimizer.slots, rank=rank)
         self._neurons = tuple(neurons)
         self._layers: dict[int, dict[str, Floats]] = {}
         self._missing: dict[int, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
@@ -202,7 +207,7 @@ class PartialState:
         for array in manifest.arrays:
             start, stop = self._neurons[array.layer]
             arrays = self._layers.setdefault(array.layer, {})
-            for kind in kept if array.trained else KINDS[:1]:
+            for kind in kept if array.trained else (VALUE,):
                 arrays[f"{kind}/{array.name}"] = zeros((stop - start, *array.shape))
             self._missing[array.layer] = np.ones(stop - start, np.bool_)
 

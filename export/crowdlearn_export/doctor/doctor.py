@@ -89,7 +89,7 @@ def diagnose(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> Di
     to_training(model, resting_modules(model))
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     refused = why_not(lambda: check_evaluation(model, inputs.shape[1:], inputs.dtype)) or why_not(
-        lambda: loss.targets(outputs)
+        lambda: loss.targets(*outputs)
     )
     slices = why_not(lambda: trainable_graph(model, inputs, loss=loss))
     if refused:
@@ -99,7 +99,7 @@ def diagnose(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> Di
     if not any(p.requires_grad for p in model.parameters()):
         return Diagnosis(modules, slices, "the model has nothing that learns", notes=doubts)
     try:
-        objective = Objective(loss, loss.targets(outputs), inputs, outputs)
+        objective = Objective(loss, loss.targets(*outputs), inputs, outputs[-1])
         step = step_of(model, objective)
         lowered = lower_methods(step.methods)
         backends = {name: choose_backend(graph) for name, graph in lowered.items()}

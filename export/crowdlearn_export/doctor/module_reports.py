@@ -42,14 +42,14 @@ class _Call:
     kwargs: Mapping[str, Any]
 
 
-def module_reports(model: nn.Module, inputs: Tensor) -> tuple[tuple[ModuleReport, ...], int]:
-    """Report on the innermost modules that a forward pass calls, and how many classes it gives scores of.
+def module_reports(model: nn.Module, inputs: Tensor) -> tuple[tuple[ModuleReport, ...], tuple[int, ...]]:
+    """Report on the innermost modules that a forward pass calls, and the shape of a sample's scores.
 
     Raises ExportError if it does not give one tensor of scores for such a batch.
     Inputs are float32 [B, ...].
     """
-    calls, classes = _calls(model, inputs)
-    return tuple(_module(name, call) for name, call in calls.items()), classes
+    calls, scores = _calls(model, inputs)
+    return tuple(_module(name, call) for name, call in calls.items()), scores
 
 
 def _module(name: str, call: _Call) -> ModuleReport:
@@ -69,8 +69,8 @@ def _frozen(module: nn.Module) -> str:
     return ", ".join([*said, *(["statistics fixed"] if fixed else [])])
 
 
-def _calls(model: nn.Module, inputs: Tensor) -> tuple[dict[str, _Call], int]:
-    """The innermost modules that a forward pass calls, and how many classes it gives scores of."""
+def _calls(model: nn.Module, inputs: Tensor) -> tuple[dict[str, _Call], tuple[int, ...]]:
+    """The innermost modules that a forward pass calls, and the shape of a sample's scores."""
     found: dict[str, _Call] = {}
     watched = copied(model)
     for name, module in watched.named_modules():
@@ -88,15 +88,18 @@ def _calls(model: nn.Module, inputs: Tensor) -> tuple[dict[str, _Call], int]:
             f"the model does not run on float32 samples of shape {shape}: {error}"
             f"{layout.remedy(copied(model).eval(), shape)}"
         ) from error
-    if not isinstance(out, Tensor) or out.dim() != 2 or not out.shape[1]:
+    if not isinstance(out, Tensor) or out.dim() not in (2, 3) or not out.numel():
         given = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
-        raise ExportError(f"the model gives {given}; it must give one tensor of scores [batch, classes]")
+        raise ExportError(
+            f"the model gives {given}; it must give one tensor of scores, [batch, classes] or "
+            "[batch, positions, classes]"
+        )
     innermost = {
         name: call
         for name, call in found.items()
         if name and not any(other.startswith(f"{name}.") for other in found)
     }
-    return innermost, out.shape[1]
+    return innermost, tuple(out.shape[1:])
 
 
 def _lower_alone(call: _Call) -> None:

@@ -6,9 +6,11 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.executor import Executor
 from crowdlearn_device.program.manifest import LOSS, Port
 from crowdlearn_device.protocol.frames import Array
@@ -21,7 +23,6 @@ from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.program.kinks import away_from_kinks_of, double
 from crowdlearn_export.program.parity import allowed_error, relative_error
 from crowdlearn_export.stages.piece_stages import piece_stages
-from crowdlearn_export.stages.stage import Optimizer
 from crowdlearn_export.tracing.parity import Undropped
 
 from .verdict import trainable_graph
@@ -46,14 +47,15 @@ class Objective:
         """
         rows = torch.arange(len(self.inputs))
         if self.spec.are_classes:
-            return rows % self.outputs
+            ahead = torch.arange(prod(self.spec.shape)).reshape(self.spec.shape)
+            return (rows.reshape(-1, *(1 for _ in self.spec.shape)) + ahead) % self.outputs
         drawn = torch.Generator().manual_seed(0)
         return torch.rand(len(rows), *self.spec.shape, generator=drawn)
 
     def mean(self, scores: Tensor, targets: Tensor) -> Tensor:
         """The loss of a mini-batch, as PyTorch computes it. Scores are float32 [B, outputs]."""
         numbers = targets if self.spec.are_classes else targets.to(scores.dtype)
-        return self.loss.reference(scores, numbers) / scores.shape[0]
+        return self.loss.reference(scores, numbers) / self.spec.weight(targets.numpy())
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def step_of(model: nn.Module, of: Objective) -> Step:
     """The step of a model as a device runs it that holds all of it."""
     inputs, targets = of.inputs, of.targets
     graph = trainable_graph(model, inputs, loss=of.loss, pieces=1)
-    stages = piece_stages(graph, [layer.neurons for layer in graph.layers], Optimizer(), of.loss)
+    stages = piece_stages(graph, [layer.neurons for layer in graph.layers], Sgd(), of.loss)
     ports = next(stage.spec for stage in stages if stage.spec.name == LOSS)
     arrays = arrays_of(graph, model.state_dict())
     samples = inputs.reshape(len(inputs), graph.layers[0].neurons, *graph.layers[0].sum_shape)
@@ -85,7 +87,7 @@ def step_of(model: nn.Module, of: Objective) -> Step:
         if port.role == "labels":
             return targets[rows].numpy()
         if port.role == "scale":
-            return np.array(1.0 / len(rows), np.float32)
+            return np.array(1.0 / of.spec.weight(targets[rows].numpy()), np.float32)
         return np.ones((len(rows), *(int(size) for size in port.shape[1:])), np.float32)
 
     def gradients(executor: Executor, rows: Tensor) -> Gradients:

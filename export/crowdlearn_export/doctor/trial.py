@@ -39,7 +39,7 @@ def make_trial(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> 
     _, outputs = module_reports(model, inputs)
     model = copied(model)
     to_training(model, resting_modules(model))
-    objective = Objective(loss, loss.targets(outputs), inputs, outputs)
+    objective = Objective(loss, loss.targets(*outputs), inputs, outputs[-1])
     step = step_of(model, objective)
     program = compile_program(step.methods, max_batch=len(inputs))
     arrays = {

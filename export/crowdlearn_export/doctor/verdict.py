@@ -35,7 +35,7 @@ def trainable_graph(
         if pieces > 1:
             raise
         graph = _whole(model, example, name, error)
-    loss.targets(graph.layers[-1].neurons)
+    loss.targets(*graph.scores)
     return graph
 
 

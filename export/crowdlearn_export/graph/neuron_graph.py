@@ -117,6 +117,11 @@ class NeuronGraph:
         return tuple(e for e in self.edges if e.source == layer)
 
     @property
+    def scores(self) -> tuple[int, ...]:
+        """The shape of a sample's scores."""
+        return (self.layers[-1].neurons, *self.layers[-1].sum_shape)
+
+    @property
     def least_rows(self) -> int:
         """Samples that a batch needs in training: batch norm has no variance of a single value."""
         if self.whole is not None:

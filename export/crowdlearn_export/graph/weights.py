@@ -31,6 +31,18 @@ def _weighted(graph: NeuronGraph) -> dict[str, Edge]:
     return {f"{e.module}.weight": e for e in graph.edges if e.kind not in ("identity", "whole")}
 
 
+def ties(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """The names of arrays of a state that are an earlier one, as tied weights are, and the names of these."""
+    seen: dict[tuple[object, ...], str] = {}
+    found = {}
+    for name, tensor in state.items():
+        if tensor.numel():
+            first = seen.setdefault((tensor.data_ptr(), tuple(tensor.shape), tensor.stride()), name)
+            if first != name:
+                found[name] = first
+    return found
+
+
 def arrays_of(graph: NeuronGraph, state: Mapping[str, torch.Tensor], order: Order = ()) -> dict[str, Floats]:
     """Every array of the graph, float32 [neurons of its layer, ...], in slice order.
 
@@ -79,6 +91,8 @@ def state_of(
                 tensor = tensor.index_select(axis, orders[edge.target])
             tensor = _from_neurons_first(edge, graph.layers[edge.source], tensor)
         state[spec.name] = tensor.reshape(state[spec.name].shape).to(state[spec.name].dtype).contiguous()
+    for name, first in ties(template).items():
+        state[name] = state[first].clone()
     return state
 
 

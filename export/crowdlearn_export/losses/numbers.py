@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -17,14 +18,14 @@ from .base import Loss
 class _OfNumbers(Loss):
     """The mean over outputs of a loss of each."""
 
-    def targets(self, outputs: int) -> TargetSpec:
-        return TargetSpec("float32", (outputs,))
+    def targets(self, outputs: int, *inner: int) -> TargetSpec:
+        return TargetSpec("float32", (outputs, *inner))
 
     def value(self, scores: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
-        return self._each(scores, targets).sum() * (scale / scores.shape[1])
+        return self._each(scores, targets).sum() * (scale / prod(scores.shape[1:]))
 
     def reference(self, scores: Tensor, targets: Tensor) -> Tensor:
-        return self._own(scores, targets) / scores.shape[1]
+        return self._own(scores, targets) / prod(scores.shape[1:])
 
     @abstractmethod
     def _each(self, scores: Tensor, targets: Tensor) -> Tensor:
@@ -87,8 +88,8 @@ class BinaryCrossEntropy(_OfNumbers):
     kind: ClassVar[str] = "bce"
     of_logits: ClassVar[bool] = True
 
-    def targets(self, outputs: int) -> TargetSpec:
-        return TargetSpec("float32", (outputs,), least=0.0, most=1.0)
+    def targets(self, outputs: int, *inner: int) -> TargetSpec:
+        return TargetSpec("float32", (outputs, *inner), least=0.0, most=1.0)
 
     def _each(self, scores: Tensor, targets: Tensor) -> Tensor:
         most = F.relu(scores)

@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, Any
 
+from crowdlearn_device.optimizers.base import Optimizer
 from crowdlearn_device.program.manifest import Backend
 
 from crowdlearn_export.errors import ExportError
@@ -26,7 +27,7 @@ from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import CROSS_ENTROPY
 from crowdlearn_export.stages.piece_stages import piece_stages
-from crowdlearn_export.stages.stage import Optimizer, Stage
+from crowdlearn_export.stages.stage import Stage
 
 from .backends import BACKENDS, near_border
 from .methods import Methods

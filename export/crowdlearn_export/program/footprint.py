@@ -17,6 +17,9 @@ from typing import Any
 
 import executorch.version
 import torch
+from crowdlearn_device.optimizers.base import Optimizer
+from crowdlearn_device.optimizers.registry import described
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.manifest import LOSS, TRAIN_STEP
 
 from crowdlearn_export.compiler.compile import compile_program
@@ -25,12 +28,12 @@ from crowdlearn_export.graph.neuron_graph import Layer, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.quiet import quietly
 from crowdlearn_export.stages.piece_stages import piece_stages
-from crowdlearn_export.stages.stage import Optimizer
 
 from .methods import REVISION
 
 PARTS = (4, 2, 1)
 """The widths are these parts of a layer."""
+SGD = Sgd(momentum=0.9)
 
 
 @quietly()
@@ -40,6 +43,7 @@ def footprint(
     cache: Path | None = None,
     *,
     regions: Collection[int] = (),
+    optimizer: Optimizer = SGD,
     on_layer: Callable[[int, int], None] = lambda number, of: None,
 ) -> Footprint:
     """The footprint of every layer for micro-batches of up to `micro_batch` + 1 samples, and of the `regions`
@@ -61,17 +65,24 @@ def footprint(
         tuple(arena for arena, _ in found),
         tuple(workspace for _, workspace in found),
         {first: _region(graph, first, micro_batch, cache, LOSS) for first in regions},
-        _region(graph, 0, micro_batch, cache, TRAIN_STEP) if 0 in regions else 0.0,
+        _region(graph, 0, micro_batch, cache, TRAIN_STEP, optimizer) if 0 in regions else 0.0,
     )
 
 
-def _region(graph: NeuronGraph, first: int, micro_batch: int, cache: Path | None, method: str) -> float:
+def _region(
+    graph: NeuronGraph,
+    first: int,
+    micro_batch: int,
+    cache: Path | None,
+    method: str,
+    optimizer: Optimizer = SGD,
+) -> float:
     """Return what one method of the region takes: a run calls no other, and touches nothing else."""
-    key = _region_key(graph, first, micro_batch, method)
+    key = _region_key(graph, first, micro_batch, method, optimizer)
     known = _cached(cache, key)
     if known is None:
         owned = [layer.neurons if layer.index >= first else 0 for layer in graph.layers]
-        arena, workspace = _compiled(graph, owned, micro_batch, [method])
+        arena, workspace = _compiled(graph, owned, micro_batch, [method], optimizer)
         known = (Line(arena, 0.0),), (Line(workspace, 0.0),)
         _keep(cache, key, known)
     return sum(curve[0].each for curve in known)
@@ -88,9 +99,13 @@ def _measured(graph: NeuronGraph, layer: Layer, micro_batch: int) -> tuple[Curve
 
 
 def _compiled(
-    graph: NeuronGraph, owned: Sequence[int], micro_batch: int, only: Collection[str] = ()
+    graph: NeuronGraph,
+    owned: Sequence[int],
+    micro_batch: int,
+    only: Collection[str] = (),
+    optimizer: Optimizer = SGD,
 ) -> tuple[int, int]:
-    stages = piece_stages(graph, owned, Optimizer(momentum=0.9))
+    stages = piece_stages(graph, owned, optimizer)
     methods = [stage.method for stage in stages if not only or stage.method.name in only]
     compiled = compile_program(methods, max_batch=micro_batch + 1)
     return compiled.arena_bytes, compiled.workspace_bytes
@@ -127,14 +142,15 @@ def _key(graph: NeuronGraph, layer: Layer, micro_batch: int) -> str:
     return _hashed(what)
 
 
-def _region_key(graph: NeuronGraph, first: int, micro_batch: int, method: str) -> str:
+def _region_key(graph: NeuronGraph, first: int, micro_batch: int, method: str, optimizer: Optimizer) -> str:
     layers = [_key(graph, layer, micro_batch) for layer in graph.layers[first:]]
     joined = [
         (max(edge.source - first, -1), edge.target - first, taught)
         for edge, taught in zip(graph.edges, graph.taught, strict=True)
         if edge.target >= first
     ]
-    return _hashed({"layers": layers, "edges": joined, "method": method})
+    what = {"layers": layers, "edges": joined, "method": method}
+    return _hashed(what if optimizer == SGD else {**what, "optimizer": described(optimizer)})
 
 
 def _hashed(what: Mapping[str, Any]) -> str:

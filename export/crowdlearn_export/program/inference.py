@@ -40,16 +40,12 @@ def export_inference(
     key = cache_key(graph, what=PREDICT, max_batch=MAX_BATCH, loss=[loss.kind, asdict(loss)])
     if cache is not None and (cached := load_cached(cache / key)) is not None:
         return cached
-    shape = piece_shape(
-        graph, [layer.neurons for layer in graph.layers], loss.targets(graph.layers[-1].neurons)
-    )
+    shape = piece_shape(graph, [layer.neurons for layer in graph.layers], loss.targets(*graph.scores))
     stage = inference_stage(graph, shape)
     compiled = compile_program([stage.method], max_batch=MAX_BATCH)
     manifest = Manifest(
         program=hashlib.sha256(compiled.pte).hexdigest(),
         max_batch=MAX_BATCH,
-        momentum=0.0,
-        weight_decay=0.0,
         layers=shape.layers,
         edges=shape.edges,
         arrays=shape.arrays,

@@ -16,6 +16,8 @@ from pathlib import Path
 import executorch.version
 import torch
 from crowdlearn_device.errors import ProgramError
+from crowdlearn_device.optimizers.base import Optimizer
+from crowdlearn_device.optimizers.registry import described
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.manifest import Backend, Manifest
 from crowdlearn_device.program.manifest_reader import read_manifest
@@ -27,7 +29,7 @@ from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import CROSS_ENTROPY
 from crowdlearn_export.quiet import quietly
 from crowdlearn_export.stages.piece_stages import piece_stages
-from crowdlearn_export.stages.stage import Optimizer, Stage
+from crowdlearn_export.stages.stage import Stage
 
 from .ahead import OnMethod, Task, compile_ahead, ignored
 from .backends import by_measurement, by_size, this_computer
@@ -92,7 +94,7 @@ def export_slices(
     `export_slice` does.
     """
     what = {
-        "optimizer": asdict(optimizer),
+        "optimizer": described(optimizer),
         "loss": [loss.kind, asdict(loss)],
         "max_batch": max_batch,
         "measured": measured,
@@ -142,12 +144,11 @@ def program_of(
     program = linked({stage.method.name: compiled[stage.kind] for stage in stages})
     executor = ExecuTorchExecutor(program.pte)
     parity = check_parity(list(kinds.values()), executor, methods.max_batch)
-    shape = piece_shape(graph, owned, loss.targets(graph.layers[-1].neurons))
+    shape = piece_shape(graph, owned, loss.targets(*graph.scores))
     manifest = Manifest(
         program=hashlib.sha256(program.pte).hexdigest(),
         max_batch=methods.max_batch,
-        momentum=optimizer.momentum,
-        weight_decay=optimizer.weight_decay,
+        optimizer=optimizer,
         layers=shape.layers,
         edges=shape.edges,
         arrays=shape.arrays,

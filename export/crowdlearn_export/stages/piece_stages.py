@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from crowdlearn_device.optimizers.base import Optimizer
+
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import piece_shape
@@ -14,7 +16,7 @@ from crowdlearn_export.losses.registry import CROSS_ENTROPY
 
 from .layer_stages import layer_stages
 from .region import LossRegion
-from .stage import Optimizer, Stage
+from .stage import Stage
 
 
 def piece_stages(
@@ -30,7 +32,7 @@ def piece_stages(
 
     Raises UnsupportedModule if a layer has no sliced form.
     """
-    shape = piece_shape(graph, owned, loss.targets(graph.layers[-1].neurons))
+    shape = piece_shape(graph, owned, loss.targets(*graph.scores))
     first = max(first, loss_region(graph, owned))
     stages: list[Stage] = []
     for index, count in enumerate(owned[:first]):
@@ -39,7 +41,7 @@ def piece_stages(
     if first < len(owned):
         region = LossRegion(graph, first, shape, loss)
         stages.append(region.gradients())
-        if first == 0:
+        if first == 0 and not optimizer.clip_norm:  # clipping comes between gradients and weights
             stages.append(region.train_step(optimizer))
     return tuple(stages)
 

@@ -1,5 +1,6 @@
 """The region of a piece that turns round at the loss: the last layers that it owns whole, forward, loss and
-backward in one method. Where that is the whole network, a training step is one method too, with SGD inside.
+backward in one method. Where that is the whole network, a training step is one method too, with the
+optimizer's step inside.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from crowdlearn_device.optimizers.base import RATE, Optimizer
+from crowdlearn_device.optimizers.registry import described
 from crowdlearn_device.program.manifest import STATE, MethodSpec, PieceShape
 from crowdlearn_device.program.ports import loss_method, train_step_method
 from torch import Tensor
@@ -17,7 +20,8 @@ from crowdlearn_export.graph.layers import run_layers
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.losses.base import Loss
 
-from .stage import Optimizer, Stage, as_stage, kind_of
+from .optimizers import reference_step
+from .stage import Stage, as_stage, kind_of
 
 _vjp: Any = torch.func.vjp  # its annotation leaves out has_aux
 
@@ -60,42 +64,44 @@ class LossRegion:
         return as_stage(self._spec, function, reference, self._kind(self._spec))
 
     def train_step(self, optimizer: Optimizer) -> Stage:
-        """A whole mini-batch of the whole network: loss and logits, and new weights, momenta and buffers over
-        the old ones. The learning rate is an input.
+        """A whole mini-batch of the whole network: loss and logits, and new weights, slots and buffers over
+        the old ones. The learning rate is an input, and so is all that the optimizer makes of it.
         """
-        momentum = bool(optimizer.momentum)
-        spec = train_step_method(self._shape, momentum=momentum)
+        spec = train_step_method(self._shape, optimizer)
         state = [i for i, port in enumerate(spec.inputs) if port.role in STATE]
         weights = 1 + self._trained
-        velocities = weights + self._trained * momentum
+        slots = weights + self._trained * len(optimizer.slots)
+        numbers = len(spec.inputs) - len(optimizer.numbers)
 
         def function(*given: Tensor) -> tuple[Tensor, ...]:
-            *rest, labels, scale, rate = given[velocities:]
+            *rest, labels, scale = given[slots:numbers]
+            named = dict(zip(optimizer.numbers, given[numbers:], strict=True))
 
             def loss_of(*values: Tensor) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
                 logits, buffers = self._forward((given[0], *values, *rest))
                 return self._loss.value(logits, labels, scale), (logits, buffers)
 
             loss, vjp, (logits, buffers) = _vjp(loss_of, *given[1:weights], has_aux=True)
-            # Without momentum the rate can scale one number instead of every gradient.
-            slopes = vjp(torch.ones_like(loss) if momentum else rate)
-            new = _descended(optimizer, given[1:weights], slopes, given[weights:velocities], rate)
-            return (loss, logits, *new, *buffers)
+            if optimizer.is_linear:  # the rate can scale one number instead of every gradient
+                moved = zip(given[1:weights], vjp(named[RATE]), strict=True)
+                new = [optimizer.scaled_step(weight, slope, named) for weight, slope in moved]
+                return (loss, logits, *new, *buffers)
+            steps = [
+                optimizer.step(weight, slope, given[weights + i : slots : self._trained], named)
+                for i, (weight, slope) in enumerate(
+                    zip(given[1:weights], vjp(torch.ones_like(loss)), strict=True)
+                )
+            ]
+            return (loss, logits, *(array for kind in zip(*steps, strict=True) for array in kind), *buffers)
 
         def reference(*given: Tensor) -> tuple[Tensor, ...]:
             values = [x.detach().clone().requires_grad_() for x in given[1:weights]]
-            *rest, labels, scale, rate = given[velocities:]
+            *rest, labels, scale = given[slots:numbers]
             logits, buffers = self._forward((given[0], *values, *rest))
             loss = self._loss.reference(logits, labels) * scale
-            sgd = torch.optim.SGD(
-                values, float(rate), momentum=optimizer.momentum, weight_decay=optimizer.weight_decay
-            )
-            for value, velocity in zip(values, given[weights:velocities], strict=False):
-                sgd.state[value]["momentum_buffer"] = velocity.clone()
-            loss.backward()  # type: ignore[no-untyped-call]
-            sgd.step()
-            moved = [sgd.state[value]["momentum_buffer"] for value in values] if momentum else []
-            return tuple(x.detach() for x in (loss, logits, *values, *moved, *buffers))
+            slopes = torch.autograd.grad(loss, values)
+            new = reference_step(optimizer, values, slopes, given[weights:slots], given[numbers:])
+            return tuple(x.detach() for x in (loss, logits, *new, *buffers))
 
         updates = {len(spec.outputs) + i: position for i, position in enumerate(state)}
         return as_stage(spec, function, reference, self._kind(spec, optimizer), updates)
@@ -104,7 +110,13 @@ class LossRegion:
         graph = {**asdict(self._graph), "name": ""}
         loss = [self._loss.kind, asdict(self._loss)]
         return kind_of(
-            {"graph": graph, "layers": len(self._layers), "spec": spec, "optimizer": optimizer, "loss": loss}
+            {
+                "graph": graph,
+                "layers": len(self._layers),
+                "spec": spec,
+                "optimizer": optimizer and described(optimizer),
+                "loss": loss,
+            }
         )
 
     def _forward(self, given: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -115,21 +127,3 @@ class LossRegion:
         masks = {layer: x for (role, layer, _), x in named.items() if role == "mask"}
         arrays = {name: x for (_, _, name), x in named.items() if name}
         return run_layers(self._graph, self._layers, sums, arrays, masks)
-
-
-def _descended(
-    optimizer: Optimizer,
-    weights: Sequence[Tensor],
-    slopes: Sequence[Tensor],
-    velocities: Sequence[Tensor],
-    rate: Tensor,
-) -> list[Tensor]:
-    """New weights, then new velocities; without velocities the slopes hold the rate already."""
-    if not velocities:
-        decay = 1 - rate * optimizer.weight_decay
-        kept = [w * decay for w in weights] if optimizer.weight_decay else weights
-        return [w - slope for w, slope in zip(kept, slopes, strict=True)]
-    if optimizer.weight_decay:
-        slopes = [slope + w * optimizer.weight_decay for w, slope in zip(weights, slopes, strict=True)]
-    moved = [v * optimizer.momentum + slope for v, slope in zip(velocities, slopes, strict=True)]
-    return [*(w - rate * v for w, v in zip(weights, moved, strict=True)), *moved]

@@ -14,13 +14,8 @@ from torch import Tensor
 
 from crowdlearn_export.compiler.compile import Method
 
-
-@dataclass(frozen=True)
-class Optimizer:
-    """SGD with momentum and weight decay as torch.optim.SGD defines them; the learning rate is an input."""
-
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+POSITIVE = ("mask", "scale", "rate", "second_moment")
+"""The roles of ports whose numbers are not negative."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +96,6 @@ def example_inputs(ports: Sequence[Port], batch: int, generator: torch.Generator
         drawn = torch.randn(shape, generator=generator)
         if port.role in ("parameter", "frozen") and len(shape) > 1:
             drawn *= (max(shape) / drawn.numel()) ** 0.5
-        positive = port.role in ("mask", "scale", "rate") or port.name.endswith("running_var")
+        positive = port.role in POSITIVE or port.name.endswith("running_var")
         values.append(drawn.abs() if positive else drawn)
     return tuple(values)

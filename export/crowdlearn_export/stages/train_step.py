@@ -1,4 +1,4 @@
-"""A whole model's training step as one method: loss, gradients and SGD inside."""
+"""A whole model's training step as one method: loss, gradients and the optimizer's step inside."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from crowdlearn_device.optimizers.base import RATE, Optimizer
+from crowdlearn_device.optimizers.sgd import Sgd
 from torch import Tensor, nn
 
 from crowdlearn_export.compiler.compile import Method
@@ -19,14 +21,17 @@ COUNTER = "num_batches_tracked"
 """Of a batch norm, which counts its batches and, with a momentum, does not read it."""
 
 
+PLAIN = Sgd()
+
+
 @dataclass(frozen=True)
 class TrainStep:
     """A step and what it starts from.
 
-    The method takes the tensors of `state` in their order, then inputs, targets, the learning rate (a scalar
-    tensor), and the factors of every dropout in `dropped` (`dropout.masks` draws them); it returns the loss,
-    and writes the new state over the old one. State names are those of the model; the velocity of parameter
-    `w` is `momentum.w`.
+    The method takes the tensors of `state` in their order, then inputs, targets, the optimizer's numbers
+    (scalar tensors, the learning rate first), and the factors of every dropout in `dropped` (`dropout.masks`
+    draws them); it returns the loss, and writes the new state over the old one. State names are those of the
+    model; what an optimizer keeps of parameter `w` is as `momentum.w`.
     """
 
     method: Method
@@ -39,29 +44,29 @@ def train_step(
     loss: Loss,
     inputs: Tensor,
     targets: Tensor,
-    *,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
+    optimizer: Optimizer = PLAIN,
 ) -> TrainStep:
-    """One step of SGD on `model`, in the mode (train or eval) that it is in.
+    """One step of an optimizer on `model`, in the mode (train or eval) that it is in.
 
-    `inputs` and `targets` are an example batch of at least 2; the arithmetic is that of torch.optim.SGD
-    without dampening. Parameters that need no gradient, and buffers of whole numbers, are constants of the
-    program. `model` stays as it is. Raises LoweringError for a dropout that is no product with factors, or is
-    called more than once, and UnsupportedModule for a module with weights that has two names, and for whole
-    numbers that a call changes. Inputs are float32 [B, ...], targets [B, ...].
+    `inputs` and `targets` are an example batch of at least 2. Parameters that need no gradient, and buffers
+    of whole numbers, are constants of the program. `model` stays as it is. Raises LoweringError for a dropout
+    that is no product with factors, or is called more than once, and UnsupportedModule for a module with
+    weights that has two names, and for whole numbers that a call changes. Inputs are float32 [B, ...],
+    targets [B, ...].
     """
     _refuse_tied(model)
     dropping, dropped = with_factors(model, inputs)
     parameters = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     buffers = {n: b.detach().clone() for n, b in model.named_buffers() if b.is_floating_point()}
     constants = _constants(model, inputs)
-    velocities = {f"momentum.{n}": torch.zeros_like(p) for n, p in parameters.items()} if momentum else {}
-    state = {**parameters, **velocities, **buffers}
+    slots = {f"{s}.{n}": torch.zeros_like(p) for s in optimizer.slots for n, p in parameters.items()}
+    state = {**parameters, **slots, **buffers}
 
     def step(*tensors: Tensor) -> tuple[Tensor, ...]:
         now = dict(zip(state, tensors[: len(state)], strict=True))
-        x, y, rate, *factors = tensors[len(state) :]
+        x, y, *rest = tensors[len(state) :]
+        factors = rest[len(optimizer.numbers) :]
+        numbers = dict(zip(optimizer.numbers, rest, strict=False))
         drawn = {f"{name}.{FACTORS}": f for name, f in zip(dropped, factors, strict=True)}
 
         def objective(weights: dict[str, Tensor]) -> tuple[Tensor, tuple[Tensor, dict[str, Tensor]]]:
@@ -70,31 +75,27 @@ def train_step(
             counted = {n: torch.zeros(c.shape, dtype=c.dtype) for n, c in constants.items() if COUNTER in n}
             tensors = {**weights, **written, **constants, **counted, **drawn}
             value = loss(torch.func.functional_call(dropping, tensors, (x,)), y)
-            # Without momentum the rate can scale one number instead of every gradient.
-            return value if momentum else value * rate, (value, written)
+            # The rate can scale one number instead of every gradient, if the step is linear.
+            return value * numbers[RATE] if optimizer.is_linear else value, (value, written)
 
         weights = {n: now[n] for n in parameters}
         gradients, (value, written) = torch.func.grad(objective, has_aux=True)(weights)
         updated: dict[str, Tensor] = {}
         for name, weight in weights.items():
-            direction = gradients[name]
-            if momentum:
-                if weight_decay:
-                    direction = direction + weight * weight_decay
-                direction = now[f"momentum.{name}"] * momentum + direction
-                updated[f"momentum.{name}"] = direction
-                updated[name] = weight - rate * direction
-            else:
-                if weight_decay:
-                    weight = weight * (1 - rate * weight_decay)
-                updated[name] = weight - direction
+            if optimizer.is_linear:
+                updated[name] = optimizer.scaled_step(weight, gradients[name], numbers)
+                continue
+            kept = [f"{slot}.{name}" for slot in optimizer.slots]
+            moved = optimizer.step(weight, gradients[name], [now[n] for n in kept], numbers)
+            updated |= zip((name, *kept), moved, strict=True)
         updated |= written
         return (value, *(updated[n] for n in state))
 
     ones = [torch.ones(len(inputs), *drop.shape) for drop in dropped.values()]
-    example = (*state.values(), inputs, targets, torch.tensor(0.1), *ones)
+    scalars = [torch.tensor(0.1) for _ in optimizer.numbers]
+    example = (*state.values(), inputs, targets, *scalars, *ones)
     rate = len(state) + 2
-    batched = (rate - 2, rate - 1, *range(rate + 1, len(example)))
+    batched = (rate - 2, rate - 1, *range(rate + len(scalars), len(example)))
     updates = {1 + i: i for i in range(len(state))}
     return TrainStep(Method("train_step", step, example, batched, updates), state, dropped)
 

@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.graph.freezing import resting_modules, to_training
 from crowdlearn_export.graph.neuron_graph import Edge, Layer, LocalOp, NeuronGraph, check_graph
+from crowdlearn_export.graph.weights import ties
 from crowdlearn_export.graph.whole import Array, Drop, Dropping, Whole, rows_first
 
 from . import layout
@@ -38,10 +39,10 @@ def whole_graph(model: nn.Module, sample: Sequence[int], name: str = "") -> Neur
     check_evaluation(trained, sample, dtype)
     x = torch.zeros(ROWS, *sample, dtype=dtype)
     scores, drops = _tried(trained, x)
-    if scores.dim() != 2:
+    if scores.dim() not in (2, 3):
         raise UnsupportedModule(
             f"the model gives shape {tuple(scores.shape[1:])} for a sample; it must give one score for each "
-            "output"
+            "output, or [positions, classes]"
         )
     arrays = _arrays(trained, x)
     if not any(each.role == "parameter" for each in arrays):
@@ -49,7 +50,7 @@ def whole_graph(model: nn.Module, sample: Sequence[int], name: str = "") -> Neur
     integers = dtype is torch.int64
     draft = Whole(trained, arrays, drops, integers=integers, key="")
     whole = Whole(trained, arrays, drops, integers=integers, key=_key(draft, x))
-    graph = _graph(name or type(model).__name__, whole, tuple(sample), scores.shape[1])
+    graph = _graph(name or type(model).__name__, whole, tuple(sample), tuple(scores.shape[1:]))
     check_graph(graph)
     return graph
 
@@ -95,15 +96,15 @@ def _tried(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Drop]]:
 def _arrays(model: nn.Module, x: Tensor) -> list[Array]:
     """The floats of the model's state; those buffers are frozen that training leaves as they are."""
     parameters = dict(model.named_parameters())
-    aliases = model.state_dict().keys() - parameters.keys() - dict(model.named_buffers()).keys()
-    if aliases:
-        raise UnsupportedModule(f"{min(aliases)} is shared with another array; give each its own weights")
+    shared = ties(model.state_dict())
     moved = copy.deepcopy(model)
     with torch.no_grad(), Dropping():
         moved(torch.ones_like(x))
     after = moved.state_dict()
     arrays = []
     for name, value in model.state_dict().items():
+        if name in shared:
+            continue
         if not value.is_floating_point():
             if not name.endswith("num_batches_tracked") and not torch.equal(value, after[name]):
                 raise UnsupportedModule(
@@ -137,7 +138,7 @@ def _key(whole: Whole, x: Tensor) -> str:
     return text.hexdigest()
 
 
-def _graph(name: str, whole: Whole, sample: tuple[int, ...], outputs: int) -> NeuronGraph:
+def _graph(name: str, whole: Whole, sample: tuple[int, ...], scores: tuple[int, ...]) -> NeuronGraph:
     layers = [Layer(0, "input", sample[0], sample[1:], sample[1:])]
     for each in whole.arrays:
         rows, *rest = rows_first(each.shape)
@@ -154,7 +155,7 @@ def _graph(name: str, whole: Whole, sample: tuple[int, ...], outputs: int) -> Ne
         rows, *rest = drop.shape
         op = LocalOp("dropout", f"dropout {number}", {"p": drop.probability, "shape": tuple(rest)})
         layers.append(Layer(len(layers), op.module, rows, ops=(op,)))
-    layers.append(Layer(len(layers), "scores", outputs))
+    layers.append(Layer(len(layers), "scores", scores[0], scores[1:], scores[1:]))
     edges = tuple(Edge(at, at + 1, "whole") for at in range(len(layers) - 1))
     frozen = tuple(sorted(each.name for each in whole.arrays if each.role == "frozen"))
     return NeuronGraph(name, tuple(layers), edges, frozen, whole)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.program.slice_program import export_slice
-from crowdlearn_export.stages.stage import Optimizer
 from crowdlearn_export.tracing.trace import neuron_graph
 
 from crowdlearn_host.devices.measuring import Probe
@@ -23,7 +23,7 @@ def build_probe(cache: Path | None = None, *, widths: Sequence[int] = WIDTHS) ->
     graph = neuron_graph(model, torch.zeros(2, widths[0]), "probe")
     follower = balanced(graph, 3).pieces[1]
     owned = follower.owned
-    program = export_slice(graph, owned, Optimizer(momentum=0.9), max_batch=BATCH, cache=cache)
+    program = export_slice(graph, owned, Sgd(momentum=0.9), max_batch=BATCH, cache=cache)
     return Probe(program.files(), program.manifest.sha256, macs_a_sample(graph, owned), BATCH)
 
 

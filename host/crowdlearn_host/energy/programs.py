@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.program.slice_program import export_slice
-from crowdlearn_export.stages.stage import Optimizer
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
@@ -40,7 +40,7 @@ def make_programs(
     for number in sorted({1, *pieces}):
         plan = balanced(graph, number)
         for k, piece in enumerate(plan.pieces[:2]):  # followers are alike
-            exported = export_slice(graph, piece.owned, Optimizer(momentum=0.9), max_batch=batch, cache=cache)
+            exported = export_slice(graph, piece.owned, Sgd(momentum=0.9), max_batch=batch, cache=cache)
             role = "whole network" if number == 1 else f"{'follower' if k else 'dominator'} of {number}"
             traffic = {wire: _bytes(graph, plan, k, batch, wire) for wire in WIRES} if number > 1 else {}
             programs.append(

@@ -11,7 +11,7 @@ import torch
 from crowdlearn_device.sharing.selection import stretches
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
-from crowdlearn_export.graph.weights import neurons_first
+from crowdlearn_export.graph.weights import neurons_first, ties
 from numpy.typing import NDArray
 
 from crowdlearn_host.errors import PlanError
@@ -29,11 +29,14 @@ class FlatEntry:
 
 
 def flat_layout(state: Mapping[str, torch.Tensor]) -> tuple[FlatEntry, ...]:
-    """Return where each float tensor of `state` lies in the vector; integer buffers have no place."""
+    """Return where each float tensor of `state` lies in the vector. Integer buffers have no place, and tied
+    weights one.
+    """
     entries = []
     start = 0
+    shared = ties(state)
     for name, tensor in state.items():
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and name not in shared:
             entries.append(FlatEntry(name, tuple(tensor.shape), start, start + tensor.numel()))
             start += tensor.numel()
     return tuple(entries)
@@ -54,6 +57,8 @@ def unflatten(vector: NDArray[np.float32], template: Mapping[str, torch.Tensor])
     for entry in flat_layout(template):
         part = torch.from_numpy(vector[entry.start : entry.stop].copy())
         state[entry.name] = part.reshape(entry.shape).to(state[entry.name].dtype)
+    for name, first in ties(template).items():
+        state[name] = state[first].clone()
     return state
 
 

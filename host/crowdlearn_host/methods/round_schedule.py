@@ -5,13 +5,17 @@ from __future__ import annotations
 from math import cos, pi
 from typing import Literal
 
-Fall = Literal["constant", "linear", "cosine"]
+Fall = Literal["constant", "linear", "cosine", "step"]
 LAST_RATE = 0.01
 """What is left of the learning rate at the end."""
 
 
-def share_left(fall: Fall, done: float) -> float:
-    """The share of the learning rate that a round has, `done` of all rounds being over: 1 to LAST_RATE."""
+def share_left(fall: Fall, done: float, steps: int = 0, factor: float = 0.1) -> float:
+    """The share of the learning rate that a round has, `done` of all rounds being over: 1 to LAST_RATE, or
+    `factor` for each of the `steps` taken.
+    """
+    if fall == "step":
+        return float(factor**steps)
     left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + cos(pi * done)) / 2}[fall]
     return LAST_RATE + (1 - LAST_RATE) * left
 
@@ -21,11 +25,11 @@ def rounds_an_epoch(passes: int, every: int) -> int:
     return -(-passes // min(every or passes, passes))
 
 
-def renews(theta: float, tau: float, momentum: float, groups: int) -> bool:
+def renews(theta: float, tau: float, has_slots: bool, groups: int) -> bool:
     """Return whether a sharing replaces a group's whole state: the next holders take their pieces from the
     download then, and nothing shuffles.
     """
-    return theta == 1 and tau == 0 and not momentum and groups > 1
+    return theta == 1 and tau == 0 and not has_slots and groups > 1
 
 
 def doubt_of_sharing(theta: float, tau: float) -> str:

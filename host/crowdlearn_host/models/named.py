@@ -16,6 +16,7 @@ from torch import nn
 
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.models.names import FORMS, MLP, model_file
+from crowdlearn_host.models.several_inputs import of_one_input
 
 
 def mlp(widths: Sequence[int]) -> nn.Module:
@@ -65,7 +66,7 @@ def build_model(name: str, seed: int) -> nn.Module:
             raise ConfigError(f"model {name!r} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{name} gives a {type(model).__name__}; it must return a torch.nn.Module")
-    return model
+    return of_one_input(model)
 
 
 def _builder(name: str) -> Callable[[], object]:

@@ -13,7 +13,7 @@ from math import prod
 
 from crowdlearn_device.piece.routes import overlap
 from crowdlearn_device.protocol.frames import MAX_FRAME
-from crowdlearn_device.state.piece_state import KINDS
+from crowdlearn_device.state.piece_state import MOST_KINDS
 from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 
@@ -48,12 +48,12 @@ def check_messages(
                 )
     state: defaultdict[int, int] = defaultdict(int)
     for spec in array_specs(graph):
-        state[spec.layer] += len(KINDS) * FLOAT * prod(spec.shape)
+        state[spec.layer] += MOST_KINDS * FLOAT * prod(spec.shape)
     for index, size in state.items():
         if size + ROOM > MAX_FRAME:
             raise PlanError(
-                f"one neuron of layer {graph.layers[index].name} takes, with momentum and sums of gradients, "
-                f"{_too_large(size)}; narrow the layers that it feeds"
+                f"one neuron of layer {graph.layers[index].name} takes, with what optimizers keep and sums "
+                f"of gradients, {_too_large(size)}; narrow the layers that it feeds"
             )
 
 

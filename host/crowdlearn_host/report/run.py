@@ -23,7 +23,7 @@ from crowdlearn_host.runs.results.losses import by_epoch, counted
 MAX_BYTES = 512 << 20
 MAX_POINTS = 2000
 """Points of a curve that the page keeps; of a longer run every so-manieth."""
-PURPOSES = ("activation", "error", "shuffle", "sharing", "recovery", "model", "control")
+PURPOSES = ("activation", "error", "shuffle", "sharing", "recovery", "model", "norm", "control")
 """What bytes are for, in the order of the page."""
 PLANNED = {
     "forward": ("activation", False),

@@ -23,8 +23,11 @@ def check_affordable(plan: Plan, config: RunSpec, micro_batch: int) -> None:
     capped = {budget.name for piece in plan.pieces for budget in piece.budgets}
     planned = replace(plan.training, micro_batch=plan.micro_batch, staleness=plan.staleness)
     if "memory" in capped:
-        if training.momentum and not planned.momentum:
-            raise _more("training.momentum", training.momentum, "memory", 0, "plan again with --momentum")
+        if len(training.rule.slots) > len(planned.slots):
+            if training.optimizer == "sgd":
+                raise _more("training.momentum", training.momentum, "memory", 0, "plan again with --momentum")
+            advice = f"plan again with --optimizer {training.optimizer}"
+            raise _more("training.optimizer", training.optimizer, "memory", planned.optimizer, advice)
         if len(plan.groups) > 1 and theta < 1 and not planned.theta < 1:
             raise _more("sharing.theta", theta, "memory", 1, f"plan again with --theta {theta}")
         _check_samples(planned, config, micro_batch)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
+from crowdlearn_device.optimizers.base import Optimizer
 from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_export.doctor.doctor import Diagnosis, diagnose
 from crowdlearn_export.doctor.trial import Trial, make_trial
@@ -74,6 +75,7 @@ def planned(spec: RunSpec, fleet: Fleet, group_size: int | None, seconds: float)
         micro_batch=min(training.micro_batch or usual, training.batch),
         in_flight=training.in_flight,
         momentum=training.momentum > 0,
+        optimizer=training.optimizer,
         rotation=spec.group.rotation or DEFAULT_ROTATION,
         theta=spec.sharing.theta,
         wire=numbers,
@@ -82,17 +84,26 @@ def planned(spec: RunSpec, fleet: Fleet, group_size: int | None, seconds: float)
         value_bytes=value_bytes(spec.sharing.values, initial_weights(graph, network)),
     )
     found = plan_with_micro_batch(
-        graph, fleet, asked, _footprints(graph, fleet), group_size=group_size, seconds=seconds, compare=False
+        graph,
+        fleet,
+        asked,
+        _footprints(graph, fleet, training.rule),
+        group_size=group_size,
+        seconds=seconds,
+        compare=False,
     )
     return found.plan
 
 
-def _footprints(graph: NeuronGraph, fleet: Fleet) -> Callable[[int, Collection[int]], Footprint | None]:
+def _footprints(
+    graph: NeuronGraph, fleet: Fleet, optimizer: Optimizer
+) -> Callable[[int, Collection[int]], Footprint | None]:
     """Return what gives footprints of a graph's layers, only for a fleet that caps memory."""
     capped = any(kind.max_memory for kind in fleet.classes)
 
     def of(rows: int, regions: Collection[int]) -> Footprint | None:
-        return footprint(graph, rows, cache_home() / "footprints", regions=regions) if capped else None
+        folder = cache_home() / "footprints"
+        return footprint(graph, rows, folder, regions=regions, optimizer=optimizer) if capped else None
 
     return of
 

@@ -20,7 +20,6 @@ from crowdlearn_export.losses.registry import make_loss
 from crowdlearn_export.program.footprint import footprint
 from crowdlearn_export.program.inference import export_inference
 from crowdlearn_export.program.slice_program import SliceProgram, export_slices
-from crowdlearn_export.stages.stage import Optimizer
 from torch import nn
 
 from crowdlearn_host.common.home import cache_home
@@ -113,8 +112,8 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     loss = make_loss(config.training.loss.kind, **config.training.loss.options)
     one = 0 if config.group.plan else config.group.pieces
     graph = trainable_graph(model, torch.zeros(2, *sample), config.name, loss, pieces=one or 2)
-    outputs = graph.layers[-1].neurons
-    targets = loss.targets(outputs)
+    outputs = graph.scores[-1]
+    targets = loss.targets(*graph.scores)
     train = train and _targeted(train, targets, outputs, f"training data of {config.data}")
     test = test and _targeted(test, targets, outputs, f"test data of {config.data}")
     section = config.group
@@ -135,7 +134,9 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
             balanced(graph, pieces),
             plan,
             graph,
-            lambda rows, regions: footprint(graph, rows, cache_home() / "footprints", regions=regions),
+            lambda rows, regions: footprint(
+                graph, rows, cache_home() / "footprints", regions=regions, optimizer=config.training.rule
+            ),
         )
         for pieces in fewer
     )
@@ -165,7 +166,7 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
     for note in notes(checked.model, samples, checked.loss):
         on_event("note", {"text": note})
     training = config.training
-    optimizer = Optimizer(training.momentum, training.weight_decay)
+    optimizer = training.rule
     shapes = list(dict.fromkeys(piece.owned for each in (plan, *fallbacks) for piece in each.pieces))
     on_event("exporting", {"programs": len(shapes)})
     exports = export_slices(
@@ -276,11 +277,14 @@ def _settings(
         fallbacks=prepared.fallbacks,
         turns=turns,
         fall=training.schedule,
+        step_epochs=training.step_epochs,
+        step_factor=training.step_factor,
+        warmup=training.warmup,
         every=sharing.every,
         theta=sharing.theta,
         shared_type=WIRE[sharing.values],
         alone=groups == 1,
-        renews=renews(sharing.theta, sharing.tau, training.momentum, groups),
+        renews=renews(sharing.theta, sharing.tau, training.has_slots, groups),
         whole_program=prepared.whole.manifest.sha256 if prepared.whole else "",
         takers=_takers(plan, plan),
         without_samples=frozenset(number for number, kind in kinds.items() if not kind.samples),

@@ -190,7 +190,7 @@ def _wanted(checked: Checked) -> Wanted | None:
         checked.config.device_data,
         checked.sample,
         checked.graph.layers[-1].neurons,
-        checked.loss.targets(checked.graph.layers[-1].neurons),
+        checked.loss.targets(*checked.graph.scores),
         checked.graph.least_rows,
         frozenset(turn.devices[0] for group in checked.plan.groups for turn in group.turns),
     )

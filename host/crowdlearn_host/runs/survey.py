@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from crowdlearn_device.protocol.targets import TargetSpec
+from crowdlearn_device.protocol.targets import CLASSES, TargetSpec
 
 from crowdlearn_host.adb.deployment.runtimes import shell_runtime
 from crowdlearn_host.adb.services.device import AdbDevice
@@ -70,7 +70,7 @@ async def _look(device: AdbDevice, wanted: Wanted) -> None:
         f"--shape={shape}",
         f"--classes={wanted.outputs}",
     ]
-    if not wanted.targets.are_classes:
+    if wanted.targets != CLASSES:
         words.append(f"--targets={json.dumps(asdict(wanted.targets))}")
     said = (await device.shell(shlex.join(words), timeout=ANSWER_SECONDS)).check("crowdlearn-device samples")
     try:

@@ -28,8 +28,8 @@ def start(setting: Setting) -> RunState:
     config = setting.config
     weights = np.tile(setting.initial, (config.strategy.copies(config.devices, config.group), 1))
     omega = config.omega if config.strategy.windowed else 1
-    momentum = np.zeros_like(weights) if config.training.momentum else np.zeros((len(weights), 0), np.float32)
-    return RunState(weights, momentum, Window(setting.initial, omega))
+    slots = np.zeros((len(weights), len(config.training.rule.slots) * weights.shape[1]), np.float32)
+    return RunState(weights, slots, Window(setting.initial, omega), (), (0,) * len(weights))
 
 
 def run(

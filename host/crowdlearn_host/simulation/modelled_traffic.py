@@ -64,13 +64,14 @@ def shuffle_bytes(config: SimulationConfig, pieces: NDArray[np.int32], frozen: N
     """Bytes of state that change hands after one pass; `pieces` is the piece of each weight, `frozen` tells
     which have nothing else.
 
-    Momentum moves with its weights, and so does accumulated |gradient| where theta leaves a choice to make.
+    What the optimizer keeps moves with its weights, and so does accumulated |gradient| where theta leaves a
+    choice to make.
     It is int32 [floats].
     """
     if config.group == 1:
         return 0
     chosen = config.sharing.enabled and config.sharing.theta < 1
-    kinds = np.where(frozen, 1, 1 + (config.training.momentum > 0) + chosen)
+    kinds = np.where(frozen, 1, 1 + len(config.training.rule.slots) + chosen)
     if config.rotation == "full":
         return FLOAT * int(kinds.sum())
     sizes = np.bincount(pieces, kinds)

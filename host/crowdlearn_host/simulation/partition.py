@@ -23,8 +23,11 @@ def partition(labels: Indices, devices: int, config: PartitionConfig, seed: int)
 
     Raises ConfigError if there are too few samples. Each is int64 [n].
     """
-    if labels.dtype.kind != "i" and config.kind in ("dirichlet", "shards"):
-        raise ConfigError(f"partition {config.kind} needs classes, and the labels are numbers; choose iid")
+    if (labels.dtype.kind != "i" or labels.ndim > 1) and config.kind in ("dirichlet", "shards"):
+        raise ConfigError(
+            f"partition {config.kind} needs a class for each sample, and the labels are "
+            f"{'numbers' if labels.dtype.kind != 'i' else 'sequences'}; choose iid"
+        )
     if len(labels) < LEAST * devices:
         raise ConfigError(
             f"{len(labels)} samples for {devices} devices; each needs {LEAST}, use fewer devices"

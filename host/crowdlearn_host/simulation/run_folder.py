@@ -168,7 +168,8 @@ def _save_state(path: Path, state: RunState) -> None:
             allow_pickle=False,
             records=records,
             **_columns("weights", state.weights),
-            **_columns("momentum", state.momentum),
+            **_columns("slots", state.slots),
+            updates=np.array(state.updates, np.int64),
             **arrays,
         )
 
@@ -198,8 +199,9 @@ def _load_state(path: Path) -> RunState:
         with np.load(path, allow_pickle=False) as arrays:
             window = {n.removeprefix("window_"): arrays[n] for n in arrays.files if n.startswith("window_")}
             records = tuple(RoundRecord(**record) for record in json.loads(arrays["records"].tobytes()))
-            weights, momentum = (_rows(name, arrays) for name in ("weights", "momentum"))
-            return RunState(weights, momentum, Window.from_state(window), records)
+            weights, slots = (_rows(name, arrays) for name in ("weights", "slots"))
+            updates = tuple(arrays["updates"].tolist())
+            return RunState(weights, slots, Window.from_state(window), records, updates)
     except DAMAGED_ARCHIVE as error:
         raise RunError(f"{path} is damaged ({error}); delete it to start the run anew") from error
 

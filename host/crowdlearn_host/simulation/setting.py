@@ -104,8 +104,8 @@ def prepare(
     wanted = 2 if config.plan else config.pieces or _pieces(config)
     example = torch.from_numpy(train.inputs[:2])
     graph = trainable_graph(model, example, config.model, loss, pieces=wanted)
-    outputs = graph.layers[-1].neurons
-    spec = loss.targets(outputs)
+    outputs = graph.scores[-1]
+    spec = loss.targets(*graph.scores)
     train, test = (
         Dataset(each.inputs, as_targets(each.labels, spec, outputs, f"the {name} data"))
         for name, each in (("training", train), ("test", test))
@@ -164,6 +164,7 @@ def prepare(
             graph.frozen,
             {graph.edges[number].module: number for number in shared},
             integers=graph.whole is not None and graph.whole.integers,
+            targets=spec,
         ),
         plan,
         piece_of_weight(layout, graph, plan),

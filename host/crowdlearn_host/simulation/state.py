@@ -37,12 +37,15 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class RunState:
-    """All that a run needs to go on after a round."""
+    """All that a run needs to go on after a round. `slots` are what the optimizer keeps, float32 [groups, k *
+    floats], one array after the other, and `updates` those that each group has had.
+    """
 
     weights: Floats
-    momentum: Floats
+    slots: Floats
     window: Window
     records: tuple[RoundRecord, ...] = ()
+    updates: tuple[int, ...] = ()
 
 
 def diverged(number: int, what: str) -> TrainingError:

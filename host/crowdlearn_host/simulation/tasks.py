@@ -25,13 +25,16 @@ class GroupTask:
 
     passes: tuple[Pass, ...]
     weights: Floats
-    momentum: Floats
+    slots: Floats
     learning_rate: float
     accumulate: bool = True
+    updates: int = 0
 
     def run(self, model: GroupModel) -> GroupResult:
         """The group after its passes."""
-        return model.train(self.passes, self.weights, self.momentum, self.learning_rate, self.accumulate)
+        return model.train(
+            self.passes, self.weights, self.slots, self.learning_rate, self.accumulate, self.updates
+        )
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,18 @@ class CohortTask:
     def run(self, model: GroupModel) -> GroupResult:
         """The average of their models, so that one vector travels back for all of them."""
         return model.average(self.devices, self.weights, self.learning_rate)
+
+
+@dataclass(frozen=True)
+class StatisticsTask:
+    """Devices that compute the running statistics of batch norms under these weights, each by one pass."""
+
+    passes: tuple[Pass, ...]
+    weights: Floats
+
+    def run(self, model: GroupModel) -> GroupResult:
+        """The average of their models, which differ in the statistics alone."""
+        return model.statistics(self.passes, self.weights)
 
 
 @dataclass(frozen=True)

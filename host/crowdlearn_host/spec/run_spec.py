@@ -13,11 +13,11 @@ from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_v
 
 from crowdlearn_host.common.toml_files import Location, Section, load_toml, located
 from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.methods.round_schedule import Fall
 from crowdlearn_host.models.names import ModelName
 from crowdlearn_host.planner.problem.rotations import Rotation
 
 from .loss import CROSS_ENTROPY, LossSpec
+from .optimizer import OptimizedSection
 from .privacy import RunPrivacySection
 
 DEFAULT_WIRE: Literal["int8"] = "int8"
@@ -95,12 +95,15 @@ class SharingSection(Section):
     combine: Literal["mean", "trimmed", "median"] = "mean"
 
 
-class TrainingSection(Section):
-    """SGD as torch.optim.SGD defines it. Counts are samples unless said otherwise.
+class TrainingSection(OptimizedSection):
+    """Mini-batches, the loss, the optimizer and its learning rate. Counts are samples unless said otherwise.
 
     Without `micro_batch` the plan's is taken, or else a mini-batch is cut as finely as its messages are
     worth (spec/micro_batch.py): batch norm takes the statistics of a micro-batch. `in_flight` bounds how
-    many are under way at once. `schedule` lowers the learning rate with every sharing, to a hundredth.
+    many are under way at once. `momentum` is that of sgd alone; `betas` and `eps` are adam's and adamw's.
+    `schedule` lowers the learning rate with every sharing: linear and cosine to a hundredth, step by
+    `step_factor` every `step_epochs` epochs; in the first `warmup` mini-batches it rises. `clip_norm` bounds
+    the norm of a mini-batch's gradients over the whole network.
     `wire` is how sums and errors travel between pieces; int8 is rounded up or down at random. With
     `staleness` 1 a mini-batch enters before the one ahead of it has updated the weights, which keeps
     links and devices busy: its gradient is that of the weights before that update. At a pass's end and
@@ -114,10 +117,7 @@ class TrainingSection(Section):
     micro_batch: int | None = Field(None, ge=2)
     in_flight: int = Field(PARTS, ge=1, le=64)
     loss: LossSpec = CROSS_ENTROPY
-    learning_rate: float = Field(0.1, gt=0)
-    schedule: Fall = "constant"
     momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
     seed: int = Field(0, ge=0)
     snapshot_every: int = Field(100, ge=1)
     staleness: int = Field(0, ge=0, le=1)
@@ -247,6 +247,11 @@ class RunSpec(Section):
                 "privacy.sums = 'shares' has one cut, a dominator and a triple of helpers: set group.pieces "
                 "= 4, and leave out plan and min_pieces; further devices are spares"
             )
+        if training.clip_norm:
+            raise ValueError(
+                "privacy.sums = 'shares' clips no gradients, whose norms stay on shares: leave out "
+                "training.clip_norm"
+            )
         if training.staleness or training.micro_batch not in (None, training.batch):
             raise ValueError(
                 "privacy.sums = 'shares' takes whole mini-batches, one after the other: leave out "
@@ -273,7 +278,10 @@ class RunSpec(Section):
 
     def to_toml(self) -> str:
         """Return the description as TOML, with absolute paths, and without what is as it is by default."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_defaults=True, exclude_none=True))
+        values = self.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+        if self.training.optimizer != "sgd":  # whose learning rate is another one by default
+            values["training"]["learning_rate"] = self.training.learning_rate
+        return tomli_w.dumps(values)
 
     @property
     def devices(self) -> int:

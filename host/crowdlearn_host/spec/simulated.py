@@ -12,6 +12,7 @@ from crowdlearn_host.common.toml_files import load_toml, read_toml
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
 
+from .optimizer import OptimizedSection
 from .privacy import PrivacySection
 from .provenance import load_inputs
 from .run_spec import RunSpec
@@ -102,10 +103,7 @@ def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None 
             epochs=training.epochs,
             batch=training.batch,
             loss=training.loss,
-            learning_rate=training.learning_rate,
-            momentum=training.momentum,
-            weight_decay=training.weight_decay,
-            schedule=training.schedule,
+            **{name: getattr(training, name) for name in OptimizedSection.model_fields},
             wire="float32" if on_shares or spec.privacy.private else training.wire,
             staleness=training.staleness,
             micro_batch=0 if on_shares else micro_batch,

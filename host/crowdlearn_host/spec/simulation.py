@@ -9,13 +9,14 @@ from pydantic import Field, model_validator
 from crowdlearn_host.common.toml_files import Location, Section
 from crowdlearn_host.methods.base import SharingStrategy
 from crowdlearn_host.methods.registry import STRATEGIES
-from crowdlearn_host.methods.round_schedule import Fall, renews, share_left
+from crowdlearn_host.methods.round_schedule import renews
 from crowdlearn_host.methods.secure_sharing import check_secure
 from crowdlearn_host.models.names import ModelName
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION, Rotation
 from crowdlearn_host.privacy.dp.budget import Budget
 
 from .loss import CROSS_ENTROPY, LossSpec
+from .optimizer import OptimizedSection
 from .privacy import PrivacySection
 
 
@@ -32,10 +33,10 @@ class PartitionConfig(Section):
     shards: int = Field(default=2, ge=1, le=1000)
 
 
-class TrainingConfig(Section):
-    """Plain mini-batch SGD as torch.optim.SGD defines it.
+class TrainingConfig(OptimizedSection):
+    """Mini-batches, the loss, the optimizer and its learning rate, as phones have them.
 
-    `schedule` lowers the learning rate from round to round: constant, linear or cosine, to a hundredth.
+    `schedule` lowers the learning rate from round to round.
     `wire` is how sums and errors would travel between pieces; its rounding is emulated on
     every partial sum and error that one piece would send another, mini-batches being whole. With `staleness`
     1 a gradient is that of the weights before the last update, but for a pass's first, as phones compute
@@ -46,10 +47,6 @@ class TrainingConfig(Section):
     epochs: int = Field(default=50, ge=1, le=100_000)
     batch: int = Field(default=32, ge=2, le=65_536)
     loss: LossSpec = CROSS_ENTROPY
-    learning_rate: float = Field(default=0.1, gt=0, le=100)
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0, le=1)
-    schedule: Fall = "constant"
     wire: Literal["float32", "float16", "int8"] = "float32"
     staleness: int = Field(default=0, ge=0, le=1)
     micro_batch: int = Field(default=0, ge=-1)
@@ -81,10 +78,16 @@ class SharingConfig(Section):
 
 
 class FedAvgConfig(Section):
-    """Federated averaging: a share of the devices trains the whole model for some epochs each round."""
+    """Federated averaging: a share of the devices trains the whole model for some epochs each round.
+
+    The running statistics of batch norms are those of the averaged weights if `batch_norm` is recompute: the
+    devices of the round compute them again on their own samples, which takes another exchange. With average
+    they are averaged like weights, and lag behind while devices take few steps a round.
+    """
 
     fraction: float = Field(default=1.0, gt=0, le=1)
     local_epochs: int = Field(default=1, ge=1, le=1000)
+    batch_norm: Literal["recompute", "average"] = "recompute"
 
 
 class SimulationConfig(Section):
@@ -107,7 +110,7 @@ class SimulationConfig(Section):
     rotation: Rotation = DEFAULT_ROTATION
     plan: Location | None = None
     partition: PartitionConfig = PartitionConfig()
-    training: TrainingConfig = TrainingConfig()
+    training: TrainingConfig = TrainingConfig.model_validate({})
     sharing: SharingConfig = SharingConfig()
     fedavg: FedAvgConfig = FedAvgConfig()
     privacy: PrivacySection = PrivacySection()
@@ -129,6 +132,8 @@ class SimulationConfig(Section):
             raise ValueError(
                 "privacy.sums = 'shares' needs groups of a dominator and three helpers: group >= 4"
             )
+        if training.clip_norm:
+            raise ValueError("privacy.sums = 'shares' clips no gradients: leave out training.clip_norm")
         if training.wire != "float32" or training.micro_batch or training.staleness:
             raise ValueError(
                 "privacy.sums = 'shares' has a wire of its own, whole mini-batches and no staleness: leave "
@@ -198,9 +203,9 @@ class SimulationConfig(Section):
     @property
     def renews(self) -> bool:
         """True if a sharing replaces a group's whole state."""
-        sharing, momentum = self.sharing, self.training.momentum
-        return self.strategy.windowed and renews(sharing.theta, sharing.tau, momentum, self.groups)
+        sharing, has_slots = self.sharing, self.training.has_slots
+        return self.strategy.windowed and renews(sharing.theta, sharing.tau, has_slots, self.groups)
 
     def rate(self, number: int) -> float:
         """The learning rate of round `number`, counted from 0."""
-        return self.training.learning_rate * share_left(self.training.schedule, number / self.rounds)
+        return self.training.rate_left(number / self.rounds_an_epoch, self.training.epochs)

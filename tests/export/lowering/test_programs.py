@@ -9,11 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from crowdlearn_device.errors import ProgramError
+from crowdlearn_device.optimizers.adam import AdamW
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_export.compiler.compile import Method, compile_program
 from crowdlearn_export.errors import LoweringError, UnsupportedModule
 from crowdlearn_export.lowering.operators import ALLOWED, MISSING_ON_ANDROID, check_operators
 from crowdlearn_export.stages.dropout import masks
+from crowdlearn_export.stages.optimizers import torch_optimizer
 from crowdlearn_export.stages.train_step import train_step
 from executorch.extension.pybindings import _portable_lib
 from reference import assert_compiles
@@ -58,23 +61,28 @@ def test_attention_over_heads_keeps_the_batch_free():
     assert_compiles(function, [torch.randn(5, 4, 6), *weights.values()])
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_train_step_is_sgd(momentum):
+@pytest.mark.parametrize(
+    "optimizer",
+    [Sgd(weight_decay=0.01), Sgd(momentum=0.9, weight_decay=0.01), AdamW(weight_decay=0.01)],
+    ids=["sgd", "momentum", "adamw"],
+)
+def test_train_step_is_the_optimizers(optimizer):
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(2, 4, 3, 2, 1, bias=False), nn.BatchNorm2d(4), nn.ReLU6(), nn.Flatten(), nn.Linear(64, 3)
     )
     x, y = torch.randn(6, 2, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
-    step = train_step(model, F.cross_entropy, x, y, momentum=momentum, weight_decay=0.01)
+    step = train_step(model, F.cross_entropy, x, y, optimizer)
     executor = ExecuTorchExecutor(compile_program([step.method], max_batch=6).pte)
-    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=momentum, weight_decay=0.01)
+    own = torch_optimizer(optimizer, list(model.parameters()), 0.1)
     state = [t.numpy().copy() for t in step.state.values()]
-    for rows in (6, 5, 2):
-        sgd.zero_grad()
+    for number, rows in enumerate((6, 5, 2), 1):
+        own.zero_grad()
         loss = F.cross_entropy(model(x[:rows]), y[:rows])
         loss.backward()
-        sgd.step()
-        given = [*state, x[:rows].numpy(), y[:rows].numpy(), np.array(0.1, np.float32)]
+        own.step()
+        numbers = [np.array(x, np.float32) for x in optimizer.of_step(0.1, number).values()]
+        given = [*state, x[:rows].numpy(), y[:rows].numpy(), *numbers]
         (found,) = executor.run("train_step", given)
         np.testing.assert_allclose(found, loss.item(), rtol=1e-5)
         executor.hold(state)  # from the second step on: the same numbers either way

@@ -8,6 +8,7 @@ from math import prod
 
 import numpy as np
 from crowdlearn_device.errors import ProgramError
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, PieceShape
 from crowdlearn_device.program.ports import layer_methods, loss_method
 from crowdlearn_device.protocol.frames import Array, Floats
@@ -54,8 +55,7 @@ def manifest(owned: Sequence[int], frozen: int = 0) -> Manifest:
     return Manifest(
         program="".join(f"{count:064x}"[-8:] for count in owned),
         max_batch=8,
-        momentum=MOMENTUM,
-        weight_decay=0.0,
+        optimizer=Sgd(momentum=MOMENTUM),
         layers=shape.layers,
         edges=shape.edges,
         arrays=shape.arrays,
@@ -65,7 +65,7 @@ def manifest(owned: Sequence[int], frozen: int = 0) -> Manifest:
 
 def whole() -> Manifest:
     """The whole network's program for inference, which nobody here runs."""
-    return replace(manifest(LAYERS), momentum=0.0, methods=())
+    return replace(manifest(LAYERS), optimizer=Sgd(), methods=())
 
 
 class TinyExecutor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from crowdlearn_device.protocol.frames import MAX_FRAME
+from crowdlearn_device.state.piece_state import MOST_KINDS
 from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.errors import PlanError
 from crowdlearn_host.planner import messages
@@ -43,9 +44,9 @@ def test_sums_that_fit_no_message_are_refused_with_what_to_change() -> None:
 
 
 def test_a_neuron_whose_state_fits_no_message_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "MAX_FRAME", messages.ROOM + 12 * WIDTH)
+    monkeypatch.setattr(messages, "MAX_FRAME", messages.ROOM + 4 * MOST_KINDS * WIDTH)
     check_messages(GRAPH, layout(1), 16, 1)
-    monkeypatch.setattr(messages, "MAX_FRAME", messages.ROOM + 12 * WIDTH - 1)
+    monkeypatch.setattr(messages, "MAX_FRAME", messages.ROOM + 4 * MOST_KINDS * WIDTH - 1)
     with pytest.raises(
         PlanError, match=r"one neuron of layer .* MB at most; narrow the layers that it feeds"
     ):

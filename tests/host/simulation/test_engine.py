@@ -10,7 +10,7 @@ import torch
 from crowdlearn_device.errors import DataError
 from crowdlearn_device.protocol.schedule import dominator_order, mini_batches, pass_order
 from crowdlearn_host.errors import ConfigError, TrainingError
-from crowdlearn_host.methods.index_space import flatten
+from crowdlearn_host.methods.index_space import flatten, unflatten
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.simulation.engine import global_weights, run, start
 from crowdlearn_host.simulation.setting import Setting
@@ -116,12 +116,33 @@ def test_a_window_of_all_whole_models_is_federated_averaging(crowd: Crowd) -> No
         sharing={"theta": 1, "tau": 0},
         training={"epochs": 2, "batch": 11, "momentum": 0},
     )
-    averaged = crowd(method="fedavg", training={"epochs": 2, "batch": 11, "momentum": 0})
+    averaged = crowd(
+        method="fedavg",
+        training={"epochs": 2, "batch": 11, "momentum": 0},
+        fedavg={"batch_norm": "average"},
+    )
     np.testing.assert_allclose(
         global_weights(whole, simulated(whole)),
         global_weights(averaged, simulated(averaged)),
         atol=1e-5,
     )
+
+
+def test_statistics_of_averaged_weights_are_those_of_all_their_devices(crowd: Crowd) -> None:
+    """After few steps averaged statistics still hold half of what they began with."""
+    training = {"epochs": 1, "batch": 33, "momentum": 0, "learning_rate": 0.5}
+    setting = crowd(method="fedavg", training=training)
+    state = simulated(setting)
+    model = build_model(setting.config.model, setting.config.seed)
+    model.load_state_dict(unflatten(state.weights[0], model.state_dict()))
+    first = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d))
+    entered: list[torch.Tensor] = []
+    first.register_forward_hook(lambda module, given, out: entered.append(given[0]))
+    with torch.no_grad():
+        model.eval()(torch.from_numpy(setting.workload.inputs))
+    torch.testing.assert_close(first.running_mean, entered[0].mean(0), rtol=1e-3, atol=1e-4)
+    lagging = simulated(crowd(method="fedavg", training=training, fedavg={"batch_norm": "average"}))
+    assert (state.records[-1].accuracy or 0) > (lagging.records[-1].accuracy or 0)
 
 
 def test_federated_averaging_of_a_part_of_the_devices_learns(crowd: Crowd) -> None:

@@ -39,7 +39,7 @@ def test_two_nodes_give_the_same_bits_as_one_process(cluster: object, crowd: Cal
 def test_a_worker_killed_at_work_changes_nothing(cluster: object, crowd: Callable[..., Setting]) -> None:
     setting = crowd()
     initial = start(setting)
-    task = GroupTask(tuple(Pass(d, 0) for d in range(12)) * 60, initial.weights[0], initial.momentum[0], 0.01)
+    task = GroupTask(tuple(Pass(d, 0) for d in range(12)) * 60, initial.weights[0], initial.slots[0], 0.01)
     with RayTasks(setting.workload) as workers, ThreadPoolExecutor(1) as thread:
         running = thread.submit(lambda: list(workers.each([task, task])))
         killed = 0

@@ -50,6 +50,14 @@ class Wire(StrEnum):
     int8 = "int8"
 
 
+class OptimizerName(StrEnum):
+    """The names of optimizers."""
+
+    sgd = "sgd"
+    adam = "adam"
+    adamw = "adamw"
+
+
 class Rotate(StrEnum):
     """The state that moves at a shuffle."""
 
@@ -76,6 +84,9 @@ def plan(
         int, typer.Option(min=0, max=1, help="1: mini-batches overlap, which takes memory.")
     ] = TRAINING.staleness,
     momentum: Annotated[bool, typer.Option(help="Whether SGD keeps momentum.")] = TRAINING.momentum > 0,
+    optimizer: Annotated[
+        OptimizerName, typer.Option(help="The optimizer: adam and adamw keep two arrays beside each.")
+    ] = OptimizerName(TRAINING.optimizer),
     wire: Annotated[Wire, typer.Option(help="Numbers on the wire.")] = Wire(TRAINING.wire),
     rotation: Annotated[Rotate, typer.Option(help="What moves at a shuffle.")] = Rotate(DEFAULT_ROTATION),
     theta: Annotated[
@@ -113,6 +124,7 @@ def plan(
         micro_batch = unless_given("micro_batch", micro_batch, training_of.micro_batch or 0)
         staleness = unless_given("staleness", staleness, training_of.staleness)
         momentum = unless_given("momentum", momentum, training_of.momentum > 0)
+        optimizer = unless_given("optimizer", optimizer, OptimizerName(training_of.optimizer))
         wire = unless_given("wire", wire, Wire(training_of.wire))
         rotation = unless_given("rotation", rotation, Rotate(spec.group.rotation or DEFAULT_ROTATION))
         theta = unless_given("theta", theta, sharing_of.theta)
@@ -133,6 +145,7 @@ def plan(
     with document(as_json) as tell:
         with Working(terminal(stderr=True), f"reading {model}") as working:
             import torch
+            from crowdlearn_device.optimizers.registry import typical
             from crowdlearn_export.doctor.verdict import trainable_graph
             from crowdlearn_export.losses.registry import make_loss
 
@@ -153,6 +166,7 @@ def plan(
                 micro_batch=min(micro_batch, batch) or usual,
                 in_flight=TRAINING.in_flight,
                 momentum=momentum,
+                optimizer=optimizer.value,
                 rotation=rotation.value,
                 theta=theta,
                 wire=numbers,
@@ -172,7 +186,12 @@ def plan(
                         working.step(what, number, of)
 
                     known = footprint(
-                        graph, rows, cache_home() / "footprints", regions=regions, on_layer=on_layer
+                        graph,
+                        rows,
+                        cache_home() / "footprints",
+                        regions=regions,
+                        on_layer=on_layer,
+                        optimizer=typical(optimizer.value, momentum=True),
                     )
                 working.step(f"searching for the plan, for at most {seconds:.0f} processor seconds")
                 return known if capped else None

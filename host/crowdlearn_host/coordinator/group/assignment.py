@@ -78,6 +78,7 @@ class Assignment:
             snapshot_every=settings.snapshot_every,
             wire=settings.wire_type,  # type: ignore[arg-type]
             rank=settings.theta < 1,
+            warmup=settings.warmup,
             staleness=settings.staleness,
             least_rows=settings.least_rows,
             secret_order=settings.secret_order,

@@ -38,7 +38,8 @@ class Settings:
     """The task of a group. `fallbacks` cut the network into fewer pieces, for when devices are missing;
     the rotation is the plan's, and so are `turns`, where it names who holds the pieces under a dominator (the
     first of each). Devices share after `every` passes (0: after an epoch), and the learning rate falls with
-    every sharing as `fall` says. A group that is not `alone` takes the global model's weights at the
+    every sharing as `fall` says, after it has risen in `warmup` mini-batches.
+    A group that is not `alone` takes the global model's weights at the
     beginning of every round; where sharing `renews` all of them, no state moves between devices then. No
     part of a pass has fewer samples than `least_rows`, and so no device. With `whole_program`, the hash of
     the whole network's program, every device gets the group's model at the end. `takers` are the devices that
@@ -69,6 +70,9 @@ class Settings:
     fallbacks: tuple[Cut, ...] = ()
     turns: tuple[tuple[int, ...], ...] = ()
     fall: Fall = "constant"
+    step_epochs: int = 0
+    step_factor: float = 0.1
+    warmup: int = 0
     every: int = 0
     theta: float = 1.0
     shared_type: int = pb.FLOAT32
@@ -95,7 +99,8 @@ class Settings:
         """The learning rate of the round that begins when `shared` of the epoch's `passes` were shared."""
         rounds = rounds_an_epoch(passes, self.every)
         done = epoch + (shared // self.every if self.every else 0) / rounds
-        return self.learning_rate * share_left(self.fall, done / self.epochs)
+        steps = int(done / self.step_epochs) if self.step_epochs else 0
+        return self.learning_rate * share_left(self.fall, done / self.epochs, steps, self.step_factor)
 
     @property
     def cuts(self) -> tuple[Cut, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-PURPOSES = ("control", "activation", "error", "shuffle", "sharing", "recovery", "model")
+PURPOSES = ("control", "activation", "error", "shuffle", "sharing", "recovery", "model", "norm")
 CONTROL = PURPOSES.index("control")
 
 

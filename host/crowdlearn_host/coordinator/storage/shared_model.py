@@ -22,7 +22,7 @@ from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.sharing.selection import CHUNK_WEIGHTS, Stretch, stretches
 from crowdlearn_device.sharing.update import Indices, Limits, Update, decode_update, encode_update
 from crowdlearn_device.sharing.update_values import ValueType
-from crowdlearn_device.state.piece_state import KINDS, MAX_HEADER, Neurons, state_parts
+from crowdlearn_device.state.piece_state import MAX_HEADER, MOST_KINDS, Neurons, state_parts
 
 from crowdlearn_host.coordinator.group.effects import Merge
 from crowdlearn_host.coordinator.group.restore_points import Place
@@ -78,7 +78,7 @@ class SharedModel:
         """More than any piece's sealed state has: float32, each in every kind, and as much again around
         them.
         """
-        return 2 * (4 * len(KINDS) * len(self.initial) + MAX_HEADER)
+        return 2 * (4 * MOST_KINDS * len(self.initial) + MAX_HEADER)
 
     @property
     def window(self) -> Window:

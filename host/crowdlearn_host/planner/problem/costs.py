@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, log2, prod
 
+from crowdlearn_device.optimizers.registry import Kind, typical
 from crowdlearn_export.graph.memory_curves import Footprint
 from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
@@ -42,12 +43,18 @@ class Training:
     micro_batch: int = 8
     in_flight: int = 32
     momentum: bool = False
+    optimizer: Kind = "sgd"
     rotation: Rotation = DEFAULT_ROTATION
     theta: float = 0.5
     wire: WireFormat = WireFormat()
     staleness: int = 0
     snapshot_every: int = 100
     value_bytes: float = float(FLOAT)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The arrays that the optimizer keeps beside each array of weights."""
+        return typical(self.optimizer, momentum=self.momentum).slots
 
     @property
     def samples_kept(self) -> int:
@@ -129,7 +136,7 @@ def costs(graph: NeuronGraph, training: Training, footprint: Footprint | None = 
     """
     members = bundles(graph)
     ranked = training.theta < 1
-    copies = 1 + training.momentum + ranked
+    copies = 1 + len(training.slots) + ranked
     rows = training.samples_kept
     each, memory = [], []
     for layers in members:
@@ -158,7 +165,7 @@ def costs(graph: NeuronGraph, training: Training, footprint: Footprint | None = 
             if not spec.frozen
         ),
         FLOAT * first.neurons * first.sum_floats,
-        state_overhead(graph, members, momentum=training.momentum, ranked=ranked),
+        state_overhead(graph, members, slots=training.slots, ranked=ranked),
     )
 
 

@@ -13,7 +13,7 @@ from crowdlearn_device.protocol.sizes import TAG_BYTES, websocket_bytes
 from crowdlearn_device.sharing.selection import CHUNK_WEIGHTS
 from crowdlearn_device.sharing.update import Update, encode_update
 from crowdlearn_device.sharing.update_values import ValueType
-from crowdlearn_device.state.piece_state import DIGEST_BYTES, KINDS, Header, PieceState
+from crowdlearn_device.state.piece_state import DIGEST_BYTES, VALUE, Header, PieceState, kinds_of
 from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 
@@ -35,13 +35,13 @@ class StateOverhead:
 
 
 def state_overhead(
-    graph: NeuronGraph, members: Sequence[Sequence[int]], *, momentum: bool, ranked: bool
+    graph: NeuronGraph, members: Sequence[Sequence[int]], *, slots: Sequence[str], ranked: bool
 ) -> StateOverhead:
     """Measure it for a network whose bundles have these layers."""
-    kinds = [kind for kind, kept in zip(KINDS, (True, momentum, ranked), strict=True) if kept]
+    kinds = kinds_of(slots, rank=ranked)
     arrays: defaultdict[int, dict[str, Floats]] = defaultdict(dict)
     for spec in array_specs(graph):
-        for kind in kinds if spec.trained else KINDS[:1]:
+        for kind in kinds if spec.trained else (VALUE,):
             arrays[spec.layer][f"{kind}/{spec.name}"] = np.zeros((1, *spec.shape), np.float32)
     moved = [sum(_moved(arrays[layer]) for layer in layers) for layers in members]
     stored = [sum(_stored(layer, arrays[layer]) for layer in layers) for layers in members]

@@ -71,7 +71,7 @@ class Case:
         if key not in self._rehearsed:
             data = self.gallery if name == "gallery" else self.own
             weights = self.weights("stale" if stale else "interpolated", -1, 0.5)
-            at = Moment(weights, self.last.before.momentum)
+            at = Moment(weights, self.last.before.slots)
             self._rehearsed[key] = rehearse(self.recipe, at, data, epoch=1 << 20, device=0, learning=False)
         return self._rehearsed[key]
 
@@ -125,6 +125,7 @@ def recipe_of(prepared: Prepared) -> Recipe:
         snapshot_every=training.snapshot_every,
         wire=WIRE[training.wire],
         staleness=training.staleness,
+        warmup=training.warmup,
         least_rows=prepared.graph.least_rows,
         secret_order=prepared.config.secret_order,
         shares=prepared.config.privacy.sums == "shares",
@@ -211,7 +212,8 @@ def first_moment(prepared: Prepared) -> Moment:
 
 
 def moment_of(prepared: Prepared, values: Arrays) -> Moment:
-    """The group with these weights and, if the optimizer keeps it, no momentum yet."""
-    kept = prepared.config.training.momentum > 0
-    trained = {spec.name for spec in array_specs(prepared.graph) if spec.trained and kept}
-    return Moment(values, {name: np.zeros_like(x) for name, x in values.items() if name in trained})
+    """The group with these weights, before its optimizer has kept anything."""
+    trained = {spec.name for spec in array_specs(prepared.graph) if spec.trained}
+    slots = prepared.config.training.rule.slots
+    zeros = {slot: {n: np.zeros_like(x) for n, x in values.items() if n in trained} for slot in slots}
+    return Moment(values, zeros)

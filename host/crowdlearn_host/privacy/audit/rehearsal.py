@@ -53,10 +53,10 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Moment:
-    """A group between two mini-batches: values and, where the optimizer keeps it, momentum."""
+    """A group between two mini-batches: values, and what the optimizer keeps, by slot."""
 
     values: Arrays
-    momentum: Arrays
+    slots: Mapping[str, Arrays]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _piece_state(graph: NeuronGraph, neurons: Sequence[tuple[int, int]], moment:
         a, b = neurons[spec.layer]
         if b > a:
             part = layers.setdefault(spec.layer, {})
-            for kind, arrays in (("value", moment.values), ("momentum", moment.momentum)):
+            for kind, arrays in {"value": moment.values, **moment.slots}.items():
                 if spec.name in arrays:
                     part[f"{kind}/{spec.name}"] = np.array(arrays[spec.name][a:b])
     return PieceState(tuple(neurons), layers)
@@ -150,8 +150,10 @@ def _merged(states: Sequence[PieceState]) -> Moment:
             for key, array in arrays.items():
                 parts.setdefault(key, []).append(array)
     whole = {key: np.concatenate(arrays) for key, arrays in parts.items()}
-    kinds = [
-        {key.removeprefix(kind): array for key, array in whole.items() if key.startswith(kind)}
-        for kind in ("value/", "momentum/")
-    ]
-    return Moment(*kinds)
+    kinds: dict[str, dict[str, Floats]] = {}
+    for key, array in whole.items():
+        kind, _, name = key.partition("/")
+        kinds.setdefault(kind, {})[name] = array
+    values = kinds.pop("value")
+    kinds.pop("gradient", None)
+    return Moment(values, dict(kinds))

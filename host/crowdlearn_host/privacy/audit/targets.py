@@ -44,6 +44,6 @@ def prepared_of(
     prepared = prepare(config, lambda event, told: on_progress(event))
     moment = first_moment(prepared)
     if state is not None:
-        moment = Moment(arrays_of(prepared.graph, state, prepared.plan.order), moment.momentum)
+        moment = Moment(arrays_of(prepared.graph, state, prepared.plan.order), moment.slots)
         prepared.model.load_state_dict(state)
     return prepared, moment

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from crowdlearn_device.data.dataset import Dataset, as_targets
+from crowdlearn_device.protocol.targets import IGNORED
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import CROSS_ENTROPY
 from crowdlearn_export.tracing.whole import sample_dtype
@@ -18,6 +19,8 @@ from crowdlearn_host.errors import RunError
 from .metrics import measured
 
 BATCH = 1024
+SMALL = 1e-12
+"""In place of nothing that counts, where it divides."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,20 @@ def evaluate(
             )
     except (RuntimeError, IndexError) as error:
         raise RunError(f"the model does not fit these weights or this data: {error}") from error
-    outputs = scores.shape[1]
-    spec = loss.targets(outputs)
-    targets = as_targets(data.labels, spec, outputs, "the test data")
+    spec = loss.targets(*scores.shape[1:])
+    targets = as_targets(data.labels, spec, scores.shape[-1], "the test data")
     pairs = (
         (torch.from_numpy(each[start : start + BATCH]) for each in (scores, targets))
         for start in range(0, len(data), BATCH)
     )
     summed = sum(float(loss.reference(found, wanted)) for found, wanted in pairs)
+    mean = summed / max(spec.weight(targets), SMALL)
+    if spec.are_sequences:
+        scores, targets = scores.reshape(-1, scores.shape[-1]), targets.reshape(-1)
+        scores, targets = scores[targets != IGNORED], targets[targets != IGNORED]
     metrics = measured(spec, scores, targets)
     if not spec.are_classes:
-        return Evaluation(len(data), summed / len(data), None, (), metrics)
-    samples, correct = np.bincount(data.labels), np.bincount(data.labels, scores.argmax(1) == data.labels)
+        return Evaluation(len(data), mean, None, (), metrics)
+    samples, correct = np.bincount(targets), np.bincount(targets, scores.argmax(1) == targets)
     classes = (ClassResult(int(n), int(k)) for n, k in zip(samples, correct, strict=True))
-    return Evaluation(len(data), summed / len(data), metrics["accuracy"], tuple(classes), metrics)
+    return Evaluation(len(data), mean, metrics["accuracy"], tuple(classes), metrics)

@@ -13,9 +13,9 @@ from crowdlearn_host.planner.plan import Plan
 from crowdlearn_host.planner.problem.fleet import DeviceClass
 
 COMPUTE = "compute"
-RADIO = ("activation", "error", "shuffle", "sharing", "recovery", "model", "control")
-BESIDE = ("model", "control")
-"""Purposes that no plan foretells: keeping the model, programs and the protocol's own messages."""
+RADIO = ("activation", "error", "shuffle", "sharing", "recovery", "model", "norm", "control")
+BESIDE = ("model", "norm", "control")
+"""Purposes that no plan foretells: keeping the model, clipping, programs and the protocol's own messages."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,22 @@ class MacroF1(_OfClasses):
         return float(np.mean([_f1(guesses == each, targets == each) for each in np.unique(targets)]))
 
 
+class Perplexity(_OfClasses):
+    """The exponential of the mean cross-entropy of a position."""
+
+    name = "perplexity"
+
+    @classmethod
+    def fits(cls, spec: TargetSpec) -> bool:
+        return spec.are_sequences
+
+    @classmethod
+    def of(cls, scores: Scores, targets: Targets) -> float:
+        shifted = scores.astype(np.float64) - scores.max(1, keepdims=True)
+        told = shifted[np.arange(len(targets)), targets] - np.log(np.exp(shifted).sum(1))
+        return float(np.exp(-told.mean()))
+
+
 class LabelAccuracy(_OfLabels):
     """The share of labels that are told right."""
 
@@ -150,6 +166,7 @@ METRICS: tuple[type[Metric], ...] = (
     Accuracy,
     BalancedAccuracy,
     MacroF1,
+    Perplexity,
     LabelAccuracy,
     LabelF1,
     LabelAuc,

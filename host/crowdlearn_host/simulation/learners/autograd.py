@@ -1,4 +1,4 @@
-"""SGD of any network, as torch.optim.SGD defines it."""
+"""Training of any network, by the optimizers that devices have."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from crowdlearn_device.optimizers.clipping import clipping, square
 from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_device.protocol.schedule import warmed
 from crowdlearn_export.graph.freezing import resting_modules, to_training
 from crowdlearn_export.losses.registry import make_loss
 from torch import Tensor, nn
@@ -17,6 +19,9 @@ from .on_shares import put_on_shares
 from .rounding import round_sums
 from .sparse_inputs import Indices
 from .workload import Pass, Workload
+
+SMALL = 1e-12
+"""In place of nothing that counts, where it divides."""
 
 
 class ByAutograd:
@@ -36,7 +41,8 @@ class ByAutograd:
         own = dict(model.named_parameters())
         trained = [entry for entry in layout if entry.name in own and own[entry.name].requires_grad]
         self._parameters = [own[entry.name] for entry in trained]
-        self._trained = trained
+        self._stretches = _stretches(trained)
+        self._optimizer = workload.config.training.rule
         for entry in layout:
             view = self._view(self.vector, entry)
             if entry.name in own:
@@ -53,16 +59,23 @@ class ByAutograd:
         """The inverse of `entered`, as a copy. It is float32 [floats]."""
         return own.copy()
 
-    def train(self, passes: Sequence[Pass], rate: float, momentum: Floats, accumulated: Floats) -> float:
-        """SGD through all `passes`, of `vector` in place; the loss summed over samples.
+    def train(
+        self, passes: Sequence[Pass], rate: float, slots: Floats, accumulated: Floats, updates: int = 0
+    ) -> float:
+        """Train through all `passes`, `vector` in place; the loss summed over samples.
 
-        `momentum` moves along, and |gradient| is added to `accumulated`; each is empty if there is none.
-        Vectors are float32 [floats].
+        `slots` change along, float32 [k * floats], after so many `updates`, and |gradient| is added to
+        `accumulated`, float32 [floats]; each is empty if there is none.
         """
         to_training(self._model, self._resting)
         self._noise.manual_seed(_noise_seed(self._workload.config.seed, passes[0]))
-        velocities, sums = self._parts(momentum), self._parts(accumulated)
-        return sum(self._pass(each, rate, velocities, sums) for each in passes)
+        kept = [self._stretched(slots[start : start + len(self.vector)]) for start in self._starts(slots)]
+        sums = self._stretched(accumulated) if len(accumulated) else []
+        loss = 0.0
+        for each in passes:
+            loss += self._pass(each, rate, kept, sums, updates)
+            updates += len(self._workload.order(each)[1])
+        return loss
 
     def classify(self, flat: Floats, tested: range) -> Indices:
         """The classes of these test samples, by running statistics; `vector` becomes `flat`.
@@ -86,56 +99,96 @@ class ByAutograd:
         test = self._workload.test
         with torch.no_grad():
             scores = self._model(self._workload.samples_of(test.inputs[tested]))
-            return float(self._loss.reference(scores, torch.from_numpy(test.labels[tested])))
+            labels = test.labels[tested]
+            mean = float(self._loss.reference(scores, torch.from_numpy(labels)))
+            return mean * len(tested) / max(self._workload.targets.weight(labels), SMALL)
 
     def _view(self, vector: Floats, entry: FlatEntry) -> Tensor:
         return torch.from_numpy(vector[entry.start : entry.stop]).view(entry.shape)
 
-    def _parts(self, vector: Floats) -> list[Tensor]:
-        """Return what a vector like `vector` has of the trained parameters; nothing where it is empty."""
-        return [self._view(vector, entry) for entry in self._trained] if len(vector) else []
+    def _starts(self, slots: Floats) -> range:
+        return range(0, len(slots), len(self.vector))
 
-    def _pass(self, each: Pass, rate: float, velocities: list[Tensor], sums: list[Tensor]) -> float:
+    def _stretched(self, vector: Floats) -> list[Tensor]:
+        """Return what a vector like `vector` has of the trained parameters, in stretches."""
+        return [torch.from_numpy(vector[start:stop]) for start, stop, _ in self._stretches]
+
+    def _pass(
+        self, each: Pass, rate: float, kept: list[list[Tensor]], sums: list[Tensor], updates: int
+    ) -> float:
         """With staleness the model lags one update behind the newest weights."""
         workload, training = self._workload, self._workload.config.training
-        parameters = [parameter.data for parameter in self._parameters]
-        newest = [parameter.clone() for parameter in parameters] if training.staleness else parameters
+        weights = self._stretched(self.vector)
+        newest = [part.clone() for part in weights] if training.staleness else weights
         rows, batches = workload.order(each)
         at = workload.devices[each.device][rows]
         inputs, labels = workload.samples_of(workload.inputs[at]), torch.from_numpy(workload.labels[at])
         loss_sum = 0.0
-        for batch in batches:
+        for number, batch in enumerate(batches, updates + 1):
             loss, gradients = self._gradients(workload.parts(batch), inputs, labels)
             loss_sum += loss
-            steps = gradients
+            slopes = self._joined(gradients)
             if training.staleness:
-                torch._foreach_copy_(parameters, newest)
-            if training.weight_decay:
-                steps = list(torch._foreach_add(steps, newest, alpha=training.weight_decay))
-            if velocities:
-                torch._foreach_mul_(velocities, training.momentum)
-                torch._foreach_add_(velocities, steps)
-                steps = velocities
-            torch._foreach_add_(newest, steps, alpha=-rate)
+                torch._foreach_copy_(weights, newest)
+            self._descend(newest, slopes, kept, warmed(rate, number, training.warmup), number)
             if sums:
-                torch._foreach_abs_(gradients)
-                torch._foreach_add_(sums, gradients)
+                torch._foreach_abs_(slopes)
+                torch._foreach_add_(sums, slopes)
         if training.staleness:
-            torch._foreach_copy_(parameters, newest)
+            torch._foreach_copy_(weights, newest)
         return loss_sum
+
+    def _joined(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients by parameter as those of stretches."""
+        parts = iter(gradients)
+        return [torch.cat([next(parts).reshape(-1) for _ in range(count)]) for *_, count in self._stretches]
+
+    def _descend(
+        self,
+        weights: Sequence[Tensor],
+        slopes: Sequence[Tensor],
+        kept: Sequence[Sequence[Tensor]],
+        rate: float,
+        number: int,
+    ) -> None:
+        """Update `number`, in place."""
+        optimizer = self._optimizer
+        numbers = {name: np.float32(x).item() for name, x in optimizer.of_step(rate, number).items()}
+        factor = 1.0
+        if optimizer.clip_norm:
+            factor = clipping([square(slope.numpy() for slope in slopes)], optimizer.clip_norm)
+        for at, (weight, slope) in enumerate(zip(weights, slopes, strict=True)):
+            arrays = weight, *(slot[at] for slot in kept)
+            step = optimizer.step(weight, slope if factor == 1 else slope * factor, arrays[1:], numbers)
+            for old, new in zip(arrays, step, strict=True):
+                old.copy_(new)
 
     def _gradients(
         self, parts: Sequence[slice], inputs: Tensor, labels: Tensor
     ) -> tuple[float, list[Tensor]]:
         """The loss of a mini-batch, summed over its samples, and the gradients of its mean, part by part."""
         rows = parts[-1].stop - parts[0].start
+        counted = labels[parts[0].start : parts[-1].stop].numpy()
+        weight = max(self._workload.targets.weight(counted), SMALL)
         summed, gradients = 0.0, list[Tensor]()
         for part in parts:
             loss = self._loss.reference(self._model(inputs[part]), labels[part])
             summed += loss.item()
-            each = torch.autograd.grad(loss / rows, self._parameters)
+            each = torch.autograd.grad(loss / weight, self._parameters)
             gradients = list(torch._foreach_add(gradients, each)) if gradients else list(each)
-        return summed, gradients
+        return summed * rows / weight, gradients
+
+
+def _stretches(trained: Sequence[FlatEntry]) -> list[tuple[int, int, int]]:
+    """Return begin, end and number of parameters that lie side by side, of each such stretch."""
+    found: list[tuple[int, int, int]] = []
+    for entry in trained:
+        if found and found[-1][1] == entry.start:
+            start, _, count = found[-1]
+            found[-1] = start, entry.stop, count + 1
+        else:
+            found.append((entry.start, entry.stop, 1))
+    return found
 
 
 def _noise_seed(seed: int, first: Pass) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.protocol.frames import Floats
 from torch import nn
 
@@ -30,7 +31,7 @@ class DenseLearner:
     def of(cls, model: nn.Module, layout: Sequence[FlatEntry], workload: Workload) -> DenseLearner | None:
         """None if the network is no such chain, or its steps are other than plain."""
         training = workload.config.training
-        plain = not (training.momentum or training.weight_decay or training.staleness)
+        plain = training.rule == Sgd() and not (training.staleness or training.warmup)
         whole = not training.micro_batch or workload.least_rows == 1  # only batch norm tells the difference
         plain = plain and training.loss == CROSS_ENTROPY
         rounded = training.wire != "float32" or workload.config.privacy.masked_fraction > 0
@@ -39,8 +40,10 @@ class DenseLearner:
         chain = DenseChain.of(model, layout, _flattened(workload.inputs))
         return cls(chain, workload) if chain else None
 
-    def train(self, passes: Sequence[Pass], rate: float, momentum: Floats, accumulated: Floats) -> float:
-        """Train as ByAutograd does; there is no momentum. Vectors are float32 [floats]."""
+    def train(
+        self, passes: Sequence[Pass], rate: float, slots: Floats, accumulated: Floats, updates: int = 0
+    ) -> float:
+        """Train as ByAutograd does; there are no slots. Vectors are float32 [floats]."""
         return self._chain.train(map(self._fed, passes), rate, accumulated)
 
     def classify(self, flat: Floats, tested: range) -> Indices:

@@ -1,4 +1,4 @@
-"""What a group computes between two sharings: SGD, pass by pass.
+"""What a group computes between two sharings, pass by pass.
 
 Slicing changes where a number is computed, not the number, so a simulated group is one model trained by its
 dominators in turn.
@@ -12,9 +12,12 @@ from math import isfinite
 from typing import Protocol
 
 import numpy as np
+import torch
 from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_export.graph.freezing import resting_modules
+from torch import nn
 
-from crowdlearn_host.methods.index_space import flat_layout, flatten
+from crowdlearn_host.methods.index_space import flat_layout, flatten, unflatten
 from crowdlearn_host.models.named import build_model
 
 from . import kernels
@@ -27,13 +30,16 @@ from .workload import Pass, Workload
 
 @dataclass(frozen=True)
 class GroupResult:
-    """Weights, momentum and |gradient| sums after the passes, each empty if there is none."""
+    """Weights, what the optimizer keeps, and |gradient| sums after the passes, each empty if there is none;
+    and how many updates the weights have had.
+    """
 
     weights: Floats
-    momentum: Floats
+    slots: Floats
     accumulated: Floats
     loss: float
     samples: int
+    updates: int = 0
 
     @property
     def finite(self) -> bool:
@@ -50,7 +56,9 @@ class Learner(Protocol):
 
     def left(self, own: Floats) -> Floats: ...
 
-    def train(self, passes: Sequence[Pass], rate: float, momentum: Floats, accumulated: Floats) -> float: ...
+    def train(
+        self, passes: Sequence[Pass], rate: float, slots: Floats, accumulated: Floats, updates: int = 0
+    ) -> float: ...
 
     def classify(self, flat: Floats, tested: range) -> Indices: ...
 
@@ -73,19 +81,27 @@ class GroupModel:
             self._learner = dense or ByAutograd(model, layout, workload)
 
     def train(
-        self, passes: Sequence[Pass], weights: Floats, momentum: Floats, rate: float, accumulate: bool
+        self,
+        passes: Sequence[Pass],
+        weights: Floats,
+        slots: Floats,
+        rate: float,
+        accumulate: bool,
+        updates: int = 0,
     ) -> GroupResult:
-        """A group after its passes, from these weights and this momentum (empty if training has none).
+        """A group after its passes, from these weights and what the optimizer keeps after so many `updates`
+        (empty if it keeps nothing).
 
         `accumulate` asks for |gradient| summed per weight. Vectors are float32 [floats].
         """
         learner, samples = self._learner, sum(map(self._workload.samples, passes))
         learner.vector[:] = learner.entered(weights)
-        velocity = momentum.copy()
+        kept = slots.copy()
         accumulated = np.zeros(len(weights) if accumulate else 0, np.float32)
-        loss = learner.train(passes, rate, velocity, accumulated) / max(samples, 1)
+        loss = learner.train(passes, rate, kept, accumulated, updates) / max(samples, 1)
+        updates += sum(len(self._workload.order(each)[1]) for each in passes)
         sums = learner.left(accumulated) if accumulate else accumulated
-        return GroupResult(learner.left(learner.vector), velocity, sums, loss, samples)
+        return GroupResult(learner.left(learner.vector), kept, sums, loss, samples, updates)
 
     def average(self, devices: Sequence[Sequence[Pass]], weights: Floats, rate: float) -> GroupResult:
         """The mean, by samples, of the models that each of the devices trains alone from these weights.
@@ -93,16 +109,48 @@ class GroupModel:
         Vectors are float32 [floats].
         """
         learner, samples = self._learner, [sum(map(self._workload.samples, passes)) for passes in devices]
-        momentum, nothing = bool(self._workload.config.training.momentum), np.zeros(0, np.float32)
+        slots, nothing = len(self._workload.config.training.rule.slots), np.zeros(0, np.float32)
         start, loss = learner.entered(weights), 0.0
         total = np.zeros_like(start)
         for passes, own in zip(devices, samples, strict=True):
             learner.vector[:] = start
-            loss += learner.train(passes, rate, np.zeros(len(start) * momentum, np.float32), nothing)
+            loss += learner.train(passes, rate, np.zeros(len(start) * slots, np.float32), nothing)
             kernels.move(total, learner.vector, nothing, np.float32(own / sum(samples)), np.float32(0))
         for part in self._frozen:
             total[part] = start[part]  # as it is: a mean of equal numbers may be rounded
         return GroupResult(learner.left(total), nothing, nothing, loss / sum(samples), sum(samples))
+
+    def statistics(self, passes: Sequence[Pass], weights: Floats) -> GroupResult:
+        """The mean, by samples, of a model of these weights whose batch norms have each pass's statistics:
+        means over its mini-batches, nothing being dropped.
+
+        `weights` are float32 [floats].
+        """
+        config, samples = self._workload.config, [self._workload.samples(each) for each in passes]
+        model = build_model(config.model, config.seed)
+        model.load_state_dict(unflatten(weights, model.state_dict()))
+        model.eval()
+        resting = resting_modules(model)
+        norms = [
+            module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and name not in resting
+        ]
+        total = np.zeros(len(weights))
+        for each, count in zip(passes, samples, strict=True):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # a mean over all batches
+                norm.train()
+            rows, batches = self._workload.order(each)
+            at = self._workload.devices[each.device][rows]
+            inputs = self._workload.samples_of(self._workload.inputs[at])
+            with torch.no_grad():
+                for batch in batches:
+                    model(inputs[batch])
+            total += flatten(model.state_dict()) * np.float64(count / sum(samples))
+        nothing = np.zeros(0, np.float32)
+        return GroupResult(total.astype(np.float32), nothing, nothing, 0.0, sum(samples))
 
     def tested(self, weights: Floats, tested: range) -> float:
         """Return how many of these test samples a model of these weights gets right, by its running
@@ -120,6 +168,6 @@ def warm_up(workload: Workload) -> None:
     few = replace(workload, devices=(workload.devices[0][:rows],))
     model = GroupModel(few)
     weights = flatten(build_model(workload.config.model, workload.config.seed).state_dict())
-    momentum = np.zeros_like(weights) if workload.config.training.momentum else np.zeros(0, np.float32)
-    model.train((Pass(0, 0),), weights, momentum, 0.0, accumulate=True)
+    slots = np.zeros(len(weights) * len(workload.config.training.rule.slots), np.float32)
+    model.train((Pass(0, 0),), weights, slots, 0.0, accumulate=True)
     model.tested(weights, range(min(len(workload.test), rows)))

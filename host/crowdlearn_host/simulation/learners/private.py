@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from crowdlearn_device.protocol.schedule import warmed
 from torch import Tensor
 
 from crowdlearn_host.privacy.dp.dp_sgd import DPStep
@@ -19,7 +20,9 @@ class ByDPSGD(ByAutograd):
     simulation repeats itself; a device would draw them from a secret.
     """
 
-    def _pass(self, each: Pass, rate: float, velocities: list[Tensor], sums: list[Tensor]) -> float:
+    def _pass(
+        self, each: Pass, rate: float, kept: list[list[Tensor]], sums: list[Tensor], updates: int
+    ) -> float:
         workload, training = self._workload, self._workload.config.training
         own = workload.devices[each.device]
         if not len(own):
@@ -32,20 +35,16 @@ class ByDPSGD(ByAutograd):
         generator = torch.Generator().manual_seed(int(draws.generate_state(1)[0]))
         inputs = workload.samples_of(workload.inputs[own])
         labels = torch.from_numpy(workload.labels[own])
-        parameters = [parameter.data for parameter in self._parameters]
-        for _ in range(budget.steps(count)):
+        weights = self._stretched(self.vector)
+        for number in range(updates + 1, updates + 1 + budget.steps(count)):
             chosen = torch.rand(count, generator=generator) < chance
             gradients = step.gradients(
                 self._model, self._loss.reference, inputs[chosen], labels[chosen], generator
             )
-            steps = gradients
-            if velocities:
-                torch._foreach_mul_(velocities, training.momentum)
-                torch._foreach_add_(velocities, steps)
-                steps = velocities
-            torch._foreach_add_(parameters, steps, alpha=-rate)
+            slopes = self._joined(gradients)
+            self._descend(weights, slopes, kept, warmed(rate, number, training.warmup), number)
             if sums:
-                torch._foreach_abs_(gradients)
-                torch._foreach_add_(sums, gradients)
+                torch._foreach_abs_(slopes)
+                torch._foreach_add_(sums, slopes)
         with torch.no_grad():  # of the pass as a whole, for the record: it is not released by devices
             return float(self._loss.reference(self._model(inputs), labels))

@@ -9,6 +9,7 @@ import torch
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.protocol.schedule import micro_batches, mini_batches, pass_order
+from crowdlearn_device.protocol.targets import CLASSES, TargetSpec
 from torch import Tensor
 
 from crowdlearn_host.spec.simulation import SimulationConfig
@@ -43,6 +44,7 @@ class Workload:
     frozen: tuple[str, ...] = ()
     on_shares: Mapping[str, int] = field(default_factory=dict)
     integers: bool = False
+    targets: TargetSpec = CLASSES
 
     def samples_of(self, inputs: Floats) -> Tensor:
         """Samples as the model takes them: whole numbers, if it takes no others.
@@ -54,8 +56,8 @@ class Workload:
 
     @property
     def by_classes(self) -> bool:
-        """True if targets are classes."""
-        return self.labels.dtype.kind == "i"
+        """True if a target is a class."""
+        return self.targets.are_classes and not self.targets.are_sequences
 
     def samples(self, each: Pass) -> int:
         """Return how many the dominator has."""

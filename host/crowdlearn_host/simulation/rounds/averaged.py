@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from crowdlearn_export.graph.neuron_graph import FLOAT
 
 from crowdlearn_host.simulation.learners.workload import Pass
 from crowdlearn_host.simulation.setting import Setting
 from crowdlearn_host.simulation.state import RunState
-from crowdlearn_host.simulation.tasks import CohortTask
+from crowdlearn_host.simulation.tasks import CohortTask, StatisticsTask
 from crowdlearn_host.simulation.workers import Workers
 
 from .base import Trained, check_finite
@@ -37,5 +39,15 @@ def average_devices(setting: Setting, workers: Workers, state: RunState, number:
         learned.append((result.samples, result.loss))
     weights = (total / sum(samples for samples, _ in learned)).astype(np.float32)[None]
     spent = {"sharing": 2 * count * int((~setting.frozen).sum()) * FLOAT}
-    state = RunState(weights, state.momentum, state.window, state.records)
+    if config.fedavg.batch_norm == "recompute" and setting.statistics.any():
+        devices = [tuple(own[0] for own in cohort) for cohort in cohorts]
+        found = workers.each([StatisticsTask(each, weights[0].copy()) for each in devices])
+        again = np.zeros(len(setting.initial))
+        for (samples, _), result in zip(learned, found, strict=True):
+            again += result.weights * float(samples)
+        mean = again / sum(samples for samples, _ in learned)
+        weights[0, setting.statistics] = mean[setting.statistics]
+        # Averaged weights travel to the devices once more, and their statistics back.
+        spent["sharing"] += 2 * count * int(setting.statistics.sum()) * FLOAT
+    state = replace(state, weights=weights)
     return Trained(state, learned, spent)

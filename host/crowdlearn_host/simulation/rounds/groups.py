@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from crowdlearn_device.privacy.masked import WORD_BYTES
 from crowdlearn_device.protocol.schedule import dominator_order
@@ -32,17 +33,21 @@ def train_groups(setting: Setting, workers: Workers, state: RunState, number: in
     turns = [order[part * passes : (part + 1) * passes] for order in orders]
     rate, summed = config.rate(number), by_gradient(config)
     tasks = [
-        GroupTask(tuple(Pass(d, epoch) for d in turn), weights, momentum, rate, summed)
-        for turn, weights, momentum in zip(turns, state.weights, state.momentum, strict=True)
+        GroupTask(tuple(Pass(d, epoch) for d in turn), weights, slots, rate, summed, updates)
+        for turn, weights, slots, updates in zip(
+            turns, state.weights, state.slots, state.updates, strict=True
+        )
     ]
     learned: list[tuple[int, float]] = []
+    updates: list[int] = []
 
     def trained() -> Iterator[GroupResult]:
         """Yield each group's result, of which the state keeps what the next round begins with."""
         for group, (turn, result) in enumerate(zip(turns, workers.each(tasks), strict=True)):
             check_finite(result, turn, number)
-            state.weights[group], state.momentum[group] = result.weights, result.momentum
+            state.weights[group], state.slots[group] = result.weights, result.slots
             learned.append((result.samples, result.loss))
+            updates.append(result.updates)
             yield result
 
     spent = {"activation": 0, "error": 0, "shuffle": 0, "sharing": 0}
@@ -63,7 +68,7 @@ def train_groups(setting: Setting, workers: Workers, state: RunState, number: in
     if setting.gradient_bytes:
         batches = sum(len(setting.workload.order(Pass(d, epoch))[1]) for turn in turns for d in turn)
         spent["gradient"] = batches * setting.gradient_bytes
-    return Trained(state, learned, spent)
+    return Trained(replace(state, updates=tuple(updates)), learned, spent)
 
 
 def _holders(order: Sequence[int], dominator: int) -> list[int]:

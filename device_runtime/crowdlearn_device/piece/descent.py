@@ -1,11 +1,12 @@
-"""Stochastic gradient descent on a piece's own arrays, in place."""
+"""An optimizer's step on a piece's own arrays, in place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from crowdlearn_device.optimizers.base import Optimizer
 from crowdlearn_device.protocol.frames import Floats
 
 BLOCK = 1 << 16
@@ -13,32 +14,29 @@ BLOCK = 1 << 16
 
 
 def descend(
+    optimizer: Optimizer,
     parameter: Floats,
     gradient: Floats,
-    velocity: Floats | None,
+    slots: Sequence[Floats],
     accumulated: Floats | None,
-    *,
-    rate: np.float32,
-    momentum: float,
-    weight_decay: float,
+    numbers: Mapping[str, np.float32],
+    factor: float = 1.0,
 ) -> None:
-    """One step as torch.optim.SGD takes it. `gradient` is used up; `accumulated` gains its magnitudes.
+    """One step. `accumulated` gains the gradient's magnitudes, before it is multiplied by `factor`.
 
     All are float32 [...] of one shape.
     """
     for block in _blocks(parameter):
-        weights, slope = parameter[block], gradient[block]
+        slope = gradient[block]
         if accumulated is not None:
             accumulated[block] += np.abs(slope)
-        if weight_decay:
-            slope += weights * np.float32(weight_decay)
-        if velocity is not None:
-            moving = velocity[block]
-            moving *= np.float32(momentum)
-            moving += slope
-            slope[...] = moving
-        slope *= rate
-        weights -= slope
+        if factor != 1:
+            slope = slope * np.float32(factor)
+        kept = [slot[block] for slot in slots]
+        for old, new in zip(
+            (parameter[block], *kept), optimizer.step(parameter[block], slope, kept, numbers), strict=True
+        ):
+            old[...] = new
 
 
 def _blocks(array: Floats) -> Iterator[slice]:

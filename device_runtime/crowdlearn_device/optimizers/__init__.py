@@ -1,0 +1,1 @@
+"""Optimizers: each one definition, in programs, on the device's arrays and in simulations."""
