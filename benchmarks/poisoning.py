@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +89,7 @@ class Poisoned(InProcess):
             weights = result.weights
             if group < self._wrong:
                 weights = self._attack(before[group], weights, self._rng)
-            uploads.append(
-                GroupResult(weights, result.momentum, result.accumulated, result.loss, result.samples)
-            )
+            uploads.append(replace(result, weights=weights))
             norms.append(float(np.linalg.norm(weights - before[group])))
             (right,) = super().each([EvaluationTask(weights, 0, self._tested)])
             losses.append(1 - right / self._tested)
