@@ -49,7 +49,7 @@ class Dataset:
         return len(self.labels)
 
     def subset(self, indices: NDArray[np.int64]) -> Dataset:
-        """The samples at `indices`, in that order. `indices` are int64 [n]."""
+        """Return the samples at `indices`, in that order. `indices` are int64 [n]."""
         return Dataset(self.inputs[indices], self.labels[indices])
 
     def shaped(self, sample_shape: Sequence[int], source: str = "") -> Dataset:
@@ -151,7 +151,7 @@ NO_DATA = Dataset(np.zeros((0, 1), np.float32), np.zeros(0, np.int64))
 
 
 def load_dataset(folder: str | Path, split: Split = "train", *, may_be_empty: bool = False) -> Dataset:
-    """The `split` of the data set in `folder`; pixel bytes become floats in [0, 1].
+    """Return the `split` of the data set in `folder`; pixel bytes become floats in [0, 1].
 
     Knows `train.npz`/`test.npz` with arrays `inputs` and `labels`, the IDX files of the MNIST distribution
     (gzip or not, inputs [N, 28, 28]) and the binary version of CIFAR-10 (inputs [N, 3, 32, 32]).
@@ -179,7 +179,8 @@ def load_dataset(folder: str | Path, split: Split = "train", *, may_be_empty: bo
 
 
 def load_npz(path: str | Path, *, may_be_empty: bool = False) -> Dataset:
-    """The data set in one .npz file with arrays `inputs` (uint8 is scaled to [0, 1]) and integer `labels`.
+    """Return the data set in one .npz file with arrays `inputs` (uint8 is scaled to [0, 1]) and integer
+    `labels`.
 
     Raises DataError if an array is missing, of the wrong kind, not finite, or larger than MAX_BYTES.
     """
@@ -192,8 +193,8 @@ def load_npz(path: str | Path, *, may_be_empty: bool = False) -> Dataset:
 
 
 def load_samples(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
-    """The samples of one file, and their labels where there are some: an .npz with `inputs` and perhaps
-    `labels`, or an IDX file of images (gzip or not) with perhaps its labels' file beside it.
+    """Return the samples of one file, and their labels where there are some: an .npz with `inputs` and
+    perhaps `labels`, or an IDX file of images (gzip or not) with perhaps its labels' file beside it.
 
     Raises DataError if the file is missing, damaged, or larger than MAX_BYTES.
     Inputs are float32 [N, ...], labels int64 [N].
@@ -211,7 +212,7 @@ def load_samples(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int6
 
 
 def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Its arrays `inputs`, scaled to [0, 1] where they are bytes, and `labels`, if it has them."""
+    """Return its arrays `inputs`, scaled to [0, 1] where they are bytes, and `labels`, if it has them."""
 
     def read() -> tuple[Any, Any]:
         with zipfile.ZipFile(path) as archive:
@@ -230,7 +231,7 @@ def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
 
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:
-    """An IDX file of unsigned bytes (magic, dimensions big-endian, then the data)."""
+    """Return an IDX file of unsigned bytes (magic, dimensions big-endian, then the data)."""
 
     def read() -> NDArray[np.uint8]:
         with cast("IO[bytes]", gzip.open(path) if path.suffix == ".gz" else path.open("rb")) as file:
@@ -250,7 +251,7 @@ def _read_idx(path: Path) -> NDArray[np.uint8]:
 
 
 def _read_cifar(paths: Sequence[Path]) -> Dataset:
-    """Records of one label byte and 3072 pixel bytes, in planes red, green, blue."""
+    """Return records of one label byte and 3072 pixel bytes, in planes red, green, blue."""
     record = 1 + prod(CIFAR_SHAPE)
     rows = []
     for path in paths:
@@ -278,7 +279,7 @@ def _unit(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _checked(inputs: NDArray[Any], labels: NDArray[Any], source: Path) -> Dataset:
-    """The arrays as a Dataset, or DataError naming `source`."""
+    """Return the arrays as a Dataset, or DataError naming `source`."""
     if inputs.ndim < 2 or inputs.dtype.kind not in "fiu":
         raise DataError(f"{source}: inputs are {inputs.dtype} {inputs.shape}; expected numbers [N, ...]")
     numbers = labels.dtype.kind == "f" and labels.ndim > 0

@@ -50,7 +50,7 @@ class Checking:
 
     @property
     def waiting(self) -> bool:
-        """True while a gradient is not checked whose arrays were all shared."""
+        """Return True while a gradient is not checked whose arrays were all shared."""
         return any(ERRORS in of.shared for of in self._gradients.values())
 
     def share(self, shared: Shared) -> None:

@@ -71,7 +71,7 @@ class DominatorOnShares(PiecePass):
 
     @property
     def ready(self) -> bool:
-        """True if a stage can run now: none can before the last mini-batch's gradients are checked."""
+        """Return True if a stage can run now: none can before the last mini-batch's gradients are checked."""
         return not self._held_back and super().ready
 
     def run(self) -> bool:

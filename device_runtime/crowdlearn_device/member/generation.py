@@ -201,7 +201,7 @@ class Generation:
 
     @property
     def _renewed(self) -> bool:
-        """True if the server's patches are the whole state, and no device gives any."""
+        """Return True if the server's patches are the whole state, and no device gives any."""
         return self._assign.patched and not self._assign.from_generation
 
     @property

@@ -66,7 +66,7 @@ class HelperOnShares:
 
     @property
     def ready(self) -> bool:
-        """True if something can be computed now."""
+        """Return True if something can be computed now."""
         return bool(self._jobs) and self._helpers is not None and self._weights is not None
 
     def state(self) -> PieceState:

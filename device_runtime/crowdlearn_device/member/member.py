@@ -222,7 +222,9 @@ class Member:
             raise
 
     def trust_heirs(self, heirs: Sequence[pb.Peer]) -> list[int]:
-        """The numbers of devices that may read snapshots from now on. Raises as `trust`, and PolicyError."""
+        """Return the numbers of devices that may read snapshots from now on. Raises as `trust`, and
+        PolicyError.
+        """
         self._check_policy(lambda policy: policy.check_heirs(heirs))
         return self.trust(heirs)
 
@@ -235,8 +237,8 @@ class Member:
         self._generation = None
 
     def trust(self, peers: Iterable[pb.Peer]) -> list[int]:
-        """The numbers of these devices. A device's key is trusted at first sight and then for the whole
-        run.
+        """Return the numbers of these devices. A device's key is trusted at first sight and then for the
+        whole run.
         """
         return self._known_peers.trust(peers)
 
@@ -256,7 +258,9 @@ class Member:
         self._send(pb.Frame(leave=pb.Leave(reason=reason)))
 
     def program(self, sha256: str) -> tuple[Manifest, Executor]:
-        """A program that was pushed to this device. One is loaded at a time: its arenas take memory."""
+        """Return a program that was pushed to this device. One is loaded at a time: its arenas take
+        memory.
+        """
         manifest = self.programs.manifest(sha256)
         if self._executor is None or self._executor[0] != manifest.program:
             self._executor = None

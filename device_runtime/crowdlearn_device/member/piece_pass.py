@@ -115,11 +115,11 @@ class PiecePass:
 
     @property
     def ready(self) -> bool:
-        """True if a stage can run now."""
+        """Return True if a stage can run now."""
         return self._piece.ready
 
     def state(self) -> PieceState:
-        """The piece at a drained boundary."""
+        """Return the piece at a drained boundary."""
         return self._piece.state()
 
     def go(self, data: Callable[[], Dataset], device: int) -> None:
@@ -251,7 +251,7 @@ class PiecePass:
             )
 
     def _told(self, message: Message) -> str:
-        """A message in words."""
+        """Return a message in words."""
         kind = "sums" if message.purpose == pb.PURPOSE_ACTIVATION else "errors"
         edge = self._edges[message.edge]
         return f"{kind} of layers {edge.source} to {edge.target}, piece {self._assign.piece}"

@@ -33,7 +33,7 @@ class Adam(Optimizer):
         return ("first_moment", "second_moment")
 
     def of_step(self, rate: float, step: int) -> dict[str, float]:
-        """The numbers of update `step`: with them moments that began with zeros are means."""
+        """Return the numbers of update `step`: with them moments that began with zeros are means."""
         return {RATE: rate / (1 - self.beta1**step), ROOT: 1 / sqrt(1 - self.beta2**step)}
 
     def step(
@@ -61,7 +61,7 @@ class AdamW(Adam):
     numbers: ClassVar[tuple[str, ...]] = (RATE, ROOT, LEFT)
 
     def of_step(self, rate: float, step: int) -> dict[str, float]:
-        """The numbers of update `step`, and the share of the weights that decay leaves."""
+        """Return the numbers of update `step`, and the share of the weights that decay leaves."""
         return {**super().of_step(rate, step), LEFT: 1 - rate * self.weight_decay}
 
     def step(

@@ -43,28 +43,28 @@ class Optimizer(ABC):
     @property
     @abstractmethod
     def slots(self) -> tuple[str, ...]:
-        """The names of the arrays that are kept beside each array of weights; all begin with zeros."""
+        """Return the names of the arrays that are kept beside each array of weights; all begin with zeros."""
 
     @property
     def is_linear(self) -> bool:
-        """True if the gradient only enters times the rate, so that the loss can be scaled instead."""
+        """Return True if the gradient only enters times the rate, so that the loss can be scaled instead."""
         return False
 
     def of_step(self, rate: float, step: int) -> dict[str, float]:
-        """The numbers of update `step`, counted from 1, at this learning rate."""
+        """Return the numbers of update `step`, counted from 1, at this learning rate."""
         return {RATE: rate}
 
     @abstractmethod
     def step(
         self, weights: Any, gradient: Any, kept: Sequence[Any], numbers: Mapping[str, Any]
     ) -> tuple[Any, ...]:
-        """The new weights, then the new arrays of `slots`; nothing changes in place.
+        """Return the new weights, then the new arrays of `slots`; nothing changes in place.
 
         All are float32 [...] of one shape, and `numbers` are float32 scalars.
         """
 
     def scaled_step(self, weights: Any, scaled: Any, numbers: Mapping[str, Any]) -> Any:
-        """The new weights from the gradient times the rate, if the optimizer is linear.
+        """Return the new weights from the gradient times the rate, if the optimizer is linear.
 
         Both are float32 [...] of one shape.
         """
@@ -72,5 +72,5 @@ class Optimizer(ABC):
 
 
 def root(values: Any) -> Any:
-    """The square root of an array or a tensor, float32 [...]."""
+    """Return the square root of an array or a tensor, float32 [...]."""
     return values.sqrt() if hasattr(values, "sqrt") else np.sqrt(values)

@@ -13,10 +13,10 @@ SMALL = 1e-6
 
 
 def square(gradients: Iterable[npt.NDArray[np.float32]]) -> float:
-    """The sum of the squares of all numbers, in float64. Gradients are float32 [...]."""
+    """Return the sum of the squares of all numbers, in float64. Gradients are float32 [...]."""
     return sum(float(np.dot(flat, flat)) for g in gradients for flat in [g.reshape(-1).astype(np.float64)])
 
 
 def clipping(squares: Iterable[float], clip_norm: float) -> float:
-    """The factor of all gradients whose parts have these `squares`, in the order of pieces."""
+    """Return the factor of all gradients whose parts have these `squares`, in the order of pieces."""
     return min(1.0, clip_norm / (sqrt(sum(squares)) + SMALL))

@@ -17,7 +17,7 @@ SLOTS = frozenset({"momentum", *Adam().slots, *AdamW().slots})
 
 
 def typical(kind: str, *, momentum: bool) -> Optimizer:
-    """The optimizer of this name as far as memory and messages are concerned."""
+    """Return the optimizer of this name as far as memory and messages are concerned."""
     return Sgd(momentum=0.9 * momentum) if kind == Sgd.kind else OPTIMIZERS[kind]()
 
 
@@ -27,7 +27,7 @@ def described(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def read_optimizer(described: Any) -> Optimizer:
-    """The optimizer that `described` gave. Raises ValueError, TypeError or KeyError if it is none."""
+    """Return the optimizer that `described` gave. Raises ValueError, TypeError or KeyError if it is none."""
     options = dict(described)
     kind = OPTIMIZERS[options.pop("kind")]
     kinds = {field.name: field.type for field in fields(kind)}

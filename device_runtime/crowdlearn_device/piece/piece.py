@@ -85,13 +85,13 @@ class Piece:
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
-        """The shape of one sample as the network's input layer takes it."""
+        """Return the shape of one sample as the network's input layer takes it."""
         first = self._manifest.layers[0]
         return first.neurons, *first.sum_shape
 
     @property
     def classes(self) -> int:
-        """Number of classes that the network distinguishes, or of its outputs."""
+        """Return number of classes that the network distinguishes, or of its outputs."""
         last = self._manifest.layers[self._last]
         return last.sum_shape[-1] if last.sum_shape else last.neurons
 
@@ -102,11 +102,11 @@ class Piece:
 
     @property
     def ready(self) -> bool:
-        """True if a stage can run now, or the weights be updated."""
+        """Return True if a stage can run now, or the weights be updated."""
         return self._due() is not None or bool(self._runnable())
 
     def _runnable(self) -> list[Call]:
-        """Those whose turn it is: every layer takes mini-batches and their micro-batches in order."""
+        """Return those whose turn it is: every layer takes mini-batches and their micro-batches in order."""
         first = self.boundary, 0
         return [
             call
@@ -117,13 +117,13 @@ class Piece:
 
     @property
     def under_way(self) -> range:
-        """The mini-batches that this piece works on now."""
+        """Return the mini-batches that this piece works on now."""
         return self._pass.under_way(self.boundary)
 
     @property
     def micros_under_way(self) -> int:
-        """Micro-batches that were fed here and have not come back: to the input layer where it goes backward,
-        else to the loss.
+        """Return micro-batches that were fed here and have not come back: to the input layer where it goes
+        backward, else to the loss.
         """
         fed = (
             step.labels.keys() | {m for m, layer in step.sums if layer == 0} for step in self._steps.values()
@@ -132,8 +132,9 @@ class Piece:
 
     @property
     def _awaited(self) -> range:
-        """The mini-batches of which messages may come: where errors do not go back all the way, the dominator
-        goes on while others still go backward; and where gradients are clipped, while others wait for norms.
+        """Return the mini-batches of which messages may come: where errors do not go back all the way, the
+        dominator goes on while others still go backward; and where gradients are clipped, while others wait
+        for norms.
         """
         together = all(edge.taught for edge in self._manifest.edges) and not self._clip
         ahead = 0 if together else 1 + self._pass.staleness
@@ -161,7 +162,7 @@ class Piece:
         self._ready.append(Call(number, pb.PURPOSE_ACTIVATION, micro, self._stage(0)))
 
     def _stage(self, layer: int) -> int:
-        """The layer that names its stage."""
+        """Return the layer that names its stage."""
         return self._last if layer in self._turning else layer
 
     def receive(self, message: Message) -> None:
@@ -227,7 +228,7 @@ class Piece:
         return step.done == step.micros * self._ending
 
     def _due(self) -> MiniBatch | None:
-        """The mini-batch that can update the weights now."""
+        """Return the mini-batch that can update the weights now."""
         step = self._steps.get(self.boundary)
         if step is None or not step.done or not self._done(step):
             return None
@@ -263,5 +264,5 @@ class Piece:
         del self._steps[step.number]
 
     def state(self) -> PieceState:
-        """The piece at its boundary. Only where the pass is drained."""
+        """Return the piece at its boundary. Only where the pass is drained."""
         return self._weights.state()

@@ -43,7 +43,7 @@ class Stages:
 
     @property
     def descend(self) -> bool:
-        """True if a call can go from samples to new weights."""
+        """Return True if a call can go from samples to new weights."""
         return TRAIN_STEP in self._methods
 
     def forward(self, step: MiniBatch, micro: int, layer: int) -> list[Message]:

@@ -41,7 +41,7 @@ class Weights:
 
     @property
     def ranked(self) -> bool:
-        """True if |gradient| is accumulated."""
+        """Return True if |gradient| is accumulated."""
         return bool(self._accumulated)
 
     @property
@@ -54,7 +54,7 @@ class Weights:
 
     @property
     def numbers(self) -> dict[str, np.float32]:
-        """Numbers of the optimizer's next step, by name."""
+        """Return numbers of the optimizer's next step, by name."""
         step = self.boundary + 1
         of_step = self._optimizer.of_step(warmed(self._rate, step, self._warmup), step)
         return {name: np.float32(number) for name, number in of_step.items()}
@@ -104,7 +104,7 @@ class Weights:
         return version
 
     def state(self) -> PieceState:
-        """All of it, where there is one version."""
+        """Return all of it, where there is one version."""
         layer_of = {array.name: array.layer for array in self._manifest.arrays}
         layers: dict[int, dict[str, Floats]] = {}
         known = {"value": self._values, **self._slots, "gradient": self._accumulated}

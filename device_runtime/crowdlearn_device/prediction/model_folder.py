@@ -66,7 +66,7 @@ class KeptModel:
     """A whole network in evaluation mode."""
 
     def __init__(self, manifest: Manifest, executor: Executor, weights: PieceState) -> None:
-        """Raises ProgramError or StateError if program and weights are not of one whole network."""
+        """Raise ProgramError or StateError if program and weights are not of one whole network."""
         self._manifest, self._executor = manifest, executor
         method = manifest.method(PREDICT)
         if method != predict_method(manifest):
@@ -88,7 +88,9 @@ class KeptModel:
 
     @classmethod
     def load(cls, folder: Path, load_with: Load = load_program) -> KeptModel:
-        """The model in `folder`. Raises ProgramError or StateError if it is not whole and undamaged."""
+        """Return the model in `folder`. Raises ProgramError or StateError if it is not whole and
+        undamaged.
+        """
         manifests = sorted(folder.glob("*.json")) if folder.is_dir() else []
         if len(manifests) != 1:
             raise ProgramError(f"{folder} holds no model; name a folder below HOME/models")
@@ -109,7 +111,7 @@ class KeptModel:
 
     @property
     def classes(self) -> int:
-        """Number of classes that the model tells apart."""
+        """Return number of classes that the model tells apart."""
         last = self._manifest.layers[-1]
         return last.sum_shape[-1] if last.sum_shape else last.neurons
 

@@ -159,5 +159,5 @@ class Manifest(PieceShape):
 
     @property
     def sha256(self) -> str:
-        """Names the manifest, and through `program` the .pte."""
+        """Return the hash that names the manifest, and through `program` the .pte."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()

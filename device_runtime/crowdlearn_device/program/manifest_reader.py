@@ -37,7 +37,7 @@ DTYPES = frozenset({"float32", "int64"})
 
 
 def read_manifest(text: str | bytes) -> Manifest:
-    """The manifest that `text` holds. Raises ProgramError if anything is missing, of the wrong type or
+    """Return the manifest that `text` holds. Raises ProgramError if anything is missing, of the wrong type or
     inconsistent.
     """
     if len(text) > MAX_MANIFEST:
@@ -150,7 +150,9 @@ def _layer(x: Any) -> LayerSpec:
 
 
 def read_targets(x: Any) -> TargetSpec:
-    """The targets that JSON tells of. Raises ValueError, TypeError or AttributeError if it tells of none."""
+    """Return the targets that JSON tells of. Raises ValueError, TypeError or AttributeError if it tells of
+    none.
+    """
     bounds = [None if x.get(end) is None else _number(x[end], float("inf")) for end in ("least", "most")]
     weights = tuple(_number(weight, float("inf")) for weight in _list(x.get("weights", [])))
     dtype, shape = _string(x.get("dtype", "int64")), _shape(x.get("shape", []))

@@ -63,8 +63,8 @@ def predict_method(shape: PieceShape) -> MethodSpec:
 
 
 def turning_layers(manifest: Manifest, owned: Sequence[int]) -> list[int]:
-    """Those of the `owned` layers that turn round at the loss as one stage: the last ones, which have no
-    forward of their own. Raises ProgramError if others have none.
+    """Return those of the `owned` layers that turn round at the loss as one stage: the last ones, which have
+    no forward of their own. Raises ProgramError if others have none.
     """
     names = {method.name for method in manifest.methods}
     turning = [layer for layer in owned if f"forward_{layer}" not in names]
@@ -112,8 +112,8 @@ def _array(shape: PieceShape, array: ArraySpec) -> Port:
 
 
 def _entering(shape: PieceShape, layers: Sequence[int]) -> list[Port]:
-    """The sums that enter the last layers from others, or the samples; those first of which nobody asks for
-    the errors.
+    """Return the sums that enter the last layers from others, or the samples; those first of which nobody
+    asks for the errors.
     """
     entered = {e.target for e in shape.edges if e.source < layers[0] and e.target >= layers[0]}
     asked = _asked(shape, layers[0])
@@ -121,8 +121,8 @@ def _entering(shape: PieceShape, layers: Sequence[int]) -> list[Port]:
 
 
 def _asked(shape: PieceShape, before: int | None = None) -> set[int]:
-    """The layers of whose sums somebody asks for the errors (in layers `before` this one): not the data, nor
-    what nothing but frozen layers made of it.
+    """Return the layers of whose sums somebody asks for the errors (in layers `before` this one): not the
+    data, nor what nothing but frozen layers made of it.
     """
     return {e.target for e in shape.edges if e.taught and (before is None or e.source < before)}
 
@@ -137,7 +137,7 @@ def _logits(shape: PieceShape) -> Port:
 
 
 def _state(shape: PieceShape, layers: Iterable[int]) -> tuple[list[Port], list[Port], list[Port]]:
-    """Parameters, buffers, and what no step changes: frozen arrays and masks, of some layers."""
+    """Return parameters, buffers, and what no step changes: frozen arrays and masks, of some layers."""
     arrays = [_array(shape, array) for array in shape.arrays if array.layer in layers]
     parameters = [port for port in arrays if port.role == "parameter"]
     buffers = [port for port in arrays if port.role == "buffer"]

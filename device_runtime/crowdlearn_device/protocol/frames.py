@@ -53,7 +53,7 @@ _PURPOSES = frozenset(pb.Purpose.values())
 
 
 def decode_message(kind: type[M], data: bytes) -> M:
-    """The protobuf message that `data` holds. Raises WireError if it is none of this kind."""
+    """Return the protobuf message that `data` holds. Raises WireError if it is none of this kind."""
     try:
         return kind.FromString(data)
     except DecodeError as error:
@@ -61,8 +61,8 @@ def decode_message(kind: type[M], data: bytes) -> M:
 
 
 def decode_frame(data: bytes) -> pb.Frame:
-    """The frame that `data` holds. Raises WireError if it is none, too large, or of a kind we do
-    not know, or says a word that we do not: protobuf lets any number pass.
+    """Return the frame that `data` holds. Raises WireError if it is none, too large, or of a kind we do not
+    know, or says a word that we do not: protobuf lets any number pass.
     """
     if len(data) > MAX_FRAME:
         raise WireError(f"frame of {len(data)} bytes; at most {MAX_FRAME} are allowed")
@@ -101,7 +101,9 @@ def address_of(data: bytes) -> Address | None:
 
 
 def encode_frame(frame: pb.Frame) -> bytes:
-    """A frame as it travels: an envelope as a header and what is sealed, anything else as protobuf has it."""
+    """Return a frame as it travels: an envelope as a header and what is sealed, anything else as protobuf has
+    it.
+    """
     if not frame.HasField("envelope"):
         return frame.SerializeToString()
     e = frame.envelope
@@ -110,7 +112,7 @@ def encode_frame(frame: pb.Frame) -> bytes:
 
 
 def _envelope(data: bytes) -> pb.Envelope:
-    """Raises WireError if `data` is none."""
+    """Raise WireError if `data` is none."""
     address = address_of(data)
     if address is None:
         raise WireError(f"envelope of {len(data)} bytes without a header that this version knows")
@@ -153,7 +155,7 @@ def encode_tensor(
 
 
 def decode_tensor(tensor: pb.Tensor, shape: tuple[int, ...] | None = None) -> Floats:
-    """The array a tensor message holds, as float32.
+    """Return the array a tensor message holds, as float32.
 
     Raises WireError if dtype, rank, size or (if given) shape is not as it must be, or a value is not
     finite. It is float32 [...].

@@ -34,29 +34,29 @@ class Pass:
         return boundary == self.end or (boundary - self.first) % self.every == 0
 
     def under_way(self, boundary: int) -> range:
-        """The mini-batches that a piece works on once those before `boundary` have updated it."""
+        """Return the mini-batches that a piece works on once those before `boundary` have updated it."""
         more = 0 if self.drained(boundary + 1) else self.staleness
         return range(boundary, min(boundary + 1 + more, self.end))
 
 
 def warmed(rate: float, step: int, warmup: int) -> float:
-    """The learning rate of update `step`, counted from 1, that rises to `rate` in `warmup` updates."""
+    """Return the learning rate of update `step`, counted from 1, that rises to `rate` in `warmup` updates."""
     return rate * min(1.0, step / warmup) if warmup else rate
 
 
 def pass_order(samples: int, *, seed: int, epoch: int, device: int) -> npt.NDArray[np.int64]:
-    """The order in which `device` feeds its samples in `epoch`: int64 [samples]."""
+    """Return the order in which `device` feeds its samples in `epoch`: int64 [samples]."""
     return np.random.default_rng((seed, epoch, device)).permutation(samples)
 
 
 def dominator_order(members: Sequence[int], *, seed: int, epoch: int) -> list[int]:
-    """The order in which a group's devices are dominator in `epoch`: each once."""
+    """Return the order in which a group's devices are dominator in `epoch`: each once."""
     order = np.random.default_rng((seed, epoch, members[0], 1)).permutation(len(members))
     return [members[i] for i in order]
 
 
 def mini_batches(samples: int, batch: int, least: int = 1) -> list[range]:
-    """Positions of each mini-batch of a pass.
+    """Return positions of each mini-batch of a pass.
 
     A last mini-batch of one sample would have no variance for batch norm: it takes one from its neighbour, or
     joins it where that has two and `least` is more than one.
@@ -78,15 +78,15 @@ def count_mini_batches(samples: int, batch: int, least: int = 1) -> int:
 
 
 def micro_batches(rows: int, micro: int, least: int = 1) -> list[range]:
-    """A mini-batch of `rows` in parts of `micro`, in the same way."""
+    """Return a mini-batch of `rows` in parts of `micro`, in the same way."""
     return mini_batches(rows, micro, least)
 
 
 def dropout_mask(
     rows: int, neurons: int, probability: float, *, seed: int, step: int, micro: int, layer: int
 ) -> npt.NDArray[np.float32]:
-    """A layer's dropout factors (0 or 1/(1-p)), float32 [rows, neurons]: the same however the layer
-    is cut.
+    """Return a layer's dropout factors (0 or 1/(1-p)), float32 [rows, neurons]: the same however the layer is
+    cut.
     """
     rng = np.random.default_rng((seed, step, micro, layer))
     kept = rng.random((rows, neurons), np.float32) >= probability

@@ -12,15 +12,16 @@ TAG_BYTES = 16
 
 
 def websocket_bytes(payload: int, masked: bool) -> int:
-    """Bytes of a WebSocket message of `payload` bytes in one frame; a client's frames are masked
-    (RFC 6455).
+    """Return bytes of a WebSocket message of `payload` bytes in one frame; a client's frames are masked (RFC
+    6455).
     """
     header = 2 if payload < 126 else 4 if payload < 1 << 16 else 10
     return header + payload + (4 if masked else 0)
 
 
 def message_bytes(rows: int, shape: Sequence[int], dtype: pb.DType = pb.FLOAT32) -> int:
-    """Bytes on the wire of the sums or errors [rows, *shape] in one sealed message, as a device sends them.
+    """Return bytes on the wire of the sums or errors [rows, *shape] in one sealed message, as a device sends
+    them.
 
     Built from the real messages with typical counters, so that nothing has to be kept in step by hand.
     """

@@ -29,12 +29,12 @@ class TargetSpec:
 
     @property
     def are_classes(self) -> bool:
-        """True if a target is a class, or several."""
+        """Return True if a target is a class, or several."""
         return self.dtype == "int64"
 
     @property
     def are_sequences(self) -> bool:
-        """True if a target is several classes."""
+        """Return True if a target is several classes."""
         return self.are_classes and bool(self.shape)
 
     def weight(self, targets: NDArray[Any]) -> float:

@@ -48,7 +48,7 @@ class Identity:
 
     @classmethod
     def load(cls, path: Path) -> Identity:
-        """The identity kept at `path`, made there (readable by its owner alone) at first use."""
+        """Return the identity kept at `path`, made there (readable by its owner alone) at first use."""
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             fresh = cls.generate()
@@ -63,7 +63,7 @@ class Identity:
 
 
 def agree(private: X25519PrivateKey, public: bytes) -> bytes:
-    """The secret of two X25519 keys. Raises EnvelopeError if `public` is none."""
+    """Return the secret of two X25519 keys. Raises EnvelopeError if `public` is none."""
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
@@ -71,12 +71,12 @@ def agree(private: X25519PrivateKey, public: bytes) -> bytes:
 
 
 def derive(secret: bytes, info: bytes) -> ChaCha20Poly1305:
-    """The cipher that a secret gives for one purpose."""
+    """Return the cipher that a secret gives for one purpose."""
     return ChaCha20Poly1305(HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(secret))
 
 
 def nonce_of(sequence: int, lane: int = 0) -> bytes:
-    """The nonce of a numbered message: 12 bytes."""
+    """Return the nonce of a numbered message: 12 bytes."""
     return struct.pack("<IQ", lane, sequence)
 
 
@@ -135,7 +135,7 @@ class Channel:
         )
 
     def seal(self, purpose: pb.Purpose, content: bytes, *, express: bool = False) -> pb.Envelope:
-        """An envelope that only the peer can open, and only as the next of its lane from us."""
+        """Return an envelope that only the peer can open, and only as the next of its lane from us."""
         number = self._sent[express]
         envelope = pb.Envelope(
             generation=self._generation,
@@ -151,7 +151,7 @@ class Channel:
         return envelope
 
     def open(self, envelope: pb.Envelope) -> bytes:
-        """The content of the next envelope from the peer.
+        """Return the content of the next envelope from the peer.
 
         Raises EnvelopeError for a replay, a gap, a foreign or an altered envelope; the channel's state is
         then unchanged.

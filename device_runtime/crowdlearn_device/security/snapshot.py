@@ -55,7 +55,7 @@ def seal_snapshot(
 
 
 def _cut(blocks: Iterable[bytes | memoryview]) -> Iterator[bytes]:
-    """The same bytes, PART_BYTES at a time."""
+    """Yield the same bytes, PART_BYTES at a time."""
     part = bytearray()
     for block in blocks:
         left = memoryview(block)
@@ -96,7 +96,7 @@ class SnapshotOpener:
         self._run, self._due, self._cipher = run, 0, ChaCha20Poly1305(key)
 
     def open(self, part: pb.Snapshot) -> bytes:
-        """The content of the next part. Raises EnvelopeError if it is altered, or not the next."""
+        """Return the content of the next part. Raises EnvelopeError if it is altered, or not the next."""
         try:
             content = self._cipher.decrypt(nonce_of(self._due), part.sealed, _associated(self._run, part))
         except InvalidTag as error:

@@ -37,7 +37,9 @@ Neurons = tuple[int, int]
 
 
 def kinds_of(slots: Sequence[str], *, rank: bool) -> tuple[str, ...]:
-    """The kinds of arrays that a piece keeps of what it trains; `rank`: whether |gradient| is accumulated."""
+    """Return the kinds of arrays that a piece keeps of what it trains; `rank`: whether |gradient| is
+    accumulated.
+    """
     return (VALUE, *slots, *((GRADIENT,) if rank else ()))
 
 
@@ -65,7 +67,9 @@ class Header:
 
     @classmethod
     def read(cls, read: Callable[[int], bytes]) -> tuple[Header, int]:
-        """The header that `read` gives the next bytes of, and how many these are. Raises one of DAMAGED."""
+        """Return the header that `read` gives the next bytes of, and how many these are. Raises one of
+        DAMAGED.
+        """
         magic, length = _HEAD.unpack(read(_HEAD.size))
         if magic != _MAGIC:
             raise ValueError("no state file")
@@ -81,8 +85,8 @@ class Header:
         return cls(neurons, arrays), _HEAD.size + length
 
     def placed(self, offset: int, size: int) -> Iterator[tuple[int, str, tuple[int, ...], int]]:
-        """Layer, name, shape and place of every array; the first is at `offset`. Raises ValueError if they
-        do not end at `size`.
+        """Yield layer, name, shape and place of every array; the first is at `offset`. Raises ValueError if
+        they do not end at `size`.
         """
         for layer, name, shape in self.arrays:
             yield layer, name, shape, offset
@@ -107,12 +111,12 @@ class PieceState:
 
     @property
     def size(self) -> int:
-        """Bytes that `blocks` gives."""
+        """Return bytes that `blocks` gives."""
         floats = sum(array.size for arrays in self.layers.values() for array in arrays.values())
         return len(self._header) + 4 * floats + DIGEST_BYTES
 
     def blocks(self) -> Iterator[bytes | memoryview]:
-        """The state's bytes, without a copy of its arrays."""
+        """Yield the state's bytes, without a copy of its arrays."""
         head = self._header
         digest = hashlib.sha256(head)
         yield head
@@ -128,8 +132,8 @@ class PieceState:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> PieceState:
-        """The state that `data` holds, read-only and in the same memory. Raises StateError if it is not
-        exactly one.
+        """Return the state that `data` holds, read-only and in the same memory. Raises StateError if it is
+        not exactly one.
         """
         content, file = memoryview(data)[:-DIGEST_BYTES], io.BytesIO(data)
         try:
@@ -145,7 +149,7 @@ class PieceState:
         return cls(header.neurons, layers)
 
     def parts(self, layer: int, neurons: Neurons) -> Iterator[pb.StatePart]:
-        """The arrays of some of its neurons of one layer, in parts of PART_BYTES, or of a neuron."""
+        """Return the arrays of some of its neurons of one layer, in parts of PART_BYTES, or of a neuron."""
         return state_parts(self.neurons, self.layers, layer, neurons)
 
 
@@ -240,7 +244,7 @@ class PartialState:
         self._missing[layer][a - start : b - start] = False
 
     def finish(self, *, fresh: bool = False) -> PieceState:
-        """The whole state; `fresh` forgets what was accumulated for the last sharing."""
+        """Return the whole state; `fresh` forgets what was accumulated for the last sharing."""
         if not self.complete:
             raise StateError("state is not complete")
         for arrays in self._layers.values():

@@ -66,12 +66,12 @@ class Diagnosis:
 
     @property
     def exact(self) -> bool:
-        """True if the gradients are as good as they have to be."""
+        """Return True if the gradients are as good as they have to be."""
         return self.gradient_error is not None and self.gradient_error <= self.allowed < math.inf
 
     @property
     def allowed(self) -> float:
-        """The largest error of gradients that passes."""
+        """Return the largest error of gradients that passes."""
         return allowed_error(self.float32_error or 0.0)
 
 

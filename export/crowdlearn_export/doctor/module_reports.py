@@ -70,7 +70,7 @@ def _frozen(module: nn.Module) -> str:
 
 
 def _calls(model: nn.Module, inputs: Tensor) -> tuple[dict[str, _Call], tuple[int, ...]]:
-    """The innermost modules that a forward pass calls, and the shape of a sample's scores."""
+    """Return the innermost modules that a forward pass calls, and the shape of a sample's scores."""
     found: dict[str, _Call] = {}
     watched = copied(model)
     for name, module in watched.named_modules():
@@ -155,7 +155,7 @@ def _slice_alone(call: _Call) -> None:
 
 
 def why_not(attempt: Callable[[], object]) -> str:
-    """Nothing where `attempt` succeeds, else what its error says."""
+    """Return nothing where `attempt` succeeds, else what its error says."""
     try:
         attempt()
     except Exception as error:  # tracing runs a user's modules
@@ -164,7 +164,7 @@ def why_not(attempt: Callable[[], object]) -> str:
 
 
 def in_words(error: Exception) -> str:
-    """Why something could not be traced, for who wrote the model."""
+    """Return why something could not be traced, for who wrote the model."""
     text = str(error)
     if isinstance(error, ExportError):
         return text

@@ -41,7 +41,7 @@ class Objective:
 
     @property
     def targets(self) -> Tensor:
-        """Targets for the samples: every class in turn, or numbers between 0 and 1.
+        """Return targets for the samples: every class in turn, or numbers between 0 and 1.
 
         They are int64 [B] or float32 [B, ...].
         """
@@ -53,7 +53,7 @@ class Objective:
         return torch.rand(len(rows), *self.spec.shape, generator=drawn)
 
     def mean(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a mini-batch, as PyTorch computes it. Scores are float32 [B, outputs]."""
+        """Return the loss of a mini-batch, as PyTorch computes it. Scores are float32 [B, outputs]."""
         numbers = targets if self.spec.are_classes else targets.to(scores.dtype)
         return self.loss.reference(scores, numbers) / self.spec.weight(targets.numpy())
 
@@ -71,7 +71,7 @@ class Step:
 
 
 def step_of(model: nn.Module, of: Objective) -> Step:
-    """The step of a model as a device runs it that holds all of it."""
+    """Return the step of a model as a device runs it that holds all of it."""
     inputs, targets = of.inputs, of.targets
     graph = trainable_graph(model, inputs, loss=of.loss, pieces=1)
     stages = piece_stages(graph, [layer.neurons for layer in graph.layers], Sgd(), of.loss)
@@ -103,8 +103,9 @@ def step_of(model: nn.Module, of: Objective) -> Step:
 
 
 def gradient_errors(model: nn.Module, step: Step, of: Objective, executor: Executor) -> tuple[float, float]:
-    """The relative errors of the step's gradient, on the first and on a repeated call, and of PyTorch's in
-    float32: on samples of the example away from kinks, as far as there are some, and nothing is dropped.
+    """Return the relative errors of the step's gradient, on the first and on a repeated call, and of
+    PyTorch's in float32: on samples of the example away from kinks, as far as there are some, and nothing is
+    dropped.
     """
     exact = copy.deepcopy(model).double()
     with Undropped():
@@ -124,7 +125,7 @@ def gradient_errors(model: nn.Module, step: Step, of: Objective, executor: Execu
 def _errors_on(
     rows: Tensor, exact: nn.Module, step: Step, of: Objective, executor: Executor
 ) -> tuple[float, float]:
-    """The same on some rows of the example."""
+    """Return the same on some rows of the example."""
     narrow, exact = copy.deepcopy(exact).float(), copy.deepcopy(exact)
     for network, x in ((exact, double([of.inputs[rows]])[0]), (narrow, of.inputs[rows])):
         with Undropped():

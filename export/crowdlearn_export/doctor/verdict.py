@@ -22,8 +22,8 @@ FAR = 30.0
 def trainable_graph(
     model: nn.Module, example: Tensor, name: str = "", loss: Loss = CROSS_ENTROPY, *, pieces: int = 2
 ) -> NeuronGraph:
-    """The graph of a model that trains in so many pieces as it does in one, on a loss of its scores: of
-    neurons, or, for one piece of a model that cannot be sliced, of the whole.
+    """Return the graph of a model that trains in so many pieces as it does in one, on a loss of its scores:
+    of neurons, or, for one piece of a model that cannot be sliced, of the whole.
 
     `example` is a batch, [batch, features] or [batch, channels, H, W], or of any shape for one piece. Raises
     UnsupportedModule naming what cannot be sliced, or trained, or if the loss of so many scores cannot be
@@ -49,7 +49,7 @@ def _whole(model: nn.Module, example: Tensor, name: str, unsliced: UnsupportedMo
 
 
 def notes(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> tuple[str, ...]:
-    """Doubts about a model that trains; `inputs` are a batch of samples. They are float32 [B, ...]."""
+    """Return doubts about a model that trains; `inputs` are a batch of samples. They are float32 [B, ...]."""
     if not loss.of_logits:
         return ()
     if not sample_dtype(model, inputs.shape[1:]).is_floating_point:

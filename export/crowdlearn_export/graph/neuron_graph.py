@@ -59,22 +59,24 @@ class Layer:
 
     @property
     def sum_floats(self) -> int:
-        """Floats in one neuron's sum for one sample."""
+        """Return floats in one neuron's sum for one sample."""
         return prod(self.sum_shape)
 
     @property
     def output_floats(self) -> int:
-        """Floats in one neuron's output for one sample."""
+        """Return floats in one neuron's output for one sample."""
         return prod(self.output_shape)
 
     @property
     def message_bytes(self) -> int:
-        """Bytes of the whole layer's sums for one sample: what a source sends if it owns none of it."""
+        """Return bytes of the whole layer's sums for one sample: what a source sends if it owns none of
+        it.
+        """
         return FLOAT * self.neurons * self.sum_floats
 
     @property
     def parameters(self) -> int:
-        """Floats learned by the layer's own operations (biases, batch norm), without its edges."""
+        """Return floats learned by the layer's own operations (biases, batch norm), without its edges."""
         return sum(op.parameters for op in self.ops)
 
 
@@ -118,12 +120,12 @@ class NeuronGraph:
 
     @property
     def scores(self) -> tuple[int, ...]:
-        """The shape of a sample's scores."""
+        """Return the shape of a sample's scores."""
         return (self.layers[-1].neurons, *self.layers[-1].sum_shape)
 
     @property
     def least_rows(self) -> int:
-        """Samples that a batch needs in training: batch norm has no variance of a single value."""
+        """Return samples that a batch needs in training: batch norm has no variance of a single value."""
         if self.whole is not None:
             return 2 if any(layer.parameters or layer.ops for layer in self.layers) else 1
         for layer in self.layers:
@@ -137,7 +139,7 @@ class NeuronGraph:
 
     @property
     def parameters(self) -> int:
-        """Floats that the whole network learns."""
+        """Return floats that the whole network learns."""
         return sum(layer.parameters for layer in self.layers) + sum(edge.parameters for edge in self.edges)
 
     @property
@@ -158,18 +160,20 @@ class NeuronGraph:
 
     @property
     def training_macs(self) -> int:
-        """Multiply-accumulates of the products of one sample's training step."""
+        """Return multiply-accumulates of the products of one sample's training step."""
         return sum(times * edge.macs for times, edge in zip(self.products, self.edges, strict=True))
 
     @property
     def errors(self) -> int:
-        """Floats of one sample's errors that somebody learns from, of the sums of all layers."""
+        """Return floats of one sample's errors that somebody learns from, of the sums of all layers."""
         asked = {edge.target for edge, taught in zip(self.edges, self.taught, strict=True) if taught}
         return sum(self.layers[layer].neurons * self.layers[layer].sum_floats for layer in asked)
 
     @property
     def _reached(self) -> set[int]:
-        """The layers in whose own operations something learns, or before them: errors pass through these."""
+        """Return the layers in whose own operations something learns, or before them: errors pass through
+        these.
+        """
         reached = {layer.index for layer in self.layers if layer.parameters}
         for edge in sorted(self.edges, key=lambda edge: edge.target):
             if edge.parameters or edge.source in reached:
@@ -178,13 +182,13 @@ class NeuronGraph:
 
     @property
     def backward(self) -> set[int]:
-        """The layers that go backward: errors come back to them, or begin there."""
+        """Return the layers that go backward: errors come back to them, or begin there."""
         ends = {len(self.layers) - 1}
         return ends | {edge.source for edge, taught in zip(self.edges, self.taught, strict=True) if taught}
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one sample's forward pass."""
+        """Return multiply-accumulates of one sample's forward pass."""
         return sum(edge.macs for edge in self.edges)
 
 

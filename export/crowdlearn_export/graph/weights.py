@@ -27,12 +27,14 @@ def _orders(graph: NeuronGraph, order: Order) -> list[npt.NDArray[np.int64]]:
 
 
 def _weighted(graph: NeuronGraph) -> dict[str, Edge]:
-    """The edges that have weights, by the names of these."""
+    """Return the edges that have weights, by the names of these."""
     return {f"{e.module}.weight": e for e in graph.edges if e.kind not in ("identity", "whole")}
 
 
 def ties(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """The names of arrays of a state that are an earlier one, as tied weights are, and the names of these."""
+    """Return the names of arrays of a state that are an earlier one, as tied weights are, and the names of
+    these.
+    """
     seen: dict[tuple[object, ...], str] = {}
     found = {}
     for name, tensor in state.items():
@@ -44,7 +46,7 @@ def ties(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 
 def arrays_of(graph: NeuronGraph, state: Mapping[str, torch.Tensor], order: Order = ()) -> dict[str, Floats]:
-    """Every array of the graph, float32 [neurons of its layer, ...], in slice order.
+    """Return every array of the graph, float32 [neurons of its layer, ...], in slice order.
 
     Raises ExportError if the state dict lacks one.
     """
@@ -55,7 +57,7 @@ def arrays_of(graph: NeuronGraph, state: Mapping[str, torch.Tensor], order: Orde
 def neurons_first(
     graph: NeuronGraph, state: Mapping[str, torch.Tensor], order: Order = ()
 ) -> dict[str, torch.Tensor]:
-    """The same of a state dict of any dtype."""
+    """Return the same of a state dict of any dtype."""
     orders = _orders(graph, order)
     edges = _weighted(graph)
     arrays = {}
@@ -76,7 +78,7 @@ def neurons_first(
 def state_of(
     graph: NeuronGraph, arrays: Mapping[str, Floats], template: Mapping[str, torch.Tensor], order: Order = ()
 ) -> dict[str, torch.Tensor]:
-    """A state dict shaped like `template` with the arrays' values: the inverse of `arrays_of`.
+    """Return a state dict shaped like `template` with the arrays' values: the inverse of `arrays_of`.
 
     Arrays are float32 [neurons, ...].
     """
@@ -97,7 +99,7 @@ def state_of(
 
 
 def _to_neurons_first(edge: Edge, source: Layer, weight: torch.Tensor) -> torch.Tensor:
-    """A module's weight, [targets, ...], as [source neurons, ...]."""
+    """Return a module's weight, [targets, ...], as [source neurons, ...]."""
     if edge.kind == "depthwise":
         return weight
     if edge.kind == "conv":
@@ -106,7 +108,7 @@ def _to_neurons_first(edge: Edge, source: Layer, weight: torch.Tensor) -> torch.
 
 
 def _from_neurons_first(edge: Edge, source: Layer, weight: torch.Tensor) -> torch.Tensor:
-    """The inverse of `_to_neurons_first`."""
+    """Return the inverse of `_to_neurons_first`."""
     if edge.kind == "depthwise":
         return weight
     if edge.kind == "conv":

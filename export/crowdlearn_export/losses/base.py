@@ -25,21 +25,21 @@ class Loss(ABC):
 
     @abstractmethod
     def targets(self, outputs: int, *inner: int) -> TargetSpec:
-        """The targets of one sample, for a model of so many outputs, or of scores [outputs, *inner].
+        """Return the targets of one sample, for a model of so many outputs, or of scores [outputs, *inner].
 
         Raises UnsupportedModule if the loss of so many outputs cannot be learned.
         """
 
     @abstractmethod
     def value(self, scores: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
-        """The losses of samples, summed and scaled, in operators that can be lowered.
+        """Return the losses of samples, summed and scaled, in operators that can be lowered.
 
         Scores are float32 [B, outputs, ...], targets [B, ...].
         """
 
     @abstractmethod
     def reference(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """The losses of samples, summed, as PyTorch computes them.
+        """Return the losses of samples, summed, as PyTorch computes them.
 
         Scores are float32 [B, outputs, ...], targets [B, ...].
         """

@@ -29,11 +29,11 @@ class _OfNumbers(Loss):
 
     @abstractmethod
     def _each(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """The losses [B, outputs], in operators that can be lowered."""
+        """Return the losses [B, outputs], in operators that can be lowered."""
 
     @abstractmethod
     def _own(self, scores: Tensor, targets: Tensor) -> Tensor:
-        """The sum of the same, by PyTorch."""
+        """Return the sum of the same, by PyTorch."""
 
 
 @dataclass(frozen=True)

@@ -17,5 +17,5 @@ CROSS_ENTROPY = CrossEntropy()
 
 
 def make_loss(kind: str, **options: Any) -> Loss:
-    """The loss called `kind`; "own" is a user's."""
+    """Return the loss called `kind`; "own" is a user's."""
     return OwnLoss(**options) if kind == OwnLoss.kind else LOSSES[kind](**options)

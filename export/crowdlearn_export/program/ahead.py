@@ -81,7 +81,9 @@ def compile_ahead(task: Task, on_method: OnMethod = ignored, *, either: bool = F
 
 
 def _others(task: Task, stages: Sequence[Stage]) -> list[Job]:
-    """The methods that the other backend may be sensible for as well, and were not compiled for it yet."""
+    """Return the methods that the other backend may be sensible for as well, and were not compiled for it
+    yet.
+    """
     jobs: list[Job] = []
     for i, stage in enumerate(stages):
         suggested = task.methods.compiled(stage)
@@ -165,7 +167,9 @@ def _helpers(jobs: int) -> int:
 
 
 def _free_bytes() -> int:
-    """Memory that can be taken: what the system tells, and what the control group leaves; else none."""
+    """Return memory that can be taken: what the system tells, and what the control group leaves; else
+    none.
+    """
     try:
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) * 1024

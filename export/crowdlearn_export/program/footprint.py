@@ -46,8 +46,9 @@ def footprint(
     optimizer: Optimizer = SGD,
     on_layer: Callable[[int, int], None] = lambda number, of: None,
 ) -> Footprint:
-    """The footprint of every layer for micro-batches of up to `micro_batch` + 1 samples, and of the `regions`
-    from these layers on; `on_layer` gets the number of each layer as it begins, and how many there are.
+    """Return the footprint of every layer for micro-batches of up to `micro_batch` + 1 samples, and of the
+    `regions` from these layers on; `on_layer` gets the number of each layer as it begins, and how many there
+    are.
 
     Takes seconds for every kind of layer that `cache` does not know, and as long as exporting does for a
     region. Raises ExportError as exporting does.
@@ -112,7 +113,9 @@ def _compiled(
 
 
 def _curve(points: Sequence[tuple[int, int]]) -> Curve:
-    """Lines through neighbouring points, from nothing on; none falls, and none begins below nothing."""
+    """Return lines through neighbouring points, from nothing on; none falls, and none begins below
+    nothing.
+    """
     lines = [Line(0.0, points[-1][1] / points[-1][0])]
     for (narrow, low), (wide, high) in pairwise(points):
         rise = max((high - low) / (wide - narrow), 0.0)
@@ -122,7 +125,7 @@ def _curve(points: Sequence[tuple[int, int]]) -> Curve:
 
 
 def _key(graph: NeuronGraph, layer: Layer, micro_batch: int) -> str:
-    """Layers that are alike share their figures, whatever they are called."""
+    """Return layers that are alike share their figures, whatever they are called."""
     targets = [graph.layers[edge.target] for edge in graph.outgoing(layer.index)]
     edges = list(zip(graph.edges, graph.taught, strict=True))
     what: Mapping[str, Any] = {

@@ -33,7 +33,8 @@ MAX_BATCH = 256
 def export_inference(
     graph: NeuronGraph, cache: Path | None = None, loss: Loss = CROSS_ENTROPY
 ) -> SliceProgram:
-    """The program `predict`: samples and every array of the model to logits, batches of 1 to MAX_BATCH.
+    """Return the program `predict`: samples and every array of the model to logits, batches of 1 to
+    MAX_BATCH.
 
     Raises ParityError if it disagrees with PyTorch.
     """
@@ -60,7 +61,7 @@ def export_inference(
 
 
 def inference_stage(graph: NeuronGraph, shape: PieceShape) -> Stage:
-    """Samples [B, input neurons, ...] and the arrays of the whole network, to logits [B, classes]."""
+    """Return samples [B, input neurons, ...] and the arrays of the whole network, to logits [B, classes]."""
     spec = predict_method(shape)
 
     def function(*given: Tensor) -> tuple[Tensor, ...]:

@@ -62,7 +62,7 @@ def export_slice(
     measured: bool = False,
     cache: Path | None = None,
 ) -> SliceProgram:
-    """The program for every piece that owns `owned[layer]` neurons of each layer, micro-batches up to
+    """Return the program for every piece that owns `owned[layer]` neurons of each layer, micro-batches up to
     `max_batch`.
 
     `measured` lets methods for which either backend is sensible have the one that is faster on this
@@ -134,7 +134,7 @@ def program_of(
     *,
     measured: bool = False,
 ) -> SliceProgram:
-    """The program of these stages of a piece. Raises ParityError if it disagrees with autograd."""
+    """Return the program of these stages of a piece. Raises ParityError if it disagrees with autograd."""
     kinds = {stage.kind: stage for stage in reversed(stages)}
     choices = {
         kind: by_measurement(stage, methods) if measured else by_size(methods.compiled(stage))
@@ -181,7 +181,7 @@ def cache_key(graph: NeuronGraph, **what: object) -> str:
 
 
 def load_cached(path: Path) -> SliceProgram | None:
-    """A cached program, if it is there and whole; a damaged one is made anew."""
+    """Return a cached program, if it is there and whole; a damaged one is made anew."""
     try:
         manifest = read_manifest((path / "manifest.json").read_bytes())
         pte = (path / "program.pte").read_bytes()

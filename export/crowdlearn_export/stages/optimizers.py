@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def torch_optimizer(optimizer: Optimizer, parameters: Sequence[Tensor], rate: float) -> torch.optim.Optimizer:
-    """The same of torch.optim, over parameters [...]. Clipping is not part of it."""
+    """Return the same of torch.optim, over parameters [...]. Clipping is not part of it."""
     return OWN[type(optimizer)](optimizer, parameters, rate)
 
 

@@ -27,8 +27,8 @@ def piece_stages(
     *,
     first: int = 0,
 ) -> tuple[Stage, ...]:
-    """Every stage of a piece that owns `owned[layer]` neurons of each layer; layers before `first` have
-    stages of their own in any case.
+    """Return every stage of a piece that owns `owned[layer]` neurons of each layer; layers before `first`
+    have stages of their own in any case.
 
     Raises UnsupportedModule if a layer has no sliced form.
     """
@@ -47,7 +47,7 @@ def piece_stages(
 
 
 def loss_region(graph: NeuronGraph, owned: Sequence[int]) -> int:
-    """The first of the last layers that a piece owns whole: no message can come between them.
+    """Return the first of the last layers that a piece owns whole: no message can come between them.
 
     Raises UnsupportedModule for a part of the output layer.
     """

@@ -64,8 +64,8 @@ class LossRegion:
         return as_stage(self._spec, function, reference, self._kind(self._spec))
 
     def train_step(self, optimizer: Optimizer) -> Stage:
-        """A whole mini-batch of the whole network: loss and logits, and new weights, slots and buffers over
-        the old ones. The learning rate is an input, and so is all that the optimizer makes of it.
+        """Return a whole mini-batch of the whole network: loss and logits, and new weights, slots and buffers
+        over the old ones. The learning rate is an input, and so is all that the optimizer makes of it.
         """
         spec = train_step_method(self._shape, optimizer)
         state = [i for i, port in enumerate(spec.inputs) if port.role in STATE]

@@ -73,7 +73,7 @@ def numbered(ports: Sequence[Port], modules: Sequence[str], edges: Sequence[int]
 
 
 def _example_batch(ports: Sequence[Port]) -> int:
-    """A batch unlike every other dimension: tracing takes equal sizes for the same size."""
+    """Return a batch unlike every other dimension: tracing takes equal sizes for the same size."""
     taken = {dim for port in ports for dim in port.shape}
     return next(batch for batch in range(5, len(taken) + 6) if batch not in taken)
 

@@ -46,7 +46,7 @@ def train_step(
     targets: Tensor,
     optimizer: Optimizer = PLAIN,
 ) -> TrainStep:
-    """One step of an optimizer on `model`, in the mode (train or eval) that it is in.
+    """Return one step of an optimizer on `model`, in the mode (train or eval) that it is in.
 
     `inputs` and `targets` are an example batch of at least 2. Parameters that need no gradient, and buffers
     of whole numbers, are constants of the program. `model` stays as it is. Raises LoweringError for a dropout
@@ -112,7 +112,7 @@ def _refuse_tied(model: nn.Module) -> None:
 
 
 def _constants(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
-    """The buffers that hold no float32, as they stay."""
+    """Return the buffers that hold no float32, as they stay."""
     for name, module in model.named_modules():
         if (
             isinstance(module, nn.modules.batchnorm._BatchNorm)

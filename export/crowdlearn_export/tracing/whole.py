@@ -29,7 +29,7 @@ ROWS = 5
 
 
 def whole_graph(model: nn.Module, sample: Sequence[int], name: str = "") -> NeuronGraph:
-    """The graph of a model that one device trains as a whole. `sample` is the shape of one sample.
+    """Return the graph of a model that one device trains as a whole. `sample` is the shape of one sample.
 
     Raises UnsupportedModule naming what cannot be trained.
     """
@@ -86,7 +86,7 @@ def as_samples(numbers: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _tried(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Drop]]:
-    """Scores of a batch in training, and what is dropped."""
+    """Return scores of a batch in training, and what is dropped."""
     tried = copy.deepcopy(model)
     with torch.no_grad(), Dropping(learns=True) as dropping:
         scores: Tensor = tried(x)
@@ -94,7 +94,7 @@ def _tried(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Drop]]:
 
 
 def _arrays(model: nn.Module, x: Tensor) -> list[Array]:
-    """The floats of the model's state; those buffers are frozen that training leaves as they are."""
+    """Return the floats of the model's state; those buffers are frozen that training leaves as they are."""
     parameters = dict(model.named_parameters())
     shared = ties(model.state_dict())
     moved = copy.deepcopy(model)

@@ -28,7 +28,7 @@ def build_probe(cache: Path | None = None, *, widths: Sequence[int] = WIDTHS) ->
 
 
 def macs_a_sample(graph: NeuronGraph, owned: tuple[int, ...]) -> float:
-    """Products of a piece in a training step."""
+    """Return products of a piece in a training step."""
     return sum(
         times * edge.macs * owned[edge.source] / graph.layers[edge.source].neurons
         for times, edge in zip(graph.products, graph.edges, strict=True)

@@ -60,7 +60,7 @@ def make_programs(
 
 
 def _eager(network: nn.Module, inputs: torch.Tensor) -> Callable[[], None]:
-    """A training step of PyTorch, without a compiler."""
+    """Return a training step of PyTorch, without a compiler."""
     sgd = torch.optim.SGD(network.parameters(), 0.1, 0.9)
     labels = torch.zeros(len(inputs), dtype=torch.int64)
 
@@ -73,7 +73,7 @@ def _eager(network: nn.Module, inputs: torch.Tensor) -> Callable[[], None]:
 
 
 def _bytes(graph: NeuronGraph, plan: Plan, piece: int, batch: int, wire: str) -> tuple[float, float]:
-    """Bytes that a piece sends and receives for a sample."""
+    """Return bytes that a piece sends and receives for a sample."""
     training = Training(batch, batch, wire=wire_format(wire))
     priced = costs(graph, training)
     sent = Wire(training.wire.dtype_bytes, training.wire.overhead_bytes / training.micro_batch)

@@ -43,13 +43,13 @@ def flat_layout(state: Mapping[str, torch.Tensor]) -> tuple[FlatEntry, ...]:
 
 
 def flatten(state: Mapping[str, torch.Tensor]) -> NDArray[np.float32]:
-    """The state's floats as one float32 vector. It is float32 [floats]."""
+    """Return the state's floats as one float32 vector. It is float32 [floats]."""
     parts = [state[entry.name].detach().reshape(-1).numpy() for entry in flat_layout(state)]
     return np.concatenate(parts).astype(np.float32)
 
 
 def unflatten(vector: NDArray[np.float32], template: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict like `template` with the vector's floats: the inverse of `flatten`.
+    """Return a state dict like `template` with the vector's floats: the inverse of `flatten`.
 
     The vector is float32 [floats].
     """
@@ -78,7 +78,7 @@ def travelling(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Plan) ->
 
 
 def piece_of_weight(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Plan) -> NDArray[np.int32]:
-    """The piece that is responsible for each weight of the vector: the owner of its (source) neuron.
+    """Return the piece that is responsible for each weight of the vector: the owner of its (source) neuron.
 
     Raises PlanError if a tensor of the state is not the graph's. They are int32 [floats].
     """
@@ -91,7 +91,7 @@ def piece_of_weight(layout: tuple[FlatEntry, ...], graph: NeuronGraph, plan: Pla
 
 
 def piece_of_neuron(graph: NeuronGraph, plan: Plan, layer: int) -> NDArray[np.int32]:
-    """The piece that owns each neuron of a layer, in the model's order. They are int64 [neurons]."""
+    """Return the piece that owns each neuron of a layer, in the model's order. They are int64 [neurons]."""
     pieces = np.empty(graph.layers[layer].neurons, np.int32)
     for number, piece in enumerate(plan.pieces):
         start, stop = piece.neurons[layer]

@@ -11,8 +11,8 @@ LAST_RATE = 0.01
 
 
 def share_left(fall: Fall, done: float, steps: int = 0, factor: float = 0.1) -> float:
-    """The share of the learning rate that a round has, `done` of all rounds being over: 1 to LAST_RATE, or
-    `factor` for each of the `steps` taken.
+    """Return the share of the learning rate that a round has, `done` of all rounds being over: 1 to
+    LAST_RATE, or `factor` for each of the `steps` taken.
     """
     if fall == "step":
         return float(factor**steps)
@@ -21,7 +21,9 @@ def share_left(fall: Fall, done: float, steps: int = 0, factor: float = 0.1) -> 
 
 
 def rounds_an_epoch(passes: int, every: int) -> int:
-    """Sharings in an epoch of so many passes: one after `every` of them (0: all) and one after the rest."""
+    """Return sharings in an epoch of so many passes: one after `every` of them (0: all) and one after the
+    rest.
+    """
     return -(-passes // min(every or passes, passes))
 
 

@@ -51,7 +51,7 @@ PAPER_MODELS: dict[str, Callable[[], nn.Module]] = {"paper-mlp": paper_mlp, "pap
 
 
 def build_model(name: str, seed: int) -> nn.Module:
-    """The model called `name`, initialised by `seed`.
+    """Return the model called `name`, initialised by `seed`.
 
     `paper-mlp`, `paper-cnn`, `mlp:784-100-10` for dense layers of these widths, or `package.module:function`
     or `file.py:function` for a function that returns a torch.nn.Module. Raises ConfigError if there is no

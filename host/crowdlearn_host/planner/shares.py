@@ -42,11 +42,11 @@ class SharesCost:
     model_macs: float
 
     def bytes_per_sample(self, batch: int) -> float:
-        """Bytes for each sample of mini-batches of `batch`, all in."""
+        """Return bytes for each sample of mini-batches of `batch`, all in."""
         return self.activation + self.error + (self.gradient + self.checks) / batch
 
     def helper_macs_per_sample(self, batch: int) -> float:
-        """MACs of a helper for each sample of mini-batches of `batch`, with its checks."""
+        """Return MACs of a helper for each sample of mini-batches of `batch`, with its checks."""
         return self.helper_macs + self.helper_checks / batch
 
 

@@ -160,7 +160,7 @@ def _targeted(data: Dataset, spec: TargetSpec, outputs: int, source: str) -> Dat
 
 
 def export(checked: Checked, on_event: OnEvent) -> Prepared:
-    """The programs of a run that fits together. Raises ExportError."""
+    """Return the programs of a run that fits together. Raises ExportError."""
     config, graph, plan, fallbacks = checked.config, checked.graph, checked.plan, checked.fallbacks
     samples = torch.randn(32, *checked.sample, generator=torch.Generator().manual_seed(0))
     for note in notes(checked.model, samples, checked.loss):
@@ -213,7 +213,7 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
 
 
 def groups_of(prepared: Prepared, devices: int) -> list[Settings]:
-    """The settings of every group, for `devices` devices numbered in their order.
+    """Return the settings of every group, for `devices` devices numbered in their order.
 
     Raises FleetError if there are too few, or not as many as were planned for.
     """
@@ -230,7 +230,7 @@ def groups_of(prepared: Prepared, devices: int) -> list[Settings]:
 
 
 def group_sizes(config: RunSpec, plan: Plan, devices: int) -> list[int]:
-    """Devices in each group, of `devices` in all.
+    """Return devices in each group, of `devices` in all.
 
     Raises FleetError if there are too few, or not as many as were planned for.
     """
@@ -302,7 +302,7 @@ def _settings(
 
 
 def _takers(plan: Plan, cut: Plan) -> tuple[frozenset[int], ...]:
-    """The planned devices that can afford each piece of a cut; () if nobody reckoned."""
+    """Return the planned devices that can afford each piece of a cut; () if nobody reckoned."""
     kinds, seats = plan.class_of, plan.seats
     if not kinds.keys() >= seats.keys() or not any(piece.classes for piece in cut.pieces):
         return ()
@@ -313,7 +313,7 @@ def _takers(plan: Plan, cut: Plan) -> tuple[frozenset[int], ...]:
 
 
 def shared_model_of(prepared: Prepared, groups: int) -> SharedModel:
-    """The global model before the first epoch."""
+    """Return the global model before the first epoch."""
     sharing = prepared.config.sharing
     initial = arrays_of(prepared.graph, prepared.model.state_dict(), prepared.plan.order)
     return SharedModel(
@@ -327,8 +327,9 @@ def shared_model_of(prepared: Prepared, groups: int) -> SharedModel:
 
 
 def device_files(prepared: Prepared, devices: int) -> list[dict[str, bytes]]:
-    """The files that are pushed to each device, in the order of the fleet: every program (roles rotate), and
-    its samples if they are dealt out: as many as are planned, if there are so many, or its share of them.
+    """Return the files that are pushed to each device, in the order of the fleet: every program (roles
+    rotate), and its samples if they are dealt out: as many as are planned, if there are so many, or its share
+    of them.
 
     Raises ConfigError if there are too few samples, or more than a device's memory is planned for.
     """

@@ -44,7 +44,7 @@ class Result:
     models: tuple[Path, ...]
 
     def bytes_by_purpose(self) -> dict[str, dict[str, int]]:
-        """Bytes by direction ("up" is from devices) and purpose."""
+        """Return bytes by direction ("up" is from devices) and purpose."""
         totals: dict[str, dict[str, int]] = {"up": {}, "down": {}}
         for row in self.traffic:
             of, purpose = totals[str(row["direction"])], str(row["purpose"])
@@ -52,7 +52,7 @@ class Result:
         return totals
 
     def to_json(self) -> dict[str, Any]:
-        """The document that `crowdlearn train --json` prints."""
+        """Return the document that `crowdlearn train --json` prints."""
         tested = self.evaluation
         return {
             "run": str(self.run),

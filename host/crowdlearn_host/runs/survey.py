@@ -46,7 +46,7 @@ async def survey(serials: Sequence[str], wanted: Wanted | None, key: Path | None
 
 
 async def _ask(serial: str, wanted: Wanted | None, key: Path | None) -> str:
-    """Why the device cannot take part; "" if it can."""
+    """Return why the device cannot take part; "" if it can."""
     try:
         async with await dial(serial, key=key) as device:
             if wanted is not None:

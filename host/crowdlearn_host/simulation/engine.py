@@ -24,7 +24,7 @@ EVALUATED = 2500
 
 
 def start(setting: Setting) -> RunState:
-    """The state before the first round: every group, and the global model, has the initial weights."""
+    """Return the state before the first round: every group, and the global model, has the initial weights."""
     config = setting.config
     weights = np.tile(setting.initial, (config.strategy.copies(config.devices, config.group), 1))
     omega = config.omega if config.strategy.windowed else 1
@@ -58,7 +58,7 @@ def run(
 
 
 def global_weights(setting: Setting, state: RunState) -> Floats:
-    """The global model: the windowed average, or the mean of the groups where nothing is shared.
+    """Return the global model: the windowed average, or the mean of the groups where nothing is shared.
 
     They are float32 [floats].
     """
@@ -95,7 +95,9 @@ def _recorded(setting: Setting, workers: Workers, trained: Trained, number: int,
 
 
 def _tested(setting: Setting, workers: Workers, models: Sequence[Floats]) -> list[float]:
-    """The share of the test samples that each of the models gets right, or its mean loss, without classes."""
+    """Return the share of the test samples that each of the models gets right, or its mean loss, without
+    classes.
+    """
     samples = len(setting.workload.test)
     starts = range(0, samples, EVALUATED)
     tasks = [EvaluationTask(weights, at, min(at + EVALUATED, samples)) for weights in models for at in starts]

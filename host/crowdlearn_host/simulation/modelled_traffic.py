@@ -15,14 +15,16 @@ from crowdlearn_host.spec.simulation import SimulationConfig
 
 
 def sums_per_sample(graph: NeuronGraph, plan: Plan) -> int:
-    """Floats that cross between pieces forward for one sample: one sum per (source piece, target neuron that
-    another piece owns), as in SliceNet.
+    """Return floats that cross between pieces forward for one sample: one sum per (source piece, target
+    neuron that another piece owns), as in SliceNet.
     """
     return sum(_crossing(graph, plan))
 
 
 def masked_per_sample(graph: NeuronGraph, plan: Plan) -> int:
-    """Floats of those forward that several pieces send for one neuron: they travel masked, if any do."""
+    """Return floats of those forward that several pieces send for one neuron: they travel masked, if
+    any do.
+    """
     found = 0
     for edge in graph.edges:
         if edge.kind in PAIRED:
@@ -39,12 +41,12 @@ def masked_per_sample(graph: NeuronGraph, plan: Plan) -> int:
 
 
 def errors_per_sample(graph: NeuronGraph, plan: Plan) -> int:
-    """Floats that come back: as many, where something learns from them."""
+    """Return floats that come back: as many, where something learns from them."""
     return sum(compress(_crossing(graph, plan), graph.taught))
 
 
 def _crossing(graph: NeuronGraph, plan: Plan) -> list[int]:
-    """Floats that cross on each edge."""
+    """Return floats that cross on each edge."""
     crossing = []
     for edge in graph.edges:
         matched = edge.kind in ("identity", "depthwise")
@@ -61,8 +63,8 @@ def _crossing(graph: NeuronGraph, plan: Plan) -> list[int]:
 
 
 def shuffle_bytes(config: SimulationConfig, pieces: NDArray[np.int32], frozen: NDArray[np.bool_]) -> int:
-    """Bytes of state that change hands after one pass; `pieces` is the piece of each weight, `frozen` tells
-    which have nothing else.
+    """Return bytes of state that change hands after one pass; `pieces` is the piece of each weight, `frozen`
+    tells which have nothing else.
 
     What the optimizer keeps moves with its weights, and so does accumulated |gradient| where theta leaves a
     choice to make.

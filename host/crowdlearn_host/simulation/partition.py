@@ -19,7 +19,8 @@ LEAST = 2
 
 
 def partition(labels: Indices, devices: int, config: PartitionConfig, seed: int) -> list[Indices]:
-    """Positions of each device's samples, at least 2; every one but a remainder lies on exactly one device.
+    """Return positions of each device's samples, at least 2; every one but a remainder lies on exactly one
+    device.
 
     Raises ConfigError if there are too few samples. Each is int64 [n].
     """
@@ -52,7 +53,8 @@ def partition(labels: Indices, devices: int, config: PartitionConfig, seed: int)
 
 
 def load_device_files(folder: str | Path, devices: int) -> tuple[Dataset, list[Indices]]:
-    """All of the folder's `device-*.npz`, by name, as one data set, and the positions of each one's samples.
+    """Return all of the folder's `device-*.npz`, by name, as one data set, and the positions of each one's
+    samples.
 
     Raises ConfigError if there are not `devices` of them or one holds a single sample, DataError where one
     is damaged. Each is int64 [n].
@@ -103,7 +105,9 @@ def _dirichlet(labels: Indices, devices: int, alpha: float, rng: np.random.Gener
 
 
 def _shards(labels: Indices, devices: int, shards: int, rng: np.random.Generator) -> list[Indices]:
-    """Samples sorted by label in devices * shards parts, `shards` of them a device (McMahan et al., 2017)."""
+    """Return samples sorted by label in devices * shards parts, `shards` of them a device (McMahan et al.,
+    2017).
+    """
     shuffled = rng.permutation(len(labels))
     by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
     parts: Sequence[Any] = np.array_split(by_label, devices * shards)

@@ -47,8 +47,8 @@ class RunFolder:
     """
 
     def __init__(self, folder: str | Path, simulation: Simulation) -> None:
-        """Opens the folder, or makes it; a run that kept no round yet gives way. Raises RunError if the
-        folder belongs to another configuration, or to phones, or is in use.
+        """Open the folder, or makes it; a run that kept no round yet gives way. Raises RunError if the folder
+        belongs to another configuration, or to phones, or is in use.
         """
         self.folder = Path(folder)
         self.config = simulation.config
@@ -71,7 +71,7 @@ class RunFolder:
 
     @property
     def begun(self) -> bool:
-        """True if a round was kept."""
+        """Return True if a round was kept."""
         return any((self.folder / name).exists() for name in (CHECKPOINT, MODEL))
 
     def __enter__(self) -> Self:
@@ -81,8 +81,8 @@ class RunFolder:
         self._lock.close()
 
     def begin(self, setting: Setting, given: dict[str, Given]) -> None:
-        """Writes plan.json, as a run of phones has it, and inputs.json. Raises RunError if the run began
-        with other contents.
+        """Write plan.json, as a run of phones has it, and inputs.json. Raises RunError if the run began with
+        other contents.
         """
         if self.begun:
             check_inputs(self.folder, given)
@@ -92,7 +92,7 @@ class RunFolder:
         save_plan(setting.plan, self.folder / "plan.json")
 
     def resume(self) -> RunState | None:
-        """The state after the last round that was kept, or None; metrics tell of the same rounds then.
+        """Return the state after the last round that was kept, or None; metrics tell of the same rounds then.
 
         Raises RunError if the checkpoint is damaged.
         """
@@ -125,7 +125,7 @@ class RunFolder:
             self._due = time.monotonic() + (SHARE * took if took > QUICK_SECONDS else 0)
 
     def finish(self, setting: Setting, state: RunState) -> Path:
-        """Writes the global model as model.safetensors and returns its path."""
+        """Write the global model as model.safetensors and returns its path."""
         template = build_model(setting.config.model, setting.config.seed).state_dict()
         path = self.folder / MODEL
         write_atomically(path, save(unflatten(global_weights(setting, state), template)))
@@ -133,7 +133,9 @@ class RunFolder:
 
 
 def _row(records: tuple[RoundRecord, ...], at: float) -> str:
-    """The last round, over at `at`, as a line of metrics; samples and bytes are those of the run so far."""
+    """Return the last round, over at `at`, as a line of metrics; samples and bytes are those of the run so
+    far.
+    """
     last = records[-1]
     purposes = sorted({purpose for record in records for purpose in record.bytes})
     row: Mapping[str, object] = {

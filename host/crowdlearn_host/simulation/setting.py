@@ -67,13 +67,13 @@ class Setting:
         return self.config.budget.affordable(self._samples) * self.config.rounds_an_epoch
 
     def epsilon(self, number: int) -> float | None:
-        """The largest epsilon of a device after round `number`, counted from 0; None without noise."""
+        """Return the largest epsilon of a device after round `number`, counted from 0; None without noise."""
         if not self.config.privacy.private:
             return None
         return self.config.budget.total(self._samples, number // self.config.rounds_an_epoch + 1)
 
     def group_epsilon(self, number: int) -> float | None:
-        """The epsilon of all that a group did until round `number`; None without noise in the sums."""
+        """Return the epsilon of all that a group did until round `number`; None without noise in the sums."""
         noise = self.config.sharing.noise
         if noise is None or not self.config.sharing.enabled:
             return None
@@ -90,7 +90,7 @@ def prepare(
     test: Dataset,
     devices: Sequence[NDArray[np.int64]],
 ) -> Setting:
-    """The run that `config` describes on this data; without a plan, the even one.
+    """Return the run that `config` describes on this data; without a plan, the even one.
 
     Raises ConfigError if the model does not take the data, PlanError where the plan does not fit it.
     `devices` are int64 [n] each.

@@ -31,7 +31,7 @@ class GroupTask:
     updates: int = 0
 
     def run(self, model: GroupModel) -> GroupResult:
-        """The group after its passes."""
+        """Return the group after its passes."""
         return model.train(
             self.passes, self.weights, self.slots, self.learning_rate, self.accumulate, self.updates
         )
@@ -46,7 +46,7 @@ class CohortTask:
     learning_rate: float
 
     def run(self, model: GroupModel) -> GroupResult:
-        """The average of their models, so that one vector travels back for all of them."""
+        """Return the average of their models, so that one vector travels back for all of them."""
         return model.average(self.devices, self.weights, self.learning_rate)
 
 
@@ -58,7 +58,7 @@ class StatisticsTask:
     weights: Floats
 
     def run(self, model: GroupModel) -> GroupResult:
-        """The average of their models, which differ in the statistics alone."""
+        """Return the average of their models, which differ in the statistics alone."""
         return model.statistics(self.passes, self.weights)
 
 

@@ -56,7 +56,7 @@ class LossSection(Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options that are given."""
+        """Return the options that are given."""
         names = ("label_smoothing", "class_weights", "delta", "function", "takes")
         given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value is not None}

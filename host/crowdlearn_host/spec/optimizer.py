@@ -67,7 +67,7 @@ class OptimizedSection(Section):
 
     @property
     def rule(self) -> Optimizer:
-        """The optimizer itself."""
+        """Return the optimizer itself."""
         options: dict[str, Any] = {"weight_decay": self.weight_decay, "clip_norm": self.clip_norm}
         for name in OPTIONS[self.optimizer]:
             if name == "betas":
@@ -78,10 +78,10 @@ class OptimizedSection(Section):
 
     @property
     def has_slots(self) -> bool:
-        """True if the optimizer keeps arrays beside the weights."""
+        """Return True if the optimizer keeps arrays beside the weights."""
         return bool(self.rule.slots)
 
     def rate_left(self, epochs_done: float, epochs: int) -> float:
-        """The learning rate of a round, so many epochs being over, after any warm-up."""
+        """Return the learning rate of a round, so many epochs being over, after any warm-up."""
         steps = int(epochs_done / self.step_epochs) if self.step_epochs else 0
         return self.learning_rate * share_left(self.schedule, epochs_done / epochs, steps, self.step_factor)

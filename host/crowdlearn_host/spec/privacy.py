@@ -36,12 +36,12 @@ class PrivacySection(Section):
 
     @property
     def masked_fraction(self) -> int:
-        """The binary places of masked sums; 0 if none are masked."""
+        """Return the binary places of masked sums; 0 if none are masked."""
         return self.fraction if self.sums == "masked" else 0
 
     @property
     def private(self) -> bool:
-        """True if training is DP-SGD."""
+        """Return True if training is DP-SGD."""
         return self.epsilon is not None or self.noise is not None
 
     @model_validator(mode="after")

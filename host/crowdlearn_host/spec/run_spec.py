@@ -36,8 +36,8 @@ ALONE_ROWS = 128
 
 
 def micro_rows(batch: int, sample_seconds: float = 0.0) -> int:
-    """Samples of a micro-batch, where nobody says otherwise; `sample_seconds` is how long a link is busy with
-    what the dominator sends of one sample.
+    """Return samples of a micro-batch, where nobody says otherwise; `sample_seconds` is how long a link is
+    busy with what the dominator sends of one sample.
     """
     quick = LINK_SECONDS / sample_seconds if sample_seconds else LEAST_ROWS
     least = min(max(LEAST_ROWS_SLOW, int(quick)), LEAST_ROWS)
@@ -126,8 +126,8 @@ class TrainingSection(OptimizedSection):
     grace_seconds: float = Field(60.0, ge=0)
 
     def micro_rows(self, planned: int = 0, *, pieces: int = 2) -> int:
-        """Samples of a micro-batch, `planned` where the plan tells; where one piece is the whole network,
-        nobody waits for a part. Raises ConfigError if `micro_batch` is more.
+        """Return samples of a micro-batch, `planned` where the plan tells; where one piece is the whole
+        network, nobody waits for a part. Raises ConfigError if `micro_batch` is more.
         """
         if planned and self.micro_batch and self.micro_batch > planned:
             raise ConfigError(
@@ -160,7 +160,7 @@ class MetricsSection(Section):
 
     @property
     def mechanisms(self) -> tuple[str, ...]:
-        """The names of the mechanisms by which devices report as is asked."""
+        """Return the names of the mechanisms by which devices report as is asked."""
         return {"mini-batch": (), "pass": (ReportPasses.name,), "nothing": (ReportNothing.name,)}[self.report]
 
 
@@ -228,7 +228,7 @@ class RunSpec(Section):
 
     @property
     def secret_order(self) -> bool:
-        """True if dominators draw the order of their samples from a secret."""
+        """Return True if dominators draw the order of their samples from a secret."""
         order = self.privacy.order
         return order == "secret" or (order == "auto" and self.device_data is not None)
 
@@ -285,7 +285,7 @@ class RunSpec(Section):
 
     @property
     def devices(self) -> int:
-        """Devices that take part; if the fleet does not tell, as many as the groups need."""
+        """Return devices that take part; if the fleet does not tell, as many as the groups need."""
         named = (len(self.fleet.phones) or self.fleet.virtual) + self.fleet.joining
         return named or self.group.groups * self.group.pieces
 

@@ -76,7 +76,7 @@ def _simulated_alike(spec: RunSpec) -> SimulationConfig:
 
 
 def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None = None) -> SimulationConfig:
-    """The simulation that ends in the weights of `spec` on `devices` phones, in micro-batches of
+    """Return the simulation that ends in the weights of `spec` on `devices` phones, in micro-batches of
     `micro_batch` samples: to 1e-4 with float32 on the wire, whose rounding is random otherwise.
 
     Raises ConfigError if a simulation cannot do what `spec` asks for.

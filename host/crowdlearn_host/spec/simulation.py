@@ -164,13 +164,13 @@ class SimulationConfig(Section):
 
     @property
     def strategy(self) -> SharingStrategy:
-        """The strategy by which what devices learn becomes one model."""
+        """Return the strategy by which what devices learn becomes one model."""
         chosen = STRATEGIES[self.method]
         return chosen if self.sharing.enabled else chosen.alone()
 
     @property
     def budget(self) -> Budget:
-        """The budget of DP-SGD, if `privacy.private`."""
+        """Return the budget of DP-SGD, if `privacy.private`."""
         privacy, training = self.privacy, self.training
         return Budget(privacy.epsilon, privacy.delta, privacy.noise, training.batch, training.epochs)
 
@@ -181,31 +181,31 @@ class SimulationConfig(Section):
 
     @property
     def rounds_an_epoch(self) -> int:
-        """Sharings in an epoch."""
+        """Return sharings in an epoch."""
         return self.strategy.rounds_an_epoch(self.group, self.sharing.every)
 
     @property
     def groups(self) -> int:
-        """Groups that train side by side; under fedavg every device is one."""
+        """Return groups that train side by side; under fedavg every device is one."""
         return self.devices // self.strategy.members(self.group)
 
     @property
     def omega(self) -> int:
-        """Uploads that the window keeps per weight: sums of all groups, where sharing is secure."""
+        """Return uploads that the window keeps per weight: sums of all groups, where sharing is secure."""
         uploads = self.sharing.omega or self.groups
         return uploads // self.groups if self.sharing.secure else uploads
 
     @property
     def rounds(self) -> int:
-        """Sharings in the whole run."""
+        """Return sharings in the whole run."""
         return self.training.epochs * self.rounds_an_epoch
 
     @property
     def renews(self) -> bool:
-        """True if a sharing replaces a group's whole state."""
+        """Return True if a sharing replaces a group's whole state."""
         sharing, has_slots = self.sharing, self.training.has_slots
         return self.strategy.windowed and renews(sharing.theta, sharing.tau, has_slots, self.groups)
 
     def rate(self, number: int) -> float:
-        """The learning rate of round `number`, counted from 0."""
+        """Return the learning rate of round `number`, counted from 0."""
         return self.training.rate_left(number / self.rounds_an_epoch, self.training.epochs)

@@ -114,7 +114,7 @@ class Convolution(LinearMap):
 
     @property
     def target(self) -> tuple[int, int]:
-        """Height and width of a target map."""
+        """Return height and width of a target map."""
         shape = [
             (size + 2 * pad - gap * (k - 1) - 1) // step + 1
             for size, pad, gap, k, step in zip(

@@ -288,7 +288,7 @@ def _traffic(planned: Planned, weights: int, omega: int) -> Table:
 
 
 def _time(certificate: Certificate) -> str:
-    """The seconds of a search, and whether other programs took most of them."""
+    """Return the seconds of a search, and whether other programs took most of them."""
     told = f"{certificate.seconds:.1f} s"
     if certificate.seconds > 2 * certificate.processor_seconds + 1:
         told += f", of which {certificate.processor_seconds:.1f} s of the processor: this computer is busy"

@@ -58,7 +58,7 @@ class Course(Standing):
 
     @property
     def _gathered(self) -> bool:
-        """True if enough devices are here to begin."""
+        """Return True if enough devices are here to begin."""
         fit = self.settings.devices - len(self.attendance.unfit)
         wanted = max(fit, len(self.settings.layout))
         return len(self._able) >= (wanted if self._patient else len(self.settings.layout))
@@ -76,7 +76,7 @@ class Course(Standing):
 
     @property
     def _dominating(self) -> list[int]:
-        """Devices that hold samples, and can afford the dominator's piece of some cut."""
+        """Return devices that hold samples, and can afford the dominator's piece of some cut."""
         return [
             number
             for number, device in sorted(self.devices.items())
@@ -128,8 +128,8 @@ class Course(Standing):
         self.phase, self.reason = "paused", why
 
     def _whose_turn(self) -> int | None:
-        """The device that is or should be dominator: absent ones come last, None when the epoch has nobody
-        left.
+        """Return the device that is or should be dominator: absent ones come last, None when the epoch has
+        nobody left.
         """
         if self.schedule.dominator >= 0 and self.schedule.dominator not in self.attendance.absent:
             return self.schedule.dominator

@@ -29,28 +29,28 @@ class Forming:
 
     @property
     def receivers(self) -> set[int]:
-        """Devices that wait for state before they are ready."""
+        """Return devices that wait for state before they are ready."""
         return set(self.keepers or self.holders)
 
     @property
     def participants(self) -> set[int]:
-        """Devices whose keys are needed."""
+        """Return devices whose keys are needed."""
         giving = (*self.providing, *self.helping)
         return {*self.receivers, *(device for device, _ in giving)}
 
     @property
     def keyed(self) -> bool:
-        """True if every key is here."""
+        """Return True if every key is here."""
         return self.participants <= set(self.offers)
 
     @property
     def complete(self) -> bool:
-        """True if everybody has its state."""
+        """Return True if everybody has its state."""
         return self.ready == self.receivers
 
     @property
     def late(self) -> set[int]:
-        """Devices that have not said what is due."""
+        """Return devices that have not said what is due."""
         return self.participants - set(self.offers) or self.receivers - self.ready
 
     def due(self, layout: Layout) -> Iterable[tuple[int, tuple[Neurons, ...]]]:

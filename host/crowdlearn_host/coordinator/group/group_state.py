@@ -57,7 +57,7 @@ class Standing:
 
     @property
     def live(self) -> set[int]:
-        """Devices that are connected."""
+        """Return devices that are connected."""
         return self.attendance.live
 
     @property
@@ -80,7 +80,7 @@ class Standing:
         return self.phase in ("forming", "running", "sharing")
 
     def to_json(self) -> dict[str, Any]:
-        """Everything a restarted server needs."""
+        """Return everything a restarted server needs."""
         return {
             "devices": [{**asdict(d), "identity": d.identity.hex()} for d in self.devices.values()],
             "generation": self.generation,
@@ -91,7 +91,7 @@ class Standing:
 
     @classmethod
     def from_json(cls, settings: Settings, data: dict[str, Any]) -> Self:
-        """The group as it was saved, with nobody connected. Raises RunError if the data is damaged."""
+        """Return the group as it was saved, with nobody connected. Raises RunError if the data is damaged."""
         group = cls(settings)
         try:
             for d in data["devices"]:
@@ -158,7 +158,7 @@ class Standing:
 
     @property
     def _alone(self) -> bool:
-        """True if no device but the holder is there to inherit anything."""
+        """Return True if no device but the holder is there to inherit anything."""
         return not self._heirs or (set(self._heirs) == set(self.holders) and len(self.holders) == 1)
 
     def _may_inherit(self, spares: Sequence[int]) -> tuple[int, ...]:
@@ -179,12 +179,12 @@ class Standing:
 
     @property
     def _fresh(self) -> bool:
-        """True if a round begins."""
+        """Return True if a round begins."""
         return is_fresh(self.schedule, self.boundary)
 
     @property
     def _patched(self) -> bool:
-        """True if the global model's weights replace the group's own at this point."""
+        """Return True if the global model's weights replace the group's own at this point."""
         return self._fresh and self.schedule.round > 0 and not (self.settings.alone or self._forming.keepers)
 
     def _name(self, number: int) -> str:

@@ -70,7 +70,7 @@ class RestorePoint:
 
 
 def point_of(data: dict[str, Any]) -> RestorePoint:
-    """The point that `dataclasses.asdict` made `data` of, and JSON kept."""
+    """Return the point that `dataclasses.asdict` made `data` of, and JSON kept."""
     layout = tuple(tuple((a, b) for a, b in piece) for piece in data["layout"])
     s = data["schedule"]
     done = tuple((device, steps) for device, steps in s["done"])

@@ -14,13 +14,13 @@ def may_hold(takers: Takers, piece: int, device: int) -> bool:
 
 
 def beyond(takers: Takers, holders: Sequence[int]) -> list[tuple[int, int]]:
-    """The (piece, device) pairs of which the device cannot afford the piece."""
+    """Return the (piece, device) pairs of which the device cannot afford the piece."""
     return [(piece, d) for piece, d in enumerate(holders) if not may_hold(takers, piece, d)]
 
 
 def seated(takers: Takers, wanted: Sequence[int], able: Sequence[int]) -> tuple[int, ...] | None:
-    """A different device of those `able` for every piece, that can afford it: the `wanted` one if possible
-    (-1: any), and else the first in the order of `able`. None if there is no such assignment.
+    """Return a different device of those `able` for every piece, that can afford it: the `wanted` one if
+    possible (-1: any), and else the first in the order of `able`. None if there is no such assignment.
     """
     holder_of: dict[int, int] = {}
     for piece, device in enumerate(wanted):
@@ -35,7 +35,7 @@ def seated(takers: Takers, wanted: Sequence[int], able: Sequence[int]) -> tuple[
 
 
 def led(takers: Takers, wanted: Sequence[int], able: Sequence[int], dominator: int) -> tuple[int, ...] | None:
-    """An assignment whose piece 0 the dominator holds (-1: any device), if there is one."""
+    """Return an assignment whose piece 0 the dominator holds (-1: any device), if there is one."""
     if dominator < 0:
         return seated(takers, wanted, able)
     if dominator not in able or beyond(takers, [dominator]):

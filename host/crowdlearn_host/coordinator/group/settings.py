@@ -96,7 +96,9 @@ class Settings:
     """Heirs that a snapshot takes to be read where it is shared."""
 
     def rate(self, epoch: int, shared: int, passes: int) -> float:
-        """The learning rate of the round that begins when `shared` of the epoch's `passes` were shared."""
+        """Return the learning rate of the round that begins when `shared` of the epoch's `passes` were
+        shared.
+        """
         rounds = rounds_an_epoch(passes, self.every)
         done = epoch + (shared // self.every if self.every else 0) / rounds
         steps = int(done / self.step_epochs) if self.step_epochs else 0
@@ -104,6 +106,6 @@ class Settings:
 
     @property
     def cuts(self) -> tuple[Cut, ...]:
-        """Every division that may be used, the wanted one first, then by falling number of pieces."""
+        """Return every division that may be used, the wanted one first, then by falling number of pieces."""
         fewer = sorted(self.fallbacks, key=len, reverse=True)
         return (Cut(self.layout, self.programs, self.takers), *fewer)

@@ -88,7 +88,7 @@ class Performer:
 
     @property
     def held_back(self) -> set[int]:
-        """Groups that wait for others."""
+        """Return groups that wait for others."""
         return {index for index, _, _ in self._held_back}
 
     def perform(self, index: int) -> None:

@@ -75,8 +75,8 @@ class SharedModel:
 
     @property
     def state_bytes(self) -> int:
-        """More than any piece's sealed state has: float32, each in every kind, and as much again around
-        them.
+        """Return more than any piece's sealed state has: float32, each in every kind, and as much again
+        around them.
         """
         return 2 * (4 * MOST_KINDS * len(self.initial) + MAX_HEADER)
 
@@ -86,7 +86,7 @@ class SharedModel:
 
     @property
     def waiting(self) -> list[bytes]:
-        """Records of the rounds that have not entered the window."""
+        """Return records of the rounds that have not entered the window."""
         return list(self._waiting.values())
 
     def resume(self, window: Window, records: Iterator[bytes]) -> None:
@@ -116,7 +116,7 @@ class SharedModel:
         round_.taken.append(merge.update)
 
     def close(self, group: int, generation: int, place: Place) -> list[bytes]:
-        """The record of a group's round that is over, which began at `place`; none if nothing came."""
+        """Return the record of a group's round that is over, which began at `place`; none if nothing came."""
         done = self._rounds.get((group, generation))
         self._rounds = {key: round_ for key, round_ in self._rounds.items() if key[0] != group}
         if done is None or not done.taken:
@@ -125,8 +125,8 @@ class SharedModel:
         return [PLACE.pack(ROUND, *place, group) + updates]
 
     def entering(self, records: Sequence[bytes] = (), reached: Place | None = None) -> list[bytes]:
-        """Records by which the rounds enter the window that began before `reached` (None: all), those of
-        `records` among them.
+        """Return records by which the rounds enter the window that began before `reached` (None: all), those
+        of `records` among them.
         """
         keys = {*self._waiting, *map(_key, records)}
         due = sorted(key for key in keys if reached is None or key[0] < reached)
@@ -143,7 +143,7 @@ class SharedModel:
             self._window.apply(decode_update(update, limits))
 
     def model(self) -> dict[str, Floats]:
-        """The global model's arrays: the windowed average. Each is float32 [neurons, ...]."""
+        """Return the global model's arrays: the windowed average. Each is float32 [neurons, ...]."""
         average = self._window.average()
         model = {}
         for spec in self._arrays:
@@ -152,7 +152,7 @@ class SharedModel:
         return model
 
     def parts(self, neurons: tuple[Neurons, ...]) -> Iterator[pb.StatePart]:
-        """The global model's values for some neurons of each layer, as a device takes them."""
+        """Yield the global model's values for some neurons of each layer, as a device takes them."""
         for layer in dict.fromkeys(spec.layer for spec in self._arrays):
             a, b = neurons[layer]
             arrays = {}
@@ -165,8 +165,8 @@ class SharedModel:
             yield from state_parts(neurons, {layer: arrays}, layer, (a, b))
 
     def patch(self, number: int, neurons: tuple[Neurons, ...], *, whole: bool = False) -> Iterator[bytes]:
-        """Updates with the weights of these neurons that were uploaded often enough (SliceNet: tau); `whole`:
-        and the frozen ones, as they are, for a device that has no state.
+        """Yield updates with the weights of these neurons that were uploaded often enough (SliceNet: tau);
+        `whole`: and the frozen ones, as they are, for a device that has no state.
         """
         parts = self._stretches(neurons)
         for indices, averages in _rechunked(self._often(part) for part in parts):
@@ -188,7 +188,7 @@ class SharedModel:
 
 
 def _rechunked(found: Iterable[Iterable[Chosen]]) -> Iterator[Chosen]:
-    """The same weights, CHUNK_WEIGHTS at a time."""
+    """Yield the same weights, CHUNK_WEIGHTS at a time."""
     indices, averages = np.zeros(0, np.uint32), np.zeros(0, np.float32)
     for more, values in chain.from_iterable(found):
         indices, averages = np.concatenate([indices, more]), np.concatenate([averages, values])

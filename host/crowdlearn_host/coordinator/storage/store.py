@@ -63,7 +63,7 @@ class Store:
         await self.do(self._write_logs)
 
     async def do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of `work`, done in the thread; it raises what that raises."""
+        """Return the result of `work`, done in the thread; it raises what that raises."""
         return await asyncio.wrap_future(self._pool.submit(work, *args, **kwargs))
 
     async def save(self, saved: Saved) -> None:

@@ -26,7 +26,7 @@ class WireFormat:
     overhead_bytes: int = 0
 
     def message_bytes(self, floats: int) -> int:
-        """Bytes on the wire of a message with `floats` floats."""
+        """Return bytes on the wire of a message with `floats` floats."""
         return self.dtype_bytes * floats + self.overhead_bytes
 
 
@@ -53,26 +53,26 @@ class Training:
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """The arrays that the optimizer keeps beside each array of weights."""
+        """Return the arrays that the optimizer keeps beside each array of weights."""
         return typical(self.optimizer, momentum=self.momentum).slots
 
     @property
     def samples_kept(self) -> int:
-        """Samples whose sums a device keeps at once, at most."""
+        """Return samples whose sums a device keeps at once, at most."""
         return min((1 + self.staleness) * self.batch, self.in_flight * self.micro_batch)
 
     @property
     def is_one_micro_batch(self) -> bool:
-        """True if a mini-batch enters as a whole, when the one before it is over."""
+        """Return True if a mini-batch enters as a whole, when the one before it is over."""
         return self.batch <= self.micro_batch and not self.staleness
 
     def micro_batches(self, samples: int) -> int:
-        """Micro-batches of a pass over `samples` samples."""
+        """Return micro-batches of a pass over `samples` samples."""
         whole, rest = divmod(samples, self.batch)
         return whole * ceil(self.batch / self.micro_batch) + ceil(rest / self.micro_batch)
 
     def snapshots(self, samples: int) -> int:
-        """Snapshots of every piece in a pass over `samples` samples."""
+        """Return snapshots of every piece in a pass over `samples` samples."""
         return ceil(ceil(samples / self.batch) / self.snapshot_every)
 
 
@@ -99,18 +99,18 @@ class Costs:
 
     @property
     def pinned(self) -> frozenset[int]:
-        """The bundles of input and output layer."""
+        """Return the bundles of input and output layer."""
         last = max(layer for members in self.layers for layer in members)
         return frozenset(b for b, members in enumerate(self.layers) if 0 in members or last in members)
 
     @property
     def state(self) -> float:
-        """Bytes of the whole network's state."""
+        """Return bytes of the whole network's state."""
         return sum(n * each.state for n, each in zip(self.neurons, self.each, strict=True))
 
 
 def links(graph: NeuronGraph) -> tuple[BundleLink, ...]:
-    """Links between bundles, parallel edges merged."""
+    """Return links between bundles, parallel edges merged."""
     bundle_of = {layer: b for b, members in enumerate(bundles(graph)) for layer in members}
     merged: dict[tuple[int, int], list[tuple[int, bool]]] = {}
     for edge, taught in zip(graph.edges, graph.taught, strict=True):
@@ -170,13 +170,13 @@ def costs(graph: NeuronGraph, training: Training, footprint: Footprint | None = 
 
 
 def piece_macs(graph: NeuronGraph, owned: Sequence[int]) -> float:
-    """MACs a sample, forward and backward, of a piece that owns so many neurons of each layer."""
+    """Return MACs a sample, forward and backward, of a piece that owns so many neurons of each layer."""
     return sum(owned[layers[0]] * _neuron(graph, layers)[0] for layers in bundles(graph))
 
 
 def _neuron(graph: NeuronGraph, layers: tuple[int, ...]) -> tuple[float, float, float]:
-    """MACs, parameters and buffers of a bundle's neuron. Its own operations run once forward and, where the
-    layer goes backward, twice more.
+    """Return MACs, parameters and buffers of a bundle's neuron. Its own operations run once forward and,
+    where the layer goes backward, twice more.
     """
     macs = parameters = buffers = 0.0
     for edge, times in zip(graph.edges, graph.products, strict=True):
@@ -194,8 +194,8 @@ def _neuron(graph: NeuronGraph, layers: tuple[int, ...]) -> tuple[float, float, 
 
 
 def sharing_bytes(weights: int, training: Training, groups: int) -> float:
-    """Bytes of sharing per epoch, but for what is around each upload: every group uploads a share theta of so
-    many weights, index sets at their entropy, and of several groups each downloads as much.
+    """Return bytes of sharing per epoch, but for what is around each upload: every group uploads a share
+    theta of so many weights, index sets at their entropy, and of several groups each downloads as much.
     """
     theta = training.theta
     entropy = sum(-p * log2(p) for p in (theta, 1 - theta) if p)

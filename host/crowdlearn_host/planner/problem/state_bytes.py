@@ -91,7 +91,9 @@ def _frame(shared: pb.Shared) -> int:
 
 
 def value_bytes(values: str, weights: Floats) -> float:
-    """Bytes of a shared weight in `values` (float32, float16, int8), weights being like float32 [N]."""
+    """Return bytes of a shared weight in `values` (float32, float16, int8), weights being like float32
+    [N].
+    """
     kind = ValueType[values.upper()]
 
     def size(part: Floats) -> int:

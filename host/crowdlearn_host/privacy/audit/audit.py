@@ -48,7 +48,7 @@ class Finding:
     pictures: Floats | None = field(default=None, repr=False, compare=False)
 
     def row(self) -> dict[str, object]:
-        """The figures, for JSON."""
+        """Return the figures, for JSON."""
         return {name: value for name, value in self.__dict__.items() if name != "pictures"}
 
 
@@ -167,7 +167,7 @@ class Auditor:
         return np.asarray(np.sqrt(moved**2 + rounding**2), np.float32)
 
     def _beside(self, evidence: Evidence, gallery: Floats) -> Floats:
-        """The gallery's views, scaled as the seen ones are."""
+        """Return the gallery's views, scaled as the seen ones are."""
         whole = Evidence(evidence.features, evidence.inputs, evidence.labels, gallery, noise=evidence.noise)
         return whole.standard[1]
 

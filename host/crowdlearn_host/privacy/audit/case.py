@@ -50,12 +50,12 @@ class Case:
 
     @property
     def victim(self) -> Dataset:
-        """The victim's samples."""
+        """Return the victim's samples."""
         return self.gallery.subset(np.arange(self.each))
 
     @property
     def last(self) -> PassTape:
-        """The victim's last pass."""
+        """Return the victim's last pass."""
         return self.tapes[self.watched[-1]]
 
     def known(self, pieces: tuple[int, ...], *, stale: bool = False) -> Views:
@@ -114,7 +114,7 @@ def last_errors(recipe: Recipe) -> Callable[[Part], bool]:
 
 
 def recipe_of(prepared: Prepared) -> Recipe:
-    """The recipe of a prepared run."""
+    """Return the recipe of a prepared run."""
     training, plan = prepared.config.training, prepared.plan
     told = pb.Training(
         learning_rate=training.learning_rate,
@@ -207,12 +207,12 @@ def untapped_case(prepared: Prepared, *, samples: int = SAMPLES, own: int = OWN)
 
 
 def first_moment(prepared: Prepared) -> Moment:
-    """The group before its first mini-batch."""
+    """Return the group before its first mini-batch."""
     return moment_of(prepared, arrays_of(prepared.graph, prepared.model.state_dict(), prepared.plan.order))
 
 
 def moment_of(prepared: Prepared, values: Arrays) -> Moment:
-    """The group with these weights, before its optimizer has kept anything."""
+    """Return the group with these weights, before its optimizer has kept anything."""
     trained = {spec.name for spec in array_specs(prepared.graph) if spec.trained}
     slots = prepared.config.training.rule.slots
     zeros = {slot: {n: np.zeros_like(x) for n, x in values.items() if n in trained} for slot in slots}

@@ -47,7 +47,7 @@ class Recipe:
 
     @cached_property
     def executors(self) -> tuple[ExecuTorchExecutor, ...]:
-        """One a piece."""
+        """Return one a piece."""
         return tuple(ExecuTorchExecutor(program.pte) for program in self.programs)
 
 

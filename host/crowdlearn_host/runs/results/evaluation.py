@@ -45,7 +45,7 @@ class Evaluation:
 
     @property
     def rank(self) -> float:
-        """The better the model, the higher: its accuracy, or else its loss negated."""
+        """Return the better the model, the higher: its accuracy, or else its loss negated."""
         return -self.loss if self.accuracy is None else self.accuracy
 
 

@@ -26,7 +26,7 @@ class Metric(ABC):
     @classmethod
     @abstractmethod
     def of(cls, scores: Scores, targets: Targets) -> float:
-        """The metric over all samples; not a number if these samples do not define it."""
+        """Return the metric over all samples; not a number if these samples do not define it."""
 
 
 class _OfClasses(Metric):
@@ -177,7 +177,7 @@ METRICS: tuple[type[Metric], ...] = (
 
 
 def measured(spec: TargetSpec, scores: Scores, targets: Targets) -> dict[str, float]:
-    """Every metric that fits, by name."""
+    """Return every metric that fits, by name."""
     return {metric.name: metric.of(scores, targets) for metric in METRICS if metric.fits(spec)}
 
 

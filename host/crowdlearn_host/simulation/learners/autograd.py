@@ -52,11 +52,13 @@ class ByAutograd:
                 model.get_submodule(owner)._buffers[name] = view
 
     def entered(self, flat: Floats) -> Floats:
-        """A vector in the order of sharing.flat as one like `vector`: itself. It is float32 [floats]."""
+        """Return a vector in the order of sharing.flat as one like `vector`: itself. It is float32
+        [floats].
+        """
         return flat
 
     def left(self, own: Floats) -> Floats:
-        """The inverse of `entered`, as a copy. It is float32 [floats]."""
+        """Return the inverse of `entered`, as a copy. It is float32 [floats]."""
         return own.copy()
 
     def train(
@@ -78,7 +80,7 @@ class ByAutograd:
         return loss
 
     def classify(self, flat: Floats, tested: range) -> Indices:
-        """The classes of these test samples, by running statistics; `vector` becomes `flat`.
+        """Return the classes of these test samples, by running statistics; `vector` becomes `flat`.
 
         They are int64 [n].
         """
@@ -90,7 +92,7 @@ class ByAutograd:
         return classes
 
     def loss(self, flat: Floats, tested: range) -> float:
-        """The loss summed over these test samples, by running statistics; `vector` becomes `flat`.
+        """Return the loss summed over these test samples, by running statistics; `vector` becomes `flat`.
 
         `flat` is float32 [floats].
         """
@@ -166,7 +168,9 @@ class ByAutograd:
     def _gradients(
         self, parts: Sequence[slice], inputs: Tensor, labels: Tensor
     ) -> tuple[float, list[Tensor]]:
-        """The loss of a mini-batch, summed over its samples, and the gradients of its mean, part by part."""
+        """Return the loss of a mini-batch, summed over its samples, and the gradients of its mean, part by
+        part.
+        """
         rows = parts[-1].stop - parts[0].start
         counted = labels[parts[0].start : parts[-1].stop].numpy()
         weight = max(self._workload.targets.weight(counted), SMALL)
@@ -192,5 +196,5 @@ def _stretches(trained: Sequence[FlatEntry]) -> list[tuple[int, int, int]]:
 
 
 def _noise_seed(seed: int, first: Pass) -> int:
-    """A seed of its own for each task, so that its rounding does not depend on who ran what before."""
+    """Return a seed of its own for each task, so that its rounding does not depend on who ran what before."""
     return int(np.random.SeedSequence((seed, first.epoch, first.device)).generate_state(1)[0])

@@ -47,7 +47,7 @@ class DenseLearner:
         return self._chain.train(map(self._fed, passes), rate, accumulated)
 
     def classify(self, flat: Floats, tested: range) -> Indices:
-        """The classes of these test samples, by running statistics. They are int64 [n]."""
+        """Return the classes of these test samples, by running statistics. They are int64 [n]."""
         if self._tested is None:
             self._tested = self._chain.columns.apart(_flattened(self._workload.test.inputs))
         return self._chain.classify(flat, self._tested, tested)

@@ -43,7 +43,7 @@ class GroupResult:
 
     @property
     def finite(self) -> bool:
-        """True if training has not diverged."""
+        """Return True if training has not diverged."""
         return isfinite(self.loss) and bool(np.isfinite(self.weights).all())
 
 
@@ -89,8 +89,8 @@ class GroupModel:
         accumulate: bool,
         updates: int = 0,
     ) -> GroupResult:
-        """A group after its passes, from these weights and what the optimizer keeps after so many `updates`
-        (empty if it keeps nothing).
+        """Return a group after its passes, from these weights and what the optimizer keeps after so many
+        `updates` (empty if it keeps nothing).
 
         `accumulate` asks for |gradient| summed per weight. Vectors are float32 [floats].
         """
@@ -104,7 +104,8 @@ class GroupModel:
         return GroupResult(learner.left(learner.vector), kept, sums, loss, samples, updates)
 
     def average(self, devices: Sequence[Sequence[Pass]], weights: Floats, rate: float) -> GroupResult:
-        """The mean, by samples, of the models that each of the devices trains alone from these weights.
+        """Return the mean, by samples, of the models that each of the devices trains alone from these
+        weights.
 
         Vectors are float32 [floats].
         """
@@ -121,8 +122,8 @@ class GroupModel:
         return GroupResult(learner.left(total), nothing, nothing, loss / sum(samples), sum(samples))
 
     def statistics(self, passes: Sequence[Pass], weights: Floats) -> GroupResult:
-        """The mean, by samples, of a model of these weights whose batch norms have each pass's statistics:
-        means over its mini-batches, nothing being dropped.
+        """Return the mean, by samples, of a model of these weights whose batch norms have each pass's
+        statistics: means over its mini-batches, nothing being dropped.
 
         `weights` are float32 [floats].
         """

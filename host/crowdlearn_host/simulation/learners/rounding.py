@@ -41,8 +41,8 @@ class Crossing:
 
 
 def crossings(graph: NeuronGraph, plan: Plan) -> tuple[Crossing, ...]:
-    """Every linear map of which something travels. Additions (identity edges) have no module and are left
-    out.
+    """Return every linear map of which something travels. Additions (identity edges) have no module and are
+    left out.
     """
     found = []
     count = len(plan.pieces)

@@ -47,7 +47,7 @@ class Workload:
     targets: TargetSpec = CLASSES
 
     def samples_of(self, inputs: Floats) -> Tensor:
-        """Samples as the model takes them: whole numbers, if it takes no others.
+        """Return samples as the model takes them: whole numbers, if it takes no others.
 
         Samples are float32 [N, ...].
         """
@@ -56,7 +56,7 @@ class Workload:
 
     @property
     def by_classes(self) -> bool:
-        """True if a target is a class."""
+        """Return True if a target is a class."""
         return self.targets.are_classes and not self.targets.are_sequences
 
     def samples(self, each: Pass) -> int:
@@ -73,7 +73,7 @@ class Workload:
         return rows, [slice(batch.start, batch.stop) for batch in cut]
 
     def parts(self, batch: slice) -> list[slice]:
-        """The micro-batches of a mini-batch, as positions in a pass."""
+        """Return the micro-batches of a mini-batch, as positions in a pass."""
         micro = self.config.training.micro_batch
         if not micro:
             return [batch]

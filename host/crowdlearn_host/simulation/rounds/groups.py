@@ -72,6 +72,6 @@ def train_groups(setting: Setting, workers: Workers, state: RunState, number: in
 
 
 def _holders(order: Sequence[int], dominator: int) -> list[int]:
-    """The devices of pieces 0, 1, ...: the dominator, then the others in the order of their passes."""
+    """Return the devices of pieces 0, 1, ...: the dominator, then the others in the order of their passes."""
     at = order.index(dominator)
     return [*order[at:], *order[:at]]
