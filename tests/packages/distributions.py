@@ -81,7 +81,14 @@ def normal(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
-def _modules(tree: ast.AST) -> Iterator[str]:
+def _modules(tree: ast.Module) -> Iterator[str]:
+    constants = {
+        node.targets[0].id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -89,6 +96,9 @@ def _modules(tree: ast.AST) -> Iterator[str]:
             yield node.module.partition(".")[0]
         elif isinstance(node, ast.Call) and _is_import(node) and isinstance(node.args[0], ast.Constant):
             yield str(node.args[0].value).partition(".")[0]
+        elif isinstance(node, ast.Call) and _is_import(node) and isinstance(node.args[0], ast.Name):
+            named = constants.get(node.args[0].id)
+            yield from [] if named is None else [str(named).partition(".")[0]]
 
 
 def _is_import(call: ast.Call) -> bool:
