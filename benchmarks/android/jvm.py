@@ -42,7 +42,8 @@ def java_vm(cache: Path | None = None) -> JavaVm:
     if compiler is None or native is None:
         raise Missing("no javac or gcc: apt-get install openjdk-17-jdk-headless gcc")
     cache = cache or cache_home() / "android"
-    sources = [*sorted((APP / "check/stubs").rglob("*.java")), *SOURCES]
+    stubs = sorted(path for path in (APP / "check/stubs").rglob("*.java") if "chaquo" not in path.parts)
+    sources = [*stubs, *SOURCES]
     content = b"".join(path.read_bytes() for path in (*sources, MEMORY, *sorted(NATIVE.iterdir())))
     folder = cache / f"jvm-{hashlib.sha256(content).hexdigest()[:16]}"
     with turn(cache / "jvm"):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 import numpy as np
+from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, PieceShape
 from crowdlearn_device.program.ports import layer_methods, loss_method
 from crowdlearn_device.protocol.frames import Array, Floats
@@ -52,8 +53,7 @@ def manifest(owned: Sequence[int]) -> Manifest:
     return Manifest(
         program="".join(f"{count:064x}"[-8:] for count in (9, *owned)),
         max_batch=8,
-        momentum=MOMENTUM,
-        weight_decay=0.0,
+        optimizer=Sgd(momentum=MOMENTUM),
         layers=shape.layers,
         edges=shape.edges,
         arrays=shape.arrays,
