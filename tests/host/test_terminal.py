@@ -35,7 +35,8 @@ def test_brackets_of_a_device_are_no_markup(event: str) -> None:
 @pytest.mark.parametrize("event", sorted(progress.PROBLEMS))
 def test_escape_sequences_of_a_device_are_shown_and_not_sent(event: str) -> None:
     said = f"phone{ESCAPE}\nepoch 9"
-    wanted = [(name, form) for _, name, form, _ in Formatter().parse(progress.PROBLEMS[event]) if name]
+    text = progress.EACH.get(event, progress.PROBLEMS[event])
+    wanted = [(name, form) for _, name, form, _ in Formatter().parse(text) if name]
     fields = {name: 1 if form or name in NUMBERS else said for name, form in wanted}
     shown = told(event, **fields)
     assert "\x1b]0" not in shown
