@@ -130,7 +130,9 @@ def test_pools_and_rows_of_any_kind_are_looked_into(model, shape):
     assert all(module.trains for module in report.modules), "a ReLU may work in place"
 
 
-@pytest.mark.parametrize("model", [nn.Linear(5, 3), nn.Sequential(nn.Linear(12, 6), nn.Unflatten(1, (2, 3)))])
+@pytest.mark.parametrize(
+    "model", [nn.Linear(5, 3), nn.Sequential(nn.Linear(12, 6), nn.Unflatten(1, (1, 2, 3)))]
+)
 def test_a_model_that_gives_no_scores_is_refused(model):
     with pytest.raises(ExportError, match=r"shape \("):
         diagnose(model, torch.randn(4, 12))
@@ -142,7 +144,7 @@ def test_a_module_that_is_used_twice_is_named_and_the_model_stays_as_it_was():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = diagnose(model, torch.randn(4, 6))
     assert "used twice" in report.slices
-    assert "2.bias is shared with another array" in report.compiles
+    assert not report.compiles, "a whole network may have tied weights"
     assert type(layer.weight) is nn.Parameter
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 

@@ -72,8 +72,7 @@ def eager(graph: NeuronGraph, owned: Sequence[int]) -> tuple[Manifest, Executor]
         shape.arrays,
         program="0" * 64,
         max_batch=16,
-        momentum=SGD.momentum,
-        weight_decay=SGD.weight_decay,
+        optimizer=SGD,
         methods=tuple(stage.spec for stage in executor.stages.values()),
     ), executor
 
