@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import tomllib
 from pathlib import Path
@@ -17,6 +18,7 @@ from crowdlearn_host.devices.facts import parse_facts, read_facts
 from crowdlearn_host.devices.fleet_file import Measured, fleet_toml
 from crowdlearn_host.devices.measuring import MeasuredLink, Probe
 from crowdlearn_host.emulator.hardware.power import RADIOS, cpu_watts
+from crowdlearn_host.emulator.phone import LEAST_SECONDS
 from crowdlearn_host.energy.calibration import calibrate
 from crowdlearn_host.energy.measure import measure
 from crowdlearn_host.energy.meters import METERS, readable_of
@@ -62,6 +64,7 @@ async def test_every_way_to_read_a_virtual_phone_tells_the_same_energy(tmp_path:
             began = time.monotonic()
             first = [await meter.read() for meter in counting]
             await device.push(b"x" * 4_000_000, "/data/local/tmp/moved")
+            await asyncio.sleep(2 * LEAST_SECONDS)  # a phone's state may be as old as that
             last = [await meter.read() for meter in counting]
             took = time.monotonic() - began
     whole = {
