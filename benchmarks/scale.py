@@ -186,7 +186,8 @@ class Crowd:
 
     def sent(self) -> tuple[int, int]:
         """Messages that devices have sent to each other, and devices that are connected."""
-        self._orders.send("how many")
+        with suppress(BrokenPipeError):  # the run is over, which they have told
+            self._orders.send("how many")
         kind, told = self._orders.recv()
         if kind == "over":
             self._over = told

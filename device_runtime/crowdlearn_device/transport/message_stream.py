@@ -371,7 +371,7 @@ class MessageStream(asyncio.Protocol):
                 part = self._rest[:PART_BYTES]
                 self._rest = self._rest[PART_BYTES:]
                 self._went(len(part))
-                self._transport.write(part)
+                self._write(part)
                 continue
             parts, size = list(self._control), 0
             self._control.clear()
@@ -390,7 +390,14 @@ class MessageStream(asyncio.Protocol):
                 self._sent.set()
                 return
             self._went(size)
-            self._transport.write(b"".join(parts))
+            self._write(b"".join(parts))
+
+    def _write(self, data: bytes | memoryview) -> None:
+        """Hand bytes to the system; end the connection if a library has ended its stream before."""
+        try:
+            self._transport.write(data)
+        except RuntimeError:
+            self._transport.abort()
 
     def _went(self, size: int) -> None:
         self._bytes -= size
