@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import venv
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from crowdlearn_device.data.dataset import Dataset
 
+from ..peer_environment import python_of
 from .networks import Net
 
 PROGRAM = Path(__file__).with_name("opacus_peer.py")
@@ -21,13 +21,7 @@ class Opacus:
     """The environment in `folder`. Ends the program with the reason if it cannot be made."""
 
     def __init__(self, folder: Path, train: Dataset, test: Dataset) -> None:
-        self._python = folder / "bin" / "python"
-        if not self._python.exists():
-            print(f"installing Opacus into {folder} (torch comes along: some minutes)", flush=True)
-            venv.create(folder, with_pip=True)
-            command = [str(self._python), "-m", "pip", "install", "--quiet", "-r", str(REQUIREMENTS)]
-            if subprocess.run(command).returncode:
-                raise SystemExit(f"Opacus could not be installed into {folder}; see pip's message above")
+        self._python = python_of(folder, "Opacus", REQUIREMENTS)
         self._kept = TemporaryDirectory(prefix="crowdlearn-dp-")
         self._file = Path(self._kept.name) / "data.npz"
         np.savez(self._file, x=train.inputs, y=train.labels, test_x=test.inputs, test_y=test.labels)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import venv
 from pathlib import Path
 from typing import Any
+
+from ..peer_environment import python_of
 
 PROGRAM = Path(__file__).with_name("flower_peer.py")
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
@@ -16,13 +17,7 @@ class Flower:
     """The environment in `folder`. Ends the program with the reason if it cannot be made."""
 
     def __init__(self, folder: Path) -> None:
-        self._python = folder / "bin" / "python"
-        if not self._python.exists():
-            print(f"installing Flower into {folder} (a minute or more)", flush=True)
-            venv.create(folder, with_pip=True)
-            command = [str(self._python), "-m", "pip", "install", "--quiet", "-r", str(REQUIREMENTS)]
-            if subprocess.run(command).returncode:
-                raise SystemExit(f"Flower could not be installed into {folder}; see pip's message above")
+        self._python = python_of(folder, "Flower", REQUIREMENTS)
 
     def measure(self, groups: int, weights: int, dropped: float) -> dict[str, Any]:
         """Return a row like ours of the same sum."""
