@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 HEAD = struct.Struct("<BBII")
 """Kind, detail, connection, and the bytes that follow."""
 EXPRESS = 0x80
-"""In the detail of PUT, beside the purpose: the frame overtakes others."""
+"""The detail of PUT for a frame that overtakes others."""
 TOLD_SECONDS = 0.5
 """Between two counts of a relay: a message is counted so late at most."""
 MOST_BYTES = 65 << 20
