@@ -30,14 +30,17 @@ if TYPE_CHECKING:
     from crowdlearn_host.planner.problem.wire_format import wire_format
     from crowdlearn_host.planner.shares import shares_cost
     from crowdlearn_host.planner.solver.search import search
+    from crowdlearn_host.runs.planned import NetworkPlan, PlanRequest, plan_network
     from crowdlearn_host.spec.run_spec import micro_rows
 
 __all__ = [
     "Baseline",
     "Costs",
     "Fleet",
+    "NetworkPlan",
     "PiecePlan",
     "Plan",
+    "PlanRequest",
     "Problem",
     "Seat",
     "Training",
@@ -54,6 +57,7 @@ __all__ = [
     "peak_memory",
     "plan_fleet",
     "plan_from_counts",
+    "plan_network",
     "sample_seconds",
     "save_plan",
     "search",

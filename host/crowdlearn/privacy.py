@@ -1,7 +1,8 @@
 """Privacy in parts: attacks of the audit, differential privacy and its accountant, secure sums.
 
-`crowdlearn privacy` audits a run (docs/privacy.md). Here are the attacks on a `Case`, which `rehearsed_case`
-makes of a prepared run; steps of DP-SGD and the epsilon that they spend; and the host's side of a secure sum.
+`audit` attacks a run or a plan as `crowdlearn privacy` does (docs/privacy.md). Here are also the attacks on a
+`Case`, which `rehearsed_case` makes of a prepared run; steps of DP-SGD and the epsilon that they spend; and
+the host's side of a secure sum.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from crowdlearn_host.privacy.audit.host.host import HostRow, host_rows
     from crowdlearn_host.privacy.audit.on_shares import findings_on_shares
     from crowdlearn_host.privacy.audit.page import page as audit_page
+    from crowdlearn_host.privacy.audit.target_audit import Audit, Terms, audit
     from crowdlearn_host.privacy.dp.accountant import Schedule, epsilon, noise_for, own_epsilon
     from crowdlearn_host.privacy.dp.dp_sgd import DPStep, SlicedDPStep
     from crowdlearn_host.privacy.dp.ghost_norms import norms_of
 
 __all__ = [
     "Aggregator",
+    "Audit",
     "Auditor",
     "Case",
     "DPStep",
@@ -30,6 +33,8 @@ __all__ = [
     "HostRow",
     "Schedule",
     "SlicedDPStep",
+    "Terms",
+    "audit",
     "audit_page",
     "epsilon",
     "findings_on_shares",

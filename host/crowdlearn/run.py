@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from crowdlearn_host.errors import RunError
 
 if TYPE_CHECKING:
     import torch
+    from crowdlearn_host.report.report import Report
     from crowdlearn_host.runs.results.evaluation import Evaluation
     from crowdlearn_host.runs.session import Result
     from crowdlearn_host.simulation.state import RoundRecord
@@ -73,19 +74,49 @@ class Run:
 
         return evaluated(self.path, None if data is None else str(data))
 
-    def report(self, output: str | Path | None = None) -> Path:
+    def report(self, output: str | Path | None = None, *, against: Sequence[Run | str | Path] = ()) -> Path:
         """Write the run as one self-contained HTML page, report.html in its folder unless `output` says
-        where.
+        where, and return its path. Files that are there are replaced.
 
-        Returns the page's path. A file that is there is replaced.
+        With other runs to compare `against`, each gets its report.html, and the page that is returned,
+        comparison.html unless `output` says where, links them.
         """
-        from crowdlearn_device.platform.files import write_atomically
-        from crowdlearn_host.report.page import page
-        from crowdlearn_host.report.run import read_run
+        report = self.compose_report(output, against=against)
+        report.write()
+        return report.target
 
-        target = Path(output) if output is not None else self.path / "report.html"
-        write_atomically(target, page(read_run(self.path)).encode())
-        return target
+    def compose_report(
+        self, output: str | Path | None = None, *, against: Sequence[Run | str | Path] = ()
+    ) -> Report:
+        """Return the pages that `report` would write, and what of the run's files is damaged."""
+        from crowdlearn_host.report.report import compose
+
+        others = [other.path if isinstance(other, Run) else Path(other) for other in against]
+        return compose(self.path, None if output is None else Path(output), others)
+
+    def export_onnx(self, path: str | Path, *, data: str | Path | None = None) -> float:
+        """Write the newest global model as ONNX, and return by how much onnxruntime's outputs differ from
+        PyTorch's, at most.
+
+        `data` is a folder with a test split, which tells the shape of a sample, if not the run's own.
+        """
+        from crowdlearn_host.runs.results.deployed import model_and_sample
+
+        model, sample = model_and_sample(self.path, None if data is None else str(data))
+        from crowdlearn_export.program.deploy import export_onnx
+
+        return float(export_onnx(model, sample, Path(path)))
+
+    def export_pte(self, path: str | Path, *, max_batch: int = 32, data: str | Path | None = None) -> float:
+        """Write the newest global model for ExecuTorch with XNNPACK, for 1 to `max_batch` samples, and return
+        by how much its outputs differ from PyTorch's, at most. `data` is that of `export_onnx`.
+        """
+        from crowdlearn_host.runs.results.deployed import model_and_sample
+
+        model, sample = model_and_sample(self.path, None if data is None else str(data))
+        from crowdlearn_export.program.deploy import export_pte
+
+        return float(export_pte(model, sample, max_batch, Path(path)))
 
 
 def load_run(path: str | Path) -> Run:

@@ -49,13 +49,14 @@ def plan(
     seconds: float = 60.0,
 ) -> Plan:
     """Divide the model of `spec` among the devices of `fleet` so that least is relayed, and tell how good
-    that provably is (`Plan.certificate`). Searches for at most `seconds`.
+    that provably is (`Plan.certificate`). Searches for at most `seconds` of the processor.
+    `crowdlearn.planning.plan_network` compares with other partitioners, and says what it does meanwhile.
 
     Raises InfeasiblePlan if no plan meets every budget, with the smallest relaxation that would.
     """
-    from crowdlearn_host.runs.networks import planned
+    from crowdlearn_host.runs.planned import PlanRequest, plan_network
 
-    return planned(spec, fleet, group_size, seconds)
+    return plan_network(PlanRequest.of(spec), fleet, group_size=group_size, seconds=seconds).plan
 
 
 def export(spec: RunSpec, folder: str | Path) -> list[Path]:

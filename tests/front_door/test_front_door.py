@@ -13,6 +13,7 @@ from pathlib import Path
 
 import crowdlearn
 import pytest
+from crowdlearn import planning
 from crowdlearn_device.errors import DeviceError
 from crowdlearn_export.errors import ExportError
 from crowdlearn_host.cli.runs.init import TEMPLATE
@@ -106,6 +107,29 @@ def test_a_run_is_trained_watched_evaluated_and_simulated_to_the_same_weights(
     assert not run.simulated
     assert simulated.simulated
     assert run.report().read_text().startswith("<!doctype html>")
+    compared = run.report(against=[simulated])
+    assert compared.name == "comparison.html"
+    assert "report.html" in compared.read_text()
+    assert run.export_onnx(tmp_path / "model.onnx") < 1e-4
+    assert run.export_pte(tmp_path / "model.pte", max_batch=4) < 1e-3
+    assert (tmp_path / "model.pte").stat().st_size > 0
+
+
+def test_a_description_is_planned_as_the_command_plans_it(spec: crowdlearn.RunSpec) -> None:
+    fleet = crowdlearn.Fleet.model_validate(
+        {"class": [{"name": "phone", "count": 2, "samples": 100, "macs_per_second": 1e9, "max_macs": 3300}]}
+    )
+    steps: list[str] = []
+    request = planning.PlanRequest.of(spec)
+    found = planning.plan_network(
+        request, fleet, seconds=2, on_step=lambda what, number, of: steps.append(what)
+    )
+    assert steps == ["searching for the plan, for at most 2 processor seconds"]
+    assert found.training.wire.dtype_bytes == 4
+    assert not found.whole_memory
+    plan = crowdlearn.plan(spec, fleet, seconds=2)
+    assert [piece.neurons for piece in plan.pieces] == [piece.neurons for piece in found.plan.pieces]
+    assert all(piece.macs <= 3300 for piece in plan.pieces)
 
 
 async def test_a_run_is_stopped_and_resumed_while_an_event_loop_runs(

@@ -13,7 +13,7 @@ from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import printable, terminal
-from crowdlearn_host.coordinator.storage.run_folder import check_has_model, load_model_state
+from crowdlearn_host.coordinator.storage.run_folder import check_has_model
 from crowdlearn_host.errors import ConfigError
 
 PROGRAM = """\
@@ -85,23 +85,16 @@ def export_model(
     told: dict[str, dict[str, object]] = {}
     with document(as_json) as tell:
         with Working(console, "reading the run") as working:
-            import torch
-            from crowdlearn_export.program.deploy import export_onnx, export_pte
-            from crowdlearn_export.tracing.whole import as_samples, sample_dtype
+            from crowdlearn import Run  # whose exports import torch
 
-            from crowdlearn_host.runs.results.trained_model import model_and_test
-
-            model, test = model_and_test(run, data)
-            model.load_state_dict(load_model_state(run))
-            shape = test.inputs.shape[1:]
-            numbers = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-            sample = as_samples(numbers, sample_dtype(model, shape))
+            exported = Run(run)
             if onnx is not None:
                 working.step(f"writing {onnx}")
-                told["onnx"] = {"file": str(onnx), "error": float(export_onnx(model, sample, onnx))}
+                told["onnx"] = {"file": str(onnx), "error": exported.export_onnx(onnx, data=data)}
             if pte is not None:
                 working.step(f"writing {pte}")
-                told["pte"] = {"file": str(pte), "error": float(export_pte(model, sample, max_batch, pte))}
+                error = exported.export_pte(pte, max_batch=max_batch, data=data)
+                told["pte"] = {"file": str(pte), "error": error}
         tell(told)
     if as_json:
         return

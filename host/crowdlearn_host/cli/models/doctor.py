@@ -52,7 +52,7 @@ def doctor(
         tried = None
         if phone and not report.compiles:
             with Working(terminal(stderr=as_json), f"running the step on {phone}"):
-                from crowdlearn_host.runs.networks import trial_of
+                from crowdlearn.models import trial_of
 
                 tried = asyncio.run(_try(phone, key, trial_of(model, sample, batch, loss.value)))
         told = {"phone": {**asdict(tried), "agrees": tried.agrees}} if tried else {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,15 +21,13 @@ from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.models.names import check_name, stated_shape
 from crowdlearn_host.planner.problem.fleet import load_fleet
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
-from crowdlearn_host.runs.data import load_split, sample_shape
-from crowdlearn_host.spec.loss import LossKind
-from crowdlearn_host.spec.run_spec import RunSpec, SharingSection, TrainingSection, micro_rows
+from crowdlearn_host.spec.loss import LossKind, LossSection
+from crowdlearn_host.spec.run_spec import RunSpec, SharingSection, TrainingSection
 
 if TYPE_CHECKING:
-    from crowdlearn_export.graph.memory_curves import Footprint
-    from crowdlearn_export.graph.neuron_graph import NeuronGraph
+    from crowdlearn.planning import NetworkPlan
 
-    from crowdlearn_host.planner.plan import Certificate, Plan
+    from crowdlearn_host.planner.plan import Certificate
     from crowdlearn_host.planner.planner import Planned
 
 TRAINING, SHARING = TrainingSection.model_validate({}), SharingSection.model_validate({})
@@ -108,34 +106,30 @@ def plan(
 ) -> None:
     """Divide MODEL among the devices of a fleet so that least is relayed, with a proof of how good that
     is. Of the description of a run, what it says holds where no option is given."""
-    sample: tuple[int, ...] = ()
-    omega = 0
-    if model.endswith(".toml"):
-        spec = RunSpec.load(model)
-
-        def unless_given(name: str, option: Any, described: Any) -> Any:
-            source = context.get_parameter_source(name)
-            return option if source is not None and source.name == "COMMANDLINE" else described
-
-        training_of, sharing_of = spec.training, spec.sharing
-        model = spec.model
-        sample = () if shape else sample_shape(spec, load_split(spec.data, "test") if spec.data else None)
-        batch = unless_given("batch", batch, training_of.batch)
-        micro_batch = unless_given("micro_batch", micro_batch, training_of.micro_batch or 0)
-        staleness = unless_given("staleness", staleness, training_of.staleness)
-        momentum = unless_given("momentum", momentum, training_of.momentum > 0)
-        optimizer = unless_given("optimizer", optimizer, OptimizerName(training_of.optimizer))
-        wire = unless_given("wire", wire, Wire(training_of.wire))
-        rotation = unless_given("rotation", rotation, Rotate(spec.group.rotation or DEFAULT_ROTATION))
-        theta = unless_given("theta", theta, sharing_of.theta)
-        values = unless_given("values", values, Wire(sharing_of.values))
-        snapshot_every = unless_given("snapshot_every", snapshot_every, training_of.snapshot_every)
-        loss = unless_given("loss", loss, training_of.loss.kind)
-        omega = sharing_of.omega
-    check_name(model)
-    sample, devices = sample or stated_shape(model, shape), load_fleet(fleet)
+    described = model.endswith(".toml")
+    spec = RunSpec.load(model) if described else None
+    name = spec.model if spec else model
+    check_name(name)
+    sample = stated_shape(name, shape) if shape or not spec else ()
+    devices = load_fleet(fleet)
+    options = {
+        "batch": batch,
+        "micro_batch": micro_batch,
+        "staleness": staleness,
+        "momentum": momentum,
+        "optimizer": optimizer.value,
+        "wire": wire.value,
+        "rotation": rotation.value,
+        "theta": theta,
+        "values": values.value,
+        "snapshot_every": snapshot_every,
+        "loss": LossSection.model_validate({"kind": loss}),
+    }
+    given: dict[str, Any] = {option: value for option, value in options.items() if _is_given(context, option)}
+    if sample:
+        given["shape"] = sample
     from crowdlearn_host.planner.drawing import draw_plan, is_drawing
-    from crowdlearn_host.planner.plan import is_plan, plan_json, save_plan
+    from crowdlearn_host.planner.plan import is_plan, plan_json
 
     if save is not None:
         claim(save, force=force, is_own=is_plan)
@@ -144,87 +138,48 @@ def plan(
     console = terminal(stderr=as_json)
     with document(as_json) as tell:
         with Working(terminal(stderr=True), f"reading {model}") as working:
-            import torch
-            from crowdlearn_device.optimizers.registry import typical
-            from crowdlearn_export.doctor.verdict import trainable_graph
-            from crowdlearn_export.losses.registry import make_loss
+            from crowdlearn import planning  # imports torch
 
-            from crowdlearn_host.common.home import cache_home
-            from crowdlearn_host.models.named import build_model
-            from crowdlearn_host.planner.initial_weights import initial_weights
-            from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_seconds
-            from crowdlearn_host.planner.problem.costs import Training
-            from crowdlearn_host.planner.problem.state_bytes import value_bytes
-            from crowdlearn_host.planner.problem.wire_format import wire_format
-
-            numbers = wire_format(wire.value)
-            network, example = build_model(model, 0), torch.zeros(2, *sample)
-            graph = trainable_graph(network, example, model, make_loss(loss.value))
-            usual = micro_rows(batch, sample_seconds(graph, devices, numbers))
-            training = Training(
-                batch=batch,
-                micro_batch=min(micro_batch, batch) or usual,
-                in_flight=TRAINING.in_flight,
-                momentum=momentum,
-                optimizer=optimizer.value,
-                rotation=rotation.value,
-                theta=theta,
-                wire=numbers,
-                staleness=staleness,
-                snapshot_every=snapshot_every,
-                value_bytes=value_bytes(values.value, initial_weights(graph, network)),
-            )
-            capped = any(kind.max_memory for kind in devices.classes)
-
-            def footprint_of(rows: int, regions: Collection[int]) -> Footprint | None:
-                if capped:
-                    from crowdlearn_export.program.footprint import footprint  # imports the exporter
-
-                    what = f"compiling layers for micro-batches of {rows}, to learn what memory they need"
-
-                    def on_layer(number: int, of: int) -> None:
-                        working.step(what, number, of)
-
-                    known = footprint(
-                        graph,
-                        rows,
-                        cache_home() / "footprints",
-                        regions=regions,
-                        on_layer=on_layer,
-                        optimizer=typical(optimizer.value, momentum=True),
-                    )
-                working.step(f"searching for the plan, for at most {seconds:.0f} processor seconds")
-                return known if capped else None
-
-            planned = plan_with_micro_batch(
-                graph,
+            asked = planning.PlanRequest.of(spec) if spec else planning.PlanRequest(name, sample)
+            asked = replace(asked, **given)
+            planned = planning.plan_network(
+                asked,
                 devices,
-                training,
-                footprint_of,
                 group_size=group_size or None,
                 seconds=seconds,
-                compare=baselines,
+                baselines=baselines,
+                on_step=working.step,
             )
         if save is not None:
-            save_plan(planned.plan, save)
+            planning.save_plan(planned.plan, save)
         if plot is not None:
-            write_atomically(plot, draw_plan(planned.plan, graph).encode())
+            write_atomically(plot, draw_plan(planned.plan, planned.graph).encode())
         tell(json.loads(plan_json(planned.plan)))
     if as_json:
         return
-    console.print(_pieces(planned.plan, graph, whole_memory=capped))
-    if planned.plan.micro_batch < training.micro_batch:
-        console.print(f"Micro-batches of {training.micro_batch} samples do not fit every device's memory.")
+    console.print(_pieces(planned))
+    if planned.plan.micro_batch < planned.training.micro_batch:
+        console.print(
+            f"Micro-batches of {planned.training.micro_batch} samples do not fit every device's memory."
+        )
     if len(planned.plan.pieces) == 1:
         console.print(WHOLE, style="yellow")
-    console.print(_traffic(planned, graph.parameters, omega or len(planned.plan.groups)))
+    omega = asked.omega or len(planned.plan.groups)
+    console.print(_traffic(planned.found, planned.graph.parameters, omega))
 
 
-def _pieces(plan: Plan, graph: NeuronGraph, *, whole_memory: bool) -> Table:
+def _is_given(context: typer.Context, option: str) -> bool:
+    """Return True if an option stands on the command line."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _pieces(planned: NetworkPlan) -> Table:
+    plan, graph = planned.plan, planned.graph
     groups = f"{len(plan.groups)} group{'s' if len(plan.groups) > 1 else ''}"
     rows = f"micro-batches of {plan.micro_batch} samples"
     table = Table(title=f"{graph.name}: {len(plan.pieces)} pieces, {groups}, {rows}")
-    if not whole_memory:
+    if not planned.whole_memory:
         table.caption = "memory leaves out what programs need to run, as no class has max_memory"
     for column in ("piece", "on", "neurons per layer"):
         table.add_column(column)

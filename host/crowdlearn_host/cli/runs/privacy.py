@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,59 +49,13 @@ def privacy(
         claim(html, force=force, is_own=lambda text: f"<title>{TITLE}" in text)
     with document(as_json) as tell:
         with Working(terminal(stderr=True), "preparing") as working:
-            # Here, because it imports the exporter, which help and mistakes need not wait for.
-            from crowdlearn_host.privacy.audit.audit import Auditor
-            from crowdlearn_host.privacy.audit.case import rehearsed_case, untapped_case
-            from crowdlearn_host.privacy.audit.on_shares import findings_on_shares
-            from crowdlearn_host.privacy.audit.page import page
-            from crowdlearn_host.privacy.audit.phones import phones_case
-            from crowdlearn_host.privacy.audit.targets import prepared_of
+            from crowdlearn.privacy import Terms, audit  # imports the exporter
 
-            prepared, moment = prepared_of(target, data, model, working.step)
-            sums = prepared.config.privacy.sums
-            if sums == "shares" and phones:
-                raise ConfigError(
-                    "--phones taps devices of plain and masked runs; helpers on shares are audited without it"
-                )
-            if sums == "shares":
-                case = untapped_case(prepared, samples=samples, own=own)
-            elif phones:
-                with tempfile.TemporaryDirectory() as folder:
-                    case = phones_case(
-                        prepared,
-                        Path(folder),
-                        samples=samples,
-                        own=own,
-                        epochs=epochs,
-                        on_progress=working.step,
-                    )
-            else:
-                case = rehearsed_case(
-                    prepared,
-                    samples=samples,
-                    own=own,
-                    epochs=epochs,
-                    state=moment,
-                    on_progress=working.step,
-                )
-            working.step("attacking")
-            findings = []
-            if sums == "shares":
-                found = findings_on_shares(
-                    case,
-                    prepared.model,
-                    batch=prepared.config.training.batch,
-                    quick=quick,
-                    first_layer=prepared.config.privacy.first_layer == "shared",
-                )
-            else:
-                found = Auditor(case, sums, quick=quick).findings()
-            for finding in found:
-                findings.append(finding)
-                working.step(f"attacking: {finding.role}, {finding.attack}")
+            terms = Terms(samples=samples, own=own, epochs=epochs, phones=phones, quick=quick)
+            found = audit(target, data, model=model, terms=terms, on_step=working.step)
+        findings = list(found.findings)
         if html is not None:
-            title = f"{TITLE}: {prepared.config.model}, {len(prepared.plan.pieces)} pieces"
-            write_atomically(html, page(title, findings, case.victim.inputs[:12]).encode())
+            write_atomically(html, found.page(TITLE).encode())
         spent = epsilon_of(target)
         tell({"rows": [finding.row() for finding in findings], **({"epsilon": spent} if spent else {})})
     if not as_json:

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from crowdlearn_device.platform.files import write_atomically
+from crowdlearn import Run
 
 from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.output import Force, claim
-from crowdlearn_host.report.comparison import comparison
-from crowdlearn_host.report.page import is_page, page
-from crowdlearn_host.report.run import read_run
+from crowdlearn_host.report.page import is_page
 
 
 def report(
@@ -29,22 +27,13 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write a run's curves, traffic, slices, recoveries and environment as one self-contained HTML page."""
-    target = output or run / "report.html"
-    found = read_run(run)
-    for damaged in found.damaged:
+    composed = Run(run).compose_report(output, against=against or ())
+    for damaged in composed.damaged:
         typer.echo(f"{damaged}: they are left out of the report", err=True)
-    others = [(read_run(other), other / "report.html") for other in against or ()]
-    written = {target: page(found)}
-    if others:
-        target = output or run / "comparison.html"
-        written = {run / "report.html": page(found)}
-        written |= {path: page(other) for other, path in others}
-        written[target] = comparison([(found, run / "report.html"), *others], target)
-    for path in written:
+    for path in composed.pages:
         claim(path, force=force, is_own=is_page)
-    for path, text in written.items():
-        write_atomically(path, text.encode())
+    composed.write()
     with document(as_json) as tell:
-        tell({"report": str(target), "damaged": list(found.damaged)})
+        tell({"report": str(composed.target), "damaged": list(composed.damaged)})
     if not as_json:
-        typer.echo(str(target))
+        typer.echo(str(composed.target))

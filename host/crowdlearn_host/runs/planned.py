@@ -1,0 +1,164 @@
+"""A plan for the network of a run and a fleet, without a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from crowdlearn_device.optimizers.registry import Kind, typical
+from crowdlearn_export.doctor.verdict import trainable_graph
+from crowdlearn_export.graph.memory_curves import Footprint
+from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.losses.registry import make_loss
+from crowdlearn_export.program.footprint import footprint
+
+from crowdlearn_host.common.home import cache_home
+from crowdlearn_host.models.named import build_model
+from crowdlearn_host.models.names import check_name
+from crowdlearn_host.planner.initial_weights import initial_weights
+from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_seconds
+from crowdlearn_host.planner.plan import Plan
+from crowdlearn_host.planner.planner import Planned
+from crowdlearn_host.planner.problem.costs import Training
+from crowdlearn_host.planner.problem.fleet import Fleet
+from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION, Rotation
+from crowdlearn_host.planner.problem.state_bytes import value_bytes
+from crowdlearn_host.planner.problem.wire_format import wire_format
+from crowdlearn_host.runs.data import load_split, sample_shape
+from crowdlearn_host.spec.loss import CROSS_ENTROPY, LossSection
+from crowdlearn_host.spec.run_spec import RunSpec, SharingSection, TrainingSection, micro_rows
+
+TRAINING, SHARING = TrainingSection.model_validate({}), SharingSection.model_validate({})
+"""The training and the sharing of a run whose description says nothing about them."""
+
+OnStep = Callable[[str, int, int], None]
+"""Takes what begins now, its number and how many such steps there are; 0 of 0 if that is not known."""
+
+Number = Literal["float32", "float16", "int8"]
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """A network and all of its training that a plan depends on, as a run without a description has it.
+
+    `shape` is that of one sample, `micro_batch` 0 for what training takes. `omega` uploads stand in the
+    host's window, 0 for as many as there are groups.
+    """
+
+    model: str
+    shape: tuple[int, ...]
+    loss: LossSection = CROSS_ENTROPY
+    batch: int = TRAINING.batch
+    micro_batch: int = 0
+    in_flight: int = TRAINING.in_flight
+    staleness: int = TRAINING.staleness
+    momentum: bool = TRAINING.momentum > 0
+    optimizer: Kind = TRAINING.optimizer
+    wire: Number = TRAINING.wire
+    rotation: Rotation = DEFAULT_ROTATION
+    theta: float = SHARING.theta
+    values: Number = SHARING.values
+    omega: int = SHARING.omega
+    snapshot_every: int = TRAINING.snapshot_every
+    seed: int = TRAINING.seed
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> Self:
+        """Return what the description of a run asks for. Raises ConfigError if its data cannot be read."""
+        check_name(spec.model)
+        training, sharing = spec.training, spec.sharing
+        return cls(
+            model=spec.model,
+            shape=sample_shape(spec, load_split(spec.data, "test") if spec.data else None),
+            loss=training.loss,
+            batch=training.batch,
+            micro_batch=training.micro_batch or 0,
+            in_flight=training.in_flight,
+            staleness=training.staleness,
+            momentum=training.momentum > 0,
+            optimizer=training.optimizer,
+            wire=training.wire,
+            rotation=spec.group.rotation or DEFAULT_ROTATION,
+            theta=sharing.theta,
+            values=sharing.values,
+            omega=sharing.omega,
+            snapshot_every=training.snapshot_every,
+            seed=training.seed,
+        )
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """A plan, the graph that it divides, the training that was asked for, and what else was found: baselines,
+    and whether memory counts what programs need to run.
+    """
+
+    found: Planned
+    graph: NeuronGraph
+    training: Training
+    whole_memory: bool
+
+    @property
+    def plan(self) -> Plan:
+        """Return the plan."""
+        return self.found.plan
+
+
+def plan_network(
+    request: PlanRequest,
+    fleet: Fleet,
+    *,
+    group_size: int | None = None,
+    seconds: float = 60.0,
+    baselines: bool = False,
+    on_step: OnStep | None = None,
+) -> NetworkPlan:
+    """Divide the network among the devices of `fleet`, searching for at most so many processor seconds, and
+    compare with METIS and a hypergraph partitioner if `baselines` are wanted.
+
+    Raises UnsupportedModule if the network cannot be sliced, InfeasiblePlan if no plan meets every budget.
+    """
+    check_name(request.model)
+    tell = on_step or (lambda what, number, of: None)
+    network = build_model(request.model, request.seed)
+    loss = make_loss(request.loss.kind, **request.loss.options)
+    graph = trainable_graph(network, torch.zeros(2, *request.shape), request.model, loss)
+    numbers = wire_format(request.wire)
+    usual = micro_rows(request.batch, sample_seconds(graph, fleet, numbers))
+    training = Training(
+        batch=request.batch,
+        micro_batch=min(request.micro_batch or usual, request.batch),
+        in_flight=request.in_flight,
+        momentum=request.momentum,
+        optimizer=request.optimizer,
+        rotation=request.rotation,
+        theta=request.theta,
+        wire=numbers,
+        staleness=request.staleness,
+        snapshot_every=request.snapshot_every,
+        value_bytes=value_bytes(request.values, initial_weights(graph, network)),
+    )
+    capped = any(kind.max_memory for kind in fleet.classes)
+    optimizer = typical(request.optimizer, momentum=request.momentum)
+
+    def footprint_of(rows: int, regions: Collection[int]) -> Footprint | None:
+        known = None
+        if capped:
+            what = f"compiling layers for micro-batches of {rows}, to learn what memory they need"
+            known = footprint(
+                graph,
+                rows,
+                cache_home() / "footprints",
+                regions=regions,
+                on_layer=lambda number, of: tell(what, number, of),
+                optimizer=optimizer,
+            )
+        tell(f"searching for the plan, for at most {seconds:.0f} processor seconds", 0, 0)
+        return known
+
+    found = plan_with_micro_batch(
+        graph, fleet, training, footprint_of, group_size=group_size, seconds=seconds, compare=baselines
+    )
+    return NetworkPlan(found, graph, training, capped)
