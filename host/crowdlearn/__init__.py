@@ -9,8 +9,8 @@
 Calls print nothing, install no signal handlers, and leave the caller's warning filters, log levels and
 environment as they are. Every error is a CrowdlearnError, in one sentence that ends in what to do.
 
-Beside these names are modules with the parts of a run: `crowdlearn.planning`, `simulation`, `hosting`,
-`phones`, `privacy`, `models`, `errors`, `listeners` and `testing`.
+Beside these names are modules with the parts of a run: `crowdlearn.data`, `planning`, `simulation`,
+`hosting`, `phones`, `privacy`, `models`, `errors`, `listeners` and `testing`.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from pydantic import BaseModel
 
 FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 MODULES = (
+    "data",
     "energy",
     "errors",
     "hosting",

@@ -47,7 +47,8 @@ def _ordered(name: str) -> tuple[int, str]:
 def test_public_modules_are_those_of_the_front_door() -> None:
     folder = Path(crowdlearn.__path__[0])
     inner = {"run", "training", "workflow"}
-    found = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")} - inner
+    paths = (*folder.glob("[!_]*.py"), *(path.parent for path in folder.glob("*/__init__.py")))
+    found = {path.stem for path in paths} - inner
     assert found == set(MODULES)
 
 

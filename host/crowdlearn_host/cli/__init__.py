@@ -31,6 +31,7 @@ COMMANDS = {
     "report": "runs.report:report",
     "watch": "runs.watch:watch",
     "plan": "runs.plan:plan",
+    "convert": "data.convert:app",
     "doctor": "models.doctor:doctor",
     "import": "models.convert:import_model",
     "export-model": "models.convert:export_model",
@@ -72,9 +73,9 @@ def build(names: Iterable[str] = COMMANDS, *, listed: bool = False) -> typer.Typ
     return app
 
 
-def _told(module: str, function: str) -> Callable[[], None] | None:
-    """Return a stand-in that has the help of a command, read from its source; None if there is none to
-    read.
+def _told(module: str, function: str) -> Callable[[], None] | typer.Typer | None:
+    """Return a stand-in that has the help of a command, or of a group of commands, read from its source; None
+    if there is none to read.
     """
     found = find_spec(f".{module}", __name__)
     source = Path(found.origin) if found is not None and found.origin else None
@@ -88,7 +89,13 @@ def _told(module: str, function: str) -> Callable[[], None] | None:
 
             told.__doc__ = ast.get_docstring(node)
             return told
-    return None  # a group of commands
+        match node:
+            case ast.Assign(
+                targets=[ast.Name(id=name)],
+                value=ast.Call(keywords=[ast.keyword(arg="help", value=ast.Constant(value=str(help))), *_]),
+            ) if name == function:
+                return typer.Typer(help=help, callback=lambda: None)
+    return None
 
 
 def _version(wanted: bool) -> None:

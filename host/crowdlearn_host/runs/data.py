@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from crowdlearn_device.data.dataset import Dataset, Split, load_dataset
@@ -24,7 +25,13 @@ def load_split(name: str, split: Split) -> Dataset:
     try:
         return load_dataset(name, split)
     except DataError as error:
-        raise ConfigError(f"data = {name!r}: {error}") from error
+        convert = "; crowdlearn convert makes a data folder of it" if _may_be_converted(Path(name)) else ""
+        raise ConfigError(f"data = {name!r}: {error}{convert}") from error
+
+
+def _may_be_converted(place: Path) -> bool:
+    """Return whether a place holds samples of another kind than a data folder's."""
+    return place.is_file() or (place.is_dir() and any(place.iterdir()))
 
 
 def sample_shape(config: RunSpec, test: Dataset | None) -> tuple[int, ...]:

@@ -143,6 +143,12 @@ def _enrol() -> Shape:
     return list[_object("Enrolled", dict.fromkeys(("device", "token", "pin", "command", "link"), str))]  # type: ignore[misc]
 
 
+def _convert() -> Shape:
+    from crowdlearn_host.loaders.conversion import Conversion
+
+    return Conversion
+
+
 DOCUMENTS: dict[str, Callable[[], Shape]] = {
     "demo": _train,
     "init": lambda: _object("Begun", {"file": str}),
@@ -151,6 +157,9 @@ DOCUMENTS: dict[str, Callable[[], Shape]] = {
     "evaluate": _evaluate,
     "report": _report,
     "plan": _plan,
+    **dict.fromkeys(
+        (f"convert {kind}" for kind in ("csv", "images", "text", "tensors", "hugging-face")), _convert
+    ),
     "doctor": _doctor,
     "import": _import,
     "export-model": _export_model,
