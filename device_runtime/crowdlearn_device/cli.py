@@ -215,8 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def count_samples(folder: Path, shape: str, classes: int, targets: str = "{}") -> int:
-    """Return how many training samples `folder` holds. Raises DataError if one of them is not of `shape`
-    (3x32x32), or has a label that is not below `classes`, or that the loss does not take (`targets`, JSON).
+    """Return how many training samples `folder` holds. Raises DataError if a sample is not of `shape`
+    (3x32x32), or its label not below `classes`, or not one for the loss (`targets`, JSON).
     """
     try:
         sample = tuple(int(size) for size in shape.split("x"))

@@ -26,7 +26,7 @@ class DataError(DeviceError):
 
 
 class StateError(DeviceError):
-    """Stored piece state is missing, damaged, or does not fit the piece that asks for it."""
+    """Stored piece state is missing, damaged, or does not fit the piece that reads it."""
 
 
 class FailedError(DeviceError):

@@ -40,7 +40,7 @@ class Facts:
 
 
 def facts_of(phone: Phone) -> Facts:
-    """Return what the phone tells of itself; nothing of what is damaged."""
+    """Return the facts in the phone's JSON; what is damaged is left out."""
     try:
         told = json.loads(str(phone.facts()))
         known = {name: told[name] for name in Facts.__dataclass_fields__ if name in told}

@@ -50,9 +50,9 @@ class Policy:
 
 @dataclass(frozen=True)
 class Conditions:
-    """A phone under its policy, as the runtime asks about batteries.
+    """A phone under its policy, in the form in which the runtime reads batteries.
 
-    `lowest` is a percentage that a host asks for: the stricter of the two counts.
+    `lowest` is a percentage of charge that a host requires: the stricter of the two counts.
     """
 
     phone: Phone
@@ -66,7 +66,7 @@ class Conditions:
         return replace(self.policy, lowest_percent=lowest).refusal(facts_of(self.phone), dialled=self.dialled)
 
     def state(self) -> DeviceState:
-        """Return heat and charge as Android tells them; full and charged if it does not."""
+        """Return heat and charge as Android reports them; full and charged if it reports none."""
         facts, unknown = facts_of(self.phone), DeviceState()
         return DeviceState(
             unknown.thermal if facts.thermal is None else facts.thermal,

@@ -45,8 +45,9 @@ class Service:
     def __init__(
         self, phone: Phone, home: str, inbox: str, arguments: str = "", socket_name: str = SOCKET
     ) -> None:
-        """`arguments` are those of `crowdlearn-device serve` in one line, as a host gives them. Its name,
-        its limit of the battery and its wish that the device holds no samples are taken; nothing else is.
+        """Start from `arguments`, those of `crowdlearn-device serve` in one line, as a host sends them. Its
+        name, its limit of the battery and its wish that the device holds no samples are taken; nothing else
+        is.
         """
         self.status = Status()
         self._phone, self._home, self._inbox = phone, Path(home), Path(inbox)

@@ -19,7 +19,7 @@ from .service import Service
 
 
 class StandIn:
-    """A phone that this computer's files tell of."""
+    """A phone whose state is read from files of this computer."""
 
     def __init__(self) -> None:
         self._supplies = Path(os.environ.get(SUPPLIES, KERNEL))

@@ -42,7 +42,7 @@ class Status:
 
 
 class Watch:
-    """Keeps a status from the frames of a connection; `changed` is called when something is worth showing."""
+    """The status of a connection, from its frames; `changed` is called when something is worth showing."""
 
     def __init__(self, status: Status, changed: Callable[[], None], host: str) -> None:
         self._status, self._changed, self._host = status, changed, host

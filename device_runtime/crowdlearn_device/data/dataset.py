@@ -154,9 +154,9 @@ def load_dataset(folder: str | Path, split: Split = "train", *, may_be_empty: bo
     """Return the `split` of the data set in `folder`; pixel bytes become floats in [0, 1].
 
     Knows `train.npz`/`test.npz` with arrays `inputs` and `labels`, the IDX files of the MNIST distribution
-    (gzip or not, inputs [N, 28, 28]) and the binary version of CIFAR-10 (inputs [N, 3, 32, 32]).
-    An .npz file `may_be_empty`: the host sends one to a device that is to hold no samples. Raises DataError
-    if nothing of the kind is there, or it is damaged or larger than MAX_BYTES.
+    (gzip or not, inputs [N, 28, 28]); and the binary version of CIFAR-10 (inputs [N, 3, 32, 32]). An .npz
+    file `may_be_empty`: the host sends one to a device that is to hold no samples. Raises DataError if
+    nothing of the kind is there, or it is damaged or larger than MAX_BYTES.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -316,7 +316,7 @@ def _least(labels: NDArray[Any]) -> int:
 
 
 def _guarded(path: Path, read: Callable[[], T]) -> T:
-    """`read()`, with what a damaged or unreadable file can raise turned into DataError."""
+    """Call `read()`, and raise what a damaged or unreadable file can raise as DataError."""
     try:
         return read()
     except DataError:

@@ -1,8 +1,8 @@
-"""The fuel gauge of a battery, from whatever a phone says of it: sysfs, a uevent, `dumpsys battery`.
+"""The fuel gauge of a battery, from any of the sources that a phone has: sysfs, a uevent, `dumpsys battery`.
 
 Vendors differ in unit and sign. The kernel's documentation has microampere, negative while discharging;
-others tell milliampere, or the other sign. So a sign tells nothing: a battery that discharges with nothing
-plugged in gives what the phone draws.
+others report milliampere, or the other sign. So a sign means nothing: a battery that discharges with nothing
+plugged in supplies the current that the phone draws.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Gauge:
 
     @property
     def watts(self) -> float:
-        """Return the power that leaves the battery. Raises MeterError if a charger adds to it, or it is not
-        told.
+        """Return the power that leaves the battery, in watts. Raises MeterError if a charger adds to it, or
+        it is not known.
         """
         self.check_unplugged()
         if self.amperes is None:

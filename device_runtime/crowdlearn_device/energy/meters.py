@@ -1,7 +1,7 @@
 """Energy meters: the base of all, and those that a device has itself, in the order in which they are trusted.
 
-A meter counts joules (`read`), or tells watts only, which whoever reads it integrates. One that cannot be
-read says why, and what to do.
+A meter counts joules (`read`), or reports watts only, which its reader integrates. The error of one that
+cannot be read states why, and what to do.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class BatteryMeter(Meter):
         self._supplies, self._maker = supplies, maker
 
     def gauge(self) -> Gauge:
-        """Return the gauge of the first battery that tells a voltage."""
+        """Return the gauge of the first battery that reports a voltage."""
         for folder in sorted(self._supplies.glob("*")):
             fields = {file.name: text for file in folder.glob("*") if (text := _text(file)) is not None}
             if fields.get("type", "").strip() == "Battery" and "voltage_now" in fields:

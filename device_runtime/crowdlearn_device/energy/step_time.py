@@ -17,7 +17,7 @@ from crowdlearn_device.protocol.frames import Array
 
 WARM_UP_STEPS = 2
 READY = "ready"
-"""The line by which a device tells that it rests before the first step."""
+"""The line that a device prints when it rests before the first step."""
 
 
 @dataclass(frozen=True)

@@ -53,13 +53,13 @@ class DominatorOnShares(PiecePass):
         self._sharers = {e: Sharer(e, of.linear, self._keys, f"edge {e}") for e, of in self._maps.items()}
         self._by_entry = {of.entry: of for of in self._maps.values()}
         self._facts: dict[tuple[int, int], dict[int, WeightFacts]] = {}
-        """By mini-batch and edge, what each helper says of its weights."""
+        """The facts of each helper's weights, by mini-batch and edge."""
         self._parts: dict[tuple[int, int, int], dict[int, Floats]] = {}
         self._waiting: dict[tuple[int, int], Floats] = {}
         """Activations whose weights' facts have not all come."""
         self._sent: dict[tuple[int, int, int], tuple[Shared, int]] = {}
         self._answers: dict[tuple[int, int, int], dict[int, Ring]] = {}
-        """By mini-batch, edge and kind, what each helper said: parts of a product, or a check of it."""
+        """The answers of each helper, by mini-batch, edge and kind: parts of a product, or a check of it."""
         self._held_back = False
 
     def go(self, data: Callable[[], Dataset], device: int) -> None:
@@ -114,7 +114,9 @@ class DominatorOnShares(PiecePass):
             self._share(shared, pb.SHARED_ACTIVATIONS, len(values))
 
     def _agreed(self, step: int, edge: int) -> WeightFacts:
-        """Return what all helpers say of their weights. Raises WireError naming one that deviates."""
+        """Return the facts of the weights in which all helpers agree. Raises WireError naming one that
+        deviates.
+        """
         said = self._facts[step, edge]
         for position, facts in said.items():
             others = [other for p, other in said.items() if p != position]

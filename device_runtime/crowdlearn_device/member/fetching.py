@@ -1,4 +1,6 @@
-"""A member that asks the server for the programs it lacks, as a device does that joined over the network."""
+"""A member that fetches the programs it lacks from the server, as a device does that joined over the
+network.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,9 @@ MAX_PROGRAM = 256 << 20
 
 
 class FetchingMember(Member):
-    """Keeps an assignment waiting until the program it names is here, its manifest first.
+    """A member whose assignment waits until the program that it names is here, its manifest first.
 
-    Until then everything else of that generation can wait too: nobody goes on without this device's key.
+    Until then everything else of that generation can wait too: no device goes on without this device's key.
     """
 
     def __init__(

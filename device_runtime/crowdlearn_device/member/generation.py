@@ -1,7 +1,7 @@
 """What a device does between two assignments: it gets keys and state, and then works.
 
-Keys are offered and exchanged, state is provided to whom it is due, and once the own piece is complete and on
-disk the device is Ready. Go starts the work (piece_pass.py).
+Keys are offered and exchanged, and state is provided to the devices that need it. Once its own piece is
+complete and on disk, the device is Ready. Go starts the work (piece_pass.py).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Owner(Protocol):
 
 
 class Generation:
-    """Keys, state, and work, in this order. Raises DeviceError if anything is refused."""
+    """One assignment: keys, state, and work, in this order. Raises DeviceError if anything is refused."""
 
     def __init__(self, owner: Owner, assign: pb.Assign) -> None:
         self.number = assign.generation
@@ -201,7 +201,7 @@ class Generation:
 
     @property
     def _renewed(self) -> bool:
-        """Return True if the server's patches are the whole state, and no device gives any."""
+        """Return True if the server's patches are the whole state, and no device provides any."""
         return self._assign.patched and not self._assign.from_generation
 
     @property
@@ -347,7 +347,7 @@ class Generation:
         self._send(progress=progress)
 
     def hold(self, boundary: int, state: PieceState, busy: float) -> None:
-        """A drained boundary: the piece to disk, a sealed snapshot to its heirs."""
+        """Write the piece to disk at a drained boundary, and send a sealed snapshot to its heirs."""
         self._owner.states.save(self.number, boundary, state)
         heirs = {h: self._owner.identities[h] for h in self._heirs if h != self._me}
         needed = self._assign.heirs_needed
@@ -373,7 +373,9 @@ class Generation:
         self._giving.append(self._tell_held(sealed if heirs else (), held))
 
     def _tell_held(self, snapshot: Iterable[pb.Snapshot], held: pb.Held) -> Iterator[None]:
-        """Until all of it has left nothing is computed, so that the state stays what it was."""
+        """Send the state at a boundary, part by part. Nothing is computed until all of it has left, so that
+        it stays what it was.
+        """
         for part in snapshot:
             self._send(snapshot=part)
             yield

@@ -30,7 +30,7 @@ from .on_shares import ANSWERS, check_clipping, ring_of, shared_maps
 from .piece_pass import Assigned
 
 MOST_BITS = 60
-"""Fractional bits of what anybody shares."""
+"""Fractional bits of shared arrays."""
 
 
 class HelperOnShares:

@@ -1,8 +1,8 @@
 """A device as a member of its group: the protocol's device side as a state machine without I/O of its own.
 
 Frames go in through `receive`, come out in `outbox`; `work` does one piece of computation. docs/protocol.md
-tells the states. Assign begins a generation (generation.py). Whatever is refused ends it here: the server is
-told why and assigns anew from a boundary that everybody holds.
+tells the states. Assign begins a generation (generation.py). Whatever is refused ends it here: the server
+receives the reason and assigns anew from a boundary that every device holds.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Member:
         tap: Tap | None = None,
         binding: bytes = b"",
     ) -> None:
-        """`binding` is what this side sees of its connection to the host (proof.py)."""
+        """Start without a group. `binding` is what this side sees of its connection to the host
+        (proof.py).
+        """
         self.outbox: list[pb.Frame] = []
         self.finished: str | None = None
         self._home = home
@@ -87,7 +89,7 @@ class Member:
         """NAME/ID, which keys are derived from."""
         self.device = -1
         self.relay = ""
-        """Where the host wants this device to connect instead: HOST:PORT, HOST empty for the same."""
+        """The address to which the host redirects this device: HOST:PORT, HOST empty for the same."""
         self._binding = binding
         self._hello: pb.Hello | None = pb.Hello(
             version=VERSION,
@@ -153,7 +155,7 @@ class Member:
             self._generation.receive(kind or "", frame)
 
     def _prove(self, challenge: pb.Challenge) -> None:
-        """Once a connection: nobody gets two answers of the same hello."""
+        """Answer the host's challenge, once a connection: no host gets two answers of the same hello."""
         if self._hello is None or self.device >= 0:
             raise WireError("a challenge where none was due")
         hello, self._hello = self._hello, None
@@ -279,7 +281,7 @@ class Member:
 
 
 def _typed(error: Exception) -> DeviceError:
-    """Return what the server is told of an error: nothing may end a connection without a reason."""
+    """Return an error as one that the server receives: nothing may end a connection without a reason."""
     if isinstance(error, DeviceError):
         return error
     if isinstance(error, OSError):

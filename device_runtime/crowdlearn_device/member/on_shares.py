@@ -1,8 +1,8 @@
 """The linear maps that a network has on shares, and the ring elements that messages hold.
 
 The network has a layer before each shared map that only helpers own, a third each. What the dominator's piece
-sends them is shared among all three, and what they answer comes back to the piece as if they had sent sums or
-errors. Each helper works with the whole map; of its weights, a third is its own to keep.
+sends them is shared among all three. Their answers come back to the piece as if they had sent sums or errors.
+Each helper works with the whole map; of its weights, a third is its own to keep.
 """
 
 from __future__ import annotations

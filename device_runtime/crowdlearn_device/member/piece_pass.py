@@ -48,7 +48,7 @@ class Surroundings(Protocol):
 @dataclass(frozen=True)
 class Assigned:
     """An assignment with all that its piece works by. `secret` is the device's own: order and rounding of a
-    dominator come from it if the run asks so.
+    dominator come from it if the run requires that.
     """
 
     assign: pb.Assign
@@ -138,9 +138,7 @@ class PiecePass:
             )
 
     def receive(self, partner: int, purpose: pb.Purpose, content: bytes) -> None:
-        """Take the opened sums or errors of a partner piece: whatever these bytes are, nobody has looked at
-        them before.
-        """
+        """Take the opened sums or errors of a partner piece: these bytes have not been checked before."""
         if purpose == pb.PURPOSE_NORM:
             norm = decode_message(pb.Norm, content)
             self._piece.receive_square(partner, norm.step, norm.square)
@@ -224,7 +222,7 @@ class PiecePass:
         return message if values is message.values else replace(message, values=values)
 
     def _encoded(self, message: Message) -> pb.Tensor:
-        """Return values as they travel: masked if the run asks so, else in the wire's dtype."""
+        """Return values as they travel: masked if the run requires that, else in the wire's dtype."""
         words = self._masking.leaving(message) if self._masking is not None else None
         if words is not None:
             return encode_words(words)

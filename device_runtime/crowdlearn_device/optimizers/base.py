@@ -1,7 +1,7 @@
 """The base of every optimizer: the arrays that it keeps, the numbers of a step, and the step itself.
 
-A step is written once, in operators that NumPy's arrays and PyTorch's tensors have in common, so that a
-program, a device's own arrays and a simulation compute the same.
+A step is written once, in operators that NumPy's arrays and PyTorch's tensors have in common. So a program, a
+device's own arrays and a simulation compute the same.
 """
 
 from __future__ import annotations

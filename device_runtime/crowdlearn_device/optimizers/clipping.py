@@ -1,4 +1,4 @@
-"""Clipping by the norm of all gradients of a network, of which each piece knows its own part."""
+"""Clipping by the norm of all gradients of a network, of which each piece has its own part."""
 
 from __future__ import annotations
 

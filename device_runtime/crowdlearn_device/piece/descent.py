@@ -22,7 +22,8 @@ def descend(
     numbers: Mapping[str, np.float32],
     factor: float = 1.0,
 ) -> None:
-    """One step. `accumulated` gains the gradient's magnitudes, before it is multiplied by `factor`.
+    """Take one step in place. `accumulated` gains the gradient's magnitudes, before it is multiplied by
+    `factor`.
 
     All are float32 [...] of one shape.
     """

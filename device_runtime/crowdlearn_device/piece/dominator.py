@@ -27,7 +27,7 @@ class Dominator:
         order_seed: int,
         on_fed: Callable[[int, int, Array], None] | None = None,
     ) -> None:
-        """Samples come in an order drawn from `order_seed`.
+        """Begin a pass over samples in an order drawn from `order_seed`.
 
         `on_fed` gets mini-batch, micro-batch and the positions of its samples, int64 [rows].
         """

@@ -1,6 +1,6 @@
 """Sums and errors that other pieces sent, until a stage takes them.
 
-They are added in the order of edges and pieces, never of arrival: the same run gives the same bits.
+They are added in the order of edges and pieces, never of arrival: the same run ends in the same bits.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ class Masking:
     def senders(self, edge: int, target: int) -> tuple[int, ...]:
         """Return the pieces whose sums on an edge travel masked to the piece `target`; () if they do not.
 
-        They do not where a single piece sends, as a total would be its sums, or where each of the target's
-        neurons gets them from one piece alone.
+        They do not if a single piece sends, as a total would be its sums; nor if each of the target's neurons
+        gets them from one piece alone.
         """
         if not 0 <= edge < len(self._manifest.edges):
             return ()

@@ -31,10 +31,10 @@ class Call(NamedTuple):
 
 @dataclass
 class MiniBatch:
-    """`number` is the boundary before it. `waiting` counts the messages that a call lacks; `sums` are those
-    that entered layers, by micro-batch and layer; `done` counts calls after which a layer is done with a
-    micro-batch: backward, or forward where it does not go backward. `weight` is by how much its samples count
-    in the mean, known where they are fed.
+    """A mini-batch under way. `number` is the boundary before it. `waiting` counts the messages that a call
+    lacks; `sums` are those that entered layers, by micro-batch and layer; `done` counts calls after which a
+    layer is done with a micro-batch: backward, or forward where it does not go backward. `weight` is by how
+    much its samples count in the mean, known where they are fed.
     """
 
     number: int

@@ -4,7 +4,7 @@ A stage runs as soon as everything it sums has arrived for its micro-batch; noth
 micro-batches pipeline by themselves. The last layers, as many as the piece owns whole, are one stage, which
 turns round at the loss. Weights change once per mini-batch, after the last micro-batch has gone backward.
 With staleness 1 two mini-batches are under way: the later one runs on the newest weights and goes on with
-them when the earlier one has updated, so that a piece holds two versions of its weights.
+them when the earlier one has updated. So a piece holds two versions of its weights.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Piece:
         at_once: bool = True,
         warmup: int = 0,
     ) -> None:
-        """`at_once`: mini-batches are one micro-batch each, not only what is left of a pass. `warmup` is the
-        number of mini-batches in which the learning rate rises.
+        """Make a piece at its boundary. `at_once`: mini-batches are one micro-batch each, not only what is
+        left of a pass. `warmup` is the number of mini-batches in which the learning rate rises.
         """
         self.index = index
         self.results: list[Result] = []
@@ -91,7 +91,7 @@ class Piece:
 
     @property
     def classes(self) -> int:
-        """Return number of classes that the network distinguishes, or of its outputs."""
+        """Return the number of classes that the network distinguishes, or of its outputs."""
         last = self._manifest.layers[self._last]
         return last.sum_shape[-1] if last.sum_shape else last.neurons
 

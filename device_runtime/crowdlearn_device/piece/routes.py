@@ -20,8 +20,8 @@ def overlap(a: Neurons, b: Neurons) -> Neurons:
 
 
 class Routes:
-    """Return the routes of the piece `index`, which owns `neurons`. Edges between `turning` layers, which are
-    one stage, carry no messages.
+    """The routes of the piece `index`, which owns `neurons`. Edges between `turning` layers, which are one
+    stage, carry no messages.
     """
 
     def __init__(self, manifest: Manifest, layout: Layout, index: int, turning: Sequence[int]) -> None:

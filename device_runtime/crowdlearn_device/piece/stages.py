@@ -27,8 +27,8 @@ _Given = dict[tuple[str, int], Array]
 
 
 class Stages:
-    """They take what has arrived for a micro-batch, keep its gradients, and give messages for all partners,
-    of whom the piece itself is one. Values may lie in the program's memory.
+    """The methods of a piece's program. They take what has arrived for a micro-batch, keep its gradients, and
+    make messages for all partners, of whom the piece itself is one. Values may lie in the program's memory.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class Stages:
         return list(zip(method.outputs, outputs, strict=True))
 
     def _learn(self, step: MiniBatch, micro: int, port: Port, values: Array) -> list[Message]:
-        """Keep a gradient, or send an error back to everyone who was summed."""
+        """Keep a gradient, or send an error back to every piece that was summed."""
         if port.role == "gradient":
             known = step.gradients.get(port.name)
             if known is None:

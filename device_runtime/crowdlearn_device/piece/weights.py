@@ -15,14 +15,16 @@ from .descent import descend
 
 
 class Weights:
-    """Changed in place, once a mini-batch. While mini-batches overlap there are two versions: the newest, and
-    the `stale` one before the last update, on which the earlier mini-batch runs.
+    """The weights of a piece, changed in place once a mini-batch. While mini-batches overlap there are two
+    versions: the newest, and the `stale` one before the last update, on which the earlier mini-batch runs.
     """
 
     def __init__(
         self, state: PieceState, manifest: Manifest, rate: float, boundary: int, warmup: int = 0
     ) -> None:
-        """`warmup` is the number of mini-batches in which the learning rate rises to `rate`."""
+        """Copy the state's arrays. `warmup` is the number of mini-batches in which the learning rate rises to
+        `rate`.
+        """
         self.boundary = boundary
         """How many mini-batches the newest have had."""
         self._rate, self._warmup = rate, warmup
@@ -70,11 +72,12 @@ class Weights:
         return self._stale.get(port.name, newest) if step == self.boundary else newest
 
     def keep(self, port: Port, values: Array) -> None:
-        """Running statistics as a program leaves them. Each is float32 [neurons]."""
+        """Keep running statistics as a program leaves them. Each is float32 [neurons]."""
         self._values[port.name] = np.array(values)
 
     def update(self, gradients: Mapping[str, Floats], *, ahead: bool, factor: float = 1.0) -> None:
-        """A step of the optimizer; `ahead`: a mini-batch is under way that needs the weights as they were.
+        """Take a step of the optimizer; `ahead`: a mini-batch is under way that needs the weights as they
+        were.
 
         Gradients are float32 [neurons, ...], like the weights; clipping multiplies them by `factor`.
         """

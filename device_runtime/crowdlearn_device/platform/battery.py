@@ -17,7 +17,7 @@ LOWEST_PERCENT = 15
 
 @dataclass(frozen=True)
 class DeviceState:
-    """The state that a device tells of itself: Android's thermal status (0: not throttled), charge in
+    """The state that a device reports of itself: Android's thermal status (0: not throttled), charge in
     percent, and whether it is charged. A device without a battery is full.
     """
 
@@ -64,7 +64,7 @@ class Battery:
         return f"battery at {percent} %" if percent <= self.lowest and not charging else ""
 
     def _charge(self) -> tuple[int, bool] | None:
-        """Percent, and whether it is charged, of the first battery that tells them."""
+        """Return percent, and whether it is charged, of the first battery that reports them."""
         for supply in sorted(self.supplies.glob("*")):
             try:
                 kind, status, capacity = (

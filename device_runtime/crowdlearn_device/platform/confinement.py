@@ -1,4 +1,4 @@
-"""A process that gives up, for good, the files that it does not need (Landlock, Linux 5.13 and later).
+"""Confinement of a process, for good, to the files that it needs (Landlock, Linux 5.13 and later).
 
 The kernel holds the process and all that it starts to it, whatever links lie where it may write.
 """

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 THERMAL = "CROWDLEARN_THERMAL"
-"""Names the folder with the file `status` where no Android tells it; virtual phones have one."""
+"""Names the folder with the file `status` if there is no Android to report it; virtual phones have one."""
 STATUSES = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 ZONE_CELSIUS = (60.0, 75.0, 90.0)
 """Of the hottest zone of a device without Android's thermal service: light, moderate, severe (assumed)."""
@@ -35,7 +35,9 @@ class Heat:
         return cls(Path(given) if given else None)
 
     def status(self) -> int:
-        """0 (none) to 6 (shutdown); from 1 on the device computes slower than it could. 0 if nobody tells."""
+        """Return Android's thermal status, 0 (none) to 6 (shutdown); from 1 on the device computes slower
+        than it could. 0 if it is not known.
+        """
         if self.folder is not None:
             return _number(self.folder / "status") or 0
         if shutil.which("dumpsys"):

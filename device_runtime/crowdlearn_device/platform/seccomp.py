@@ -1,4 +1,4 @@
-"""A process that gives up, for good, every system call but those that computing takes (seccomp, Linux)."""
+"""Confinement of a process, for good, to the system calls that computing takes (seccomp, Linux)."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 
 
 class SharedMemory:
-    """`size` bytes behind a descriptor; they stay as long as an array of `array` does."""
+    """Memory of `size` bytes behind a descriptor; they stay as long as an array of `array` does."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         """Map the memory of a descriptor, which stays the caller's. Raises OSError."""

@@ -54,7 +54,7 @@ def keep_model(folder: Path, programs: Mapping[str, bytes], weights: PieceState,
 
 
 def _run_of(folder: Path) -> str:
-    """Return the id of the run that a kept model is of; "" if nothing tells."""
+    """Return the id of the run that a kept model is of; "" if it is not known."""
     try:
         found = (folder / RUN).read_text().strip()
     except (OSError, UnicodeDecodeError):
@@ -111,13 +111,13 @@ class KeptModel:
 
     @property
     def classes(self) -> int:
-        """Return number of classes that the model tells apart."""
+        """Return the number of classes that the model distinguishes."""
         last = self._manifest.layers[-1]
         return last.sum_shape[-1] if last.sum_shape else last.neurons
 
     @property
     def targets(self) -> TargetSpec:
-        """Return what the model's scores were trained to tell."""
+        """Return the targets that the model's scores were trained on."""
         return self._manifest.targets
 
     def probabilities(self, inputs: Floats) -> Floats:
@@ -131,7 +131,7 @@ class KeptModel:
         return (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
 
     def numbers(self, inputs: Floats) -> Floats:
-        """Return what the model tells of each output, float32 [N, outputs]: shares of yes if its targets go
+        """Return the model's number for each output, float32 [N, outputs]: shares of yes if its targets go
         from 0 to 1, else its scores. Raises DataError as `probabilities` does.
         """
         scores = self.scores(inputs)

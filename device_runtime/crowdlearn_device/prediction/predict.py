@@ -38,9 +38,9 @@ def predict(
 ) -> str:
     """Write sample, class and probability of each as CSV to `output`, or standard output; return a summary.
 
-    Raises DeviceError if model, samples or labels cannot be used, or, before they are read, if `output` is
-    another file than this command writes and is not to be replaced by `force`; OSError if it cannot be
-    written.
+    Raises DeviceError if model, samples or labels cannot be used, and OSError if `output` cannot be written.
+    Without `force`, raises DeviceError before anything is read if `output` is a file that this command does
+    not write.
     """
     if output is not None and (why := not_to_write(output, force=force, is_own=is_prediction)):
         raise DeviceError(why)

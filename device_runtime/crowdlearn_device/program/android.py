@@ -23,7 +23,9 @@ _DTYPES = {"float": np.float32, "double": np.float64, "int64": np.int64, "int32"
 
 
 class AndroidExecutor:
-    """Runs a .pte by the Java class ProgramRunner, which is given the addresses of arrays."""
+    """An executor that runs a .pte by the Java class ProgramRunner, which is given the addresses of
+    arrays.
+    """
 
     def __init__(self, pte: bytes) -> None:
         check_identifier(pte)
@@ -75,13 +77,13 @@ class AndroidExecutor:
 
     @staticmethod
     def prepare() -> None:
-        """Nothing: the app has loaded its libraries. It has no child process either: isolating programs is
+        """Do nothing: the app has loaded its libraries. It has no child process either: isolating programs is
         its own matter (an isolatedProcess service).
         """
 
     @staticmethod
     def warm_up() -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def _known(self, array: Array) -> int:
         shape = self._java.jarray(self._java.jlong)(list(array.shape))

@@ -29,7 +29,7 @@ PTE_IDENTIFIER = b"ET12"
 
 
 class Executor(Protocol):
-    """Runs a program's methods; inputs and outputs are in the order of the manifest's ports."""
+    """The runner of a program's methods; inputs and outputs are in the order of the manifest's ports."""
 
     def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
         """Return outputs of `method`; `borrowed` ones are valid only until the next run. What `train_step`
@@ -60,8 +60,8 @@ class Programs(Protocol):
 
 
 class ExecuTorchExecutor:
-    """Runs a .pte on ExecuTorch's Python runtime (Linux). Importing torch waits until the first program is
-    loaded.
+    """An executor that runs a .pte on ExecuTorch's Python runtime (Linux). Importing torch waits until the
+    first program is loaded.
     """
 
     def __init__(self, pte: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Reading a manifest's JSON: whoever wrote it, what comes out is whole and consistent."""
+"""Reading a manifest's JSON: from any source, what comes out is whole and consistent."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _layer(x: Any) -> LayerSpec:
 
 
 def read_targets(x: Any) -> TargetSpec:
-    """Return the targets that JSON tells of. Raises ValueError, TypeError or AttributeError if it tells of
+    """Return the targets that JSON describes. Raises ValueError, TypeError or AttributeError if it describes
     none.
     """
     bounds = [None if x.get(end) is None else _number(x[end], float("inf")) for end in ("least", "most")]

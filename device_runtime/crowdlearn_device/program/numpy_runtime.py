@@ -21,7 +21,9 @@ CORE = "executorch_numpy_runtime._core"
 
 
 class NumpyRuntimeExecutor:
-    """Runs a .pte; arrays are handed over as they are, so that a program updates weights in place."""
+    """An executor that runs a .pte in ExecuTorch's runtime; arrays are handed over as they are, so that a
+    program updates weights in place.
+    """
 
     def __init__(self, pte: bytes) -> None:
         check_identifier(pte)
@@ -58,7 +60,7 @@ class NumpyRuntimeExecutor:
             raise ProgramError(f"method {method} failed: {error}") from error
 
     def hold(self, arrays: Iterable[Array]) -> None:
-        """Nothing: the library looks at its inputs anew at every run.
+        """Do nothing: the library looks at its inputs anew at every run.
 
         Arrays are of any dtype and shape [...].
         """
@@ -74,4 +76,4 @@ class NumpyRuntimeExecutor:
 
     @staticmethod
     def warm_up() -> None:
-        """Nothing: the library starts no threads before its first program."""
+        """Do nothing: the library starts no threads before its first program."""

@@ -33,7 +33,7 @@ def layer_methods(shape: PieceShape, layer: int) -> list[MethodSpec]:
 
 
 def loss_method(shape: PieceShape, layers: Sequence[int]) -> MethodSpec:
-    """Return what takes the last layers, which the piece owns whole, from sums to gradients."""
+    """Return the method that takes the last layers, which the piece owns whole, from sums to gradients."""
     parameters, buffers, given = _state(shape, layers)
     sums = _entering(shape, layers)
     errors = [replace(port, role="error") for port in sums if port.layer in _asked(shape, layers[0])]
@@ -46,7 +46,7 @@ def loss_method(shape: PieceShape, layers: Sequence[int]) -> MethodSpec:
 
 
 def train_step_method(shape: PieceShape, optimizer: Optimizer) -> MethodSpec:
-    """Return what takes the whole network from samples to new weights."""
+    """Return the method that takes the whole network from samples to new weights."""
     layers = range(len(shape.layers))
     parameters, buffers, given = _state(shape, layers)
     slots = [replace(port, role=slot) for slot in optimizer.slots for port in parameters]
@@ -57,7 +57,7 @@ def train_step_method(shape: PieceShape, optimizer: Optimizer) -> MethodSpec:
 
 
 def predict_method(shape: PieceShape) -> MethodSpec:
-    """Return what takes the whole network from samples to scores, in evaluation mode."""
+    """Return the method that takes the whole network from samples to scores, in evaluation mode."""
     arrays = [_array(shape, array) for array in shape.arrays]
     return MethodSpec(PREDICT, (_sum(shape, 0), *arrays), (_logits(shape),))
 
@@ -112,8 +112,8 @@ def _array(shape: PieceShape, array: ArraySpec) -> Port:
 
 
 def _entering(shape: PieceShape, layers: Sequence[int]) -> list[Port]:
-    """Return the sums that enter the last layers from others, or the samples; those first of which nobody
-    asks for the errors.
+    """Return the sums that enter the last layers from others, or the samples; those first whose errors are
+    not used.
     """
     entered = {e.target for e in shape.edges if e.source < layers[0] and e.target >= layers[0]}
     asked = _asked(shape, layers[0])
@@ -121,8 +121,8 @@ def _entering(shape: PieceShape, layers: Sequence[int]) -> list[Port]:
 
 
 def _asked(shape: PieceShape, before: int | None = None) -> set[int]:
-    """Return the layers of whose sums somebody asks for the errors (in layers `before` this one): not the
-    data, nor what nothing but frozen layers made of it.
+    """Return the layers, of those `before` this one, whose sums get errors: not the data, nor what only
+    frozen layers made of it.
     """
     return {e.target for e in shape.edges if e.taught and (before is None or e.source < before)}
 

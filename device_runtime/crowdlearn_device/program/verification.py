@@ -1,4 +1,4 @@
-"""A program looked at before it is loaded: ExecuTorch trusts what the file says of itself.
+"""The check of a program before it is loaded: ExecuTorch trusts what stands in the file.
 
 Offsets lie in the file, indices in what they count, tensors in the memory planned for them, constants in
 their segments; operators and backends are those that the exporter writes. What remains is the meaning of

@@ -17,7 +17,7 @@ from . import wire_pb2 as pb
 VERSION = 11
 """Both sides of a connection must speak the same."""
 MAX_FRAME = 64 << 20
-"""Bytes of the largest frame anyone may send."""
+"""Bytes of the largest frame."""
 MAX_RANK = 4
 
 Array = npt.NDArray[Any]
@@ -61,8 +61,8 @@ def decode_message(kind: type[M], data: bytes) -> M:
 
 
 def decode_frame(data: bytes) -> pb.Frame:
-    """Return the frame that `data` holds. Raises WireError if it is none, too large, or of a kind we do not
-    know, or says a word that we do not: protobuf lets any number pass.
+    """Return the frame that `data` holds. Raises WireError if it is none, too large, or of an unknown kind,
+    or has an unknown value of an enumeration: protobuf lets any number pass.
     """
     if len(data) > MAX_FRAME:
         raise WireError(f"frame of {len(data)} bytes; at most {MAX_FRAME} are allowed")
@@ -131,8 +131,8 @@ def _envelope(data: bytes) -> pb.Envelope:
 def encode_tensor(
     values: Array, dtype: pb.DType = pb.FLOAT32, rng: np.random.Generator | None = None
 ) -> pb.Tensor:
-    """`values` in the wire's `dtype`; int8 is scaled to the largest magnitude and rounded stochastically by
-    `rng`.
+    """Return `values` as a tensor of the wire's `dtype`; int8 is scaled to the largest magnitude and rounded
+    stochastically by `rng`.
 
     Raises WireError if a value is not finite in that dtype. Values are float32 [...].
     """

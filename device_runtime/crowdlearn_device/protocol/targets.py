@@ -38,7 +38,7 @@ class TargetSpec:
         return self.are_classes and bool(self.shape)
 
     def weight(self, targets: NDArray[Any]) -> float:
-        """By how much these targets count in a mean: samples, positions, or the weights of their classes.
+        """Return the weight of these targets in a mean: samples, positions, or the weights of their classes.
 
         Targets are int64 or float32 [N, *shape].
         """

@@ -1,4 +1,4 @@
-"""Sealed envelopes: what devices of a group say to each other, unreadable to the relay that carries it.
+"""Sealed envelopes: the messages between devices of a group, unreadable to the relay that carries them.
 
 Two devices derive their keys from four X25519 agreements: between their lifelong identities, between the
 ephemeral keys of the generation, and crosswise. Knowing an identity's public key is therefore enough to be

@@ -30,7 +30,7 @@ def new_nonce() -> bytes:
 
 def bound_to_pin(pin: str) -> bytes:
     """Return the binding of a TLS connection to a host whose certificate has this SHA-256 (hex): a device
-    lets nobody else end its TLS, so whoever passes a proof on would have to have the host's key.
+    lets no other host end its TLS, so passing a proof on takes the host's key.
     """
     return b"tls" + bytes.fromhex(pin)
 
@@ -41,7 +41,7 @@ def bound_to_token(token: bytes) -> bytes:
 
 
 class Question:
-    """A host's question to the device that said `hello`, over a connection with this binding."""
+    """The host's challenge to the device that sent `hello`, over a connection with this binding."""
 
     def __init__(self, hello: pb.Hello, binding: bytes) -> None:
         self._hello, self._binding = hello, binding
@@ -60,8 +60,8 @@ class Question:
 
 
 def answer(identity: Identity, hello: pb.Hello, challenge: pb.Challenge, binding: bytes) -> pb.Proof:
-    """Return the proof that a host asks for. Raises WireError if it asks in another form, EnvelopeError if
-    what it shows is no key.
+    """Return the proof that a host demands. Raises WireError if the challenge has another form, EnvelopeError
+    if what it shows is no key.
     """
     if len(challenge.nonce) != NONCE_BYTES or len(challenge.ephemeral) != KEY_BYTES:
         raise WireError("a challenge of another form than this version knows; update the host")

@@ -1,8 +1,8 @@
 """Sealed snapshots: a piece's state for its heirs alone, in parts that a phone has room for.
 
 Every snapshot has a key of its own, and each heir finds that key in the first part, sealed to its identity.
-The part's number is the nonce; run, place, number and how many there are, are authenticated, so that a part
-opens as the one it was sealed as, after the one before it, or not at all.
+The part's number is the nonce; run, place, number and how many there are, are authenticated. So a part opens
+as the one it was sealed as, after the one before it, or not at all.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def unwrapped(
 
 
 class SnapshotOpener:
-    """Opens a snapshot's parts as they come, with its key of 32 bytes."""
+    """The opener of a snapshot's parts as they come, with its key of 32 bytes."""
 
     def __init__(self, run: str, key: bytes) -> None:
         self._run, self._due, self._cipher = run, 0, ChaCha20Poly1305(key)

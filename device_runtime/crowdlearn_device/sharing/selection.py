@@ -1,7 +1,7 @@
 """What a device shares with the other groups, and takes from them (SliceNet).
 
 Weights are indexed in one vector of all the model's arrays, each with its neurons first: a piece's rows of an
-array are one stretch of it, and a device need know nothing of anybody else's.
+array are one stretch of it, and a device needs nothing of any other's.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Limits:
 
     @property
     def max_bytes(self) -> int:
-        """Return bytes that no honest message exceeds: float32, gaps no worse than a bitmap or 32 bits
+        """Return the bytes that no honest message exceeds: float32, gaps no worse than a bitmap or 32 bits
         each.
         """
         indices = min(self.model_weights // 8, 4 * self.max_weights)

@@ -39,7 +39,7 @@ class ValueType(IntEnum):
 
 
 def as_decoded(values: Floats, value_type: ValueType) -> Floats:
-    """Return the values that whoever decodes an update of `values` has: rounded, except in float32.
+    """Return the values that decoding an update of `values` gives: rounded, except in float32.
 
     Raises ValueError if one is not finite in `value_type`. Values are float32 [n].
     """
@@ -119,7 +119,7 @@ def _without_length(data: memoryview, start: int, size: int) -> bytes:
 
 
 def deflated(data: bytes) -> bytes:
-    """`data` Huffman-coded where that is shorter, else `data` itself; the reader tells by the length."""
+    """Return `data` Huffman-coded if that is shorter, else `data` itself; the reader sees by the length."""
     deflate = zlib.compressobj(1, zlib.DEFLATED, -15, strategy=zlib.Z_HUFFMAN_ONLY)
     packed = deflate.compress(data) + deflate.flush()
     return packed if len(packed) < len(data) else data

@@ -64,7 +64,7 @@ class StoredState:
         return cls(header.neurons, layers)
 
     def values_only(self) -> StoredState:
-        """Without what only training needs."""
+        """Return the state without what only training needs."""
         layers = {
             layer: {name: array for name, array in arrays.items() if name.startswith("value/")}
             for layer, arrays in self.layers.items()

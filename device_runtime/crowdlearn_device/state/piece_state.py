@@ -195,8 +195,8 @@ class PartialState:
         rank: bool,
         zeros: Callable[[Sequence[int]], Floats] = _zeros,
     ) -> None:
-        """`rank`: whether |gradient| is accumulated for sharing. `zeros` makes the arrays, float32 [...],
-        where a program reaches them.
+        """Prepare to take a piece's parts. `rank`: whether |gradient| is accumulated for sharing. `zeros`
+        makes the arrays, float32 [...], where a program reaches them.
         """
         kept = kinds_of(manifest.optimizer.slots, rank=rank)
         self._neurons = tuple(neurons)
@@ -220,7 +220,7 @@ class PartialState:
         return not any(missing.any() for missing in self._missing.values())
 
     def expect_nothing(self) -> None:
-        """Nobody gives any part: the state is what the server's patches will say."""
+        """Expect no part from any device: the server's patches will be the whole state."""
         for missing in self._missing.values():
             missing[:] = False
 

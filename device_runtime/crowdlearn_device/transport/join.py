@@ -129,7 +129,9 @@ def _relay(url: str, relay: str) -> str:
 
 
 def _check_certificate(connection: ClientConnection, pin: str) -> None:
-    """Before anything secret is said: the token is in the first frame, not in the handshake."""
+    """Check the host's certificate before anything secret is sent: the token is in the first frame, not in
+    the handshake.
+    """
     certificate = connection.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
     found = hashlib.sha256(certificate or b"").hexdigest()
     if not hmac.compare_digest(found, pin):

@@ -54,7 +54,7 @@ CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 FINAL, MASKED = 0x80, 0x80
 NO_KEY = bytes(4)
 """A mask that changes nothing. Masks are to keep what a browser's page chooses out of the hands of proxies
-that take it for HTTP; what a device says is sealed, and nobody chooses it.
+that take it for HTTP; what a device sends is sealed, and no page chooses it.
 """
 NORMAL, PROTOCOL_ERROR, TOO_BIG, ABNORMAL = 1000, 1002, 1009, 1006
 
@@ -68,8 +68,8 @@ HEAD_BYTES = 20
 class MessageStream(asyncio.Protocol):
     """Messages both ways over `transport`; a client masks its frames.
 
-    `put` always finds room. A relay waits for `room` behind it and reads no further meanwhile, so that TCP
-    holds back a device that sends more than its receiver takes.
+    `put` always finds room. A relay waits for `room` behind it and reads no further meanwhile. So TCP holds
+    back a device that sends more than its receiver takes.
     """
 
     def __init__(self, transport: asyncio.Transport, handler: Handler, *, client: bool) -> None:
@@ -149,7 +149,7 @@ class MessageStream(asyncio.Protocol):
         await self._roomy.wait()
 
     def abort(self) -> None:
-        """End the connection without a word: nobody listens at its other end."""
+        """End the connection without a closing frame: nothing reads at its other end."""
         self._transport.abort()
 
     async def close(self, code: int = NORMAL, reason: str = "") -> None:
@@ -453,7 +453,9 @@ class LargeMessage:
         return self._content
 
     def when_gone(self, act: Callable[[], None]) -> None:
-        """Have something done once nobody has the message any more, for which there is room from now on."""
+        """Call a function once the message is dropped everywhere. From now on there is room for the
+        message.
+        """
         weakref.finalize(self.make_room(), act).atexit = False
 
     @property
@@ -478,7 +480,9 @@ class LargeMessage:
         return taken
 
     def content(self) -> bytes:
-        """Return the message, unmasked: a buffer of bytes without a copy, which nobody writes to any more."""
+        """Return the message, unmasked: a buffer of bytes without a copy, which is not written to any
+        more.
+        """
         content = self.make_room()
         if self._key:
             for at in range(0, self.length, PART_BYTES):  # a multiple of the key's length

@@ -17,7 +17,7 @@ class Retry:
         self._first, self._last, self._wait = first, last, first
 
     def lasted(self, seconds: float) -> None:
-        """A connection on which both sides were content has stood so long."""
+        """Note how long a connection stood on which both sides were content."""
         if seconds >= STEADY_SECONDS:
             self._wait = self._first
 

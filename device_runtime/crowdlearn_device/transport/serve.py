@@ -38,7 +38,7 @@ LEAVE_SECONDS = 10.0
 
 
 BATTERY_SECONDS = 2.0
-"""How often a device looks at its battery."""
+"""The interval, in seconds, at which a device reads its battery."""
 TRY_LATER = 1013
 """The WebSocket's close code for who should come again later."""
 
@@ -145,9 +145,9 @@ async def serve_device(
     watch: Watch | None = None,
     load_with: Load = load_program,
 ) -> None:
-    """Listen on 127.0.0.1:`port` (0: any free one, written to HOME/port) for the host, one connection at a
-    time, until `stopping` is set and others have taken over what this device holds. In place of a port a
-    Unix socket may be given, on which only adb and this user are served.
+    """Listen for the host on 127.0.0.1:`port` (0: any free one, written to HOME/port), one connection at a
+    time. It ends once `stopping` is set and others have taken over what this device holds. In place of a port
+    a Unix socket may be given, on which only adb and this user are served.
 
     Without `data` it holds no samples. While the battery is low it takes part in nothing: the host is to come
     again later. The host must present what is in HOME/token, which is made if it is missing: other programs

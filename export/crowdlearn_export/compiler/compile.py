@@ -39,8 +39,8 @@ class Method:
 
     `batched` are the positions of the inputs whose dimension 0 is the batch; `example` are inputs of the
     right shapes and dtypes, with a batch of at least 2. `updates` are outputs, by position, that are written
-    over the input at the position given, whose memory the caller must be able to see change, and are no
-    outputs of the program.
+    over the input at the position given, and are no outputs of the program. The caller must be able to see
+    that input's memory change.
     """
 
     name: str
@@ -167,8 +167,8 @@ def _compile(method: Method, lowered: GraphModule, backend: Backend, max_batch: 
 
 
 def _drop_copies(program: torch.export.ExportedProgram) -> None:
-    """Every tensor of a program is contiguous, so copies that make one so are for nothing, except of inputs
-    that are outputs, and of constants.
+    """Drop copies that make a tensor contiguous: every tensor of a program is. Those of inputs that are
+    outputs, and of constants, stay.
     """
     graph = program.graph_module.graph
     for node in list(graph.nodes):

@@ -49,8 +49,8 @@ def own_outputs(module: GraphModule, updates: Mapping[int, int]) -> GraphModule:
 
 
 class InPlacePlanning(MemoryPlanningPass):  # type: ignore[misc]
-    """Plans memory for what lies between: inputs, and the outputs that update them, are where the caller
-    holds the inputs. `updates` are positions of outputs and of the inputs whose places they take.
+    """The planning of memory for what lies between: inputs, and the outputs that update them, are where the
+    caller holds the inputs. `updates` are positions of outputs and of the inputs whose places they take.
     """
 
     def __init__(self, updates: Mapping[int, int]) -> None:

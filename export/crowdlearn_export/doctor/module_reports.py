@@ -61,7 +61,7 @@ def _module(name: str, call: _Call) -> ModuleReport:
 
 
 def _frozen(module: nn.Module) -> str:
-    """Return what rests: weights by name, or all of them."""
+    """Return which weights are frozen, and whether statistics are fixed, in words; "" if nothing is."""
     weights = dict(module.named_parameters())
     frozen = [name for name, weight in weights.items() if not weight.requires_grad]
     fixed = isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.training

@@ -25,7 +25,9 @@ def _per_neuron(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _per_sample(mask: Tensor, like: Tensor, op: LocalOp) -> Tensor:
-    """Dropout factors as they multiply neurons: one for each of their numbers, or for a whole neuron."""
+    """Return dropout factors as they multiply neurons: one for each of their numbers, or for a whole
+    neuron.
+    """
     return mask if op.attributes["shape"] else mask.reshape(-1, mask.shape[1], *(1 for _ in like.shape[2:]))
 
 

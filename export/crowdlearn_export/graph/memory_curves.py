@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Line:
-    """`each` bytes, and `neuron` for every neuron that a piece owns of a layer."""
+    """A linear bound: `each` bytes, and `neuron` for every neuron that a piece owns of a layer."""
 
     each: float
     neuron: float
@@ -26,9 +26,9 @@ Curve = tuple[Line, ...]
 class Footprint:
     """Arena and workspace per layer. A piece needs the largest of each.
 
-    `regions` tells, by the first of the last layers that a piece owns whole, the bytes of arena and workspace
-    that these take as one program; of some, since each takes as long to learn as to export. Where the whole
-    network is one of them, `step` is what a training step in one call takes.
+    `regions` has the bytes of arena and workspace that a piece's last layers take as one program, by the
+    first of them; of some, since each takes as long to learn as to export. Where the whole network is one of
+    them, `step` is what a training step in one call takes.
     """
 
     arenas: tuple[Curve, ...]

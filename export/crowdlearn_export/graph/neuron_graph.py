@@ -165,7 +165,7 @@ class NeuronGraph:
 
     @property
     def errors(self) -> int:
-        """Return floats of one sample's errors that somebody learns from, of the sums of all layers."""
+        """Return floats of one sample's errors that a weight learns from, of the sums of all layers."""
         asked = {edge.target for edge, taught in zip(self.edges, self.taught, strict=True) if taught}
         return sum(self.layers[layer].neurons * self.layers[layer].sum_floats for layer in asked)
 

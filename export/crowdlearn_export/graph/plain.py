@@ -29,7 +29,7 @@ def conv1d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """torch.conv1d. Signals are float32 [B, C, L]."""
+    """Compute torch.conv1d. Signals are float32 [B, C, L]."""
     if padding == "same":
         span = _wide(dilation, 1)[1] * (weight.shape[2] - 1)
         if span % 2:
@@ -50,7 +50,7 @@ def max_pool1d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor:
-    """torch.max_pool1d. Signals are float32 [B, C, L]."""
+    """Compute torch.max_pool1d. Signals are float32 [B, C, L]."""
     if return_indices:
         raise UnsupportedModule("max_pool1d: return_indices is not possible")
     kernel = _wide(kernel_size, 1)
@@ -67,7 +67,7 @@ def avg_pool1d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Tensor:
-    """torch.avg_pool1d. Signals are float32 [B, C, L]."""
+    """Compute torch.avg_pool1d. Signals are float32 [B, C, L]."""
     kernel = _wide(kernel_size, 1)
     steps = kernel if stride in (None, (), []) else _wide(stride, 1)
     pooled = F.avg_pool2d(x.unsqueeze(2), kernel, steps, _wide(padding, 0), ceil_mode, count_include_pad)
@@ -75,7 +75,7 @@ def avg_pool1d(
 
 
 def adaptive_avg_pool1d(x: Tensor, output_size: Any) -> Tensor:
-    """torch.adaptive_avg_pool1d, into equal windows. Signals are float32 [B, C, L]."""
+    """Compute torch.adaptive_avg_pool1d, into equal windows. Signals are float32 [B, C, L]."""
     parts = output_size[0] if isinstance(output_size, Sequence) else output_size
     if x.shape[2] % parts:
         raise UnsupportedModule(f"adaptive_avg_pool1d: {x.shape[2]} is not a whole multiple of {parts}")
@@ -111,7 +111,7 @@ def gru(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, Tensor]:
-    """torch.gru, step by step. Inputs are float32 [B, L, features]."""
+    """Compute torch.gru, step by step. Inputs are float32 [B, L, features]."""
 
     def layer(x: Tensor, at: int, weights: Sequence[Tensor], *, back: bool) -> tuple[Tensor, Tensor]:
         h, found = hx[at], []
@@ -136,7 +136,7 @@ def lstm(
     bidirectional: bool,
     batch_first: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """torch.lstm, step by step. Inputs are float32 [B, L, features]."""
+    """Compute torch.lstm, step by step. Inputs are float32 [B, L, features]."""
     cells = []
 
     def layer(x: Tensor, at: int, weights: Sequence[Tensor], *, back: bool) -> tuple[Tensor, Tensor]:

@@ -99,7 +99,8 @@ def rows_first(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 class Dropping(TorchFunctionMode):
-    """Runs a model in words that the compiler knows, and multiplies by factors where it drops, call by call.
+    """A mode that runs a model in operators that the compiler has, and multiplies by factors where it drops,
+    call by call.
 
     With None, nothing is dropped. `drops` are the calls so far. Raises UnsupportedModule for dropout that is
     no product with factors.

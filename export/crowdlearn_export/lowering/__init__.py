@@ -31,8 +31,8 @@ from .shortcuts import rare_collections
 
 @rare_collections()
 def lower(function: Callable[..., Any], example: Sequence[Tensor], batched: Collection[int]) -> GraphModule:
-    """`function` as a graph of lowered operators; dimension 0 of the inputs at `batched` is one symbol, the
-    batch. Inputs are of any dtype and shape [...].
+    """Return `function` as a graph of lowered operators; dimension 0 of the inputs at `batched` is one
+    symbol, the batch. Inputs are of any dtype and shape [...].
     """
     inputs = _symbolic(example, batched)
     functional = torch.func.functionalize(function, remove="mutations")

@@ -69,7 +69,9 @@ APART = 1 << 20
 
 
 def choose_backend(module: GraphModule) -> Backend:
-    """XNNPACK for a lowered method with matrix products of some size, else ExecuTorch's own kernels."""
+    """Choose XNNPACK for a lowered method with matrix products of some size, else ExecuTorch's own
+    kernels.
+    """
     return "xnnpack" if multiplications(module) >= WORTHWHILE else "portable"
 
 
@@ -97,7 +99,7 @@ def prepare(module: GraphModule, backend: Backend) -> GraphModule:
 
 
 def delegate(edge: EdgeProgramManager, backends: Mapping[str, Backend], max_batch: int) -> EdgeProgramManager:
-    """`edge` with the methods whose backend is XNNPACK delegated to it."""
+    """Return `edge` with the methods whose backend is XNNPACK delegated to it."""
     parts = {name: _Partitioner(max_batch) for name, chosen in backends.items() if chosen == "xnnpack"}
     if not parts:
         return edge

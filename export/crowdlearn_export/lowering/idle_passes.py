@@ -65,7 +65,7 @@ PASSES: dict[Any, Callable[[Node], bool]] = {
 
 @contextmanager
 def idle_passes_left_out() -> Iterator[None]:
-    """Meanwhile these passes return a graph in which they find nothing as it is."""
+    """Have these passes return a graph in which they find nothing as it is, meanwhile."""
     with ExitStack() as stack:
         for kind, finds in PASSES.items():
             stack.enter_context(replaced(kind, "call", _unless_idle(kind.call, finds)))

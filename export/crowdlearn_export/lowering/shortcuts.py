@@ -24,7 +24,7 @@ ONE_AT_A_TIME = RLock()
 
 @contextmanager
 def rare_collections() -> Iterator[None]:
-    """Meanwhile garbage is searched for seldom; where the process never does, never."""
+    """Have garbage collected seldom meanwhile; never, if the process never does."""
     with ONE_AT_A_TIME:
         first, *others = gc.get_threshold()
         gc.set_threshold(first and max(ALLOCATIONS, first), *others)
@@ -36,9 +36,8 @@ def rare_collections() -> Iterator[None]:
 
 @contextmanager
 def code_when_called() -> Iterator[None]:
-    """Meanwhile graphs have their Python code written when they are first called, instead of after every
-    change: most never are. Until then `code` is empty, and `forward` tells no names of its arguments, so let
-    nobody read them.
+    """Have graphs write their Python code when they are first called, instead of after every change: most
+    never are. Until then `code` is empty and `forward` has no names of arguments, so neither may be read.
     """
     with replaced(GraphModule, "recompile", _recompile_when_called):
         yield
@@ -46,14 +45,16 @@ def code_when_called() -> Iterator[None]:
 
 @contextmanager
 def decomposed_before() -> Iterator[None]:
-    """Meanwhile an exported program of core operators alone is not traced once more to decompose it."""
+    """Leave out the second tracing, which decomposes, of an exported program that has core operators
+    alone.
+    """
     with replaced(ExportedProgram, "run_decompositions", _decompose_what_is_left):
         yield
 
 
 @contextmanager
 def replaced(owner: Any, name: str, value: object) -> Iterator[None]:
-    """`owner.name` is `value` meanwhile: what PyTorch and ExecuTorch offer no option for."""
+    """Set `owner.name` to `value` meanwhile: PyTorch and ExecuTorch offer no option for it."""
     with ONE_AT_A_TIME:
         before = getattr(owner, name)
         setattr(owner, name, value)

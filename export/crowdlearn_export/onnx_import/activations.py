@@ -1,5 +1,5 @@
 """Activations by their values: operations between one value and numbers are taken for the activation whose
-curve they have, in whatever words an exporter writes it (x * Sigmoid(x), a GELU of Erf, Clip from 0 to 6).
+curve they have. Exporters write it in many ways (x * Sigmoid(x), a GELU of Erf, Clip from 0 to 6).
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class Node:
 
     @property
     def sizes(self) -> tuple[int | None, ...]:
-        """`shape`. Raises where it is not known."""
+        """Return `shape`. Raises if a size is not known."""
         if self.shape is None:
             raise UnsupportedModule("the shape of its input must be known; export with shapes")
         return self.shape
@@ -118,7 +118,7 @@ def _dense(node: Node) -> nn.Module:
 
 
 class _Shift(nn.Module):
-    """Adds one trainable value to every feature."""
+    """A module that adds one trainable value to every feature."""
 
     def __init__(self, bias: Tensor) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ def _average_pool(node: Node) -> nn.Module:
 
 
 def _window(node: Node) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], bool]:
-    """Kernel, stride, padding, and whether the last window may hang over."""
+    """Return kernel, stride, padding, and whether the last window may hang over."""
     size, border = _pair(node, "kernel_shape"), _padding(node)
     if any(2 * p > k for p, k in zip(border, size, strict=True)):
         raise UnsupportedModule(f"padding {border} is more than half of the window {size}")
@@ -207,7 +207,9 @@ def _flatten(node: Node) -> nn.Module:
 
 
 def _reshape(node: Node) -> nn.Module:
-    """Flattening, however it is written: the batch is kept, the other sizes are multiplied or left to -1."""
+    """Make a flattening of a reshape, however it is written: the batch is kept, the other sizes are
+    multiplied or left to -1.
+    """
     target = node.weight(1)
     rows, *features = node.sizes
     if target is not None and len(target) == 2:
@@ -244,7 +246,7 @@ def _swish(node: Node) -> nn.Module:
 
 
 def _dropout(node: Node) -> nn.Module:
-    """It drops while the model is trained, whatever the file says of itself."""
+    """Make a dropout that drops while the model is trained, in whichever mode the file was exported."""
     given = node.weight(1)
     return nn.Dropout(node.attributes.get("ratio", 0.5) if given is None else float(given))
 

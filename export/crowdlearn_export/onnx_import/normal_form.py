@@ -38,7 +38,7 @@ def normal_form(model: onnx.ModelProto) -> Graph:
 
 
 def _without_identities(graph: Graph) -> Graph:
-    """Identity is its input; Dropout and batch norm give their first output, whatever mode they are in."""
+    """Drop Identity, and all outputs but the first of Dropout and batch norm, whatever mode they are in."""
     aliases = {
         each.output: each.inputs[0]
         for each in graph.operations
@@ -48,7 +48,7 @@ def _without_identities(graph: Graph) -> Graph:
 
 
 def _in_training(graph: Graph) -> Graph:
-    """Return a batch norm and a dropout know by themselves whether they are trained."""
+    """Drop the training mode of batch norms and dropouts: their modules have one."""
     new = {}
     for each in graph.operations:
         if each.kind == "BatchNormalization":
@@ -68,8 +68,8 @@ def _side_outputs(graph: Graph, output: str) -> tuple[str, ...]:
 
 
 def _flattened(graph: Graph) -> Graph:
-    """Return what leaves one axis beside the batch is Flatten, however many reshapes it takes; what changes
-    no shape is nothing.
+    """Make Flatten of reshapes, however many, that leave one axis beside the batch; drop those that change no
+    shape.
     """
     by_output = {each.output: each for each in graph.operations if each.kind in RESHAPES}
     new: dict[str, Sequence[Operation]] = {}
@@ -90,7 +90,7 @@ def _flattened(graph: Graph) -> Graph:
 
 
 def _padded(graph: Graph) -> Graph:
-    """Padding that is the same on both sides is written as numbers of the window that reads it."""
+    """Write padding that is the same on both sides as numbers of the window that reads it."""
     return _merged_pads(
         graph.replaced(
             {
@@ -122,7 +122,7 @@ def _explicit(graph: Graph, each: Operation) -> Operation:
 
 
 def _merged_pads(graph: Graph) -> Graph:
-    """Return zeros around maps belong to the convolution, or the mean, that reads them."""
+    """Merge zeros around maps into the convolution, or the mean, that reads them."""
     readers = graph.readers
     new: dict[str, Sequence[Operation]] = {}
     by_output = {each.output: each for each in graph.operations}
@@ -159,9 +159,7 @@ def _zeros_around(graph: Graph, pad: Operation) -> list[int] | None:
 
 
 def _with_biases(graph: Graph) -> Graph:
-    """Return a product of samples and weights is Gemm, and a number added to each of its features its
-    bias.
-    """
+    """Make a product of samples and weights Gemm, and a number added to each of its features its bias."""
     graph = graph.replaced(
         {
             each.output: [_gemm(each)]
@@ -198,7 +196,7 @@ def _with_biases(graph: Graph) -> Graph:
 
 
 def _without_zero_biases(graph: Graph) -> Graph:
-    """Return zeros that an exporter gives a convolution that has no bias are none."""
+    """Drop the zeros that an exporter writes as the bias of a convolution that has none."""
     return graph.replaced(
         {
             each.output: [replace(each, inputs=each.inputs[:2])]

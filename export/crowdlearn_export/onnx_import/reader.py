@@ -39,7 +39,7 @@ KEEP_BATCH_NORMS = (
 
 @dataclass(frozen=True)
 class Imported:
-    """A trainable module, and notes: how it differs from the model that somebody may have exported."""
+    """A trainable module, and notes: how it may differ from the model that was exported."""
 
     module: nn.Module
     notes: tuple[str, ...]

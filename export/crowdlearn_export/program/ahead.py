@@ -2,7 +2,7 @@
 
 A helper is a Python process of its own: it is sent the task once, then the numbers of methods, one at a time,
 and leaves what it compiled in the folder of methods. What a helper cannot do, whatever the reason, is left to
-the process that asked, which fails, if it must, with the error itself.
+the process that started it, which fails, if it must, with the error itself.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Task:
 
 
 def ignored(done: int, of: int) -> None:
-    """Tell nobody how far compiling is."""
+    """Drop a report of how far compiling is."""
 
 
 def compile_ahead(task: Task, on_method: OnMethod = ignored, *, either: bool = False) -> None:

@@ -74,7 +74,7 @@ def _times(stage: Stage, executors: Mapping[Backend, ExecuTorchExecutor], batch:
 
 
 def this_computer() -> str:
-    """Machine and processor, for whoever reads what was measured."""
+    """Name machine and processor, for readers of what was measured."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -125,7 +125,7 @@ def _curve(points: Sequence[tuple[int, int]]) -> Curve:
 
 
 def _key(graph: NeuronGraph, layer: Layer, micro_batch: int) -> str:
-    """Return layers that are alike share their figures, whatever they are called."""
+    """Return a key of a layer: layers that are alike share their figures, whatever they are called."""
     targets = [graph.layers[edge.target] for edge in graph.outgoing(layer.index)]
     edges = list(zip(graph.edges, graph.taught, strict=True))
     what: Mapping[str, Any] = {

@@ -1,5 +1,5 @@
-"""Samples away from kinks: where ReLU's or a maximum's input is so close to its kink that float32 and float64
-could take different sides, gradients differ and neither is wrong.
+"""Samples away from kinks: where ReLU's or a maximum's input is very close to its kink, float32 and float64
+may take different sides. Then gradients differ and neither is wrong.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ HARD = (aten.hardswish.default, aten.hardswish_.default, aten.hardsigmoid.defaul
 def away_from_kinks(
     stage: Stage, inputs: tuple[Tensor, ...], generator: torch.Generator
 ) -> tuple[tuple[Tensor, ...], bool]:
-    """`inputs` of a stage with samples at a kink drawn again, as far as DRAWS allow; whether none is left.
+    """Draw samples at a kink again among `inputs` of a stage, as far as DRAWS allow. Return the inputs, and
+    whether none is left.
 
     Inputs are float32 [B, ...].
     """
@@ -75,7 +76,7 @@ def double(inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 class Margins(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Watches a computation of some samples: `least` is the least distance of each to a kink."""
+    """The watch over a computation of some samples: `least` is the least distance of each to a kink."""
 
     def __init__(self, size: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The gate of every export: what a program gives must be what float64 autograd gives."""
+"""The gate of every export: the outputs of a program must be those of float64 autograd."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARITY = 1e-5
 """Largest relative error of an exported program against float64 autograd."""
 FLOAT32 = 4
 """Times the error that autograd itself makes in float32, where that is more: batch norm over few samples,
-layer upon layer, costs digits whoever computes it.
+layer upon layer, costs digits in any implementation.
 """
 SMALL = 5
 """The other batch that is tried beside the largest; over 2 samples batch norm leaves little but signs."""

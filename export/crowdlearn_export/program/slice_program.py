@@ -191,7 +191,9 @@ def load_cached(path: Path) -> SliceProgram | None:
 
 
 def save_cached(path: Path, program: SliceProgram) -> SliceProgram:
-    """Keep a program, all of it or none; the one to be used: another's, where somebody was first."""
+    """Keep a program, all of it or none, and return the one to be used: another process's, if that was
+    first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{path.name}.", suffix=".partial", dir=path.parent) as partial:
         folder = Path(partial) / "program"

@@ -88,7 +88,7 @@ def _shapes(model: nn.Module, inputs: Tensor, names: Iterable[str]) -> dict[str,
 
 
 class _Product(nn.Module):
-    """Multiplies by factors that the step is given."""
+    """A module that multiplies by factors that the step is given."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -65,8 +65,8 @@ def _kind(graph: NeuronGraph, index: int, method: MethodSpec) -> str:
 
 
 def _backward(method: MethodSpec, run: Run, kind: str) -> Stage:
-    """By the vector-Jacobian product of what runs forward: in the parameters, and in the sums where somebody
-    asks for their errors.
+    """Make the stage that goes backward, by the vector-Jacobian product of the forward one: in the
+    parameters, and in the sums whose errors are used.
     """
     first = 0 if any(port.role == "error" for port in method.outputs) else 1
     differentiated = 1 + sum(port.role == "parameter" for port in method.inputs)

@@ -43,7 +43,7 @@ def reference_step(
     slots: Sequence[Tensor],
     numbers: Sequence[Tensor],
 ) -> list[Tensor]:
-    """New weights, then new slots, by the optimizer's own arithmetic on each array [...].
+    """Return new weights, then new slots, by the optimizer's own arithmetic on each array [...].
 
     It takes the numbers of a step as they come, which torch.optim does not; that the arithmetic is
     torch.optim's is for tests to hold.

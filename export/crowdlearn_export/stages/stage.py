@@ -20,8 +20,8 @@ POSITIVE = ("mask", "scale", "rate", "second_moment")
 
 @dataclass(frozen=True)
 class Stage:
-    """A method to be compiled, and what a manifest tells of it. `reference` computes the same by torch
-    autograd. Stages of one `kind` compute the same in the same shapes, whatever their layers are called.
+    """A method to be compiled, and its entry in a manifest. `reference` computes the same by torch autograd.
+    Stages of one `kind` compute the same in the same shapes, whatever their layers are called.
     """
 
     method: Method
@@ -79,9 +79,8 @@ def _example_batch(ports: Sequence[Port]) -> int:
 
 
 def example_inputs(ports: Sequence[Port], batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Random inputs of the right shapes; variances and masks are positive, labels are 0 or 1, and
-    weights so small that sums stay about as large from layer to layer.
-    Each is of its port's shape [B, ...].
+    """Draw random inputs of the right shapes; variances and masks are positive, labels are 0 or 1, and
+    weights so small that sums stay about as large from layer to layer. Each is of its port's shape [B, ...].
     """
     values = []
     for port in ports:

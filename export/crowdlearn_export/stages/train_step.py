@@ -28,10 +28,10 @@ PLAIN = Sgd()
 class TrainStep:
     """A step and what it starts from.
 
-    The method takes the tensors of `state` in their order, then inputs, targets, the optimizer's numbers
-    (scalar tensors, the learning rate first), and the factors of every dropout in `dropped` (`dropout.masks`
-    draws them); it returns the loss, and writes the new state over the old one. State names are those of the
-    model; what an optimizer keeps of parameter `w` is as `momentum.w`.
+    The method takes the tensors of `state` in their order, then inputs and targets; then the optimizer's
+    numbers (scalar tensors, the learning rate first), and the factors of every dropout in `dropped`
+    (`dropout.masks` draws them). It returns the loss, and writes the new state over the old one. State names
+    are those of the model; what an optimizer keeps of parameter `w` is as `momentum.w`.
     """
 
     method: Method
@@ -50,7 +50,7 @@ def train_step(
 
     `inputs` and `targets` are an example batch of at least 2. Parameters that need no gradient, and buffers
     of whole numbers, are constants of the program. `model` stays as it is. Raises LoweringError for a dropout
-    that is no product with factors, or is called more than once, and UnsupportedModule for a module with
+    that is no product with factors, or is called more than once. Raises UnsupportedModule for a module with
     weights that has two names, and for whole numbers that a call changes. Inputs are float32 [B, ...],
     targets [B, ...].
     """
@@ -101,7 +101,7 @@ def train_step(
 
 
 def _refuse_tied(model: nn.Module) -> None:
-    """torch.func.functional_call leaves its own tensors in a module that it finds under two names."""
+    """Refuse a module with two names: torch.func.functional_call would leave its own tensors in it."""
     names: dict[nn.Module, str] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         first = names.setdefault(module, name)

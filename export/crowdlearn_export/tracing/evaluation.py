@@ -1,7 +1,7 @@
 """The gate of every model: evaluated twice, it must answer the same, whatever else is in its batch.
 
-A forward that draws random numbers in evaluation mode, or that uses statistics of the batch, has no accuracy
-that one could tell, and no program for inference.
+A forward that draws random numbers in evaluation mode, or that uses statistics of the batch. It has no
+accuracy to state, and no program for inference.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def _run(model: nn.Module, x: Tensor) -> Tensor:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes in `drawn` the first module of a model that draws random numbers, and by which function."""
+    """A mode that notes in `drawn` the first module of a model that draws random numbers, and by which
+    function.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

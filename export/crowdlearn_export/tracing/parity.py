@@ -95,7 +95,7 @@ def _check_weights(model: nn.Module, names: Sequence[str]) -> None:
 
 
 class Undropped(TorchFunctionMode):
-    """Drops nothing while it is active."""
+    """A mode in which nothing is dropped."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

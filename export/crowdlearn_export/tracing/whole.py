@@ -56,7 +56,7 @@ def whole_graph(model: nn.Module, sample: Sequence[int], name: str = "") -> Neur
 
 
 def sample_dtype(model: nn.Module, sample: Sequence[int]) -> torch.dtype:
-    """float32, or int64 for a model that takes whole numbers alone, as embeddings do.
+    """Return float32, or int64 for a model that takes whole numbers alone, as embeddings do.
 
     Raises UnsupportedModule if it takes neither.
     """
@@ -78,7 +78,7 @@ def sample_dtype(model: nn.Module, sample: Sequence[int]) -> torch.dtype:
 
 
 def as_samples(numbers: Tensor, dtype: torch.dtype) -> Tensor:
-    """Random numbers as samples of this dtype: whole ones are 0 or 1, which every embedding knows.
+    """Draw random numbers as samples of this dtype: whole ones are 0 or 1, which every embedding has.
 
     They are of the shape [...] of the sample.
     """

@@ -1,7 +1,7 @@
 """Which devices mask with which, drawn from the round's public seed: the same on every device and the host.
 
-Up to 101 devices all mask with all. Beyond, each has 100 neighbours, so that with up to 30 % drop-outs more
-than half of them are left with probability above 0.99999 (a binomial's tail).
+Up to 101 devices all mask with all. Beyond, each has 100 neighbours: with up to 30 % drop-outs more than half
+of them are left, with probability above 0.99999 (a binomial's tail).
 """
 
 from __future__ import annotations

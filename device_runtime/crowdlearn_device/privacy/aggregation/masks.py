@@ -1,4 +1,4 @@
-"""Masks: streams of words that two devices, or one, can make and nobody else."""
+"""Masks: streams of words that only the one or two devices with the key can make."""
 
 from __future__ import annotations
 

@@ -107,5 +107,5 @@ class Revealed:
 
 
 def survivors_digest(context: bytes, survivors: Sequence[int]) -> bytes:
-    """Return what a confirmation says: the round and its survivors."""
+    """Return the digest in a confirmation: of the round and its survivors."""
     return hashlib.sha256(context + struct.pack(f"<{len(survivors)}I", *sorted(survivors))).digest()

@@ -48,9 +48,9 @@ class Outgoing:
 
 
 def outgoing_of(asked: Iterable[pb.Mechanism], place: Place, tap: Tap | None = None) -> Outgoing:
-    """Return the chain of the mechanisms that a run asks for.
+    """Return the chain of the mechanisms that a run names.
 
-    Raises WireError if this device does not know one of them, or one of its settings.
+    Raises WireError if this device lacks one of them, or one of its settings.
     """
     mechanisms = []
     for each in asked:

@@ -1,9 +1,9 @@
 """Checks of what helpers compute, at a small part of its cost (Freivalds 1979).
 
-A product Y = X W is right if Y R = X (W R) for random columns R that whoever computed Y did not know. A
-helper that computes none of a product says W R, under lots that only it and the dominator know; of the parts
-of a gradient it says how those of the other two, and the opened sum, look under its lots. A wrong number goes
-unnoticed with probability 2^-32 a column if it is odd, and 1/2 if it is the ring's half.
+A product Y = X W is right if Y R = X (W R) for random columns R that were secret from the computer of Y. A
+helper that computes none of a product sends W R, under lots that only it and the dominator have. Of a
+gradient it sends the products of its lots with the other two helpers' parts, and with the opened sum. A wrong
+number goes unnoticed with probability 2^-32 a column if it is odd, and 1/2 if it is the ring's half.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def joined(answers: tuple[Ring, Ring], shared: Shared) -> Floats:
 
 
 def facts_of(linear: LinearMap, weights: Floats) -> WeightFacts:
-    """Return what a helper says of its weights, float32 with source neurons first.
+    """Return the facts that a helper sends of its weights, float32 with source neurons first.
 
     Weights are float32 [sources, targets, ...].
     """

@@ -139,7 +139,7 @@ class _Calls:
         self._calls: dict[int, _Call] = {}
 
     def answer(self) -> None:
-        """Do as the device asks, until its end of the line closes."""
+        """Serve the device's requests, until its end of the line closes."""
         while True:
             packet, descriptors, _, _ = socket.recv_fds(self._line, MAX_PACKET, 1)
             if not packet:

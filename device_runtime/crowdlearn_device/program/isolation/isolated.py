@@ -47,7 +47,7 @@ from .messages import (
 LOAD_SECONDS, RUN_SECONDS = 240, 120
 """How long a program may take to load, and a method to run, before its process is ended."""
 MOST_CALLS = 64
-"""Calls, by method and inputs, that the process knows at once."""
+"""The most calls, by method and inputs, that the process keeps at once."""
 MOST_FORGOTTEN = 4096
 """Numbers of memory in one message."""
 MAX_MEMORY = 1 << 40
@@ -55,7 +55,7 @@ SEND_BYTES = 1 << 20
 
 
 class Starter(Protocol):
-    """Starts processes that wait for a program, and ends them."""
+    """A source of processes that wait for a program; it ends them, too."""
 
     def start(self) -> tuple[socket.socket, int]: ...
 
@@ -63,9 +63,9 @@ class Starter(Protocol):
 
 
 class IsolatedExecutor:
-    """Runs a .pte. A program that ends its process, or does not come back, is told of by ProgramError; the
-    next run begins another process. Arrays of `zeros` are never copied; others are, in, and back for a
-    `train_step`; outputs are, once.
+    """An executor that runs a .pte in a process of its own. A program that ends its process, or does not come
+    back, is reported by ProgramError; the next run begins another process. Arrays of `zeros` are never
+    copied; others are, in, and back for a `train_step`; outputs are, once.
     """
 
     def __init__(self, pte: bytes, starter: Starter, needs: int = 0) -> None:
@@ -88,7 +88,7 @@ class IsolatedExecutor:
         return self._begun().pid
 
     def most_memory(self) -> int:
-        """Return the most bytes that its process has held, libraries included; 0 if nothing tells."""
+        """Return the most bytes that its process has held, libraries included; 0 if it is not known."""
         with contextlib.suppress(OSError, ValueError, IndexError):
             lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
             return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
@@ -132,7 +132,7 @@ class IsolatedExecutor:
             self._process.forget()
 
     def zeros(self, shape: Sequence[int]) -> Floats:
-        """Return float32 zeros [...] in memory that the program's process sees."""
+        """Return float32 zeros [...] in memory that the program's process shares."""
         spec = Spec("float32", tuple(shape))
         if not spec.size:
             return np.zeros(shape, np.float32)
@@ -218,7 +218,7 @@ class _Call:
     def __init__(
         self, number: int, places: list[Place], copied: list[tuple[int, Array]], inputs: list[Array]
     ) -> None:
-        """`copied` are inputs by number, and where they are copied to."""
+        """Describe one call. `copied` are inputs by number, and where they are copied to."""
         self.number, self.places, self.copied = number, places, copied
         copies = {n for n, _ in copied}
         self.placed = [x for n, x in enumerate(inputs) if n not in copies]
@@ -277,7 +277,7 @@ class _Process:
         return self._shared, memory
 
     def forget(self) -> None:
-        """Have the process forget all calls, and the memory that is not needed any more."""
+        """Drop all calls in the process, and the memory that is not needed any more."""
         numbers, self.dropped[:] = list(self.dropped), []
         with contextlib.suppress(ProgramError):  # told of when it is to run something
             for at in range(0, max(1, len(numbers)), MOST_FORGOTTEN):
@@ -331,7 +331,7 @@ class _Process:
 
 
 def _printable(said: bytes) -> str:
-    """Return what the process says, which goes into logs, in one line."""
+    """Return text of the process, which goes into logs, as one printable line."""
     return "".join(x if x.isprintable() else " " for x in said.decode(errors="replace"))
 
 

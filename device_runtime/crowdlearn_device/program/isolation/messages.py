@@ -73,7 +73,7 @@ def call_of(packet: bytes) -> tuple[int, str, list[Place]]:
 
 
 def outputs_told(specs: Sequence[Spec]) -> bytes:
-    """Return the packet that tells what a run gave. Raises ProgramError if there is too much to tell."""
+    """Return the packet that describes a call's outputs. Raises ProgramError if they are too many."""
     packet = DONE + json.dumps(specs, separators=(",", ":")).encode()
     if len(packet) > MAX_PACKET or not known(specs):
         raise ProgramError(f"{len(specs)} outputs, or types of them, that no message can hold")
@@ -95,7 +95,7 @@ def outputs_of(packet: bytes) -> list[Spec]:
 
 
 def known(specs: Sequence[Spec]) -> bool:
-    """Return whether all are arrays that may be told."""
+    """Return whether all are arrays that a packet may describe."""
     return len(specs) <= MAX_OUTPUTS and all(
         spec.dtype in DTYPES
         and len(spec.shape) <= MAX_RANK

@@ -44,8 +44,8 @@ class Warden:
         other.close()
 
     def load(self, pte: bytes, needs: int = 0) -> IsolatedExecutor:
-        """Return the program in a process of its own, whose memory is limited to what the device can spare,
-        and to a few times what it `needs` (bytes) if that is known. Raises ProgramError if it is refused.
+        """Return the program in a process of its own. Its memory is limited to what the device can spare, and
+        to a few times what it `needs` (bytes) if that is known. Raises ProgramError if it is refused.
         """
         executor = IsolatedExecutor(pte, self, min(needs, MAX_NEEDS))
         if executor.held_by != self._told:
@@ -83,7 +83,7 @@ class Warden:
 
 
 def _watch(line: socket.socket, device: int) -> None:
-    """Fork and bury as the device asks, until its end of the line closes."""
+    """Serve the device's requests to fork and to bury, until its end of the line closes."""
     _end_with(device)
     for number in (signal.SIGINT, signal.SIGTERM):  # a device that is asked to stop hands over what it holds
         signal.signal(number, signal.SIG_IGN)

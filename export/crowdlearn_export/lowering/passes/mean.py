@@ -92,8 +92,8 @@ def _summed(graph: Graph, source: Node, dim: int, large: bool) -> Node | None:
 
 
 def _rows(count: int | torch.SymInt, after: int) -> int:
-    """Return of how many rows side by side the sum of `count` rows of `after` numbers is made first: about
-    the square root of `count`, which makes the fewest additions in a row.
+    """Return the number of rows side by side that are summed first, of `count` rows of `after` numbers. It is
+    about the square root of `count`, which makes the fewest additions in a row.
     """
     factor, root = _constant_factor(count), hinted(count) ** 0.5
     most = min(factor, max(MOST // after, 1))
@@ -112,7 +112,7 @@ def _constant_factor(size: int | torch.SymInt) -> int:
 
 
 class MeanConfig(generic.MeanDimConfig):  # type: ignore[misc]
-    """Takes means over rows."""
+    """The pattern of means over rows."""
 
     def check_constraints(self, node: Node, program: Any) -> bool:
         """Return whether `node` is one that RowMean writes."""
@@ -121,7 +121,7 @@ class MeanConfig(generic.MeanDimConfig):  # type: ignore[misc]
 
 
 class RowMean(NodeVisitor):  # type: ignore[misc]
-    """Writes them."""
+    """The writer of such means."""
 
     target = MEAN
 

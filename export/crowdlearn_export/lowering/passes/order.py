@@ -17,7 +17,7 @@ VIEWS = (exir_ops.edge.aten.view_copy.default, operator.getitem)
 
 
 def sort_in_place(module: GraphModule) -> GraphModule:
-    """Return every node after what it reads, and otherwise where it was.
+    """Put every node after what it reads, and otherwise where it was.
 
     ExecuTorch's own sort, after each part that a delegate takes, computes breadth first: values wait for
     their readers while all others are made, in twice the memory.
@@ -31,8 +31,8 @@ def sort_in_place(module: GraphModule) -> GraphModule:
 
 
 def free_early(module: GraphModule, size: Size) -> None:
-    """Run what frees more memory than it takes as soon as everything that it reads is there, like the
-    gradient of a kernel, the last reader of its columns.
+    """Run what frees more memory than it takes as soon as everything that it reads is there. An example is
+    the gradient of a kernel, the last reader of its columns.
     """
     ordered: list[Node] = []
     seen: set[Node] = set()
@@ -51,9 +51,9 @@ def free_early(module: GraphModule, size: Size) -> None:
 
 
 def apart(nodes: Sequence[Node], size: Size, least: int) -> list[list[Node]]:
-    """Return the nodes of a part without groups that have nothing to do with the others and free at least
-    `least` bytes more than they take: each such group becomes a part of its own, which can run early. Others
-    that make less than `least` stay with one of those.
+    """Return a part in groups of nodes. A group that has nothing to do with the others can run early, as a
+    part of its own: if it frees at least `least` bytes more than it takes. Others that make less than `least`
+    stay with one of those.
     """
     rest: list[Node] = []
     alone: list[list[Node]] = []

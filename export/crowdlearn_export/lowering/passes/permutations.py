@@ -1,7 +1,7 @@
 """Permutations are carried along, not carried out.
 
-Rules speak of maps as [B, C, H, W] and compute on rows [B, H * W, C]. Replaying a graph with permutations
-as annotations brings those of neighbouring rules together, where they cancel, and leaves every other value
+Rules speak of maps as [B, C, H, W] and compute on rows [B, H * W, C]. Replaying a graph with permutations as
+annotations brings those of neighbouring rules together, where they cancel. Every other value stays
 contiguous, which is what views in ExecuTorch need to be free.
 """
 
@@ -53,7 +53,7 @@ Value = Tensor | Permuted
 
 
 class Permutations(torch.fx.Interpreter):
-    """Replays a graph under a tracer."""
+    """The replay of a graph under a tracer."""
 
     def run_node(self, node: torch.fx.Node) -> Any:
         result = super().run_node(node)
@@ -76,18 +76,18 @@ class Permutations(torch.fx.Interpreter):
 
 
 def made(value: Any) -> Any:
-    """`value`, or the tensor where it is a permutation not yet made."""
+    """Return `value`, or the tensor if it is a permutation not yet made."""
     return value.made() if isinstance(value, Permuted) else value
 
 
 def lazy(value: Value) -> Permuted:
-    """`value` as a permutation."""
+    """Return `value` as a permutation."""
     return value if isinstance(value, Permuted) else Permuted(value, tuple(range(value.dim())))
 
 
 def pointwise(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
-    """Return an operation on each element commutes with a permutation; its other operands are permuted back
-    to meet it. They meet in the layout of the last one: where gradients are multiplied by values of the
+    """Apply an operation on each element, which commutes with a permutation; the other operands are permuted
+    back to meet it. They meet in the layout of the last one: where gradients are multiplied by values of the
     forward pass, one permutation of the gradient is cheaper than one of each value.
     """
     permuted = [a for a in args if isinstance(a, Permuted)]
@@ -155,7 +155,7 @@ def sym_size(x: Value, dim: int) -> int:
 
 
 def split(x: Value, size: int | Sequence[int], dim: int = 0) -> Sequence[Value]:
-    """Slices; one that is the whole is `x` itself."""
+    """Return slices; one that is the whole is `x` itself."""
     whole = x.shape[dim]
     sizes = [size] * -(-whole // size) if isinstance(size, int) else size
     if len(sizes) == 1:
@@ -174,7 +174,7 @@ def copy_(buffer: Value, value: Value, non_blocking: bool = False) -> Value:
 
 
 def cat(values: Sequence[Value], dim: int = 0) -> Value:
-    """Equal permutations of the parts are one of the whole."""
+    """Join the parts; equal permutations of them are one of the whole."""
     parts = [lazy(v) for v in values]
     dims = parts[0].dims
     if any(p.dims != dims for p in parts):
@@ -183,7 +183,7 @@ def cat(values: Sequence[Value], dim: int = 0) -> Value:
 
 
 def reduction(target: Any) -> Callable[..., Value]:
-    """Return a sum or mean over some dimensions leaves the others in their order.
+    """Return a sum or mean over some dimensions, which leaves the others in their order.
 
     Neighbours that both stay or both go are one dimension: over several, ExecuTorch walks element by element,
     twenty times slower.

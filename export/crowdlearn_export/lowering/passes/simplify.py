@@ -13,15 +13,13 @@ from torch.fx import Graph, GraphModule, Node
 aten = torch.ops.aten
 
 LARGE_WEIGHT, FEW_ROWS = 500_000, 64
-"""Elements of a weight from which, and rows of its operand for the example batch up to which, packing the
-rows is faster at a batch of 1 as well.
+"""The least elements of a weight, and the most rows of its operand for the example batch. With these packing
+the rows is faster at a batch of 1, too.
 """
 
 
 def share_constants(module: GraphModule) -> GraphModule:
-    """Return index tables with equal contents become one node: expressions are equal only if their operands
-    are.
-    """
+    """Make one node of index tables with equal contents: expressions are equal only if their operands are."""
     first: dict[tuple[object, ...], Node] = {}
     for node in list(module.graph.nodes):
         if node.op == "get_attr":
@@ -35,14 +33,14 @@ def share_constants(module: GraphModule) -> GraphModule:
 
 
 def share_expressions(module: GraphModule) -> GraphModule:
-    """Equal calls become one: the columns of the forward pass are those of the kernel's gradient."""
+    """Make equal calls one: the columns of the forward pass are those of the kernel's gradient."""
     graph = fx_graph_cse(module.graph)
     graph.eliminate_dead_code()
     return GraphModule(module, graph)
 
 
 def sink_views(module: GraphModule) -> GraphModule:
-    """Elementwise operations on views work on what is viewed, next to what made it: a product and its
+    """Move elementwise operations on views to what is viewed, next to what made it: a product and its
     activation become neighbours.
     """
     for node in list(module.graph.nodes):
@@ -65,7 +63,7 @@ def sink_views(module: GraphModule) -> GraphModule:
 
 
 def join_views(module: GraphModule) -> GraphModule:
-    """Return a view of a view is one; one that changes nothing is none."""
+    """Join views of views into one, and drop views that change nothing."""
     for node in list(module.graph.nodes):
         if node.target is not aten.view.default:
             continue
@@ -85,7 +83,7 @@ def _shape(node: Node) -> tuple[str, ...]:
 
 
 def fuse_linear(module: GraphModule) -> GraphModule:
-    """`a @ b.T` becomes linear(a, b), which needs no transpose."""
+    """Make `a @ b.T` linear(a, b), which needs no transpose."""
     for node in list(module.graph.nodes):
         if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
             continue
@@ -104,8 +102,8 @@ def fuse_linear(module: GraphModule) -> GraphModule:
 
 
 def _linear(graph: Graph, left: Node, weight: Node, bias: Sequence[Node]) -> Node:
-    """`left @ weight.T + bias`. The right operand is packed at every call: a large weight beside few rows
-    takes the left place.
+    """Add the node of `left @ weight.T + bias`. The right operand is packed at every call: a large weight
+    beside few rows takes the left place.
     """
     size, rows = weight.meta["val"].numel(), left.meta["val"].shape[0]
     few = rows if isinstance(rows, int) else int(rows.node.hint)

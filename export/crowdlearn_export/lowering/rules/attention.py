@@ -38,8 +38,8 @@ def multi_head_attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """torch.nn.functional.multi_head_attention_forward: [length, batch, width] to the same, and the weights,
-    [batch, length, length], where they are asked for.
+    """Compute torch.nn.functional.multi_head_attention_forward: [length, batch, width] to the same, and the
+    weights, [batch, length, length], where they are asked for.
 
     Raises LoweringError for what a mask per sample, added keys or dropout of the weights would need.
     """
@@ -81,7 +81,7 @@ def _rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
-    """[batch, length, width] as [batch, heads, length, width of a head]."""
+    """View [batch, length, width] as [batch, heads, length, width of a head]."""
     return x.reshape(*x.shape[:2], heads, x.shape[2] // heads).permute(0, 2, 1, 3)
 
 

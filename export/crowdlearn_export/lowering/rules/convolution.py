@@ -32,7 +32,7 @@ def convolution(
     output_padding: Sequence[int],
     groups: int,
 ) -> Tensor:
-    """aten.convolution: columns of input rows times the kernel; depthwise ones are in `depthwise`.
+    """Compute aten.convolution: columns of input rows times the kernel; depthwise ones are in `depthwise`.
 
     Maps are float32 [B, C, H, W], kernels float32 [O, C, h, w].
     """
@@ -74,7 +74,7 @@ def convolution_backward(
     groups: int,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """aten.convolution_backward: the gradients of input, kernel and bias that `output_mask` asks for.
+    """Compute aten.convolution_backward: the gradients of input, kernel and bias that `output_mask` asks for.
 
     Maps are float32 [B, C, H, W], kernels float32 [O, C, h, w].
     """
@@ -140,7 +140,7 @@ def _join(parts: list[Tensor], dim: int) -> Tensor:
 
 
 def _columns(x: Tensor, vertical: Window, horizontal: Window) -> Tensor:
-    """[B, C, H, W] -> [B * OH * OW, KH * KW * C]; forward and weight gradient share them."""
+    """Gather columns: [B, C, H, W] -> [B * OH * OW, KH * KW * C]; forward and weight gradient share them."""
     columns = vertical.size * horizontal.size * x.shape[1]
     if x.shape[1] > FEW or horizontal.size == 1:
         return gather(to_rows(x), reading_table(vertical, horizontal)).reshape(-1, columns)
@@ -215,8 +215,8 @@ def _down(taps: Tensor, read_by: npt.NDArray[np.int64], size: tuple[int, int]) -
 
 
 def _dense_dx(grad: Tensor, weight: Tensor, vertical: Window, horizontal: Window) -> Tensor:
-    """With stride 1, columns along the width and results added along the height. With a stride those columns
-    would be mostly zeros: there every tap is a result.
+    """Compute the gradient of the input. With stride 1, it takes columns along the width and adds results
+    along the height. With a stride those columns would be mostly zeros: there every tap is a result.
     """
     out_channels, channels = weight.shape[:2]
     height, width = vertical.inputs, horizontal.inputs

@@ -19,7 +19,7 @@ WIDEST = 32
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, vertical: Window, horizontal: Window) -> Tensor:
-    """[B, C, H, W] and [C, 1, KH, KW] -> [B, C, OH, OW]."""
+    """Convolve each channel by itself: [B, C, H, W] and [C, 1, KH, KW] -> [B, C, OH, OW]."""
     if _wide(horizontal):
         return _by_taps(x, weight, bias, vertical, horizontal)
     out = _banded_product(x, weight, vertical.reads, horizontal.reads, horizontal.inputs)
@@ -63,7 +63,9 @@ def _flat(table: npt.NDArray[np.int64]) -> Table:
 
 
 def _side_by_side(x: Tensor, reads: npt.NDArray[np.int64]) -> Tensor:
-    """[B, C, H, W] -> [C, B * rows, taps * W]: the rows of the map that `reads` [rows, taps] names."""
+    """Put rows side by side, [B, C, H, W] -> [C, B * rows, taps * W]: the rows of the map that `reads` [rows,
+    taps] names.
+    """
     channels, height, width = int(x.shape[1]), int(x.shape[2]), int(x.shape[3])
     rows = x.permute(1, 0, 2, 3).reshape(-1, height, width)
     return gather(rows, _flat(np.where(reads < 0, height, reads))).reshape(
@@ -78,8 +80,8 @@ def _banded_product(
     across: npt.NDArray[np.int64],
     width: int,
 ) -> Tensor:
-    """`x` by the kernel; `down` and `across` tell which row and column a place of the result reads with each
-    tap, -1 for none.
+    """Multiply `x` by the kernel; `down` and `across` hold which row and column a place of the result reads
+    with each tap, -1 for none.
     """
     channels, taps = weight.shape[0], weight.shape[2] * weight.shape[3]
     place, tap = np.nonzero(across >= 0)

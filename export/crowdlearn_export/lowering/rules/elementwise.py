@@ -1,7 +1,7 @@
 """Derivatives of activations without comparisons.
 
 `where` and the comparison kernels of ExecuTorch are ten times slower than a product with a mask made of a
-clamped multiple, and no delegate takes them.
+clamped multiple; no delegate takes them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TINY = 1e-30
 
 
 def positive(x: Tensor) -> Tensor:
-    """1 where x > 0, else 0. Tensors are float32 [...] of one shape."""
+    """Compute 1 where x > 0, else 0. Tensors are float32 [...] of one shape."""
     return torch.nn.functional.hardtanh(x * STEEP, 0.0, 1.0)
 
 
@@ -46,7 +46,7 @@ def hardtanh_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tenso
 
 
 def hardsigmoid(x: Tensor) -> Tensor:
-    """clamp(x + 3, 0, 6) / 6. Tensors are float32 [...] of one shape."""
+    """Compute clamp(x + 3, 0, 6) / 6. Tensors are float32 [...] of one shape."""
     return torch.nn.functional.hardtanh(x + 3, 0.0, 6.0) * (1 / 6)
 
 
@@ -56,7 +56,7 @@ def hardsigmoid_backward(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def hardswish(x: Tensor) -> Tensor:
-    """x * hardsigmoid(x). Tensors are float32 [...] of one shape."""
+    """Compute x * hardsigmoid(x). Tensors are float32 [...] of one shape."""
     return x * hardsigmoid(x)
 
 
@@ -70,17 +70,17 @@ def hardswish_backward(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def sigmoid_backward(grad: Tensor, out: Tensor) -> Tensor:
-    """grad * out * (1 - out). Tensors are float32 [...] of one shape."""
+    """Compute grad * out * (1 - out). Tensors are float32 [...] of one shape."""
     return grad * (out * (1 - out))
 
 
 def tanh_backward(grad: Tensor, out: Tensor) -> Tensor:
-    """grad * (1 - out^2). Tensors are float32 [...] of one shape."""
+    """Compute grad * (1 - out^2). Tensors are float32 [...] of one shape."""
     return grad * (1 - out * out)
 
 
 def silu(x: Tensor) -> Tensor:
-    """x * sigmoid(x). Tensors are float32 [...] of one shape."""
+    """Compute x * sigmoid(x). Tensors are float32 [...] of one shape."""
     return x * torch.sigmoid(x)
 
 
@@ -94,7 +94,7 @@ def silu_backward(grad: Tensor, x: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """x times the normal distribution. Tensors are float32 [...] of one shape."""
+    """Multiply x by the normal distribution. Tensors are float32 [...] of one shape."""
     if approximate == "tanh":
         return x * ((torch.tanh(_inner(x)) + 1) * 0.5)
     # Both backends have it.
@@ -115,7 +115,7 @@ def gelu_backward(grad: Tensor, x: Tensor, approximate: str = "none") -> Tensor:
 
 
 def _between(x: Tensor, low: float, high: float) -> Tensor:
-    """1 where both distances are positive, else 0."""
+    """Compute 1 where both distances are positive, else 0."""
     return positive((x if low == 0 else x - low) * (high - x))
 
 

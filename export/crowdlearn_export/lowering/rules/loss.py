@@ -13,26 +13,26 @@ SMALL = 128
 
 
 def one_hot(index: Tensor, size: int) -> Tensor:
-    """[N] -> float [N, size]; an index outside of 0..size-1 gives a row of zeros."""
+    """Make one-hot rows, [N] -> float [N, size]; an index outside of 0..size-1 gives a row of zeros."""
     return (index.reshape(-1, 1) == torch.arange(size)).to(torch.float32)
 
 
 def softmax_backward(grad: Tensor, out: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
-    """aten._softmax_backward_data. Tensors are float32 [..., classes]."""
+    """Compute aten._softmax_backward_data. Tensors are float32 [..., classes]."""
     weighted = grad * out
     return weighted - out * weighted.sum(dim, keepdim=True)
 
 
 def log_softmax_backward(grad: Tensor, out: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
-    """aten._log_softmax_backward_data. Tensors are float32 [..., classes]."""
+    """Compute aten._log_softmax_backward_data. Tensors are float32 [..., classes]."""
     return grad - torch.exp(out) * grad.sum(dim, keepdim=True)
 
 
 def nll_loss(
     log_probability: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int
 ) -> tuple[Tensor, Tensor]:
-    """aten.nll_loss_forward: loss and total weight; classes outside the range count for nothing, as ignored
-    ones do. Scores are float32 [B, classes], targets int64 [B].
+    """Compute aten.nll_loss_forward: loss and total weight; classes outside the range count for nothing, as
+    ignored ones do. Scores are float32 [B, classes], targets int64 [B].
     """
     picked = _picked(log_probability, target, weight, ignore_index)
     total = picked.sum()
@@ -51,7 +51,7 @@ def nll_loss_backward(
     ignore_index: int,
     total: Tensor,
 ) -> Tensor:
-    """aten.nll_loss_backward. Scores are float32 [B, classes], targets int64 [B]."""
+    """Compute aten.nll_loss_backward. Scores are float32 [B, classes], targets int64 [B]."""
     picked = _picked(log_probability, target, weight, ignore_index)
     if reduction == MEAN:
         return picked * -(grad / total)
@@ -75,7 +75,7 @@ def _picked(log_probability: Tensor, target: Tensor, weight: Tensor | None, igno
 def embedding_backward(
     grad: Tensor, indices: Tensor, size: int, padding_idx: int, scale_by_frequency: bool
 ) -> Tensor:
-    """aten.embedding_dense_backward: the one-hot rows of the indices, transposed, times the gradient.
+    """Compute aten.embedding_dense_backward: the one-hot rows of the indices, transposed, times the gradient.
 
     Gradients are float32 [..., D], indices int64 [...].
     """

@@ -18,7 +18,7 @@ def batch_norm(
     momentum: float,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """aten.native_batch_norm: output, mean and 1/std of the batch; in training it moves the running
+    """Compute aten.native_batch_norm: output, mean and 1/std of the batch; in training it moves the running
     statistics. Maps are float32 [B, C, ...].
     """
     if not training:
@@ -52,7 +52,7 @@ def batch_norm_backward(
     eps: float,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """aten.native_batch_norm_backward, all three gradients. Maps are float32 [B, C, ...]."""
+    """Compute aten.native_batch_norm_backward, all three gradients. Maps are float32 [B, C, ...]."""
     if train:
         assert save_mean is not None
         assert save_invstd is not None
@@ -74,7 +74,7 @@ def batch_norm_backward(
 def layer_norm(
     x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """aten.native_layer_norm: output, mean and 1/std over the last dimensions.
+    """Compute aten.native_layer_norm: output, mean and 1/std over the last dimensions.
 
     Tensors are float32 [..., D].
     """
@@ -94,7 +94,7 @@ def layer_norm_backward(
     bias: Tensor | None,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """aten.native_layer_norm_backward, all three gradients. Tensors are float32 [..., D]."""
+    """Compute aten.native_layer_norm_backward, all three gradients. Tensors are float32 [..., D]."""
     inner = list(range(x.dim() - len(shape), x.dim()))
     outer = list(range(x.dim() - len(shape)))
     normal = (x - mean) * invstd
@@ -114,7 +114,7 @@ def group_norm(
     groups: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """aten.native_group_norm: output, mean and 1/std [B, groups]."""
+    """Compute aten.native_group_norm: output, mean and 1/std [B, groups]."""
     normal, mean, invstd = _normalise(x.reshape(batch, groups, -1), [2], eps)
     out = normal.reshape(x.shape)
     out = out if weight is None else out * _as_channel(weight, x)
@@ -133,7 +133,7 @@ def group_norm_backward(
     groups: int,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """aten.native_group_norm_backward, all three gradients. Maps are float32 [B, C, ...]."""
+    """Compute aten.native_group_norm_backward, all three gradients. Maps are float32 [B, C, ...]."""
     spread = invstd.reshape(batch, groups, 1)
     normal = (x.reshape(batch, groups, -1) - mean.reshape(batch, groups, 1)) * spread
     inner = grad if weight is None else grad * _as_channel(weight, x)
@@ -163,7 +163,7 @@ def _plus(out: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 
 def _as_channel(value: Tensor, x: Tensor) -> Tensor:
-    """[C] shaped to broadcast over `x` [B, C, ...]."""
+    """View [C] so as to broadcast over `x` [B, C, ...]."""
     return value.reshape([1, -1] + [1] * (x.dim() - 2))
 
 

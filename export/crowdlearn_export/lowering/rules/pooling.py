@@ -23,8 +23,8 @@ def max_pool2d(
     dilation: Sequence[int] = (1,),
     ceil_mode: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """aten.max_pool2d_with_indices: the maximum over the taps; the indices are what the gradient rule does
-    without. Maps are float32 [B, C, H, W].
+    """Compute aten.max_pool2d_with_indices: the maximum over the taps; the indices are what the gradient rule
+    does without. Maps are float32 [B, C, H, W].
     """
     vertical, horizontal = pool_windows(x, kernel, stride, padding, dilation, ceil_mode)
     best, _ = _maximum(to_rows(x), vertical, horizontal)
@@ -42,7 +42,8 @@ def max_pool2d_backward(
     ceil_mode: bool,
     indices: Tensor,
 ) -> Tensor:
-    """aten.max_pool2d_with_indices_backward: each gradient goes to the first tap that equals the maximum.
+    """Compute aten.max_pool2d_with_indices_backward: each gradient goes to the first tap that equals the
+    maximum.
 
     Maps are float32 [B, C, H, W].
     """
@@ -70,7 +71,7 @@ def avg_pool2d(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    """aten.avg_pool2d: the sum over each window's rows, scaled. Maps are float32 [B, C, H, W]."""
+    """Compute aten.avg_pool2d: the sum over each window's rows, scaled. Maps are float32 [B, C, H, W]."""
     vertical, horizontal = pool_windows(x, kernel, stride, padding, (1,), ceil_mode)
     size = vertical.outputs * horizontal.outputs
     taps = gather(to_rows(x), reading_table(vertical, horizontal)).reshape(
@@ -90,7 +91,7 @@ def avg_pool2d_backward(
     count_include_pad: bool,
     divisor_override: int | None,
 ) -> Tensor:
-    """aten.avg_pool2d_backward: every position adds the scaled gradients of the windows it is in.
+    """Compute aten.avg_pool2d_backward: every position adds the scaled gradients of the windows it is in.
 
     Maps are float32 [B, C, H, W].
     """
@@ -102,8 +103,8 @@ def avg_pool2d_backward(
 
 
 def adaptive_avg_pool2d(x: Tensor, output_size: Sequence[int]) -> Tensor:
-    """aten._adaptive_avg_pool2d: a plain average pool where the map divides evenly, else products with the
-    shares of each window. Maps are float32 [B, C, H, W].
+    """Compute aten._adaptive_avg_pool2d: a plain average pool if the map divides evenly, else products with
+    the shares of each window. Maps are float32 [B, C, H, W].
     """
     height, width = (int(s) for s in output_size)
     if kernel := _even_kernel(x.shape[2:], (height, width)):
@@ -112,7 +113,7 @@ def adaptive_avg_pool2d(x: Tensor, output_size: Sequence[int]) -> Tensor:
 
 
 def adaptive_avg_pool2d_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """aten._adaptive_avg_pool2d_backward: every position adds its shares of the windows it is in.
+    """Compute aten._adaptive_avg_pool2d_backward: every position adds its shares of the windows it is in.
 
     Maps are float32 [B, C, H, W].
     """
@@ -134,7 +135,7 @@ def _shares(inputs: int, outputs: int) -> npt.NDArray[np.float32]:
 
 
 def _along_both(x: Tensor, vertical: npt.NDArray[np.float32], horizontal: npt.NDArray[np.float32]) -> Tensor:
-    """[B, C, H, W] with its height multiplied by `vertical` and its width by `horizontal`."""
+    """Multiply the height of [B, C, H, W] by `vertical` and its width by `horizontal`."""
     for matrix in (horizontal, vertical):
         weight = torch.from_numpy(np.ascontiguousarray(matrix)).to(x.dtype)
         rows = torch.nn.functional.linear(x.reshape(-1, x.shape[3]), weight)
@@ -181,7 +182,7 @@ def _maximum(rows: Tensor, vertical: Window, horizontal: Window) -> tuple[Tensor
 def _scaled(
     rows: Tensor, vertical: Window, horizontal: Window, count_include_pad: bool, divisor_override: int | None
 ) -> Tensor:
-    """`rows` divided by what PyTorch divides each window by: its taps, or those inside the map or its
+    """Divide `rows` by what PyTorch divides each window by: its taps, or those inside the map or its
     padding.
     """
     if divisor_override is not None:

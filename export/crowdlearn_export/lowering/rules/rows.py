@@ -1,8 +1,8 @@
 """Feature maps as rows: one row of channels per position, moved by constant index tables.
 
 A map [B, C, H, W] is held as rows [B, H * W, C]. Reading windows is `gather`, a copy of whole rows by a
-table that is the same for every sample, so one program serves every batch size; its adjoint is `scatter`.
-Position `H * W` stands for the padding.
+table; its adjoint is `scatter`. The table is the same for every sample, so one program serves every batch
+size. Position `H * W` stands for the padding.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Table = npt.NDArray[np.int32]
 
 
 def to_rows(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, H * W, C]."""
+    """View maps as rows: [B, C, H, W] -> [B, H * W, C]."""
     batch, channels, height, width = x.shape
     return x.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
 
 
 def from_rows(rows: Tensor, height: int, width: int) -> Tensor:
-    """[..., C] with B * height * width rows -> [B, C, height, width]."""
+    """View rows as maps: [..., C] with B * height * width rows -> [B, C, height, width]."""
     return rows.reshape(-1, height, width, rows.shape[-1]).permute(0, 3, 1, 2)
 
 

@@ -64,8 +64,8 @@ def rules() -> dict[Any, Callable[..., Any]]:
 
 @cache
 def core() -> dict[Any, Callable[..., Any]]:
-    """PyTorch's decompositions into core operators of what the rules leave: not of dense layers, which both
-    backends have, nor of what writes over a tensor, which only exporting makes a value of its own.
+    """Return PyTorch's decompositions into core operators of what the rules leave: not of dense layers, which
+    both backends have, nor of what writes over a tensor, which only exporting makes a value of its own.
     """
     table: Any = default_decompositions()
     return {
