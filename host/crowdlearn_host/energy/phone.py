@@ -24,6 +24,7 @@ from crowdlearn_host.adb.deployment.shell import HOME, FileStore
 from crowdlearn_host.adb.services.device import AdbDevice
 from crowdlearn_host.devices.discovery import Found, connect
 from crowdlearn_host.devices.facts import THERMAL_NAMES, DeviceFacts, read_facts
+from crowdlearn_host.devices.ways.registry import WAYS
 from crowdlearn_host.errors import FleetError
 
 from .meters import METERS
@@ -48,7 +49,7 @@ class PhoneSubject(Subject):
         self._device, self.facts = device, facts
         self.name, self.virtual = facts.name, facts.virtual
         self.model = f"{facts.manufacturer} {facts.model}".strip()
-        self.has_radio = way in ("tcp", "virtual")
+        self.has_radio = WAYS[way].uses_radio
         self.time_provenance = Provenance.MEASURED
         if facts.virtual:
             self.time_provenance = Provenance.EMULATED

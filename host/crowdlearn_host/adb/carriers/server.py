@@ -166,13 +166,22 @@ class ServerConnection:
             stream.hang_up()
 
     def _features(self) -> str:
+        self._see_that_it_runs()
         try:
             return str(_client(self._port).device(self._serial).get_features())
         except Exception as error:
             raise FleetError(f"{self._serial}: the adb server answers: {error}") from error
 
+    def _see_that_it_runs(self) -> None:
+        """Raise FleetError if the server is gone: adbutils would start another one, which takes the USB."""
+        if not server_runs(self._port):
+            raise FleetError(
+                f"{self._serial}: the adb server on port {self._port} is gone; start it: adb start-server"
+            )
+
     def _dial(self, service: str) -> socket.socket:
         errors = import_module("adbutils.errors")
+        self._see_that_it_runs()
         try:
             line = _client(self._port).make_connection(timeout=ANSWER_SECONDS)
             line.send_command(f"host:transport:{self._serial}")
