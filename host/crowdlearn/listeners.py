@@ -18,7 +18,9 @@ __all__ = ["Curves", "MLflow", "TensorBoard"]
 
 
 class Curves:
-    """Figures of a run as they come: loss by mini-batch, and what is told at the end of each epoch."""
+    """The figures of a run as they come: loss by mini-batch, and what is reported at the end of each
+    epoch.
+    """
 
     def __call__(self, event: Event) -> None:
         """Take an event of the run."""

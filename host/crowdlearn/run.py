@@ -108,8 +108,8 @@ class Run:
         return float(export_onnx(model, sample, Path(path)))
 
     def export_pte(self, path: str | Path, *, max_batch: int = 32, data: str | Path | None = None) -> float:
-        """Write the newest global model for ExecuTorch with XNNPACK, for 1 to `max_batch` samples, and return
-        by how much its outputs differ from PyTorch's, at most. `data` is that of `export_onnx`.
+        """Write the newest global model for ExecuTorch with XNNPACK, for 1 to `max_batch` samples. Return the
+        largest difference of its outputs from PyTorch's. `data` is that of `export_onnx`.
         """
         from crowdlearn_host.runs.results.deployed import model_and_sample
 

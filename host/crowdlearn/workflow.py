@@ -115,7 +115,7 @@ def train(
     keeps it as it is. With an `interrupt`, it trains in the thread that calls, in which no event loop runs,
     and stops once `interrupt.ask()` was called.
 
-    Raises ConfigError, PlanError or ExportError before a device is touched if something does not fit,
+    Raises ConfigError, PlanError or ExportError before a device is touched if something does not fit. Raises
     FleetError if devices cannot be reached, TrainingError if training stops before its end. KeyboardInterrupt
     stops the run where it can go on.
     """

@@ -16,7 +16,7 @@ class PlanError(HostError):
 
 
 class InfeasiblePlan(PlanError):
-    """No plan meets every budget; the message says which device, which budget, and by how much."""
+    """An error of budgets that no plan meets; it names the device, the budget, and by how much."""
 
 
 class FleetError(HostError):
@@ -32,11 +32,11 @@ class RunError(HostError):
 
 
 class TrainingError(HostError):
-    """Training stopped before its end; the message says why and how to go on."""
+    """An end of training before its time; the error states why and how to go on."""
 
 
 class Interrupted(TrainingError):
-    """Somebody asked training to stop; the message says how to go on."""
+    """An end of training that was asked for; the error states how to go on."""
 
 
 class UpdateRefused(HostError):

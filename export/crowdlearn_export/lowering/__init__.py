@@ -90,7 +90,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = 
 
 
 def _symbolic(example: Sequence[Tensor], batched: Collection[int]) -> list[Tensor]:
-    """Stand-ins for `example` of which only the batch is symbolic, however large the other dimensions are."""
+    """Make stand-ins for `example`, of which only the batch is symbolic, whatever the other sizes."""
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     inputs: list[Tensor] = []
     for position, tensor in enumerate(example):

@@ -15,7 +15,9 @@ class NotElf(ValueError):
 
 @dataclass(frozen=True)
 class Elf:
-    """`alignment` is the least of its segments', in bytes: a kernel with larger pages cannot load it."""
+    """The facts of an ELF file. `alignment` is the least of its segments', in bytes: a kernel with larger
+    pages cannot load it.
+    """
 
     machine: str
     soname: str

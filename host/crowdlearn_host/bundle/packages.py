@@ -78,7 +78,7 @@ _OURS_TO_CHOOSE = {"executorch-numpy-runtime"}
 
 
 class Apt:
-    """apt for another architecture and suite, with a state of its own in `state`."""
+    """The `apt` for another architecture and suite, with a state of its own in `state`."""
 
     def __init__(self, state: Path, architecture: str, suite: str, mirror: str | None) -> None:
         if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
@@ -155,7 +155,7 @@ def _by_hash(folder: Path) -> dict[str, Path]:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -49,7 +49,7 @@ class SystemRoot:
     links: dict[str, str] = field(default_factory=dict)
 
     def content(self, path: str) -> bytes | None:
-        """Return the path of a file, through links; None if there is none."""
+        """Return the content of the file at a path, through links; None if there is none."""
         for _ in range(16):
             if path in self.files:
                 return self.files[path]
@@ -162,7 +162,7 @@ def _wanted(path: str) -> bool:
 
 
 def _libraries(root: SystemRoot) -> dict[str, bytes]:
-    """Shared libraries of the system's folders by file name."""
+    """Return shared libraries of the system's folders by file name."""
     found: dict[str, bytes] = {}
     for path in sorted((*root.files, *root.links)):
         folder, name = posixpath.split(path)
@@ -175,7 +175,9 @@ def _libraries(root: SystemRoot) -> dict[str, bytes]:
 
 
 def _drop_unloadable(chosen: dict[str, bytes], libraries: Files, folder: str) -> None:
-    """Extension modules whose libraries are not there (readline, sqlite): the device runtime needs none."""
+    """Drop extension modules whose libraries are not there (readline, sqlite): the device runtime needs
+    none.
+    """
     for path in [path for path in chosen if path.startswith(folder)]:
         if not set(read_elf(chosen[path]).needed) <= set(libraries):
             del chosen[path]

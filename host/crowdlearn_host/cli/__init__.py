@@ -127,7 +127,7 @@ def _options(
 
 
 FAILED, INTERRUPTED = 1, 130
-"""Exit codes; 2 is that of a command line that nobody understands (docs/commands.md)."""
+"""Exit codes; 2 is that of a wrong command line (docs/commands.md)."""
 
 
 PRIVATE = frozenset({"train", "simulate", "demo", "enrol"})
@@ -135,7 +135,7 @@ PRIVATE = frozenset({"train", "simulate", "demo", "enrol"})
 
 
 def main() -> None:
-    """Entry point: an error of ours, or of the system, is one line on stderr and exit code 1."""
+    """Run the command line: an error of ours, or of the system, is one line on stderr and exit code 1."""
     own, words = options_apart(sys.argv[1:])
     completed = os.environ.get("COMP_WORDS", "").split()[1:]  # where a shell asks how a line may go on
     first = next((word for word in (*words, *completed) if not word.startswith("-")), "")

@@ -17,7 +17,7 @@ MAX_BYTES = 1 << 20
 
 
 class Section(BaseModel):
-    """A table of a configuration file: immutable, and a key that nobody reads is a mistake, not a comment."""
+    """A table of a configuration file: immutable, and a key that is not read is a mistake, not a comment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -85,7 +85,7 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def parse_config(values: dict[str, Any], model: type[Model], source: str, folder: Path = Path()) -> Model:
-    """`values` validated as `model`, its paths those from `folder`; ConfigError tells every mistake, with
+    """Validate `values` as `model`, its paths those from `folder`; ConfigError names every mistake, with
     `source` as the file's name.
     """
     try:

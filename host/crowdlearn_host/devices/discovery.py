@@ -14,7 +14,7 @@ from crowdlearn_host.devices.ways.tcp import Tcp
 from crowdlearn_host.errors import FleetError
 
 FACTS_SECONDS = 20.0
-"""For the facts of a connected phone; connecting has limits of its own, one for the owner's answer."""
+"""The limit, in seconds, for a connected phone's facts; connecting has limits of its own."""
 
 
 @dataclass(frozen=True)

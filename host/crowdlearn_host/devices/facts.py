@@ -1,4 +1,4 @@
-"""What a phone says about itself: model, processor, memory, storage, battery, temperature."""
+"""The facts that a phone reports of itself: model, processor, memory, storage, battery, temperature."""
 
 import re
 from dataclasses import dataclass

@@ -58,7 +58,7 @@ def _class(name: str, members: Sequence[Measured], samples: int, max_macs: int |
 
 
 def _energy(told: Sequence[Constants]) -> list[tuple[str, object, str]]:
-    """Energy constants of a class, which spends as its hungriest member; nothing if one is missing."""
+    """Return energy constants of a class, which spends as its hungriest member; nothing if one is missing."""
     found: list[tuple[str, object, str]] = []
     for name in ("joules_per_mac", "joules_per_byte_sent", "joules_per_byte_received", "idle_watts"):
         values = [value for each in told if (value := getattr(each, name)) is not None]

@@ -24,7 +24,9 @@ _PROBE = f"{HOME}/probe"
 
 @dataclass(frozen=True)
 class MeasuredLink:
-    """Round trip in seconds, rates in bytes a second, seen from the phone: up is from it to this computer."""
+    """A link as measured: round trip in seconds, rates in bytes a second, seen from the phone: up is from it
+    to this computer.
+    """
 
     round_trip: float
     up: float

@@ -27,7 +27,8 @@ LIMIT = 1 << 30
 
 @dataclass(frozen=True)
 class PhoneTrial:
-    """`error` is the largest difference from this computer, in parts of an array's largest value.
+    """A phone's comparison with this computer. `error` is the largest difference from this computer, in parts
+    of an array's largest value.
 
     `runtime` is "program" or "bundle"; `sent` bytes brought it there; `seconds` include its start.
     """
@@ -40,7 +41,7 @@ class PhoneTrial:
 
     @property
     def agrees(self) -> bool:
-        """Return the comparison of a phone's results with this computer's."""
+        """Return True if a phone's results agree with this computer's."""
         return self.error <= ALLOWED
 
 

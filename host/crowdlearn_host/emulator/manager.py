@@ -32,7 +32,7 @@ from crowdlearn_host.emulator.settings import (
 from crowdlearn_host.errors import FleetError
 
 AS_ROOT = "CROWDLEARN_PHONES_AS_ROOT"
-"""The variable by which somebody asks for phones that run as root with nothing to confine them."""
+"""The variable that allows phones that run as root with nothing to confine them."""
 STOP_SECONDS = 10.0
 DEFAULT_PROFILE = "pixel-8"
 
@@ -55,12 +55,12 @@ def up(
 ) -> list[PhoneInfo]:
     """Start `count` new phones and wait until they answer.
 
-    A phone trusts the private adb `keys`, if none are named the one of whoever starts it, and what its owner
-    accepts later (`accept`); `auto_accept` trusts any key that is shown. `programs` names MODULE:FUNCTION for
-    the phone's programs, `preload` the modules that these share; `ports` fixes adb ports, else free ones are
+    A phone trusts the private adb `keys`, by default the one of the user that starts it, and those accepted
+    later (`accept`); `auto_accept` trusts any key that is shown. `programs` names MODULE:FUNCTION for the
+    phone's programs, `preload` the modules that these share; `ports` fixes adb ports, else free ones are
     taken. The phones outlive the caller unless `die_with_caller`; `limited` caps processor and memory, `link`
     the network. Phones of a `machine` ("arm64", "x86_64") run programs of it that lie in their files;
-    `wireless` ones want TLS, as wireless debugging does. Raises FleetError, and leaves none behind then.
+    `wireless` ones require TLS, as wireless debugging does. Raises FleetError, and leaves none behind then.
     """
     find_profile(profile)
     if machine:

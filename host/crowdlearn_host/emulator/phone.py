@@ -220,7 +220,7 @@ class Phone:
 
 
 class Battery(Powered):
-    """The battery over time; `changed` wakes whoever watches it.
+    """The battery over time; `changed` wakes its watchers.
 
     `measure` gives the processor's seconds since the start, and bytes sent and received since it was last
     asked: whenever the state is looked at, it is up to date.
@@ -259,7 +259,7 @@ class Battery(Powered):
         self.changed.set()
 
     def override_thermal(self, status: int | None) -> None:
-        """Set the thermal status that Android tells, or let it tell its own again."""
+        """Set the thermal status that Android reports, or let it report its own again."""
         self._state = replace(self.state, thermal_override=status)
         self.changed.set()
 

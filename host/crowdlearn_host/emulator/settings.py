@@ -83,8 +83,8 @@ class PhoneInfo:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Return what the phone of a folder said last; None when it never ran. Raises FleetError when
-        damaged.
+        """Return the last state that the phone of a folder wrote; None when it never ran. Raises FleetError
+        when damaged.
         """
         path = folder / INFO_FILE
         if not path.exists():

@@ -18,7 +18,7 @@ from .subject import Condition, Edge, Program, Subject
 
 
 class ComputerSubject(Subject):
-    """This computer; programs run in this process, in a thread of their own."""
+    """The computer that this runs on; programs run in this process, in a thread of their own."""
 
     name, model, virtual, has_radio = "this computer", "", False, False
     time_provenance, time_source = Provenance.MEASURED, "monotonic clock"

@@ -72,8 +72,8 @@ async def measure(
 ) -> Measured:
     """Measure programs on phones and `here`, in interleaved rounds that take so many seconds together.
 
-    Raises FleetError if nothing is to be measured or the time is too short, and MeterError if a phone has not
-    the `meter` that was asked for.
+    Raises FleetError if nothing is to be measured or the time is too short, and MeterError if a phone lacks
+    the chosen `meter`.
     """
     missing: dict[str, str] = {}
     async with AsyncExitStack() as opened:

@@ -37,7 +37,7 @@ def steps(rows: Iterable[Mapping[str, Any]], title: str) -> Table:
 
 
 def comparisons(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """Published measurements of phones against what is modelled here."""
+    """Compare published measurements of phones with what is modelled here."""
     table = Table(title="published measurements of phones, and the same work by joules for a MAC fitted here")
     for name in ("device", "work", "published J", "range", "J here", "deviation", "provenance"):
         table.add_column(name, justify="left" if name in ("device", "work") else "right")

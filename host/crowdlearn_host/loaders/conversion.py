@@ -25,8 +25,8 @@ LEAST = 2
 
 @dataclass(frozen=True)
 class Conversion:
-    """The record of a conversion: `splits` are samples by split, `sample` is the shape of one, `labels`
-    says which they are, `classes` and `inputs` are names in their order, `notes` are sentences.
+    """The record of a conversion: `splits` are samples by split, and `sample` is the shape of one. `labels`
+    names their kind; `classes` and `inputs` are names in their order, `notes` are sentences.
     """
 
     folder: str

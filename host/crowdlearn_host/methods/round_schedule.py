@@ -35,7 +35,7 @@ def renews(theta: float, tau: float, has_slots: bool, groups: int) -> bool:
 
 
 def doubt_of_sharing(theta: float, tau: float) -> str:
-    """Return what is to be told of groups that share so little that training together is in vain, or ""."""
+    """Return a warning about groups that share so little that training together is in vain, or ""."""
     if theta == 0:
         return (
             "sharing.theta = 0: no trained weight is shared, and the global model keeps those that it began "

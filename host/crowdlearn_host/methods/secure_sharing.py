@@ -46,7 +46,7 @@ def check_secure(groups: int, omega: int, values: str) -> None:
 
 
 def check_release(rank: int, samples: int, groups: int) -> None:
-    """Raise ConfigError if sums over these groups tell too much of their samples."""
+    """Raise ConfigError if sums over these groups reveal too much of their samples."""
     least = least_contributors(rank, samples)
     if groups < least:
         raise ConfigError(
@@ -93,8 +93,8 @@ class SecureSum:
     """The sum of one vector of every group, uint32 [size], in the words that devices mask.
 
     Masks cancel to the bit, so that a simulation adds none. With `noise` every group adds its share of a
-    discrete Gaussian before it masks, so that the sum has this deviation and no group knows it. Raises
-    AggregationError if a value does not fit.
+    discrete Gaussian before it masks. The sum has this deviation, and its noise is secret from every group.
+    Raises AggregationError if a value does not fit.
     """
 
     def __init__(self, size: int, groups: int, noise: float = 0.0, seed: tuple[int, ...] = (0,)) -> None:

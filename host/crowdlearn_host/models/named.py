@@ -20,7 +20,7 @@ from crowdlearn_host.models.several_inputs import of_one_input
 
 
 def mlp(widths: Sequence[int]) -> nn.Module:
-    """Dense layers of these widths, inputs first, with batch norm and ReLU between them."""
+    """Build dense layers of these widths, inputs first, with batch norm and ReLU between them."""
     layers: list[nn.Module] = []
     for sources, targets in itertools.pairwise(widths[:-1]):
         layers += [nn.Linear(sources, targets), nn.BatchNorm1d(targets), nn.ReLU()]
@@ -28,12 +28,12 @@ def mlp(widths: Sequence[int]) -> nn.Module:
 
 
 def paper_mlp() -> nn.Module:
-    """784-400-200-100-10 with batch norm, for MNIST; inputs [B, 784]."""
+    """Build 784-400-200-100-10 with batch norm, for MNIST; inputs [B, 784]."""
     return mlp((784, 400, 200, 100, 10))
 
 
 def paper_cnn() -> nn.Module:
-    """conv-pool-conv-pool-3200-128-64-10 for CIFAR-10; inputs [B, 3, 32, 32].
+    """Build conv-pool-conv-pool-3200-128-64-10 for CIFAR-10; inputs [B, 3, 32, 32].
 
     The paper names the 3200 inputs of its dense part, not the convolutions: 5 x 5 without padding, 32 and 128
     channels, the second pool of width 2 leave 128 maps of 5 x 5 = 3200.

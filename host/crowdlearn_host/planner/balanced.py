@@ -14,8 +14,8 @@ from .plan import Plan, plan_from_counts
 
 
 def balanced(graph: NeuronGraph, pieces: int) -> Plan:
-    """`pieces` pieces: the dominator owns input and output layer, followers own equal parts of every hidden
-    layer.
+    """Divide evenly into `pieces` pieces: the dominator owns input and output layer, followers own equal
+    parts of every hidden layer.
 
     What does not divide evenly goes to the follower with the fewest neurons so far, weighted by their
     parameters. One piece owns the whole network. Raises PlanError if there are more followers than hidden

@@ -37,7 +37,7 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Budgets that fit a plan when they grow together; `least` says that less is proven not to do.
+    """Budgets that fit a plan when they grow together; `least`: less is proven not to do.
 
     Not one budget, and not `least`: nothing is known.
     """

@@ -45,8 +45,8 @@ def plan_with_micro_batch(
 
     `footprint` tells what programs need for a micro-batch: layers, and the regions that begin at some layers.
     A region takes long to learn, so it is asked for when a plan would have it. Raises InfeasiblePlan, of the
-    first size, where no size helps, and PlanError where batch norm would have no variance, or
-    a message would be too large.
+    first size, if no size helps. Raises PlanError if batch norm would have no variance, or a message would be
+    too large.
     """
     _check_least(graph, fleet, training)
     capped = any(kind.max_memory for kind in fleet.classes)

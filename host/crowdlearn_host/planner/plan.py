@@ -32,7 +32,7 @@ class BudgetUse:
 
     @property
     def share(self) -> float:
-        """used / limit."""
+        """Return used / limit."""
         return self.used / self.limit if self.limit else float(self.used > 0)
 
 
@@ -41,8 +41,8 @@ class PiecePlan:
     """The neurons of one piece: per layer a range [start, stop), in the order of `Plan.order`.
 
     `seat` names the class of devices that take it, `classes` all that can afford it (of the dominator's piece
-    those with samples); none where nobody reckoned. `macs` (forward and backward) and `uplink_bytes` are per
-    sample.
+    those with samples); none if they are not computed. `macs` (forward and backward) and `uplink_bytes` are
+    per sample.
     """
 
     neurons: tuple[Range, ...]
@@ -121,7 +121,7 @@ class Certificate:
 
     @property
     def gap(self) -> float:
-        """(cost - bound) / cost."""
+        """Return (cost - bound) / cost."""
         return max(self.cost - self.bound, 0.0) / self.cost if self.cost else 0.0
 
     @property
@@ -150,9 +150,9 @@ class Plan:
     """Pieces of one group, the same for every group.
 
     `order[layer]` lists the model's neurons in slice order; () keeps the model's own. `micro_batch`, in
-    samples, and `staleness` are what its memory was reckoned with; 0 if nobody reckoned. `training` is all
-    of that, and `fleet` the devices that it is for, where they are known. `joules` are those of an epoch, of
-    devices whose class tells what a MAC and a byte cost.
+    samples, and `staleness` are what its memory was computed with; 0 if it was not. `training` is all of
+    that, and `fleet` the devices that it is for, if they are known. `joules` are those of an epoch, of
+    devices whose class has what a MAC and a byte cost.
     """
 
     pieces: tuple[PiecePlan, ...]
@@ -185,7 +185,7 @@ class Plan:
 
 
 def plan_from_counts(graph: NeuronGraph, counts: Sequence[Sequence[int]]) -> Plan:
-    """Return a plan that gives piece k `counts[k][l]` neurons of layer l, in order.
+    """Return a plan whose piece k has `counts[k][l]` neurons of layer l, in order.
 
     Raises PlanError if the counts of a layer do not add up to its neurons.
     """
@@ -253,8 +253,8 @@ def load_plan(path: Path, graph: NeuronGraph) -> Plan:
 
 
 def check_plan(plan: Plan, graph: NeuronGraph) -> None:
-    """Raise PlanError unless the plan cuts this network completely, with input and output layer in piece
-    0, for devices that are each in one group and hold one piece at a time.
+    """Raise PlanError unless the plan cuts this network completely, with input and output layer in piece 0.
+    Each device must be in one group and hold one piece at a time.
     """
     if not plan.pieces:
         raise PlanError("there is no piece")

@@ -231,8 +231,8 @@ def _sent(plan: Plan) -> float:
 def _searched(
     problems: dict[_Option, Problem], known: dict[_Option, list[Division]], deadline: Deadline
 ) -> dict[_Option, Solution]:
-    """Return a solution of every problem, those that may still be the cheapest searched ever longer until one
-    is proven to be, or the time is up.
+    """Return a solution of every problem. Those that may still be the cheapest are searched ever longer,
+    until one is proven to be or the time is up.
     """
     solutions: dict[_Option, Solution] = {}
     waiting, seconds = list(problems), FIRST_SECONDS

@@ -14,7 +14,7 @@ COPIES = 2
 OPENED = HELPERS * (HELPERS - 1)
 """Messages by which three helpers open a gradient to each other."""
 CHECKS = 4
-"""Matrices like the weights that a helper sees under its lots in a mini-batch, on average at most: the
+"""The most matrices like the weights that a helper multiplies by its lots in a mini-batch, on average: the
 gradient, two parts of it, and the weights forward and backward in every third.
 """
 PRODUCTS = {"forward": 2, "backward": 2, "gradient": 5}
@@ -53,8 +53,8 @@ class SharesCost:
 def shared_edges(graph: NeuronGraph, *, first_layer: bool) -> tuple[int, ...]:
     """Return the edges that are on shares.
 
-    All have weights. Those into the output layer are not among them, as their gradients tell labels, nor are
-    those of the input unless `first_layer`, nor those of layers with fewer neurons than there are helpers.
+    All have weights. Those into the output layer are not among them, as their gradients reveal labels. Nor
+    are those of the input, unless `first_layer`, nor those of layers with fewer neurons than helpers.
     """
     last = len(graph.layers) - 1
     return tuple(

@@ -1,1 +1,1 @@
-"""Privacy on the host's side: what a run gives away, and what prevents it."""
+"""Privacy on the host's side: what a run reveals, and what prevents it."""

@@ -1,1 +1,1 @@
-"""One self-contained HTML page that tells a run."""
+"""The report: one self-contained HTML page about a run."""

@@ -158,7 +158,7 @@ def _axes(x: Point, y: Point, x_name: str, y_name: str) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Some four round values in [low, high]."""
+    """Return some four round values in [low, high]."""
     if high <= low:
         return [low]
     rough = (high - low) / 4

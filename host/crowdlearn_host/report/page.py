@@ -196,7 +196,7 @@ def figures(run: Run) -> list[tuple[str, str]]:
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as in 1 h 02 min or 3 min 04 s."""
+    """Write hours, minutes and seconds, as in 1 h 02 min or 3 min 04 s."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -298,7 +298,7 @@ def _some(shown: str, rows: int) -> str:
 
 
 def _load(run: Run) -> str:
-    """Multiplications a sample, the dominator's own among them; of older runs how many neurons."""
+    """Return multiplications a sample, the dominator's own among them; of older runs how many neurons."""
     if run.loads:
         loads = {_piece(n): [load] for n, load in enumerate(run.loads)}
         return bars(loads, ("",), " multiplications", in_order=True, by_row=True)

@@ -80,16 +80,16 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its folder tells it.
+    """A run as read from its folder.
 
     Loss and accuracy are over samples; `bytes` holds a curve of megabytes, sent by devices, over seconds for
     each purpose, which ends in the ledger's total. `pieces` are the plan's ranges of neurons by piece and
-    layer, `loads` the multiplications a sample of each piece (empty if an older version did not count them),
-    `passes` how often each device was dominator, `joules` what each spent by the plan's model and `spent` the
-    same by piece and purpose (empty if the plan does not tell what work costs), `classes` the samples of each
-    class and how many of them the last evaluation found. `began` and `ended` are seconds since 1970, 0 if
-    nothing tells. `left_out` counts the records of loss or accuracy that are not finite, which curves do
-    without; `damaged` names the files of which lines could not be read.
+    layer. `loads` are the multiplications a sample of each piece, empty if an older version did not count
+    them. `passes` has how often each device was dominator. `joules` is what each spent by the plan's model,
+    and `spent` the same by piece and purpose; both are empty if the plan has no costs of work. `classes` has
+    the samples of each class, and how many of them the last evaluation found. `began` and `ended` are seconds
+    since 1970, 0 if they are not known. `left_out` counts the records of loss or accuracy that are not
+    finite, which curves do without; `damaged` names the files of which lines could not be read.
     """
 
     name: str
@@ -338,8 +338,8 @@ def _modelled(rows: list[dict[str, Any]]) -> tuple[PurposeTraffic, ...]:
 def _compared(
     plan: dict[str, Any], events: list[dict[str, Any]], ledger: tuple[PurposeTraffic, ...]
 ) -> tuple[Comparison, ...]:
-    """Planned and measured bytes: of sums and errors a sample; if there was a planner, of each purpose an
-    epoch.
+    """Compare planned and measured bytes: of sums and errors a sample; if there was a planner, of each
+    purpose an epoch.
     """
     evaluated = [e for e in events if e.get("event") == "evaluated" and "planned_bytes_per_sample" in e]
     found = []
@@ -410,7 +410,7 @@ def _spent(
 
 
 def _thinned(points: list[Point]) -> tuple[Point, ...]:
-    """At most MAX_POINTS of the finite points, the last among them."""
+    """Return at most MAX_POINTS of the finite points, the last among them."""
     points = [point for point in points if all(map(isfinite, point))]
     step = -(-len(points) // MAX_POINTS) or 1
     return tuple(points[::-1][::step][::-1])

@@ -1,4 +1,4 @@
-"""Whether devices can afford a training configuration, as far as their plan tells."""
+"""The check that devices can afford a training configuration, as far as it is known from their plan."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def _digits(split: Split) -> Dataset:
 
 
 def deal(data: Dataset, sizes: Sequence[int], seed: int) -> list[Dataset]:
-    """So many samples for each device, drawn at random."""
+    """Deal so many samples to each device, drawn at random."""
     order = np.random.default_rng(seed).permutation(len(data))
     ends = np.cumsum(sizes)
     return [data.subset(order[end - size : end]) for size, end in zip(sizes, ends, strict=True)]

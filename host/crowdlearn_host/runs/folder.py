@@ -40,8 +40,8 @@ def claim_run(path: Path, config_text: str) -> RunFolder:
 
 @contextmanager
 def starting(path: Path, config_text: str) -> Iterator[RunFolder]:
-    """`claim_run` for the length of a block. A folder that was empty is empty again if the block fails before
-    `describe_run`.
+    """Hold `claim_run` for the length of a block. A folder that was empty is empty again if the block fails
+    before `describe_run`.
     """
     fresh = not path.exists() or not any(path.iterdir())
     with claim_run(path, config_text) as folder:

@@ -26,16 +26,16 @@ class Interrupt:
 
     @property
     def asked(self) -> bool:
-        """Return True if somebody asked."""
+        """Return True if training was asked to stop."""
         return self._asked.is_set()
 
     def check(self) -> None:
-        """Raise Interrupted if somebody asked before training began."""
+        """Raise Interrupted if training was asked to stop before it began."""
         if self.asked:
             raise Interrupted("interrupted before training began; start again")
 
     async def wait(self) -> None:
-        """Wait until somebody asks."""
+        """Wait until training is asked to stop."""
         event = asyncio.Event()
         self._waiting = asyncio.get_running_loop(), event
         if not self.asked:

@@ -66,7 +66,9 @@ class PlanRequest:
 
     @classmethod
     def of(cls, spec: RunSpec) -> Self:
-        """Return what the description of a run asks for. Raises ConfigError if its data cannot be read."""
+        """Return the planning that a run's description implies. Raises ConfigError if its data cannot be
+        read.
+        """
         check_name(spec.model)
         training, sharing = spec.training, spec.sharing
         return cls(
@@ -115,8 +117,8 @@ def plan_network(
     baselines: bool = False,
     on_step: OnStep | None = None,
 ) -> NetworkPlan:
-    """Divide the network among the devices of `fleet`, searching for at most so many processor seconds, and
-    compare with METIS and a hypergraph partitioner if `baselines` are wanted.
+    """Divide the network among the devices of `fleet`, searching for at most so many processor seconds.
+    Compare with METIS and a hypergraph partitioner if `baselines` are wanted.
 
     Raises UnsupportedModule if the network cannot be sliced, InfeasiblePlan if no plan meets every budget.
     """

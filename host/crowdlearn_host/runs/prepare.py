@@ -88,16 +88,16 @@ class Prepared:
 
 
 def prepare(config: RunSpec, on_event: OnEvent, run: Path | None = None) -> Prepared:
-    """`check` and `export`: all of a run that is known before its first device is touched."""
+    """Do `check` and `export`: all of a run that is known before its first device is touched."""
     return export(check(config, run), on_event)
 
 
 def check(config: RunSpec, run: Path | None = None, devices: int | None = None) -> Checked:
-    """Read data, model and plan, of a new run or to go on with the one in the folder `run`, and see that they
-    fit each other and `devices` devices. Takes seconds; nothing is exported.
+    """Read data, model and plan, of a new run or to go on with the one in the folder `run`. Check that they
+    fit each other and `devices` devices. This takes seconds; nothing is exported.
 
-    Raises ConfigError, ExportError or PlanError if something does not fit, FleetError if the devices are too
-    few, and RunError if the run began with other contents.
+    Raises ConfigError, ExportError or PlanError if something does not fit. Raises FleetError if the devices
+    are too few, and RunError if the run began with other contents.
     """
     train = load_split(config.data, "train") if config.data and config.device_data is None else None
     test = load_split(config.data, "test") if config.data else None
@@ -302,7 +302,7 @@ def _settings(
 
 
 def _takers(plan: Plan, cut: Plan) -> tuple[frozenset[int], ...]:
-    """Return the planned devices that can afford each piece of a cut; () if nobody reckoned."""
+    """Return the planned devices that can afford each piece of a cut; () if the plan has none."""
     kinds, seats = plan.class_of, plan.seats
     if not kinds.keys() >= seats.keys() or not any(piece.classes for piece in cut.pieces):
         return ()

@@ -40,12 +40,12 @@ def simulate_run(
 ) -> RunState:
     """Simulate to the last round in the folder `run`, from where it is, and return the state after it.
 
-    `engine` is "local" or "ray". `data` (a folder or "digits") goes before what the simulation names. Tells
+    `engine` is "local" or "ray". `data` (a folder or "digits") goes before what the simulation names. Reports
     "begun" (rounds kept, rounds in all) and after every round "round" with its record. 0 `processes` means
     one a core.
 
     Raises ConfigError or PlanError if something does not fit, RunError if the folder holds another run,
-    TrainingError if training diverges or somebody asks to stop.
+    TrainingError if training diverges or is asked to stop.
     """
     config = simulation.config
     place = data or simulation.data

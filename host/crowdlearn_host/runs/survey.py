@@ -23,9 +23,9 @@ ANSWER_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Wanted:
-    """Samples that a model takes: their `folder` on each device, the shape of one, how many outputs there are
-    for them, what their targets are, and the least number of them. If only some devices are ever the
-    dominator, `dominators` has their names.
+    """The samples that a model takes: their `folder` on each device, the shape of one, the number of outputs,
+    the targets, and the least number of samples. If only some devices are ever the dominator, `dominators`
+    has their names.
     """
 
     folder: str

@@ -38,7 +38,7 @@ def run(
     state: RunState | None = None,
     on_round: Callable[[RunState], None] = lambda state: None,
 ) -> RunState:
-    """Trains to the last epoch, from `state` where one is given; `on_round` gets every round's state.
+    """Train to the last epoch, from `state` if one is given; `on_round` gets every round's state.
 
     The outcome depends on the setting only: not on the workers, nor on where the run was resumed. The state's
     arrays and window change in place, for groups' weights take the most memory. Raises TrainingError if a

@@ -81,7 +81,7 @@ def load_device_files(folder: str | Path, devices: int) -> tuple[Dataset, list[I
 
 
 def _dirichlet(labels: Indices, devices: int, alpha: float, rng: np.random.Generator) -> list[Indices]:
-    """Equal parts; a device draws its class shares once, and takes from what is left of each class.
+    """Draw equal parts; a device draws its class shares once, and takes from what is left of each class.
 
     Source: Hsu, Qi, Brown, "Measuring the Effects of Non-Identical Data Distribution", 2019.
     """

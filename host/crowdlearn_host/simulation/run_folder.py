@@ -42,8 +42,8 @@ QUICK_SECONDS, SHARE = 1.0, 20
 
 
 class RunFolder:
-    """config.toml, environment.json, inputs.json, plan.json, metrics.jsonl, checkpoint.npz and
-    model.safetensors; for one process at a time, until it is closed.
+    """The folder of a simulated run: config.toml, environment.json, inputs.json, plan.json, metrics.jsonl,
+    checkpoint.npz and model.safetensors; for one process at a time, until it is closed.
     """
 
     def __init__(self, folder: str | Path, simulation: Simulation) -> None:
@@ -92,7 +92,7 @@ class RunFolder:
         save_plan(setting.plan, self.folder / "plan.json")
 
     def resume(self) -> RunState | None:
-        """Return the state after the last round that was kept, or None; metrics tell of the same rounds then.
+        """Return the state after the last round that was kept, or None; metrics are of the same rounds then.
 
         Raises RunError if the checkpoint is damaged.
         """
@@ -156,7 +156,9 @@ def _row(records: tuple[RoundRecord, ...], at: float) -> str:
 
 
 def _rows_anew(records: tuple[RoundRecord, ...], ended: float) -> list[str]:
-    """Metrics that were lost; their times are the last one's less the seconds that the rounds after took."""
+    """Write metrics that were lost; their times are the last one's less the seconds that the rounds after
+    took.
+    """
     after = [sum(record.seconds for record in records[at:]) for at in range(1, len(records) + 1)]
     return [_row(records[: at + 1], ended - seconds) for at, seconds in enumerate(after)]
 

@@ -61,7 +61,7 @@ class Setting:
 
     @property
     def rounds(self) -> int:
-        """Rounds until the end, or until the budget of privacy is spent."""
+        """Return rounds until the end, or until the budget of privacy is spent."""
         if not self.config.privacy.private:
             return self.config.rounds
         return self.config.budget.affordable(self._samples) * self.config.rounds_an_epoch
@@ -73,7 +73,9 @@ class Setting:
         return self.config.budget.total(self._samples, number // self.config.rounds_an_epoch + 1)
 
     def group_epsilon(self, number: int) -> float | None:
-        """Return the epsilon of all that a group did until round `number`; None without noise in the sums."""
+        """Return the epsilon of everything that a group did until round `number`; None without noise in the
+        sums.
+        """
         noise = self.config.sharing.noise
         if noise is None or not self.config.sharing.enabled:
             return None

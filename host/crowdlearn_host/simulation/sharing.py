@@ -128,8 +128,8 @@ def _parts(setting: Setting, *, frozen: bool) -> list[_Part]:
 
 
 class _Travel:
-    """Updates of different `weights` of a model, which become what whoever takes them has: int8 is scaled by
-    neighbours on the way. `there` tells which have travelled.
+    """The updates of different `weights` of a model, as their receivers have them: int8 is scaled by
+    neighbours on the way. `there` marks those that have travelled.
     """
 
     def __init__(self, weights: Floats, number: int, values: ValueType) -> None:
@@ -137,7 +137,7 @@ class _Travel:
         self._number, self._values = number, values
 
     def add(self, owner: int, part: _Part, chosen: NDArray[np.int64]) -> int:
-        """Sends the weights at increasing positions of a part. Returns the bytes.
+        """Send the weights at increasing positions of a part. Return the bytes.
 
         Positions are int64 [n].
         """

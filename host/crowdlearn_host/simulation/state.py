@@ -14,12 +14,12 @@ from crowdlearn_host.methods.slicenet.window import Window
 class RoundRecord:
     """One round: what is trained up to a sharing, an epoch unless sharing comes more often.
 
-    `accuracy` is the global model's on the test data, or the groups' mean where nothing is shared (None
-    before the last round where that takes many evaluations); `group_accuracy` is the groups' mean after the
-    last round. If there are no classes, both are None, and `test_loss` is the loss of those models. `bytes`
-    of activation, error and shuffle are modelled; those of sharing are encoded updates'.
-    `epsilon` is the largest that a device has spent, at the run's delta; None without noise;
-    `group_epsilon` is that of all that a group did, by noise in the sums.
+    `accuracy` is the global model's, or the groups' mean if nothing is shared (None before the last round if
+    it takes many evaluations); `group_accuracy` is the groups' mean after the last round. If there are no
+    classes, both are None, and `test_loss` is the loss of those models. `bytes` of activation, error and
+    shuffle are modelled; those of sharing are encoded updates'. `epsilon` is the largest that a device has
+    spent, at the run's delta; None without noise; `group_epsilon` is that of all that a group did, by noise
+    in the sums.
     """
 
     round: int
@@ -49,5 +49,5 @@ class RunState:
 
 
 def diverged(number: int, what: str) -> TrainingError:
-    """Return what to raise when round `number` ended in weights that nobody can train on."""
+    """Return the error to raise if round `number` ended in weights that training cannot go on from."""
     return TrainingError(f"round {number + 1}: {what}; training diverged, lower training.learning_rate")

@@ -29,15 +29,15 @@ from .tasks import Task
 AHEAD = 4
 """Results a worker that may wait for an earlier one: each is as large as a model."""
 ATTEMPTS = 3
-"""How often a task may lose its worker before the run gives up."""
+"""How often a task may lose its worker before the run fails."""
 Outcome = TypeVar("Outcome")
 
 
 class Workers(Protocol):
-    """Trains and evaluates side by side. Close it when done; it is its own context manager."""
+    """The workers that train and evaluate side by side. Close it when done; it is its own context manager."""
 
     def each(self, tasks: Sequence[Task[Outcome]]) -> Iterator[Outcome]:
-        """Yield the results in the order of the tasks, few of them ahead of whoever takes them.
+        """Yield the results in the order of the tasks, few of them ahead of the caller.
 
         Raises TrainingError if a task fails.
         """
@@ -55,7 +55,7 @@ class Workers(Protocol):
 
 
 class InProcess:
-    """Trains one group after the other, here."""
+    """The worker that trains one group after the other, in this process."""
 
     def __init__(self, workload: Workload) -> None:
         self._workload = workload
@@ -82,7 +82,9 @@ class InProcess:
 
 
 class Processes:
-    """Trains groups in processes of one thread each; one that dies is replaced and its task repeated."""
+    """The workers that train groups in processes of one thread each; one that dies is replaced and its task
+    repeated.
+    """
 
     def __init__(self, workload: Workload, count: int) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="crowdlearn-")
@@ -183,7 +185,9 @@ class Processes:
 
 
 class RayTasks:
-    """Trains groups as tasks of a Ray cluster, which repeats those whose worker or node it loses."""
+    """The workers that train groups as tasks of a Ray cluster, which repeats those whose worker or node it
+    loses.
+    """
 
     def __init__(self, workload: Workload) -> None:
         try:
@@ -242,7 +246,7 @@ def _threads() -> ThreadpoolController:
 
 
 def _serve(connection: Connection, folder: str) -> None:
-    """A worker process: trains the tasks that come until the connection closes."""
+    """Run a worker process: train the tasks that come until the connection closes."""
     with one_thread():
         try:
             workload = _load(Path(folder))

@@ -31,8 +31,8 @@ OPTIONS = {
 
 
 class LossSection(Section):
-    """cross_entropy over classes; mse, l1 or huber between numbers; bce for yes and no of each output; own
-    for a `function` of scores and targets that gives the loss of each sample, of what it `takes`.
+    """The loss: cross_entropy over classes; mse, l1 or huber between numbers; bce for yes and no of each
+    output; own for a `function` of scores and targets that gives the loss of each sample, of what it `takes`.
 
     `label_smoothing` is cross_entropy's share of the target that is spread over all classes, and
     `class_weights` by how much each class counts, in their order. huber is squared

@@ -1,4 +1,4 @@
-"""The micro-batch of a run whose links nobody measured: one that computes as long as its messages cost."""
+"""The micro-batch of a run without measured links: one that computes as long as its messages cost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .run_spec import ALONE_ROWS, TrainingSection, micro_rows
 MESSAGE_SECONDS = 300e-6
 """CPU time of one message at its sender, the relay and its receiver, all in (benchmarks/message_cost.py)."""
 MACS_PER_SECOND = 5e9
-"""What one core of a phone multiplies, where nobody measured it."""
+"""Multiplications a second of one core of a phone, if they were not measured."""
 
 
 def rows_of(training: TrainingSection, graph: NeuronGraph, plan: Plan) -> int:

@@ -57,8 +57,8 @@ class RunPrivacySection(PrivacySection):
     """The settings of what devices of a run may learn of each other, beside `sums` and `first_layer`.
 
     `order` says where the order in which a dominator feeds its samples, and the rounding of its messages,
-    come from. It is a "secret" of the device; or the run's "seed", which everybody knows and which repeats a
-    run exactly; or "auto", secret if the samples lie on the devices (`device_data`), else the seed.
+    come from. It is a "secret" of the device; or the run's "seed", which is public and which repeats a run
+    exactly; or "auto", secret if the samples lie on the devices (`device_data`), else the seed.
 
     `heirs` are the devices that can read the snapshot of a piece beside its owner, should that be lost. They
     are "spares", devices without a piece; or "all", which are the spares or, without any, every device; or

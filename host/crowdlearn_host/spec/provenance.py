@@ -23,8 +23,8 @@ TRAINING_DATA, TEST_DATA = "training data", "test data"
 
 
 class Given(Section):
-    """`place` is an absolute path, or the name of what is built in; `sha256` is of what was read there;
-    `sample_shape` is that of one sample there, unless older versions wrote it.
+    """An input of a run. `place` is an absolute path, or the name of what is built in; `sha256` is of what
+    was read there; `sample_shape` is that of one sample there, unless older versions wrote it.
     """
 
     place: str
@@ -51,7 +51,9 @@ class Given(Section):
 
 
 class Inputs(Section):
-    """`config_folder` is where the run's config.toml lay, where its paths are from; `given` is by name."""
+    """The inputs of a run. `config_folder` is where the run's config.toml lay, where its paths are from;
+    `given` is by name.
+    """
 
     config_folder: Path
     given: dict[str, Given]
@@ -83,7 +85,7 @@ def given(
 
 
 def load_inputs(run: Path) -> Inputs:
-    """Return what the run in this folder was given. Raises RunError if it does not tell."""
+    """Return what the run in this folder was given. Raises RunError if the folder has no record."""
     path = run / NAME
     try:
         return Inputs.model_validate_json(path.read_bytes())

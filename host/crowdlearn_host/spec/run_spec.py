@@ -36,7 +36,7 @@ ALONE_ROWS = 128
 
 
 def micro_rows(batch: int, sample_seconds: float = 0.0) -> int:
-    """Return samples of a micro-batch, where nobody says otherwise; `sample_seconds` is how long a link is
+    """Return samples of a micro-batch, unless they are configured; `sample_seconds` is how long a link is
     busy with what the dominator sends of one sample.
     """
     quick = LINK_SECONDS / sample_seconds if sample_seconds else LEAST_ROWS
@@ -47,10 +47,10 @@ def micro_rows(batch: int, sample_seconds: float = 0.0) -> int:
 class GroupSection(Section):
     """The cut of the network: `pieces` evenly, or a `plan` that `crowdlearn plan --save` wrote.
 
-    The devices form `groups` of equal size, in their order. A plan brings its own groups; a device takes what
-    was planned for its name (ro.serialno, or that of its enrolment), or else for its place in the fleet, and
-    that is told. `rotation` is the plan's unless it is given, or else minimal. With `weigh_charge` the device
-    with most charge left is dominator next; a simulation has no batteries.
+    The devices form `groups` of equal size, in their order. A plan brings its own groups. A device takes the
+    piece planned for its name (ro.serialno, or that of its enrolment), or else for its place in the fleet;
+    that is reported. `rotation` is the plan's unless it is given, or else minimal. With `weigh_charge` the
+    device with most charge left is dominator next; a simulation has no batteries.
 
     With `min_pieces` a group that misses devices and has no spare goes on with an even cut into fewer pieces,
     down to that many; without, it waits. With `keep_model` every device takes the group's model at the end.
@@ -126,8 +126,8 @@ class TrainingSection(OptimizedSection):
     grace_seconds: float = Field(60.0, ge=0)
 
     def micro_rows(self, planned: int = 0, *, pieces: int = 2) -> int:
-        """Return samples of a micro-batch, `planned` where the plan tells; where one piece is the whole
-        network, nobody waits for a part. Raises ConfigError if `micro_batch` is more.
+        """Return samples of a micro-batch, `planned` if the plan has them; if one piece is the whole network,
+        no piece waits for a part. Raises ConfigError if `micro_batch` is more.
         """
         if planned and self.micro_batch and self.micro_batch > planned:
             raise ConfigError(

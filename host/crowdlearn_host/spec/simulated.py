@@ -25,8 +25,8 @@ RUN_KEYS = {"name", "data", "device_data", "input_shape", "fleet", "checkpoints"
 
 @dataclass(frozen=True)
 class Simulation:
-    """A simulation to run: its configuration, the text that is kept of it, the folder from which its paths
-    are, and the data that it names (a folder or "digits"), None if it names none.
+    """A simulation to run: its configuration, the text that is kept of it, and the folder from which its
+    paths are; the data that it names (a folder or "digits"), None if it names none.
     """
 
     config: SimulationConfig

@@ -36,12 +36,12 @@ class PartitionConfig(Section):
 class TrainingConfig(OptimizedSection):
     """Mini-batches, the loss, the optimizer and its learning rate, as phones have them.
 
-    `schedule` lowers the learning rate from round to round.
-    `wire` is how sums and errors would travel between pieces; its rounding is emulated on
-    every partial sum and error that one piece would send another, mini-batches being whole. With `staleness`
-    1 a gradient is that of the weights before the last update, but for a pass's first, as phones compute
-    whose mini-batches overlap through a whole pass. Batch norm takes the statistics of `micro_batch` samples;
-    0 leaves a mini-batch whole, and -1 cuts it as phones do that nobody told how (spec/micro_batch.py).
+    `schedule` lowers the learning rate from round to round. `wire` is how sums and errors would travel
+    between pieces; its rounding is emulated on every partial sum and error that one piece would send another,
+    mini-batches being whole. With `staleness` 1 a gradient is that of the weights before the last update, but
+    for a pass's first. So phones compute whose mini-batches overlap through a whole pass. Batch norm takes
+    the statistics of `micro_batch` samples; 0 leaves a mini-batch whole, and -1 cuts it as phones do by
+    default (spec/micro_batch.py).
     """
 
     epochs: int = Field(default=50, ge=1, le=100_000)
@@ -176,7 +176,7 @@ class SimulationConfig(Section):
 
     @property
     def passes_a_round(self) -> int:
-        """Passes between two sharings."""
+        """Return passes between two sharings."""
         return min(self.sharing.every or self.group, self.group)
 
     @property

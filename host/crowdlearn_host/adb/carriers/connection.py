@@ -45,7 +45,9 @@ class OffersTls(FleetError):
 
 
 class FullSendTransport(TcpTransport):  # type: ignore[misc]
-    """adb-shell's TCP transport that sends all it is given, without Nagle, and sees the end of a stream."""
+    """A TCP transport of adb-shell that sends all it is given, without Nagle, and sees the end of a
+    stream.
+    """
 
     _connection: socket.socket | None
 
@@ -75,10 +77,11 @@ class FullSendTransport(TcpTransport):  # type: ignore[misc]
 
 
 class HandshakeTap(BaseTransport):  # type: ignore[misc]
-    """Stands between adb-shell and the wire during the handshake.
+    """A tap between adb-shell and the wire during the handshake.
 
-    Keeps what the device says, because adb-shell drops the banner with its features; and speaks for protocol
-    0x01000001, because adb-shell names 0x01000000, which costs both ends a checksum of every payload.
+    It keeps what the device sends, because adb-shell drops the banner with its features. It announces
+    protocol 0x01000001, because adb-shell names 0x01000000, which costs both ends a checksum of every
+    payload.
     """
 
     def __init__(self, transport: BaseTransport) -> None:
@@ -105,7 +108,7 @@ class HandshakeTap(BaseTransport):  # type: ignore[misc]
         return int(self._transport.bulk_write(sent, transport_timeout_s))
 
     def last_message(self) -> Message:
-        """Return what the device said last. Raises ProtocolError."""
+        """Return the last message of the device. Raises ProtocolError."""
         return list(Decoder().feed(bytes(self.said)))[-1]
 
     def offers_tls(self) -> bool:
@@ -132,7 +135,7 @@ def parse_banner(message: Message) -> Banner:
 
 
 def parse_address(serial: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT` or `HOST`. Raises FleetError."""
+    """Return host and port of `HOST:PORT` or `HOST`. Raises FleetError."""
     host, _, port = serial.rpartition(":") if ":" in serial else (serial, "", "5555")
     host = host.strip("[]")
     if not _is_name(host) or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:

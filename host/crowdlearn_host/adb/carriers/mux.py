@@ -33,8 +33,8 @@ class Stream:
         self._listener: Listener | None = None
 
     def listen(self, listener: "Listener") -> bytes:
-        """Send events there from now on: nobody reads or waits here any more; what came and was not read,
-        which is still to be acknowledged.
+        """Send events there from now on, as nothing reads or waits here any more. Return what came and was
+        not read, which is still to be acknowledged.
         """
         self._listener = listener
         chunk, self._chunk = self._chunk, b""
@@ -55,7 +55,7 @@ class Stream:
         self._mux.write(self._local_id, payload)
 
     def acknowledge(self) -> None:
-        """Return what came last is taken."""
+        """Acknowledge what came last: it is taken."""
         self._mux.acknowledge(self._local_id)
 
     async def read(self) -> bytes:
@@ -188,7 +188,9 @@ class Mux(asyncio.BufferedProtocol):
             await self._finished.wait()
 
     def expect_checksums(self, wanted: bool) -> None:
-        """Return whether payloads carry their checksum, both ways (adb 0x01000000)."""
+        """Expect payloads with their checksum, and send them so, if `wanted` (adb 0x01000000); else
+        without.
+        """
         self._with_checksums = wanted
         self._decoder.verify_checksums = wanted
 
@@ -211,7 +213,7 @@ class Mux(asyncio.BufferedProtocol):
         self.send(self._streams.write(local_id, payload))
 
     def acknowledge(self, local_id: int) -> None:
-        """The reader of a stream has taken its last payload."""
+        """Acknowledge a stream's last payload, which its reader has taken."""
         for message in self._streams.acknowledge(local_id):
             self.send(message)
 
@@ -234,7 +236,7 @@ class Mux(asyncio.BufferedProtocol):
             self._transport.write(header + message.payload)
 
     def _lose(self, reason: str) -> None:
-        """Mark the connection as lost and wake everyone who waits on it."""
+        """Mark the connection as lost and wake every task that waits on it."""
         if self._lost is not None:
             return
         self._lost = reason
@@ -307,7 +309,9 @@ class Mux(asyncio.BufferedProtocol):
 
 
 class Pump:
-    """Carries bytes between a stream and a non-blocking socket until either end closes; then closes both."""
+    """A carrier of bytes between a stream and a non-blocking socket until either end closes; then it closes
+    both.
+    """
 
     def __init__(self, stream: ByteStream, sock: socket.socket) -> None:
         self.stream = stream

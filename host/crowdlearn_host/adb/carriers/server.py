@@ -32,7 +32,7 @@ class ServerDevice:
 
     @property
     def usable(self) -> bool:
-        """Neither offline nor waiting for its owner."""
+        """Return True if the phone is neither offline nor waiting for its owner."""
         return self.state == "device"
 
 
@@ -98,7 +98,7 @@ class ServerStream:
             raise FleetError(f"adb stream {self.service!r} was closed during a write: {error}") from error
 
     async def drain(self) -> None:
-        """Nothing to wait for: the server has taken what was written."""
+        """Wait for nothing: the server has taken what was written."""
 
     async def close(self) -> None:
         """Close both directions."""
@@ -110,8 +110,8 @@ class ServerStream:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Close both directions once nobody waits, which this wakes: a socket that is closed under them would
-        not, and the number that the event loop knows it by may be another's by then.
+        """Close both directions once no task waits, which this wakes. Closing the socket under them would not
+        wake them, and its number in the event loop may be another's by then.
         """
         self._hung_up = True
         with suppress(OSError):  # the other end may have been faster

@@ -12,8 +12,8 @@ WRITE_BYTES = 64 << 10
 
 
 class StreamTransport(asyncio.Transport):
-    """Takes an open stream over from its reader and writer. A protocol may write while nothing is
-    unacknowledged; it is paused otherwise, so that what is behind can still change its order.
+    """A transport that takes an open stream over from its reader and writer. A protocol may write while
+    nothing is unacknowledged; it is paused otherwise, so that what is behind can still change its order.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -43,7 +43,7 @@ class StreamTransport(asyncio.Transport):
         return self._closing
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Nothing: the protocol is paused as soon as anything waits."""
+        """Do nothing: the protocol is paused as soon as anything waits."""
 
     def get_write_buffer_size(self) -> int:
         return len(self._buffer)

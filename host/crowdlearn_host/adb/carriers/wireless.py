@@ -61,7 +61,7 @@ def key_certificate(key: RSAPrivateKey) -> bytes:
 
 
 def client_context(path: Path) -> ssl.SSLContext:
-    """TLS for a computer with the adb key at `path`. Raises FleetError if the key cannot be used."""
+    """Return TLS for a computer with the adb key at `path`. Raises FleetError if the key cannot be used."""
     key = load_signer(path).rsa_key
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -79,8 +79,8 @@ def client_context(path: Path) -> ssl.SSLContext:
 async def connect_wireless(
     address: tuple[str, int], serial: str, key: Path, features: str, timeout: float
 ) -> tuple[asyncio.Transport, Message]:
-    """Return an open connection to a phone that wants TLS, and its greeting. Raises FleetError with what to
-    do.
+    """Return an open connection to a phone that requires TLS, and its greeting. Raises FleetError with what
+    to do.
     """
     context = client_context(key)
     try:
@@ -110,7 +110,7 @@ async def connect_wireless(
 
 
 class _Greeting(asyncio.Protocol):
-    """Waits for the message with which a phone greets a computer that it knows."""
+    """A protocol that waits for the message with which a phone greets a computer that it trusts."""
 
     def __init__(self) -> None:
         self.message: asyncio.Future[Message] = asyncio.get_running_loop().create_future()

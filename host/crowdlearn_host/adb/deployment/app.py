@@ -1,7 +1,7 @@
 """The device runtime as an Android app: installed, started and reached over adb.
 
-Nobody has run this on a real phone. Virtual phones run the app's Python half in its place, which listens on
-an abstract Unix socket and reads programs from the app's external files, as the app does.
+Nobody has run this on a real phone. Virtual phones run the app's Python half in its place. As the app does,
+it listens on an abstract Unix socket and reads programs from the app's external files.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class AppDeployment:
 
     async def start(self) -> None:
         """Start the foreground service, anew if it runs, and wait until it listens. Raises FleetError with
-        what Android says.
+        Android's own message.
         """
         await self.stop()
         extra = shlex.join(["--es", "arguments", self._arguments])

@@ -21,7 +21,7 @@ EVERY_SECONDS = 10.0
 PATIENCE = 2.5
 """Intervals without a renewal after which the host that holds a phone counts as gone."""
 LONGEST_SECONDS = 60.0
-"""How long a host waits for a renewal, whatever interval the holder promises."""
+"""The longest time, in seconds, that a host waits for a renewal, whatever interval the holder announces."""
 
 
 @dataclass(frozen=True)

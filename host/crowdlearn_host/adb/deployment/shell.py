@@ -84,7 +84,7 @@ class FileStore:
         return sent + sum(map(_size, secret.values()))
 
     async def _check_room(self, total: int) -> None:
-        """Raise FleetError if the phone tells that it has no room for so many bytes."""
+        """Raise FleetError if the phone reports that it has no room for so many bytes."""
         told = (await self._device.shell(f"df -k {shlex.quote(self._home)}")).stdout.split()[-3:-2]
         free = int(told[0]) << 10 if told and told[0].isdigit() else None
         if free is not None and free < total:

@@ -46,7 +46,7 @@ async def stat_file(connection: Connection, remote: str, *, v2: bool) -> FileSta
 async def push_file(
     connection: Connection, content: Path | bytes, remote: str, *, mode: int, progress: Progress | None = None
 ) -> None:
-    """Write a file on the phone. Raises FleetError with what the phone says."""
+    """Write a file on the phone. Raises FleetError with the phone's own message."""
     total = len(content) if isinstance(content, bytes) else content.stat().st_size
     mtime = 0 if isinstance(content, bytes) else int(content.stat().st_mtime)
     sent = 0
@@ -75,8 +75,8 @@ async def push_file(
 
 
 async def pull_file(connection: Connection, remote: str) -> AsyncIterator[bytes]:
-    """Yield the content of a file of the phone, piece by piece. Raises FleetError with what the phone
-    says.
+    """Yield the content of a file of the phone, piece by piece. Raises FleetError with the phone's own
+    message.
     """
     async with _session(connection) as (stream, reader):
         await stream.write(request(b"RECV", remote_name(remote)))

@@ -64,7 +64,7 @@ def encode_header(message: Message, *, with_checksum: bool) -> bytes:
 
 
 class Decoder:
-    """Cuts the byte stream of a connection into messages.
+    """The decoder of a connection's byte stream into messages.
 
     Bytes go in through `buffer` and `received` (no copy), or through `feed`. Holds at most one message of the
     largest size; a header is checked before a byte of its payload is taken. Raises ProtocolError.

@@ -26,7 +26,7 @@ def encode(channel: Channel, data: bytes = b"") -> bytes:
 
 
 class ShellDecoder:
-    """Cuts the bytes of a stream into shell packets. Raises ProtocolError."""
+    """The decoder of a stream's bytes into shell packets. Raises ProtocolError."""
 
     def __init__(self) -> None:
         self._pending = bytearray()

@@ -1,4 +1,4 @@
-"""What is needed of a connection, whoever carries it: our multiplexer or an adb server."""
+"""What is needed of a connection, with either carrier: our multiplexer or an adb server."""
 
 from typing import Protocol
 

@@ -14,7 +14,7 @@ MAX_STREAMS = 1024
 
 @dataclass(frozen=True)
 class Incoming:
-    """The peer wants a stream to `service`: answer with accept or refuse."""
+    """The peer opens a stream to `service`: answer with accept or refuse."""
 
     local_id: int
     service: bytes
@@ -72,7 +72,7 @@ class Streams:
         return len(self._states)
 
     def open(self, service: bytes) -> tuple[int, Message]:
-        """Return a new stream to `service`: its local number and the message that asks for it."""
+        """Return a new stream to `service`: its local number and the message that requests it."""
         local_id = self._add(remote_id=0)
         return local_id, Message(Command.OPEN, local_id, 0, service + b"\0")
 
@@ -98,7 +98,9 @@ class Streams:
         return Message(Command.WRTE, local_id, state.remote_id, payload)
 
     def acknowledge(self, local_id: int) -> list[Message]:
-        """Return the reader has taken the last Data of this stream; nothing to say if it is closed by now."""
+        """Return the message that acknowledges this stream's last Data, which its reader has taken; none if
+        it is closed by now.
+        """
         state = self._states.get(local_id)
         if state is None or not state.owed:
             return []
@@ -113,7 +115,7 @@ class Streams:
         return [Message(Command.CLSE, local_id, state.remote_id)] if state.remote_id else []
 
     def receive(self, message: Message) -> tuple[list[Event], list[Message]]:
-        """Return what a message of the peer means for the streams, and what to answer at once."""
+        """Return the events that a message of the peer makes for the streams, and what to answer at once."""
         match message.command:
             case Command.OPEN:
                 return self._receive_open(message)

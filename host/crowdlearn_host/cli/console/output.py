@@ -1,4 +1,6 @@
-"""Files that a command is told to write: looked at before the work, and nobody else's is replaced."""
+"""Files that a command is told to write: looked at before the work; those of other programs are not
+replaced.
+"""
 
 from __future__ import annotations
 

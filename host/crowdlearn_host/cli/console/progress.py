@@ -116,7 +116,7 @@ class Gathering:
 
 
 class TrainingProgress:
-    """Shows the events of a run as they come, and that it goes on while none come.
+    """The display of a run's events as they come, and of its going on while none come.
 
     On a terminal there is a bar. Elsewhere every line begins with the time since the start, and a reminder
     comes whenever nothing was told for some seconds.
@@ -163,7 +163,7 @@ class TrainingProgress:
         self._bar.stop()
 
     def _expect(self, samples: int) -> None:
-        """Samples that the whole run trains on, each as often as there are epochs; 0 if nobody knows."""
+        """Set the samples that the whole run trains on, each as often as there are epochs; 0 if not known."""
         self._total = samples or None
         self._bar.update(self._task, total=self._total)
 
@@ -224,7 +224,7 @@ class TrainingProgress:
         self._tell(told)
 
     def _tell_together(self) -> None:
-        """A line for each problem of devices that came while the run waited for all."""
+        """Print a line for each problem of devices that came while the run waited for all."""
         for event, each in self._together.items():
             if each:
                 self._tell(PROBLEMS[event].format(told="; ".join(each)), "yellow", always=True)
@@ -250,7 +250,7 @@ class TrainingProgress:
         self._tell(told)
 
     def _tell(self, line: str, style: str = "", *, always: bool = False) -> None:
-        """One line, whatever devices have put into it; quietly only if it is told `always`."""
+        """Print one line, whatever devices have put into it; when quiet, only if it is shown `always`."""
         self._reminder.told()
         log.info(line)
         if self._verbosity.quiet and not always:
@@ -259,7 +259,7 @@ class TrainingProgress:
         self._console.print(Text(begin + printable(line), style), soft_wrap=not self._console.is_terminal)
 
     def _compiled(self, done: int, of: int) -> None:
-        """A line at the start and at the end; between them the reminder tells how far it is."""
+        """Print a line at the start and at the end; between them the reminder shows how far it is."""
         told = f"compiling slice programs: {done} of {of} methods"
         self._begin(told)
         if done in (0, of):

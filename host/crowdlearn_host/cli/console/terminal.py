@@ -13,7 +13,8 @@ def terminal(*, stderr: bool = False) -> Console:
 
 
 def printable(text: str) -> str:
-    """The text with what a terminal would act on (escape sequences, line ends, changes of the writing's
-    direction) spelled as Python does, as in \\x1b.
+    """Return the text with characters that a terminal would act on spelled as Python does, as in \\x1b.
+
+    These are escape sequences, line ends, and changes of the writing's direction.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

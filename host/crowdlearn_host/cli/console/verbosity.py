@@ -24,7 +24,9 @@ EVERYWHERE = ("-q", "--quiet", "-v", "-vv", "--verbose", "--debug")
 
 @dataclass(frozen=True)
 class Verbosity:
-    """`quiet`: progress is not shown; `verbose`: 1 shows every event of a run, 2 what libraries log, too."""
+    """The amount of output. `quiet`: progress is not shown; `verbose`: 1 shows every event of a run, 2 what
+    libraries log, too.
+    """
 
     quiet: bool = False
     verbose: int = 0

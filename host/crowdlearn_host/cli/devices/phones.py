@@ -80,7 +80,7 @@ def _tell(note: str) -> None:
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """The virtual phones that run."""
+    """List the virtual phones that run."""
     _show(phones.list_phones(), as_json=as_json)
 
 

@@ -74,7 +74,7 @@ def epsilon_of(run: Path) -> float | None:
 
 
 def print_findings(console: Console, findings: list[Finding]) -> None:
-    """Print a table of findings; what nobody needs a message for is in brackets."""
+    """Print a table of findings; in brackets is what needs no message at all."""
     from crowdlearn_host.privacy.audit.page import told
 
     modes = len({finding.mode for finding in findings}) > 1

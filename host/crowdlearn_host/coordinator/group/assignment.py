@@ -14,9 +14,9 @@ from .settings import Layout, Neurons, Settings
 
 @dataclass(frozen=True)
 class Assignment:
-    """A generation. `providing` tells by piece of the point who gives it, and whether from a stored snapshot;
-    with keepers nobody holds a piece: they take all of them and keep them. `helping` are heirs that open a
-    stored snapshot with its provider, and its piece.
+    """A generation. `providing` has by piece of the point which device provides it, and whether from a stored
+    snapshot. With keepers no device holds a piece: they take all of them and keep them. `helping` are heirs
+    that open a stored snapshot with its provider, and its piece.
     """
 
     settings: Settings
@@ -39,7 +39,7 @@ class Assignment:
     heirs_needed: int = 1
 
     def frame(self, number: int) -> pb.Assign:
-        """Return what this device is told."""
+        """Return the message for this device."""
         held = number in self.holders and not self.keepers
         assign = pb.Assign(
             generation=self.generation,
@@ -90,7 +90,7 @@ class Assignment:
         )
 
     def _add_moves(self, assign: pb.Assign, number: int) -> None:
-        """Return what this device provides, to whom it sends it, and what it waits for."""
+        """Add what this device provides, to which devices it sends that, and what it waits for."""
         point = self.point
         if point is None:
             return

@@ -11,8 +11,8 @@ FULL = 100
 
 @dataclass
 class Attendance:
-    """Devices that are connected (`live`), of these the ones that asked to go (`leaving`), devices that
-    nobody waits for any more (`absent`), and those that cannot take part, with the reason (`unfit`).
+    """Devices that are connected (`live`); of these the ones that asked to go (`leaving`); devices that the
+    group does not wait for any more (`absent`); and those that cannot take part, with the reason (`unfit`).
     `thermal` is Android's status by device, `charge` percent that are left.
     """
 
@@ -25,8 +25,8 @@ class Attendance:
     charge: dict[int, int] = field(default_factory=dict)
 
     def left(self, number: int) -> int:
-        """Return the charge that a device has left, in percent: all while it is charged, or if it does not
-        tell.
+        """Return the charge that a device has left, in percent: all while it is charged, or if it reports
+        none.
         """
         return self.charge.get(number, FULL)
 
@@ -36,30 +36,30 @@ class Attendance:
         return self.live - self.leaving
 
     def came(self, number: int) -> None:
-        """A device connected, for the first time or again."""
+        """Note that a device connected, for the first time or again."""
         self.live.add(number)
         self.leaving.discard(number)
         self.absent.discard(number)
         self.gone_since.pop(number, None)
 
     def went(self, number: int) -> None:
-        """A device's connection ended."""
+        """Note that a device's connection ended."""
         self.live.discard(number)
         self.leaving.discard(number)
 
     def asks_to_go(self, number: int) -> None:
-        """A device will leave once others have what it holds."""
+        """Note that a device will leave once others have what it holds."""
         self.leaving.add(number)
         self.absent.add(number)
 
     def refuse(self, number: int, reason: str) -> None:
-        """A device cannot take part, and is let go."""
+        """Let a device go that cannot take part."""
         self.unfit[number] = reason
         self.live.discard(number)
         self.absent.add(number)
 
     def tick(self, devices: Iterable[int], now: float, grace: float) -> None:
-        """Return who is missing longer than the grace, in seconds, is absent."""
+        """Mark devices as absent that have been missing longer than the grace, in seconds."""
         for number in set(devices) - self.able:
             since = self.gone_since.setdefault(number, now)
             if now - since >= grace and number not in self.live:

@@ -1,4 +1,4 @@
-"""What a device says of a fault, held against what the host knows itself."""
+"""Claims of devices about a fault, held against what the host has observed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .forming import Forming
 def contradiction(
     fault: pb.Fault, number: int, *, dominator: int, forming: Forming | None, runs_elsewhere: bool
 ) -> str:
-    """Return why what device `number` says of the generation under way cannot be true; "" if it can be.
+    """Return why a claim of device `number` about the generation under way cannot be true; "" if it can be.
 
     `forming` is the generation if it has not begun to work. `runs_elsewhere` tells that another device has
     come to a boundary with the same program.

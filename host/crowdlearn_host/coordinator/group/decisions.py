@@ -64,7 +64,7 @@ class Course(Standing):
         return len(self._able) >= (wanted if self._patient else len(self.settings.layout))
 
     def _refill(self) -> None:
-        """The same pieces at the same devices, and others where these are gone."""
+        """Assign the same pieces to the same devices, and to others where these are gone."""
         spares = sorted(self._able - set(self.holders), key=lambda d: (d in self.pace.slow, d))
         dominator, own = self.schedule.dominator, [d for d in self.holders if d in self._able]
         here = self._apart([*spares, *own], dominator)
@@ -129,7 +129,7 @@ class Course(Standing):
 
     def _whose_turn(self) -> int | None:
         """Return the device that is or should be dominator: absent ones come last, None when the epoch has
-        nobody left.
+        none left.
         """
         if self.schedule.dominator >= 0 and self.schedule.dominator not in self.attendance.absent:
             return self.schedule.dominator
@@ -186,7 +186,9 @@ class Course(Standing):
             self._send(device, share=share)
 
     def _end_epoch(self) -> None:
-        """Nobody is left to dominate, and all is shared: on disk first, then the model is checkpointed."""
+        """End the epoch once all devices have been dominator and all is shared: on disk first, then the model
+        is checkpointed.
+        """
         for number in sorted(set(self.schedule.order) - set(self.schedule.finished)):
             self._record("skipped", device=self._name(number), epoch=self.schedule.epoch)
         self.effects += [Save(), Checkpoint(self.schedule.epoch)]
@@ -194,7 +196,7 @@ class Course(Standing):
         self.schedule = next_epoch(self.schedule)
 
     def _end(self) -> None:
-        """Every device takes the model, where they are to keep it; then the run is over."""
+        """Have every device take the model, if they are to keep it; then the run is over."""
         if self.settings.whole_program:
             if self.live - self._kept:
                 self._assign(self.holders, keepers=tuple(sorted(self.live)))
@@ -209,8 +211,8 @@ class Course(Standing):
             self._send(number, finish=pb.Finish(reason="the run is over"))
 
     def _assign(self, holders: tuple[int, ...], keepers: tuple[int, ...] = ()) -> None:
-        """A new generation: these devices hold the pieces, from the newest point on. With keepers nobody
-        does: they take all pieces of the point and keep them.
+        """Begin a new generation: these devices hold the pieces, from the newest point on. With keepers no
+        device does: they take all pieces of the point and keep them.
         """
         if over := beyond(self._cut.takers, holders):
             told = ", ".join(f"piece {piece} on {self._name(device)}" for piece, device in over)

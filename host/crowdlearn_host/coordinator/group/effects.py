@@ -1,4 +1,6 @@
-"""What a group asks its shell to do, in this order; `Save` is on disk before the `Send` behind it leaves."""
+"""The instructions of a group to its shell, to be done in this order; `Save` is on disk before the `Send`
+behind it leaves.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ class Send:
 
 @dataclass(frozen=True)
 class SendGlobal:
-    """Send a device the global model's values for these neurons of each layer."""
+    """An order to send a device the global model's values for these neurons of each layer."""
 
     device: int
     generation: int
@@ -28,7 +30,7 @@ class SendGlobal:
 
 @dataclass(frozen=True)
 class SendSnapshot:
-    """Send a device a stored snapshot, or with `keys_only` what its first part tells beside its content."""
+    """An order to send a device a stored snapshot, or with `keys_only` its first part without content."""
 
     device: int
     generation: int
@@ -39,12 +41,12 @@ class SendSnapshot:
 
 @dataclass(frozen=True)
 class Save:
-    """Write `Group.to_json` to disk."""
+    """An order to write `Group.to_json` to disk."""
 
 
 @dataclass(frozen=True)
 class Drop:
-    """Close a device's connection; the group has let it go already."""
+    """An order to close a device's connection; the group has let it go already."""
 
     device: int
     reason: str
@@ -52,7 +54,7 @@ class Drop:
 
 @dataclass(frozen=True)
 class Forget:
-    """Snapshots older than this point are of no use any more."""
+    """An order to remove snapshots older than this point: they are of no use any more."""
 
     generation: int
     boundary: int
@@ -60,7 +62,7 @@ class Forget:
 
 @dataclass(frozen=True)
 class Merge:
-    """Check what a device shared in a round, and keep it until the round is over."""
+    """An order to check what a device shared in a round, and to keep it until the round is over."""
 
     device: int
     generation: int
@@ -88,7 +90,9 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class SendPatch:
-    """Send a device the shared weights of these neurons of each layer; `whole`: they are all its state."""
+    """An order to send a device the shared weights of these neurons of each layer; `whole`: they are all its
+    state.
+    """
 
     device: int
     generation: int

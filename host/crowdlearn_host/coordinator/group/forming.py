@@ -13,9 +13,9 @@ from .settings import Layout, Neurons
 
 @dataclass(frozen=True)
 class Forming:
-    """Pieces go from those `providing` them as they were at the `point` (None: the server's model is the
-    state) to the `holders`, or to `keepers` who take all of them. `providing` tells by piece who gives it,
-    and whether from a stored snapshot.
+    """The forming of a generation. Pieces go from those `providing` them as they were at the `point` (None:
+    the server's model is the state) to the `holders`, or to `keepers` who take all of them. `providing` has
+    by piece which device provides it, and whether from a stored snapshot.
     """
 
     holders: tuple[int, ...] = ()
@@ -45,16 +45,16 @@ class Forming:
 
     @property
     def complete(self) -> bool:
-        """Return True if everybody has its state."""
+        """Return True if every device has its state."""
         return self.ready == self.receivers
 
     @property
     def late(self) -> set[int]:
-        """Return devices that have not said what is due."""
+        """Return devices that have not sent what is due."""
         return self.participants - set(self.offers) or self.receivers - self.ready
 
     def due(self, layout: Layout) -> Iterable[tuple[int, tuple[Neurons, ...]]]:
-        """Return who takes which neurons of each layer, where the server's model is the state."""
+        """Return which device takes which neurons of each layer, where the server's model is the state."""
         if self.keepers:
             return [(keeper, piece) for keeper in self.keepers for piece in layout]
         return zip(self.holders, layout, strict=True)

@@ -44,7 +44,7 @@ class Group(Course):
         self._watch = Watch(self.pace)
 
     def join(self, device: Device) -> None:
-        """A device connected, for the first time or again."""
+        """Take in a device that connected, for the first time or again."""
         number = device.number
         if number in self.attendance.unfit:
             self._send(number, finish=pb.Finish(reason=self.attendance.unfit[number]))
@@ -62,7 +62,7 @@ class Group(Course):
             self._name_heir(number)
 
     def leave(self, number: int, reason: str) -> None:
-        """A device's connection ended."""
+        """Go on without a device whose connection ended."""
         if number not in self.live:
             return
         self.attendance.went(number)
@@ -74,7 +74,7 @@ class Group(Course):
             self._recover(f"{self._name(number)} left: {reason}")
 
     def relayed(self, sender: int) -> None:
-        """An envelope of this device went through the relay."""
+        """Note that an envelope of this device went through the relay."""
         self.pace.heard(sender)
 
     def tick(self, now: float) -> None:
@@ -113,13 +113,13 @@ class Group(Course):
         self.leave(number, reason)
 
     def _late(self, waiting: Set[int]) -> set[int]:
-        """Return who has not said what is due, or does not wait for others."""
+        """Return the devices that have not sent what is due, and do not wait for others."""
         if self.phase == "forming":
             return self._forming.late
         return set(self.holders) - (self._shared if self.phase == "sharing" else waiting)
 
     def stop(self, reason: str) -> None:
-        """End the run for everybody. A run that was stopped can be resumed."""
+        """End the run for all devices. A run that was stopped can be resumed."""
         if self.phase in ("done", "stopped"):
             return
         self.phase, self.reason = "stopped", reason
@@ -135,11 +135,11 @@ class Group(Course):
         return self.boundary <= boundary <= self._pass_end and drained
 
     def stored(self, generation: int, boundary: int, piece: int, heirs: frozenset[int]) -> None:
-        """A piece's snapshot is on the server's disk."""
+        """Note that a piece's snapshot is on the server's disk."""
         self.snapshots[generation, boundary, piece] = heirs
 
     def receive(self, number: int, frame: pb.Frame) -> None:
-        """A frame of a connected device, other than envelopes and snapshots."""
+        """Act on a frame of a connected device, other than envelopes and snapshots."""
         if number not in self.live:
             return
         kind = frame.WhichOneof("body")
@@ -180,7 +180,7 @@ class Group(Course):
             self._exchange()
 
     def _exchange(self) -> None:
-        """Everybody gets the others' keys, and those who wait for it the server's part of the state."""
+        """Send every device the others' keys, and those that wait for it the server's part of the state."""
         offers = self._forming.offers
         keys = pb.Keys(generation=self.generation, offers=[offers[d] for d in sorted(offers)])
         for device in sorted(offers):
@@ -225,7 +225,7 @@ class Group(Course):
             self._name_heir(device)
 
     def _on_leave(self, number: int, leave: pb.Leave) -> None:
-        """A device asks to go: others take over from its own state, then it may."""
+        """Let a device go: others take over from its own state first."""
         if number not in self.live or number in self.attendance.leaving:
             return
         self._record("leaving", device=self._name(number), reason=leave.reason[:200])
@@ -316,7 +316,7 @@ class Group(Course):
         self._next_pass()
 
     def _swap_slow(self) -> None:
-        """Give a slow follower's piece to a spare, at a boundary that everybody holds."""
+        """Give a slow follower's piece to a spare, at a boundary that every device holds."""
         spares = sorted(self._able - set(self.holders) - self.pace.slow)
         slow = [d for d in self.holders[1:] if d in self.pace.slow]
         if not slow or not spares:

@@ -91,7 +91,9 @@ class Standing:
 
     @classmethod
     def from_json(cls, settings: Settings, data: dict[str, Any]) -> Self:
-        """Return the group as it was saved, with nobody connected. Raises RunError if the data is damaged."""
+        """Return the group as it was saved, with no device connected. Raises RunError if the data is
+        damaged.
+        """
         group = cls(settings)
         try:
             for d in data["devices"]:
@@ -119,8 +121,8 @@ class Standing:
         self._progressed = self.boundary
 
     def _reach(self, boundary: int) -> None:
-        """All pieces hold a boundary: a point. Once its snapshots are all here, older points are
-        forgotten.
+        """Add a restore point at a boundary that all pieces hold. Once its snapshots are all here, older
+        points are forgotten.
         """
         self.boundary = boundary
         point = RestorePoint(self.generation, boundary, self._layout, self.holders, self.schedule)

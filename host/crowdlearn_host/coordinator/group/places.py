@@ -28,12 +28,12 @@ class Places:
         return self._of[group][0]
 
     def stands(self, group: int, phase: str) -> None:
-        """A group is in this phase at the place where it was. Over it is once that is on disk."""
+        """Note a group's phase, at the place where it was. It is over once that is on disk."""
         if phase not in OVER and phase != self._of[group][1]:
             self.put(group, self._of[group][0], phase)
 
     def put(self, group: int, place: Place, phase: str) -> None:
-        """A group is there now."""
+        """Note a group's new place."""
         before, was = self._of[group]
         self._of[group] = place, phase
         if was not in OVER:

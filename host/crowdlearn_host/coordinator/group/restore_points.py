@@ -87,11 +87,11 @@ def providers(
     lost: Set[tuple[int, int]],
     needed: int = 1,
 ) -> list[tuple[int, bool]] | None:
-    """Return who can give each piece as it was at the point, and whether from a stored snapshot; None if
-    nobody can.
+    """Return the device that can provide each piece as it was at the point, and whether from a stored
+    snapshot; None if none can.
 
-    `snapshots` tells who can read the one of a generation, boundary and piece, `lost` which devices no longer
-    have the state of which generation. As many heirs as are `needed` read one together.
+    `snapshots` has the devices that can read the one of a generation, boundary and piece; `lost` which
+    devices no longer have the state of which generation. As many heirs as are `needed` read one together.
     """
     found: list[tuple[int, bool]] = []
     for piece, holder in enumerate(point.holders if point.generation else ()):

@@ -14,7 +14,7 @@ from crowdlearn_host.errors import FleetError
 
 
 def hello_of(frame: pb.Frame) -> pb.Hello:
-    """Return a device's first words. Raises FleetError if they are no hello, or not one of a device with a
+    """Return a device's first message. Raises FleetError if they are no hello, or not one of a device with a
     name and a key.
     """
     hello = frame.hello
@@ -79,8 +79,8 @@ class Seats:
         self._numbers.pop(name, None)
 
     def number(self, name: str, wanted: int | None) -> tuple[int, str]:
-        """Return the number of a device: what it has, what the plan says, what is `wanted` for it, or the
-        next. And the device in whose place it comes, where the plan names another.
+        """Return the number of a device: what it has, what stands in the plan, what is `wanted` for it, or
+        the next. And the device in whose place it comes, where the plan names another.
         """
         if name in self._numbers:
             return self._numbers[name], ""

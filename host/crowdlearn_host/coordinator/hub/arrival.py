@@ -102,10 +102,10 @@ class Dialled(Arrival):
 
 
 class Relays(Protocol):
-    """Processes that relay for this one (devices/relays)."""
+    """The processes that relay for this one (devices/relays)."""
 
     def address(self, group: int) -> str:
         """Return where the devices of a group find their relay: HOST:PORT; "" if there is none."""
 
     def stands(self, group: int, generation: int) -> None:
-        """Have a group's relay know its generation: envelopes of others are dropped."""
+        """Send a group's relay its generation: envelopes of others are dropped."""

@@ -13,8 +13,8 @@ from .ledger import Ledger
 
 @dataclass(eq=False, slots=True)
 class Attached:
-    """`up` and `down` count what comes and what goes. It `counts` until another connection of the device
-    takes its place, or the device is hung up on.
+    """A device's connection. `up` and `down` count what comes and what goes. It `counts` until another
+    connection of the device takes its place, or the device is hung up on.
     """
 
     device: Device

@@ -22,7 +22,7 @@ Samples = Callable[[], list[tuple[dict[str, str], float]]]
 
 
 def no_energy() -> list[tuple[dict[str, str], float]]:
-    """Return nothing, of a run that does not know what its devices spend."""
+    """Return nothing, for a run whose devices' energy is not known."""
     return []
 
 
@@ -78,7 +78,7 @@ def _metric(name: str, kind: str, what: str, samples: Sequence[tuple[str, float]
 async def exposed(server: Server, address: str, joules: Samples = no_energy) -> AsyncIterator[int]:
     """Answer GET /metrics at `address` (HOST:PORT) while the context lasts; gives the port.
 
-    Raises FleetError if nobody can listen there.
+    Raises FleetError if the address cannot be listened on.
     """
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -21,7 +21,9 @@ MOST_FOR_HOST = 4 << 20
 
 
 class LargeMessages:
-    """Holds a sender back, before much of its message has come, until the message has somewhere to go."""
+    """The brake on senders: one is held back, before much of its message has come, until the message has
+    somewhere to go.
+    """
 
     def __init__(self, most: int = MOST_BYTES) -> None:
         self._most, self._bytes = most, 0

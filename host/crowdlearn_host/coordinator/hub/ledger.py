@@ -18,14 +18,14 @@ class Ledger:
         """Bytes of the mask of each message."""
 
     def count(self, purpose: int, payload: int) -> None:
-        """A message of so many bytes, and what WebSocket adds to it."""
+        """Count a message of so many bytes, and what WebSocket adds to it."""
         size = payload + self.masked + (2 if payload < 126 else 4 if payload < 1 << 16 else 10)
         self.bytes[purpose] += size
         self.messages[purpose] += 1
         self.totals[purpose] += size
 
     def add(self, purpose: int, size: int, messages: int) -> None:
-        """Return what was counted before."""
+        """Add what was counted before."""
         self.bytes[purpose] += size
         self.messages[purpose] += messages
         self.totals[purpose] += size

@@ -26,7 +26,7 @@ OnCheckpoint = Callable[[int, int, dict[str, Floats]], None]
 
 
 class Hub(Protocol):
-    """Connections, as effects need them, and who hears of what happens."""
+    """The connections, as effects need them, and the listeners to what happens."""
 
     def connection(self, device: int) -> Attached | None: ...
 
@@ -44,7 +44,7 @@ class Hub(Protocol):
     def fail(self, error: Exception) -> None: ...
 
     def finish(self) -> None:
-        """All groups are done or stopped, and everything that they asked for has been carried out."""
+        """End the run: all groups are done or stopped, and all their effects are carried out."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class _Save:
 
 
 class Performer:
-    """Carries effects out. Those that wait for the disk or compute for long are done by the `store`; what is
-    behind one of them in the same group waits for it. Other groups do not.
+    """The performer of effects. Those that wait for the disk or compute for long are done by the `store`;
+    what is behind one of them in the same group waits for it. Other groups do not.
 
     What is sent goes to the connection that the device had when the effect arose, or nowhere. Where groups
     are `synchronous`, one that is ahead gets nothing of the global model until the others have shared what it
@@ -92,7 +92,7 @@ class Performer:
         return {index for index, _, _ in self._held_back}
 
     def perform(self, index: int) -> None:
-        """Carry out what a group asks for, at once or in its turn."""
+        """Carry out a group's effects, at once or in their turn."""
         group = self._groups[index]
         if not group.effects and not self._places.all_over:
             self._places.stands(index, group.phase)
@@ -163,7 +163,7 @@ class Performer:
                 self._hub.finish()
 
     def _fail(self, error: Exception) -> None:
-        """Nothing more is carried out: the rest builds upon what failed."""
+        """Carry out nothing more: the rest builds upon what failed."""
         self._failed = True
         for queue in self._queues:
             queue.clear()

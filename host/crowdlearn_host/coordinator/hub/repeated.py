@@ -17,7 +17,7 @@ ALWAYS = frozenset(
 
 
 class Repeated:
-    """Counts events by their kind and device."""
+    """The count of events by their kind and device."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str]] = Counter()

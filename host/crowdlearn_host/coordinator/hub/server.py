@@ -73,7 +73,7 @@ class Server:
     programs: Mapping[str, bytes] = field(default_factory=dict)
     """Files by their hash, for devices that lack them."""
     seats: Mapping[str, int] = field(default_factory=dict)
-    """The number that the plan gives to each device that it names."""
+    """The number in the plan of each device that it names."""
     traffic: TrafficLedger = field(default_factory=TrafficLedger)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     relays: Relays | None = None
@@ -103,7 +103,7 @@ class Server:
         )
 
     def _perform(self, index: int) -> None:
-        """Carry out what a group asks for; its relay knows the generation before any of it leaves."""
+        """Carry out a group's effects; its relay has the generation before any of them leaves."""
         if self.relays is not None:
             self.relays.stands(index, self.groups[index].generation)
         self._performer.perform(index)
@@ -120,7 +120,7 @@ class Server:
                     group.relayed(number)
 
     def _index(self, number: int) -> int:
-        """Return which group a device belongs to."""
+        """Return the index of the group that a device belongs to."""
         return bisect_right(self._ends, number)
 
     def _group(self, number: int) -> Group:
@@ -238,7 +238,7 @@ class Server:
         return attached
 
     def take(self, attached: Attached, data: bytes) -> Awaitable[None] | None:
-        """Act on what a device says; what is returned, if anything, has to be over before it may say more.
+        """Act on a device's frame; what is returned, if anything, has to be over before the next one is read.
 
         Raises WireError if it is no frame.
         """
@@ -382,7 +382,7 @@ class Server:
         task.add_done_callback(self._streams.discard)
 
     async def _stream(self, to: Attached, generation: int, frames: Callable[[], Iterator[pb.Frame]]) -> None:
-        """The frames are made in the store's thread, one at a time."""
+        """Send frames that are made in the store's thread, one at a time."""
         number = to.device.number
         try:
             made = await self.store.do(frames)
@@ -395,7 +395,7 @@ class Server:
             self.fail(error)
 
     async def ticking(self) -> None:
-        """Let the groups see the time pass, until the run is over."""
+        """Pass the time to the groups, until the run is over."""
         if self.synchronous:
             await self._performer.release()
         seconds = min(max(TICK_SECONDS, len(self.groups) / 200), LAST_TICK_SECONDS)
@@ -411,7 +411,7 @@ class Server:
                 await asyncio.wait_for(self.over.wait(), seconds)
 
     async def stop(self, reason: str) -> None:
-        """Tell everybody that this process stops; the run can be resumed."""
+        """Tell all devices that this process stops; the run can be resumed."""
         for index, group in enumerate(self.groups):
             group.stop(reason)
             self._perform(index)

@@ -14,7 +14,7 @@ TOTALS_SECONDS = 1.0
 
 
 class Throughput:
-    """Measured from the end of the first mini-batch on."""
+    """The rates of a run, measured from the end of the first mini-batch on."""
 
     def __init__(self, traffic: TrafficLedger) -> None:
         self.samples = 0
@@ -34,7 +34,9 @@ class Throughput:
         return {key: value for key, value in fields.items() if key not in TOTALS}
 
     def trained(self, rows: int) -> dict[str, Any]:
-        """After a mini-batch of `rows`: samples a second, bytes of sums and errors a sample, all bytes."""
+        """Return the totals after a mini-batch of `rows`: samples a second, bytes of sums and errors a
+        sample, all bytes.
+        """
         sent, exchanged = self._traffic.by_purpose(), self._traffic.exchanged
         if self.samples == 0:
             self._began, self._exchanged = time.monotonic(), exchanged

@@ -59,8 +59,8 @@ class RunFolder:
     """An open run folder; one process at a time."""
 
     def __init__(self, path: Path, *, create: bool) -> None:
-        """A new run takes the place of one that never began. Raises RunError if the folder is not there,
-        is not a run's, or is open elsewhere.
+        """Open the folder; a new run takes the place of one that never began. Raises RunError if the folder
+        is not there, is not a run's, or is open elsewhere.
         """
         if not create and not (path / "run.db").exists():
             raise RunError(f"{path} holds no run; look at the folder's name")
@@ -190,8 +190,8 @@ class RunFolder:
         traffic: Iterable[Mapping[str, str | int]] = (),
         records: Sequence[bytes] = (),
     ) -> None:
-        """On disk when this returns, all of it or nothing: groups by their number, what they shared, and the
-        rows of the traffic that have changed.
+        """Write to disk, all of it or nothing, before this returns: groups by their number, what they shared,
+        and the rows of the traffic that have changed.
         """
         mark = self._journal.mark
         if records:

@@ -4,7 +4,7 @@ A round's updates are checked as they arrive, and kept as they came until the gr
 makes a record of them, which counts once it is on disk with the group's state. `take_in` is given it then, as
 after a restart. A server that dies in between has counted none of them, and no upload ever counts twice.
 Where groups wait for each other, a round enters the window when all of them have shared it, in the order of
-the groups: the window then depends on nobody's pace, and a download that is asked for again is the same.
+the groups: the window then depends on no group's pace, and a download that is asked for again is the same.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class Snapshots:
             raise RunError(f"snapshot {path.name} cannot be read: {error}") from error
 
     def forget_before(self, group: int, generation: int, boundary: int) -> None:
-        """Older points' are of no use any more."""
+        """Remove those of older points, which are of no use any more."""
         first = self._path(group, generation, boundary, 0).name.rsplit("-", 1)[0]
         for path in list(self._kept.get(group, ())):
             if path.name.rsplit("-", 1)[0] < first:

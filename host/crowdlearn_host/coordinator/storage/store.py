@@ -67,7 +67,7 @@ class Store:
         return await asyncio.wrap_future(self._pool.submit(work, *args, **kwargs))
 
     async def save(self, saved: Saved) -> None:
-        """All of it is on disk when this returns, and what it commits is in the shared model."""
+        """Save all of it: it is on disk when this returns, and what it commits is in the shared model."""
         with self._lock:
             self._saving.append(saved)
             if self._saved is None:

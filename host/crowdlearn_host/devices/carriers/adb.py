@@ -36,7 +36,9 @@ FIRST_RETRY, LAST_RETRY = 0.2, 10.0
 
 
 class Adb(Carrier):
-    """Phones over adb: by address, on USB, or behind an adb server, as devices/discovery.py finds them."""
+    """The carrier of phones over adb: by address, on USB, or behind an adb server, as devices/discovery.py
+    finds them.
+    """
 
     name = "adb"
 
@@ -86,7 +88,9 @@ class AdbFleet:
 
 
 class AdbConnection:
-    """Keeps a device connected, with the `files` for its name on it; new to the run it gets `number`."""
+    """The keeper of a device's connection, with the `files` for its name on it; new to the run it gets
+    `number`.
+    """
 
     def __init__(
         self, fleet: AdbFleet, serial: str, number: int, files: Callable[[str], Mapping[str, bytes]]
@@ -104,8 +108,8 @@ class AdbConnection:
     async def keep(self) -> None:
         """Bring the runtime to the device and keep a connection to it until the run is over, or over for it.
 
-        Where nothing is trained yet, raises FleetError for a device that cannot be reached or used at first,
-        and TrainingError where every device of the fleet declines.
+        If nothing is trained yet, raises FleetError for a device that cannot be reached or used at first.
+        Raises TrainingError if every device of the fleet declines.
         """
         while not self._over:
             try:
@@ -164,7 +168,7 @@ class AdbConnection:
             raise FleetError(claim.lost)
 
     async def _connect(self, device: AdbDevice, deployment: Deployment) -> None:
-        """One connection, from hello to its end."""
+        """Serve one connection, from hello to its end."""
         sock = await deployment.connect()
         async with connect(
             "ws://device/",
@@ -196,7 +200,7 @@ class AdbConnection:
             self._retry.lasted(time.monotonic() - began)
 
     def _tell(self, event: str, reason: str) -> None:
-        """Once, until the reason is another."""
+        """Report a problem once, until the reason is another."""
         if self._told != (event, reason):
             self._told = event, reason
             reason = reason.removeprefix(f"{self._serial} cannot be reached: ")

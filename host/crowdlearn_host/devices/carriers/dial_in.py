@@ -13,7 +13,7 @@ from .base import Carrier, Reach
 
 
 class DialIn(Carrier):
-    """A port of this computer that devices dial, `fleet.listen`, and relays if the fleet asks for them."""
+    """A port of this computer that devices dial, `fleet.listen`, and relays if `fleet.relays` is set."""
 
     name = "dial-in"
 

@@ -1,4 +1,4 @@
-"""All carriers. A run goes by each that its fleet asks for, in this order."""
+"""All carriers. A run goes by each that its fleet names, in this order."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ async def accepting(
     """Accept connections at `address` (HOST:PORT) while the context lasts; gives the port. TLS by the
     certificate in `home`; None for none.
 
-    Raises FleetError if nobody can listen there.
+    Raises FleetError if the address cannot be listened on.
     """
     host, _, port = address.rpartition(":")
     context = None if home is None else certificate(home)[0]

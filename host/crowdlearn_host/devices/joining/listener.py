@@ -28,8 +28,8 @@ REASON_BYTES = 120
 
 
 class Entrance:
-    """Lets enrolled devices into a run, wherever they arrive, and ends their connections when they are no
-    longer enrolled. Raises FleetError if the certificate in `home` cannot be used.
+    """The entrance of enrolled devices to a run, wherever they arrive. It ends their connections when they
+    are no longer enrolled. Raises FleetError if the certificate in `home` cannot be used.
     """
 
     def __init__(self, server: Server, home: Path) -> None:
@@ -76,7 +76,7 @@ async def listening(
     """Let enrolled devices join `server` at `address` (HOST:PORT), by `entrance` if there is one already,
     while the context lasts; gives the port.
 
-    Raises FleetError if nobody can listen there.
+    Raises FleetError if the address cannot be listened on.
     """
     entrance, strangers = entrance or Entrance(server, home), Strangers()
 

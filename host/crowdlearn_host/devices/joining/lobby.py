@@ -25,7 +25,9 @@ TURNED_AWAY = 256
 
 
 class Strangers:
-    """Connections that are not admitted yet, by their peer; if they are too many, the oldest are closed."""
+    """The connections that are not admitted yet, by their peer; if they are too many, the oldest are
+    closed.
+    """
 
     def __init__(self) -> None:
         self._waiting: dict[Any, socket.socket] = {}

@@ -88,7 +88,7 @@ class Relay:
             self._channel.say(Kind.GONE, held.identifier, reason.encode())
 
     async def _introduce(self, held: Held) -> None:
-        """Pass on what a device says before it has a seat."""
+        """Pass on what a device sends before it has a seat."""
         try:
             async for data in held.connection:
                 self._channel.say(Kind.FRAME, held.identifier, data if isinstance(data, bytes) else b"")
@@ -116,7 +116,7 @@ class Relay:
         return held.has_room()
 
     async def obey(self) -> None:
-        """Do what the host says, until it has ended."""
+        """Serve the host's messages, until it has ended."""
         while (message := await self._channel.next()) is not None:
             if message.kind == Kind.GROUP:
                 told = message.json()
@@ -146,7 +146,7 @@ class Relay:
                 self._later(held.connection.close(code, reason))
 
     def _went(self, held: Held, stream: MessageStream, size: int) -> None:
-        """Have the host know that what it has put is no longer queued."""
+        """Report to the host that what it has put is no longer queued."""
         if stream.has_room:
             self._channel.say_number(Kind.WENT, size, held.identifier)
             return
@@ -181,7 +181,7 @@ class Relay:
         task.add_done_callback(_RUNNING.discard)
 
     def _count(self, held: Held) -> None:
-        """Have the host know what went between devices."""
+        """Report to the host what went between devices."""
         rows = [
             (held.number, way, purpose, size, messages)
             for way, ledger in (("up", held.up), ("down", held.down))

@@ -36,7 +36,7 @@ class _Process:
         self._serving: set[asyncio.Task[None]] = set()
 
     async def listen(self) -> None:
-        """Do what the relay says, until it has ended."""
+        """Serve the relay's messages, until it has ended."""
         while (message := await self.channel.next()) is not None:
             self._take(message)
         for arrival in self._arrivals.values():
@@ -75,18 +75,18 @@ class Pool:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the relays that run."""
+        """Return process ids of the relays that run."""
         return [place.process.pid for place in self._places if place is not None]
 
     def address(self, group: int) -> str:
-        """Return where the devices of a group find their relay, at the host that they know: ":PORT"; "" if it
+        """Return where the devices of a group find their relay, at the host that they have: ":PORT"; "" if it
         does not run.
         """
         place = self._places[group % len(self._places)]
         return "" if place is None else f":{place.port}"
 
     def stands(self, group: int, generation: int) -> None:
-        """Have a group's relay know its generation: envelopes of others are dropped."""
+        """Send a group's relay its generation: envelopes of others are dropped."""
         place = self._places[group % len(self._places)]
         if place is not None and place.known.get(group) != generation:
             place.known[group] = generation

@@ -132,7 +132,7 @@ async def readlink(shell: Shell, words: list[str], io: Io) -> int:
 
 
 async def tar(shell: Shell, words: list[str], io: Io) -> int:
-    """-xf ARCHIVE and -xzf ARCHIVE, with -C FOLDER."""
+    """Unpack an archive: -xf ARCHIVE and -xzf ARCHIVE, with -C FOLDER."""
     flags, *rest = words[1:] or [""]
     if flags.removeprefix("-") not in ("xf", "xzf") or not rest or rest[1:2] not in ([], ["-C"]):
         raise UsageError("only tar -xf or -xzf ARCHIVE [-C FOLDER] is here")

@@ -33,7 +33,7 @@ class Packages:
         folder.mkdir(exist_ok=True)
 
     def names(self) -> list[str]:
-        """Installed packages, sorted."""
+        """Return the names of installed packages, sorted."""
         return sorted(path.stem for path in self._folder.glob("*.apk"))
 
     async def install(self, read: Callable[[int], Awaitable[bytes]], size: int) -> str:
@@ -54,14 +54,14 @@ class Packages:
         return name
 
     def remove(self, name: str) -> bool:
-        """Uninstall; whether it was there."""
+        """Uninstall a package; return whether it was there."""
         if name not in self.names():
             return False
         (self._folder / f"{name}.apk").unlink()
         return True
 
     def report(self, name: str) -> str:
-        """`dumpsys package NAME`."""
+        """Write what `dumpsys package NAME` prints."""
         if name not in self.names():
             return f"Unable to find package: {name}\n"
         return f"Packages:\n  Package [{name}]:\n    codePath=/data/app/{name}\n"
@@ -70,9 +70,9 @@ class Packages:
 def package_commands(
     packages: Packages, files: Filesystem, processes: Processes, services: Mapping[str, CommandFunction]
 ) -> dict[str, CommandFunction]:
-    """`pm`, `cmd package` and `am`.
+    """Return the commands `pm`, `cmd package` and `am`.
 
-    `services` are others that `cmd` speaks to, by name.
+    `services` are others that `cmd` serves, by name.
     """
 
     async def pm(shell: Shell, words: list[str], io: Io) -> int:
@@ -127,7 +127,7 @@ async def _run_app(files: Filesystem, processes: Processes, arguments: str, runn
     """Run the app's Python half to its end; what it says goes to the log alone."""
 
     async def nothing(data: bytes) -> None:
-        """Android shows an app's output to nobody."""
+        """Drop an app's output, as Android does."""
 
     async def no_input() -> bytes:
         return b""

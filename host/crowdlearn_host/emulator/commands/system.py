@@ -123,7 +123,7 @@ def _dumpsys(
 
 
 def thermal_service(battery: Powered) -> CommandFunction:
-    """`cmd thermalservice`, by which a test sets the status that Android tells."""
+    """Make `cmd thermalservice`, by which a test sets the status that Android reports."""
 
     async def service(shell: Shell, words: list[str], io: Io) -> int:
         match words[1:]:

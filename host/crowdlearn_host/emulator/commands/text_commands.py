@@ -192,7 +192,7 @@ async def _content(shell: Shell, paths: list[str], io: Io) -> tuple[bytes, int]:
 
 
 def hasher(name: str) -> CommandFunction:
-    """sha256sum and its like."""
+    """Make the command of a hash, as sha256sum."""
 
     async def command(shell: Shell, words: list[str], io: Io) -> int:
         code = 0
@@ -215,7 +215,7 @@ def hasher(name: str) -> CommandFunction:
 
 
 async def _check(shell: Shell, name: str, listings: list[str], io: Io) -> int:
-    """-c: whether files have the hashes that listings say."""
+    """Check (-c) files against the hashes in listings."""
     content, code = await _content(shell, listings, io)
     for line in content.decode(errors="surrogateescape").splitlines():
         wanted, _, path = line.partition("  ")

@@ -4,7 +4,7 @@ import getopt
 
 
 class UsageError(OSError):
-    """Wrong options or arguments; the shell prints it as an error of the command."""
+    """An error of wrong options or arguments; the shell prints it as an error of the command."""
 
     def __init__(self, text: str, exit_code: int = 1) -> None:
         super().__init__(22, text)

@@ -26,7 +26,7 @@ READ_BYTES = 15 * MAX_CHUNK
 
 
 class FileService:
-    """Serves one `sync:` stream after the other on a file system."""
+    """The service of `sync:` streams, one after the other, on a file system."""
 
     def __init__(self, files: Filesystem, max_payload: int) -> None:
         self._files = files

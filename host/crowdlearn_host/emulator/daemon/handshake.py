@@ -55,7 +55,9 @@ class Handshake:
         return []
 
     def accept(self) -> list[Message]:
-        """Return the owner of the phone accepted the key that waits."""
+        """Accept the key that waits, as the phone's owner does, and return the greeting; nothing if none
+        waits.
+        """
         if self.pending_key is None:
             return []
         self._keys.trust(self.pending_key)

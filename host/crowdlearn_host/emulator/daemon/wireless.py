@@ -31,7 +31,9 @@ _ANY = _VERIFY(lambda fits, store: 1)
 
 
 def server_context() -> ssl.SSLContext:
-    """TLS for a phone, with a key that it makes for itself. Raises RuntimeError if this is not CPython."""
+    """Return TLS for a phone, with a key that it makes for itself. Raises RuntimeError if this is not
+    CPython.
+    """
     key = rsa.generate_private_key(65537, 2048)
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -46,7 +48,9 @@ def server_context() -> ssl.SSLContext:
 
 
 def _ask_for_any_certificate(context: ssl.SSLContext) -> None:
-    """Python's ssl takes certificates of known issuers alone; these have none."""
+    """Have the other side show any certificate: Python's ssl takes those of known issuers alone, and these
+    have none.
+    """
     if sysconfig.get_config_var("Py_GIL_DISABLED") or not hasattr(_ssl, "__file__"):
         raise RuntimeError("wireless phones need CPython with a shared ssl module")
     library = ctypes.CDLL(_ssl.__file__)

@@ -1,4 +1,4 @@
-"""What a phone says about itself: properties, generated files, reports of `dumpsys`."""
+"""The facts that a phone reports of itself: properties, generated files, reports of `dumpsys`."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _CPU = "/sys/devices/system/cpu"
 
 
 def properties(profile: DeviceProfile, name: str, abi: str) -> dict[str, str]:
-    """Return the properties that `getprop` shows. A virtual phone says that it is one."""
+    """Return the properties that `getprop` shows. One of them marks a virtual phone."""
     return {
         "ro.product.name": profile.device,
         "ro.product.model": profile.model,
@@ -79,7 +79,7 @@ def level(power: PowerState) -> int:
 
 
 def battery_facts(power: PowerState) -> dict[str, str]:
-    """Return what the kernel says of a battery that changes with its charge, by file."""
+    """Return the kernel's facts of a battery that change with its charge, by file."""
     return {"capacity": str(level(power)), "status": _status(power)}
 
 
@@ -90,14 +90,14 @@ def microamperes(power: PowerState) -> int:
 
 
 def thermal_status(power: PowerState) -> int:
-    """Android's scale: 0 none, 1 light, 2 moderate, 3 severe, 4 critical."""
+    """Return the status on Android's scale: 0 none, 1 light, 2 moderate, 3 severe, 4 critical."""
     if power.thermal_override is not None:
         return power.thermal_override
     return sum(power.celsius >= limit for limit in THROTTLING_CELSIUS)
 
 
 def report_battery(profile: DeviceProfile, power: PowerState) -> str:
-    """`dumpsys battery`."""
+    """Write what `dumpsys battery` prints."""
     status = {"Charging": 2, "Discharging": 3, "Full": 5}[_status(power)]
     return (
         "Current Battery Service state:\n"
@@ -118,7 +118,9 @@ def report_battery(profile: DeviceProfile, power: PowerState) -> str:
 
 
 def report_stats(profile: DeviceProfile, power: PowerState) -> str:
-    """`dumpsys batterystats`: what Android computes from the maker's power profile, here the model's."""
+    """Write what `dumpsys batterystats` prints: what Android computes from the maker's power profile, here
+    the model's.
+    """
     total, shell = (
         joules / 3.6 / CELL_VOLTS for joules in (power.used_joules, power.cpu_joules + power.radio_joules)
     )
@@ -143,7 +145,7 @@ def rails(power: PowerState) -> dict[str, float]:
 
 
 def report_thermal(power: PowerState) -> str:
-    """`dumpsys thermalservice`."""
+    """Write what `dumpsys thermalservice` prints."""
     status = thermal_status(power)
     skin = f"\tTemperature{{mValue={power.celsius:.1f}, mType=3, mName=skin, mStatus={status}}}\n"
     return (
@@ -156,7 +158,7 @@ def report_thermal(power: PowerState) -> str:
 
 
 def report_memory(profile: DeviceProfile, used: int) -> str:
-    """`dumpsys meminfo`."""
+    """Write what `dumpsys meminfo` prints."""
     total = profile.memory * 1024
     free = _available(profile, used)
     return f"Total RAM: {total:,}K (status normal)\n Free RAM: {free:,}K\n Used RAM: {total - free:,}K\n"

@@ -1,7 +1,7 @@
 """The files of a virtual phone: a folder of this computer that its paths cannot leave.
 
-Whoever reaches the phone may exchange a file for a link at any moment. So a path is walked folder by folder,
-each opened below the one before it, and what is at its end is opened without following a link.
+Another program of the phone may exchange a file for a link at any moment. So a path is walked folder by
+folder, each opened below the one before it. What is at its end is opened without following a link.
 """
 
 import errno
@@ -124,7 +124,7 @@ class Filesystem:
 
     @staticmethod
     def _link_at(folder: int, name: str) -> str | None:
-        """Return what the symbolic link says; None if there is none of that name."""
+        """Return the target of the symbolic link; None if there is none of that name."""
         if folder == NOWHERE:
             return None
         try:
@@ -296,7 +296,7 @@ class Filesystem:
             os.link(*names, src_dir_fd=old.folder, dst_dir_fd=new.folder, follow_symlinks=False)
 
     def read_link(self, path: str, cwd: str = "/") -> str:
-        """Return what a symbolic link says."""
+        """Return the target of a symbolic link."""
         with self._at(path, cwd, follow=False) as place:
             return os.readlink(place.name, dir_fd=place.folder)
 

@@ -7,7 +7,7 @@ from crowdlearn_host.emulator.hardware.profiles import CELL_VOLTS, DeviceProfile
 
 @dataclass(frozen=True)
 class Radio:
-    """Watts of a radio that is on, joules for each byte sent and received."""
+    """The cost of a radio: watts of one that is on, joules for each byte sent and received."""
 
     watts: float
     sent: float
@@ -55,7 +55,7 @@ def idle_watts(profile: DeviceProfile) -> float:
 class PowerState:
     """Charge as a part of a full battery, degrees Celsius, and joules used since the phone started: by the
     processor beyond its rest, by the radio, and by the rest. `watts` is the power of the last stretch;
-    `thermal_override` the thermal status that somebody set for a test, as Android allows.
+    `thermal_override` the thermal status that was set for a test, as Android allows.
     """
 
     charge: float = 0.8

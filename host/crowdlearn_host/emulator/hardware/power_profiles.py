@@ -13,8 +13,9 @@ Steps = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class PowerProfile:
-    """Milliampere: `idle` of the processor at rest, screen off; `active` while any core computes; of each
-    cluster `shared` while one of its cores does, and its cores by clock. `source` tells whose they are.
+    """The currents of a processor, in milliampere: `idle` of the processor at rest, screen off; `active`
+    while any core computes; of each cluster `shared` while one of its cores does, and its cores by clock.
+    `source` tells whose they are.
     """
 
     idle: float
@@ -24,7 +25,7 @@ class PowerProfile:
     source: str
 
     def core(self, cluster: int, mhz: int) -> float:
-        """Milliampere of a core at a clock: of the nearest step that the profile lists."""
+        """Return milliampere of a core at a clock: of the nearest step that the profile lists."""
         return min(self.cores[cluster], key=lambda step: abs(step[0] - mhz))[1]
 
 

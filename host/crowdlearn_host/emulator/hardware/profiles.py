@@ -43,12 +43,13 @@ class DeviceProfile:
 
     @property
     def coulombs(self) -> float:
-        """Charge of a full battery."""
+        """Return the charge of a full battery."""
         return self.battery * 3.6
 
     @property
     def cpu_share(self) -> float:
-        """Part of one core of this computer for the phone's programs: cores times clock, the Pixel 8 being 1.
+        """Return the part of one core of this computer for the phone's programs: cores times clock, the Pixel
+        8 being 1.
 
         A crude measure (it ignores how much a core does in a cycle), for telling slow phones from fast ones.
         """

@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class LinkModel:
-    """Megabits per second down to and up from the phone, round trip in milliseconds.
+    """The model of a link: megabits per second down to and up from the phone, round trip in milliseconds.
 
     `drop_seconds` is the mean time between losses of the connection; 0 for a link that holds. `radio` is the
     kind of radio, which says what a byte costs.
@@ -80,7 +80,7 @@ class Direction:
 
 
 class DelayLine(Generic[Item]):
-    """Delivers items in order, each when the link has carried it."""
+    """A line that delivers items in order, each when the link has carried it."""
 
     def __init__(self, direction: Direction, deliver: Callable[[Item], None]) -> None:
         self._direction = direction

@@ -18,7 +18,7 @@ REMOVAL_SECONDS = 0.01
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps for every process that is added; `kind` says by which means, for the user to know."""
+    """The caps for every process that is added; `kind` names the means, for the user."""
 
     kind: str
     folders: tuple[Path, ...]

@@ -49,7 +49,8 @@ class Running:
 
 
 class Processes:
-    """Starts the phone's programs (`programs`: name to MODULE:FUNCTION) and knows which of them run.
+    """The phone's processes: it starts programs (`programs`: name to MODULE:FUNCTION) and holds which of them
+    run.
 
     A phone of a `machine` runs programs that lie in its files, too.
     """
@@ -93,7 +94,7 @@ class Processes:
         return await self._run(self._programs[name], [name], words, cwd, io, started)
 
     async def run_file(self, words: list[str], cwd: str, io: Io, started: Callable[[int], None]) -> int:
-        """`run` of a program in the phone's files. Raises OSError if the phone does not execute it."""
+        """Run a program in the phone's files. Raises OSError if the phone does not execute it."""
         if not self._machine:
             raise FileNotFoundError(2, "inaccessible or not found", words[0])
         first = command(self._files.real(words[0], cwd), words[0], self._machine)

@@ -31,7 +31,9 @@ class Child:
 
 
 class Spawner:
-    """Asks the zygote of the state folder `home` for processes. `modules` are what it imports beforehand."""
+    """A source of processes: the zygote of the state folder `home` forks them. `modules` are what it imports
+    beforehand.
+    """
 
     def __init__(self, home: Path, modules: Sequence[str]) -> None:
         self._home = home

@@ -30,7 +30,7 @@ FIRST_PHONE_SECONDS = 60.0
 
 
 class Zygote:
-    """Forks a program for each request and tells its phone when it ends."""
+    """A process that forks a program for each request, and reports its end to its phone."""
 
     def __init__(self, listener: socket.socket) -> None:
         self._selector = selectors.DefaultSelector()

@@ -88,7 +88,7 @@ class _Expression:
         self._at += 1
 
     def conditional(self, depth: int) -> int:
-        """`a ? b : c`, or what binds more."""
+        """Evaluate `a ? b : c`, or what binds more."""
         if depth > MAX_DEPTH:
             raise ExpressionError(f"nested deeper than {MAX_DEPTH}")
         value = self._binary(0, depth)

@@ -61,7 +61,7 @@ class Session:
 
 @dataclass
 class Shell:
-    """State of one shell: variables, working folder, last exit code, jobs in the background."""
+    """The state of one shell: variables, working folder, last exit code, jobs in the background."""
 
     files: Filesystem
     commands: Mapping[str, "CommandFunction"]
@@ -91,12 +91,12 @@ class Exit(Exception):
 
 
 async def no_input() -> bytes:
-    """Standard input that is at its end."""
+    """Read standard input that is at its end."""
     return b""
 
 
 async def discard(data: bytes) -> None:
-    """Standard output that goes nowhere."""
+    """Drop standard output."""
 
 
 async def run(shell: Shell, command: str, io: Io) -> int:

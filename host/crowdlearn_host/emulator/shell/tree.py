@@ -13,7 +13,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Variable:
-    """`$name`; unquoted, its value is split into words."""
+    """A variable, `$name`; unquoted, its value is split into words."""
 
     name: str
     quoted: bool
@@ -21,7 +21,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Substitution:
-    """`$(...)`; unquoted, the output is split into words."""
+    """The output of a command, `$(...)`; unquoted, the output is split into words."""
 
     body: "Sequence"
     quoted: bool
@@ -29,7 +29,7 @@ class Substitution:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """`$((...))`: the value of an expression, which may hold variables and substitutions."""
+    """An expression, `$((...))`: the value of an expression, which may hold variables and substitutions."""
 
     expression: "Word"
     quoted: bool
@@ -41,7 +41,7 @@ Word = tuple[Part, ...]
 
 @dataclass(frozen=True)
 class Redirect:
-    """`<`, `>`, `>>`, their forms for standard error, or one stream joined with the other."""
+    """A redirection: `<`, `>`, `>>`, their forms for standard error, or one stream joined with the other."""
 
     operator: str
     target: Word = ()
@@ -58,7 +58,7 @@ class Simple:
 
 @dataclass(frozen=True)
 class Subshell:
-    """`( list )`."""
+    """A list in a subshell, `( list )`."""
 
     body: "Sequence"
     redirects: tuple[Redirect, ...]

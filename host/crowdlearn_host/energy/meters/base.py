@@ -37,7 +37,7 @@ class AdbMeter(Meter):
     """A meter of a phone that is asked over adb; `maker` is ro.product.manufacturer.
 
     No meter is read while a charger is connected: it adds to the battery, warms the phone, and lets it run
-    faster. What a `virtual` phone tells is modelled, whichever meter it imitates.
+    faster. What a `virtual` phone reports is modelled, whichever meter it imitates.
     """
 
     def __init__(self, phone: Phone, maker: str = "", *, virtual: bool = False) -> None:

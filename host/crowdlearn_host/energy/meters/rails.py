@@ -47,7 +47,7 @@ class RailsMeter(AdbMeter):
 
     @abstractmethod
     async def _rails(self) -> dict[str, float]:
-        """Return joules by rail, empty if the phone meters none. Raises MeterError if it does not say."""
+        """Return joules by rail, empty if the phone meters none. Raises MeterError if they cannot be read."""
 
     async def _read(self, gauge: Gauge, told: str) -> Reading:
         self.rails = await self._rails()

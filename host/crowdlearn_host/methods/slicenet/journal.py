@@ -5,9 +5,9 @@
     counters-N.npz    where each weight stood in the window when log N began; absent for N = 0
     rounds-N.log      records since then: length, CRC-32, content
 
-Uploads that are newer than the counters are in the log, too, so that a crash at any moment is mended by
-taking the log in again. A `Mark` tells which log counts, and how much of it. The journal's owner writes the
-mark down together with what depends on it: records behind the mark have never been.
+Uploads that are newer than the counters are in the log, too: a crash at any moment is mended by taking the
+log in again. A `Mark` says which log counts, and how much of it. The journal's owner writes the mark down
+together with what depends on it: records behind the mark have never been.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Journal:
         return self._window(omega, len(initial))
 
     def open(self, mark: Mark, initial: Floats, omega: int) -> Window:
-        """Return the window as it was when the mark's log began; `records` tells what has entered since.
+        """Return the window as it was when the mark's log began; `records` is what has entered since.
 
         Raises RunError if the folder is damaged, or of another model or omega.
         The vector is float32 [floats].
@@ -121,7 +121,7 @@ class Journal:
             return Mark(self.mark.number, file.tell())
 
     def keep(self, mark: Mark) -> None:
-        """The mark is written down where it is safe; nothing before its log is needed any more."""
+        """Keep a mark that is written down where it is safe; nothing before its log is needed any more."""
         over = mark.number != self.mark.number
         self.mark = mark
         if over:

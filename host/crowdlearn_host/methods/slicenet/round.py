@@ -1,4 +1,4 @@
-"""One sharing round: updates arrive in chunks, and each is checked before anybody keeps it."""
+"""One sharing round: updates arrive in chunks, and each is checked before it is kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .window import check_update
 
 
 class Sink(Protocol):
-    """The receiver of updates: a Window, or whoever keeps them for one."""
+    """The receiver of updates: a Window, or an object that keeps them for one."""
 
     def __len__(self) -> int: ...
 
@@ -24,8 +24,8 @@ class Sink(Protocol):
 
 
 class SharingRound:
-    """Hands the chunks of one round's updates, checked, to `window`, in the order in which they arrive: the
-    server's keeps them until the group's round is committed.
+    """The chunks of one round's updates, checked and handed to `window` in the order in which they arrive:
+    the server's keeps them until the group's round is committed.
 
     `owned` says which weights each device is responsible for (a boolean per weight of the model); a device
     uploads a weight at most once a round. A refused chunk changes nothing: a right one may follow it.

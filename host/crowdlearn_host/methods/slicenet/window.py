@@ -28,7 +28,7 @@ def window_bytes(weights: int, omega: int) -> tuple[int, int]:
 
 
 class Window:
-    """Per weight the last `omega` uploads, exactly; a weight not uploaded yet keeps its initial value.
+    """The last `omega` uploads of each weight, exactly; a weight not uploaded yet keeps its initial value.
 
     An update costs what it holds, and the average what the model has, whatever omega is: beside the uploads
     stands the sum of each weight's, float64 [weights]. Every omega-th upload of a weight its sum is taken
@@ -121,7 +121,7 @@ class Window:
     def download(
         self, tau: float, start: int = 0, stop: int | None = None
     ) -> tuple[NDArray[np.uint32], Floats]:
-        """Return of the weights at [start, stop) indices, increasing, and averages of those uploaded more
+        """Return indices, increasing, and averages of the weights at [start, stop) that were uploaded more
         than omega * tau times.
         """
         stop = len(self) if stop is None else stop
@@ -141,7 +141,7 @@ class Window:
 
     @classmethod
     def from_state(cls, state: Mapping[str, NDArray[Any]]) -> Window:
-        """Return the window that `state()` told of. Each array is [floats] or [omega, floats]."""
+        """Return the window that `state()` was taken of. Each array is [floats] or [omega, floats]."""
         window = cls(state["initial"], len(state["uploads"]), state["uploads"].copy())
         window._counts[:] = state["counts"]
         window._next[:] = state["next"]

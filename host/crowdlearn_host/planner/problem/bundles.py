@@ -1,7 +1,7 @@
 """Bundles: layers whose neurons are paired one to one.
 
 Identity and depthwise edges join neuron i to neuron i. A piece owns the same neurons at both ends, so that
-nothing crosses the network there, and the planner decides one count per bundle instead of one per layer.
+nothing crosses the network there. The planner decides one count per bundle instead of one per layer.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "Mi
 
 
 def _bytes(value: object) -> object:
-    """'64 MiB' as a number of bytes."""
+    """Read '64 MiB' as a number of bytes."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
     if match is None:
         return value
@@ -30,10 +30,10 @@ class DeviceClass(Section):
     """Devices alike: their number or names, samples each holds, rates, and hard caps.
 
     `max_seconds` and `max_macs` cap the computing of one sample, forward and backward; `max_uplink` caps the
-    bytes that one sample of whoever is dominator makes a device send. `max_joules` caps what a device spends
-    on an epoch beyond what it spends idle, and so does `battery_share` as a share of `battery_joules`; both
-    need joules per MAC and byte, of which `energy_provenance` and `energy_source` tell where they come from.
-    A device without samples is never the dominator.
+    bytes that a device sends for one sample of any dominator. `max_joules` caps what a device spends on an
+    epoch beyond what it spends idle, and so does `battery_share` as a share of `battery_joules`; both need
+    joules per MAC and byte, whose origin is in `energy_provenance` and `energy_source`. A device without
+    samples is never the dominator.
     """
 
     name: str = Field(min_length=1, max_length=100)

@@ -1,13 +1,13 @@
 """Peak memory: by how much a device's process grows while it holds a piece.
 
-It peaks while a mini-batch is under way: the process holds the piece's state, its gradients, what the
-program needs to run, the sums that neurons keep between forward and backward, and messages on their way. At
-any other time it holds one state and parts of it: so it is read, sealed and sent to disk, to heirs and to the
-next holder. What a process takes in any case, such parts included, was measured (`benchmarks.memory`).
+It peaks while a mini-batch is under way: the process holds the piece's state, its gradients, what the program
+needs to run, sums kept between forward and backward, and messages on their way. At any other time it holds
+one state and parts of it: so it is read, sealed and sent to disk, to heirs and to the next holder. What a
+process takes in any case, such parts included, was measured (`benchmarks.memory`).
 
 The last layers, as many as a piece owns whole, are one program. It keeps no sums from call to call and sends
-none, but its arena holds all of them, or all gradients, at once. Where it is the whole network, and a
-mini-batch is one micro-batch, a training step is one call with an arena of its own, and leaves no gradients.
+none, but its arena holds all of them, or all gradients, at once. If it is the whole network, and a mini-batch
+is one micro-batch, a training step is one call with its own arena, without gradients.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROCESS_BYTES = 10.7e6
 MESSAGE_COPIES = 3
 """Of the sums or errors of a micro-batch on their way: gathered, encoded, sealed, framed."""
 ROWS = 2
-"""Limits of a piece's program that the planner tells apart; smaller ones count as one."""
+"""The most limits of a piece's program that the planner distinguishes; smaller ones count as one."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _tail(graph: NeuronGraph, first: int, micro_batch: int, program: float, *, s
 
 
 def _highest(curve: Curve) -> Curve:
-    """Without the lines that lie below another one."""
+    """Drop the lines that lie below another one."""
     lines = tuple(dict.fromkeys(curve))
     return tuple(
         line
@@ -181,11 +181,11 @@ def peak_memory(memory: Memory, counts: Sequence[int]) -> float:
 
 
 def memory_budgets(memory: Memory, limit: float) -> list[Budget]:
-    """Linear limits that hold where `peak_memory` is at most `limit`, or slightly less.
+    """Return linear limits that hold where `peak_memory` is at most `limit`, or slightly less.
 
     One for each of the largest programs: the others count as what the largest of them needs. And one for
     every tail. Layers of a tail count as cut ones too, which may be more than its program needs; what the
-    whole network needs is told as it is.
+    whole network needs is taken as it is.
     """
     bundles = memory.bundles
     neurons = tuple(bundle.neurons for bundle in bundles)
@@ -216,7 +216,7 @@ def memory_budgets(memory: Memory, limit: float) -> list[Budget]:
 
 def _tail_budget(memory: Memory, tail: Tail, limit: float) -> Budget:
     """Return what a piece with the whole tail needs while that runs. Each neuron that is missing takes away
-    what the program needs, so that for any other piece this is no more than its layers need one by one.
+    what the program needs. So for any other piece this is no more than its layers need one by one.
     """
     rates, presence = [], []
     for b, bundle in enumerate(memory.bundles):

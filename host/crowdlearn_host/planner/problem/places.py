@@ -1,4 +1,4 @@
-"""The places of a group for followers' pieces, whoever is the dominator.
+"""The places of a group for followers' pieces, under any dominator.
 
 A device without samples is a place whose piece never moves. Of devices that dominate, one less than there
 are hold followers' pieces at any turn: join them by a tree, and every edge is a place, whose piece is at the

@@ -108,7 +108,7 @@ class Wire:
 
 @dataclass(frozen=True)
 class Problem:
-    """Choose the pieces of one group.
+    """The problem of choosing the pieces of one group.
 
     Seat class 0 is the dominator's, with count 1: it owns the `pinned` bundles whole and, where
     `dominator_hidden`, may own others. `objective` prices all sums of an epoch together with the errors that
@@ -199,7 +199,9 @@ def cost(problem: Problem, division: Division) -> float:
 
 
 def most_cost(problem: Problem) -> float:
-    """Return no division costs more: as if every seat had a piece, present everywhere, that owned nothing."""
+    """Return a cost that no division exceeds: as if every seat had a piece, present everywhere, that owned
+    nothing.
+    """
     pieces = sum(seat.count for seat in problem.seats)
     floats = pieces * sum(link.exchanged * problem.neurons[link.target] for link in problem.links)
     messages = pieces * (pieces - 1) * sum(link.messages for link in problem.links)

@@ -1,4 +1,4 @@
-"""The seats of a group: which budgets its pieces must meet, whoever is the dominator, and what moves there.
+"""The seats of a group: which budgets its pieces must meet under any dominator, and what moves there.
 
 One division serves every turn of every group. The dominator's piece goes round, so it must fit every device
 that holds samples. places.py tells where followers' pieces are; seats are the places that every group has.

@@ -26,7 +26,7 @@ def branch_and_price(
     deadline: Deadline,
     target: Callable[[list[Block], Branch], float],
 ) -> float:
-    """Return a lower bound on every division; `blocks` grows by what the relaxations wanted.
+    """Return a lower bound on every division; `blocks` grows by what the relaxations need.
 
     The branch with the least bound is split first. `target` is asked after every branch for the bound that
     is enough, and may look for divisions among the blocks meanwhile.

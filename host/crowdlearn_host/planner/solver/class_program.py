@@ -2,7 +2,7 @@
 they own.
 
 A *pattern* is the set of bundles that a piece is present in. Given the patterns the objective is linear in
-the neurons, and pieces of equal class and pattern are interchangeable, so one integer counts them and one
+the neurons, and pieces of equal class and pattern are interchangeable. So one integer counts them and one
 column per bundle holds what they own together: symmetry between devices never enters the program. With few
 bundles every pattern is listed; with many, pricing.py generates them.
 """
@@ -76,7 +76,7 @@ def make_block(problem: Problem, seat: int, pattern: tuple[int, ...], max_points
 
 @dataclass(frozen=True)
 class Choice:
-    """`pieces` pieces of one block."""
+    """A choice of `pieces` pieces of one block."""
 
     block: Block
     pieces: int

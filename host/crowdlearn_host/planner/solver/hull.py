@@ -16,8 +16,8 @@ Inequality = tuple[tuple[float, ...], float]
 
 
 def capacities(problem: Problem, seat: int, pattern: Sequence[int]) -> list[tuple[np.ndarray, float]]:
-    """Each budget of a seat as (cost per neuron, what is left for neurons), given presence in `pattern`
-    alone.
+    """Return each budget of a seat as (cost per neuron, what is left for neurons), given presence in
+    `pattern` alone.
     """
     present = [*pattern, *problem.pinned] if seat == 0 else list(pattern)
     rows = []
@@ -44,8 +44,8 @@ def rooms(problem: Problem, seat: int, pattern: Sequence[int]) -> list[int] | No
 def hull(
     problem: Problem, seat: int, pattern: Sequence[int], most: Sequence[int], max_points: int
 ) -> list[Inequality]:
-    """Facets of the integer points between 1 and `most` that meet every budget, or none where
-    that is more than `max_points`, or more than three bundles.
+    """Return facets of the integer points between 1 and `most` that meet every budget; none if the points are
+    more than `max_points`, or the bundles more than three.
 
     With them the linear relaxation of one piece is exact. Each is loosened a little, so that rounding never
     cuts off a feasible point.

@@ -71,7 +71,7 @@ class Program:
         start: Mapping[int, float] | None = None,
         small: bool = False,
     ) -> Answer:
-        """Minimise; `relaxed` drops integrality and returns duals.
+        """Solve a minimisation; `relaxed` drops integrality and returns duals.
 
         `seconds` are of the processor, or PATIENCE times as many by the clock. `start` is a feasible point,
         possibly partial. `small` leaves out what only pays off on large programs.

@@ -25,8 +25,8 @@ def improved(
 ) -> Division:
     """Return the division, or a cheaper one that is reached by moves of which each sends less than before.
 
-    A move hands all, half or one of a piece's neurons of a bundle to another piece or to an empty seat, or
-    exchanges two pieces' neurons of a bundle. `sent` is inf for what cannot be.
+    A move hands all, half or one of a piece's neurons of a bundle to another piece or an empty seat; or it
+    exchanges two pieces' neurons. `sent` is inf for what cannot be.
     """
     best, least = division, sent(division)
     searching = True

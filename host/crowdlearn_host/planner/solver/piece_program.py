@@ -103,7 +103,7 @@ class _PieceProgram:
             self._uplink(k)
 
     def _uplink(self, k: int) -> None:
-        """Sums and errors of one piece; products of a presence here with a presence or count there."""
+        """Add sums and errors of one piece; products of a presence here with a presence or count there."""
         problem, program = self.problem, self.program
         wire, row, limit = problem.sent, dict[int, float](), problem.seats[self.seats[k]].uplink
 

@@ -43,7 +43,7 @@ class Solution:
 
     @property
     def gap(self) -> float:
-        """(cost - bound) / cost."""
+        """Return (cost - bound) / cost."""
         return max(self.cost - self.bound, 0.0) / abs(self.cost) if self.cost and self.cost < inf else 0.0
 
     @property
@@ -140,7 +140,7 @@ class _Run:
         return (self.cost * (1 - CLOSED) - self.problem.constant) / self.unit
 
     def _first_blocks(self) -> list[Block]:
-        """Neighbouring bundles on each class, and what the known division uses."""
+        """Make blocks of neighbouring bundles on each class, and of what the known division uses."""
         problem = self.scaled
         runs = [
             problem.free[a : a + size] for size in range(1, 4) for a in range(len(problem.free) - size + 1)
@@ -188,7 +188,7 @@ class _Run:
         return padded
 
     def _improve(self) -> None:
-        """Large neighbourhood search: free a few pieces at a time, keep the others, until the time is up;
+        """Search large neighbourhoods: free a few pieces at a time, keep the others, until the time is up;
         more of them when nothing is gained, and few again when many were freed.
         """
         random = Random(0)

@@ -49,7 +49,7 @@ class Aggregator:
                 self._neighbours[member] = neighbours(cohort, self._context)[member]
 
     def announce(self, adverts: Collection[Advert]) -> dict[int, list[Advert]]:
-        """Return the keys that each member is told: its neighbours'."""
+        """Return the keys that each member receives: its neighbours'."""
         self.adverts = {each.sender: each for each in adverts}
         return {
             member: [self.adverts[other] for other in self._neighbours[member] if other in self.adverts]
@@ -81,7 +81,7 @@ class Aggregator:
         return self.confirmations
 
     def unmask(self, revealed: Sequence[Revealed]) -> Words:
-        """Return the sum uint32 [size] of the survivors' vectors. Positions that nobody owns are 0."""
+        """Return the sum uint32 [size] of the survivors' vectors. Positions without an owner are 0."""
         total = np.zeros(self.size, np.uint32)
         for member in self.survivors:
             own = self.round.stretches[member]
@@ -106,7 +106,7 @@ class Aggregator:
         return count
 
     def mean(self, revealed: Sequence[Revealed], numbers: FixedPoint) -> npt.NDArray[np.float64]:
-        """Return the mean over contributors: float64 [size], NaN where nobody contributed."""
+        """Return the mean over contributors: float64 [size], NaN where there is no contribution."""
         counts = self.counts().astype(np.float64)
         counts[counts == 0] = np.nan
         mean: npt.NDArray[np.float64] = numbers.decode(self.unmask(revealed)) / counts

@@ -38,7 +38,7 @@ class Evidence:
 
     @cached_property
     def standard(self) -> tuple[Floats, Floats]:
-        """Known features, with noise, and seen ones, both centred and scaled.
+        """Centre and scale known features, with noise, and seen ones.
 
         Features are float32 [n, d].
         """

@@ -1,4 +1,4 @@
-"""The audit of one case: every role's best attacks, beside what nobody needs a message for."""
+"""The audit of one case: every role's best attacks, beside what needs no message at all."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Finding:
 
 
 class Auditor:
-    """Attacks on one case. `mode` names its protection in findings."""
+    """The attacks on one case. `mode` names its protection in findings."""
 
     def __init__(self, case: Case, mode: str = "plain", *, quick: bool = False) -> None:
         self.case, self.mode = case, mode

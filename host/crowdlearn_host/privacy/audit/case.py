@@ -35,7 +35,7 @@ class Case:
     """A tapped group. `gallery` holds all devices' samples, `each` a device, the victim's first.
 
     `own` are the attacker's samples. `tapes` are of all passes, of which the `watched` are the victim's.
-    `public_order` tells whether devices know the order in which a dominator feeds its samples.
+    `public_order` is True if the order in which a dominator feeds its samples is public to devices.
     """
 
     recipe: Recipe

@@ -1,6 +1,6 @@
 """The audit of slices on shares: a network trains with a sharer and three helpers, and helpers are attacked.
 
-A helper knows the weights at every moment. Of a sample it holds both of its parts of each shared array; of a
+A helper has the weights at every moment. Of a sample it holds both of its parts of each shared array; of a
 mini-batch, the others' masked parts of the gradient, and the gradient that they open.
 """
 
@@ -161,7 +161,7 @@ class _Run:
 
 
 class _OnShares:
-    """Attacks of helpers."""
+    """The attacks of helpers."""
 
     def __init__(
         self,
@@ -251,7 +251,9 @@ class _OnShares:
                 )
 
     def _colluders(self) -> Finding:
-        """Return two helpers of one triple hold all three parts: the shared arrays in the clear."""
+        """Return the finding of two helpers of one triple, which hold all three parts: the shared arrays in
+        the clear.
+        """
         epoch, edge = self._epochs[-1], self._edges[0]
         own, seen = (self._opened(each, edge) for each in (self._own, epoch))
         evidence = Evidence(own, self._inputs, self._known, seen, drifted=True)

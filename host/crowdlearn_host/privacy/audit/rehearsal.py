@@ -69,7 +69,7 @@ class PassTape:
 
 
 class _Carrier:
-    """Surroundings of one piece: messages go into the common queue."""
+    """The surroundings of one piece: messages go into the common queue."""
 
     def __init__(self, piece: int, queue: deque[tuple[int, int, pb.Purpose, bytes]]) -> None:
         self._piece, self._queue = piece, queue
@@ -82,10 +82,10 @@ class _Carrier:
         return sha256(f"{min(self._piece, piece)} {max(self._piece, piece)}".encode()).digest()
 
     def tell(self, progress: pb.Progress) -> None:
-        """Progress interests nobody here."""
+        """Drop progress, which is not shown here."""
 
     def hold(self, boundary: int, state: PieceState, busy: float) -> None:
-        """Snapshots are not needed here."""
+        """Drop snapshots, which are not needed here."""
 
 
 def rehearse(

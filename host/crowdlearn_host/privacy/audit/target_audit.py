@@ -23,8 +23,8 @@ from .targets import prepared_of
 
 @dataclass(frozen=True)
 class Audit:
-    """Findings of attacks on a `model` in so many `pieces`. `shown` are some of the victim's samples, float32
-    [samples, ...].
+    """The findings of attacks on a `model` in so many `pieces`. `shown` are some of the victim's samples,
+    float32 [samples, ...].
     """
 
     model: str
@@ -40,7 +40,7 @@ class Audit:
 @dataclass(frozen=True)
 class Terms:
     """The extent of an audit: samples of each device, the attacker's `own`, epochs that are rehearsed, on
-    virtual `phones` or in this process, and whether decoders are trained for a `quick` look only.
+    virtual `phones` or in this process. With `quick`, decoders are trained for a first look only.
     """
 
     samples: int = 1040

@@ -20,8 +20,8 @@ ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 384, 512)
 
 @dataclass(frozen=True)
 class Schedule:
-    """`steps` steps with noise of `noise` times the clipping norm, each on samples drawn at the rate
-    `rate`.
+    """A schedule of `steps` steps with noise of `noise` times the clipping norm, each on samples drawn at the
+    rate `rate`.
     """
 
     noise: float

@@ -20,8 +20,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class DPStep:
-    """Gradients are clipped to `clip`; noise of `noise` * `clip` is added to their sum, which is divided by
-    `expected`, the mean number of samples of a mini-batch.
+    """A step of DP-SGD: gradients are clipped to `clip`; noise of `noise` * `clip` is added to their sum,
+    which is divided by `expected`, the mean number of samples of a mini-batch.
     """
 
     clip: float

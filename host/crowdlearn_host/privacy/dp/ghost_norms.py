@@ -1,10 +1,10 @@
 """Norms of per-sample gradients without the gradients, and the sum of the clipped ones.
 
 The gradient of a linear map for one sample is a sum over positions of outer products of what entered and what
-came back, so that its norm follows from inner products of both (Goodfellow, 2015; Li, Tramer, Liang,
-Hashimoto, 2022). Squared norms of modules add up to that of the network: slices each compute one number a
-sample, and their sum is exact. The sum of clipped gradients then is a product of what entered and errors that
-are scaled sample by sample, so that no second pass is needed (Bu, Wang, Zha, Karypis, 2022).
+came back. Its norm follows from inner products of both (Goodfellow, 2015; Li, Tramer, Liang, Hashimoto,
+2022). Squared norms of modules add up to that of the network: slices each compute one number a sample, and
+their sum is exact. The sum of clipped gradients then is a product of what entered and errors that are scaled
+sample by sample: no second pass is needed (Bu, Wang, Zha, Karypis, 2022).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ parameter that learns: weight, then bias.
 """
 
 Rule = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Clipped]]
-"""A function from a module, what entered [B, ...] and the errors of what left [B, ...] to squared norms [B]
-and to the sum of clipped gradients.
+"""A function from a module, what entered [B, ...] and the errors of what left [B, ...]. It gives squared
+norms [B] and the sum of clipped gradients.
 """
 
 

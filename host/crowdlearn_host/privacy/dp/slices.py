@@ -1,8 +1,8 @@
 """DP-SGD over slices: each piece computes one number a sample, and the clipped sum of its own weights.
 
 A piece owns the weights that leave its neurons: columns of a dense map, input channels of a convolution. It
-knows what its neurons sent out and the errors that came back, so that its part of a sample's squared norm
-follows without any other piece's weights or activations. The parts are added where the loss is; the clip
+has what its neurons sent out and the errors that came back. From these its part of a sample's squared norm
+follows, without any other piece's weights or activations. The parts are added where the loss is; the clip
 factors go back with the errors; and each piece adds noise to its own sum.
 """
 

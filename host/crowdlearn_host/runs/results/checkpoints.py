@@ -34,7 +34,7 @@ class _Due:
 
 
 class Checkpoints:
-    """Keeps the global model after every epoch, and has it evaluated, with what the epoch cost.
+    """The checkpoints of a run: the global model after every epoch, evaluated, with what the epoch cost.
 
     Called in the store's thread. The evaluation has a thread of its own, for which nothing waits: of the
     models that come while one is evaluated the newest is next, and of the others it is told that they were
@@ -135,8 +135,8 @@ class Checkpoints:
 
 
 def _ranks(folder: RunFolder) -> dict[int, float]:
-    """Return the higher the better by epoch, as a run that goes on has told it: test accuracy, or loss
-    negated.
+    """Return the rank of each epoch's model, the higher the better, as a run that goes on has logged it: test
+    accuracy, or loss negated.
     """
     told = (event for event in read_lines(folder.path / "events.jsonl") if event.get("event") == "evaluated")
     return {

@@ -33,8 +33,8 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`loss` is the mean of a sample; `accuracy` is a share of `samples`, None if there are no classes;
-    `classes` are in their order; `metrics` are all that fit, by name.
+    """An evaluation of a model. `loss` is the mean of a sample; `accuracy` is a share of `samples`, None if
+    there are no classes; `classes` are in their order; `metrics` are all that fit, by name.
     """
 
     samples: int
@@ -45,7 +45,7 @@ class Evaluation:
 
     @property
     def rank(self) -> float:
-        """Return the better the model, the higher: its accuracy, or else its loss negated."""
+        """Return a number that is higher for better models: the accuracy, or else the loss negated."""
         return -self.loss if self.accuracy is None else self.accuracy
 
 

@@ -65,7 +65,7 @@ class _Step:
 
 
 def _reported(row: Mapping[str, Any]) -> tuple[int, float]:
-    """Return of how many samples a row reports the mean loss, and that."""
+    """Return the number of samples whose mean loss a row reports, and that mean."""
     if row.get("loss") is None:
         return 0, 0.0
     return int(row.get("reported", row["rows"])), float(row["loss"])

@@ -188,7 +188,7 @@ def _f1(guesses: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 
 def _auc(scores: Scores, truth: NDArray[np.bool_]) -> float:
-    """By ranks, ties counting half."""
+    """Compute the area by ranks, ties counting half."""
     positive = int(truth.sum())
     negative = len(truth) - positive
     if not positive or not negative:

@@ -118,7 +118,7 @@ class ByAutograd:
     def _pass(
         self, each: Pass, rate: float, kept: list[list[Tensor]], sums: list[Tensor], updates: int
     ) -> float:
-        """With staleness the model lags one update behind the newest weights."""
+        """Train through one pass. With staleness the model lags one update behind the newest weights."""
         workload, training = self._workload, self._workload.config.training
         weights = self._stretched(self.vector)
         newest = [part.clone() for part in weights] if training.staleness else weights
@@ -141,7 +141,7 @@ class ByAutograd:
         return loss_sum
 
     def _joined(self, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """Gradients by parameter as those of stretches."""
+        """Join gradients by parameter into those of stretches."""
         parts = iter(gradients)
         return [torch.cat([next(parts).reshape(-1) for _ in range(count)]) for *_, count in self._stretches]
 

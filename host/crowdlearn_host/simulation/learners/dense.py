@@ -1,8 +1,8 @@
 """A chain of dense layers, forward and backward by hand: what autograd computes, in half its time or less.
 
 Products are numpy's, and what lies between two of them is one compiled loop (see kernels.py). Sums go into
-buffers that stay, the rate is divided by the batch and errors are not, and a bias before a batch norm, which
-has no gradient, rests.
+buffers that stay. The rate is divided by the batch, and errors are not. A bias before a batch norm, which has
+no gradient, rests.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ LETTERS = {nn.Flatten: "F", nn.Linear: "L", nn.BatchNorm1d: "B", nn.ReLU: "R"}
 
 @dataclass(frozen=True)
 class Fed:
-    """The samples that a dominator feeds in a pass: its samples, the `rows` of these in the order in which
-    they are fed, their labels in that order, and the mini-batches, each a part of the rows.
+    """The samples that a dominator feeds in a pass: its samples, their `rows` in the order in which they are
+    fed, their labels in that order, and the mini-batches as parts of the rows.
     """
 
     samples: SparseInputs
@@ -68,7 +68,7 @@ class Step:
 
 
 class DenseChain:
-    """Plain SGD of (Linear, perhaps BatchNorm1d, ReLU) layers and a last Linear under mean cross entropy.
+    """The plain SGD of (Linear, perhaps BatchNorm1d, ReLU) layers and a last Linear under mean cross entropy.
 
     `vector` holds all floats in the order of sharing.flat, but weights transposed, [sources, targets]:
     products of few samples are faster so, and an input's weights are one row. Those of the first layer are in
@@ -129,7 +129,7 @@ class DenseChain:
         return turned
 
     def train(self, passes: Iterable[Fed], rate: float, accumulated: Floats) -> float:
-        """SGD through all `passes`, of `vector` in place; the loss summed over samples.
+        """Descend through all `passes`, moving `vector` in place; return the loss summed over samples.
 
         Adds |gradient| to `accumulated`, a vector like `vector`, unless it is empty.
         Vectors are float32 [floats].
@@ -209,8 +209,8 @@ class DenseChain:
         return Step(np.float32(-rate / rows), np.float32(1 / rows), totals, *room)
 
     def _descend(self, x: Floats, samples: SparseInputs, rows: Indices, labels: Indices, to: Step) -> float:
-        """Return one mini-batch, these rows of `samples`, whose common columns are `x`: moves what it moves;
-        returns the loss summed over samples.
+        """Descend on one mini-batch, these rows of `samples`, whose common columns are `x`. Return the loss
+        summed over samples.
         """
         inputs, rare = [x], (rows, samples.starts, samples.columns, samples.values)
         for at, layer in enumerate(self._layers):
@@ -247,7 +247,7 @@ class DenseChain:
         return loss
 
     def _back(self, at: int, errors: Floats, to: Step) -> None:
-        """Errors of a layer's outputs become those of its sums; its vectors move."""
+        """Turn errors of a layer's outputs into those of its sums, and move its vectors."""
         vectors, totals, outputs = self._layers[at].vectors, to.totals[at].vectors, to.outputs[at]
         if self._norms[at]:
             saved = self._saved[at]

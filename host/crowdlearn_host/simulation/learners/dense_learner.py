@@ -18,7 +18,7 @@ from .workload import Pass, Workload
 
 
 class DenseLearner:
-    """Does what ByAutograd does, of the networks and settings that `of` takes."""
+    """A learner that does what ByAutograd does, of the networks and settings that `of` takes."""
 
     def __init__(self, chain: DenseChain, workload: Workload) -> None:
         self._chain, self._workload = chain, workload
@@ -29,7 +29,7 @@ class DenseLearner:
 
     @classmethod
     def of(cls, model: nn.Module, layout: Sequence[FlatEntry], workload: Workload) -> DenseLearner | None:
-        """None if the network is no such chain, or its steps are other than plain."""
+        """Return the learner; None if the network is no such chain, or its steps are other than plain."""
         training = workload.config.training
         plain = training.rule == Sgd() and not (training.staleness or training.warmup)
         whole = not training.micro_batch or workload.least_rows == 1  # only batch norm tells the difference
@@ -53,7 +53,7 @@ class DenseLearner:
         return self._chain.classify(flat, self._tested, tested)
 
     def loss(self, flat: Floats, tested: range) -> float:
-        """Not needed: there are classes. `flat` is float32 [floats]."""
+        """Raise an error: there are classes, so that no loss is needed. `flat` is float32 [floats]."""
         raise NotImplementedError
 
     def _fed(self, each: Pass) -> Fed:
@@ -68,5 +68,5 @@ class DenseLearner:
 
 
 def _flattened(inputs: Floats) -> Floats:
-    """[N, sources], no longer as a map of a file, which compiled loops do not know."""
+    """Flatten to [N, sources], no longer as a map of a file, which compiled loops do not take."""
     return np.asarray(inputs.reshape(len(inputs), -1))

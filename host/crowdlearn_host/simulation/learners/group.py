@@ -30,8 +30,8 @@ from .workload import Pass, Workload
 
 @dataclass(frozen=True)
 class GroupResult:
-    """Weights, what the optimizer keeps, and |gradient| sums after the passes, each empty if there is none;
-    and how many updates the weights have had.
+    """The weights, what the optimizer keeps, and |gradient| sums after the passes, each empty if there is
+    none; and how many updates the weights have had.
     """
 
     weights: Floats

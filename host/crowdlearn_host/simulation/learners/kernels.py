@@ -60,7 +60,7 @@ def move_rare(
     rate: np.float32,
     share: np.float32,
 ) -> None:
-    """The step of the weights of rare columns, as `move` makes it, by the errors of these rows of Samples.
+    """Step the weights of rare columns, as `move` does, by the errors of these rows of Samples.
 
     Columns that are zero in all of them stay as they are. `totals` has as many columns as `weight`, or none.
     Weights are float32 [sources, targets].
@@ -98,7 +98,7 @@ def move_rare(
 
 @compiled
 def rectify(sums: Floats, bias: Floats, outputs: Floats) -> None:
-    """ReLU of sums without their bias; `outputs` may be `sums`. Both are float32 [rows, targets]."""
+    """Apply ReLU to sums without their bias; `outputs` may be `sums`. Both are float32 [rows, targets]."""
     for i in range(len(sums)):
         for j in range(len(bias)):
             total = sums[i, j] + bias[j]
@@ -143,7 +143,7 @@ def normalise(
 
 @compiled
 def errors_of(logits: Floats, bias: Floats, labels: Indices, errors: Floats) -> float:
-    """Return the errors of cross entropy summed over samples, by the logits without their bias; returns the
+    """Compute the errors of cross entropy summed over samples, by the logits without their bias; return the
     loss.
 
     Scores are float32 [rows, classes], labels int64 [rows].
@@ -177,7 +177,7 @@ def back_normalised(
     rate: np.float32,
     share: np.float32,
 ) -> None:
-    """The errors of `normalise`'s outputs become, in place, those of its sums, and gain and shift move.
+    """Turn the errors of `normalise`'s outputs, in place, into those of its sums, and move gain and shift.
 
     `totals`, like `vectors`, takes |gradient| times `share`, unless it has no rows; that of the bias, which
     never moves, is rounding. They are float32 [rows, targets].
@@ -227,7 +227,7 @@ def back_normalised(
 
 @compiled
 def back_rectified(errors: Floats, outputs: Floats) -> None:
-    """The errors of `rectify`'s outputs become those of its sums, in place.
+    """Turn the errors of `rectify`'s outputs into those of its sums, in place.
 
     They are float32 [rows, targets].
     """
@@ -238,7 +238,7 @@ def back_rectified(errors: Floats, outputs: Floats) -> None:
 
 @compiled
 def move_bias(errors: Floats, vectors: Floats, totals: Floats, rate: np.float32, share: np.float32) -> None:
-    """The step of a bias, and its |gradient| into `totals`, unless that has no rows.
+    """Step a bias, and add its |gradient| to `totals`, unless that has no rows.
 
     Errors are float32 [rows, targets].
     """
@@ -253,7 +253,7 @@ def move_bias(errors: Floats, vectors: Floats, totals: Floats, rate: np.float32,
 
 @compiled
 def move(floats: Floats, by: Floats, totals: Floats, rate: np.float32, share: np.float32) -> None:
-    """floats += rate * by, and totals += share * |by| unless it is empty; all are vectors.
+    """Add rate * by to floats, and share * |by| to totals unless that is empty; all are vectors.
 
     Each is float32 [n].
     """

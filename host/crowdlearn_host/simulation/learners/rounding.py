@@ -133,7 +133,8 @@ class _Parts:
         return torch.where(self._masked.reshape(shape), exact, crossed)
 
     def rounded(self, values: Tensor) -> Tensor:
-        """Float16 to nearest; int8 in steps of a message's largest magnitude / 127, up or down at random.
+        """Round float16 to nearest; int8 in steps of a message's largest magnitude / 127, up or down at
+        random.
 
         Values are float32 [sources, B, targets, ...].
         """

@@ -59,7 +59,7 @@ class Columns:
         return self.count == len(self.order)
 
     def apart(self, inputs: Floats) -> SparseInputs:
-        """These samples [N, sources]."""
+        """Return these samples [N, sources]."""
         rare = np.take(inputs, self.order[self.count :], axis=1)
         rows, columns = np.nonzero(rare)
         starts = np.searchsorted(rows, np.arange(len(inputs) + 1))

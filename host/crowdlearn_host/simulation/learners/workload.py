@@ -29,9 +29,8 @@ class Pass:
 @dataclass(frozen=True)
 class Workload:
     """The data that stay the same in a run: samples, labels as the loss takes them, the positions of each
-    device's samples, the test data, what travels between a group's pieces, the samples that a mini-batch
-    has at least, and the names of the arrays that are frozen. `on_shares` are edges whose modules compute
-    on shares, by name.
+    device's samples, the test data; what travels between a group's pieces, the least samples of a mini-batch,
+    and the names of frozen arrays. `on_shares` are edges whose modules compute on shares, by name.
     """
 
     config: SimulationConfig

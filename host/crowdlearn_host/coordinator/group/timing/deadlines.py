@@ -21,7 +21,7 @@ class Verdict:
 
 
 class Watch:
-    """Asks everybody before it blames anybody."""
+    """The deadlines of a group: all devices are asked before any of them is given up."""
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
@@ -29,7 +29,7 @@ class Watch:
         self._waiting: set[int] = set()
 
     def waits(self, device: int) -> None:
-        """A device answers that it waits for others."""
+        """Note a device's answer that it waits for others."""
         self._waiting.add(device)
 
     def look(
@@ -41,8 +41,8 @@ class Watch:
         *,
         working: bool,
     ) -> Verdict:
-        """`stage` is what is being done, its kind first; `late` tells who owes something in it, given who
-        waits for others.
+        """Look at the clock. `stage` is what is being done, its kind first; `late` returns the devices that
+        owe something in it, given those that wait for others.
         """
         self._pace.tick(now, stage, working=working)
         ask, silent = self._pace.to_ask(live), self._pace.silent(live)

@@ -46,7 +46,9 @@ class Pace:
             times.pop(device, None)
 
     def tick(self, now: float, stage: tuple[object, ...], *, working: bool) -> None:
-        """`stage` is what is being done, its kind first; where it has changed, the last one is over."""
+        """Note the time. `stage` is what is being done, its kind first; if it has changed, the last one is
+        over.
+        """
         if stage != self._stage:
             if self._stage:
                 durations = self._took.setdefault(self._stage[0], deque(maxlen=REMEMBERED))
@@ -87,7 +89,7 @@ class Pace:
         return max([self._floor, *(self.deadline(kind) for kind in self._took)])
 
     def worked(self, device: int, piece: int, seconds: float) -> None:
-        """A device reports how long it computed since its last report."""
+        """Note a device's report of how long it computed since its last report."""
         if not (math.isfinite(seconds) and seconds > 0):
             return
         self._busy.setdefault((device, piece), deque(maxlen=LONG)).append(seconds)

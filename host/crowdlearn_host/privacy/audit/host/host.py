@@ -30,7 +30,7 @@ CONFIDENCE = 0.95
 class HostRow:
     """One attack: `auc` is None for canaries, which give `epsilon_bound`, a lower bound of `epsilon`.
 
-    `accuracy` is that of the round's global model on samples that nobody trained on, with the best attack.
+    `accuracy` is that of the round's global model on samples that no device trained on, with the best attack.
     """
 
     mode: str
