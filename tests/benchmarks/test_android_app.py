@@ -57,6 +57,9 @@ def test_the_manifest_says_who_may_start_it_and_what_it_is_for(made: Made) -> No
     assert '="android.permission.DUMP"' in service
     assert "foregroundServiceType(0x01010599)=0x40000000" in service
     assert "android.app.PROPERTY_SPECIAL_USE_FGS_SUBTYPE" in service
+    provider = tree[tree.index('".Monitors"') :].split("E: receiver")[0]
+    assert '="org.crowdlearn.device.energy"' in provider
+    assert 'readPermission(0x01010007)="android.permission.DUMP"' in provider
     assert "targetSdkVersion(0x01010270)=35" in tree
     assert "minSdkVersion(0x0101020c)=24" in tree
 

@@ -34,5 +34,6 @@ def test_every_row_tells_its_provenance_and_source(tmp_path: Path) -> None:
     assert {row["wire"] for row in steps} == {"", "int8", "float32"}
     compared = [row for row in rows if "deviation %" in row]
     assert len({row["program"] for row in compared}) >= 2
+    assert len({row["published source"] for row in compared}) >= 2
     assert all(row["published source"] for row in compared)
     assert "source:" in found.stdout

@@ -29,6 +29,8 @@ _NO_PARENTS = {
 LONG = {"getConsumedEnergy", "getTimestampMillis", "ENERGY_UNAVAILABLE", "optLong"}
 """Of the numbers that the app uses, those that Android declares as long."""
 DOUBLE = {"optDouble", "getDouble"}
+THROWN = {"openFile": "java.io.FileNotFoundException", "createPipe": "java.io.IOException"}
+"""Checked exceptions, which the stubs do not tell, of the methods that the app uses."""
 
 
 @dataclass
@@ -231,6 +233,7 @@ def _method(node: ast.FunctionDef, found: Found, short: str, classes: dict[str, 
     own = sorted({letter for owner, letter in variables if static or owner != short})
     static += f"<{', '.join(own)}> " if own else ""
     thrown = " throws org.json.JSONException" if found.module == "org.json" and _throws(node.name) else ""
+    thrown = f" throws {THROWN[node.name]}" if node.name in THROWN else thrown
     body = "throw new UnsupportedOperationException();"
     return f"public {static}{kind} {node.name}({given}){thrown} {{ {body} }}"
 

@@ -59,9 +59,11 @@ TELLING = (
     "declined",
     "unreachable",
     "relay_ended",
+    "throttled",
+    "cooled",
     "stopped",
 )
-"""Events that a reader looks for first: what went wrong and how it went on."""
+"""Events that a reader looks for first: what went wrong, or got hot, and how it went on."""
 MAX_ROWS = 300
 MEANS = 50
 """Points that a running mean leaves of a curve, at least: each is over the curve's length / MEANS."""
@@ -108,7 +110,7 @@ def sections(run: Run) -> Iterator[str]:
             told.append(("Energy of each device, modelled", _energy(run), ""))
         told += [("Bytes of each device", _devices(run), ""), ("Passes as dominator", _passes(run), "")]
     told += [
-        ("Recoveries and refusals", _events(troubles), ""),
+        ("Recoveries, refusals and heat", _events(troubles), ""),
         ("Environment", table(("", ""), sorted(map(_told, run.environment.items()))), ""),
         ("Configuration", f"<pre>{escape(run.config)}</pre>", ""),
     ]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 from crowdlearn_device.energy.readings import Covers, Power, Provenance, Reading, used
 from crowdlearn_device.errors import MeterError
@@ -18,6 +22,7 @@ from tests.host.energy.fake_phone import UNPLUGGED, FakePhone
 from tests.host.energy.recorded import PIXEL_6, PIXEL_6_LATER, STATS
 
 BATTERY = "dumpsys battery"
+APP = Path(__file__).parents[3] / "android_app/app/src/main/java/org/crowdlearn/device"
 UEVENT = "cat /sys/class/power_supply/battery/uevent"
 PERFETTO = f"perfetto --txt -c - -o {TRACE}"
 DISCHARGING = "STATUS=Discharging\nVOLTAGE_NOW=3985000\nCURRENT_NOW=-411000\n"
@@ -218,3 +223,29 @@ async def test_the_app_that_has_no_monitors_is_told() -> None:
     answers = {BATTERY: UNPLUGGED, f"content read --uri {MONITORS}": "[ERROR] No provider"}
     with pytest.raises(MeterError, match="install the app"):
         await PowerMonitor(FakePhone(answers), "Google").read()
+
+
+SAY = """package org.crowdlearn.device;
+
+public final class Say {
+  public static void main(String[] words) {
+    System.out.print(MonitorLine.of("S4M_VDD\\tCPUCL0", true, 46356942L, 349894L));
+    System.out.print(MonitorLine.of("CPU", false, 9L, 349894L));
+    System.out.print(MonitorLine.of("VSYS_PWR_WLAN_BT", true, Long.MAX_VALUE, 349894L));
+  }
+}
+"""
+"""A main that prints what the app's provider would, of rails of a Pixel 6 and the largest number."""
+
+
+@pytest.mark.skipif(shutil.which("javac") is None, reason="no javac: apt-get install openjdk-17-jdk-headless")
+async def test_the_lines_of_the_app_s_provider_are_read(tmp_path: Path) -> None:
+    (tmp_path / "Say.java").write_text(SAY)
+    sources = [str(APP / "MonitorLine.java"), str(tmp_path / "Say.java")]
+    subprocess.run(["javac", "-proc:none", "-d", str(tmp_path), *sources], check=True)
+    say = ["java", "-cp", str(tmp_path), "org.crowdlearn.device.Say"]
+    lines = subprocess.run(say, check=True, capture_output=True, text=True).stdout
+    answers = {BATTERY: UNPLUGGED, f"content read --uri {MONITORS}": lines}
+    meter = PowerMonitor(FakePhone(answers), "Google")
+    await meter.read()
+    assert meter.rails == pytest.approx({"S4M_VDD CPUCL0": 46.356942, "VSYS_PWR_WLAN_BT": (2**63 - 1) / 1e6})

@@ -71,13 +71,16 @@ final class Meters {
   }
 
   private JSONArray rails() throws JSONException {
-    Object service = context.getSystemService(Context.SYSTEM_HEALTH_SERVICE);
-    SystemHealthManager health = (SystemHealthManager) service;
     if (rails == null) {
-      rails = measured(health);
+      rails = new ArrayList<>();
+      for (PowerMonitor monitor : supported(health())) {
+        if (monitor.getType() == PowerMonitor.POWER_MONITOR_TYPE_MEASUREMENT) {
+          rails.add(monitor);
+        }
+      }
     }
     JSONArray told = new JSONArray();
-    PowerMonitorReadings readings = rails.isEmpty() ? null : readings(health);
+    PowerMonitorReadings readings = rails.isEmpty() ? null : readings(health(), rails);
     if (readings == null) {
       return told;
     }
@@ -94,7 +97,28 @@ final class Meters {
     return told;
   }
 
-  private static List<PowerMonitor> measured(SystemHealthManager health) {
+  /** Every monitor with a reading, as lines for adb's shell; nothing if there is none. */
+  String lines() {
+    List<PowerMonitor> all = supported(health());
+    PowerMonitorReadings readings = all.isEmpty() ? null : readings(health(), all);
+    StringBuilder told = new StringBuilder();
+    for (int i = 0; readings != null && i < all.size(); i++) {
+      PowerMonitor monitor = all.get(i);
+      long energy = readings.getConsumedEnergy(monitor);
+      if (energy != PowerMonitorReadings.ENERGY_UNAVAILABLE) {
+        boolean measured = monitor.getType() == PowerMonitor.POWER_MONITOR_TYPE_MEASUREMENT;
+        long milliseconds = readings.getTimestampMillis(monitor);
+        told.append(MonitorLine.of(monitor.getName(), measured, energy, milliseconds));
+      }
+    }
+    return told.toString();
+  }
+
+  private SystemHealthManager health() {
+    return (SystemHealthManager) context.getSystemService(Context.SYSTEM_HEALTH_SERVICE);
+  }
+
+  private static List<PowerMonitor> supported(SystemHealthManager health) {
     final BlockingQueue<List<PowerMonitor>> answers = new ArrayBlockingQueue<>(1);
     health.getSupportedPowerMonitors(
         HERE,
@@ -104,20 +128,14 @@ final class Meters {
             answers.offer(found);
           }
         });
-    List<PowerMonitor> kept = new ArrayList<>();
     List<PowerMonitor> all = await(answers);
-    for (int i = 0; all != null && i < all.size(); i++) {
-      if (all.get(i).getType() == PowerMonitor.POWER_MONITOR_TYPE_MEASUREMENT) {
-        kept.add(all.get(i));
-      }
-    }
-    return kept;
+    return all == null ? new ArrayList<PowerMonitor>() : all;
   }
 
-  private PowerMonitorReadings readings(SystemHealthManager health) {
+  private static PowerMonitorReadings readings(SystemHealthManager health, List<PowerMonitor> monitors) {
     final BlockingQueue<PowerMonitorReadings> answers = new ArrayBlockingQueue<>(1);
     health.getPowerMonitorReadings(
-        rails,
+        monitors,
         HERE,
         new OutcomeReceiver<PowerMonitorReadings, RuntimeException>() {
           @Override
