@@ -1,9 +1,10 @@
 """What a sample and a message cost in CPU time: MNIST's MLP in 5 pieces over virtual phones and adb.
 
 Each way trains the same run of its own, in turns: in micro-batches of 16 samples, and as they are cut if
-nobody says how. Told is the CPU time of the host's process, of the virtual phones with the device runtimes
-on them, and of all, from the first mini-batch to the last, by sample and by message between devices. The
-samples are noise in the form of MNIST's.
+nobody says how; with `--beside FOLDER` also in micro-batches of 16 by the code of that checkout, as of a
+commit in which 16 was the default. Told is the CPU time of the host's process, of the virtual phones with
+the device runtimes on them, and of all, from the first mini-batch to the last, by sample and by message
+between devices. The samples are noise in the form of MNIST's.
 """
 
 from __future__ import annotations
@@ -86,13 +87,18 @@ class Spent:
         return "host" if process.pid == self._host else "phones"
 
 
-def measure(folder: Path, data: Path, micro: int | None, mini_batches: int) -> dict[str, Any]:
-    """One run of so many mini-batches in all."""
+def measure(
+    folder: Path, data: Path, micro: int | None, mini_batches: int, code: Path | None = None
+) -> dict[str, Any]:
+    """One run of so many mini-batches in all, by the code of another checkout if one is named."""
     folder.mkdir()
     config = folder / "config.toml"
     config.write_text(config_of(data, micro))
     home = folder.parent / "home"
     environment = {**os.environ, "CROWDLEARN_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    if code is not None:
+        parts = ("host", "export", "device_runtime")
+        environment["PYTHONPATH"] = os.pathsep.join(str(code.resolve() / part) for part in parts)
     run, metrics = folder / "run", folder / "run" / "metrics.jsonl"
     with (folder / "log").open("w") as log:
         command = [sys.executable, "-W", "ignore", "-c", MAIN, "train", str(config), "--run", str(run)]
@@ -124,17 +130,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one turn, and fewer mini-batches")
     parser.add_argument("--json", type=Path, help="write the rows here as well")
+    parser.add_argument("--beside", type=Path, help="a checkout of other code, measured in turn")
     arguments = parser.parse_args(argv)
     turns, mini_batches = (1, 30) if arguments.quick else (3, 150)
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    ways: dict[str, tuple[int | None, Path | None]] = {way: (micro, None) for way, micro in WAYS.items()}
+    if arguments.beside is not None:
+        ways["micro-batches of 16, other code"] = 16, arguments.beside
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         give_data(folder / "data", mini_batches)
         for turn in range(turns):
-            for number, (way, micro) in enumerate(WAYS.items()):
-                found[way].append(
-                    measure(folder / f"{turn}-{number}", folder / "data", micro, PIECES * mini_batches)
-                )
+            for number, (way, (micro, code)) in enumerate(ways.items()):
+                run = folder / f"{turn}-{number}"
+                found[way].append(measure(run, folder / "data", micro, PIECES * mini_batches, code))
     rows: list[dict[str, Any]] = [
         {"way": way, **{key: statistics.median(row[key] for row in told) for key in told[0]}}
         for way, told in found.items()

@@ -49,14 +49,18 @@ class Dominator:
                 f"{of.end - of.first}; data must not change while a run lasts"
             )
 
+    @property
+    def may_feed(self) -> bool:
+        """Return True if the pass has another micro-batch and there is room for it."""
+        piece = self._piece
+        return self._next[0] in piece.under_way and piece.micros_under_way < self._in_flight
+
     def feed(self) -> bool:
-        """Enter the next micro-batch if the pass has one and there is room for it; whether one was
-        entered.
-        """
+        """Enter the next micro-batch if it may be fed; whether one was entered."""
+        if not self.may_feed:
+            return False
         piece = self._piece
         number, micro = self._next
-        if number not in piece.under_way or piece.micros_under_way >= self._in_flight:
-            return False
         batch = self._batches[number - self._pass.first]
         micros = micro_batches(len(batch), self._micro_batch, self._least)
         rows = self._order[batch.start + micros[micro].start : batch.start + micros[micro].stop]

@@ -185,8 +185,10 @@ class Piece:
             raise WireError(f"micro-batch {message.micro} of {message.micros} with {message.rows} rows")
 
     def _step(self, number: int, micros: int, rows: int) -> MiniBatch:
-        new = MiniBatch(number, micros, rows, Arrivals(self._manifest, self._routes))
-        step = self._steps.setdefault(number, new)
+        step = self._steps.get(number)
+        if step is None:
+            arrivals = Arrivals(self._manifest, self._routes)
+            step = self._steps[number] = MiniBatch(number, micros, rows, arrivals)
         if (step.micros, step.rows) != (micros, rows):
             raise WireError(
                 f"step {number} has {step.micros} micro-batches of {step.rows} rows, not {micros} of {rows}"

@@ -222,6 +222,8 @@ class ProgramStore:
 
     def __init__(self, folder: Path, load: Load = load_program) -> None:
         self._folder, self._load = folder, load
+        self._verified: set[tuple[str, str]] = set()
+        """Manifests and programs, by hash, that fit each other: nothing else can have these hashes."""
 
     def manifest(self, sha256: str) -> Manifest:
         """Return the manifest of that hash. Raises ProgramError if it is absent or its bytes are not what the
@@ -234,7 +236,9 @@ class ProgramStore:
         refused.
         """
         pte = self._read(manifest.program, ".pte")
-        verify_for(manifest, pte)
+        if (fits := (manifest.sha256, manifest.program)) not in self._verified:
+            verify_for(manifest, pte)
+            self._verified.add(fits)
         return self._load(pte, manifest.arena_bytes + manifest.workspace_bytes + len(pte))
 
     def files(self, sha256: str) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import operator
 import os
 import resource
 import socket
@@ -125,7 +126,13 @@ class _Call:
     def __init__(self, method: str, inputs: list[Array]) -> None:
         self.method, self.inputs = method, inputs
         self.specs: list[Spec] | None = None
+        self.outputs: list[Array] = []
+        """The arrays that the last run gave, of these specs."""
         self.views: list[Array] = []
+
+
+def _same(some: list[Array], others: list[Array]) -> bool:
+    return all(map(operator.is_, some, others))
 
 
 class _Calls:
@@ -179,11 +186,12 @@ class _Calls:
     def _run(self, call: _Call) -> None:
         try:
             outputs = self._executor.run(call.method, call.inputs, borrowed=True)
-            specs = [Spec.of(output) for output in outputs]
             told = SAME
-            if specs != call.specs:
-                told, call.specs = outputs_told(specs), specs
-                call.views = self._room(call, specs)
+            if call.specs is None or len(outputs) != len(call.outputs) or not _same(outputs, call.outputs):
+                specs, call.outputs = [Spec.of(output) for output in outputs], outputs
+                if specs != call.specs:
+                    told, call.specs = outputs_told(specs), specs
+                    call.views = self._room(call, specs)
         except (ProgramError, MemoryError) as error:
             call.specs = None
             self._line.send(ERROR + (str(error) or "out of memory").encode()[:1000])

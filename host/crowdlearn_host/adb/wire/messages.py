@@ -4,7 +4,7 @@ import enum
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from crowdlearn_host.errors import FleetError
 
@@ -32,8 +32,10 @@ class Command(enum.IntEnum):
     CLSE = int.from_bytes(b"CLSE", "little")
 
 
-@dataclass(frozen=True)
-class Message:
+_COMMANDS = {int(command): command for command in Command}
+
+
+class Message(NamedTuple):
     """One adb message; what the two arguments mean depends on the command."""
 
     command: Command
@@ -115,7 +117,7 @@ class Decoder:
             raise ProtocolError(
                 f"adb message with command {command:#x} and magic {magic:#x}: not an adb peer"
             )
-        if command not in Command._value2member_map_:
+        if command not in _COMMANDS:
             raise ProtocolError(f"adb message with unknown command {command:#x}")
         if length > self._max_payload:
             raise ProtocolError(f"adb payload of {length} bytes; at most {self._max_payload} were agreed")
@@ -128,4 +130,4 @@ class Decoder:
             raise ProtocolError(
                 f"adb payload of {len(payload)} bytes does not sum to {total}: damaged on the way"
             )
-        return Message(Command(command), arg0, arg1, payload)
+        return Message(_COMMANDS[command], arg0, arg1, payload)

@@ -6,44 +6,40 @@ has taken the bytes, which is all the flow control adb has.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from crowdlearn_host.adb.wire.messages import Command, Message, ProtocolError
 
 MAX_STREAMS = 1024
 
 
-@dataclass(frozen=True)
-class Incoming:
+class Incoming(NamedTuple):
     """The peer opens a stream to `service`: answer with accept or refuse."""
 
     local_id: int
     service: bytes
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(NamedTuple):
     """The peer accepted a stream that this end opened."""
 
     local_id: int
 
 
-@dataclass(frozen=True)
-class Data:
+class Data(NamedTuple):
     """Bytes arrived; call acknowledge once they are consumed."""
 
     local_id: int
     payload: bytes
 
 
-@dataclass(frozen=True)
-class Writable:
+class Writable(NamedTuple):
     """The last write was acknowledged: the next may go out."""
 
     local_id: int
 
 
-@dataclass(frozen=True)
-class Closed:
+class Closed(NamedTuple):
     """The peer closed the stream, or refused to open it (then it was never opened)."""
 
     local_id: int
@@ -53,7 +49,7 @@ class Closed:
 Event = Incoming | Opened | Data | Writable | Closed
 
 
-@dataclass
+@dataclass(slots=True)
 class _State:
     remote_id: int
     sent: bool = False
@@ -117,12 +113,12 @@ class Streams:
     def receive(self, message: Message) -> tuple[list[Event], list[Message]]:
         """Return the events that a message of the peer makes for the streams, and what to answer at once."""
         match message.command:
-            case Command.OPEN:
-                return self._receive_open(message)
-            case Command.OKAY:
-                return self._receive_okay(message)
             case Command.WRTE:
                 return self._receive_write(message)
+            case Command.OKAY:
+                return self._receive_okay(message)
+            case Command.OPEN:
+                return self._receive_open(message)
             case Command.CLSE:
                 return self._receive_close(message)
         raise ProtocolError(f"adb message {message.command.name} on an established connection")

@@ -6,7 +6,8 @@ import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from crowdlearn_host.adb.carriers.mux import Mux, Pump, Service, Stream
+from crowdlearn_host.adb.carriers.joined import joined
+from crowdlearn_host.adb.carriers.mux import Mux, Service, Stream
 from crowdlearn_host.adb.wire.messages import HEADER_BYTES, VERSION, Message
 from crowdlearn_host.adb.wire.shell_protocol import Channel, ShellDecoder, encode
 from crowdlearn_host.emulator.daemon.file_service import FileService
@@ -229,4 +230,4 @@ async def _forward(stream: Stream, family: socket.AddressFamily, address: tuple[
         return
     if family == socket.AF_INET:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    await Pump(stream, sock).pump()
+    await joined(stream, sock)

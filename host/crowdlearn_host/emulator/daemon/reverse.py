@@ -4,7 +4,8 @@ import asyncio
 import re
 import socket
 
-from crowdlearn_host.adb.carriers.mux import Mux, Pump, Stream
+from crowdlearn_host.adb.carriers.joined import joined
+from crowdlearn_host.adb.carriers.mux import Mux, Stream
 from crowdlearn_host.errors import FleetError
 
 _RULE = re.compile(r"forward:(?P<norebind>norebind:)?tcp:(?P<port>\d{1,5});(?P<target>[a-z]+:[\w.:/@-]+)")
@@ -82,7 +83,7 @@ class Reverse:
         except FleetError:
             sock.close()
             return
-        await Pump(stream, sock).pump()
+        await joined(stream, sock)
 
 
 def _counted(text: str) -> bytes:
