@@ -46,6 +46,7 @@ class LightDevice:
         self._line: MessageStream | None = None
         self._number = -1
         self._relay = 0
+        self._again = 0.0
         self._step = self._answers = self._came = 0
         self._complete = self._patched = False
         self.sent = 0
@@ -70,7 +71,8 @@ class LightDevice:
             self._say(hello=hello)
             await self._line.ended()
             if not (self._relay or self.finished.is_set()):
-                await asyncio.sleep(RETRY_SECONDS)
+                await asyncio.sleep(self._again or RETRY_SECONDS)
+                self._again = 0.0
 
     def _say(self, **body: object) -> None:
         assert self._line is not None
@@ -93,6 +95,8 @@ class LightDevice:
         body = getattr(frame, kind)
         if kind == "welcome" and body.relay:
             self._relay = int(body.relay.rpartition(":")[2])
+        elif kind == "welcome" and body.again_seconds:
+            self._again = body.again_seconds
         elif kind == "welcome":
             self._number = body.device
         elif kind == "assign":

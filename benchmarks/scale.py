@@ -1,11 +1,13 @@
 """What a host costs with 100, 1000 and 10,000 devices: CPU of a message, memory, idle load, relay processes,
-and a killed host or relay.
+a killed host or relay, and twice the load that fits.
 
 The host is one process, with the real server, coordinator and run folder; devices (crowd_device.py) speak
 the real protocol over loopback and compute nothing. Groups have 5 devices. One group trains alone first;
 then all do at once. A killed host is started again on the same folder while the devices stay: no mini-batch
 may be missing or trained twice after its boundary was committed. Relay processes carry what the CPU of the
-busiest process allows: two cores that devices share cannot show it as messages a second.
+busiest process allows: two cores that devices share cannot show it as messages a second. A host takes on
+no new groups while its loop is late (hub/pressure.py): twice as many groups come as it can bear, and some
+wait until others have ended.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import socket
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from multiprocessing import get_context
@@ -36,6 +39,7 @@ from crowdlearn.hosting import (
     Settings,
     SharedModel,
     SilentDevice,
+    exposed,
     relaying,
 )
 from crowdlearn_device.program.manifest import ArraySpec
@@ -52,6 +56,10 @@ SIZE = 5
 BATCH = 1
 WARM = 500
 """Messages of a group before anything is measured."""
+SLICE, BEARABLE, LATER = 0.05, 0.02, 6.0
+"""Of a host with more than it can bear, in seconds: how often its loop is held up, by how much it may be late
+before it takes on no more, and how long the second half of its devices stays away.
+"""
 WEIGHTS = ArraySpec("w", 0, (), trained=True)
 
 
@@ -74,13 +82,13 @@ def settings_of(devices: int, size: int) -> Settings:
     )
 
 
-def run_host(folder: str, port: int, groups: int, size: int, relays: int, ready: Pipe) -> None:
+def run_host(folder: str, port: int, groups: int, size: int, relays: int, fits: int, ready: Pipe) -> None:
     """Process body: serve a run until it is over."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    asyncio.run(_host(Path(folder), port, groups, size, relays, ready))
+    asyncio.run(_host(Path(folder), port, groups, size, relays, fits, ready))
 
 
-async def _host(path: Path, port: int, groups: int, size: int, relays: int, ready: Pipe) -> None:
+async def _host(path: Path, port: int, groups: int, size: int, relays: int, fits: int, ready: Pipe) -> None:
     settings = settings_of(SIZE, size)
     with RunFolder(path, create=not (path / "run.db").exists()) as folder:
         states = [folder.load_group(number) for number in range(groups)]
@@ -113,25 +121,43 @@ async def _host(path: Path, port: int, groups: int, size: int, relays: int, read
                     backlog=4096,
                 )
             )
-            ready.send(("listening", pids))
+            metrics = await stack.enter_async_context(exposed(server, "127.0.0.1:0"))
+            ready.send(("listening", pids, metrics))
             ticking = asyncio.create_task(server.ticking())
+            burden = asyncio.create_task(_burden(server, fits))
             await server.over.wait()
             await server.close()
             await ticking
+            burden.cancel()
         told: list[tuple[int, str]] = [(group.boundary, group.phase) for group in made]
         ready.send(told if server.error is None else repr(server.error))
 
 
-def run_devices(port: int, count: int, size: int, samples: int, load: Load, orders: Pipe) -> None:
+async def _burden(server: Server, fits: int) -> None:
+    """Hold the loop up as a computer would be that is busy all the time with `fits` groups; 0: not at all."""
+    server.pressure.most_late = BEARABLE if fits else server.pressure.most_late
+    while fits:
+        working = sum(group.phase == "running" for group in server.groups)
+        time.sleep(2 * SLICE * working / fits)
+        await asyncio.sleep(SLICE)
+
+
+def run_devices(
+    port: int, count: int, size: int, samples: int, load: Load, comes_later: float, orders: Pipe
+) -> None:
     """Process body: the devices of all groups; tells, when asked, how many messages they have sent."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    asyncio.run(_devices(port, count, size, samples, load, orders))
+    asyncio.run(_devices(port, count, size, samples, load, comes_later, orders))
 
 
-async def _devices(port: int, count: int, size: int, samples: int, load: Load, orders: Pipe) -> None:
+async def _devices(
+    port: int, count: int, size: int, samples: int, load: Load, comes_later: float, orders: Pipe
+) -> None:
     devices = [LightDevice(f"device-{number:05d}", samples, load) for number in range(count)]
     serving = []
     for number, device in enumerate(devices):
+        if comes_later and number == count // 2:
+            await asyncio.sleep(comes_later)
         serving.append(asyncio.create_task(device.serve(port, number // SIZE * size + number % SIZE)))
         if number % 50 == 49:
             await asyncio.sleep(0.02)
@@ -154,25 +180,35 @@ class Crowd:
     """A host and its devices, each in a process of its own."""
 
     def __init__(
-        self, folder: Path, groups: int, samples: int, load: Load, size: int = SIZE, relays: int = 0
+        self,
+        folder: Path,
+        groups: int,
+        samples: int,
+        load: Load,
+        size: int = SIZE,
+        relays: int = 0,
+        fits: int = 0,
+        comes_later: float = 0.0,
     ) -> None:
         self._context = get_context("spawn")
         self._folder, self._groups, self._size, self._relays = folder, groups, size, relays
+        self._fits = fits
         with socket.socket() as tried:
             tried.bind(("127.0.0.1", 0))
             self.port = int(tried.getsockname()[1])
         self.start_host()
         self._orders, theirs = self._context.Pipe()
-        arguments = (self.port, groups * SIZE, size, samples, load, theirs)
+        arguments = (self.port, groups * SIZE, size, samples, load, comes_later, theirs)
         self._devices = self._context.Process(target=run_devices, args=arguments, daemon=True)
         self._devices.start()
 
     def start_host(self) -> None:
         self._ready, theirs = self._context.Pipe()
-        arguments = (str(self._folder), self.port, self._groups, self._size, self._relays, theirs)
+        size, relays, fits = self._size, self._relays, self._fits
+        arguments = (str(self._folder), self.port, self._groups, size, relays, fits, theirs)
         self.host = self._context.Process(target=run_host, args=arguments, daemon=True)
         self.host.start()
-        told, self.relays = self._ready.recv()
+        told, self.relays, self._metrics = self._ready.recv()
         assert told == "listening"
 
     def kill_host(self) -> None:
@@ -183,6 +219,13 @@ class Crowd:
     def kill_relay(self) -> None:
         """Kill the relay process of some groups; the host starts another."""
         os.kill(self.relays.pop(), signal.SIGKILL)
+
+    def metrics(self) -> dict[str, float]:
+        """Values that the host tells Prometheus, by name and labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        told = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name.removeprefix("crowdlearn_"): float(value) for name, _, value in told}
 
     def sent(self) -> tuple[int, int]:
         """Messages that devices have sent to each other, and devices that are connected."""
@@ -235,9 +278,52 @@ def cost(folder: Path, groups: int, seconds: float, load: Load, relays: int = 0)
         "host_us_per_message": 1e6 * sum(spent) / messages,
         "busiest_us_per_message": 1e6 * max(spent) / messages,
         "host_resident_megabytes": sum(map(resident, processes)) / 1e6,
+        **_lateness(crowd),
     }
     crowd.stop()
     return row
+
+
+def _lateness(crowd: Crowd) -> dict[str, float]:
+    """The host's loop: how late it was lately, and at most because of its own work, in milliseconds."""
+    told = crowd.metrics()
+    return {
+        "late_milliseconds": 1000 * told["loop_late_seconds"],
+        "longest_own_pause_milliseconds": 1000 * told["loop_longest_own_seconds"],
+    }
+
+
+def overloaded(folder: Path, groups: int, samples: int) -> dict[str, Any]:
+    """Twice as many groups come to a host as it can bear, which is emulated by holding its loop up; half of
+    them come when the others have trained for a while.
+    """
+    load = Load(4, 200)
+    crowd = Crowd(folder, 2 * groups, samples, load, fits=groups, comes_later=LATER)
+    put_off = here = 0.0
+    while crowd.sent()[0] >= 0:
+        with suppress(OSError):  # the host has ended
+            told = crowd.metrics()
+            put_off, here = told["put_off_total"], max(here, told["devices_connected"])
+        time.sleep(0.2)
+    trained, stands = crowd.end()
+    wanted = samples * SIZE // BATCH
+    return {
+        "offered_groups": 2 * groups,
+        "most_devices_at_once": here,
+        "put_off": put_off,
+        "mini_batches": wanted * 2 * groups,
+        "lost": _lost(trained, 2 * groups, wanted),
+        "groups_that_ended": sum(stand == (wanted, "done") for stand in stands),
+    }
+
+
+def _lost(trained: Sequence[dict[int, int]], groups: int, wanted: int) -> int:
+    """Mini-batches that no device of their group has trained."""
+    lost = 0
+    for group in range(groups):
+        done = set().union(*(trained[group * SIZE + k] for k in range(SIZE)))
+        lost += len(set(range(1, wanted + 1)) - done)
+    return lost
 
 
 def idle(folder: Path, groups: int, seconds: float) -> dict[str, Any]:
@@ -274,16 +360,12 @@ def killed(folder: Path, groups: int, samples: int, kills: int, relays: int = 0)
             crowd.start_host()
     trained, stands = crowd.end()
     wanted = samples * SIZE // BATCH
-    lost = 0
-    for group in range(groups):
-        done = set().union(*(trained[group * SIZE + k] for k in range(SIZE)))
-        lost += len(set(range(1, wanted + 1)) - done)
     return {
         "killed_devices": groups * SIZE,
         "killed": "relay" if relays else "host",
         "kills": kills,
         "mini_batches": wanted * groups,
-        "lost": lost,
+        "lost": _lost(trained, groups, wanted),
         "groups_that_ended": sum(stand == (wanted, "done") for stand in stands),
     }
 
@@ -313,6 +395,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows[-1]["carried_by_two_over_one"] = (
             rows[-2]["busiest_us_per_message"] / rows[-1]["busiest_us_per_message"]
         )
+        rows.append(overloaded(Path(folder) / "overloaded", crowds[1], 100))
+        print(rows[-1], file=sys.stderr, flush=True)
         many = crowds[-1]
         rows.append(idle(Path(folder) / "idle", many, seconds))
         for groups in crowds[1:]:

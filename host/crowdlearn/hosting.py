@@ -11,7 +11,8 @@
 
 A `Group` is a state machine without sockets or clock; a `Server` connects it to devices, and relays between
 them what it cannot read. `listening` accepts devices that dial in by TLS, with what `Enrolment` gave them;
-`relaying` starts processes that relay for those, and `server.relays` is where they go.
+`relaying` starts processes that relay for those, and `server.relays` is where they go. `exposed` answers
+Prometheus.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from crowdlearn_host.coordinator.group.group import Group
     from crowdlearn_host.coordinator.group.settings import Settings
     from crowdlearn_host.coordinator.hub.arrival import Dialled
+    from crowdlearn_host.coordinator.hub.exposition import exposed
     from crowdlearn_host.coordinator.hub.server import Server
     from crowdlearn_host.coordinator.storage.run_folder import RunFolder
     from crowdlearn_host.coordinator.storage.shared_model import SharedModel
@@ -49,6 +51,7 @@ __all__ = [
     "Settings",
     "SharedModel",
     "SilentDevice",
+    "exposed",
     "groups_of",
     "listening",
     "new_run",

@@ -66,12 +66,16 @@ class Conditions:
         return replace(self.policy, lowest_percent=lowest).refusal(facts_of(self.phone), dialled=self.dialled)
 
     def state(self) -> DeviceState:
-        """Return heat and charge as Android reports them; full and charged if it reports none."""
+        """Return heat, charge, network and use as Android reports them; full, charged, free and unused if it
+        reports none.
+        """
         facts, unknown = facts_of(self.phone), DeviceState()
         return DeviceState(
             unknown.thermal if facts.thermal is None else facts.thermal,
             unknown.percent if facts.percent is None else facts.percent,
             unknown.charging if facts.charging is None else facts.charging,
+            facts.unmetered is False,
+            facts.idle is False,
         )
 
 

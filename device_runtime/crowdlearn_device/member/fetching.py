@@ -11,6 +11,7 @@ from pathlib import Path
 
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import DeviceError, ProgramError, WireError
+from crowdlearn_device.platform.battery import DeviceState
 from crowdlearn_device.program.executor import Load, ProgramStore, load_program
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.security.envelope import Identity
@@ -37,13 +38,14 @@ class FetchingMember(Member):
         token: str,
         load: Load = load_program,
         binding: bytes = b"",
+        state: DeviceState | None = None,
     ) -> None:
         self._folder = home / "programs"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._store = ProgramStore(self._folder, load)
         self._waiting: pb.Frame | None = None
         self._file: _File | None = None
-        super().__init__(name, home, identity, samples, load_data, self._store, token, None, binding)
+        super().__init__(name, home, identity, samples, load_data, self._store, token, None, binding, state)
 
     def _receive(self, frame: pb.Frame) -> None:
         kind = frame.WhichOneof("body")

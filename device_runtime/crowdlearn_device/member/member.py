@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -54,6 +55,9 @@ FAULTS: tuple[tuple[type[DeviceError], pb.FaultKind], ...] = (
     (DeviceError, pb.FAULT_DEVICE),
 )
 
+LONGEST_PAUSE = 86400.0
+"""Seconds for which a host may send a device away."""
+
 
 class Member:
     """One device in one run. `load_data` reads the device's samples when it first is dominator."""
@@ -69,9 +73,10 @@ class Member:
         token: str = "",
         tap: Tap | None = None,
         binding: bytes = b"",
+        state: DeviceState | None = None,
     ) -> None:
-        """Start without a group. `binding` is what this side sees of its connection to the host
-        (proof.py).
+        """Start without a group. `binding` is what this side sees of its connection to the host (proof.py);
+        `state` is sent in Hello.
         """
         self.outbox: list[pb.Frame] = []
         self.finished: str | None = None
@@ -90,6 +95,8 @@ class Member:
         self.device = -1
         self.relay = ""
         """The address to which the host redirects this device: HOST:PORT, HOST empty for the same."""
+        self.again = 0.0
+        """Seconds after which the host wants this device to come again, if there was no place for it."""
         self._binding = binding
         self._hello: pb.Hello | None = pb.Hello(
             version=VERSION,
@@ -98,6 +105,7 @@ class Member:
             samples=samples,
             token=token,
             nonce=new_nonce(),
+            state=None if state is None else pb.DeviceState(**asdict(state)),
         )
         self._send(pb.Frame(hello=self._hello))
 
@@ -110,6 +118,11 @@ class Member:
             self._receive(frame)
         except Exception as error:
             self._fault(_typed(error))
+
+    @property
+    def has_work(self) -> bool:
+        """Return True if `work` would do something now."""
+        return self._generation is not None and self._generation.has_work
 
     def work(self) -> bool:
         """Do one piece of computation; False if there is none to do. Whatever goes wrong becomes a Fault
@@ -143,8 +156,7 @@ class Member:
             self.finished = frame.finish.reason
             self._end_generation()
         elif kind == "ping":
-            waiting = self._generation is None or not self._generation.has_work
-            self._send(pb.Frame(pong=pb.Pong(nonce=frame.ping.nonce, waiting=waiting)))
+            self._send(pb.Frame(pong=pb.Pong(nonce=frame.ping.nonce, waiting=not self.has_work)))
         elif self.device < 0:
             raise WireError(f"{kind} before welcome")
         elif kind == "assign":
@@ -170,6 +182,11 @@ class Member:
             raise WireError("welcome came twice on one connection")
         if welcome.relay:
             self.relay = welcome.relay
+            return
+        if welcome.again_seconds:
+            if not 0 < welcome.again_seconds <= LONGEST_PAUSE:
+                raise WireError(f"the server wants this device again in {welcome.again_seconds} s")
+            self.again = welcome.again_seconds
             return
         run = welcome.run
         if (

@@ -115,8 +115,8 @@ class PiecePass:
 
     @property
     def ready(self) -> bool:
-        """Return True if a stage can run now."""
-        return self._piece.ready
+        """Return True if a stage can run now, or a micro-batch be fed."""
+        return self._piece.ready or (self._dominator is not None and self._dominator.may_feed)
 
     def state(self) -> PieceState:
         """Return the piece at a drained boundary."""

@@ -18,12 +18,15 @@ LOWEST_PERCENT = 15
 @dataclass(frozen=True)
 class DeviceState:
     """The state that a device reports of itself: Android's thermal status (0: not throttled), charge in
-    percent, and whether it is charged. A device without a battery is full.
+    percent, and whether it is charged; whether its network may cost money, and its owner uses it. A device
+    without a battery is full.
     """
 
     thermal: int = 0
     percent: int = 100
     charging: bool = True
+    metered: bool = False
+    in_use: bool = False
 
 
 class Condition(Protocol):

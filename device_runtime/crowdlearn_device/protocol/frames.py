@@ -14,7 +14,7 @@ from crowdlearn_device.errors import WireError
 
 from . import wire_pb2 as pb
 
-VERSION = 11
+VERSION = 12
 """Both sides of a connection must speak the same."""
 MAX_FRAME = 64 << 20
 """Bytes of the largest frame."""
@@ -30,6 +30,7 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
     pb.INT8: np.dtype("i1"),
 }
 _FLOAT_MAX = float(np.finfo(np.float32).max)
+_FLOAT_TINY = float(np.finfo(np.float32).tiny)
 _LARGEST = {
     pb.FLOAT32: _FLOAT_MAX,
     pb.FLOAT16: float(np.finfo(np.float16).max),
@@ -136,7 +137,7 @@ def encode_tensor(
 
     Raises WireError if a value is not finite in that dtype. Values are float32 [...].
     """
-    largest = np.max(np.abs(values), initial=0.0)
+    largest = np.abs(values).max(initial=0.0)
     if not largest <= _LARGEST.get(dtype, inf):  # nor is NaN
         raise WireError(
             f"the largest value is {largest}, which {pb.DType.Name(dtype).lower()} cannot hold: training has "
@@ -144,11 +145,12 @@ def encode_tensor(
         )
     if dtype == pb.INT8:
         step = np.float32(largest) / np.float32(127)
-        scale = float(step) if step >= np.finfo(np.float32).tiny else 1.0  # smaller than that is zero
+        scale = float(step) if step >= _FLOAT_TINY else 1.0  # smaller than that is zero
         scaled = np.asarray(np.asarray(values, np.float32) / np.float32(scale))
         scaled += rng.random(scaled.shape, np.float32) if rng is not None else np.float32(0.5)
         np.floor(scaled, out=scaled)
-        data = np.clip(scaled, -127, 127, out=scaled).astype(np.int8)
+        np.minimum(scaled, 127, out=scaled)
+        data = np.maximum(scaled, -127, out=scaled).astype(np.int8)
         return pb.Tensor(dtype=dtype, shape=values.shape, data=data.tobytes(), scale=scale)
     data = np.ascontiguousarray(values, _DTYPES[dtype])
     return pb.Tensor(dtype=dtype, shape=values.shape, data=data.tobytes())

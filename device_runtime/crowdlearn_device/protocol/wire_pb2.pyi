@@ -135,20 +135,22 @@ class Frame(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., key_offer: _Optional[_Union[KeyOffer, _Mapping]] = ..., keys: _Optional[_Union[Keys, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., envelope: _Optional[_Union[Envelope, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., shared: _Optional[_Union[Shared, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., global_state: _Optional[_Union[GlobalState, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., heirs: _Optional[_Union[Heirs, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., patch: _Optional[_Union[Patch, _Mapping]] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., device_state: _Optional[_Union[DeviceState, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("version", "device", "identity", "samples", "token", "nonce")
+    __slots__ = ("version", "device", "identity", "samples", "token", "nonce", "state")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     SAMPLES_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     version: int
     device: str
     identity: bytes
     samples: int
     token: str
     nonce: bytes
-    def __init__(self, version: _Optional[int] = ..., device: _Optional[str] = ..., identity: _Optional[bytes] = ..., samples: _Optional[int] = ..., token: _Optional[str] = ..., nonce: _Optional[bytes] = ...) -> None: ...
+    state: DeviceState
+    def __init__(self, version: _Optional[int] = ..., device: _Optional[str] = ..., identity: _Optional[bytes] = ..., samples: _Optional[int] = ..., token: _Optional[str] = ..., nonce: _Optional[bytes] = ..., state: _Optional[_Union[DeviceState, _Mapping]] = ...) -> None: ...
 
 class Challenge(_message.Message):
     __slots__ = ("nonce", "ephemeral")
@@ -165,18 +167,20 @@ class Proof(_message.Message):
     def __init__(self, mac: _Optional[bytes] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("version", "run", "device", "id", "relay")
+    __slots__ = ("version", "run", "device", "id", "relay", "again_seconds")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     RELAY_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_SECONDS_FIELD_NUMBER: _ClassVar[int]
     version: int
     run: str
     device: int
     id: bytes
     relay: str
-    def __init__(self, version: _Optional[int] = ..., run: _Optional[str] = ..., device: _Optional[int] = ..., id: _Optional[bytes] = ..., relay: _Optional[str] = ...) -> None: ...
+    again_seconds: float
+    def __init__(self, version: _Optional[int] = ..., run: _Optional[str] = ..., device: _Optional[int] = ..., id: _Optional[bytes] = ..., relay: _Optional[str] = ..., again_seconds: _Optional[float] = ...) -> None: ...
 
 class Range(_message.Message):
     __slots__ = ("start", "stop")
@@ -574,14 +578,18 @@ class Leave(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class DeviceState(_message.Message):
-    __slots__ = ("thermal", "percent", "charging")
+    __slots__ = ("thermal", "percent", "charging", "metered", "in_use")
     THERMAL_FIELD_NUMBER: _ClassVar[int]
     PERCENT_FIELD_NUMBER: _ClassVar[int]
     CHARGING_FIELD_NUMBER: _ClassVar[int]
+    METERED_FIELD_NUMBER: _ClassVar[int]
+    IN_USE_FIELD_NUMBER: _ClassVar[int]
     thermal: int
     percent: int
     charging: bool
-    def __init__(self, thermal: _Optional[int] = ..., percent: _Optional[int] = ..., charging: bool = ...) -> None: ...
+    metered: bool
+    in_use: bool
+    def __init__(self, thermal: _Optional[int] = ..., percent: _Optional[int] = ..., charging: bool = ..., metered: bool = ..., in_use: bool = ...) -> None: ...
 
 class Committed(_message.Message):
     __slots__ = ("generation", "boundary")

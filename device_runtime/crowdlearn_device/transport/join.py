@@ -93,8 +93,9 @@ async def join_host(
                 _check_certificate(connection, pin)
                 log.info("connected to %s", urlsplit(target).netloc)
                 prune_programs(home)
+                state = None if battery is None else await asyncio.to_thread(battery.state)
                 member = FetchingMember(
-                    name, home, identity, samples, load, token, load_with, bound_to_pin(pin)
+                    name, home, identity, samples, load, token, load_with, bound_to_pin(pin), state
                 )
                 began = time.monotonic()
                 ended = await run_member(connection, member, leaving, battery, watch=watch)
@@ -106,6 +107,11 @@ async def join_host(
                         return
             if member.relay and target == url:  # a relay sends nobody on
                 relay = _relay(url, member.relay)
+                continue
+            if member.again:
+                log.info("no place at %s now, again in %.0f s", address.netloc, member.again)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(leaving.wait(), max(member.again, FIRST_RETRY))
                 continue
             if ended.close_code == REFUSED:
                 raise JoinError(f"{address.netloc} refuses this device: {ended.close_reason}")

@@ -73,7 +73,8 @@ async def run_member(
         if watch is not None:
             watch.received(frame, len(data))
         member.receive(frame)
-        arrived.set()
+        if member.outbox or member.has_work or not frame.HasField("envelope"):
+            arrived.set()  # of several sums that a stage takes, the last one lets it run
 
     stream = taken_over(connection, take)
     ending = asyncio.create_task(stream.ended())
@@ -102,7 +103,7 @@ async def run_member(
                 member.leave(why or "stopped on the device")
                 if why and watch is not None:
                     watch.resting(why)
-            busy = member.work()
+            member.work()
             outbox, member.outbox = member.outbox, []
             while outbox:
                 frame = outbox.pop(0)
@@ -116,7 +117,7 @@ async def run_member(
                 del frame
                 if not stream.has_room:
                     await stream.room()
-            if busy or member.outbox:
+            if member.outbox or member.has_work:
                 await asyncio.sleep(0)  # let in what arrives
             else:
                 await arrived.wait()

@@ -27,6 +27,8 @@ COMMANDS = {
     "demo": "runs.demo:demo",
     "init": "runs.init:init",
     "train": "runs.train:train",
+    "serve": "runs.serve:serve",
+    "submit": "runs.submit:submit",
     "evaluate": "runs.evaluate:evaluate",
     "report": "runs.report:report",
     "watch": "runs.watch:watch",
@@ -130,7 +132,7 @@ FAILED, INTERRUPTED = 1, 130
 """Exit codes; 2 is that of a wrong command line (docs/commands.md)."""
 
 
-PRIVATE = frozenset({"train", "simulate", "demo", "enrol"})
+PRIVATE = frozenset({"train", "serve", "submit", "simulate", "demo", "enrol"})
 """Commands whose files are their user's alone: runs and tokens."""
 
 

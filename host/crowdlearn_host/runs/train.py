@@ -87,6 +87,7 @@ async def train(
         checkpoint_each=prepared.config.checkpoints.evaluate == "group",
         programs={Path(n).stem: c for program in prepared.exported for n, c in program.files().items()},
         seats=seats,
+        seat_order=() if seats else in_turn([group.settings.devices for group in groups]),
     )
     server.traffic.restore(folder.load_traffic())
     checkpoints = Checkpoints(prepared, folder, server, losses)
@@ -146,6 +147,19 @@ async def train(
             stopped = interrupt is not None and interrupt.asked
             raise (Interrupted if stopped else TrainingError)(group.reason)
     return await checkpoints.finish()
+
+
+def in_turn(sizes: Sequence[int]) -> list[int]:
+    """Return the numbers of devices in groups of these sizes, the first of each group in front: if fewer
+    come, no group lacks more than one more than another.
+    """
+    begins = [sum(sizes[:group]) for group in range(len(sizes))]
+    return [
+        begin + place
+        for place in range(max(sizes, default=0))
+        for begin, size in zip(begins, sizes, strict=True)
+        if place < size
+    ]
 
 
 def _cannot_go_on(group: Group) -> bool:

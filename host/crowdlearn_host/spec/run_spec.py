@@ -16,6 +16,7 @@ from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.models.names import ModelName
 from crowdlearn_host.planner.problem.rotations import Rotation
 
+from .crowd import CrowdSection
 from .loss import CROSS_ENTROPY, LossSpec
 from .optimizer import OptimizedSection
 from .privacy import RunPrivacySection
@@ -225,6 +226,7 @@ class RunSpec(Section):
     metrics: MetricsSection = MetricsSection()  # type: ignore[call-arg]
     fleet: FleetSection = FleetSection()  # type: ignore[call-arg]
     privacy: RunPrivacySection = RunPrivacySection()
+    crowd: CrowdSection = CrowdSection()  # type: ignore[call-arg]
 
     @property
     def secret_order(self) -> bool:

@@ -12,7 +12,7 @@ from crowdlearn_host.errors import FleetError
 
 from .test_strange_frames import envelope, hosted, next_envelope
 
-LINE = re.compile(r'crowdlearn_[a-z_]+(\{[a-z_]+="[a-z]+"(,[a-z_]+="[a-z]+")*\})? \d+')
+LINE = re.compile(r'crowdlearn_[a-z_]+(\{[a-z_]+="[a-z]+"(,[a-z_]+="[a-z]+")*\})? \d+(\.\d+)?')
 
 
 def names(body: str) -> list[str]:

@@ -133,7 +133,7 @@ async def test_a_device_that_was_silent_is_told_and_comes_again(tmp_path, monkey
 
     monkeypatch.setattr("crowdlearn_device.transport.join.FetchingMember", a_member)
     monkeypatch.setattr("crowdlearn_device.transport.join.FIRST_RETRY", 0.01)
-    monkeypatch.setattr("crowdlearn_host.coordinator.hub.server.HELLO_SECONDS", 1.0)
+    monkeypatch.setattr("crowdlearn_host.coordinator.hub.introduction.HELLO_SECONDS", 1.0)
     token, (_, pin) = Enrolment(tmp_path).enrol("phone-1"), certificate(tmp_path)
     data = give_data(tmp_path / "data", load_split("digits", "test"))
     async with a_host(tmp_path) as port:

@@ -46,6 +46,13 @@ def _train() -> Shape:
     return _object("Trained", {**told, "models": list[str]})
 
 
+def _submit() -> Shape:
+    from crowdlearn_host.service.jobs import Job
+
+    told = {name: kind for name, kind in _parts(Job).items() if name not in ("description", "tries")}
+    return list[_object("Submitted", told)]  # type: ignore[misc]
+
+
 def _evaluate() -> Shape:
     from crowdlearn_host.runs.results.evaluation import Evaluation
 
@@ -154,6 +161,7 @@ DOCUMENTS: dict[str, Callable[[], Shape]] = {
     "init": lambda: _object("Begun", {"file": str}),
     "train": _train,
     "train --check": lambda: _object("Checked", {"run": str, "devices": int, "trains": bool}),
+    "submit": _submit,
     "evaluate": _evaluate,
     "report": _report,
     "plan": _plan,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION
@@ -65,18 +65,26 @@ def check_same(known: Device, hello: pb.Hello, samples: int) -> None:
 
 
 class Seats:
-    """The numbers of a run's devices: `planned` by name, where the plan names them."""
+    """The numbers of a run's devices: `planned` by name, where the plan names them; others are dealt out in
+    `order`, and behind it from 0 on.
+    """
 
-    def __init__(self, planned: Mapping[str, int], known: Iterable[Device]) -> None:
+    def __init__(
+        self, planned: Mapping[str, int], known: Iterable[Device], order: Sequence[int] = ()
+    ) -> None:
         self._planned = planned
         self._named = {number: name for name, number in planned.items()}
         self._numbers = {device.name: device.number for device in known}
         self._taken = set(self._numbers.values())
-        self._free = itertools.count()
+        self._free: Iterator[int] = itertools.chain(order, itertools.count())
+        self._returned: list[int] = []
 
     def forget(self, name: str) -> None:
         """Let others have the number of a device that was refused."""
-        self._numbers.pop(name, None)
+        number = self._numbers.pop(name, None)
+        if number is not None:
+            self._taken.discard(number)
+            self._returned.append(number)
 
     def number(self, name: str, wanted: int | None) -> tuple[int, str]:
         """Return the number of a device: what it has, what stands in the plan, what is `wanted` for it, or
@@ -86,6 +94,8 @@ class Seats:
             return self._numbers[name], ""
         number = self._planned.get(name, wanted)
         if number is None or number in self._taken:
+            returned, self._returned = self._returned, []
+            self._free = itertools.chain(returned, self._free)
             number = next(n for n in self._free if n not in self._taken)
         self._taken.add(number)
         self._numbers[name] = number

@@ -35,39 +35,51 @@ def exposition(server: Server, joules: Samples = no_energy) -> str:
 
 def _energy(joules: list[tuple[dict[str, str], float]]) -> Iterator[str]:
     if joules:
-        told = [(f"{{{_labels(labels)}}}", value) for labels, value in joules]
-        yield from _metric("joules_total", "counter", "energy that devices spent beyond idling", told)
+        told = [(labels(of), value) for of, value in joules]
+        yield from metric("joules_total", "counter", "energy that devices spent beyond idling", told)
 
 
-def _labels(labels: dict[str, str]) -> str:
-    return ",".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items())
+def labels(of: dict[str, str]) -> str:
+    """Return labels as they stand behind a metric's name."""
+    told = ",".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in of.items())
+    return f"{{{told}}}"
 
 
 def _lines(server: Server) -> Iterator[str]:
     connected = server.connected
-    yield from _metric("devices_connected", "gauge", "devices that are connected", [("", len(connected))])
+    yield from metric("devices_connected", "gauge", "devices that are connected", [("", len(connected))])
     phases = Counter(group.phase for group in server.groups)
     of_phases = [(f'{{phase="{phase}"}}', count) for phase, count in sorted(phases.items())]
-    yield from _metric("groups", "gauge", "groups by what they do", of_phases)
-    yield from _metric(
+    yield from metric("groups", "gauge", "groups by what they do", of_phases)
+    yield from metric(
         "epoch",
         "gauge",
         "the least epoch of a group",
         [("", min((group.schedule.epoch for group in server.groups), default=0))],
     )
     samples = [("", server.throughput.samples)]
-    yield from _metric("samples_total", "counter", "samples trained since this process started", samples)
+    yield from metric("samples_total", "counter", "samples trained since this process started", samples)
     sent = [
         (f'{{direction="{way}",purpose="{purpose}"}}', count)
         for way in ("up", "down")
         for purpose, count in server.traffic.by_purpose(way).items()
     ]
-    yield from _metric("bytes_total", "counter", "bytes on the wire, from devices (up) and to them", sent)
+    yield from metric("bytes_total", "counter", "bytes on the wire, from devices (up) and to them", sent)
+    pressure = server.pressure
+    for name, seconds, what in (
+        ("loop_late", pressure.late, "by how much the host's loop is late"),
+        ("loop_longest", pressure.longest, "the most by which it was late"),
+        ("loop_longest_own", pressure.longest_own, "the most of it in which its thread computed"),
+    ):
+        yield from metric(f"{name}_seconds", "gauge", what, [("", round(seconds, 4))])
+    put_off = [("", pressure.put_off)]
+    yield from metric("put_off_total", "counter", "devices sent away for that, to come again", put_off)
     queued = [("", sum(attached.stream.queued for attached in connected))]
-    yield from _metric("queued_bytes", "gauge", "bytes that wait to be sent to devices", queued)
+    yield from metric("queued_bytes", "gauge", "bytes that wait to be sent to devices", queued)
 
 
-def _metric(name: str, kind: str, what: str, samples: Sequence[tuple[str, float]]) -> Iterator[str]:
+def metric(name: str, kind: str, what: str, samples: Sequence[tuple[str, float]]) -> Iterator[str]:
+    """Yield the lines of a metric: what it is, and its samples, each with its labels."""
     yield f"# HELP crowdlearn_{name} {what}"
     yield f"# TYPE crowdlearn_{name} {kind}"
     for labels, value in samples:

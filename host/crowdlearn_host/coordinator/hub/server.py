@@ -7,17 +7,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import random
 import time
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from crowdlearn_device.errors import EnvelopeError, WireError
+from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, Address, address_of, decode_frame
-from crowdlearn_device.security.proof import Question
 from crowdlearn_device.transport.message_stream import LargeMessage
+from crowdlearn_device.transport.serve import TRY_LATER
 from websockets.asyncio.connection import Connection
 
 from crowdlearn_host.coordinator.group.group import Group
@@ -25,19 +26,20 @@ from crowdlearn_host.coordinator.group.restore_points import Device
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from crowdlearn_host.coordinator.storage.store import Store
-from crowdlearn_host.errors import FleetError, SilentDevice
+from crowdlearn_host.errors import FleetError
 
 from .admission import Seats, check_same, hello_of, samples_of
 from .arrival import Arrival, Dialled, Relays
 from .connection import Attached
+from .introduction import check_proof, heard
 from .large_messages import LargeMessages
 from .ledger import CONTROL
 from .performer import OnCheckpoint, Performer
+from .pressure import AGAIN_SECONDS, Pressure
 from .repeated import Repeated
 from .throughput import Throughput
 from .traffic_ledger import TrafficLedger, purpose_of
 
-HELLO_SECONDS = 60.0
 MOVED = 1012
 """The WebSocket's close code for a device that is to connect elsewhere (RFC 6455's registry: service
 restart).
@@ -74,6 +76,8 @@ class Server:
     """Files by their hash, for devices that lack them."""
     seats: Mapping[str, int] = field(default_factory=dict)
     """The number in the plan of each device that it names."""
+    seat_order: Sequence[int] = ()
+    """Numbers in the order in which devices that the plan does not name get them."""
     traffic: TrafficLedger = field(default_factory=TrafficLedger)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     relays: Relays | None = None
@@ -84,9 +88,10 @@ class Server:
     def __post_init__(self) -> None:
         self._attached: dict[int, Attached] = {}
         known = [device for group in self.groups for device in group.devices.values()]
-        self._seats = Seats(self.seats, known)
+        self._seats = Seats(self.seats, known, self.seat_order)
         self._id = self.folder.id
         self.throughput = Throughput(self.traffic)
+        self.pressure = Pressure()
         self._repeated = Repeated()
         self.large = LargeMessages()
         self._streams: set[asyncio.Task[None]] = set()
@@ -146,7 +151,7 @@ class Server:
         SilentDevice where there are none.
         """
         arrival = Dialled(arrival) if isinstance(arrival, Connection) else arrival
-        first = await _heard(arrival, "hello")
+        first = await heard(arrival, "hello")
         if named is not None and first.hello.device != named:
             raise FleetError(
                 f"the device runtime on {named} names itself {first.hello.device[:50]!r}; start it again"
@@ -155,7 +160,13 @@ class Server:
             raise FleetError(f"{first.hello.device[:50]!r} with this token is not enrolled; enrol it")
         control = first.ByteSize()
         if binding is not None:
-            control += await self._check_proof(arrival, hello_of(first), binding)
+            control += await check_proof(arrival, hello_of(first), binding)
+        if not dialled and self.pressure.heavy and self._puts_off(hello_of(first).device, number):
+            again = random.uniform(*AGAIN_SECONDS)
+            welcome = pb.Welcome(version=VERSION, again_seconds=again)
+            await arrival.send(pb.Frame(welcome=welcome).SerializeToString())
+            await arrival.close(TRY_LATER, "")
+            return True
         attached = self._welcome(first, arrival, dialled, number)
         if isinstance(attached, str):
             welcome = pb.Welcome(version=VERSION, run=self.run, id=self._id, relay=attached)
@@ -177,22 +188,16 @@ class Server:
                 self._perform(self._index(number))
         return number not in self._group(number).attendance.unfit
 
-    async def _check_proof(self, arrival: Arrival, hello: pb.Hello, binding: bytes) -> int:
-        """Return the bytes of a device's proof that its identity is its own. Raises FleetError if it gives
-        none.
-        """
-        question = Question(hello, binding)
-        await arrival.send(pb.Frame(challenge=question.challenge).SerializeToString())
-        frame = await _heard(arrival, "proof")
-        try:
-            proven = frame.HasField("proof") and question.is_answered(frame.proof)
-        except EnvelopeError:
-            proven = False
-        if not proven:
-            raise FleetError(
-                f"{hello.device[:50]!r} does not prove that its identity is its own; is it copied?"
-            )
-        return frame.ByteSize()
+    def _puts_off(self, name: str, wanted: int | None) -> bool:
+        """Return whether a device is sent away until there is less to do: its group has not begun."""
+        number, _ = self._seats.number(name, wanted)
+        group = self._group(number)
+        if group.generation:
+            return False
+        if number not in group.devices:
+            self._seats.forget(name)
+        self.pressure.put_off += 1
+        return True
 
     def _welcome(
         self,
@@ -398,6 +403,13 @@ class Server:
         """Pass the time to the groups, until the run is over."""
         if self.synchronous:
             await self._performer.release()
+        watching = asyncio.create_task(self.pressure.watching())
+        try:
+            await self._tick()
+        finally:
+            watching.cancel()
+
+    async def _tick(self) -> None:
         seconds = min(max(TICK_SECONDS, len(self.groups) / 200), LAST_TICK_SECONDS)
         while not self.over.is_set():
             for index in self._performer.held_back:
@@ -424,21 +436,3 @@ class Server:
         await self._performer.settled()
         await self.store.close()
         await asyncio.gather(*(attached.stream.close() for attached in list(self._attached.values())))
-
-
-async def _heard(arrival: Arrival, what: str) -> pb.Frame:
-    """Return the next frame of a device that is not admitted yet. Raises FleetError if it is none, and
-    SilentDevice if nothing comes.
-    """
-    try:
-        return decode_frame(_binary(await asyncio.wait_for(arrival.recv(), HELLO_SECONDS)))
-    except WireError as error:
-        raise FleetError(f"a device did not send {what}: {error}") from error
-    except TimeoutError as error:
-        raise SilentDevice(f"no {what} within {HELLO_SECONDS:.0f} s; is the network slow?") from error
-
-
-def _binary(data: bytes | str) -> bytes:
-    if isinstance(data, str):
-        raise WireError("text where a binary frame was due")
-    return data

@@ -1,0 +1,92 @@
+"""`crowdlearn serve`: runs from a queue, for devices that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import logging.handlers
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from crowdlearn_host.cli.console.terminal import printable, terminal
+from crowdlearn_host.common.home import default_home
+from crowdlearn_host.errors import ConfigError
+
+LOG_BYTES, LOGS = 1 << 20, 5
+"""The longest log of a service, and how many older ones stay."""
+
+
+def serve(
+    folder: Annotated[Path, typer.Argument(help="Folder of the service: its queue, runs and logs.")],
+    listen: Annotated[str, typer.Option(help="Where devices arrive, HOST:PORT.")] = "0.0.0.0:8765",
+    at_once: Annotated[int, typer.Option(min=1, max=256, help="Runs side by side.")] = 2,
+    most_waiting: Annotated[
+        int, typer.Option(min=1, help="Devices that may wait connected; others come again later.")
+    ] = 10_000,
+    status: Annotated[
+        int,
+        typer.Option(min=0, max=65535, help="Port of the page and of /metrics on this computer [0: any]."),
+    ] = 0,
+) -> None:
+    """Train runs of a queue on devices that dial this host, for weeks. Add runs with crowdlearn submit.
+
+    Killed or restarted, it goes on where it was.
+    """
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(
+            f"--listen {listen!r} is not HOST:PORT; 0.0.0.0:8765 listens on all of this computer"
+        )
+    asyncio.run(_serve(folder, listen, at_once, most_waiting, status, terminal()))
+
+
+async def _serve(
+    folder: Path, listen: str, at_once: int, most_waiting: int, port: int, console: Console
+) -> None:
+    from crowdlearn_host.service.service import Service
+    from crowdlearn_host.service.status import shown
+
+    service = Service(folder, default_home(), at_once=at_once, most_waiting=most_waiting)
+    handlers = _logged(folder, console)
+    over = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, over.set)
+    try:
+        async with service.open(listen) as bound, shown(service, port) as address:
+            console.print(f"devices arrive at {listen.rpartition(':')[0]}:{bound}", soft_wrap=True)
+            console.print(f"page and metrics: {address}", soft_wrap=True)
+            console.print(f"add runs: crowdlearn submit CONFIG --to {folder}", soft_wrap=True)
+            await over.wait()
+            console.print("runs stop where they can go on")
+    finally:
+        for handler in handlers:
+            logging.getLogger("crowdlearn.service").removeHandler(handler)
+            handler.close()
+
+
+class _Shown(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._console.print(printable(record.getMessage()), soft_wrap=True, highlight=False)
+
+
+def _logged(folder: Path, console: Console) -> list[logging.Handler]:
+    """Have what the service tells in its log, which stays short, and on the terminal; the handlers."""
+    log = logging.getLogger("crowdlearn.service")
+    log.setLevel(logging.INFO)
+    kept = logging.handlers.RotatingFileHandler(
+        folder / "service.log", maxBytes=LOG_BYTES, backupCount=LOGS, encoding="utf-8"
+    )
+    kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handlers: list[logging.Handler] = [kept, _Shown(console)]
+    for handler in handlers:
+        log.addHandler(handler)
+    return handlers

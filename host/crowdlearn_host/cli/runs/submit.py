@@ -1,0 +1,53 @@
+"""`crowdlearn submit`: give a run to a service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import crowdlearn
+import typer
+from rich.table import Table
+
+from crowdlearn_host.cli.console.document import Json, document
+from crowdlearn_host.cli.console.options import Set
+from crowdlearn_host.cli.console.terminal import printable, terminal
+from crowdlearn_host.errors import ConfigError
+
+
+def submit(
+    config: Annotated[
+        Path | None, typer.Argument(help="The run's configuration (TOML).", show_default=False)
+    ] = None,
+    to: Annotated[Path, typer.Option(help="Folder of the service.", show_default=False)] = ...,  # type: ignore[assignment]
+    priority: Annotated[int, typer.Option(help="Runs of a higher one begin first.")] = 0,
+    overrides: Set = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the runs of the service.")] = False,
+    cancel: Annotated[
+        int | None, typer.Option(help="End the run of this number.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Give a run to a service (crowdlearn serve), list its runs, or cancel one; it need not be up."""
+    from crowdlearn_host.service.description import check_served
+    from crowdlearn_host.service.jobs import Jobs
+
+    asked = (config is not None) + listed + (cancel is not None)
+    if asked != 1:
+        raise ConfigError("give one of: a configuration to submit, --list, or --cancel NUMBER")
+    spec = None
+    if config is not None:
+        spec = crowdlearn.RunSpec.load(config, overrides or ())
+        check_served(spec)
+    jobs = Jobs(to)
+    if spec is not None:
+        told = [jobs.submit(spec.name, spec.to_toml(), priority)]
+    else:
+        told = jobs.all() if cancel is None else [jobs.cancel(cancel)]
+    with document(as_json) as tell:
+        tell([job.to_json() for job in told])
+    if not as_json:
+        table = Table("number", "run", "priority", "state", "")
+        for job in told:
+            table.add_row(str(job.id), job.name, str(job.priority), job.state, printable(job.told))
+        terminal().print(table)

@@ -1,0 +1,1 @@
+"""A host that serves for weeks: runs from a queue, for devices that come and go."""

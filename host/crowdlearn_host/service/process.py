@@ -1,0 +1,124 @@
+"""The process of a run under way, as the service sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .jobs import Job
+from .worker import FAILED, STOPPED
+
+LINE_BYTES = 1 << 20
+LAST_WORDS = 20
+"""Lines of a process's standard error that are kept, for the reason if it dies."""
+STOP_SECONDS = 30.0
+"""How long a run that is asked to stop has to write what it holds."""
+
+OnTold = Callable[[Job, str, dict[str, Any]], None]
+
+
+class RunProcess:
+    """The process of `job`. `port` is where its devices connect, 0 until it listens; `result` is what it told
+    at its end, `reason` why it failed. Samples and mini-batches are those of this process.
+    """
+
+    def __init__(self, job: Job, description: Path, run: Path, on_told: OnTold) -> None:
+        self.job = job
+        self.port = 0
+        self.epoch = self.samples = self.mini_batches = 0
+        self.accuracy: float | None = None
+        self.result: dict[str, Any] | None = None
+        self.reason = ""
+        self._description, self._run, self._on_told = description, run, on_told
+        self._process: asyncio.subprocess.Process | None = None
+        self._last: deque[str] = deque(maxlen=LAST_WORDS)
+
+    @property
+    def pid(self) -> int:
+        """Return the number of its process; 0 if it does not run."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else 0
+
+    async def run(self) -> int:
+        """Have it run to its end; return its exit code, negative for a signal. It is stopped if this is
+        cancelled.
+        """
+        words = [str(self._description), str(self._run), str(os.getpid())]
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "crowdlearn_host.service.worker",
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=LINE_BYTES,
+        )
+        try:
+            await asyncio.gather(self._hear(), self._overhear())
+            return await self._process.wait()
+        finally:
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+                await self._process.wait()
+
+    async def stop(self) -> None:
+        """Ask it to stop where it can go on later, and wait; it is killed if it does not."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def _hear(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            try:
+                told = json.loads(line)
+                name = str(told.pop("event"))
+            except (ValueError, AttributeError, KeyError):
+                continue
+            self._take(name, told)
+
+    def _take(self, name: str, told: dict[str, Any]) -> None:
+        match name:
+            case "listening":
+                self.port = int(told["port"])
+            case "progress":
+                self.epoch, self.samples = int(told["epoch"]), int(told["samples"])
+                self.mini_batches = int(told["mini_batches"])
+            case "evaluated":
+                self.accuracy = told.get("test_accuracy")
+            case "ended":
+                self.result = told
+            case "failed":
+                self.reason = str(told["reason"])
+        self._on_told(self.job, name, told)
+
+    async def _overhear(self) -> None:
+        assert self._process is not None
+        assert self._process.stderr is not None
+        async for line in self._process.stderr:
+            self._last.append(line.decode(errors="replace").rstrip())
+
+    def why(self, code: int) -> str:
+        """Return why it ended with this exit code, if it did not end well."""
+        if code == FAILED and self.reason:
+            return self.reason
+        if code == STOPPED:
+            return "stopped"
+        told = f"; it said: {self._last[-1]}" if self._last else ""
+        return f"its process ended with {'signal' if code < 0 else 'exit code'} {abs(code)}{told}"

@@ -1,0 +1,161 @@
+"""The port of a service: enrolled devices arrive, wait, and are sent to a run or home for now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from crowdlearn_device.platform.battery import DeviceState
+from crowdlearn_device.platform.heat import STATUSES
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import VERSION, decode_frame
+from crowdlearn_device.security.proof import bound_to_pin
+from crowdlearn_device.transport.join import REFUSED
+from crowdlearn_device.transport.serve import TRY_LATER
+from websockets.asyncio.server import ServerConnection
+
+from crowdlearn_host.coordinator.hub.admission import hello_of
+from crowdlearn_host.coordinator.hub.arrival import Arrival, Dialled, Line
+from crowdlearn_host.coordinator.hub.introduction import check_proof, heard
+from crowdlearn_host.coordinator.hub.server import MOVED
+from crowdlearn_host.devices.joining.accepting import accepting
+from crowdlearn_host.devices.joining.certificate import certificate
+from crowdlearn_host.devices.joining.enrolment import Enrolment
+from crowdlearn_host.devices.joining.listener import REASON_BYTES
+from crowdlearn_host.devices.joining.lobby import Strangers
+from crowdlearn_host.errors import FleetError, SilentDevice
+
+from .pace import Pace
+
+MOST_WAITING = 10_000
+"""Devices that may wait connected; the others are told when to come again."""
+FULL = 100
+"""Percent."""
+
+
+class Visitor:
+    """A device that waits, connected, for a run."""
+
+    def __init__(self, hello: pb.Hello, arrival: Arrival) -> None:
+        self.name, self.samples, self.token = hello.device, hello.samples, hello.token
+        self.state = _state(hello)
+        self.since = time.monotonic()
+        self._line: Line = arrival.take_over(0, 0, self._take, lambda large: None)
+        self.leaves = False
+        """True once it was told where to go."""
+
+    def _take(self, data: bytes) -> None:
+        """Let a device go that asks for it; it has nothing else to say yet. Raises WireError if what it sends
+        is no frame.
+        """
+        if decode_frame(data).HasField("leave") and not self.leaves:
+            self.leaves = True
+            self._line.put(pb.Frame(finish=pb.Finish(reason="left as it asked")).SerializeToString())
+
+    async def go_to(self, port: int) -> None:
+        """Send it to a run at another port of this host."""
+        await self._answer(pb.Welcome(version=VERSION, relay=f":{port}"), MOVED)
+
+    async def come_again(self, seconds: float) -> None:
+        """Send it home for so many seconds."""
+        await self._answer(pb.Welcome(version=VERSION, again_seconds=seconds), TRY_LATER)
+
+    async def _answer(self, welcome: pb.Welcome, code: int) -> None:
+        self.leaves = True
+        self._line.put(pb.Frame(welcome=welcome).SerializeToString())
+        await self._line.close(code, "")
+
+    def hang_up(self) -> None:
+        """End the connection without a word."""
+        self.leaves = True
+        self._line.abort()
+
+    async def gone(self) -> None:
+        """Wait until its connection has ended."""
+        await self._line.ended()
+
+
+class Reception:
+    """Devices that wait, by name. `on_change` is called when one has come or gone."""
+
+    def __init__(
+        self, home: Path, pace: Pace, on_change: Callable[[], None], most: int = MOST_WAITING
+    ) -> None:
+        self.waiting: dict[str, Visitor] = {}
+        self.refused = 0
+        self._enrolment = Enrolment(home)
+        self._home, self._pace, self._on_change, self._most = home, pace, on_change, most
+
+    @asynccontextmanager
+    async def open(self, address: str) -> AsyncIterator[int]:
+        """Let devices arrive at `address` (HOST:PORT) while the context lasts; gives the port. Raises
+        FleetError if nobody can listen there.
+        """
+        strangers, binding = Strangers(), bound_to_pin(certificate(self._home)[1])
+
+        async def handle(connection: ServerConnection) -> None:
+            arrival = Dialled(connection)
+            try:
+                hello = await self._introduced(arrival, binding)
+            except FleetError as error:
+                self.refused += 1
+                reason = str(error).encode()[:REASON_BYTES].decode(errors="ignore")
+                await arrival.close(TRY_LATER if isinstance(error, SilentDevice) else REFUSED, reason)
+                return
+            strangers.admit(connection.remote_address)
+            await self._receive(Visitor(hello, arrival))
+
+        async with accepting(handle, address, self._home, strangers) as port:
+            yield port
+            for visitor in list(self.waiting.values()):
+                visitor.hang_up()
+
+    async def _introduced(self, arrival: Arrival, binding: bytes) -> pb.Hello:
+        """Return the hello of a device that is enrolled, and is who it says. Raises FleetError if it is
+        not.
+        """
+        hello = hello_of(await heard(arrival, "hello"))
+        if not self._enrolment.admits(hello.device, hello.token):
+            raise FleetError(f"{hello.device[:50]!r} with this token is not enrolled; enrol it")
+        await check_proof(arrival, hello, binding)
+        return hello
+
+    async def _receive(self, visitor: Visitor) -> None:
+        """Have a device wait until its connection ends."""
+        if before := self.waiting.pop(visitor.name, None):
+            before.hang_up()
+        if len(self.waiting) >= self._most:
+            await visitor.come_again(self._pace.again())
+            return
+        self.waiting[visitor.name] = visitor
+        self._on_change()
+        try:
+            await visitor.gone()
+        finally:
+            visitor.hang_up()
+            if self.waiting.get(visitor.name) is visitor:
+                del self.waiting[visitor.name]
+                self._on_change()
+
+    def here(self, name: str) -> Visitor | None:
+        """Return a device that waits and was not told to go yet."""
+        visitor = self.waiting.get(name)
+        return None if visitor is None or visitor.leaves else visitor
+
+    def check_enrolled(self) -> None:
+        """Hang up on devices that are enrolled no more. Raises FleetError if nobody knows who is."""
+        for visitor in list(self.waiting.values()):
+            if not self._enrolment.admits(visitor.name, visitor.token):
+                visitor.hang_up()
+
+
+def _state(hello: pb.Hello) -> DeviceState:
+    """Return the state that a device tells in Hello; that of one without a battery if it tells none, or one
+    that cannot be.
+    """
+    told = hello.state
+    if not hello.HasField("state") or told.thermal >= len(STATUSES) or told.percent > FULL:
+        return DeviceState()
+    return DeviceState(told.thermal, told.percent, told.charging, told.metered, told.in_use)

@@ -1,0 +1,1 @@
+"""Which of the devices that are there a run gets."""

@@ -1,0 +1,156 @@
+"""The service's page and its metrics, for this computer alone."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from html import escape
+from typing import Any
+
+from crowdlearn_host.coordinator.hub.exposition import REQUEST_BYTES, REQUEST_SECONDS, TEXT, labels, metric
+from crowdlearn_host.errors import FleetError
+from crowdlearn_host.report.server import HEADERS, LOOPBACK, NAMES
+
+from .jobs import Job
+from .service import Service
+
+SHOWN = 100
+"""Runs that the page shows of those that have ended."""
+STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:64em;margin:2em auto;padding:0 1em}"
+    "table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.3em .8em .3em 0;"
+    "border-bottom:1px solid #8884}td.n{font-variant-numeric:tabular-nums}"
+    "@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}}"
+)
+REFRESH_SECONDS = 5
+
+
+def status(service: Service) -> dict[str, Any]:
+    """Return what the service does now, as /status.json tells it."""
+    going = service.jobs.all("running", "waiting")
+    ended = sorted(service.jobs.all("done", "failed", "cancelled"), key=lambda job: -(job.ended or 0))
+    return {
+        "devices_waiting": len(service.reception.waiting),
+        "devices_training": _training(service),
+        "turned_away": service.pace.turned_away,
+        "refused": service.reception.refused,
+        "runs": [_told(service, job) for job in (*going, *ended[:SHOWN])],
+    }
+
+
+def _training(service: Service) -> int:
+    return sum(sum(service.jobs.members(number).values()) for number in service.running)
+
+
+def _told(service: Service, job: Job) -> dict[str, Any]:
+    told = {
+        **job.to_json(),
+        "folder": str(service.run_folder(job)),
+        "devices": len(service.jobs.members(job.id)),
+    }
+    if (process := service.running.get(job.id)) is not None:
+        told |= {"epoch": process.epoch, "mini_batches": process.mini_batches, "accuracy": process.accuracy}
+    return told
+
+
+def metrics(service: Service) -> str:
+    """Return every metric of the service, one sample a line (Prometheus' text format 0.0.4)."""
+    return "".join(f"{line}\n" for line in _lines(service))
+
+
+def _lines(service: Service) -> Iterator[str]:
+    counts = service.jobs.counts()
+    states = ("waiting", "running", "done", "failed", "cancelled")
+    of_states = [(labels({"state": state}), counts.get(state, 0)) for state in states]
+    yield from metric("runs", "gauge", "runs by what became of them", of_states)
+    waiting, away = len(service.reception.waiting), service.pace.turned_away
+    yield from metric("devices_waiting", "gauge", "devices that wait for a run", [("", waiting)])
+    yield from metric("devices_training", "gauge", "devices given to runs", [("", _training(service))])
+    yield from metric("turned_away_total", "counter", "devices sent home for a while", [("", away)])
+    yield from metric("refused_total", "counter", "arrivals refused", [("", service.reception.refused)])
+    for name, what in (
+        ("epoch", "the epoch of a run"),
+        ("mini_batches", "mini-batches since its process began"),
+    ):
+        of_runs = [
+            (labels({"run": process.job.label}), getattr(process, name))
+            for process in service.running.values()
+        ]
+        yield from metric(f"run_{name}", "gauge", what, of_runs)
+
+
+def page(told: dict[str, Any]) -> str:
+    """Return the page, HTML, of what `status` told."""
+    rows = "".join(_row(run) for run in told["runs"])
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" '
+        f'content="{REFRESH_SECONDS}"><title>crowdlearn</title><style>{STYLE}</style><h1>crowdlearn</h1>'
+        f"<p>{told['devices_waiting']} devices wait, {told['devices_training']} belong to runs; "
+        f"{told['turned_away']} were sent home for a while, {told['refused']} refused.</p>"
+        "<table><tr><th>run</th><th>priority</th><th>state</th><th>devices</th><th>since</th><th></th></tr>"
+        f"{rows}</table></html>"
+    )
+
+
+def _row(run: dict[str, Any]) -> str:
+    said = run["told"]
+    if "epoch" in run:
+        accuracy = "" if run["accuracy"] is None else f", test accuracy {run['accuracy']:.4f}"
+        said = f"epoch {run['epoch']}, {run['mini_batches']} mini-batches{accuracy}"
+    since = run["ended"] or run["began"] or run["submitted"]
+    when = datetime.datetime.fromtimestamp(since, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    cells = (f"{run['name']}-{run['id']}", run["priority"], run["state"], run["devices"], when, said)
+    return "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
+
+
+@asynccontextmanager
+async def shown(service: Service, port: int = 0) -> AsyncIterator[str]:
+    """Serve /, /status.json and /metrics on loopback while the context lasts; gives the address. Raises
+    FleetError if the port is taken.
+    """
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(REQUEST_SECONDS):
+                request = await reader.readuntil(b"\r\n\r\n")
+        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
+            writer.close()
+            return
+        code, kind, body = _answer(service, request)
+        head = "".join(f"{name}: {value}\r\n" for name, value in {**HEADERS, "Content-Type": kind}.items())
+        content = body.encode()
+        writer.write(
+            f"HTTP/1.1 {code}\r\n{head}Content-Length: {len(content)}\r\nConnection: close\r\n\r\n".encode()
+        )
+        writer.write(content)
+        writer.close()
+
+    try:
+        listening = await asyncio.start_server(answer, LOOPBACK, port, limit=REQUEST_BYTES)
+    except (OSError, OverflowError) as error:
+        raise FleetError(f"cannot serve on {LOOPBACK}:{port}: {error}; name another --status") from error
+    async with listening:
+        yield f"http://{LOOPBACK}:{listening.sockets[0].getsockname()[1]}/"
+
+
+def _answer(service: Service, request: bytes) -> tuple[str, str, str]:
+    """Return status line, content type and content for a request's head."""
+    lines = request.decode("latin-1").split("\r\n")
+    method, path, *_ = [*lines[0].split(" "), "", ""]
+    hosts = [line.partition(":")[2].strip() for line in lines[1:] if line.lower().startswith("host:")]
+    name = hosts[0].rpartition(":")[0] or hosts[0] if hosts else ""
+    if name not in NAMES:  # a site whose DNS leads here
+        return "403 Forbidden", TEXT, "this page is for this computer alone\n"
+    if method != "GET":
+        return "405 Method Not Allowed", TEXT, "ask by GET\n"
+    match path.partition("?")[0]:
+        case "/":
+            return "200 OK", "text/html; charset=utf-8", page(status(service))
+        case "/status.json":
+            return "200 OK", "application/json", json.dumps(status(service))
+        case "/metrics":
+            return "200 OK", TEXT, metrics(service)
+    return "404 Not Found", TEXT, "there are /, /status.json and /metrics\n"

@@ -1,0 +1,200 @@
+"""A service trains runs of its queue on devices that dial it, and goes on where it was when it is killed."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from urllib.error import HTTPError
+
+import numpy as np
+import pytest
+from crowdlearn_device.transport.join import join_host
+from crowdlearn_host.devices.joining.certificate import certificate
+from crowdlearn_host.devices.joining.enrolment import Enrolment
+from crowdlearn_host.errors import ConfigError, FleetError
+from crowdlearn_host.runs.data import load_split
+from crowdlearn_host.service.description import check_served, named
+from crowdlearn_host.service.jobs import Jobs
+from crowdlearn_host.service.service import Service
+from crowdlearn_host.service.status import shown
+from crowdlearn_host.service.worker import planned_for
+from crowdlearn_host.spec.run_spec import RunSpec
+
+SERVE = "from crowdlearn_host.cli import main; main()"
+RUN = {
+    "name": "crowd",
+    "model": "mlp:64-16-10",
+    "data": "digits",
+    "device_data": "there",
+    "group": {"pieces": 2},
+    "training": {"epochs": 3, "batch": 8, "kernels": "by_size", "snapshot_every": 20},
+    "crowd": {"wait": 0},
+}
+
+
+def description(**changed) -> RunSpec:
+    return RunSpec.parse({**RUN, **changed}, "the test")
+
+
+def give_data(folder: Path, first: int, count: int = 200) -> Path:
+    digits = load_split("digits", "train")
+    folder.mkdir()
+    part = slice(first, first + count)
+    np.savez(folder / "train.npz", inputs=digits.inputs[part], labels=digits.labels[part])
+    return folder
+
+
+class Served:
+    """`crowdlearn serve` in a process of its own."""
+
+    def __init__(self, folder: Path, home: Path, port: int) -> None:
+        words = ["serve", str(folder), "--listen", f"127.0.0.1:{port}"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, *words],
+            env={**os.environ, "CROWDLEARN_HOME": str(home), "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.port, self.page = 0, ""
+        for line in self.process.stdout:
+            if "devices arrive" in line:
+                self.port = int(line.rpartition(":")[2])
+            if "page and metrics" in line:
+                self.page = line.partition(": ")[2].strip()
+            if "add runs" in line:
+                return
+
+    def status(self):
+        with urllib.request.urlopen(self.page + "status.json", timeout=30) as answer:
+            return json.load(answer)
+
+    def end(self, number: int) -> int:
+        self.process.send_signal(number)
+        self.process.stdout.close()
+        return self.process.wait(60)
+
+
+async def test_a_run_is_trained_by_devices_that_dial_in_also_if_the_service_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr("crowdlearn_device.transport.join.LAST_RETRY", 1.0)
+    folder, home = tmp_path / "service", tmp_path / "home"
+    home.mkdir()
+    spec, jobs = description(), Jobs(folder)
+    check_served(spec)
+    job = jobs.submit(spec.name, spec.to_toml())
+    served = await asyncio.to_thread(Served, folder, home, 0)
+    port, stopping = served.port, asyncio.Event()
+    enrolment, (_, pin) = Enrolment(home), certificate(home)
+    devices = [
+        asyncio.create_task(
+            join_host(
+                tmp_path / name,
+                give_data(tmp_path / f"{name}-data", 200 * k),
+                name,
+                f"wss://127.0.0.1:{port}",
+                enrolment.enrol(name),
+                pin,
+                stopping,
+            )
+        )
+        for k, name in enumerate(("phone-1", "phone-2", "phone-3"))
+    ]
+    try:
+        async with asyncio.timeout(240):
+            while not (run := (await asyncio.to_thread(served.status))["runs"][0]).get("mini_batches"):
+                assert run["state"] in ("waiting", "running"), run
+                await asyncio.sleep(0.2)
+            assert len(jobs.members(job.id)) == 3  # two pieces, and a spare
+            served.end(signal.SIGKILL)
+            assert jobs.job(job.id).state == "running"
+            served = await asyncio.to_thread(Served, folder, home, port)
+            while jobs.job(job.id).state == "running":
+                await asyncio.sleep(0.2)
+            ended = jobs.job(job.id)
+            assert (ended.state, ended.told[:13]) == ("done", "test accuracy"), ended.told
+            while (await asyncio.to_thread(served.status))["devices_waiting"] < 3:  # for what comes next
+                await asyncio.sleep(0.2)
+        told = [json.loads(line) for line in (folder / "runs" / job.label / "metrics.jsonl").open()]
+        assert {line["epoch"] for line in told if "epoch" in line} == {0, 1, 2}
+        with urllib.request.urlopen(served.page + "metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        assert 'crowdlearn_runs{state="done"} 1' in lines
+        assert "crowdlearn_devices_waiting 3" in lines
+    finally:
+        stopping.set()
+        served.end(signal.SIGTERM)
+        await asyncio.wait(devices, timeout=30)
+    assert served.process.returncode == 0
+
+
+async def test_the_page_shows_runs_and_is_for_this_computer_alone(tmp_path):
+    service = Service(tmp_path, tmp_path)
+    service.jobs.submit("<script>", "")
+    async with shown(service) as page:
+
+        def ask(path: str, **headers: str) -> str:
+            request = urllib.request.Request(page + path, headers=headers)
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.read().decode()
+
+        shown_page = await asyncio.to_thread(ask, "")
+        assert "&lt;script&gt;-1" in shown_page
+        assert "<script>" not in shown_page
+        assert 'crowdlearn_runs{state="waiting"} 1' in await asyncio.to_thread(ask, "metrics")
+        for path, headers, code in (("nothing", {}, 404), ("", {"Host": "elsewhere.example"}, 403)):
+            with pytest.raises(HTTPError) as refused:
+                await asyncio.to_thread(ask, path, **headers)
+            assert refused.value.code == code
+
+
+FLEET = """
+[[class]]
+name = "strong"
+devices = ["phone-1", "phone-2", "phone-3"]
+samples = 100
+macs_per_second = 1e9
+
+[[class]]
+name = "weak"
+devices = ["phone-4", "phone-5"]
+samples = 100
+macs_per_second = 1e8
+max_macs = 2500
+"""
+
+
+def test_a_run_is_planned_for_the_devices_that_were_chosen_by_their_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr("crowdlearn_host.service.worker.PLANNING_SECONDS", 2.0)
+    (tmp_path / "fleet.toml").write_text(FLEET)
+    spec = description(crowd={"fleet": str(tmp_path / "fleet.toml")})
+    check_served(spec)
+    assert named(spec) == {f"phone-{k}" for k in range(1, 6)}
+    written = tmp_path / "crowd-1.toml"
+    written.with_suffix(".devices").write_text(json.dumps(["phone-1", "phone-2", "phone-5"]))
+    plan = json.loads(planned_for(spec, written).group.plan.read_text())
+    seated = [device for group in plan["groups"] for device in group["devices"]]
+    assert sorted(seated) == ["phone-1", "phone-2", "phone-5"]
+    assert description(group={"plan": str(tmp_path / "crowd-1.plan.json")}).group.plan.is_file()
+
+
+def test_a_fleet_that_only_counts_its_devices_is_refused(tmp_path):
+    (tmp_path / "fleet.toml").write_text(FLEET.replace('devices = ["phone-4", "phone-5"]', "count = 2"))
+    with pytest.raises(FleetError, match="must name the devices of each class"):
+        check_served(description(crowd={"fleet": str(tmp_path / "fleet.toml")}))
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"fleet": {"virtual": 3}}, "fleet.virtual: a service gives runs the devices"),
+        ({"fleet": {"listen": "127.0.0.1:0", "joining": 3}}, "fleet.listen"),
+        ({"group": {"plan": "plan.json"}}, "name a fleet by class as crowd.fleet"),
+        ({"data": "/nowhere"}, "is not a folder"),
+    ],
+)
+def test_what_a_service_cannot_train_is_refused_when_it_is_submitted(changed, why):
+    with pytest.raises(ConfigError, match=why):
+        check_served(description(**changed))
