@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--home", type=Path, required=True, help="the app's own folder; data lies in HOME/data"
     )
     acting.add_argument("--inbox", type=Path, required=True, help="folder that hosts push programs to")
-    acting.add_argument("--arguments", default="", help="what a host asks for, as options of 'serve'")
+    acting.add_argument("--arguments", default="", help="the options of 'serve' that a host requires")
     acting.add_argument(
         "--socket", default=SOCKET, help="abstract socket to listen on (default: %(default)s)"
     )
@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             choices=("process", "none"),
             default="process",
             help="where programs run: in a process of their own that is held to computing, or in this one, "
-            "which trusts whoever sends them (default: %(default)s)",
+            "which trusts their sender (default: %(default)s)",
         )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)

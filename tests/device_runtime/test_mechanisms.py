@@ -47,7 +47,7 @@ def test_a_mechanism_refuses_settings_that_it_does_not_have(mechanism: Mechanism
 
 
 def test_a_device_refuses_a_mechanism_that_it_does_not_know() -> None:
-    with pytest.raises(WireError, match="'other', this device knows report_nothing"):
+    with pytest.raises(WireError, match="'other', this device has report_nothing"):
         outgoing_of([pb.Mechanism(name="other")], Place())
 
 

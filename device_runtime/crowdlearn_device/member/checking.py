@@ -94,7 +94,7 @@ class Checking:
         step, edge = message.step, message.edge
         of = self._gradients.get((step, edge))
         if of is None or ERRORS not in of.shared or position in of.told:
-            raise WireError(f"piece {position + 1} tells of a gradient that is not due at step {step}")
+            raise WireError(f"piece {position + 1} reports a gradient that is not due at step {step}")
         check, shared_map = self._checks[edge], self._maps[edge]
         shape = check.gradient_shape((1, *shared_map.entered))
         opened, *parts = ring_of(message, (HELPERS, *shape))

@@ -154,7 +154,7 @@ class DominatorOnShares(PiecePass):
         message, position = decode_message(pb.SharedArray, content), partner - 1
         of = self._maps.get(message.edge)
         if of is None or not 0 <= position < HELPERS:
-            raise WireError(f"piece {partner} speaks of edge {message.edge}, which is not on shares")
+            raise WireError(f"piece {partner} names edge {message.edge}, which is not on shares")
         if message.kind == pb.SHARED_FACTS:
             self._take_facts(position, message)
             return
@@ -168,7 +168,7 @@ class DominatorOnShares(PiecePass):
         place = message.step, message.edge, kind
         sent = self._sent.get(place)
         if sent is None or (role_of(position, message.step) == ANSWERS) != checks:
-            raise WireError(f"piece {partner} answers what it was not asked at step {message.step}")
+            raise WireError(f"piece {partner} sends an answer that is not due at step {message.step}")
         shared, rows = sent
         answers = self._answers.setdefault(place, {})
         if position in answers:
@@ -184,9 +184,9 @@ class DominatorOnShares(PiecePass):
     def _take_facts(self, position: int, message: pb.SharedArray) -> None:
         said = self._facts.setdefault((message.step, message.edge), {})
         if position in said or len(message.facts) != 3 or not np.isfinite(message.facts).all():
-            raise WireError(f"piece {position + 1} tells facts twice, or not three")
+            raise WireError(f"piece {position + 1} sends facts twice, or not three")
         if not self._piece.boundary <= message.step <= self._piece.boundary + 1:
-            raise WireError(f"piece {position + 1} tells facts of step {message.step}")
+            raise WireError(f"piece {position + 1} sends facts of step {message.step}")
         said[position] = WeightFacts(*message.facts)
         self._share_waiting(message.step, message.edge)
 

@@ -181,7 +181,7 @@ class Generation:
 
     def _provide(self, provide: pb.Provide, state: StoredState) -> None:
         if list(state.neurons) != [_neurons(r) for r in provide.neurons]:
-            raise StateError("the state kept here is of other neurons than the server asks for")
+            raise StateError("the state kept here is of other neurons than the assignment names")
         if self._assign.keep_program:
             state = state.values_only()
         self._giving.append(self._give(provide.piece, state))

@@ -32,7 +32,7 @@ class Inheritance:
         self._path.unlink(missing_ok=True)
         self._waiting.unlink(missing_ok=True)
         if bool(point) != bool(first.needed) or (point and first.needed < 2):
-            raise WireError(f"snapshot of piece {first.piece} of which {first.needed} heirs know the key")
+            raise WireError(f"snapshot of piece {first.piece} of which {first.needed} heirs hold the key")
         self._heirs = {key.device: key.point for key in first.keys}
         self._needed = first.needed
         if not point:

@@ -176,7 +176,7 @@ class Member:
     def _welcome(self, welcome: pb.Welcome) -> None:
         if welcome.version != VERSION:
             raise WireError(
-                f"the server speaks version {welcome.version}, this device {VERSION}; update the older"
+                f"the server has protocol version {welcome.version}, this device {VERSION}; update the older"
             )
         if self.device >= 0:
             raise WireError("welcome came twice on one connection")
@@ -226,7 +226,7 @@ class Member:
         self._check_policy(lambda policy: policy.check(assign, self.identity.public, self.identities))
         self.trust(assign.peers)
         if self.identities.get(self.device) != self.identity.public:
-            raise WireError("the server gives this device another's identity")
+            raise WireError("the server assigns this device another's identity")
         self._generation = Generation(self, assign)
         self._weighs_charge = assign.training.weigh_charge
 

@@ -81,7 +81,7 @@ def _linear(
 ) -> LinearMap:
     if told is None:
         if target or matched:
-            raise WireError("a convolution is on shares, and the run does not say which; update the host")
+            raise WireError("a convolution is on shares, and the run does not name it; update the host")
         return linear_map("dense", {}, ())
     named = {name: tuple(getattr(told, name)) for name in ("kernel", "stride", "padding", "dilation")}
     if any(len(pair) != 2 for pair in named.values()) or not all((*named["kernel"], *named["stride"])):

@@ -77,7 +77,7 @@ class PiecePass:
             assign.pass_boundary, assign.pass_end, max(1, training.snapshot_every), training.staleness
         )
         if training.staleness not in STALENESS:
-            raise WireError(f"staleness {training.staleness}; this device knows {STALENESS}")
+            raise WireError(f"staleness {training.staleness}; this device supports {STALENESS}")
         if not training.batch or not training.micro_batch:
             raise WireError(f"mini-batches of {training.batch} in micro-batches of {training.micro_batch}")
         rate, seed = training.learning_rate, training.seed

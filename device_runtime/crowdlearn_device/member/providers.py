@@ -13,14 +13,14 @@ def check_provider(assign: pb.Assign, sender: int | None, part: pb.StatePart) ->
     """
     if sender is None:
         if assign.from_generation:
-            raise WireError(f"the server gives state of layer {part.layer}, which devices are to give")
+            raise WireError(f"the server sends state of layer {part.layer}, which devices are to send")
         return
     if not assign.from_generation:
-        raise WireError(f"device {sender} gives state of layer {part.layer}, which the server is to give")
+        raise WireError(f"device {sender} sends state of layer {part.layer}, which the server is to send")
     start, stop = part.neurons.start, part.neurons.stop
     own_of = [piece.neurons for piece in assign.provided if piece.device == sender]
     pieces = [neurons[part.layer] for neurons in own_of if part.layer < len(neurons)]
     if not any(own.start <= start and stop <= own.stop for own in pieces):
         raise WireError(
-            f"device {sender} gives neurons [{start}, {stop}) of layer {part.layer}, which another is to give"
+            f"device {sender} sends neurons [{start}, {stop}) of layer {part.layer}, which another is to send"
         )

@@ -159,7 +159,7 @@ class Stages:
                 or any(size not in (None, is_) for size, is_ in zip(due, values.shape, strict=True))
             ):
                 raise ProgramError(
-                    f"method {name} gave {port.role} of shape {values.shape}, its manifest says {port.shape}"
+                    f"method {name} gave {port.role} of shape {values.shape}, its manifest has {port.shape}"
                     "; export it again"
                 )
         return list(zip(method.outputs, outputs, strict=True))

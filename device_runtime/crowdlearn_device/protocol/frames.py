@@ -182,5 +182,7 @@ def decode_tensor(tensor: pb.Tensor, shape: tuple[int, ...] | None = None) -> Fl
         return values.astype(np.float32) * np.float32(tensor.scale)
     floats = values.astype(np.float32, copy=False)
     if not np.isfinite(floats).all():
-        raise WireError("tensor with values that are not finite; training has diverged or a device lies")
+        raise WireError(
+            "tensor with values that are not finite; training has diverged, or the sender is faulty"
+        )
     return floats

@@ -115,7 +115,7 @@ def decode_update(data: bytes, limits: Limits) -> Update:
         HEADER.unpack_from(data)
     )
     if version != VERSION:
-        raise WireError(f"an update has version {version}; this side speaks {VERSION}, upgrade the older one")
+        raise WireError(f"an update has version {version}; this side has {VERSION}, upgrade the older one")
     if value_type not in tuple(ValueType) or kind not in tuple(Coding) or shift > 31:
         raise WireError(
             f"an update has value type {value_type}, set {kind}, shift {shift}; none such is known"

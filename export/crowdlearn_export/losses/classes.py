@@ -38,7 +38,7 @@ class CrossEntropy(Loss):
             )
         if self.class_weights and len(self.class_weights) != classes:
             raise UnsupportedModule(
-                f"class_weights are {len(self.class_weights)} and the model tells {classes} classes apart; "
+                f"class_weights are {len(self.class_weights)} and the model has {classes} classes; "
                 "give one for each"
             )
         return TargetSpec("int64", tuple(positions), weights=self.class_weights)

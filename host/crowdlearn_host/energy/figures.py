@@ -42,7 +42,7 @@ COLUMNS = {
 """Columns that hold numbers, each with the column that tells where its numbers come from. MACs, bytes and
 joules are of a sample; ms, memory and joules a mini-batch of a step.
 """
-PEAK = "assumed: a fused multiply-add of 128 bits a cycle and core, at the clocks that the phone tells"
+PEAK = "assumed: a fused multiply-add of 128 bits a cycle and core, at the clocks that the phone reports"
 
 
 class Figures:

@@ -34,6 +34,6 @@ def draw(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     if told:
         axes.legend()
     else:
-        axes.text(0.5, 0.5, "no device told its energy", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no device reported its energy", ha="center", transform=axes.transAxes)
     with replacing(file) as written:
         figure.savefig(written, format=file.suffix[1:])

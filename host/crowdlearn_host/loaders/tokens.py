@@ -41,7 +41,7 @@ class Tokens:
         self._tokenizer.no_padding()
         self.size: int = self._tokenizer.get_vocab_size()
         if self.size > MOST_TOKENS:
-            raise ConfigError(f"{path} has {self.size} tokens; at most {MOST_TOKENS} are told apart")
+            raise ConfigError(f"{path} has {self.size} tokens; at most {MOST_TOKENS} are distinguished")
         found = (self._tokenizer.token_to_id(name) for name in PADS)
         self.pad: int = next((token for token in found if token is not None), 0)
         notes.say(f"{path.name}: {self.size} tokens, rows are filled up with token {self.pad}")

@@ -153,5 +153,5 @@ def _present(run: Run, present: Now) -> str:
         *(["joules, modelled"] if metered else []),
     ]
     groups = "".join(f"<p>group {group.number + 1}: {escape(group.does)}</p>" for group in present.groups)
-    note = "" if metered else '<p class="none">energy: no plan tells what a MAC and a byte cost here</p>'
+    note = "" if metered else '<p class="none">energy: no plan has the costs of a MAC and a byte here</p>'
     return f'<section class="wide"><h2>Now</h2>{groups}{table(head, rows)}{note}</section>'

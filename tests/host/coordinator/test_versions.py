@@ -25,7 +25,7 @@ OLDER = VERSION - 1
 @pytest.mark.parametrize(
     ("least", "version", "samples", "reason"),
     [
-        (1, OLDER, 3, f"phone speaks version {OLDER}, this host {VERSION}"),
+        (1, OLDER, 3, f"phone has protocol version {OLDER}, this host {VERSION}"),
         (1, VERSION, 0, "phone holds 0 training samples; give it 1 at least, or leave it out"),
         (
             2,
@@ -65,4 +65,4 @@ def test_a_device_refuses_an_older_host(folder: Path) -> None:
     member: Member | None = Crowd(folder, settings_for()).phones[0].member
     assert member is not None
     member.receive(pb.Frame(welcome=pb.Welcome(version=OLDER, run="run", device=0)))
-    assert f"the server speaks version {OLDER}, this device {VERSION}" in member.outbox[-1].fault.reason
+    assert f"the server has protocol version {OLDER}, this device {VERSION}" in member.outbox[-1].fault.reason

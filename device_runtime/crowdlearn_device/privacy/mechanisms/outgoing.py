@@ -58,7 +58,7 @@ def outgoing_of(asked: Iterable[pb.Mechanism], place: Place, tap: Tap | None = N
         if kind is None:
             known = ", ".join(sorted(MECHANISMS))
             raise WireError(
-                f"the run asks for mechanism {each.name[:80]!r}, this device knows {known}; update the older"
+                f"the run requires mechanism {each.name[:80]!r}, this device has {known}; update the older"
             )
         mechanisms.append(kind(dict(each.settings), place))
     return Outgoing(mechanisms, tap, place)

@@ -101,7 +101,7 @@ async def connect_wireless(
     except (ssl.SSLError, ConnectionError) as error:
         # TLS 1.3: a client learns only then that its certificate was refused.
         raise NotPaired(
-            f"{serial} wants wireless debugging and is not paired with this computer. Pair it once, by an "
+            f"{serial} requires wireless debugging and is not paired with this computer. Pair it once, by an "
             "adb of version 30 or newer, with address and code from Developer options, Wireless debugging, "
             f"Pair device with pairing code: `adb pair HOST:PORT CODE`. It has to be with the key {key}"
         ) from error

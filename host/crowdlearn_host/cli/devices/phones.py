@@ -46,7 +46,8 @@ def up(
         bool, typer.Option("--ask", help="Refuse every key, also yours, until `phones accept`.")
     ] = False,
     open_to_all: Annotated[
-        bool, typer.Option("--open", help="Accept every key: whoever reaches the port has the phone.")
+        bool,
+        typer.Option("--open", help="Accept every key: anything that reaches the port controls the phone."),
     ] = False,
     wireless: Annotated[
         bool, typer.Option("--wireless", help="Want TLS, as Android's wireless debugging does.")
@@ -68,7 +69,7 @@ def up(
             wireless=wireless,
         )
     if open_to_all:
-        _tell("every key is accepted: whoever reaches these ports on this computer has the phones")
+        _tell("every key is accepted: anything that reaches these ports on this computer controls the phones")
     if any(info.confined == "none" for info in started):
         _tell("nothing confines the phones' programs here: Linux 5.13 and Landlock do")
     _show(started, as_json=as_json)

@@ -44,7 +44,7 @@ BUNDLED = """arch = "{arch}"            # phones of this processor, which get a 
 
 def demo(
     phones: Annotated[int, typer.Option(min=3, max=64, help="Virtual phones to start.")] = 4,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over everybody's data.")] = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over all devices' data.")] = 8,
     arch: Annotated[
         Arch | None, typer.Option(help="Processor of the phones, which run the bundle for it.")
     ] = None,

@@ -22,7 +22,7 @@ def hello_of(frame: pb.Frame) -> pb.Hello:
         raise FleetError("a device must send Hello first")
     if hello.version != VERSION:
         raise FleetError(
-            f"{hello.device[:50]} speaks version {hello.version}, this host {VERSION}; update one"
+            f"{hello.device[:50]} has protocol version {hello.version}, this host {VERSION}; update the older"
         )
     name = hello.device
     if not name or len(name) > 100 or not name.isprintable() or len(hello.identity) != 32:

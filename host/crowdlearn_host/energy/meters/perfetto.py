@@ -108,7 +108,7 @@ class PerfettoBattery(GaugeMeter):
         battery = (await record(self)).battery
         if not battery:
             raise MeterError(
-                f"{self.name}: this phone gives perfetto no readings of its battery; use another meter"
+                f"{self.name}: perfetto gets no readings of the battery on this phone; use another meter"
             )
         fields = {"status": "Discharging", "voltage_now": str(gauge.volts * 1e6)}
         for counter, name in (

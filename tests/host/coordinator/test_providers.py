@@ -69,7 +69,7 @@ def test_a_device_gives_nothing_where_the_servers_model_is_the_state(tmp_path):
     victim, liar = crowd.group.holders
     hold_back(crowd, victim)
     reason = fault(crowd, victim, sealed(crowd, liar, victim, part_for(crowd, victim)))
-    assert reason == f"device {liar} gives state of layer 0, which the server is to give"
+    assert reason == f"device {liar} sends state of layer 0, which the server is to send"
 
 
 def test_the_server_gives_nothing_where_devices_are_to(tmp_path):
@@ -80,7 +80,7 @@ def test_the_server_gives_nothing_where_devices_are_to(tmp_path):
     hold_back(crowd, dominator)
     state = pb.GlobalState(generation=crowd.group.generation, part=part_for(crowd, dominator))
     reason = fault(crowd, dominator, pb.Frame(global_state=state))
-    assert reason == "the server gives state of layer 0, which devices are to give"
+    assert reason == "the server sends state of layer 0, which devices are to send"
 
 
 @pytest.mark.parametrize("retold", [True, False])
@@ -96,5 +96,5 @@ def test_a_device_gives_no_neurons_of_anothers_piece(tmp_path, retold):
     part = part_for(crowd, victim)
     start, stop = part.neurons.start, part.neurons.stop
     reason = fault(crowd, victim, sealed(crowd, liar, victim, part))
-    words = f"neurons [{start}, {stop}) of layer {part.layer}, which another is to give"
-    assert reason == f"device {liar} gives {words}"
+    words = f"neurons [{start}, {stop}) of layer {part.layer}, which another is to send"
+    assert reason == f"device {liar} sends {words}"
