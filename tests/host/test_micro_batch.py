@@ -34,7 +34,7 @@ def test_messages_cost_no_more_than_half_where_the_batch_allows_it(
     graph = neuron_graph(build_model(model, 0), torch.zeros(2, inputs), model)
     plan = balanced(graph, pieces)
     assert cheapest_rows(graph, plan, batch) == rows
-    messages = exchanged_messages(graph, [piece.neurons for piece in plan.pieces]) * MESSAGE_SECONDS
+    messages = exchanged_messages(graph, tuple(piece.neurons for piece in plan.pieces)) * MESSAGE_SECONDS
     computing = rows * sum(piece.macs for piece in plan.pieces) / MACS_PER_SECOND
     assert LEAST_ROWS <= rows <= ALONE_ROWS
     assert rows in (batch, 125, ALONE_ROWS) or computing >= messages or rows == LEAST_ROWS

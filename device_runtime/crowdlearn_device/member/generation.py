@@ -88,7 +88,7 @@ class Generation:
         self._outgoing = outgoing_of(assign.training.outgoing, place, owner.tap)
         self._ephemeral = X25519PrivateKey.generate()
         self._channels: dict[int, Channel] = {}
-        self._layout = [[_neurons(r) for r in piece.neurons] for piece in assign.pieces]
+        self._layout = tuple(tuple(_neurons(r) for r in piece.neurons) for piece in assign.pieces)
         self._device_of = [piece.device for piece in assign.pieces]
         self._piece_of = {device: piece for piece, device in enumerate(self._device_of)}
         self._heirs = list(assign.heirs)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from crowdlearn_device.program.manifest import EdgeSpec, Manifest
 from crowdlearn_device.state.piece_state import Neurons
 
-Layout = Sequence[Sequence[Neurons]]
-"""Neurons by piece and layer."""
+Layout = tuple[tuple[Neurons, ...], ...]
+"""The division of a network: for each piece, its range of neurons in every layer."""
 Partners = dict[int, list[tuple[int, int]]]
 """Edges and partner pieces by layer, in the order in which they are summed."""
 

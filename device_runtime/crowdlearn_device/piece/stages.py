@@ -22,7 +22,7 @@ from .weights import Weights
 
 SMALL = 1e-12
 """In place of nothing that counts, where it divides."""
-_Given = dict[tuple[str, int], Array]
+_ByPort = dict[tuple[str, int], Array]
 """What a method takes beside weights, by role, and by layer or, of errors, by edge."""
 
 
@@ -72,24 +72,24 @@ class Stages:
         labels = step.labels.pop(micro, None)
         if labels is None:
             raise WireError(f"sums of micro-batch {micro} came before it was fed")
-        given: _Given = {
+        by_port: _ByPort = {
             ("labels", -1): labels,
             ("scale", -1): np.array(1.0 / max(step.weight, SMALL), np.float32),
         }
         for layer in self._routes.turning:
             if layer == 0:
-                given["sum", 0] = step.sums.pop((micro, 0))
+                by_port["sum", 0] = step.sums.pop((micro, 0))
             elif self._routes.incoming[layer]:
-                sums = given["sum", layer] = step.arrivals.sums(micro, layer)
+                sums = by_port["sum", layer] = step.arrivals.sums(micro, layer)
                 if labels.shape[0] != sums.shape[0]:
                     raise WireError(
                         f"sums of {sums.shape[0]} samples came back for a micro-batch of {labels.shape[0]}"
                     )
             if self._manifest.layers[layer].dropout:
-                given["mask", layer] = self._mask(step.number, micro, layer, labels.shape[0])
+                by_port["mask", layer] = self._mask(step.number, micro, layer, labels.shape[0])
         messages: list[Message] = []
         loss, correct = 0.0, 0
-        for port, values in self._call(step, TRAIN_STEP if descend else LOSS, given):
+        for port, values in self._call(step, TRAIN_STEP if descend else LOSS, by_port):
             if port.role == "loss":
                 share = self._manifest.targets.weight(labels) / max(step.weight, SMALL)
                 loss = float(np.asarray(values, np.float32).reshape(())) / max(share, SMALL)
@@ -111,20 +111,20 @@ class Stages:
         entered = step.sums.pop((micro, layer), None)
         if entered is None:
             raise WireError(f"errors of micro-batch {micro} at layer {layer} came before its sums")
-        given = self._entered(step, entered, micro, layer)
+        by_port = self._entered(step, entered, micro, layer)
         for e in sorted({e for e, _ in self._routes.returning[layer]}):
-            given["error", e] = step.arrivals.errors(micro, layer, e)
+            by_port["error", e] = step.arrivals.errors(micro, layer, e)
         messages: list[Message] = []
-        for port, values in self._call(step, f"backward_{layer}", given):
+        for port, values in self._call(step, f"backward_{layer}", by_port):
             messages += self._learn(step, micro, port, values)
         step.done += 1
         return messages
 
-    def _entered(self, step: MiniBatch, sums: Floats, micro: int, layer: int) -> _Given:
-        given: _Given = {("sum", layer): sums}
+    def _entered(self, step: MiniBatch, sums: Floats, micro: int, layer: int) -> _ByPort:
+        by_port: _ByPort = {("sum", layer): sums}
         if self._manifest.layers[layer].dropout:
-            given["mask", layer] = self._mask(step.number, micro, layer, sums.shape[0])
-        return given
+            by_port["mask", layer] = self._mask(step.number, micro, layer, sums.shape[0])
+        return by_port
 
     def _mask(self, step: int, micro: int, layer: int, rows: int) -> Floats:
         spec = self._manifest.layers[layer]
@@ -135,17 +135,17 @@ class Stages:
         return np.ascontiguousarray(mask.reshape(rows, spec.neurons, *each)[:, a:b])
 
     def _call(
-        self, step: MiniBatch, name: str, given: Mapping[tuple[str, int], Array]
+        self, step: MiniBatch, name: str, by_port: Mapping[tuple[str, int], Array]
     ) -> list[tuple[Port, Array]]:
         method = self._methods[name]
         inputs = []
         for port in method.inputs:
             if port.role in HELD:
-                inputs.append(self._weights.given(port, step.number))
+                inputs.append(self._weights.at_port(port, step.number))
             elif port.role == "rate":
                 inputs.append(np.array(self._weights.numbers[port.name]))
             else:
-                inputs.append(given[port.role, port.edge if port.role == "error" else port.layer])
+                inputs.append(by_port[port.role, port.edge if port.role == "error" else port.layer])
         outputs = self._executor.run(name, inputs, borrowed=True)
         if len(outputs) != len(method.outputs):
             raise ProgramError(

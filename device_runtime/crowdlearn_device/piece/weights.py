@@ -61,7 +61,7 @@ class Weights:
         of_step = self._optimizer.of_step(warmed(self._rate, step, self._warmup), step)
         return {name: np.float32(number) for name, number in of_step.items()}
 
-    def given(self, port: Port, step: int) -> Array:
+    def at_port(self, port: Port, step: int) -> Array:
         """Return what a program takes at a port for an array or one of its slots in mini-batch `step`.
 
         It is float32 [neurons, ...].

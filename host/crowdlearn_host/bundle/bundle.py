@@ -16,7 +16,7 @@ import crowdlearn_device
 from crowdlearn_host.bundle.compiled import HERE, compiled
 from crowdlearn_host.bundle.elf import is_elf, read_elf
 from crowdlearn_host.bundle.packages import fetch_debian, fetch_wheels
-from crowdlearn_host.bundle.pins import Pins
+from crowdlearn_host.bundle.pinned_packages import PinnedPackages
 from crowdlearn_host.bundle.tree import LOADER, Files, SystemRoot, python_tree, read_folder, read_packages
 from crowdlearn_host.common.files import turn
 from crowdlearn_host.errors import FleetError
@@ -47,7 +47,10 @@ class Archive:
 
 @dataclass(frozen=True)
 class Bundle:
-    """The device runtime for phones of an ABI: `python` changes with its pins, `device` with our own code."""
+    """The device runtime for phones of an ABI.
+
+    `python` changes with the pinned packages, `device` with our own code.
+    """
 
     abi: str
     python: Archive
@@ -74,7 +77,7 @@ def make_bundle(
     abi: str,
     cache: Path,
     *,
-    pins: Pins | None = None,
+    pinned: PinnedPackages | None = None,
     mirror: str | None = None,
     root: Path | None = None,
     tell: Tell = lambda text: None,
@@ -86,10 +89,10 @@ def make_bundle(
     """
     if abi not in ABIS:
         raise FleetError(f"there is no bundle for {abi or 'an unknown ABI'}; there are: {', '.join(ABIS)}")
-    packages = _Packages(pins or Pins.load(), cache, mirror)
+    packages = _Packages(pinned or PinnedPackages.load(), cache, mirror)
     folder = cache / abi
     folder.mkdir(parents=True, exist_ok=True)
-    python = packages.pins.python
+    python = packages.pinned.python
 
     def interpreter() -> Files:
         if not HERE:
@@ -112,7 +115,7 @@ def make_bundle(
 
     sources = _device_files()
     with turn(folder / "bundle"):  # several phones of a run may ask for it at once
-        made_of = f"{packages.pins.to_json()} {root}"
+        made_of = f"{packages.pinned.to_json()} {root}"
         device = f"{python} {_listing(sources).decode()}"
         return Bundle(
             abi=abi,
@@ -126,15 +129,15 @@ def make_bundle(
 class _Packages:
     """The parts of bundles, fetched when it is asked for."""
 
-    pins: Pins
+    pinned: PinnedPackages
     cache: Path
     mirror: str | None
 
     def system(self, abi: str) -> SystemRoot:
-        return read_packages(fetch_debian(self.pins, abi, self.cache, self.mirror))
+        return read_packages(fetch_debian(self.pinned, abi, self.cache, self.mirror))
 
     def wheels(self, abi: str) -> list[Path]:
-        return fetch_wheels(self.pins, abi, self.cache)
+        return fetch_wheels(self.pinned, abi, self.cache)
 
 
 def _kept(folder: Path, name: str, made_of: str, make: Callable[[], Files], *, anew: bool = False) -> Archive:

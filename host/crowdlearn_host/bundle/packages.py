@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from crowdlearn_host.bundle.pins import Pin, Pins
+from crowdlearn_host.bundle.pinned_packages import PinnedPackage, PinnedPackages
 from crowdlearn_host.errors import FleetError
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -21,55 +21,55 @@ WHEELS = {"arm64-v8a": "aarch64", "x86_64": "x86_64"}
 GLIBC = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 
 
-def fetch_debian(pins: Pins, abi: str, cache: Path, mirror: str | None) -> list[Path]:
-    """Return the .deb files of the pins. Raises FleetError if one cannot be had, or has another content."""
+def fetch_debian(pinned: PinnedPackages, abi: str, cache: Path, mirror: str | None) -> list[Path]:
+    """Return the pinned .deb files. Raises FleetError if one cannot be had, or has another content."""
     folder = cache / "debian" / DEBIAN[abi]
     folder.mkdir(parents=True, exist_ok=True)
     present = _by_hash(folder)
-    missing = [pin for pin in pins.debian if pin.hash_for(DEBIAN[abi]) not in present]
+    missing = [pin for pin in pinned.debian if pin.hash_for(DEBIAN[abi]) not in present]
     if missing:
-        apt = Apt(cache / "apt" / DEBIAN[abi], DEBIAN[abi], pins.suite, mirror)
+        apt = Apt(cache / "apt" / DEBIAN[abi], DEBIAN[abi], pinned.suite, mirror)
         apt.update()
         apt.download([f"{pin.name}={pin.version}" for pin in missing], folder)
         present = _by_hash(folder)
-    return [_pinned(pin, pin.hash_for(DEBIAN[abi]), present) for pin in pins.debian]
+    return [_pinned(pin, pin.hash_for(DEBIAN[abi]), present) for pin in pinned.debian]
 
 
-def fetch_wheels(pins: Pins, abi: str, cache: Path) -> list[Path]:
-    """Return the wheels of the pins. Raises FleetError if one cannot be had, or has another content."""
+def fetch_wheels(pinned: PinnedPackages, abi: str, cache: Path) -> list[Path]:
+    """Return the pinned wheels. Raises FleetError if one cannot be had, or has another content."""
     folder = cache / "wheels" / WHEELS[abi]
     folder.mkdir(parents=True, exist_ok=True)
     present = _by_hash(folder)
-    missing = [pin for pin in pins.wheels if pin.hash_for(WHEELS[abi]) not in present]
+    missing = [pin for pin in pinned.wheels if pin.hash_for(WHEELS[abi]) not in present]
     if missing:
-        _pip_download([f"{pin.name}=={pin.version}" for pin in missing], pins.python, abi, folder)
+        _pip_download([f"{pin.name}=={pin.version}" for pin in missing], pinned.python, abi, folder)
         present = _by_hash(folder)
-    return [_pinned(pin, pin.hash_for(WHEELS[abi]), present) for pin in pins.wheels]
+    return [_pinned(pin, pin.hash_for(WHEELS[abi]), present) for pin in pinned.wheels]
 
 
-def repin(pins: Pins, abis: Sequence[str], cache: Path, mirror: str | None) -> Pins:
-    """Return pins of the same packages in the versions that Debian signs, and the indices have, today."""
+def repin(pinned: PinnedPackages, abis: Sequence[str], cache: Path, mirror: str | None) -> PinnedPackages:
+    """Return the same packages pinned in the versions that Debian signs, and the indices have, today."""
     debian: dict[str, tuple[str, dict[str, str]]] = {}
     wheels: dict[str, tuple[str, dict[str, str]]] = {}
     for abi in abis:
         folder = _empty(cache / "repin" / abi)
-        apt = Apt(cache / "apt" / DEBIAN[abi], DEBIAN[abi], pins.suite, mirror)
+        apt = Apt(cache / "apt" / DEBIAN[abi], DEBIAN[abi], pinned.suite, mirror)
         apt.update()
-        apt.download([pin.name for pin in pins.debian], folder)
+        apt.download([pin.name for pin in pinned.debian], folder)
         for path in folder.glob("*.deb"):
             name, version, _ = path.name.replace("%3a", ":").split("_")
             _note(debian, name, version, DEBIAN[abi], path)
         folder = _empty(folder)
-        names = [f"{p.name}=={p.version}" if p.name in _OURS_TO_CHOOSE else p.name for p in pins.wheels]
-        _pip_download(names, pins.python, abi, folder)
+        names = [f"{p.name}=={p.version}" if p.name in _OURS_TO_CHOOSE else p.name for p in pinned.wheels]
+        _pip_download(names, pinned.python, abi, folder)
         for path in folder.glob("*.whl"):
             name, version, *_, platform = path.stem.split("-")
             _note(wheels, name, version, "any" if platform == "any" else WHEELS[abi], path)
     shutil.rmtree(cache / "repin")
     return replace(
-        pins,
-        debian=tuple(Pin(p.name, *debian[p.name]) for p in pins.debian),
-        wheels=tuple(Pin(p.name, *wheels[p.name.replace("-", "_")]) for p in pins.wheels),
+        pinned,
+        debian=tuple(PinnedPackage(p.name, *debian[p.name]) for p in pinned.debian),
+        wheels=tuple(PinnedPackage(p.name, *wheels[p.name.replace("-", "_")]) for p in pinned.wheels),
     )
 
 
@@ -160,7 +160,7 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _pinned(pin: Pin, sha256: str, present: Mapping[str, Path]) -> Path:
+def _pinned(pin: PinnedPackage, sha256: str, present: Mapping[str, Path]) -> Path:
     if sha256 not in present:
         raise FleetError(
             f"{pin.name} {pin.version} was fetched and is not what is pinned (sha256 {sha256[:16]}...); "

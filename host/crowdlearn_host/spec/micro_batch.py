@@ -35,7 +35,7 @@ def cheapest_rows(graph: NeuronGraph, plan: Plan, batch: int) -> int:
 
     Never fewer rows than `micro_rows`, nor more than a device that holds the whole network takes at once.
     """
-    messages = exchanged_messages(graph, [piece.neurons for piece in plan.pieces])
+    messages = exchanged_messages(graph, tuple(piece.neurons for piece in plan.pieces))
     computing = sum(piece.macs for piece in plan.pieces) / MACS_PER_SECOND
     worth = messages * MESSAGE_SECONDS / max(computing, 1e-12)
     parts = max(1, int(batch / max(micro_rows(batch), worth)), ceil(batch / ALONE_ROWS))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from crowdlearn_host.bundle import ABIS, Bundle, make_bundle
 from crowdlearn_host.bundle.bundle import LISTING
-from crowdlearn_host.bundle.pins import DEFAULT, Pins
+from crowdlearn_host.bundle.pinned_packages import DEFAULT, PinnedPackages
 from crowdlearn_host.bundle.tree import LOADER
 from crowdlearn_host.errors import FleetError
 
@@ -52,18 +52,18 @@ def test_an_abi_without_a_bundle_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"suite": 1}', '{"debian": [{}], "wheels": []}'])
 def test_a_file_that_holds_no_pins_is_told(text: str, tmp_path: Path) -> None:
-    (tmp_path / "pins.json").write_text(text)
-    with pytest.raises(FleetError, match="does not hold pins"):
-        Pins.load(tmp_path / "pins.json")
+    (tmp_path / "pinned_packages.json").write_text(text)
+    with pytest.raises(FleetError, match="does not hold the pinned packages"):
+        PinnedPackages.load(tmp_path / "pinned_packages.json")
 
 
 def test_every_package_is_pinned_for_both_processors() -> None:
-    pins = Pins.load()
-    assert pins.to_json() == DEFAULT.read_text()
-    for pin in (*pins.debian, *pins.wheels):
+    pinned = PinnedPackages.load()
+    assert pinned.to_json() == DEFAULT.read_text()
+    for pin in (*pinned.debian, *pinned.wheels):
         hashes = [
             pin.hash_for(name)
-            for name in (("arm64", "amd64") if pin in pins.debian else ("aarch64", "x86_64"))
+            for name in (("arm64", "amd64") if pin in pinned.debian else ("aarch64", "x86_64"))
         ]
         assert all(len(each) == 64 for each in hashes), pin.name
 

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 from crowdlearn_device.errors import WireError
+from crowdlearn_device.piece.routes import Layout
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Floats, decode_frame, encode_frame
 from crowdlearn_host.coordinator.group.group import Group
-from crowdlearn_host.coordinator.group.settings import Layout, Settings
+from crowdlearn_host.coordinator.group.settings import Settings
 
 from .crowd_parties import Connection, Host, HostCrash, Phone, put, shared_model
 from .tiny import LAST, LAYERS, TinyPrograms, manifest, whole

@@ -10,7 +10,7 @@ import typer
 
 from crowdlearn_host.bundle import ABIS, make_bundle
 from crowdlearn_host.bundle.packages import repin
-from crowdlearn_host.bundle.pins import DEFAULT, Pins
+from crowdlearn_host.bundle.pinned_packages import DEFAULT, PinnedPackages
 from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
@@ -24,12 +24,12 @@ def bundle(
         Path | None,
         typer.Option(help="Folder for bundles and packages [default: the cache: docs/commands.md]."),
     ] = None,
-    pins: Annotated[
+    pinned: Annotated[
         Path | None, typer.Option(help="File with other versions and hashes of the packages.")
     ] = None,
-    new_pins: Annotated[
+    repinned: Annotated[
         Path | None,
-        typer.Option("--repin", help="Write pins of today's packages to this file, and use them."),
+        typer.Option("--repin", help="Pin today's packages in this file, and use them."),
     ] = None,
     mirror: Annotated[str | None, typer.Option(help="Mirror of Debian [default: this computer's].")] = None,
     root: Annotated[
@@ -42,15 +42,15 @@ def bundle(
 ) -> None:
     """Make what `crowdlearn train` brings to phones without the app: Python, its libraries, ExecuTorch."""
     folder = cache or cache_home() / "bundles"
-    chosen = Pins.load(pins or DEFAULT)
+    chosen = PinnedPackages.load(pinned or DEFAULT)
     started = time.monotonic()
     with document(as_json) as tell:
         with Working(terminal(stderr=True), f"making the bundle for {abi}") as working:
-            if new_pins is not None:
+            if repinned is not None:
                 working.step("looking for today's packages")
                 chosen = repin(chosen, list(ABIS), folder, mirror)
-                new_pins.write_text(chosen.to_json())
-            made = make_bundle(abi, folder, pins=chosen, mirror=mirror, root=root, tell=working.step)
+                repinned.write_text(chosen.to_json())
+            made = make_bundle(abi, folder, pinned=chosen, mirror=mirror, root=root, tell=working.step)
         seconds = time.monotonic() - started
         tell(
             {

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from crowdlearn_device.piece.routes import overlap
+from crowdlearn_device.piece.routes import Layout, overlap
 from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.state.piece_state import Neurons
 
 from .restore_points import Device, RestorePoint, Schedule
-from .settings import Layout, Neurons, Settings
+from .settings import Settings
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from .assignment import Assignment
 from .effects import Checkpoint, Save
 from .forming import Forming
-from .group_state import Standing
+from .group_state import GroupState
 from .rotation import next_holders, turn_order
 from .rounds import after_sharing, is_full, next_epoch
 from .seating import beyond, led
 
 
-class Course(Standing):
-    """The decisions; those that move state end in a new assignment."""
+class Decisions(GroupState):
+    """The decisions of a group; those that move state end in a new assignment."""
 
     def _recover(self, why: str) -> None:
         self._record("recovering", why=why, boundary=self.boundary)

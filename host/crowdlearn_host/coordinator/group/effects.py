@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.state.piece_state import Neurons
 
 from .restore_points import Place
-from .settings import Neurons
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from crowdlearn_device.piece.routes import Layout
 from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.state.piece_state import Neurons
 
 from .restore_points import RestorePoint
-from .settings import Layout, Neurons
 
 
 @dataclass(frozen=True)

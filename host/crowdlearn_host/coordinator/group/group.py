@@ -15,7 +15,7 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 
 from .attendance import FULL
 from .claims import contradiction
-from .decisions import Course
+from .decisions import Decisions
 from .effects import Commit, Drop, Merge, Save, SendGlobal, SendPatch, SendSnapshot
 from .restore_points import Device
 from .rounds import after_sharing, next_round
@@ -29,7 +29,7 @@ MAX_FAULTS_OF_DEVICE = 4
 """Faults in a row without a new boundary before the run stops with the last one's reason."""
 
 
-class Group(Course):
+class Group(Decisions):
     """The handling of all that happens to a group. Numbers of devices are the run's; nothing here knows a
     socket or a clock but `now`.
     """

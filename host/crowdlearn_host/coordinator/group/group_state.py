@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal, Self
 
+from crowdlearn_device.piece.routes import Layout
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.schedule import count_mini_batches
 
@@ -22,13 +23,13 @@ from .forming import Forming
 from .restore_points import Device, RestorePoint, Schedule, point_of, providers
 from .rounds import is_fresh
 from .seating import apart
-from .settings import Layout, Settings
+from .settings import Settings
 from .timing.pace import Pace
 
 Phase = Literal["gathering", "forming", "running", "sharing", "paused", "done", "stopped"]
 
 
-class Standing:
+class GroupState:
     """A group's state, `to_json` being what a restarted server needs of it, and what follows from it."""
 
     def __init__(self, settings: Settings) -> None:

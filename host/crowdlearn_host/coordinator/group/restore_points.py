@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .settings import Layout
+from crowdlearn_device.piece.routes import Layout
 
 Place = tuple[int, int]
 """An epoch, and how many of its passes had been shared when a round began."""

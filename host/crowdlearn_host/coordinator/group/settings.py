@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from crowdlearn_device.piece.routes import Layout
 from crowdlearn_device.protocol import wire_pb2 as pb
 
 from crowdlearn_host.methods.round_schedule import Fall, rounds_an_epoch, share_left
@@ -14,9 +15,6 @@ Heirs = Literal["owner", "spares", "all", "shared"]
 """The devices that can read the snapshot of a piece beside its owner: none; each spare; without spares, each
 device; or some of all others together, and fewer not.
 """
-Neurons = tuple[int, int]
-Layout = tuple[tuple[Neurons, ...], ...]
-"""Neurons by piece and layer."""
 
 
 @dataclass(frozen=True)

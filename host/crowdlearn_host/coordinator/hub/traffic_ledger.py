@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 
-from crowdlearn_device.piece.routes import overlap
+from crowdlearn_device.piece.routes import Layout, overlap
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.sizes import message_bytes
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
 from .ledger import PURPOSES, Ledger
 
-Layout = Sequence[Sequence[tuple[int, int]]]
 _OF_KIND = {"shared": "sharing", "global_state": "sharing", "patch": "sharing", "snapshot": "recovery"}
 
 

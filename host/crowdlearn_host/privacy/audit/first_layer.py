@@ -22,7 +22,7 @@ def first_sums(recipe: Recipe, values: Arrays, inputs: Floats, pieces: Sequence[
     """
     graph = recipe.graph
     x = torch.from_numpy(inputs).reshape(len(inputs), graph.layers[0].neurons, *graph.layers[0].sum_shape)
-    layout = [piece.neurons for piece in recipe.plan.pieces]
+    layout = tuple(piece.neurons for piece in recipe.plan.pieces)
     found = []
     for piece in pieces:
         for edge in graph.edges:

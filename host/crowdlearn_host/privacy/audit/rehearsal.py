@@ -97,7 +97,7 @@ def rehearse(
     if not learning:
         training.learning_rate = 0.0
     batches = len(mini_batches(len(data), training.batch, training.least_rows))
-    layout = [piece.neurons for piece in recipe.plan.pieces]
+    layout = tuple(piece.neurons for piece in recipe.plan.pieces)
     queue: deque[tuple[int, int, pb.Purpose, bytes]] = deque()
     taps = [MemoryTap() for _ in layout]
     works = []

@@ -53,7 +53,7 @@ class Checkpoints:
         self._newest = max(folder.checkpoints(), default=-1)
         self._mark()
         rows = prepared.micro_batch
-        layout = [piece.neurons for piece in prepared.plan.pieces]
+        layout = tuple(piece.neurons for piece in prepared.plan.pieces)
         wire = WIRE[prepared.config.training.wire]
         self._planned = exchanged_bytes(prepared.graph, layout, rows, wire) / rows
 

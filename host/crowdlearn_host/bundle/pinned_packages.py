@@ -1,4 +1,4 @@
-"""The packages that a bundle is made of, each with its version and hashes: `pins.json`."""
+"""The packages that a bundle is made of, each with its version and hashes: `pinned_packages.json`."""
 
 import json
 from collections.abc import Mapping
@@ -8,11 +8,11 @@ from typing import Self
 
 from crowdlearn_host.errors import FleetError
 
-DEFAULT = Path(__file__).with_name("pins.json")
+DEFAULT = Path(__file__).with_name("pinned_packages.json")
 
 
 @dataclass(frozen=True)
-class Pin:
+class PinnedPackage:
     """A package; `sha256` by architecture, "any" where one file is for all."""
 
     name: str
@@ -25,23 +25,28 @@ class Pin:
 
 
 @dataclass(frozen=True)
-class Pins:
+class PinnedPackages:
     """Debian packages of `suite`, and wheels for its `python` ("3.13")."""
 
     suite: str
     python: str
-    debian: tuple[Pin, ...]
-    wheels: tuple[Pin, ...]
+    debian: tuple[PinnedPackage, ...]
+    wheels: tuple[PinnedPackage, ...]
 
     @classmethod
     def load(cls, path: Path = DEFAULT) -> Self:
-        """Return the pins in a file. Raises FleetError."""
+        """Return the pinned packages in a file. Raises FleetError."""
         try:
             content = json.loads(path.read_text())
-            debian, wheels = (tuple(Pin(**pin) for pin in content[key]) for key in ("debian", "wheels"))
+            debian, wheels = (
+                tuple(PinnedPackage(**pin) for pin in content[key]) for key in ("debian", "wheels")
+            )
             return cls(content["suite"], content["python"], debian, wheels)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FleetError(f"{path} does not hold pins of a bundle: {error}") from error
+            raise FleetError(
+                f"{path} does not hold the pinned packages of a bundle ({error}); "
+                "write it anew with: crowdlearn bundle --repin FILE"
+            ) from error
 
     def to_json(self) -> str:
         """Return the text of a file that `load` reads."""
