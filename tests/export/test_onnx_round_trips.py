@@ -14,8 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from crowdlearn_export.errors import UnsupportedModule
+from crowdlearn_export.graph.activations import ACTIVATIONS
 from crowdlearn_export.onnx_import.reader import import_onnx, read_onnx
-from crowdlearn_export.ops.local_ops import ACTIVATIONS
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import Tensor, nn
 from torch.onnx import TrainingMode
@@ -75,7 +75,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "reshaped": (lambda: Pooled(lambda x: F.max_pool2d(x, 3).reshape(-1, 6)), MAPS),
     **{
         f"{kind.__name__}{given or ''}": (lambda kind=kind, given=given: activated(kind, *given), VECTORS)
-        for kind, *given in (*((kind,) for kind in ACTIVATIONS), (nn.LeakyReLU, 0.3), (nn.GELU, "tanh"))
+        for kind, *given in (
+            *((each.module,) for each in ACTIVATIONS),
+            (nn.LeakyReLU, 0.3),
+            (nn.GELU, "tanh"),
+        )
     },
 }
 WAYS = [

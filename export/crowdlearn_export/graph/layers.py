@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crowdlearn_export.errors import UnsupportedModule
 
+from .activations import BY_KIND
 from .neuron_graph import Edge, Layer, LocalOp, NeuronGraph
 
 
@@ -62,19 +63,6 @@ def _pool(x: Tensor, op: LocalOp) -> Tensor:
     )
 
 
-_ACTIVATIONS: dict[str, Callable[[Tensor, LocalOp], Tensor]] = {
-    "relu": lambda x, op: F.relu(x),
-    "relu6": lambda x, op: F.relu6(x),
-    "leaky_relu": lambda x, op: F.leaky_relu(x, float(op.attributes["negative_slope"])),  # type: ignore[arg-type]
-    "gelu": lambda x, op: F.gelu(x, approximate=str(op.attributes["approximate"])),
-    "tanh": lambda x, op: torch.tanh(x),
-    "sigmoid": lambda x, op: torch.sigmoid(x),
-    "silu": lambda x, op: F.silu(x),
-    "hardswish": lambda x, op: F.hardswish(x),
-    "hardsigmoid": lambda x, op: F.hardsigmoid(x),
-}
-
-
 def _normalized(x: Tensor, op: LocalOp, arrays: Mapping[str, Tensor]) -> Tensor:
     """Batch norm after training, or where its statistics are fixed: by its running statistics."""
     scale = torch.rsqrt(arrays[f"{op.module}.running_var"] + float(op.attributes["eps"]))  # type: ignore[arg-type]
@@ -105,8 +93,8 @@ def run_local(
             x = x.reshape(x.shape[0], x.shape[1], -1)
         elif op.kind == "dropout":
             x = x if mask is None else x * _per_sample(mask, x, op)
-        elif op.kind in _ACTIVATIONS:
-            x = _ACTIVATIONS[op.kind](x, op)
+        elif op.kind in BY_KIND:
+            x = BY_KIND[op.kind].run(x, op.attributes)
         else:
             raise UnsupportedModule(
                 f"{op.module or layer.name} ({op.kind}) has no stage; it cannot be sliced"

@@ -28,10 +28,10 @@ MAX_NEURONS = 10_000_000
 class LocalOp:
     """An operation that needs nothing but one neuron's own values.
 
-    `kind` is one of bias, batch_norm, relu, relu6, leaky_relu, gelu, tanh, sigmoid, silu, hardswish,
-    hardsigmoid, dropout, max_pool, avg_pool, flatten. `module` is the dotted name of the nn.Module that it
-    came from, "" where it was a function. `parameters` counts the floats of the whole layer that learn,
-    `buffers` the others: running statistics, and what is frozen.
+    `kind` is bias, batch_norm, dropout, max_pool, avg_pool, flatten, or that of an activation
+    (activations.py). `module` is the dotted name of the nn.Module that it came from, "" where it was a
+    function. `parameters` counts the floats of the whole layer that learn, `buffers` the others: running
+    statistics, and what is frozen.
     """
 
     kind: str

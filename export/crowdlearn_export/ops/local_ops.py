@@ -10,44 +10,19 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from crowdlearn_export.errors import UnsupportedModule
+from crowdlearn_export.graph.activations import ACTIVATIONS, BY_MODULE
 from crowdlearn_export.graph.neuron_graph import LocalOp
 
-SUPPORTED = (
-    "Linear, Conv2d (groups 1 or depthwise), BatchNorm1d/2d, ReLU, ReLU6, LeakyReLU, GELU, Tanh, Sigmoid, "
-    "SiLU, Hardswish, Hardsigmoid, Dropout, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, mean over H and W, "
-    "Flatten, addition"
+SUPPORTED = ", ".join(
+    (
+        "Linear, Conv2d (groups 1 or depthwise), BatchNorm1d/2d",
+        *(each.module.__name__ for each in ACTIVATIONS),
+        "Dropout, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, mean over H and W, Flatten, addition",
+    )
 )
 
-ACTIVATIONS: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.LeakyReLU: "leaky_relu",
-    nn.GELU: "gelu",
-    nn.Tanh: "tanh",
-    nn.Sigmoid: "sigmoid",
-    nn.SiLU: "silu",
-    nn.Hardswish: "hardswish",
-    nn.Hardsigmoid: "hardsigmoid",
-}
 FUNCTIONS: dict[object, type[nn.Module]] = {
-    F.relu: nn.ReLU,
-    F.relu_: nn.ReLU,
-    torch.relu: nn.ReLU,
-    torch.relu_: nn.ReLU,
-    "relu": nn.ReLU,
-    "relu_": nn.ReLU,
-    F.relu6: nn.ReLU6,
-    F.leaky_relu: nn.LeakyReLU,
-    F.gelu: nn.GELU,
-    F.tanh: nn.Tanh,
-    torch.tanh: nn.Tanh,
-    "tanh": nn.Tanh,
-    F.sigmoid: nn.Sigmoid,
-    torch.sigmoid: nn.Sigmoid,
-    "sigmoid": nn.Sigmoid,
-    F.silu: nn.SiLU,
-    F.hardswish: nn.Hardswish,
-    F.hardsigmoid: nn.Hardsigmoid,
+    **{function: each.module for each in ACTIVATIONS for function in each.functions},
     F.dropout: nn.Dropout,
     F.dropout2d: nn.Dropout2d,
     F.max_pool2d: nn.MaxPool2d,
@@ -55,6 +30,7 @@ FUNCTIONS: dict[object, type[nn.Module]] = {
     F.avg_pool2d: nn.AvgPool2d,
     F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
 }
+"""The module of each function that can be traced."""
 
 
 def describe(name: str, module: nn.Module) -> str:
@@ -155,15 +131,10 @@ def local_op(
                 raise UnsupportedModule(f"{called}: {before} is not a whole multiple of {after}")
             kernel = tuple(b // a for b, a in zip(before, after, strict=True))
             return average(kernel, name)
-    kind = ACTIVATIONS.get(type(module))
-    if kind is None:
+    activation = BY_MODULE.get(type(module))
+    if activation is None:
         raise UnsupportedModule(f"{called} cannot be sliced; supported: {SUPPORTED}")
-    attributes: dict[str, object] = {}
-    if isinstance(module, nn.GELU):
-        attributes["approximate"] = module.approximate
-    if isinstance(module, nn.LeakyReLU):
-        attributes["negative_slope"] = module.negative_slope
-    return LocalOp(kind, name, attributes)
+    return LocalOp(activation.kind, name, activation.options_of(module))
 
 
 def _window(module: nn.MaxPool2d | nn.AvgPool2d) -> dict[str, object]:

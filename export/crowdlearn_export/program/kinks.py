@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from crowdlearn_export.graph.activations import ACTIVATIONS
 from crowdlearn_export.lowering.rules.pooling import pool_windows
 from crowdlearn_export.lowering.rules.rows import from_rows, gather, tap_tables, to_rows
 from crowdlearn_export.stages.stage import Stage, example_inputs
@@ -21,8 +22,8 @@ MARGIN = 1e-6
 """How far from a kink, in units of the map's standard deviation, samples are kept."""
 
 aten = torch.ops.aten
-HARD = (aten.hardswish.default, aten.hardswish_.default, aten.hardsigmoid.default, aten.hardsigmoid_.default)
-"""Activations with kinks at -3 and 3."""
+KINKS = {operator: each.kinks for each in ACTIVATIONS for operator in each.operators}
+"""The points at which the derivative of an operator jumps."""
 
 
 def away_from_kinks(
@@ -89,13 +90,12 @@ class Margins(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
     def _watch(self, func: Any, args: tuple[Any, ...]) -> None:
-        if func in (aten.relu.default, aten.relu_.default, aten.leaky_relu.default, aten.leaky_relu_.default):
-            self._see(args[0], args[0].abs())
+        if func in KINKS:
+            distances = [(args[0] - kink).abs() for kink in KINKS[func]]
+            self._see(args[0], torch.stack(distances).amin(0))
         elif func in (aten.hardtanh.default, aten.hardtanh_.default):
             low, high = args[1:3]
             self._see(args[0], torch.minimum((args[0] - low).abs(), (args[0] - high).abs()))
-        elif func in HARD:
-            self._see(args[0], (args[0].abs() - 3).abs())
         elif func is aten.max_pool2d_with_indices.default and len(found := _compared(*args)) > 1:
             first, second = found.topk(2, 0).values
             # Equal values are those that a ReLU has cut off, where no gradient passes.
