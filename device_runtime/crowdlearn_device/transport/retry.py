@@ -11,7 +11,7 @@ STEADY_SECONDS = 5.0
 
 
 class Retry:
-    """Waits of `first` to `last` seconds, doubling, with jitter."""
+    """The waits of `first` to `last` seconds, doubling, with jitter."""
 
     def __init__(self, first: float, last: float) -> None:
         self._first, self._last, self._wait = first, last, first

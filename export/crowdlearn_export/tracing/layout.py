@@ -16,8 +16,8 @@ MOST = 4
 
 
 def remedy(run: Callable[[Tensor], Any], sample: Sequence[int]) -> str:
-    """Return, of samples of shape `sample` that a model does not run on, how to transpose them; "" if no
-    order of their axes runs.
+    """Return how to transpose samples of shape `sample` on which a model does not run; "" if no order of
+    their axes runs.
 
     `run` calls the model on float32 [2, *shape].
     """

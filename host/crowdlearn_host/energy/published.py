@@ -25,8 +25,8 @@ class Published:
 
 
 def _answer(model: str, parameters: float, tokens: int, joules: tuple[float, float]) -> Published:
-    """Return what a language model spent on reading and writing so many tokens, as medians of 30 runs with
-    weights in each of two formats of 4 bits; a token takes a MAC for each parameter.
+    """Return what a language model spent on reading and writing so many tokens. They are medians of 30 runs
+    with weights in each of two formats of 4 bits; a token takes a MAC for each parameter.
     """
     return Published(f"{model}, {tokens} tokens", min(joules), max(joules), parameters * tokens, _EHSANI)
 

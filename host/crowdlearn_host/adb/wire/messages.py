@@ -45,7 +45,7 @@ class Message(NamedTuple):
 
 
 def checksum(payload: bytes | memoryview) -> int:
-    """Sum of all bytes modulo 2**32, which the header of a message carries."""
+    """Sum all bytes modulo 2**32, which the header of a message carries."""
     # The low half of an Adler-32 that starts at 0 is the byte sum modulo 65521: exact for 256 bytes at a
     # time, and five times as fast as sum().
     view = memoryview(payload)

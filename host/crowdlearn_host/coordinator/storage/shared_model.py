@@ -179,7 +179,7 @@ class SharedModel:
                 yield encode_update(frozen, ValueType.FLOAT32)
 
     def _often(self, part: Stretch) -> Iterator[Chosen]:
-        """Yield of a stretch, block by block, the weights that were uploaded often enough."""
+        """Yield the weights of a stretch that were uploaded often enough, block by block."""
         for start in range(part.start, part.stop, CHUNK_WEIGHTS):
             yield self._window.download(self._tau, start, min(start + CHUNK_WEIGHTS, part.stop))
 
