@@ -20,7 +20,7 @@ from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.member.member import Member
 from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_device.protocol.frames import MAX_FRAME
-from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.transport.serve import run_member
 from executorch.extension.pybindings import _portable_lib
 from websockets.asyncio.client import unix_connect

@@ -24,7 +24,7 @@ from crowdlearn.phones import AdbDevice
 from crowdlearn_device.platform.confinement import landlock_version
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, encode_frame
-from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.security.proof import answer, bound_to_pin, new_nonce
 from crowdlearn_host.emulator.settings import FILES
 from rich.console import Console

@@ -20,7 +20,8 @@ from crowdlearn_device.program.executor import Executor, Programs, ProgramStore
 from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Array, encode_tensor
-from crowdlearn_device.security.envelope import Channel, Identity
+from crowdlearn_device.security.envelope import Channel
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.state.on_disk import StateStore
 from crowdlearn_device.state.piece_state import PieceState
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey

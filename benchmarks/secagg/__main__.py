@@ -21,7 +21,7 @@ from crowdlearn.privacy import Aggregator
 from crowdlearn_device.privacy.aggregation.contributor import Contributor
 from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint
 from crowdlearn_device.privacy.aggregation.messages import Masked, Revealed, SealedShares, SumRound
-from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.identity import Identity
 
 from benchmarks.report import machine, write_rows
 

@@ -90,7 +90,7 @@ def piece_of(model: str, graph: NeuronGraph, program: SliceProgram) -> Piece:
     neurons = tuple((0, layer.neurons) for layer in graph.layers)
     executor = ExecuTorchExecutor(program.pte)
     state = PieceState(neurons, layers)
-    return Piece(program.manifest, executor, [neurons], 0, state, 0, Pass(0, 1 << 30), RATE, seed=0)
+    return Piece(program.manifest, executor, (neurons,), 0, state, 0, Pass(0, 1 << 30), RATE, seed=0)
 
 
 def mini_batch(piece: Piece, inputs: Array, labels: Array, micro: int) -> None:

@@ -128,7 +128,7 @@ def piece_of(graph: NeuronGraph, program: SliceProgram, model: nn.Module) -> Pie
     neurons = tuple((0, layer.neurons) for layer in graph.layers)
     state = PieceState(neurons, layers)
     executor = ExecuTorchExecutor(program.pte)
-    return Piece(program.manifest, executor, [neurons], 0, state, 0, Pass(0, 1 << 30), RATE, seed=0)
+    return Piece(program.manifest, executor, (neurons,), 0, state, 0, Pass(0, 1 << 30), RATE, seed=0)
 
 
 def step(piece: Piece, x: Array, y: Array) -> None:

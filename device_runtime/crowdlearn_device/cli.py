@@ -27,7 +27,7 @@ from crowdlearn_device.program.isolation.warden import Warden
 from crowdlearn_device.program.manifest_reader import read_targets
 from crowdlearn_device.program.replay import replay
 from crowdlearn_device.security.assignment_policy import fingerprint
-from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.transport.abstract_socket import SOCKET
 from crowdlearn_device.transport.host_token import token_of
 from crowdlearn_device.transport.join import join_host

@@ -19,7 +19,7 @@ from crowdlearn_device.security.assignment_policy import (
     fingerprint,
     load_assignment_policy,
 )
-from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.identity import Identity
 
 FRIENDS = [Identity.generate() for _ in range(6)]
 OWN = FRIENDS[0]

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from crowdlearn_device.errors import EnvelopeError, StateError
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.security.envelope import Channel, Identity
+from crowdlearn_device.security.envelope import Channel
+from crowdlearn_device.security.identity import Identity
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 

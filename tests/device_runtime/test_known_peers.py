@@ -16,7 +16,7 @@ from crowdlearn_device.errors import StateError
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, decode_frame
 from crowdlearn_device.security import known_peers
-from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.security.known_peers import KnownPeers
 from crowdlearn_device.transport.serve import serve_device
 from websockets.asyncio.client import ClientConnection

@@ -9,7 +9,7 @@ from crowdlearn_device.errors import EnvelopeError
 from crowdlearn_device.privacy.aggregation.shamir import join, split
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.security import snapshot
-from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.security.snapshot import SnapshotOpener, seal_snapshot, unwrapped
 from hypothesis import given
 from hypothesis import strategies as st

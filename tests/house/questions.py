@@ -31,7 +31,7 @@ QUESTIONS = {
         "def serve_device",
     ),
     "where is a lifelong identity made?": (
-        "device_runtime/crowdlearn_device/security/envelope.py",
+        "device_runtime/crowdlearn_device/security/identity.py",
         "class Identity",
     ),
     "where is a network cut into layers of neurons?": (
@@ -47,8 +47,8 @@ QUESTIONS = {
         "def check_parity",
     ),
     "where is the memory of a program planned?": (
-        "export/crowdlearn_export/compiler/in_place.py",
-        "class ",
+        "export/crowdlearn_export/compiler/memory_planning.py",
+        "class InPlacePlanning",
     ),
     "where are the budgets of a device class?": (
         "host/crowdlearn_host/planner/problem/fleet.py",

@@ -15,7 +15,7 @@ from crowdlearn_device.privacy.aggregation.graph import neighbours, threshold
 from crowdlearn_device.privacy.aggregation.masks import common
 from crowdlearn_device.privacy.aggregation.messages import SumRound
 from crowdlearn_device.privacy.aggregation.shamir import join, split
-from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_host.privacy.aggregation.aggregator import Aggregator
 from hypothesis import given, settings
 from hypothesis import strategies as st

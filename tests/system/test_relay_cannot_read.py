@@ -12,7 +12,8 @@ import pytest
 from crowdlearn_device.errors import EnvelopeError
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import decode_frame, encode_frame
-from crowdlearn_device.security.envelope import Channel, Identity
+from crowdlearn_device.security.envelope import Channel
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.security.snapshot import SnapshotOpener, unwrapped
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder

@@ -14,7 +14,7 @@ from crowdlearn_device.errors import DeviceError, ProgramError, WireError
 from crowdlearn_device.platform.battery import DeviceState
 from crowdlearn_device.program.executor import Load, ProgramStore, load_program
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.identity import Identity
 
 from .member import Member
 

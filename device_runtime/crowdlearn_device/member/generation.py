@@ -22,7 +22,8 @@ from crowdlearn_device.program.executor import Executor, Programs
 from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import decode_message
-from crowdlearn_device.security.envelope import Channel, Identity
+from crowdlearn_device.security.envelope import Channel
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.security.snapshot import seal_snapshot, unwrapped
 from crowdlearn_device.sharing.selection import apply_patch, shared_updates, weights_of
 from crowdlearn_device.sharing.update import Update, encode_update

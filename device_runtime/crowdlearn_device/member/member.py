@@ -36,7 +36,7 @@ from crowdlearn_device.security.assignment_policy import (
     load_assignment_policy,
     tell_refusal,
 )
-from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.security.known_peers import RUN_ID_BYTES, KnownPeers, enter
 from crowdlearn_device.security.proof import answer, new_nonce
 from crowdlearn_device.state.on_disk import StateStore

@@ -15,7 +15,7 @@ from crowdlearn_device.errors import StateError, WireError
 from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_device.protocol import wire_pb2 as pb
 
-from .envelope import KEY_BYTES
+from .identity import KEY_BYTES
 
 log = logging.getLogger("crowdlearn")
 

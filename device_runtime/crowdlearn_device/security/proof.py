@@ -18,7 +18,7 @@ from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION
 
-from .envelope import KEY_BYTES, Identity, agree
+from .identity import KEY_BYTES, Identity, agree
 
 NONCE_BYTES = 32
 

@@ -18,7 +18,8 @@ from crowdlearn_device.errors import EnvelopeError
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.state.piece_state import PART_BYTES
 
-from .envelope import Identity, agree, derive, nonce_of
+from .envelope import derive, nonce_of
+from .identity import Identity, agree
 
 Split = Callable[[bytes, int, int], list[bytes]]
 """A secret, a threshold and a number of shares to that many shares (Shamir)."""

@@ -21,7 +21,7 @@ from crowdlearn_device.member.fetching import FetchingMember
 from crowdlearn_device.platform.battery import Condition
 from crowdlearn_device.program.executor import Load, load_program
 from crowdlearn_device.protocol.frames import MAX_FRAME
-from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.security.proof import bound_to_pin
 from crowdlearn_device.state.pruning import prune_programs
 

@@ -23,7 +23,7 @@ from crowdlearn_device.privacy.tap import Tap
 from crowdlearn_device.program.executor import Load, ProgramStore, load_program
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import MAX_FRAME, decode_frame, encode_frame
-from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.state.pruning import prune_programs
 
 from .abstract_socket import is_welcome

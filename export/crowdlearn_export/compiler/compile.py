@@ -27,8 +27,8 @@ from crowdlearn_export.lowering.passes.order import free_early
 from crowdlearn_export.lowering.shortcuts import code_when_called, decomposed_before, rare_collections
 from crowdlearn_export.lowering.workspace import bytes_of, workspace_bytes
 
-from .in_place import InPlacePlanning, own_outputs
 from .linker import link
+from .memory_planning import InPlacePlanning, own_outputs
 
 Tensors = tuple[torch.Tensor, ...]
 

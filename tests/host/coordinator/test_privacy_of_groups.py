@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crowdlearn_device.protocol.schedule import pass_order
-from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.spec.run_spec import RunSpec

@@ -16,7 +16,7 @@ from crowdlearn_device.prediction.model_folder import KeptModel
 from crowdlearn_device.program.manifest import ArraySpec
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION
-from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.transport.join import join_host
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.coordinator.group.group import Group

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, encode_frame
-from crowdlearn_device.security.envelope import Identity
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.security.proof import answer, bound_to_pin, new_nonce
 from crowdlearn_host.devices.joining import listener
 from crowdlearn_host.devices.joining import lobby as door

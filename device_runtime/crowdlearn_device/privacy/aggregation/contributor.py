@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from crowdlearn_device.errors import AggregationError
-from crowdlearn_device.security.envelope import KEY_BYTES, Identity, agree
+from crowdlearn_device.security.identity import KEY_BYTES, Identity, agree
 
 from .fixed_point import Words
 from .graph import neighbours, threshold

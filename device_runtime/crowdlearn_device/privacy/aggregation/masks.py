@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from crowdlearn_device.security.envelope import KEY_BYTES, agree
+from crowdlearn_device.security.identity import KEY_BYTES, agree
 
 from .fixed_point import WORD_BYTES, Words
 
