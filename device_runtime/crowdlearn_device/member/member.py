@@ -96,7 +96,7 @@ class Member:
         self.relay = ""
         """The address to which the host redirects this device: HOST:PORT, HOST empty for the same."""
         self.again = 0.0
-        """Seconds after which the host wants this device to come again, if there was no place for it."""
+        """The pause, in seconds, after which this device is to come again, if there was no place for it."""
         self._binding = binding
         self._hello: pb.Hello | None = pb.Hello(
             version=VERSION,
@@ -185,7 +185,9 @@ class Member:
             return
         if welcome.again_seconds:
             if not 0 < welcome.again_seconds <= LONGEST_PAUSE:
-                raise WireError(f"the server wants this device again in {welcome.again_seconds} s")
+                raise WireError(
+                    f"a pause of {welcome.again_seconds} s; at most {LONGEST_PAUSE} s are allowed"
+                )
             self.again = welcome.again_seconds
             return
         run = welcome.run

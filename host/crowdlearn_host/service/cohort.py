@@ -8,7 +8,7 @@ from math import ceil
 
 @dataclass(frozen=True)
 class Cohort:
-    """The devices that a run wants: `pieces` in each group, at least `least` and at most `most` groups, and
+    """The devices that a run needs: `pieces` in each group, at least `least` and at most `most` groups, and
     `spares` times as many devices more. It waits for `wait` seconds for more than the least.
     """
 

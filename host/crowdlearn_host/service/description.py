@@ -45,7 +45,7 @@ def spec_of(job: Job) -> RunSpec:
 
 
 def cohort_of(spec: RunSpec) -> Cohort:
-    """Return the devices that a run wants."""
+    """Return the devices that a run needs."""
     group, crowd = spec.group, spec.crowd
     most = max(group.groups, crowd.most_groups)
     return Cohort(group.pieces, group.groups, most, crowd.spares, crowd.wait)

@@ -72,7 +72,7 @@ class Jobs:
             (version,) = db.execute("pragma user_version").fetchone()
             if version not in (0, VERSION):
                 raise RunError(
-                    f"{self.path} is of version {version}, this program knows {VERSION}; update it"
+                    f"{self.path} is of version {version}, this program reads {VERSION}; update it"
                 )
             db.execute("pragma journal_mode = wal")
             db.executescript(TABLES)
@@ -148,13 +148,13 @@ class Jobs:
         )
 
     def members(self, job: int) -> dict[str, bool]:
-        """Return the devices of a run, and whether it still wants each."""
+        """Return the devices of a run, and whether it still needs each."""
         with self._open() as db:
             rows = db.execute("select device, let_go from members where job = ?", (job,))
             return {row["device"]: not row["let_go"] for row in rows}
 
     def let_go(self, job: int, device: str) -> None:
-        """Note that a run wants a device no more."""
+        """Note that a run needs a device no more."""
         with self._open() as db:
             db.execute("update members set let_go = 1 where job = ? and device = ?", (job, device))
 

@@ -14,8 +14,8 @@ A_SECOND = 20
 
 
 class Pace:
-    """Tells devices that are sent away when to come again. As many as have been sent away lately share the
-    time: about `a_second` of them come in each second.
+    """The times at which devices that are sent away are to come again. As many as have been sent away lately
+    share the time: about `a_second` of them come in each second.
     """
 
     def __init__(

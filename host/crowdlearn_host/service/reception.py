@@ -91,7 +91,7 @@ class Reception:
     @asynccontextmanager
     async def open(self, address: str) -> AsyncIterator[int]:
         """Let devices arrive at `address` (HOST:PORT) while the context lasts; gives the port. Raises
-        FleetError if nobody can listen there.
+        FleetError if the address cannot be listened on.
         """
         strangers, binding = Strangers(), bound_to_pin(certificate(self._home)[1])
 
@@ -145,15 +145,17 @@ class Reception:
         return None if visitor is None or visitor.leaves else visitor
 
     def check_enrolled(self) -> None:
-        """Hang up on devices that are enrolled no more. Raises FleetError if nobody knows who is."""
+        """Hang up on devices that are enrolled no more. Raises FleetError if the list of enrolled devices
+        cannot be read.
+        """
         for visitor in list(self.waiting.values()):
             if not self._enrolment.admits(visitor.name, visitor.token):
                 visitor.hang_up()
 
 
 def _state(hello: pb.Hello) -> DeviceState:
-    """Return the state that a device tells in Hello; that of one without a battery if it tells none, or one
-    that cannot be.
+    """Return the state that a device reports in Hello; that of one without a battery if it reports none, or
+    an impossible one.
     """
     told = hello.state
     if not hello.HasField("state") or told.thermal >= len(STATUSES) or told.percent > FULL:

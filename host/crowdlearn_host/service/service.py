@@ -237,7 +237,7 @@ class Service:
             self._start(again)
 
     def _told(self, job: Job, name: str, fields: dict[str, Any]) -> None:
-        """Act on what a run tells."""
+        """Act on an event of a run."""
         if name == "let_go":
             self.jobs.let_go(job.id, str(fields["device"]))
         elif name != "progress":

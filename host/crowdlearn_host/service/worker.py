@@ -42,7 +42,7 @@ class Teller:
         self._samples = self._mini_batches = 0
 
     def event(self, name: str, fields: dict[str, Any]) -> None:
-        """Tell of an event, of mini-batches together."""
+        """Report an event, mini-batches together."""
         if name == "progress":
             self._samples += int(fields["rows"])
             self._mini_batches += 1

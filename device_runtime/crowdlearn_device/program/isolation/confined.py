@@ -127,7 +127,7 @@ class _Call:
         self.method, self.inputs = method, inputs
         self.specs: list[Spec] | None = None
         self.outputs: list[Array] = []
-        """The arrays that the last run gave, of these specs."""
+        """The outputs of the last run, of these specs."""
         self.views: list[Array] = []
 
 

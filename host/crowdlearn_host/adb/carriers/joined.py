@@ -34,7 +34,7 @@ class _Side(asyncio.Protocol):
             self.transport.pause_reading()
 
     def pause_writing(self) -> None:
-        """Nothing yet: the other side is read on until too much is held."""
+        """Do nothing yet: the other side is read on until too much is held."""
 
     def resume_writing(self) -> None:
         other = self.other

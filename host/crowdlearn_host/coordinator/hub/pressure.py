@@ -18,7 +18,7 @@ AGAIN_SECONDS = 5.0, 15.0
 
 
 class Pressure:
-    """The lateness of a loop, in seconds: `longest` is the most that was seen, and `longest_own` the most of
+    """The lateness of a loop, in seconds: `longest` is the most that was seen. `longest_own` is the most of
     it in which the loop's thread computed, and did not wait for a processor or a disk. `put_off` counts
     devices that were sent away. A host that is too late takes on no new groups until it is half as late;
     those that have begun go on, slower.

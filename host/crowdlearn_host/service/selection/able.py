@@ -13,8 +13,9 @@ ENOUGH_PERCENT = 80
 
 
 class Able(Selection):
-    """Takes devices that hold samples, are charged or nearly full, cool, on a network that costs nothing, and
-    not in use; of these the ones that were not chosen for longest, and then those that wait for longest.
+    """The selection of devices that hold samples, are charged or nearly full, cool, on a network that costs
+    nothing, and not in use. Those that were not chosen for longest come first, and then those that wait for
+    longest.
     """
 
     name = "able"
