@@ -97,8 +97,8 @@ class Confirmation:
 
 @dataclass(frozen=True)
 class Revealed:
-    """Shares that `sender` holds: of the own masks of survivors, and of the mask keys of members that dropped
-    out.
+    """The shares that `sender` holds: of the own masks of survivors, and of the mask keys of members that
+    dropped out.
     """
 
     sender: int

@@ -111,9 +111,9 @@ def all_blocks(problem: Problem) -> list[Block]:
 
 @dataclass(frozen=True)
 class Branch:
-    """Bounds on whole numbers that every division has: pieces present in a bundle, pieces present in both of
-    two bundles, and pieces on a seat class. Together they split the divisions into parts that can be bounded
-    alone.
+    """The bounds on whole numbers that every division has: pieces present in a bundle, pieces present in both
+    of two bundles, and pieces on a seat class. Together they split the divisions into parts that can be
+    bounded alone.
     """
 
     present: Mapping[int, tuple[int, int]] = field(default_factory=dict)

@@ -8,8 +8,8 @@ from .base import Candidate, Selection
 
 
 class Anyone(Selection):
-    """Draws devices that hold samples, each as likely as any other: what is learned is of no class of devices
-    more than of another.
+    """The selection by lot among devices that hold samples, each as likely as any other: what is learned is
+    of no class of devices more than of another.
     """
 
     name = "anyone"
