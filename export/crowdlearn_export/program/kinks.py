@@ -18,6 +18,8 @@ from crowdlearn_export.lowering.rules.rows import from_rows, gather, tap_tables,
 from crowdlearn_export.stages.stage import Stage, example_inputs
 
 DRAWS = 10
+FLOAT32 = 4
+"""Times float32's own error, within which a side is taken by chance."""
 MARGIN = 1e-6
 """How far from a kink, in units of the map's standard deviation, samples are kept."""
 
@@ -52,6 +54,26 @@ def margins(stage: Stage, inputs: Sequence[Tensor]) -> Tensor:
     with Margins(size) as watched:
         stage.reference(*double(inputs))
     return watched.least
+
+
+def away_in_float32(stage: Stage, inputs: Sequence[Tensor]) -> bool:
+    """Return whether all samples are further from every kink than a few times the error that float32 itself
+    makes there: layer upon layer that grows beyond MARGIN. Inputs are float32 [B, ...].
+    """
+    size = inputs[stage.method.batched[0]].shape[0] if stage.method.batched else 1
+    runs = []
+    for given in (double(inputs), inputs):
+        with Distances(size) as watched:
+            stage.reference(*given)
+        runs.append(watched.found)
+    for exact, narrow in zip(*runs, strict=True):
+        finite = exact.isfinite() & narrow.isfinite()
+        if not finite.any():
+            continue
+        exact, narrow = exact[finite], narrow[finite].double()
+        if exact.min() < FLOAT32 * (exact - narrow).abs().max():
+            return False
+    return True
 
 
 def away_from_kinks_of(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -105,6 +127,17 @@ class Margins(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if len(x) % len(self.least) == 0:  # rows of a sample may lie side by side, as positions do
             nearest = distance.reshape(len(self.least), -1).amin(1)
             self.least = torch.minimum(self.least, nearest / x.std())
+
+
+class Distances(Margins):  # type: ignore[no-untyped-call]
+    """Watches the same: `found` are the distances of every value to its kink, in standard deviations."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.found: list[Tensor] = []
+
+    def _see(self, x: Tensor, distance: Tensor) -> None:
+        self.found.append(distance / x.std())
 
 
 def _compared(

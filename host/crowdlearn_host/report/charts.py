@@ -56,6 +56,25 @@ def curves(
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(parts)}</svg>{legend}'
 
 
+def scatter(points: Sequence[Point], x: str, y: str) -> str:
+    """Return points over one pair of axes, and the line on which both numbers are equal."""
+    numbers = [number for point in points for number in point]
+    low, high = min(numbers), max(numbers)
+    low, high = (low - 0.5, high + 0.5) if high == low else (low, high)
+
+    def place(point: Point) -> Point:
+        across = LEFT + (point[0] - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+        return across, HEIGHT - BOTTOM - (point[1] - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    (x1, y1), (x2, y2) = place((low, low)), place((high, high))
+    drawn = [
+        _axes((low, high), (low, high), x, y),
+        f'<line class="grid" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>',
+        *(f'<circle class="dot c0" cx="{cx:.1f}" cy="{cy:.1f}" r="2"/>' for cx, cy in map(place, points)),
+    ]
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img">{"".join(drawn)}</svg>'
+
+
 def bars(
     rows: Mapping[str, Sequence[float]],
     parts: Sequence[str],

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Any
 
 from .charts import COLOURS, WIDE, bars, curves, slices
+from .measured import sections as measured_sections
 from .run import Run
 
 COLOURED = [
@@ -105,6 +106,7 @@ def sections(run: Run) -> Iterator[str]:
         told.append(("Epochs", _epochs(run), ""))
     if run.classes:
         told.append(("Classes, at the last evaluation", _classes(run), ""))
+    told += measured_sections(run.measured)
     if not run.simulated:
         if run.joules:
             told.append(("Energy of each device, modelled", _energy(run), ""))

@@ -20,6 +20,8 @@ from crowdlearn_host.planner.plan import Plan
 from crowdlearn_host.runs.results.joules import Spent, joules_by_device, spent_joules
 from crowdlearn_host.runs.results.losses import by_epoch, counted
 
+from .measured import Measured, measured
+
 MAX_BYTES = 512 << 20
 MAX_POINTS = 2000
 """Points of a curve that the page keeps; of a longer run every so-manieth."""
@@ -87,9 +89,10 @@ class Run:
     layer. `loads` are the multiplications a sample of each piece, empty if an older version did not count
     them. `passes` has how often each device was dominator. `joules` is what each spent by the plan's model,
     and `spent` the same by piece and purpose; both are empty if the plan has no costs of work. `classes` has
-    the samples of each class, and how many of them the last evaluation found. `began` and `ended` are seconds
-    since 1970, 0 if they are not known. `left_out` counts the records of loss or accuracy that are not
-    finite, which curves do without; `damaged` names the files of which lines could not be read.
+    the samples of each class, and how many of them the last evaluation found; `measured` has what evaluations
+    told beside these. `began` and `ended` are seconds since 1970, 0 if they are not known. `left_out` counts
+    the records of loss or accuracy that are not finite, which curves do without; `damaged` names the files of
+    which lines could not be read.
     """
 
     name: str
@@ -107,6 +110,7 @@ class Run:
     accuracy: tuple[Point, ...]
     epochs: tuple[Epoch, ...]
     classes: tuple[tuple[int, int], ...]
+    measured: Measured
     bytes: dict[str, tuple[Point, ...]]
     ledger: tuple[PurposeTraffic, ...]
     compared: tuple[Comparison, ...]
@@ -183,6 +187,7 @@ def assembled(
         accuracy=_thinned(accuracy),
         epochs=epochs,
         classes=_classes(events),
+        measured=measured(rows, events),
         bytes=_bytes(rows, began, ended, ledger),
         ledger=ledger,
         compared=_compared(plan, events, ledger),

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from crowdlearn_device.data.dataset import Dataset, Split, load_dataset
+from crowdlearn_device.data.dataset import Dataset, Split, load_dataset, load_npz
 from crowdlearn_device.errors import DataError
 
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.models.names import input_shape
 from crowdlearn_host.spec.run_spec import DIGITS, RunSpec
+from crowdlearn_host.spec.validation import ValidationSection
 
+VALIDATION = "validation.npz"
 DIGITS_TRAIN = 1437
 """Of scikit-learn's 1797 images of digits; the rest is the test set."""
 
@@ -27,6 +29,37 @@ def load_split(name: str, split: Split) -> Dataset:
     except DataError as error:
         convert = "; crowdlearn convert makes a data folder of it" if _may_be_converted(Path(name)) else ""
         raise ConfigError(f"data = {name!r}: {error}{convert}") from error
+
+
+def validated(
+    place: str, wanted: ValidationSection | None, train: Dataset | None, seed: int
+) -> tuple[Dataset | None, Dataset | None]:
+    """Return the samples to train on and those to validate by: a share of `train`, drawn by `seed`, or the
+    file of the data folder; None for what is not wanted.
+
+    Raises ConfigError if there is no such file, or too few samples.
+    """
+    if wanted is None:
+        return train, None
+    if not wanted.share:
+        file = Path(place) / VALIDATION
+        if place == DIGITS or not file.is_file():
+            raise ConfigError(
+                f"validation.share is 0, and data = {place!r} has no {VALIDATION}: set validation.share = "
+                "0.1, or convert the data with --validation-share"
+            )
+        try:
+            return train, load_npz(file)
+        except DataError as error:
+            raise ConfigError(str(error)) from error
+    assert train is not None
+    order = np.random.default_rng((seed, 31)).permutation(len(train))
+    count = round(len(train) * wanted.share)
+    if count < 2:
+        raise ConfigError(
+            f"validation.share = {wanted.share:g} of {len(train)} training samples are too few; raise it"
+        )
+    return train.subset(np.sort(order[count:])), train.subset(np.sort(order[:count]))
 
 
 def _may_be_converted(place: Path) -> bool:

@@ -41,7 +41,8 @@ from crowdlearn_host.spec.provenance import Given, check_inputs, given
 from crowdlearn_host.spec.run_spec import RunSpec
 
 from .affordable import check_affordable
-from .data import deal, load_split, sample_shape, shares_of, to_npz
+from .data import deal, load_split, sample_shape, shares_of, to_npz, validated
+from .results.metrics import check_metric
 
 WIRE = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "int8": pb.INT8}
 
@@ -62,6 +63,7 @@ class Checked:
     sample: tuple[int, ...]
     test: Dataset | None
     train: Dataset | None
+    validation: Dataset | None
     given: dict[str, Given]
 
 
@@ -84,6 +86,7 @@ class Prepared:
     exported: tuple[SliceProgram, ...]
     test: Dataset | None
     train: Dataset | None
+    validation: Dataset | None
     given: dict[str, Given]
 
 
@@ -101,13 +104,15 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     """
     train = load_split(config.data, "train") if config.data and config.device_data is None else None
     test = load_split(config.data, "test") if config.data else None
+    train, validation = validated(config.data or "", config.validation, train, config.training.seed)
     sample = sample_shape(config, test)
-    read = given(config.model, config.group.plan, config.data, train, test)
+    read = given(config.model, config.group.plan, config.data, train, test, validation=validation)
     if train is not None and test is not None:
         # A model that takes flat samples would take splits of different layouts.
         train.shaped(test.inputs.shape[1:], f"training data of {config.data}, unlike its test data")
     train = train and train.shaped(sample, f"training data of {config.data}")
     test = test and test.shaped(sample, f"test data of {config.data}")
+    validation = validation and validation.shaped(sample, f"validation data of {config.data}")
     model = build_model(config.model, config.training.seed)
     loss = make_loss(config.training.loss.kind, **config.training.loss.options)
     one = 0 if config.group.plan else config.group.pieces
@@ -116,6 +121,9 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     targets = loss.targets(*graph.scores)
     train = train and _targeted(train, targets, outputs, f"training data of {config.data}")
     test = test and _targeted(test, targets, outputs, f"test data of {config.data}")
+    validation = validation and _targeted(validation, targets, outputs, f"validation data of {config.data}")
+    if config.validation is not None:
+        check_metric(config.validation.metric, targets)
     section = config.group
     if config.privacy.sums == "shares":
         graph = with_helper_layers(graph, first_layer=config.privacy.first_layer == "shared")
@@ -152,7 +160,7 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
         layout = [piece.neurons for piece in each.pieces]
         width = WORD_BYTES if config.privacy.masked_fraction else 0
         check_messages(graph, layout, micro + 1, max(width, wire_format(training.wire).dtype_bytes))
-    return Checked(config, model, graph, loss, plan, fallbacks, micro, sample, test, train, read)
+    return Checked(config, model, graph, loss, plan, fallbacks, micro, sample, test, train, validation, read)
 
 
 def _targeted(data: Dataset, spec: TargetSpec, outputs: int, source: str) -> Dataset:
@@ -208,6 +216,7 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
         exported,
         checked.test,
         checked.train,
+        checked.validation,
         checked.given,
     )
 

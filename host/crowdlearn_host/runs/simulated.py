@@ -6,15 +6,23 @@ import os
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crowdlearn_device.data.dataset import Dataset, load_dataset
+from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_export.losses.registry import make_loss
 
 from crowdlearn_host.errors import ConfigError, Interrupted
+from crowdlearn_host.methods.index_space import unflatten
 from crowdlearn_host.methods.round_schedule import doubt_of_sharing
-from crowdlearn_host.runs.data import load_split
+from crowdlearn_host.models.named import build_model
+from crowdlearn_host.runs.data import load_split, validated
 from crowdlearn_host.runs.interrupt import Interrupt
+from crowdlearn_host.runs.results.evaluation import evaluate
+from crowdlearn_host.runs.results.metrics import check_metric
+from crowdlearn_host.simulation.engine import Judge, ended
 from crowdlearn_host.simulation.engine import run as run_rounds
+from crowdlearn_host.simulation.engine import validated as validated_by
 from crowdlearn_host.simulation.partition import Indices, load_device_files, partition
 from crowdlearn_host.simulation.run_folder import RunFolder
 from crowdlearn_host.simulation.setting import Setting, prepare
@@ -23,6 +31,7 @@ from crowdlearn_host.simulation.workers import InProcess, Processes, RayTasks, W
 from crowdlearn_host.spec.provenance import given
 from crowdlearn_host.spec.run_spec import DIGITS
 from crowdlearn_host.spec.simulated import Simulation
+from crowdlearn_host.spec.simulation import SimulationConfig
 
 if TYPE_CHECKING:
     from crowdlearn_host.coordinator.hub.server import OnEvent
@@ -52,10 +61,11 @@ def simulate_run(
     if place is None:
         raise ConfigError("the description names no data; add data, or give --data FOLDER")
     with RunFolder(run, simulation) as folder:
-        train, test, devices = _samples(simulation, place)
+        train, validation, test, devices = _samples(simulation, place)
         setting = prepare(config, train, test, devices)
+        judge = _judge(setting, validation)
         where = place if place == DIGITS else str(Path(place).resolve())
-        folder.begin(setting, given(config.model, config.plan, where, train, test, devices))
+        folder.begin(setting, given(config.model, config.plan, where, train, test, devices, validation))
         before = folder.resume()
         if config.strategy.windowed and (doubt := doubt_of_sharing(config.sharing.theta, config.sharing.tau)):
             on_event("note", {"text": doubt})
@@ -65,31 +75,67 @@ def simulate_run(
             on_event("note", {"text": text})
 
         def on_round(state: RunState) -> None:
+            folder.keep_best(setting, state)
             folder.keep(state)
             on_event("round", {**asdict(state.records[-1]), "rounds": setting.rounds})
-            if interrupt.asked and len(state.records) < setting.rounds:
+            over = len(state.records) == setting.rounds or ended(setting, state)
+            if interrupt.asked and not over:
                 raise Interrupted("interrupted; the same command goes on from the last round")
 
         try:
             with _workers(setting, engine, processes or os.cpu_count() or 1) as workers:
-                state = run_rounds(setting, workers, before, on_round)
+                state = run_rounds(setting, workers, before, on_round, judge)
         except KeyboardInterrupt:
             on_event("interrupted", {"kept": folder.kept, "rounds": setting.rounds})
             raise
         folder.finish(setting, state)
+        if config.validation is not None:
+            values = validated_by(setting, state)
+            best = config.validation.best(values)
+            told = {"epoch": best, "metric": config.validation.metric, "value": values[best]}
+            on_event("chosen", {**told, "rounds": len(state.records)})
         return state
 
 
-def _samples(simulation: Simulation, place: str) -> tuple[Dataset, Dataset, list[Indices]]:
-    """Return training samples, test samples, and the positions int64 [n] of each device's samples."""
+def _judge(setting: Setting, validation: Dataset | None) -> Judge | None:
+    """Return what evaluates weights on the validation split. Raises ConfigError or DataError if it does not
+    fit the model or the loss.
+    """
+    wanted = setting.config.validation
+    if validation is None or wanted is None:
+        return None
+    config, workload = setting.config, setting.workload
+    model, loss = build_model(config.model, config.seed), make_loss(**_loss(config))
+    data = validation.shaped(workload.inputs.shape[1:], "the validation data")
+    check_metric(wanted.metric, workload.targets)
+    template = model.state_dict()
+
+    def judge(weights: Floats) -> dict[str, float]:
+        found = evaluate(model, unflatten(weights, template), data, loss)
+        return {"loss": found.loss, **found.metrics}
+
+    return judge
+
+
+def _loss(config: SimulationConfig) -> dict[str, Any]:
+    return {"kind": config.training.loss.kind, **config.training.loss.options}
+
+
+def _samples(simulation: Simulation, place: str) -> tuple[Dataset, Dataset | None, Dataset, list[Indices]]:
+    """Return samples to train on, to validate by, and to test on, and the positions int64 [n] of each
+    device's samples.
+    """
     config = simulation.config
     if place != DIGITS and config.partition.kind == "files":
         train, devices = load_device_files(place, config.devices)
+        _, validation = validated(place, config.validation, train, config.seed)
     else:
-        train = load_split(place, "train") if place == DIGITS else load_dataset(place, "train")
+        whole = load_split(place, "train") if place == DIGITS else load_dataset(place, "train")
+        rest, validation = validated(place, config.validation, whole, config.seed)
+        train = rest or whole
         devices = partition(train.labels, config.devices, config.partition, config.seed)
     test = load_split(place, "test") if place == DIGITS else load_dataset(place, "test")
-    return train, test, devices
+    return train, validation, test, devices
 
 
 def _workers(setting: Setting, engine: str, processes: int) -> AbstractContextManager[Workers]:

@@ -19,6 +19,8 @@ from .state import RoundRecord, RunState
 from .tasks import EvaluationTask
 from .workers import Workers
 
+Judge = Callable[[Floats], dict[str, float]]
+"""Returns the loss and all metrics, by name, of weights float32 [floats] on the validation split."""
 EVALUATED = 2500
 """Test samples that one worker classifies at a time."""
 
@@ -37,8 +39,11 @@ def run(
     workers: Workers,
     state: RunState | None = None,
     on_round: Callable[[RunState], None] = lambda state: None,
+    judge: Judge | None = None,
 ) -> RunState:
-    """Train to the last epoch, from `state` if one is given; `on_round` gets every round's state.
+    """Train to the last epoch, from `state` if one is given; `on_round` gets every round's state. `judge`
+    evaluates the global model on the validation split after an epoch, if there is one; by that training may
+    end early.
 
     The outcome depends on the setting only: not on the workers, nor on where the run was resumed. The state's
     arrays and window change in place, for groups' weights take the most memory. Raises TrainingError if a
@@ -50,11 +55,30 @@ def run(
     train_round = ROUNDS[config.strategy.name]
     workers.warm()
     for number in range(len(state.records), setting.rounds):
+        if ended(setting, state):
+            break
         began = time.perf_counter()
         trained = train_round(setting, workers, state, number)
         state = _recorded(setting, workers, trained, number, time.perf_counter() - began)
+        if judge is not None and (number + 1) % config.rounds_an_epoch == 0:
+            last = replace(state.records[-1], validation=judge(global_weights(setting, state)))
+            state = replace(state, records=(*state.records[:-1], last))
         on_round(state)
     return state
+
+
+def validated(setting: Setting, state: RunState) -> list[float]:
+    """Return the metric that chooses, after every epoch so far."""
+    wanted = setting.config.validation
+    if wanted is None:
+        return []
+    return [record.validation[wanted.metric] for record in state.records if record.validation]
+
+
+def ended(setting: Setting, state: RunState) -> bool:
+    """Return whether training ends early after this state, since validation gets no better."""
+    wanted = setting.config.validation
+    return wanted is not None and wanted.ended(validated(setting, state)) is not None
 
 
 def global_weights(setting: Setting, state: RunState) -> Floats:

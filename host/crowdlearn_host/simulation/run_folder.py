@@ -30,13 +30,13 @@ from crowdlearn_host.spec.provenance import NAME as INPUTS
 from crowdlearn_host.spec.provenance import Given, Inputs, check_inputs
 from crowdlearn_host.spec.simulated import Simulation, load_simulation
 
-from .engine import global_weights
+from .engine import global_weights, validated
 from .setting import Setting
 from .state import RoundRecord, RunState
 
 CHECKPOINT = "checkpoint.npz"
 METRICS = "metrics.jsonl"
-MODEL = "model.safetensors"
+MODEL, BEST = "model.safetensors", "best.safetensors"
 QUICK_SECONDS, SHARE = 1.0, 20
 """A checkpoint that took less is written after every round, another after so many times what it took."""
 
@@ -124,10 +124,25 @@ class RunFolder:
             took = time.monotonic() - began
             self._due = time.monotonic() + (SHARE * took if took > QUICK_SECONDS else 0)
 
+    def keep_best(self, setting: Setting, state: RunState) -> None:
+        """Write the global model as that of the best epoch, if the last one is."""
+        wanted, values = setting.config.validation, validated(setting, state)
+        if wanted is not None and state.records[-1].validation and wanted.best(values) == len(values) - 1:
+            self._write(BEST, setting, state)
+
     def finish(self, setting: Setting, state: RunState) -> Path:
-        """Write the global model as model.safetensors and returns its path."""
-        template = build_model(setting.config.model, setting.config.seed).state_dict()
+        """Write the global model, or that of the best epoch if validation chooses one, as model.safetensors.
+        Return its path.
+        """
         path = self.folder / MODEL
+        if setting.config.validation is None:
+            return self._write(MODEL, setting, state)
+        write_atomically(path, (self.folder / BEST).read_bytes())
+        return path
+
+    def _write(self, name: str, setting: Setting, state: RunState) -> Path:
+        template = build_model(setting.config.model, setting.config.seed).state_dict()
+        path = self.folder / name
         write_atomically(path, save(unflatten(global_weights(setting, state), template)))
         return path
 
@@ -149,6 +164,7 @@ def _row(records: tuple[RoundRecord, ...], at: float) -> str:
         "test_loss": last.test_loss,
         "samples_per_second": last.samples / last.seconds,
         **({} if last.epsilon is None else {"epsilon": last.epsilon}),
+        **({"validation": last.validation} if last.validation else {}),
         **({} if last.group_epsilon is None else {"group_epsilon": last.group_epsilon}),
         "bytes": {p: sum(record.bytes.get(p, 0) for record in records) for p in purposes},
     }

@@ -19,7 +19,8 @@ class RoundRecord:
     classes, both are None, and `test_loss` is the loss of those models. `bytes` of activation, error and
     shuffle are modelled; those of sharing are encoded updates'. `epsilon` is the largest that a device has
     spent, at the run's delta; None without noise; `group_epsilon` is that of all that a group did, by noise
-    in the sums.
+    in the sums. `validation` has loss and metrics of the global model on the validation split, by name, after
+    an epoch's last round.
     """
 
     round: int
@@ -33,6 +34,7 @@ class RoundRecord:
     test_loss: float | None = None
     epsilon: float | None = None
     group_epsilon: float | None = None
+    validation: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

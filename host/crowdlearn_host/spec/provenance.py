@@ -19,7 +19,7 @@ from crowdlearn_host.errors import RunError
 from crowdlearn_host.models.names import model_file
 
 NAME = "inputs.json"
-TRAINING_DATA, TEST_DATA = "training data", "test data"
+TRAINING_DATA, TEST_DATA, VALIDATION_DATA = "training data", "test data", "validation data"
 
 
 class Given(Section):
@@ -69,6 +69,7 @@ def given(
     train: Dataset | None,
     test: Dataset | None,
     devices: Sequence[NDArray[np.int64]] = (),
+    validation: Dataset | None = None,
 ) -> dict[str, Given]:
     """Return what a run is given, by name. `devices` has each one's part of `train`, where that is known by
     now. Each part is int64 [n].
@@ -78,6 +79,8 @@ def given(
         found[TRAINING_DATA] = Given.samples(str(data), train, devices)
     if test is not None:
         found[TEST_DATA] = Given.samples(str(data), test)
+    if validation is not None:
+        found[VALIDATION_DATA] = Given.samples(str(data), validation)
     for what, path in (("model", model_file(model)), ("plan", plan)):
         if path is not None:
             found[what] = Given.file(path)

@@ -20,6 +20,7 @@ from .crowd import CrowdSection
 from .loss import CROSS_ENTROPY, LossSpec
 from .optimizer import OptimizedSection
 from .privacy import RunPrivacySection
+from .validation import ValidationSection
 
 DEFAULT_WIRE: Literal["int8"] = "int8"
 """The shortest that costs no accuracy (docs/benchmarks/wire_dtype.md)."""
@@ -222,6 +223,7 @@ class RunSpec(Section):
     group: GroupSection = GroupSection()  # type: ignore[call-arg]
     training: TrainingSection = TrainingSection()  # type: ignore[call-arg]
     sharing: SharingSection = SharingSection()  # type: ignore[call-arg]
+    validation: ValidationSection | None = None
     checkpoints: CheckpointSection = CheckpointSection()  # type: ignore[call-arg]
     metrics: MetricsSection = MetricsSection()  # type: ignore[call-arg]
     fleet: FleetSection = FleetSection()  # type: ignore[call-arg]
@@ -290,6 +292,23 @@ class RunSpec(Section):
         """Return devices that take part; if the fleet does not tell, as many as the groups need."""
         named = (len(self.fleet.phones) or self.fleet.virtual) + self.fleet.joining
         return named or self.group.groups * self.group.pieces
+
+    @model_validator(mode="after")
+    def _validates(self) -> Self:
+        if self.validation is None:
+            return self
+        if self.checkpoints.evaluate != "epoch":
+            raise ValueError(
+                "validation chooses among epochs: leave out checkpoints.evaluate, or the table [validation]"
+            )
+        if self.validation.share and (self.data is None or self.device_data is not None):
+            raise ValueError(
+                "validation.share holds back training samples of this computer, and they are on the phones: "
+                "set validation.share = 0, and put a validation.npz into the data folder"
+            )
+        if self.data is None:
+            raise ValueError("validation needs data, a folder with validation.npz; or leave the table out")
+        return self
 
     @model_validator(mode="after")
     def _has_data(self) -> Self:

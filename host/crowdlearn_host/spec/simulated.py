@@ -120,6 +120,7 @@ def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None 
             noise=spec.sharing.noise,
             combine=spec.sharing.combine,
         ),
+        validation=spec.validation,
         privacy=PrivacySection(
             sums=spec.privacy.sums,
             fraction=spec.privacy.fraction,

@@ -18,6 +18,7 @@ from crowdlearn_host.privacy.dp.budget import Budget
 from .loss import CROSS_ENTROPY, LossSpec
 from .optimizer import OptimizedSection
 from .privacy import PrivacySection
+from .validation import ValidationSection
 
 
 class PartitionConfig(Section):
@@ -113,7 +114,17 @@ class SimulationConfig(Section):
     training: TrainingConfig = TrainingConfig.model_validate({})
     sharing: SharingConfig = SharingConfig()
     fedavg: FedAvgConfig = FedAvgConfig()
+    validation: ValidationSection | None = None
     privacy: PrivacySection = PrivacySection()
+
+    @model_validator(mode="after")
+    def _validates(self) -> SimulationConfig:
+        if self.validation is not None and self.validation.share and self.partition.kind == "files":
+            raise ValueError(
+                "partition.kind = 'files' gives each device its samples: set validation.share = 0, and put a "
+                "validation.npz into the data folder"
+            )
+        return self
 
     @model_validator(mode="after")
     def _groups_are_whole(self) -> SimulationConfig:

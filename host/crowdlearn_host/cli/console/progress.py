@@ -64,6 +64,8 @@ TOLD = {
     "joined",
     "kept",
     "evaluated",
+    "enough",
+    "chosen",
 }
 """Events that are told in words of their own, however verbose the command is."""
 
@@ -206,6 +208,15 @@ class TrainingProgress:
             self._tell(f"the model is kept by {', '.join(fields['devices'])}")
         elif event == "evaluated":
             self._epoch(fields)
+        elif event in ("enough", "chosen"):
+            best = "epoch {epoch}: validation {metric} {value:.4f}".format(
+                **{**fields, "epoch": fields["epoch"] + 1}
+            )
+            self._tell(
+                f"the run's model is that of {best}"
+                if event == "chosen"
+                else f"validation gets no better than in {best}; training ends with the epoch under way"
+            )
         elif event == "recovering" and fields["why"] == "{} left: {}".format(*self._left):
             pass  # the line before said so
         elif event in PROBLEMS:
@@ -294,6 +305,9 @@ class TrainingProgress:
             told.append(f"test accuracy {100 * fields['test_accuracy']:.2f} %")
         else:
             told += [f"test {name} {value:.4f}" for name, value in fields.get("metrics", {}).items()]
-        told.append(f"{size(sum(fields['bytes'].values()))} sent by devices so far")
+        if "validation_loss" in fields:
+            told.append(f"validation loss {fields['validation_loss']:.4f}")
+        if "bytes" in fields:
+            told.append(f"{size(sum(fields['bytes'].values()))} sent by devices so far")
         group = f" of group {fields['group'] + 1}" if "group" in fields else ""
         self._tell(f"epoch {fields['epoch'] + 1}{group}: {', '.join(told)}")

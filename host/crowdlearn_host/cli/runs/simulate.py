@@ -75,6 +75,11 @@ def simulate(
                     told = f"interrupted; {reached.format(**fields)}: the same command goes on from there"
                     print(f"crowdlearn: {told}", file=sys.stderr)
                     raise typer.Exit(INTERRUPTED)
+                if event == "chosen":
+                    best = "epoch {epoch}: validation {metric} {value:.4f}"
+                    told = best.format(**{**fields, "epoch": fields["epoch"] + 1})
+                    console.print(f"the run's model is that of {told}", highlight=False, soft_wrap=True)
+                    return
                 if event == "round":
                     console.print(_line(fields), highlight=False, soft_wrap=True)
                 kept = fields["kept"] if event == "begun" else fields["round"] + 1
@@ -99,6 +104,8 @@ def _line(record: Mapping[str, Any]) -> str:
     accuracy = "" if record["accuracy"] is None else f"  test accuracy {record['accuracy']:.4f}"
     if record["test_loss"] is not None:
         accuracy = f"  test loss {record['test_loss']:.4f}"
+    if "loss" in record.get("validation", {}):
+        accuracy += f"  validation loss {record['validation']['loss']:.4f}"
     speed, moved = record["samples"] / record["seconds"], sum(record["bytes"].values()) / 1e6
     at = f"epoch {record['epoch'] + 1}, round {record['round'] + 1}"
     told = f"{at}  training loss {record['loss']:.4f}{accuracy}"

@@ -142,7 +142,7 @@ class Decisions(GroupState):
         """Draw the next dominator without replacement; share when a round is over; end after the last
         epoch.
         """
-        if self.schedule.epoch >= self.settings.epochs:
+        if self._over:
             self._end()
             return
         if not self.schedule.order:
@@ -162,7 +162,9 @@ class Decisions(GroupState):
                 self._resume()
         elif turn is None and self._able:
             self._end_epoch()
-            self.restore_points = after_sharing(self.settings, self.restore_points, self.schedule)
+            self.restore_points = after_sharing(
+                self.settings, self.restore_points, self.schedule, over=self._over
+            )
             self._next_pass()
         elif turn is None:
             self._pause("no device is here")

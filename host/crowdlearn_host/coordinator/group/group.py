@@ -312,7 +312,9 @@ class Group(Decisions):
         self.schedule = next_round(self.schedule, self.boundary)
         if self._whose_turn() is None:
             self._end_epoch()
-        self.restore_points = after_sharing(self.settings, self.restore_points, self.schedule)
+        self.restore_points = after_sharing(
+            self.settings, self.restore_points, self.schedule, over=self._over
+        )
         self._next_pass()
 
     def _swap_slow(self) -> None:

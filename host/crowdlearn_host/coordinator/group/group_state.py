@@ -39,6 +39,8 @@ class GroupState:
         self.reason = ""
         self.devices: dict[int, Device] = {}
         self.attendance = Attendance()
+        self.enough = False
+        """Whether training ends with the epoch that is under way: the host has seen that it does not help."""
         self.generation = 0
         self.boundary = 0
         self.schedule = Schedule()
@@ -75,6 +77,12 @@ class GroupState:
     @property
     def _layout(self) -> Layout:
         return self._cut.layout
+
+    @property
+    def _over(self) -> bool:
+        """Return True after the last epoch, or after an epoch if it is enough."""
+        between = self.schedule.epoch > 0 and not self.schedule.order
+        return self.schedule.epoch >= self.settings.epochs or (self.enough and between)
 
     @property
     def _working(self) -> bool:

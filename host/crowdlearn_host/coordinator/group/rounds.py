@@ -31,14 +31,15 @@ def next_epoch(schedule: Schedule) -> Schedule:
 
 
 def after_sharing(
-    settings: Settings, points: Sequence[RestorePoint], schedule: Schedule
+    settings: Settings, points: Sequence[RestorePoint], schedule: Schedule, *, over: bool
 ) -> list[RestorePoint]:
     """Return the points to go on from, `schedule` being what follows: none from which a round would be shared
     again.
 
-    Where sharing renews every weight, the server's model is the point, and needs no device.
+    Unless the run is `over`, where sharing renews every weight, the server's model is the point, and needs no
+    device.
     """
     here = [replace(p, schedule=schedule) for p in points if p.boundary == points[-1].boundary]
-    if here and settings.renews and schedule.epoch < settings.epochs:
+    if here and settings.renews and not over:
         return [replace(here[-1], generation=0)]
     return here

@@ -287,6 +287,11 @@ class RunFolder:
             write_atomically(self.path / "model.safetensors", content)
         return path
 
+    def choose_checkpoint(self, epoch: int) -> None:
+        """Make the global model after an epoch, counted from 0, the run's model."""
+        with self._on_disk("checkpoints"):
+            write_atomically(self.path / "model.safetensors", self.checkpoints()[epoch].read_bytes())
+
     def checkpoints(self) -> dict[int, Path]:
         """Return the checkpoints that are kept, by their epoch, which count from 0."""
         found = (self.path / "checkpoints").glob("epoch-*.safetensors")

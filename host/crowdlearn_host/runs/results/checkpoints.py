@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
+from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from typing import Any
 import torch
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.graph.weights import state_of
+from safetensors.torch import load_file
 
 from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.hub.traffic_ledger import exchanged_bytes
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder, load_model_state
 from crowdlearn_host.runs.prepare import WIRE, Prepared
+from crowdlearn_host.runs.results.choice import Choice, figure
 from crowdlearn_host.runs.results.evaluation import Evaluation, evaluate
 from crowdlearn_host.runs.results.losses import EpochLoss
 
@@ -38,7 +41,8 @@ class Checkpoints:
 
     Called in the store's thread. The evaluation has a thread of its own, for which nothing waits: of the
     models that come while one is evaluated the newest is next, and of the others it is told that they were
-    not. The newest checkpoints stay, as many as the configuration says, and the best.
+    not. If there is a validation split, every model is evaluated in its turn, and the best one becomes the
+    run's at the end. The newest checkpoints stay, as many as the configuration says, and the best.
     """
 
     def __init__(self, prepared: Prepared, folder: RunFolder, server: Server, losses: EpochLoss) -> None:
@@ -47,10 +51,18 @@ class Checkpoints:
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(1, "crowdlearn-evaluation")
         self._lock = Lock()
-        self._due: _Due | None = None
+        self._dues: deque[_Due] = deque()
+        self._under_way = -1
         self._last: tuple[int, Evaluation] | None = None
         self._rank = _ranks(folder)
         self._newest = max(folder.checkpoints(), default=-1)
+        self._choice = None
+        if prepared.config.validation is not None:
+            self._choice = Choice(prepared.config.validation, folder)
+            for epoch, path in sorted(folder.checkpoints().items()):
+                if epoch not in self._choice.values:  # the run ended before it was evaluated
+                    self._submit(_Due(epoch, load_file(path), {"epoch": epoch}))
+            self._end_early()
         self._mark()
         rows = prepared.micro_batch
         layout = tuple(piece.neurons for piece in prepared.plan.pieces)
@@ -82,29 +94,43 @@ class Checkpoints:
         if prepared.test is None or self._config.evaluate == "never":
             self._tell("evaluated", fields)
         else:
-            with self._lock:
-                before, self._due = self._due, _Due(epoch, state, fields)
-            if before is None:
-                self._pool.submit(self._evaluate)
-            else:
-                self._tell("not_evaluated", before.fields)
+            self._submit(_Due(epoch, state, fields))
         self._prune()
+
+    def _submit(self, due: _Due) -> None:
+        """Have a model evaluated: in its turn if one is chosen, or else before all that wait."""
+        with self._lock:
+            before = None
+            if self._dues and self._choice is None:
+                before = self._dues.pop()
+            self._dues.append(due)
+        if before is None:
+            self._pool.submit(self._evaluate)
+        else:
+            self._tell("not_evaluated", before.fields)
 
     def _prune(self) -> None:
         kept = sorted(self._folder.checkpoints())
         with self._lock:
             best = max(self._rank, key=lambda epoch: (self._rank[epoch], epoch), default=-1)
-        self._folder.forget_checkpoints(set(kept) - {*kept[-self._config.keep :], best})
+            if self._choice is not None:
+                best = self._choice.best
+            waiting = {due.epoch for due in self._dues}
+            waiting |= {self._under_way} if self._choice is not None else set()
+        self._folder.forget_checkpoints(set(kept) - {*kept[-self._config.keep :], best, *waiting})
 
     def _evaluate(self) -> None:
-        """Evaluate, in a thread of its own, the newest model that came."""
+        """Evaluate, in a thread of its own, the model whose turn it is."""
         with self._lock:
-            due, self._due = self._due, None
-        if due is None or self._prepared.test is None:
+            due = self._dues.popleft() if self._dues else None
+            self._under_way = due.epoch if due is not None else -1
+        test, validation = self._prepared.test, self._prepared.validation
+        if due is None or test is None:
             return
         try:
             model, loss = copy.deepcopy(self._prepared.model), self._prepared.loss
-            result = evaluate(model, due.state, self._prepared.test, loss)
+            result = evaluate(model, due.state, test, loss)
+            chosen = evaluate(model, due.state, validation, loss) if validation is not None else None
         except Exception as error:
             self._loop.call_soon_threadsafe(self._server.fail, error)
             return
@@ -113,19 +139,42 @@ class Checkpoints:
             self._last = due.epoch, result
         classes = [[each.samples, each.correct] for each in result.classes]
         told: dict[str, Any] = {"test_loss": result.loss, "classes": classes, "metrics": dict(result.metrics)}
+        told |= {name: value for name in ("confusion", "pairs") if (value := getattr(result, name))}
         if result.accuracy is not None:
             told["test_accuracy"] = result.accuracy
+        if chosen is not None and self._choice is not None:
+            told |= {"validation_loss": chosen.loss, "validation_metrics": dict(chosen.metrics)}
+            with self._lock:
+                self._choice.values[due.epoch] = figure(chosen, self._choice.wanted)
+            self._loop.call_soon_threadsafe(self._end_early)
         self._tell("evaluated", {**due.fields, **told})
+
+    def _end_early(self) -> None:
+        """Have groups end with the epoch that is under way, once validation gets no better."""
+        assert self._choice is not None
+        with self._lock:
+            ended = self._choice.ended
+        if not ended or all(group.enough for group in self._server.groups):
+            return
+        for group in self._server.groups:
+            group.enough = True
+        self._server.tell("enough", self._choice.told)
 
     def _tell(self, event: str, fields: dict[str, Any]) -> None:
         self._loop.call_soon_threadsafe(self._server.tell, event, fields)
 
     async def finish(self) -> Evaluation | None:
-        """Return the evaluation of the newest checkpoint, where there is a test set, once all are done."""
+        """Return the evaluation of the run's model, where there is a test set, once all are done: of the
+        newest checkpoint, or the one that validation chooses.
+        """
         await asyncio.to_thread(self._pool.shutdown)
         await asyncio.sleep(0)  # what the thread told last is heard first
         self._prune()
         test = self._prepared.test
+        if self._choice is not None and self._choice.values:
+            self._folder.choose_checkpoint(self._choice.best)
+            self._server.tell("chosen", self._choice.told)
+            self._newest = self._choice.best
         if self._last is not None and self._last[0] == self._newest:
             return self._last[1]
         if test is None:

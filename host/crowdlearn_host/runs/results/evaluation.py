@@ -16,9 +16,11 @@ from torch import nn
 
 from crowdlearn_host.errors import RunError
 
-from .metrics import measured
+from .metrics import Scores, Targets, measured
 
 BATCH = 1024
+MOST_SHOWN, MOST_PAIRS = 20, 200
+"""Classes of a confusion matrix, and pairs of numbers, that an evaluation keeps."""
 SMALL = 1e-12
 """In place of nothing that counts, where it divides."""
 
@@ -35,6 +37,8 @@ class ClassResult:
 class Evaluation:
     """An evaluation of a model. `loss` is the mean of a sample; `accuracy` is a share of `samples`, None if
     there are no classes; `classes` are in their order; `metrics` are all that fit, by name.
+    `confusion` counts samples by their class and the class that the model predicts, of at most MOST_SHOWN
+    classes. `pairs` are some targets that are numbers, and what the model predicts.
     """
 
     samples: int
@@ -42,6 +46,8 @@ class Evaluation:
     accuracy: float | None
     classes: tuple[ClassResult, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    confusion: tuple[tuple[int, ...], ...] = ()
+    pairs: tuple[tuple[float, float], ...] = ()
 
     @property
     def rank(self) -> float:
@@ -82,7 +88,25 @@ def evaluate(
         scores, targets = scores[targets != IGNORED], targets[targets != IGNORED]
     metrics = measured(spec, scores, targets)
     if not spec.are_classes:
-        return Evaluation(len(data), mean, None, (), metrics)
+        told = _pairs(targets, scores) if spec.most is None else ()
+        return Evaluation(len(data), mean, None, (), metrics, (), told)
     samples, correct = np.bincount(targets), np.bincount(targets, scores.argmax(1) == targets)
     classes = (ClassResult(int(n), int(k)) for n, k in zip(samples, correct, strict=True))
-    return Evaluation(len(data), mean, metrics["accuracy"], tuple(classes), metrics)
+    found = _confusion(targets, scores)
+    return Evaluation(len(data), mean, metrics["accuracy"], tuple(classes), metrics, found)
+
+
+def _confusion(targets: Targets, scores: Scores) -> tuple[tuple[int, ...], ...]:
+    """Return counts by class and told class, of targets int64 [N] and scores float32 [N, classes]."""
+    classes = scores.shape[1]
+    if classes > MOST_SHOWN:
+        return ()
+    counts = np.bincount(targets * classes + scores.argmax(1), minlength=classes**2)
+    return tuple(tuple(map(int, row)) for row in counts.reshape(classes, classes))
+
+
+def _pairs(targets: Targets, scores: Scores) -> tuple[tuple[float, float], ...]:
+    """Return targets and scores float32 [N, outputs] of MOST_PAIRS places at most, spread evenly."""
+    true, told = targets.ravel(), scores.ravel()
+    chosen = np.unique(np.linspace(0, true.size - 1, min(MOST_PAIRS, true.size)).astype(np.int64))
+    return tuple((float(f"{true[at]:.4g}"), float(f"{told[at]:.4g}")) for at in chosen)

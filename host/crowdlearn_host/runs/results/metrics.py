@@ -9,6 +9,8 @@ import numpy as np
 from crowdlearn_device.protocol.targets import TargetSpec
 from numpy.typing import NDArray
 
+from crowdlearn_host.errors import ConfigError
+
 Scores = NDArray[np.float32]
 Targets = NDArray[Any]
 
@@ -179,6 +181,15 @@ METRICS: tuple[type[Metric], ...] = (
 def measured(spec: TargetSpec, scores: Scores, targets: Targets) -> dict[str, float]:
     """Return every metric that fits, by name."""
     return {metric.name: metric.of(scores, targets) for metric in METRICS if metric.fits(spec)}
+
+
+def check_metric(name: str, spec: TargetSpec) -> None:
+    """Raise ConfigError if the metric of that name is not defined for such targets; the loss always is."""
+    fitting = ["loss", *(metric.name for metric in METRICS if metric.fits(spec))]
+    if name not in fitting:
+        raise ConfigError(
+            f"validation.metric = {name!r} is not defined for this loss; choose one of {', '.join(fitting)}"
+        )
 
 
 def _f1(guesses: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
