@@ -168,7 +168,7 @@ def load_dataset(folder: str | Path, split: Split = "train", *, may_be_empty: bo
         labels = _first_file(folder, f"{IDX_PREFIX[split]}-labels", "idx1-ubyte")
         if labels is None:
             raise DataError(f"{images} has no {IDX_PREFIX[split]}-labels-idx1-ubyte beside it; add it")
-        return _checked(_unit(_read_idx(images)), _read_idx(labels), images)
+        return checked(_unit(_read_idx(images)), _read_idx(labels), images)
     for place in (folder, folder / "cifar-10-batches-bin"):
         if (place / CIFAR_FILES[split][0]).is_file():
             return _read_cifar([place / name for name in CIFAR_FILES[split]])
@@ -189,7 +189,7 @@ def load_npz(path: str | Path, *, may_be_empty: bool = False) -> Dataset:
         raise DataError(f"{path} has no array labels; save it with both")
     if may_be_empty and len(inputs) == len(labels) == 0:
         return NO_DATA
-    return _checked(inputs, labels, Path(path))
+    return checked(inputs, labels, Path(path))
 
 
 def load_samples(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
@@ -207,7 +207,7 @@ def load_samples(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int6
         beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
         inputs = _unit(_read_idx(path))
         labels = _read_idx(beside) if beside != path and beside.is_file() else None
-    data = _checked(inputs, np.zeros(len(inputs), np.int64) if labels is None else labels, path)
+    data = checked(inputs, np.zeros(len(inputs), np.int64) if labels is None else labels, path)
     return data.inputs, None if labels is None else data.labels
 
 
@@ -266,7 +266,7 @@ def _read_cifar(paths: Sequence[Path]) -> Dataset:
     data = np.concatenate(rows)
     if data[:, 0].max() >= CIFAR_CLASSES:
         raise DataError(f"{paths[0].parent}: a label is {data[:, 0].max()}; CIFAR-10 has classes 0 to 9")
-    return _checked(_unit(data[:, 1:].reshape(-1, *CIFAR_SHAPE)), data[:, 0], paths[0])
+    return checked(_unit(data[:, 1:].reshape(-1, *CIFAR_SHAPE)), data[:, 0], paths[0])
 
 
 def _first_file(folder: Path, stem: str, kind: str) -> Path | None:
@@ -278,8 +278,10 @@ def _unit(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return pixels.astype(np.float32) / np.float32(255)
 
 
-def _checked(inputs: NDArray[Any], labels: NDArray[Any], source: Path) -> Dataset:
-    """Return the arrays as a Dataset, or DataError naming `source`."""
+def checked(inputs: NDArray[Any], labels: NDArray[Any], source: object) -> Dataset:
+    """Return inputs [N, ...] and labels [N, ...] as samples. Raises DataError, naming `source`, if they are
+    none.
+    """
     if inputs.ndim < 2 or inputs.dtype.kind not in "fiu":
         raise DataError(f"{source}: inputs are {inputs.dtype} {inputs.shape}; expected numbers [N, ...]")
     numbers = labels.dtype.kind == "f" and labels.ndim > 0

@@ -17,6 +17,8 @@ from crowdlearn_host.errors import ConfigError
 
 MAX_SAMPLES_BYTES = 2 << 30
 """Bytes of the samples of one split, as a device reads them."""
+MOST_DIGITS = 18
+"""Digits of a whole number; longer ones are names."""
 SHOWN = 5
 """Names that a message lists at most."""
 
@@ -176,4 +178,4 @@ def whole_order(names: Sequence[str]) -> list[str]:
 def is_whole(text: str) -> bool:
     """Return whether a text is a whole number in ASCII digits."""
     digits = text[1:] if text[:1] in "+-" else text
-    return digits.isascii() and digits.isdigit()
+    return digits.isascii() and digits.isdigit() and len(digits) <= MOST_DIGITS

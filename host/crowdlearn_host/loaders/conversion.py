@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from crowdlearn_device.data.dataset import checked
+from crowdlearn_device.errors import DataError
 from crowdlearn_device.platform.files import replacing, write_atomically
 from crowdlearn_device.protocol.targets import IGNORED
 
@@ -77,8 +79,7 @@ def convert(
     for split in filter(parts.__contains__, SPLITS):
         on_step(f"converting the {split} data")
         written[split] = encode(parts[split], split)
-        if not _finite(written[split]):
-            raise ConfigError(f"the {split} data holds values beyond float32; scale or clean them")
+        _check(written[split], split)
     train = written["train"]
     done = Conversion(
         str(folder.resolve()),
@@ -151,10 +152,17 @@ def _split(
     return parts
 
 
-def _finite(arrays: Arrays) -> bool:
-    return all(
-        array.dtype.kind != "f" or bool(np.isfinite(array).all()) for array in (arrays.inputs, arrays.labels)
-    )
+def _check(arrays: Arrays, split: str) -> None:
+    """Raise ConfigError if a run would refuse the samples, or there is nothing to learn of them."""
+    if not arrays.inputs.size:
+        raise ConfigError(f"the {split} data has samples {arrays.inputs.shape[1:]}, which hold nothing")
+    try:
+        labels = checked(arrays.inputs, arrays.labels, f"the {split} data").labels
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    counted = labels[labels != IGNORED] if labels.ndim > 1 else labels
+    if split == "train" and len(counted) and counted.min() == counted.max():
+        raise ConfigError(f"all labels of the training data are {counted.min():g}; nothing to learn")
 
 
 def _told(arrays: Arrays, notes: Notes) -> str:

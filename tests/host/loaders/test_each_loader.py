@@ -81,6 +81,12 @@ def test_whole_numbers_may_be_classes_or_numbers_and_only_their_owner_knows(tmp_
     assert any(note.startswith("target y is (y - 9.66667)") for note in done.notes)
 
 
+def test_a_class_may_be_named_by_more_digits_than_a_number_has(tmp_path: Path) -> None:
+    long = "9" * 5000
+    source = split(tmp_path / "t", "x,y", f"1,{long} 2,b 3,7", "1,b 2,7")
+    assert converted(CsvLoader("y", task="classes"), source).classes == ("7", long, "b")
+
+
 def test_several_targets_are_numbers(tmp_path: Path) -> None:
     source = split(tmp_path / "t", "x,y,z", "1,1,2 2,3,4 3,5,7", "1,2,3 2,3,4")
     assert converted(CsvLoader("y, z"), source).labels == "numbers [2]"
@@ -174,7 +180,7 @@ def test_lines_become_tokens_and_the_next_of_each(tmp_path: Path) -> None:
 
 
 def test_lines_beyond_the_maximum_are_refused_cut_or_dropped(tmp_path: Path) -> None:
-    (tmp_path / "t.txt").write_text("the cat sat on mat 1 2\n" + "the cat\n" * 9)
+    (tmp_path / "t.txt").write_text("the cat sat on mat 1 2\n" + "the cat\nmat 1\ncat sat\n" * 3)
     file = tokenizer(tmp_path)
     refused(TextLoader(file, 4), tmp_path / "t.txt", "line 1 has 7 tokens, at most 5 fit")
     assert sum(converted(TextLoader(file, 4, long="cut"), tmp_path / "t.txt").splits.values()) == 10
@@ -220,6 +226,9 @@ def test_tokenizers_that_are_none(tmp_path: Path) -> None:
         ((torch.full((9, 2), (1 << 24) + 1), torch.arange(9)), "float32 cannot"),
         ((torch.ones(9, 2), torch.zeros(9).long()), "nothing to learn"),
         ((torch.ones(9, 2).to_sparse(), torch.arange(9)), "sparse"),
+        ((torch.ones(9, 2), torch.arange(9) - 4), "expected classes from 0"),
+        ((torch.ones(9, 0), torch.arange(9)), "hold nothing"),
+        ((torch.ones(9, 2), torch.ones(9)), "all labels of the training data are 1"),
     ],
 )
 def test_tensors_that_are_refused(tmp_path: Path, content: Any, told: str) -> None:
