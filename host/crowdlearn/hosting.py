@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from crowdlearn_host.coordinator.storage.shared_model import SharedModel
     from crowdlearn_host.devices.joining.enrolment import Enrolment
     from crowdlearn_host.devices.joining.listener import listening
-    from crowdlearn_host.devices.relays.line import RelayedArrival
+    from crowdlearn_host.devices.relays.relayed_stream import RelayedArrival
     from crowdlearn_host.devices.relays.relays import relaying
     from crowdlearn_host.errors import SilentDevice
     from crowdlearn_host.runs.folder import new_run, open_run

@@ -13,7 +13,7 @@ from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.runs.data import load_split
 from crowdlearn_host.runs.prepare import prepare
-from crowdlearn_host.spec.provenance import Given
+from crowdlearn_host.spec.provenance import RunInput
 from crowdlearn_host.spec.run_spec import RunSpec
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -109,7 +109,7 @@ def test_evaluate_and_export_refuse_height_and_width_exchanged(folder: Path, beg
         f'model = "nets.py:pooled"\ndata = "data"\ninput_shape = {list(shape)}\ndevice_data = "/sdcard"'
     )
     (run / "run.db").touch()
-    given = Given.samples(str(folder / "data"), load_split(str(folder / "data"), "test"))
+    given = RunInput.samples(str(folder / "data"), load_split(str(folder / "data"), "test"))
     kept = {"config_folder": str(folder), "given": {"test data": given.model_dump()}}
     (run / "inputs.json").write_text(json.dumps(kept))
     save_file(build_model("nets.py:pooled", 1).state_dict(), run / "model.safetensors")

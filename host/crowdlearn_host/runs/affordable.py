@@ -24,7 +24,7 @@ def check_affordable(plan: Plan, config: RunSpec, micro_batch: int) -> None:
     planned = replace(plan.training, micro_batch=plan.micro_batch, staleness=plan.staleness)
     if "memory" in capped:
         if len(training.rule.slots) > len(planned.slots):
-            if training.optimizer == "sgd":
+            if training.optimizer == planned.optimizer:  # with more slots: by its momentum
                 raise _more("training.momentum", training.momentum, "memory", 0, "plan again with --momentum")
             advice = f"plan again with --optimizer {training.optimizer}"
             raise _more("training.optimizer", training.optimizer, "memory", planned.optimizer, advice)

@@ -17,7 +17,7 @@ from crowdlearn_host.emulator.settings import FILES
 from crowdlearn_host.errors import RunError
 from crowdlearn_host.planner.plan import save_plan
 from crowdlearn_host.spec.provenance import NAME as INPUTS
-from crowdlearn_host.spec.provenance import Inputs, load_kept
+from crowdlearn_host.spec.provenance import RunInputs, load_kept
 from crowdlearn_host.spec.run_spec import RunSpec
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def describe_run(folder: RunFolder, config_text: str, prepared: Prepared, config
     """Write everything that describes the run; with the last of it the run can be resumed."""
     folder.write("config.toml", config_text)
     save_plan(prepared.plan, folder.path / "plan.json")
-    inputs = Inputs(config_folder=config_folder.resolve(), given=prepared.given)
+    inputs = RunInputs(config_folder=config_folder.resolve(), given=prepared.given)
     folder.write(INPUTS, inputs.to_json())
     told = {**environment(), "programs": _hashes(prepared)}
     folder.write("environment.json", json.dumps(told, indent=1))

@@ -37,7 +37,7 @@ from crowdlearn_host.planner.plan import Plan, load_plan
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
 from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.spec.micro_batch import rows_of
-from crowdlearn_host.spec.provenance import Given, check_inputs, given
+from crowdlearn_host.spec.provenance import RunInput, check_inputs, run_inputs
 from crowdlearn_host.spec.run_spec import RunSpec
 
 from .affordable import check_affordable
@@ -64,7 +64,7 @@ class Checked:
     test: Dataset | None
     train: Dataset | None
     validation: Dataset | None
-    given: dict[str, Given]
+    given: dict[str, RunInput]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Prepared:
     test: Dataset | None
     train: Dataset | None
     validation: Dataset | None
-    given: dict[str, Given]
+    given: dict[str, RunInput]
 
 
 def prepare(config: RunSpec, on_event: OnEvent, run: Path | None = None) -> Prepared:
@@ -106,7 +106,7 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     test = load_split(config.data, "test") if config.data else None
     train, validation = validated(config.data or "", config.validation, train, config.training.seed)
     sample = sample_shape(config, test)
-    read = given(config.model, config.group.plan, config.data, train, test, validation=validation)
+    read = run_inputs(config.model, config.group.plan, config.data, train, test, validation=validation)
     if train is not None and test is not None:
         # A model that takes flat samples would take splits of different layouts.
         train.shaped(test.inputs.shape[1:], f"training data of {config.data}, unlike its test data")

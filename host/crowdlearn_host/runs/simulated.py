@@ -28,7 +28,7 @@ from crowdlearn_host.simulation.run_folder import RunFolder
 from crowdlearn_host.simulation.setting import Setting, prepare
 from crowdlearn_host.simulation.state import RunState
 from crowdlearn_host.simulation.workers import InProcess, Processes, RayTasks, Workers
-from crowdlearn_host.spec.provenance import given
+from crowdlearn_host.spec.provenance import run_inputs
 from crowdlearn_host.spec.run_spec import DIGITS
 from crowdlearn_host.spec.simulated import Simulation
 from crowdlearn_host.spec.simulation import SimulationConfig
@@ -65,7 +65,7 @@ def simulate_run(
         setting = prepare(config, train, test, devices)
         judge = _judge(setting, validation)
         where = place if place == DIGITS else str(Path(place).resolve())
-        folder.begin(setting, given(config.model, config.plan, where, train, test, devices, validation))
+        folder.begin(setting, run_inputs(config.model, config.plan, where, train, test, devices, validation))
         before = folder.resume()
         if config.strategy.windowed and (doubt := doubt_of_sharing(config.sharing.theta, config.sharing.tau)):
             on_event("note", {"text": doubt})

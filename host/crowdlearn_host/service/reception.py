@@ -17,7 +17,7 @@ from crowdlearn_device.transport.serve import TRY_LATER
 from websockets.asyncio.server import ServerConnection
 
 from crowdlearn_host.coordinator.hub.admission import hello_of
-from crowdlearn_host.coordinator.hub.arrival import Arrival, Dialled, Line
+from crowdlearn_host.coordinator.hub.arrival import Arrival, Dialled, FrameStream
 from crowdlearn_host.coordinator.hub.introduction import check_proof, heard
 from crowdlearn_host.coordinator.hub.server import MOVED
 from crowdlearn_host.devices.joining.accepting import accepting
@@ -42,7 +42,7 @@ class Visitor:
         self.name, self.samples, self.token = hello.device, hello.samples, hello.token
         self.state = _state(hello)
         self.since = time.monotonic()
-        self._line: Line = arrival.take_over(0, 0, self._take, lambda large: None)
+        self._stream: FrameStream = arrival.take_over(0, 0, self._take, lambda large: None)
         self.leaves = False
         """True once it was told where to go."""
 
@@ -52,7 +52,7 @@ class Visitor:
         """
         if decode_frame(data).HasField("leave") and not self.leaves:
             self.leaves = True
-            self._line.put(pb.Frame(finish=pb.Finish(reason="left as it asked")).SerializeToString())
+            self._stream.put(pb.Frame(finish=pb.Finish(reason="left as it asked")).SerializeToString())
 
     async def go_to(self, port: int) -> None:
         """Send it to a run at another port of this host."""
@@ -64,17 +64,17 @@ class Visitor:
 
     async def _answer(self, welcome: pb.Welcome, code: int) -> None:
         self.leaves = True
-        self._line.put(pb.Frame(welcome=welcome).SerializeToString())
-        await self._line.close(code, "")
+        self._stream.put(pb.Frame(welcome=welcome).SerializeToString())
+        await self._stream.close(code, "")
 
     def hang_up(self) -> None:
         """End the connection without a word."""
         self.leaves = True
-        self._line.abort()
+        self._stream.abort()
 
     async def gone(self) -> None:
         """Wait until its connection has ended."""
-        await self._line.ended()
+        await self._stream.ended()
 
 
 class Reception:

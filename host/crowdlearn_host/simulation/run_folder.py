@@ -27,7 +27,7 @@ from crowdlearn_host.methods.slicenet.window import Window
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.plan import save_plan
 from crowdlearn_host.spec.provenance import NAME as INPUTS
-from crowdlearn_host.spec.provenance import Given, Inputs, check_inputs
+from crowdlearn_host.spec.provenance import RunInput, RunInputs, check_inputs
 from crowdlearn_host.spec.simulated import Simulation, load_simulation
 
 from .engine import global_weights, validated
@@ -80,14 +80,14 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
-    def begin(self, setting: Setting, given: dict[str, Given]) -> None:
+    def begin(self, setting: Setting, given: dict[str, RunInput]) -> None:
         """Write plan.json, as a run of phones has it, and inputs.json. Raises RunError if the run began with
         other contents.
         """
         if self.begun:
             check_inputs(self.folder, given)
         self._rounds = setting.rounds
-        inputs = Inputs(config_folder=self._config_folder, given=given)
+        inputs = RunInputs(config_folder=self._config_folder, given=given)
         write_atomically(self.folder / INPUTS, inputs.to_json().encode())
         save_plan(setting.plan, self.folder / "plan.json")
 

@@ -22,7 +22,7 @@ NAME = "inputs.json"
 TRAINING_DATA, TEST_DATA, VALIDATION_DATA = "training data", "test data", "validation data"
 
 
-class Given(Section):
+class RunInput(Section):
     """An input of a run. `place` is an absolute path, or the name of what is built in; `sha256` is of what
     was read there; `sample_shape` is that of one sample there, unless older versions wrote it.
     """
@@ -50,19 +50,19 @@ class Given(Section):
         return cls(place=place, sha256=digest.hexdigest(), sample_shape=data.inputs.shape[1:])
 
 
-class Inputs(Section):
+class RunInputs(Section):
     """The inputs of a run. `config_folder` is where the run's config.toml lay, where its paths are from;
     `given` is by name.
     """
 
     config_folder: Path
-    given: dict[str, Given]
+    given: dict[str, RunInput]
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=1)
 
 
-def given(
+def run_inputs(
     model: str,
     plan: Path | None,
     data: str | None,
@@ -70,28 +70,28 @@ def given(
     test: Dataset | None,
     devices: Sequence[NDArray[np.int64]] = (),
     validation: Dataset | None = None,
-) -> dict[str, Given]:
+) -> dict[str, RunInput]:
     """Return what a run is given, by name. `devices` has each one's part of `train`, where that is known by
     now. Each part is int64 [n].
     """
     found = {}
     if train is not None:
-        found[TRAINING_DATA] = Given.samples(str(data), train, devices)
+        found[TRAINING_DATA] = RunInput.samples(str(data), train, devices)
     if test is not None:
-        found[TEST_DATA] = Given.samples(str(data), test)
+        found[TEST_DATA] = RunInput.samples(str(data), test)
     if validation is not None:
-        found[VALIDATION_DATA] = Given.samples(str(data), validation)
+        found[VALIDATION_DATA] = RunInput.samples(str(data), validation)
     for what, path in (("model", model_file(model)), ("plan", plan)):
         if path is not None:
-            found[what] = Given.file(path)
+            found[what] = RunInput.file(path)
     return found
 
 
-def load_inputs(run: Path) -> Inputs:
+def load_inputs(run: Path) -> RunInputs:
     """Return what the run in this folder was given. Raises RunError if the folder has no record."""
     path = run / NAME
     try:
-        return Inputs.model_validate_json(path.read_bytes())
+        return RunInputs.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         why = error.strerror if isinstance(error, OSError) else error.errors()[0]["msg"]
         raise RunError(
@@ -100,7 +100,7 @@ def load_inputs(run: Path) -> Inputs:
         ) from error
 
 
-def check_inputs(run: Path, now: dict[str, Given]) -> None:
+def check_inputs(run: Path, now: dict[str, RunInput]) -> None:
     """Raise RunError if the run in this folder began with other contents, wherever they lie."""
     began = load_inputs(run).given
     others = [

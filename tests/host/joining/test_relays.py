@@ -18,7 +18,7 @@ from crowdlearn_host.coordinator.hub.arrival import Dialled
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
-from crowdlearn_host.devices.relays.line import RelayedArrival
+from crowdlearn_host.devices.relays.relayed_stream import RelayedArrival
 from crowdlearn_host.devices.relays.relays import Pool, relaying
 from crowdlearn_host.errors import FleetError
 from websockets.asyncio.server import ServerConnection, serve

@@ -17,7 +17,7 @@ Admit = Callable[[LargeMessage], Awaitable[None] | None]
 """Lets a large message in, at once or when what is returned is over."""
 
 
-class Line(Protocol):
+class FrameStream(Protocol):
     """Messages to a device, as the hub needs them. MessageStream is one."""
 
     @property
@@ -51,8 +51,8 @@ class Arrival(ABC):
         """Send a frame before the connection is taken over."""
 
     @abstractmethod
-    def take_over(self, number: int, group: int, handler: Handler, admit: Admit) -> Line:
-        """Return the line to the device, which has this number and group; its frames go to `handler`, and
+    def take_over(self, number: int, group: int, handler: Handler, admit: Admit) -> FrameStream:
+        """Return the stream to the device, which has this number and group; its frames go to `handler`, and
         `admit` is asked before a large one is taken in.
         """
 
@@ -90,9 +90,9 @@ class Dialled(Arrival):
         await self._connection.send(data)
 
     def take_over(self, number: int, group: int, handler: Handler, admit: Admit) -> MessageStream:
-        line = taken_over(self._connection, handler, self._carrier())
-        line.admit = admit
-        return line
+        stream = taken_over(self._connection, handler, self._carrier())
+        stream.admit = admit
+        return stream
 
     async def close(self, code: int, reason: str) -> None:
         await self._connection.close(code, reason)

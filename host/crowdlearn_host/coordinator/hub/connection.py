@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.restore_points import Device
 
-from .arrival import Line
+from .arrival import FrameStream
 from .ledger import Ledger
 
 
@@ -20,7 +20,7 @@ class Attached:
     device: Device
     number: int
     group: Group
-    stream: Line
+    stream: FrameStream
     up: Ledger
     down: Ledger
     counts: bool = True

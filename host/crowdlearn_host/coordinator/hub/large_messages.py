@@ -12,7 +12,7 @@ from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol.frames import MAX_FRAME, address_of
 from crowdlearn_device.transport.message_stream import LargeMessage
 
-from .arrival import Line
+from .arrival import FrameStream
 
 MOST_BYTES = 4 * MAX_FRAME
 """Of all large messages that come, or wait to be sent, at a time."""
@@ -36,7 +36,7 @@ class LargeMessages:
         """Return the bytes that large messages take now."""
         return self._bytes
 
-    def admit(self, large: LargeMessage, receiver: Line | None) -> Awaitable[None] | None:
+    def admit(self, large: LargeMessage, receiver: FrameStream | None) -> Awaitable[None] | None:
         """Let a message in, at once or when what is returned is over; `receiver` is where it goes, if it is
         here. Raises WireError if it is for the host and too large.
         """
@@ -52,7 +52,7 @@ class LargeMessages:
             return None
         return self._wait(large, number, receiver)
 
-    def _fits(self, length: int, number: int, receiver: Line | None) -> bool:
+    def _fits(self, length: int, number: int, receiver: FrameStream | None) -> bool:
         if self._bytes and self._bytes + length > self._most:
             return False
         return number < 0 or (not self._under_way[number] and (receiver is None or receiver.has_room))
@@ -69,7 +69,7 @@ class LargeMessages:
             del self._under_way[number]
         self._changed.set()
 
-    async def _wait(self, large: LargeMessage, number: int, receiver: Line | None) -> None:
+    async def _wait(self, large: LargeMessage, number: int, receiver: FrameStream | None) -> None:
         while not self._fits(large.length, number, receiver):
             self._changed.clear()
             waits: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._changed.wait())]

@@ -16,7 +16,7 @@ from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.errors import FleetError
 
 from .channel import Channel, Kind, Message
-from .line import RelayedArrival
+from .relayed_stream import RelayedArrival
 
 OnArrival = Callable[[RelayedArrival], Awaitable[None]]
 START_SECONDS = 60.0

@@ -15,7 +15,7 @@ from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import input_shape
 from crowdlearn_host.runs.data import load_split
 from crowdlearn_host.runs.results.evaluation import Evaluation, evaluate
-from crowdlearn_host.spec.provenance import TEST_DATA, check_inputs, given, load_inputs, load_kept
+from crowdlearn_host.spec.provenance import TEST_DATA, check_inputs, load_inputs, load_kept, run_inputs
 from crowdlearn_host.spec.run_spec import RunSpec
 from crowdlearn_host.spec.simulated import load_kept_simulation
 
@@ -93,7 +93,7 @@ def _test(run: Path, model: str, data: str | None, own: str | None) -> Dataset:
     if place is None:
         raise ConfigError("the run names no test data; give --data FOLDER")
     test = load_split(place, "test")
-    check_inputs(run, given(model, None, place, None, None if data else test))
+    check_inputs(run, run_inputs(model, None, place, None, None if data else test))
     if trained_on := _trained_on(run):
         test.shaped(trained_on, f"the test data of {place}, unlike what the run began with")
     return test

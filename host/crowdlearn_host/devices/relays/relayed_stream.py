@@ -27,27 +27,27 @@ class RelayedArrival(Arrival):
 
     def __init__(self, channel: Channel, identifier: int, told: dict[str, Any]) -> None:
         self.path = str(told["path"])
-        self.line: RelayedLine | None = None
+        self.stream: RelayedStream | None = None
         self._channel, self._identifier = channel, identifier
         self._frames: asyncio.Queue[bytes | None] = asyncio.Queue()
 
     def came(self, data: bytes) -> None:
         """Take a frame of the device."""
-        if self.line is not None:
-            self.line.came(data)
+        if self.stream is not None:
+            self.stream.came(data)
         else:
             self._frames.put_nowait(data)
             self._channel.say_number(Kind.TAKEN, 0, self._identifier)
 
     def went(self, size: int) -> None:
         """Note that so many bytes are no longer queued at the relay."""
-        if self.line is not None:
-            self.line.went(size)
+        if self.stream is not None:
+            self.stream.went(size)
 
     def gone(self, reason: str) -> None:
         """Note that the connection has ended."""
-        if self.line is not None:
-            self.line.gone(reason)
+        if self.stream is not None:
+            self.stream.gone(reason)
         self._frames.put_nowait(None)
 
     async def recv(self) -> bytes | str:
@@ -59,20 +59,20 @@ class RelayedArrival(Arrival):
     async def send(self, data: bytes) -> None:
         self._channel.say(Kind.PUT, self._identifier, data)
 
-    def take_over(self, number: int, group: int, handler: Handler, admit: Admit) -> RelayedLine:
-        """Return the line to the device. Large messages are admitted by the relay process, not by `admit`."""
+    def take_over(self, number: int, group: int, handler: Handler, admit: Admit) -> RelayedStream:
+        """Return the stream to the device. The relay process admits large messages, not `admit`."""
         self._channel.say_json(Kind.SEATED, {"number": number, "group": group}, self._identifier)
-        self.line = RelayedLine(self._channel, self._identifier, handler)
-        asyncio.get_running_loop().call_soon(self._hand_on, self.line)
-        return self.line
+        self.stream = RelayedStream(self._channel, self._identifier, handler)
+        asyncio.get_running_loop().call_soon(self._hand_on, self.stream)
+        return self.stream
 
-    def _hand_on(self, line: RelayedLine) -> None:
-        """Give a line what came before it was there."""
+    def _hand_on(self, stream: RelayedStream) -> None:
+        """Give a stream what came before it was there."""
         while not self._frames.empty():
             if (frame := self._frames.get_nowait()) is None:
-                line.gone("the connection ended")
+                stream.gone("the connection ended")
             else:
-                line.came(frame)
+                stream.came(frame)
 
     async def close(self, code: int, reason: str) -> None:
         self._channel.say_json(Kind.CLOSE, [code, reason], self._identifier)
@@ -81,7 +81,7 @@ class RelayedArrival(Arrival):
         self._channel.say(Kind.ABORT, self._identifier)
 
 
-class RelayedLine:
+class RelayedStream:
     """Messages to and from a device through its relay process; queues are as bounded as MessageStream's."""
 
     def __init__(self, channel: Channel, identifier: int, handler: Handler) -> None:
