@@ -130,7 +130,9 @@ class Margins(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Distances(Margins):  # type: ignore[no-untyped-call]
-    """Watches the same: `found` are the distances of every value to its kink, in standard deviations."""
+    """The same watch with all distances: `found` are those of every value to its kink, in standard
+    deviations.
+    """
 
     def __init__(self, size: int) -> None:
         super().__init__(size)

@@ -38,9 +38,9 @@ def check_parity(stages: Sequence[Stage], executor: Executor, max_batch: int) ->
 
     Outputs of one role are compared as one vector: a gradient that is zero by cancellation has no scale of
     its own. Of weights it is the change that counts. A wrong program is wrong on every draw; on one that is
-    right, samples next to a kink may take the other side by chance. So what differs is drawn again, and
-    where no samples are found that are away from every kink, or from what float32 itself takes for one, half
-    of them are tried. Raises ParityError naming method and output.
+    right, samples next to a kink may take the other side by chance. So what differs is drawn again. If no
+    samples are found away from every kink, or from what float32 itself takes for one, half of them are tried.
+    Raises ParityError naming method and output.
     """
     worst: dict[str, float] = {}
     generator = torch.Generator().manual_seed(1)

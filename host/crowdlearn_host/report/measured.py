@@ -15,9 +15,9 @@ SPLITS = ("test", "validation")
 
 @dataclass(frozen=True)
 class Measured:
-    """`curves` has, for each metric, points of epoch (from 1) and value by split. `confusion` counts samples
-    by their class and the one that the model tells, `pairs` are some targets and what the model tells; both
-    are of the last evaluation, and empty if it told none.
+    """The metrics of a run's evaluations. `curves` has, for each metric, points of epoch (from 1) and value
+    by split. `confusion` counts samples by their class and the one that the model predicts; `pairs` are some
+    targets and predictions. Both are of the last evaluation, and empty if it has none.
     """
 
     curves: Mapping[str, Mapping[str, tuple[Point, ...]]]

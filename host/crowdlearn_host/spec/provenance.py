@@ -1,4 +1,4 @@
-"""What a run was given from outside its folder: where that lay, and what it was; so the run goes on from
+"""The inputs of a run from outside its folder: where they lay, and what they were; so the run goes on from
 anywhere, and with nothing else.
 """
 

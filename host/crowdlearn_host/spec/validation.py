@@ -15,7 +15,7 @@ LOWER = frozenset({"loss", "perplexity", "mae", "rmse"})
 
 
 class ValidationSection(Section):
-    """Samples that nobody trains or tests on: `share` of the training samples on this computer, drawn by the
+    """Samples for neither training nor tests: `share` of the training samples on this computer, drawn by the
     seed; 0 for the data folder's validation.npz.
 
     After every epoch the global model is evaluated on them. The run ends with the weights of the epoch whose

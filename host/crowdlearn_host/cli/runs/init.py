@@ -52,7 +52,7 @@ wire = "float32"            # of sums and errors; "int8", the default, is 27 % o
 # omega = 0                 # uploads that the window keeps; 0: as many as groups
 # values = "float32"        # or "float16", "int8"
 
-# [validation]              # samples that nobody trains on choose the best epoch's model
+# [validation]              # samples kept from training choose the best epoch's model
 # share = 0.1               # of the training samples; 0: the data folder's validation.npz
 # patience = 5              # end once so many epochs in a row were no better; 0: never
 
