@@ -267,7 +267,7 @@ ZOO: dict[str, Kind] = {
     "transformer with LayerNorm": Kind(lambda: Transformer(nn.LayerNorm), (12,), vocabulary=50),
     "transformer with RMSNorm": Kind(lambda: Transformer(RmsNorm), (12,), vocabulary=50),
     "transformer with LoRA": Kind(lambda: Transformer(nn.LayerNorm, low_rank=True), (12,), vocabulary=50),
-    "next token, tied": Kind(NextToken, (12,), vocabulary=50, optimizer=ADAMW),
+    "next token with tied weights": Kind(NextToken, (12,), vocabulary=50, optimizer=ADAMW),
     "HAR GRU": Kind(lambda: Recurrent(nn.GRU(6, 16, batch_first=True), 16, 6), (8, 6), optimizer=ADAM),
     "HAR LSTM": Kind(lambda: Recurrent(nn.LSTM(6, 16, batch_first=True), 16, 6), (8, 6), optimizer=ADAM),
     "keyboard LSTM": Kind(

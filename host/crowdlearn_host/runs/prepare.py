@@ -43,6 +43,7 @@ from crowdlearn_host.spec.run_spec import RunSpec
 from .affordable import check_affordable
 from .data import deal, load_split, sample_shape, shares_of, to_npz, validated
 from .results.metrics import check_metric
+from .results.own_metrics import check_own
 
 WIRE = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "int8": pb.INT8}
 
@@ -122,6 +123,7 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     train = train and _targeted(train, targets, outputs, f"training data of {config.data}")
     test = test and _targeted(test, targets, outputs, f"test data of {config.data}")
     validation = validation and _targeted(validation, targets, outputs, f"validation data of {config.data}")
+    check_own(config.metrics.own, targets, outputs)
     if config.validation is not None:
         check_metric(config.validation.metric, targets)
     section = config.group

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from crowdlearn_device.data.dataset import Dataset, load_dataset
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.losses.registry import make_loss
@@ -20,6 +21,7 @@ from crowdlearn_host.runs.data import load_split, validated
 from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.runs.results.evaluation import evaluate
 from crowdlearn_host.runs.results.metrics import check_metric
+from crowdlearn_host.runs.results.own_metrics import own_metrics
 from crowdlearn_host.simulation.engine import Judge, ended
 from crowdlearn_host.simulation.engine import run as run_rounds
 from crowdlearn_host.simulation.engine import validated as validated_by
@@ -102,6 +104,7 @@ def _judge(setting: Setting, validation: Dataset | None) -> Judge | None:
     fit the model or the loss.
     """
     wanted = setting.config.validation
+    own_metrics(setting.config.own_metrics)  # what cannot be imported is refused before training
     if validation is None or wanted is None:
         return None
     config, workload = setting.config, setting.workload
@@ -109,9 +112,10 @@ def _judge(setting: Setting, validation: Dataset | None) -> Judge | None:
     data = validation.shaped(workload.inputs.shape[1:], "the validation data")
     check_metric(wanted.metric, workload.targets)
     template = model.state_dict()
+    evaluate(model, template, data.subset(np.arange(min(len(data), 2))), loss, config.own_metrics)
 
     def judge(weights: Floats) -> dict[str, float]:
-        found = evaluate(model, unflatten(weights, template), data, loss)
+        found = evaluate(model, unflatten(weights, template), data, loss, config.own_metrics)
         return {"loss": found.loss, **found.metrics}
 
     return judge

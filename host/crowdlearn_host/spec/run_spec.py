@@ -155,9 +155,12 @@ class MetricsSection(Section):
     `report` is how often devices send the host the loss of their samples, and how many were classified
     correctly: for every "mini-batch"; for every "pass", the mean over all samples of a device; or "nothing".
     The test split's loss and accuracy are the host's own and stay.
+    `own` are functions `file.py:name` of scores float32 [N, outputs] and targets [N, ...], as NumPy has them,
+    that give a number: further metrics of every evaluation, by their names.
     """
 
     listen: str | None = Field(None, pattern=r"^.*:[0-9]{1,5}$")
+    own: tuple[ModelName, ...] = ()
     report: Literal["mini-batch", "pass", "nothing"] = "mini-batch"
 
     @property

@@ -121,6 +121,7 @@ def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None 
             combine=spec.sharing.combine,
         ),
         validation=spec.validation,
+        own_metrics=spec.metrics.own,
         privacy=PrivacySection(
             sums=spec.privacy.sums,
             fraction=spec.privacy.fraction,

@@ -115,6 +115,7 @@ class SimulationConfig(Section):
     sharing: SharingConfig = SharingConfig()
     fedavg: FedAvgConfig = FedAvgConfig()
     validation: ValidationSection | None = None
+    own_metrics: tuple[ModelName, ...] = ()
     privacy: PrivacySection = PrivacySection()
 
     @model_validator(mode="after")

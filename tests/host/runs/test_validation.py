@@ -104,6 +104,48 @@ def simulated(simulation: Simulation, run: Path, stop_after: int = 0) -> list[tu
     return events
 
 
+OWN = """
+def missed(scores, targets):
+    return float((scores.argmax(1) != targets).mean())
+
+def broken(scores, targets):
+    return scores[:, 99].mean()
+
+def accuracy(scores, targets):
+    return 0.0
+"""
+
+
+def test_a_metric_of_ones_own_is_one_of_every_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    values = spec(
+        training={"epochs": 1, "batch": 256, "wire": "float32"},
+        validation={"share": 0.1},
+        metrics={"own": [f"{tmp_path}/own.py:missed"]},
+    )
+    simulated(simulation_of(values), tmp_path / "run")
+    told = evaluated(tmp_path / "run", None)
+    assert told.metrics["missed"] == pytest.approx(1 - (told.accuracy or 0))
+    (row,) = read_lines(tmp_path / "run/metrics.jsonl")
+    assert row["validation"]["missed"] == pytest.approx(1 - row["validation"]["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("broken", r"broken fails on scores \[8, 10\]"),
+        ("accuracy", "there is a metric 'accuracy' already"),
+        ("gone", "cannot be imported"),
+    ],
+)
+def test_metrics_that_cannot_be_computed_are_refused_before_anything_compiles(
+    tmp_path: Path, name: str, told: str
+) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    with pytest.raises(ConfigError, match=told):
+        check(spec(metrics={"own": [f"{tmp_path}/own.py:{name}"]}))
+
+
 def test_a_simulation_ends_early_with_its_best_epoch_however_often_it_stops(tmp_path: Path) -> None:
     values = spec(
         training={"epochs": 9, "batch": 256, "wire": "float32", "learning_rate": 2.5, "seed": 1},

@@ -128,9 +128,10 @@ class Checkpoints:
         if due is None or test is None:
             return
         try:
-            model, loss = copy.deepcopy(self._prepared.model), self._prepared.loss
-            result = evaluate(model, due.state, test, loss)
-            chosen = evaluate(model, due.state, validation, loss) if validation is not None else None
+            model = copy.deepcopy(self._prepared.model)
+            told_by = self._prepared.loss, self._prepared.config.metrics.own
+            result = evaluate(model, due.state, test, *told_by)
+            chosen = evaluate(model, due.state, validation, *told_by) if validation is not None else None
         except Exception as error:
             self._loop.call_soon_threadsafe(self._server.fail, error)
             return
@@ -180,7 +181,8 @@ class Checkpoints:
         if test is None:
             return None
         model, state = copy.deepcopy(self._prepared.model), load_model_state(self._folder.path)
-        return await asyncio.to_thread(evaluate, model, state, test, self._prepared.loss)
+        own = self._prepared.config.metrics.own
+        return await asyncio.to_thread(evaluate, model, state, test, self._prepared.loss, own)
 
 
 def _ranks(folder: RunFolder) -> dict[int, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import nn
 from crowdlearn_host.errors import RunError
 
 from .metrics import Scores, Targets, measured
+from .own_metrics import computed
 
 BATCH = 1024
 MOST_SHOWN, MOST_PAIRS = 20, 200
@@ -56,11 +57,17 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, state: Mapping[str, torch.Tensor], data: Dataset, loss: Loss = CROSS_ENTROPY
+    model: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    data: Dataset,
+    loss: Loss = CROSS_ENTROPY,
+    own: Sequence[str] = (),
 ) -> Evaluation:
-    """Evaluate the model with these weights on a data set, in evaluation mode.
+    """Evaluate the model with these weights on a data set, in evaluation mode; `own` are references to a
+    user's own metrics.
 
-    Raises RunError if they do not fit, DataError if labels do not fit the loss or the model's outputs.
+    Raises RunError if they do not fit, DataError if labels do not fit the loss or the model's outputs,
+    ConfigError if a metric fails.
     """
     try:
         model.load_state_dict(state)
@@ -86,7 +93,7 @@ def evaluate(
     if spec.are_sequences:
         scores, targets = scores.reshape(-1, scores.shape[-1]), targets.reshape(-1)
         scores, targets = scores[targets != IGNORED], targets[targets != IGNORED]
-    metrics = measured(spec, scores, targets)
+    metrics = measured(spec, scores, targets) | computed(own, scores, targets)
     if not spec.are_classes:
         told = _pairs(targets, scores) if spec.most is None else ()
         return Evaluation(len(data), mean, None, (), metrics, (), told)

@@ -40,7 +40,7 @@ def evaluated(run: Path, data: str | None) -> Evaluation:
     """Evaluate a run's newest global model on the test split of `data`, or else of the run's own data."""
     check_has_model(run)
     model, test = model_and_test(run, data)
-    return evaluate(model, load_model_state(run), test, loss_of(run))
+    return evaluate(model, load_model_state(run), test, loss_of(run), own_metrics_of(run))
 
 
 def model_and_test(run: Path, data: str | None) -> tuple[nn.Module, Dataset]:
@@ -61,6 +61,13 @@ def model_and_test(run: Path, data: str | None) -> tuple[nn.Module, Dataset]:
     test = _test(run, simulated.model, data, began_with.place if began_with else None)
     shape = input_shape(simulated.model, _trained_on(run) or test.inputs.shape[1:])
     return build_model(simulated.model, simulated.seed), test.shaped(shape, "the test data")
+
+
+def own_metrics_of(run: Path) -> tuple[str, ...]:
+    """Return the references of the run's own metrics."""
+    if (run / "run.db").exists():
+        return load_kept(run, RunSpec).metrics.own
+    return load_kept_simulation(run).own_metrics
 
 
 def loss_of(run: Path) -> Loss:
