@@ -147,7 +147,7 @@ def orders(axes: int) -> Iterator[tuple[int, ...]]:
 
 
 NO_DATA = Dataset(np.zeros((0, 1), np.float32), np.zeros(0, np.int64))
-"""What a device without samples holds."""
+"""The data of a device without samples."""
 
 
 def load_dataset(folder: str | Path, split: Split = "train", *, may_be_empty: bool = False) -> Dataset:

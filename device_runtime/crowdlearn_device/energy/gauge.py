@@ -16,7 +16,7 @@ from crowdlearn_device.errors import MeterError
 MILLIAMPERE_MAKERS = ("samsung", "huawei", "honor", "oneplus", "oppo", "realme")
 """Makers whose gauges tell milliampere, as far as public bug reports show."""
 LEAST_VOLTS, MOST_VOLTS = 2.4, 9.2
-"""Of one cell that is nearly empty, and of two full cells in series."""
+"""The voltages of one cell that is nearly empty, and of two full cells in series."""
 MOST_AMPERES = 20.0
 """More than any phone draws."""
 LEAST_AMPERES = 0.005

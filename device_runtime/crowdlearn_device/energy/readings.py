@@ -16,7 +16,7 @@ class Provenance(StrEnum):
     """The way in which a figure came about."""
 
     MEASURED = "measured"
-    """By a sensor of the device."""
+    """The provenance of readings by a sensor of the device."""
     MODELLED = "modelled"
     """Computed from what the device did, by constants that were measured elsewhere."""
     EMULATED = "emulated"

@@ -34,7 +34,7 @@ KINDS = {
     pb.SHARED_CHECK_SUMS: (ACTIVATIONS, True),
     pb.SHARED_CHECK_BACK: (ERRORS, True),
 }
-"""By kind of an answer, the kind of what was shared, and whether it is a check."""
+"""The kind of what was shared, and whether it is a check, by kind of an answer."""
 
 
 class DominatorOnShares(PiecePass):

@@ -95,7 +95,9 @@ class Generation:
         self._heirs = list(assign.heirs)
         self._partial: PartialState | None = None
         self._giving: list[Iterator[None]] = []
-        """What is sent part by part, each when the one before it has left: a phone has little room."""
+        """The state that is sent part by part, each when the one before it has left: a phone has little
+        room.
+        """
         self._inherited: dict[int, Inheritance] = {}
         """Snapshots on their way to this heir, by piece."""
         self._patches: list[bytes] = []

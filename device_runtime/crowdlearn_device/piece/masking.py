@@ -37,7 +37,7 @@ class Masking:
         self._fraction, self._key_of = fraction, key_of
         self._keys: dict[int, bytes] = {}
         self._arrived: dict[tuple[int, int, int], dict[int, Words]] = {}
-        """By mini-batch, micro-batch and edge."""
+        """The sums that arrived, by mini-batch, micro-batch and edge."""
 
     def senders(self, edge: int, target: int) -> tuple[int, ...]:
         """Return the pieces whose sums on an edge travel masked to the piece `target`; () if they do not.

@@ -56,7 +56,7 @@ class Piece:
         """
         self.index = index
         self.results: list[Result] = []
-        """Of the mini-batch that updated last."""
+        """The results of the mini-batch that updated last."""
         self._pass = of
         self._manifest = manifest
         self._at_once = at_once

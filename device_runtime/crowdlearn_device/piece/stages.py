@@ -21,9 +21,9 @@ from .routes import Routes
 from .weights import Weights
 
 SMALL = 1e-12
-"""In place of nothing that counts, where it divides."""
+"""A divisor in place of 0, if no sample counts."""
 _ByPort = dict[tuple[str, int], Array]
-"""What a method takes beside weights, by role, and by layer or, of errors, by edge."""
+"""The inputs of a method beside weights: by role, and by layer or, of errors, by edge."""
 
 
 class Stages:

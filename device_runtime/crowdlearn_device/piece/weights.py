@@ -26,7 +26,7 @@ class Weights:
         `rate`.
         """
         self.boundary = boundary
-        """How many mini-batches the newest have had."""
+        """The number of mini-batches that the newest weights have had."""
         self._rate, self._warmup = rate, warmup
         self._manifest = manifest
         self._optimizer = manifest.optimizer

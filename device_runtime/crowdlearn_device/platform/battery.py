@@ -10,7 +10,9 @@ from typing import Protocol
 from .heat import Heat
 
 SUPPLIES = "CROWDLEARN_POWER_SUPPLY"
-"""Names the folder of power supplies where it is not the kernel's; virtual phones have their own."""
+"""The variable with the folder of power supplies, if it is not the kernel's; virtual phones have their
+own.
+"""
 LOWEST_PERCENT = 15
 """Below Android's own warning a phone should save what it has."""
 

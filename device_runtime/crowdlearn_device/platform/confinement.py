@@ -21,7 +21,7 @@ _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE
 _KNOWN = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}
 """Rights by version of the interface; later versions know those of the third, and rights of other kinds."""
 _TCP = 0b11
-"""To bind a TCP port and to dial one: version 4."""
+"""The rights to bind a TCP port and to dial one: version 4."""
 _SCOPES = 0b11
 """No abstract Unix sockets of others, and no signals to them: version 6."""
 

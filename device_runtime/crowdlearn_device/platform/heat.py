@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 THERMAL = "CROWDLEARN_THERMAL"
-"""Names the folder with the file `status` if there is no Android to report it; virtual phones have one."""
+"""The variable with the folder of the file `status`, if there is no Android to report it; virtual phones have
+one.
+"""
 STATUSES = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
 ZONE_CELSIUS = (60.0, 75.0, 90.0)
-"""Of the hottest zone of a device without Android's thermal service: light, moderate, severe (assumed)."""
+"""The temperatures of light, moderate and severe heat (assumed), of the hottest zone of a device without
+Android's thermal service.
+"""
 ASK_SECONDS, ASK_EVERY = 5.0, 30.0
 """Patience with Android's thermal service, and how often it is asked: that takes energy, too."""
 _STATUS = re.compile(r"^Thermal Status: (\d+)", re.M)

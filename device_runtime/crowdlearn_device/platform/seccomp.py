@@ -13,10 +13,10 @@ _NO_NEW_PRIVS = 38
 _LOAD, _EQUALS, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _ERROR, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 _CALL, _MACHINE = 0, 4
-"""Where a call's number and the machine's lie in what a filter looks at."""
+"""The places of a call's number, and of the machine's, in what a filter looks at."""
 
 _MACHINES = {"x86_64": (0xC000003E, 317), "aarch64": (0xC00000B7, 277)}
-"""By machine: its number in the kernel's interface, and that of the call `seccomp`."""
+"""The machine's number in the kernel's interface, and that of the call `seccomp`, by machine."""
 
 _COMPUTES = {
     "x86_64": {

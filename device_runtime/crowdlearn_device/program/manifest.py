@@ -23,8 +23,8 @@ LOSS, TRAIN_STEP, PREDICT = "loss", "train_step", "predict"
 STATE = frozenset({"parameter", "buffer"}) | SLOTS
 HELD = STATE | {"frozen"}
 ROLES = HELD | {"sum", "error", "mask", "labels", "scale", "rate", "gradient", "loss", "logits"}
-"""What an input or output is. sum: a layer's summed input, or (as output) the product on an edge. error: the
-loss's derivative with respect to the sums of a layer. parameter, buffer (which training changes), frozen,
+"""The roles of an input or output. sum: a layer's summed input, or (as output) the product on an edge. error:
+the loss's derivative with respect to the sums of a layer. parameter, buffer (which training changes), frozen,
 gradient, and what optimizers keep, as momentum: of the array named `name`. rate: a number of the optimizer's
 step, by its name.
 """

@@ -43,7 +43,7 @@ _WORDS = {
     }
     for body in pb.Frame.DESCRIPTOR.fields
 }
-"""By kind of frame, its fields that say one of a few words, as numbers."""
+"""The fields of enumerations, with their numbers, by kind of frame."""
 ENVELOPE = struct.Struct("<BBBxIIII")
 """The header of an envelope: mark, purpose, lane, generation, sender, receiver, sequence number. What is
 sealed follows, up to the frame's end: a relay reads the header, and copies nothing.

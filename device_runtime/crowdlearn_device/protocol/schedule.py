@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 STALENESS = (0, 1)
-"""By how many updates the weights may be old that a gradient is taken at."""
+"""The number of updates by which weights may be old that a gradient is taken at."""
 
 
 @dataclass(frozen=True)

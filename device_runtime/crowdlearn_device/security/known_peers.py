@@ -21,7 +21,7 @@ log = logging.getLogger("crowdlearn")
 
 RUN_ID_BYTES = 16
 MAX_RUNS, MAX_DAYS, MAX_BYTES = 8, 60, 4 << 30
-"""Of the runs that a device keeps beside the one that it takes part in."""
+"""The limits of runs that a device keeps beside the one that it takes part in."""
 
 
 def enter(folder: Path) -> None:

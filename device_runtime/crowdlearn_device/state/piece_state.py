@@ -23,13 +23,13 @@ VALUE, GRADIENT = "value", "gradient"
 optimizer adds its own.
 """
 MOST_KINDS = 4
-"""As many as an array of weights has, at most."""
+"""The most kinds that an array of weights has."""
 PART_BYTES = 256 << 10
-"""Of a state in one message. A device may find a dozen of them waiting before it looks."""
+"""Bytes of a state in one message. A dozen of them may wait at a device before it takes one."""
 DIGEST_BYTES = 32
 MAX_HEADER = 1 << 20
 DAMAGED = (ValueError, LookupError, TypeError, ArithmeticError, struct.error, RecursionError)
-"""What reading a damaged state raises."""
+"""The errors that reading a damaged state raises."""
 _MAGIC = b"CLSTATE1"
 _HEAD = struct.Struct("<8sI")
 

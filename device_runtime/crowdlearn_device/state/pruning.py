@@ -12,7 +12,7 @@ from pathlib import Path
 log = logging.getLogger("crowdlearn")
 
 MAX_FILES, MAX_DAYS, MAX_BYTES = 256, 60, 1 << 30
-"""Of the files of programs, and of what no name leads to any more, each."""
+"""The limits of the files of programs, and of those that no name leads to any more, each."""
 DAY_SECONDS = 86400
 
 

@@ -19,7 +19,9 @@ LISTENING = "listening"
 ROOT, SHELL = 0, 2000
 """The users under which Android's adb daemon runs."""
 PREFIX = "CROWDLEARN_SOCKET_PREFIX"
-"""Names what is put before every name: virtual phones of one computer share a namespace, phones do not."""
+"""The variable with the prefix of every name: virtual phones of one computer share a namespace, phones do
+not.
+"""
 _CREDENTIALS = struct.Struct("3i")
 
 

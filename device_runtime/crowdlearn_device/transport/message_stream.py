@@ -37,12 +37,14 @@ TOGETHER_BYTES, TOGETHER_UNDER_TLS = 14 << 10, 7 << 10
 PART_BYTES = 256 << 10
 """Longer messages go out in parts, so that no buffer holds a second copy."""
 UNSENT_BYTES = 16 << 10
-"""Of what is handed to the system: what lies there cannot be overtaken any more."""
+"""The most bytes that are handed to the system: what lies there cannot be overtaken any more."""
 PING_SECONDS, PONG_SECONDS = 20.0, 60.0
 """A connection on which nothing came for so long is asked, and given up when nothing comes then."""
 
 MOST_FRAGMENTS, MOST_CONTROL, MOST_PING_BYTES = 4096, 16, 125
-"""What a peer may make this side keep: fragments of a message, control frames to be sent, bytes of a ping."""
+"""The most that a peer may make this side keep: fragments of a message, control frames to be sent, bytes of a
+ping.
+"""
 MOST_FRAGMENTED = 4 << 20
 """Bytes of a message that comes in fragments, which no device of ours sends."""
 LARGE_BYTES = 1 << 20
@@ -59,7 +61,7 @@ that take it for HTTP; what a device sends is sealed, and no page chooses it.
 NORMAL, PROTOCOL_ERROR, TOO_BIG, ABNORMAL = 1000, 1002, 1009, 1006
 
 Handler = Callable[[bytes], Awaitable[None] | None]
-"""What takes a message; while what it returns is awaited, no more is read."""
+"""A function that takes a message; while its result is awaited, no more is read."""
 
 
 HEAD_BYTES = 20
@@ -92,7 +94,7 @@ class MessageStream(asyncio.Protocol):
         self._express: deque[bytes] = deque()
         self._others: deque[bytes] = deque()
         self._rest = memoryview(b"")
-        """Of a long message, what has not gone out."""
+        """The part of a long message that has not gone out."""
         self._bytes = 0
         self._paused = self._flushing = self._closing = False
         self._roomy, self._sent, self._gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -492,8 +494,8 @@ class LargeMessage:
 
 
 Admit = Callable[[LargeMessage], Awaitable[None] | None]
-"""What looks at the head of a large message; until what it returns is over, no more of it is read. Raises
-WireError if it is refused.
+"""A function that looks at the head of a large message; until its result is over, no more of the message is
+read. Raises WireError if it is refused.
 """
 
 

@@ -7,7 +7,7 @@ import contextlib
 import random
 
 STEADY_SECONDS = 5.0
-"""Who was connected so long and is cut off comes again soon."""
+"""The least seconds of a connection that, cut off, is tried again soon."""
 
 
 class Retry:

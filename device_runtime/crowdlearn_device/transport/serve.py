@@ -34,7 +34,7 @@ log = logging.getLogger("crowdlearn")
 
 
 LEAVE_SECONDS = 10.0
-"""How long others have to take over the pieces of a device that is asked to stop."""
+"""The seconds in which others may take over the pieces of a device that is asked to stop."""
 
 
 BATTERY_SECONDS = 2.0

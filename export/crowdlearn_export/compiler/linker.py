@@ -15,7 +15,9 @@ from executorch.exir._serialize._named_data_store import NamedDataStore
 from executorch.exir._serialize._program import PTEFile, deserialize_pte_binary, serialize_pte_binary
 
 ALIGNMENT = 16
-"""Of data that delegates name, in bytes: XNNPACK's, which a serialized program does not tell."""
+"""The alignment of data that delegates name, in bytes: XNNPACK's, which a serialized program does not
+hold.
+"""
 
 
 def link(programs: Mapping[str, bytes]) -> bytes:

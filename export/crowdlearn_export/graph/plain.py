@@ -196,4 +196,4 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "gru": gru,
     "lstm": lstm,
 }
-"""By the name of the function."""
+"""The plain forms, by the name of the function."""

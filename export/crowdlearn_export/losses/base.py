@@ -19,9 +19,9 @@ class Loss(ABC):
     """A function of scores [B, outputs] and targets to be made small."""
 
     kind: ClassVar[str]
-    """How configurations name it."""
+    """The name in configurations."""
     of_logits: ClassVar[bool] = False
-    """Whether scores are what stands before Softmax or Sigmoid."""
+    """True if scores are what stands before Softmax or Sigmoid."""
 
     @abstractmethod
     def targets(self, outputs: int, *inner: int) -> TargetSpec:

@@ -13,7 +13,7 @@ LOSSES: dict[str, type[Loss]] = {
     each.kind: each for each in (CrossEntropy, SquaredError, AbsoluteError, HuberError, BinaryCrossEntropy)
 }
 CROSS_ENTROPY = CrossEntropy()
-"""What is learned unless something else is asked for."""
+"""The loss by default."""
 
 
 def make_loss(kind: str, **options: Any) -> Loss:

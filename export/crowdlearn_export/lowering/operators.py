@@ -15,7 +15,7 @@ KNOWN_BAD = {
 """Operators that run, wrongly or far too slowly, and why."""
 
 MISSING_ON_ANDROID = frozenset({"_adaptive_avg_pool2d", "var_mean", "_conj_physical"})
-"""In the Linux wheel, not in the official Android library."""
+"""Operators in the Linux wheel that are not in the official Android library."""
 
 
 def check_operators(operators: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from .operations import Graph, Operation, is_scalar
 NEAR, FAR = 12.0, 1e4
 """The curve is compared densely up to NEAR, sparsely up to FAR."""
 OVERFLOWS = 80.0
-"""Beyond this a formula with exponentials may give no number where the activation gives one."""
+"""The value beyond which a formula with exponentials may give no number where the activation gives one."""
 AGREEMENT = 2e-6
 """Largest difference of two equal curves, whose numbers are float32 in the file."""
 

@@ -22,7 +22,7 @@ from .operations import Graph, Operation, Sizes, operation
 DOMAINS = ("", "ai.onnx")
 DRAWN = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 FIRST_BATCH = 1009
-"""Where the search for a batch that is no other size begins."""
+"""The batch at which the search for one that is no other size begins."""
 LARGEST_SHAPE = 64
 """Elements of a constant that shapes may be computed from."""
 

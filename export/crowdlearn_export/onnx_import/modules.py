@@ -290,4 +290,4 @@ MAKERS = {
     "Dropout": _maker(_dropout, "ratio", "seed"),
     "Softmax": _maker(_softmax, "axis"),
 }
-"""By the kind of node."""
+"""The makers of modules, by the kind of node."""

@@ -24,7 +24,7 @@ WINDOWED = ("Conv", "MaxPool", "AveragePool")
 RESHAPES = ("Reshape", "Flatten", "Squeeze")
 SAME = (b"SAME_UPPER", b"SAME_LOWER")
 MADE_UP = re.compile(r"val_\d+")
-"""How torch's exporter names constants that are no parameters."""
+"""The names that torch's exporter gives constants that are no parameters."""
 
 
 def normal_form(model: onnx.ModelProto) -> Graph:
@@ -251,4 +251,4 @@ RULES: tuple[Rule, ...] = (
     _without_zero_biases,
     _with_biases,
 )
-"""In the order in which they are applied."""
+"""All rules, in the order in which they are applied."""

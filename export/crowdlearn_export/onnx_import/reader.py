@@ -30,7 +30,9 @@ DOMAINS = ("", "ai.onnx")
 WEIGHTS = {"Conv": (1, 2), "Gemm": (1, 2), "MatMul": (1,), "Add": (0, 1), "BatchNormalization": (1, 2)}
 """The inputs of each kind of node that are trained."""
 FOLDED_NAME = re.compile(r"onnx::Conv_\d+")
-"""How TorchScript's exporter calls the weights of a convolution that it folded a batch norm into."""
+"""The names that TorchScript's exporter gives the weights of a convolution that it folded a batch norm
+into.
+"""
 KEEP_BATCH_NORMS = (
     "export it with torch.onnx.export(..., dynamo=False, training=torch.onnx.TrainingMode.TRAINING), "
     "or with dynamo=True, optimize=False"

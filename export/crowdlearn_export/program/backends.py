@@ -26,7 +26,7 @@ BACKENDS: tuple[Backend, ...] = ("portable", "xnnpack")
 BORDER = 8
 """Products of up to this many times fewer or more multiplications than WORTHWHILE are measured."""
 CLEARLY = 0.9
-"""Of the time that the backend takes which the size suggests: what another one must keep below."""
+"""The part of the suggested backend's time that another one must keep below."""
 ROUNDS, SECONDS = 7, 0.004
 """Rounds in which the backends are timed in turn, and how long each runs in one."""
 

@@ -21,7 +21,7 @@ DRAWS = 10
 FLOAT32 = 4
 """Times float32's own error, within which a side is taken by chance."""
 MARGIN = 1e-6
-"""How far from a kink, in units of the map's standard deviation, samples are kept."""
+"""The distance from a kink, in units of the map's standard deviation, at which samples are kept."""
 
 aten = torch.ops.aten
 KINKS = {operator: each.kinks for each in ACTIVATIONS for operator in each.operators}

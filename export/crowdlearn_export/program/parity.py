@@ -28,9 +28,9 @@ SMALL = 5
 FEWEST = 3
 """Samples that are not halved any more."""
 DRAWS = 5
-"""Of samples that are tried before a program is called wrong."""
+"""The draws of samples that are tried before a program is called wrong."""
 CONTINUOUS = frozenset({"sum", "loss", "logits", "buffer"})
-"""What does not jump where a ReLU or a maximum changes its mind."""
+"""The roles of outputs that do not jump where a ReLU or a maximum takes the other side."""
 
 
 def check_parity(stages: Sequence[Stage], executor: Executor, max_batch: int) -> dict[str, float]:

@@ -33,7 +33,7 @@ OWN: dict[type[Optimizer], Callable[[Any, Sequence[Tensor], float], torch.optim.
     Adam: _adam,
     AdamW: _adam,
 }
-"""By class, torch.optim's own."""
+"""The optimizers of torch.optim, by class of ours."""
 
 
 def reference_step(

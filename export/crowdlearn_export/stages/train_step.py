@@ -18,7 +18,7 @@ from .dropout import FACTORS, Dropped, with_factors
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 COUNTER = "num_batches_tracked"
-"""Of a batch norm, which counts its batches and, with a momentum, does not read it."""
+"""The buffer in which a batch norm counts its batches, and which it does not read if it has a momentum."""
 
 
 PLAIN = Sgd()

@@ -15,7 +15,7 @@ UNDONE_BY = {
     "WeightNorm": "torch.nn.utils.remove_weight_norm(module)",
     "SpectralNorm": "torch.nn.utils.remove_spectral_norm(module)",
 }
-"""How a hook that computes a weight is removed, so that the weight is a parameter again."""
+"""The call that removes a hook that computes a weight, so that the weight is a parameter again."""
 
 
 def copied(model: nn.Module) -> nn.Module:

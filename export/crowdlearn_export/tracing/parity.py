@@ -28,7 +28,7 @@ ROWS = 5
 AGREEMENT = 1e-6
 """Largest relative difference in float64, where sums are taken in another order."""
 TINY = 1e-6
-"""What is smaller is taken for a sum that cancels."""
+"""The size below which a sum is taken for one that cancels."""
 
 
 def check_traced(model: nn.Module, graph: NeuronGraph, sample: Sequence[int]) -> None:

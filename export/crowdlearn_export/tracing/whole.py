@@ -25,7 +25,7 @@ from .copies import copied
 from .evaluation import check_evaluation
 
 ROWS = 5
-"""Of the batch that is traced: unlike most other sizes."""
+"""The size of the batch that is traced: unlike most other sizes."""
 
 
 def whole_graph(model: nn.Module, sample: Sequence[int], name: str = "") -> NeuronGraph:

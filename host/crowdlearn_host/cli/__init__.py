@@ -47,7 +47,7 @@ COMMANDS = {
     "enrol": "devices.enrol:enrol",
     "schema": "runs.schema:schema",
 }
-"""In the order of the help. A name that is a Typer app is a group of commands."""
+"""All commands, in the order of the help. A name that is a Typer app is a group of commands."""
 
 
 def build(names: Iterable[str] = COMMANDS, *, listed: bool = False) -> typer.Typer:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TextIO
 from crowdlearn_host.errors import RunError
 
 DAMAGED_ARCHIVE = (EOFError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile)
-"""What reading an .npz raises that was cut short, or holds other arrays than it should."""
+"""The errors that reading an .npz raises if it was cut short, or holds other arrays than it should."""
 
 
 LOCK = ".lock"

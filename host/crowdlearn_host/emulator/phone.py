@@ -52,7 +52,9 @@ from crowdlearn_host.emulator.settings import (
 
 POWER_SECONDS = 1.0
 LEAST_SECONDS = 0.02
-"""Between two looks at what programs have used; the kernel counts in hundredths of a second."""
+"""The least seconds between two looks at what programs have used; the kernel counts in hundredths of a
+second.
+"""
 MOST_WAITING = 50
 """Keys that the owner is shown at once."""
 

@@ -11,7 +11,7 @@ from crowdlearn_host.errors import FleetError
 SETTINGS_FILE = "settings.json"
 INFO_FILE = "phone.json"
 FILES = "root"
-"""Where, below a phone's folder, its own files lie."""
+"""The folder, below a phone's, in which its own files lie."""
 CONTROL_SOCKET = "control"
 MAX_REQUEST = 4096
 KEYS_FILE = "adb_keys"

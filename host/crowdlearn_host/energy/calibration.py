@@ -17,7 +17,7 @@ from .phone import PhoneSubject
 from .subject import Program
 
 VIRTUAL_SECONDS = 12.0
-"""For all rounds on a virtual phone, whose meter has no noise."""
+"""The time of all rounds on a virtual phone, whose meter has no noise."""
 
 
 async def calibrate(

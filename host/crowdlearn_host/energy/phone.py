@@ -34,7 +34,9 @@ FOLDER = f"{HOME}/measured"
 MOVED = f"{HOME}/moved"
 MOVED_BYTES = 1 << 18
 FLOPS_A_CYCLE = 8
-"""Of a core: one fused multiply-add of 128 bits a cycle (assumed; big cores have two pipes or more)."""
+"""The work of a core: one fused multiply-add of 128 bits a cycle (assumed; big cores have two pipes or
+more).
+"""
 MOST_SAID = 1 << 16
 MOST_PAUSE = 8.0
 """Seconds of rest that a slow meter is given."""

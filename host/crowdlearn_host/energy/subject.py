@@ -19,7 +19,7 @@ from crowdlearn_device.errors import MeterError
 from .meters.rails import RailsMeter, apart
 
 SAMPLE_SECONDS = 0.5
-"""Between two readings of a meter that reports power only."""
+"""The seconds between two readings of a meter that reports power only."""
 Edge = Callable[[], Coroutine[Any, Any, None]]
 """A function that is awaited at the begin of a stretch, and another at its end, while the device rests."""
 

@@ -14,4 +14,4 @@ from .text import TextLoader
 LOADERS: dict[str, type[Loader[Any]]] = {
     loader.kind: loader for loader in (CsvLoader, ImageLoader, TextLoader, TensorLoader, HuggingFaceLoader)
 }
-"""In the order of the help."""
+"""All loaders, in the order of the help."""

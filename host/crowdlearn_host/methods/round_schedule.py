@@ -7,7 +7,7 @@ from typing import Literal
 
 Fall = Literal["constant", "linear", "cosine", "step"]
 LAST_RATE = 0.01
-"""What is left of the learning rate at the end."""
+"""The part of the learning rate that is left at the end."""
 
 
 def share_left(fall: Fall, done: float, steps: int = 0, factor: float = 0.1) -> float:

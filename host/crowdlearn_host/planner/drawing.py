@@ -17,7 +17,7 @@ INK, PALE, PAPER, DOMINATOR = "#1b2430", "#6b7683", "#ffffff", "#394656"
 TOP, HEIGHT, MARGIN, LEGEND = 118.0, 420.0, 36.0, 250.0
 MIN_SLICE = 3.0
 CHARACTER = 6.6
-"""How wide a letter of a caption is, at most on average."""
+"""The width of a letter of a caption, at most on average."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .shares import HELPERS, shared_edges
 PAIRS = ("kernel", "stride", "padding", "dilation")
 """Attributes of a convolution, heights first."""
 SUFFIX = ".shared"
-"""What the name of a layer that helpers own adds to that of its linear map."""
+"""The end of the name of a layer that helpers own, behind that of its linear map."""
 
 
 def with_helper_layers(graph: NeuronGraph, *, first_layer: bool) -> NeuronGraph:

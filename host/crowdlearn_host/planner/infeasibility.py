@@ -19,7 +19,7 @@ from crowdlearn_host.planner.solver.piece_program import seat_classes
 from crowdlearn_host.planner.solver.search import search
 
 SECONDS = 10.0
-"""What an explanation takes at most."""
+"""The longest time of an explanation."""
 TOLD = 4
 """Ways out that are told."""
 

@@ -23,7 +23,7 @@ from crowdlearn_host.planner.problem.bundles import PAIRED
 from .plan import Range
 
 ROOM = 64 << 10
-"""Of the largest message for what is around the numbers."""
+"""The bytes of the largest message for what is around the numbers."""
 
 
 def check_messages(

@@ -33,7 +33,7 @@ from .spending.epoch_bytes import epoch_traffic
 from .spending.joules import epoch_joules
 
 IMBALANCE = 1.03
-"""Of slices, in the paper."""
+"""The imbalance of slices in the paper."""
 TIGHTENINGS, TIGHTER = 8, 0.97
 """Attempts to keep energy within its caps, and how much closer than proportional each comes."""
 CANDIDATES = 3

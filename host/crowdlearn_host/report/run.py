@@ -26,7 +26,7 @@ MAX_BYTES = 512 << 20
 MAX_POINTS = 2000
 """Points of a curve that the page keeps; of a longer run every so-manieth."""
 PURPOSES = ("activation", "error", "shuffle", "sharing", "recovery", "model", "norm", "control")
-"""What bytes are for, in the order of the page."""
+"""The purposes of bytes, in the order of the page."""
 PLANNED = {
     "forward": ("activation", False),
     "backward": ("error", False),
@@ -148,7 +148,7 @@ def read_run(folder: Path) -> Run:
 
 
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OSError, sqlite3.DatabaseError)
-"""What reading a damaged run, or one of another version, raises."""
+"""The errors that reading a damaged run, or one of another version, raises."""
 
 
 def assembled(

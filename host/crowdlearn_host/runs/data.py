@@ -17,7 +17,7 @@ from crowdlearn_host.spec.validation import ValidationSection
 
 VALIDATION = "validation.npz"
 DIGITS_TRAIN = 1437
-"""Of scikit-learn's 1797 images of digits; the rest is the test set."""
+"""The training samples of scikit-learn's 1797 images of digits; the rest is the test set."""
 
 
 def load_split(name: str, split: Split) -> Dataset:

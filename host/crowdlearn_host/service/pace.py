@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 LEAST_SECONDS, MOST_SECONDS = 30.0, 3600.0
-"""How soon a device is wanted again, and how late at most, before lots are drawn."""
+"""The shortest and the longest pause of a device, before lots are drawn."""
 A_SECOND = 20
 """Devices that may come again in a second: each is a TLS handshake."""
 

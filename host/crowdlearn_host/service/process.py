@@ -19,7 +19,7 @@ LINE_BYTES = 1 << 20
 LAST_WORDS = 20
 """Lines of a process's standard error that are kept, for the reason if it dies."""
 STOP_SECONDS = 30.0
-"""How long a run that is asked to stop has to write what it holds."""
+"""The seconds in which a run that is asked to stop has to write what it holds."""
 
 OnTold = Callable[[Job, str, dict[str, Any]], None]
 

@@ -31,10 +31,10 @@ from .selection.registry import SELECTIONS
 from .worker import FAILED, STOPPED
 
 LOOK_SECONDS = 1.0
-"""Between two looks at the queue, which other processes add to."""
+"""The seconds between two looks at the queue, which other processes add to."""
 ENROLLED_SECONDS = 5.0
 MOST_TRIES = 5
-"""How often a run whose process ends without a reason is tried again."""
+"""The most tries of a run whose process ends without a reason."""
 FIRST_PAUSE = 2.0
 """Seconds before that; twice as long each time."""
 
@@ -63,7 +63,7 @@ class Service:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._sending: set[asyncio.Task[None]] = set()
         self._enough_since: dict[int, float] = {}
-        """By run, since when enough devices have been here for it."""
+        """The time since when enough devices have been here, by run."""
         self._host = ""
         self.port = 0
 

@@ -27,7 +27,7 @@ from .description import fleet_of
 TOLD = frozenset({"listening", "left", "let_go", "evaluated", "paused", "note", "resliced", "compiled"})
 """Events that the service is told of as they are."""
 PROGRESS_SECONDS = 0.5
-"""Between two lines about mini-batches."""
+"""The seconds between two lines about mini-batches."""
 PLANNING_SECONDS = 60.0
 FAILED, STOPPED = 1, 3
 """Exit codes: the run cannot go on as it is; it was asked to stop and can."""

@@ -29,7 +29,7 @@ from .tasks import Task
 AHEAD = 4
 """Results a worker that may wait for an earlier one: each is as large as a model."""
 ATTEMPTS = 3
-"""How often a task may lose its worker before the run fails."""
+"""The tries of a task whose workers die before the run fails."""
 Outcome = TypeVar("Outcome")
 
 

@@ -68,4 +68,4 @@ def _by_name(given: Any) -> Any:
 
 LossSpec = Annotated[LossSection, BeforeValidator(_by_name)]
 CROSS_ENTROPY = LossSection.model_validate({})
-"""What is learned unless something else is asked for."""
+"""The loss by default."""

@@ -31,7 +31,9 @@ DIGITS = "digits"
 PARTS, LEAST_ROWS = 32, 16
 """More parts cost more than they hide (docs/benchmarks/pipeline.md); fewer rows make batch norm noisy."""
 LEAST_ROWS_SLOW, LINK_SECONDS = 8, 0.005
-"""Where a link needs longer for 16 rows: the first and the last micro-batch cross every link alone."""
+"""The least rows if a link needs more than so many seconds for 16: the first and the last micro-batch cross
+every link alone.
+"""
 
 ALONE_ROWS = 128
 """A micro-batch of a device that holds the whole network: what more would save, memory costs."""

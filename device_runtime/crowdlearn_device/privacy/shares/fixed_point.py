@@ -20,7 +20,7 @@ from .ring import BITS, WEIGHT_BITS, Integers, Ring
 ROOM = BITS - 1
 """Bits of a sum's magnitude: one is the sign."""
 SLACK = 1.02
-"""What rounding may add to a norm."""
+"""The factor by which rounding may raise a norm."""
 LEAST_BITS = 6
 """Bits that the largest of a layer's values must have at least."""
 MOST_BITS = 40

@@ -44,7 +44,7 @@ SPARE = 256 << 20
 FILES = 32
 LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/system", "/apex", "/vendor/lib64")
 FACTS = ("/proc/cpuinfo", "/proc/meminfo", "/proc/self", "/sys/devices/system/cpu")
-"""What libraries look up when they count processors and load code late: none of it is a user's."""
+"""Files that libraries look up when they count processors and load code late: none of it is a user's."""
 DEVICES = ("/dev/null", "/dev/urandom")
 
 

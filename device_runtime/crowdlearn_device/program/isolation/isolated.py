@@ -45,7 +45,7 @@ from .messages import (
 )
 
 LOAD_SECONDS, RUN_SECONDS = 240, 120
-"""How long a program may take to load, and a method to run, before its process is ended."""
+"""The most seconds that a program may take to load, and a method to run, before its process is ended."""
 MOST_CALLS = 64
 """The most calls, by method and inputs, that the process keeps at once."""
 MOST_FORGOTTEN = 4096
@@ -74,13 +74,13 @@ class IsolatedExecutor:
         self._name = hashlib.sha256(pte).hexdigest()
         self._process: _Process | None = None
         self._places: dict[int, tuple[weakref.ref[Array], int]] = {}
-        """By an array's id: the array, and the number of its memory."""
+        """The array, and the number of its memory, by an array's id."""
         self._calls: dict[Any, _Call] = {}
         self._numbers = 0
         self._inputs: tuple[int, SharedMemory] | None = None
         self._outputs: SharedMemory | None = None
         self.held_by = self._begun().held_by
-        """What holds the process, in words."""
+        """The means that confine the process, in words."""
 
     @property
     def pid(self) -> int:

@@ -17,11 +17,13 @@ from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.protocol.frames import Array
 
 LOAD, SHARE, FORGET, DEFINE, RUN = b"L", b"S", b"F", b"C", b"R"
-"""To the process: load the program in this memory; here is memory (number, size); forget all calls, and
-memory (numbers); a call, which is run; run the call of a number once more.
+"""Messages to the process: load the program in this memory; here is memory (number, size); forget all calls,
+and memory (numbers); a call, which is run; run the call of a number once more.
 """
 LOADED, DONE, SAME, GROW, ERROR = b"l", b"d", b"=", b"g", b"e"
-"""From it: it is loaded; outputs, as told; outputs as the last time; outputs need memory (bytes); refused."""
+"""Messages from it: it is loaded; outputs, as told; outputs as the last time; outputs need memory (bytes);
+refused.
+"""
 
 MAX_PACKET = 192 << 10
 NUMBER = struct.Struct("<Q")

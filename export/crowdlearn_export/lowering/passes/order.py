@@ -13,7 +13,7 @@ Size = Callable[[Node], int]
 """Bytes of a node's tensor at the largest batch."""
 
 VIEWS = (exir_ops.edge.aten.view_copy.default, operator.getitem)
-"""What names memory that another node makes."""
+"""Operators that name memory that another node makes."""
 
 
 def sort_in_place(module: GraphModule) -> GraphModule:

@@ -8,7 +8,7 @@ from crowdlearn_host.adb.carriers.mux import Stream
 from crowdlearn_host.adb.carriers.stream_transport import StreamTransport
 
 HELD_BYTES = 1 << 18
-"""What one side may leave untaken before the other is not read any more."""
+"""The bytes that one side may leave untaken before the other is not read any more."""
 
 
 class _Side(asyncio.Protocol):

@@ -8,7 +8,9 @@ from crowdlearn_host.adb.wire.streams import Closed, Data, Opened, Writable
 from crowdlearn_host.errors import FleetError
 
 WRITE_BYTES = 64 << 10
-"""What may be written at a time: the stream takes no more until the phone has acknowledged it."""
+"""The most bytes that may be written at a time: the stream takes no more until the phone has acknowledged
+it.
+"""
 
 
 class StreamTransport(asyncio.Transport):
@@ -23,7 +25,7 @@ class StreamTransport(asyncio.Transport):
         self._protocol: asyncio.Protocol = asyncio.Protocol()
         self._buffer = bytearray()
         self._held = b""
-        """What came while the protocol did not read."""
+        """The bytes that came while the protocol did not read."""
         self._reading = True
         self._writing = True
         self._closing = False

@@ -25,7 +25,7 @@ READ_BYTES = 15 * MAX_CHUNK
 MAX_MESSAGE = 4096
 NO_SUCH_FILE = 2
 STORAGE_FULL = "No space left on device"
-"""In whichever words a phone fails, these are among them where there is no room."""
+"""The words that are in a phone's error when there is no room."""
 _ANSWER = struct.Struct("<4sI")
 
 Progress = Callable[[int, int], None]

@@ -13,7 +13,7 @@ from crowdlearn_host.errors import FleetError
 MAX_CHUNK = 1 << 16
 MAX_PATH = 1024
 MODE_BYTES = 7
-"""What follows the path where a file is sent: a comma and its mode."""
+"""The most bytes behind the path of a file that is sent: a comma and its mode."""
 REQUEST = struct.Struct("<4sI")
 STAT_V1 = struct.Struct("<4sIII")
 STAT_V2 = struct.Struct("<4sIQQIIIIQqqq")

@@ -22,7 +22,7 @@ from crowdlearn_host.devices.joining.enrolment import DAYS, MOST_DAYS, Enrolment
 from crowdlearn_host.errors import FleetError
 
 TOKEN_FILE = "crowdlearn/enrolment"
-"""Where the printed command keeps the token: what is an argument, other users of the device can see."""
+"""The file in which the printed command keeps the token: other users of the device can see arguments."""
 
 
 def enrol(

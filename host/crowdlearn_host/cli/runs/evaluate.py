@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from crowdlearn_host.runs.results.evaluation import Evaluation
 
 MOST_CLASSES = 100
-"""Of more classes the table is left out; --json tells them."""
+"""The most classes of a table; more are in --json alone."""
 
 
 def evaluate(

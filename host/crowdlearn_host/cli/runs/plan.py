@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from crowdlearn_host.planner.planner import Planned
 
 TRAINING, SHARING = TrainingSection.model_validate({}), SharingSection.model_validate({})
-"""What training does unless its configuration says otherwise is what is planned for."""
+"""The defaults of training, for which is planned."""
 
 
 WHOLE = (

@@ -40,7 +40,7 @@ class GroupState:
         self.devices: dict[int, Device] = {}
         self.attendance = Attendance()
         self.enough = False
-        """Whether training ends with the epoch that is under way: the host has seen that it does not help."""
+        """True if training ends with the epoch that is under way: the host has seen that it does not help."""
         self.generation = 0
         self.boundary = 0
         self.schedule = Schedule()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 
 Takers = Sequence[Set[int]]
-"""By piece the devices that can afford it; () if any device can afford any piece."""
+"""The devices that can afford each piece; () if any device can afford any piece."""
 
 
 def may_hold(takers: Takers, piece: int, device: int) -> bool:

@@ -15,7 +15,7 @@ from crowdlearn_device.transport.message_stream import LargeMessage
 from .arrival import FrameStream
 
 MOST_BYTES = 4 * MAX_FRAME
-"""Of all large messages that come, or wait to be sent, at a time."""
+"""The most bytes of all large messages that come, or wait to be sent, at a time."""
 MOST_FOR_HOST = 4 << 20
 """Bytes of the largest message that a device has for the host itself: what grows travels in parts."""
 

@@ -14,7 +14,7 @@ LOOKS = 30
 MOST_LATE = 0.25
 """Seconds by which the loop may be late, in the median: devices are asked and answered in seconds."""
 AGAIN_SECONDS = 5.0, 15.0
-"""Between which devices that are put off come again."""
+"""The shortest and the longest pause after which devices that are put off come again."""
 
 
 class Pressure:

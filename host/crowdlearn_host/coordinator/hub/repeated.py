@@ -9,7 +9,7 @@ from typing import Any
 EACH = 20
 """Times that an event of a device is written down, before it is only counted."""
 MAX_DEVICES = 10_000
-"""Names that are told apart: a stranger may draw a new one for every connection."""
+"""The most names that are distinguished: a stranger may draw a new one for every connection."""
 ALWAYS = frozenset(
     {"progress", "pass", "epoch", "evaluated", "not_evaluated", "assigned", "committed", "done"}
 )

@@ -49,7 +49,7 @@ CHUNK_BYTES = 256 << 10
 Admits = Callable[[str, str], bool]
 OnEvent = Callable[[str, dict[str, Any]], None]
 TICK_SECONDS, LAST_TICK_SECONDS = 0.5, 5.0
-"""Between two looks of a group at the time: of one group among few, and at most."""
+"""The seconds between two looks of a group at the time: of one group among few, and at most."""
 AT_ONCE = 20
 """Groups that look at the time before others are let in again."""
 
@@ -69,9 +69,9 @@ class Server:
     on_event: OnEvent
     on_checkpoint: OnCheckpoint
     synchronous: bool = False
-    """Whether a group waits for the others' uploads before it takes the global model's weights."""
+    """True if a group waits for the others' uploads before it takes the global model's weights."""
     checkpoint_each: bool = False
-    """Whether the global model is checkpointed after every group's epoch, not only when all have ended it."""
+    """True if the global model is checkpointed after every group's epoch, not only when all have ended it."""
     programs: Mapping[str, bytes] = field(default_factory=dict)
     """Files by their hash, for devices that lack them."""
     seats: Mapping[str, int] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class Server:
     relays: Relays | None = None
     """Processes that relay for devices which dial in."""
     error: Exception | None = None
-    """What on this host's side ended the run, where it did; on disk is what was reached before."""
+    """The error of this host that ended the run, if one did; on disk is what was reached before."""
 
     def __post_init__(self) -> None:
         self._attached: dict[int, Attached] = {}

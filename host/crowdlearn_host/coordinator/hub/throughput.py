@@ -8,9 +8,9 @@ from typing import Any
 from .traffic_ledger import TrafficLedger
 
 TOTALS = ("samples_per_second", "bytes_per_sample", "bytes")
-"""What is told of the whole run so far, after a mini-batch."""
+"""The figures of the whole run so far that are logged after a mini-batch."""
 TOTALS_SECONDS = 1.0
-"""How often a run's log tells them."""
+"""The least seconds between two of them in a run's log."""
 
 
 class Throughput:

@@ -52,7 +52,7 @@ create table if not exists traffic (
 
 
 FORMAT = 2
-"""Of run.db and of what stands beside it."""
+"""The format of run.db and of what stands beside it."""
 
 
 class RunFolder:

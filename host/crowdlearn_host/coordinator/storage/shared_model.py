@@ -38,7 +38,7 @@ ROUND, ENTERS = b"R", b"E"
 PLACE = struct.Struct("<cIII")
 """A record's kind, and whose round it is of: epoch, passes shared before it, group."""
 LENGTH = struct.Struct("<I")
-"""Before each update of a round: its bytes."""
+"""The number before each update of a round: its bytes."""
 
 Key = tuple[Place, int]
 """A round: its place, and the group."""

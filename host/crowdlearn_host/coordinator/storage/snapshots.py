@@ -15,7 +15,7 @@ from crowdlearn_device.protocol.frames import MAX_FRAME, decode_message
 from crowdlearn_host.errors import RunError
 
 _LENGTH = struct.Struct("<I")
-"""Before each part in a file."""
+"""The number before each part in a file: its bytes."""
 
 
 @dataclass

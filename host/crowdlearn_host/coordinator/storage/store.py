@@ -21,7 +21,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOG_SECONDS = 0.25
-"""How long a line of a log may wait for others."""
+"""The longest time that a line of a log waits for others."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from crowdlearn_host.errors import FleetError, TrainingError
 from .base import Carrier, Reach, cancelled
 
 RENEWALS_A_SECOND = 10
-"""Of the claims on all phones together: a large fleet renews them less often."""
+"""The most renewals of the claims on all phones together: a large fleet renews them less often."""
 HELLO_BYTES = 1 << 16
 """The longest frame before a device has proven its identity."""
 FIRST_RETRY, LAST_RETRY = 0.2, 10.0

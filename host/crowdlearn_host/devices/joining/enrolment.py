@@ -17,7 +17,7 @@ from crowdlearn_host.common.files import turn
 from crowdlearn_host.errors import FleetError
 
 DAYS, MOST_DAYS = 365, 36500
-"""How long a token is good unless something else is said, and at most."""
+"""The days for which a token is good by default, and at most."""
 DAY_SECONDS = 86400
 
 

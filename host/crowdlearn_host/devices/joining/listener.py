@@ -22,7 +22,7 @@ from .enrolment import Enrolment
 from .lobby import Strangers
 
 LOOK_SECONDS = 5.0
-"""Between two looks at which devices are enrolled still."""
+"""The seconds between two looks at which devices are enrolled still."""
 REASON_BYTES = 120
 """The bytes of a reason that fit into the frame which closes a WebSocket."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 MAX_STRANGERS = 32
 MAX_OF_ADDRESS = 24
-"""Of the connections that wait, how many one host may have: it cannot fill the lobby alone."""
+"""The most waiting connections of one host: it cannot fill the lobby alone."""
 BURST, A_SECOND = 256, 200
 """Connections of one host that are let in at once, and then: the rest are closed before they cost much."""
 MAX_HOSTS = 10_000
@@ -32,7 +32,7 @@ class Strangers:
     def __init__(self) -> None:
         self._waiting: dict[Any, socket.socket] = {}
         self._left: dict[Any, tuple[float, float]] = {}
-        """By host, how many connections it may still make, and since when."""
+        """The connections that each host may still make, and since when."""
         self._closed = 0
 
     def turns_away(self, address: Any, now: float) -> bool:

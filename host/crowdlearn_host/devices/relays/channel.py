@@ -14,7 +14,7 @@ HEAD = struct.Struct("<BBII")
 EXPRESS = 0x80
 """The detail of PUT for a frame that overtakes others."""
 TOLD_SECONDS = 0.5
-"""Between two counts of a relay: a message is counted so late at most."""
+"""The seconds between two counts of a relay: a message is counted so late at most."""
 MOST_BYTES = 65 << 20
 """The content of a message is at most a frame, and its header."""
 

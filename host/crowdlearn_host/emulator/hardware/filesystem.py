@@ -29,7 +29,7 @@ _FLAGS = {
 }
 
 NOWHERE = -1
-"""In place of an open folder: there is none."""
+"""The number in place of an open folder: there is none."""
 
 Generated = Callable[[], bytes]
 

@@ -20,8 +20,8 @@ def _measured(base_milliwatts: float, up: float, down: float) -> Radio:
 
 
 RADIOS = {"wifi": _measured(132.86, 283.17, 137.01), "lte": _measured(1288.04, 438.39, 51.97)}
-"""By kind of link, measured on phones. A phone in a run sends more often than LTE's tail lasts (11.6 s), so
-its radio is taken to stay on.
+"""The radio of each kind of link, measured on phones. A phone in a run sends more often than LTE's tail lasts
+(11.6 s), so its radio is taken to stay on.
 """
 RADIO_SOURCE = (
     "Huang et al., A Close Examination of Performance and Power Characteristics of 4G LTE, MobiSys 2012"

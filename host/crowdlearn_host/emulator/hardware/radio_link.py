@@ -55,7 +55,7 @@ class Direction:
         self.delay = delay
         """Seconds from the end of a passage to its arrival."""
         self.free_at = 0.0
-        """When what was handed over has been put on the link."""
+        """The time at which what was handed over has been put on the link."""
         self._passages: deque[Passage] = deque()
 
     def join(self, line: "DelayLine[Any]", count: int, now: float) -> Passage:

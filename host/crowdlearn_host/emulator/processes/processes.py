@@ -34,9 +34,11 @@ SYSTEM = (
     *("/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime", "/etc/nsswitch.conf"),
     *("/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/etc/ssl", "/etc/gai.conf", "/etc/alternatives"),
 )
-"""What every program of this computer may read."""
+"""The folders that every program of this computer may read."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/shm", "/proc")
-"""What a program may write to beside the phone's files. Of /proc the kernel guards what is another's."""
+"""The devices that a program may write to beside the phone's files. Of /proc the kernel guards what is
+another's.
+"""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ _OPERATORS = (
     "\n",
 )
 _REFUSED = re.compile(r"&>|[0-9]+[<>]|<<|<>|>[|]|[$]['\"]")
-"""What mksh knows outside of quotes and this shell does not: descriptors by number, here documents."""
+"""Syntax that mksh has outside of quotes and this shell has not: descriptors by number, here documents."""
 _CLAUSES = ("if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac")
 _RESERVED = frozenset((*_CLAUSES, "select", "function", "{", "}", "[["))
 _SPECIAL = "?!$#@*-0123456789"

@@ -30,7 +30,7 @@ from crowdlearn_host.errors import RunError
 from .window import Floats, Window
 
 FRAME = struct.Struct("<II")
-"""Before each record: its length in bytes, and its CRC-32."""
+"""The head of each record: its length in bytes, and its CRC-32."""
 LEAST_LOG = 16 << 20
 """Bytes of a log that is not worth taking together."""
 

@@ -24,7 +24,7 @@ from .problem import Budget
 PROCESS_BYTES = 10.7e6
 """Connections, keys, the executor's own tables, and libraries that load late."""
 MESSAGE_COPIES = 3
-"""Of the sums or errors of a micro-batch on their way: gathered, encoded, sealed, framed."""
+"""The copies of the sums or errors of a micro-batch on their way: gathered, encoded, sealed, framed."""
 ROWS = 2
 """The most limits of a piece's program that the planner distinguishes; smaller ones count as one."""
 

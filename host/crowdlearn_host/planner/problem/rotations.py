@@ -6,4 +6,4 @@ from typing import Literal
 
 Rotation = Literal["full", "minimal"]
 DEFAULT_ROTATION: Rotation = "minimal"
-"""What training, simulation and planning take unless they are told otherwise."""
+"""The rotation of training, simulation and planning by default."""

@@ -26,7 +26,7 @@ ALL_POINTS, FEW_POINTS = 40_000, 1_000
 not.
 """
 PENALTY = 1e3
-"""What a row of a penalised program falls short by costs, per unit and in sums of all links."""
+"""The cost of what a row of a penalised program falls short by, per unit and in sums of all links."""
 INTEGRAL = 1e-4
 
 

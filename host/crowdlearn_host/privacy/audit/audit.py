@@ -23,7 +23,7 @@ SEGMENTS, SEGMENTS_QUICK = 8, 4
 """Parts of a pass, in each of which an attacker takes the weights as constant."""
 DRIFT_SAMPLES = 500
 KNOWN_WEIGHTS = ("stale", "fresh", "interpolated")
-"""From the weakest knowledge to the strongest."""
+"""The kinds of knowledge, from the weakest to the strongest."""
 Chosen = Callable[[Part], bool]
 
 

@@ -20,7 +20,7 @@ from .rehearsal import Arrays, Moment, PassTape, Recipe, rehearse
 from .views import Part, Views, in_order, views_of
 
 SAMPLES = 1040
-"""Of each device, if the data suffices."""
+"""The samples of each device, if the data suffices."""
 OWN = 10_000
 """The attacker's own samples at most."""
 FEWEST = 8

@@ -40,7 +40,7 @@ from .case import Case
 from .figures import auc
 
 SPAN = np.float32(2.0**-31)
-"""What makes ring elements, taken with their sign, numbers from -1 to 1."""
+"""The factor that makes ring elements, taken with their sign, numbers from -1 to 1."""
 QUICK_OWN = 3000
 """Samples of an attacker's own at most, where it is to be quick."""
 TRIED = 8

@@ -24,7 +24,7 @@ COLUMNS = {
     "label_accuracy": ("labels read, %", 100.0, ".1f"),
     "auc": ("membership AUC", 1.0, ".3f"),
 }
-"""By name of a figure: heading, factor and format."""
+"""The heading, factor and format of each figure, by its name."""
 PIXELS = ".pixels img { image-rendering: pixelated; width: 100%; max-width: 720px; }"
 
 

@@ -31,7 +31,7 @@ from crowdlearn_export.program.slice_program import SliceProgram
 from crowdlearn_host.planner.plan import Plan
 
 SECRET = 1 << 200
-"""Of the first device; each has one of its own."""
+"""The secret of the first device; each has one of its own."""
 Arrays = Mapping[str, Floats]
 """The whole network's weights by name, float32, in slice order; dimension 0 runs over source neurons."""
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from .ghost_norms import RULES, Clipped, check_model, recorded
 
 Cut = Sequence[float]
-"""Where a layer's neurons are cut, as parts of it: 0, ..., 1."""
+"""The places at which a layer's neurons are cut, as parts of it: 0, ..., 1."""
 
 
 @dataclass(frozen=True)

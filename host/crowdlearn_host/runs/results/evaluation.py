@@ -23,7 +23,7 @@ BATCH = 1024
 MOST_SHOWN, MOST_PAIRS = 20, 200
 """Classes of a confusion matrix, and pairs of numbers, that an evaluation keeps."""
 SMALL = 1e-12
-"""In place of nothing that counts, where it divides."""
+"""A divisor in place of 0, if no sample counts."""
 
 
 @dataclass(frozen=True)

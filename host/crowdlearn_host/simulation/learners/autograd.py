@@ -21,7 +21,7 @@ from .sparse_inputs import Indices
 from .workload import Pass, Workload
 
 SMALL = 1e-12
-"""In place of nothing that counts, where it divides."""
+"""A divisor in place of 0, if no sample counts."""
 
 
 class ByAutograd:

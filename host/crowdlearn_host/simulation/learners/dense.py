@@ -25,7 +25,7 @@ from .sparse_inputs import Columns, Indices, SparseInputs
 CLASSIFIED = 500
 """Samples that are classified at a time: their activations stay in the caches."""
 LETTERS = {nn.Flatten: "F", nn.Linear: "L", nn.BatchNorm1d: "B", nn.ReLU: "R"}
-"""What layers are called in the pattern of a chain."""
+"""The letters of layers in the pattern of a chain."""
 
 
 @dataclass(frozen=True)

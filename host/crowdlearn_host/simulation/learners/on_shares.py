@@ -184,7 +184,7 @@ class Triple:
 
 
 Made = Callable[[int, str, Mapping[str, Any], str], MapOnShares]
-"""What makes the map of an edge: its number, kind, attributes and name."""
+"""A function that makes the map of an edge: of its number, kind, attributes and name."""
 
 
 def opened(edge: int, kind: str, told: Mapping[str, Any], name: str) -> MapOnShares:

@@ -18,7 +18,7 @@ ALIGNED = 16
 LOOKED_AT = 4096
 """Samples by which columns are divided."""
 RARE = 0.2
-"""Of a rare column no more than this share of the samples is not zero: above, a product takes less time."""
+"""The most samples of a rare column that are not zero, as a share: above, a product takes less time."""
 
 
 @dataclass(frozen=True)
