@@ -273,7 +273,7 @@ def _phones_folder(home: Path | None) -> Path:
 
 def _free_names(folder: Path, count: int) -> list[str]:
     if not 1 <= count <= 1000:
-        raise FleetError(f"{count} phones: ask for 1 to 1000")
+        raise FleetError(f"{count} phones are not possible; start 1 to 1000")
     names: list[str] = []
     number = 0
     while len(names) < count:

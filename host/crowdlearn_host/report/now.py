@@ -72,7 +72,7 @@ def take(reading: _Reading, event: Mapping[str, Any]) -> None:
         case "left":
             reading.change(device, connected=False, piece=None, does=f"gone: {event.get('reason', '')}")
         case "leaving":
-            reading.change(device, does=f"asks to go: {event.get('reason', '')}")
+            reading.change(device, does=f"is to leave: {event.get('reason', '')}")
         case "declined":
             reading.change(device, connected=False, does=f"declines: {event.get('reason', '')}")
         case "fault":

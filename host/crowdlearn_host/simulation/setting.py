@@ -182,7 +182,7 @@ def prepare(
     if not setting.rounds:
         raise ConfigError(
             f"privacy.epsilon = {config.privacy.epsilon:g} is spent before the first epoch is over with "
-            f"privacy.noise = {config.privacy.noise}: ask for more noise, or leave noise out"
+            f"privacy.noise = {config.privacy.noise}: set more noise, or leave noise out"
         )
     return setting
 

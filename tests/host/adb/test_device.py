@@ -230,7 +230,7 @@ async def test_an_unknown_key_is_refused_until_the_owner_accepts_it(tmp_path: Pa
         await (await asking).close()
         async with await AdbDevice.connect(info.serial, key=key) as device:
             assert (await device.shell("echo known")).stdout == b"known\n"
-        with pytest.raises(FleetError, match="does not know the key"):
+        with pytest.raises(FleetError, match="does not trust the key"):
             await AdbDevice.connect(info.serial, key=tmp_path / "other", accept_timeout=0.2)
         with pytest.raises(FleetError, match="no key SHA256:x waits"):
             phones.accept(info.name, "SHA256:x", tmp_path)
@@ -240,7 +240,7 @@ async def test_a_phone_trusts_whoever_started_it_and_nobody_else(tmp_path: Path,
     with phones.running(1, tmp_path) as (info,):
         async with await AdbDevice.connect(info.serial, key=key) as device:
             assert (await device.shell("echo in")).stdout == b"in\n"
-        with pytest.raises(FleetError, match="does not know the key"):
+        with pytest.raises(FleetError, match="does not trust the key"):
             await AdbDevice.connect(info.serial, key=tmp_path / "stranger", accept_timeout=0.2)
 
 

@@ -138,4 +138,4 @@ async def test_a_new_phone_has_the_time_that_its_owner_needs(
         monkeypatch.setattr(discovery, "connect", connect_soon)
         monkeypatch.setattr(discovery, "FACTS_SECONDS", 0.1)
         (asked,) = await visit(discover((), tmp_path), key=key)
-    assert f"does not know the key {key}.pub: accept it on the phone's screen" in asked.problem
+    assert f"does not trust the key {key}.pub: accept it on the phone's screen" in asked.problem

@@ -188,7 +188,7 @@ class IsolatedExecutor:
         if reply[:1] == GROW:
             size = NUMBER.unpack(reply[1:])[0] if len(reply) == 1 + NUMBER.size else 0
             if not 0 < size < MAX_MEMORY:
-                raise process.failed(f"method {method} asks for {size} bytes of outputs")
+                raise process.failed(f"method {method} needs {size} bytes of outputs")
             for other in self._calls.values():
                 other.outputs = None
             self._outputs = None

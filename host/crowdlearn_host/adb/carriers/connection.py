@@ -251,7 +251,7 @@ def _handshake(tap: HandshakeTap, serial: str, key: Path, timeout: float, accept
     except (TcpTimeoutException, AdbTimeoutError, ConnectionResetError, DeviceAuthError) as error:
         if asked:
             raise FleetError(
-                f"{serial} does not know the key {key}.pub: accept it on the phone's screen "
+                f"{serial} does not trust the key {key}.pub: accept it on the phone's screen "
                 "('Allow USB debugging?'), then connect again"
             ) from error
         raise FleetError(f"{serial} does not answer as an adb device: {error}") from error

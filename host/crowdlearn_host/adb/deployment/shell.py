@@ -192,7 +192,9 @@ class RuntimeDeployment:
             await asyncio.sleep(wait)
             wait = min(2 * wait, _MAX_POLL_SECONDS)
         if not 0 < port < 65536:
-            raise FleetError(f"{self._device.serial}: {self._program} gives port {port}")
+            raise FleetError(
+                f"{self._device.serial}: {self._program} reports port {port}, which is none; start again"
+            )
         return port
 
     async def _wait_gone(self, pid: int) -> None:

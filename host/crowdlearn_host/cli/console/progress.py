@@ -30,7 +30,7 @@ PROBLEMS = {
     "recovering": "recovering: {why}",
     "rolled_back": "rolled back to mini-batch {boundary}",
     "paused": "paused: {why}; waiting {grace:.0f} s, then going on without if that is possible",
-    "leaving": "{device} asks to go: {reason}",
+    "leaving": "{device} is to leave: {reason}",
     "swapped": "{device} gives way to a spare: {reason}",
     "resliced": "no spare left or all back: going on with {pieces} pieces",
     "fault": "{device}: {reason}",

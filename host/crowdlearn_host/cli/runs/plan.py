@@ -36,7 +36,7 @@ TRAINING, SHARING = TrainingSection.model_validate({}), SharingSection.model_val
 
 WHOLE = (
     "One piece: every device can afford the whole network, so nothing is relayed but what groups share. "
-    "To see it sliced, cap devices in the fleet file (max_macs, max_memory) or ask for --group-size."
+    "To see it sliced, cap devices in the fleet file (max_macs, max_memory) or set --group-size."
 )
 
 

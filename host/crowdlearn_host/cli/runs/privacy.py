@@ -122,5 +122,5 @@ def worst(findings: list[Finding]) -> str:
         )
     member = max((f for f in alone if f.auc is not None), key=lambda f: f.auc or 0, default=None)
     if member is not None:
-        said.append(f"one {member.role} tells members with an AUC of {member.auc:.2f} ({member.attack})")
+        said.append(f"one {member.role} recognises members with an AUC of {member.auc:.2f} ({member.attack})")
     return "; ".join(said) or "no attack applies"

@@ -75,7 +75,7 @@ def noise_for(target: float, rate: float, steps: int, delta: float) -> float:
     while own_epsilon(Schedule(high, rate, steps), delta) > target:
         high *= 2
         if high > 1e4:
-            raise ConfigError(f"no noise gives epsilon {target} after {steps} steps; ask for more")
+            raise ConfigError(f"no noise gives epsilon {target} after {steps} steps; allow a larger epsilon")
     while high / low > 1.001:
         middle = (low * high) ** 0.5
         if own_epsilon(Schedule(middle, rate, steps), delta) > target:
