@@ -1,6 +1,7 @@
 """Messages arrive whole and in order, lane by lane, and a slow receiver leaves no room."""
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -70,6 +71,23 @@ async def test_there_is_no_room_while_the_receiver_does_not_read():
         for _ in range(sent):
             assert len(await device.recv()) == 100_000
         await line.room()
+
+
+async def test_a_long_message_is_forgotten_once_it_has_gone():
+    """A relay lets the next one in when nobody has this one any more."""
+
+    class Message(bytearray):
+        __slots__ = ("__weakref__",)
+
+    async with a_line() as (line, device):
+        message = Message(3 * message_stream.PART_BYTES)
+        held = weakref.ref(message)
+        line.put(message)  # type: ignore[arg-type]
+        del message
+        assert len(await device.recv()) == 3 * message_stream.PART_BYTES
+        async with asyncio.timeout(5):
+            while held() is not None:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_device_that_has_gone_holds_nobody_back():

@@ -370,8 +370,8 @@ class MessageStream(asyncio.Protocol):
         self._flushing = False
         while not (self._paused or self._gone.is_set()):
             if self._rest:
-                part = self._rest[:PART_BYTES]
-                self._rest = self._rest[PART_BYTES:]
+                part, rest = self._rest[:PART_BYTES], self._rest[PART_BYTES:]
+                self._rest = rest or memoryview(b"")  # an empty view, too, would hold the message
                 self._went(len(part))
                 self._write(part)
                 continue
