@@ -57,6 +57,9 @@ class HelperOnShares:
         self._weights: Weights | None = None
         self._helpers: dict[int, Helper] | None = None
         self._jobs: deque[pb.SharedArray] = deque()
+        """What others wait for an answer to; it comes before gradients, which nobody needs at once."""
+        self._due: deque[int] = deque()
+        """Edges whose gradients can be computed."""
         self._gradients: dict[int, dict[int, Ring]] = {}
         self._done: dict[str, Floats] = {}
         self._rows: dict[int, int] = {}
@@ -67,7 +70,7 @@ class HelperOnShares:
     @property
     def ready(self) -> bool:
         """Return True if something can be computed now."""
-        return bool(self._jobs) and self._helpers is not None and self._weights is not None
+        return bool(self._jobs or self._due) and self._helpers is not None and self._weights is not None
 
     def state(self) -> PieceState:
         """Return the own third at a drained boundary."""
@@ -191,11 +194,19 @@ class HelperOnShares:
             self._deliver(0, pb.PURPOSE_ACTIVATION, told)
 
     def run(self) -> bool:
-        """Compute one answer; False if there is nothing to do."""
+        """Compute one answer, or a gradient if none is waited for; False if there is nothing to do."""
         if not self.ready:
             return False
         began = time.perf_counter()
-        message = self._jobs.popleft()
+        if self._jobs:
+            self._take_shares(self._jobs.popleft())
+        else:
+            self._give_gradient(self._due.popleft())
+        self._busy += time.perf_counter() - began
+        return True
+
+    def _take_shares(self, message: pb.SharedArray) -> None:
+        """Keep shared activations or errors, and answer if an answer is wanted."""
         assert self._helpers is not None
         helper, of = self._helpers[message.edge], self._maps[message.edge]
         if message.step != self._boundary:
@@ -209,6 +220,8 @@ class HelperOnShares:
         if max(abs(message.bits), abs(message.weight_bits)) > MOST_BITS:
             raise WireError(f"the dominator shares an array of {message.bits} fractional bits")
         if forward:
+            if message.edge in self._due:
+                raise WireError(f"the dominator shares edge {message.edge} twice in step {message.step}")
             self._rows[message.edge] = shape[0]
         elif self._rows.pop(message.edge, 0) != shape[0]:
             raise WireError(f"the dominator shares errors of {shape[0]} samples, and no such activations")
@@ -223,21 +236,24 @@ class HelperOnShares:
         else:
             helper.keep(received)
         if not forward:
-            part = helper.gradient(message.step)
-            told = pb.SharedArray(
-                kind=pb.SHARED_GRADIENT,
-                step=message.step,
-                edge=message.edge,
-                shape=part.shape,
-                data=part.astype("<u4").tobytes(),
-            )
-            for position in range(HELPERS):
-                if position != self._position:
-                    self._deliver(position + 1, pb.PURPOSE_ERROR, told)
-            self._gradients.setdefault(message.edge, {})[self._position] = part
-            self._open(message.edge)
-        self._busy += time.perf_counter() - began
-        return True
+            self._due.append(message.edge)
+
+    def _give_gradient(self, edge: int) -> None:
+        """Let both other helpers have this one's part of a map's gradient."""
+        assert self._helpers is not None
+        part = self._helpers[edge].gradient(self._boundary)
+        told = pb.SharedArray(
+            kind=pb.SHARED_GRADIENT,
+            step=self._boundary,
+            edge=edge,
+            shape=part.shape,
+            data=part.astype("<u4").tobytes(),
+        )
+        for position in range(HELPERS):
+            if position != self._position:
+                self._deliver(position + 1, pb.PURPOSE_ERROR, told)
+        self._gradients.setdefault(edge, {})[self._position] = part
+        self._open(edge)
 
     def _answer(self, message: pb.SharedArray, answer: Ring, *, forward: bool) -> None:
         """Send a part of a product or, in the role that has none, what the other two are checked by."""

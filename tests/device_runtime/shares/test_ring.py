@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from crowdlearn_device.privacy.shares.ring import MOST_SUMMED, RingProducts
+from crowdlearn_device.privacy.shares.ring import BLOCK, MOST_SUMMED, RingProducts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -32,8 +32,17 @@ def test_products_are_exact(rows: int, summed: int, columns: int, seed: int) -> 
 
 
 def test_the_largest_sums_are_exact() -> None:
-    products, count = RingProducts(), MOST_SUMMED
-    ones = np.full((count, 1), 0xFFFFFFFF, np.uint32)
-    assert products.of_shares(ones, ones)[0, 0] == count  # (-1) * (-1), so often
+    products, count = RingProducts(), 3 * BLOCK + 1
+    for element in (0x80000000, 0x7FFFFFFF):
+        x = np.full((count, 1), element, np.uint32)
+        expected = count * element * element % (1 << 32)
+        assert products.of_shares(x, x)[0, 0] == expected
+        assert products.of_columns(x.T, x)[0, 0] == expected
+        for weight in (2**15 - 1, -(2**15) + 1):
+            most = np.full((1, MOST_SUMMED), element, np.uint32)
+            found = products.with_weights(most, np.full((MOST_SUMMED, 1), weight, np.int32))
+            assert found[0, 0] == MOST_SUMMED * element * weight % (1 << 32)
     with pytest.raises(ValueError, match="not exact"):
-        products.of_shares(np.ones((count + 1, 1), np.uint32), np.ones((count + 1, 1), np.uint32))
+        products.with_weights(
+            np.ones((1, MOST_SUMMED + 1), np.uint32), np.ones((MOST_SUMMED + 1, 1), np.int32)
+        )
