@@ -30,7 +30,8 @@ BATCH, RATE = 64, 0.05
 SHARES_BATCH = 512
 """What shares are opened of is a mini-batch's gradient: the more samples, the less it tells of one."""
 GROUPS, SEEDS = (5, 10, 20), 3
-OWN, OWN_QUICK, OWN_MASKED = 20_000, 6000, 3000
+OWN, OWN_QUICK, OWN_MASKED = 10_000, 6000, 3000
+EPOCHS, EPOCHS_QUICK = 4, 2
 GALLERY = 5200
 """Samples of all devices of a group: among so many a sample is re-identified."""
 
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for n in GROUPS[:1] if options.quick else GROUPS:
         for seed in range(1 if options.quick else SEEDS):
             console.print(f"{n} devices, seed {seed}")
-            own, epochs = (OWN_QUICK, 2) if options.quick else (OWN, 8)
+            own, epochs = (OWN_QUICK, EPOCHS_QUICK) if options.quick else (OWN, EPOCHS)
             cases.append(case_of(n, seed, options.data, own, epochs))
             fewer, passes = (OWN_MASKED, 1) if options.quick else (own, epochs)
             masked = partial(case_of, n, seed, options.data, fewer, passes, "masked")

@@ -74,7 +74,9 @@ def test_colluders_learn_more(findings: list[Finding]) -> None:
 
 
 def test_an_heir_tells_members(findings: list[Finding]) -> None:
-    assert (of(findings, "membership", "heir").auc or 0) > 0.53
+    heir, both = (of(findings, "membership", role).auc or 0 for role in ("heir", "heir with host"))
+    assert heir > 0.53
+    assert both > 0.53  # of all the victim's passes
 
 
 def test_a_page_shows_pictures_beside_reconstructions(case: Case, findings: list[Finding]) -> None:

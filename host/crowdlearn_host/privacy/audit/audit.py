@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,8 +11,9 @@ from crowdlearn_device.protocol.frames import Floats
 from . import labels, membership
 from .attacks import Attack, Decoder, Evidence, Linear, PriorOnly, matches
 from .case import Case, first_parts, hidden_parts, last_errors
-from .figures import auc, psnr, ssim
+from .figures import psnr, ssim
 from .first_layer import first_sums
+from .rehearsal import Moment
 from .views import Part, Views
 
 SHOWN = 400
@@ -69,7 +70,7 @@ class Auditor:
 
     @property
     def _flat(self) -> Floats:
-        return self._truth.reshape(len(self._truth), -1)
+        return self._flattened(self._truth)
 
     def findings(self) -> Iterator[Finding]:
         """Run every attack of every role; the weakest knowledge comes first."""
@@ -80,8 +81,22 @@ class Auditor:
         if self.case.seen(follower).features(first_parts(self.case.recipe)).size:
             yield from self._of_first_sums()
         yield from self._of_rehearsals(follower)
-        yield self._membership("heir", self.case.last.before.values, "a pass")
-        yield self._membership("host", self.case.tapes[0].before.values, "all passes")
+        yield from self.of_snapshots()
+
+    def of_snapshots(self) -> Iterator[Finding]:
+        """Attack weights, as heirs read them in snapshots and the host gets them shared.
+
+        An heir has those of the generations in which it is one: of one pass here. The host keeps everybody's
+        sealed snapshots. Together they open those of every pass.
+        """
+        tapes, all_inputs = self.case.tapes, self._flattened(self.case.gallery.inputs)
+        last = [(self.case.last.before, self.case.last.after)]
+        yield self._membership("heir", "weights of a pass", last, self._flat)
+        whole = [(tapes[0].before, self.case.last.after)]
+        yield self._membership("host", "weights of all passes", whole, all_inputs)
+        every = [(tapes[number].before, tapes[number].after) for number in self.case.watched]
+        told = f"weights before and after {len(every)} passes of the victim"
+        yield self._membership("heir with host", told, every, self._flat)
 
     def of_hidden_layers(self) -> Finding:
         """Attack sums of hidden layers, which is all that masks protect."""
@@ -226,21 +241,24 @@ class Auditor:
             accuracy = read(seen, truth, self._classes)
             yield self._finding("follower", f"label reading, {name}", label_accuracy=accuracy)
 
-    def _membership(self, role: str, before: object, span: str) -> Finding:
-        """Score the samples that were learned from against the attacker's by the first layer's moves."""
+    def _membership(
+        self, role: str, told: str, spans: Sequence[tuple[Moment, Moment]], inputs: Floats
+    ) -> Finding:
+        """Score the samples that were learned from against the attacker's by the first layer's moves in some
+        spans of training; scores of several spans are added.
+        """
         edge = self.case.recipe.graph.incoming(self.case.recipe.graph.edges[0].target)[0]
         name = f"{edge.module}.weight"
-        after = self.case.last.after.values[name]
-        moves = (after - before[name]).reshape(-1, after.shape[-1])  # type: ignore[index]
-        inputs = (
-            self._flat if span == "a pass" else self.case.gallery.inputs.reshape(len(self.case.gallery), -1)
-        )
-        if edge.kind != "dense" or moves.shape[0] != inputs.shape[1]:
-            return self._finding(role, f"membership, weights of {span}: not of a dense first layer")
-        others = self._own[: min(len(inputs), len(self._own) // 2)]  # the rest whitens
-        found = membership.scores(moves.T, np.concatenate([inputs, others]), self._own[len(others) :])
-        value = auc(found[: len(inputs)], found[len(inputs) :])
-        return self._finding(role, f"membership, weights of {span}", auc=value)
+        moved = [after.values[name] - before.values[name] for before, after in spans]
+        moves = [each.reshape(-1, each.shape[-1]) for each in moved]
+        if edge.kind != "dense" or moves[0].shape[0] != inputs.shape[1]:
+            return self._finding(role, f"membership, {told}: not of a dense first layer")
+        value = membership.told_apart([each.T for each in moves], inputs, self._own)
+        return self._finding(role, f"membership, {told}", auc=value)
+
+    @staticmethod
+    def _flattened(inputs: Floats) -> Floats:
+        return inputs.reshape(len(inputs), -1)
 
 
 def figures_of(truth: Floats, guess: Floats, prior: dict[str, object] | None = None) -> dict[str, object]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from crowdlearn_device.protocol.frames import Floats
 from numpy.typing import NDArray
+
+from .figures import auc
 
 WEAKEST = 1e-5
 """The least strength of a direction, against the strongest; below is rounding."""
@@ -25,3 +29,13 @@ def scores(moves: Floats, candidates: Floats, own: Floats) -> NDArray[np.float64
     z = (candidates - own.mean(0)) @ white
     inside: NDArray[np.float64] = ((z @ rows.T) ** 2).sum(1) / np.maximum((z**2).sum(1), 1e-12)
     return inside
+
+
+def told_apart(moves: Sequence[Floats], members: Floats, own: Floats) -> float:
+    """Return the AUC by which members [N, p] are told from the attacker's own samples [M, p], of which half
+    or more whiten; `moves` [neurons, p] are of some spans of training, whose scores are added.
+    """
+    others = own[: min(len(members), len(own) // 2)]
+    candidates = np.concatenate([members, others])
+    found = np.sum([scores(each, candidates, own[len(others) :]) for each in moves], axis=0)
+    return auc(found[: len(members)], found[len(members) :])

@@ -1,4 +1,5 @@
-"""The audit of slices on shares: a network trains with a sharer and three helpers, and helpers are attacked.
+"""The audit of slices on shares: a network trains with a sharer and three helpers, and helpers and heirs are
+attacked.
 
 A helper has the weights at every moment. Of a sample it holds both of its parts of each shared array; of a
 mini-batch, the others' masked parts of the gradient, and the gradient that they open.
@@ -120,6 +121,9 @@ def findings_on_shares(
     own, candidates = (run.epoch(data, 2, learning=False) for data in (known, case.gallery))
     attacker = _OnShares(case, mode, run.edges, epochs, known, own, candidates, batch, quick=quick)
     yield from attacker.findings()
+    put_on_shares(model, run.names)  # the same numbers, and no shares that nobody looks at
+    moves = [run.pass_over(case.victim, 3 + number) for number in range(len(epochs))]
+    yield from attacker.of_snapshots(graph, moves)
 
 
 class _Run:
@@ -159,9 +163,16 @@ class _Run:
                 self._optimizer.step()
         return _Epoch(self._tape, order)
 
+    def pass_over(self, data: Dataset, seed: int) -> Floats:
+        """Learn from one device's samples; how the first layer of weights moved, float32 like it."""
+        first = next(p for name, p in self.model.named_parameters() if name.endswith("weight"))
+        before = first.detach().numpy().copy()
+        self.epoch(data, seed)
+        return np.asarray(first.detach().numpy() - before, np.float32)
+
 
 class _OnShares:
-    """The attacks of helpers."""
+    """The attacks of helpers and heirs."""
 
     def __init__(
         self,
@@ -201,6 +212,22 @@ class _OnShares:
         yield from self._labels()
         yield self._colluders()
         yield self._gradients()
+
+    def of_snapshots(self, graph: NeuronGraph, moves: Sequence[Floats]) -> Iterator[Finding]:
+        """Tell the victim's samples by `moves` of the first layer in passes of the victim: snapshots hold all
+        weights, on shares, too.
+        """
+        victim = self._case.victim.inputs
+        flat, edge = victim.reshape(len(victim), -1), graph.edges[0]
+        passes = f"weights before and after {len(moves)} passes of the victim"
+        for role, told, seen in (
+            ("heir", "weights of a pass", moves[-1:]),
+            ("heir with host", passes, moves),
+        ):
+            figures: dict[str, object] = {}
+            if edge.kind == "dense" and moves[0].shape[1] == flat.shape[1]:
+                figures["auc"] = membership.told_apart(list(seen), flat, self._inputs)
+            yield self._finding(role, f"membership, {told}", figures)
 
     def _finding(self, role: str, attack: str, figures: dict[str, object]) -> Finding:
         return Finding(self._mode, role, attack, self._n, **figures)  # type: ignore[arg-type]
