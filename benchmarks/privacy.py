@@ -1,6 +1,7 @@
 """Privacy, measured by attacks: what each role of a group learns of a dominator's samples.
 
-    python -m benchmarks.privacy [--quick] [--data FOLDER] [--roles host] [--json FILE] [--page FILE]
+    python -m benchmarks.privacy [--quick] [--data FOLDER] [--devices 5 10 20] [--roles host] [--json FILE]
+                                 [--page FILE]
 
 The group trains in this process with the devices' own code, programs and messages; every device is tapped.
 The data are MNIST's four files in FOLDER, or scikit-learn's small digits if none is given.
@@ -10,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 from crowdlearn import RunSpec
 from crowdlearn.hosting import prepare
@@ -19,11 +22,13 @@ from crowdlearn.models import build_model
 from crowdlearn.privacy import Auditor, Case, Finding, findings_on_shares, host_rows, rehearsed_case
 from crowdlearn.privacy import audit_page as page
 from crowdlearn.simulation import load_split
+from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_host.cli.runs.privacy import print_findings, worst
 from rich.console import Console
 
 from .report import machine, write_rows
 
+FIGURES = ("psnr", "prior_psnr", "ssim", "prior_ssim", "reid", "label_accuracy", "auc")
 ROLES = ("group", "host")
 """Views that are attacked: those of a group's devices, and the host's of shared weights."""
 BATCH, RATE = 64, 0.05
@@ -83,6 +88,19 @@ def print_host_rows(data: str) -> list[dict[str, object]]:
     return rows
 
 
+def averaged(found: Sequence[Finding]) -> Iterator[Finding]:
+    """Return the findings of several seeds as means of their figures; pictures are those of the first."""
+    groups: dict[tuple[object, ...], list[Finding]] = {}
+    for each in found:
+        groups.setdefault((each.n, each.mode, each.role, each.attack), []).append(each)
+    for same in groups.values():
+        figures = {}
+        for name in FIGURES:
+            values = [value for each in same if (value := getattr(each, name)) is not None]
+            figures[name] = fmean(values) if values else None
+        yield replace(same[0], **figures)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.privacy", description=__doc__)
@@ -95,32 +113,40 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--roles", nargs="+", choices=ROLES, default=ROLES[:1], help="whose view to attack (default: group)"
     )
+    parser.add_argument("--devices", nargs="+", type=int, help="sizes of groups (default: 5 10 20; quick: 5)")
+    parser.add_argument(
+        "--seeds", type=int, help=f"runs of each, told as their mean (default: {SEEDS}; quick: 1)"
+    )
     options = parser.parse_args(argv)
     if options.roles == ["host"]:
         write_rows(options.json, print_host_rows(options.data))
         return
     console = Console(width=200)
-    found: list[Finding] = []
-    cases: list[Case] = []
-    for n in GROUPS[:1] if options.quick else GROUPS:
-        for seed in range(1 if options.quick else SEEDS):
+    found: list[tuple[int, Finding]] = []
+    inputs: Floats | None = None
+    for n in options.devices or (GROUPS[:1] if options.quick else GROUPS):
+        for seed in range(options.seeds or (1 if options.quick else SEEDS)):
             console.print(f"{n} devices, seed {seed}")
             own, epochs = (OWN_QUICK, EPOCHS_QUICK) if options.quick else (OWN, EPOCHS)
-            cases.append(case_of(n, seed, options.data, own, epochs))
+            case = case_of(n, seed, options.data, own, epochs)
+            inputs = case.victim.inputs[:12] if inputs is None else inputs
             fewer, passes = (OWN_MASKED, 1) if options.quick else (own, epochs)
             masked = partial(case_of, n, seed, options.data, fewer, passes, "masked")
-            for finding in findings_of(cases[-1], masked, quick=options.quick):
-                found.append(finding)
+            for finding in findings_of(case, masked, quick=options.quick):
+                found.append((seed, finding))
                 console.print(f"  {finding.mode}, {finding.role}: {finding.attack}")
-    print_findings(console, found)
-    console.print(worst(found))
+    means = list(averaged([finding for _, finding in found]))
+    for n in dict.fromkeys(finding.n for finding in means):
+        console.print(f"groups of {n}, means of {options.seeds or (1 if options.quick else SEEDS)} seeds")
+        print_findings(console, [finding for finding in means if finding.n == n])
+    console.print(worst(means))
     console.print(machine())
-    rows = [finding.row() for finding in found]
+    rows: list[dict[str, object]] = [{**finding.row(), "seed": seed} for seed, finding in found]
     if "host" in options.roles:
         rows += print_host_rows(options.data)
     write_rows(options.json, rows)
-    if options.page is not None:
-        options.page.write_text(page("crowdlearn privacy audit", found, cases[0].victim.inputs[:12]))
+    if options.page is not None and inputs is not None:
+        options.page.write_text(page("crowdlearn privacy audit", means, inputs))
 
 
 if __name__ == "__main__":
