@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from crowdlearn import RunSpec
 from crowdlearn.hosting import prepare
@@ -94,7 +95,7 @@ def averaged(found: Sequence[Finding]) -> Iterator[Finding]:
     for each in found:
         groups.setdefault((each.n, each.mode, each.role, each.attack), []).append(each)
     for same in groups.values():
-        figures = {}
+        figures: dict[str, Any] = {}
         for name in FIGURES:
             values = [value for each in same if (value := getattr(each, name)) is not None]
             figures[name] = fmean(values) if values else None

@@ -146,13 +146,13 @@ def layer(sources: int, targets: int) -> dict[str, Any]:
 
 
 def _interleaved(*ways: Callable[[], object]) -> list[float]:
-    """Return the median seconds of each way, over rounds in turn."""
+    """Return the median processor seconds of each way, over rounds in turn."""
     seconds: list[list[float]] = [[] for _ in ways]
     for _ in range(ROUNDS):
         for way, own in zip(ways, seconds, strict=True):
-            began = time.perf_counter()
+            began = time.process_time()
             way()
-            own.append(time.perf_counter() - began)
+            own.append(time.process_time() - began)
     return [statistics.median(own) for own in seconds]
 
 

@@ -12,7 +12,8 @@ from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.cli import build
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.models.named import build_model
-from crowdlearn_host.planner.plan import Plan, load_plan
+from crowdlearn_host.planner.plan import Plan, load_plan, read_plan
+from crowdlearn_host.planner.triples.planned import owners_of
 from crowdlearn_host.runs.results.joules import BESIDE, joules_by_device, spent_joules
 from crowdlearn_host.spec.run_spec import RunSpec
 from typer.testing import CliRunner
@@ -73,6 +74,20 @@ FLEETS["energy is capped"] = """
         battery_share = 0.001
     """
 FLEETS["full rotation"] = FLEETS["not every device dominates"]
+ON_SHARES_MODEL = "mlp:64-128-64-10"
+ON_SHARES = """
+        [[class]]
+        name = "ann's"
+        owner = "ann"
+        count = 2
+        samples = 200
+        macs_per_second = 1e8
+        [[class]]
+        name = "phone"
+        count = 3
+        samples = 150
+        macs_per_second = 1e8
+    """
 OPTIONS = {"two groups": ["--group-size", "2"], "full rotation": ["--rotation", "full"]}
 
 
@@ -113,6 +128,34 @@ async def test_devices_send_the_bytes_that_were_planned(name: str, tmp_path: Pat
         for device in group.devices.values():
             assert device.samples == kinds[of_number[device.number]].samples
     _check_joules(plan, server, events)
+
+
+async def test_devices_on_shares_send_the_bytes_that_were_planned(tmp_path: Path) -> None:
+    (tmp_path / "fleet.toml").write_text(ON_SHARES)
+    saved = tmp_path / "plan.json"
+    asked = ["plan", ON_SHARES_MODEL, "--fleet", str(tmp_path / "fleet.toml"), "--sums", "shares", "--batch", "32"]
+    found = CliRunner().invoke(
+        build(["plan"]), [*asked, "--first-layer", "shared", "--save", str(saved)], catch_exceptions=False
+    )
+    assert found.exit_code == 0, found.output
+    plan = read_plan(saved)
+    assert plan.traffic is not None
+    wanted: dict[str, Any] = {
+        "data": "digits",
+        "model": ON_SHARES_MODEL,
+        "group": {"plan": saved},
+        "training": {"epochs": EPOCHS, "kernels": "by_size", "batch": 32},
+        "privacy": {"sums": "shares", "first_layer": "shared"},
+    }
+    server, events = await train_on_sockets(tmp_path, RunSpec.model_validate(wanted), len(plan.seats))
+    assert server.groups[0].phase == "done"
+    sent = server.traffic.by_purpose()
+    for purpose, planned in plan.traffic.sent(EPOCHS).items():
+        assert sent[purpose] == pytest.approx(planned, rel=0.02), (purpose, json.dumps(sent))
+    owner, names = owners_of(plan.fleet), list(plan.seats)  # type: ignore[arg-type]
+    for fields in (fields for event, fields in events if event == "assigned"):
+        helpers = [names[int(device.removeprefix("device-"))] for device in fields["holders"][1:]]
+        assert len({owner[device] for device in helpers}) == 3
 
 
 def _check_joules(plan: Plan, server: Server, events: Events) -> None:

@@ -33,7 +33,8 @@ def affording(
 
 def _fits(problem: Problem, costs: Costs, kind: DeviceClass, counts: Sequence[Counts], piece: int) -> bool:
     caps = caps_of(kind, costs.sample_bytes)
-    within = all(budget.use(counts[piece]) <= budget.limit * (1 + 1e-9) for budget in budgets(costs, caps))
+    limits = budgets(costs, caps, follows=piece > 0)
+    within = all(budget.use(counts[piece]) <= budget.limit * (1 + 1e-9) for budget in limits)
     return within and uplink(problem, counts, piece) <= caps.uplink * (1 + 1e-9)
 
 

@@ -2,15 +2,18 @@
 
 Budgets get elastic limits in the piece-by-piece program without its traffic; what they stretch by, as a
 share of the limit and in sum, is minimised. Stretching is per class of seats, for that is what a user can
-change.
+change. A cap on what followers learn is not stretched with them: the least limit that would do is found among
+those that were measured.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from math import inf
 
 from crowdlearn_host.planner.problem.fleet import Fleet
+from crowdlearn_host.planner.problem.leaks import Leaks
 from crowdlearn_host.planner.problem.places import caps_of
 from crowdlearn_host.planner.problem.problem import Budget, Problem, uplink
 from crowdlearn_host.planner.solver.clock import Deadline
@@ -56,7 +59,8 @@ def relaxations(problem: Problem, seconds: float, only: tuple[int, str] | None =
         for budget in seat.budgets:
             key = c, budget.name
             if key not in stretch:
-                stretch[key] = program.column(1.0, 0, inf if only in (None, key) else 0)
+                grows = only in (None, key) and not budget.hard
+                stretch[key] = program.column(1.0, 0, inf if grows else 0)
     covered: dict[int, dict[int, float]] = {b: {} for b in problem.free}
     for k, seat_class in enumerate(seat_classes(problem)):
         seat = problem.seats[seat_class]
@@ -93,16 +97,26 @@ def _relaxation(seat: int, budget: Budget, grown: float) -> Relaxation:
     return Relaxation(seat, budget.name, budget.unit, budget.limit, budget.limit * (1 + grown))
 
 
-def explain(problem: Problem, fleet: Fleet, proven: bool, sample_bytes: float, seconds: float) -> str:
+def explain(
+    problem: Problem,
+    fleet: Fleet,
+    proven: bool,
+    sample_bytes: float,
+    seconds: float,
+    leaks: Leaks | None = None,
+) -> str:
     """Return one line: what no plan can meet, and the smallest changes that would help, found within
-    `seconds` and SECONDS.
+    `seconds` and SECONDS. With `leaks` followers' views are capped, too.
 
     Limits on memory are told without the device's own samples, of `sample_bytes` each.
     """
     verdict = "no plan meets every budget" if proven else "no plan that meets every budget was found in time"
     deadline = Deadline.after(min(seconds, SECONDS))
     joint = relaxations(problem, deadline.left)
+    other = [] if leaks is None else _other_privacy(problem, leaks, deadline)
     if joint is None:
+        if other:
+            return f"{verdict}; it would take {', or '.join(other)}"
         return f"{verdict}: the group has too few seats; add devices"
     if not joint.budgets:
         if not joint.least:
@@ -114,7 +128,8 @@ def explain(problem: Problem, fleet: Fleet, proven: bool, sample_bytes: float, s
         return parts if stretch.least else f"{parts} or less"
 
     parts = [told(joint)]
-    for key in dict.fromkeys((c, budget.name) for c, s in enumerate(problem.seats) for budget in s.budgets):
+    keys = [(c, budget.name) for c, s in enumerate(problem.seats) for budget in s.budgets if not budget.hard]
+    for key in dict.fromkeys(keys):
         left = deadline.left
         if len(parts) == TOLD or left <= 0:
             break
@@ -123,7 +138,34 @@ def explain(problem: Problem, fleet: Fleet, proven: bool, sample_bytes: float, s
         alone = relaxations(problem, left, key)
         if alone is not None and alone.budgets:
             parts.append(told(alone))
-    return f"{verdict}; it would take " + ", or ".join(parts)
+    return f"{verdict}; it would take " + ", or ".join([*parts, *other])
+
+
+def _other_privacy(problem: Problem, leaks: Leaks, deadline: Deadline) -> list[str]:
+    """Return what would do in place of other budgets: the least max_leak, and slices on shares."""
+    least = least_leak(problem, leaks, deadline)
+    told = [] if least is None else [f"max_leak {least:.3g} (limit {leaks.limit:.3g})"]
+    return [*told, "sums = 'shares', of which one helper re-identifies nobody"]
+
+
+def least_leak(problem: Problem, leaks: Leaks, deadline: Deadline) -> float | None:
+    """Return the least limit on what followers learn, of those measured, with which a division meets all
+    linear budgets; None if no limit does, or the time does not suffice.
+    """
+    levels = leaks.levels
+
+    def fits(limit: float) -> bool:
+        leak = replace(leaks, limit=limit).budget
+        seats = tuple(
+            replace(seat, budgets=tuple(leak if budget.hard else budget for budget in seat.budgets))
+            for seat in problem.seats
+        )
+        stretch = relaxations(replace(problem, seats=seats), max(deadline.left, 0.1))
+        return stretch is not None and stretch.least and not stretch.budgets
+
+    if not levels or not fits(levels[-1]):
+        return None
+    return levels[bisect_left(levels, True, key=fits)]
 
 
 def _tell(problem: Problem, fleet: Fleet, relaxation: Relaxation, sample_bytes: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
+from typing import Literal
 
 from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
@@ -152,7 +153,8 @@ class Plan:
     `order[layer]` lists the model's neurons in slice order; () keeps the model's own. `micro_batch`, in
     samples, and `staleness` are what its memory was computed with; 0 if it was not. `training` is all of
     that, and `fleet` the devices that it is for, if they are known. `joules` are those of an epoch, of
-    devices whose class has what a MAC and a byte cost.
+    devices whose class has what a MAC and a byte cost. `shares` says of a plan of slices on shares whether the
+    first layer is kept or shared, too.
     """
 
     pieces: tuple[PiecePlan, ...]
@@ -167,6 +169,7 @@ class Plan:
     training: Training | None = None
     fleet: Fleet | None = None
     joules: tuple[DeviceJoules, ...] = ()
+    shares: Literal["", "kept", "shared"] = ""
 
     @property
     def seats(self) -> dict[str, int]:

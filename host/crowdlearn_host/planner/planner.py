@@ -189,7 +189,9 @@ def _plan_fleet(
     feasible = {o: s for o, s in solutions.items() if s.division is not None}
     if not feasible:
         proven = all(s.infeasible for s in solutions.values())
-        raise InfeasiblePlan(explain(problems[options[0]], fleet, proven, priced.sample_bytes, seconds))
+        raise InfeasiblePlan(
+            explain(problems[options[0]], fleet, proven, priced.sample_bytes, seconds, training.leaks)
+        )
     plans = []
     for option in sorted(feasible, key=lambda o: (feasible[o].cost, o.groups))[:CANDIDATES]:
         division = feasible[option].division

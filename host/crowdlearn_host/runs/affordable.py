@@ -18,6 +18,7 @@ def check_affordable(plan: Plan, config: RunSpec, micro_batch: int) -> None:
     training, theta = config.training, config.sharing.theta
     if plan.micro_batch and training.staleness > plan.staleness:
         raise _more("training.staleness", 1, "memory", 0, "plan again with --staleness 1")
+    _check_leak(plan, config)
     if plan.training is None:
         return
     capped = {budget.name for piece in plan.pieces for budget in piece.budgets}
@@ -35,6 +36,27 @@ def check_affordable(plan: Plan, config: RunSpec, micro_batch: int) -> None:
         shorter = f"{planned.wire.dtype_bytes} bytes a number"
         raise _more(
             "training.wire", training.wire, "uplink", shorter, f"plan again with --wire {training.wire}"
+        )
+
+
+def _check_leak(plan: Plan, config: RunSpec) -> None:
+    """Raise ConfigError if the plan lets a follower see more than the run does, or was measured for sums in
+    another form.
+    """
+    wanted, privacy = config.privacy.max_leak, config.privacy
+    leaks = plan.training.leaks if plan.training is not None else None
+    alone = len(plan.pieces) == 1
+    if wanted is not None and privacy.sums != "shares" and not alone:
+        planned = 1.0 if leaks is None else leaks.limit
+        if planned > wanted:
+            raise ConfigError(
+                f"privacy.max_leak is {wanted:g}, the plan's {planned:g}; plan again with --max-leak "
+                f"{wanted:g}, and name that plan in group.plan"
+            )
+    if leaks is not None and leaks.sums == "masked" and privacy.sums == "plain":
+        raise ConfigError(
+            "the plan's max_leak was measured of masked sums; set privacy.sums = 'masked', or plan again "
+            "with --sums plain"
         )
 
 

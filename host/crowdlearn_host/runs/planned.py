@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import torch
@@ -11,10 +11,13 @@ from crowdlearn_device.optimizers.registry import Kind, typical
 from crowdlearn_export.doctor.verdict import trainable_graph
 from crowdlearn_export.graph.memory_curves import Footprint
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
+from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import make_loss
 from crowdlearn_export.program.footprint import footprint
+from torch import nn
 
 from crowdlearn_host.common.home import cache_home
+from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import check_name
 from crowdlearn_host.planner.initial_weights import initial_weights
@@ -23,9 +26,12 @@ from crowdlearn_host.planner.plan import Plan
 from crowdlearn_host.planner.planner import Planned
 from crowdlearn_host.planner.problem.costs import Training
 from crowdlearn_host.planner.problem.fleet import Fleet
+from crowdlearn_host.planner.problem.leaks import Leaks
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION, Rotation
 from crowdlearn_host.planner.problem.state_bytes import value_bytes
 from crowdlearn_host.planner.problem.wire_format import wire_format
+from crowdlearn_host.planner.triples.planned import plan_on_shares
+from crowdlearn_host.privacy.leaks.measured import MOST_SOURCES, Way, leak_curves
 from crowdlearn_host.runs.data import load_split, sample_shape
 from crowdlearn_host.spec.loss import CROSS_ENTROPY, LossSection
 from crowdlearn_host.spec.run_spec import RunSpec, SharingSection, TrainingSection, micro_rows
@@ -44,7 +50,8 @@ class PlanRequest:
     """A network and all of its training that a plan depends on, as a run without a description has it.
 
     `shape` is that of one sample, `micro_batch` 0 for what training takes. `omega` uploads stand in the
-    host's window, 0 for as many as there are groups.
+    host's window, 0 for as many as there are groups. With `max_leak` no follower re-identifies a larger part
+    of samples like those in `data` by the sums, in the form `sums`, that it gets.
     """
 
     model: str
@@ -63,6 +70,12 @@ class PlanRequest:
     omega: int = SHARING.omega
     snapshot_every: int = TRAINING.snapshot_every
     seed: int = TRAINING.seed
+    max_leak: float | None = None
+    data: str | None = None
+    sums: Literal["plain", "masked", "shares"] = "plain"
+    first_layer: Literal["kept", "shared"] = "kept"
+    learning_rate: float = TRAINING.learning_rate
+    momentum_rate: float = TRAINING.momentum
 
     @classmethod
     def of(cls, spec: RunSpec) -> Self:
@@ -88,6 +101,12 @@ class PlanRequest:
             omega=sharing.omega,
             snapshot_every=training.snapshot_every,
             seed=training.seed,
+            max_leak=spec.privacy.max_leak,
+            data=spec.data,
+            sums=spec.privacy.sums,
+            first_layer=spec.privacy.first_layer,
+            learning_rate=training.learning_rate,
+            momentum_rate=training.momentum,
         )
 
 
@@ -120,7 +139,8 @@ def plan_network(
     """Divide the network among the devices of `fleet`, searching for at most so many processor seconds.
     Compare with METIS and a hypergraph partitioner if `baselines` are wanted.
 
-    Raises UnsupportedModule if the network cannot be sliced, InfeasiblePlan if no plan meets every budget.
+    Raises UnsupportedModule if the network cannot be sliced, InfeasiblePlan if no plan meets every budget,
+    and ConfigError if leaks are capped and there is no data to measure them by.
     """
     check_name(request.model)
     tell = on_step or (lambda what, number, of: None)
@@ -142,6 +162,16 @@ def plan_network(
         snapshot_every=request.snapshot_every,
         value_bytes=value_bytes(request.values, initial_weights(graph, network)),
     )
+    if request.sums == "shares":
+        if request.max_leak is not None:
+            raise ConfigError(
+                "max_leak is for sums in plain or masked form; one helper on shares re-identifies nobody: "
+                "leave it out"
+            )
+        return _on_shares(request, graph, fleet, training, group_size)
+    if request.max_leak is not None:
+        members = group_size or fleet.size
+        training = replace(training, leaks=_leaks(request, network, graph, loss, members, tell))
     capped = any(kind.max_memory for kind in fleet.classes)
     optimizer = typical(request.optimizer, momentum=request.momentum)
 
@@ -164,3 +194,33 @@ def plan_network(
         graph, fleet, training, footprint_of, group_size=group_size, seconds=seconds, compare=baselines
     )
     return NetworkPlan(found, graph, training, capped)
+
+
+def _on_shares(
+    request: PlanRequest, graph: NeuronGraph, fleet: Fleet, training: Training, group_size: int | None
+) -> NetworkPlan:
+    plan, helped = plan_on_shares(
+        graph, fleet, training, first_layer=request.first_layer, group_size=group_size
+    )
+    return NetworkPlan(Planned(plan, ()), helped, training, whole_memory=True)
+
+
+def _leaks(
+    request: PlanRequest, network: nn.Module, graph: NeuronGraph, loss: Loss, members: int, tell: OnStep
+) -> Leaks:
+    """Return what is measured, or was, of followers in groups of so many members."""
+    if request.data is None or request.max_leak is None:
+        raise ConfigError("max_leak is a cap on what is measured with samples; give data, too")
+    data = load_split(request.data, "train").shaped(request.shape, f"training data of {request.data}")
+    way = Way(
+        request.batch,
+        request.learning_rate,
+        request.momentum_rate,
+        "masked" if request.sums == "masked" else "plain",
+        max(1, min(members - 1, MOST_SOURCES)),
+    )
+    what = "measuring what followers re-identify"
+    curves = leak_curves(
+        network, graph, loss, data, way, cache_home() / "leaks", lambda number, of: tell(what, number, of)
+    )
+    return Leaks(curves, request.max_leak, way.sums)

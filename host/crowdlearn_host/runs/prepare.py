@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,14 +26,14 @@ from crowdlearn_host.common.home import cache_home
 from crowdlearn_host.coordinator.group.settings import Cut, Settings
 from crowdlearn_host.coordinator.hub.server import OnEvent
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
-from crowdlearn_host.errors import ConfigError, FleetError
+from crowdlearn_host.errors import ConfigError, FleetError, PlanError
 from crowdlearn_host.methods.round_schedule import renews
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.afford import with_classes
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.helpers import convolutions_told, plan_for_helpers, with_helper_layers
 from crowdlearn_host.planner.messages import check_messages
-from crowdlearn_host.planner.plan import Plan, load_plan
+from crowdlearn_host.planner.plan import PiecePlan, Plan, load_plan
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
 from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.spec.micro_batch import rows_of
@@ -130,6 +130,15 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     if config.privacy.sums == "shares":
         graph = with_helper_layers(graph, first_layer=config.privacy.first_layer == "shared")
         plan = plan_for_helpers(graph, config.training.batch)
+        if section.plan:
+            planned = load_plan(section.plan, graph)
+            if planned.shares != config.privacy.first_layer or planned.micro_batch != config.training.batch:
+                raise PlanError(
+                    f"{section.plan} is not for slices on shares in mini-batches of {config.training.batch} "
+                    f"with the first layer {config.privacy.first_layer}; plan again with --sums shares, "
+                    f"--batch {config.training.batch} and --first-layer {config.privacy.first_layer}"
+                )
+            plan = replace(planned, pieces=_same_cut(planned, plan))
     else:
         plan = load_plan(section.plan, graph) if section.plan else balanced(graph, section.pieces)
     if devices is not None:
@@ -163,6 +172,13 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
         width = WORD_BYTES if config.privacy.masked_fraction else 0
         check_messages(graph, layout, micro + 1, max(width, wire_format(training.wire).dtype_bytes))
     return Checked(config, model, graph, loss, plan, fallbacks, micro, sample, test, train, validation, read)
+
+
+def _same_cut(planned: Plan, due: Plan) -> tuple[PiecePlan, ...]:
+    """Return the planned pieces. Raises PlanError if helpers would not have a third of each map."""
+    if [piece.neurons for piece in planned.pieces] != [piece.neurons for piece in due.pieces]:
+        raise PlanError("on shares each helper has a third of every map; plan again with --sums shares")
+    return planned.pieces
 
 
 def _targeted(data: Dataset, spec: TargetSpec, outputs: int, source: str) -> Dataset:
@@ -305,6 +321,7 @@ def _settings(
         heirs=prepared.config.privacy.heirs,
         heirs_needed=prepared.config.privacy.heirs_needed,
         owners=prepared.config.privacy.owners,
+        owned={number: kind.owner for number, kind in kinds.items() if kind.owner},
         shares=prepared.config.privacy.sums == "shares",
         masked=prepared.config.privacy.masked_fraction,
         maps=convolutions_told(prepared.graph),

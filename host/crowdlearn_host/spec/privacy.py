@@ -65,6 +65,9 @@ class RunPrivacySection(PrivacySection):
     the "owner" alone; or "shared": of all other devices of the group, `heirs_needed` together, and fewer not.
     If too few can read it, a group waits until the lost device is back.
 
+    `max_leak` is the largest part of a dominator's samples that a follower may re-identify by the sums that
+    it gets. A plan keeps to it (`crowdlearn plan RUN.toml`), and a run takes no other plan.
+
     `owners` lists devices, by name, that are one person's: no two of an owner's are helpers of one triple,
     who together could read everything.
     """
@@ -73,6 +76,7 @@ class RunPrivacySection(PrivacySection):
     heirs: Literal["spares", "all", "owner", "shared"] = "spares"
     heirs_needed: int = Field(default=2, ge=2, le=255)
     owners: tuple[tuple[str, ...], ...] = ()
+    max_leak: float | None = Field(default=None, ge=0, le=1)
 
     def recovery(self, pieces: int, devices: int) -> str:
         """Return in words what it takes to restore the piece of a lost device, in groups of `devices`."""

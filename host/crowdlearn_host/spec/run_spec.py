@@ -251,10 +251,10 @@ class RunSpec(Section):
                 )
             return self
         group, training = self.group, self.training
-        if group.pieces != 4 or group.plan is not None or group.min_pieces is not None:
+        if (group.pieces != 4 and group.plan is None) or group.min_pieces is not None:
             raise ValueError(
                 "privacy.sums = 'shares' has one cut, a dominator and a triple of helpers: set group.pieces "
-                "= 4, and leave out plan and min_pieces; further devices are spares"
+                "= 4, or a plan made with --sums shares, and leave out min_pieces; further devices are spares"
             )
         if training.clip_norm:
             raise ValueError(

@@ -48,6 +48,21 @@ class Wire(StrEnum):
     int8 = "int8"
 
 
+class Sums(StrEnum):
+    """The form of sums."""
+
+    plain = "plain"
+    masked = "masked"
+    shares = "shares"
+
+
+class FirstLayer(StrEnum):
+    """The place of the first layer's product, on shares."""
+
+    kept = "kept"
+    shared = "shared"
+
+
 class OptimizerName(StrEnum):
     """The names of optimizers."""
 
@@ -94,6 +109,17 @@ def plan(
     snapshot_every: Annotated[
         int, typer.Option(min=1, help="Mini-batches between two snapshots of a piece.")
     ] = TRAINING.snapshot_every,
+    max_leak: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Part of samples that a follower may re-identify; needs --data."),
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="Samples to measure leaks by: a folder, or digits.", show_default=False)
+    ] = "",
+    sums: Annotated[Sums, typer.Option(help="The form in which sums travel.")] = Sums.plain,
+    first_layer: Annotated[
+        FirstLayer, typer.Option(help="With shares: whether helpers multiply the first layer, too.")
+    ] = FirstLayer.kept,
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Time limit of the solver, in processor seconds.")
     ] = 60.0,
@@ -123,6 +149,10 @@ def plan(
         "theta": theta,
         "values": values.value,
         "snapshot_every": snapshot_every,
+        "max_leak": max_leak,
+        "data": data or None,
+        "sums": sums.value,
+        "first_layer": first_layer.value,
         "loss": LossSection.model_validate({"kind": loss}),
     }
     given: dict[str, Any] = {option: value for option, value in options.items() if _is_given(context, option)}
@@ -187,7 +217,7 @@ def _pieces(planned: NetworkPlan) -> Table:
         table.add_column(column, justify="right")
     from crowdlearn_host.planner.problem.bundles import bundles
 
-    members = bundles(graph)
+    members = [(k,) for k in range(len(graph.layers))] if plan.shares else bundles(graph)
     columns = [max(len(str(graph.layers[layers[0]].neurons)), 1) for layers in members]
     for k, piece in enumerate(plan.pieces):
         widths = [stop - start for start, stop in (piece.neurons[layers[0]] for layers in members)]

@@ -71,7 +71,8 @@ class GroupState:
         """Return those of the devices `able` that may hold pieces together: helpers have different owners."""
         names = {device.name: number for number, device in self.devices.items()}
         owned = enumerate(self.settings.owners)
-        owners = {names[name]: owner for owner, each in owned for name in each if name in names}
+        owners: dict[int, int | str] = {**self.settings.owned}
+        owners |= {names[name]: owner for owner, each in owned for name in each if name in names}
         return apart(able, owners, dominator, self.holders[1:])
 
     @property

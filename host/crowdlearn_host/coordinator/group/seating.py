@@ -45,11 +45,13 @@ def led(takers: Takers, wanted: Sequence[int], able: Sequence[int], dominator: i
     return None if rest is None else (dominator, *rest)
 
 
-def apart(able: Sequence[int], owners: Mapping[int, int], dominator: int, kept: Sequence[int]) -> list[int]:
+def apart(
+    able: Sequence[int], owners: Mapping[int, int | str], dominator: int, kept: Sequence[int]
+) -> list[int]:
     """Return the devices of those `able` among which no two helpers have one owner: of each owner's devices
     beside the dominator one, those in `kept` first. Devices that are not in `owners` have one of their own.
     """
-    chosen: dict[int, int] = {}
+    chosen: dict[int | str, int] = {}
     for device in sorted(able, key=lambda d: d not in kept):
         if device in owners and device != dominator:
             chosen.setdefault(owners[device], device)

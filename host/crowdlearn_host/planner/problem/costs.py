@@ -12,8 +12,9 @@ from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 
 from .bundles import PAIRED, bundles
+from .leaks import Leaks
 from .memory import Memory, bundle_memory, tails
-from .problem import BundleLink
+from .problem import Budget, BundleLink
 from .rotations import DEFAULT_ROTATION, Rotation
 from .state_bytes import StateOverhead, state_overhead
 
@@ -36,7 +37,8 @@ class Training:
 
     `rotation` is `full` (every piece moves at a shuffle, as in the paper) or `minimal` (only what must).
     `theta` is the share of weights that a group uploads each epoch, and downloads, `value_bytes` each. A
-    snapshot is stored every `snapshot_every` mini-batches, and at the end of a pass.
+    snapshot is stored every `snapshot_every` mini-batches, and at the end of a pass. `leaks`, if any, cap
+    what a follower gets to see.
     """
 
     batch: int = 32
@@ -50,6 +52,7 @@ class Training:
     staleness: int = 0
     snapshot_every: int = 100
     value_bytes: float = float(FLOAT)
+    leaks: Leaks | None = None
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -86,7 +89,9 @@ class NeuronCosts:
 
 @dataclass(frozen=True)
 class Costs:
-    """A network in the planner's numbers, per bundle; `sample_bytes` are those of one input."""
+    """A network in the planner's numbers, per bundle; `sample_bytes` are those of one input, and `leak` is a
+    cap of followers' pieces.
+    """
 
     neurons: tuple[int, ...]
     links: tuple[BundleLink, ...]
@@ -96,6 +101,7 @@ class Costs:
     shared_weights: int
     sample_bytes: int
     overhead: StateOverhead
+    leak: Budget | None = None
 
     @property
     def pinned(self) -> frozenset[int]:
@@ -166,6 +172,7 @@ def costs(graph: NeuronGraph, training: Training, footprint: Footprint | None = 
         ),
         FLOAT * first.neurons * first.sum_floats,
         state_overhead(graph, members, slots=training.slots, ranked=ranked),
+        training.leaks.budget if training.leaks is not None else None,
     )
 
 

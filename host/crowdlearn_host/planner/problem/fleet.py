@@ -33,10 +33,12 @@ class DeviceClass(Section):
     bytes that a device sends for one sample of any dominator. `max_joules` caps what a device spends on an
     epoch beyond what it spends idle, and so does `battery_share` as a share of `battery_joules`; both need
     joules per MAC and byte, whose origin is in `energy_provenance` and `energy_source`. A device without
-    samples is never the dominator.
+    samples is never the dominator. Devices of classes with the same `owner` are one person's, and no two of
+    them are in one triple of helpers.
     """
 
     name: str = Field(min_length=1, max_length=100)
+    owner: str = Field(default="", max_length=100)
     count: int = Field(default=0, ge=0, le=10_000)
     devices: tuple[str, ...] = ()
     samples: int = Field(default=0, ge=0, le=10**9)

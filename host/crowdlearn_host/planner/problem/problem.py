@@ -56,7 +56,8 @@ class BundleLink:
 class Budget:
     """A linear limit: per_neuron . counts + per_presence . presences + fixed <= limit, in `unit`.
 
-    `alone` may tell the counts of the whole network, and what a piece uses that owns it: less than that.
+    `alone` may tell the counts of the whole network, and what a piece uses that owns it: less than that. A
+    `hard` one is not stretched where the smallest relaxation is searched for.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Budget:
     fixed: float
     limit: float
     alone: tuple[Counts, float] | None = None
+    hard: bool = False
 
     def use(self, counts: Sequence[int]) -> float:
         """Return how much of it a piece with these counts uses."""

@@ -38,20 +38,20 @@ def group_problem(costs: Costs, training: Training, fleet: Fleet, groups: int, t
     overhead = costs.overhead
     used = float(sharings(groups) * overhead.update)
 
-    def seat(name: str, count: int, caps: Caps, moves: int) -> Seat:
+    def seat(name: str, count: int, caps: Caps, moves: int, *, follows: bool = True) -> Seat:
         """Return a seat whose piece moves so often in an epoch, in all groups together."""
         moved = 0 if is_full else moves
         return Seat(
             name,
             count,
-            budgets(costs, caps),
+            budgets(costs, caps, follows=follows),
             caps.uplink,
             tuple(moved * each.state for each in costs.each),
             tuple((turns if is_full else moves) * around for around in overhead.moved),
             used,
         )
 
-    dominator = seat("dominator", 1, shared, turns)
+    dominator = seat("dominator", 1, shared, turns, follows=False)
     pinned = [n if b in costs.pinned else 0 for b, n in enumerate(costs.neurons)]
     hidden = [float(b not in costs.pinned) for b in range(len(pinned))]
     always = dominator.state_cost(pinned) - dominator.used
@@ -86,12 +86,14 @@ def _check_samples(fleet: Fleet, sample_bytes: float) -> None:
         raise InfeasiblePlan(f"{'; '.join(over)}; give it fewer samples or more memory")
 
 
-def budgets(costs: Costs, caps: Caps) -> tuple[Budget, ...]:
-    """Return the caps that are linear in the neurons of one piece."""
+def budgets(costs: Costs, caps: Caps, *, follows: bool) -> tuple[Budget, ...]:
+    """Return the caps that are linear in the neurons of one piece, a follower's if it `follows`."""
     macs = tuple(each.macs for each in costs.each)
     limits = [Budget("compute", "MAC", macs, (0.0,) * len(macs), 0.0, caps.macs)]
     if caps.memory < inf:
         limits += memory_budgets(costs.memory, caps.memory)
+    if follows and costs.leak is not None:
+        limits.append(costs.leak)
     return tuple(budget for budget in limits if budget.limit < inf)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from crowdlearn_device.protocol.frames import Floats
 from numpy.typing import NDArray
 
+from crowdlearn_host.privacy.leaks.matching import standardised
+
 Labels = NDArray[np.int64]
-TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Evidence:
         if self.noise is not None:
             drawn = np.random.default_rng(0).standard_normal(known.shape, np.float32)
             known = known + drawn * self.noise
-        return _standardised(known, known), _standardised(self.seen, self.seen if self.drifted else known)
+        return standardised(known, known), standardised(self.seen, self.seen if self.drifted else known)
 
 
 class Attack(ABC):
@@ -147,35 +148,9 @@ class Decoder(Attack):
 ATTACKS: Mapping[str, type[Attack]] = {each.name: each for each in (PriorOnly, Linear, Decoder)}
 
 
-def matches(seen: Floats, gallery: Floats, kept: int = 96) -> Labels:
-    """Return the index of the gallery's nearest view for each seen one, int64 [N].
-
-    Both are float32 [., d], standardised. The distance is that of whitened principal components: what varies
-    much in the gallery tells samples apart no better than what varies little.
-    """
-    if not seen.shape[1]:
-        return np.zeros(len(seen), np.int64)
-    variances, axes = np.linalg.eigh(gallery.T @ gallery)
-    variances, axes = variances[::-1][:kept], axes[:, ::-1][:, :kept]
-    alive = variances > variances[0] * 1e-6
-    scale = axes[:, alive] / (variances[alive] / variances[0]) ** 0.25  # half way to white: less noise
-    a, b = seen @ scale, gallery @ scale
-    a /= np.linalg.norm(a, axis=1, keepdims=True) + TINY
-    b /= np.linalg.norm(b, axis=1, keepdims=True) + TINY
-    nearest: Labels = (a @ b.T).argmax(1)
-    return nearest
-
-
 def _solved(gram: Floats, cross: Floats, ridge: float) -> Floats:
     solved: Floats = np.linalg.solve(gram + np.float32(ridge) * np.eye(len(gram), dtype=np.float32), cross)
     return solved
-
-
-def _standardised(x: Floats, by: Floats) -> Floats:
-    spread = by.std(0)
-    alive = spread > TINY
-    centred: Floats = (x - by.mean(0)) / np.where(alive, spread, 1.0)
-    return np.asarray(centred * alive, np.float32)
 
 
 def _clipped(guess: Floats, known: Floats) -> Floats:

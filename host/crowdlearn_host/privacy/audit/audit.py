@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from crowdlearn_device.protocol.frames import Floats
 
+from crowdlearn_host.privacy.leaks.matching import matches
+
 from . import labels, membership
-from .attacks import Attack, Decoder, Evidence, Linear, PriorOnly, matches
+from .attacks import Attack, Decoder, Evidence, Linear, PriorOnly
 from .case import Case, first_parts, hidden_parts, last_errors
 from .figures import psnr, ssim
 from .first_layer import first_sums
@@ -198,6 +200,8 @@ class Auditor:
     ) -> Finding:
         """Attack any views by what the attacker's own samples give under the weights that it knows."""
         views = self.case.seen(pieces)
+        if not views.features(chosen).size:
+            return self._finding(role, f"{attack.name}, {told}: it sees none")
         known = self.case.known(pieces, stale=stale).features(chosen)
         gallery = self.case.candidates(pieces, stale=stale).features(chosen)
         evidence = Evidence(known, self._own, self.case.own.labels, views.features(chosen), drifted=True)
@@ -237,6 +241,8 @@ class Auditor:
         """Read labels off all sums, by clusters and by ten known labels a class."""
         views = self.case.seen(pieces)
         seen, truth = self._standard_seen(views), self._labels[views.positions]
+        if not seen.size:
+            return
         for name, read in (("k-means", labels.clustered), ("ten labels a class", labels.few_known)):
             accuracy = read(seen, truth, self._classes)
             yield self._finding("follower", f"label reading, {name}", label_accuracy=accuracy)

@@ -32,10 +32,11 @@ from crowdlearn_export.tracing.trace import neuron_graph
 from torch import nn
 
 from crowdlearn_host.planner.shares import shared_edges
+from crowdlearn_host.privacy.leaks.matching import matches
 from crowdlearn_host.simulation.learners.on_shares import Held, Opened, Triple, put_on_shares
 
 from . import labels, membership
-from .attacks import Attack, Decoder, Evidence, Linear, PriorOnly, matches
+from .attacks import Attack, Decoder, Evidence, Linear, PriorOnly
 from .audit import Finding, figures_of
 from .case import Case
 from .figures import auc
@@ -164,7 +165,7 @@ class _Run:
         return _Epoch(self._tape, order)
 
     def pass_over(self, data: Dataset, seed: int) -> Floats:
-        """Learn from one device's samples; how the first layer of weights moved, float32 like it."""
+        """Learn from one device's samples; how the first layer moved, float32 [neurons, ...]."""
         first = next(p for name, p in self.model.named_parameters() if name.endswith("weight"))
         before = first.detach().numpy().copy()
         self.epoch(data, seed)
@@ -214,8 +215,8 @@ class _OnShares:
         yield self._gradients()
 
     def of_snapshots(self, graph: NeuronGraph, moves: Sequence[Floats]) -> Iterator[Finding]:
-        """Tell the victim's samples by `moves` of the first layer in passes of the victim: snapshots hold all
-        weights, on shares, too.
+        """Tell the victim's samples by `moves` of the first layer, float32 [neurons, ...], in passes of the
+        victim: snapshots hold all weights, on shares, too.
         """
         victim = self._case.victim.inputs
         flat, edge = victim.reshape(len(victim), -1), graph.edges[0]

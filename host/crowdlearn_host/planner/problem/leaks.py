@@ -1,0 +1,75 @@
+"""Leaks: how many of a dominator's samples a follower re-identifies by the sums that it gets, as measured.
+
+A follower that owns neurons of a layer gets the layer's sums for them. For each bundle by itself and a few
+numbers of its neurons it is measured which part of the samples these sums pick out of all devices'. A cap on
+that part allows a follower so many neurons of each bundle; of several bundles together it allows as much as
+of one, shared out. The dominator's own piece tells nobody anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .problem import Budget
+
+BUDGET = "leak"
+NONE = 0.5
+"""Neurons of which one follower may own, where a single one tells too much."""
+
+
+@dataclass(frozen=True)
+class LeakCurve:
+    """The part of samples re-identified by a follower that owns so many neurons of a bundle, ascending.
+    Between two of the numbers that were measured the greater one counts.
+    """
+
+    neurons: tuple[int, ...] = ()
+    reidentified: tuple[float, ...] = ()
+
+    def of(self, neurons: int) -> float:
+        """Return the part of samples that so many neurons re-identify, and fewer do not exceed."""
+        least = min((n for n in self.neurons if n >= neurons), default=max(self.neurons, default=0))
+        return max((y for n, y in self._measured if neurons and n <= least), default=0.0)
+
+    def most(self, limit: float) -> float:
+        """Return the most neurons that stay within a limit; NONE if one does not."""
+        within = 0
+        for n, y in self._measured:
+            if y > limit:
+                break
+            within = n
+        return float(within or NONE)
+
+    @property
+    def _measured(self) -> list[tuple[int, float]]:
+        return list(zip(self.neurons, self.reidentified, strict=True))
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """The curve of every bundle, of sums in one form, and the `limit` that a plan keeps to.
+
+    A bundle into which no sums cross has an empty curve.
+    """
+
+    curves: tuple[LeakCurve, ...]
+    limit: float
+    sums: Literal["plain", "masked"] = "plain"
+
+    @property
+    def budget(self) -> Budget:
+        """Return the cap as a budget of a follower: all that the limit allows is 1."""
+        each = tuple(1 / curve.most(self.limit) if curve.neurons else 0.0 for curve in self.curves)
+        return Budget(BUDGET, "of all that max_leak allows", each, (0.0,) * len(each), 0.0, 1.0, hard=True)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Return the limits at which more becomes allowed, ascending, above this one."""
+        found = {y for curve in self.curves for y in curve.reidentified if y > self.limit}
+        return tuple(sorted(found))
+
+    def told(self, counts: Sequence[int]) -> float:
+        """Return the most that one of the bundles of a follower's piece gives away by itself."""
+        return max((curve.of(n) for curve, n in zip(self.curves, counts, strict=True)), default=0.0)

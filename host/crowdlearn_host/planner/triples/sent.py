@@ -1,0 +1,148 @@
+"""Bytes that a pass on shares sends, counted on the messages themselves, with typical counters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from crowdlearn_device.privacy.shares.checks import check_of
+from crowdlearn_device.privacy.shares.linear_map import linear_map
+from crowdlearn_device.privacy.shares.replicated import HELPERS, KEY_BYTES
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import ENVELOPE
+from crowdlearn_device.protocol.schedule import mini_batches
+from crowdlearn_device.protocol.sizes import TAG_BYTES, websocket_bytes
+from crowdlearn_device.state.piece_state import kinds_of
+from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
+from crowdlearn_export.graph.shape import array_specs
+
+from crowdlearn_host.planner.helpers import helper_layers
+
+STEP, BITS = 1000, 20
+"""Counters of a typical message."""
+ANSWERS = 2
+"""Helpers that answer a product; the third one sends what checks them."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Bytes of messages: of sums and errors by purpose, and of these what the dominator sends."""
+
+    activation: float = 0.0
+    error: float = 0.0
+    by_dominator: float = 0.0
+
+    @property
+    def by_helpers(self) -> float:
+        """Return bytes that all three helpers send."""
+        return self.activation + self.error - self.by_dominator
+
+    def __add__(self, other: Sent) -> Sent:
+        return Sent(
+            self.activation + other.activation,
+            self.error + other.error,
+            self.by_dominator + other.by_dominator,
+        )
+
+    def times(self, count: float) -> Sent:
+        """Return so many of the same."""
+        return Sent(count * self.activation, count * self.error, count * self.by_dominator)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """Copies of one message."""
+
+    errors: bool
+    dominator: bool
+    copies: int
+    size: int
+
+
+def pass_bytes(
+    graph: NeuronGraph,
+    samples: int,
+    batch: int,
+    slots: Sequence[str],
+    *,
+    ranked: bool,
+    owned: Sequence[Sequence[int]],
+) -> Sent:
+    """Return what one pass over `samples` sends; `owned` are the neurons of each piece by layer."""
+    sizes = [len(rows) for rows in mini_batches(samples, batch, graph.least_rows)]
+    total = _sum(_beginning(graph, slots, owned, ranked=ranked))
+    for rows in set(sizes):
+        total += mini_batch_bytes(graph, rows).times(sizes.count(rows))
+    return total
+
+
+def mini_batch_bytes(graph: NeuronGraph, rows: int) -> Sent:
+    """Return what a mini-batch of so many samples sends; the graph has helper layers."""
+    lines = [line for layer in helper_layers(graph) for line in _of_map(graph, layer, rows)]
+    return _sum(iter(lines))
+
+
+def _of_map(graph: NeuronGraph, layer: int, rows: int) -> Iterator[_Line]:
+    number, edge = next((k, e) for k, e in enumerate(graph.edges) if e.source == layer)
+    source, target = graph.layers[layer], graph.layers[edge.target]
+    told: Any = {} if edge.kind == "dense" else edge.attributes
+    check = check_of(linear_map(edge.kind, told, source.output_shape))
+    entered, left = (rows, source.neurons, *source.output_shape), (rows, target.neurons, *target.sum_shape)
+    weights = next(spec for spec in array_specs(graph) if spec.layer == layer)
+    back = graph.taught[graph.edges.index(graph.incoming(layer)[0])]
+
+    def message(shape: Sequence[int], floats: int, **more: Any) -> int:
+        return _size(pb.SharedArray(kind=pb.SHARED_SUMS, step=STEP, edge=number, shape=shape, **more), floats)
+
+    def seen(forward: bool) -> tuple[int, ...]:
+        return check.weights_shape(entered, target.neurons, forward=forward)
+
+    bits = {"bits": BITS, "weight_bits": BITS}
+    facts = pb.SharedArray(kind=pb.SHARED_FACTS, step=STEP, edge=number, facts=(1.0, 1.0, 1.0))
+    yield _Line(False, False, HELPERS, _size(facts, 0))
+    for errors, shared, answer in ((False, entered, left), (True, left, entered)):
+        yield _Line(errors, True, ANSWERS, message(shared, prod(shared), **bits))
+        yield _Line(errors, True, 1, message(shared, 0, **bits))
+        if back or not errors:
+            yield _Line(errors, False, ANSWERS, message(answer, prod(answer)))
+            yield _Line(errors, False, 1, message(seen(not errors), prod(seen(not errors))))
+    shape = (graph.layers[weights.layer].neurons, *weights.shape)
+    yield _Line(True, False, HELPERS * (HELPERS - 1), message(shape, prod(shape)))
+    shown = (HELPERS, *check.gradient_shape(entered))
+    yield _Line(True, False, HELPERS, message(shown, prod(shown)))
+
+
+def _beginning(
+    graph: NeuronGraph, slots: Sequence[str], owned: Sequence[Sequence[int]], *, ranked: bool
+) -> Iterator[_Line]:
+    """Return what a generation begins with: keys, and each helper's third of the maps for both others."""
+    keys = pb.SharedArray(kind=pb.SHARED_KEYS, data=bytes(HELPERS * KEY_BYTES))
+    yield _Line(False, True, HELPERS, _size(keys, 0))
+    layers = set(helper_layers(graph))
+    for spec in array_specs(graph):
+        if spec.layer not in layers:
+            continue
+        for kind in kinds_of(slots, rank=ranked):
+            for neurons in (piece[spec.layer] for piece in owned[1:]):
+                shape = (neurons, *spec.shape)
+                told = pb.SharedArray(kind=pb.SHARED_WEIGHTS, shape=shape, name=f"{kind}/{spec.name}")
+                yield _Line(False, False, HELPERS - 1, _size(told, prod(shape)))
+
+
+def _size(message: pb.SharedArray, floats: int) -> int:
+    """Return bytes on the wire of a message with so many ring elements or floats."""
+    if floats:
+        message.data = bytes(FLOAT * floats)
+    return websocket_bytes(ENVELOPE.size + message.ByteSize() + TAG_BYTES, masked=False)
+
+
+def _sum(lines: Iterator[_Line]) -> Sent:
+    total = Sent()
+    for line in lines:
+        size = float(line.copies * line.size)
+        total += Sent(
+            0.0 if line.errors else size, size if line.errors else 0.0, size if line.dominator else 0.0
+        )
+    return total
