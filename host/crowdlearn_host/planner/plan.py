@@ -153,8 +153,8 @@ class Plan:
     `order[layer]` lists the model's neurons in slice order; () keeps the model's own. `micro_batch`, in
     samples, and `staleness` are what its memory was computed with; 0 if it was not. `training` is all of
     that, and `fleet` the devices that it is for, if they are known. `joules` are those of an epoch, of
-    devices whose class has what a MAC and a byte cost. `shares` says of a plan of slices on shares whether the
-    first layer is kept or shared, too.
+    devices whose class has what a MAC and a byte cost. `shares` says of a plan of slices on shares whether
+    the first layer is kept or shared, too.
     """
 
     pieces: tuple[PiecePlan, ...]

@@ -321,6 +321,7 @@ def _settings(
         heirs=prepared.config.privacy.heirs,
         heirs_needed=prepared.config.privacy.heirs_needed,
         owners=prepared.config.privacy.owners,
+        sticky=prepared.config.privacy.sticky,
         owned={number: kind.owner for number, kind in kinds.items() if kind.owner},
         shares=prepared.config.privacy.sums == "shares",
         masked=prepared.config.privacy.masked_fraction,

@@ -68,6 +68,9 @@ class RunPrivacySection(PrivacySection):
     `max_leak` is the largest part of a dominator's samples that a follower may re-identify by the sums that
     it gets. A plan keeps to it (`crowdlearn plan RUN.toml`), and a run takes no other plan.
 
+    With `sticky` a device holds the same piece whenever the same device is dominator, in every epoch, so that
+    it does not collect views of one sample by ever more neurons. A plan's turns are so in any case.
+
     `owners` lists devices, by name, that are one person's: no two of an owner's are helpers of one triple,
     who together could read everything.
     """
@@ -77,6 +80,7 @@ class RunPrivacySection(PrivacySection):
     heirs_needed: int = Field(default=2, ge=2, le=255)
     owners: tuple[tuple[str, ...], ...] = ()
     max_leak: float | None = Field(default=None, ge=0, le=1)
+    sticky: bool = False
 
     def recovery(self, pieces: int, devices: int) -> str:
         """Return in words what it takes to restore the piece of a lost device, in groups of `devices`."""

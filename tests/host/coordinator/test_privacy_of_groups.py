@@ -46,6 +46,23 @@ def test_with_owners_alone_nobody_is_heir_and_a_group_waits_for_a_lost_follower(
     assert not crowd.disk["snapshots"]
 
 
+def test_sticky_pieces_come_back_to_their_devices_in_every_epoch(folder: Path) -> None:
+    usual = Crowd(folder / "usual", settings_for(epochs=3))
+    usual.run()
+    sticky = Crowd(folder / "sticky", settings_for(epochs=3, sticky=True))
+    sticky.run()
+    sticky.check_done(usual.model())
+
+    def holders(crowd: Crowd) -> dict[str, set[tuple[str, ...]]]:
+        found: dict[str, set[tuple[str, ...]]] = {}
+        for told in crowd.told("assigned"):
+            found.setdefault(told["dominator"], set()).add(tuple(told["holders"]))
+        return found
+
+    assert all(len(each) == 1 for each in holders(sticky).values())
+    assert any(len(each) > 1 for each in holders(usual).values())
+
+
 def test_spares_are_heirs_and_without_them_nobody_is(folder: Path) -> None:
     with_spare = Crowd(folder / "spare", settings_for(heirs="spares"))
     with_spare.run_until(lambda: bool(with_spare.group.snapshots))

@@ -1,7 +1,7 @@
 """Exact matrix products of integers modulo 2^32, through float64's BLAS.
 
-Phones multiply floats fast and integers slowly. A float64 holds integers up to 2^53. That of an integer up to
-2^51, plus 1.5 * 2^52, has the integer modulo 2^32 as the lower word of its mantissa. Factors are therefore cut
+Phones multiply floats fast and integers slowly. A float64 holds integers up to 2^53. That of an integer up
+to 2^51, plus 1.5 * 2^52, has the integer modulo 2^32 as the lower word of its mantissa. So factors are cut
 into two parts, such that sums of products stay within 2^51, and what is a multiple of 2^32 is left out.
 """
 

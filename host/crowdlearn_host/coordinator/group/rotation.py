@@ -34,6 +34,7 @@ def next_holders(
     are none.
 
     Piece 0 is the dominator's; slow devices come last. In a minimal rotation the others keep what they hold.
+    Sticky pieces have the same holders whenever a device is dominator, and planned turns repeat anyway.
     """
     dominator = schedule.dominator
     for turn in settings.turns:
@@ -44,6 +45,9 @@ def next_holders(
     first = ring.index(dominator) if dominator in ring else 0
     ring = ring[first:] + ring[:first]
     ring[1:] = sorted(ring[1:], key=lambda d: d in slow)
+    if settings.sticky:
+        wanted = _at_home(sorted(able), dominator, count)
+        return led(takers, wanted, sorted(able, key=lambda d: (d in slow, d)), dominator)
     if settings.rotation == "full" or len(holders) != count:
         return led(takers, tuple(ring[:count]), ring, dominator)
     kept = list(holders)
@@ -53,3 +57,13 @@ def next_holders(
     spares = [d for d in sorted(able) if d not in kept]
     wanted = [d if d in able else -1 for d in kept]
     return led(takers, wanted, [*spares, *(d for d in ring if d not in spares)], dominator)
+
+
+def _at_home(devices: Sequence[int], dominator: int, count: int) -> list[int]:
+    """Return holders such that every device but the first has a piece of its own, at any turn: the first one
+    stands in for the dominator.
+    """
+    home = list(devices[:count])
+    if dominator in home:
+        home[home.index(dominator)] = home[0]
+    return [dominator, *home[1:]]

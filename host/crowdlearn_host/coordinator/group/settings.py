@@ -89,6 +89,8 @@ class Settings:
     outgoing: tuple[str, ...] = ()
     heirs: Heirs = "all"
     owners: tuple[tuple[str, ...], ...] = ()
+    sticky: bool = False
+    """Whether a device holds the same piece whenever the same device is dominator."""
     owned: Mapping[int, str] = field(default_factory=dict)
     """The owners of devices by number, as a plan tells them."""
     """Names of devices by owner: no two of an owner's are helpers of one triple."""
