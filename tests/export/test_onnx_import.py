@@ -104,7 +104,8 @@ REFUSED = [
     ("Reshape", MAPS, [ints(0, 4, 42)], {}, "all but the batch"),
     ("HardSigmoid", VECTORS, [], {}, r"alpha = 0\.2"),
     ("HardSigmoid", VECTORS, [], {"alpha": 1 / 6, "beta": 0.4}, r"beta = 0\.4"),
-    ("Elu", VECTORS, [], {}, "no trainable counterpart"),
+    ("Softsign", VECTORS, [], {}, "no trainable counterpart"),
+    ("Selu", VECTORS, [], {"alpha": 2.0}, "alpha = 2"),
 ]
 
 

@@ -78,6 +78,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
         for kind, *given in (
             *((each.module,) for each in ACTIVATIONS),
             (nn.LeakyReLU, 0.3),
+            (nn.ELU, 0.5),
             (nn.GELU, "tanh"),
         )
     },

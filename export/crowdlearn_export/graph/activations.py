@@ -55,6 +55,24 @@ ACTIVATIONS = (
         operators=(aten.leaky_relu.default, aten.leaky_relu_.default),
     ),
     Activation(
+        "elu",
+        nn.ELU,
+        (F.elu,),
+        lambda x, options: F.elu(x, float(options["alpha"])),  # type: ignore[arg-type]
+        options=("alpha",),
+        kinks=(0.0,),
+        operators=(aten.elu.default, aten.elu_.default),
+    ),
+    Activation("selu", nn.SELU, (F.selu, torch.selu), lambda x, options: F.selu(x)),
+    Activation("mish", nn.Mish, (F.mish,), lambda x, options: F.mish(x)),
+    Activation(
+        "softplus",
+        nn.Softplus,
+        (F.softplus,),
+        lambda x, options: F.softplus(x, float(options["beta"]), float(options["threshold"])),  # type: ignore[arg-type]
+        options=("beta", "threshold"),
+    ),
+    Activation(
         "gelu",
         nn.GELU,
         (F.gelu,),
@@ -83,6 +101,6 @@ ACTIVATIONS = (
         operators=(aten.hardsigmoid.default, aten.hardsigmoid_.default),
     ),
 )
-"""All of them. ReLU6 runs as `aten.hardtanh`, whose kinks are its arguments (program/kinks.py)."""
+"""All of them. ReLU6 runs as `aten.hardtanh`, whose kinks are its arguments (program/kinks.py); SELU is `aten.elu`."""
 BY_KIND = {activation.kind: activation for activation in ACTIVATIONS}
 BY_MODULE: Mapping[type[nn.Module], Activation] = {each.module: each for each in ACTIVATIONS}

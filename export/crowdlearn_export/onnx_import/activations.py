@@ -33,6 +33,10 @@ def _clamped(x: Tensor, low: float | None, high: float | None) -> Tensor:
 CURVES: dict[str, _Curve] = {
     "Relu": lambda x, a: F.relu(x[0]),
     "LeakyRelu": lambda x, a: F.leaky_relu(x[0], a["alpha"]),
+    "Elu": lambda x, a: F.elu(x[0], a["alpha"]),
+    "Selu": lambda x, a: F.elu(x[0], a["alpha"]) * a["gamma"],
+    "Softplus": lambda x, a: F.softplus(x[0]),
+    "Mish": lambda x, a: F.mish(x[0]),
     "Sigmoid": lambda x, a: torch.sigmoid(x[0]),
     "Tanh": lambda x, a: torch.tanh(x[0]),
     "Erf": lambda x, a: torch.erf(x[0]),
@@ -57,13 +61,17 @@ CURVES: dict[str, _Curve] = {
 
 def _known(curve: Tensor) -> dict[tuple[str, Any], Tensor]:
     """Return the activations that slices have, by kind of node and attributes, and of what values."""
-    slope = float(curve[(GRID + 1).abs().argmin()]) * -1
+    slope, depth = float(curve[(GRID + 1).abs().argmin()]) * -1, -float(curve[0])
     return {
         ("Identity", ()): GRID,
         ("Relu", ()): F.relu(GRID),
         ("Clip", (("min", 0.0), ("max", 6.0))): F.relu6(GRID),
         ("Sigmoid", ()): torch.sigmoid(GRID),
         ("Tanh", ()): torch.tanh(GRID),
+        ("Elu", (("alpha", depth),)): F.elu(GRID, depth),
+        ("Selu", ()): F.selu(GRID),
+        ("Softplus", ()): F.softplus(GRID),
+        ("Mish", ()): F.mish(GRID),
         ("Swish", ()): F.silu(GRID),
         ("Gelu", (("approximate", b"none"),)): F.gelu(GRID),
         ("Gelu", (("approximate", b"tanh"),)): F.gelu(GRID, approximate="tanh"),

@@ -239,6 +239,13 @@ def _hard_sigmoid(node: Node) -> nn.Module:
     return nn.Hardsigmoid()
 
 
+def _selu(node: Node) -> nn.Module:
+    alpha, gamma = node.attributes["alpha"], node.attributes["gamma"]
+    if not (isclose(alpha, 1.6732632, rel_tol=1e-5) and isclose(gamma, 1.050701, rel_tol=1e-5)):
+        raise UnsupportedModule(f"alpha = {alpha:.4g}, gamma = {gamma:.4g}: only SELU's own can be trained")
+    return nn.SELU()
+
+
 def _swish(node: Node) -> nn.Module:
     if (alpha := node.attributes.get("alpha", 1.0)) != 1:
         raise UnsupportedModule(f"alpha = {alpha:.4g}: only 1 can be trained")
@@ -281,6 +288,10 @@ MAKERS = {
     "Identity": _maker(lambda node: nn.Identity()),
     "Relu": _maker(lambda node: nn.ReLU()),
     "LeakyRelu": _maker(lambda node: nn.LeakyReLU(node.attributes["alpha"]), "alpha"),
+    "Elu": _maker(lambda node: nn.ELU(node.attributes["alpha"]), "alpha"),
+    "Selu": _maker(_selu, "alpha", "gamma"),
+    "Softplus": _maker(lambda node: nn.Softplus()),
+    "Mish": _maker(lambda node: nn.Mish()),
     "Sigmoid": _maker(lambda node: nn.Sigmoid()),
     "Tanh": _maker(lambda node: nn.Tanh()),
     "HardSwish": _maker(lambda node: nn.Hardswish()),

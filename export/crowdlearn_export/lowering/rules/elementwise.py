@@ -14,6 +14,9 @@ from torch import Tensor
 STEEP = 1e38
 """Brings any normal float32 above 1, so that clamping to [0, 1] gives its sign."""
 
+LINEAR = 17.0
+"""From here on log(1 + exp(x)) is x in float32."""
+
 TINY = 1e-30
 """Changes no number but 0, by which one cannot divide."""
 
@@ -34,6 +37,52 @@ def leaky_relu_backward(grad: Tensor, x: Tensor, slope: float, is_result: bool) 
     Tensors are float32 [...] of one shape.
     """
     return grad * (positive(x) * (1 - slope) + slope)
+
+
+def elu(x: Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Tensor:
+    """Compute scale * (x above 0, else alpha * (exp(input_scale * x) - 1)), for selu and celu, too.
+
+    Tensors are float32 [...] of one shape.
+    """
+    return (torch.relu(x) + (_exp_below_0(x, input_scale) - 1) * alpha) * scale
+
+
+def elu_backward(
+    grad: Tensor, alpha: float, scale: float, input_scale: float, is_result: bool, x: Tensor
+) -> Tensor:
+    """Return the gradient of elu. Tensors are float32 [...] of one shape."""
+    if is_result:  # of a call in place, which kept alpha * scale less than the slope
+        above = positive(x)
+        return grad * (above * scale + (1 - above) * (x + alpha * scale) * input_scale)
+    below = _exp_below_0(x, input_scale) * (alpha * scale * input_scale)
+    above = positive(x)
+    return grad * (above * scale + (1 - above) * below)
+
+
+def softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
+    """Compute log(1 + exp(beta * x)) / beta, without overflow. Tensors are float32 [...] of one shape.
+
+    Beyond `threshold` PyTorch takes x itself, which is the same in float32 from 17 on.
+    """
+    if threshold < LINEAR:
+        return NotImplemented
+    return torch.relu(x) + torch.log(torch.exp(torch.abs(x) * -beta) + 1) * (1 / beta)
+
+
+def softplus_backward(grad: Tensor, x: Tensor, beta: float, threshold: float) -> Tensor:
+    """Return the gradient of softplus. Tensors are float32 [...] of one shape."""
+    return grad * torch.sigmoid(x * beta) if threshold >= LINEAR else NotImplemented
+
+
+def mish(x: Tensor) -> Tensor:
+    """Compute x * tanh(softplus(x)). Tensors are float32 [...] of one shape."""
+    return x * torch.tanh(softplus(x))
+
+
+def mish_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient of mish. Tensors are float32 [...] of one shape."""
+    tanh = torch.tanh(softplus(x))
+    return grad * (tanh + x * torch.sigmoid(x) * (1 - tanh * tanh))
 
 
 def hardtanh_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
@@ -112,6 +161,11 @@ def gelu_backward(grad: Tensor, x: Tensor, approximate: str = "none") -> Tensor:
     density = torch.exp(x * x * -0.5) * (1 / math.sqrt(2 * math.pi))
     distribution = (torch.ops.aten.gelu(x) + TINY / 2) / (x + TINY)
     return grad * (distribution + x * density)
+
+
+def _exp_below_0(x: Tensor, factor: float) -> Tensor:
+    """Compute exp(factor * x) where x < 0, else 1."""
+    return torch.exp(torch.nn.functional.hardtanh(x, -STEEP, 0.0) * factor)
 
 
 def _between(x: Tensor, low: float, high: float) -> Tensor:
