@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SKIPS_KERNELS = "TORCHAO_FORCE_SKIP_LOADING_SO_FILES"
-LOGGERS = ("torchao", "torch.utils._pytree")
+LOGGERS = ("torchao", "torch.utils._pytree", "torch.onnx._internal.exporter._registration")
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
     """Hide what no user of ours could act on: kernels of torchao for other machines that fail to load, and
-    parts of torch that announce their end.
+    parts of torch that announce their end, or miss torchvision.
     """
     loggers = [(logger, logger.level) for logger in map(logging.getLogger, LOGGERS)]
     environment = dict(os.environ)

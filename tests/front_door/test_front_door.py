@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import crowdlearn
@@ -146,6 +147,23 @@ async def test_a_run_is_stopped_and_resumed_while_an_event_loop_runs(
         training.result()
     run = await asyncio.to_thread(crowdlearn.resume(tmp_path / "run").result)
     assert [event["event"] for event in run.events].count("done") == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: crowdlearn.RunSpec(model="mlp:64-8-10"), "data"),
+        (lambda: crowdlearn.RunSpec.model_validate({**SPEC, "group": {"pieces": 0}}), r"group\.pieces = 0"),
+        (lambda: crowdlearn.Fleet.model_validate({"class": [{"name": "phone"}]}), r"class\.0\.count"),
+        (
+            lambda: crowdlearn.simulate(crowdlearn.RunSpec(**SPEC, sharing={"noise": 1.5})),
+            "run, simulated: .*set secure",
+        ),
+    ],
+)
+def test_a_description_that_is_wrong_is_told_as_in_a_file(make: Callable[[], object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        make()
 
 
 def test_mistakes_are_told_before_anything_starts(tmp_path: Path) -> None:

@@ -101,6 +101,8 @@ ACTIVATIONS = (
         operators=(aten.hardsigmoid.default, aten.hardsigmoid_.default),
     ),
 )
-"""All of them. ReLU6 runs as `aten.hardtanh`, whose kinks are its arguments (program/kinks.py); SELU is `aten.elu`."""
+"""All of them. ReLU6 runs as `aten.hardtanh`, whose kinks are its arguments (program/kinks.py), and SELU as
+`aten.elu`.
+"""
 BY_KIND = {activation.kind: activation for activation in ACTIVATIONS}
 BY_MODULE: Mapping[type[nn.Module], Activation] = {each.module: each for each in ACTIVATIONS}

@@ -29,6 +29,24 @@ class Section(BaseModel):
         return parse_config(values, cls, source, folder)
 
 
+class Description(Section):
+    """A whole file, which may as well be made in Python: a mistake is a ConfigError then, too."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _mistakes(error, type(self), type(self).__name__) from error
+
+    @classmethod
+    def model_validate(cls, obj: Any, **how: Any) -> Self:
+        """Return the description with the values of a dictionary. Raises ConfigError naming every mistake."""
+        try:
+            return super().model_validate(obj, **how)
+        except ValidationError as error:
+            raise _mistakes(error, cls, cls.__name__) from error
+
+
 def located(written: Path, info: ValidationInfo) -> Path:
     """Return a path in a configuration, which is relative to that file, as an absolute one."""
     folder: Path = info.context or Path()
@@ -89,16 +107,21 @@ def parse_config(values: dict[str, Any], model: type[Model], source: str, folder
     `source` as the file's name.
     """
     try:
-        return model.model_validate(values, context=folder)
+        return model.__pydantic_validator__.validate_python(values, context=folder)
     except ValidationError as error:
-        mistakes: list[dict[str, Any]] = [dict(mistake) for mistake in error.errors()]
-        places = [mistake["loc"] for mistake in mistakes]
-        told = [
-            _tell(source, mistake, model)
-            for mistake in mistakes
-            if not any(place[: len(mistake["loc"])] == mistake["loc"] != place for place in places)
-        ]
-        raise ConfigError("; ".join(told)) from error
+        raise _mistakes(error, model, source) from error
+
+
+def _mistakes(error: ValidationError, model: type[BaseModel], source: str) -> ConfigError:
+    """Return the error that names every mistake, but for those that only follow from one further inside."""
+    mistakes: list[dict[str, Any]] = [dict(mistake) for mistake in error.errors()]
+    places = [mistake["loc"] for mistake in mistakes]
+    told = [
+        _tell(source, mistake, model)
+        for mistake in mistakes
+        if not any(place[: len(mistake["loc"])] == mistake["loc"] != place for place in places)
+    ]
+    return ConfigError("; ".join(told))
 
 
 def _tell(source: str, mistake: dict[str, Any], model: type[BaseModel]) -> str:

@@ -72,6 +72,12 @@ async def connect(found: Found, *, key: Path | None = None) -> AdbDevice:
     return await WAYS[found.way].connect(found.serial, key=key)
 
 
+def named(serial: str, error: Exception) -> str:
+    """Return the message of an error, with the serial of its phone before it unless it begins with that."""
+    told = str(error)
+    return told if told.startswith(serial) else f"{serial}: {told}"
+
+
 async def visit(all_found: Sequence[Found], *, key: Path | None = None) -> list[Visited]:
     """Read the facts of all of them at once; one that does not answer takes its own time only."""
     return list(await asyncio.gather(*(_visit(found, key) for found in all_found)))

@@ -15,7 +15,7 @@ from crowdlearn_device.protocol.targets import CLASSES, TargetSpec
 
 from crowdlearn_host.adb.deployment.runtimes import shell_runtime
 from crowdlearn_host.adb.services.device import AdbDevice
-from crowdlearn_host.devices.discovery import dial
+from crowdlearn_host.devices.discovery import dial, named
 from crowdlearn_host.errors import FleetError
 
 ANSWER_SECONDS = 120.0
@@ -52,7 +52,7 @@ async def _ask(serial: str, wanted: Wanted | None, key: Path | None) -> str:
             if wanted is not None:
                 await _look(device, wanted)
     except (FleetError, OSError) as error:
-        return f"{serial}: {error}"
+        return named(serial, error)
     return ""
 
 

@@ -11,7 +11,7 @@ from crowdlearn_device.platform.battery import LOWEST_PERCENT
 from crowdlearn_device.privacy.mechanisms.reports import ReportNothing, ReportPasses
 from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_validator
 
-from crowdlearn_host.common.toml_files import Location, Section, load_toml, located
+from crowdlearn_host.common.toml_files import Description, Location, Section, load_toml, located
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.models.names import ModelName
 from crowdlearn_host.planner.problem.rotations import Rotation
@@ -210,7 +210,7 @@ def _located(data: str, info: ValidationInfo) -> str:
     return data if data == DIGITS else str(located(Path(data), info))
 
 
-class RunSpec(Section):
+class RunSpec(Description):
     """A whole run.
 
     `model` is `mlp:784-400-10`, a paper's model, or `file.py:function` (models/named.py tells more).

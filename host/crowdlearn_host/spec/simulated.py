@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
-from crowdlearn_host.common.toml_files import load_toml, read_toml
+from crowdlearn_host.common.toml_files import Section, load_toml, read_toml
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
 
@@ -17,7 +18,6 @@ from .privacy import PrivacySection
 from .provenance import load_inputs
 from .run_spec import RunSpec
 from .simulation import AS_PHONES, PartitionConfig, SharingConfig, SimulationConfig
-from .simulation import TrainingConfig as SimulatedTraining
 
 RUN_KEYS = {"name", "data", "device_data", "input_shape", "fleet", "checkpoints"}
 """Keys of the description of a run that that of a crowd has not; there `group` is a number, here a table."""
@@ -90,46 +90,32 @@ def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None 
             "change group.groups or the number of devices"
         )
     training, on_shares = spec.training, spec.privacy.sums == "shares"
-    return SimulationConfig(
-        seed=training.seed,
-        model=spec.model,
-        devices=devices,
-        group=devices // groups,
-        pieces=0 if spec.group.plan else spec.group.pieces,
-        rotation=spec.group.rotation or DEFAULT_ROTATION,
-        plan=spec.group.plan,
-        partition=PartitionConfig(kind="dealt"),
-        training=SimulatedTraining(
-            epochs=training.epochs,
-            batch=training.batch,
-            loss=training.loss,
-            **{name: getattr(training, name) for name in OptimizedSection.model_fields},
-            wire="float32" if on_shares or spec.privacy.private else training.wire,
-            staleness=training.staleness,
-            micro_batch=0 if on_shares else micro_batch,
-        ),
-        sharing=SharingConfig(
-            enabled=groups > 1,
-            every=spec.sharing.every,
-            theta=spec.sharing.theta,
-            tau=spec.sharing.tau,
-            omega=spec.sharing.omega,
-            values=spec.sharing.values,
-            secure=spec.sharing.secure,
-            clip=spec.sharing.clip,
-            noise=spec.sharing.noise,
-            combine=spec.sharing.combine,
-        ),
-        validation=spec.validation,
-        own_metrics=spec.metrics.own,
-        privacy=PrivacySection(
-            sums=spec.privacy.sums,
-            fraction=spec.privacy.fraction,
-            first_layer=spec.privacy.first_layer,
-            epsilon=spec.privacy.epsilon,
-            delta=spec.privacy.delta,
-            clip=spec.privacy.clip,
-            noise=spec.privacy.noise,
-            label_epsilon=spec.privacy.label_epsilon,
-        ),
-    )
+    values = {
+        "seed": training.seed,
+        "model": spec.model,
+        "devices": devices,
+        "group": devices // groups,
+        "pieces": 0 if spec.group.plan else spec.group.pieces,
+        "rotation": spec.group.rotation or DEFAULT_ROTATION,
+        "plan": spec.group.plan,
+        "partition": PartitionConfig(kind="dealt"),
+        "training": {
+            **_alike(training, OptimizedSection),
+            "epochs": training.epochs,
+            "batch": training.batch,
+            "loss": training.loss,
+            "wire": "float32" if on_shares or spec.privacy.private else training.wire,
+            "staleness": training.staleness,
+            "micro_batch": 0 if on_shares else micro_batch,
+        },
+        "sharing": {**_alike(spec.sharing, SharingConfig, {"enabled"}), "enabled": groups > 1},
+        "validation": spec.validation,
+        "own_metrics": spec.metrics.own,
+        "privacy": _alike(spec.privacy, PrivacySection),
+    }
+    return SimulationConfig.parse(values, f"{spec.name}, simulated")
+
+
+def _alike(given: Section, section: type[Section], but: Collection[str] = ()) -> dict[str, Any]:
+    """Return the settings of `given` that `section` has, too, all but those named."""
+    return {name: getattr(given, name) for name in section.model_fields if name not in but}

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from crowdlearn_host.common.toml_files import Location, Section
+from crowdlearn_host.common.toml_files import Description, Location, Section
 from crowdlearn_host.methods.base import SharingStrategy
 from crowdlearn_host.methods.registry import STRATEGIES
 from crowdlearn_host.methods.round_schedule import renews
@@ -91,7 +91,7 @@ class FedAvgConfig(Section):
     batch_norm: Literal["recompute", "average"] = "recompute"
 
 
-class SimulationConfig(Section):
+class SimulationConfig(Description):
     """A whole simulated run.
 
     method = "slicenet" trains devices / group groups; group = 1 with sharing.enabled = false is the

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb.carriers.server import server_runs
-from crowdlearn_host.devices.discovery import discover
+from crowdlearn_host.devices.discovery import discover, named
 from crowdlearn_host.devices.ways.base import Surroundings, Way
 from crowdlearn_host.devices.ways.registry import WAYS
 from crowdlearn_host.errors import FleetError
@@ -60,3 +60,8 @@ def test_around_is_looked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(base, "server_devices", lambda port: looked.append(port) or [])
     discover(["192.168.1.20:5555", "R58M123ABC"], tmp_path)
     assert looked == [1]
+
+
+def test_an_error_names_its_phone_once() -> None:
+    assert named("usb-1", FleetError("usb-1 is gone: plug it in")) == "usb-1 is gone: plug it in"
+    assert named("usb-1", FleetError("no room")) == "usb-1: no room"

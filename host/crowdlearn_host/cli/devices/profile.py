@@ -19,7 +19,7 @@ from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import printable, terminal
 from crowdlearn_host.common.home import cache_home
 from crowdlearn_host.devices.constants import Constants
-from crowdlearn_host.devices.discovery import Found, connect, discover
+from crowdlearn_host.devices.discovery import Found, connect, discover, named
 from crowdlearn_host.devices.facts import read_facts
 from crowdlearn_host.devices.fleet_file import Measured, fleet_toml
 from crowdlearn_host.devices.measuring import Probe, measure_link, measure_macs
@@ -137,7 +137,7 @@ async def _measure_all(
                 phone = Measured(facts, link, macs, energy)
         except FleetError as error:
             missing.append(item.serial)
-            typer.echo(printable(f"{item.serial}: {error}"), err=True)
+            typer.echo(printable(named(item.serial, error)), err=True)
         else:
             measured.append(phone)
             keep(measured)

@@ -22,7 +22,7 @@ from crowdlearn_host.adb.deployment.shell import Deployment
 from crowdlearn_host.adb.services.device import AdbDevice
 from crowdlearn_host.coordinator.hub.arrival import Dialled
 from crowdlearn_host.coordinator.hub.server import Server
-from crowdlearn_host.devices.discovery import dial
+from crowdlearn_host.devices.discovery import dial, named
 from crowdlearn_host.errors import FleetError, TrainingError
 
 from .base import Carrier, Reach, cancelled
@@ -118,7 +118,7 @@ class AdbConnection:
             except (FleetError, OSError, WebSocketException) as error:
                 # What never was there is a mistake in the fleet; in a run under way it may come back.
                 if self._mistaken:
-                    raise FleetError(f"{self._serial}: {error}") from error
+                    raise FleetError(named(self._serial, error)) from error
                 self._tell("unreachable", str(error))
                 await self._pause()
 

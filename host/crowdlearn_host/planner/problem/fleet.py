@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from crowdlearn_host.common.toml_files import Section, load_toml
+from crowdlearn_host.common.toml_files import Description, Section, load_toml
 
 UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -101,7 +101,7 @@ class DeviceClass(Section):
         return min((float(limit) for limit in limits if limit is not None), default=None)
 
 
-class Fleet(Section):
+class Fleet(Description):
     """Every class of devices; the file's tables are [[class]]."""
 
     classes: tuple[DeviceClass, ...] = Field(alias="class", min_length=1, max_length=100)
