@@ -54,8 +54,9 @@ class _Plain(TorchFunctionMode):
 
     Attention over heads, and dense layers over [batch, ..., features], keep the batch apart: PyTorch's own
     folding would fix it. An average over the whole map is a mean: PyTorch's follows it with a stride of its
-    own. The maximum of positive parts is the positive part of the maximum, on a map that is smaller by the
-    pool's stride. Attention without a mask needs no look for rows that are masked altogether.
+    own. The gradient of mish takes the logarithm of an exponential that may be infinite. The maximum of
+    positive parts is the positive part of the maximum, on a map that is smaller by the pool's stride.
+    Attention without a mask needs no look for rows that are masked altogether.
     """
 
     def __init__(self) -> None:
@@ -69,6 +70,9 @@ class _Plain(TorchFunctionMode):
             x, weight, *bias = args
             rows = func(x.reshape(-1, x.shape[-1]), weight, *bias, **(kwargs or {}))
             return rows.reshape(*x.shape[:-1], weight.shape[0])
+        if func is torch.nn.functional.mish:
+            out = args[0] * torch.tanh(torch.nn.functional.softplus(args[0]))
+            return args[0].copy_(out) if (kwargs or {}).get("inplace") else out
         if func is torch.nn.functional.multi_head_attention_forward:
             return multi_head_attention(*args, **(kwargs or {}))
         if func is torch.nn.functional.adaptive_avg_pool2d and tuple(args[1:]) in ((1,), ((1, 1),)):

@@ -5,10 +5,20 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from crowdlearn_host.errors import ConfigError
 
@@ -29,27 +39,34 @@ class Section(BaseModel):
         return parse_config(values, cls, source, folder)
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The file that is read: its name in messages, and the folder from which its paths are."""
+
+    source: str
+    folder: Path = Path()
+
+
 class Description(Section):
     """A whole file, which may as well be made in Python: a mistake is a ConfigError then, too."""
 
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise _mistakes(error, type(self), type(self).__name__) from error
-
     @classmethod
-    def model_validate(cls, obj: Any, **how: Any) -> Self:
-        """Return the description with the values of a dictionary. Raises ConfigError naming every mistake."""
-        try:
-            return super().model_validate(obj, **how)
-        except ValidationError as error:
-            raise _mistakes(error, cls, cls.__name__) from error
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Return the schema of the class, with its own validators inside what makes their errors ours."""
+
+        def told(values: Any, build: ValidatorFunctionWrapHandler, info: core_schema.ValidationInfo) -> Any:
+            try:
+                return build(values)
+            except ValidationError as error:
+                name = info.context.source if isinstance(info.context, Origin) else cls.__name__
+                raise _mistakes(error, cls, name) from error
+
+        return core_schema.with_info_wrap_validator_function(told, handler(source))
 
 
 def located(written: Path, info: ValidationInfo) -> Path:
     """Return a path in a configuration, which is relative to that file, as an absolute one."""
-    folder: Path = info.context or Path()
+    folder = info.context.folder if isinstance(info.context, Origin) else Path()
     return Path(os.path.realpath(folder / written))
 
 
@@ -107,7 +124,7 @@ def parse_config(values: dict[str, Any], model: type[Model], source: str, folder
     `source` as the file's name.
     """
     try:
-        return model.__pydantic_validator__.validate_python(values, context=folder)
+        return model.model_validate(values, context=Origin(source, folder))
     except ValidationError as error:
         raise _mistakes(error, model, source) from error
 

@@ -74,17 +74,6 @@ def softplus_backward(grad: Tensor, x: Tensor, beta: float, threshold: float) ->
     return grad * torch.sigmoid(x * beta) if threshold >= LINEAR else NotImplemented
 
 
-def mish(x: Tensor) -> Tensor:
-    """Compute x * tanh(softplus(x)). Tensors are float32 [...] of one shape."""
-    return x * torch.tanh(softplus(x))
-
-
-def mish_backward(grad: Tensor, x: Tensor) -> Tensor:
-    """Return the gradient of mish. Tensors are float32 [...] of one shape."""
-    tanh = torch.tanh(softplus(x))
-    return grad * (tanh + x * torch.sigmoid(x) * (1 - tanh * tanh))
-
-
 def hardtanh_backward(grad: Tensor, x: Tensor, low: float, high: float) -> Tensor:
     """Return the gradient of hardtanh and relu6: passes strictly between the bounds.
 

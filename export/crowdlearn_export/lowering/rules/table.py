@@ -41,8 +41,6 @@ def rules() -> dict[Any, Callable[..., Any]]:
         aten.elu_backward.default: elementwise.elu_backward,
         aten.softplus.default: elementwise.softplus,
         aten.softplus_backward.default: elementwise.softplus_backward,
-        aten.mish.default: elementwise.mish,
-        aten.mish_backward.default: elementwise.mish_backward,
         aten.hardtanh_backward.default: elementwise.hardtanh_backward,
         aten.hardsigmoid.default: elementwise.hardsigmoid,
         aten.hardsigmoid_backward.default: elementwise.hardsigmoid_backward,
