@@ -288,9 +288,17 @@ class RunFolder:
         return path
 
     def choose_checkpoint(self, epoch: int) -> None:
-        """Make the global model after an epoch, counted from 0, the run's model."""
+        """Make the global model after an epoch, counted from 0, the run's model. Raises RunError if its
+        checkpoint is gone.
+        """
+        path = self.checkpoints().get(epoch)
+        if path is None:
+            raise RunError(
+                f"{self.path} has no checkpoint of epoch {epoch + 1}, which validation chose; the newest "
+                "model is in model.safetensors"
+            )
         with self._on_disk("checkpoints"):
-            write_atomically(self.path / "model.safetensors", self.checkpoints()[epoch].read_bytes())
+            write_atomically(self.path / "model.safetensors", path.read_bytes())
 
     def checkpoints(self) -> dict[int, Path]:
         """Return the checkpoints that are kept, by their epoch, which count from 0."""

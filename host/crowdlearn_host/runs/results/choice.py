@@ -23,7 +23,7 @@ class Choice:
         self.wanted = wanted
         self.values: dict[int, float] = {}
         for event in read_lines(folder.path / "events.jsonl"):
-            told = {**event.get("validation_metrics", {}), "loss": event.get("validation_loss")}
+            told = {**(event.get("validation_metrics") or {}), "loss": event.get("validation_loss")}
             if event.get("event") == "evaluated" and isinstance(told.get(wanted.metric), float):
                 self.values[int(event["epoch"])] = told[wanted.metric]
 
