@@ -174,10 +174,7 @@ def _dense_dw(grad: Tensor, x: Tensor, vertical: Window, horizontal: Window) -> 
         # The narrower operand is the one to be transposed.
         dw = (columns.t() @ rows).t() if columns.shape[1] < out_channels else rows.t() @ columns
         return dw.reshape(out_channels, vertical.size, horizontal.size, channels).permute(0, 3, 1, 2)
-    size, width = (vertical.outputs, horizontal.outputs), np.arange(horizontal.outputs)
-    table = flatten(vertical.read_by[:, None, :], width[None, :, None], size)
-    rows = gather(to_rows(grad), np.append(table, np.full(vertical.size, size[0] * size[1], np.int32)))
-    dw = rows.reshape(-1, vertical.size * out_channels).t() @ _across(x, horizontal.reads)
+    dw = _along(grad, vertical.read_by).t() @ _across(x, horizontal.reads)
     return dw.reshape(vertical.size, out_channels, horizontal.size, channels).permute(1, 3, 0, 2)
 
 
@@ -201,6 +198,16 @@ def _across(x: Tensor, reads: npt.NDArray[np.int64]) -> Tensor:
     table = flatten(np.arange(height)[:, None, None], reads[None], (height, width))
     nothing = np.full(reads.shape[1], height * width, np.int32)
     return gather(to_rows(x), np.append(table, nothing)).reshape(-1, reads.shape[1] * x.shape[1])
+
+
+def _along(x: Tensor, read_by: npt.NDArray[np.int64]) -> Tensor:
+    """Return columns along the height alone, and of one position of zeros: [B, C, H, W] -> [B * (rows * W +
+    1), taps * C]; `read_by` [rows, taps] tells which row of the map reads a row.
+    """
+    height, width = int(x.shape[2]), int(x.shape[3])
+    table = flatten(read_by[:, None, :], np.arange(width)[None, :, None], (height, width))
+    nothing = np.full(read_by.shape[1], height * width, np.int32)
+    return gather(to_rows(x), np.append(table, nothing)).reshape(-1, read_by.shape[1] * x.shape[1])
 
 
 def _down(taps: Tensor, read_by: npt.NDArray[np.int64], size: tuple[int, int]) -> Tensor:
@@ -228,6 +235,20 @@ def _dense_dx(grad: Tensor, weight: Tensor, vertical: Window, horizontal: Window
         table = reading_table(vertical, horizontal)
         rows = (to_rows(grad).reshape(-1, out_channels) @ kernel).reshape(-1, len(table), channels)
         return from_rows(scatter(rows, table, height * width), height, width)
+    if _apart(channels, out_channels, vertical):
+        # The columns are those of the kernel's gradient.
+        kernel = weight.permute(2, 0, 3, 1).reshape(vertical.size * out_channels, -1)
+        taps = _along(grad, vertical.read_by) @ kernel
+        return from_rows(_beside(taps, horizontal.reads, (height, width)), height, width)
     kernel = weight.permute(3, 0, 2, 1).reshape(horizontal.size * out_channels, -1)
     taps = _across(grad, horizontal.read_by) @ kernel
     return from_rows(_down(taps, vertical.reads, (height, width)), height, width)
+
+
+def _beside(taps: Tensor, reads: npt.NDArray[np.int64], size: tuple[int, int]) -> Tensor:
+    """Return the products of columns along the height, added along the width: [B * (H * places + 1), taps *
+    C] -> [B, H * W, C]; `reads` [places, taps] tells for which column of `size` (H, W) a tap of a place is.
+    """
+    table = flatten(np.arange(size[0])[:, None, None], reads[None], size)
+    rows = taps.reshape(-1, len(table) + reads.shape[1], taps.shape[1] // reads.shape[1])
+    return scatter(rows, table, size[0] * size[1])
