@@ -315,6 +315,7 @@ def assert_sliced_equals_whole(
     *,
     ranked: bool = True,
     of: Pass = Pass(0, STEPS),
+    relative: float = RELATIVE,
 ) -> list[Piece]:
     torch.manual_seed(3)
     model = build()
@@ -357,7 +358,7 @@ def assert_sliced_equals_whole(
     for name, expected in reference.state_dict().items():
         if not name.endswith("num_batches_tracked"):
             scale = float(expected.abs().max())
-            assert float((trained[name] - expected).abs().max()) <= RELATIVE * max(scale, 1e-2), name
+            assert float((trained[name] - expected).abs().max()) <= relative * max(scale, 1e-2), name
     return pieces
 
 
