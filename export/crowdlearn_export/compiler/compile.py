@@ -24,9 +24,11 @@ from crowdlearn_export.lowering.backend import Backend, choose_backend, delegate
 from crowdlearn_export.lowering.idle_passes import idle_passes_left_out
 from crowdlearn_export.lowering.operators import check_operators
 from crowdlearn_export.lowering.passes.order import free_early
+from crowdlearn_export.lowering.passes_in_place import passes_in_place
 from crowdlearn_export.lowering.shortcuts import code_when_called, decomposed_before, rare_collections
 from crowdlearn_export.lowering.workspace import bytes_of, workspace_bytes
 
+from .exported import exported, without_debug_handles
 from .linker import link
 from .memory_planning import InPlacePlanning, own_outputs
 
@@ -81,15 +83,6 @@ class _Distinct(list[Any]):
         super().extend([value for value in values if value not in self])
 
 
-class _Function(torch.nn.Module):
-    def __init__(self, graph: GraphModule) -> None:
-        super().__init__()
-        self.graph_module = graph
-
-    def forward(self, *inputs: torch.Tensor) -> Tensors:
-        return self.graph_module(*inputs)
-
-
 def compile_program(
     methods: Sequence[Method], *, max_batch: int, backend: Backend | None = None
 ) -> CompiledProgram:
@@ -112,6 +105,7 @@ def lower_methods(methods: Sequence[Method]) -> dict[str, GraphModule]:
 @code_when_called()
 @decomposed_before()
 @idle_passes_left_out()
+@passes_in_place()
 def compile_lowered(
     methods: Sequence[Method],
     lowered: Mapping[str, GraphModule],
@@ -141,11 +135,12 @@ def _compile(method: Method, lowered: GraphModule, backend: Backend, max_batch: 
     """Return a program of one method, which takes time and memory for that one alone."""
     name = method.name
     max_batch = max((max_batch, *(method.example[i].shape[0] for i in method.batched)))
-    exported = _export(method, prepare(lowered, backend), max_batch)
+    program = exported(prepare(lowered, backend), method.example, method.batched, max_batch)
     # A dense layer stays one operator: both backends have it, and it needs no transposed copy.
     preserved = _Distinct([torch.ops.aten.linear.default])
     config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=preserved)
-    edge = to_edge({name: exported}, compile_config=config)
+    with without_debug_handles():
+        edge = to_edge({name: program}, compile_config=config)
     _drop_copies(edge.exported_program(name))
     edge = delegate(edge, {name: backend}, max_batch)
     free_early(edge.exported_program(name).graph_module, partial(bytes_of, max_batch=max_batch))
@@ -154,16 +149,16 @@ def _compile(method: Method, lowered: GraphModule, backend: Backend, max_batch: 
     # product.
     planning = InPlacePlanning(method.updates)
     try:
-        program = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
+        made = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
     except RuntimeError as error:
         if "Missing out variants" not in str(error):
             raise
         raise LoweringError(f"no phone can run an operation of the model: {error}") from error
-    (plan,) = program.executorch_program.execution_plan
+    (plan,) = made.executorch_program.execution_plan
     operators = sorted({f"{op.name}.{op.overload}" if op.overload else op.name for op in plan.operators})
     check_operators(operators)
     buffers = tuple(plan.non_const_buffer_sizes)
-    return CompiledProgram(program.buffer, buffers, workspace, tuple(operators), {name: backend})
+    return CompiledProgram(made.buffer, buffers, workspace, tuple(operators), {name: backend})
 
 
 def _drop_copies(program: torch.export.ExportedProgram) -> None:
@@ -182,9 +177,3 @@ def _drop_copies(program: torch.export.ExportedProgram) -> None:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
     program.graph_module.recompile()
-
-
-def _export(method: Method, graph: GraphModule, max_batch: int) -> torch.export.ExportedProgram:
-    batch = torch.export.Dim("batch", min=1, max=max_batch)
-    shapes = tuple({0: batch} if i in method.batched else None for i in range(len(method.example)))
-    return torch.export.export(_Function(graph), method.example, dynamic_shapes=(shapes,), strict=False)

@@ -18,7 +18,9 @@ from torch.overrides import TorchFunctionMode
 from crowdlearn_export.lowering.passes.permutations import Permutations
 from crowdlearn_export.lowering.passes.simplify import (
     fuse_linear,
+    infer_batches,
     join_views,
+    name_floats,
     share_constants,
     share_expressions,
     sink_views,
@@ -27,6 +29,16 @@ from crowdlearn_export.lowering.rules.attention import multi_head_attention
 from crowdlearn_export.lowering.rules.table import core, rules
 
 from .shortcuts import rare_collections
+
+SIMPLER = (
+    infer_batches,
+    name_floats,
+    share_constants,
+    sink_views,
+    join_views,
+    share_expressions,
+    fuse_linear,
+)
 
 
 @rare_collections()
@@ -40,7 +52,7 @@ def lower(function: Callable[..., Any], example: Sequence[Tensor], batched: Coll
         module = make_fx(functional, decomposition_table=rules(), tracing_mode="fake")(*inputs)
     module.graph.eliminate_dead_code()
     module = make_fx(Permutations(module).run, decomposition_table=core(), tracing_mode="fake")(*inputs)
-    for simplify in (share_constants, sink_views, join_views, share_expressions, fuse_linear):
+    for simplify in SIMPLER:
         module = simplify(module)
     return module
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from executorch.backends.xnnpack import xnnpack_preprocess
-from executorch.backends.xnnpack._passes import ConvertToLinearPass, DecomposeConcatenate, FuseActivationPass
 from executorch.backends.xnnpack.partition.config import generic_node_configs as generic
 from executorch.backends.xnnpack.partition.config.gemm_configs import AddmmConfig, LinearConfig, MMConfig
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -22,6 +21,7 @@ from crowdlearn_export.lowering.passes.order import apart, sort_in_place
 
 from .shortcuts import replaced
 from .workspace import bytes_of
+from .xnnpack_parts import many_parts
 
 aten = torch.ops.aten
 
@@ -30,9 +30,6 @@ WORTHWHILE = 100_000
 """Multiplications in a method's matrix products, for the example batch, from which XNNPACK pays for its
 calls.
 """
-
-PASSES = [ConvertToLinearPass, FuseActivationPass, DecomposeConcatenate]
-"""XNNPACK's own passes that our graphs need."""
 
 PRODUCTS = [AddmmConfig, LinearConfig, MMConfig, generic.BMMConfig]
 ELEMENTWISE = [
@@ -103,17 +100,13 @@ def delegate(edge: EdgeProgramManager, backends: Mapping[str, Backend], max_batc
     parts = {name: _Partitioner(max_batch) for name, chosen in backends.items() if chosen == "xnnpack"}
     if not parts:
         return edge
-    manager, visitors = xnnpack_preprocess.XNNPACKPassManager, xnnpack_preprocess.get_node_visitors
-
-    def fewer_passes(program: Any, passes: Any = None) -> Any:
-        # Its others find nothing in our graphs, and would trace every part of them a dozen times more.
-        return manager(program, PASSES)
+    visitors = xnnpack_preprocess.get_node_visitors
 
     def with_means(*given: Any) -> dict[str, Any]:
         return {**visitors(*given), MEAN: RowMean(*given)}
 
     with (
-        replaced(xnnpack_preprocess, "XNNPACKPassManager", fewer_passes),
+        many_parts(),
         replaced(xnnpack_preprocess, "get_node_visitors", with_means),
         replaced(lowered_backend_module, "legalize_graph", sort_in_place),
     ):

@@ -23,11 +23,22 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from .shortcuts import replaced
 
+aten = torch.ops.aten
+
+PROMOTED = (
+    aten.add.Tensor,
+    aten.mul.Tensor,
+    aten.sub.Tensor,
+    aten.div.Tensor,
+    aten.div.Tensor_mode,
+    aten.minimum.default,
+)
+"""Calls whose operands the pass of mixed dtypes brings to one."""
+
 
 def _mixed(node: Node) -> bool:
     """Return whether a call has operands of several dtypes, numbers among them, or is of another dtype."""
-    name = getattr(getattr(node.target, "_schema", None), "name", "")
-    if name not in ("aten::add", "aten::mul", "aten::sub", "aten::div", "aten::minimum"):
+    if node.target not in PROMOTED:
         return False
     values = [arg.meta.get("val") if isinstance(arg, Node) else None for arg in node.args]
     return len({getattr(value, "dtype", None) for value in (*values, node.meta.get("val"))}) > 1

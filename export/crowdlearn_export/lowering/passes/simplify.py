@@ -82,6 +82,30 @@ def _shape(node: Node) -> tuple[str, ...]:
     return tuple(str(size) for size in getattr(node.meta["val"], "shape", ()))
 
 
+def infer_batches(module: GraphModule) -> GraphModule:
+    """Let views find the one size that depends on the batch: no program needs to compute it."""
+    for node in module.graph.nodes:
+        if node.target is aten.view.default:
+            shape = [size if isinstance(size, int) else -1 for size in node.meta["val"].shape]
+            if shape.count(-1) == 1:
+                node.args = (node.args[0], shape)
+    module.graph.eliminate_dead_code()
+    return module
+
+
+def name_floats(module: GraphModule) -> GraphModule:
+    """Write whole numbers that are combined with floats as floats, which a program would turn them into."""
+    for node in module.graph.nodes:
+        value, schema = node.meta.get("val"), getattr(node.target, "_schema", None)
+        if schema is None or not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            continue
+        asked = [isinstance(argument.type, torch.TensorType) for argument in schema.arguments]
+        node.args = tuple(
+            float(x) if tensor and type(x) is int else x for x, tensor in zip(node.args, asked, strict=False)
+        )
+    return module
+
+
 def fuse_linear(module: GraphModule) -> GraphModule:
     """Make `a @ b.T` linear(a, b), which needs no transpose."""
     for node in list(module.graph.nodes):

@@ -1,0 +1,133 @@
+"""The work of XNNPACK's partitioner and passes, for graphs with hundreds of parts: by bits and in place."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from executorch.backends.transforms.addmm_mm_to_linear import apply_addmm_mm_to_linear_transform
+from executorch.backends.xnnpack import xnnpack_preprocess
+from executorch.backends.xnnpack._passes import FuseActivationPass
+from executorch.backends.xnnpack.serialization import xnnpack_graph_serialize as serializing
+from executorch.exir.backend.canonical_partitioners import group_partitioner
+from executorch.exir.dialects._ops import ops as exir_ops
+from torch.fx import Graph, GraphModule, Node
+
+from .passes_in_place import copied
+from .shortcuts import replaced
+
+MOST_JOINED = 5
+"""Tensors that one concatenation of XNNPACK joins."""
+KEPT = 4096
+"""Parts that are kept as bytes: networks repeat their blocks."""
+
+
+@contextmanager
+def many_parts() -> Iterator[None]:
+    """Meanwhile a graph with many parts is divided and written in less time, to the same parts."""
+    partitioner = group_partitioner.GroupBasedPartitioner
+    with ExitStack() as stack:
+        for owner, name, value in (
+            (xnnpack_preprocess, "XNNPACKPassManager", _Prepared),
+            (serializing, "convert_to_flatbuffer", _written),
+            (group_partitioner, "_DependencyViewer", _Downstream),
+            (partitioner, "_can_merge_partitions", _may_merge),
+        ):
+            stack.enter_context(replaced(owner, name, value))
+        yield
+
+
+class _Prepared:
+    """The passes of XNNPACK that our graphs need; its others find nothing there, and each would trace every
+    part once more.
+    """
+
+    def __init__(self, program: Any, passes: Any = None) -> None:
+        self._program = program
+
+    def transform(self) -> Any:
+        module = copied(self._program.graph_module)
+        module.graph = apply_addmm_mm_to_linear_transform(module.graph)
+        _fuse_activations(module.graph)
+        _join_few(module.graph)
+        for node in module.graph.nodes:
+            node.meta.pop("debug_handle", None)  # equal parts are equal bytes
+        program = copy.copy(self._program)
+        program._graph_module = module
+        return program
+
+
+def _fuse_activations(graph: Graph) -> None:
+    """Let what makes a value clamp it as well."""
+    passing = FuseActivationPass(None)
+    for node in list(graph.nodes):
+        if node.target in passing.FUSEABLE_ACTIVATIONS:
+            source = node.args[0]
+            if source.target in passing.FUSEABLE_OPS and len(source.users) == 1:
+                source.meta[passing.FUSED_ACTIVATION_TAG] = passing.get_output_min_max_from_activation(node)
+                node.replace_all_uses_with(source)
+                graph.erase_node(node)
+
+
+def _join_few(graph: Graph) -> None:
+    """Join more tensors than MOST_JOINED in several steps."""
+    cat = exir_ops.edge.aten.cat.default
+    for node in list(graph.nodes):
+        if node.target is not cat:
+            continue
+        sources, *dim = node.args
+        while len(sources) > MOST_JOINED:
+            values = [source.meta["val"] for source in sources[:MOST_JOINED]]
+            with graph.inserting_before(node):
+                first = graph.call_function(cat, (list(sources[:MOST_JOINED]), *dim))
+            first.meta = {**node.meta, "val": torch.cat(values, *dim)}
+            sources = [first, *sources[MOST_JOINED:]]
+        node.args = (list(sources), *dim)
+
+
+_bytes_of: dict[str, bytes] = {}
+_write: Callable[[Any], bytes] = serializing.convert_to_flatbuffer
+
+
+def _written(graph: Any) -> bytes:
+    """Return the bytes of a part; of an equal one, what was written before: writing starts a process."""
+    key = json.dumps(graph, cls=serializing._DataclassEncoder)
+    if key not in _bytes_of:
+        if len(_bytes_of) >= KEPT:
+            _bytes_of.clear()
+        _bytes_of[key] = _write(graph)
+    return _bytes_of[key]
+
+
+class _Downstream:
+    """The nodes that depend on each node, directly or not, as bits."""
+
+    def __init__(self, module: GraphModule) -> None:
+        nodes = list(module.graph.nodes)
+        self.bit = {node: 1 << i for i, node in enumerate(nodes)}
+        self.users = {node: sum(self.bit[user] for user in node.users) for node in nodes}
+        self.down = [0] * len(nodes)
+        for i in reversed(range(len(nodes))):
+            for user in nodes[i].users:
+                self.down[i] |= self.bit[user] | self.down[self.bit[user].bit_length() - 1]
+
+
+def _may_merge(self: Any, first: int, second: int, parts: Any) -> bool:
+    """Return whether nothing outside of two parts lies on a way from one of their nodes to another."""
+    depends: _Downstream = self.dependency_viewer
+    nodes: list[Node] = [*parts[first].nodes, *parts[second].nodes]
+    inside = users = 0
+    for node in nodes:
+        inside |= depends.bit[node]
+        users |= depends.users[node]
+    outside = users & ~inside
+    while outside:
+        user = outside.bit_length() - 1
+        if depends.down[user] & inside:
+            return False
+        outside ^= 1 << user
+    return True
