@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ class TensorLoader(Loader[Arrays]):
                 content = torch.load(place, map_location="cpu", weights_only=True)
             except Exception as error:  # pickle, zipfile and torch each raise what they like
                 raise ConfigError(
-                    f"{place} holds no plain tensors ({str(error).splitlines()[0][:120]}); save them with "
+                    f"{place} holds no plain tensors ({_reason(error)}); save them with "
                     "torch.save({'inputs': x, 'labels': y}, FILE)"
                 ) from error
         inputs, labels = self._pair(content, place)
@@ -131,3 +132,9 @@ def _check_finite(arrays: Arrays, place: Path) -> None:
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             row = int(np.argwhere(~np.isfinite(array))[0][0])
             raise ConfigError(f"{place}: {name} of sample {row} are not finite in float32; clean the data")
+
+
+def _reason(error: Exception) -> str:
+    """Return why torch refuses a file, without its advice on how to run what the file holds."""
+    told = re.search(r"Unsupported [^\n]{1,100}", str(error))
+    return told.group() if told else (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
