@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 CLIP, BATCH, MOMENTUM, RATE = 0.1, 1024, 0.9, 16.0
 """The clipping norm, the mean mini-batch, and the learning rate of a gradient that is divided by the clip."""
+SIDE = 28
+"""Pixels of an image's side."""
 SEEN, SPREAD = 0.1307, 0.3081
 """Mean and deviation of MNIST's pixels as published: no sample of a run is asked for them."""
 
@@ -68,8 +70,14 @@ BUILT = {"small": _small, "large": _large, "group norm": _normed}
 
 
 def prepared(inputs: Tensor) -> Tensor:
-    """Return pixels float32 [N, 784] or alike as the network takes them: float32 [N, 1, 28, 28]."""
-    return (inputs.reshape(len(inputs), 1, 28, 28) - SEEN) / SPREAD
+    """Return grey pixels float32 [N, ...] of square images as the network takes them: float32 [N, 1, 28, 28].
+
+    Those of another size are enlarged.
+    """
+    side = int(inputs[0].numel() ** 0.5)
+    images = inputs.reshape(len(inputs), 1, side, side)
+    images = images if side == SIDE else F.interpolate(images, (SIDE, SIDE), mode="bilinear")
+    return (images - SEEN) / SPREAD
 
 
 def rate_of(number: int, steps: int, clip: float | None) -> float:

@@ -21,6 +21,7 @@ from crowdlearn.privacy import Aggregator
 from crowdlearn_device.privacy.aggregation.contributor import Contributor
 from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint
 from crowdlearn_device.privacy.aggregation.messages import Masked, Revealed, SealedShares, SumRound
+from crowdlearn_device.privacy.aggregation.unmasking import KeptInMemory
 from crowdlearn_device.security.identity import Identity
 
 from benchmarks.report import machine, write_rows
@@ -70,7 +71,7 @@ def measure(groups: int, weights: int, dropped: float) -> Row:
     adverts = []
     for n in members:
         began = clock()
-        devices[n] = Contributor(round_, n, identities[n], known, set())
+        devices[n] = Contributor(round_, n, identities[n], known, KeptInMemory())
         adverts.append(devices[n].advertise())
         timed(n, began)
         sent[n] += 2 * KEY + NUMBER

@@ -20,20 +20,22 @@ from crowdlearn_device.data.dataset import as_targets, load_dataset
 from crowdlearn_device.energy.step_time import READY, StepTime, measure_step
 from crowdlearn_device.platform.allocator import return_large_blocks
 from crowdlearn_device.platform.battery import LOWEST_PERCENT, Battery
+from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_device.prediction.predict import predict
 from crowdlearn_device.privacy.tap import FileTap
 from crowdlearn_device.program.executor import ProgramStore, load_program
 from crowdlearn_device.program.isolation.warden import Warden
 from crowdlearn_device.program.manifest_reader import read_targets
 from crowdlearn_device.program.replay import replay
-from crowdlearn_device.security.assignment_policy import fingerprint
-from crowdlearn_device.security.identity import Identity
+from crowdlearn_device.security.assignment_policy import FINGERPRINT_BYTES, fingerprint, own_identity
+from crowdlearn_device.security.device_list import load_signer, read_list, signed_list
+from crowdlearn_device.security.identity_log import IdentityLog
 from crowdlearn_device.transport.abstract_socket import SOCKET
 from crowdlearn_device.transport.host_token import token_of
 from crowdlearn_device.transport.join import join_host
 from crowdlearn_device.transport.serve import serve_device
 
-from .errors import DataError, DeviceError
+from .errors import DataError, DeviceError, PolicyError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -116,6 +118,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "fingerprint", help="print what owners of devices compare, and put into assignments.json"
     )
     printing.add_argument("--home", type=Path, required=True, help="the device's folder")
+    listing = commands.add_parser(
+        "identities", help="print every identity that this device met, and see that its log is whole"
+    )
+    listing.add_argument("--home", type=Path, required=True, help="the device's folder")
+    signing = commands.add_parser(
+        "sign-list", help="sign a list of devices, which goes to HOME/devices.json of each; prints the signer"
+    )
+    signing.add_argument("--key", type=Path, required=True, help="the signer's key, made if it is missing")
+    signing.add_argument(
+        "--output", type=Path, required=True, help="the list; another of the same signer is replaced"
+    )
+    signing.add_argument("devices", nargs="+", metavar="NAME=FINGERPRINT", help="as 'fingerprint' prints it")
     looking = commands.add_parser(
         "samples",
         help="see whether the training data fits a model; prints how many samples there are, as JSON",
@@ -162,7 +176,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             measure_step(store, arguments.program, arguments.seconds, rest, partial(_tell, arguments.pause))
             return 0
         if arguments.command == "fingerprint":
-            print(fingerprint(Identity.load(arguments.home / "identity.key").public))
+            print(fingerprint(own_identity(arguments.home).public))
+            return 0
+        if arguments.command == "identities":
+            log = IdentityLog(arguments.home)
+            for met in log.met:
+                seen = "new  " if met.is_new else "again"
+                print(f"{met.fingerprint}  {seen}  device {met.number} of {met.run}")
+            print(f"{len(log.met)} lines, head {log.head}")
+            return 0
+        if arguments.command == "sign-list":
+            sign_list(arguments.devices, arguments.key, arguments.output)
             return 0
         if arguments.command == "samples":
             wanted = (arguments.shape, arguments.classes, arguments.targets)
@@ -212,6 +236,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         if warden is not None:
             warden.close()
     return 0
+
+
+def sign_list(named: Sequence[str], key: Path, output: Path) -> None:
+    """Write the list of devices NAME=FINGERPRINT, signed with the key, and print the signer's public key.
+
+    Raises PolicyError if a fingerprint is none, or the file there is not a list of the same signer.
+    """
+    devices = {}
+    for each in named:
+        name, _, print_ = each.partition("=")
+        digits = print_.replace(" ", "").lower()
+        if not name or len(digits) != 2 * FINGERPRINT_BYTES or not set(digits) <= set("0123456789abcdef"):
+            raise PolicyError(f"{each!r}: give NAME=FINGERPRINT, with 32 hexadecimal digits")
+        devices[name] = " ".join(digits[at : at + 4] for at in range(0, len(digits), 4))
+    signer = load_signer(key)
+    public = signer.public_key().public_bytes_raw().hex()
+    if output.exists():
+        read_list(output.read_text(), [public])
+    write_atomically(output, signed_list(devices, signer).encode())
+    print(public)
 
 
 def count_samples(folder: Path, shape: str, classes: int, targets: str = "{}") -> int:

@@ -8,18 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.errors import DataError
+from crowdlearn_device.privacy.aggregation.lot import drawn
+from crowdlearn_device.privacy.labels import flipped, private_labels
 from crowdlearn_export.errors import UnsupportedModule
+from crowdlearn_host.cli import build
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.methods.secure_sharing import (
     SecureSum,
     clipped,
     discrete_gaussian,
     least_contributors,
-    lot,
 )
-from crowdlearn_host.privacy.dp.budget import Budget, flipped
+from crowdlearn_host.privacy.dp.budget import Budget
+from crowdlearn_host.report.page import page
+from crowdlearn_host.report.run import read_run
 from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.runs.preflight import check_start
+from crowdlearn_host.runs.results.spent import spent_of
 from crowdlearn_host.runs.simulated import simulate_run
 from crowdlearn_host.simulation.engine import global_weights, run
 from crowdlearn_host.simulation.setting import Setting, prepare
@@ -27,6 +33,7 @@ from crowdlearn_host.simulation.workers import InProcess
 from crowdlearn_host.spec.run_spec import RunSpec
 from crowdlearn_host.spec.simulated import simulation_of
 from crowdlearn_host.spec.simulation import SimulationConfig
+from typer.testing import CliRunner
 
 MODEL = """
 from torch import nn
@@ -73,13 +80,11 @@ def test_a_window_of_sums_is_the_plain_one_where_all_share_all(model: str, omega
 
 
 def test_a_lot_is_the_same_for_all_and_another_in_every_round(model: str) -> None:
-    always = np.zeros(1000, np.bool_)
-    always[:3] = True
-    first, again, second = (lot(1000, 0.25, always, 7, number) for number in (0, 0, 1))
+    first, again, second = (drawn(7, number, 0.25, 0, 100_000) for number in (0, 0, 1))
     assert (first == again).all()
-    assert {*first.tolist()} != {*second.tolist()}
-    assert 250 <= len(first) <= 253
-    assert {0, 1, 2} <= {*first.tolist()}
+    assert (first != second).any()
+    assert abs(first.mean() - 0.25) < 0.01
+    assert (drawn(7, 0, 0.25, 65_000, 66_000) == first[65_000:66_000]).all()
     half = setting(model, sharing={"theta": 0.5, "tau": 0.0, "secure": True}, epochs=1)
     whole = setting(model, sharing={"theta": 1.0, "tau": 0.0, "secure": True}, epochs=1)
     moved = trained(half) != half.initial
@@ -143,6 +148,18 @@ def test_training_ends_before_a_budget_is_exceeded(model: str, tmp_path: Path) -
     assert 0 < len(rows) == len(state.records) < 500
     assert rows[-1]["epsilon"] <= 3.0
     assert any("pays for" in fields.get("text", "") for name, fields in told if name == "note")
+    account = spent_of(tmp_path / "run")
+    assert account.sample == rows[-1]["epsilon"] == max(account.devices.values())
+    told_by = page(read_run(tmp_path / "run"))
+    assert f"<b>{account.sample:.2f}</b><span>epsilon of a sample</span>" in told_by
+    assert "Epsilon spent" in told_by
+    privacy = ["privacy", str(tmp_path / "run")]
+    as_json = CliRunner().invoke(build(["privacy"]), [*privacy, "--json"])
+    assert json.loads(as_json.stdout)["privacy"]["sample"] == account.sample
+    in_words = CliRunner().invoke(build(["privacy"]), [*privacy, "--data", "digits"])
+    assert f"epsilon {account.sample:.2f} of a sample, the largest of all devices, at delta 1e-05" in (
+        in_words.stdout
+    )
     spent = spec.model_copy(update={"privacy": spec.privacy.model_copy(update={"noise": 0.3})})
     with pytest.raises(ConfigError, match="spent before the first epoch"):
         simulate_run(simulation_of(spent), tmp_path / "none", lambda *_: None, Interrupt())
@@ -162,14 +179,33 @@ def test_batch_norm_is_refused_by_name_and_so_is_what_does_not_fit(model: str) -
 
 
 def test_phones_refuse_what_they_do_not_do_yet(model: str) -> None:
+    eight = {"groups": 8}
     for section, name in (
-        ({"sharing": {"secure": True}}, "sharing.secure"),
+        ({"group": eight, "sharing": {"secure": True, "noise": 1.0}}, "sharing.noise"),
         ({"privacy": {"epsilon": 2.0}}, "privacy.epsilon"),
-        ({"privacy": {"label_epsilon": 2.0}}, "privacy.label_epsilon"),
     ):
         spec = RunSpec.model_validate({"model": model, "data": "digits", **section})
         with pytest.raises(ConfigError, match=rf"{name}.*crowdlearn simulate"):
             check_start(spec)
+
+
+def test_descriptions_that_phones_cannot_sum_are_refused(model: str) -> None:
+    for section, reason in (
+        ({"group": {"groups": 7}, "sharing": {"secure": True}}, "at least 8 groups"),
+        ({"group": {"groups": 8}, "sharing": {"secure": True, "values": "int8"}}, "fixed point"),
+        ({"group": {"groups": 8}, "sharing": {"secure": True, "combine": "median"}}, "sums alone"),
+        ({"sharing": {"noise": 1.0}}, "set secure"),
+        (
+            {
+                "group": {"groups": 8, "pieces": 4},
+                "sharing": {"secure": True},
+                "privacy": {"sums": "shares"},
+            },
+            "leave out privacy.sums or sharing.secure",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            RunSpec.model_validate({"model": model, "data": "digits", **section})
 
 
 def test_a_label_stays_with_the_probability_of_randomised_response() -> None:
@@ -179,6 +215,17 @@ def test_a_label_stays_with_the_probability_of_randomised_response() -> None:
     assert kept == pytest.approx(np.exp(2) / (np.exp(2) + 9), abs=0.005)
     others = np.bincount(changed[labels == 3], minlength=10)[[0, 1, 2, 4, 5, 6, 7, 8, 9]]
     assert others.max() / others.min() < 1.3
+
+
+def test_a_device_draws_its_labels_once_from_its_own_secret() -> None:
+    data = Dataset(np.zeros((500, 3), np.float32), np.arange(500) % 10)
+    first, again, other = (private_labels(data, 10, 1.0, secret).labels for secret in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+    assert (first != data.labels).any()
+    assert (data.labels == np.arange(500) % 10).all()
+    with pytest.raises(DataError, match="not one class"):
+        private_labels(Dataset(data.inputs, data.inputs), 10, 1.0, 1)
 
 
 def test_noise_in_the_sum_has_the_deviation_that_was_asked_for_and_moves_are_clipped() -> None:

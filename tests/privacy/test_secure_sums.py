@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from crowdlearn_device.privacy.aggregation.graph import neighbours, threshold
 from crowdlearn_device.privacy.aggregation.masks import common
 from crowdlearn_device.privacy.aggregation.messages import SumRound
 from crowdlearn_device.privacy.aggregation.shamir import join, split
+from crowdlearn_device.privacy.aggregation.unmasking import KeptInMemory, Unmasking
 from crowdlearn_device.security.identity import Identity
 from crowdlearn_host.privacy.aggregation.aggregator import Aggregator
 from hypothesis import given, settings
@@ -42,7 +44,7 @@ class Crowd:
                 stretches[group * pieces + piece] = ((edges[piece], edges[piece + 1]),)
         self.round = SumRound(self.id, stretches, self.least, self.groups)
         self.identities = {member: Identity.generate() for member in stretches}
-        self.confirmed: dict[int, set[bytes]] = {member: set() for member in stretches}
+        self.confirmed = {member: KeptInMemory() for member in stretches}
         self.numbers = FixedPoint(self.groups)
         rng = np.random.default_rng(0)
         self.values = {
@@ -115,8 +117,11 @@ def test_the_mean_is_that_of_floats_to_a_millionth() -> None:
 def test_a_masked_vector_alone_is_noise() -> None:
     crowd = Crowd(4, 100_000)
     crowd.values[0] = np.zeros(100_000, np.float32)
-    host, _ = run(crowd)
-    words = host.masked[0]
+    members = {number: crowd.contributor(number) for number in crowd.round.stretches}
+    host = Aggregator(crowd.round, crowd.size)
+    adverts = host.announce([member.advertise() for member in members.values()])
+    shares = host.pass_on([each for n, m in members.items() for each in m.share(adverts[n])])
+    words = members[0].mask(shares[0], crowd.numbers.encode(crowd.values[0])).words
     assert abs(float((words >> 31).mean()) - 0.5) < 0.01
     assert len(np.unique(words)) > 99_000
 
@@ -156,7 +161,7 @@ def test_too_few_contributors_release_nothing() -> None:
     whole, other = ((0, 5),), ((5, 9),)
     few = SumRound(b"x", {0: whole, 1: whole, 2: whole, 3: other}, 4, 4)
     with pytest.raises(AggregationError, match="fewer than 4 devices"):
-        Contributor(few, 0, Identity.generate(), {}, set())
+        Contributor(few, 0, Identity.generate(), {}, KeptInMemory())
     crowd = Crowd(6, 10, least=5)
     with pytest.raises(AggregationError, match="4 contributors are left, 5 are needed"):
         run(crowd, before=[0, 1])
@@ -167,7 +172,7 @@ def test_too_few_contributors_release_nothing() -> None:
 def test_a_round_is_unmasked_once() -> None:
     crowd = Crowd(4, 10)
     run(crowd)
-    with pytest.raises(AggregationError, match="unmasked before"):
+    with pytest.raises(AggregationError, match="confirmed before"):
         run(crowd)
 
 
@@ -185,6 +190,29 @@ def test_a_host_that_crashed_asks_again_and_gets_the_same() -> None:
     revealed = [members[n].reveal(confirmations[n]) for n in members]
     assert revealed == [members[n].reveal(confirmations[n]) for n in members]
     assert (host.unmask(revealed) == crowd.expected(host.survivors)).all()
+
+
+def test_a_device_that_restarts_unmasks_from_its_disk_and_a_host_too() -> None:
+    crowd = Crowd(5, 10)
+    host = Aggregator(crowd.round, crowd.size)
+    members = {number: crowd.contributor(number) for number in crowd.round.stretches}
+    adverts = host.announce([member.advertise() for member in members.values()])
+    shares = host.pass_on([each for n, m in members.items() for each in m.share(adverts[n])])
+    for n in (0, 1, 2, 3):
+        host.take(members[n].mask(shares[n], crowd.numbers.encode(crowd.values[n])))
+    again = Aggregator.from_json(json.loads(json.dumps(host.to_json())), host.total.copy())
+    kept = {n: Unmasking.from_json(members[n].unmasking.to_json()) for n in again.survivors}  # type: ignore[union-attr]
+    told = [each for n, part in kept.items() for each in part.confirm(again.survivors, crowd.confirmed[n])]
+    confirmations = again.confirm(told)
+    kept = {n: Unmasking.from_json(part.to_json()) for n, part in kept.items()}
+    with pytest.raises(AggregationError, match="two sets"):
+        kept[0].confirm((0, 1, 2), crowd.confirmed[0])
+    with pytest.raises(AggregationError, match="1 contributors are left"):
+        Unmasking.from_json(members[0].unmasking.to_json()).confirm((0,), KeptInMemory())  # type: ignore[union-attr]
+    assert again.can_agree(kept)
+    assert not again.can_agree([0])
+    total = again.unmask([part.reveal(confirmations[n]) for n, part in kept.items()])
+    assert (total == crowd.expected(again.survivors)).all()
 
 
 def test_messages_that_do_not_fit_are_refused() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from crowdlearn_host.coordinator.storage.run_folder import load_model_state
+from crowdlearn_host.coordinator.storage.run_folder import RunFolder, load_model_state
 from crowdlearn_host.methods.index_space import unflatten
 from crowdlearn_host.runs.data import load_split
 from crowdlearn_host.runs.prepare import prepare
@@ -66,6 +66,19 @@ def test_phones_and_simulation_end_with_the_same_weights(
     assert np.mean(off > 1e-4) <= (RARELY if step else 0)
 
 
+def test_secure_sums_of_phones_are_those_of_a_simulation(tmp_path: Path) -> None:
+    """Eight groups, each of one phone, that share a lot of their weights by sums alone."""
+    values: dict[str, Any] = {"data": "digits", "model": MODEL, "group": {"pieces": 1, "groups": 8}}
+    values["training"] = {**TRAINING, "seed": 5, "kernels": "by_size", "momentum": 0.0}
+    values["sharing"] = {"secure": True, "theta": 0.7, "tau": 0.0}
+    _, off = compared(values, tmp_path, phones=8)
+    assert off.max() <= 1e-4
+    with RunFolder(tmp_path / "run", create=False) as folder:
+        purposes = {row["purpose"] for row in folder.load_traffic() if row["direction"] == "up"}
+    assert "sharing" in purposes
+    assert "sum_begun_anew" not in (tmp_path / "run" / "events.jsonl").read_text()
+
+
 def test_masked_sums_on_phones_are_those_of_a_simulation_and_nearly_those_in_the_clear(
     tmp_path: Path,
 ) -> None:
@@ -78,15 +91,15 @@ def test_masked_sums_on_phones_are_those_of_a_simulation_and_nearly_those_in_the
     assert 0 < max(float((x - plain[name]).abs().max()) for name, x in masked.items()) <= 1e-3
 
 
-def compared(values: dict[str, Any], folder: Path) -> tuple[dict[str, Any], np.ndarray]:
+def compared(values: dict[str, Any], folder: Path, phones: int = PHONES) -> tuple[dict[str, Any], np.ndarray]:
     """Train on phones and in a simulation; return the phones' weights and how far the simulated ones are."""
     spec = RunSpec.model_validate(values)
     prepared = prepare(spec, lambda event, fields: None)
-    real = load_model_state(trained(prepared, PHONES, folder))
+    real = load_model_state(trained(prepared, phones, folder))
 
     data = load_split("digits", "train")
-    dealt = np.array_split(np.random.default_rng(5).permutation(len(data)), PHONES)
-    described = as_simulation(spec, PHONES, prepared.micro_batch)
+    dealt = np.array_split(np.random.default_rng(5).permutation(len(data)), phones)
+    described = as_simulation(spec, phones, prepared.micro_batch)
     setting = simulated(described, data, load_split("digits", "test"), dealt)
     state = run(setting, InProcess(setting.workload))
     expected = unflatten(global_weights(setting, state), prepared.model.state_dict())

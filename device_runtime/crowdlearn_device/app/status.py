@@ -16,7 +16,12 @@ PURPOSES = {
     pb.PURPOSE_RECOVERY: "weights to other devices",
     pb.PURPOSE_MODEL: "weights to other devices",
 }
-KINDS = {"shared": "weights to the host", "snapshot": "sealed snapshots", "progress": "loss and accuracy"}
+KINDS = {
+    "shared": "weights to the host",
+    "sum_step": "weights under masks",
+    "snapshot": "sealed snapshots",
+    "progress": "loss and accuracy",
+}
 OTHER = "messages without data of yours"
 
 

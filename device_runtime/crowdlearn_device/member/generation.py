@@ -15,17 +15,18 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import StateError, WireError
 from crowdlearn_device.privacy.aggregation.shamir import split
+from crowdlearn_device.privacy.labels import private_labels
 from crowdlearn_device.privacy.mechanisms.base import Place
 from crowdlearn_device.privacy.mechanisms.outgoing import outgoing_of
 from crowdlearn_device.privacy.tap import Tap
 from crowdlearn_device.program.executor import Executor, Programs
 from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import decode_message
+from crowdlearn_device.protocol.frames import Floats, decode_message
 from crowdlearn_device.security.envelope import Channel
 from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.security.snapshot import seal_snapshot, unwrapped
-from crowdlearn_device.sharing.selection import apply_patch, shared_updates, weights_of
+from crowdlearn_device.sharing.selection import apply_patch, drawn_weights, shared_updates, weights_of
 from crowdlearn_device.sharing.update import Update, encode_update
 from crowdlearn_device.sharing.update_values import ValueType
 from crowdlearn_device.state.on_disk import StateStore, StoredState
@@ -46,6 +47,9 @@ VALUES = {
 
 WORK = (pb.PURPOSE_ACTIVATION, pb.PURPOSE_ERROR, pb.PURPOSE_NORM)
 """The purposes of what pieces send each other in a pass."""
+
+MOST_LABEL_EPSILON = 50.0
+"""Beyond, no label changes."""
 
 
 class Owner(Protocol):
@@ -307,7 +311,17 @@ class Generation:
     def _go(self) -> None:
         if self._work is None:
             raise WireError("go before ready")
-        self._work.go(self._owner.data, self._me)
+        if not 0 <= self._assign.training.label_epsilon <= MOST_LABEL_EPSILON:
+            raise WireError(f"label_epsilon is {self._assign.training.label_epsilon}")
+        self._work.go(self._labelled, self._me)
+
+    def _labelled(self) -> Dataset:
+        """Return the device's samples with the labels that are learned from."""
+        data, epsilon = self._owner.data(), self._assign.training.label_epsilon
+        if not epsilon:
+            return data
+        secret = self._owner.identity.secret("labels")
+        return private_labels(data, self._manifest.layers[-1].neurons, epsilon, secret)
 
     def _envelope(self, envelope: pb.Envelope) -> None:
         content = self._channel(envelope.sender).open(envelope)
@@ -383,6 +397,29 @@ class Generation:
             self._send(snapshot=part)
             yield
         self._send(held=held)
+
+    @property
+    def summed_boundary(self) -> int:
+        """Return the boundary of the weights that a secure sum takes. Raises WireError if none are due."""
+        if self._work is None or self._work.boundary < self._assign.pass_end:
+            raise WireError("a secure sum before the pass is over")
+        return self._work.boundary
+
+    def summed(self, number: int, theta: float) -> Floats:
+        """Return the piece's weights in the lot of the sum `number`, as they leave: float32 [n]."""
+        assert self._work is not None
+        seed, state = self._assign.training.seed, self._work.state()
+        indices, values = drawn_weights(self._manifest, state, seed, number, theta)
+        return self._outgoing.weights(indices, values, number)
+
+    def answer_sum(self, answers: Iterator[pb.SumStep]) -> None:
+        """Send answers one at a time, each when the one before it has left."""
+        self._giving.append(self._answer(answers))
+
+    def _answer(self, answers: Iterator[pb.SumStep]) -> Iterator[None]:
+        for answer in answers:
+            self._send(sum_step=answer)
+            yield
 
     def _share(self, share: pb.Share) -> None:
         """Upload the top theta of this piece's weights: weights, never gradients or samples."""

@@ -72,6 +72,11 @@ class HelperOnShares:
         """Return True if something can be computed now."""
         return bool(self._jobs or self._due) and self._helpers is not None and self._weights is not None
 
+    @property
+    def boundary(self) -> int:
+        """Return the mini-batches that are applied."""
+        return self._boundary
+
     def state(self) -> PieceState:
         """Return the own third at a drained boundary."""
         if self._weights is None:

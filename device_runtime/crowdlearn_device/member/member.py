@@ -36,13 +36,16 @@ from crowdlearn_device.security.assignment_policy import (
     load_assignment_policy,
     tell_refusal,
 )
+from crowdlearn_device.security.daily_use import DailyUse
 from crowdlearn_device.security.identity import Identity
+from crowdlearn_device.security.identity_log import IdentityLog
 from crowdlearn_device.security.known_peers import RUN_ID_BYTES, KnownPeers, enter
 from crowdlearn_device.security.proof import answer, new_nonce
 from crowdlearn_device.state.on_disk import StateStore
 from crowdlearn_device.state.piece_state import PieceState
 
 from .generation import Generation
+from .secure_sharing import SecureSharing
 
 log = logging.getLogger("crowdlearn")
 
@@ -82,6 +85,7 @@ class Member:
         self.finished: str | None = None
         self._home = home
         self.identity = identity
+        self._use = DailyUse(home)
         self._load_data = load_data
         self.programs = programs
         self.tap = tap
@@ -163,6 +167,8 @@ class Member:
             self._assign(frame.assign)
         elif kind == "committed":
             self.states.forget_before(frame.committed.generation, frame.committed.boundary)
+        elif kind == "sum_step":
+            self._sum(frame.sum_step)
         elif self._generation is not None:
             self._generation.receive(kind or "", frame)
 
@@ -225,6 +231,7 @@ class Member:
         if self._generation is not None and assign.generation <= self._generation.number:
             raise WireError(f"generation {assign.generation} after {self._generation.number}")
         self._end_generation()
+        self._check_policy(lambda policy: policy.check_use(self._use.bytes))
         self._check_policy(lambda policy: policy.check(assign, self.identity.public, self.identities))
         self.trust(assign.peers)
         if self.identities.get(self.device) != self.identity.public:
@@ -241,6 +248,40 @@ class Member:
         except PolicyError as error:
             tell_refusal(self._home, self.run, str(error))
             raise
+
+    @cached_property
+    def _sums(self) -> SecureSharing:
+        return SecureSharing(self.run, self.device, self.identity, self._run_folder)
+
+    def _sum(self, step: pb.SumStep) -> None:
+        """Take a step of a secure sum, which outlives generations from when its survivors are named."""
+        kind, generation = step.WhichOneof("step"), self._generation
+        if kind not in ("begin", "keys", "shares"):
+            for answer in self._sums.unmask(step):
+                self._send(pb.Frame(sum_step=answer))
+        elif generation is None or (kind == "begin" and step.begin.generation != generation.number):
+            return  # left over from before the assignment
+        elif kind == "begin":
+            peers = [owner.peer for owner in step.begin.owners]
+            self._check_policy(lambda policy: policy.check_sum(peers, self.identity.public))
+            self.trust(peers)
+            self._send(pb.Frame(sum_step=self._sums.begin(step, self.identities, generation.summed_boundary)))
+        else:
+            generation.answer_sum(self._sums.mask(step, generation.number, generation.summed))
+
+    def count(self, size: int) -> None:
+        """Count the bytes of a message that was sent or received."""
+        self._use.count(size)
+
+    def used_up(self) -> str:
+        """Return why this device takes no further part today, "" if it may."""
+        try:
+            policy = load_assignment_policy(self._home)
+            if policy is not None:
+                policy.check_use(self._use.bytes)
+        except PolicyError as error:
+            return str(error)
+        return ""
 
     def trust_heirs(self, heirs: Sequence[pb.Peer]) -> list[int]:
         """Return the numbers of devices that may read snapshots from now on. Raises as `trust`, and
@@ -261,7 +302,15 @@ class Member:
         """Return the numbers of these devices. A device's key is trusted at first sight and then for the
         whole run.
         """
-        return self._known_peers.trust(peers)
+        trusted = self._known_peers.trust(peers)
+        for met in self._log.note(self.run, {number: self.identities[number] for number in trusted}):
+            if met.is_new and met.number != self.device:
+                log.info("device %d of %s is new to this one: %s", met.number, self.run, met.fingerprint)
+        return trusted
+
+    @cached_property
+    def _log(self) -> IdentityLog:
+        return IdentityLog(self._home)
 
     def tell_state(self, state: DeviceState) -> None:
         """Tell the host how hot this device is, and its charge if the run weighs that; once a change."""

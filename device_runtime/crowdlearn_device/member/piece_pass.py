@@ -118,6 +118,11 @@ class PiecePass:
         """Return True if a stage can run now, or a micro-batch be fed."""
         return self._piece.ready or (self._dominator is not None and self._dominator.may_feed)
 
+    @property
+    def boundary(self) -> int:
+        """Return the mini-batches that are applied."""
+        return self._piece.boundary
+
     def state(self) -> PieceState:
         """Return the piece at a drained boundary."""
         return self._piece.state()

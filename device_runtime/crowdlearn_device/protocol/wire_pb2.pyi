@@ -77,7 +77,7 @@ FAULT_WIRE: FaultKind
 FAULT_DEVICE: FaultKind
 
 class Frame(_message.Message):
-    __slots__ = ("hello", "welcome", "assign", "key_offer", "keys", "ready", "go", "envelope", "progress", "snapshot", "held", "committed", "share", "shared", "fault", "finish", "global_state", "ping", "pong", "heirs", "leave", "patch", "wanted", "chunk", "challenge", "proof", "device_state")
+    __slots__ = ("hello", "welcome", "assign", "key_offer", "keys", "ready", "go", "envelope", "progress", "snapshot", "held", "committed", "share", "shared", "fault", "finish", "global_state", "ping", "pong", "heirs", "leave", "patch", "wanted", "chunk", "challenge", "proof", "device_state", "sum_step")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ASSIGN_FIELD_NUMBER: _ClassVar[int]
@@ -105,6 +105,7 @@ class Frame(_message.Message):
     CHALLENGE_FIELD_NUMBER: _ClassVar[int]
     PROOF_FIELD_NUMBER: _ClassVar[int]
     DEVICE_STATE_FIELD_NUMBER: _ClassVar[int]
+    SUM_STEP_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     welcome: Welcome
     assign: Assign
@@ -132,7 +133,8 @@ class Frame(_message.Message):
     challenge: Challenge
     proof: Proof
     device_state: DeviceState
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., key_offer: _Optional[_Union[KeyOffer, _Mapping]] = ..., keys: _Optional[_Union[Keys, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., envelope: _Optional[_Union[Envelope, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., shared: _Optional[_Union[Shared, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., global_state: _Optional[_Union[GlobalState, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., heirs: _Optional[_Union[Heirs, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., patch: _Optional[_Union[Patch, _Mapping]] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., device_state: _Optional[_Union[DeviceState, _Mapping]] = ...) -> None: ...
+    sum_step: SumStep
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., key_offer: _Optional[_Union[KeyOffer, _Mapping]] = ..., keys: _Optional[_Union[Keys, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., envelope: _Optional[_Union[Envelope, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., shared: _Optional[_Union[Shared, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., global_state: _Optional[_Union[GlobalState, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., heirs: _Optional[_Union[Heirs, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., patch: _Optional[_Union[Patch, _Mapping]] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., device_state: _Optional[_Union[DeviceState, _Mapping]] = ..., sum_step: _Optional[_Union[SumStep, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("version", "device", "identity", "samples", "token", "nonce", "state")
@@ -270,7 +272,7 @@ class LinearMap(_message.Message):
     def __init__(self, edge: _Optional[int] = ..., kind: _Optional[str] = ..., kernel: _Optional[_Iterable[int]] = ..., stride: _Optional[_Iterable[int]] = ..., padding: _Optional[_Iterable[int]] = ..., dilation: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Training(_message.Message):
-    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness", "least_rows", "weigh_charge", "shares", "outgoing", "maps", "masked", "warmup", "secret_order")
+    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness", "least_rows", "weigh_charge", "shares", "outgoing", "maps", "masked", "warmup", "label_epsilon", "secret_order")
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     MICRO_BATCH_FIELD_NUMBER: _ClassVar[int]
@@ -287,6 +289,7 @@ class Training(_message.Message):
     MAPS_FIELD_NUMBER: _ClassVar[int]
     MASKED_FIELD_NUMBER: _ClassVar[int]
     WARMUP_FIELD_NUMBER: _ClassVar[int]
+    LABEL_EPSILON_FIELD_NUMBER: _ClassVar[int]
     SECRET_ORDER_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     batch: int
@@ -304,8 +307,9 @@ class Training(_message.Message):
     maps: _containers.RepeatedCompositeFieldContainer[LinearMap]
     masked: int
     warmup: int
+    label_epsilon: float
     secret_order: bool
-    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ..., weigh_charge: bool = ..., shares: bool = ..., outgoing: _Optional[_Iterable[_Union[Mechanism, _Mapping]]] = ..., maps: _Optional[_Iterable[_Union[LinearMap, _Mapping]]] = ..., masked: _Optional[int] = ..., warmup: _Optional[int] = ..., secret_order: bool = ...) -> None: ...
+    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ..., weigh_charge: bool = ..., shares: bool = ..., outgoing: _Optional[_Iterable[_Union[Mechanism, _Mapping]]] = ..., maps: _Optional[_Iterable[_Union[LinearMap, _Mapping]]] = ..., masked: _Optional[int] = ..., warmup: _Optional[int] = ..., label_epsilon: _Optional[float] = ..., secret_order: bool = ...) -> None: ...
 
 class Assign(_message.Message):
     __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched", "keep_program", "heirs_needed", "unsealings", "provided")
@@ -620,6 +624,132 @@ class Shared(_message.Message):
     update: bytes
     last: bool
     def __init__(self, generation: _Optional[int] = ..., update: _Optional[bytes] = ..., last: bool = ...) -> None: ...
+
+class SumStep(_message.Message):
+    __slots__ = ("attempt", "begin", "key", "keys", "shares", "masked", "survivors", "tags", "revealed", "forgotten")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
+    SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    REVEALED_FIELD_NUMBER: _ClassVar[int]
+    FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    attempt: bytes
+    begin: SumBegin
+    key: SumKey
+    keys: SumKeys
+    shares: SumShares
+    masked: SumMasked
+    survivors: SumSurvivors
+    tags: SumTags
+    revealed: SumRevealed
+    forgotten: bool
+    def __init__(self, attempt: _Optional[bytes] = ..., begin: _Optional[_Union[SumBegin, _Mapping]] = ..., key: _Optional[_Union[SumKey, _Mapping]] = ..., keys: _Optional[_Union[SumKeys, _Mapping]] = ..., shares: _Optional[_Union[SumShares, _Mapping]] = ..., masked: _Optional[_Union[SumMasked, _Mapping]] = ..., survivors: _Optional[_Union[SumSurvivors, _Mapping]] = ..., tags: _Optional[_Union[SumTags, _Mapping]] = ..., revealed: _Optional[_Union[SumRevealed, _Mapping]] = ..., forgotten: bool = ...) -> None: ...
+
+class SumBegin(_message.Message):
+    __slots__ = ("generation", "round", "least", "terms", "theta", "owners")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    LEAST_FIELD_NUMBER: _ClassVar[int]
+    TERMS_FIELD_NUMBER: _ClassVar[int]
+    THETA_FIELD_NUMBER: _ClassVar[int]
+    OWNERS_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    round: int
+    least: int
+    terms: int
+    theta: float
+    owners: _containers.RepeatedCompositeFieldContainer[SumOwner]
+    def __init__(self, generation: _Optional[int] = ..., round: _Optional[int] = ..., least: _Optional[int] = ..., terms: _Optional[int] = ..., theta: _Optional[float] = ..., owners: _Optional[_Iterable[_Union[SumOwner, _Mapping]]] = ...) -> None: ...
+
+class SumOwner(_message.Message):
+    __slots__ = ("peer", "stretches")
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    STRETCHES_FIELD_NUMBER: _ClassVar[int]
+    peer: Peer
+    stretches: _containers.RepeatedCompositeFieldContainer[Range]
+    def __init__(self, peer: _Optional[_Union[Peer, _Mapping]] = ..., stretches: _Optional[_Iterable[_Union[Range, _Mapping]]] = ...) -> None: ...
+
+class SumKey(_message.Message):
+    __slots__ = ("device", "mask", "share")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    device: int
+    mask: bytes
+    share: bytes
+    def __init__(self, device: _Optional[int] = ..., mask: _Optional[bytes] = ..., share: _Optional[bytes] = ...) -> None: ...
+
+class SumKeys(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[SumKey]
+    def __init__(self, keys: _Optional[_Iterable[_Union[SumKey, _Mapping]]] = ...) -> None: ...
+
+class SealedShare(_message.Message):
+    __slots__ = ("sender", "receiver", "sealed")
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    sender: int
+    receiver: int
+    sealed: bytes
+    def __init__(self, sender: _Optional[int] = ..., receiver: _Optional[int] = ..., sealed: _Optional[bytes] = ...) -> None: ...
+
+class SumShares(_message.Message):
+    __slots__ = ("shares",)
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    shares: _containers.RepeatedCompositeFieldContainer[SealedShare]
+    def __init__(self, shares: _Optional[_Iterable[_Union[SealedShare, _Mapping]]] = ...) -> None: ...
+
+class SumMasked(_message.Message):
+    __slots__ = ("words", "last")
+    WORDS_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    words: bytes
+    last: bool
+    def __init__(self, words: _Optional[bytes] = ..., last: bool = ...) -> None: ...
+
+class SumSurvivors(_message.Message):
+    __slots__ = ("devices",)
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    devices: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, devices: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SumTag(_message.Message):
+    __slots__ = ("sender", "receiver", "tag")
+    SENDER_FIELD_NUMBER: _ClassVar[int]
+    RECEIVER_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
+    sender: int
+    receiver: int
+    tag: bytes
+    def __init__(self, sender: _Optional[int] = ..., receiver: _Optional[int] = ..., tag: _Optional[bytes] = ...) -> None: ...
+
+class SumTags(_message.Message):
+    __slots__ = ("tags",)
+    TAGS_FIELD_NUMBER: _ClassVar[int]
+    tags: _containers.RepeatedCompositeFieldContainer[SumTag]
+    def __init__(self, tags: _Optional[_Iterable[_Union[SumTag, _Mapping]]] = ...) -> None: ...
+
+class RevealedShare(_message.Message):
+    __slots__ = ("device", "share")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    device: int
+    share: bytes
+    def __init__(self, device: _Optional[int] = ..., share: _Optional[bytes] = ...) -> None: ...
+
+class SumRevealed(_message.Message):
+    __slots__ = ("own_masks", "mask_keys")
+    OWN_MASKS_FIELD_NUMBER: _ClassVar[int]
+    MASK_KEYS_FIELD_NUMBER: _ClassVar[int]
+    own_masks: _containers.RepeatedCompositeFieldContainer[RevealedShare]
+    mask_keys: _containers.RepeatedCompositeFieldContainer[RevealedShare]
+    def __init__(self, own_masks: _Optional[_Iterable[_Union[RevealedShare, _Mapping]]] = ..., mask_keys: _Optional[_Iterable[_Union[RevealedShare, _Mapping]]] = ...) -> None: ...
 
 class Patch(_message.Message):
     __slots__ = ("generation", "update", "last")

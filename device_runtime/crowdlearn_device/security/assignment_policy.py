@@ -12,12 +12,16 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from crowdlearn_device.errors import PolicyError
+from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_device.protocol import wire_pb2 as pb
+
+from . import device_list
+from .identity import Identity
 
 log = logging.getLogger("crowdlearn")
 
@@ -26,12 +30,26 @@ MODES = ("plain", "shares")
 MAX_REFUSALS = 1 << 20
 """Bytes of the file of refusals; then it begins anew."""
 FINGERPRINT_BYTES = 16
+FINGERPRINT = "fingerprint"
+"""The file of a device's own."""
 
 
 def fingerprint(identity: bytes) -> str:
     """Return what owners compare of an identity: 32 hexadecimal digits in groups of four."""
     told = hashlib.sha256(b"crowdlearn identity" + identity).digest()[:FINGERPRINT_BYTES].hex()
     return " ".join(told[at : at + 4] for at in range(0, len(told), 4))
+
+
+def own_identity(home: Path) -> Identity:
+    """Return a device's identity, made at first use; its fingerprint is in HOME/fingerprint for everybody to
+    read.
+    """
+    identity = Identity.load(home / "identity.key")
+    told = fingerprint(identity.public) + "\n"
+    path = home / FINGERPRINT
+    if not path.exists() or path.read_text() != told:
+        write_atomically(path, told.encode())
+    return identity
 
 
 @dataclass(frozen=True)
@@ -41,8 +59,11 @@ class AssignmentPolicy:
     `most_neurons` of the first layer after the samples, or channels, may lie with one other device when this
     one feeds its samples (0: any number). `known` are fingerprints of devices that the owner compared; at
     least `least_known` of them must take part, and with `strangers` false no other device may hold a piece,
-    be an heir or get state. `modes` are the forms of sums ("plain", "shares"). `hours` [start, stop) are
-    those of the device's clock; a stop that is less than the start is the next day's.
+    be an heir or get state. Devices in HOME/devices.json (device_list.py) are known, too, if one of
+    the `signers` signed it. `modes` are the forms of sums
+    ("plain", "shares"). `hours` [start, stop) are those of the device's clock; a stop that is less than the
+    start is the next day's. In a day of that clock it sends and receives `bytes_a_day` at most (0: any
+    number).
     """
 
     most_neurons: int = 0
@@ -50,6 +71,8 @@ class AssignmentPolicy:
     known: tuple[str, ...] = ()
     strangers: bool = True
     modes: tuple[str, ...] = MODES
+    signers: tuple[str, ...] = ()
+    bytes_a_day: int = 0
     hours: tuple[int, int] = (0, 24)
     clock: Callable[[], int] = field(default=lambda: time.localtime().tm_hour, compare=False, repr=False)
 
@@ -97,6 +120,27 @@ class AssignmentPolicy:
             if not self.strangers and print_ not in self.known:
                 raise PolicyError(f"heir {heir.device} ({print_}) is not known to the owner")
 
+    def check_use(self, used: int) -> None:
+        """Raise PolicyError if the bytes that were `used` today are as many as may be."""
+        if self.bytes_a_day and used >= self.bytes_a_day:
+            raise PolicyError(
+                f"{used} bytes were sent and received today, the owner allows {self.bytes_a_day}; "
+                "try tomorrow"
+            )
+
+    def check_sum(self, peers: Iterable[pb.Peer], own: bytes) -> None:
+        """Raise PolicyError if too few of the devices in a secure sum are known to the owner: others could be
+        the host's own, whose values it subtracts.
+        """
+        prints = {fingerprint(peer.identity) for peer in peers} - {fingerprint(own)}
+        if not self.strangers and (strange := prints - {*self.known}):
+            raise PolicyError(f"a secure sum with a stranger ({min(strange)}); add it to {FILE}")
+        if len(prints & {*self.known}) < self.least_known:
+            raise PolicyError(
+                f"{len(prints & {*self.known})} devices that the owner knows are in a secure sum, "
+                f"{self.least_known} must be; add known devices"
+            )
+
     def _check_first_layer(self, assign: pb.Assign, mine: set[int], prints: dict[int, str]) -> None:
         """Raise PolicyError if one identity would hold more of the first layer than it may."""
         held: Counter[str] = Counter()
@@ -131,7 +175,12 @@ def load_assignment_policy(home: Path) -> AssignmentPolicy | None:
         return None
     try:
         told = json.loads(path.read_text())
-        return _policy_of(told)
+        policy = _policy_of(told)
+        listed = home / device_list.FILE
+        if policy.signers and listed.exists():
+            devices = device_list.read_list(listed.read_text(), policy.signers)
+            policy = replace(policy, known=(*policy.known, *devices.values()))
+        return policy
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise PolicyError(
             f"{FILE} cannot be read ({error}), so that no assignment is allowed; mend it on the device"
@@ -140,7 +189,7 @@ def load_assignment_policy(home: Path) -> AssignmentPolicy | None:
 
 def _policy_of(told: dict[str, object]) -> AssignmentPolicy:
     default = AssignmentPolicy()
-    names = ("most_neurons", "least_known", "known", "strangers", "modes", "hours")
+    names = ("most_neurons", "least_known", "known", "strangers", "modes", "signers", "bytes_a_day", "hours")
     if unknown := told.keys() - {*names}:
         raise ValueError(f"{', '.join(sorted(unknown))} is no condition; there are {', '.join(names)}")
     values: dict[str, object] = {}

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdlearn_device.errors import WireError
+from crowdlearn_device.privacy.aggregation.lot import drawn
 from crowdlearn_device.program.manifest import ArraySpec, Manifest
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.state.piece_state import Neurons, PieceState
@@ -37,6 +38,14 @@ class Stretch:
     start: int
     stop: int
     frozen: bool = False
+
+    def lot(self, seed: int, number: int, theta: float) -> NDArray[np.bool_]:
+        """Return which of its weights all groups share in round `number`: a public lot of them, all
+        statistics, and nothing frozen. They are bool [stop - start].
+        """
+        if self.frozen or not self.trained:
+            return np.full(self.stop - self.start, not self.frozen)
+        return drawn(seed, number, theta, self.start, self.stop)
 
 
 def stretches(arrays: Sequence[ArraySpec], neurons: tuple[Neurons, ...]) -> tuple[Stretch, ...]:
@@ -69,6 +78,22 @@ def shared_updates(
         stop = min(start + CHUNK_WEIGHTS, count)
         positions = np.arange(start, stop) if chosen is None else chosen[start:stop]
         yield _gathered(parts, edges, state, positions, owner, number)
+
+
+def drawn_weights(
+    manifest: Manifest, state: PieceState, seed: int, number: int, theta: float
+) -> tuple[NDArray[np.uint32], Floats]:
+    """Return the piece's weights that are in the public lot of round `number`, and all its statistics: where
+    they lie in the vector, uint32 [n], and their values, float32 [n].
+    """
+    indices, values = [np.zeros(0, np.uint32)], [np.zeros(0, np.float32)]
+    for part in stretches(manifest.arrays, state.neurons):
+        if not part.frozen:
+            array = state.layers[part.layer][f"value/{part.name}"].reshape(-1)
+            chosen = np.flatnonzero(part.lot(seed, number, theta))
+            indices.append((chosen + part.start).astype(np.uint32))
+            values.append(array[chosen])
+    return np.concatenate(indices), np.concatenate(values)
 
 
 def _top(parts: Sequence[Stretch], state: PieceState, theta: float) -> NDArray[np.int64]:

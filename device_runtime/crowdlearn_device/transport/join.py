@@ -21,7 +21,7 @@ from crowdlearn_device.member.fetching import FetchingMember
 from crowdlearn_device.platform.battery import Condition
 from crowdlearn_device.program.executor import Load, load_program
 from crowdlearn_device.protocol.frames import MAX_FRAME
-from crowdlearn_device.security.identity import Identity
+from crowdlearn_device.security.assignment_policy import own_identity
 from crowdlearn_device.security.proof import bound_to_pin
 from crowdlearn_device.state.pruning import prune_programs
 
@@ -64,7 +64,7 @@ async def join_host(
     if len(pin) != 64 or not set(pin) <= set("0123456789abcdef"):
         raise JoinError(f"pin {pin[:80]!r} is not a SHA-256 hash; copy the one that crowdlearn enrol prints")
     home.mkdir(parents=True, exist_ok=True)
-    identity = Identity.load(home / "identity.key")
+    identity = own_identity(home)
 
     def load() -> Dataset:
         return NO_DATA if data is None else load_dataset(data)

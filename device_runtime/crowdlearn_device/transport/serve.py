@@ -23,7 +23,7 @@ from crowdlearn_device.privacy.tap import Tap
 from crowdlearn_device.program.executor import Load, ProgramStore, load_program
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import MAX_FRAME, decode_frame, encode_frame
-from crowdlearn_device.security.identity import Identity
+from crowdlearn_device.security.assignment_policy import own_identity
 from crowdlearn_device.state.pruning import prune_programs
 
 from .abstract_socket import is_welcome
@@ -64,7 +64,7 @@ async def run_member(
     """Drive a member over one connection until the run is over for it or the connection ends; the stream,
     which is closed then.
 
-    Once `leaving` is set, or the battery is low, it asks to go.
+    Once `leaving` is set, the battery is low, or the bytes of the day are used up, it asks to go.
     """
     arrived = asyncio.Event()
 
@@ -72,6 +72,7 @@ async def run_member(
         frame = decode_frame(data)
         if watch is not None:
             watch.received(frame, len(data))
+        member.count(len(data))
         member.receive(frame)
         if member.outbox or member.has_work or not frame.HasField("envelope"):
             arrived.set()  # of several sums that a stage takes, the last one lets it run
@@ -86,8 +87,9 @@ async def run_member(
 
     async def look() -> None:
         nonlocal why
-        while battery is not None and not (why := battery.low()):
-            member.tell_state(await asyncio.to_thread(battery.state))
+        while not (why := (battery.low() if battery is not None else "") or member.used_up()):
+            if battery is not None:
+                member.tell_state(await asyncio.to_thread(battery.state))
             if member.outbox:
                 arrived.set()
             await asyncio.sleep(every)
@@ -112,6 +114,7 @@ async def run_member(
                 data = encode_frame(frame)
                 if watch is not None:
                     watch.sent(frame, len(data))
+                member.count(len(data))
                 stream.put(data, express=frame.envelope.express)
                 del data
                 del frame
@@ -156,7 +159,7 @@ async def serve_device(
     evaluations only. `load_with` loads programs, in this process or beside it.
     """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    identity = Identity.load(home / "identity.key")
+    identity = own_identity(home)
     inbox = inbox or home
     programs = ProgramStore(inbox / "programs", load_with)
     token = HostToken(inbox / "token")

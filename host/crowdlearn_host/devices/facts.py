@@ -3,8 +3,12 @@
 import re
 from dataclasses import dataclass
 
+from crowdlearn_device.security.assignment_policy import FINGERPRINT
+
+from crowdlearn_host.adb.deployment.app import HOME as APP_HOME
 from crowdlearn_host.adb.deployment.app import PACKAGE
 from crowdlearn_host.adb.deployment.runtimes import PROGRAM
+from crowdlearn_host.adb.deployment.shell import HOME
 from crowdlearn_host.adb.services.device import AdbDevice
 from crowdlearn_host.bundle import ABIS
 from crowdlearn_host.errors import FleetError
@@ -18,6 +22,7 @@ _SECTIONS = {
     "thermal": "dumpsys thermalservice",
     "storage": "df -k /data",
     "pages": "getconf PAGE_SIZE",
+    "identity": f"cat {HOME}/{FINGERPRINT} || cat {APP_HOME}/{FINGERPRINT}",
     "runtime": f"which {PROGRAM}; pm path {PACKAGE}",
 }
 THERMAL_NAMES = ("none", "light", "moderate", "severe", "critical", "emergency", "shutdown")
@@ -29,6 +34,7 @@ class DeviceFacts:
     """One phone; memory, storage and pages in bytes, clocks in MHz by core. None is what it does not tell.
 
     `runtimes` are the forms that the device runtime has on it or can have: "app", "program", "bundle".
+    `fingerprint` is that of its identity, as it says itself, once the device runtime has run there.
     """
 
     serial: str
@@ -49,6 +55,7 @@ class DeviceFacts:
     virtual: bool
     page_size: int | None
     runtimes: tuple[str, ...]
+    fingerprint: str | None = None
 
 
 async def read_facts(device: AdbDevice) -> DeviceFacts:
@@ -91,6 +98,7 @@ def parse_facts(serial: str, text: str) -> DeviceFacts:
         virtual=properties.get("ro.crowdlearn.virtual") == "1",
         page_size=_number(r"^(\d+)\s*$", sections["pages"]),
         runtimes=_runtimes(sections["runtime"], properties),
+        fingerprint=_fingerprint(sections["identity"]),
     )
 
 
@@ -102,6 +110,11 @@ def _runtimes(told: str, properties: dict[str, str]) -> tuple[str, ...]:
         "bundle": bool(ABIS.keys() & set(abis)),
     }
     return tuple(name for name, there in found.items() if there)
+
+
+def _fingerprint(told: str) -> str | None:
+    found = re.search(r"^([0-9a-f]{4}( [0-9a-f]{4}){7})\s*$", told, re.M)
+    return found[1] if found else None
 
 
 def _number(pattern: str, text: str) -> int | None:

@@ -8,6 +8,7 @@ omega / groups means, so that with theta = 1 it is the window of the same upload
 from __future__ import annotations
 
 from math import ceil
+from typing import TYPE_CHECKING
 
 import numpy as np
 from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint, Words
@@ -15,6 +16,10 @@ from crowdlearn_device.protocol.frames import Floats
 from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError
+
+if TYPE_CHECKING:
+    from crowdlearn_export.graph.neuron_graph import NeuronGraph
+    from torch import nn
 
 LEAST_GROUPS = 8
 """Contributors below which no sum is released."""
@@ -55,16 +60,10 @@ def check_release(rank: int, samples: int, groups: int) -> None:
         )
 
 
-def lot(weights: int, theta: float, always: NDArray[np.bool_], seed: int, number: int) -> NDArray[np.int64]:
-    """Return the positions that all groups share in round `number`: a public lot of `theta` of the weights,
-    and those that are shared `always`. They are int64 [n], increasing.
-    """
-    if theta >= 1:
-        return np.arange(weights)
-    drawn = always.copy()
-    count = ceil(theta * weights)
-    drawn[np.random.default_rng((seed, number, 24)).permutation(weights)[:count]] = True
-    return np.flatnonzero(drawn)
+def rank_of(graph: NeuronGraph, model: nn.Module) -> int:
+    """Return the directions in which the weights of the first layer can move."""
+    first = graph.edges[0].module
+    return int(min(dict(model.named_parameters())[f"{first}.weight"].flatten(1).shape))
 
 
 def clipped(move: Floats, clip: float) -> Floats:

@@ -95,6 +95,7 @@ def sections(run: Run) -> Iterator[str]:
     told: list[tuple[str, str, str]] = [
         ("Test accuracy", curves({"accuracy": run.accuracy}, "samples", "%"), ""),
         ("Training loss", _loss(run), ""),
+        *([("Epsilon spent", curves(run.epsilon, "samples", ""), "")] if run.epsilon else []),
         ("Bytes by purpose over time", _bytes(run), ""),
         ("Bytes by purpose", _ledger(run), ""),
         ("Slices on the network", slices(run.pieces), wide),
@@ -189,6 +190,9 @@ def figures(run: Run) -> list[tuple[str, str]]:
     ]
     if not run.simulated:
         told.append(("MB received by devices", f"{received / 1e6:,.1f}"))
+    private = run.privacy
+    of = (("a sample", private.sample), ("a group", private.group), ("a label", private.label))
+    told += [(f"epsilon of {name}", f"{epsilon:.2f}") for name, epsilon in of if epsilon is not None]
     told += [
         ("pieces", str(len(run.pieces) or "none")),
         ("recoveries", str(sum(event.get("event") == "recovering" for event in run.events))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from math import isfinite
@@ -19,6 +19,7 @@ from crowdlearn_host.errors import RunError
 from crowdlearn_host.planner.plan import Plan
 from crowdlearn_host.runs.results.joules import Spent, joules_by_device, spent_joules
 from crowdlearn_host.runs.results.losses import by_epoch, counted
+from crowdlearn_host.runs.results.spent import PrivacySpent, account_of
 
 from .measured import Measured, measured
 
@@ -92,7 +93,8 @@ class Run:
     the samples of each class, and how many of them the last evaluation found; `measured` has what evaluations
     told beside these. `began` and `ended` are seconds since 1970, 0 if they are not known. `left_out` counts
     the records of loss or accuracy that are not finite, which curves do without; `damaged` names the files of
-    which lines could not be read.
+    which lines could not be read. `epsilon` are curves of what noise has spent, by what it protects, and
+    `privacy` is the account at the end.
     """
 
     name: str
@@ -123,6 +125,8 @@ class Run:
     events: tuple[dict[str, Any], ...]
     left_out: int
     damaged: tuple[str, ...]
+    epsilon: dict[str, tuple[Point, ...]]
+    privacy: PrivacySpent
 
     @property
     def training_loss(self) -> float | None:
@@ -200,7 +204,18 @@ def assembled(
         events=tuple(events),
         left_out=sum(not isfinite(y) for _, y in (*loss, *accuracy)),
         damaged=tuple(damaged),
+        epsilon=_epsilon(points),
+        privacy=account_of(config, trained[-1] if trained else {}),
     )
+
+
+def _epsilon(points: Sequence[tuple[float, Mapping[str, Any]]]) -> dict[str, tuple[Point, ...]]:
+    """Return epsilon over samples, of what rounds tell of."""
+    found = {
+        name: [(x, float(row[key])) for x, row in points if row.get(key) is not None]
+        for name, key in (("of a sample", "epsilon"), ("of a group", "group_epsilon"))
+    }
+    return {name: _thinned(curve) for name, curve in found.items() if curve}
 
 
 def parsed(text: str) -> dict[str, Any]:

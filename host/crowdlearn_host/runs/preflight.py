@@ -21,9 +21,8 @@ def check_start(config: RunSpec) -> None:
     asked = [
         name
         for name, wanted in (
-            ("sharing.secure", config.sharing.secure),
+            ("sharing.noise", config.sharing.noise is not None),
             ("privacy.epsilon and privacy.noise", config.privacy.private),
-            ("privacy.label_epsilon", config.privacy.label_epsilon is not None),
         )
         if wanted
     ]

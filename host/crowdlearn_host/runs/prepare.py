@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -23,11 +25,15 @@ from crowdlearn_export.program.slice_program import SliceProgram, export_slices
 from torch import nn
 
 from crowdlearn_host.common.home import cache_home
+from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.settings import Cut, Settings
 from crowdlearn_host.coordinator.hub.server import OnEvent
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
+from crowdlearn_host.coordinator.sums.lot import Lot
+from crowdlearn_host.coordinator.sums.rounds import SecureRounds, Terms
 from crowdlearn_host.errors import ConfigError, FleetError, PlanError
 from crowdlearn_host.methods.round_schedule import renews
+from crowdlearn_host.methods.secure_sharing import check_release, check_secure, rank_of
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.afford import with_classes
 from crowdlearn_host.planner.balanced import balanced
@@ -120,6 +126,10 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     graph = trainable_graph(model, torch.zeros(2, *sample), config.name, loss, pieces=one or 2)
     outputs = graph.scores[-1]
     targets = loss.targets(*graph.scores)
+    if config.privacy.label_epsilon is not None and (not targets.are_classes or targets.shape):
+        raise ConfigError(
+            "privacy.label_epsilon changes classes, and a target here is not one class; leave it out"
+        )
     train = train and _targeted(train, targets, outputs, f"training data of {config.data}")
     test = test and _targeted(test, targets, outputs, f"test data of {config.data}")
     validation = validation and _targeted(validation, targets, outputs, f"validation data of {config.data}")
@@ -142,9 +152,14 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     else:
         plan = load_plan(section.plan, graph) if section.plan else balanced(graph, section.pieces)
     if devices is not None:
-        group_sizes(config, plan, devices)
-        if train is not None:
-            _dealt(plan, len(train), devices - config.fleet.joining)
+        sizes = group_sizes(config, plan, devices)
+        dealt_out = _dealt(plan, len(train), devices - config.fleet.joining) if train is not None else []
+        if config.sharing.secure:
+            check_secure(len(sizes), config.sharing.omega, config.sharing.values)
+            if len(dealt_out) == devices:
+                edges = [0, *accumulate(sizes)]
+                fewest = min(sum(dealt_out[a:b]) for a, b in pairwise(edges))
+                check_release(rank_of(graph, model), fewest, len(sizes))
     if run is not None:
         check_inputs(run, read)
     fewer = range(section.min_pieces or len(plan.pieces), len(plan.pieces))
@@ -311,12 +326,14 @@ def _settings(
         theta=sharing.theta,
         shared_type=WIRE[sharing.values],
         alone=groups == 1,
+        secure=sharing.secure,
         renews=renews(sharing.theta, sharing.tau, training.has_slots, groups),
         whole_program=prepared.whole.manifest.sha256 if prepared.whole else "",
         takers=_takers(plan, plan),
         without_samples=frozenset(number for number, kind in kinds.items() if not kind.samples),
         most_samples={number: kind.samples for number, kind in kinds.items() if kind.max_memory},
         secret_order=prepared.config.secret_order,
+        label_epsilon=prepared.config.privacy.label_epsilon or 0.0,
         weigh_charge=prepared.config.group.weigh_charge,
         heirs=prepared.config.privacy.heirs,
         heirs_needed=prepared.config.privacy.heirs_needed,
@@ -348,11 +365,26 @@ def shared_model_of(prepared: Prepared, groups: int) -> SharedModel:
     return SharedModel(
         array_specs(prepared.graph),
         initial,
-        omega=sharing.omega or groups,
+        omega=(sharing.omega or groups) // (groups if sharing.secure else 1),
         tau=sharing.tau,
         values=ValueType[sharing.values.upper()],
         combine=sharing.combine,
     )
+
+
+def sums_of(prepared: Prepared, run: str, groups: Sequence[Group]) -> SecureRounds | None:
+    """Return the secure sums by which groups share; None if they share in the clear. `run` is NAME/ID."""
+    config, graph = prepared.config, prepared.graph
+    if not config.sharing.secure:
+        return None
+    arrays, theta = array_specs(graph), config.sharing.theta
+    neurons = tuple((0, layer.neurons) for layer in graph.layers)
+    rank = rank_of(graph, prepared.model)
+
+    def lot(number: int) -> Lot:
+        return Lot(arrays, neurons, config.training.seed, number, theta)
+
+    return SecureRounds(Terms(run, theta, rank, lot), groups, config.training.grace_seconds)
 
 
 def device_files(prepared: Prepared, devices: int) -> list[dict[str, bytes]]:

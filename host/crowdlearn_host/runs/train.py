@@ -24,7 +24,7 @@ from crowdlearn_host.runs.results.evaluation import Evaluation
 from crowdlearn_host.runs.results.joules import EnergyCount
 from crowdlearn_host.runs.results.losses import EpochLoss
 
-from .prepare import Prepared, dealt, device_files, groups_of, shared_model_of
+from .prepare import Prepared, dealt, device_files, groups_of, shared_model_of, sums_of
 
 GOODBYE_SECONDS = 15.0
 
@@ -76,13 +76,15 @@ async def train(
         energy.take(event, fields)
         on_event(event, fields)
 
+    name = folder.path.resolve().name
     server = make_server(
-        run=folder.path.resolve().name,
+        run=name,
         groups=groups,
         folder=folder,
         shared=shared_model_of(prepared, len(groups)),
         on_event=tell,
-        synchronous=prepared.config.sharing.synchronous,
+        synchronous=prepared.config.sharing.synchronous and not prepared.config.sharing.secure,
+        sums=sums_of(prepared, f"{name}/{folder.id.hex()}", groups),
         on_checkpoint=lambda group, epoch, arrays: checkpoints(group, epoch, arrays),
         checkpoint_each=prepared.config.checkpoints.evaluate == "group",
         programs={Path(n).stem: c for program in prepared.exported for n, c in program.files().items()},

@@ -108,13 +108,10 @@ def _recorded(setting: Setting, workers: Workers, trained: Trained, number: int,
     if shared:
         (tested,) = _tested(setting, workers, [global_weights(setting, state)])
     if setting.workload.by_classes:
-        record = RoundRecord(
-            number, epoch, samples, loss, tested, groups, seconds, spent, None, told, of_groups
-        )
+        record = RoundRecord(number, epoch, samples, loss, tested, groups, seconds, spent)
     else:
-        record = RoundRecord(
-            number, epoch, samples, loss, None, None, seconds, spent, tested, told, of_groups
-        )
+        record = RoundRecord(number, epoch, samples, loss, None, None, seconds, spent, tested)
+    record = replace(record, epsilon=told, group_epsilon=of_groups, epsilons=setting.epsilons(number))
     return replace(state, records=(*state.records, record))
 
 

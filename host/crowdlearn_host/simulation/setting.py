@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from crowdlearn_device.data.dataset import Dataset, as_targets
+from crowdlearn_device.privacy.labels import flipped
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.doctor.verdict import trainable_graph
 from crowdlearn_export.graph.neuron_graph import FLOAT
@@ -16,14 +17,13 @@ from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.methods.index_space import flat_layout, flatten, piece_of_weight, travelling
-from crowdlearn_host.methods.secure_sharing import check_release
+from crowdlearn_host.methods.secure_sharing import check_release, rank_of
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import input_shape
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.plan import Plan, load_plan
 from crowdlearn_host.planner.shares import shared_edges, shares_cost
 from crowdlearn_host.privacy.dp.accountant import Schedule, own_epsilon
-from crowdlearn_host.privacy.dp.budget import flipped
 from crowdlearn_host.privacy.dp.ghost_norms import check_model
 from crowdlearn_host.simulation.learners.rounding import crossings
 from crowdlearn_host.simulation.learners.workload import Workload
@@ -71,6 +71,15 @@ class Setting:
         if not self.config.privacy.private:
             return None
         return self.config.budget.total(self._samples, number // self.config.rounds_an_epoch + 1)
+
+    def epsilons(self, number: int) -> dict[str, float]:
+        """Return the epsilon after round `number` of devices by their number of samples; empty without
+        noise.
+        """
+        if not self.config.privacy.private:
+            return {}
+        epochs = number // self.config.rounds_an_epoch + 1
+        return {str(each): self.config.budget.spent(each, epochs) for each in sorted({*self._samples})}
 
     def group_epsilon(self, number: int) -> float | None:
         """Return the epsilon of everything that a group did until round `number`; None without noise in the
@@ -122,12 +131,10 @@ def prepare(
         rng = np.random.default_rng((config.seed, 24))
         train = Dataset(train.inputs, flipped(train.labels, outputs, config.privacy.label_epsilon, rng))
     if config.sharing.secure and config.sharing.enabled:
-        first = graph.edges[0].module
-        rank = min(dict(model.named_parameters())[f"{first}.weight"].flatten(1).shape)
         fewest = min(
             sum(map(len, devices[g : g + config.group])) for g in range(0, config.devices, config.group)
         )
-        check_release(rank, fewest, config.groups)
+        check_release(rank_of(graph, model), fewest, config.groups)
     state = model.state_dict()
     plan = load_plan(config.plan, graph) if config.plan else balanced(graph, config.pieces or _pieces(config))
     if len(plan.pieces) > _pieces(config):

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from crowdlearn_device.errors import AggregationError
+from crowdlearn_device.privacy.aggregation.lot import drawn
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.sharing.selection import select_top
 from crowdlearn_device.sharing.update import Update, encode_update
 from crowdlearn_device.sharing.update_values import ValueType, as_decoded
 from numpy.typing import NDArray
 
-from crowdlearn_host.methods.secure_sharing import SecureSum, clipped, lot, secure_bytes
+from crowdlearn_host.methods.secure_sharing import SecureSum, clipped, secure_bytes
 from crowdlearn_host.methods.slicenet.window import Window
 from crowdlearn_host.simulation.learners.group import GroupResult
 from crowdlearn_host.spec.simulation import SimulationConfig
@@ -86,9 +87,7 @@ def share_securely(
     """
     config = setting.config
     parts = _parts(setting, frozen=False)
-    shared = np.sort(np.concatenate([part.places for part in parts]))
-    drawn = lot(len(shared), config.sharing.theta, setting.statistics[shared], config.seed, number)
-    places = shared[drawn]
+    places = _lot(setting, number)
     clip, noise = config.sharing.clip, config.sharing.noise
     total = SecureSum(len(places), len(holders), clip * (noise or 0), (config.seed, number, 25))
     before = window.average()[places].copy()
@@ -110,6 +109,16 @@ def share_securely(
     if config.renews:
         down += 4 * int(setting.frozen.sum())
     return len(holders) * (up + down)
+
+
+def _lot(setting: Setting, number: int) -> NDArray[np.int64]:
+    """Return the places of the weights that all groups share in round `number`: a public lot, and all
+    statistics. They are int64 [n], increasing.
+    """
+    travelling, config = setting.travelling, setting.config
+    chosen = drawn(config.seed, number, config.sharing.theta, 0, len(travelling))
+    chosen = (chosen | setting.statistics[travelling]) & ~setting.frozen[travelling]
+    return np.sort(travelling[chosen])
 
 
 @dataclass(frozen=True)

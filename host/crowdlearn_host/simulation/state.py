@@ -20,7 +20,7 @@ class RoundRecord:
     shuffle are modelled; those of sharing are encoded updates'. `epsilon` is the largest that a device has
     spent, at the run's delta; None without noise; `group_epsilon` is that of all that a group did, by noise
     in the sums. `validation` has loss and metrics of the global model on the validation split, by name, after
-    an epoch's last round.
+    an epoch's last round. `epsilons` are those of devices by their number of samples.
     """
 
     round: int
@@ -35,6 +35,7 @@ class RoundRecord:
     epsilon: float | None = None
     group_epsilon: float | None = None
     validation: dict[str, float] = field(default_factory=dict)
+    epsilons: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_v
 
 from crowdlearn_host.common.toml_files import Description, Location, Section, load_toml, located
 from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.methods.secure_sharing import check_secure
 from crowdlearn_host.models.names import ModelName
 from crowdlearn_host.planner.problem.rotations import Rotation
 
@@ -81,10 +82,11 @@ class SharingSection(Section):
     uploaded more than omega * `tau` times.
 
     Groups do not wait for each other unless `synchronous`: then a run repeats exactly. `secure` sums what
-    groups share, so that the host gets nothing but sums of all groups; `crowdlearn simulate` does it. With
-    `noise` a group's move is clipped to the norm `clip`, and noise of `noise` times that lies in the sum.
-    `combine` takes a weight's uploads together: their mean, or, against groups that upload wrong weights, the
-    mean without a quarter at either end ("trimmed"), or the "median".
+    groups share, so that the host gets nothing but sums of all groups, of which there must be eight; they
+    wait for each other then. With `noise`, in `crowdlearn simulate`, a group's move is clipped to the norm
+    `clip`, and noise of `noise` times that lies in the sum. `combine` takes a weight's uploads together:
+    their mean, or, against groups that upload wrong weights, the mean without a quarter at either end
+    ("trimmed"), or the "median".
     """
 
     every: int = Field(0, ge=0)
@@ -266,6 +268,24 @@ class RunSpec(Description):
                 "privacy.sums = 'shares' takes whole mini-batches, one after the other: leave out "
                 "training.micro_batch and staleness"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _sums_fit(self) -> Self:
+        sharing = self.sharing
+        if sharing.noise is not None and not (sharing.secure and sharing.theta == 1):
+            raise ValueError("sharing.noise lies in secure sums of all weights: set secure, and theta = 1")
+        if not sharing.secure:
+            return self
+        if sharing.combine != "mean":
+            raise ValueError("sharing.secure reveals sums alone: leave out sharing.combine")
+        if self.privacy.sums == "shares":
+            raise ValueError(
+                "sharing.secure sums what holders of pieces share, and helpers on shares hold pieces in "
+                "common: leave out privacy.sums or sharing.secure"
+            )
+        if self.group.plan is None:
+            check_secure(self.group.groups, sharing.omega, sharing.values)
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from crowdlearn_device.protocol.schedule import pass_order
 from crowdlearn_device.security.identity import Identity
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.runs.prepare import check
 from crowdlearn_host.spec.run_spec import RunSpec
 
 from .crowd import Crowd, memory_folder, settings_for
@@ -150,3 +151,34 @@ def test_going_on_with_fewer_pieces_needs_heirs() -> None:
     with pytest.raises(ConfigError, match=r"privacy.heirs = 'all', or leave min_pieces out"):
         parse_config(values, RunSpec, "the test")
     assert parse_config({**values, "privacy": {"heirs": "all"}}, RunSpec, "the test").group.min_pieces == 2
+
+
+def test_labels_are_changed_on_their_devices_and_as_they_are_with_a_large_epsilon(folder: Path) -> None:
+    plain, large, small = (
+        Crowd(folder / str(epsilon), settings_for(devices=3, label_epsilon=epsilon), samples=(7, 5, 6))
+        for epsilon in (0.0, 50.0, 0.1)
+    )
+    for crowd in (plain, large, small):
+        crowd.run()
+        crowd.check_done()
+    values = [
+        np.concatenate([x.reshape(-1) for x in crowd.model().values()]) for crowd in (plain, large, small)
+    ]
+    assert np.abs(values[0] - values[1]).max() < 1e-6
+    assert np.abs(values[0] - values[2]).max() > 1e-3
+
+
+def test_labels_that_are_no_classes_are_refused_with_label_epsilon(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        np.savez(tmp_path / f"{split}.npz", inputs=rng.random((30, 6)), labels=rng.random((30, 1)))
+    spec = RunSpec.model_validate(
+        {
+            "model": "mlp:6-8-1",
+            "data": str(tmp_path),
+            "training": {"loss": {"kind": "mse"}},
+            "privacy": {"label_epsilon": 1.0},
+        }
+    )
+    with pytest.raises(ConfigError, match="label_epsilon changes classes"):
+        check(spec)

@@ -4,10 +4,14 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from crowdlearn_device.security.assignment_policy import FINGERPRINT, fingerprint
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice
+from crowdlearn_host.adb.deployment.shell import HOME
+from crowdlearn_host.cli.devices.devices import anonymous
 from crowdlearn_host.devices import discovery
-from crowdlearn_host.devices.discovery import discover, visit
+from crowdlearn_host.devices.discovery import Found, Visited, discover, visit
 from crowdlearn_host.devices.facts import DeviceFacts, parse_facts, read_facts
 from crowdlearn_host.errors import FleetError
 from hypothesis import given
@@ -53,6 +57,19 @@ async def test_a_virtual_phone_says_what_its_profile_says(
     assert facts.virtual
     assert facts.storage_free
     assert (facts.battery_percent, facts.charging, facts.thermal) == (80, True, "none")
+
+
+async def test_a_phone_tells_the_fingerprint_of_its_identity_once_it_has_one(
+    tmp_path: Path, key: Path
+) -> None:
+    told = fingerprint(Identity.generate().public)
+    with phones.running(1, tmp_path) as (info,):
+        async with await AdbDevice.connect(info.serial, key=key) as device:
+            assert (await read_facts(device)).fingerprint is None
+            await device.shell(f"mkdir -p {HOME}; echo '{told}' > {HOME}/{FINGERPRINT}")
+            facts = await read_facts(device)
+    assert facts.fingerprint == told
+    assert told not in str(anonymous([Visited(Found("a", "tcp"), facts)]))
 
 
 def test_answers_of_an_older_phone_are_understood() -> None:

@@ -1,18 +1,16 @@
 """A device's side of a secure sum, as a state machine without I/O.
 
 Advertise keys; share their secrets among neighbours; send the masked vector; confirm the survivors with the
-neighbours; reveal. A device that loses its memory has dropped out: nothing of a round but that it was
-confirmed is on its disk, and such a round it does not enter again.
+neighbours; reveal. What the last two take is on disk before the masked vector leaves (unmasking.py), and that
+a round was confirmed before any neighbour hears so: a device confirms a round once.
 """
 
 from __future__ import annotations
 
-import hmac
 import secrets
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -26,17 +24,9 @@ from crowdlearn_device.security.identity import KEY_BYTES, Identity, agree
 from .fixed_point import Words
 from .graph import neighbours, threshold
 from .masks import add_mask, common, length, pair_seed, stream
-from .messages import Advert, Confirmation, Masked, Revealed, SealedShares, SumRound, survivors_digest
+from .messages import Advert, Confirmation, Masked, Revealed, SealedShares, SumRound
 from .shamir import split
-
-
-class Confirmed(Protocol):
-    """The rounds that a device has confirmed, on its disk."""
-
-    def __contains__(self, id: bytes) -> bool: ...
-
-    def add(self, id: bytes) -> None:
-        """Keep a round; it is on disk when this returns."""
+from .unmasking import Kept, Unmasking
 
 
 @dataclass
@@ -52,18 +42,17 @@ class Contributor:
     number: int
     identity: Identity
     identities: Mapping[int, bytes]
-    confirmed: Confirmed
+    kept: Kept
     _mask: X25519PrivateKey = field(init=False, repr=False)
     _share: X25519PrivateKey = field(init=False, repr=False)
     _own: bytes = field(init=False, repr=False)
     _adverts: dict[int, Advert] = field(init=False, default_factory=dict)
     _held: dict[int, tuple[bytes, bytes]] = field(init=False, default_factory=dict, repr=False)
-    _survivors: tuple[int, ...] = field(init=False, default=())
-    _sent: bool = field(init=False, default=False)
+    unmasking: Unmasking | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        if self.round.id in self.confirmed:
-            raise AggregationError("this round was unmasked before; a device enters a round once")
+        if self.round.id in self.kept:
+            raise AggregationError("this round was confirmed before; a device unmasks a round once")
         if self.number not in self.round.stretches:
             raise AggregationError(f"device {self.number} owns nothing of this round")
         self._context = self.round.context
@@ -114,10 +103,11 @@ class Contributor:
     def mask(self, shares: Collection[SealedShares], values: Words) -> Masked:
         """Return `values` uint32 [n], this device's stretches one after another, under all of its masks.
 
-        Only neighbours whose shares open count: they, and no host, made the keys that they announced.
+        Only neighbours whose shares open count: they, and no host, made the keys that they announced. What
+        unmasking takes is on disk when this returns.
         """
         own = self.round.stretches[self.number]
-        if self._sent or not self._adverts:
+        if self.unmasking is not None or not self._adverts:
             raise AggregationError("values of this round were asked for twice, or before its keys")
         if len(values) != length(own):
             raise AggregationError(f"{len(values)} values for {length(own)} positions")
@@ -144,58 +134,22 @@ class Contributor:
             seed = pair_seed(self._mask, self._adverts[other].mask_key, self._context)
             sign = 1 if self.number < other else -1
             add_mask(masked, own, where, stream(seed, length(where)), sign)
-        self._sent = True
+        tag_keys = {other: self._pair(other, b"survivors") for other in self._held}
+        self.unmasking = Unmasking(self.round, self.number, self._threshold, self._held, tag_keys)
+        self.kept.keep(self.unmasking)
         return Masked(self.number, masked)
 
     def confirm(self, survivors: Sequence[int]) -> list[Confirmation]:
-        """Return tags of the survivors that the host names, for the neighbours among them. The round is on
-        disk then.
-
-        Asked again with the same survivors, as after a crash of the host, it answers the same.
-        """
-        told = tuple(sorted({*survivors}))
-        if self._survivors and told != self._survivors:
-            raise AggregationError("the host named two sets of survivors; nothing is revealed")
-        if not self._sent or self.number not in told or not {*told} <= {*self.round.stretches}:
-            raise AggregationError("survivors that this round cannot have")
-        covered = self.round.coverage(self.round.stretches[self.number], told)
-        if covered < self.round.least:
-            raise AggregationError(
-                f"{covered} contributors are left, {self.round.least} are needed; the sum is not released"
-            )
-        if not self._survivors:
-            self.confirmed.add(self.round.id)
-            self._survivors = told
-        said = survivors_digest(self._context, told)
-        return [
-            Confirmation(self.number, other, self._tag(other, said, self.number))
-            for other in sorted(self._held)
-            if other in told
-        ]
+        """Return tags of the survivors that the host names, as Unmasking does."""
+        if self.unmasking is None:
+            raise AggregationError("survivors that this round cannot have: no values were sent")
+        return self.unmasking.confirm(survivors, self.kept)
 
     def reveal(self, confirmations: Collection[Confirmation]) -> Revealed:
-        """Return the shares that unmask the sum, once enough neighbours confirm the same survivors."""
-        if not self._survivors:
+        """Return the shares that unmask the sum, as Unmasking does."""
+        if self.unmasking is None:
             raise AggregationError("nothing was confirmed")
-        said = survivors_digest(self._context, self._survivors)
-        agreed = {
-            each.sender
-            for each in confirmations
-            if each.receiver == self.number
-            and each.sender in self._held
-            and each.sender in self._survivors
-            and hmac.compare_digest(each.tag, self._tag(each.sender, said, each.sender))
-        }
-        if len(agreed) < self._threshold:
-            raise AggregationError(
-                f"{len(agreed)} neighbours confirm these survivors, {self._threshold} are needed: the host "
-                "shows different sets to different devices, or too many dropped out"
-            )
-        return Revealed(
-            self.number,
-            {other: own for other, (own, _) in self._held.items() if other in self._survivors},
-            {other: key for other, (_, key) in self._held.items() if other not in self._survivors},
-        )
+        return self.unmasking.reveal(confirmations)
 
     def _pair(self, other: int, purpose: bytes) -> bytes:
         """Return a key of this device and another that no host can make, for one purpose in this round."""
@@ -205,9 +159,6 @@ class Contributor:
 
     def _cipher(self, other: int) -> ChaCha20Poly1305:
         return ChaCha20Poly1305(self._pair(other, b"shares"))
-
-    def _tag(self, other: int, said: bytes, sender: int) -> bytes:
-        return hmac.digest(self._pair(other, b"survivors"), struct.pack("<I", sender) + said, "sha256")
 
     def _bound(self, sender: int, receiver: int) -> bytes:
         """Return what shares are bound to: both devices and the keys that both announced."""

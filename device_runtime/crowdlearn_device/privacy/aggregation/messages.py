@@ -18,14 +18,16 @@ from .masks import Ranges
 class SumRound:
     """A round of secure sums.
 
-    `id` is of this round alone. `stretches` are by member: the parts of the vector that each owns. A sum is
-    released only where at least `least` members contribute. `terms` bounds how many members own a position.
+    `id` is of this round alone, `attempt` of this try to sum it. `stretches` are by member: the parts of the
+    vector that each owns. A sum is released only where at least `least` members contribute. `terms` bounds
+    how many members own a position.
     """
 
     id: bytes
     stretches: Mapping[int, Ranges]
     least: int
     terms: int
+    attempt: bytes = b""
 
     def __post_init__(self) -> None:
         if not 2 <= self.least <= self.terms:
@@ -37,6 +39,7 @@ class SumRound:
     def context(self) -> bytes:
         """Return a digest of the round: no message of another round, or of other stretches, fits it."""
         digest = hashlib.sha256(struct.pack("<IIQ", self.least, self.terms, len(self.id)) + self.id)
+        digest.update(struct.pack("<Q", len(self.attempt)) + self.attempt)
         for member, ranges in sorted(self.stretches.items()):
             digest.update(struct.pack("<II", member, len(ranges)))
             for start, stop in ranges:

@@ -95,7 +95,8 @@ def _simulate() -> Shape:
 
 
 def _privacy() -> Shape:
-    return _object("Audited", {"rows": list[dict[str, Any]]})
+    told = {"rows": list[dict[str, Any]], "privacy": dict[str, Any]}
+    return _object("Audited", told, optional=("privacy",))
 
 
 def _phones() -> Shape:

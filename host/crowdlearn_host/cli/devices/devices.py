@@ -68,6 +68,10 @@ def _show(visited: Sequence[Visited]) -> None:
             table.add_row(*map(printable, (item.found.serial, item.found.way, *_cells(item.facts))))
     if table.rows:
         terminal().print(table)
+    for item in visited:
+        if item.facts and item.facts.fingerprint:
+            serial_of = printable(item.found.serial)
+            terminal().print(f"identity of {serial_of}: {item.facts.fingerprint}", highlight=False)
     for problem in dict.fromkeys(item.problem for item in visited if item.problem):
         typer.echo(printable(problem), err=True)
 
@@ -79,7 +83,9 @@ def _row(item: Visited) -> dict[str, object]:
 
 def anonymous(visited: Sequence[Visited]) -> dict[str, object]:
     """Return what phones are and how they were reached, without serials, names and addresses."""
-    kept = [field for field in DeviceFacts.__dataclass_fields__ if field not in ("serial", "name")]
+    kept = [
+        field for field in DeviceFacts.__dataclass_fields__ if field not in ("serial", "name", "fingerprint")
+    ]
     phones = [
         {
             "way": item.found.way,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +17,7 @@ from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.runs.results.spent import spent_of
 
 if TYPE_CHECKING:
     from crowdlearn_host.privacy.audit.audit import Finding
@@ -27,7 +27,14 @@ TITLE = "crowdlearn privacy audit"
 
 def privacy(
     target: Annotated[Path, typer.Argument(help="A run's folder, or a plan (JSON).", show_default=False)],
-    data: Annotated[str, typer.Option(help="Folder with training data like the devices', or 'digits'.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder with training data like the devices', or 'digits'; without, the account of a run's "
+            "noise alone.",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The plan's model.", show_default=False)] = None,
     samples: Annotated[int, typer.Option(min=8, help="Samples of each device.")] = 1040,
     own: Annotated[int, typer.Option(min=64, help="The attacker's own samples.")] = 10_000,
@@ -41,10 +48,23 @@ def privacy(
     """Attack a run or a plan as each role of a group could, and print what the role learns.
 
     A group of devices is rehearsed on this computer with the devices' own code, from the run's newest
-    weights; every device is tapped. With --phones it trains on virtual phones, from its first weights.
+    weights; every device is tapped. With --phones it trains on virtual phones, from its first weights. The
+    epsilon that a run has spent is told, too; of a simulated run, whose messages nobody sends, it is all.
     """
     if not target.exists():
         raise ConfigError(f"{target} is not there; name a run's folder, or a plan (JSON)")
+    account = spent_of(target) if target.is_dir() else None
+    if account is not None and (data is None or is_simulated(target)):
+        if html is not None:
+            raise ConfigError("--html is a page of attacks, which a run of phones or a plan has, with --data")
+        with document(as_json) as tell:
+            tell({"rows": [], "privacy": account.to_json()})
+        if not as_json:
+            for line in account.lines():
+                terminal().print(line, highlight=False)
+        return
+    if data is None:
+        raise ConfigError("a plan is attacked with data like the devices': give --data FOLDER")
     if html is not None:
         claim(html, force=force, is_own=lambda text: f"<title>{TITLE}" in text)
     with document(as_json) as tell:
@@ -56,21 +76,19 @@ def privacy(
         findings = list(found.findings)
         if html is not None:
             write_atomically(html, found.page(TITLE).encode())
-        spent = epsilon_of(target)
-        tell({"rows": [finding.row() for finding in findings], **({"epsilon": spent} if spent else {})})
+        told = {} if account is None else {"privacy": account.to_json()}
+        tell({"rows": [finding.row() for finding in findings], **told})
     if not as_json:
-        if spent is not None:
-            terminal().print(f"epsilon spent of a sample, the largest of all devices: {spent:.2f}")
+        if account is not None and account.is_private:
+            for line in account.lines():
+                terminal().print(line, highlight=False)
         print_findings(terminal(), findings)
         terminal().print(Text.assemble("worst: ", (worst(findings), "bold")))
 
 
-def epsilon_of(run: Path) -> float | None:
-    """Return the epsilon that a run's last round tells; None without noise."""
-    metrics = run / "metrics.jsonl"
-    lines = metrics.read_text().splitlines() if run.is_dir() and metrics.is_file() else []
-    told = json.loads(lines[-1]).get("epsilon") if lines else None
-    return None if told is None else float(told)
+def is_simulated(run: Path) -> bool:
+    """Return whether a folder is that of a simulated run."""
+    return (run / "metrics.jsonl").exists() and not (run / "run.db").exists()
 
 
 def print_findings(console: Console, findings: list[Finding]) -> None:

@@ -78,11 +78,12 @@ class Assignment:
             seed=settings.seed,
             snapshot_every=settings.snapshot_every,
             wire=settings.wire_type,  # type: ignore[arg-type]
-            rank=settings.theta < 1,
+            rank=settings.theta < 1 and not settings.secure,
             warmup=settings.warmup,
             staleness=settings.staleness,
             least_rows=settings.least_rows,
             secret_order=settings.secret_order,
+            label_epsilon=settings.label_epsilon,
             weigh_charge=settings.weigh_charge,
             shares=settings.shares,
             masked=settings.masked,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from crowdlearn_device.protocol import wire_pb2 as pb
 
 from .assignment import Assignment
-from .effects import Checkpoint, Save
+from .effects import Checkpoint, Contribute, Save
 from .forming import Forming
 from .group_state import GroupState
 from .rotation import next_holders, turn_order
@@ -178,6 +178,10 @@ class Decisions(GroupState):
     def _ask_to_share(self) -> None:
         self.phase = "sharing"
         self._shared = set()
+        if self.settings.secure:
+            pieces = dict(zip(self.holders, self._layout, strict=True))
+            self.effects.append(Contribute(self.generation, self.schedule.place, pieces))
+            return
         for device in self.holders:
             share = pb.Share(
                 generation=self.generation,

@@ -82,6 +82,17 @@ class Commit:
 
 
 @dataclass(frozen=True)
+class Contribute:
+    """The group has come to the end of the round that began at `place`, and shares by a secure sum: its
+    `pieces` are neurons by layer, by device.
+    """
+
+    generation: int
+    place: Place
+    pieces: dict[int, tuple[Neurons, ...]]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """An epoch is over, and all that was shared in it is committed."""
 
@@ -109,5 +120,16 @@ class Record:
 
 
 Effect = (
-    Send | SendGlobal | SendPatch | SendSnapshot | Save | Drop | Forget | Merge | Commit | Checkpoint | Record
+    Send
+    | SendGlobal
+    | SendPatch
+    | SendSnapshot
+    | Save
+    | Drop
+    | Forget
+    | Merge
+    | Commit
+    | Contribute
+    | Checkpoint
+    | Record
 )

@@ -17,7 +17,7 @@ from .attendance import FULL
 from .claims import contradiction
 from .decisions import Decisions
 from .effects import Commit, Drop, Merge, Save, SendGlobal, SendPatch, SendSnapshot
-from .restore_points import Device
+from .restore_points import Device, Place
 from .rounds import after_sharing, next_round
 from .seating import led
 from .settings import Settings
@@ -299,6 +299,9 @@ class Group(Decisions):
     def _on_shared(self, number: int, shared: pb.Shared) -> None:
         if self.phase != "sharing" or number not in self.holders or number in self._shared:
             return
+        if self.settings.secure:
+            self._record("refused", device=self._name(number), reason="weights that are not under masks")
+            return
         if shared.update:
             piece = self._layout[self.holders.index(number)]
             self.effects.append(Merge(number, self.generation, self.schedule.round, piece, shared.update))
@@ -307,7 +310,23 @@ class Group(Decisions):
         self._shared.add(number)
         if self._shared != set(self.holders):
             return
-        self.effects += [Commit(self.generation, self.schedule.place), Save()]
+        self.effects.append(Commit(self.generation, self.schedule.place))
+        self._end_round()
+
+    def owe(self, devices: Set[int]) -> None:
+        """Let the group know which of its devices owe an answer to a secure sum; the others wait."""
+        if self.phase == "sharing":
+            self._shared = set(self.holders) - devices
+            if not devices & set(self.holders):
+                self.pace.restart()
+
+    def summed(self, place: Place) -> None:
+        """The secure sum of the round that began at `place` is over."""
+        if self.phase == "sharing" and self.schedule.place == place:
+            self._end_round()
+
+    def _end_round(self) -> None:
+        self.effects.append(Save())
         self._record("shared", epoch=self.schedule.epoch, round=self.schedule.round, boundary=self.boundary)
         self.schedule = next_round(self.schedule, self.boundary)
         if self._whose_turn() is None:

@@ -46,6 +46,7 @@ class Settings:
     the device with most charge left is dominator next. With `secret_order`
     dominators draw the order of their samples from secrets of their own; with `shares` pieces 1 to 3 are
     those of helpers. `masked` are the binary places of sums that travel under masks, 0 if none do.
+    If sharing is `secure`, all groups share by one sum (coordinator/sums).
     `outgoing` are the mechanisms, by name, of all that leaves a device.
     """
 
@@ -75,12 +76,15 @@ class Settings:
     theta: float = 1.0
     shared_type: int = pb.FLOAT32
     alone: bool = True
+    secure: bool = False
     renews: bool = False
     whole_program: str = ""
     takers: tuple[frozenset[int], ...] = ()
     without_samples: frozenset[int] = frozenset()
     most_samples: Mapping[int, int] = field(default_factory=dict)
     secret_order: bool = False
+    label_epsilon: float = 0.0
+    """Of each label, by randomised response on its device; 0: labels are as they are."""
     weigh_charge: bool = False
     shares: bool = False
     masked: int = 0

@@ -41,6 +41,8 @@ class Hub(Protocol):
 
     def record(self, group: int, event: str, fields: dict[str, Any]) -> None: ...
 
+    def contribute(self, group: int, contribution: do.Contribute) -> None: ...
+
     def fail(self, error: Exception) -> None: ...
 
     def finish(self) -> None:
@@ -212,6 +214,8 @@ class Performer:
         match effect:
             case do.Record(event, fields):
                 self._hub.record(index, event, fields)
+            case do.Contribute():
+                self._hub.contribute(index, effect)
             case _ if to is None:
                 pass
             case do.Send(_, frame):

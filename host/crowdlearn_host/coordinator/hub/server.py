@@ -21,12 +21,14 @@ from crowdlearn_device.transport.message_stream import LargeMessage
 from crowdlearn_device.transport.serve import TRY_LATER
 from websockets.asyncio.connection import Connection
 
+from crowdlearn_host.coordinator.group.effects import Contribute
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.restore_points import Device
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from crowdlearn_host.coordinator.storage.store import Store
-from crowdlearn_host.errors import FleetError
+from crowdlearn_host.coordinator.sums.rounds import SecureRounds
+from crowdlearn_host.errors import ConfigError, FleetError
 
 from .admission import Seats, check_same, hello_of, samples_of
 from .arrival import Arrival, Dialled, Relays
@@ -37,6 +39,7 @@ from .ledger import CONTROL
 from .performer import OnCheckpoint, Performer
 from .pressure import AGAIN_SECONDS, Pressure
 from .repeated import Repeated
+from .secure_sums import SumPerformer
 from .throughput import Throughput
 from .traffic_ledger import TrafficLedger, purpose_of
 
@@ -80,6 +83,8 @@ class Server:
     """Numbers in the order in which devices that the plan does not name get them."""
     traffic: TrafficLedger = field(default_factory=TrafficLedger)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    sums: SecureRounds | None = None
+    """The secure sums by which groups share, if they do."""
     relays: Relays | None = None
     """Processes that relay for devices which dial in."""
     error: Exception | None = None
@@ -106,6 +111,25 @@ class Server:
             synchronous=self.synchronous,
             each=self.checkpoint_each,
         )
+        self._sums: SumPerformer | None = None
+        if self.sums is None and any(group.settings.secure for group in self.groups):
+            raise ConfigError("sharing.secure: the groups share by secure sums, and this server has none")
+        if self.sums is not None:
+            if (kept := self.folder.load_sum()) is not None:
+                self.sums.restore(*kept)
+            self._sums = SumPerformer(self, self.sums, self.groups, self.store, self._perform)
+
+    def contribute(self, group: int, contribution: Contribute) -> None:
+        """A group has come to the end of a round, and shares by a secure sum."""
+        if self.sums is not None and self._sums is not None:
+            self.sums.ready(group, contribution)
+            self._sums.perform()
+
+    def _change_sums(self, change: Callable[[SecureRounds], None]) -> None:
+        """Let secure sums know what happened, if there are any, and carry out what follows."""
+        if self.sums is not None and self._sums is not None:
+            change(self.sums)
+            self._sums.perform()
 
     def _perform(self, index: int) -> None:
         """Carry out a group's effects; its relay has the generation before any of them leaves."""
@@ -178,6 +202,7 @@ class Server:
         try:
             self._group(number).join(attached.device)
             self._perform(self._index(number))
+            self._change_sums(lambda sums: sums.joined(number))
             reason = await attached.stream.ended()
         finally:
             attached.stream.abort()
@@ -186,6 +211,7 @@ class Server:
                 del self._attached[number]
                 self._group(number).leave(number, reason)
                 self._perform(self._index(number))
+                self._change_sums(lambda sums: sums.left(number))
         return number not in self._group(number).attendance.unfit
 
     def _puts_off(self, name: str, wanted: int | None) -> bool:
@@ -258,6 +284,10 @@ class Server:
                 return self._keep(attached, frame.snapshot)
             case "wanted":
                 return self._give(attached, frame.wanted.sha256)
+            case "sum_step":
+                attached.group.relayed(attached.number)
+                self._change_sums(lambda sums: sums.answer(attached.number, frame.sum_step))
+                return None
         index = self._index(attached.number)
         attached.group.receive(attached.number, frame)
         self._perform(index)
@@ -414,7 +444,11 @@ class Server:
         while not self.over.is_set():
             for index in self._performer.held_back:
                 self.groups[index].pace.restart()  # it is others who take their time
+            self._change_sums(lambda sums: sums.tick(time.monotonic()))
+            owing = set() if self.sums is None else self.sums.owing
             for index, group in enumerate(self.groups):
+                if self.sums is not None:
+                    group.owe(owing)
                 group.tick(time.monotonic())
                 self._perform(index)
                 if index % AT_ONCE == AT_ONCE - 1:
@@ -433,6 +467,8 @@ class Server:
         """Close every connection once what is queued on it has gone out, and everything is on disk."""
         for task in self._streams:
             task.cancel()
+        if self._sums is not None:
+            await self._sums.settled()
         await self._performer.settled()
         await self.store.close()
         await asyncio.gather(*(attached.stream.close() for attached in list(self._attached.values())))

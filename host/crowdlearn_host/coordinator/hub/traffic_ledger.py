@@ -12,7 +12,8 @@ from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
 from .ledger import PURPOSES, Ledger
 
-_OF_KIND = {"shared": "sharing", "global_state": "sharing", "patch": "sharing", "snapshot": "recovery"}
+_SHARING = ("shared", "global_state", "patch", "sum_step")
+_OF_KIND = {**dict.fromkeys(_SHARING, "sharing"), "snapshot": "recovery"}
 
 
 def purpose_of(frame: pb.Frame) -> int:

@@ -5,6 +5,7 @@ inputs.json                                 where data, model and plan lay, and 
 metrics.jsonl, events.jsonl                 a line per mini-batch and per event
 run.db                                      the groups' durable state and the traffic (SQLite)
 shared/                                     the window of shared weights, and the rounds that entered it
+sum.u32                                     the masked total of the last secure sum, uint32 [weights]
 snapshots/                                  sealed pieces; the server cannot read them
 checkpoints/epoch-NNN.safetensors           the global model after the last epochs, and after the best
 model.safetensors                           the newest of them
@@ -25,7 +26,9 @@ from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
+import numpy as np
 from crowdlearn_device.platform.files import write_atomically
+from crowdlearn_device.privacy.aggregation.fixed_point import Words
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.security.known_peers import RUN_ID_BYTES
 
@@ -53,6 +56,8 @@ create table if not exists traffic (
 
 FORMAT = 2
 """The format of run.db and of what stands beside it."""
+SUMS = -1
+"""The number among groups at which run.db keeps the state of secure sums."""
 
 
 class RunFolder:
@@ -119,7 +124,8 @@ class RunFolder:
     def begun(self) -> bool:
         """Return True if a group once had all of its pieces on devices; before that nothing is trained."""
         with self._reading():
-            rows = self._db.execute("select cast(state as blob) from groups")  # damaged, it may be no text
+            # Damaged, it may be no text.
+            rows = self._db.execute("select cast(state as blob) from groups where number >= 0")
             saved = [json.loads(state) for (state,) in rows]
             return any(state["points"] or state["done"] for state in saved)
 
@@ -234,6 +240,27 @@ class RunFolder:
             query = "select cast(state as blob) from groups where number = ?"
             row = self._db.execute(query, (number,)).fetchone()
             return None if row is None else dict(json.loads(row[0]))
+
+    def save_sum(self, state: Mapping[str, Any], total: Words | None) -> None:
+        """Save the state of secure sums; on disk when this returns. `total` is that of the attempt under way,
+        uint32 [n], and None leaves the one that is here.
+        """
+        if total is not None:
+            with self._on_disk("sum.u32"):
+                write_atomically(self.path / "sum.u32", total.astype("<u4").tobytes())
+        self.save({SUMS: state})
+
+    def load_sum(self) -> tuple[dict[str, Any], Words] | None:
+        """Return the state of secure sums and the total of the attempt under way, uint32 [n]; None if nothing
+        was summed yet.
+        """
+        if (state := self.load_group(SUMS)) is None:
+            return None
+        with self._on_disk("sum.u32"):
+            path = self.path / "sum.u32"
+            return state, np.fromfile(path, "<u4").astype(np.uint32) if path.exists() else np.zeros(
+                0, np.uint32
+            )
 
     def load_traffic(self) -> list[dict[str, str | int]]:
         with self._reading():

@@ -23,6 +23,7 @@ from crowdlearn_device.sharing.selection import CHUNK_WEIGHTS, Stretch, stretche
 from crowdlearn_device.sharing.update import Indices, Limits, Update, decode_update, encode_update
 from crowdlearn_device.sharing.update_values import ValueType
 from crowdlearn_device.state.piece_state import MAX_HEADER, MOST_KINDS, Neurons, state_parts
+from numpy.typing import NDArray
 
 from crowdlearn_host.coordinator.group.effects import Merge
 from crowdlearn_host.coordinator.group.restore_points import Place
@@ -123,6 +124,19 @@ class SharedModel:
             return []
         updates = b"".join(LENGTH.pack(len(update)) + update for update in done.taken)
         return [PLACE.pack(ROUND, *place, group) + updates]
+
+    @staticmethod
+    def summed(number: int, place: Place, positions: NDArray[np.int64], mean: Floats) -> list[bytes]:
+        """Return the records by which the mean of the secure sum `number` over all groups enters the window:
+        float32 [n], at these positions, increasing.
+        """
+        updates = []
+        for start in range(0, len(positions), CHUNK_WEIGHTS):
+            part = slice(start, start + CHUNK_WEIGHTS)
+            update = Update(SERVER, number, positions[part].astype(np.uint32), mean[part])
+            encoded = encode_update(update)
+            updates.append(LENGTH.pack(len(encoded)) + encoded)
+        return [PLACE.pack(ROUND, *place, 0) + b"".join(updates), PLACE.pack(ENTERS, *place, 0)]
 
     def entering(self, records: Sequence[bytes] = (), reached: Place | None = None) -> list[bytes]:
         """Return records by which the rounds enter the window that began before `reached` (None: all), those

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
+from crowdlearn_device.privacy.aggregation.fixed_point import Words
 from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import Floats
+from numpy.typing import NDArray
 
 from crowdlearn_host.coordinator.group.effects import Commit
 from crowdlearn_host.coordinator.group.restore_points import Place
 
-from .run_folder import RunFolder, line
+from .run_folder import SUMS, RunFolder, line
 from .shared_model import SharedModel
 
 P = ParamSpec("P")
@@ -104,6 +108,26 @@ class Store:
         if records := self.shared.entering(reached=reached):
             self._folder.save({}, records=records)
             self._take_in(records)
+
+    async def keep_sum(self, state: Mapping[str, Any], total: Words | None) -> None:
+        """All of a run's secure sums is on disk when this returns; `total` is that of the attempt under way,
+        uint32 [n].
+        """
+        await self.do(self._folder.save_sum, state, total)
+
+    async def release_sum(
+        self, state: Mapping[str, Any], place: Place, positions: NDArray[np.int64], mean: Callable[[], Floats]
+    ) -> None:
+        """The mean of a secure sum, float32 [n], at these positions, int64 [n], is in the shared model when
+        this returns, and on disk together with `state`. Raises AggregationError if it cannot be unmasked.
+        """
+
+        def release() -> None:
+            records = self.shared.summed(int(state["number"]) - 1, place, positions, mean())
+            self._folder.save({SUMS: state}, records=records)
+            self._take_in(records)
+
+        await self.do(release)
 
     async def save_snapshot(self, group: int, part: pb.Snapshot) -> frozenset[int] | None:
         """Save a part as Snapshots.save does."""

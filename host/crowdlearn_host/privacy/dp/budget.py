@@ -9,10 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import exp
-
-import numpy as np
-from numpy.typing import NDArray
 
 from .accountant import Schedule, noise_for, own_epsilon
 
@@ -77,14 +73,3 @@ def _noise(epsilon: float, rate: float, steps: int, delta: float) -> float:
 @cache
 def _epsilon(schedule: Schedule, delta: float) -> float:
     return own_epsilon(schedule, delta)
-
-
-def flipped(
-    labels: NDArray[np.int64], classes: int, epsilon: float, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Return labels int64 [N] after randomised response: each stays, or becomes any other class, so that what
-    is learned from it reveals the true one within `epsilon`.
-    """
-    keeps = rng.random(len(labels)) < exp(epsilon) / (exp(epsilon) + classes - 1)
-    others = (labels + rng.integers(1, max(classes, 2), len(labels))) % classes
-    return np.where(keeps, labels, others)

@@ -18,7 +18,7 @@ from crowdlearn_host.privacy.audit.figures import auc
 from .attacks import ATTACKS, loaded
 from .view import MODES, HostView, config_of, host_view, single_view
 
-DEVICES, SAMPLES, OWN = 24, (50, 500), 3000
+DEVICES, SAMPLES, OWN = 100, (50, 500), 3000
 EPSILON = 8.0
 """The recommended budget of a sample, at delta 1e-5, with secure sums."""
 CANDIDATES = 2000

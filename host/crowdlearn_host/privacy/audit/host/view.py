@@ -18,6 +18,8 @@ from crowdlearn_host.spec.simulation import SimulationConfig
 
 MODES = ("plain", "secure", "dp")
 BATCH, RATE, EPOCHS = 10, 0.1, 2
+NOISY = {"epochs": 4, "batch": 25, "learning_rate": 2.0}
+"""The training of DP-SGD: clipped gradients are small, and larger mini-batches drown less in noise."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class HostView:
 def config_of(mode: str, devices: int, inputs: int, epsilon: float, seed: int) -> SimulationConfig:
     """Return the crowd of a mode: each device trains the whole network, and shares after its passes."""
     private = mode == "dp"
+    usual = {"epochs": EPOCHS, "batch": BATCH, "learning_rate": RATE}
     return SimulationConfig.model_validate(
         {
             "seed": seed,
@@ -45,7 +48,7 @@ def config_of(mode: str, devices: int, inputs: int, epsilon: float, seed: int) -
             "devices": devices,
             "group": 1,
             "pieces": 1,
-            "training": {"epochs": EPOCHS, "batch": BATCH, "learning_rate": RATE},
+            "training": NOISY if private else usual,
             "sharing": {"theta": 1.0, "secure": mode != "plain"},
             "privacy": {"epsilon": epsilon, "clip": 1.0} if private else {},
         }

@@ -1,0 +1,191 @@
+"""A device in secure sums of what groups share: the host's steps in, answers out.
+
+A sum may outlive the generation in which it began, and the connection: what unmasking takes is on disk before
+the masked values leave, so that a device which comes back answers as before, and never for other survivors.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from crowdlearn_device.errors import AggregationError, StateError, WireError
+from crowdlearn_device.platform.files import write_atomically
+from crowdlearn_device.privacy.aggregation.contributor import Contributor
+from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint, Words
+from crowdlearn_device.privacy.aggregation.masks import Ranges
+from crowdlearn_device.privacy.aggregation.messages import Advert, Confirmation, SealedShares, SumRound
+from crowdlearn_device.privacy.aggregation.unmasking import Unmasking
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_device.security.identity import KEY_BYTES, Identity
+from crowdlearn_device.sharing.selection import CHUNK_WEIGHTS
+
+LEAST_CONTRIBUTORS = 8
+"""Contributors to every number of a sum, below which no device takes part, whatever the host asks for."""
+ATTEMPT_BYTES = 16
+
+
+WeightsOf = Callable[[int, float], Floats]
+"""The weights of a piece that are in the lot of a round, by its number and theta: float32 [n]."""
+
+
+class KeptOnDisk:
+    """The sums of a run that a device took part in: the newest round that it confirmed, at which boundary of
+    its group, and its part in the newest attempt.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raise StateError if what is kept in `folder` is damaged."""
+        self._path = folder / "sums.json"
+        self._confirmed, self._boundary = -1, -1
+        self.boundary = -1
+        """The boundary that goes with the part that is kept next."""
+        self.part: Unmasking | None = None
+        if not self._path.exists():
+            return
+        try:
+            told = json.loads(self._path.read_bytes())
+            self._confirmed, self._boundary = int(told["confirmed"]), int(told["boundary"])
+            self.boundary = int(told["at"])
+            self.part = Unmasking.from_json(told["part"]) if told["part"] else None
+        except (ValueError, KeyError, TypeError, AttributeError, AggregationError, struct.error) as error:
+            raise StateError(f"{self._path} is damaged ({error}); start a new run") from error
+
+    def __contains__(self, id: bytes) -> bool:
+        """Return whether this round was confirmed, or a later one."""
+        return _number(id) <= self._confirmed
+
+    def keep(self, unmasking: Unmasking) -> None:
+        """Keep a part; on disk, readable by its owner alone, when this returns."""
+        confirmed, boundary = self._confirmed, self._boundary
+        if unmasking.survivors:
+            confirmed, boundary = _number(unmasking.round.id), self.boundary
+        told = {
+            "confirmed": confirmed,
+            "boundary": boundary,
+            "at": self.boundary,
+            "part": unmasking.to_json(),
+        }
+        write_atomically(self._path, json.dumps(told).encode(), private=True)
+        self.part, self._confirmed, self._boundary = unmasking, confirmed, boundary
+
+    def check_trained(self, boundary: int) -> None:
+        """Raise AggregationError if nothing was trained since the newest sum that was confirmed: two sums of
+        the same weights over different devices differ by those of one.
+        """
+        if boundary <= self._boundary:
+            raise AggregationError(
+                f"weights of boundary {boundary} were summed already, at {self._boundary}; train before the "
+                "next sum"
+            )
+
+
+class SecureSharing:
+    """The sums in which the device `number` takes part. Raises DeviceError if a step is refused."""
+
+    def __init__(self, run: str, number: int, identity: Identity, folder: Path) -> None:
+        self._run, self._number, self._identity = run, number, identity
+        self._kept = KeptOnDisk(folder)
+        self._contributor: Contributor | None = None
+        self._generation = 0
+        self._theta = 1.0
+
+    def begin(self, step: pb.SumStep, identities: Mapping[int, bytes], boundary: int) -> pb.SumStep:
+        """Enter an attempt to sum the weights of `boundary`; an older one is over. Return the answer.
+
+        `identities` are the public keys of the devices that this one knows.
+        """
+        told = step.begin
+        if told.least < LEAST_CONTRIBUTORS:
+            raise AggregationError(
+                f"a sum of {told.least} contributors is asked for; this device takes part in those of "
+                f"{LEAST_CONTRIBUTORS} at least"
+            )
+        if len(step.attempt) != ATTEMPT_BYTES or not 0 <= told.theta <= 1:
+            raise WireError(f"attempt of {len(step.attempt)} bytes, theta {told.theta}, in a secure sum")
+        owned: dict[int, Ranges] = {}
+        for owner in told.owners:
+            ranges = tuple((each.start, each.stop) for each in owner.stretches)
+            edges = [edge for pair in ranges for edge in pair]
+            if not ranges or owner.peer.device in owned or edges != sorted({*edges}):
+                raise WireError(f"device {owner.peer.device} owns stretches that are none, or are told twice")
+            owned[owner.peer.device] = ranges
+        self._kept.check_trained(boundary)
+        round_ = SumRound(round_id(self._run, told.round), owned, told.least, told.terms, step.attempt)
+        self._contributor = Contributor(round_, self._number, self._identity, identities, self._kept)
+        self._kept.boundary = boundary
+        self._generation, self._theta = told.generation, told.theta
+        advert = self._contributor.advertise()
+        key = pb.SumKey(device=self._number, mask=advert.mask_key, share=advert.share_key)
+        return pb.SumStep(attempt=step.attempt, key=key)
+
+    def mask(self, step: pb.SumStep, generation: int, weights: WeightsOf) -> Iterator[pb.SumStep]:
+        """Yield the answers to neighbours' keys, or to their shares. `weights` gives those of the piece in
+        `generation`. A step of an attempt that is over has none.
+        """
+        contributor = self._contributor
+        if contributor is None or contributor.round.attempt != step.attempt:
+            return
+        if generation != self._generation:
+            return
+        if step.HasField("keys"):
+            adverts = [Advert(each.device, _key(each.mask), _key(each.share)) for each in step.keys.keys]
+            sealed = [
+                pb.SealedShare(sender=each.sender, receiver=each.receiver, sealed=each.sealed)
+                for each in contributor.share(adverts)
+            ]
+            yield pb.SumStep(attempt=step.attempt, shares=pb.SumShares(shares=sealed))
+            return
+        values = FixedPoint(contributor.round.terms).encode(
+            weights(_number(contributor.round.id), self._theta)
+        )
+        shares = [SealedShares(each.sender, each.receiver, each.sealed) for each in step.shares.shares]
+        words: Words = contributor.mask(shares, values).words
+        for start in range(0, len(words), CHUNK_WEIGHTS):
+            part = words[start : start + CHUNK_WEIGHTS].astype("<u4").tobytes()
+            masked = pb.SumMasked(words=part, last=start + CHUNK_WEIGHTS >= len(words))
+            yield pb.SumStep(attempt=step.attempt, masked=masked)
+
+    def unmask(self, step: pb.SumStep) -> list[pb.SumStep]:
+        """Return the answers to survivors, or to the tags of neighbours that confirm them."""
+        kind, part = step.WhichOneof("step"), self._kept.part
+        ours = part is not None and part.round.attempt == step.attempt
+        if kind == "survivors" and not ours:
+            return [pb.SumStep(attempt=step.attempt, forgotten=True)]
+        if part is None or not ours:
+            return []
+        if kind == "survivors":
+            tags = [
+                pb.SumTag(sender=each.sender, receiver=each.receiver, tag=each.tag)
+                for each in part.confirm(step.survivors.devices, self._kept)
+            ]
+            return [pb.SumStep(attempt=step.attempt, tags=pb.SumTags(tags=tags))]
+        if kind == "tags":
+            told = [Confirmation(each.sender, each.receiver, each.tag) for each in step.tags.tags]
+            shown = part.reveal(told)
+            revealed = pb.SumRevealed(own_masks=_shares(shown.own_masks), mask_keys=_shares(shown.mask_keys))
+            return [pb.SumStep(attempt=step.attempt, revealed=revealed)]
+        raise WireError(f"a device takes no {kind} in a secure sum")
+
+
+def round_id(run: str, number: int) -> bytes:
+    """Return the id of the sum `number` of a run."""
+    return struct.pack("<I", number) + run.encode()
+
+
+def _number(id: bytes) -> int:
+    (number,) = struct.unpack_from("<I", id)
+    return int(number)
+
+
+def _key(key: bytes) -> bytes:
+    if len(key) != KEY_BYTES:
+        raise WireError(f"a key of {len(key)} bytes in a secure sum; {KEY_BYTES} were due")
+    return key
+
+
+def _shares(shares: Mapping[int, bytes]) -> Sequence[pb.RevealedShare]:
+    return [pb.RevealedShare(device=device, share=share) for device, share in shares.items()]

@@ -1,0 +1,50 @@
+"""The bytes that a device has sent and received for hosts today: HOME/today.json, for its owner's bound."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from crowdlearn_device.platform.files import write_atomically
+
+FILE = "today.json"
+UNSAVED = 1 << 20
+"""Bytes that may be missing on disk: a device that dies forgets no more."""
+
+
+def _today() -> str:
+    return time.strftime("%Y-%m-%d")
+
+
+class DailyUse:
+    """The count of one device. A damaged file begins anew: the bound is the owner's own wish."""
+
+    def __init__(self, home: Path, today: Callable[[], str] = _today) -> None:
+        self._path, self._today = home / FILE, today
+        self._day, self._bytes, self._saved = today(), 0, 0
+        try:
+            told = json.loads(self._path.read_text())
+            if told["day"] == self._day:
+                self._bytes = self._saved = int(told["bytes"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+
+    def count(self, size: int) -> None:
+        """Count the bytes of a message, sent or received."""
+        self._bytes += size
+        if self._bytes - self._saved >= UNSAVED:
+            self.save()
+
+    @property
+    def bytes(self) -> int:
+        """Return the bytes of today."""
+        if (today := self._today()) != self._day:
+            self._day, self._bytes = today, 0
+        return self._bytes
+
+    def save(self) -> None:
+        """Write the count to disk."""
+        self._saved = self.bytes
+        write_atomically(self._path, json.dumps({"day": self._day, "bytes": self._saved}).encode())

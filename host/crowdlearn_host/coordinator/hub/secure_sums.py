@@ -1,0 +1,100 @@
+"""Effects of secure sums, carried out in order, and never by holding up the relay's loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint
+from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import Floats
+
+from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.storage.store import Store
+from crowdlearn_host.coordinator.sums.effects import Keep, Over, Release, SendStep, Stop, SumEffect, Tell
+from crowdlearn_host.coordinator.sums.rounds import SecureRounds
+
+from .connection import Attached
+
+
+class Hub(Protocol):
+    """Connections, as sums need them, and who hears of what happens."""
+
+    def connection(self, device: int) -> Attached | None: ...
+
+    def send(self, to: Attached, frame: pb.Frame) -> None: ...
+
+    def tell(self, event: str, fields: dict[str, Any]) -> None: ...
+
+    def fail(self, error: Exception) -> None: ...
+
+
+class SumPerformer:
+    """Carries effects out in their order; `perform_group` carries out what a group asks for then."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        rounds: SecureRounds,
+        groups: Sequence[Group],
+        store: Store,
+        perform_group: Callable[[int], None],
+    ) -> None:
+        self._hub, self._rounds, self._groups, self._store = hub, rounds, groups, store
+        self._perform_group = perform_group
+        self._queue: deque[SumEffect] = deque()
+        self._busy: asyncio.Task[None] | None = None
+
+    def perform(self) -> None:
+        """Carry out what is asked for, at once or in its turn."""
+        self._queue.extend(self._rounds.effects)
+        self._rounds.effects.clear()
+        if self._queue and self._busy is None:
+            self._busy = asyncio.get_running_loop().create_task(self._in_turn())
+
+    async def settled(self) -> None:
+        """Wait until everything that was asked for so far is carried out."""
+        if self._busy is not None:
+            await asyncio.wait([self._busy])
+
+    async def _in_turn(self) -> None:
+        try:
+            while self._queue:
+                await self._do(self._queue.popleft())
+        except Exception as error:
+            self._queue.clear()
+            self._hub.fail(error)
+        finally:
+            self._busy = None
+
+    async def _do(self, effect: SumEffect) -> None:
+        match effect:
+            case SendStep(device, step):
+                if (to := self._hub.connection(device)) is not None:
+                    self._hub.send(to, pb.Frame(sum_step=step))
+            case Tell(event, fields):
+                self._hub.tell(event, fields)
+            case Keep(state, attempt):
+                await self._store.keep_sum(state, None if attempt is None else attempt.total)
+            case Release(state, _, _, positions, place):
+                await self._store.release_sum(state, place, positions, lambda: mean_of(effect))
+                self._rounds.released()
+                self._queue.extend(self._rounds.effects)
+                self._rounds.effects.clear()
+            case Over(group, place):
+                self._groups[group].summed(place)
+                self._perform_group(group)
+            case Stop(reason):
+                for index, stopped in enumerate(self._groups):
+                    stopped.stop(reason)
+                    self._perform_group(index)
+
+
+def mean_of(release: Release) -> Floats:
+    """Return the mean over the contributors of a sum that is released: float32 [n]."""
+    attempt = release.attempt
+    mean: Floats = attempt.mean(release.revealed, FixedPoint(attempt.round.terms)).astype(np.float32)
+    return mean

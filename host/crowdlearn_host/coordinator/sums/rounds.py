@@ -1,0 +1,317 @@
+"""The secure sums of a run, as a state machine without I/O or clock: groups and devices in, effects out.
+
+A round is summed when every group that is not resting has come to it. An attempt that loses a device before
+its survivors are named begins anew with other keys; from then on the survivors are those on disk, and the
+round ends with their sum or without any. A round that was ended is never entered again.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crowdlearn_device.errors import AggregationError
+from crowdlearn_device.member.secure_sharing import ATTEMPT_BYTES, round_id
+from crowdlearn_device.privacy.aggregation.fixed_point import Words
+from crowdlearn_device.privacy.aggregation.messages import SumRound
+from crowdlearn_device.protocol import wire_pb2 as pb
+
+from crowdlearn_host.coordinator.group.effects import Contribute
+from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.group.places import OVER
+from crowdlearn_host.coordinator.group.restore_points import Place
+from crowdlearn_host.errors import RunError
+from crowdlearn_host.methods.secure_sharing import least_contributors
+from crowdlearn_host.privacy.aggregation.aggregator import Aggregator
+
+from .attempt import Attempt
+from .effects import Keep, Over, Release, SendStep, Stop, SumEffect, Tell
+from .lot import Lot
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of a run's sums: `theta` of the weights are drawn for a round, and the first layer can move
+    in `rank` directions. `lot` makes the lot of a round.
+    """
+
+    run: str
+    theta: float
+    rank: int
+    lot: Callable[[int], Lot]
+
+
+class SecureRounds:
+    """The rounds of all groups; `number` of them are over, the last began at `done`."""
+
+    def __init__(self, terms: Terms, groups: Sequence[Group], patience: float) -> None:
+        """`patience` are the seconds for which an absent device, or a group that is paused, is waited for."""
+        self.effects: list[SumEffect] = []
+        self.number = 0
+        self.done: Place | None = None
+        self._terms, self._groups, self._patience = terms, groups, patience
+        self._ready: dict[int, Contribute] = {}
+        self._attempt: Attempt | None = None
+        self._resting: set[int] = set()
+        self._paused: dict[int, float] = {}
+        self._absent: dict[int, float] = {}
+        self._now = 0.0
+
+    def to_json(self, attempt: Attempt | None = None) -> dict[str, Any]:
+        """Return what a restarted host needs, but for an attempt's total."""
+        told: dict[str, Any] = {"number": self.number, "done": self.done, "attempt": None}
+        if attempt is not None:
+            told["attempt"] = {
+                "place": attempt.place,
+                "groups": dict(attempt.group_of),
+                "aggregator": attempt.aggregator.to_json(),
+            }
+        return told
+
+    def restore(self, told: Mapping[str, Any], total: Words | None) -> None:
+        """Go on from what was kept; `total` is the attempt's, uint32 [n]. Raises RunError if damaged."""
+        try:
+            self.number = int(told["number"])
+            self.done = _place(told["done"]) if told["done"] is not None else None
+            if (kept := told["attempt"]) is not None and total is not None:
+                aggregator = Aggregator.from_json(kept["aggregator"], total)
+                group_of = {int(member): int(group) for member, group in kept["groups"].items()}
+                self._attempt = Attempt(aggregator, _place(kept["place"]), group_of, "agreeing")
+        except (ValueError, KeyError, TypeError, AttributeError, AggregationError) as error:
+            raise RunError(f"the run's secure sum is damaged ({error}); start a new run") from error
+
+    @property
+    def owing(self) -> set[int]:
+        """Return the devices that owe an answer."""
+        return set() if self._attempt is None else self._attempt.owing
+
+    def ready(self, group: int, contribution: Contribute) -> None:
+        """A group has come to the end of a round, or comes again after a recovery."""
+        if self.done is not None and contribution.place <= self.done:
+            self.effects.append(Over(group, contribution.place))
+            return
+        self._ready[group] = contribution
+        attempt = self._attempt
+        if attempt is not None and not attempt.is_named and group in attempt.group_of.values():
+            self._begin_anew("a group recovered")
+        self._look()
+
+    def joined(self, device: int) -> None:
+        """A device is connected: one whose values are in the sum is asked whether it confirms that."""
+        self._absent.pop(device, None)
+        attempt = self._attempt
+        if attempt is not None and attempt.is_named and device in attempt.aggregator.survivors:
+            self.effects.append(SendStep(device, attempt.survivors()))
+
+    def left(self, device: int) -> None:
+        """A device's connection ended."""
+        self._absent[device] = self._now
+        if self._attempt is not None:
+            self._attempt.parts.pop(device, None)
+        self._look()
+
+    def answer(self, device: int, step: pb.SumStep) -> None:
+        """A device answers a step."""
+        attempt = self._attempt
+        if attempt is None or step.attempt != attempt.id:
+            return
+        try:
+            due = attempt.take(device, step)
+        except AggregationError as error:
+            self.effects.append(Tell("refused", {"device": self._name(device), "reason": str(error)}))
+            return
+        if due and step.HasField("tags") and attempt.stage == "revealing" and device not in attempt.revealed:
+            self.effects.append(SendStep(device, attempt.tags_for(device)))
+        self._look()
+
+    def tick(self, now: float) -> None:
+        """Let time pass."""
+        self._now = now
+        if self._attempt is not None and self._attempt.is_named:
+            for member in self._attempt.aggregator.survivors:
+                if not self._is_here(member):
+                    self._absent.setdefault(member, now)
+        paused = {index for index, group in enumerate(self._groups) if group.phase == "paused"}
+        self._paused = {index: self._paused.get(index, now) for index in paused}
+        long = {index for index, since in self._paused.items() if now - since >= self._patience}
+        self._resting = long | {index for index, group in enumerate(self._groups) if group.phase in OVER}
+        self._look()
+
+    def released(self) -> None:
+        """The sum is in the global model, on disk."""
+        assert self._attempt is not None
+        self._end(self._attempt.place)
+
+    def _look(self) -> None:
+        """Go on as far as the answers allow."""
+        while self._advance():
+            pass
+
+    def _advance(self) -> bool:
+        """Take the next step; whether one was due."""
+        attempt = self._attempt
+        if attempt is None:
+            return self._begin()
+        if attempt.stage == "unmasking":
+            return False
+        owing = attempt.owing
+        if attempt.stage == "agreeing":
+            return not {d for d in owing if not self._is_gone(d)} and self._agree(attempt)
+        if attempt.stage == "revealing":
+            return not any(map(self._is_here, owing)) and self._reveal(attempt, owing)
+        if {attempt.group_of[device] for device in owing} & self._resting and attempt.stage != "masked":
+            self._begin_anew("a group is missing")
+            return True
+        if attempt.stage == "keys" and not owing:
+            attempt.stage = "shares"
+            self.effects += [SendStep(*each) for each in attempt.keys().items()]
+            return True
+        if attempt.stage == "shares" and not owing:
+            attempt.stage = "masked"
+            self.effects += [SendStep(*each) for each in attempt.sealed().items()]
+            return True
+        if attempt.stage == "masked" and {attempt.group_of[device] for device in owing} <= self._resting:
+            return self._name_survivors(attempt)
+        return False
+
+    def _begin(self) -> bool:
+        """Begin an attempt if every group that is waited for is at the end of a round."""
+        under_way = {index for index, group in enumerate(self._groups) if group.phase not in OVER}
+        waited = under_way - self._resting
+        if not waited or not waited <= self._ready.keys():
+            return False
+        place = min(self._ready[index].place for index in waited)
+        sharing = {index: self._ready[index] for index in sorted(waited) if self._ready[index].place == place}
+        fewest = min(self._samples(index) for index in sharing)
+        least = least_contributors(self._terms.rank, fewest)
+        finished = any(group.phase == "done" for group in self._groups)
+        if len(under_way) < least and not finished:
+            self.effects.append(
+                Stop(
+                    f"sharing.secure: sums of {len(under_way)} groups of {fewest} samples tell too much; "
+                    f"{least} groups, or more samples a device, are needed"
+                )
+            )
+            self._ready.clear()
+            return False
+        if len(sharing) < least:
+            if under_way & self._resting:
+                return False
+            self.effects.append(Tell("not_summed", {"groups": len(sharing), "least": least}))
+            self._end(place, keep=True)
+            return True
+        lot = self._terms.lot(self.number)
+        layout = {
+            device: (index, ranges)
+            for index, contribution in sharing.items()
+            for device, neurons in contribution.pieces.items()
+            if (ranges := lot.of(neurons))
+        }
+        round_ = SumRound(
+            round_id(self._terms.run, self.number),
+            {device: ranges for device, (_, ranges) in layout.items()},
+            least,
+            len(sharing),
+            secrets.token_bytes(ATTEMPT_BYTES),
+        )
+        group_of = {device: index for device, (index, _) in layout.items()}
+        self._attempt = Attempt(Aggregator(round_, len(lot.positions)), place, group_of)
+        owners = [
+            pb.SumOwner(
+                peer=pb.Peer(device=device, identity=self._groups[index].devices[device].identity),
+                stretches=[pb.Range(start=start, stop=stop) for start, stop in ranges],
+            )
+            for device, (index, ranges) in layout.items()
+        ]
+        for device, index in group_of.items():
+            begin = pb.SumBegin(
+                generation=sharing[index].generation,
+                round=self.number,
+                least=least,
+                terms=len(sharing),
+                theta=self._terms.theta,
+                owners=owners,
+            )
+            self.effects.append(SendStep(device, pb.SumStep(attempt=round_.attempt, begin=begin)))
+        return True
+
+    def _begin_anew(self, why: str) -> None:
+        """Give an attempt up of which nobody was told the survivors, or nobody confirmed them."""
+        self.effects.append(Tell("sum_begun_anew", {"why": why}))
+        self._attempt = None
+
+    def _name_survivors(self, attempt: Attempt) -> bool:
+        """Have the survivors on disk, and then name them to all that are here."""
+        aggregator = attempt.aggregator
+        if aggregator.counts().min(initial=aggregator.round.terms) < aggregator.round.least:
+            self._begin_anew("too few contributors are left")
+            return True
+        attempt.stage = "agreeing"
+        self.effects.append(Keep(self.to_json(attempt), aggregator))
+        self.effects += [SendStep(device, attempt.survivors()) for device in aggregator.survivors]
+        return True
+
+    def _agree(self, attempt: Attempt) -> bool:
+        """Pass the tags on if enough devices confirm the survivors."""
+        if attempt.aggregator.can_agree(attempt.tags):
+            attempt.stage = "revealing"
+            self.effects += [SendStep(device, attempt.tags_for(device)) for device in attempt.tags]
+        elif attempt.tags:
+            self._lose(attempt)
+        else:
+            self._begin_anew("no device confirms its survivors")
+            self.effects.append(Keep(self.to_json()))
+        return True
+
+    def _reveal(self, attempt: Attempt, owing: set[int]) -> bool:
+        """Unmask the sum if enough shares are here."""
+        if attempt.aggregator.can_unmask(attempt.revealed):
+            attempt.stage = "unmasking"
+            state = {"number": self.number + 1, "done": attempt.place, "attempt": None}
+            revealed, positions = tuple(attempt.revealed.values()), self._terms.lot(self.number).positions
+            self.effects.append(Release(state, attempt.aggregator, revealed, positions, attempt.place))
+            return False
+        if any(not self._is_gone(device) for device in owing):
+            return False
+        self._lose(attempt)
+        return True
+
+    def _lose(self, attempt: Attempt) -> None:
+        """End a round whose sum too few devices can unmask: those that confirmed it never enter it again."""
+        survivors = len(attempt.aggregator.survivors)
+        told = {"confirmed": len(attempt.tags), "survivors": survivors}
+        self.effects.append(Tell("sum_lost", told))
+        self._end(attempt.place, keep=True)
+
+    def _end(self, place: Place, *, keep: bool = False) -> None:
+        """End the round of `place`, and tell every group that has come to it."""
+        self.number, self.done, self._attempt = self.number + 1, place, None
+        if keep:
+            self.effects.append(Keep(self.to_json()))
+        for group, contribution in sorted(self._ready.items()):
+            if contribution.place <= place:
+                self.effects.append(Over(group, contribution.place))
+        self._ready = {group: each for group, each in self._ready.items() if each.place > place}
+
+    def _samples(self, index: int) -> int:
+        """Return the samples that a group trains on."""
+        return sum(device.samples for device in self._groups[index].devices.values())
+
+    def _is_here(self, device: int) -> bool:
+        return any(device in group.live for group in self._groups)
+
+    def _is_gone(self, device: int) -> bool:
+        """Return whether a device is not waited for any more."""
+        since = self._absent.get(device, self._now)
+        return not self._is_here(device) and self._now - since >= self._patience
+
+    def _name(self, device: int) -> str:
+        found = (group.devices[device].name for group in self._groups if device in group.devices)
+        return next(found, f"device {device}")
+
+
+def _place(told: Sequence[int]) -> Place:
+    epoch, shared = told
+    return int(epoch), int(shared)

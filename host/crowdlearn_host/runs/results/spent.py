@@ -1,0 +1,82 @@
+"""The account of privacy that a run keeps: what its noise has spent, of a sample, of a group, of a label."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from crowdlearn_host.errors import RunError
+
+DELTA = 1e-5
+"""The delta of a run that names none."""
+
+
+@dataclass(frozen=True)
+class PrivacySpent:
+    """The epsilon that a run has spent until its last round, at `delta`.
+
+    `sample` is that of a sample, the largest of all devices, and `devices` by their number of samples;
+    `group` is that of all that a group did. `label` is that of a label, without any delta. What is None is
+    not protected by noise.
+    """
+
+    delta: float
+    sample: float | None = None
+    devices: Mapping[str, float] = field(default_factory=dict)
+    group: float | None = None
+    label: float | None = None
+
+    @property
+    def is_private(self) -> bool:
+        """Return whether anything is protected by noise."""
+        return any(each is not None for each in (self.sample, self.group, self.label))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the account as a JSON document has it."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return the account in words, a line for each thing that is protected."""
+        told = []
+        if self.sample is not None:
+            told.append(f"epsilon {self.sample:.2f} of a sample, the largest of all devices")
+            if len(self.devices) > 1:
+                told += [f"    {self.devices[n]:.2f} on devices of {n} samples" for n in self.devices]
+        if self.group is not None:
+            told.append(f"epsilon {self.group:.2f} of all that a group did")
+        told = [f"{line}, at delta {self.delta:g}" if line[0] == "e" else line for line in told]
+        if self.label is not None:
+            told.append(f"epsilon {self.label:.2f} of a label")
+        return told or ["no noise: nothing is hidden from those who get results"]
+
+
+def spent_of(run: Path) -> PrivacySpent:
+    """Return the account of the run in a folder. Raises RunError if it is damaged."""
+    config, metrics = run / "config.toml", run / "metrics.jsonl"
+    try:
+        told = tomllib.loads(config.read_text()) if config.exists() else {}
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        return account_of(told, json.loads(lines[-1]) if lines else {})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise RunError(f"{run} is damaged ({error}); its account of privacy cannot be read") from error
+
+
+def account_of(config: Mapping[str, Any], last: Mapping[str, Any]) -> PrivacySpent:
+    """Return the account of a run with this description, whose last line of metrics this is."""
+    section = config.get("privacy", {})
+    label = section.get("label_epsilon")
+    return PrivacySpent(
+        float(section.get("delta", DELTA)),
+        _number(last.get("epsilon")),
+        {str(n): float(epsilon) for n, epsilon in last.get("epsilons", {}).items()},
+        _number(last.get("group_epsilon")),
+        _number(label),
+    )
+
+
+def _number(told: object) -> float | None:
+    return None if told is None else float(str(told))
