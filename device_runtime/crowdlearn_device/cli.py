@@ -33,6 +33,7 @@ from crowdlearn_device.security.identity_log import IdentityLog
 from crowdlearn_device.transport.abstract_socket import SOCKET
 from crowdlearn_device.transport.host_token import token_of
 from crowdlearn_device.transport.join import join_host
+from crowdlearn_device.transport.message_cost import message_seconds
 from crowdlearn_device.transport.serve import serve_device
 
 from .errors import DataError, DeviceError, PolicyError
@@ -101,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "to be read",
     )
     measuring.add_argument("--threads", type=int, default=0, help="threads of the executor (0: its choice)")
+    commands.add_parser("messages", help="time a message between devices; prints JSON")
     predicting = commands.add_parser(
         "predict", help="what a kept model makes of samples, as CSV: sample, class, probability"
     )
@@ -174,6 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command == "measure":
             store, rest = ProgramStore(arguments.programs, load), partial(_rest, arguments.pause)
             measure_step(store, arguments.program, arguments.seconds, rest, partial(_tell, arguments.pause))
+            return 0
+        if arguments.command == "messages":
+            print(json.dumps({"message_seconds": message_seconds()}))
             return 0
         if arguments.command == "fingerprint":
             print(fingerprint(own_identity(arguments.home).public))

@@ -7,11 +7,13 @@ import torch
 from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.balanced import balanced
+from crowdlearn_host.planner.problem.fleet import Fleet
 from crowdlearn_host.spec.micro_batch import (
     MACS_PER_SECOND,
     MESSAGE_SECONDS,
     cheapest_rows,
     exchanged_messages,
+    rows_for,
     rows_of,
 )
 from crowdlearn_host.spec.run_spec import ALONE_ROWS, LEAST_ROWS, TrainingSection
@@ -39,3 +41,23 @@ def test_messages_cost_no_more_than_half_where_the_batch_allows_it(
     assert LEAST_ROWS <= rows <= ALONE_ROWS
     assert rows in (batch, 125, ALONE_ROWS) or computing >= messages or rows == LEAST_ROWS
     assert rows_of(TrainingSection(batch=batch, micro_batch=8), graph, plan) == 8
+
+
+@pytest.mark.parametrize(
+    ("message_seconds", "macs_per_second", "sample_seconds", "rows"),
+    [
+        (None, 1e9, 0.0, 0),  # nobody measured
+        (130e-6, 2e9, 0.0, 64),
+        (130e-6, 2e7, 0.0, 16),  # computing takes far longer than messages
+        (130e-6, 2e9, 0.0002, 25),  # of which the link carries 25 in LINK_SECONDS
+    ],
+)
+def test_a_measured_fleet_has_the_micro_batch_that_its_messages_are_worth(
+    message_seconds: float | None, macs_per_second: float, sample_seconds: float, rows: int
+) -> None:
+    graph = neuron_graph(build_model("mlp:784-400-200-100-10", 0), torch.zeros(2, 784), "mlp")
+    kind = {"name": "phone", "count": 5, "samples": 9, "macs_per_second": macs_per_second}
+    if message_seconds is not None:
+        kind["message_seconds"] = message_seconds
+    fleet = Fleet.parse({"class": [kind]}, "the test")
+    assert rows_for(graph, balanced(graph, 5), fleet, 64, sample_seconds) == rows

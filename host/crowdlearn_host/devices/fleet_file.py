@@ -17,6 +17,7 @@ class Measured:
     link: MeasuredLink
     macs_per_second: float
     energy: Constants | None = None
+    message_seconds: float | None = None
 
 
 def fleet_toml(phones: Sequence[Measured], *, samples: int, max_macs: int | None = None) -> str:
@@ -46,6 +47,10 @@ def _class(name: str, members: Sequence[Measured], samples: int, max_macs: int |
         ("uplink_bytes_per_second", round(min(m.link.up for m in members)), f"{emulated}link, over adb"),
         ("downlink_bytes_per_second", round(min(m.link.down for m in members)), f"{emulated}link, over adb"),
     ]
+    messages = [m.message_seconds for m in members if m.message_seconds is not None]
+    if len(messages) == len(members):
+        told = float(f"{max(messages):.3g}")
+        rows.append(("message_seconds", told, f"{emulated}sender and receiver, processor"))
     if memories:
         rows.append(("max_memory", min(memories), "what was free"))
     if max_macs is not None:

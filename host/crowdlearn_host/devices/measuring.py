@@ -82,6 +82,22 @@ async def measure_macs(
     return rate
 
 
+async def measure_messages(device: AdbDevice, *, program: Sequence[str] | None = None) -> float:
+    """Return the seconds that a message between devices takes of the phone's processor, at its sender and its
+    receiver together. Raises FleetError when the phone cannot have the runtime, or answers nothing like it.
+    """
+    command = program or (await shell_runtime(device)).command
+    line = shlex.join([*command, "messages"])
+    said = (await device.shell(line, timeout=ANSWER_SECONDS)).check("crowdlearn-device messages")
+    try:
+        seconds = float(json.loads(said.splitlines()[-1])["message_seconds"])
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise FleetError(f"{device.serial}: crowdlearn-device messages answered {said[:200]!r}") from error
+    if not 0 < seconds < 1:
+        raise FleetError(f"{device.serial}: crowdlearn-device messages answered {said[:200]!r}")
+    return seconds
+
+
 async def _round_trip(device: AdbDevice) -> float:
     stream = Watched(await device.open("exec:cat"))
 

@@ -34,10 +34,14 @@ from crowdlearn_host.planner.triples.planned import plan_on_shares
 from crowdlearn_host.privacy.leaks.measured import MOST_SOURCES, Way, leak_curves
 from crowdlearn_host.runs.data import load_split, sample_shape
 from crowdlearn_host.spec.loss import CROSS_ENTROPY, LossSection
+from crowdlearn_host.spec.micro_batch import rows_for
 from crowdlearn_host.spec.run_spec import RunSpec, SharingSection, TrainingSection, micro_rows
 
 TRAINING, SHARING = TrainingSection.model_validate({}), SharingSection.model_validate({})
 """The training and the sharing of a run whose description says nothing about them."""
+
+ROUGHLY = 0.25
+"""The share of the time for a plan in which a first one shows how many messages there are."""
 
 OnStep = Callable[[str, int, int], None]
 """Takes what begins now, its number and how many such steps there are; 0 of 0 if that is not known."""
@@ -190,6 +194,18 @@ def plan_network(
         tell(f"searching for the plan, for at most {seconds:.0f} processor seconds", 0, 0)
         return known
 
+    if not request.micro_batch and all(kind.message_seconds for kind in fleet.classes):
+        rough = plan_with_micro_batch(  # whose messages are known, and memory is not looked at yet
+            graph,
+            fleet,
+            training,
+            lambda rows, regions: None,
+            group_size=group_size,
+            seconds=seconds * ROUGHLY,
+            compare=False,
+        )
+        rows = rows_for(graph, rough.plan, fleet, request.batch, sample_seconds(graph, fleet, numbers))
+        training = replace(training, micro_batch=max(training.micro_batch, rows))
     found = plan_with_micro_batch(
         graph, fleet, training, footprint_of, group_size=group_size, seconds=seconds, compare=baselines
     )

@@ -1,16 +1,24 @@
 """Measuring phones, and the fleet file that comes of it."""
 
+import json
 import tomllib
 from pathlib import Path
 
 import pytest
+from crowdlearn_device.cli import main
 from crowdlearn_device.energy.step_time import measure_step
 from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice
 from crowdlearn_host.devices.facts import parse_facts, read_facts
 from crowdlearn_host.devices.fleet_file import Measured, fleet_toml
-from crowdlearn_host.devices.measuring import MeasuredLink, Probe, measure_link, measure_macs
+from crowdlearn_host.devices.measuring import (
+    MeasuredLink,
+    Probe,
+    measure_link,
+    measure_macs,
+    measure_messages,
+)
 from crowdlearn_host.devices.probe import build_probe
 from crowdlearn_host.errors import FleetError
 
@@ -26,6 +34,9 @@ async def test_a_phone_is_measured(tmp_path: Path, key: Path) -> None:
             measured = Measured(
                 await read_facts(device), await measure_link(device), await measure_macs(device, probe)
             )
+            assert await measure_messages(device) == 1e-4
+            with pytest.raises(FleetError, match="inaccessible or not found"):
+                await measure_messages(device, program=["no-such-program"])
     assert measured.macs_per_second == 2_000_000
     assert measured.link.round_trip >= 0.004
     assert 0 < measured.link.up <= 25_000_000
@@ -51,14 +62,20 @@ def test_the_probe_is_a_program_that_the_runtime_can_time(tmp_path: Path) -> Non
     assert measured.batch == 32
 
 
+def test_the_runtime_times_messages_between_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["messages"]) == 0
+    assert 0 < json.loads(capsys.readouterr().out)["message_seconds"] < 1
+
+
 def test_a_class_is_as_slow_as_its_slowest_member() -> None:
     facts = [parse_facts(name, REAL_ANSWER.replace("0123abcd", name)) for name in ("a", 'b"')]
     measured = [
-        Measured(facts[0], MeasuredLink(0.01, 100.0, 900.0), 5e9),
-        Measured(facts[1], MeasuredLink(0.02, 300.0, 200.0), 4e9),
+        Measured(facts[0], MeasuredLink(0.01, 100.0, 900.0), 5e9, message_seconds=1e-4),
+        Measured(facts[1], MeasuredLink(0.02, 300.0, 200.0), 4e9, message_seconds=2.54321e-4),
     ]
     (kind,) = tomllib.loads(fleet_toml(measured, samples=1))["class"]
     assert kind["devices"] == ["a", 'b"']
     assert (kind["macs_per_second"], kind["uplink_bytes_per_second"]) == (4_000_000_000, 100)
     assert kind["downlink_bytes_per_second"] == 200
+    assert kind["message_seconds"] == 2.54e-4
     assert kind["max_memory"] == 734088 * 1024

@@ -28,7 +28,7 @@ class _LocalServer(socketserver.ThreadingUnixStreamServer):
 def main(argv: list[str]) -> int:
     """`serve --home FOLDER --port 0` echoes until SIGTERM; `fail CODE TEXT` complains and leaves;
     `measure` answers as if 100 steps of 10 samples had taken half a second; with a pause it computes for
-    the seconds asked for.
+    the seconds asked for; `messages` answers as if a message took 100 us.
     """
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command", required=True)
@@ -43,7 +43,11 @@ def main(argv: list[str]) -> int:
     for option in ("--programs", "--program", "--seconds", "--threads"):
         measure.add_argument(option, required=True)
     measure.add_argument("--pause", type=float, default=0.0)
+    commands.add_parser("messages")
     arguments = parser.parse_args(argv)
+    if arguments.command == "messages":
+        print(json.dumps({"message_seconds": 1e-4}))
+        return 0
     if arguments.command == "measure" and arguments.pause:
         print("ready", flush=True)
         time.sleep(arguments.pause)

@@ -22,7 +22,7 @@ from crowdlearn_host.devices.constants import Constants
 from crowdlearn_host.devices.discovery import Found, connect, discover, named
 from crowdlearn_host.devices.facts import read_facts
 from crowdlearn_host.devices.fleet_file import Measured, fleet_toml
-from crowdlearn_host.devices.measuring import Probe, measure_link, measure_macs
+from crowdlearn_host.devices.measuring import Probe, measure_link, measure_macs, measure_messages
 from crowdlearn_host.errors import FleetError
 
 
@@ -127,6 +127,7 @@ async def _measure_all(
             async with await connect(item, key=key) as device:
                 facts, link = await read_facts(device), await measure_link(device)
                 macs = await measure_macs(device, probe)
+                messages = await measure_messages(device)
                 energy = None
                 if energy_seconds:
                     from crowdlearn_host.energy.calibration import calibrate
@@ -134,7 +135,7 @@ async def _measure_all(
                     energy = await calibrate(
                         device, facts, item.way, probe, working.step, seconds=energy_seconds
                     )
-                phone = Measured(facts, link, macs, energy)
+                phone = Measured(facts, link, macs, energy, messages)
         except FleetError as error:
             missing.append(item.serial)
             typer.echo(printable(named(item.serial, error)), err=True)

@@ -34,7 +34,8 @@ class DeviceClass(Section):
     epoch beyond what it spends idle, and so does `battery_share` as a share of `battery_joules`; both need
     joules per MAC and byte, whose origin is in `energy_provenance` and `energy_source`. A device without
     samples is never the dominator. Devices of classes with the same `owner` are one person's, and no two of
-    them are in one triple of helpers.
+    them are in one triple of helpers. `message_seconds` is what a message between devices takes of a
+    processor, at its sender and its receiver together: micro-batches are as large as that is worth.
     """
 
     name: str = Field(min_length=1, max_length=100)
@@ -43,6 +44,7 @@ class DeviceClass(Section):
     devices: tuple[str, ...] = ()
     samples: int = Field(default=0, ge=0, le=10**9)
     macs_per_second: PositiveFloat
+    message_seconds: PositiveFloat | None = None
     uplink_bytes_per_second: PositiveFloat | None = None
     downlink_bytes_per_second: PositiveFloat | None = None
     max_seconds: PositiveFloat | None = None
