@@ -2,7 +2,9 @@
 
 Both servers run in processes of their own and take turns; the devices are raw sockets in a third process
 that send messages encoded beforehand, so that the server is what is measured. Devices form a ring: each
-sends to the next through the relay, or to itself through the echo.
+sends to the next through the relay, or to itself through the echo. Where nats-server is in the PATH, devices
+send each other as many bytes through it, too, by its own protocol over TCP: no WebSocket, no check of
+senders or generations, no back-pressure.
 """
 
 from __future__ import annotations
@@ -11,13 +13,16 @@ import argparse
 import asyncio
 import multiprocessing as mp
 import os
+import shutil
 import socket
 import statistics
+import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.context import SpawnProcess
@@ -47,8 +52,12 @@ RUN = "benchmark"
 WEIGHTS = ArraySpec("w", 0, (), trained=True)
 SIZES = {"1 kB": 1000, "100 kB": 100_000}
 BATCH_BYTES = 1 << 20
+ENVELOPE_BYTES = 36
+"""Of an envelope beside its content: the header, and the seal's tag."""
 SLOW_BYTES_A_SECOND = 20e6
-Kind = Literal["echo", "relay"]
+Kind = Literal["echo", "relay", "nats"]
+NATS_CONFIG = 'listen: 127.0.0.1:{port}\nmax_pending: 4GB\nwrite_deadline: "120s"\n'
+"""A server that drops no slow receiver, as it would by itself."""
 
 
 def run_server(kind: Kind, folder: str, answer: Pipe) -> None:
@@ -107,6 +116,16 @@ class Device:
         frame = pb.Frame.FromString(link.recv(head[1], socket.MSG_WAITALL))
         return cls(link, frame.welcome.device)
 
+    @classmethod
+    def subscribed(cls, port: int, number: int) -> Device:
+        """A client of nats-server that takes what is published for its number."""
+        link = socket.create_connection(("127.0.0.1", port))
+        link.sendall(f'CONNECT {{"verbose":false}}\r\nSUB device.{number} 1\r\nPING\r\n'.encode())
+        answer = b""
+        while b"PONG\r\n" not in answer:
+            answer += link.recv(4096)
+        return cls(link, number)
+
     def receive(self, wanted: int, rate: float = 0.0) -> None:
         """Read until `wanted` bytes in all have come; no faster than `rate` bytes a second, if given."""
         buffer = bytearray(1 << 18)
@@ -137,8 +156,19 @@ def messages(identities: Sequence[Identity], sender: int, receiver: int, size: i
     return b"".join(map(_encoded, frames)), len(frames), out
 
 
+def published(receiver: int, size: int) -> tuple[bytes, int, int]:
+    """The same for nats-server: as many messages of `size` and an envelope's other bytes."""
+    content = os.urandom(size + ENVELOPE_BYTES)
+    count = max(1, BATCH_BYTES // size)
+    data = f"PUB device.{receiver} {len(content)}\r\n".encode() + content + b"\r\n"
+    out = len(f"MSG device.{receiver} 1 {len(content)}\r\n") + len(content) + 2
+    return data * count, count, count * out
+
+
 def crowd(port: int, kind: Kind, identities: Sequence[Identity]) -> list[Device]:
     """The devices, connected; with the relay, once the group has formed."""
+    if kind == "nats":
+        return [Device.subscribed(port, number) for number in range(DEVICES)]
     names = [f"device-{k}" for k in range(DEVICES)]
     devices = [
         Device.connect(port, name, identities[k], hello=kind == "relay") for k, name in enumerate(names)
@@ -159,10 +189,12 @@ def run_devices(ports: dict[Kind, int], orders: Pipe) -> None:
         size: [messages(identities, k, (k + 1) % DEVICES, size) for k in range(DEVICES)]
         for size in SIZES.values()
     }
+    nats = {size: [published((k + 1) % DEVICES, size) for k in range(DEVICES)] for size in SIZES.values()}
     while (order := orders.recv()) is not None:
         kind, size, count = order
         began = time.monotonic()
-        _exchange(crowds[kind], batches[size], count, via=-1 if kind == "relay" else 0)
+        sent = nats if kind == "nats" else batches
+        _exchange(crowds[kind], sent[size], count, via=0 if kind == "echo" else -1)
         orders.send((time.monotonic() - began, DEVICES * count * batches[size][0][1]))
 
 
@@ -202,10 +234,23 @@ def run_slow_receiver(port: int, size: int, megabytes: int, answer: Pipe) -> Non
     answer.send(devices[1].received)
 
 
+def nats_server(folder: str) -> tuple[list[str], int] | None:
+    """The command that starts nats-server, and its port; None if it is not installed."""
+    if (program := shutil.which("nats-server")) is None:
+        return None
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        port = int(tried.getsockname()[1])
+    config = Path(folder) / "nats.conf"
+    config.write_text(NATS_CONFIG.format(port=port))
+    return [program, "-c", str(config)], port
+
+
 class Processes:
     """The processes of the benchmark, ended when it ends."""
 
     def __init__(self) -> None:
+        self._beside: list[subprocess.Popen[bytes]] = []
         self._context = mp.get_context("spawn")
         self._started: list[tuple[SpawnProcess, Pipe]] = []
 
@@ -216,10 +261,28 @@ class Processes:
         self._started.append((process, mine))
         return process, mine
 
+    def beside(self, told: tuple[list[str], int]) -> tuple[int, int]:
+        """Start another program's server; its port, once it listens, and its process."""
+        command, port = told
+        nowhere = subprocess.DEVNULL
+        process = subprocess.Popen(command, stdout=nowhere, stderr=nowhere)
+        self._beside.append(process)
+        until = time.monotonic() + 30
+        while True:
+            with suppress(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", port)).close()
+                return port, process.pid
+            if time.monotonic() > until or process.poll() is not None:
+                raise RuntimeError(f"{command[0]} does not listen")
+            time.sleep(0.05)
+
     def __enter__(self) -> Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for other in self._beside:
+            other.terminate()
+            other.wait()
         for process, pipe in self._started:
             pipe.close()
             process.terminate()
@@ -239,30 +302,34 @@ def throughput(rounds: int, seconds: float) -> list[dict[str, Any]]:
     """Both servers by size of message: messages a second, and how many a second of the server's CPU time."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, Processes() as processes:
-        servers: dict[Kind, tuple[SpawnProcess, Pipe]] = {
+        started: dict[Kind, tuple[SpawnProcess, Pipe]] = {
             "echo": processes.start(run_server, "echo", folder),
             "relay": processes.start(run_server, "relay", f"{folder}/run"),
         }
-        ports = {kind: pipe.recv() for kind, (_, pipe) in servers.items()}
+        ports = {kind: int(pipe.recv()) for kind, (_, pipe) in started.items()}
+        servers = {kind: process.pid for kind, (process, _) in started.items()}
+        if (found := nats_server(folder)) is not None:
+            ports["nats"], servers["nats"] = processes.beside(found)
         _, devices = processes.start(run_devices, ports)
         for label, size in SIZES.items():
             count = 2
-            rates: dict[Kind, list[float]] = {"echo": [], "relay": []}
-            loads: dict[Kind, list[float]] = {"echo": [], "relay": []}
+            rates: dict[Kind, list[float]] = {kind: [] for kind in servers}
+            loads: dict[Kind, list[float]] = {kind: [] for kind in servers}
             for number in range(rounds + 1):
-                for kind, (process, _) in servers.items():
-                    before = cpu_seconds(process.pid)
+                for kind, pid in servers.items():
+                    before = cpu_seconds(pid)
                     devices.send((kind, size, count))
                     took, moved = devices.recv()
                     if number:
                         rates[kind].append(moved / took)
-                        loads[kind].append(moved / max(cpu_seconds(process.pid) - before, 1e-3))
+                        loads[kind].append(moved / max(cpu_seconds(pid) - before, 1e-3))
                     else:
                         spent = took
                 if not number:
                     count = max(1, round(count * seconds / spent))
             ratios = [a / b for a, b in zip(rates["relay"], rates["echo"], strict=True)]
             work = [a / b for a, b in zip(loads["relay"], loads["echo"], strict=True)]
+            beside = {f"{kind}_us_of_cpu": 1e6 / statistics.median(told) for kind, told in loads.items()}
             rows.append(
                 {
                     "message": label,
@@ -271,6 +338,7 @@ def throughput(rounds: int, seconds: float) -> list[dict[str, Any]]:
                     "ratio": statistics.median(ratios),
                     "ratio_per_cpu_second": statistics.median(work),
                     "rounds": rounds,
+                    **beside,
                 }
             )
         devices.send(None)
@@ -300,7 +368,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     rounds, seconds = (5, 0.7) if arguments.quick else (15, 1.5)
     moved = throughput(rounds, seconds)
+    beside = [key for key in moved[0] if key.endswith("_us_of_cpu")]
     table = Table("message", "echo 1/s", "relay 1/s", "relay / echo", "the same per CPU second of the server")
+    for key in beside:
+        table.add_column(key.replace("_us_of_cpu", ", us of CPU"))
     for row in moved:
         table.add_row(
             row["message"],
@@ -308,6 +379,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{row['relay_messages_per_second']:,.0f}",
             f"{row['ratio']:.2f}",
             f"{row['ratio_per_cpu_second']:.2f}",
+            *(f"{row[key]:.2f}" for key in beside),
         )
     memory = [slow_receiver(size, 60 if arguments.quick else 300) for size in SIZES.values()]
     growth = Table(
