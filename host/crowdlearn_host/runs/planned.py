@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
@@ -17,7 +18,7 @@ from crowdlearn_export.program.footprint import footprint
 from torch import nn
 
 from crowdlearn_host.common.home import cache_home
-from crowdlearn_host.errors import ConfigError
+from crowdlearn_host.errors import ConfigError, InfeasiblePlan
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import check_name
 from crowdlearn_host.planner.initial_weights import initial_weights
@@ -195,17 +196,20 @@ def plan_network(
         return known
 
     if not request.micro_batch and all(kind.message_seconds for kind in fleet.classes):
-        rough = plan_with_micro_batch(  # whose messages are known, and memory is not looked at yet
-            graph,
-            fleet,
-            training,
-            lambda rows, regions: None,
-            group_size=group_size,
-            seconds=seconds * ROUGHLY,
-            compare=False,
-        )
-        rows = rows_for(graph, rough.plan, fleet, request.batch, sample_seconds(graph, fleet, numbers))
-        training = replace(training, micro_batch=max(training.micro_batch, rows))
+        roughly = seconds * ROUGHLY
+        tell(f"searching for a first plan, for at most {roughly:.0f} processor seconds", 0, 0)
+        with suppress(InfeasiblePlan):  # the search below says why
+            rough = plan_with_micro_batch(  # whose messages are known, and memory is not looked at yet
+                graph,
+                fleet,
+                training,
+                lambda rows, regions: None,
+                group_size=group_size,
+                seconds=roughly,
+                compare=False,
+            )
+            rows = rows_for(graph, rough.plan, fleet, request.batch, sample_seconds(graph, fleet, numbers))
+            training = replace(training, micro_batch=max(training.micro_batch, rows))
     found = plan_with_micro_batch(
         graph, fleet, training, footprint_of, group_size=group_size, seconds=seconds, compare=baselines
     )
