@@ -8,6 +8,7 @@ from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.problem.fleet import Fleet
+from crowdlearn_host.runs.planned import PlanRequest, plan_network
 from crowdlearn_host.spec.micro_batch import (
     MACS_PER_SECOND,
     MESSAGE_SECONDS,
@@ -47,9 +48,10 @@ def test_messages_cost_no_more_than_half_where_the_batch_allows_it(
     ("message_seconds", "macs_per_second", "sample_seconds", "rows"),
     [
         (None, 1e9, 0.0, 0),  # nobody measured
-        (130e-6, 2e9, 0.0, 64),
+        (130e-6, 2e9, 0.0, 22),
+        (130e-6, 1e10, 0.0, 64),
         (130e-6, 2e7, 0.0, 16),  # computing takes far longer than messages
-        (130e-6, 2e9, 0.0002, 25),  # of which the link carries 25 in LINK_SECONDS
+        (130e-6, 1e10, 0.0002, 25),  # of which the link carries 25 in LINK_SECONDS
     ],
 )
 def test_a_measured_fleet_has_the_micro_batch_that_its_messages_are_worth(
@@ -61,3 +63,14 @@ def test_a_measured_fleet_has_the_micro_batch_that_its_messages_are_worth(
         kind["message_seconds"] = message_seconds
     fleet = Fleet.parse({"class": [kind]}, "the test")
     assert rows_for(graph, balanced(graph, 5), fleet, 64, sample_seconds) == rows
+
+
+@pytest.mark.parametrize(("message_seconds", "rows"), [(None, 16), (130e-6, 32)])
+def test_a_plan_for_a_measured_fleet_has_that_micro_batch(message_seconds: float | None, rows: int) -> None:
+    kind = {"name": "phone", "count": 3, "samples": 9, "macs_per_second": 2e9, "max_macs": 2500}
+    if message_seconds is not None:
+        kind["message_seconds"] = message_seconds
+    request = PlanRequest("mlp:64-16-10", (64,), batch=32)
+    found = plan_network(request, Fleet.parse({"class": [kind]}, "the test"), seconds=2.0)
+    assert len(found.plan.pieces) > 1
+    assert found.plan.micro_batch == found.training.micro_batch == rows
