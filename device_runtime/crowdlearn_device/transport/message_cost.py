@@ -19,7 +19,8 @@ from crowdlearn_device.protocol.frames import (
     encode_frame,
     encode_tensor,
 )
-from crowdlearn_device.security.envelope import Channel, Identity
+from crowdlearn_device.security.envelope import Channel
+from crowdlearn_device.security.identity import Identity
 
 from .message_stream import MessageStream
 
