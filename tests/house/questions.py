@@ -1,8 +1,8 @@
 """Twenty questions of a stranger, each with the file that answers it and a name in it.
 
-A fresh reader who was given the list of files and docs/glossary.md alone found 17 of them at first try
-(2026-11-29, before modules were renamed to what they are: traffic ledger, radio link, host token, identity,
-memory planning).
+A fresh reader who was given the list of files and docs/glossary.md alone found 18 of them at first try
+(2026-11-29, after modules were renamed to what they are; 17 before). It missed the check of frames and the
+tracing of a network, for which it named a neighbour.
 """
 
 QUESTIONS = {
