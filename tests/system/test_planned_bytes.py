@@ -88,7 +88,12 @@ ON_SHARES = """
         samples = 150
         macs_per_second = 1e8
     """
-OPTIONS = {"two groups": ["--group-size", "2"], "full rotation": ["--rotation", "full"]}
+FLEETS["masked"] = FLEETS["not every device dominates"]
+OPTIONS = {
+    "masked": ["--sums", "masked"],
+    "two groups": ["--group-size", "2"],
+    "full rotation": ["--rotation", "full"],
+}
 
 
 @pytest.mark.parametrize("name", FLEETS)
@@ -110,6 +115,7 @@ async def test_devices_send_the_bytes_that_were_planned(name: str, tmp_path: Pat
         "group": {"plan": saved},
         "training": {"epochs": EPOCHS, "kernels": "by_size"},
         "sharing": {"synchronous": True},  # else a group that is first downloads nothing in the first round
+        "privacy": {"sums": "masked" if name == "masked" else "plain"},
     }
     server, events = await train_on_sockets(tmp_path, RunSpec.model_validate(wanted), len(plan.seats))
     assert [group.phase for group in server.groups] == ["done"] * len(plan.groups)

@@ -31,6 +31,7 @@ from .plan import BudgetUse, Certificate, PiecePlan, Plan, plan_from_counts
 from .rotation import rotate
 from .spending.epoch_bytes import epoch_traffic
 from .spending.joules import epoch_joules
+from .spending.masked import least_share, masked_more
 
 IMBALANCE = 1.03
 """The imbalance of slices in the paper."""
@@ -215,6 +216,8 @@ def _plan_fleet(
                 other = _plan(graph, priced, training, fleet, problems[best], baseline.division, best)
                 plan = min(plan, other, key=_sent)
     total = _sent(plan)
+    if training.sums == "masked":
+        bound *= least_share(training.wire.dtype_bytes)
     if bound > total * (1 + 1e-9):
         raise AssertionError(f"the plan sends {total} bytes, less than the bound {bound}; please report it")
     return Planned(
@@ -343,6 +346,12 @@ def _plan(
         )
         for k in range(len(plan.pieces))
     )
+    traffic = epoch_traffic(priced, training, fleet, problem, division.counts, turned)
+    if training.sums == "masked":
+        more = masked_more(priced.links, division.counts, training.wire.dtype_bytes)
+        samples = sum(kind.samples * len(kind.names) for kind in fleet.classes)
+        traffic = replace(traffic, forward=traffic.forward + samples * sum(more))
+        pieces = tuple(_masked(piece, each) for piece, each in zip(pieces, more, strict=True))
     return replace(
         plan,
         pieces=pieces,
@@ -353,8 +362,24 @@ def _plan(
         groups=turned,
         fleet=fleet,
         joules=epoch_joules(priced, training, fleet, problem, division.counts, turned),
-        traffic=epoch_traffic(priced, training, fleet, problem, division.counts, turned),
+        traffic=traffic,
     )
+
+
+def _masked(piece: PiecePlan, more: float) -> PiecePlan:
+    """Return a piece that sends so many bytes more for each sample.
+
+    Raises InfeasiblePlan if they are too many.
+    """
+    sent = piece.uplink_bytes + more
+    for budget in piece.budgets:
+        if budget.name == "uplink" and sent > budget.limit * (1 + 1e-9):
+            raise InfeasiblePlan(
+                f"masked, the sums of the best plan take uplink {sent:,.0f} B a sample on {piece.seat} "
+                f"(limit {budget.limit:,.0f}); raise max_uplink, or plan with --sums plain"
+            )
+    budgets = tuple(replace(b, used=sent) if b.name == "uplink" else b for b in piece.budgets)
+    return replace(piece, uplink_bytes=sent, budgets=budgets)
 
 
 def _by_layer(priced: Costs, counts: Counts, layers: int) -> list[int]:

@@ -32,6 +32,8 @@ def check_affordable(plan: Plan, config: RunSpec, micro_batch: int) -> None:
         if len(plan.groups) > 1 and theta < 1 and not planned.theta < 1:
             raise _more("sharing.theta", theta, "memory", 1, f"plan again with --theta {theta}")
         _check_samples(planned, config, micro_batch)
+    if "uplink" in capped and config.privacy.sums == "masked" and planned.sums != "masked":
+        raise _more("privacy.sums", "masked", "uplink", planned.sums, "plan again with --sums masked")
     if "uplink" in capped and wire_format(training.wire).dtype_bytes > planned.wire.dtype_bytes:
         shorter = f"{planned.wire.dtype_bytes} bytes a number"
         raise _more(

@@ -166,6 +166,7 @@ def plan_network(
         staleness=request.staleness,
         snapshot_every=request.snapshot_every,
         value_bytes=value_bytes(request.values, initial_weights(graph, network)),
+        sums=request.sums,
     )
     if request.sums == "shares":
         if request.max_leak is not None:

@@ -17,6 +17,7 @@ from crowdlearn_host.planner.triples.turns import turns_of
 from crowdlearn_host.runs.planned import NetworkPlan, PlanRequest, plan_network
 from crowdlearn_host.runs.prepare import check
 from crowdlearn_host.spec.run_spec import RunSpec
+from crowdlearn_host.spec.simulated import simulated
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -25,6 +26,12 @@ from .conftest import fleet
 
 MODEL = "mlp:64-48-24-10"
 INFINITE = 1_000
+JOULES = {
+    "joules_per_mac": 1e-9,
+    "joules_per_byte_sent": 1e-6,
+    "joules_per_byte_received": 1e-6,
+    "max_joules": 1.0,
+}
 
 
 def moves(turns: tuple[Turn, ...]) -> int:
@@ -116,6 +123,7 @@ def test_devices_of_one_owner_are_in_no_triple_together() -> None:
             "on weak (limit 1,000, +",
         ),
         (({"name": "all", "count": 4, "samples": 100, "max_macs": 1000},), "MAC on all (limit 1,000"),
+        (({"name": "all", "count": 4, "samples": 100, **JOULES},), "leave max_joules and battery_share out"),
     ],
 )
 def test_fleets_without_triples_are_refused_with_what_would_do(kinds: Any, told: str) -> None:
@@ -143,6 +151,7 @@ def test_runs_take_plans_for_shares_and_no_others(tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     assert "helper" in done.output
+    assert "b-1, b-2, b-3" in done.output
     told = json.loads(CliRunner().invoke(build(["plan"]), [*command, "--json"]).stdout)
     assert told["shares"] == "kept"
 
@@ -156,6 +165,7 @@ def test_runs_take_plans_for_shares_and_no_others(tmp_path: Path) -> None:
         }
         return check(parse_config(values, RunSpec, "the test"))
 
+    assert simulated(checked().config, 5, 32).plan is None
     plan = checked().plan
     assert plan.shares == "kept"
     with pytest.raises(PlanError, match="plan again with --sums shares, --batch 64"):

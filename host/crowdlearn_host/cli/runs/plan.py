@@ -40,6 +40,10 @@ WHOLE = (
 )
 
 
+MOST_TURNS = 12
+"""Turns of a group that are shown."""
+
+
 class Wire(StrEnum):
     """Numbers on the wire."""
 
@@ -192,6 +196,8 @@ def plan(
         console.print(
             f"Micro-batches of {planned.training.micro_batch} samples do not fit every device's memory."
         )
+    if planned.plan.shares:
+        console.print(_triples(planned))
     if len(planned.plan.pieces) == 1:
         console.print(WHOLE, style="yellow")
     omega = asked.omega or len(planned.plan.groups)
@@ -231,6 +237,19 @@ def _pieces(planned: NetworkPlan) -> Table:
             size(piece.uplink_bytes),
             f"{100 * fullest.share:.0f} % {fullest.name}" if fullest else "no limit",
         )
+    return table
+
+
+def _triples(planned: NetworkPlan) -> Table:
+    """Return the table of turns on shares: who is dominator, and who helps."""
+    table = Table(title="turns")
+    for column in ("group", "dominator", "helpers"):
+        table.add_column(column)
+    for number, group in enumerate(planned.plan.groups):
+        for turn in group.turns[:MOST_TURNS]:
+            table.add_row(str(number), turn.devices[0], ", ".join(turn.devices[1:]))
+        if len(group.turns) > MOST_TURNS:
+            table.add_row(str(number), f"and {len(group.turns) - MOST_TURNS} more", "in the saved plan")
     return table
 
 

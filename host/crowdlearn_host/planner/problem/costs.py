@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, log2, prod
+from typing import Literal
 
 from crowdlearn_device.optimizers.registry import Kind, typical
 from crowdlearn_export.graph.memory_curves import Footprint
@@ -53,6 +54,7 @@ class Training:
     snapshot_every: int = 100
     value_bytes: float = float(FLOAT)
     leaks: Leaks | None = None
+    sums: Literal["plain", "masked", "shares"] = "plain"
 
     @property
     def slots(self) -> tuple[str, ...]:

@@ -61,6 +61,11 @@ def plan_on_shares(
     Raises InfeasiblePlan, which says what to relax, if no group has three helpers of different owners beside
     every dominator that afford their parts.
     """
+    if any(kind.joules_limit is not None for kind in fleet.classes):
+        raise InfeasiblePlan(
+            "energy is not planned for on shares; leave max_joules and battery_share out, or plan with "
+            "another form of sums"
+        )
     watch = Stopwatch.start()
     helped = with_helper_layers(graph, first_layer=first_layer == "shared")
     plan = plan_for_helpers(helped, training.batch)
