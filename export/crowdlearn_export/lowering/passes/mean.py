@@ -33,22 +33,49 @@ LONG = 64
 
 
 def sums_in_stages(module: GraphModule, large: float) -> GraphModule:
-    """Return a copy of a lowered method whose long float32 sums over one dimension have two stages; those of
-    `large` tensors are such means.
+    """Return a copy of a lowered method whose long float32 sums are over one dimension each, and have two
+    stages; those of `large` tensors are such means.
     """
     graph = Graph()
     graph.output(graph.graph_copy(module.graph, {}))
+    for node in list(graph.nodes):
+        if _is_sum(node) and len(node.args[1]) > 1:
+            _over_one_each(graph, node)
     for node in graph.nodes:
-        if node.target is aten.sum.dim_IntList and len(node.args) == 2 and not node.kwargs:
+        if _is_sum(node):
             source, dims = node.args
             value = source.meta["val"]
-            if len(dims) == 1 and value.dtype is torch.float32:
+            if len(dims) == 1:
                 with graph.inserting_before(node):
-                    node.replace_all_uses_with(
-                        _summed(graph, source, dims[0] % value.dim(), elements(value) >= large) or node
-                    )
+                    staged = _summed(graph, source, dims[0] % value.dim(), elements(value) >= large)
+                if staged is not None:
+                    staged.meta["val"] = node.meta["val"]
+                    node.replace_all_uses_with(staged)
     graph.eliminate_dead_code()
     return GraphModule(module, graph)
+
+
+def _is_sum(node: Node) -> bool:
+    """Return whether a node adds float32 numbers over dimensions that go."""
+    plain = node.target is aten.sum.dim_IntList and len(node.args) == 2 and not node.kwargs
+    return plain and node.args[0].meta["val"].dtype is torch.float32  # type: ignore[union-attr]
+
+
+def _over_one_each(graph: Graph, node: Node) -> None:
+    """Write a long sum over several dimensions as sums over one each, the last first."""
+    source, dims = node.args
+    assert isinstance(source, Node)
+    value = source.meta["val"]
+    ordered = sorted((dim % value.dim() for dim in dims), reverse=True)  # type: ignore[union-attr]
+    if prod(hinted(value.shape[dim]) for dim in ordered) < LONG:
+        return
+    total = source
+    for dim in ordered:
+        with graph.inserting_before(node):
+            total = graph.call_function(aten.sum.dim_IntList, (total, [dim]))
+        value = total.meta["val"] = value.sum([dim])
+    node.replace_all_uses_with(total)
+    graph.erase_node(node)
 
 
 def elements(value: torch.Tensor) -> int:
