@@ -33,6 +33,16 @@ def linked(page: Path) -> set[Path]:
     return {(page.parent / link).resolve() for link in links if link and ":" not in link}
 
 
+def without_place(root: Path) -> list[str]:
+    """Return the pages of docs/ that the navigation does not name once, or that the first page leaves out."""
+    docs = root / "docs"
+    nav = re.findall(r": ([\w./-]+\.md)$", (root / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+    pages = [path for path in pages_of(root) if path.is_relative_to(docs)]
+    first = {(docs / "index.md").resolve(), *linked(docs / "index.md")}
+    names = {str(path.relative_to(docs)): path.resolve() in first for path in pages}
+    return [name for name, found in names.items() if nav.count(name) != 1 or not found]
+
+
 def _anchors(page: Path) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
     plain = (re.sub(r"[^\w\- ]", "", heading.strip().lower()) for heading in headings)

@@ -9,10 +9,12 @@ import crowdlearn
 import pytest
 from crowdlearn_host.cli import COMMANDS
 
+from .pages import findings_in, page_findings
 from .prose import findings
 from .questions import QUESTIONS
 from .reference import MODULES, pages
-from .rooms import MOST_PAST, arrows, circles, past_the_front_door
+from .rooms import MOST_PAST, PACKAGES, arrows, circles, past_the_front_door
+from .sentences import persons, too_long
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,3 +76,84 @@ def test_prose_rules_find_what_breaks_them(tmp_path: Path) -> None:
         'def two(x: Floats) -> int:\n    """Sum float32 [n]. Raises ValueError if it fails."""\n'
     )
     assert [each.rule for each in findings(file)] == ["headless", "where for if", "array without shape"]
+
+
+def rules_of(folder: Path, code: str) -> list[str]:
+    file = folder / "module.py"
+    file.write_text(code)
+    return [each.rule for each in findings(file)]
+
+
+@pytest.mark.parametrize(
+    ("first", "rules"),
+    [
+        ("Count the bytes.", []),
+        ("Count of the bytes.", ["no verb first"]),
+        ("The count of bytes.", ["no verb first"]),
+        ("Counts the bytes.", ["no verb first"]),
+        ("`path`: where it is.", ["no verb first"]),
+        ("Nothing.", ["no verb first"]),
+        ("Return the bytes.", ["returns nothing"]),
+    ],
+)
+def test_a_functions_docstring_begins_with_a_verb(tmp_path: Path, first: str, rules: list[str]) -> None:
+    for define in ("def _one", "async def one"):
+        assert rules_of(tmp_path, f'{define}() -> None:\n    """{first}"""\n') == rules
+    assert rules_of(tmp_path, 'def one() -> int:\n    """Return the bytes."""\n') == []
+
+
+@pytest.mark.parametrize(
+    "first", ["Keeps a file.", "`size` bytes.", "It is kept.", "Meanwhile kept.", "Return one."]
+)
+def test_a_classs_docstring_begins_with_a_noun(tmp_path: Path, first: str) -> None:
+    assert rules_of(tmp_path, f'class One:\n    """{first}"""\n') == ["no noun first"]
+    assert rules_of(tmp_path, 'class One:\n    """Runs of a program, and their files."""\n') == []
+
+
+def test_a_constants_docstring_has_a_head(tmp_path: Path) -> None:
+    assert rules_of(tmp_path, 'SIZE = 1\n"""Of a file."""\n') == ["headless"]
+    assert rules_of(tmp_path, 'SIZE = 1\n"""Bytes of a file."""\n') == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("The device tells its number.", ["device tells"]),
+        ("A helper that knows the key is gone.", ["helper that knows"]),
+        ("Send it to the phones who wait.", ["phones who"]),
+        ("So nobody reads it.", ["nobody reads it."]),
+        ("Nobody has run it on a phone, and nobody reads it.", ["nobody reads it."]),
+        ("The device sends its number, and the host refuses it.", []),
+        ("Virtual phones speak the real adb protocol; the user tells which.", []),
+    ],
+)
+def test_things_are_no_persons(tmp_path: Path, text: str, found: list[str]) -> None:
+    assert list(persons(text)) == found
+    rules = ["thing as person"] * len(found)
+    assert rules_of(tmp_path, f'SIZE = 1\n"""{text}"""\n') == rules
+    messages = [f"{rule} in a message" for rule in rules]
+    assert rules_of(tmp_path, f'raise ValueError(f"{text} {{size}}")\n') == messages
+    page = tmp_path / "page.md"
+    page.write_text(f"# A device tells\n\n| a device tells |\n|---|\n\n    device tells\n\n- {text}\n")
+    assert [each.rule for each in findings_in(page)] == rules
+
+
+def test_sentences_have_25_words_at_most(tmp_path: Path) -> None:
+    short = "word " * 24 + "`some code of words`"
+    long = f"{short} more"
+    assert list(too_long(f"{short}. {short}; {short}: {short}\n\n- {short}\n- {short}")) == []
+    assert list(too_long(f"{long}.")) == [f"26 words: {long}.".replace("`some code of words`", "code")]
+    assert list(too_long("a file      " + "word " * 30)) == []
+    assert rules_of(tmp_path, f'"""{long}."""\n') == ["long sentence"]
+    page = tmp_path / "page.md"
+    page.write_text(f"{long}.\n\n```\n{long}\n```\n\n{short}.\n1. {long}\n")
+    assert [(each.line, each.rule) for each in findings_in(page)] == [
+        (1, "long sentence"),
+        (8, "long sentence"),
+    ]
+
+
+def test_the_pages_and_the_code_break_no_rule_of_prose() -> None:
+    code = [path for folder in PACKAGES.values() for path in (ROOT / folder).rglob("*.py")]
+    found = [each for path in code if not path.stem.endswith("_pb2") for each in findings(path)]
+    assert [str(each) for each in (*found, *page_findings(ROOT))] == []
