@@ -8,8 +8,8 @@ Define Delete Deliver Derive Descend Describe Detect Diagnose Dial Discard Divid
 Encode End Enter Erase Estimate Evaluate Execute Expand Expect Export Extend Extract Fail Feed Fetch Fill
 Filter Find Finish Fit Flatten Follow Forget Fork Format Forward Gather Generate Get Give Go Grow Guess
 Hand Handle Hang Have Hide Hold Ignore Import Increase Initialise Insert Inspect Install Interrupt Join
-Keep Kill Know Leave Let Limit Link List Listen Load Lock Log Look Lower Make Map Mark Match Measure Merge
-Move Multiply Name Narrow Normalise Note Obtain Offer Open Order Overwrite Pack Pad Parse Pass Pause
+Keep Kill Know Learn Leave Let Limit Link List Listen Load Lock Log Look Lower Make Map Mark Match Measure
+Merge Move Multiply Name Narrow Normalise Note Obtain Offer Open Order Overwrite Pack Pad Parse Pass Pause
 Permute Pick Plot Prepare Price Print Prove Provide Pull Push Put Quantise Raise Reach Read Rebuild
 Receive Record Recover Reduce Refuse Register Regress Rehearse Reject Relay Release Remove Rename Render
 Repeat Replace Replay Report Request Require Reserve Reset Resolve Restart Restore Resume Retry Return

@@ -57,7 +57,7 @@ class HelperOnShares:
         self._weights: Weights | None = None
         self._helpers: dict[int, Helper] | None = None
         self._jobs: deque[pb.SharedArray] = deque()
-        """What others wait for an answer to; it comes before gradients, which nobody needs at once."""
+        """Arrays whose answers others wait for; they come before gradients, which are not needed at once."""
         self._due: deque[int] = deque()
         """Edges whose gradients can be computed."""
         self._gradients: dict[int, dict[int, Ring]] = {}

@@ -145,7 +145,7 @@ def _other_privacy(problem: Problem, leaks: Leaks, deadline: Deadline) -> list[s
     """Return what would do in place of other budgets: the least max_leak, and slices on shares."""
     least = least_leak(problem, leaks, deadline)
     told = [] if least is None else [f"max_leak {least:.3g} (limit {leaks.limit:.3g})"]
-    return [*told, "sums = 'shares', of which one helper re-identifies nobody"]
+    return [*told, "sums = 'shares', of which one helper re-identifies none"]
 
 
 def least_leak(problem: Problem, leaks: Leaks, deadline: Deadline) -> float | None:

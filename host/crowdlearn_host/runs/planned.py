@@ -144,8 +144,8 @@ def plan_network(
     """Divide the network among the devices of `fleet`, searching for at most so many processor seconds.
     Compare with METIS and a hypergraph partitioner if `baselines` are wanted.
 
-    Raises UnsupportedModule if the network cannot be sliced, InfeasiblePlan if no plan meets every budget,
-    and ConfigError if leaks are capped and there is no data to measure them by.
+    Raises UnsupportedModule if the network cannot be sliced, InfeasiblePlan if no plan meets every budget.
+    Raises ConfigError if leaks are capped and there is no data to measure them by.
     """
     check_name(request.model)
     tell = on_step or (lambda what, number, of: None)
@@ -171,7 +171,7 @@ def plan_network(
     if request.sums == "shares":
         if request.max_leak is not None:
             raise ConfigError(
-                "max_leak is for sums in plain or masked form; one helper on shares re-identifies nobody: "
+                "max_leak is for sums in plain or masked form; one helper on shares re-identifies none: "
                 "leave it out"
             )
         return _on_shares(request, graph, fleet, training, group_size)

@@ -68,8 +68,8 @@ class RunPrivacySection(PrivacySection):
     `max_leak` is the largest part of a dominator's samples that a follower may re-identify by the sums that
     it gets. A plan keeps to it (`crowdlearn plan RUN.toml`), and a run takes no other plan.
 
-    With `sticky` a device holds the same piece whenever the same device is dominator, in every epoch, so that
-    it does not collect views of one sample by ever more neurons. A plan's turns are so in any case.
+    With `sticky` a device holds the same piece whenever the same device is dominator, in every epoch. So it
+    does not collect views of one sample by ever more neurons. A plan's turns are so in any case.
 
     `owners` lists devices, by name, that are one person's: no two of an owner's are helpers of one triple,
     who together could read everything.

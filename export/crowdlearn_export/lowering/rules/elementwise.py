@@ -15,7 +15,7 @@ STEEP = 1e38
 """Brings any normal float32 above 1, so that clamping to [0, 1] gives its sign."""
 
 LINEAR = 17.0
-"""From here on log(1 + exp(x)) is x in float32."""
+"""The value from which on log(1 + exp(x)) is x in float32."""
 
 TINY = 1e-30
 """Changes no number but 0, by which one cannot divide."""

@@ -94,9 +94,9 @@ class Settings:
     heirs: Heirs = "all"
     owners: tuple[tuple[str, ...], ...] = ()
     sticky: bool = False
-    """Whether a device holds the same piece whenever the same device is dominator."""
+    """True if a device holds the same piece whenever the same device is dominator."""
     owned: Mapping[int, str] = field(default_factory=dict)
-    """The owners of devices by number, as a plan tells them."""
+    """The owners of devices by number, as in a plan."""
     """Names of devices by owner: no two of an owner's are helpers of one triple."""
     heirs_needed: int = 2
     """Heirs that a snapshot takes to be read where it is shared."""

@@ -1,9 +1,9 @@
 """Leaks: how many of a dominator's samples a follower re-identifies by the sums that it gets, as measured.
 
-A follower that owns neurons of a layer gets the layer's sums for them. For each bundle by itself and a few
-numbers of its neurons it is measured which part of the samples these sums pick out of all devices'. A cap on
+A follower that owns neurons of a layer gets the layer's sums for them. Which part of the samples these sums
+pick out of all devices' is measured: for each bundle by itself, and a few numbers of its neurons. A cap on
 that part allows a follower so many neurons of each bundle; of several bundles together it allows as much as
-of one, shared out. The dominator's own piece tells nobody anything.
+of one, shared out. The dominator's own piece reveals nothing.
 """
 
 from __future__ import annotations
@@ -71,5 +71,5 @@ class Leaks:
         return tuple(sorted(found))
 
     def told(self, counts: Sequence[int]) -> float:
-        """Return the most that one of the bundles of a follower's piece gives away by itself."""
+        """Return the most that one of the bundles of a follower's piece reveals by itself."""
         return max((curve.of(n) for curve, n in zip(self.curves, counts, strict=True)), default=0.0)

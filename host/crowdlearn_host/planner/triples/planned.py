@@ -1,7 +1,7 @@
 """The plan of slices on shares: groups, the triple of every turn, and what all of it costs.
 
-Sums cost the same whoever helps. What can be decided are the groups and who moves when: turns.py moves least,
-and every number of groups is compared, so the plan is the best one.
+Sums cost the same with any helpers. What can be decided are the groups and who moves when: turns.py moves
+least, and every number of groups is compared, so the plan is the best one.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ def owners_of(fleet: Fleet) -> dict[str, str]:
 
 
 def _numbers(fleet: Fleet, group_size: int | None) -> list[int]:
-    """Return numbers of groups to compare: each has a dominator and three helpers, and somebody's samples."""
+    """Return numbers of groups to compare: each has a dominator and three helpers, and a device with
+    samples.
+    """
     if fleet.size < PIECES:
         raise InfeasiblePlan(
             f"the fleet has {fleet.size} devices, and a dominator and a triple of helpers are {PIECES}; add "

@@ -3,7 +3,7 @@
 Two helpers of a triple together read everything, so no two devices of one owner may meet in one. A third of
 the maps stays with its helper until that device is dominator itself; then a stand-in keeps it for a turn. So
 a helper that is dominator in its turn costs two moves an epoch, and one without samples none. Less is not
-possible: whoever is dominator gives its third away, and what has moved in a cycle moves once more at least.
+possible: each dominator hands its third on, and what has moved in a cycle moves once more at least.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from crowdlearn_host.planner.shares import HELPERS
 def turns_of(
     dominators: Sequence[str], able: Sequence[str], owner: Mapping[str, str]
 ) -> tuple[Turn, ...] | None:
-    """Return a turn for each of the `dominators`, with helpers of those `able`; None if somebody has no
-    triple.
+    """Return a turn for each of the `dominators`, with helpers of those `able`; None if one has no triple.
 
     The first helpers are those that stay. If every dominator has a triple at all, three helpers that stay but
     for their own turns do: of four owners one is free to stand in, and of three each has another device.

@@ -88,8 +88,8 @@ class Auditor:
     def of_snapshots(self) -> Iterator[Finding]:
         """Attack weights, as heirs read them in snapshots and the host gets them shared.
 
-        An heir has those of the generations in which it is one: of one pass here. The host keeps everybody's
-        sealed snapshots. Together they open those of every pass.
+        An heir has those of the generations in which it is one: of one pass here. The host keeps all sealed
+        snapshots. Together they open those of every pass.
         """
         tapes, all_inputs = self.case.tapes, self._flattened(self.case.gallery.inputs)
         last = [(self.case.last.before, self.case.last.after)]

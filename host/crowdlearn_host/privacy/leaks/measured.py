@@ -36,7 +36,7 @@ from crowdlearn_host.planner.problem.leaks import LeakCurve
 from .matching import matches, standardised
 
 REVISION = 1
-"""Of the way in which it is measured: what others kept is measured anew."""
+"""The version of the way of measuring: curves of another version are measured anew."""
 GALLERY, LEAST = 5200, 60
 """Samples of all devices among which one is to be found, at most and at least."""
 DEVICES = 5
@@ -48,11 +48,11 @@ SEGMENTS = 4
 DRAWS = 2
 """Choices of neurons by which each number of them is measured; the worst one counts."""
 MOST_FLOATS, MOST_PLACES, LEAST_NEURONS = 800, 100, 8
-"""Numbers of a sample that an attacker compares at most, those of a map from one source, and neurons of large
-maps that are kept at least.
+"""The most numbers of a sample that an attacker compares, and the most of a map from one source; the least
+neurons of large maps that are kept.
 """
 ALL = 0.995
-"""What counts as everybody: more neurons are not tried."""
+"""The part that counts as all samples: more neurons are not tried."""
 OnStep = Callable[[int, int], None]
 Rows = NDArray[np.int64]
 
@@ -147,7 +147,7 @@ class _Group:
         return {edge: np.concatenate(each) for edge, each in found.items()}
 
     def curve(self, layers: tuple[int, ...]) -> LeakCurve:
-        """Measure a bundle at ever more of its neurons, until everybody is re-identified."""
+        """Measure a bundle at ever more of its neurons, until all samples are re-identified."""
         edges = [edge for edge in self._edges if self._graph.edges[edge].target in layers]
         if not edges:
             return LeakCurve()
@@ -164,8 +164,8 @@ class _Group:
         return LeakCurve(tuple(widths), tuple(parts))
 
     def _views(self, edges: Sequence[int]) -> Iterator[tuple[Floats, Floats, Rows]]:
-        """Return for each segment of the pass what was seen, the same of all the gallery under the weights
-        that the attacker reckons with, and the victim's samples: float32 [n, neurons, d], int64 [n].
+        """Yield for each segment of the pass what was seen, the same of the gallery under the weights that
+        the attacker assumes; and the victim's samples: float32 [n, neurons, d], int64 [n].
         """
         state = deepcopy(self._model.state_dict())
         for number, rows in enumerate(np.array_split(np.arange(self._victims), SEGMENTS)):
