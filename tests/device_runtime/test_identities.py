@@ -110,8 +110,8 @@ def test_a_list_that_is_forged_or_of_another_signer_allows_nothing(tmp_path: Pat
     listed = signed_list({"friend": fingerprint(FRIEND)}, signer)
     forged = listed.replace(fingerprint(FRIEND), fingerprint(STRANGER))
     for text, reason in (
-        (forged, "signed by nobody"),
-        (signed_list({"friend": fingerprint(FRIEND)}, other), "signed by nobody"),
+        (forged, "signed by none of the signers"),
+        (signed_list({"friend": fingerprint(FRIEND)}, other), "signed by none of the signers"),
         ("{}", "cannot be read"),
     ):
         (tmp_path / "devices.json").write_text(text)

@@ -49,7 +49,7 @@ WORK = (pb.PURPOSE_ACTIVATION, pb.PURPOSE_ERROR, pb.PURPOSE_NORM)
 """The purposes of what pieces send each other in a pass."""
 
 MOST_LABEL_EPSILON = 50.0
-"""Beyond, no label changes."""
+"""The bound beyond which no label changes."""
 
 
 class Owner(Protocol):

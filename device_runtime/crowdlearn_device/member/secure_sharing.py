@@ -1,7 +1,7 @@
 """A device in secure sums of what groups share: the host's steps in, answers out.
 
 A sum may outlive the generation in which it began, and the connection: what unmasking takes is on disk before
-the masked values leave, so that a device which comes back answers as before, and never for other survivors.
+the masked values leave. So a device that comes back answers as before, and never for other survivors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from crowdlearn_device.security.identity import KEY_BYTES, Identity
 from crowdlearn_device.sharing.selection import CHUNK_WEIGHTS
 
 LEAST_CONTRIBUTORS = 8
-"""Contributors to every number of a sum, below which no device takes part, whatever the host asks for."""
+"""The least contributors to every number of a sum in which a device takes part, whatever the host
+requires.
+"""
 ATTEMPT_BYTES = 16
 
 

@@ -41,8 +41,8 @@ def fingerprint(identity: bytes) -> str:
 
 
 def own_identity(home: Path) -> Identity:
-    """Return a device's identity, made at first use; its fingerprint is in HOME/fingerprint for everybody to
-    read.
+    """Return a device's identity, made at first use; its fingerprint is in HOME/fingerprint, which all users
+    can read.
     """
     identity = Identity.load(home / "identity.key")
     told = fingerprint(identity.public) + "\n"

@@ -57,7 +57,7 @@ def read_list(text: str, signers: Sequence[str]) -> dict[str, str]:
         except InvalidSignature:
             continue
         return devices
-    raise PolicyError(f"{FILE} is signed by nobody whom the owner trusts; get the list anew")
+    raise PolicyError(f"{FILE} is signed by none of the signers that the owner trusts; get the list anew")
 
 
 def _signed(devices: Mapping[str, str]) -> bytes:

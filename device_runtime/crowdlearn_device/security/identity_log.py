@@ -1,7 +1,7 @@
 """Every identity that a device meets, in any run: HOME/identities.jsonl, to which lines are only added.
 
-Each line carries a hash over all before it: whoever takes a line out or changes one, shows. A host that
-replaces a device by one of its own, or invents one, has its fingerprint in the logs of those that met it.
+Each line carries a hash over all before it: a line that was taken out or changed shows. A host that replaces
+a device by one of its own, or invents one, has its fingerprint in the logs of those that met it.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def exported(
 
 
 def without_debug_handles() -> AbstractContextManager[None]:
-    """Meanwhile no call is numbered for a debugger, by where it was traced: that is not known."""
+    """Leave calls unnumbered for a debugger, meanwhile: the place where it was traced is not known."""
     return replaced(DebugHandleGeneratorPass, "call", lambda _, module: PassResult(module, False))
 
 

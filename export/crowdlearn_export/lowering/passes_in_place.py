@@ -36,7 +36,7 @@ CONSTANT = "_number"
 
 @contextmanager
 def passes_in_place() -> Iterator[None]:
-    """Meanwhile these passes change the graph that they are given."""
+    """Have these passes change the graph that they are given, meanwhile."""
     with ExitStack() as stack:
         for kind, change in CHANGES.items():
             stack.enter_context(replaced(kind, "call", _on_calls(change)))

@@ -28,7 +28,7 @@ KEPT = 4096
 
 @contextmanager
 def many_parts() -> Iterator[None]:
-    """Meanwhile a graph with many parts is divided and written in less time, to the same parts."""
+    """Have a graph with many parts divided and written in less time, to the same parts, meanwhile."""
     partitioner = group_partitioner.GroupBasedPartitioner
     with ExitStack() as stack:
         for owner, name, value in (

@@ -49,7 +49,7 @@ def privacy(
 
     A group of devices is rehearsed on this computer with the devices' own code, from the run's newest
     weights; every device is tapped. With --phones it trains on virtual phones, from its first weights. The
-    epsilon that a run has spent is told, too; of a simulated run, whose messages nobody sends, it is all.
+    epsilon that a run has spent is told, too; of a simulated run, which sends no messages, it is all.
     """
     if not target.exists():
         raise ConfigError(f"{target} is not there; name a run's folder, or a plan (JSON)")

@@ -314,14 +314,14 @@ class Group(Decisions):
         self._end_round()
 
     def owe(self, devices: Set[int]) -> None:
-        """Let the group know which of its devices owe an answer to a secure sum; the others wait."""
+        """Note which of the group's devices owe an answer to a secure sum; the others wait."""
         if self.phase == "sharing":
             self._shared = set(self.holders) - devices
             if not devices & set(self.holders):
                 self.pace.restart()
 
     def summed(self, place: Place) -> None:
-        """The secure sum of the round that began at `place` is over."""
+        """End the round that began at `place`: its secure sum is over."""
         if self.phase == "sharing" and self.schedule.place == place:
             self._end_round()
 

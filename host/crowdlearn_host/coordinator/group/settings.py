@@ -84,7 +84,7 @@ class Settings:
     most_samples: Mapping[int, int] = field(default_factory=dict)
     secret_order: bool = False
     label_epsilon: float = 0.0
-    """Of each label, by randomised response on its device; 0: labels are as they are."""
+    """The epsilon of each label, by randomised response on its device; 0: labels are as they are."""
     weigh_charge: bool = False
     shares: bool = False
     masked: int = 0

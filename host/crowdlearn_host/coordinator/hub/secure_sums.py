@@ -33,7 +33,9 @@ class Hub(Protocol):
 
 
 class SumPerformer:
-    """Carries effects out in their order; `perform_group` carries out what a group asks for then."""
+    """The performer of the effects of secure sums, in their order; `perform_group` carries out a group's
+    effects then.
+    """
 
     def __init__(
         self,

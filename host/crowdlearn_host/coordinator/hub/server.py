@@ -120,7 +120,7 @@ class Server:
             self._sums = SumPerformer(self, self.sums, self.groups, self.store, self._perform)
 
     def contribute(self, group: int, contribution: Contribute) -> None:
-        """A group has come to the end of a round, and shares by a secure sum."""
+        """Let a group that has come to the end of a round share by a secure sum."""
         if self.sums is not None and self._sums is not None:
             self.sums.ready(group, contribution)
             self._sums.perform()

@@ -110,16 +110,17 @@ class Store:
             self._take_in(records)
 
     async def keep_sum(self, state: Mapping[str, Any], total: Words | None) -> None:
-        """All of a run's secure sums is on disk when this returns; `total` is that of the attempt under way,
-        uint32 [n].
+        """Keep all of a run's secure sums: it is on disk when this returns. `total` is that of the attempt
+        under way, uint32 [n].
         """
         await self.do(self._folder.save_sum, state, total)
 
     async def release_sum(
         self, state: Mapping[str, Any], place: Place, positions: NDArray[np.int64], mean: Callable[[], Floats]
     ) -> None:
-        """The mean of a secure sum, float32 [n], at these positions, int64 [n], is in the shared model when
-        this returns, and on disk together with `state`. Raises AggregationError if it cannot be unmasked.
+        """Release the mean of a secure sum, float32 [n], at these positions, int64 [n]. When this returns it
+        is in the shared model, and on disk together with `state`. Raises AggregationError if it cannot be
+        unmasked.
         """
 
         def release() -> None:

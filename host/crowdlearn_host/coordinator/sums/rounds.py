@@ -47,7 +47,9 @@ class SecureRounds:
     """The rounds of all groups; `number` of them are over, the last began at `done`."""
 
     def __init__(self, terms: Terms, groups: Sequence[Group], patience: float) -> None:
-        """`patience` are the seconds for which an absent device, or a group that is paused, is waited for."""
+        """Begin without a sum. `patience` are the seconds for which an absent device, or a group that is
+        paused, is waited for.
+        """
         self.effects: list[SumEffect] = []
         self.number = 0
         self.done: Place | None = None
@@ -88,7 +90,7 @@ class SecureRounds:
         return set() if self._attempt is None else self._attempt.owing
 
     def ready(self, group: int, contribution: Contribute) -> None:
-        """A group has come to the end of a round, or comes again after a recovery."""
+        """Take in a group that has come to the end of a round, or that comes again after a recovery."""
         if self.done is not None and contribution.place <= self.done:
             self.effects.append(Over(group, contribution.place))
             return
@@ -99,21 +101,21 @@ class SecureRounds:
         self._look()
 
     def joined(self, device: int) -> None:
-        """A device is connected: one whose values are in the sum is asked whether it confirms that."""
+        """Take in a connected device: one whose values are in the sum is asked to confirm that."""
         self._absent.pop(device, None)
         attempt = self._attempt
         if attempt is not None and attempt.is_named and device in attempt.aggregator.survivors:
             self.effects.append(SendStep(device, attempt.survivors()))
 
     def left(self, device: int) -> None:
-        """A device's connection ended."""
+        """Note that a device's connection ended."""
         self._absent[device] = self._now
         if self._attempt is not None:
             self._attempt.parts.pop(device, None)
         self._look()
 
     def answer(self, device: int, step: pb.SumStep) -> None:
-        """A device answers a step."""
+        """Take a device's answer to a step."""
         attempt = self._attempt
         if attempt is None or step.attempt != attempt.id:
             return
@@ -140,7 +142,7 @@ class SecureRounds:
         self._look()
 
     def released(self) -> None:
-        """The sum is in the global model, on disk."""
+        """End the sum, which is in the global model, on disk."""
         assert self._attempt is not None
         self._end(self._attempt.place)
 
@@ -238,7 +240,7 @@ class SecureRounds:
         return True
 
     def _begin_anew(self, why: str) -> None:
-        """Give an attempt up of which nobody was told the survivors, or nobody confirmed them."""
+        """Give an attempt up whose survivors were named to no device, or confirmed by none."""
         self.effects.append(Tell("sum_begun_anew", {"why": why}))
         self._attempt = None
 

@@ -31,8 +31,8 @@ class Aggregator:
     """One round. Feed it the members' messages; it tells what to send to whom, and the sum at the end.
 
     `size` is the number of positions of the vector, `total` the sum of the masked vectors that are here,
-    uint32 [size], `survivors` the members that sent them, and `holders` by member those that hold shares of
-    its secrets. Raises AggregationError if too few members are left to unmask.
+    uint32 [size]. `survivors` are the members that sent them, and `holders` by member those that hold shares
+    of its secrets. Raises AggregationError if too few members are left to unmask.
     """
 
     round: SumRound
