@@ -26,7 +26,7 @@ from .message_stream import MessageStream
 
 MESSAGES = 300
 ROWS, NEURONS = 64, 50
-"""Of the sums in a message: some 3 kB."""
+"""The rows of the sums in a message: some 3 kB."""
 
 
 class _End:
