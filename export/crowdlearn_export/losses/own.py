@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +14,7 @@ from crowdlearn_device.protocol.targets import TargetSpec
 from torch import Tensor
 
 from crowdlearn_export.errors import UnsupportedModule
+from crowdlearn_export.user_code import imported
 
 from .base import Loss
 
@@ -94,17 +93,8 @@ def loaded(function: str) -> Callable[[Tensor, Tensor], Tensor]:
 
     Raises UnsupportedModule if there is none.
     """
-    module, _, name = function.rpartition(":")
     try:
-        if module.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(f"_crowdlearn_loss {module}", module)
-            if spec is None or spec.loader is None:
-                raise ImportError(f"{module} is no Python file")
-            found = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(found)
-        else:
-            found = importlib.import_module(module)
-        own: Callable[[Tensor, Tensor], Tensor] = getattr(found, name)
+        own: Callable[[Tensor, Tensor], Tensor] = imported(function)
     except Exception as error:  # importing runs a user's code
         raise UnsupportedModule(
             f"the loss {function!r} cannot be imported ({error}); give loss = "

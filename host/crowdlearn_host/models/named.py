@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import itertools
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 
 import torch
+from crowdlearn_export.user_code import import_file
 from torch import nn
 
 from crowdlearn_host.errors import ConfigError
@@ -77,23 +74,8 @@ def _builder(name: str) -> Callable[[], object]:
     module, _, function = name.rpartition(":")
     file = model_file(name)
     try:
-        found = _import_file(file) if file else importlib.import_module(module)
+        found = import_file(file) if file else importlib.import_module(module)
         builder: Callable[[], object] = getattr(found, function)
     except Exception as error:  # importing runs a user's code
         raise ConfigError(f"model {name!r} is neither {FORMS} ({error})") from error
     return builder
-
-
-def _import_file(path: Path) -> ModuleType:
-    name = f"_crowdlearn_model {path.resolve()}"  # dataclasses look their module up; no import finds it
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from crowdlearn_device.protocol.targets import TargetSpec
+from crowdlearn_export.user_code import imported
 
 from crowdlearn_host.errors import ConfigError
 
@@ -59,17 +58,8 @@ def check_own(own: Sequence[str], spec: TargetSpec, outputs: int) -> None:
 
 
 def _imported(reference: str) -> Function:
-    module, _, name = reference.rpartition(":")
     try:
-        if module.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(f"_crowdlearn_metric {module}", module)
-            if spec is None or spec.loader is None:
-                raise ImportError(f"{module} is no Python file")
-            found = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(found)
-        else:
-            found = importlib.import_module(module)
-        function: Function = getattr(found, name)
+        function: Function = imported(reference)
     except Exception as error:  # importing runs a user's code
         raise ConfigError(
             f"metrics.own: {reference!r} cannot be imported ({error}); name functions as file.py:name"
