@@ -159,8 +159,8 @@ async def test_a_run_is_stopped_and_resumed_while_an_event_loop_runs(
             "macs_per_second is",
         ),
         (
-            lambda: crowdlearn.simulate(crowdlearn.RunSpec(**SPEC, sharing={"noise": 1.5})),
-            "run, simulated: .*set secure",
+            lambda: crowdlearn.RunSpec(**SPEC, sharing={"noise": 1.5}),
+            "RunSpec: .*set secure",
         ),
     ],
 )
