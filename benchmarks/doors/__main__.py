@@ -95,7 +95,12 @@ async def dial(port: int, address: str = OTHER) -> ClientConnection:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return await connect(
-        f"wss://127.0.0.1:{port}", ssl=context, compression=None, proxy=None, local_addr=(address, 0)
+        f"wss://127.0.0.1:{port}",
+        ssl=context,
+        compression=None,
+        proxy=None,
+        local_addr=(address, 0),
+        max_size=None,
     )
 
 
@@ -177,6 +182,49 @@ def large_envelopes(senders: int, seconds: float) -> Row:
         asyncio.run(attack(host))
         attack_told = f"{senders} send envelopes of 60 MB to one that does not read"
         return row("member", attack_told, host.peak() / MB, memory(host), "MB")
+
+
+def colluding(pairs: int, seconds: float) -> list[Row]:
+    """Members that send what they may to as many that do not read, and one that sends to one that reads."""
+    size = 60 * MB
+
+    async def attack(host: Host) -> int:
+        enrolment = Enrolment(host.home)
+        names = [f"phone-{number}" for number in range(2 * pairs + 2)]
+        devices = [await join(host, name, enrolment.enrol(name)) for name in names]
+        for deaf in devices[pairs : 2 * pairs]:
+            deaf.transport.pause_reading()
+
+        async def send(number: int, receiver: int) -> None:
+            sealed = bytes(size)
+            envelope = pb.Envelope(sender=number, receiver=receiver, sealed=sealed)
+            with suppress(WebSocketException):
+                while True:
+                    await devices[number].send(encode_frame(pb.Frame(envelope=envelope)))
+
+        sending = [asyncio.create_task(send(number, pairs + number)) for number in range(pairs)]
+        await asyncio.sleep(seconds / 2)
+        sending.append(asyncio.create_task(send(2 * pairs, 2 * pairs + 1)))
+        arrived = 0
+        with suppress(TimeoutError, WebSocketException):
+            async with asyncio.timeout(seconds):
+                while not arrived:
+                    arrived += len(await devices[-1].recv(decode=False)) > size
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+        for device in devices:
+            device.transport.abort()
+        return arrived
+
+    with a_host() as host:
+        host.reset()
+        arrived = asyncio.run(attack(host))
+        told = f"{pairs} send envelopes of 60 MB to {pairs} that do not read"
+        return [
+            row("member", told, host.peak() / MB, memory(host), "MB"),
+            row("member", f"{told}: one of others that arrives", arrived, 1, "messages", at_least=True),
+        ]
 
 
 def memory(host: Host) -> float:
@@ -303,6 +351,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         silent_connections(500 * scale),
         shaken_hands(50 * scale),
         large_envelopes(2, 5.0 * scale),
+        *colluding(4 * scale, 10.0 * scale),
         knocks(5.0 * scale, 5000, 20 * scale),
         faults(5000 * scale),
         snapshots(15 * scale),

@@ -22,7 +22,7 @@ from crowdlearn_device.sharing.update import Limits, Update, decode_update, enco
 from crowdlearn_device.state.piece_state import PieceState
 from crowdlearn_host.emulator.entrances import ENTRANCES
 
-from benchmarks.fuzz import programs
+from benchmarks.fuzz import host, programs
 from benchmarks.fuzz.opened import SEEDS, opened
 
 
@@ -140,10 +140,12 @@ TARGETS = {
     **{name: Target(*entrance) for name, entrance in ENTRANCES.items()},
     "frame": Target(frame, _frame_seeds()),
     "manifest": Target(manifest, (_manifest_seed(),)),
+    "members": Target(host.members, host.MEMBERS),
     "opened": Target(opened, SEEDS),
     "program": Target(programs.run_apart, programs.seeds, PTE_BYTES, hang_seconds=2 * RUN_SECONDS),
     "program_verified": Target(programs.verified, programs.seeds, max_bytes=PTE_BYTES),
     "state": Target(state, (STATE.to_bytes(), STATE.to_bytes()[:-32])),
     "tensor": Target(tensor, (encode_tensor(np.ones((2, 3), np.float32)).SerializeToString(),)),
     "update": Target(update, (_update_seed(),)),
+    "web_socket": Target(host.web_socket, host.SOCKETS),
 }

@@ -41,6 +41,8 @@ from .errors import DataError, DeviceError, PolicyError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
+    if argv is None:
+        os.umask(0o077)  # this process is the command: what it writes is the device's alone
     parser = argparse.ArgumentParser(
         prog="crowdlearn-device", description="The part of crowdlearn that runs on a phone."
     )

@@ -4,10 +4,13 @@ import asyncio
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from tempfile import gettempdir
 
 import pytest
 from crowdlearn_device.protocol.frames import MAX_FRAME
 from crowdlearn_device.transport import message_stream
+from crowdlearn_device.transport.large_message import HEAD_BYTES, LargeMessage
 from crowdlearn_device.transport.message_stream import ROOM_BYTES, MessageStream, taken_over
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
+from websockets.utils import apply_mask
 
 
 @asynccontextmanager
@@ -233,16 +237,20 @@ async def test_noise_never_ends_in_a_traceback(noise: bytes):
     stream.connection_lost(None)
 
 
-@given(st.lists(st.integers(0, 9000), max_size=6), st.lists(st.integers(1, 5000), min_size=1))
-async def test_large_messages_wait_until_they_are_admitted_and_come_whole(sizes: list[int], cuts: list[int]):
+@given(st.lists(st.integers(0, 9000), max_size=6), st.lists(st.integers(1, 5000), min_size=1), st.booleans())
+async def test_large_messages_wait_until_they_are_admitted_and_come_whole(
+    sizes: list[int], cuts: list[int], on_disk: bool
+):
     got: list[bytes] = []
     loop, transport = asyncio.get_running_loop(), Nothing()
     stream = MessageStream(transport, lambda data: got.append(bytes(data)), client=False)
     admitted: list[int] = []
 
-    def admit(large: message_stream.LargeMessage) -> asyncio.Future[None]:
-        assert len(large.head) == message_stream.HEAD_BYTES
+    def admit(large: LargeMessage) -> asyncio.Future[None]:
+        assert len(large.head) == HEAD_BYTES
         admitted.append(large.length)
+        if on_disk:
+            large.make_room_in(Path(gettempdir()))
         waiting: asyncio.Future[None] = loop.create_future()
         loop.call_soon(waiting.set_result, None)
         return waiting
@@ -262,3 +270,24 @@ async def test_large_messages_wait_until_they_are_admitted_and_come_whole(sizes:
     assert got == messages
     assert set(admitted) <= {size for size in sizes if size > 2000}
     stream.connection_lost(None)
+
+
+async def test_a_message_that_lies_on_disk_goes_out_whole_and_leaves_nothing(tmp_path: Path):
+    data = bytes(number % 251 for number in range(3 * ROOM_BYTES + 7))
+    large = LargeMessage(len(data), b"mask")
+    large.add(apply_mask(data[:100], b"mask"))
+    large.make_room_in(tmp_path)
+    masked = apply_mask(data, b"mask")
+    for at in range(100, len(data), 70_001):
+        large.add(masked[at : at + 70_001])
+    assert large.is_whole
+    gone: list[bool] = []
+    large.when_gone(lambda: gone.append(True))
+    async with a_line() as (line, device):
+        line.put(large.content())
+        del large
+        assert await device.recv() == data
+        line.put(b"next")
+        await device.recv()
+    assert gone == [True]
+    assert list(tmp_path.iterdir()) == []

@@ -77,9 +77,7 @@ class AndroidExecutor:
 
     @staticmethod
     def prepare() -> None:
-        """Do nothing: the app has loaded its libraries. It has no child process either: isolating programs is
-        its own matter (an isolatedProcess service).
-        """
+        """Do nothing: the app has loaded its libraries, and does not isolate programs (docs/security.md)."""
 
     @staticmethod
     def warm_up() -> None:

@@ -11,10 +11,9 @@ import asyncio
 import contextlib
 import socket
 import struct
-import weakref
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.connection import Connection
@@ -23,6 +22,8 @@ from websockets.protocol import State
 
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol.frames import MAX_FRAME
+
+from .large_message import HEAD_BYTES, PART_BYTES, LargeMessage, let_go
 
 try:
     from websockets.speedups import apply_mask
@@ -34,8 +35,6 @@ ROOM_BYTES = 1 << 20
 """A relay holds a sender back while more than this waits for its receiver."""
 TOGETHER_BYTES, TOGETHER_UNDER_TLS = 14 << 10, 7 << 10
 """Short messages that are handed to the system together: others may overtake what is behind them."""
-PART_BYTES = 256 << 10
-"""Longer messages go out in parts, so that no buffer holds a second copy."""
 UNSENT_BYTES = 16 << 10
 """The most bytes that are handed to the system: what lies there cannot be overtaken any more."""
 PING_SECONDS, PONG_SECONDS = 20.0, 60.0
@@ -62,9 +61,6 @@ NORMAL, PROTOCOL_ERROR, TOO_BIG, ABNORMAL = 1000, 1002, 1009, 1006
 
 Handler = Callable[[bytes], Awaitable[None] | None]
 """A function that takes a message; while its result is awaited, no more is read."""
-
-
-HEAD_BYTES = 20
 
 
 class MessageStream(asyncio.Protocol):
@@ -258,7 +254,7 @@ class MessageStream(asyncio.Protocol):
 
     def _begin(self, content: bytes, length: int, key: bytes) -> None:
         """Make room for a large message, of which this has come, and go on once it is admitted."""
-        large = self._large = LargeMessage(length, b"" if key == NO_KEY else key)
+        large = self._large = LargeMessage(length, b"" if key == NO_KEY else key, self._halted)
         large.add(content)
         waiting = self.admit(large)
         if waiting is None:
@@ -267,6 +263,15 @@ class MessageStream(asyncio.Protocol):
             self._transport.pause_reading()
             self._admitting = asyncio.ensure_future(waiting)
             self._admitting.add_done_callback(self._admitted)
+
+    def _halted(self) -> None:
+        """End a connection whose peer sends no more of a large message, unless it is this side that does not
+        read on.
+        """
+        if self._taking is not None:
+            return
+        self.close_reason = "a large message came to a halt, and others waited for its room"
+        self._transport.abort()
 
     def _admitted(self, done: asyncio.Future[None]) -> None:
         self._admitting = None
@@ -374,6 +379,7 @@ class MessageStream(asyncio.Protocol):
                 self._rest = rest or memoryview(b"")  # an empty view, too, would hold the message
                 self._went(len(part))
                 self._write(part)
+                let_go(part.obj)
                 continue
             parts, size = list(self._control), 0
             self._control.clear()
@@ -429,68 +435,6 @@ class MessageStream(asyncio.Protocol):
         for event in (self._gone, self._roomy, self._sent):
             event.set()
         self.on_lost(exc)
-
-
-class _Bytes(bytearray):
-    __slots__ = ("__weakref__",)
-
-
-class LargeMessage:
-    """A message whose length is known, in the one place where it stays; `key` is the mask of its bytes."""
-
-    def __init__(self, length: int, key: bytes) -> None:
-        self.length = length
-        self._key, self._at = key, 0
-        self._begun: list[bytes] = []
-        """The bytes that come before there is room."""
-        self._content: _Bytes | None = None
-
-    def make_room(self) -> bytearray:
-        """Return the place of the message, taking the memory for it if that is not done."""
-        if self._content is None:
-            self._content = _Bytes(self.length)
-            begun, self._begun, self._at = self._begun, [], 0
-            for data in begun:
-                self.add(data)
-        return self._content
-
-    def when_gone(self, act: Callable[[], None]) -> None:
-        """Call a function once the message is dropped everywhere. From now on there is room for the
-        message.
-        """
-        weakref.finalize(self.make_room(), act).atexit = False
-
-    @property
-    def head(self) -> bytes:
-        """Return the first HEAD_BYTES, which have come."""
-        head = bytes(self._begun[0] if self._content is None else self._content[:HEAD_BYTES])[:HEAD_BYTES]
-        return apply_mask(head, self._key) if self._key else head
-
-    @property
-    def is_whole(self) -> bool:
-        """Return True if nothing is missing."""
-        return self._at == self.length
-
-    def add(self, data: bytes) -> int:
-        """Take what belongs to the message from the beginning of `data`; how many bytes that is."""
-        taken = min(len(data), self.length - self._at)
-        if self._content is None:
-            self._begun.append(data[:taken])
-        else:
-            self._content[self._at : self._at + taken] = memoryview(data)[:taken]
-        self._at += taken
-        return taken
-
-    def content(self) -> bytes:
-        """Return the message, unmasked: a buffer of bytes without a copy, which is not written to any
-        more.
-        """
-        content = self.make_room()
-        if self._key:
-            for at in range(0, self.length, PART_BYTES):  # a multiple of the key's length
-                part = bytes(memoryview(content)[at : at + PART_BYTES])
-                content[at : at + len(part)] = apply_mask(part, self._key)
-        return cast(bytes, content)
 
 
 Admit = Callable[[LargeMessage], Awaitable[None] | None]

@@ -132,8 +132,8 @@ FAILED, INTERRUPTED = 1, 130
 """Exit codes; 2 is that of a wrong command line (docs/commands.md)."""
 
 
-PRIVATE = frozenset({"train", "serve", "submit", "simulate", "demo", "enrol"})
-"""Commands whose files are their user's alone: runs and tokens."""
+PRIVATE = 0o077
+"""The umask of every command: runs, keys, tokens and phones are their user's alone, whichever comes first."""
 
 
 def main() -> None:
@@ -141,8 +141,7 @@ def main() -> None:
     own, words = options_apart(sys.argv[1:])
     completed = os.environ.get("COMP_WORDS", "").split()[1:]  # where a shell asks how a line may go on
     first = next((word for word in (*words, *completed) if not word.startswith("-")), "")
-    if first in PRIVATE:
-        os.umask(0o077)
+    os.umask(PRIVATE)
     with logs_closed():
         try:
             _application(first)(args=[*own, *words])

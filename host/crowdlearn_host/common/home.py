@@ -32,7 +32,10 @@ def cache_home() -> Path:
 
     As `default_home`, but in XDG_CACHE_HOME (~/.cache).
     """
-    return _one_for_all() or _xdg("XDG_CACHE_HOME", ".cache")
+    cache = _one_for_all() or _xdg("XDG_CACHE_HOME", ".cache")
+    with suppress(OSError):  # whoever writes to it is told
+        make_private(cache)
+    return cache
 
 
 def _one_for_all() -> Path | None:

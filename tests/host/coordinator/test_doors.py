@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import encode_frame
-from crowdlearn_device.transport.message_stream import LargeMessage
+from crowdlearn_device.transport.large_message import LargeMessage
 from crowdlearn_host.coordinator.group import effects as do
 from crowdlearn_host.coordinator.group import group as group_module
 from crowdlearn_host.coordinator.group.claims import contradiction
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.restore_points import Device
+from crowdlearn_host.coordinator.hub import large_messages
 from crowdlearn_host.coordinator.hub.large_messages import MOST_FOR_HOST, LargeMessages
 from crowdlearn_host.coordinator.hub.repeated import EACH, Repeated
 from hypothesis import given
@@ -119,6 +121,10 @@ class Reader:
 
     def __init__(self) -> None:
         self.has_room, self._roomy = True, asyncio.Event()
+        self.queued, self.aborted = 0, False
+
+    def abort(self) -> None:
+        self.aborted = True
 
     async def room(self) -> None:
         await self._roomy.wait()
@@ -152,6 +158,43 @@ async def test_large_messages_go_one_at_a_time_to_a_receiver_and_not_beyond_the_
     await asyncio.wait_for(third, 10)
     assert not waiting.done(), "the receiver does not read"
     reader.reads()
+    await asyncio.wait_for(waiting, 10)
+
+
+async def test_what_memory_may_not_hold_lies_on_disk_up_to_a_bound(tmp_path: Path) -> None:
+    hub = LargeMessages(tmp_path, most=100_000, on_disk=100_000)
+    messages = [large(receiver, 80_000) for receiver in range(2)]
+    for message in messages:
+        assert hub.admit(message, Reader()) is None
+    assert (hub.bytes, hub.bytes_on_disk) == (160_000, 80_000)
+    waiting = asyncio.ensure_future(hub.admit(large(2, 80_000), Reader()))
+    await asyncio.sleep(0)
+    assert not waiting.done(), "not beyond both bounds"
+    del message, messages
+    await asyncio.wait_for(waiting, 10)
+    assert hub.bytes_on_disk == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("halts", ["sender", "receiver"])
+async def test_a_message_that_halts_while_others_wait_for_its_room_is_given_up(
+    halts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(large_messages, "PATIENCE", 0.1)
+    hub, reader, given_up = LargeMessages(most=100_000), Reader(), asyncio.Event()
+    halting = large(1, 80_000)
+    halting.give_up = given_up.set
+    assert hub.admit(halting, reader) is None
+    if halts == "receiver":
+        halting.add(bytes(80_000))
+        content = halting.content()
+        monkeypatch.setattr(reader, "abort", given_up.set)
+    else:
+        content = b""
+    waiting = asyncio.ensure_future(hub.admit(large(2, 80_000), Reader()))
+    await asyncio.wait_for(given_up.wait(), 10)
+    assert not waiting.done()
+    del halting, content
     await asyncio.wait_for(waiting, 10)
 
 

@@ -7,6 +7,8 @@ import operator
 import os
 import resource
 import socket
+from array import array
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,6 +44,9 @@ from .messages import (
 SPARE = 256 << 20
 """Bytes that a program gets beyond four times what it says that it needs."""
 FILES = 32
+_NUMBERS = array("i")
+_BESIDE = socket.CMSG_SPACE(_NUMBERS.itemsize)
+"""Bytes that a descriptor takes beside a packet."""
 LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/system", "/apex", "/vendor/lib64")
 FACTS = ("/proc/cpuinfo", "/proc/meminfo", "/proc/self", "/sys/devices/system/cpu")
 """Files that libraries look up when they count processors and load code late: none of it is a user's."""
@@ -88,6 +93,14 @@ def _serve(line: socket.socket) -> None:
     _Calls(line, executor).answer()
 
 
+def _descriptors(beside: list[tuple[int, int, bytes]]) -> list[int]:
+    """Return the descriptors that came beside a packet."""
+    for level, kind, data in beside:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            return list(array("i", data[: len(data) // _NUMBERS.itemsize * _NUMBERS.itemsize]))
+    return []
+
+
 def _held_to_files() -> list[str]:
     readable = map(Path, (*LIBRARIES, *FACTS, "/dev/urandom"))
     if confine(readable, map(Path, DEVICES), network=False):
@@ -127,12 +140,13 @@ class _Call:
         self.method, self.inputs = method, inputs
         self.specs: list[Spec] | None = None
         self.outputs: list[Array] = []
-        """The outputs of the last run, of these specs."""
+        """The arrays of the last run: where they are the same again, so are their places."""
         self.views: list[Array] = []
 
 
-def _same(some: list[Array], others: list[Array]) -> bool:
-    return all(map(operator.is_, some, others))
+def _same(arrays: Sequence[Array], others: Sequence[Array]) -> bool:
+    """Return whether both are the very same arrays, of any dtype and shape [...]."""
+    return len(arrays) == len(others) and all(map(operator.is_, arrays, others))
 
 
 class _Calls:
@@ -144,17 +158,21 @@ class _Calls:
         self._outputs = 0
         """Number of the memory for outputs; 0 where there is none yet."""
         self._calls: dict[int, _Call] = {}
+        self._packet = bytearray(MAX_PACKET)
+        """Room for what arrives, once for all: to make it anew takes more than most packets do."""
 
     def answer(self) -> None:
         """Serve the device's requests, until its end of the line closes."""
         while True:
-            packet, descriptors, _, _ = socket.recv_fds(self._line, MAX_PACKET, 1)
-            if not packet:
+            size, beside, _, _ = self._line.recvmsg_into([self._packet], _BESIDE)
+            if not size:
                 return
-            kind = packet[:1]
+            kind = self._packet[:1]
             if kind == RUN:
-                self._run(self._calls[NUMBER.unpack_from(packet, 1)[0]])
-            elif kind == DEFINE:
+                self._run(self._calls[NUMBER.unpack_from(self._packet, 1)[0]])
+                continue
+            packet, descriptors = bytes(self._packet[:size]), _descriptors(beside)
+            if kind == DEFINE:
                 number, method, places = call_of(packet)
                 self._calls[number] = _Call(method, [self._array(place) for place in places])
                 self._executor.hold([x for call in self._calls.values() for x in call.inputs])
@@ -187,11 +205,12 @@ class _Calls:
         try:
             outputs = self._executor.run(call.method, call.inputs, borrowed=True)
             told = SAME
-            if call.specs is None or len(outputs) != len(call.outputs) or not _same(outputs, call.outputs):
-                specs, call.outputs = [Spec.of(output) for output in outputs], outputs
+            if call.specs is None or not _same(outputs, call.outputs):
+                specs = [Spec.of(output) for output in outputs]
                 if specs != call.specs:
                     told, call.specs = outputs_told(specs), specs
                     call.views = self._room(call, specs)
+                call.outputs = outputs
         except (ProgramError, MemoryError) as error:
             call.specs = None
             self._line.send(ERROR + (str(error) or "out of memory").encode()[:1000])

@@ -233,6 +233,9 @@ class _Process:
         self._starter, self._name = starter, name
         self._line, self.pid = starter.start()
         self._line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
+        self._packet = bytearray(MAX_PACKET)
+        self._view = memoryview(self._packet)
+        """Room for answers, once for all: to make it anew takes more than most answers do."""
         self._shared = 0
         self.ended = False
         self.held_by = ""
@@ -291,12 +294,13 @@ class _Process:
     def answer(self, method: str) -> bytes:
         """Wait for the answer to what was sent. Raises ProgramError as `ask` does."""
         try:
-            reply = self._line.recv(MAX_PACKET)
+            size = self._line.recv_into(self._packet)
         except OSError as error:
             late = error.errno in (errno.EAGAIN, errno.EWOULDBLOCK)
             raise self.failed(f"{_doing(method)} took too long" if late else str(error)) from error
-        if not reply:
+        if not size:
             raise self.failed(f"it ended its process {_doing(method)}")
+        reply = bytes(self._view[:size])
         if reply[:1] == ERROR:
             raise ProgramError(_printable(reply[1:1001]))
         return reply
@@ -321,7 +325,10 @@ class _Process:
 
     def _send(self, packet: bytes, descriptor: int = -1) -> None:
         try:
-            socket.send_fds(self._line, [packet], [descriptor] if descriptor >= 0 else [])
+            if descriptor < 0:
+                self._line.send(packet)
+            else:
+                socket.send_fds(self._line, [packet], [descriptor])
         except OSError as error:
             raise self.failed(f"it ended its process ({error.strerror})") from error
 

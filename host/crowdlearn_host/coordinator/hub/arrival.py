@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from crowdlearn_device.transport.message_stream import Handler, LargeMessage, MessageStream, taken_over
+from crowdlearn_device.transport.large_message import LargeMessage
+from crowdlearn_device.transport.message_stream import Handler, MessageStream, taken_over
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
 

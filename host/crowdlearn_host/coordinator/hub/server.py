@@ -17,7 +17,7 @@ from typing import Any
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, Address, address_of, decode_frame
-from crowdlearn_device.transport.message_stream import LargeMessage
+from crowdlearn_device.transport.large_message import LargeMessage
 from crowdlearn_device.transport.serve import TRY_LATER
 from websockets.asyncio.connection import Connection
 
@@ -98,7 +98,7 @@ class Server:
         self.throughput = Throughput(self.traffic)
         self.pressure = Pressure()
         self._repeated = Repeated()
-        self.large = LargeMessages()
+        self.large = LargeMessages(self.folder.path)
         self._streams: set[asyncio.Task[None]] = set()
         self._ends = list(itertools.accumulate(group.settings.devices for group in self.groups[:-1]))
         self.store = Store(self.folder, self.shared, synchronous=self.synchronous)

@@ -20,8 +20,9 @@ import traceback
 from collections.abc import Awaitable
 from pathlib import Path
 
-from crowdlearn_device.protocol.frames import address_of
-from crowdlearn_device.transport.message_stream import ROOM_BYTES, LargeMessage, MessageStream, taken_over
+from crowdlearn_device.protocol.frames import MAX_FRAME, address_of
+from crowdlearn_device.transport.large_message import LargeMessage
+from crowdlearn_device.transport.message_stream import ROOM_BYTES, MessageStream, taken_over
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
@@ -63,7 +64,7 @@ class Relay:
         self._held: dict[int, Held] = {}
         self._seated: dict[int, Held] = {}
         self._generation: dict[int, int] = {}
-        self._large = LargeMessages()
+        self._large = LargeMessages(most=4 * MAX_FRAME)
         self._identifiers = itertools.count(1)
 
     async def handle(self, connection: ServerConnection) -> None:
