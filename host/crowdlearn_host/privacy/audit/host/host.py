@@ -12,6 +12,7 @@ from crowdlearn_device.data.dataset import Dataset
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from crowdlearn_host.methods.secure_sharing import LEAST_GROUPS
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.privacy.audit.figures import auc
 
@@ -51,12 +52,15 @@ class HostRow:
 def host_rows(data: Dataset, seed: int = 0) -> Iterator[HostRow]:
     """Attack every mode at every number of samples a device, then audit noise by canaries.
 
-    The last row of a mode and number is its best attack. `data` holds the samples of all, and of the host.
+    The last row of a mode and number is its best attack. `data` holds the samples of all, and of the host; a
+    number of samples for which it has too few is left out.
     """
     rng = np.random.default_rng(seed)
     flat = Dataset(data.inputs.reshape(len(data), -1), data.labels)
     for samples in SAMPLES:
-        devices = min(DEVICES, max(8, (len(flat) - OWN) // (2 * samples)))
+        devices = min(DEVICES, max(LEAST_GROUPS, (len(flat) - OWN) // (2 * samples)))
+        if 2 * devices * samples > len(flat):
+            continue  # no sum is released of fewer, and none would be left to compare with
         order = rng.permutation(len(flat))
         taken = devices * samples
         members = np.array_split(order[:taken], devices)
