@@ -17,7 +17,7 @@ from .rows import Window, flatten, from_rows, gather, reading_table, scatter, to
 FEW = 4
 """Channels up to which a row is so short that copying it costs mostly the call."""
 
-NARROW = 32
+NARROW = 64
 """Channels up to which a map is so large beside its products that nine times the map costs more than them."""
 
 
