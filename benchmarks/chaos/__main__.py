@@ -116,11 +116,13 @@ def disturbed(folder: Path, infos: Sequence[phones.PhoneInfo], home: Path, seed:
                 phones.plug(name, home)
             elif (pid := asyncio.run(runtime_of(rng.choice(infos)))) is None:
                 continue
-            elif blow == BLOWS[1]:
-                os.kill(pid, signal.SIGSTOP)
-                stopped.append((time.monotonic() + rng.uniform(1, 4), pid))
             else:
-                os.kill(pid, signal.SIGKILL)
+                try:
+                    os.kill(pid, signal.SIGSTOP if blow == BLOWS[1] else signal.SIGKILL)
+                except ProcessLookupError:
+                    continue  # it ended by itself meanwhile
+                if blow == BLOWS[1]:
+                    stopped.append((time.monotonic() + rng.uniform(1, 4), pid))
             blows[blow] += 1
         return finish(folder, host, blows)
     finally:
