@@ -38,6 +38,8 @@ MB = 1 << 20
 ATTACKER, OTHER = "127.0.0.2", "127.0.0.1"
 """Addresses of this computer: whoever floods has another than who joins."""
 JOIN_SECONDS = 10.0
+ARRIVAL_SECONDS = 60.0
+"""Patience with a message of others: both its ends share this process with those who flood."""
 SNOOP = {"snoop": "benchmarks.doors.snoop:main"}
 Row = dict[str, Any]
 
@@ -207,7 +209,7 @@ def colluding(pairs: int, seconds: float) -> list[Row]:
         sending.append(asyncio.create_task(send(2 * pairs, 2 * pairs + 1)))
         arrived = 0
         with suppress(TimeoutError, WebSocketException):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(ARRIVAL_SECONDS):
                 while not arrived:
                     arrived += len(await devices[-1].recv(decode=False)) > size
         for task in sending:
