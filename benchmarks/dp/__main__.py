@@ -30,7 +30,7 @@ from .networks import BATCH, CLIP, MOMENTUM, Net, accuracy, losses, prepared, ra
 
 EPSILONS = (2.9, 2.0, 4.0, 8.0)
 DELTA = 1e-5
-QUICK, FULL = Net("small", 600), Net("large", 700)
+QUICK, FULL, DIGITS = Net("small", 600), Net("large", 700), Net("small", 100)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="epsilon 2.9, one seed, the small network")
     parser.add_argument("--net", choices=("small", "large", "group norm"), help="(large; quick: small)")
-    parser.add_argument("--steps", type=int, help="(700; quick: 600)")
+    parser.add_argument("--steps", type=int, help="(700; quick: 600; digits: 100)")
     parser.add_argument("--seeds", type=int, help="(3; quick: 1)")
     parser.add_argument("--epsilons", type=float, nargs="+", help="(2.9 2 4 8; quick: 2.9)")
     parser.add_argument("--opacus", type=Path, metavar="FOLDER", help="Opacus's environment, made if missing")
@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     if wanted.opacus and wanted.data == "digits":
         parser.error("--opacus compares on MNIST: give --data FOLDER")
     train, test = (load_split(wanted.data, split) for split in ("train", "test"))
-    usual = QUICK if wanted.quick or wanted.data == "digits" else FULL
+    usual = DIGITS if wanted.data == "digits" else QUICK if wanted.quick else FULL
     net = Net(wanted.net or usual.name, wanted.steps or usual.steps)
     epsilons = wanted.epsilons or (EPSILONS[:1] if wanted.quick else EPSILONS)
     peer = Opacus(wanted.opacus, train, test) if wanted.opacus else None
