@@ -139,7 +139,7 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     section = config.group
     if config.privacy.sums == "shares":
         graph = with_helper_layers(graph, first_layer=config.privacy.first_layer == "shared")
-        plan = plan_for_helpers(graph, config.training.batch)
+        plan = replace(plan_for_helpers(graph, config.training.batch), shares=config.privacy.first_layer)
         if section.plan:
             planned = load_plan(section.plan, graph)
             if planned.shares != config.privacy.first_layer or planned.micro_batch != config.training.batch:

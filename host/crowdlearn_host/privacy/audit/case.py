@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from crowdlearn_device.data.dataset import Dataset
@@ -180,8 +180,10 @@ def rehearsed_case(
         for device in range(devices):
             on_progress(f"training: epoch {epoch + 1} of {epochs}, device {device + 1} of {devices}")
             part = gallery.subset(np.arange(device * each, (device + 1) * each))
-            tapes.append(rehearse(recipe, moment, part, epoch=epoch, device=device))
-            moment = tapes[-1].after
+            tape = rehearse(recipe, moment, part, epoch=epoch, device=device)
+            # Nobody attacks other passes than the victim's, and their records are many.
+            tapes.append(replace(tape, records=()) if device else tape)
+            moment = tape.after
     watched = tuple(epoch * devices for epoch in range(epochs))
     public, named = not prepared.config.secret_order, prepared.config.model
     return Case(
