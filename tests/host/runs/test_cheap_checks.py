@@ -81,7 +81,11 @@ def test_too_few_devices() -> None:
 
 
 def test_a_device_that_does_not_answer() -> None:
-    train(FleetError, "127.0.0.1:1: .*; 127.0.0.1:2: ", fleet='phones = ["127.0.0.1:1", "127.0.0.1:2"]')
+    train(
+        FleetError,
+        "127.0.0.1:1 cannot .*; 127.0.0.1:2 cannot ",
+        fleet='phones = ["127.0.0.1:1", "127.0.0.1:2"]',
+    )
 
 
 def test_too_few_samples(tmp_path: Path) -> None:
