@@ -7,6 +7,7 @@ the rounds, processor time the least: other work on the computer can only add to
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -107,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="less time for each network")
     parser.add_argument("--json", type=Path, help="write the rows here")
     arguments = parser.parse_args(argv)
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when the executor's libraries load
     warden = Warden()
     rows = [row(warden, sizes, 4.0 if arguments.quick else 20.0) for sizes in NETWORKS]
     warden.close()
