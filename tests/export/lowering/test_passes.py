@@ -14,7 +14,7 @@ def calls(module, target):
     return [n for n in module.graph.nodes if n.target is target]
 
 
-@pytest.mark.parametrize(("channels", "others"), [(40, 0), (8, 4)])
+@pytest.mark.parametrize(("channels", "others"), [(72, 0), (8, 4)])
 def test_columns_of_the_forward_pass_serve_the_kernel_gradient(channels, others):
     """A narrow map is also gathered once a tap of the height, and the gradient once."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import logging.handlers
 import signal
@@ -58,11 +59,11 @@ async def _serve(
         loop.add_signal_handler(number, over.set)
     try:
         async with service.open(listen) as bound, shown(service, port) as address:
-            console.print(f"devices arrive at {listen.rpartition(':')[0]}:{bound}", soft_wrap=True)
-            console.print(f"page and metrics: {address}", soft_wrap=True)
-            console.print(f"add runs: crowdlearn submit CONFIG --to {folder}", soft_wrap=True)
+            _show(console, f"devices arrive at {listen.rpartition(':')[0]}:{bound}")
+            _show(console, f"page and metrics: {address}")
+            _show(console, f"add runs: crowdlearn submit CONFIG --to {folder}")
             await over.wait()
-            console.print("runs stop where they can go on")
+            _show(console, "runs stop where they can go on")
     finally:
         for handler in handlers:
             logging.getLogger("crowdlearn.service").removeHandler(handler)
@@ -75,7 +76,13 @@ class _Shown(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(printable(record.getMessage()), soft_wrap=True, highlight=False)
+        _show(self._console, printable(record.getMessage()))
+
+
+def _show(console: Console, told: str) -> None:
+    """Print a line. A terminal that is gone, for which rich ends the program, ends no service."""
+    with contextlib.suppress(OSError, SystemExit):
+        console.print(told, soft_wrap=True, highlight=False)
 
 
 def _logged(folder: Path, console: Console) -> list[logging.Handler]:
