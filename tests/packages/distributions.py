@@ -102,5 +102,6 @@ def _modules(tree: ast.Module) -> Iterator[str]:
 
 
 def _is_import(call: ast.Call) -> bool:
+    """Whether a call imports its first argument; `extra` is that of crowdlearn_host.loaders."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    return name in {"import_module", "importorskip", "__import__"} and bool(call.args)
+    return name in {"import_module", "importorskip", "__import__", "extra"} and bool(call.args)
