@@ -29,7 +29,7 @@ fleet = {{ {fleet} }}
 HERE = "pieces = 2"
 MISTAKES = {
     "no phones": (HERE, "", "no devices"),
-    "a wrong serial": (HERE, 'phones = ["127.0.0.1:1", "127.0.0.1:2"]', "127.0.0.1:[12]: "),
+    "a wrong serial": (HERE, 'phones = ["127.0.0.1:1", "127.0.0.1:2"]', "127.0.0.1:[12] "),
     "a wrong profile": (HERE, 'virtual = 2, profile = "pixel8"', "pixel8"),
     "too few devices": ('plan = "two.json"', 'phones = ["127.0.0.1:1"]', "need 2 devices; 1 given"),
 }

@@ -53,6 +53,8 @@ CURVES: dict[str, _Curve] = {
     "Mul": lambda x, a: x[0] * x[1],
     "Div": lambda x, a: x[0] / x[1],
     "Pow": lambda x, a: x[0] ** x[1],
+    "Greater": lambda x, a: (x[0] > x[1]).double(),
+    "Where": lambda x, a: torch.where(x[0] != 0, x[1], x[2]),
     "Min": lambda x, a: torch.minimum(x[0], x[-1]),
     "Max": lambda x, a: torch.maximum(x[0], x[-1]),
 }

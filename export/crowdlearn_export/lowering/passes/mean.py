@@ -33,8 +33,8 @@ LONG = 64
 
 
 def sums_in_stages(module: GraphModule, large: float) -> GraphModule:
-    """Return a copy of a lowered method whose long float32 sums are over one dimension each, and have two
-    stages; those of `large` tensors are such means.
+    """Return a copy of a lowered method whose long float32 sums are over one dimension each. Sums and means
+    have two stages; sums of `large` tensors are means in XNNPACK.
     """
     graph = Graph()
     graph.output(graph.graph_copy(module.graph, {}))
@@ -42,12 +42,12 @@ def sums_in_stages(module: GraphModule, large: float) -> GraphModule:
         if _is_sum(node) and len(node.args[1]) > 1:
             _over_one_each(graph, node)
     for node in graph.nodes:
-        if _is_sum(node):
+        if _is_sum(node) or _is_mean(node):
             source, dims = node.args
-            value = source.meta["val"]
+            value, staging = source.meta["val"], _summed if _is_sum(node) else _averaged
             if len(dims) == 1:
                 with graph.inserting_before(node):
-                    staged = _summed(graph, source, dims[0] % value.dim(), elements(value) >= large)
+                    staged = staging(graph, source, dims[0] % value.dim(), elements(value) >= large)
                 if staged is not None:
                     staged.meta["val"] = node.meta["val"]
                     node.replace_all_uses_with(staged)
@@ -58,6 +58,12 @@ def sums_in_stages(module: GraphModule, large: float) -> GraphModule:
 def _is_sum(node: Node) -> bool:
     """Return whether a node adds float32 numbers over dimensions that go."""
     plain = node.target is aten.sum.dim_IntList and len(node.args) == 2 and not node.kwargs
+    return plain and node.args[0].meta["val"].dtype is torch.float32  # type: ignore[union-attr]
+
+
+def _is_mean(node: Node) -> bool:
+    """Return whether a node averages float32 numbers over dimensions that go."""
+    plain = node.target is aten.mean.dim and len(node.args) == 2 and not node.kwargs
     return plain and node.args[0].meta["val"].dtype is torch.float32  # type: ignore[union-attr]
 
 
@@ -116,6 +122,25 @@ def _summed(graph: Graph, source: Node, dim: int, large: bool) -> Node | None:
     # ExecuTorch multiplies by no size of a tensor, but fills with one.
     filled = graph.call_function(aten.full.default, ([1], size), {"dtype": torch.float32})
     return graph.call_function(aten.mul.Tensor, (total, filled))
+
+
+def _averaged(graph: Graph, source: Node, dim: int, large: bool) -> Node | None:
+    """Return the mean of `source` over `dim` as that of the means of equally many; None if it stays as it
+    is.
+    """
+    shape = source.meta["val"].shape
+    before, count, after = prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :])
+    split = _rows(count, after)
+    if split == 1 or hinted(count) < LONG:
+        return None
+    rows = graph.call_function(
+        aten.view.default, (source, _viewed([before, count // split, 1, after * split]))
+    )
+    kept = (True,) if large and after * split >= FEWEST else ()
+    means = graph.call_function(aten.mean.dim, (rows, [1], *kept))
+    means = graph.call_function(aten.view.default, (means, _viewed([before, split, after])))
+    means = graph.call_function(aten.mean.dim, (means, [1]))
+    return graph.call_function(aten.view.default, (means, _viewed([*shape[:dim], *shape[dim + 1 :]])))
 
 
 def _rows(count: int | torch.SymInt, after: int) -> int:
