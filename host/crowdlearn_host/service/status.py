@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from html import escape
 from typing import Any
 
-from crowdlearn_host.coordinator.hub.exposition import REQUEST_BYTES, REQUEST_SECONDS, TEXT, labels, metric
+from crowdlearn_host.common.http import TEXT, Reply, listening
+from crowdlearn_host.coordinator.hub.exposition import labels, metric
 from crowdlearn_host.errors import FleetError
 from crowdlearn_host.report.server import HEADERS, LOOPBACK, NAMES
 
@@ -112,45 +113,29 @@ async def shown(service: Service, port: int = 0) -> AsyncIterator[str]:
     FleetError if the port is taken.
     """
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                request = await reader.readuntil(b"\r\n\r\n")
-        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
-            writer.close()
-            return
-        code, kind, body = _answer(service, request)
-        head = "".join(f"{name}: {value}\r\n" for name, value in {**HEADERS, "Content-Type": kind}.items())
-        content = body.encode()
-        writer.write(
-            f"HTTP/1.1 {code}\r\n{head}Content-Length: {len(content)}\r\nConnection: close\r\n\r\n".encode()
-        )
-        writer.write(content)
-        writer.close()
-
     try:
-        listening = await asyncio.start_server(answer, LOOPBACK, port, limit=REQUEST_BYTES)
+        port_open = await listening(partial(_answer, service), LOOPBACK, port)
     except (OSError, OverflowError) as error:
         raise FleetError(f"cannot serve on {LOOPBACK}:{port}: {error}; name another --status") from error
-    async with listening:
-        yield f"http://{LOOPBACK}:{listening.sockets[0].getsockname()[1]}/"
+    async with port_open:
+        yield f"http://{LOOPBACK}:{port_open.sockets[0].getsockname()[1]}/"
 
 
-def _answer(service: Service, request: bytes) -> tuple[str, str, str]:
-    """Return status line, content type and content for a request's head."""
+def _answer(service: Service, request: bytes) -> Reply:
+    """Return the answer to a request's head."""
     lines = request.decode("latin-1").split("\r\n")
     method, path, *_ = [*lines[0].split(" "), "", ""]
     hosts = [line.partition(":")[2].strip() for line in lines[1:] if line.lower().startswith("host:")]
     name = hosts[0].rpartition(":")[0] or hosts[0] if hosts else ""
     if name not in NAMES:  # a site whose DNS leads here
-        return "403 Forbidden", TEXT, "this page is for this computer alone\n"
+        return Reply("403 Forbidden", TEXT, "this page is for this computer alone\n", HEADERS)
     if method != "GET":
-        return "405 Method Not Allowed", TEXT, "ask by GET\n"
+        return Reply("405 Method Not Allowed", TEXT, "ask by GET\n", HEADERS)
     match path.partition("?")[0]:
         case "/":
-            return "200 OK", "text/html; charset=utf-8", page(status(service))
+            return Reply("200 OK", "text/html; charset=utf-8", page(status(service)), HEADERS)
         case "/status.json":
-            return "200 OK", "application/json", json.dumps(status(service))
+            return Reply("200 OK", "application/json", json.dumps(status(service)), HEADERS)
         case "/metrics":
-            return "200 OK", TEXT, metrics(service)
-    return "404 Not Found", TEXT, "there are /, /status.json and /metrics\n"
+            return Reply("200 OK", TEXT, metrics(service), HEADERS)
+    return Reply("404 Not Found", TEXT, "there are /, /status.json and /metrics\n", HEADERS)

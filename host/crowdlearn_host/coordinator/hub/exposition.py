@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
+from crowdlearn_host.common.http import TEXT, Reply, listening
 from crowdlearn_host.errors import FleetError
 
 from .server import Server
-
-TEXT = "text/plain; version=0.0.4; charset=utf-8"
-REQUEST_SECONDS = 10.0
-REQUEST_BYTES = 8 << 10
-
 
 Samples = Callable[[], list[tuple[dict[str, str], float]]]
 """A function that gives labels and value of each sample."""
@@ -93,26 +88,15 @@ async def exposed(server: Server, address: str, joules: Samples = no_energy) -> 
     Raises FleetError if the address cannot be listened on.
     """
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(REQUEST_SECONDS):
-                request = await reader.readuntil(b"\r\n\r\n")
-        except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
-            writer.close()
-            return
-        found = request.split(b" ", 2)[:2] == [b"GET", b"/metrics"]
-        body = (exposition(server, joules) if found else "ask for /metrics\n").encode()
-        status = "200 OK" if found else "404 Not Found"
-        head = f"HTTP/1.1 {status}\r\nContent-Type: {TEXT}\r\nContent-Length: {len(body)}\r\n"
-        writer.write(f"{head}Connection: close\r\n\r\n".encode() + body)
-        writer.close()
+    def reply(request: bytes) -> Reply:
+        if request.split(b" ", 2)[:2] == [b"GET", b"/metrics"]:
+            return Reply("200 OK", TEXT, exposition(server, joules))
+        return Reply("404 Not Found", TEXT, "ask for /metrics\n")
 
     host, _, port = address.rpartition(":")
     try:
-        listening = await asyncio.start_server(
-            answer, host.strip("[]") or None, int(port), limit=REQUEST_BYTES
-        )
+        port_open = await listening(reply, host.strip("[]") or None, int(port))
     except (OSError, OverflowError) as error:
         raise FleetError(f"cannot serve metrics on {address}: {error}; choose another port") from error
-    async with listening:
-        yield listening.sockets[0].getsockname()[1]
+    async with port_open:
+        yield port_open.sockets[0].getsockname()[1]
