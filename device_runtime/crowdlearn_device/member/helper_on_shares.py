@@ -26,7 +26,7 @@ from crowdlearn_device.protocol.frames import Floats, decode_message
 from crowdlearn_device.protocol.schedule import Pass
 from crowdlearn_device.state.piece_state import PieceState
 
-from .on_shares import ANSWERS, check_clipping, ring_of, shared_maps
+from .on_shares import ANSWERS, check_clipping, message_of, ring_of, shared_maps
 from .piece_pass import Assigned
 
 MOST_BITS = 60
@@ -247,13 +247,7 @@ class HelperOnShares:
         """Let both other helpers have this one's part of a map's gradient."""
         assert self._helpers is not None
         part = self._helpers[edge].gradient(self._boundary)
-        told = pb.SharedArray(
-            kind=pb.SHARED_GRADIENT,
-            step=self._boundary,
-            edge=edge,
-            shape=part.shape,
-            data=part.astype("<u4").tobytes(),
-        )
+        told = message_of(pb.SHARED_GRADIENT, self._boundary, edge, part)
         for position in range(HELPERS):
             if position != self._position:
                 self._deliver(position + 1, pb.PURPOSE_ERROR, told)
@@ -265,13 +259,7 @@ class HelperOnShares:
         checks = role_of(self._position, message.step) == ANSWERS
         of_sums = pb.SHARED_CHECK_SUMS if checks else pb.SHARED_SUMS
         of_errors = pb.SHARED_CHECK_BACK if checks else pb.SHARED_BACK
-        told = pb.SharedArray(
-            kind=of_sums if forward else of_errors,
-            step=message.step,
-            edge=message.edge,
-            shape=answer.shape,
-            data=answer.astype("<u4").tobytes(),
-        )
+        told = message_of(of_sums if forward else of_errors, message.step, message.edge, answer)
         self._deliver(0, pb.PURPOSE_ACTIVATION if forward else pb.PURPOSE_ERROR, told)
 
     def _take_gradient(self, partner: int, message: pb.SharedArray) -> None:
@@ -292,13 +280,7 @@ class HelperOnShares:
             return
         whole = tuple(parts[p] for p in range(HELPERS))
         shown = self._helpers[edge].parts_seen(whole, self._check_key, self._boundary)
-        told = pb.SharedArray(
-            kind=pb.SHARED_CHECK_GRADIENT,
-            step=self._boundary,
-            edge=edge,
-            shape=shown.shape,
-            data=shown.astype("<u4").tobytes(),
-        )
+        told = message_of(pb.SHARED_CHECK_GRADIENT, self._boundary, edge, shown)
         self._deliver(0, pb.PURPOSE_ERROR, told)
         opened = self._helpers[edge].opened(whole)
         del self._gradients[edge]

@@ -105,3 +105,10 @@ def ring_of(message: pb.SharedArray, shape: tuple[int, ...]) -> Array:
     if tuple(message.shape) != shape or len(message.data) != size or size > LARGEST:
         raise WireError(f"ring elements of shape {tuple(message.shape)} where {shape} are due")
     return np.frombuffer(message.data, "<u4").astype(np.uint32, copy=False).reshape(shape)
+
+
+def message_of(kind: pb.SharedKind, step: int, edge: int, ring: Array) -> pb.SharedArray:
+    """Return the message of ring elements, uint32 [...], that `ring_of` reads."""
+    return pb.SharedArray(
+        kind=kind, step=step, edge=edge, shape=ring.shape, data=ring.astype("<u4").tobytes()
+    )
