@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, decode_frame, encode_frame
@@ -219,11 +220,10 @@ async def dial(port: int, number: int, take: Callable[[bytes], None]) -> Message
         """Asks for a WebSocket, and hands the connection on."""
 
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            assert isinstance(transport, asyncio.Transport)
-            self._transport, self._answer = transport, b""
+            self._transport, self._answer = cast(asyncio.Transport, transport), b""
             protocol = ClientProtocol(parse_uri(f"ws://127.0.0.1:{port}/{number}"))
             protocol.send_request(protocol.connect())
-            transport.write(b"".join(protocol.data_to_send()))
+            self._transport.write(b"".join(protocol.data_to_send()))
 
         def data_received(self, data: bytes) -> None:
             self._answer += data

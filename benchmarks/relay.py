@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from crowdlearn.hosting import Group, RunFolder, Server, Settings, SharedModel
+from crowdlearn.hosting import Group, RunFolder, Server, Settings, SharedModel, run
 from crowdlearn_device.program.manifest import ArraySpec
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import MAX_FRAME, VERSION, encode_frame
@@ -62,17 +62,17 @@ NATS_CONFIG = 'listen: 127.0.0.1:{port}\nmax_pending: 4GB\nwrite_deadline: "120s
 
 def run_server(kind: Kind, folder: str, answer: Pipe) -> None:
     """Process body: serve until the pipe is closed."""
-    asyncio.run(_serve(kind, Path(folder), answer))
+    run(_serve(kind, Path(folder), answer))
 
 
 async def _serve(kind: Kind, folder: Path, answer: Pipe) -> None:
     handle = _echo
     if kind == "relay":
-        run = RunFolder(folder, create=True)
+        opened = RunFolder(folder, create=True)
         layout = tuple(((k, k + 1),) for k in range(DEVICES))
         settings = Settings(layout, ("",) * DEVICES, 1, 32, 32, 1, 0.1, 0, 1, devices=DEVICES)
         server = Server(
-            *(RUN, [Group(settings)], run, SharedModel([WEIGHTS], {"w": np.zeros(DEVICES, np.float32)})),
+            *(RUN, [Group(settings)], opened, SharedModel([WEIGHTS], {"w": np.zeros(DEVICES, np.float32)})),
             *(lambda *_: None, lambda *_: None),
         )
 

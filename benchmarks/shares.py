@@ -8,7 +8,6 @@ Error is that of the paper's MLP on MNIST, simulated with the arithmetic of shar
 from __future__ import annotations
 
 import argparse
-import asyncio
 import statistics
 import tempfile
 import time
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from crowdlearn import RunSpec
 from crowdlearn import phones as emulator
-from crowdlearn.hosting import new_run, prepare, train
+from crowdlearn.hosting import new_run, prepare, run, train
 from crowdlearn.models import build_model
 from crowdlearn.planning import shares_cost
 from crowdlearn.simulation import SimulationConfig
@@ -197,7 +196,7 @@ def _run(values: dict[str, Any], samples: int) -> dict[str, float]:
             emulator.running(4, folder / "home") as started,
             new_run(folder / "run", "", prepared, folder) as opened,
         ):
-            asyncio.run(train(prepared, [phone.serial for phone in started], opened, on_event))
+            run(train(prepared, [phone.serial for phone in started], opened, on_event))
     seconds = times[-1][0] - times[0][0]
     total = sum(rows for _, rows in times[1:])
     moved = sent[-1]["activation"] + sent[-1]["error"]

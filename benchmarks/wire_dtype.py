@@ -6,7 +6,6 @@ another. Bytes are measured on virtual phones that train on a part of the data.
 
 from __future__ import annotations
 
-import asyncio
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from crowdlearn import RunSpec, phones
-from crowdlearn.hosting import new_run, prepare, train
+from crowdlearn.hosting import new_run, prepare, run, train
 from crowdlearn.simulation import SimulationConfig
 from crowdlearn_device.data.dataset import Dataset, load_dataset
 from crowdlearn_host.runs.data import to_npz
@@ -68,7 +67,7 @@ def measured_bytes(wire: str, data: Path, samples: int) -> float:
             phones.running(PIECES, folder / "home") as started,
             new_run(folder / "run", "", prepared, folder) as opened,
         ):
-            asyncio.run(train(prepared, [phone.serial for phone in started], opened, on_event))
+            run(train(prepared, [phone.serial for phone in started], opened, on_event))
     sent = told[-1]["bytes"]
     return float(sent["activation"] + sent["error"]) / samples
 

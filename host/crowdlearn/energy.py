@@ -3,7 +3,7 @@
     from crowdlearn import energy
 
     programs = energy.make_programs("paper-mlp", "", (3,), 32)
-    measured = asyncio.run(energy.measure(energy.discover(), programs, print, quick=True))
+    measured = event_loop.run(energy.measure(energy.discover(), programs, print, quick=True))
     print(energy.as_csv(measured.rows()))
 
 docs/energy.md tells the columns, and where each number comes from.

@@ -12,7 +12,7 @@
 A `Group` is a state machine without sockets or clock; a `Server` connects it to devices, and relays between
 them what it cannot read. `listening` accepts devices that dial in by TLS, with what `Enrolment` gave them;
 `relaying` starts processes that relay for those, and `server.relays` is where they go. `exposed` answers
-Prometheus.
+Prometheus. `run` runs a coroutine in the event loop that costs least.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from ._lazy import lazily
 
 if TYPE_CHECKING:
+    from crowdlearn_host.common.event_loop import run
     from crowdlearn_host.coordinator.group.effects import Merge
     from crowdlearn_host.coordinator.group.group import Group
     from crowdlearn_host.coordinator.group.settings import Settings
@@ -58,6 +59,7 @@ __all__ = [
     "open_run",
     "prepare",
     "relaying",
+    "run",
     "shared_model_of",
     "train",
 ]

@@ -19,6 +19,7 @@ from crowdlearn_device.platform.confinement import landlock_version
 from crowdlearn_device.platform.heat import THERMAL
 from crowdlearn_device.transport.abstract_socket import PREFIX
 
+from crowdlearn_host.common import event_loop
 from crowdlearn_host.emulator.commands.packages import Packages, package_commands
 from crowdlearn_host.emulator.commands.system import Powered, system_commands, thermal_service
 from crowdlearn_host.emulator.daemon.adbd import Adbd, LinkBytes, Offer
@@ -299,7 +300,7 @@ def main(folder: Path, ready_fd: int, parent: int | None) -> None:
         os.write(ready_fd, b"ready\n")
         os.close(ready_fd)
 
-    asyncio.run(Phone(folder, settings, limits).serve(listener, control, ready))
+    event_loop.run(Phone(folder, settings, limits).serve(listener, control, ready))
     remove_groups(limits.folders if limits else ())
 
 

@@ -5,7 +5,6 @@ First comes what is looked at in no time, then what takes seconds, then the expo
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from crowdlearn_host import emulator as phones
+from crowdlearn_host.common import event_loop
 from crowdlearn_host.methods.round_schedule import doubt_of_sharing
 from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.runs.preflight import check_start, serials_of
@@ -141,7 +141,7 @@ class Session:
         if groups > 1 and (doubt := doubt_of_sharing(spec.sharing.theta, spec.sharing.tau)):
             self.on_event("note", {"text": doubt})
         if serials:
-            asyncio.run(survey(serials, _wanted(checked), self.key))
+            event_loop.run(survey(serials, _wanted(checked), self.key))
         return checked
 
     def _trained(self, folder: RunFolder, prepared: Prepared, serials: list[str] | None) -> Result:
@@ -165,7 +165,9 @@ class Session:
                     phones.kept(fleet.virtual, folder.path, profile=fleet.profile, machine=fleet.arch)
                 )
                 serials = [phone.serial for phone in own]
-            tested = asyncio.run(train.train(prepared, serials, folder, on_event, self.key, self.interrupt))
+            tested = event_loop.run(
+                train.train(prepared, serials, folder, on_event, self.key, self.interrupt)
+            )
         models: list[Path] = []
         if spec.fleet.virtual:
             models = fetch_models(folder.path)

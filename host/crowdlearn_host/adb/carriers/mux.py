@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from crowdlearn_host.adb.wire.messages import MAX_PAYLOAD, Command, Decoder, Message, encode_header
 from crowdlearn_host.adb.wire.stream import ByteStream
@@ -265,7 +265,7 @@ class Mux(asyncio.BufferedProtocol):
                 self._ends.pop(event.local_id, None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)
         self._transport = transport
         sock = transport.get_extra_info("socket")
         if sock.family != socket.AF_UNIX:

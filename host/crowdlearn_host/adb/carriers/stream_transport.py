@@ -1,7 +1,7 @@
 """An adb stream as asyncio's transport: what is written and read goes through no socket of this computer."""
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from crowdlearn_host.adb.carriers.mux import Stream
 from crowdlearn_host.adb.wire.streams import Closed, Data, Opened, Writable
@@ -33,8 +33,7 @@ class StreamTransport(asyncio.Transport):
         self._held = stream.listen(self._happened)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
-        self._protocol = protocol
+        self._protocol = cast(asyncio.Protocol, protocol)
         if self._held:
             self._loop.call_soon(self._deliver_held)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import platform
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import printable, terminal
+from crowdlearn_host.common import event_loop
 from crowdlearn_host.devices.discovery import Visited, discover, visit
 from crowdlearn_host.devices.facts import DeviceFacts
 
@@ -44,7 +44,7 @@ def devices(
         claim(report, force=force)
     with document(as_json) as tell:
         with Working(terminal(stderr=True), "looking for phones"):
-            visited = asyncio.run(visit(discover(addresses or ()), key=key))
+            visited = event_loop.run(visit(discover(addresses or ()), key=key))
         tell([_row(item) for item in visited])
     if report is not None:
         write_atomically(report, json.dumps(anonymous(visited), indent=1).encode())

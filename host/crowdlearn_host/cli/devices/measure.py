@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import printable, terminal
+from crowdlearn_host.common import event_loop
 from crowdlearn_host.common.home import cache_home
 from crowdlearn_host.devices.discovery import discover
 from crowdlearn_host.errors import ConfigError, FleetError
@@ -74,7 +74,7 @@ def measure(
 
             torch.set_num_threads(1)
             programs = make_programs(model, shape, pieces or [3], batch, cache_home() / "programs")
-            measured = asyncio.run(
+            measured = event_loop.run(
                 measure_all(
                     found,
                     programs,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from crowdlearn_host.cli.console.output import Force, claim
 from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import printable, terminal
+from crowdlearn_host.common import event_loop
 from crowdlearn_host.common.home import cache_home
 from crowdlearn_host.devices.constants import Constants
 from crowdlearn_host.devices.discovery import Found, connect, discover, named
@@ -63,7 +63,7 @@ def profile(
 
             probe = build_probe(cache_home() / "programs")
             seconds = energy_seconds if energy else 0.0
-            measured, missing = asyncio.run(_measure_all(found, probe, key, keep, working, seconds))
+            measured, missing = event_loop.run(_measure_all(found, probe, key, keep, working, seconds))
         if not measured:
             raise FleetError("no phone could be measured")
         tell({"file": str(out), "devices": [asdict(item) for item in measured], "missing": missing})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
+from crowdlearn_host.common import event_loop
 from crowdlearn_host.devices.discovery import dial
 from crowdlearn_host.devices.trial import ALLOWED, PhoneTrial, try_on_phone
 from crowdlearn_host.models.names import check_name, stated_shape
@@ -54,7 +54,7 @@ def doctor(
             with Working(terminal(stderr=as_json), f"running the step on {phone}"):
                 from crowdlearn.models import trial_of
 
-                tried = asyncio.run(_try(phone, key, trial_of(model, sample, batch, loss.value)))
+                tried = event_loop.run(_try(phone, key, trial_of(model, sample, batch, loss.value)))
         told = {"phone": {**asdict(tried), "agrees": tried.agrees}} if tried else {}
         tell({"model": model, **asdict(report), **told})
     if not as_json:

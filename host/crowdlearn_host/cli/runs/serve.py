@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from crowdlearn_host.cli.console.terminal import printable, terminal
+from crowdlearn_host.common import event_loop
 from crowdlearn_host.common.home import default_home
 from crowdlearn_host.errors import ConfigError
 
@@ -42,7 +43,7 @@ def serve(
         raise ConfigError(
             f"--listen {listen!r} is not HOST:PORT; 0.0.0.0:8765 listens on all of this computer"
         )
-    asyncio.run(_serve(folder, listen, at_once, most_waiting, status, terminal()))
+    event_loop.run(_serve(folder, listen, at_once, most_waiting, status, terminal()))
 
 
 async def _serve(

@@ -26,6 +26,7 @@ from crowdlearn_device.transport.message_stream import ROOM_BYTES, MessageStream
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
+from crowdlearn_host.common import event_loop
 from crowdlearn_host.coordinator.hub.large_messages import LargeMessages
 from crowdlearn_host.coordinator.hub.ledger import Ledger
 from crowdlearn_host.devices.joining.accepting import accepting
@@ -233,7 +234,7 @@ def main() -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     gc.freeze()
-    asyncio.run(_serve(int(sys.argv[1]), sys.argv[2], sys.argv[3]))
+    event_loop.run(_serve(int(sys.argv[1]), sys.argv[2], sys.argv[3]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The radio link of a virtual phone: bandwidth each way and delay, shared by all its connections."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ class DelayLine(Generic[Item]):
 
     def put(self, item: Item, count: int) -> None:
         """Hand over an item of `count` bytes."""
-        passage = self._direction.join(self, count, asyncio.get_running_loop().time())
+        passage = self._direction.join(self, count, time.monotonic())
         self._waiting.append((passage, item))
         if len(self._waiting) == 1:
             self.schedule()
@@ -107,7 +108,7 @@ class DelayLine(Generic[Item]):
         """Deliver nothing more, and leave the link to others."""
         self._waiting.clear()
         self.schedule()
-        self._direction.leave(self, asyncio.get_running_loop().time())
+        self._direction.leave(self, time.monotonic())
 
     def _release(self) -> None:
         self._deliver(self._waiting[0][1])

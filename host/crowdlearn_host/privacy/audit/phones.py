@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.graph.weights import arrays_of
 
 from crowdlearn_host import emulator
+from crowdlearn_host.common import event_loop
 from crowdlearn_host.coordinator.storage.run_folder import load_model_state
 from crowdlearn_host.errors import TrainingError
 from crowdlearn_host.runs.data import deal, shares_of
@@ -53,7 +53,7 @@ def phones_case(
     ):
         serials = [phone.serial for phone in started]
         tapped = ("--tap", TAP)
-        asyncio.run(train(run, serials, opened, lambda event, told: on_progress(event), extra=tapped))
+        event_loop.run(train(run, serials, opened, lambda event, told: on_progress(event), extra=tapped))
         homes = [folder / "home" / "phones" / phone.name for phone in started]
         records = [_records(home) for home in homes]
     last = arrays_of(prepared.graph, load_model_state(folder / "run"), prepared.plan.order)
