@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from crowdlearn.hosting import Group, RunFolder, Server, Settings, SharedModel, run
+from crowdlearn.hosting import Group, RunFolder, Server, Settings, SharedModel
 from crowdlearn_device.program.manifest import ArraySpec
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import MAX_FRAME, VERSION, encode_frame
@@ -62,7 +62,7 @@ NATS_CONFIG = 'listen: 127.0.0.1:{port}\nmax_pending: 4GB\nwrite_deadline: "120s
 
 def run_server(kind: Kind, folder: str, answer: Pipe) -> None:
     """Process body: serve until the pipe is closed."""
-    run(_serve(kind, Path(folder), answer))
+    asyncio.run(_serve(kind, Path(folder), answer))
 
 
 async def _serve(kind: Kind, folder: Path, answer: Pipe) -> None:

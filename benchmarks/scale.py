@@ -41,7 +41,6 @@ from crowdlearn.hosting import (
     SilentDevice,
     exposed,
     relaying,
-    run,
 )
 from crowdlearn_device.program.manifest import ArraySpec
 from crowdlearn_device.protocol.frames import MAX_FRAME
@@ -86,7 +85,7 @@ def settings_of(devices: int, size: int) -> Settings:
 def run_host(folder: str, port: int, groups: int, size: int, relays: int, fits: int, ready: Pipe) -> None:
     """Process body: serve a run until it is over."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    run(_host(Path(folder), port, groups, size, relays, fits, ready))
+    asyncio.run(_host(Path(folder), port, groups, size, relays, fits, ready))
 
 
 async def _host(path: Path, port: int, groups: int, size: int, relays: int, fits: int, ready: Pipe) -> None:

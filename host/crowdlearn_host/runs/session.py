@@ -165,9 +165,8 @@ class Session:
                     phones.kept(fleet.virtual, folder.path, profile=fleet.profile, machine=fleet.arch)
                 )
                 serials = [phone.serial for phone in own]
-            tested = event_loop.run(
-                train.train(prepared, serials, folder, on_event, self.key, self.interrupt)
-            )
+            training = train.train(prepared, serials, folder, on_event, self.key, self.interrupt)
+            tested = event_loop.run(training, dialled=spec.fleet.listen is not None)
         models: list[Path] = []
         if spec.fleet.virtual:
             models = fetch_models(folder.path)

@@ -5,6 +5,10 @@ import sys
 
 import pytest
 from crowdlearn_host.common import event_loop
+from crowdlearn_host.devices.joining.accepting import accepting
+from crowdlearn_host.devices.joining.lobby import Strangers
+from crowdlearn_host.errors import FleetError
+from websockets.asyncio.server import ServerConnection
 
 
 async def loop_and_echo() -> tuple[str, bytes]:
@@ -50,3 +54,20 @@ def test_an_interrupt_ends_it_as_pythons_does():
 
     with pytest.raises(KeyboardInterrupt):
         event_loop.run(interrupted())
+
+
+async def opened() -> None:
+    """Open a port for devices, and close it."""
+
+    async def nobody(connection: ServerConnection) -> None:
+        pass
+
+    async with accepting(nobody, "127.0.0.1:0", None, Strangers()) as port:
+        assert port > 0
+
+
+def test_devices_dial_in_to_pythons_own_whose_door_looks_at_connections_first():
+    event_loop.run(opened(), dialled=True)
+    pytest.importorskip("uvloop", reason="uvloop has no package for this system")
+    with pytest.raises(FleetError, match="Python's own event loop"):
+        event_loop.run(opened())

@@ -43,7 +43,7 @@ def serve(
         raise ConfigError(
             f"--listen {listen!r} is not HOST:PORT; 0.0.0.0:8765 listens on all of this computer"
         )
-    event_loop.run(_serve(folder, listen, at_once, most_waiting, status, terminal()))
+    event_loop.run(_serve(folder, listen, at_once, most_waiting, status, terminal()), dialled=True)
 
 
 async def _serve(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from websockets.asyncio.server import ServerConnection, serve
 
+from crowdlearn_host.common.event_loop import accepts_by_hand
 from crowdlearn_host.errors import FleetError
 
 from .certificate import certificate
@@ -29,6 +31,11 @@ async def accepting(
 
     Raises FleetError if the address cannot be listened on.
     """
+    if not accepts_by_hand():
+        raise FleetError(
+            "devices can dial in to Python's own event loop only, not to "
+            f"{type(asyncio.get_running_loop()).__module__}'s: run this in a thread with asyncio.run"
+        )
     host, _, port = address.rpartition(":")
     context = None if home is None else certificate(home)[0]
     async with AsyncExitStack() as stack:

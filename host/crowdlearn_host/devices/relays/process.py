@@ -234,7 +234,7 @@ def main() -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     gc.freeze()
-    event_loop.run(_serve(int(sys.argv[1]), sys.argv[2], sys.argv[3]))
+    event_loop.run(_serve(int(sys.argv[1]), sys.argv[2], sys.argv[3]), dialled=True)
 
 
 if __name__ == "__main__":
