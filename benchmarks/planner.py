@@ -1,5 +1,5 @@
-"""python -m benchmarks.planner: proven optima on the paper's network, and gaps on mixed fleets of 20
-devices.
+"""python -m benchmarks.planner: proven optima on the paper's network, gaps on mixed fleets of 20 devices, and
+gaps of crowds of 5 to 200 devices whose groups are free.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import torch
 import typer
 from crowdlearn.errors import InfeasiblePlan
-from crowdlearn.models import paper_cnn, paper_mlp
+from crowdlearn.models import build_model, paper_cnn, paper_mlp
 from crowdlearn.planning import (
     Baseline,
     Costs,
@@ -46,6 +47,12 @@ strongest.
 SLACK = 1.4
 """What all followers together can compute, over what the hidden layers need."""
 MEMORY_SLACK = 8.0
+CROWDS = (5, 10, 20, 50, 100, 200)
+CROWDED: dict[str, Callable[[], nn.Module]] = {
+    "paper MLP": paper_mlp,
+    "MLP 64-256-256-10": partial(build_model, "mlp:64-256-256-10", 0),
+}
+"""Networks by name. A device that affords input and output layer of the first affords the others, too."""
 DOMINATOR_SAMPLES = 500
 
 
@@ -82,10 +89,16 @@ def main(
     console.print(machine())
     paper = [_paper_row(slices) for slices in SLICES]
     _print(console, "paper MLP, equal slices, imbalance 1.03: floats sent forward per sample", paper)
+    crowds = [
+        _crowd_row(name, build, devices, 5.0 if quick else seconds)
+        for name, build in CROWDED.items()
+        for devices in (CROWDS[::2] if quick else CROWDS)
+    ]
+    _print(console, "groups free, a fifth of the devices dominates: bytes per epoch, all purposes", crowds)
     wanted = [case for case in CASES if case.name in names]
     mixed = [_mixed_row(case, 5.0 if quick else seconds, compare=not quick) for case in wanted]
     _print(console, "20 devices of three classes: relayed bytes per epoch", mixed)
-    write_rows(json_file, paper + mixed)
+    write_rows(json_file, paper + crowds + mixed)
 
 
 def _paper_row(slices: int) -> dict[str, Any]:
@@ -102,6 +115,51 @@ def _paper_row(slices: int) -> dict[str, Any]:
         "seconds": round(solution.seconds, 2),
         **{baseline.name: baseline.floats for baseline in compared},
     }
+
+
+def _crowd_row(name: str, build: Callable[[], nn.Module], devices: int, seconds: float) -> dict[str, Any]:
+    module = build()
+    first = next(module.parameters())
+    graph = neuron_graph(module, torch.zeros(1, first.shape[1]), name)
+    training = Training(wire=wire_format("float32"))
+    fleet = crowd(costs(graph, training), devices)
+    began = time.process_time()
+    plan = plan_fleet(graph, fleet, training, seconds=seconds, compare=False).plan
+    worked = time.process_time() - began
+    certificate = plan.certificate
+    assert certificate is not None
+    return {
+        "network": name,
+        "devices": devices,
+        "groups": len(plan.groups),
+        "pieces": len(plan.pieces),
+        "planner MB": round(certificate.cost / 1e6, 2),
+        "lower bound MB": round(certificate.bound / 1e6, 2),
+        "gap %": round(100 * certificate.gap, 2),
+        "CPU seconds": round(worked, 1),
+    }
+
+
+def crowd(priced: Costs, devices: int) -> Fleet:
+    """Return a fleet of three classes. A fifth dominates, with a tenth of the hidden neurons' MACs to spare;
+    of eight others three afford half of these MACs, and five 15 %.
+    """
+    pinned = sum(priced.neurons[bundle] * priced.each[bundle].macs for bundle in priced.pinned)
+    hidden = sum(n * each.macs for n, each in zip(priced.neurons, priced.each, strict=True)) - pinned
+    dominators = max(1, devices // 5)
+    middle = round(3 / 8 * (devices - dominators))
+    strong = {"name": "strong", "count": dominators, "samples": DOMINATOR_SAMPLES, "macs_per_second": 1e9}
+    classes = [
+        {**strong, "max_macs": round(1.02 * pinned + 0.1 * hidden)},
+        {"name": "middle", "count": middle, "macs_per_second": 1e8, "max_macs": round(0.5 * hidden)},
+        {
+            "name": "weak",
+            "count": devices - dominators - middle,
+            "macs_per_second": 1e8,
+            "max_macs": round(0.15 * hidden),
+        },
+    ]
+    return Fleet.model_validate({"class": classes})
 
 
 def _mixed_row(case: Case, seconds: float, *, compare: bool) -> dict[str, Any]:

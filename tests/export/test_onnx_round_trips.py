@@ -79,6 +79,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
             *((each.module,) for each in ACTIVATIONS),
             (nn.LeakyReLU, 0.3),
             (nn.ELU, 0.5),
+            (nn.Softplus, 2.5),
             (nn.GELU, "tanh"),
         )
     },

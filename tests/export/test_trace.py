@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -146,6 +147,20 @@ def test_shapes_read_in_forward_and_functions_are_understood() -> None:
     assert kinds(graph)[1] == ["bias", "gelu", "max_pool", "dropout", "flatten"]
     assert graph.layers[1].ops[2].attributes["kernel"] == (2, 2)
     assert not model.training
+
+
+@pytest.mark.parametrize("pool", [F.max_pool2d, torch.max_pool2d])
+def test_a_function_s_arguments_by_place_are_those_of_the_function(pool: Callable[..., Tensor]) -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 2, 3), nn.Linear(18, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(torch.flatten(pool(self.conv(x), 2, 2, 0, 1, True), 1))
+
+    graph = neuron_graph(Functional(), torch.randn(3, 1, 7, 7))
+    assert graph.layers[1].ops[1].attributes["ceil_mode"] is True
 
 
 def test_tracing_leaves_the_model_as_it_was() -> None:

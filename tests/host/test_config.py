@@ -76,3 +76,9 @@ def test_a_table_is_not_called_empty_when_what_it_holds_is_wrong(tmp_path: Path)
         load_fleet(tmp_path / "a.toml")
     assert "give either count or devices" in str(caught.value)
     assert "at least 1 item" not in str(caught.value)
+
+
+def test_keys_that_a_table_of_a_list_may_have_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('[[class]]\nname = "x"\ncount = 1\nmac_per_second = 1e9\n')
+    with pytest.raises(ConfigError, match=r"class\.0\.mac_per_second is not a key; .* macs_per_second, max_"):
+        load_fleet(tmp_path / "a.toml")

@@ -85,6 +85,7 @@ def interrupt(process: subprocess.Popen[str], how: signal.Signals, home: Path, r
     return errors
 
 
+@pytest.mark.long
 def test_an_interrupted_run_leaves_nothing_behind_and_resumes(home, tmp_path):
     """Once by Ctrl-C and once by a kill; the last to go on finds programs that others compiled."""
     for folder in ("mine/digits as files", "elsewhere"):

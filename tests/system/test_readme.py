@@ -15,6 +15,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.mark.system
+@pytest.mark.long
 def test_the_first_run_of_the_readme(tmp_path: Path, home: Path) -> None:
     section = README.read_text().partition("## A first run")[2]
     block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)

@@ -4,6 +4,7 @@ curve they have. Exporters write it in many ways (x * Sigmoid(x), a GELU of Erf,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ CURVES: dict[str, _Curve] = {
     "LeakyRelu": lambda x, a: F.leaky_relu(x[0], a["alpha"]),
     "Elu": lambda x, a: F.elu(x[0], a["alpha"]),
     "Selu": lambda x, a: F.elu(x[0], a["alpha"]) * a["gamma"],
-    "Softplus": lambda x, a: F.softplus(x[0]),
+    "Softplus": lambda x, a: F.softplus(x[0], a.get("beta", 1.0)),
     "Mish": lambda x, a: F.mish(x[0]),
     "Sigmoid": lambda x, a: torch.sigmoid(x[0]),
     "Tanh": lambda x, a: torch.tanh(x[0]),
@@ -64,6 +65,8 @@ CURVES: dict[str, _Curve] = {
 def _known(curve: Tensor) -> dict[tuple[str, Any], Tensor]:
     """Return the activations that slices have, by kind of node and attributes, and of what values."""
     slope, depth = float(curve[(GRID + 1).abs().argmin()]) * -1, -float(curve[0])
+    at_zero = float(curve[GRID.abs().argmin()])
+    sharpness = math.log(2) / at_zero if at_zero > 0 else 1.0
     return {
         ("Identity", ()): GRID,
         ("Relu", ()): F.relu(GRID),
@@ -72,7 +75,7 @@ def _known(curve: Tensor) -> dict[tuple[str, Any], Tensor]:
         ("Tanh", ()): torch.tanh(GRID),
         ("Elu", (("alpha", depth),)): F.elu(GRID, depth),
         ("Selu", ()): F.selu(GRID),
-        ("Softplus", ()): F.softplus(GRID),
+        ("Softplus", (("beta", sharpness),)): F.softplus(GRID, sharpness),
         ("Mish", ()): F.mish(GRID),
         ("Swish", ()): F.silu(GRID),
         ("Gelu", (("approximate", b"none"),)): F.gelu(GRID),

@@ -290,7 +290,7 @@ MAKERS = {
     "LeakyRelu": _maker(lambda node: nn.LeakyReLU(node.attributes["alpha"]), "alpha"),
     "Elu": _maker(lambda node: nn.ELU(node.attributes["alpha"]), "alpha"),
     "Selu": _maker(_selu, "alpha", "gamma"),
-    "Softplus": _maker(lambda node: nn.Softplus()),
+    "Softplus": _maker(lambda node: nn.Softplus(node.attributes.get("beta", 1.0)), "beta"),
     "Mish": _maker(lambda node: nn.Mish()),
     "Sigmoid": _maker(lambda node: nn.Sigmoid()),
     "Tanh": _maker(lambda node: nn.Tanh()),

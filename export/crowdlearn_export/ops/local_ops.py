@@ -32,6 +32,9 @@ FUNCTIONS: dict[object, type[nn.Module]] = {
 }
 """The module of each function that can be traced."""
 
+MAX_POOLING = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+"""The arguments of functions that pool maxima, in their order."""
+
 
 def describe(name: str, module: nn.Module) -> str:
     """Return a module as messages call it."""
@@ -56,6 +59,9 @@ def as_module(kind: type[nn.Module], node: fx.Node, called: str) -> nn.Module:
         keywords["p"] = keywords.get("p", arguments[0] if arguments else 0.5) if drops else 0.0
         arguments = ()
     if kind is nn.ReLU:
+        arguments = ()
+    if kind is nn.MaxPool2d:  # whose last two arguments the function has the other way round
+        keywords.update(zip(MAX_POOLING, arguments, strict=False))
         arguments = ()
     make: Callable[..., nn.Module] = kind
     try:

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -156,12 +156,21 @@ def _tell(source: str, mistake: dict[str, Any], model: type[BaseModel]) -> str:
 
 
 def _keys_beside(location: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
-    """Return the keys allowed in the table that holds `location`, as far as plain nested models tell."""
+    """Return the keys allowed in the table that holds `location`, as far as models and lists of them tell."""
     table = model
     for part in location[:-1]:
-        field = table.model_fields.get(str(part))
-        inner = field.annotation if field is not None else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        if isinstance(part, int):  # a place in a list, whose tables are alike
+            continue
+        fields = {field.alias or name: field for name, field in table.model_fields.items()}
+        inner = _tables_in(fields[part].annotation) if part in fields else []
+        if len(inner) != 1:
             return ["those of the documentation"]
-        table = inner
+        table = inner[0]
     return sorted(field.alias or name for name, field in table.model_fields.items())
+
+
+def _tables_in(annotation: object) -> list[type[BaseModel]]:
+    """Return the models that a field's type has: itself, or those in a list or a choice."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [table for part in get_args(annotation) for table in _tables_in(part)]

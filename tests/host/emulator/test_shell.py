@@ -83,6 +83,8 @@ IN_A_FOLDER = "cd /data/local/tmp; printf 'one\\ntwo\\nthree\\n' >f; printf 'a.b
         ("printf '\\x41\\102\\t%b' 'c\\td'", "AB\tc\td", 0),
         ("printf 'no arguments %s|%d\\n'", "no arguments |0\n", 0),
         ("printf '%d\\n' 0x10 010 abc; echo $?", "16\n8\n0\n1\n", 0),
+        ("printf -- '-%s|' a; printf '-%s|' b", "-a|-b|", 0),
+        ("printf --", "", 1),
         ("printf %q a", "", 1),
         ("printf %99999s a", "", 1),
         ("echo -n a; echo -e 'b\\tc'; echo -E 'd\\te'", "ab\tc\nd\\te\n", 0),
@@ -130,6 +132,7 @@ IN_A_FOLDER = "cd /data/local/tmp; printf 'one\\ntwo\\nthree\\n' >f; printf 'a.b
         ("echo '{a,b}' {a} {}", "{a,b} {a} {}\n", 0),
         ("echo a 3>h", "", 2),
         ("echo a &>h", "", 2),
+        ("echo a;; echo b", "", 2),
         ("cat <<x\na\nx\n", "", 2),
         ("echo $'a'", "", 2),
         ("sleep 0.0m; sleep x", "", 1),
@@ -167,7 +170,9 @@ def test_a_job_in_the_background_does_not_hold_up_the_shell(tmp_path: Path) -> N
     assert (tmp_path / "data/local/tmp/f").read_text() == "late\n"
 
 
-@pytest.mark.parametrize("command", ["echo 'open", "a |", "( b", "c && ; d", "> ", "$(e", "e &&", "${x:-y}"])
+@pytest.mark.parametrize(
+    "command", ["echo 'open", "a |", "( b", "c && ; d", "> ", "$(e", "e &&", "${x:-y}", "; f", "g; ;", "()"]
+)
 def test_what_cannot_be_parsed_is_refused(tmp_path: Path, command: str) -> None:
     output, error, code = shell_run(tmp_path, command)
     assert (output, code) == ("", 2)

@@ -26,9 +26,10 @@ async def echo(shell: Shell, words: list[str], io: Io) -> int:
 
 async def printf(shell: Shell, words: list[str], io: Io) -> int:
     """Write the format once, and again as long as there are arguments left."""
-    if len(words) < 2:
+    words = words[2:] if words[1:2] == ["--"] else words[1:]
+    if not words:
         raise UsageError("needs a format", 1)
-    form, left = words[1], words[2:]
+    form, left = words[0], words[1:]
     wrong: list[str] = []
     while True:
         before = len(left)

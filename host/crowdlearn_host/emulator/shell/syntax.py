@@ -40,8 +40,8 @@ _OPERATORS = (
     ")",
     "\n",
 )
-_REFUSED = re.compile(r"&>|[0-9]+[<>]|<<|<>|>[|]|[$]['\"]")
-"""Syntax that mksh has outside of quotes and this shell has not: descriptors by number, here documents."""
+_REFUSED = re.compile(r"&>|[0-9]+[<>]|<<|<>|>[|]|;;|[$]['\"]")
+"""Syntax that mksh has outside of quotes and this shell has not: numbered descriptors, documents, cases."""
 _CLAUSES = ("if", "then", "else", "elif", "fi", "for", "while", "until", "do", "done", "case", "esac")
 _RESERVED = frozenset((*_CLAUSES, "select", "function", "{", "}", "[["))
 _SPECIAL = "?!$#@*-0123456789"
@@ -237,16 +237,17 @@ class _Parser:
     def _sequence(self, end: str | None) -> Sequence:
         items: list[AndOr] = []
         while True:
-            while self._peek() in (";", "\n"):
-                self._take()
-            if self._peek() in (None, end):
+            self._skip_newlines()
+            if self._peek() in (None, end) and (items or end is None):
                 return tuple(items)
             item = self._and_or()
             match self._peek():
                 case "&":
                     self._take()
                     item = AndOr(item.first, item.rest, background=True)
-                case None | ";" | "\n":
+                case ";":
+                    self._take()
+                case None | "\n":
                     pass
                 case token if token != end:
                     raise ShellSyntaxError(f"unexpected {token!r}")
