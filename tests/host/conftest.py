@@ -38,3 +38,17 @@ def phone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[phones.PhoneInfo
 async def device(phone: phones.PhoneInfo, key: Path) -> AsyncIterator[AdbDevice]:
     async with await AdbDevice.connect(phone.serial, key=key) as connected:
         yield connected
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[object]:
+    """A Ray cluster of two nodes, which this program has joined."""
+    ray = pytest.importorskip("ray", reason="ray is not installed (crowdlearn[ray])")
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes.add_node(num_cpus=1)
+    ray.init(address=nodes.address, log_to_driver=False)
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from crowdlearn_host.common.toml_files import Section, load_toml
+from crowdlearn_host.common.toml_files import Section, load_toml, parse_config
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.problem.fleet import load_fleet
 from crowdlearn_host.spec.run_spec import RunSpec
@@ -82,3 +82,10 @@ def test_keys_that_a_table_of_a_list_may_have_are_told(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('[[class]]\nname = "x"\ncount = 1\nmac_per_second = 1e9\n')
     with pytest.raises(ConfigError, match=r"class\.0\.mac_per_second is not a key; .* macs_per_second, max_"):
         load_fleet(tmp_path / "a.toml")
+
+
+@pytest.mark.parametrize("fleet", [{}, {"listen": "127.0.0.1:0", "joining": 1}, {"relays": 2}])
+def test_relays_of_a_cluster_need_their_number_and_a_port(fleet: dict[str, object]) -> None:
+    values = {"model": "mlp:64-12-10", "data": "digits", "fleet": {**fleet, "relay_engine": "ray"}}
+    with pytest.raises(ConfigError, match=r"'ray' needs relays \(how many\) and listen"):
+        parse_config(values, RunSpec, "the test")

@@ -14,12 +14,12 @@ Result = TypeVar("Result")
 def run(main: Coroutine[Any, Any, Result], *, dialled: bool = False) -> Result:
     """Run a coroutine in an event loop of its own to its end, as `asyncio.run` does, and return its result.
 
-    Where devices dial in (`dialled`) the loop is Python's own: libuv's accepts connections by itself, before
-    `devices.joining.lobby` could turn strangers away.
+    Where devices dial in (`dialled`) the loop is Python's own, whatever the policy: libuv's accepts
+    connections by itself, before `devices.joining.lobby` could turn strangers away.
 
     Raises RuntimeError if a loop runs in this thread, and whatever the coroutine raises.
     """
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop if dialled else new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop if dialled else new_event_loop) as runner:
         return runner.run(main)
 
 

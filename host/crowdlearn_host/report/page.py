@@ -60,6 +60,7 @@ TELLING = (
     "declined",
     "unreachable",
     "relay_ended",
+    "relay_failed",
     "sum_begun_anew",
     "sum_lost",
     "not_summed",

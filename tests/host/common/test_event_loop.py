@@ -68,6 +68,12 @@ async def opened() -> None:
 
 def test_devices_dial_in_to_pythons_own_whose_door_looks_at_connections_first():
     event_loop.run(opened(), dialled=True)
-    pytest.importorskip("uvloop", reason="uvloop has no package for this system")
+    uvloop = pytest.importorskip("uvloop", reason="uvloop has no package for this system")
     with pytest.raises(FleetError, match="Python's own event loop"):
         event_loop.run(opened())
+    before = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())  # as Ray's workers have it
+    try:
+        event_loop.run(opened(), dialled=True)
+    finally:
+        asyncio.set_event_loop_policy(before)

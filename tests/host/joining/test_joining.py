@@ -2,12 +2,14 @@
 
 import asyncio
 import hashlib
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import JoinError
@@ -28,6 +30,8 @@ from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from crowdlearn_host.devices.joining.certificate import certificate
 from crowdlearn_host.devices.joining.enrolment import Enrolment
 from crowdlearn_host.devices.joining.listener import listening
+from crowdlearn_host.devices.relays.channel import Channel, Kind
+from crowdlearn_host.devices.relays.engines.cluster import Door
 from crowdlearn_host.runs.data import deal, load_split, shares_of, to_npz
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.runs.train import train
@@ -199,21 +203,29 @@ def test_bytes_that_are_not_the_program_are_refused(tmp_path, change, words):
     assert not list((tmp_path / "programs").glob("*.json"))
 
 
-@pytest.mark.parametrize("relays", [0, 2])
-async def test_devices_that_dial_in_train_like_any_others(tmp_path, home, relays):
+@pytest.mark.parametrize(("relays", "engine"), [(0, "local"), (2, "local"), (2, "ray")])
+async def test_devices_that_dial_in_train_like_any_others(tmp_path, home, relays, engine, request):
+    if engine == "ray":
+        request.getfixturevalue("cluster")
     values = {
         "model": "mlp:64-12-10",
         "data": "digits",
         "group": {"pieces": 2, "keep_model": True},
         "training": {"epochs": 2, "batch": 32, "kernels": "by_size"},
-        "fleet": {"listen": "127.0.0.1:0", "joining": 2, "relays": relays},
+        "fleet": {"listen": "127.0.0.1:0", "joining": 2, "relays": relays, "relay_engine": engine},
     }
     prepared = prepare(parse_config(values, RunSpec, "the test"), lambda *_: None)
     listens: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
+    told: list[str] = []
+
     def on_event(event, fields):
         if event == "listening":
             listens.set_result(fields["port"])
+        if event == "progress" and engine == "ray" and "progress" not in told:
+            for actor in actors():
+                actor.kill()
+        told.append(event)
 
     assert prepared.train is not None
     assert prepared.test is not None
@@ -240,6 +252,7 @@ async def test_devices_that_dial_in_train_like_any_others(tmp_path, home, relays
         result, *_ = await asyncio.gather(training, *devices)
     assert result is not None
     assert result.accuracy > 0.8
+    assert ("relay_ended" in told) == (engine == "ray")
     for program in prepared.exported:
         for name, content in program.files().items():
             held = [tmp_path / device / "programs" / name for device in ("phone-1", "phone-2")]
@@ -250,3 +263,40 @@ async def test_devices_that_dial_in_train_like_any_others(tmp_path, home, relays
     )
     assert (first == second).all()
     assert (first.argmax(axis=1) == prepared.test.labels).mean() == pytest.approx(result.accuracy)
+
+
+def actors() -> list[psutil.Process]:
+    """This test's relays on a Ray cluster."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if "ray::_Relay" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
+async def dial(port: int, word: bytes) -> Channel:
+    """Dial a relay's door as an actor does, and show a word."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    channel = Channel(*await asyncio.open_connection("127.0.0.1", port, ssl=context))
+    channel.say(Kind.WORD, content=word)
+    return channel
+
+
+async def test_a_relay_of_elsewhere_gets_the_certificate_for_its_word_alone_and_once(home):
+    door, never = Door(home), asyncio.get_running_loop().create_future()
+    port = await door.open("127.0.0.1")
+    strangers = [await dial(port, word) for word in (b"", b"x" * 32, b"x" * 33)]
+    assert [await each.next() for each in strangers] == [None] * 3
+    relay = await dial(port, door.word)
+    await door.dialled(never)
+    given = await relay.next()
+    assert given is not None
+    assert given.kind == Kind.CERTIFICATE
+    assert given.content == (home / "host.pem").read_bytes()
+    again = await dial(port, door.word)
+    assert await again.next() is None
+    door.close()
+    for each in (*strangers, relay, again):
+        each.close()

@@ -1,6 +1,6 @@
 """On a Ray cluster of two nodes a run gives the same bits, even where a worker is killed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
@@ -14,18 +14,6 @@ from crowdlearn_host.simulation.tasks import GroupTask
 from crowdlearn_host.simulation.workers import InProcess, RayTasks
 
 ray = pytest.importorskip("ray", reason="ray is not installed (crowdlearn[ray])")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[object]:
-    from ray.cluster_utils import Cluster
-
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.add_node(num_cpus=1)
-    ray.init(address=nodes.address, log_to_driver=False)
-    yield nodes
-    ray.shutdown()
-    nodes.shutdown()
 
 
 def test_two_nodes_give_the_same_bits_as_one_process(cluster: object, crowd: Callable[..., Setting]) -> None:

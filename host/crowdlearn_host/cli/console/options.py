@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -10,3 +11,10 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in training.epochs=3."),
 ]
+
+
+class Engine(StrEnum):
+    """The place in which groups train, or relays run."""
+
+    local = "local"
+    ray = "ray"

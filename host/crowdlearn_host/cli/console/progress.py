@@ -37,6 +37,7 @@ PROBLEMS = {
     "throttled": "{device} throttles: it is hot (thermal status {status}), and computes slower than it could",
     "cooled": "{device} has cooled down",
     "declined": "{device} does not take part now: {reason}",
+    "relay_failed": "relay process {relay} could not be started ({reason}); again in {again_in:g} s",
     "relay_ended": "relay process {relay} ended (status {status}); its groups go on once another runs",
     "unreachable": "{device} cannot be reached: {reason}",
     "deferred": "{device} does not come back; its turn moves to the end of the epoch",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ import crowdlearn
 import typer
 
 from crowdlearn_host.cli.console.document import Json, document
-from crowdlearn_host.cli.console.options import Set
+from crowdlearn_host.cli.console.options import Engine, Set
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.errors import ConfigError
@@ -23,13 +22,6 @@ from crowdlearn_host.spec.simulated import load_simulation
 
 INTERRUPTED = 130
 """Exit code of a command that SIGINT ended, as shells have it."""
-
-
-class Engine(StrEnum):
-    """The place in which groups train."""
-
-    local = "local"
-    ray = "ray"
 
 
 def simulate(

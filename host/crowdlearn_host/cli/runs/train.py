@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from crowdlearn_host.cli.console.document import Json, document
-from crowdlearn_host.cli.console.options import Set
+from crowdlearn_host.cli.console.options import Engine, Set
 from crowdlearn_host.cli.console.progress import TrainingProgress, size
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
@@ -39,6 +39,13 @@ def train(
         Path | None, typer.Option(help="Go on with the run in this folder.", show_default=False)
     ] = None,
     key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
+    engine: Annotated[
+        Engine | None,
+        typer.Option(
+            help="Where relays run: on this computer, or a Ray cluster [default: fleet.relay_engine].",
+            show_default=False,
+        ),
+    ] = None,
     overrides: Set = None,
     check: Annotated[
         bool, typer.Option("--check", help="Look at all that is cheap to look at, and train nothing.")
@@ -51,6 +58,10 @@ def train(
     """Train a sliced network on phones. Interrupted runs go on with --resume RUN."""
     if (config is None) == (resume is None):
         raise ConfigError("name either a configuration to start, or a run to --resume")
+    if engine is not None:
+        if resume is not None:
+            raise ConfigError("a run goes on with the engine that it began with; leave --engine out")
+        overrides = [*(overrides or ()), f"fleet.relay_engine={engine.value}"]
     console = terminal(stderr=as_json)
     with document(as_json) as tell:
         if resume is not None:

@@ -28,7 +28,13 @@ class DialIn(Carrier):
         entrance = Entrance(server, reach.home)
         async with AsyncExitStack() as stack:
             if fleet.relays:
-                relays = relaying(fleet.relays, server, host, reach.home, entrance.let_in)
+                if fleet.relay_engine != "local":
+                    reach.on_event(
+                        "note", {"text": f"waiting for {fleet.relays} relays of {fleet.relay_engine}"}
+                    )
+                relays = relaying(
+                    *(fleet.relays, server, host, reach.home, entrance.let_in), engine=fleet.relay_engine
+                )
                 server.relays = await stack.enter_async_context(relays)
             port = await stack.enter_async_context(listening(server, fleet.listen, reach.home, entrance))
             address = f"{host}:{port}"

@@ -16,6 +16,8 @@ from cryptography.x509.oid import NameOID
 from crowdlearn_host.common.files import turn
 from crowdlearn_host.errors import FleetError
 
+FILE = "host.pem"
+"""The file of certificate and key in a home."""
 YEARS = 20
 
 
@@ -24,7 +26,7 @@ def certificate(home: Path) -> tuple[ssl.SSLContext, str]:
 
     Raises FleetError if what is there cannot be used.
     """
-    path = home / "host.pem"
+    path = home / FILE
     if not path.exists():
         with turn(path):
             if not path.exists():

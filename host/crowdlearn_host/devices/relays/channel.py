@@ -1,4 +1,4 @@
-"""Messages between the host and a relay process, over a pair of sockets."""
+"""Messages between the host and a relay process: over a pair of sockets, or TLS from elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_BYTES = 65 << 20
 
 
 class Kind(IntEnum):
-    """The kinds of messages; to the host up to COUNTED, from it the rest."""
+    """The kinds of messages; to the host up to COUNTED and WORD, from it the rest."""
 
     LISTENING = 1  # JSON: the port
     ARRIVED = 2  # JSON: the device's address, and the path that it asked for
@@ -34,6 +34,8 @@ class Kind(IntEnum):
     TAKEN = 10  # <I: bytes of FRAME that the host is done with
     CLOSE = 11  # JSON: close code and reason
     ABORT = 12
+    WORD = 13  # to the host, first: what a relay that dials was started with
+    CERTIFICATE = 14  # the host's certificate with its key, for a relay that dialled
 
 
 class Message(NamedTuple):
@@ -54,7 +56,7 @@ class Message(NamedTuple):
 
 
 class Channel:
-    """One end of the pair."""
+    """One end of the connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -64,14 +66,14 @@ class Channel:
         """Return the end that `sock` is."""
         return cls(*await asyncio.open_unix_connection(sock=sock))
 
-    async def next(self) -> Message | None:
-        """Return the next message; None if the other process has ended."""
+    async def next(self, most: int = MOST_BYTES) -> Message | None:
+        """Return the next message; None if the other process has ended, or sends more than `most` bytes."""
         try:
             kind, detail, connection, length = HEAD.unpack(await self._reader.readexactly(HEAD.size))
-            if length > MOST_BYTES:
+            if length > most:
                 return None
             return Message(Kind(kind), detail, connection, await self._reader.readexactly(length))
-        except (asyncio.IncompleteReadError, OSError):
+        except (asyncio.IncompleteReadError, OSError, ValueError):
             return None
 
     def say(self, kind: Kind, connection: int = 0, content: bytes = b"", detail: int = 0) -> None:

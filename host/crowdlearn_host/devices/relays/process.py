@@ -214,10 +214,16 @@ _RUNNING: set[asyncio.Future[object]] = set()
 
 async def _serve(descriptor: int, host: str, home: str) -> None:
     channel = await Channel.over(socket.socket(fileno=descriptor))
+    await relaying_over(channel, host, Path(home) if home else None)
+
+
+async def relaying_over(channel: Channel, host: str, home: Path | None) -> None:
+    """Relay at `host`, with TLS by the certificate in `home` (None: without), until the host ends the
+    channel; then end this process.
+    """
     strangers = Strangers()
     relay = Relay(channel, strangers)
-    at = f"{host}:0"
-    async with accepting(relay.handle, at, Path(home) if home else None, strangers) as port:
+    async with accepting(relay.handle, f"{host}:0", home, strangers) as port:
         channel.say_json(Kind.LISTENING, port)
         counting = asyncio.create_task(relay.counting())
         try:

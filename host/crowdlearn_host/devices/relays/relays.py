@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.errors import FleetError
 
-from .channel import Channel, Kind, Message
+from .channel import Kind, Message
+from .engines.base import Engine, Running
+from .engines.registry import ENGINES
 from .relayed_stream import RelayedArrival
 
 OnArrival = Callable[[RelayedArrival], Awaitable[None]]
-START_SECONDS = 60.0
 FIRST_PAUSE, LAST_PAUSE = 0.1, 10.0
 """Seconds before a relay that died is started again: longer if it died soon."""
 STEADY_SECONDS = 30.0
 
 
-class _Process:
-    """One relay process and the devices there."""
+class _Place:
+    """A relay that runs, and the devices there."""
 
-    def __init__(self, pool: Pool, process: subprocess.Popen[bytes], channel: Channel, port: int) -> None:
-        self.process, self.channel, self.port = process, channel, port
+    def __init__(self, pool: Pool, running: Running) -> None:
+        self.running, self.channel = running, running.channel
         self.known: dict[int, int] = {}
         self._pool = pool
         self._arrivals: dict[int, RelayedArrival] = {}
@@ -67,23 +65,30 @@ class Pool:
     """The relay processes; groups are dealt out to them in turn."""
 
     def __init__(
-        self, count: int, server: Server, host: str, home: Path | None, on_arrival: OnArrival
+        self,
+        count: int,
+        server: Server,
+        host: str,
+        home: Path | None,
+        on_arrival: OnArrival,
+        engine: Engine,
     ) -> None:
         self.server, self.on_arrival = server, on_arrival
-        self._host, self._home = host, home
-        self._places: list[_Process | None] = [None] * count
+        self._host, self._home, self._engine = host, home, engine
+        self._places: list[_Place | None] = [None] * count
 
     @property
     def pids(self) -> list[int]:
-        """Return process ids of the relays that run."""
-        return [place.process.pid for place in self._places if place is not None]
+        """Return process ids of the relays that run on this computer."""
+        running = (place.running.pid for place in self._places if place is not None)
+        return [pid for pid in running if pid is not None]
 
     def address(self, group: int) -> str:
-        """Return where the devices of a group find their relay, at the host that they have: ":PORT"; "" if it
-        does not run.
+        """Return where the devices of a group find their relay: HOST:PORT, or ":PORT" at the host that they
+        have; "" if it does not run.
         """
         place = self._places[group % len(self._places)]
-        return "" if place is None else f":{place.port}"
+        return "" if place is None else place.running.address
 
     def stands(self, group: int, generation: int) -> None:
         """Send a group's relay its generation: envelopes of others are dropped."""
@@ -97,59 +102,45 @@ class Pool:
         pause = FIRST_PAUSE
         while True:
             began = time.monotonic()
-            place = await self._start()
-            self._places[index] = place
-            started.set()
+            told: dict[str, Any] = {"relay": index}
             try:
-                await place.listen()
-            finally:
-                self._places[index] = None
-                place.channel.close()
-                place.process.terminate()
-                await asyncio.to_thread(place.process.wait)
+                place = _Place(self, await self._engine.start(self._host, self._home))
+            except FleetError as error:
+                if not started.is_set():
+                    raise
+                told["reason"] = str(error)
+            else:
+                self._places[index] = place
+                started.set()
+                try:
+                    await place.listen()
+                finally:
+                    self._places[index] = None
+                    place.channel.close()
+                    told["status"] = await place.running.end()
             pause = FIRST_PAUSE if time.monotonic() - began > STEADY_SECONDS else min(2 * pause, LAST_PAUSE)
             self.server.tell(
-                "relay_ended", {"relay": index, "status": place.process.returncode, "again_in": pause}
+                "relay_failed" if "reason" in told else "relay_ended", told | {"again_in": pause}
             )
             await asyncio.sleep(pause)
-
-    async def _start(self) -> _Process:
-        """Start a process. Raises FleetError if it does not listen."""
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [
-                sys.executable,
-                "-m",
-                "crowdlearn_host.devices.relays.process",
-                str(theirs.fileno()),
-                self._host,
-            ]
-            process = subprocess.Popen(
-                [*command, "" if self._home is None else str(self._home)],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
-        channel = await Channel.over(ours)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START_SECONDS):
-                first = await channel.next()
-                if first is not None and first.kind == Kind.LISTENING:
-                    return _Process(self, process, channel, int(first.json()))
-        process.kill()
-        process.wait()
-        raise FleetError(f"a relay process did not listen on {self._host or 'this computer'} within a minute")
 
 
 @asynccontextmanager
 async def relaying(
-    count: int, server: Server, host: str, home: Path | None, on_arrival: OnArrival
+    count: int,
+    server: Server,
+    host: str,
+    home: Path | None,
+    on_arrival: OnArrival,
+    engine: str = "local",
 ) -> AsyncIterator[Pool]:
     """Have `count` relay processes listen at `host` while the context lasts, with TLS by the certificate in
-    `home` (None: none). Each connection is given to `on_arrival`.
+    `home` (None: none). Each connection is given to `on_arrival`. They run on this computer, or on the nodes
+    of a cluster if `engine` is "ray", each at its node's own address.
 
     Raises FleetError if one cannot be started.
     """
-    pool = Pool(count, server, host, home, on_arrival)
+    pool = Pool(count, server, host, home, on_arrival, ENGINES[engine])
     started = [asyncio.Event() for _ in range(count)]
     keeping = [asyncio.create_task(pool.keep(index, event)) for index, event in enumerate(started)]
 

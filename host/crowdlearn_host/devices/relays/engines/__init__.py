@@ -1,0 +1,1 @@
+"""Engines: where relay processes run."""

@@ -1,0 +1,57 @@
+"""Relays as processes of this computer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from crowdlearn_host.errors import FleetError
+
+from ..channel import Channel
+from .base import START_SECONDS, Engine, Running, port_of
+
+
+class Process(Running):
+    """A process of this computer, and our end of a pair of sockets."""
+
+    def __init__(self, process: subprocess.Popen[bytes], channel: Channel, port: int) -> None:
+        super().__init__(channel, f":{port}")
+        self._process, self.pid = process, process.pid
+
+    async def end(self) -> int | None:
+        self._process.terminate()
+        return await asyncio.to_thread(self._process.wait)
+
+
+class Local(Engine):
+    """The engine that starts processes of this computer."""
+
+    name = "local"
+
+    async def start(self, host: str, home: Path | None) -> Running:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [
+                sys.executable,
+                "-m",
+                "crowdlearn_host.devices.relays.process",
+                str(theirs.fileno()),
+                host,
+            ]
+            process = subprocess.Popen(
+                [*command, "" if home is None else str(home)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        channel = await Channel.over(ours)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(START_SECONDS):
+                if (port := await port_of(channel)) is not None:
+                    return Process(process, channel, port)
+        process.kill()
+        process.wait()
+        raise FleetError(f"a relay process did not listen on {host or 'this computer'} within a minute")
