@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from crowdlearn_host.adb.deployment.shell import HOME
 from crowdlearn_host.bundle import Bundle
 from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.coordinator.storage.run_folder import load_model_state
+from crowdlearn_host.emulator.settings import FILES
 from crowdlearn_host.runs.folder import new_run
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.runs.train import train
@@ -58,12 +61,46 @@ def crowd(home: Path, arm_bundle: Bundle, bundles: Path) -> Iterator[list[phones
             yield started
 
 
-def run_in(folder: Path, crowd: list[phones.PhoneInfo], on_event: Event, epochs: int = 1) -> Path:
+def run_in(
+    folder: Path,
+    crowd: list[phones.PhoneInfo],
+    on_event: Event,
+    epochs: int = 1,
+    enough: Callable[[], bool] = lambda: False,
+) -> Path:
+    """Train to the end, or until it is enough."""
     config = {**CONFIG, "training": {**CONFIG["training"], "epochs": epochs}}
     prepared = prepare(RunSpec.model_validate(config), lambda event, fields: None)
+
+    async def run() -> None:
+        def tell(event: str, fields: dict[str, Any]) -> None:
+            on_event(event, fields)
+            if enough():
+                training.cancel()
+
+        serials = [phone.serial for phone in crowd]
+        training = asyncio.create_task(train(prepared, serials, opened, tell))
+        await asyncio.wait({training})
+        if not training.cancelled():
+            await training
+
     with new_run(folder / "run", "", prepared, folder) as opened:
-        asyncio.run(train(prepared, [phone.serial for phone in crowd], opened, on_event))
+        asyncio.run(run())
     return folder / "run"
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """A disk in a folder of a phone that has no byte left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        (folder / "blob").write_bytes(bytes(64 << 10))
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def assert_plain_sgd(run: Path) -> None:
@@ -120,35 +157,38 @@ def test_a_phone_that_is_unplugged_comes_back_and_nothing_is_lost(
 def test_a_phone_whose_battery_runs_low_leaves_to_the_others(
     crowd: list[phones.PhoneInfo], home: Path, tmp_path: Path
 ) -> None:
+    """The run is stopped once the others have gone on: to its end it would take many minutes."""
+    weak = crowd[1].name
     left: list[dict[str, Any]] = []
+    holders: list[list[str]] = []
+    after: list[int] = []
 
     def on_event(event: str, fields: dict[str, Any]) -> None:
         if event == "progress" and fields["boundary"] == 4:
-            phones.drain(crowd[1].name, 10, home)
-        if event == "leaving":
+            phones.drain(weak, 10, home)
+        elif event == "leaving":
             left.append(fields)
+        elif event == "assigned" and left:
+            holders.append(fields["holders"])
+        elif event == "progress" and holders:
+            after.append(fields["boundary"])
 
     try:
-        run_in(tmp_path, crowd, on_event, epochs=30)
+        run_in(tmp_path, crowd, on_event, epochs=30, enough=lambda: bool(after))
     finally:
-        phones.drain(crowd[1].name, 80, home)
-        phones.plug(crowd[1].name, home)
-    assert left == [{"device": crowd[1].name, "reason": "battery at 10 %"}]
+        phones.drain(weak, 80, home)
+        phones.plug(weak, home)
+    assert left == [{"device": weak, "reason": "battery at 10 %"}]
+    assert weak not in holders[-1]
+    assert after[0] > 4
 
 
 @pytest.mark.nightly
-def test_a_phone_whose_storage_fails_is_told_and_the_others_go_on(
-    crowd: list[phones.PhoneInfo], tmp_path: Path
+def test_a_phone_whose_disk_is_full_is_told_and_the_others_go_on(
+    crowd: list[phones.PhoneInfo], home: Path, tmp_path: Path
 ) -> None:
-    async def fill(command: str) -> None:
-        async with await AdbDevice.connect(crowd[2].serial) as device:
-            (await device.shell(command)).check(command)
-
-    asyncio.run(fill(f"mkdir -p {HOME} && rm -rf {HOME}/runs && echo full > {HOME}/runs"))
-    try:
+    with full_disk(home / "phones" / crowd[2].name / FILES / HOME.lstrip("/") / "runs"):
         run = run_in(tmp_path, crowd, lambda event, fields: None)
-    finally:
-        asyncio.run(fill(f"rm -rf {HOME}/runs"))
     told = (run / "events.jsonl").read_text()
-    assert "this device's storage failed" in told
+    assert "this device's storage failed (No space left on device)" in told
     assert load_model_state(run)

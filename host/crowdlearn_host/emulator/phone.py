@@ -22,6 +22,7 @@ from crowdlearn_device.transport.abstract_socket import PREFIX
 from crowdlearn_host.common import event_loop
 from crowdlearn_host.emulator.commands.packages import Packages, package_commands
 from crowdlearn_host.emulator.commands.system import Powered, system_commands, thermal_service
+from crowdlearn_host.emulator.commands.wakefulness import power_service, wakefulness_commands
 from crowdlearn_host.emulator.daemon.adbd import Adbd, LinkBytes, Offer
 from crowdlearn_host.emulator.daemon.keys import KeyStore
 from crowdlearn_host.emulator.daemon.wireless import WirelessDoor, server_context
@@ -36,6 +37,7 @@ from crowdlearn_host.emulator.hardware.log import Log
 from crowdlearn_host.emulator.hardware.power import Activity, PowerState, spend
 from crowdlearn_host.emulator.hardware.profiles import DeviceProfile, find_profile
 from crowdlearn_host.emulator.hardware.radio_link import Direction, LinkModel
+from crowdlearn_host.emulator.hardware.wakefulness import Wakefulness
 from crowdlearn_host.emulator.processes.limits import Limits, make_limits, remove_groups
 from crowdlearn_host.emulator.processes.parent import die_with_parent
 from crowdlearn_host.emulator.processes.processes import Processes
@@ -93,6 +95,7 @@ class Phone:
         self._off = asyncio.Event()
         shown = properties(profile, settings.name, ABIS.get(settings.machine, profile.abi))
         packages = Packages(folder / "packages")
+        wakefulness = Wakefulness(folder.absolute() / "global_settings.json")
         self._offer = Offer(
             identity="".join(
                 f"ro.product.{key}={shown[f'ro.product.{key}']};" for key in ("name", "model", "device")
@@ -103,11 +106,15 @@ class Phone:
             processes=self._processes,
             commands={
                 **system_commands(profile, shown, self._log, self._processes, packages, self._battery),
+                **wakefulness_commands(wakefulness),
                 **package_commands(
                     packages,
                     files,
                     self._processes,
-                    {"thermalservice": thermal_service(self._battery)},
+                    {
+                        "thermalservice": thermal_service(self._battery),
+                        "power": power_service(profile, wakefulness),
+                    },
                 ),
             },
             spawn_job=self._spawn_job,

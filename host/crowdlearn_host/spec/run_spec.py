@@ -188,7 +188,8 @@ class FleetSection(Section):
     virtual phones of an `arch` ("arm64", "x86_64") run the bundle for it. `isolation` is where programs run
     on a phone reached over adb: in a "process" of their own that is held to computing (docs/security.md), or
     in that of the device runtime ("none"), which is a little faster. A device that dials in decides that
-    itself.
+    itself. `keep_awake` has phones reached over adb not sleep while they are connected, as far as Android
+    lets their shell (docs/real-phones.md).
     """
 
     phones: tuple[str, ...] = ()
@@ -197,6 +198,7 @@ class FleetSection(Section):
     arch: Literal["", "arm64", "x86_64"] = ""
     runtime: Literal["auto", "shell", "app"] = "auto"
     isolation: Literal["process", "none"] = "process"
+    keep_awake: bool = True
     listen: str | None = Field(None, pattern=r"^.*:[0-9]{1,5}$")
     joining: int = Field(0, ge=0)
     relays: int = Field(0, ge=0, le=256)

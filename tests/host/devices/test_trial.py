@@ -41,7 +41,7 @@ def test_a_report_of_phones_says_what_they_are_and_not_whose(phone: phones.Phone
     code, told = doctor("devices", phone.serial, "--report", str(tmp_path / "report.json"), "--json")
     assert code == 0
     (row,) = [row for row in json.loads(told) if row["serial"] == phone.serial]
-    assert (row["api_level"], row["abi"], row["runtimes"]) == (34, "arm64-v8a", ["program", "bundle"])
+    assert (row["api_level"], row["abi"], row["runtimes"]) == (36, "arm64-v8a", ["program", "bundle"])
     assert row["page_size"] >= 4096
     text = (tmp_path / "report.json").read_text()
     assert phone.serial not in text

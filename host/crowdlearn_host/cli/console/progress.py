@@ -185,7 +185,8 @@ class TrainingProgress:
         elif event == "compiled":
             self._compiled(fields["done"], fields["of"])
         elif event == "deployed":
-            self._tell(f"{fields['device']}: {size(fields['bytes'])} pushed")
+            sleeps = "; it may sleep once its screen is off" if fields.get("awake") == "none" else ""
+            self._tell(f"{fields['device']}: {size(fields['bytes'])} pushed{sleeps}")
         elif event == "listening":
             self._tell(
                 f"listening on {fields['address']} for {fields['devices']} devices to dial in; "

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,6 +16,7 @@ from crowdlearn_device.transport.serve import TRY_LATER
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from crowdlearn_host.adb.deployment.awake import Means, awake
 from crowdlearn_host.adb.deployment.claim import EVERY_SECONDS, Claim, Holder
 from crowdlearn_host.adb.deployment.runtimes import deployment_for
 from crowdlearn_host.adb.deployment.shell import Deployment
@@ -147,15 +148,21 @@ class AdbConnection:
         folder = self._server.folder
         every = max(EVERY_SECONDS, len(self._reach.serials) / RENEWALS_A_SECOND)
         holder = Holder.here(folder.path.resolve().name, folder.id, every)
-        async with Claim(device, holder) as claim:
-            await self._serve(device, arguments, name, claim)
+        keep_awake = awake(device) if config.fleet.keep_awake else nullcontext()
+        async with Claim(device, holder) as claim, keep_awake as means:
+            await self._serve(device, arguments, name, claim, means)
 
-    async def _serve(self, device: AdbDevice, arguments: list[str], name: str, claim: Claim) -> None:
-        """Have the runtime run on a phone that is this run's. Raises FleetError if it no longer is."""
+    async def _serve(
+        self, device: AdbDevice, arguments: list[str], name: str, claim: Claim, means: Means | None
+    ) -> None:
+        """Have the runtime run on a phone that is this run's, and kept awake by these means.
+
+        Raises FleetError if it is no longer this run's.
+        """
         deployment, brought = await deployment_for(device, self._reach.config.fleet.runtime, arguments)
         files = {**self._files(name), "token": self._token.encode()}
         sent = brought + await deployment.install(files)
-        self._server.tell("deployed", {"device": name, "serial": self._serial, "bytes": sent})
+        self._server.tell("deployed", {"device": name, "serial": self._serial, "bytes": sent, "awake": means})
         await deployment.start()
         try:
             while not self._over and device.lost is None and claim.lost is None:

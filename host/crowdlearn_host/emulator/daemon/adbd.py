@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from crowdlearn_host.adb.carriers.joined import joined
@@ -21,6 +22,8 @@ from crowdlearn_host.emulator.shell.shell import PROMPT, CommandFunction, Io, Sh
 from crowdlearn_host.errors import FleetError
 
 MAX_STDIN = 64
+BROKEN_PIPE = 141
+"""The exit code of a command that wrote to a connection that is gone."""
 
 
 class LinkBytes:
@@ -150,7 +153,7 @@ class Adbd(Mux):
             case "sync":
                 return FileService(self._offer.files, self.max_payload)
             case "exec":
-                return lambda stream: self._run_plain(stream, argument)
+                return lambda stream: self._run_detached(stream, argument)
             case "shell" if "v2" in options:
                 prompt = b"" if "raw" in options else PROMPT
                 return lambda stream: self._run_v2(stream, argument, prompt)
@@ -170,6 +173,24 @@ class Adbd(Mux):
 
     async def _run_plain(self, stream: Stream, command: str) -> None:
         await self._run_shell(command, Io(stream.read, stream.write, stream.write))
+
+    async def _run_detached(self, stream: Stream, command: str) -> None:
+        """Run a command that a lost connection does not end: it reads the end of its input, as on Android."""
+
+        async def read() -> bytes:
+            with suppress(FleetError):
+                return await stream.read()
+            return b""
+
+        work = asyncio.ensure_future(self._run_shell(command, Io(read, stream.write, stream.write)))
+
+        async def to_the_end() -> int:
+            with suppress(FleetError):  # it writes, and nobody hears it
+                return await work
+            return BROKEN_PIPE
+
+        self._offer.spawn_job(to_the_end())
+        await asyncio.wait([work])
 
     async def _run_v2(self, stream: Stream, command: str, prompt: bytes) -> None:
         stdin = _Stdin(stream)
