@@ -37,11 +37,15 @@ demo-arm64: setup
 	$(BIN)/python -m benchmarks.android.demo
 
 # What of the Android app can be checked without Android: compiled, dexed, linked, signed, installed on a virtual phone;
-# its executor with real programs on a Java VM; its Python half. What is missing is told, with how to get it.
+# its executor with real programs on a Java VM, and all of it where Android is played; its Python half. What is missing
+# is told, with how to get it; what is fetched stays in the user's cache.
 android-check: test-env
 	$(BIN)/python -m benchmarks.android.app.apk build/crowdlearn-check.apk
-	$(BIN)/python -m pytest -rs tests/executors tests/benchmarks/test_android.py tests/benchmarks/test_android_app.py \
-		tests/device_runtime/app tests/system/test_app_on_phones.py
+	$(BIN)/python -m benchmarks.android.operators
+	CROWDLEARN_ANDROID_CACHE=$$($(BIN)/python -c "from crowdlearn.testing import cache_home; print(cache_home() / 'android')") \
+		$(BIN)/python -m pytest -rs tests/executors tests/benchmarks/test_android.py tests/benchmarks/test_android_app.py \
+		tests/benchmarks/test_app_process.py tests/device_runtime/app tests/system/test_app_on_phones.py \
+		tests/system/test_app_survival.py
 
 test: test-env device-env proto-env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 20 $(ARGS)

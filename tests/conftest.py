@@ -47,6 +47,32 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def android_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is fetched and made of Android's libraries, for all workers of this session: each package by its
+    hash. CROWDLEARN_ANDROID_CACHE names a folder that lasts.
+    """
+    if lasting := os.environ.get("CROWDLEARN_ANDROID_CACHE"):
+        return Path(lasting)
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "android"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def app_classes(tmp_path_factory: pytest.TempPathFactory, android_cache: Path) -> list[Path]:
+    """Folders and archives of the app's classes, for a Java VM on which Android is played."""
+    pytest.importorskip("jpype", reason="pip install jpype1")
+    from benchmarks.android.app.apk import make_classes
+    from benchmarks.android.library import Missing
+
+    try:
+        return make_classes(tmp_path_factory.mktemp("classes"), android_cache)
+    except Missing as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
 def x86_bundle(bundles: Path) -> "Bundle":
     if platform.machine() != "x86_64":
         pytest.skip("this computer does not run the bundle for x86-64")

@@ -62,7 +62,7 @@ def _rows(
     program: Program, arrays: dict[str, Arrays], operators: dict[str, frozenset[str]]
 ) -> Iterator[dict[str, object]]:
     for name, found in arrays.items():
-        absent = sorted(set(_kernels(program)) - operators.get(name, frozenset(_kernels(program))))
+        absent = sorted(set(program.operators) - operators.get(name, frozenset(program.operators)))
         for method in program.methods:
             told = agreement(program, method, found)
             print(
@@ -80,11 +80,6 @@ def _rows(
                 "missing_operators": len(absent),
                 "holds": told.holds and not absent,
             }
-
-
-def _kernels(program: Program) -> list[str]:
-    """The operators that a runtime's registry names: those of delegates are inside XNNPACK."""
-    return [name for name in program.operators if "::" in name]
 
 
 def _libraries(folder: Path, missing: list[str]) -> Iterator[tuple[str, Run]]:

@@ -102,6 +102,12 @@ def fetch_package(package: str, version: str, sha512: str, folder: Path) -> Path
     """The archive of an npm package of that hash, kept in a folder. Raises Missing."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{package.replace('@', '').replace('/', '-')}-{version}.tgz"
+    with turn(path):
+        return _fetched(package, version, sha512, path)
+
+
+def _fetched(package: str, version: str, sha512: str, path: Path) -> Path:
+    folder = path.parent
     if not path.exists() or _sha512(path) != sha512:
         npm = shutil.which("npm")
         if npm is None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from crowdlearn_device.program.android_operators import ON_ANDROID
 from crowdlearn_host.bundle.elf import read_elf
 
 from benchmarks.android.agreement import agreement
@@ -16,22 +17,18 @@ def compiled() -> list[Program]:
     return [*programs(("dense",))]
 
 
-@pytest.fixture(scope="session")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("android")
-
-
 @pytest.mark.parametrize("name", LIBRARIES)
 def test_androids_own_library_gives_what_the_python_runtime_gives(
-    name: str, compiled: list[Program], libraries: Path
+    name: str, compiled: list[Program], android_cache: Path
 ) -> None:
     try:
-        library = android_library(name, libraries)
+        library = android_library(name, android_cache)
     except Missing as reason:
         pytest.skip(str(reason))
     operators = library.operators()
+    assert operators == ON_ANDROID, "the list is of another library: python -m benchmarks.android.operators"
     for program in compiled:
-        assert {each for each in program.operators if "::" in each} <= operators
+        assert set(program.operators) <= operators
         found = library.run(program.pte, program.inputs)
         for method in program.methods:
             told = agreement(program, method, found)

@@ -33,10 +33,9 @@ PURE = ("pytest", "pluggy", "iniconfig", "packaging", "Pygments", "pytest-asynci
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder = tmp_path_factory.mktemp("apk")
+def made(tmp_path_factory: pytest.TempPathFactory, android_cache: Path) -> Made:
     try:
-        return make_apk(folder / "app.apk", folder)
+        return make_apk(tmp_path_factory.mktemp("apk") / "app.apk", android_cache)
     except Missing as reason:
         pytest.skip(str(reason))
 
@@ -83,9 +82,9 @@ async def test_an_unmodified_adb_installs_it_and_its_python_half_listens(made: M
             await deployment.stop()
 
 
-def test_a_class_that_android_does_not_have_is_told(tmp_path: Path) -> None:
+def test_a_class_that_android_does_not_have_is_told(tmp_path: Path, android_cache: Path) -> None:
     try:
-        stubs = android_stubs(tmp_path)
+        stubs = android_stubs(android_cache)
     except Missing as reason:
         pytest.skip(str(reason))
     with pytest.raises(LookupError, match=r"Android has no class android\.app\.Servant"):

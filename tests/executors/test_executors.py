@@ -45,11 +45,11 @@ def test_the_torch_free_one(folder: Path, x86_bundle: Bundle, tmp_path: Path) ->
     passes([str(python / LOADER), "--library-path", str(python / "lib"), str(program)], environment)
 
 
-def test_the_apps_on_a_java_vm(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_apps_on_a_java_vm(folder: Path, android_cache: Path) -> None:
     """The Java half of the app and Android's own library, x86-64, behind the Python half."""
     pytest.importorskip("jpype", reason="pip install jpype1")
     try:
-        vm = java_vm(tmp_path_factory.mktemp("android"))
+        vm = java_vm(android_cache)
     except Missing as reason:
         pytest.skip(str(reason))
     site = os.pathsep.join(filter(None, [vm.environment["PYTHONPATH"], os.environ.get("PYTHONPATH")]))

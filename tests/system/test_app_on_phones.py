@@ -37,6 +37,13 @@ CONFIG: dict[str, Any] = {
 }
 
 
+def apk_in(folder: Path) -> Path:
+    """Return an APK of the app's name, which virtual phones take for it."""
+    path = folder / "app.apk"
+    path.write_bytes(apk(PACKAGE))
+    return path
+
+
 async def install(serials: list[str], path: Path) -> None:
     for serial in serials:
         async with await AdbDevice.connect(serial) as device:
@@ -44,15 +51,13 @@ async def install(serials: list[str], path: Path) -> None:
 
 
 def test_training_on_apps_equals_unsliced_sgd(tmp_path: Path) -> None:
-    path = tmp_path / "app.apk"
-    path.write_bytes(apk(PACKAGE))
     prepared = prepare(RunSpec.model_validate(CONFIG), lambda event, fields: None)
     with (
         phones.running(PHONES, tmp_path / "home") as started,
         new_run(tmp_path / "run", "", prepared, tmp_path) as opened,
     ):
         serials = [phone.serial for phone in started]
-        asyncio.run(install(serials, path))
+        asyncio.run(install(serials, apk_in(tmp_path)))
         asyncio.run(train(prepared, serials, opened, lambda event, fields: None))
     expected, losses = unsliced(CONFIG, PHONES, torch.float32)
     assert [m["loss"] for m in read_lines(tmp_path / "run/metrics.jsonl")] == pytest.approx(losses, rel=1e-3)

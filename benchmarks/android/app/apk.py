@@ -20,10 +20,19 @@ from pathlib import Path
 from benchmarks.android.library import Missing, build
 
 from .signatures import identifiers, imports, write_stubs
-from .tools import android_stubs, dex_compiler, library_classes, missing_programs, require_programs
+from .tools import (
+    MORE_PROGRAMS,
+    PROGRAMS,
+    android_stubs,
+    dex_compiler,
+    library_classes,
+    missing_programs,
+    require_programs,
+)
 
 APP = Path(__file__).parents[3] / "android_app"
 MAIN = APP / "app/src/main"
+STUBS, PLAYED = APP / "check/stubs", APP / "check/played"
 MINIMUM, TARGET = 24, 35
 DX_VERSION, JAVA_VERSION = 51, "8"
 """The newest class file that the dex compiler takes. Compiled for Java 8, the app's own differ by the number
@@ -89,14 +98,26 @@ def _link(folder: Path) -> tuple[Path, Path]:
     return linked, generated
 
 
-def _compile(folder: Path, stubs: Path, library: Path, generated: Path) -> Path:
+def make_classes(folder: Path, cache: Path | None = None) -> list[Path]:
+    """Compile the app against an Android that is played (player.py); return the folders and archives that a
+    Java VM runs it from. Raises Missing if something is not here.
+    """
+    require_programs()
+    stubs, (library, _) = android_stubs(cache), library_classes(cache)
+    _, generated = _link(folder)
+    return [_compile(folder, stubs, library, generated, played=True), folder / "api", library]
+
+
+def _compile(folder: Path, stubs: Path, library: Path, generated: Path, *, played: bool = False) -> Path:
     """The app's own classes, compiled against the signatures and the library."""
     sources = sorted((MAIN / "java").rglob("*.java"))
-    chaquopy = sorted((APP / "check/stubs/com/chaquo").rglob("*.java"))
+    own = {path.relative_to(PLAYED): path for path in PLAYED.rglob("*.java")} if played else {}
+    stand_ins = {path.relative_to(STUBS): path for path in STUBS.rglob("com/chaquo/**/*.java")}
+    chaquopy = sorted((stand_ins | own).values())
     texts = [path.read_text() for path in (*sources, *chaquopy)]
     words = set().union(*map(identifiers, texts))
     used = {name for text in texts for name in imports(text)}
-    signatures = write_stubs(stubs, sorted(used), words, folder / "signatures")
+    signatures = write_stubs(stubs, sorted(used), words, folder / "signatures", played=played)
     api, classes = folder / "api", folder / "classes"
     release = ["--release", JAVA_VERSION, "-Xlint:-options", "-nowarn", "-proc:none"]
     build(["javac", *release, "-d", str(api), *map(str, (*signatures, *chaquopy))])
@@ -158,7 +179,7 @@ def _sign(folder: Path, linked: Path, target: Path) -> str:
 
 
 if __name__ == "__main__":
-    for line in missing_programs():
+    for line in missing_programs({**PROGRAMS, **MORE_PROGRAMS}):
         print(f"missing: {line}")
     try:
         target = Path(sys.argv[1]).resolve()

@@ -3,7 +3,8 @@
 The signatures are those of PyPI's chaquopy-stubs-android (API 36): names, nesting, parameters and
 inheritance of Android's public API, as Python types. Of each class that the app uses, only members are
 written whose names occur in the app's code. Numbers that are returned are ints there, whatever Android's
-width is, and constants have no values: what is compiled is checked, and not to be run.
+width is, and constants have no values: what is compiled is checked, and not to be run. Or every call of a
+class goes to a player (`played`), and it runs on any Java VM: benchmarks/android/app/player.py plays Android.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _NO_PARENTS = {
 LONG = {"getConsumedEnergy", "getTimestampMillis", "ENERGY_UNAVAILABLE", "optLong"}
 """Of the numbers that the app uses, those that Android declares as long."""
 DOUBLE = {"optDouble", "getDouble"}
+PLAYED = "org.crowdlearn.check.Played"
 THROWN = {"openFile": "java.io.FileNotFoundException", "createPipe": "java.io.IOException"}
 """Checked exceptions, which the stubs do not tell, of the methods that the app uses."""
 
@@ -71,7 +73,9 @@ class Signatures:
         return self._modules[module]
 
 
-def write_stubs(folder: Path, used: Iterable[str], words: set[str], target: Path) -> list[Path]:
+def write_stubs(
+    folder: Path, used: Iterable[str], words: set[str], target: Path, *, played: bool = False
+) -> list[Path]:
     """Write a Java file for each class that is used, or that those mention; `words` are the app's
     identifiers. Raises LookupError for a class that Android does not have.
     """
@@ -96,7 +100,7 @@ def write_stubs(folder: Path, used: Iterable[str], words: set[str], target: Path
         if not found.outer:
             path = target.joinpath(*name.split(".")).with_suffix(".java")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"package {found.module};\n\n{_java(found, classes, words)}")
+            path.write_text(f"package {found.module};\n\n{_java(found, classes, words, played)}")
             paths.append(path)
     return paths
 
@@ -123,10 +127,11 @@ def _inner(found: Found) -> list[str]:
     return [f"{found.name}.{n.name}" for n in found.tree.body if isinstance(n, ast.ClassDef)]
 
 
-def _kept(found: Found, words: set[str]) -> Iterator[ast.FunctionDef | ast.AnnAssign]:
+def _kept(found: Found, words: set[str], played: bool = False) -> Iterator[ast.FunctionDef | ast.AnnAssign]:
     for node in found.tree.body:
         if isinstance(node, ast.FunctionDef):
             final = node.name in _OF_OBJECTS and not _parameters(node)
+            final = final and not (played and node.name == "toString")
             if (node.name in words or node.name == "__init__") and not final:
                 yield node
         elif (
@@ -158,7 +163,7 @@ def _full(name: str, module: str) -> str:
     return f"{module}.{name}" if name[:1].isupper() else name
 
 
-def _java(found: Found, classes: dict[str, Found], words: set[str]) -> str:
+def _java(found: Found, classes: dict[str, Found], words: set[str], played: bool) -> str:
     tree = found.tree
     short = tree.name
     generic = [b for b in tree.bases if ast.unparse(b).startswith("typing.Generic")]
@@ -175,18 +180,18 @@ def _java(found: Found, classes: dict[str, Found], words: set[str]) -> str:
     lines: list[str] = []
     constructors = False
     written: set[str] = set()
-    for node in _kept(found, words):
-        line = _field(node, found, classes) if isinstance(node, ast.AnnAssign) else ""
+    for node in _kept(found, words, played):
+        line = _field(node, found, classes, played) if isinstance(node, ast.AnnAssign) else ""
         if isinstance(node, ast.FunctionDef):
             constructors = constructors or (node.name == "__init__" and bool(_parameters(node)))
-            line = _method(node, found, short, classes)
+            line = _method(node, found, short, classes, played)
         if line and line not in written:
             lines.append(line)
             written.add(line)
-    if constructors and f"public {short}() {{}}" not in written:
+    if constructors and not any(line.startswith(f"public {short}()") for line in written):
         lines.append(f"protected {short}() {{}}")  # for classes that extend it
     inner = [classes[name] for name in _inner(found) if name in classes]
-    lines += [_java(each, classes, words) for each in inner]
+    lines += [_java(each, classes, words, played) for each in inner]
     body = "\n".join("  " + line.replace("\n", "\n  ") for line in lines)
     return f"{head} {{\n{body}\n}}\n"
 
@@ -199,7 +204,7 @@ def _letters(base: ast.expr) -> list[str]:
     return [name.rpartition("__")[2] for name in re.findall(r"_\w+__\w+", ast.unparse(base))]
 
 
-def _field(node: ast.AnnAssign, found: Found, classes: dict[str, Found]) -> str:
+def _field(node: ast.AnnAssign, found: Found, classes: dict[str, Found], played: bool) -> str:
     assert isinstance(node.target, ast.Name)
     text = ast.unparse(node.annotation)
     static = "static " if text.startswith("typing.ClassVar") else ""
@@ -209,10 +214,14 @@ def _field(node: ast.AnnAssign, found: Found, classes: dict[str, Found]) -> str:
     # Through a cast of an object, so that no compiler takes it for a constant: its value is Android's.
     boxed = {"int": "Integer", "long": "Long", "float": "Float", "boolean": "Boolean"}.get(kind)
     value = f"{boxed}.valueOf(({kind}) {zero})" if boxed else zero
+    if played and static:
+        name = f"{found.name}.{node.target.id}"
+        number = kind in ("int", "long", "float")
+        value = f'({kind}) {PLAYED}.{"number" if number else "value"}("{name}")'
     return f"public {static}final {kind} {node.target.id} = {value};"
 
 
-def _method(node: ast.FunctionDef, found: Found, short: str, classes: dict[str, Found]) -> str:
+def _method(node: ast.FunctionDef, found: Found, short: str, classes: dict[str, Found], played: bool) -> str:
     decorators = {ast.unparse(d) for d in node.decorator_list}
     parameters = []
     for number, argument in enumerate(_parameters(node)):
@@ -222,9 +231,11 @@ def _method(node: ast.FunctionDef, found: Found, short: str, classes: dict[str, 
         text = ast.unparse(node.args.vararg.annotation) if node.args.vararg.annotation else "java.lang.Object"
         parameters.append(f"{_type(text, found, classes)}... rest")
     given = ", ".join(parameters)
+    names = "".join(f", {parameter.rpartition(' ')[2]}" for parameter in parameters)
     if node.name == "__init__":
         thrown = " throws org.json.JSONException" if found.module == "org.json" and given else ""
-        return f"public {short}({given}){thrown} {{}}"
+        body = f' {PLAYED}.call(this, "{found.name}.<init>"{names}); ' if played else ""
+        return f"public {short}({given}){thrown} {{{body}}}"
     kind = _type(ast.unparse(node.returns) if node.returns else "None", found, classes)
     kind = "long" if node.name in LONG else "double" if node.name in DOUBLE else kind
     static = "static " if "staticmethod" in decorators else ""
@@ -235,7 +246,17 @@ def _method(node: ast.FunctionDef, found: Found, short: str, classes: dict[str, 
     thrown = " throws org.json.JSONException" if found.module == "org.json" and _throws(node.name) else ""
     thrown = f" throws {THROWN[node.name]}" if node.name in THROWN else thrown
     body = "throw new UnsupportedOperationException();"
+    if played:
+        this = "null" if static.startswith("static") else "this"
+        call = f'{PLAYED}.call({this}, "{found.name}.{node.name}"{names})'
+        body = f"{call};" if kind == "void" else f"return {_unboxed(kind, call)};"
     return f"public {static}{kind} {node.name}({given}){thrown} {{ {body} }}"
+
+
+def _unboxed(kind: str, call: str) -> str:
+    if kind in ("int", "long", "float", "double", "short", "byte"):
+        return f"((Number) {call}).{kind}Value()"
+    return f"({'Boolean' if kind == 'boolean' else kind}) {call}"
 
 
 def _throws(name: str) -> bool:

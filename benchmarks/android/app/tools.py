@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from crowdlearn.testing import cache_home, turn
@@ -24,6 +25,18 @@ PROGRAMS = {
     "dexdump": "dexdump",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
 }
+"""What an APK takes, and the Debian package that has it."""
+MORE_PROGRAMS = {
+    "npm": "npm",
+    "gcc": "gcc",
+    "g++": "g++",
+    "nm": "binutils",
+    "aarch64-linux-gnu-g++": "g++-aarch64-linux-gnu",
+    "qemu-aarch64-static": "qemu-user-static",
+    "dpkg-deb": "dpkg",
+    "adb": "adb",
+}
+"""What the tests of `make android-check` take beside; without one of them, some are skipped."""
 DX, DX_VERSION = "@nativescript/android", "9.1.1"
 DX_SHA512 = "oDWfVnQtgQ0ctbfFWSugqGEZnYVjls82FqlO5UbA9HNwTNqdP4gqWwqHR80WKQngrbxlRHYDIuYv5S9kQfKhcw=="
 DX_JAR = "package/framework/build-tools/android-metadata-generator.jar"
@@ -31,11 +44,11 @@ STUBS, STUBS_VERSION = "chaquopy-stubs-android", "36.20260406"
 STUBS_SHA256 = "5e18511ccb7ae519d8c4643408cf16262fa5f20eb1d1a7e97cfe28de16e12008"
 
 
-def missing_programs() -> list[str]:
+def missing_programs(wanted: Mapping[str, str] = PROGRAMS) -> list[str]:
     """Return a line for each program that is not here, with the Debian package that has it."""
     return [
         f"no {program}: apt-get install {package}"
-        for program, package in PROGRAMS.items()
+        for program, package in wanted.items()
         if shutil.which(program) is None
     ]
 

@@ -1,6 +1,8 @@
 """The operators that programs may call; the exporter writes no others, and a device loads no others."""
 
-ALLOWED = frozenset({
+from .android_operators import ON_ANDROID
+
+WRITTEN = frozenset({
     "_log_softmax", "_softmax", "abs", "add", "addmm", "amax", "amin", "any", "arange", "argmax",
     "bmm", "cat", "clamp", "copy", "copy_", "cos", "cumsum", "div", "embedding", "eq", "erf", "exp",
     "expand_copy", "full", "full_like", "gather", "ge", "gelu", "gt", "hardtanh", "index_select",
@@ -10,7 +12,14 @@ ALLOWED = frozenset({
     "split_with_sizes_copy", "sqrt", "squeeze_copy", "sub", "sum", "sym_size", "t_copy", "tanh",
     "transpose_copy", "tril", "unsqueeze_copy", "view_copy", "where", "zeros",
 })  # fmt: skip
-"""ATen operators of both the Linux wheel and the official Android library that programs are tested with."""
+"""The operators of ATen, without their overloads, that the exporter writes and programs are tested with."""
 
 RUNTIME = ("dim_order_ops::", "executorch_prim::")
-"""Namespaces that are part of every ExecuTorch runtime."""
+"""Namespaces of ExecuTorch's own, of which programs may call what Android's library has."""
+
+ALLOWED = frozenset(
+    name
+    for name in ON_ANDROID
+    if name.startswith(RUNTIME) or name.removeprefix("aten::").split(".")[0] in WRITTEN
+)
+"""Names with overloads, as in "aten::add.out": those of Android's library that the exporter writes."""

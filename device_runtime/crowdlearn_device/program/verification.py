@@ -17,7 +17,7 @@ from crowdlearn_device.errors import ProgramError
 
 from .flatbuffer import Flatbuffer, Table, Union
 from .manifest import Manifest
-from .operators import ALLOWED, RUNTIME
+from .operators import ALLOWED
 
 BACKENDS = frozenset({"XnnpackBackend"})
 ITEM_BYTES = {0: 1, 1: 1, 2: 2, 3: 4, 4: 8, 5: 2, 6: 4, 7: 8, 11: 1}
@@ -174,9 +174,8 @@ class _Plan:
         self._check_indices((*plan["inputs"], *plan["outputs"]))
         _require(len(set(plan["inputs"])) == len(plan["inputs"]), "an input is given twice")
         for operator in plan["operators"]:
-            name = operator["name"]
-            known = name.removeprefix("aten::").split(".")[0] in ALLOWED or name.startswith(RUNTIME)
-            _require(known, f"operator {name[:80]} is not one that devices run")
+            name = f"{operator['name']}.{operator['overload']}".rstrip(".")
+            _require(name in ALLOWED, f"operator {name[:80]} is not one that devices run")
         for delegate in plan["delegates"]:
             self._check_delegate(delegate)
         _require(len(plan["chains"]) == 1, f"method {plan['name']} has {len(plan['chains'])} chains")

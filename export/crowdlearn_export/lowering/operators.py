@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from crowdlearn_device.program.operators import ALLOWED, RUNTIME
+from crowdlearn_device.program.android_operators import ON_ANDROID
+from crowdlearn_device.program.operators import ALLOWED
 
 from crowdlearn_export.errors import LoweringError
 
@@ -14,9 +15,6 @@ KNOWN_BAD = {
 }
 """Operators that run, wrongly or far too slowly, and why."""
 
-MISSING_ON_ANDROID = frozenset({"_adaptive_avg_pool2d", "var_mean", "_conj_physical"})
-"""Operators in the Linux wheel that are not in the official Android library."""
-
 
 def check_operators(operators: Sequence[str]) -> None:
     """Raise LoweringError, naming the operator, unless every one is known to be right and on every phone."""
@@ -25,7 +23,7 @@ def check_operators(operators: Sequence[str]) -> None:
         plain = name.removeprefix("aten::")
         if plain in KNOWN_BAD:
             raise LoweringError(f"{name} would reach the program, and {KNOWN_BAD[plain]}; report the model")
-        if plain in MISSING_ON_ANDROID:
+        if operator not in ON_ANDROID:
             raise LoweringError(f"{name} would reach the program, and Android's ExecuTorch does not have it")
-        if plain not in ALLOWED and not name.startswith(RUNTIME):
+        if operator not in ALLOWED:
             raise LoweringError(f"{name} has no lowering rule; write the model with operations that have one")

@@ -12,9 +12,10 @@ from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.optimizers.adam import AdamW
 from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.executor import ExecuTorchExecutor
+from crowdlearn_device.program.operators import ALLOWED, RUNTIME, WRITTEN
 from crowdlearn_export.compiler.compile import Method, compile_program
 from crowdlearn_export.errors import LoweringError, UnsupportedModule
-from crowdlearn_export.lowering.operators import ALLOWED, MISSING_ON_ANDROID, check_operators
+from crowdlearn_export.lowering.operators import check_operators
 from crowdlearn_export.stages.dropout import masks
 from crowdlearn_export.stages.optimizers import torch_optimizer
 from crowdlearn_export.stages.train_step import train_step
@@ -232,9 +233,18 @@ def test_a_dropout_called_twice_is_refused():
 
 
 def test_every_allowed_operator_is_in_the_runtime_and_on_android():
-    there = {name.split(".")[0].removeprefix("aten::") for name in _portable_lib._get_operator_names()}
-    assert not ALLOWED - there
-    assert not ALLOWED & MISSING_ON_ANDROID
+    assert not ALLOWED - set(_portable_lib._get_operator_names())
+    there = {name.split(".")[0].removeprefix("aten::") for name in ALLOWED}
+    assert {name for name in there if not name.startswith(RUNTIME)} == WRITTEN
+
+
+def test_an_operator_that_android_lacks_is_refused_by_name():
+    with pytest.raises(
+        LoweringError, match=r"aten::var_mean would reach .* Android's ExecuTorch does not have"
+    ):
+        check_operators(["aten::add.out", "aten::var_mean.correction_out"])
+    with pytest.raises(LoweringError, match="aten::acos has no lowering rule"):
+        check_operators(["aten::acos.out"])
 
 
 def test_updates_are_written_over_inputs_that_nothing_reads_afterwards():

@@ -60,17 +60,14 @@ async def _hold(device: AdbDevice, command: str) -> ByteStream | None:
     """Return the stream to a command, which holds the means until it is closed; None if the shell may not."""
     async with asyncio.timeout(HOLD_SECONDS):
         stream = await device.open(f"exec:{command}")
+        said = b""
         try:
-            said = b""
-            while data := await stream.read():
+            while HELD not in said and (data := await stream.read()):
                 said += data
-                if HELD in said:
-                    held, stream = stream, None
-                    return held
-            return None
         finally:
-            if stream is not None:
+            if HELD not in said:
                 stream.abort()
+        return stream if HELD in said else None
 
 
 def _with_lock(folder: str) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 from crowdlearn_device.platform.files import write_atomically
+from rich.measure import Measurement
 from rich.table import Column, Table
 
 from crowdlearn_host.cli.console.document import Json, document
@@ -20,8 +21,11 @@ from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import printable, terminal
 from crowdlearn_host.common import event_loop
-from crowdlearn_host.devices.discovery import Visited, discover, visit
+from crowdlearn_host.devices.discovery import Found, Visited, discover, visit
 from crowdlearn_host.devices.facts import DeviceFacts
+
+WIDE = 10_000
+"""Columns of a terminal in which every table has room."""
 
 
 def devices(
@@ -63,11 +67,18 @@ def _show(visited: Sequence[Visited]) -> None:
     table = Table(
         serial, "way", "model", "Android", "runtime", "cores", "memory", "free storage", "battery", "heat"
     )
-    for item in visited:
-        if item.facts:
-            table.add_row(*map(printable, (item.found.serial, item.found.way, *_cells(item.facts))))
-    if table.rows:
-        terminal().print(table)
+    there = [(item.found, item.facts) for item in visited if item.facts]
+    for found, facts in there:
+        table.add_row(*map(printable, (found.serial, found.way, *_cells(facts))))
+    console = terminal()
+    if (
+        there
+        and Measurement.get(console, console.options.update(max_width=WIDE), table).maximum <= console.width
+    ):
+        console.print(table)
+    else:  # a narrow terminal would cut every column short
+        for found, facts in there:
+            console.print("\n  ".join(map(printable, _lines(found, facts))), highlight=False)
     for item in visited:
         if item.facts and item.facts.fingerprint:
             serial_of = printable(item.found.serial)
@@ -99,6 +110,18 @@ def anonymous(visited: Sequence[Visited]) -> dict[str, object]:
 
 def _pages(facts: DeviceFacts) -> str:
     return f", pages of {facts.page_size // 1024} KiB" if facts.page_size else ""
+
+
+def _lines(found: Found, facts: DeviceFacts) -> list[str]:
+    """Return what a row of the table holds, in lines."""
+    model, android, runtime, cores, memory, storage, battery, heat = _cells(facts)
+    return [
+        f"{found.serial} ({found.way}): {model}",
+        f"Android {android}",
+        f"runtime: {runtime}",
+        f"cores: {cores}; memory: {memory}; free storage: {storage}",
+        f"battery: {battery}; heat: {heat}",
+    ]
 
 
 def _cells(facts: DeviceFacts) -> list[str]:

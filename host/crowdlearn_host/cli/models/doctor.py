@@ -11,6 +11,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from crowdlearn_host.adb.deployment.bundle import MakeBundle
+from crowdlearn_host.adb.deployment.runtimes import default_bundle
+from crowdlearn_host.bundle import Bundle
 from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
@@ -47,14 +50,24 @@ def doctor(
     check_name(model)
     sample = stated_shape(model, shape)
     with document(as_json) as tell:
+        if phone:
+            with Working(terminal(stderr=as_json), f"looking for {phone}, whose screen may ask"):
+                event_loop.run(_reach(phone, key))
         with Working(terminal(stderr=as_json), f"compiling a training step of {model}"):
             report = crowdlearn.diagnose(model, sample, batch=batch, loss=loss.value)
         tried = None
         if phone and not report.compiles:
-            with Working(terminal(stderr=as_json), f"running the step on {phone}"):
+            with Working(terminal(stderr=as_json), f"running the step on {phone}") as working:
                 from crowdlearn.models import trial_of
 
-                tried = event_loop.run(_try(phone, key, trial_of(model, sample, batch, loss.value)))
+                def bundle(abi: str) -> Bundle:
+                    working.step(f"making the bundle for {abi}, once for all phones")
+                    made = default_bundle(abi)
+                    working.step(f"bringing the bundle to {phone}, and running the step on it")
+                    return made
+
+                trial = trial_of(model, sample, batch, loss.value)
+                tried = event_loop.run(_try(phone, key, trial, bundle))
         told = {"phone": {**asdict(tried), "agrees": tried.agrees}} if tried else {}
         tell({"model": model, **asdict(report), **told})
     if not as_json:
@@ -65,9 +78,15 @@ def doctor(
         raise typer.Exit(1)
 
 
-async def _try(serial: str, key: Path | None, trial: Trial) -> PhoneTrial:
+async def _reach(serial: str, key: Path | None) -> None:
+    """Raise FleetError unless the phone is there and lets this computer in."""
+    async with await dial(serial, key=key):
+        pass
+
+
+async def _try(serial: str, key: Path | None, trial: Trial, bundle: MakeBundle) -> PhoneTrial:
     async with await dial(serial, key=key) as device:
-        return await try_on_phone(device, trial.pte, trial.inputs, trial.expected)
+        return await try_on_phone(device, trial.pte, trial.inputs, trial.expected, bundle)
 
 
 def _compared(tried: PhoneTrial) -> Text:

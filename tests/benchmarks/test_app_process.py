@@ -1,0 +1,91 @@
+"""The app's own classes on a Java VM, where Android is played: when it starts, waits, wakes and goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .app_process import AppProcess
+
+POLICY = {"charging": True, "unmetered": True, "idle": False}
+
+
+def starts(told: list[Any]) -> bool:
+    return told == ["command", "sticky"]
+
+
+def set_policy(home: Path, **changed: object) -> None:
+    (home / "files").mkdir(parents=True, exist_ok=True)
+    (home / "files/policy.json").write_text(json.dumps(changed))
+
+
+def test_it_goes_on_after_a_reboot_only_if_its_owner_takes_part(
+    app_classes: list[Path], tmp_path: Path
+) -> None:
+    with AppProcess(app_classes, tmp_path) as app:
+        assert app.happen("boot") == []
+        assert app.happen("open") == [["opened"]]
+        app.until(starts)
+    with AppProcess(app_classes, tmp_path) as app:
+        app.happen("boot")
+        app.until(starts)
+        app.happen("stop")
+        app.until(lambda told: told == ["destroyed"])
+        assert ["command", "not sticky"] in app.told
+    with AppProcess(app_classes, tmp_path) as app:
+        assert app.happen("boot") == []
+        assert app.happen("job") == []
+
+
+def test_android_starts_it_again_when_its_process_died(app_classes: list[Path], tmp_path: Path) -> None:
+    with AppProcess(app_classes, tmp_path) as app:
+        app.happen("open")
+        app.until(starts)
+    with AppProcess(app_classes, tmp_path) as app:
+        assert starts(app.happen("again")[-1])
+        waiting = app.until(lambda told: told[0] == "notification")
+        assert waiting[2:] == ["waiting for a host", "mini-batch 0, 0.0 MB sent, 0.0 MB received"]
+        app.happen("stop")
+        app.until(lambda told: told == ["destroyed"])
+    with AppProcess(app_classes, tmp_path) as app:
+        assert app.happen("again") == []
+
+
+def test_where_it_may_not_start_it_comes_with_the_owner_s_conditions(
+    app_classes: list[Path], tmp_path: Path
+) -> None:
+    with AppProcess(app_classes, tmp_path) as app:
+        app.happen("open")
+        app.until(starts)
+    for network, policy in ((2, {}), (1, {"unmetered": False, "charging": False, "idle": True})):
+        set_policy(tmp_path, **policy)
+        wanted = {**POLICY, **policy}
+        with AppProcess(app_classes, tmp_path) as app:
+            app.happen("background", "no")
+            assert app.happen("boot") == [
+                [
+                    "job",
+                    {
+                        "setRequiredNetworkType": network,
+                        "setRequiresCharging": wanted["charging"],
+                        "setRequiresDeviceIdle": wanted["idle"],
+                        "setPersisted": True,
+                    },
+                ]
+            ]
+            ((kind, number, *_),) = app.happen("job")  # still in the background: the owner is asked
+            assert (kind, number) == ("notification", 2)
+            app.happen("background", "yes")
+            app.happen("job")
+            app.until(starts)
+
+
+def test_the_kind_of_its_service_is_told_where_android_asks_for_it(
+    app_classes: list[Path], tmp_path: Path
+) -> None:
+    for level, kind in (("24", 0), ("33", 0), ("34", 1 << 30)):
+        with AppProcess(app_classes, tmp_path / level, "--api", level) as app:
+            app.happen("open")
+            app.until(starts)
+            assert ["foreground", kind] in app.told
