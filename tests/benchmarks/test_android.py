@@ -8,34 +8,49 @@ from crowdlearn_device.program.android_operators import ON_ANDROID
 from crowdlearn_host.bundle.elf import read_elf
 
 from benchmarks.android.agreement import agreement
-from benchmarks.android.library import LIBRARIES, Missing, android_library, fetch_package, for_glibc
-from benchmarks.android.programs import Program, programs
+from benchmarks.android.library import (
+    LIBRARIES,
+    AndroidLibrary,
+    Missing,
+    android_library,
+    fetch_package,
+    for_glibc,
+)
+from benchmarks.android.programs import SHAPES, Program, programs
 
 
 @pytest.fixture(scope="module")
-def compiled() -> list[Program]:
-    return [*programs(("dense",))]
-
-
-@pytest.mark.parametrize("name", LIBRARIES)
-def test_androids_own_library_gives_what_the_python_runtime_gives(
-    name: str, compiled: list[Program], android_cache: Path
-) -> None:
+def libraries(android_cache: Path) -> list[AndroidLibrary]:
     try:
-        library = android_library(name, android_cache)
+        return [android_library(name, android_cache) for name in LIBRARIES]
     except Missing as reason:
         pytest.skip(str(reason))
-    operators = library.operators()
-    assert operators == ON_ANDROID, "the list is of another library: python -m benchmarks.android.operators"
-    for program in compiled:
-        assert set(program.operators) <= operators
-        found = library.run(program.pte, program.inputs)
-        for method in program.methods:
-            told = agreement(program, method, found)
-            assert told.holds, f"{program.name} {method}: {told}"
-    fewer = dict(list(compiled[0].inputs.items())[:-1])
-    with pytest.raises(RuntimeError, match=f"(?s){name}: .*takes another number of arrays"):
-        library.run(compiled[0].pte, fewer)
+
+
+@pytest.mark.parametrize("network", [*SHAPES, "transformer"])
+def test_androids_own_libraries_give_what_the_python_runtime_gives(
+    network: str, libraries: list[AndroidLibrary]
+) -> None:
+    for program in programs((network,)):
+        assert set(program.operators) <= ON_ANDROID
+        for library in libraries:
+            found = library.run(program.pte, program.inputs)
+            for method in program.methods:
+                told = agreement(program, method, found)
+                assert told.holds, f"{program.name} {method} on {library.name}: {told}"
+
+
+def test_androids_libraries_have_the_operators_of_the_allow_list(libraries: list[AndroidLibrary]) -> None:
+    for library in libraries:
+        assert library.operators() == ON_ANDROID, "run python -m benchmarks.android.operators --write"
+
+
+def test_arrays_that_a_program_does_not_take_are_refused(libraries: list[AndroidLibrary]) -> None:
+    program = next(programs(("dense",)))
+    fewer = dict(list(program.inputs.items())[:-1])
+    for library in libraries:
+        with pytest.raises(RuntimeError, match=f"(?s){library.name}: .*takes another number of arrays"):
+            library.run(program.pte, fewer)
 
 
 def test_a_library_for_glibc_needs_nothing_by_name() -> None:

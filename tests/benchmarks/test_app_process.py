@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+from crowdlearn_device.app.service import invite
+from crowdlearn_device.protocol.invitation import Invitation
+
 from .app_process import AppProcess
 
 POLICY = {"charging": True, "unmetered": True, "idle": False}
@@ -89,3 +93,28 @@ def test_the_kind_of_its_service_is_told_where_android_asks_for_it(
             app.happen("open")
             app.until(starts)
             assert ["foreground", kind] in app.told
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"plugged": 0}, "the phone is not charging"),
+        ({"metered": True}, "the network may cost money"),
+        ({"temperature": 412}, "the battery has 41 degrees Celsius"),
+        ({"thermal": 3}, "the phone is hot (thermal status 3)"),
+        ({"interactive": True}, "the phone is in use"),
+    ],
+)
+def test_a_phone_whose_conditions_do_not_hold_rests_and_is_woken_when_they_do(
+    app_classes: list[Path], tmp_path: Path, change: dict[str, object], why: str
+) -> None:
+    set_policy(tmp_path, idle=True)
+    invite(str(tmp_path / "files"), Invitation("127.0.0.1:1", "phone-1", "token", "0" * 64).link())
+    with AppProcess(app_classes, tmp_path) as app:
+        app.happen("phone", json.dumps(change))
+        app.happen("open")
+        shown = app.until(lambda told: told[0] == "notification" and told[2].startswith("resting"))
+        assert shown[2] == f"resting: {why}"
+        jobs = [told[1] for told in app.told if told[0] == "job"]
+        assert jobs[0]["setRequiresDeviceIdle"] is True
+        assert ["awake"] not in app.told

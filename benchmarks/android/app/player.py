@@ -16,6 +16,7 @@ import json
 import queue
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -355,16 +356,12 @@ class Android:
 
 def _plain(value: Any, android: Android) -> Any:
     """Return a value of Java's as one of JSON's."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    kind = str(value.getClass().getName())
-    if kind == "java.lang.Boolean":
+    if isinstance(value, JClass("java.lang.Boolean")):
         return bool(value)
-    if kind in ("java.lang.Double", "java.lang.Float"):
-        return float(value)
-    if kind.startswith("java.lang.") and kind != "java.lang.String":
-        return int(value)
-    return str(value) if kind == "java.lang.String" else android._state(value)
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)  # boxed ones are of these kinds, too
+    return None if value is None else android._state(value)
 
 
 def main() -> None:
@@ -380,7 +377,13 @@ def main() -> None:
     class Player:
         @JOverride  # type: ignore[untyped-decorator]
         def call(self, this: Any, name: Any, given: Any) -> Any:
-            return android.call(this, str(name), list(given))
+            try:
+                return android.call(this, str(name), list(given))
+            except jpype.JException:
+                raise
+            except Exception:
+                traceback.print_exc()  # Java has no words for it
+                raise
 
     JClass("org.crowdlearn.check.Played").player = Player()
 

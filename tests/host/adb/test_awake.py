@@ -72,6 +72,19 @@ async def test_a_host_that_is_gone_leaves_no_phone_awake(
     await until(older, f"settings get {SETTING}", "1")
 
 
+async def test_a_phone_that_ends_the_command_at_once_gets_everything_back_from_the_host(
+    device: AdbDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crowdlearn_host.adb.deployment.awake.RETURN_SECONDS", 0.2)
+    monkeypatch.setattr("crowdlearn_host.adb.deployment.awake._Keeper.give_back", "false")
+    async with awake(device):
+        monkeypatch.undo()
+        monkeypatch.setattr("crowdlearn_host.adb.deployment.awake.RETURN_SECONDS", 0.2)
+        assert "PARTIAL_WAKE_LOCK: refCount=1" in await said(device, LISTING)
+    assert await said(device, LISTING) == "Wakelocks:"
+    assert (await device.shell(f"ls {NOTE}")).exit_code == 1
+
+
 async def test_a_phone_that_was_switched_off_meanwhile_still_knows_what_its_owner_had_set(
     older: AdbDevice,
 ) -> None:

@@ -11,6 +11,7 @@ import secrets
 import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Literal
 
 from crowdlearn_host.adb.deployment.shell import HOME
@@ -31,35 +32,70 @@ HOLD_SECONDS, RETURN_SECONDS = 20.0, 5.0
 _POLL_SECONDS = 0.05
 
 
+@dataclass(frozen=True)
+class _Keeper:
+    """A command of the phone's shell that does `take`, and `undo` once its input ends.
+
+    It moves the file `mark` away before it undoes, as this computer does if the phone ended the command. Each
+    undoes only if it could. `first` comes before the mark, and may remove those of earlier commands.
+    """
+
+    folder: str
+    mark: str
+    take: str
+    undo: str
+    first: str = "true"
+
+    @property
+    def command(self) -> str:
+        """Return the command; it writes HELD once it holds."""
+        take = f"({self.take} || (rm -f {self.mark}; rmdir {self.folder}; false))"
+        begin = f"mkdir -p {self.folder} && {self.first} && touch {self.mark} && {take}"
+        hold = f"(echo {HELD.decode()}; cat >/dev/null; ({self.give_back}) >/dev/null 2>&1)"
+        return f"({begin}) >/dev/null 2>&1 && {hold}"
+
+    @property
+    def give_back(self) -> str:
+        """Return the command that undoes, once."""
+        over = f"{self.mark}.over"
+        return f"mv {self.mark} {over} && {self.undo}; rm -f {over}; rmdir {self.folder}"
+
+    @property
+    def held(self) -> str:
+        """Return the command that succeeds until all is undone."""
+        return f"test -e {self.mark} || test -e {self.mark}.over"
+
+
 @asynccontextmanager
 async def awake(device: AdbDevice, home: str = HOME) -> AsyncIterator[Means]:
     """Keep the phone awake for the block, by the means that is given. A note below `home` tells what it
     replaced.
     """
-    folder = f"{home}/awake"
+    folder = shlex.quote(f"{home}/awake")
     means: Means = "none"
     stream: ByteStream | None = None
+    keeper = _lock(folder)
     with suppress(FleetError, TimeoutError):
-        if stream := await _hold(device, _with_lock(folder)):
+        if stream := await _hold(device, keeper):
             means = "wake lock"
-        elif (before := await _setting(device, folder)) and (
-            stream := await _hold(device, _with_screen(folder, before))
-        ):
-            means = "screen"
+        elif before := await _setting(device, folder):
+            keeper = _screen(folder, before)
+            if stream := await _hold(device, keeper):
+                means = "screen"
     try:
         yield means
     finally:
         if stream is not None:
             stream.abort()
             if device.lost is None:
-                with suppress(FleetError, TimeoutError):
-                    await _wait_returned(device, folder)
+                with suppress(FleetError):
+                    await _given_back(device, keeper)
 
 
-async def _hold(device: AdbDevice, command: str) -> ByteStream | None:
-    """Return the stream to a command, which holds the means until it is closed; None if the shell may not."""
+async def _hold(device: AdbDevice, keeper: _Keeper) -> ByteStream | None:
+    """Return the stream to a keeper, which holds until it is closed; None if the shell may not."""
     async with asyncio.timeout(HOLD_SECONDS):
-        stream = await device.open(f"exec:{command}")
+        stream = await device.open(f"exec:{keeper.command}")
         said = b""
         try:
             while HELD not in said and (data := await stream.read()):
@@ -70,30 +106,21 @@ async def _hold(device: AdbDevice, command: str) -> ByteStream | None:
         return stream if HELD in said else None
 
 
-def _with_lock(folder: str) -> str:
-    # The lock counts who takes it: each command gives back its own, whoever else holds it.
-    mark = secrets.token_hex(8)
-    take, release = (f"{LOCK.format(verb)} >/dev/null 2>&1" for verb in ("acquire", "release"))
-    return _command(folder, mark, take, f"{release}; {_mine(folder, mark)} && rm -rf {shlex.quote(folder)}")
+def _lock(folder: str) -> _Keeper:
+    # The lock counts who takes it: each keeper gives back its own, whoever else holds it.
+    return _Keeper(folder, _new_mark(folder), LOCK.format("acquire"), LOCK.format("release"))
 
 
-def _with_screen(folder: str, before: str) -> str:
-    # A setting has one value: a command that another one has followed leaves it alone.
-    mark = secrets.token_hex(8)
-    take = f"echo {before} >{shlex.quote(folder)}/before && settings put {SETTING} {EVERY_CHARGER}"
+def _screen(folder: str, before: str) -> _Keeper:
+    # A setting has one value: the last keeper puts it back, and removes the marks of earlier ones.
+    note = f"{folder}/before"
+    take = f"echo {before} >{note} && settings put {SETTING} {EVERY_CHARGER} || (rm -f {note}; false)"
     back = f"settings delete {SETTING}" if before == "null" else f"settings put {SETTING} {before}"
-    undo = f"{_mine(folder, mark)} && {back} && rm -rf {shlex.quote(folder)}"
-    return _command(folder, mark, f"({take}) >/dev/null 2>&1", f"{undo}")
+    return _Keeper(folder, _new_mark(folder), take, f"{back} && rm -f {note}", f"rm -f {folder}/*.mark")
 
 
-def _command(folder: str, mark: str, take: str, give_back: str) -> str:
-    inner = shlex.quote(folder)
-    hold = f"(echo {HELD.decode()}; cat >/dev/null; ({give_back}) >/dev/null 2>&1)"
-    return f"mkdir -p {inner} && echo {mark} >{inner}/owner && {take} && {hold}"
-
-
-def _mine(folder: str, mark: str) -> str:
-    return f"grep -q {mark} {shlex.quote(folder)}/owner"
+def _new_mark(folder: str) -> str:
+    return f"{folder}/{secrets.token_hex(8)}.mark"
 
 
 async def _setting(device: AdbDevice, folder: str) -> str:
@@ -101,14 +128,16 @@ async def _setting(device: AdbDevice, folder: str) -> str:
 
     A phone that was switched off in a run still has the run's own, and the note of what was before.
     """
-    told = await device.shell(
-        f"cat {shlex.quote(folder)}/before 2>/dev/null || settings get {SETTING} 2>/dev/null"
-    )
+    told = await device.shell(f"cat {folder}/before 2>/dev/null || settings get {SETTING} 2>/dev/null")
     said = told.stdout.decode(errors="replace").strip()
     return said if said == "null" or (said.isascii() and said.isdigit()) else ""
 
 
-async def _wait_returned(device: AdbDevice, folder: str) -> None:
-    async with asyncio.timeout(RETURN_SECONDS):
-        while (await device.shell(f"test -e {shlex.quote(folder)}")).exit_code == 0:
-            await asyncio.sleep(_POLL_SECONDS)
+async def _given_back(device: AdbDevice, keeper: _Keeper) -> None:
+    """Wait until a keeper has undone what it did, and else undo it."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(RETURN_SECONDS):
+            while (await device.shell(keeper.held)).exit_code == 0:
+                await asyncio.sleep(_POLL_SECONDS)
+            return
+    await device.shell(keeper.give_back)
