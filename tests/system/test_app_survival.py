@@ -69,6 +69,7 @@ async def test_an_app_that_dials_in_is_killed_and_dozes_and_android_starts_it_ag
     assert prepared.train is not None
     loop = asyncio.get_running_loop()
     listens: asyncio.Future[int] = loop.create_future()
+    first = asyncio.Event()
     phone = tmp_path / "phone"
     own, other = deal(prepared.train, shares_of(len(prepared.train), [1, 1]), seed=0)
     for folder, part in ((phone / "files/data", own), (tmp_path / "other/data", other)):
@@ -92,6 +93,8 @@ async def test_an_app_that_dials_in_is_killed_and_dozes_and_android_starts_it_ag
     def on_event(event: str, fields: dict[str, Any]) -> None:
         if event == "listening":
             listens.set_result(fields["port"])
+        elif event == "joined" and fields["device"] == "phone-1":
+            first.set()
         if event == "progress" and due and fields["boundary"] >= due[0]:
             due.pop(0)
             restarts.append(loop.create_task(die()))
@@ -107,6 +110,7 @@ async def test_an_app_that_dials_in_is_killed_and_dozes_and_android_starts_it_ag
             address = f"127.0.0.1:{await listens}"
             invite(str(phone / "files"), Invitation(address, "phone-1", tokens["phone-1"], pin).link())
             await asyncio.to_thread(app.happen, "open")
+            await first.wait()  # it is device 0, with the first part of the data
             given = "phone-2", f"wss://{address}", tokens["phone-2"], pin
             joining = join_host(tmp_path / "other", tmp_path / "other/data", *given, once=True)
             await asyncio.gather(training, joining, *restarts)

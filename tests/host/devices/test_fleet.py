@@ -9,6 +9,7 @@ from crowdlearn_device.security.identity import Identity
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice
 from crowdlearn_host.adb.deployment.shell import HOME
+from crowdlearn_host.cli import build
 from crowdlearn_host.cli.devices.devices import anonymous
 from crowdlearn_host.devices import discovery
 from crowdlearn_host.devices.discovery import Found, Visited, discover, visit
@@ -16,6 +17,7 @@ from crowdlearn_host.devices.facts import DeviceFacts, parse_facts, read_facts
 from crowdlearn_host.errors import FleetError
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 REAL_ANSWER = """===properties
 [ro.build.version.release]: [9]
@@ -57,6 +59,20 @@ async def test_a_virtual_phone_says_what_its_profile_says(
     assert facts.virtual
     assert facts.storage_free
     assert (facts.battery_percent, facts.charging, facts.thermal) == (80, True, "none")
+
+
+@pytest.mark.parametrize("columns", [60, 250])
+def test_what_a_phone_has_can_be_read_on_terminals_of_any_width(columns: int, tmp_path: Path) -> None:
+    with phones.running(1, tmp_path, profile="redmi-7") as (info,):
+        environment = {"COLUMNS": str(columns), "CROWDLEARN_HOME": str(tmp_path)}
+        command = build(["doctor", "devices"])
+        result = CliRunner().invoke(command, ["devices", info.serial], env=environment)
+    assert result.exit_code == 0, result.stderr
+    lines = [line.strip(" │") for line in result.stdout.splitlines()]
+    assert any("Xiaomi Redmi 7 (virtual)" in line for line in lines)
+    assert any("9 (arm64-v8a, API 28, pages of 4 KiB)" in line for line in lines)
+    assert any("program, bundle" in line for line in lines)
+    assert ("Android 9 (arm64-v8a, API 28, pages of 4 KiB)" in lines) == (columns == 60)
 
 
 async def test_a_phone_tells_the_fingerprint_of_its_identity_once_it_has_one(

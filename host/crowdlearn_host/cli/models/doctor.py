@@ -61,7 +61,7 @@ def doctor(
                 from crowdlearn.models import trial_of
 
                 def bundle(abi: str) -> Bundle:
-                    working.step(f"making the bundle for {abi}, once for all phones")
+                    working.step(f"looking for the bundle for {abi}, which is made once for all phones")
                     made = default_bundle(abi)
                     working.step(f"bringing the bundle to {phone}, and running the step on it")
                     return made
