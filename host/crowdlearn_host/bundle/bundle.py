@@ -95,12 +95,13 @@ def make_bundle(
     python = packages.pinned.python
 
     def interpreter() -> Files:
-        if not HERE:
-            tell(
-                "modules are not compiled, for this computer runs no such Python; a first start takes longer"
-            )
-            return {}
-        return python_tree(packages.system(HERE), [], python, ABIS[HERE])
+        if root is not None and abi == HERE:
+            return python_tree(read_folder(root), [], python, ABIS[HERE])
+        with suppress(*(() if root is None else (FleetError,))):  # without apt there is the named root alone
+            if HERE:
+                return python_tree(packages.system(HERE), [], python, ABIS[HERE])
+        tell("modules are not compiled, for this computer runs no such Python; a first start takes longer")
+        return {}
 
     def with_byte_code(files: Files) -> Files:
         own = interpreter()

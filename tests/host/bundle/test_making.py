@@ -1,12 +1,17 @@
 """Bundles of real packages: whole, small enough, for pages of 16 KiB, and made once."""
 
 import hashlib
+import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 from crowdlearn_host.bundle import ABIS, Bundle, make_bundle
 from crowdlearn_host.bundle.bundle import LISTING
+from crowdlearn_host.bundle.compiled import HERE
+from crowdlearn_host.bundle.packages import DEBIAN
 from crowdlearn_host.bundle.pinned_packages import DEFAULT, PinnedPackages
 from crowdlearn_host.bundle.tree import LOADER
 from crowdlearn_host.errors import FleetError
@@ -75,6 +80,29 @@ def test_a_root_without_python_is_told(tmp_path: Path, bundles: Path, x86_bundle
         make_bundle("x86_64", bundles, root=tmp_path / "root")
     with pytest.raises(FleetError, match="holds no files"):
         make_bundle("x86_64", bundles, root=tmp_path / "absent")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("abi", ABIS)
+def test_a_root_that_its_user_names_makes_a_bundle_without_apt(
+    abi: str,
+    bundles: Path,
+    x86_bundle: Bundle,
+    arm_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for package in (bundles / "debian" / DEBIAN[abi]).glob("*.deb"):
+        subprocess.run(["dpkg-deb", "-x", str(package), str(tmp_path / "root")], check=True)
+    shutil.copytree(bundles / "wheels", tmp_path / "cache/wheels")
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    told: list[str] = []
+    made = make_bundle(abi, tmp_path / "cache", root=tmp_path / "root", tell=told.append)
+    usual = x86_bundle if abi == "x86_64" else arm_bundle
+    assert (made.python_version, made.python.page_size) == (usual.python_version, usual.python.page_size)
+    assert any("not compiled" in line for line in told) == (abi != HERE)
+    with tarfile.open(made.python.path) as tar:
+        assert {LOADER, "bin/python3.13"} <= set(tar.getnames())
 
 
 def test_both_processors_are_known() -> None:
