@@ -88,7 +88,7 @@ def test_where_it_may_not_start_it_comes_with_the_owner_s_conditions(
 def test_the_kind_of_its_service_is_told_where_android_asks_for_it(
     app_classes: list[Path], tmp_path: Path
 ) -> None:
-    for level, kind in (("24", 0), ("33", 0), ("34", 1 << 30)):
+    for level, kind in (("24", 0), ("34", 1 << 30)):
         with AppProcess(app_classes, tmp_path / level, "--api", level) as app:
             app.happen("open")
             app.until(starts)
@@ -99,10 +99,15 @@ def test_the_kind_of_its_service_is_told_where_android_asks_for_it(
     ("change", "why"),
     [
         ({"plugged": 0}, "the phone is not charging"),
-        ({"metered": True}, "the network may cost money"),
-        ({"temperature": 412}, "the battery has 41 degrees Celsius"),
-        ({"thermal": 3}, "the phone is hot (thermal status 3)"),
         ({"interactive": True}, "the phone is in use"),
+        *(
+            pytest.param(change, why, marks=pytest.mark.nightly)
+            for change, why in (
+                ({"metered": True}, "the network may cost money"),
+                ({"temperature": 412}, "the battery has 41 degrees Celsius"),
+                ({"thermal": 3}, "the phone is hot (thermal status 3)"),
+            )
+        ),
     ],
 )
 def test_a_phone_whose_conditions_do_not_hold_rests_and_is_woken_when_they_do(
