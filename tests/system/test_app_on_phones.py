@@ -59,6 +59,8 @@ def test_training_on_apps_equals_unsliced_sgd(tmp_path: Path) -> None:
         serials = [phone.serial for phone in started]
         asyncio.run(install(serials, apk_in(tmp_path)))
         asyncio.run(train(prepared, serials, opened, lambda event, fields: None))
+    told = list(read_lines(tmp_path / "run/events.jsonl"))
+    assert [line["awake"] for line in told if line["event"] == "deployed"] == ["wake lock"] * PHONES
     expected, losses = unsliced(CONFIG, PHONES, torch.float32)
     assert [m["loss"] for m in read_lines(tmp_path / "run/metrics.jsonl")] == pytest.approx(losses, rel=1e-3)
     state = load_model_state(tmp_path / "run")

@@ -132,7 +132,8 @@ async def kill_app(serial: str) -> None:
 
 
 def test_an_app_on_a_phone_is_killed_and_nothing_is_lost(tmp_path: Path) -> None:
-    prepared = prepare(RunSpec.model_validate(OVER_ADB), lambda event, fields: None)
+    config = {**OVER_ADB, "fleet": {"runtime": "app", "keep_awake": False}}
+    prepared = prepare(RunSpec.model_validate(config), lambda event, fields: None)
     victims: list[asyncio.Task[None]] = []
     due = [3, 8]
     with (
@@ -150,5 +151,7 @@ def test_an_app_on_a_phone_is_killed_and_nothing_is_lost(tmp_path: Path) -> None
         asyncio.run(train(prepared, serials, opened, on_event))
     assert len(victims) == 2
     assert all(victim.exception() is None for victim in victims)
-    assert "recovering" in [line["event"] for line in read_lines(tmp_path / "run/events.jsonl")]
+    told = list(read_lines(tmp_path / "run/events.jsonl"))
+    assert "recovering" in [line["event"] for line in told]
+    assert {line["awake"] for line in told if line["event"] == "deployed"} == {None}
     assert_plain_sgd(OVER_ADB, tmp_path / "run")
