@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, get_type_hints
 
-from crowdlearn.hosting import Group, Settings
+from crowdlearn.hosting import Device, Group, Joined, Received, Settings, handle
 from crowdlearn_device.errors import DeviceError
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import decode_frame
@@ -13,8 +12,6 @@ from crowdlearn_device.transport.message_stream import MessageStream
 from websockets.frames import Frame, Opcode
 
 DEVICES = 4
-JOINING: Any = get_type_hints(Group.join)["device"]
-"""The class of what joins a group."""
 LAYOUT = (((0, 4), (0, 4), (0, 3)), ((4, 4), (4, 6), (3, 3)))
 """Of two pieces, neurons by layer."""
 
@@ -58,7 +55,7 @@ def members(data: bytes) -> None:
     """Frames of members of a group that forms: a byte for who, two for how long, and the frame."""
     group = Group(Settings(LAYOUT, ("a" * 64, "b" * 64), 1, 4, 4, 1, 0.1, 0, 1, devices=DEVICES))
     for number in range(DEVICES):
-        group.join(JOINING(number, f"device-{number}", bytes([number]) * 32, 10))
+        handle(group, Joined(Device(number, f"device-{number}", bytes([number]) * 32, 10)))
     at = 0
     while at + 3 <= len(data):
         number, length = data[at], int.from_bytes(data[at + 1 : at + 3], "big")
@@ -67,7 +64,7 @@ def members(data: bytes) -> None:
             frame = decode_frame(content)
         except DeviceError:
             continue
-        group.receive(number % DEVICES, frame)
+        handle(group, Received(number % DEVICES, frame))
 
 
 def _told(*frames: pb.Frame) -> bytes:

@@ -9,10 +9,11 @@
     server = hosting.Server("mine", groups, folder, shared, print, print)
     await server.attach(websocket, dialled=False)
 
-A `Group` is a state machine without sockets or clock; a `Server` connects it to devices, and relays between
-them what it cannot read. `listening` accepts devices that dial in by TLS, with what `Enrolment` gave them;
-`relaying` starts processes that relay for those, and `server.relays` is where they go. `exposed` answers
-Prometheus. `run` runs a coroutine in the event loop that costs least.
+A `Group` is the state of one group, without sockets or clock; `handle` changes it by an event (`Joined`,
+`Left`, `Received`, `Ticked`, `Stopped`) and returns effects. A `Server` connects groups to devices, and
+relays between them what it cannot read. `listening` accepts devices that dial in by TLS, with what
+`Enrolment` gave them; `relaying` starts processes that relay for those, and `server.relays` is where they go.
+`exposed` answers Prometheus. `run` runs a coroutine in the event loop that costs least.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ from ._lazy import lazily
 if TYPE_CHECKING:
     from crowdlearn_host.common.event_loop import run
     from crowdlearn_host.coordinator.group.effects import Merge
+    from crowdlearn_host.coordinator.group.events import Joined, Left, Received, Stopped, Ticked
     from crowdlearn_host.coordinator.group.group import Group
+    from crowdlearn_host.coordinator.group.handlers.table import handle
+    from crowdlearn_host.coordinator.group.restore_points import Device
     from crowdlearn_host.coordinator.group.settings import Settings
     from crowdlearn_host.coordinator.hub.arrival import Dialled
     from crowdlearn_host.coordinator.hub.exposition import exposed
@@ -41,19 +45,26 @@ if TYPE_CHECKING:
     from crowdlearn_host.runs.train import train
 
 __all__ = [
+    "Device",
     "Dialled",
     "Enrolment",
     "Group",
+    "Joined",
+    "Left",
     "Merge",
     "Prepared",
+    "Received",
     "RelayedArrival",
     "RunFolder",
     "Server",
     "Settings",
     "SharedModel",
     "SilentDevice",
+    "Stopped",
+    "Ticked",
     "exposed",
     "groups_of",
+    "handle",
     "listening",
     "new_run",
     "open_run",

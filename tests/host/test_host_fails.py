@@ -116,7 +116,7 @@ async def test_a_failure_of_this_host_is_no_device_out_of_reach(tmp_path: Path, 
             async with connect(address, compression=None) as device:
                 await device.send(pb.Frame(hello=hello).SerializeToString())
                 await asyncio.wait_for(server.over.wait(), ENOUGH_SECONDS)
-                groups[0].effects.append(do.Send(0, pb.Frame(go=pb.Go(generation=7))))
+                server._performer.perform(0, [do.Send(0, pb.Frame(go=pb.Go(generation=7)))])
                 await server.stop("the test is over")
                 said = [pb.Frame.FromString(bytes(data)).WhichOneof("body") async for data in device]
     assert said == ["welcome"]

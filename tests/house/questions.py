@@ -60,8 +60,8 @@ QUESTIONS = {
         "def explain",
     ),
     "where is a lost device's turn decided?": (
-        "host/crowdlearn_host/coordinator/group/decisions.py",
-        "class ",
+        "host/crowdlearn_host/coordinator/group/decisions/next_step.py",
+        "def resume",
     ),
     "where are relayed bytes counted?": (
         "host/crowdlearn_host/coordinator/hub/traffic_ledger.py",

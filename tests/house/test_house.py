@@ -9,6 +9,7 @@ import crowdlearn
 import pytest
 from crowdlearn_host.cli import COMMANDS
 
+from .effects import lost, lost_in, yielding
 from .pages import findings_in, page_findings
 from .prose import findings
 from .questions import QUESTIONS
@@ -17,6 +18,7 @@ from .rooms import MOST_PAST, PACKAGES, arrows, circles, past_the_front_door
 from .sentences import persons, too_long
 
 ROOT = Path(__file__).parents[2]
+STATE_MACHINES = ("host/crowdlearn_host/coordinator/group",)
 
 
 def test_reference_pages_tell_every_name_command_and_key() -> None:
@@ -67,6 +69,14 @@ def test_the_file_that_answers_a_question_is_there(question: str) -> None:
 def test_no_rooms_import_each_other_in_a_circle() -> None:
     assert circles(arrows(ROOT)) == []
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
+def test_no_effect_of_a_state_machine_is_lost() -> None:
+    for folder in STATE_MACHINES:
+        assert lost_in(ROOT / folder) == []
+    code = "def f() -> Effects:\n yield 1\ndef g():\n f()\ndef h():\n yield 2\n return f()\n"
+    code += "def i():\n yield from f()\n"
+    assert list(lost(code, yielding([code]))) == [(4, "f"), (7, "f")]
 
 
 def test_prose_rules_find_what_breaks_them(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ class Killer(Server):
     def record(self, group: int | None, event: str, fields: dict[str, Any]) -> None:
         super().record(group, event, fields)
         (group,) = self.groups
-        if self.victim is None and event == "progress" and group.restore_points[0].boundary > 0:
+        if self.victim is None and event == "progress" and group.restore_points.points[0].boundary > 0:
             self.largest = max(path.stat().st_size for path in (self.folder.path / "snapshots").iterdir())
             self.victim = group.holders[1]
             (task,) = (t for t in asyncio.all_tasks() if t.get_name() == f"device-{self.victim}")

@@ -17,8 +17,10 @@ from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice
 from crowdlearn_host.adb.deployment.claim import Claim, Holder
 from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.coordinator.group.effects import Effect
+from crowdlearn_host.coordinator.group.events import Event, Joined, Received
 from crowdlearn_host.coordinator.group.group import Group
-from crowdlearn_host.coordinator.group.restore_points import Device
+from crowdlearn_host.coordinator.group.handlers.table import handle
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.devices.carriers import adb as link
@@ -160,18 +162,16 @@ def test_a_phone_that_serves_another_run_is_not_taken_from_it(tmp_path: Path) ->
 def test_a_phone_that_cannot_take_part_is_not_called_again(
     tmp_path: Path, asked: Counter[int | None], monkeypatch: pytest.MonkeyPatch, unfit: set[int]
 ) -> None:
-    join = Group.join
+    def faulty(group: Group, event: Event) -> list[Effect]:
+        if not isinstance(event, Joined) or event.device.number not in unfit:
+            return handle(group, event)
+        device = event.device
+        group.devices[device.number] = device
+        group.attendance.came(device.number)
+        fault = pb.Fault(kind=pb.FAULT_DATA, reason="its data is gone", fatal=True)
+        return handle(group, Received(device.number, pb.Frame(fault=fault)))
 
-    def faulty(self: Group, device: Device) -> None:
-        if device.number not in unfit:
-            join(self, device)
-        else:
-            self.devices[device.number] = device
-            self.attendance.came(device.number)
-            fault = pb.Fault(kind=pb.FAULT_DATA, reason="its data is gone", fatal=True)
-            self.receive(device.number, pb.Frame(fault=fault))
-
-    monkeypatch.setattr(Group, "join", faulty)
+    monkeypatch.setattr("crowdlearn_host.coordinator.hub.server.handle", faulty)
     with phones.running(2, tmp_path) as infos:
         if unfit == {1}:
             run(tmp_path, infos)

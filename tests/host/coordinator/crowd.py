@@ -20,6 +20,7 @@ from crowdlearn_device.errors import WireError
 from crowdlearn_device.piece.routes import Layout
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Floats, decode_frame, encode_frame
+from crowdlearn_host.coordinator.group.events import Ticked
 from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.settings import Settings
 
@@ -200,7 +201,8 @@ class Crowd:
         phone.member.outbox.clear()
 
     def _account(self, boundary: int, epoch: int, device: int, rows: tuple[int, ...]) -> None:
-        committed = self.group.restore_points[0].boundary if self.group.restore_points else 0
+        points = self.group.restore_points.points
+        committed = points[0].boundary if points else 0
         assert boundary > committed, f"mini-batch {boundary} again, though {committed} is committed"
         self.ledger[boundary] = (epoch, device, rows)
 
@@ -220,7 +222,7 @@ class Crowd:
 
     def wait(self, now: float) -> None:
         """Let the host see the time."""
-        self.group.tick(now)
+        self.host.handle(Ticked(now))
         self.host.carry_out()
 
     def run_until(self, reached: Callable[[], bool]) -> None:

@@ -16,7 +16,9 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, decode_frame, encode_frame
 from crowdlearn_device.security.identity import Identity
 from crowdlearn_host.coordinator.group import effects as do
+from crowdlearn_host.coordinator.group.events import Event, Joined, Left, Received, Stored
 from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.group.handlers.table import handle
 from crowdlearn_host.coordinator.group.restore_points import Device
 from crowdlearn_host.coordinator.group.settings import Settings
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
@@ -119,6 +121,7 @@ class Host:
         self.rng = rng
         saved = disk.get("group")
         self.group = Group(settings) if saved is None else Group.from_json(settings, json.loads(saved))
+        self.effects: list[do.Effect] = []
         self.shared = shared_model(disk["omega"])
         self.shared.resume(self.shared.window, iter(disk.setdefault("journal", [])))
         self.commit: do.Commit | None = None
@@ -132,12 +135,16 @@ class Host:
         self.effects_left: int | None = None
         """Effects to be carried out before the process dies."""
 
+    def handle(self, event: Event) -> None:
+        """Have the group handle an event; its effects wait to be carried out."""
+        self.effects += handle(self.group, event)
+
     def hear(self, connection: Connection, data: bytes | None) -> None:
         number = connection.number
         if data is None:
             if self.attached.get(number) is connection:
                 del self.attached[number]
-                self.group.leave(number, "connection closed")
+                self.handle(Left(number, "connection closed"))
         else:
             frame = decode_frame(data)
             kind = frame.WhichOneof("body")
@@ -150,23 +157,23 @@ class Host:
             elif kind == "snapshot":
                 self._keep(number, frame.snapshot)
             else:
-                self.group.receive(number, frame)
+                self.handle(Received(number, frame))
         self.carry_out()
 
     def _welcome(self, connection: Connection, hello: pb.Hello) -> None:
         number = connection.number
         if (before := self.attached.pop(number, None)) is not None:
             self.replaced.append(before)
-            self.group.leave(number, "replaced by a new connection")
+            self.handle(Left(number, "replaced by a new connection"))
             self.carry_out()
         self.attached[number] = connection
         self._send(number, pb.Frame(welcome=pb.Welcome(version=VERSION, run=RUN, id=RUN_ID, device=number)))
-        self.group.join(Device(number, hello.device, hello.identity, hello.samples))
+        self.handle(Joined(Device(number, hello.device, hello.identity, hello.samples)))
 
     def _relay(self, number: int, envelope: pb.Envelope, data: bytes) -> None:
         receiver = self.attached.get(envelope.receiver)
         if envelope.sender == number and envelope.generation == self.group.generation and receiver:
-            self.group.relayed(number)
+            self.group.pace.heard(number)
             put(receiver.down, data, self.rng)
 
     def _keep(self, number: int, snapshot: pb.Snapshot) -> None:
@@ -180,14 +187,14 @@ class Host:
         if snapshot.part == snapshot.parts - 1:
             self.disk["snapshots"][key] = parts = self.arriving.pop(key)
             first = pb.Snapshot.FromString(parts[0])
-            group.stored(*key, frozenset(wrapped.device for wrapped in first.keys))
+            self.handle(Stored(*key, frozenset(wrapped.device for wrapped in first.keys)))
 
     def _send(self, number: int, frame: pb.Frame) -> None:
         if number in self.attached:
             self.attached[number].down.append(encode_frame(frame))
 
     def carry_out(self) -> None:
-        effects, self.group.effects = self.group.effects, []
+        effects, self.effects = self.effects, []
         for effect in effects:
             if self.effects_left is not None:
                 if self.effects_left == 0:

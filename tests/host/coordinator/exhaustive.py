@@ -19,9 +19,12 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.schedule import Pass, mini_batches
 from crowdlearn_host.coordinator.group import effects as do
 from crowdlearn_host.coordinator.group.attendance import Attendance
+from crowdlearn_host.coordinator.group.events import Joined, Left, Received, Stored
+from crowdlearn_host.coordinator.group.faults import Faults
 from crowdlearn_host.coordinator.group.forming import Forming
-from crowdlearn_host.coordinator.group.group import Group
-from crowdlearn_host.coordinator.group.restore_points import Device
+from crowdlearn_host.coordinator.group.group import Group, Reports
+from crowdlearn_host.coordinator.group.handlers.table import handle
+from crowdlearn_host.coordinator.group.restore_points import Device, RestorePoints
 from crowdlearn_host.coordinator.group.settings import Settings
 
 Lineage = tuple[tuple[int, int, int], ...]
@@ -45,6 +48,8 @@ OVERLAPPING = {"staleness": 1, "snapshot_every": 2}
 """A mini-batch enters before the one ahead of it has updated, but after every second one."""
 FROZEN = {"ahead": True}
 """The dominator updates before its follower does."""
+PARTS = (Attendance, Faults, Forming, Reports, RestorePoints)
+"""The classes of a group's parts, which have no parts of their own."""
 Groups = tuple[tuple[tuple[int, ...], int, dict[str, Any]], ...]
 """Samples by device, crashes, and settings other than SETTINGS."""
 
@@ -85,9 +90,9 @@ class World:
 
 def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
-        outside = ("pace", "_watch", "settings")  # no time passes, and settings stay
+        outside = ("pace", "watch", "settings")  # no time passes, and settings stay
         return tuple((k, _frozen(v)) for k, v in sorted(value.items()) if k not in outside)
-    if isinstance(value, Attendance | Forming):
+    if isinstance(value, PARTS):
         return _frozen(vars(value))
     if isinstance(value, set):
         return frozenset(value)
@@ -99,10 +104,10 @@ def _frozen(value: Any) -> Any:
 def _copied(group: Group) -> Group:
     twin = copy.copy(group)
     for name, value in vars(group).items():
-        if isinstance(value, dict | set | list):
+        if isinstance(value, PARTS):
+            setattr(twin, name, replace(value, **{n: copy.copy(of) for n, of in vars(value).items()}))
+        elif isinstance(value, dict | set | list):
             setattr(twin, name, copy.copy(value))
-    attendance = {name: copy.copy(value) for name, value in vars(group.attendance).items()}
-    twin.attendance = Attendance(**attendance)
     return twin
 
 
@@ -203,25 +208,22 @@ class Explorer:
         return world
 
     def _effects(self, world: World, d: int) -> int:
-        group = _copied(world.group)
-        self._enter(group, d, world.said[d][0])
-        return len(group.effects)
+        return len(self._enter(_copied(world.group), d, world.said[d][0])[1])
 
-    def _enter(self, group: Group, d: int, said: bytes | None) -> pb.Frame | None:
+    def _enter(self, group: Group, d: int, said: bytes | None) -> tuple[pb.Frame | None, list[do.Effect]]:
         if said is None:
-            group.leave(d, "gone")
-            return None
+            return None, handle(group, Left(d, "gone"))
         frame = pb.Frame.FromString(said)
         if frame.HasField("hello"):
-            group.join(Device(d, f"device {d}", bytes([d]), frame.hello.samples))
-        elif not frame.HasField("envelope") and not frame.HasField("snapshot"):
-            group.receive(d, frame)
-        return frame
+            return frame, handle(group, Joined(Device(d, f"device {d}", bytes([d]), frame.hello.samples)))
+        if frame.HasField("envelope") or frame.HasField("snapshot"):
+            return frame, []
+        return frame, handle(group, Received(d, frame))
 
     def _hear(self, world: World, d: int, effects: int | None) -> World:
         """The host takes what a device said; it dies after some of the effects, if told so."""
         group = _copied(world.group)
-        frame = self._enter(group, d, world.said[d][0])
+        frame, carried = self._enter(group, d, world.said[d][0])
         told = list(world.told)
         snapshots = dict(world.snapshots)
         saved, model, uploaded = world.saved, world.model, b""
@@ -234,10 +236,8 @@ class Explorer:
             if s.generation == group.generation and group.holders[s.piece] == d:
                 snapshots[s.generation, s.boundary, s.piece] = _lineage(s.sealed)
                 heirs = frozenset(key.device for key in s.keys)
-                group.stored(s.generation, s.boundary, s.piece, heirs)
-        carried = group.effects if effects is None else group.effects[:effects]
-        group.effects = []
-        for effect in carried:
+                handle(group, Stored(s.generation, s.boundary, s.piece, heirs))
+        for effect in carried[:effects]:
             sent: pb.Frame | None = None
             match effect:
                 case do.Save():

@@ -16,7 +16,18 @@ import numpy as np
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, Floats, decode_frame, encode_frame
 from crowdlearn_host.coordinator.group import effects as do
+from crowdlearn_host.coordinator.group.events import (
+    Event,
+    Joined,
+    Left,
+    Owing,
+    Received,
+    Stopped,
+    Stored,
+    Summed,
+)
 from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.group.handlers.table import handle
 from crowdlearn_host.coordinator.group.restore_points import Device
 from crowdlearn_host.coordinator.group.settings import Settings
 from crowdlearn_host.coordinator.hub.secure_sums import mean_of
@@ -67,6 +78,7 @@ class SumHost:
         if "sums" in disk:
             self.sums.restore(json.loads(disk["sums"]), disk.get("total"))
         self.attached: dict[int, Connection] = {}
+        self.effects: list[list[do.Effect]] = [[] for _ in self.groups]
         self.events: list[tuple[str, dict[str, Any]]] = disk.setdefault("events", [])
         self.crash_at: Callable[[object], bool] = lambda effect: False
         self.shown: Callable[[int, pb.SumStep], pb.SumStep] = lambda device, step: step
@@ -75,13 +87,17 @@ class SumHost:
     def group_of(self, number: int) -> Group:
         return self.groups[number // self.size]
 
+    def handle(self, index: int, event: Event) -> None:
+        """Have a group handle an event; its effects wait to be carried out."""
+        self.effects[index] += handle(self.groups[index], event)
+
     def hear(self, connection: Connection, data: bytes | None) -> None:
         number = connection.number
         group = self.group_of(number)
         if data is None:
             if self.attached.get(number) is connection:
                 del self.attached[number]
-                group.leave(number, "connection closed")
+                self.handle(number // self.size, Left(number, "connection closed"))
                 self.carry_out()
                 self.sums.left(number)
         else:
@@ -92,7 +108,8 @@ class SumHost:
                 self.attached[number] = connection
                 welcome = pb.Welcome(version=VERSION, run=RUN, id=RUN_ID, device=number)
                 self._send(number, pb.Frame(welcome=welcome))
-                group.join(Device(number, hello.device, hello.identity, hello.samples))
+                device = Device(number, hello.device, hello.identity, hello.samples)
+                self.handle(number // self.size, Joined(device))
                 self.carry_out()
                 self.sums.joined(number)
             elif self.attached.get(number) is not connection:
@@ -106,7 +123,7 @@ class SumHost:
             elif kind == "sum_step":
                 self.sums.answer(number, frame.sum_step)
             else:
-                group.receive(number, frame)
+                self.handle(number // self.size, Received(number, frame))
         self.carry_out()
 
     def _keep(self, group: Group, number: int, snapshot: pb.Snapshot) -> None:
@@ -119,16 +136,17 @@ class SumHost:
         parts.append(snapshot.SerializeToString())
         if snapshot.part == snapshot.parts - 1:
             keys = pb.Snapshot.FromString(parts[0]).keys
-            group.stored(*key, frozenset(each.device for each in keys))
+            heirs = frozenset(each.device for each in keys)
+            self.handle(number // self.size, Stored(*key, heirs))
 
     def _send(self, number: int, frame: pb.Frame) -> None:
         if number in self.attached:
             self.attached[number].down.append(encode_frame(frame))
 
     def carry_out(self) -> None:
-        while self.sums.effects or any(group.effects for group in self.groups):
-            for index, group in enumerate(self.groups):
-                effects, group.effects = group.effects, []
+        while self.sums.effects or any(self.effects):
+            for index in range(len(self.groups)):
+                effects, self.effects[index] = self.effects[index], []
                 for effect in effects:
                     self._check(effect)
                     self._do(index, effect)
@@ -184,12 +202,12 @@ class SumHost:
                     self.shared.take_in(record)
                 self.sums.released()
             case of_sums.Over(group, place):
-                self.groups[group].summed(place)
+                self.handle(group, Summed(place))
             case of_sums.Tell(event, fields):
                 self.events.append((event, fields))
             case of_sums.Stop(reason):
-                for group in self.groups:
-                    group.stop(reason)
+                for group in range(len(self.groups)):
+                    self.handle(group, Stopped(reason))
 
 
 class SumCrowd:
@@ -233,8 +251,8 @@ class SumCrowd:
 
     def tick(self, now: float) -> None:
         self.host.sums.tick(now)
-        for group in self.host.groups:
-            group.owe(self.host.sums.owing)
+        for index, group in enumerate(self.host.groups):
+            self.host.handle(index, Owing(self.host.sums.owing))
             group.attendance.tick(group.devices, now, self.settings.grace_seconds)
         self.host.carry_out()
 

@@ -8,6 +8,7 @@ import pytest
 from crowdlearn_device.platform.battery import Battery, DeviceState
 from crowdlearn_device.platform.heat import ZONE_CELSIUS, Heat
 from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_host.coordinator.group.events import Received
 
 from .crowd import Action, Crowd, settings_for
 
@@ -61,7 +62,7 @@ def test_a_phone_that_throttles_is_told_once_for_each_change(tmp_path: Path) -> 
     crowd = Crowd(tmp_path / "more", settings_for())
     crowd.run_until(lambda: len(crowd.group.live) == 4)
     for thermal in (1, 1, 3, 0, 0):
-        crowd.group.receive(0, pb.Frame(device_state=pb.DeviceState(thermal=thermal)))
+        crowd.host.handle(Received(0, pb.Frame(device_state=pb.DeviceState(thermal=thermal))))
     crowd.host.carry_out()
     assert [each["status"] for each in crowd.told("throttled")] == ["light", "severe"]
     assert crowd.told("cooled") == [{"device": "phone-0"}]
@@ -71,7 +72,7 @@ def test_a_phone_that_throttles_is_told_once_for_each_change(tmp_path: Path) -> 
 def test_a_state_that_cannot_be_is_refused(tmp_path: Path, state: pb.DeviceState) -> None:
     crowd = Crowd(tmp_path, settings_for())
     crowd.run_until(lambda: len(crowd.group.live) == 4)
-    crowd.group.receive(1, pb.Frame(device_state=state))
+    crowd.host.handle(Received(1, pb.Frame(device_state=state)))
     crowd.host.carry_out()
     assert {"device": "phone-1", "reason": "a state that no device can be in"} in crowd.told("refused")
 

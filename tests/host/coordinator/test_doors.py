@@ -11,9 +11,10 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import encode_frame
 from crowdlearn_device.transport.large_message import LargeMessage
 from crowdlearn_host.coordinator.group import effects as do
-from crowdlearn_host.coordinator.group import group as group_module
-from crowdlearn_host.coordinator.group.claims import contradiction
+from crowdlearn_host.coordinator.group.events import Joined, Received
+from crowdlearn_host.coordinator.group.faults import MAX_FAULTS, MAX_FAULTS_OF_DEVICE, contradiction
 from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.group.handlers.table import handle
 from crowdlearn_host.coordinator.group.restore_points import Device
 from crowdlearn_host.coordinator.hub import large_messages
 from crowdlearn_host.coordinator.hub.large_messages import MOST_FOR_HOST, LargeMessages
@@ -28,7 +29,7 @@ def gathered(devices: int) -> Group:
     """A group that forms for the first time."""
     group = Group(settings_for(TWO_PIECES, devices))
     for number in range(devices):
-        group.join(Device(number, f"device-{number}", bytes([number]) * 32, 10))
+        handle(group, Joined(Device(number, f"device-{number}", bytes([number]) * 32, 10)))
     assert group.phase == "forming"
     return group
 
@@ -36,10 +37,10 @@ def gathered(devices: int) -> Group:
 def test_a_device_that_keeps_faulting_is_let_go_and_named_and_the_others_go_on() -> None:
     group = gathered(4)
     (bad, *_) = group.holders
-    for _ in range(group_module.MAX_FAULTS_OF_DEVICE):
+    for _ in range(MAX_FAULTS_OF_DEVICE):
         assert group.phase != "stopped"
         fault = pb.Fault(generation=group.generation, kind=pb.FAULT_WIRE, reason="it says so")
-        group.receive(bad, pb.Frame(fault=fault))
+        handle(group, Received(bad, pb.Frame(fault=fault)))
     assert group.phase == "forming"
     assert bad not in group.holders
     assert "faulted 4 times, at last: it says so" in group.attendance.unfit[bad]
@@ -47,11 +48,12 @@ def test_a_device_that_keeps_faulting_is_let_go_and_named_and_the_others_go_on()
 
 def test_faults_of_different_devices_stop_a_group_that_gets_nowhere() -> None:
     group = gathered(4)
-    for _ in range(group_module.MAX_FAULTS * 4):
+    for _ in range(MAX_FAULTS * 4):
         if group.phase == "stopped":
             break
         holder = group.holders[0]
-        group.receive(holder, pb.Frame(fault=pb.Fault(generation=group.generation, reason="all do")))
+        fault = pb.Fault(generation=group.generation, reason="all do")
+        handle(group, Received(holder, pb.Frame(fault=fault)))
     assert (group.phase, group.reason) == ("stopped", f"device-{holder}: all do")
     assert len(group.attendance.unfit) == 2, "as many as the others can do without"
 
@@ -59,9 +61,9 @@ def test_faults_of_different_devices_stop_a_group_that_gets_nowhere() -> None:
 def test_a_snapshot_of_a_boundary_that_no_piece_can_be_at_is_not_taken() -> None:
     group = gathered(3)
     assert not group.takes_snapshot(group.boundary - 1)
-    assert not group.takes_snapshot(group._pass_end + 1)
+    assert not group.takes_snapshot(group.pass_end + 1)
     assert not group.takes_snapshot(1 << 60)
-    assert group.takes_snapshot(group._pass_end)
+    assert group.takes_snapshot(group.pass_end)
 
 
 @given(st.integers(1, 100_000))
@@ -88,10 +90,10 @@ def test_a_device_that_says_what_cannot_be_true_is_let_go_at_once_and_named(
     group = gathered(4)
     liar = next(device for device in group.holders if device != group.schedule.dominator)
     fault = pb.Fault(generation=group.generation, kind=kind, reason="so it says")
-    group.receive(liar, pb.Frame(fault=fault))
+    effects = handle(group, Received(liar, pb.Frame(fault=fault)))
     assert untrue in group.attendance.unfit[liar]
     assert "so it says (which is not so" in group.attendance.unfit[liar]
-    told = [e.fields for e in group.effects if isinstance(e, do.Record) and e.event == "fault"]
+    told = [e.fields for e in effects if isinstance(e, do.Record) and e.event == "fault"]
     assert told[-1]["contradicted"].startswith(untrue)
     assert group.phase == "forming"
     assert liar not in group.holders
@@ -101,9 +103,8 @@ def test_a_fault_that_may_be_true_costs_no_device_at_first() -> None:
     group = gathered(4)
     kinds = (pb.FAULT_DATA, group.schedule.dominator), (pb.FAULT_WIRE, group.holders[1])
     for kind, device in kinds:
-        group.receive(
-            device, pb.Frame(fault=pb.Fault(generation=group.generation, kind=kind, reason="maybe"))
-        )
+        fault = pb.Fault(generation=group.generation, kind=kind, reason="maybe")
+        handle(group, Received(device, pb.Frame(fault=fault)))
     assert not group.attendance.unfit
 
 

@@ -15,6 +15,7 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import encode_tensor
 from crowdlearn_device.protocol.schedule import Pass
 from crowdlearn_device.state.piece_state import PieceState
+from crowdlearn_host.coordinator.group.events import Received
 
 from .crowd import ONE_PIECE, TWO_PIECES, Crowd, layout_of, settings_for
 from .tiny import LAST, LAYERS, TinyExecutor, manifest
@@ -83,7 +84,7 @@ def test_progress_of_no_samples_is_refused(tmp_path):
     crowd = Crowd(tmp_path, settings_for(epochs=1))
     crowd.run_until(lambda: crowd.group.phase == "running")
     told = pb.Progress(generation=crowd.group.generation, boundary=1, rows=0)
-    crowd.group.receive(crowd.group.schedule.dominator, pb.Frame(progress=told))
+    crowd.host.handle(Received(crowd.group.schedule.dominator, pb.Frame(progress=told)))
     crowd.run()
     assert crowd.done
     assert any("no samples" in event["reason"] for event in crowd.told("refused"))

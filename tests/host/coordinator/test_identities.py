@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from crowdlearn_host.coordinator.group.effects import Save, Send
+from crowdlearn_host.coordinator.group.events import Joined
+from crowdlearn_host.coordinator.group.handlers.table import handle
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 
 from .crowd import TWO_PIECES, Crowd, settings_for
@@ -23,10 +25,10 @@ def test_a_device_has_its_number_for_good_before_others_hear_of_it(tmp_path: Pat
     crowd = Crowd(tmp_path, settings_for(TWO_PIECES, 2), samples=(7, 5))
     crowd.run_until(lambda: crowd.group.phase == "running")
     newcomer = crowd.group.devices[0]
-    crowd.group.join(type(newcomer)(9, "late", bytes(32), 3))
+    effects = handle(crowd.group, Joined(type(newcomer)(9, "late", bytes(32), 3)))
     kinds = [
         "save" if isinstance(effect, Save) else effect.frame.WhichOneof("body")
-        for effect in crowd.group.effects
+        for effect in effects
         if isinstance(effect, Save | Send)
     ]
     assert "heirs" in kinds

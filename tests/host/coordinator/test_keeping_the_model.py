@@ -34,7 +34,7 @@ def assert_all_have_it(crowd: Crowd) -> None:
 
 
 def handing_out(crowd: Crowd) -> bool:
-    return bool(crowd.group._forming.keepers) and crowd.group.phase == "forming"
+    return bool(crowd.group.forming.keepers) and crowd.group.phase == "forming"
 
 
 def test_every_device_takes_the_model(tmp_path):
@@ -131,7 +131,7 @@ def test_only_the_model_travels_and_only_sealed(tmp_path: Path):
 
     def before(action: Action) -> None:
         frame = action.frame()
-        if frame is None or not crowd.group._forming.keepers or action.kind != "hear":
+        if frame is None or not crowd.group.forming.keepers or action.kind != "hear":
             return
         if frame.HasField("envelope"):
             assert frame.envelope.purpose == pb.PURPOSE_MODEL

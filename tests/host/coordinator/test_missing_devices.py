@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_host.coordinator.group.events import Event, Received
 from crowdlearn_host.coordinator.group.settings import Cut
 from crowdlearn_host.coordinator.group.timing.pace import DEADLINE, LONG, Pace
 from crowdlearn_host.errors import ConfigError
@@ -140,8 +140,8 @@ def test_a_spare_that_comes_in_the_middle_of_a_pass_inherits_from_then_on(folder
     crowd.connect(first)
     crowd.run_until(lambda: crowd.group.phase == "running")
     crowd.connect(spare)
-    crowd.run_until(lambda: any(spare in heirs for heirs in crowd.group.snapshots.values()))
-    crowd.run_until(lambda: spare in crowd.group.snapshots.get((*newest(crowd), 1), ()))
+    crowd.run_until(lambda: any(spare in heirs for heirs in crowd.group.restore_points.snapshots.values()))
+    crowd.run_until(lambda: spare in crowd.group.restore_points.snapshots.get((*newest(crowd), 1), ()))
     crowd.crash(crowd.group.holders[1])
     crowd.run_until(lambda: crowd.group.phase == "running" and spare in crowd.group.holders)
     for phone in crowd.phones:
@@ -152,7 +152,7 @@ def test_a_spare_that_comes_in_the_middle_of_a_pass_inherits_from_then_on(folder
 
 
 def newest(crowd: Crowd) -> tuple[int, int]:
-    return crowd.group.restore_points[-1].generation, crowd.group.restore_points[-1].boundary
+    return crowd.group.restore_points.points[-1].generation, crowd.group.restore_points.points[-1].boundary
 
 
 def test_a_silent_device_is_let_go_and_a_spare_takes_over(folder: Path) -> None:
@@ -192,14 +192,14 @@ def test_a_slow_follower_is_swapped_for_a_spare_and_reported(folder: Path) -> No
     expected = undisturbed(folder, epochs=4)
     crowd = Crowd(folder / "slow", settings_for(epochs=4))
     slow = 3
-    plain = crowd.host.group.receive
+    plain = crowd.host.handle
 
-    def tell(number: int, frame: pb.Frame) -> None:
-        if frame.HasField("held"):
-            frame.held.busy_seconds = 9.0 if number == slow else 1.0
-        plain(number, frame)
+    def tell(event: Event) -> None:
+        if isinstance(event, Received) and event.frame.HasField("held"):
+            event.frame.held.busy_seconds = 9.0 if event.device == slow else 1.0
+        plain(event)
 
-    crowd.host.group.receive = tell  # type: ignore[method-assign]
+    crowd.host.handle = tell  # type: ignore[method-assign]
     crowd.run()
     assert crowd.done, (crowd.group.phase, crowd.group.reason, crowd.host.events[-6:])
     assert {told["device"] for told in crowd.told("swapped")} == {"phone-3"}

@@ -66,9 +66,9 @@ def test_sticky_pieces_come_back_to_their_devices_in_every_epoch(folder: Path) -
 
 def test_spares_are_heirs_and_without_them_nobody_is(folder: Path) -> None:
     with_spare = Crowd(folder / "spare", settings_for(heirs="spares"))
-    with_spare.run_until(lambda: bool(with_spare.group.snapshots))
+    with_spare.run_until(lambda: bool(with_spare.group.restore_points.snapshots))
     spare = set(range(4)) - set(with_spare.group.holders)
-    assert set().union(*with_spare.group.snapshots.values()) <= spare
+    assert set().union(*with_spare.group.restore_points.snapshots.values()) <= spare
     without = Crowd(folder / "none", settings_for(devices=3, heirs="spares"), samples=(7, 5, 6))
     without.run()
     without.check_done()
@@ -82,7 +82,7 @@ def test_two_heirs_restore_a_lost_piece_together_and_one_alone_does_not(folder: 
     settings = settings_for(devices=4, heirs="shared")
     crowd = Crowd(folder / "crowd", settings, samples=samples)
     crowd.run_until(lambda: crowd.group.phase == "running" and crowd.group.boundary > 1)
-    assert all(heirs and len(heirs) == 3 for heirs in crowd.group.snapshots.values())
+    assert all(heirs and len(heirs) == 3 for heirs in crowd.group.restore_points.snapshots.values())
     lost, spare = crowd.group.holders[1], (set(range(4)) - set(crowd.group.holders)).pop()
     crowd.crash(lost)
     crowd.run()

@@ -50,7 +50,7 @@ def sealed(crowd: Crowd, liar: int, victim: int, part: pb.StatePart) -> pb.Frame
 
 def part_for(crowd: Crowd, victim: int) -> pb.StatePart:
     """Some of the neurons that the victim is to hold."""
-    neurons = crowd.group._layout[crowd.group.holders.index(victim)]
+    neurons = crowd.group.layout[crowd.group.holders.index(victim)]
     layer = next(layer for layer, (start, stop) in enumerate(neurons) if stop > start)
     start, stop = neurons[layer]
     return pb.StatePart(layer=layer, neurons=pb.Range(start=start, stop=stop))

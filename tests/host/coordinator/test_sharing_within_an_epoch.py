@@ -75,11 +75,11 @@ def test_a_round_is_not_shared_again_from_an_older_point(folder: Path) -> None:
     crowd.crash(lost)
     crowd.connect(lost)
     crowd.run_until(lambda: len(crowd.told("shared")) == 1)
-    assert len(crowd.group.restore_points) == 2
+    assert len(crowd.group.restore_points.points) == 2
     for number in {lost, other, *crowd.group.holders}:
         crowd.crash(number)
         for state in crowd.phones[number].home.rglob(
-            f"{crowd.group.restore_points[-1].generation:08d}-*.state"
+            f"{crowd.group.restore_points.points[-1].generation:08d}-*.state"
         ):
             state.unlink()
         crowd.connect(number)
@@ -106,8 +106,8 @@ def test_a_renewed_point_needs_no_device(folder: Path) -> None:
     """Whoever held a piece when it was shared may be gone for good, its disk too."""
     crowd = crowd_of(folder, UPLOADS["and nothing shuffles"])
     crowd.run_until(lambda: len(crowd.told("shared")) == 1)
-    point = crowd.group.restore_points[-1]
-    assert (point.generation, len(crowd.group.restore_points)) == (0, 1)
+    point = crowd.group.restore_points.points[-1]
+    assert (point.generation, len(crowd.group.restore_points.points)) == (0, 1)
     trained = point.boundary
     for number in range(4):
         crowd.crash(number)

@@ -108,7 +108,7 @@ async def test_a_snapshot_of_what_a_device_does_not_hold_is_not_kept(
         snapshot = pb.Snapshot(**said, sealed=b"x")
         await host.devices[group.holders[0]].send(pb.Frame(snapshot=snapshot).SerializeToString())
         assert await host.refused.get() == f"snapshot of piece {piece} that is not its own"
-        assert not group.snapshots
+        assert not group.restore_points.snapshots
         assert not list(kept.iterdir())
 
 

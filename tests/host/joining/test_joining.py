@@ -21,8 +21,10 @@ from crowdlearn_device.protocol.frames import VERSION
 from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.transport.join import join_host
 from crowdlearn_host.common.toml_files import parse_config
+from crowdlearn_host.coordinator.group.effects import Effect
+from crowdlearn_host.coordinator.group.events import Event, Joined
 from crowdlearn_host.coordinator.group.group import Group
-from crowdlearn_host.coordinator.group.restore_points import Device
+from crowdlearn_host.coordinator.group.handlers.table import handle
 from crowdlearn_host.coordinator.group.settings import Settings
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
@@ -106,15 +108,15 @@ async def test_a_device_that_is_sent_away_at_once_comes_again_ever_later(tmp_pat
     came: list[float] = []
     stopping = asyncio.Event()
 
-    def send_away(self: Group, device: Device) -> None:
-        came.append(asyncio.get_running_loop().time())
-        if len(came) == 8:
-            stopping.set()
-        self.attendance.unfit[device.number] = "its data is damaged"
-        join(self, device)
+    def send_away(group: Group, event: Event) -> list[Effect]:
+        if isinstance(event, Joined):
+            came.append(asyncio.get_running_loop().time())
+            if len(came) == 8:
+                stopping.set()
+            group.attendance.unfit[event.device.number] = "its data is damaged"
+        return handle(group, event)
 
-    join = Group.join
-    monkeypatch.setattr(Group, "join", send_away)
+    monkeypatch.setattr("crowdlearn_host.coordinator.hub.server.handle", send_away)
     monkeypatch.setattr("crowdlearn_device.transport.join.FIRST_RETRY", 0.01)
     token, (_, pin) = Enrolment(tmp_path).enrol("phone-1"), certificate(tmp_path)
     data = give_data(tmp_path / "data", load_split("digits", "test"))

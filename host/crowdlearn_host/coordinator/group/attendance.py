@@ -1,4 +1,4 @@
-"""Who of a group's devices is here."""
+"""The devices of a group that are here, and the wait for those that are not."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ class Attendance:
     gone_since: dict[int, float] = field(default_factory=dict)
     thermal: dict[int, int] = field(default_factory=dict)
     charge: dict[int, int] = field(default_factory=dict)
+    patient: bool = True
+    """True while the group waits for devices that are missing."""
+    waiting_since: float | None = None
 
     def left(self, number: int) -> int:
         """Return the charge that a device has left, in percent: all while it is charged, or if it reports
@@ -64,3 +67,14 @@ class Attendance:
             since = self.gone_since.setdefault(number, now)
             if now - since >= grace and number not in self.live:
                 self.absent.add(number)
+
+    def wait(self, now: float, grace: float) -> bool:
+        """Note that the group waits for devices; return whether it has for longer than the grace, in seconds,
+        and goes on with those that are here.
+        """
+        if self.waiting_since is None or not self.live:
+            self.waiting_since = now
+        if now - self.waiting_since < grace:
+            return False
+        self.patient = False
+        return True

@@ -1,9 +1,10 @@
 """The instructions of a group to its shell, to be done in this order; `Save` is on disk before the `Send`
-behind it leaves.
+behind it leaves. What it saves is the group as it is when the event has been taken in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,3 +134,20 @@ Effect = (
     | Checkpoint
     | Record
 )
+
+Effects = Iterator[Effect]
+"""The effects of an event, or of a part of what it brings about. A function that yields them does nothing
+until they are taken: `yield from` it.
+"""
+Decision = Generator[Effect, None, bool]
+"""Effects, and then an answer: `if (yield from choose_cut(...))`."""
+
+
+def send(device: int, **body: Any) -> Send:
+    """Return the effect that sends a device a frame with this body."""
+    return Send(device, pb.Frame(**body))
+
+
+def record(event: str, **fields: Any) -> Record:
+    """Return the effect that has the run's event log tell an event."""
+    return Record(event, fields)

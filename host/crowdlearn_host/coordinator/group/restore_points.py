@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from crowdlearn_device.piece.routes import Layout
@@ -104,3 +104,51 @@ def providers(
         else:
             return None
     return found
+
+
+@dataclass
+class RestorePoints:
+    """The points that a group can return to, newest last. `snapshots` on the server's disk has the heirs that
+    can read the one of a generation, boundary and piece; `lost` which devices no longer have the state of
+    which generation.
+    """
+
+    points: list[RestorePoint] = field(default_factory=list)
+    snapshots: dict[tuple[int, int, int], frozenset[int]] = field(default_factory=dict)
+    lost: set[tuple[int, int]] = field(default_factory=set)
+
+    def return_to(self, point: RestorePoint) -> None:
+        """Forget all points newer than this one."""
+        self.points = self.points[: self.points.index(point) + 1]
+
+    def has_snapshots(self, point: RestorePoint) -> bool:
+        """Return whether a snapshot of every piece at a point is on the server's disk."""
+        key = (point.generation, point.boundary)
+        return all((*key, piece) in self.snapshots for piece in range(len(point.holders)))
+
+    def keep_only(self, point: RestorePoint) -> None:
+        """Forget all other points, and snapshots of older ones."""
+        key = (point.generation, point.boundary)
+        self.points = [point]
+        self.snapshots = {k: heirs for k, heirs in self.snapshots.items() if k[:2] >= key}
+
+    def reschedule(self, schedule: Schedule) -> None:
+        """Have the newest point go on by another schedule."""
+        self.points[-1] = replace(self.points[-1], schedule=schedule)
+
+    def providers(self, point: RestorePoint, live: Set[int], needed: int) -> list[tuple[int, bool]] | None:
+        """Return `providers` of a point, of the devices that are connected."""
+        return providers(point, self.snapshots, live, self.lost, needed)
+
+    def helping(
+        self, point: RestorePoint, providing: Sequence[tuple[int, bool]], live: Set[int], needed: int
+    ) -> tuple[tuple[int, int], ...]:
+        """Return the heirs that open a stored snapshot together with the one that provides it, and its
+        piece.
+        """
+        found: list[tuple[int, int]] = []
+        for piece, (provider, is_stored) in enumerate(providing):
+            if is_stored:
+                heirs = self.snapshots[point.generation, point.boundary, piece] & live - {provider}
+                found += [(heir, piece) for heir in sorted(heirs)[: needed - 1]]
+        return tuple(found)

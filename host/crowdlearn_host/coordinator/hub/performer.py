@@ -93,13 +93,12 @@ class Performer:
         """Return groups that wait for others."""
         return {index for index, _, _ in self._held_back}
 
-    def perform(self, index: int) -> None:
+    def perform(self, index: int, effects: Sequence[do.Effect]) -> None:
         """Carry out a group's effects, at once or in their turn."""
         group = self._groups[index]
-        if not group.effects and not self._places.all_over:
+        if not effects and not self._places.all_over:
             self._places.stands(index, group.phase)
             return
-        effects, group.effects = group.effects, []
         if self._failed:
             return
         queue, commit, unsaved = self._queues[index], None, True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Floats
 
-from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.group.events import Event, Stopped, Summed
 from crowdlearn_host.coordinator.storage.store import Store
 from crowdlearn_host.coordinator.sums.effects import Keep, Over, Release, SendStep, Stop, SumEffect, Tell
 from crowdlearn_host.coordinator.sums.rounds import SecureRounds
@@ -33,20 +33,20 @@ class Hub(Protocol):
 
 
 class SumPerformer:
-    """The performer of the effects of secure sums, in their order; `perform_group` carries out a group's
-    effects then.
+    """The performer of the effects of secure sums, in their order; `handle` has one of the `groups` handle an
+    event.
     """
 
     def __init__(
         self,
         hub: Hub,
         rounds: SecureRounds,
-        groups: Sequence[Group],
+        groups: int,
         store: Store,
-        perform_group: Callable[[int], None],
+        handle: Callable[[int, Event], None],
     ) -> None:
         self._hub, self._rounds, self._groups, self._store = hub, rounds, groups, store
-        self._perform_group = perform_group
+        self._handle = handle
         self._queue: deque[SumEffect] = deque()
         self._busy: asyncio.Task[None] | None = None
 
@@ -87,12 +87,10 @@ class SumPerformer:
                 self._queue.extend(self._rounds.effects)
                 self._rounds.effects.clear()
             case Over(group, place):
-                self._groups[group].summed(place)
-                self._perform_group(group)
+                self._handle(group, Summed(place))
             case Stop(reason):
-                for index, stopped in enumerate(self._groups):
-                    stopped.stop(reason)
-                    self._perform_group(index)
+                for index in range(self._groups):
+                    self._handle(index, Stopped(reason))
 
 
 def mean_of(release: Release) -> Floats:

@@ -22,7 +22,18 @@ from crowdlearn_device.transport.serve import TRY_LATER
 from websockets.asyncio.connection import Connection
 
 from crowdlearn_host.coordinator.group.effects import Contribute
+from crowdlearn_host.coordinator.group.events import (
+    Event,
+    Joined,
+    Left,
+    Owing,
+    Received,
+    Stopped,
+    Stored,
+    Ticked,
+)
 from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.group.handlers.table import handle
 from crowdlearn_host.coordinator.group.restore_points import Device
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
@@ -117,7 +128,7 @@ class Server:
         if self.sums is not None:
             if (kept := self.folder.load_sum()) is not None:
                 self.sums.restore(*kept)
-            self._sums = SumPerformer(self, self.sums, self.groups, self.store, self._perform)
+            self._sums = SumPerformer(self, self.sums, len(self.groups), self.store, self._handle)
 
     def contribute(self, group: int, contribution: Contribute) -> None:
         """Let a group that has come to the end of a round share by a secure sum."""
@@ -131,11 +142,14 @@ class Server:
             change(self.sums)
             self._sums.perform()
 
-    def _perform(self, index: int) -> None:
-        """Carry out a group's effects; its relay has the generation before any of them leaves."""
+    def _handle(self, index: int, event: Event) -> None:
+        """Have a group handle an event, and carry out its effects; its relay has the generation before any of
+        them leaves.
+        """
+        effects = handle(self.groups[index], event)
         if self.relays is not None:
             self.relays.stands(index, self.groups[index].generation)
-        self._performer.perform(index)
+        self._performer.perform(index, effects)
 
     def relayed(self, rows: Sequence[tuple[int, str, int, int, int]]) -> None:
         """Count what a relay process passed on between devices: number, way ("up", "down"), purpose, bytes
@@ -146,7 +160,7 @@ class Server:
             if (device := group.devices.get(number)) is not None:
                 self.traffic.of(device.name, way).add(purpose, size, messages)
                 if way == "up":
-                    group.relayed(number)
+                    group.pace.heard(number)
 
     def _index(self, number: int) -> int:
         """Return the index of the group that a device belongs to."""
@@ -200,8 +214,7 @@ class Server:
         number = attached.device.number
         reason = "connection closed"
         try:
-            self._group(number).join(attached.device)
-            self._perform(self._index(number))
+            self._handle(self._index(number), Joined(attached.device))
             self._change_sums(lambda sums: sums.joined(number))
             reason = await attached.stream.ended()
         finally:
@@ -209,8 +222,7 @@ class Server:
             if attached.counts:
                 attached.counts = False
                 del self._attached[number]
-                self._group(number).leave(number, reason)
-                self._perform(self._index(number))
+                self._handle(self._index(number), Left(number, reason))
                 self._change_sums(lambda sums: sums.left(number))
         return number not in self._group(number).attendance.unfit
 
@@ -260,8 +272,7 @@ class Server:
         if before is not None:
             before.counts = False
             before.stream.abort()
-            self._group(number).leave(number, "replaced by a new connection")
-            self._perform(self._index(number))
+            self._handle(self._index(number), Left(number, "replaced by a new connection"))
         self._attached[number] = attached
         attached.up.count(CONTROL, frame.ByteSize())
         welcome = pb.Welcome(version=VERSION, run=self.run, id=self._id, device=number)
@@ -285,12 +296,11 @@ class Server:
             case "wanted":
                 return self._give(attached, frame.wanted.sha256)
             case "sum_step":
-                attached.group.relayed(attached.number)
+                attached.group.pace.heard(attached.number)
                 self._change_sums(lambda sums: sums.answer(attached.number, frame.sum_step))
                 return None
         index = self._index(attached.number)
-        attached.group.receive(attached.number, frame)
-        self._perform(index)
+        self._handle(index, Received(attached.number, frame))
         # No more of an upload than can be checked.
         return self._performer.settled(index) if frame.HasField("shared") else None
 
@@ -310,7 +320,7 @@ class Server:
         elif receiving not in group.devices:
             self._refuse(attached, f"envelope to device {receiving}, which is not of its group")
         elif generation == group.generation and (receiver := self._attached.get(receiving)):
-            group.relayed(sender)
+            group.pace.heard(sender)
             receiver.put(data, purpose, express=express)
             return None if receiver.stream.has_room else receiver.stream.room()
         return None
@@ -341,7 +351,7 @@ class Server:
         if not group.takes_snapshot(snapshot.boundary):
             self._refuse(attached, f"snapshot of boundary {snapshot.boundary}, at which no piece is complete")
             return
-        group.relayed(number)
+        group.pace.heard(number)
         try:
             heirs = await self.store.save_snapshot(index, snapshot)
         except WireError as error:
@@ -350,7 +360,8 @@ class Server:
             self.fail(error)
         else:
             if heirs is not None:
-                group.stored(snapshot.generation, snapshot.boundary, snapshot.piece, heirs)
+                generation, boundary, piece = snapshot.generation, snapshot.boundary, snapshot.piece
+                self._handle(index, Stored(generation, boundary, piece, heirs))
 
     def _refuse(self, attached: Attached, reason: str) -> None:
         self.refuse(attached.device.name, reason)
@@ -446,11 +457,10 @@ class Server:
                 self.groups[index].pace.restart()  # it is others who take their time
             self._change_sums(lambda sums: sums.tick(time.monotonic()))
             owing = set() if self.sums is None else self.sums.owing
-            for index, group in enumerate(self.groups):
+            for index in range(len(self.groups)):
                 if self.sums is not None:
-                    group.owe(owing)
-                group.tick(time.monotonic())
-                self._perform(index)
+                    self._handle(index, Owing(owing))
+                self._handle(index, Ticked(time.monotonic()))
                 if index % AT_ONCE == AT_ONCE - 1:
                     await asyncio.sleep(0)
             with contextlib.suppress(TimeoutError):
@@ -458,9 +468,8 @@ class Server:
 
     async def stop(self, reason: str) -> None:
         """Tell all devices that this process stops; the run can be resumed."""
-        for index, group in enumerate(self.groups):
-            group.stop(reason)
-            self._perform(index)
+        for index in range(len(self.groups)):
+            self._handle(index, Stopped(reason))
         await self.close()
 
     async def close(self) -> None:

@@ -77,7 +77,7 @@ class AdbFleet:
     @property
     def trained(self) -> bool:
         """Return True if the run has got anywhere."""
-        return any(group.restore_points for group in self.server.groups)
+        return any(group.restore_points.points for group in self.server.groups)
 
     def decline(self, serial: str, reason: str) -> None:
         """Note that a device takes no part. Raises TrainingError if none is left, and nothing is trained."""
