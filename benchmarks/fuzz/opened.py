@@ -7,16 +7,20 @@ or refuses it with a typed error.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import DataError, DeviceError
-from crowdlearn_device.member.generation import Generation
+from crowdlearn_device.member.events import Event, Received, Turn
+from crowdlearn_device.member.handlers.assigning import generation_of
+from crowdlearn_device.member.handlers.table import EVENTS
+from crowdlearn_device.member.member import Member
+from crowdlearn_device.member.run import Run
 from crowdlearn_device.optimizers.sgd import Sgd
-from crowdlearn_device.privacy.tap import Tap
-from crowdlearn_device.program.executor import Executor, Programs, ProgramStore
+from crowdlearn_device.program.executor import Executor
 from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Array, encode_tensor
@@ -26,7 +30,7 @@ from crowdlearn_device.state.on_disk import StateStore
 from crowdlearn_device.state.piece_state import PieceState
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-ME, PEER, RUN, GENERATION = 1, 0, "fuzzed", 6
+ME, PEER, GENERATION = 1, 0, 6
 WIDTH, ROWS, MICRO = 2, 3, 2
 SUM, BACK = (Port(role, ("B", WIDTH), layer=1) for role in ("sum", "error"))
 ONWARD, RETURNED = (Port(role, ("B", WIDTH), layer=2, edge=1) for role in ("sum", "error"))
@@ -62,36 +66,40 @@ class _Zeros:
         return [np.zeros(shape, np.float32) for shape in shapes]
 
 
+class _Programs:
+    """One program, which every piece is run by."""
+
+    def manifest(self, sha256: str) -> Manifest:
+        return MANIFEST
+
+    def executor(self, manifest: Manifest) -> Executor:
+        return _Zeros()
+
+    def files(self, sha256: str) -> dict[str, bytes]:
+        return {}
+
+
 class _Disk(StateStore):
     def save(self, generation: int, boundary: int, state: PieceState) -> None:
         return
 
 
-class _Device:
-    """What a member is to its generation."""
+class _Run(Run):
+    """A run whose devices know each other, and whose disk keeps nothing."""
 
-    def __init__(self, folder: Path, identities: dict[int, bytes], identity: Identity) -> None:
-        self.outbox: list[pb.Frame] = []
-        self.device, self.run = ME, RUN
-        self.identity, self.identities = identity, identities
-        self.programs: Programs = ProgramStore(folder)
-        self.states: StateStore = _Disk(folder)
-        self.tap: Tap | None = None
+    known: Mapping[int, bytes]
 
-    def trust(self, peers: Iterable[pb.Peer]) -> list[int]:
-        return [peer.device for peer in peers]
+    @cached_property
+    def states(self) -> StateStore:
+        return _Disk(self.folder)
 
-    def trust_heirs(self, heirs: Iterable[pb.Peer]) -> list[int]:
-        return self.trust(heirs)
+    @property
+    def identities(self) -> Mapping[int, bytes]:
+        return self.known
 
-    def program(self, sha256: str) -> tuple[Manifest, Executor]:
-        return MANIFEST, _Zeros()
 
-    def keep(self, sha256: str, weights: PieceState) -> None:
-        return
-
-    def data(self) -> Dataset:
-        raise DataError("there is none here")
+def _no_data() -> Dataset:
+    raise DataError("there is none here")
 
 
 def opened(data: bytes) -> None:
@@ -103,17 +111,24 @@ def opened(data: bytes) -> None:
         purposes = pb.Purpose.values()
         envelope = channel.seal(purposes[data[0] % len(purposes)], data[2:])
         try:
-            device.receive("envelope", pb.Frame(envelope=envelope))
-            while device.work():
-                pass
+            _take(device, Received(pb.Frame(envelope=envelope)))
+            while device.has_work:
+                _take(device, Turn())
         except DeviceError:
             return
 
 
-def _beside_a_peer(folder: Path, *, trains: bool) -> tuple[Channel, Generation]:
+def _take(device: Member, event: Event) -> list[pb.Frame]:
+    """Return what a device sends on an event. Raises what `handle` makes a fault of."""
+    return list(EVENTS[type(event)](device, event))
+
+
+def _beside_a_peer(folder: Path, *, trains: bool) -> tuple[Channel, Member]:
     """A peer's channel to a device that holds the middle layer, and that device."""
     mine, its, ephemeral = Identity.generate(), Identity.generate(), X25519PrivateKey.generate()
-    device = _Device(folder, {ME: mine.public, PEER: its.public}, mine)
+    device = Member("me", folder, mine, 0, _no_data, _Programs())
+    device.run = run = _Run(folder, mine, "fuzzed", "1", ME)
+    run.known = {ME: mine.public, PEER: its.public}
     whole, none = pb.Range(start=0, stop=WIDTH), pb.Range()
     assign = pb.Assign(
         generation=GENERATION,
@@ -127,16 +142,15 @@ def _beside_a_peer(folder: Path, *, trains: bool) -> tuple[Channel, Generation]:
         provided=[pb.PieceSpec(device=PEER, neurons=[none, whole, none])],
         pass_end=4,
     )
-    generation = Generation(device, assign)
+    device.generation = generation_of(device, run, assign)
     offer = pb.KeyOffer(device=PEER, ephemeral=ephemeral.public_key().public_bytes_raw())
-    generation.receive("keys", pb.Frame(keys=pb.Keys(generation=GENERATION, offers=[offer])))
-    channel = Channel(
-        RUN, GENERATION, PEER, its, ephemeral, ME, mine.public, device.outbox[0].key_offer.ephemeral
-    )
+    _take(device, Received(pb.Frame(keys=pb.Keys(generation=GENERATION, offers=[offer]))))
+    own = device.generation.channels.public
+    channel = Channel(run.full_name, GENERATION, PEER, its, ephemeral, ME, mine.public, own)
     if trains:
-        generation.receive("envelope", pb.Frame(envelope=channel.seal(pb.PURPOSE_SHUFFLE, _state())))
-        generation.receive("go", pb.Frame(go=pb.Go(generation=GENERATION)))
-    return channel, generation
+        _take(device, Received(pb.Frame(envelope=channel.seal(pb.PURPOSE_SHUFFLE, _state()))))
+        _take(device, Received(pb.Frame(go=pb.Go(generation=GENERATION))))
+    return channel, device
 
 
 def _state() -> bytes:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import PolicyError
+from crowdlearn_device.member.events import Received
+from crowdlearn_device.member.handlers.table import handle
 from crowdlearn_device.member.member import Member
 from crowdlearn_device.program.executor import ProgramStore
 from crowdlearn_device.protocol import wire_pb2 as pb
@@ -133,18 +135,19 @@ def test_a_member_refuses_before_it_offers_a_key_and_tells_host_and_owner(tmp_pa
     (tmp_path / "assignments.json").write_text(json.dumps({"most_neurons": 20, "strangers": False}))
     data = Dataset(np.zeros((4, 64), np.float32), np.zeros(4, np.int64))
     member = Member("phone-0", tmp_path, OWN, 4, lambda: data, ProgramStore(tmp_path))
-    member.receive(pb.Frame(welcome=pb.Welcome(version=VERSION, run="r", device=0, id=bytes(16))))
-    member.outbox.clear()
+    welcome = pb.Welcome(version=VERSION, run="r", device=0, id=bytes(16))
+    said = handle(member, Received(pb.Frame(welcome=welcome)))
     for generation in range(1, 4):
         assign = _lie(random.Random(generation), [Identity.generate()])
         assign.generation = generation
-        member.receive(pb.Frame(assign=assign))
-    kinds = [frame.WhichOneof("body") for frame in member.outbox]
+        said += handle(member, Received(pb.Frame(assign=assign)))
+    kinds = [frame.WhichOneof("body") for frame in said]
     assert kinds == ["fault"] * 3
-    assert all(frame.fault.fatal for frame in member.outbox)
-    assert not member.identities  # not even the identities of invented devices are kept
+    assert all(frame.fault.fatal for frame in said)
+    assert member.run
+    assert not member.run.identities  # not even the identities of invented devices are kept
     kept = [json.loads(line) for line in (tmp_path / "refusals.jsonl").read_text().splitlines()]
-    assert [each["reason"] for each in kept] == [frame.fault.reason for frame in member.outbox]
+    assert [each["reason"] for each in kept] == [frame.fault.reason for frame in said]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ from crowdlearn_device.protocol.frames import VERSION
 from crowdlearn_device.transport.join import join_host
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.coordinator.group import effects as do
+from crowdlearn_host.coordinator.group.effects import Effects
+from crowdlearn_host.coordinator.group.events import Ticked
 from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.group.handlers.table import EVENTS
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.devices.joining.certificate import certificate
@@ -85,10 +88,10 @@ async def test_a_full_disk_ends_the_run_with_what_to_do_and_the_run_goes_on(
 async def test_a_tick_that_breaks_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared = a_run_that_listens(tmp_path, 0)
 
-    def tick(self: Group, now: float) -> None:
+    def tick(group: Group, event: Ticked) -> Effects:
         raise ZeroDivisionError("a mistake of ours")
 
-    monkeypatch.setattr(Group, "tick", tick)
+    monkeypatch.setitem(EVENTS, Ticked, tick)
     with RunFolder(tmp_path / "run", create=True) as folder, pytest.raises(ZeroDivisionError):
         await asyncio.wait_for(train(prepared, [], folder, lambda *_: None), ENOUGH_SECONDS)
 

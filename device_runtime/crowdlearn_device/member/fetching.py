@@ -1,94 +1,59 @@
-"""A member that fetches the programs it lacks from the server, as a device does that joined over the
-network.
-"""
+"""Programs that a device lacks and gets from the server, as one does that joined over the network."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
-from crowdlearn_device.data.dataset import Dataset
-from crowdlearn_device.errors import DeviceError, ProgramError, WireError
-from crowdlearn_device.platform.battery import DeviceState
+from crowdlearn_device.errors import ProgramError, WireError
 from crowdlearn_device.program.executor import Load, ProgramStore, load_program
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.security.identity import Identity
-
-from .member import Member
 
 MAX_PROGRAM = 256 << 20
 """Bytes of the largest program file that a device takes."""
 
 
-class FetchingMember(Member):
-    """A member whose assignment waits until the program that it names is here, its manifest first.
+@dataclass
+class Fetching:
+    """The assignment that is `waiting` for its program, and the `file` of it that is on its way.
 
     Until then everything else of that generation can wait too: no device goes on without this device's key.
     """
 
-    def __init__(
-        self,
-        name: str,
-        home: Path,
-        identity: Identity,
-        samples: int,
-        load_data: Callable[[], Dataset],
-        token: str,
-        load: Load = load_program,
-        binding: bytes = b"",
-        state: DeviceState | None = None,
-    ) -> None:
-        self._folder = home / "programs"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._store = ProgramStore(self._folder, load)
-        self._waiting: pb.Frame | None = None
-        self._file: _File | None = None
-        super().__init__(name, home, identity, samples, load_data, self._store, token, None, binding, state)
+    folder: Path
+    store: ProgramStore
+    waiting: pb.Assign | None = None
+    file: PartialFile | None = None
 
-    def _receive(self, frame: pb.Frame) -> None:
-        kind = frame.WhichOneof("body")
-        if kind == "assign" and (frame.assign.piece >= 0 or frame.assign.keep_program):
-            self._waiting, self._file = frame, None
-            self._equip()
-        elif kind == "chunk":
-            if self._file is None:
-                raise WireError("bytes of a program that was not asked for")
-            self._file.add(frame.chunk)
-            if self._file.complete:
-                self._file = None
-                self._equip()
-        else:
-            super()._receive(frame)
+    @classmethod
+    def into(cls, home: Path, load: Load = load_program) -> Self:
+        """Return the fetching of programs into HOME/programs; `load` loads them."""
+        folder = home / "programs"
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder, ProgramStore(folder, load))
 
-    def _fault(self, error: DeviceError) -> None:
-        self._waiting = self._file = None
-        super()._fault(error)
-
-    def _equip(self) -> None:
-        """Ask for the next file that the waiting assignment needs, or let it go ahead."""
-        if self._waiting is None:
-            return
-        assign = self._waiting.assign
+    def missing(self, assign: pb.Assign) -> tuple[str, str] | None:
+        """Return hash and suffix of the next file that an assignment needs, its manifest first; None if all
+        are here. Raises WireError if it names none.
+        """
         if assign.piece >= len(assign.pieces):
             raise WireError(f"assignment of piece {assign.piece} of {len(assign.pieces)}")
         manifest = assign.keep_program or assign.pieces[assign.piece].program
-        if not self._store.has(manifest, ".json"):
-            self._want(manifest, ".json")
-        elif not self._store.has(program := self._store.manifest(manifest).program, ".pte"):
-            self._want(program, ".pte")
-        else:
-            frame, self._waiting = self._waiting, None
-            super()._receive(frame)
+        if not self.store.has(manifest, ".json"):
+            return manifest, ".json"
+        if not self.store.has(program := self.store.manifest(manifest).program, ".pte"):
+            return program, ".pte"
+        return None
 
-    def _want(self, sha256: str, suffix: str) -> None:
-        self._generation = None
-        self._file = _File(self._folder / (sha256 + suffix), sha256)
-        self._send(pb.Frame(wanted=pb.Wanted(sha256=sha256)))
+    def give_up(self) -> None:
+        """Wait for no program any more."""
+        self.waiting = self.file = None
 
 
-class _File:
+class PartialFile:
     """A file while its bytes arrive; it gets its name once they are all there and hash to it."""
 
     def __init__(self, path: Path, sha256: str) -> None:

@@ -17,7 +17,8 @@ from websockets.exceptions import WebSocketException
 
 from crowdlearn_device.data.dataset import NO_DATA, Dataset, load_dataset
 from crowdlearn_device.errors import JoinError
-from crowdlearn_device.member.fetching import FetchingMember
+from crowdlearn_device.member.fetching import Fetching
+from crowdlearn_device.member.member import Member
 from crowdlearn_device.platform.battery import Condition
 from crowdlearn_device.program.executor import Load, load_program
 from crowdlearn_device.protocol.frames import MAX_FRAME
@@ -94,8 +95,18 @@ async def join_host(
                 log.info("connected to %s", urlsplit(target).netloc)
                 prune_programs(home)
                 state = None if battery is None else await asyncio.to_thread(battery.state)
-                member = FetchingMember(
-                    name, home, identity, samples, load, token, load_with, bound_to_pin(pin), state
+                fetching = Fetching.into(home, load_with)
+                member = Member(
+                    name,
+                    home,
+                    identity,
+                    samples,
+                    load,
+                    fetching.store,
+                    token,
+                    binding=bound_to_pin(pin),
+                    state=state,
+                    fetching=fetching,
                 )
                 began = time.monotonic()
                 ended = await run_member(connection, member, leaving, battery, watch=watch)

@@ -16,6 +16,8 @@ from websockets.http11 import Request, Response
 
 from crowdlearn_device.data.dataset import NO_DATA, Dataset, load_dataset
 from crowdlearn_device.errors import DeviceError
+from crowdlearn_device.member.events import Connected, Event, Leaving, Received, StateRead, Turn
+from crowdlearn_device.member.handlers.table import handle
 from crowdlearn_device.member.member import Member
 from crowdlearn_device.platform.battery import Condition
 from crowdlearn_device.platform.files import write_atomically
@@ -67,15 +69,22 @@ async def run_member(
     Once `leaving` is set, the battery is low, or the bytes of the day are used up, it asks to go.
     """
     arrived = asyncio.Event()
+    waiting: list[pb.Frame] = []
+    """Frames to be sent."""
+
+    def happened(event: Event) -> None:
+        waiting.extend(handle(member, event))
 
     def take(data: bytes) -> None:
         frame = decode_frame(data)
         if watch is not None:
             watch.received(frame, len(data))
-        member.count(len(data))
-        member.receive(frame)
-        if member.outbox or member.has_work or not frame.HasField("envelope"):
+        member.use.count(len(data))
+        happened(Received(frame))
+        if waiting or member.has_work or not frame.HasField("envelope"):
             arrived.set()  # of several sums that a stage takes, the last one lets it run
+
+    happened(Connected())
 
     stream = taken_over(connection, take)
     ending = asyncio.create_task(stream.ended())
@@ -89,8 +98,8 @@ async def run_member(
         nonlocal why
         while not (why := (battery.low() if battery is not None else "") or member.used_up()):
             if battery is not None:
-                member.tell_state(await asyncio.to_thread(battery.state))
-            if member.outbox:
+                happened(StateRead(await asyncio.to_thread(battery.state)))
+            if waiting:
                 arrived.set()
             await asyncio.sleep(every)
         arrived.set()
@@ -102,25 +111,24 @@ async def run_member(
             arrived.clear()  # before the work: what arrives while frames go out must not be forgotten
             if (leaving.is_set() or why) and not going:
                 going = True
-                member.leave(why or "stopped on the device")
+                happened(Leaving(why or "stopped on the device"))
                 if why and watch is not None:
                     watch.resting(why)
-            member.work()
-            outbox, member.outbox = member.outbox, []
-            while outbox:
-                frame = outbox.pop(0)
+            happened(Turn())
+            for _ in range(len(waiting)):  # what comes meanwhile waits for the next turn
+                frame = waiting.pop(0)
                 if frame.HasField("fault"):
                     log.error("fault: %s", frame.fault.reason)
                 data = encode_frame(frame)
                 if watch is not None:
                     watch.sent(frame, len(data))
-                member.count(len(data))
+                member.use.count(len(data))
                 stream.put(data, express=frame.envelope.express)
                 del data
                 del frame
                 if not stream.has_room:
                     await stream.room()
-            if member.outbox or member.has_work:
+            if waiting or member.has_work:
                 await asyncio.sleep(0)  # let in what arrives
             else:
                 await arrived.wait()
@@ -176,7 +184,7 @@ async def serve_device(
         refused = token.refusal(request)
         return None if refused is None else connection.respond(*refused)
 
-    async def handle(connection: ServerConnection) -> None:
+    async def drive(connection: ServerConnection) -> None:
         nonlocal current
         task = asyncio.current_task()
         if current is not None and not current.done():
@@ -201,7 +209,7 @@ async def serve_device(
 
     own, number = (port, None) if isinstance(port, socket.socket) else (None, port)
     async with serve(
-        handle,
+        drive,
         None if own else "127.0.0.1",
         number,
         sock=own,

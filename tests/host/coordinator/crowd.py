@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from crowdlearn_device.errors import WireError
+from crowdlearn_device.member.events import Received
 from crowdlearn_device.piece.routes import Layout
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Floats, decode_frame, encode_frame
@@ -163,12 +164,11 @@ class Crowd:
             self._hear(action.connection)
             return
         phone = self.phones[action.number]
-        assert phone.member is not None
         if action.kind == "take":
-            phone.member.receive(decode_frame(action.connection.down.popleft()))
+            phone.handle(Received(decode_frame(action.connection.down.popleft())))
             phone.idle = False
         else:
-            phone.idle = not phone.member.work()
+            phone.work()
         self._collect(phone)
 
     def _hear(self, connection: Connection) -> None:
@@ -188,17 +188,17 @@ class Crowd:
     def _collect(self, phone: Phone) -> None:
         assert phone.member is not None
         assert phone.connection is not None
-        for frame in phone.member.outbox:
+        for frame in phone.outbox:
             if frame.HasField("assign") or frame.HasField("key_offer"):
                 phone.fed.clear()
             if frame.HasField("progress"):
-                generation = phone.member._generation
+                generation = phone.member.generation
                 assert generation is not None
                 rows = tuple(phone.fed[: frame.progress.rows])
                 del phone.fed[: frame.progress.rows]
-                self._account(frame.progress.boundary, generation._assign.epoch, phone.number, rows)
+                self._account(frame.progress.boundary, generation.assign.epoch, phone.number, rows)
             put(phone.connection.up, encode_frame(frame), self.rng)
-        phone.member.outbox.clear()
+        phone.outbox.clear()
 
     def _account(self, boundary: int, epoch: int, device: int, rows: tuple[int, ...]) -> None:
         points = self.group.restore_points.points

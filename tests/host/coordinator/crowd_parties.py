@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.member import events as member_events
+from crowdlearn_device.member.handlers.table import handle as handle_by_member
 from crowdlearn_device.member.member import Member
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, decode_frame, encode_frame
@@ -72,6 +74,8 @@ class Phone:
         self.home = folder / f"phone-{number}"
         self.identity = Identity.generate()
         self.member: Member | None = None
+        self.outbox: list[pb.Frame] = []
+        """Frames that the member sends."""
         self.connection: Connection | None = None
         self.idle = True
         self.hung = False
@@ -89,10 +93,23 @@ class Phone:
     def connect(self) -> Connection:
         name = f"phone-{self.number}"
         self.member = Member(name, self.home, self.identity, self.samples, lambda: self.data, self._programs)
+        self.outbox.clear()
+        self.handle(member_events.Connected())
         self.fed.clear()
         self.connection = Connection(self.number)
         self.idle = False
         return self.connection
+
+    def handle(self, event: member_events.Event) -> None:
+        """Have the member handle an event; its frames wait in `outbox`."""
+        assert self.member is not None
+        self.outbox += handle_by_member(self.member, event)
+
+    def work(self) -> None:
+        """Do one piece of computation, if there is one."""
+        assert self.member is not None
+        self.idle = not self.member.has_work
+        self.handle(member_events.Turn())
 
     def crash(self, keep: int) -> None:
         """Lose everything but the disk; of what was said, `keep` frames still reach the host."""

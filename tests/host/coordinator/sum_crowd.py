@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from crowdlearn_device.member import events as member_events
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, Floats, decode_frame, encode_frame
 from crowdlearn_host.coordinator.group import effects as do
@@ -279,12 +280,11 @@ class SumCrowd:
                 self._hear(what)
             elif kind == "take":
                 phone = self.phones[what.number]
-                assert phone.member is not None
-                phone.member.receive(decode_frame(what.down.popleft()))
+                phone.handle(member_events.Received(decode_frame(what.down.popleft())))
                 phone.idle = False
                 self._collect(phone)
             else:
-                what.idle = not what.member.work()
+                what.work()
                 self._collect(what)
         raise AssertionError(f"still busy after {limit} actions")
 
@@ -302,9 +302,9 @@ class SumCrowd:
     def _collect(self, phone: Phone) -> None:
         assert phone.member is not None
         assert phone.connection is not None
-        for frame in phone.member.outbox:
+        for frame in phone.outbox:
             put(phone.connection.up, encode_frame(frame), self.rng)
-        phone.member.outbox.clear()
+        phone.outbox.clear()
 
     def model(self) -> dict[str, Floats]:
         """The global model as the host's disk holds it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from crowdlearn_device.member.events import StateRead
 from crowdlearn_device.platform.battery import Battery, DeviceState
 from crowdlearn_device.platform.heat import ZONE_CELSIUS, Heat
 from crowdlearn_device.protocol import wire_pb2 as pb
@@ -27,7 +28,7 @@ def trained(folder: Path, *, weigh_charge: bool) -> Crowd:
     def tell(_: Action) -> None:
         for phone in crowd.phones:
             if phone.member is not None and phone.connection is not None:
-                phone.member.tell_state(STATES[phone.number])
+                phone.handle(StateRead(STATES[phone.number]))
                 crowd._collect(phone)
 
     crowd.run(tell)

@@ -10,6 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from crowdlearn_device.errors import ProgramError
+from crowdlearn_device.member import events as member_events
+from crowdlearn_device.member.handlers.passing import carry_out
+from crowdlearn_device.member.handlers.table import handle
+from crowdlearn_device.member.roles.base import Deliver
+from crowdlearn_device.member.roles.piece_pass import PiecePass
 from crowdlearn_device.piece.piece import Piece
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import encode_tensor
@@ -43,9 +48,9 @@ def test_a_follower_with_a_weight_that_is_nan_says_so_before_the_next_update(tmp
     crowd.run_until(lambda: crowd.group.phase == "running")
     member = crowd.phones[crowd.group.holders[1]].member
     assert member
-    assert member._generation
-    assert member._generation._work
-    member._generation._work._piece._weights._values["weight1"][0, 0] = np.nan
+    assert member.generation
+    assert isinstance(member.generation.role, PiecePass)
+    member.generation.role.work.piece._weights._values["weight1"][0, 0] = np.nan
     crowd.run_until(lambda: crowd.told("fault"))
     assert re.search(
         r"of layers \d to \d, piece 1 at step 0: .*nan.* diverged", crowd.told("fault")[0]["reason"]
@@ -61,21 +66,22 @@ def test_sums_and_errors_that_come_too_early_are_a_fault(tmp_path, purpose):
     liar, victim = crowd.phones[follower].member, crowd.phones[dominator].member
     assert liar
     assert victim
-    assert liar._generation
-    edges = liar._generation._manifest.edges
+    assert liar.generation
+    assert liar.generation.manifest
+    edges = liar.generation.manifest.edges
     if purpose == pb.PURPOSE_ACTIVATION:
         edge, width = next((i, LAYERS[LAST]) for i, e in enumerate(edges) if e.target == LAST)
     else:
         edge, width = next((i, LAYERS[e.target]) for i, e in enumerate(edges) if e.source == 0)
     values = encode_tensor(np.ones((2, width), np.float32), pb.FLOAT32)
-    step = liar._generation._assign.boundary
+    step = liar.generation.assign.boundary
     sums = pb.Sums(step=step, micro=0, edge=edge, micros=2, rows=3, values=values)
-    liar._generation.deliver(0, purpose, sums.SerializeToString(), express=False)
-    forged = pb.Frame.FromString(liar.outbox.pop().SerializeToString())
-    victim.receive(forged)
-    while victim.work():
-        pass
-    faults = [frame.fault for frame in victim.outbox if frame.WhichOneof("body") == "fault"]
+    (sealed,) = carry_out(liar.generation, [Deliver(0, purpose, sums.SerializeToString())])
+    forged = pb.Frame.FromString(sealed.SerializeToString())
+    said = handle(victim, member_events.Received(forged))
+    while victim.has_work:
+        said += handle(victim, member_events.Turn())
+    faults = [frame.fault for frame in said if frame.WhichOneof("body") == "fault"]
     assert [fault.kind for fault in faults] == [pb.FAULT_WIRE]
     assert "before" in faults[0].reason
 
@@ -131,11 +137,11 @@ def test_whatever_an_authenticated_peer_seals_is_a_fault_with_its_reason(tmp_pat
     dominator, follower = crowd.group.holders
     liar, victim = crowd.phones[dominator].member, crowd.phones[follower].member
     assert liar
-    assert liar._generation
+    assert liar.generation
     assert victim
-    liar._generation.deliver(1, purpose, content, express=False)
-    victim.receive(liar.outbox.pop())
-    (fault,) = (frame.fault for frame in victim.outbox if frame.HasField("fault"))
+    (sealed,) = carry_out(liar.generation, [Deliver(1, purpose, content)])
+    said = handle(victim, member_events.Received(sealed))
+    (fault,) = (frame.fault for frame in said if frame.HasField("fault"))
     assert (fault.kind, fault.generation) == (pb.FAULT_WIRE, crowd.group.generation)
     assert words in fault.reason
 

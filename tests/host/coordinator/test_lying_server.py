@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from crowdlearn_device.member.events import Received
+from crowdlearn_device.member.handlers.table import handle
 from crowdlearn_device.member.member import Member
 from crowdlearn_device.protocol import wire_pb2 as pb
 
@@ -21,8 +23,8 @@ def member(tmp_path) -> Member:
 
 def assignment(member: Member, **changes: object) -> pb.Assign:
     """The next one, which differs from the one before it in this alone."""
-    assert member._generation
-    assign = pb.Assign.FromString(member._generation._assign.SerializeToString())
+    assert member.generation
+    assign = pb.Assign.FromString(member.generation.assign.SerializeToString())
     assign.generation += 1
     assign.MergeFrom(pb.Assign(**changes))  # type: ignore[arg-type]
     return assign
@@ -30,19 +32,20 @@ def assignment(member: Member, **changes: object) -> pb.Assign:
 
 def refused(member: Member, *frames: pb.Frame) -> str:
     """Why, after this the last of these is refused."""
-    member.outbox.clear()
+    said: list[pb.Frame] = []
     for frame in frames:
-        assert not [f for f in member.outbox if f.HasField("fault")]
-        member.receive(frame)
-    fault = member.outbox[-1].fault
+        assert not [f for f in said if f.HasField("fault")]
+        said += handle(member, Received(frame))
+    fault = said[-1].fault
     assert fault.kind == pb.FAULT_WIRE
     return fault.reason
 
 
 def test_keys_that_come_again_would_seal_under_the_same_key_stream(member: Member) -> None:
-    assert member._generation
-    offers = [pb.KeyOffer(device=d, ephemeral=bytes(range(32))) for d in member.identities]
-    keys = pb.Keys(generation=member._generation.number, offers=offers)
+    assert member.run
+    assert member.generation
+    offers = [pb.KeyOffer(device=d, ephemeral=bytes(range(32))) for d in member.run.identities]
+    keys = pb.Keys(generation=member.generation.number, offers=offers)
     assert "keys were exchanged already" in refused(member, pb.Frame(keys=keys))
 
 

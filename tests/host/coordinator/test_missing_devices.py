@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from crowdlearn_device.member.events import Leaving
 from crowdlearn_host.coordinator.group.events import Event, Received
 from crowdlearn_host.coordinator.group.settings import Cut
 from crowdlearn_host.coordinator.group.timing.pace import DEADLINE, LONG, Pace
@@ -114,7 +115,7 @@ def test_a_device_that_asks_to_go_is_replaced_before_it_goes(piece: int, folder:
     going = crowd.group.holders[piece]
     phone = crowd.phones[going]
     assert phone.member is not None
-    phone.member.leave("battery at 9 %")
+    phone.handle(Leaving("battery at 9 %"))
     phone.idle = False
     crowd.run_until(lambda: phone.member is not None and phone.member.finished is not None)
     assert phone.member.finished == "left as it asked"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from crowdlearn_device.member.events import Received
 from crowdlearn_device.member.generation import Generation
+from crowdlearn_device.member.handlers.table import handle
 from crowdlearn_device.protocol import wire_pb2 as pb
 
 from .crowd import TWO_PIECES, Action, Crowd, settings_for
@@ -13,7 +15,7 @@ from .crowd import TWO_PIECES, Action, Crowd, settings_for
 
 def generation(crowd: Crowd, number: int) -> Generation | None:
     member = crowd.phones[number].member
-    return member._generation if member else None
+    return member.generation if member else None
 
 
 def hold_back(crowd: Crowd, victim: int) -> None:
@@ -26,7 +28,7 @@ def hold_back(crowd: Crowd, victim: int) -> None:
 
     def keyed(number: int) -> bool:
         found = generation(crowd, number)
-        return found is not None and found.number == crowd.group.generation and bool(found._channels)
+        return found is not None and found.number == crowd.group.generation and bool(found.channels.to)
 
     while not (crowd.group.phase == "forming" and all(map(keyed, crowd.group.live))):
         crowd.act(crowd.rng.choice([action for action in crowd.actions() if not gives(action)]))
@@ -36,8 +38,8 @@ def fault(crowd: Crowd, victim: int, frame: pb.Frame) -> str:
     """Why the victim refuses a frame."""
     member = crowd.phones[victim].member
     assert member
-    member.receive(pb.Frame.FromString(frame.SerializeToString()))
-    (told,) = (said.fault for said in member.outbox if said.HasField("fault"))
+    said = handle(member, Received(pb.Frame.FromString(frame.SerializeToString())))
+    (told,) = (each.fault for each in said if each.HasField("fault"))
     assert (told.kind, told.generation) == (pb.FAULT_WIRE, crowd.group.generation)
     return told.reason
 
@@ -45,7 +47,7 @@ def fault(crowd: Crowd, victim: int, frame: pb.Frame) -> str:
 def sealed(crowd: Crowd, liar: int, victim: int, part: pb.StatePart) -> pb.Frame:
     found = generation(crowd, liar)
     assert found
-    return pb.Frame(envelope=found._channel(victim).seal(found._moving, part.SerializeToString()))
+    return pb.Frame(envelope=found.channels[victim].seal(found.moving, part.SerializeToString()))
 
 
 def part_for(crowd: Crowd, victim: int) -> pb.StatePart:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from crowdlearn_device.errors import AggregationError, StateError
+from crowdlearn_device.member.handlers.sharing import summed_weights
 from crowdlearn_device.member.secure_sharing import KeptOnDisk, SecureSharing, round_id
 from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint
 from crowdlearn_device.privacy.aggregation.messages import SumRound
@@ -47,11 +48,11 @@ def summed(crowd: SumCrowd, but: tuple[int, ...] = ()) -> np.ndarray:
     numbers = FixedPoint(crowd.groups)
     total, count = np.zeros(len(lot(0).positions), np.uint32), np.zeros(len(lot(0).positions))
     for phone in crowd.phones:
-        generation = phone.member._generation if phone.member else None
+        generation = phone.member.generation if phone.member else None
         if generation is None or phone.number in but:
             continue
-        values, at = generation.summed(0, 1.0), 0
-        for start, stop in ranges[generation._assign.piece]:
+        values, at = summed_weights(generation, 0, 1.0), 0
+        for start, stop in ranges[generation.assign.piece]:
             total[start:stop] += numbers.encode(values[at : at + stop - start])
             count[start:stop] += 1
             at += stop - start

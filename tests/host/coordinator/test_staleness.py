@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from crowdlearn_device.member.roles.piece_pass import PiecePass
 from crowdlearn_device.piece.piece import Piece
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Array, Floats
@@ -40,8 +41,9 @@ def stale(counts: Counts = THREE_PIECES, **changes: object) -> Settings:
 
 
 def piece_of(phone: Phone) -> Piece | None:
-    generation = phone.member._generation if phone.member else None
-    return generation._work._piece if generation and generation._work else None
+    generation = phone.member.generation if phone.member else None
+    role = generation.role if generation else None
+    return role.work.piece if isinstance(role, PiecePass) else None
 
 
 def delayed_sgd(settings: Settings, phones: list[Phone]) -> dict[str, Floats]:

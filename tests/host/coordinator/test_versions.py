@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from crowdlearn_device.member.events import Received
+from crowdlearn_device.member.handlers.table import handle
 from crowdlearn_device.member.member import Member
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION
@@ -64,5 +66,5 @@ async def test_the_host_refuses_a_device_and_says_why(
 def test_a_device_refuses_an_older_host(folder: Path) -> None:
     member: Member | None = Crowd(folder, settings_for()).phones[0].member
     assert member is not None
-    member.receive(pb.Frame(welcome=pb.Welcome(version=OLDER, run="run", device=0)))
-    assert f"the server has protocol version {OLDER}, this device {VERSION}" in member.outbox[-1].fault.reason
+    said = handle(member, Received(pb.Frame(welcome=pb.Welcome(version=OLDER, run="run", device=0))))
+    assert f"the server has protocol version {OLDER}, this device {VERSION}" in said[-1].fault.reason

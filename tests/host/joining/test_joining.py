@@ -6,14 +6,16 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import JoinError
-from crowdlearn_device.member.fetching import FetchingMember
+from crowdlearn_device.member import events as member_events
+from crowdlearn_device.member.fetching import Fetching
+from crowdlearn_device.member.handlers.table import handle as by_member
+from crowdlearn_device.member.member import Member
 from crowdlearn_device.prediction.model_folder import KeptModel
 from crowdlearn_device.program.manifest import ArraySpec
 from crowdlearn_device.protocol import wire_pb2 as pb
@@ -130,14 +132,14 @@ async def test_a_device_that_was_silent_is_told_and_comes_again(tmp_path, monkey
     caplog.set_level("INFO", "crowdlearn")
     mute = [True, True]
 
-    def a_member(*args: Any) -> FetchingMember:
-        member = FetchingMember(*args)
-        if mute:
+    def silent_at_first(member: Member, event: member_events.Event) -> list[pb.Frame]:
+        said = by_member(member, event)
+        if mute and isinstance(event, member_events.Connected):
             mute.pop()
-            member.outbox.clear()
-        return member
+            return []
+        return said
 
-    monkeypatch.setattr("crowdlearn_device.transport.join.FetchingMember", a_member)
+    monkeypatch.setattr("crowdlearn_device.transport.serve.handle", silent_at_first)
     monkeypatch.setattr("crowdlearn_device.transport.join.FIRST_RETRY", 0.01)
     monkeypatch.setattr("crowdlearn_host.coordinator.hub.introduction.HELLO_SECONDS", 1.0)
     token, (_, pin) = Enrolment(tmp_path).enrol("phone-1"), certificate(tmp_path)
@@ -168,19 +170,20 @@ def test_the_certificate_is_kept_and_its_key_is_private(tmp_path):
     assert (tmp_path / "host.pem").stat().st_mode & 0o077 == 0
 
 
-def a_member(home: Path) -> FetchingMember:
+def a_member(home: Path) -> Member:
     data = load_split("digits", "test")
-    identity = Identity.generate()
-    member = FetchingMember("phone-1", home, identity, len(data), lambda: data, "token")
-    member.receive(pb.Frame(welcome=pb.Welcome(version=VERSION, run="run", id=bytes(16), device=0)))
-    member.outbox.clear()
+    identity, fetching = Identity.generate(), Fetching.into(home)
+    member = Member(
+        "phone-1", home, identity, len(data), lambda: data, fetching.store, "token", fetching=fetching
+    )
+    welcome = pb.Welcome(version=VERSION, run="run", id=bytes(16), device=0)
+    by_member(member, member_events.Received(pb.Frame(welcome=welcome)))
     program = hashlib.sha256(b"the manifest").hexdigest()
     spec = pb.PieceSpec(device=0, program=program)
     peer = pb.Peer(device=0, identity=identity.public)
-    member.receive(pb.Frame(assign=pb.Assign(generation=1, pieces=[spec], peers=[peer])))
-    (frame,) = member.outbox
+    assign = pb.Assign(generation=1, pieces=[spec], peers=[peer])
+    (frame,) = by_member(member, member_events.Received(pb.Frame(assign=assign)))
     assert frame.wanted.sha256 == program
-    member.outbox.clear()
     return member
 
 
@@ -199,8 +202,8 @@ def test_bytes_that_are_not_the_program_are_refused(tmp_path, change, words):
     member = a_member(tmp_path)
     program = hashlib.sha256(b"the manifest").hexdigest()
     good = {"sha256": program, "size": 12, "offset": 0, "data": b"the manifest"}
-    member.receive(pb.Frame(chunk=pb.Chunk(**{**good, **change})))
-    (frame,) = member.outbox
+    chunk = pb.Chunk(**{**good, **change})
+    (frame,) = by_member(member, member_events.Received(pb.Frame(chunk=chunk)))
     assert words in frame.fault.reason
     assert not list((tmp_path / "programs").glob("*.json"))
 

@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import torch
 from crowdlearn_device.errors import DeviceError, WireError
-from crowdlearn_device.member.dominator_on_shares import DominatorOnShares
-from crowdlearn_device.member.helper_on_shares import HelperOnShares
-from crowdlearn_device.member.piece_pass import Assigned
-from crowdlearn_device.member.roles import pass_of
+from crowdlearn_device.member.roles.base import Assigned, Deliver, Results
+from crowdlearn_device.member.roles.dominator_on_shares import DominatorOnShares
+from crowdlearn_device.member.roles.helper_on_shares import HelperOnShares
+from crowdlearn_device.member.roles.registry import role_for
 from crowdlearn_device.privacy.mechanisms.outgoing import Outgoing
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.schedule import mini_batches
-from crowdlearn_device.state.piece_state import PieceState
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.errors import ConfigError, PlanError
 from crowdlearn_host.privacy.audit.case import first_moment, recipe_of
@@ -120,35 +119,34 @@ class Group:
         for piece, program in enumerate(recipe.programs):
             assign = pb.Assign(generation=1, piece=piece, pass_end=batches, training=recipe.training)
             state = _piece_state(recipe.graph, layout[piece], start)
-            around = Around(piece, self.queue)
             executor = recipe.executors[piece]
             self.works.append(
-                pass_of(Assigned(assign, program.manifest, executor, layout, state, around, Outgoing()))
+                role_for(Assigned(assign, program.manifest, executor, layout, state, no_key, Outgoing()))
             )
 
+    def carry_out(self, piece: int, results: Results) -> None:
+        for result in results:
+            if isinstance(result, Deliver):
+                self.queue.append((piece, result.piece, result.purpose, result.content))
+
     def run(self) -> None:
-        for work in self.works:
-            work.go(lambda: self.data, 0)
+        for piece, work in enumerate(self.works):
+            self.carry_out(piece, work.go(lambda: self.data, 0))
         while True:
             while self.queue:
                 source, target, purpose, content = self.queue.popleft()
                 message = pb.SharedArray.FromString(content)
                 for _ in range(1 + self.tamper(source, target, message)):
-                    self.works[target].receive(source, purpose, message.SerializeToString())
-            if not sum(work.run() for work in self.works):
+                    received = self.works[target].receive(source, purpose, message.SerializeToString())
+                    self.carry_out(target, received)
+            if not any(work.ready for work in self.works):
                 return
+            for piece, work in enumerate(self.works):
+                self.carry_out(piece, work.run())
 
 
-class Around:
-    def __init__(self, piece: int, queue: deque[tuple[int, int, pb.Purpose, bytes]]) -> None:
-        self.piece, self.queue = piece, queue
-
-    def deliver(self, piece: int, purpose: pb.Purpose, content: bytes, *, express: bool) -> None:
-        self.queue.append((self.piece, piece, purpose, content))
-
-    def tell(self, progress: pb.Progress) -> None: ...
-
-    def hold(self, boundary: int, state: PieceState, busy: float) -> None: ...
+def no_key(piece: int) -> bytes:
+    raise AssertionError("nothing is masked here")
 
 
 def test_helpers_never_get_the_dominators_numbers(prepared: Prepared) -> None:

@@ -4,7 +4,7 @@ behind it leaves. What it saves is the group as it is when the event has been ta
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,9 +135,9 @@ Effect = (
     | Record
 )
 
-Effects = Iterator[Effect]
-"""The effects of an event, or of a part of what it brings about. A function that yields them does nothing
-until they are taken: `yield from` it.
+Effects = Iterable[Effect]
+"""The effects of an event, or of a part of what it brings about, to be taken once. A function that yields
+them does nothing until they are taken: `yield from` it.
 """
 Decision = Generator[Effect, None, bool]
 """Effects, and then an answer: `if (yield from choose_cut(...))`."""

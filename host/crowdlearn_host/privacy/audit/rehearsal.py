@@ -14,8 +14,8 @@ from hashlib import sha256
 
 import numpy as np
 from crowdlearn_device.data.dataset import Dataset
-from crowdlearn_device.member.piece_pass import Assigned
-from crowdlearn_device.member.roles import pass_of
+from crowdlearn_device.member.roles.base import Assigned, Deliver, Results
+from crowdlearn_device.member.roles.registry import role_for
 from crowdlearn_device.privacy.mechanisms.base import Place
 from crowdlearn_device.privacy.mechanisms.outgoing import outgoing_of
 from crowdlearn_device.privacy.tap import MemoryTap, Record
@@ -69,7 +69,7 @@ class PassTape:
 
 
 class _Carrier:
-    """The surroundings of one piece: messages go into the common queue."""
+    """The way out of one piece: messages go into the common queue."""
 
     def __init__(self, piece: int, queue: deque[tuple[int, int, pb.Purpose, bytes]]) -> None:
         self._piece, self._queue = piece, queue
@@ -81,11 +81,11 @@ class _Carrier:
         """Return the key of two pieces, drawn for all rehearsals: an attacker rehearses both."""
         return sha256(f"{min(self._piece, piece)} {max(self._piece, piece)}".encode()).digest()
 
-    def tell(self, progress: pb.Progress) -> None:
-        """Drop progress, which is not shown here."""
-
-    def hold(self, boundary: int, state: PieceState, busy: float) -> None:
-        """Drop snapshots, which are not needed here."""
+    def carry_out(self, results: Results) -> None:
+        """Deliver messages; progress and snapshots are not needed here."""
+        for result in results:
+            if isinstance(result, Deliver):
+                self.deliver(result.piece, result.purpose, result.content, express=result.express)
 
 
 def rehearse(
@@ -100,33 +100,35 @@ def rehearse(
     layout = tuple(piece.neurons for piece in recipe.plan.pieces)
     queue: deque[tuple[int, int, pb.Purpose, bytes]] = deque()
     taps = [MemoryTap() for _ in layout]
+    carriers = [_Carrier(piece, queue) for piece in range(len(layout))]
     works = []
     for piece, program in enumerate(recipe.programs):
         assign = pb.Assign(generation=1, epoch=epoch, piece=piece, pass_end=batches, training=training)
         state = _piece_state(recipe.graph, layout[piece], start)
-        carrier, executor = _Carrier(piece, queue), recipe.executors[piece]
         works.append(
-            pass_of(
+            role_for(
                 Assigned(
                     assign,
                     program.manifest,
-                    executor,
+                    recipe.executors[piece],
                     layout,
                     state,
-                    carrier,
+                    carriers[piece].common_key,
                     outgoing_of(training.outgoing, Place(), taps[piece]),
                     SECRET + device,
                 )
             )
         )
-    for work in works:
-        work.go(lambda: data, device)
+    for carrier, work in zip(carriers, works, strict=True):
+        carrier.carry_out(work.go(lambda: data, device))
     busy = True
     while busy:
         while queue:
             source, target, purpose, content = queue.popleft()
-            works[target].receive(source, purpose, content)
-        busy = sum(work.run() for work in works) > 0
+            carriers[target].carry_out(works[target].receive(source, purpose, content))
+        busy = any(work.ready for work in works)
+        for carrier, work in zip(carriers, works, strict=True):
+            carrier.carry_out(work.run())
     after = _merged([work.state() for work in works])
     return PassTape(start, after, tuple(tuple(tap.records) for tap in taps))
 

@@ -60,4 +60,4 @@ def on_pong(group: Group, number: int, pong: pb.Pong) -> Effects:
     """Note a device's answer that it waits for others."""
     if pong.waiting:
         group.watch.waits(number)
-    yield from ()
+    return ()

@@ -38,7 +38,7 @@ def on_owing(group: Group, event: Owing) -> Effects:
         group.reports.shared = set(group.holders) - event.devices
         if not event.devices & set(group.holders):
             group.pace.restart()
-    yield from ()
+    return ()
 
 
 def on_summed(group: Group, event: Summed) -> Effects:

@@ -42,19 +42,18 @@ def on_received(group: Group, event: Received) -> Effects:
     """Handle a frame of a connected device by its message."""
     number, frame = event.device, event.frame
     if number not in group.live:
-        return
+        return ()
     group.pace.heard(number)
     kind = frame.WhichOneof("body")
     handler = MESSAGES.get(kind or "")
     if handler is None:
-        yield record("refused", device=group.name(number), reason=f"a device may not send {kind}")
-        return
+        return [record("refused", device=group.name(number), reason=f"a device may not send {kind}")]
     body = getattr(frame, kind)
     if kind in OF_A_GENERATION and body.generation != group.generation:
         before_any = kind == "fault" and body.generation == 0
         if not before_any:
-            return
-    yield from handler(group, number, body)
+            return ()
+    return handler(group, number, body)
 
 
 EVENTS: Mapping[type[Event], Callable[[Group, Any], Effects]] = {

@@ -69,4 +69,4 @@ def on_stored(group: Group, event: Stored) -> Effects:
     """Note that a piece's snapshot is on the server's disk."""
     key = event.generation, event.boundary, event.piece
     group.restore_points.snapshots[key] = event.heirs
-    yield from ()
+    return ()

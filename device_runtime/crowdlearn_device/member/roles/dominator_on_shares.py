@@ -23,10 +23,12 @@ from crowdlearn_device.privacy.shares.ring import Ring
 from crowdlearn_device.privacy.shares.triple import Received, Shared, Sharer, joined
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Floats, decode_message
+from crowdlearn_device.state.piece_state import PieceState
 
+from .base import Assigned, Deliver, Results, Role
 from .checking import Checking
 from .on_shares import ANSWERS, SharedMap, check_clipping, ring_of, shared_maps
-from .piece_pass import Assigned, PiecePass
+from .work import Work
 
 KINDS = {
     pb.SHARED_SUMS: (ACTIVATIONS, False),
@@ -37,7 +39,7 @@ KINDS = {
 """The kind of what was shared, and whether it is a check, by kind of an answer."""
 
 
-class DominatorOnShares(PiecePass):
+class DominatorOnShares(Role):
     """The dominator's piece, whose messages to helpers are shared."""
 
     def __init__(self, assigned: Assigned) -> None:
@@ -46,7 +48,7 @@ class DominatorOnShares(PiecePass):
         if training.micro_batch < training.batch or training.staleness:
             raise WireError("slices on shares take whole mini-batches, one after the other")
         check_clipping(assigned.manifest)
-        super().__init__(assigned)
+        self.work = Work(assigned)
         self._layout = layout
         self._keys = token_bytes(KEY_BYTES), token_bytes(KEY_BYTES), token_bytes(KEY_BYTES)
         self._checking = Checking(self._keys, self._maps)
@@ -62,27 +64,34 @@ class DominatorOnShares(PiecePass):
         """The answers of each helper, by mini-batch, edge and kind: parts of a product, or a check of it."""
         self._held_back = False
 
-    def go(self, data: Callable[[], Dataset], device: int) -> None:
+    @property
+    def boundary(self) -> int:
+        return self.work.piece.boundary
+
+    def state(self) -> PieceState:
+        return self.work.piece.state()
+
+    def go(self, data: Callable[[], Dataset], device: int) -> Results:
         """Begin: give each helper its keys, then feed."""
-        super().go(data, device)
+        self.work.go(data, device)
         for position in range(HELPERS):
             keys = b"".join((*own_keys(self._keys, position), self._checking.keys[position]))
-            self._tell_helper(position, pb.SharedArray(kind=pb.SHARED_KEYS, data=keys))
+            yield _for_helper(position, pb.SharedArray(kind=pb.SHARED_KEYS, data=keys))
 
     @property
     def ready(self) -> bool:
         """Return True if a stage can run now: none can before the last mini-batch's gradients are checked."""
-        return not self._held_back and super().ready
+        return not self._held_back and self.work.ready
 
-    def run(self) -> bool:
-        """Run a stage, or feed a mini-batch; False if there is nothing to do."""
-        return not self._held_back and super().run()
+    def run(self) -> Results:
+        step = None if self._held_back else self.work.step()
+        if step is None:
+            return
+        yield from self._send(step.messages)
+        if step.updated:
+            yield from self._updated()
 
-    def _tell_helper(self, position: int, message: pb.SharedArray) -> None:
-        purpose = pb.PURPOSE_ERROR if message.kind == pb.SHARED_ERRORS else pb.PURPOSE_ACTIVATION
-        self._around.deliver(position + 1, purpose, message.SerializeToString(), express=False)
-
-    def _send(self, messages: Sequence[Message]) -> None:
+    def _send(self, messages: Sequence[Message]) -> Results:
         for message in messages:
             values = np.array(message.values, np.float32)
             errors = message.purpose == pb.PURPOSE_ERROR
@@ -99,19 +108,19 @@ class DominatorOnShares(PiecePass):
             if errors:
                 facts = self._agreed(message.step, of.number)
                 shared = self._sharers[of.number].errors(message.step, whole, facts)
-                self._share(shared, pb.SHARED_ERRORS, message.rows)
+                yield from self._share(shared, pb.SHARED_ERRORS, message.rows)
             else:
                 self._waiting[message.step, of.number] = whole
-                self._share_waiting(message.step, of.number)
+                yield from self._share_waiting(message.step, of.number)
 
     def _partners(self, of: SharedMap) -> int:
         return sum(stop > start for start, stop in (piece[of.layer] for piece in self._layout))
 
-    def _share_waiting(self, step: int, edge: int) -> None:
+    def _share_waiting(self, step: int, edge: int) -> Results:
         if (step, edge) in self._waiting and len(self._facts.get((step, edge), {})) == HELPERS:
             values = self._waiting.pop((step, edge))
             shared = self._sharers[edge].activations(step, values, self._agreed(step, edge))
-            self._share(shared, pb.SHARED_ACTIVATIONS, len(values))
+            yield from self._share(shared, pb.SHARED_ACTIVATIONS, len(values))
 
     def _agreed(self, step: int, edge: int) -> WeightFacts:
         """Return the facts of the weights in which all helpers agree. Raises WireError naming one that
@@ -129,14 +138,14 @@ class DominatorOnShares(PiecePass):
             raise WireError("all three helpers have weights of their own: a part of a gradient was wrong")
         return said[0]
 
-    def _share(self, shared: Shared, kind: pb.SharedKind, rows: int) -> None:
+    def _share(self, shared: Shared, kind: pb.SharedKind, rows: int) -> Results:
         back = self._maps[shared.place.edge].back
         if shared.place.kind == ACTIVATIONS or back:
             self._sent[shared.place.step, shared.place.edge, shared.place.kind] = shared, rows
         self._checking.share(shared)
         for position in range(HELPERS):
             received = Received.at(position, shared)
-            self._tell_helper(
+            yield _for_helper(
                 position,
                 pb.SharedArray(
                     kind=kind,
@@ -149,20 +158,20 @@ class DominatorOnShares(PiecePass):
                 ),
             )
 
-    def receive(self, partner: int, purpose: pb.Purpose, content: bytes) -> None:
+    def receive(self, partner: int, purpose: pb.Purpose, content: bytes) -> Results:
         """Take facts and answers of a helper, whatever these bytes are."""
         message, position = decode_message(pb.SharedArray, content), partner - 1
         of = self._maps.get(message.edge)
         if of is None or not 0 <= position < HELPERS:
             raise WireError(f"piece {partner} names edge {message.edge}, which is not on shares")
         if message.kind == pb.SHARED_FACTS:
-            self._take_facts(position, message)
+            yield from self._take_facts(position, message)
             return
         if message.kind == pb.SHARED_CHECK_GRADIENT:
             self._checking.take_gradient(position, message)
             if self._held_back and not self._checking.waiting:
                 self._held_back = False
-                self._updated()
+                yield from self._updated()
             return
         kind, checks = KINDS.get(message.kind, (-1, False))
         place = message.step, message.edge, kind
@@ -181,14 +190,14 @@ class DominatorOnShares(PiecePass):
             first, second = (x for p, x in answers.items() if role_of(p, message.step) != ANSWERS)
             self._answered(of, kind, message, joined((first, second), shared), rows)
 
-    def _take_facts(self, position: int, message: pb.SharedArray) -> None:
+    def _take_facts(self, position: int, message: pb.SharedArray) -> Results:
         said = self._facts.setdefault((message.step, message.edge), {})
         if position in said or len(message.facts) != 3 or not np.isfinite(message.facts).all():
             raise WireError(f"piece {position + 1} sends facts twice, or not three")
-        if not self._piece.boundary <= message.step <= self._piece.boundary + 1:
+        if not self.boundary <= message.step <= self.boundary + 1:
             raise WireError(f"piece {position + 1} sends facts of step {message.step}")
         said[position] = WeightFacts(*message.facts)
-        self._share_waiting(message.step, message.edge)
+        yield from self._share_waiting(message.step, message.edge)
 
     def _answered(self, of: SharedMap, kind: int, message: pb.SharedArray, values: Floats, rows: int) -> None:
         """Let the piece have the product, as if the owners of the layer's neurons had sent their parts."""
@@ -204,12 +213,17 @@ class DominatorOnShares(PiecePass):
             else:
                 purpose, edge, part = pb.PURPOSE_ERROR, of.entry, values[:, start:stop]
             first = False
-            self._piece.receive(Message(partner, purpose, message.step, 0, 1, len(values), edge, part))
+            self.work.piece.receive(Message(partner, purpose, message.step, 0, 1, len(values), edge, part))
 
-    def _updated(self) -> None:
+    def _updated(self) -> Results:
         if self._checking.waiting:
             self._held_back = True  # a boundary with a wrong gradient must not become a point
             return
-        done = self._piece.boundary
+        done = self.boundary
         self._facts = {place: said for place, said in self._facts.items() if place[0] >= done}
-        super()._updated()
+        yield from self.work.updated()
+
+
+def _for_helper(position: int, message: pb.SharedArray) -> Deliver:
+    purpose = pb.PURPOSE_ERROR if message.kind == pb.SHARED_ERRORS else pb.PURPOSE_ACTIVATION
+    return Deliver(position + 1, purpose, message.SerializeToString())

@@ -26,14 +26,14 @@ from crowdlearn_device.protocol.frames import Floats, decode_message
 from crowdlearn_device.protocol.schedule import Pass
 from crowdlearn_device.state.piece_state import PieceState
 
+from .base import Assigned, Deliver, Drained, Results, Role
 from .on_shares import ANSWERS, check_clipping, message_of, ring_of, shared_maps
-from .piece_pass import Assigned
 
 MOST_BITS = 60
 """Fractional bits of shared arrays."""
 
 
-class HelperOnShares:
+class HelperOnShares(Role):
     """A helper's part in a pass: shares in, answers out, and the same new weights as the other two."""
 
     def __init__(self, assigned: Assigned) -> None:
@@ -43,7 +43,7 @@ class HelperOnShares:
         self._position = assign.piece - 1
         if not 0 <= self._position < HELPERS:
             raise WireError(f"piece {assign.piece} is no helper's")
-        self._manifest, self._layout, self._around = manifest, layout, assigned.around
+        self._manifest, self._layout = manifest, layout
         self._own = layout[assign.piece]
         self._state = assigned.state
         self._rate, self._warmup = training.learning_rate, training.warmup
@@ -89,7 +89,7 @@ class HelperOnShares:
         }
         return PieceState(tuple(self._own), layers)
 
-    def go(self, data: Callable[[], Dataset], device: int) -> None:
+    def go(self, data: Callable[[], Dataset], device: int) -> Results:
         """Begin: let both other helpers have this one's part of the weights."""
         if self._gone:
             raise WireError("go came twice")
@@ -104,31 +104,28 @@ class HelperOnShares:
                 )
                 for position in range(HELPERS):
                     if position != self._position:
-                        self._deliver(position + 1, pb.PURPOSE_ACTIVATION, told)
+                        yield _deliver(position + 1, pb.PURPOSE_ACTIVATION, told)
                 self._keep_part(name, self._position + 1, np.array(values, np.float32))
-        self._complete()
+        yield from self._complete()
 
-    def _deliver(self, piece: int, purpose: pb.Purpose, message: pb.SharedArray) -> None:
-        self._around.deliver(piece, purpose, message.SerializeToString(), express=False)
-
-    def receive(self, partner: int, purpose: pb.Purpose, content: bytes) -> None:
+    def receive(self, partner: int, purpose: pb.Purpose, content: bytes) -> Results:
         """Take what the dominator or another helper sent, whatever these bytes are."""
         message = decode_message(pb.SharedArray, content)
         from_dominator = (pb.SHARED_KEYS, pb.SHARED_ACTIVATIONS, pb.SHARED_ERRORS)
         if (message.kind in from_dominator) != (partner == 0):
             raise WireError(f"piece {partner} sends kind {message.kind}, which is not its to send")
         if message.kind == pb.SHARED_KEYS:
-            self._take_keys(message)
+            yield from self._take_keys(message)
         elif message.kind == pb.SHARED_WEIGHTS:
-            self._take_weights(partner, message)
+            yield from self._take_weights(partner, message)
         elif message.kind == pb.SHARED_GRADIENT:
-            self._take_gradient(partner, message)
+            yield from self._take_gradient(partner, message)
         elif message.kind in from_dominator and message.edge in self._maps:
             self._jobs.append(message)
         else:
             raise WireError(f"a helper takes no kind {message.kind} of edge {message.edge}")
 
-    def _take_keys(self, message: pb.SharedArray) -> None:
+    def _take_keys(self, message: pb.SharedArray) -> Results:
         if self._helpers is not None or len(message.data) != 3 * KEY_BYTES:
             raise WireError("keys came twice, or are not three")
         before, after, self._check_key = (message.data[k * KEY_BYTES : (k + 1) * KEY_BYTES] for k in range(3))
@@ -137,9 +134,9 @@ class HelperOnShares:
         self._helpers = {
             e: Helper(e, of.linear, self._position, own, products) for e, of in self._maps.items()
         }
-        self._tell_facts()
+        yield from self._tell_facts()
 
-    def _take_weights(self, partner: int, message: pb.SharedArray) -> None:
+    def _take_weights(self, partner: int, message: pb.SharedArray) -> Results:
         name, layers = message.name.partition("/")[2], {v: k for k, v in self._name.items()}
         if name not in layers or partner in self._arrived.get(message.name, {}):
             raise WireError(f"piece {partner} sends weights {message.name[:80]!r}, which are not due")
@@ -151,12 +148,12 @@ class HelperOnShares:
         if not np.isfinite(values).all():
             raise WireError(f"piece {partner} sends weights {name} that are not finite")
         self._keep_part(message.name, partner, np.array(values, np.float32))
-        self._complete()
+        yield from self._complete()
 
     def _keep_part(self, name: str, piece: int, values: Floats) -> None:
         self._arrived.setdefault(name, {})[piece] = values
 
-    def _complete(self) -> None:
+    def _complete(self) -> Results:
         """Put the maps together once all parts are here."""
         layers = {v: k for k, v in self._name.items()}
         wanted = [f"{kind}/{name}" for kind in self._kinds() for name in layers]
@@ -173,7 +170,7 @@ class HelperOnShares:
         neurons = tuple((0, layer.neurons) for layer in self._manifest.layers)
         state = PieceState(neurons, whole)
         self._weights = Weights(state, self._manifest, self._rate, self._boundary, self._warmup)
-        self._tell_facts()
+        yield from self._tell_facts()
 
     def _kinds(self) -> list[str]:
         return sorted({key.partition("/")[0] for arrays in self._state.layers.values() for key in arrays})
@@ -181,7 +178,7 @@ class HelperOnShares:
     def _holders(self, layer: int) -> set[int]:
         return {p for p, piece in enumerate(self._layout) if piece[layer][1] > piece[layer][0]}
 
-    def _tell_facts(self) -> None:
+    def _tell_facts(self) -> Results:
         """Take the weights that a mini-batch begins with, and tell the dominator what is public of them."""
         if self._weights is None or self._helpers is None:
             return
@@ -196,21 +193,20 @@ class HelperOnShares:
                 edge=edge,
                 facts=(facts.largest, facts.output_norm, facts.input_norm),
             )
-            self._deliver(0, pb.PURPOSE_ACTIVATION, told)
+            yield _deliver(0, pb.PURPOSE_ACTIVATION, told)
 
-    def run(self) -> bool:
-        """Compute one answer, or a gradient if none is waited for; False if there is nothing to do."""
+    def run(self) -> Results:
+        """Compute one answer, or a gradient if none is waited for."""
         if not self.ready:
-            return False
+            return
         began = time.perf_counter()
         if self._jobs:
-            self._take_shares(self._jobs.popleft())
+            yield from self._take_shares(self._jobs.popleft())
         else:
-            self._give_gradient(self._due.popleft())
+            yield from self._give_gradient(self._due.popleft())
         self._busy += time.perf_counter() - began
-        return True
 
-    def _take_shares(self, message: pb.SharedArray) -> None:
+    def _take_shares(self, message: pb.SharedArray) -> Results:
         """Keep shared activations or errors, and answer if an answer is wanted."""
         assert self._helpers is not None
         helper, of = self._helpers[message.edge], self._maps[message.edge]
@@ -237,32 +233,32 @@ class HelperOnShares:
             answer = helper.forward(received) if forward else helper.backward(received)
             if answer is None:
                 answer = helper.weights_seen(received, self._check_key)
-            self._answer(message, answer, forward=forward)
+            yield self._answer(message, answer, forward=forward)
         else:
             helper.keep(received)
         if not forward:
             self._due.append(message.edge)
 
-    def _give_gradient(self, edge: int) -> None:
+    def _give_gradient(self, edge: int) -> Results:
         """Let both other helpers have this one's part of a map's gradient."""
         assert self._helpers is not None
         part = self._helpers[edge].gradient(self._boundary)
         told = message_of(pb.SHARED_GRADIENT, self._boundary, edge, part)
         for position in range(HELPERS):
             if position != self._position:
-                self._deliver(position + 1, pb.PURPOSE_ERROR, told)
+                yield _deliver(position + 1, pb.PURPOSE_ERROR, told)
         self._gradients.setdefault(edge, {})[self._position] = part
-        self._open(edge)
+        yield from self._open(edge)
 
-    def _answer(self, message: pb.SharedArray, answer: Ring, *, forward: bool) -> None:
-        """Send a part of a product or, in the role that has none, what the other two are checked by."""
+    def _answer(self, message: pb.SharedArray, answer: Ring, *, forward: bool) -> Deliver:
+        """Return a part of a product or, in the role that has none, what the other two are checked by."""
         checks = role_of(self._position, message.step) == ANSWERS
         of_sums = pb.SHARED_CHECK_SUMS if checks else pb.SHARED_SUMS
         of_errors = pb.SHARED_CHECK_BACK if checks else pb.SHARED_BACK
         told = message_of(of_sums if forward else of_errors, message.step, message.edge, answer)
-        self._deliver(0, pb.PURPOSE_ACTIVATION if forward else pb.PURPOSE_ERROR, told)
+        return _deliver(0, pb.PURPOSE_ACTIVATION if forward else pb.PURPOSE_ERROR, told)
 
-    def _take_gradient(self, partner: int, message: pb.SharedArray) -> None:
+    def _take_gradient(self, partner: int, message: pb.SharedArray) -> Results:
         of = self._maps.get(message.edge)
         parts = self._gradients.setdefault(message.edge, {})
         # Another helper may be ahead by what it has opened, never by a mini-batch: it needs this one's part.
@@ -271,9 +267,9 @@ class HelperOnShares:
         array = next(a for a in self._manifest.arrays if a.layer == of.layer)
         shape = (self._manifest.layers[of.layer].neurons, *array.shape)
         parts[partner - 1] = ring_of(message, shape)
-        self._open(message.edge)
+        yield from self._open(message.edge)
 
-    def _open(self, edge: int) -> None:
+    def _open(self, edge: int) -> Results:
         """Take the gradient of a map once its three parts are here; after the last map's, new weights."""
         parts = self._gradients.get(edge, {})
         if len(parts) < HELPERS or self._helpers is None or self._weights is None:
@@ -281,7 +277,7 @@ class HelperOnShares:
         whole = tuple(parts[p] for p in range(HELPERS))
         shown = self._helpers[edge].parts_seen(whole, self._check_key, self._boundary)
         told = message_of(pb.SHARED_CHECK_GRADIENT, self._boundary, edge, shown)
-        self._deliver(0, pb.PURPOSE_ERROR, told)
+        yield _deliver(0, pb.PURPOSE_ERROR, told)
         opened = self._helpers[edge].opened(whole)
         del self._gradients[edge]
         self._done[self._name[self._maps[edge].layer]] = opened
@@ -289,7 +285,11 @@ class HelperOnShares:
             self._weights.update(self._done, ahead=False)
             self._done, self._boundary = {}, self._boundary + 1
             if self._pass.drained(self._boundary):
-                self._around.hold(self._boundary, self.state(), self._busy)
+                yield Drained(self._boundary, self.state(), self._busy)
                 self._busy = 0.0
             if self._boundary < self._pass.end:
-                self._tell_facts()
+                yield from self._tell_facts()
+
+
+def _deliver(piece: int, purpose: pb.Purpose, message: pb.SharedArray) -> Deliver:
+    return Deliver(piece, purpose, message.SerializeToString())
