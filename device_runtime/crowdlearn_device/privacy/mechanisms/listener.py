@@ -1,6 +1,6 @@
 """The listener at the chain's end: a tap records what the host gets to know of this device's samples.
 
-Sums and errors are recorded where they arrive (member/piece_pass.py): their receiver is who learns from them.
+Sums and errors are recorded where they arrive (member/roles/piece_pass.py): their receiver learns from them.
 """
 
 from __future__ import annotations
