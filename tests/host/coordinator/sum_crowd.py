@@ -106,6 +106,9 @@ class SumHost:
             kind = frame.WhichOneof("body")
             if kind == "hello":
                 hello = frame.hello
+                if self.attached.pop(number, None) is not None:  # its end has not been heard of
+                    self.handle(number // self.size, Left(number, "replaced by a new connection"))
+                    self.carry_out()
                 self.attached[number] = connection
                 welcome = pb.Welcome(version=VERSION, run=RUN, id=RUN_ID, device=number)
                 self._send(number, pb.Frame(welcome=welcome))
