@@ -15,7 +15,7 @@ from crowdlearn_device.errors import DeviceError, WireError
 from crowdlearn_device.member.roles.base import Assigned, Deliver, Results
 from crowdlearn_device.member.roles.dominator_on_shares import DominatorOnShares
 from crowdlearn_device.member.roles.helper_on_shares import HelperOnShares
-from crowdlearn_device.member.roles.registry import role_for
+from crowdlearn_device.member.roles.registry import ROLES, role_for
 from crowdlearn_device.privacy.mechanisms.outgoing import Outgoing
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.schedule import mini_batches
@@ -107,8 +107,13 @@ def test_a_pass_on_shares_ends_in_the_same_bits_every_time(prepared: Prepared) -
 class Group:
     """A dominator and three helpers, whose messages a test may change on their way."""
 
-    def __init__(self, prepared: Prepared, tamper: Callable[[int, int, pb.SharedArray], bool]) -> None:
-        recipe, start = recipe_of(prepared), first_moment(prepared)
+    def __init__(
+        self,
+        prepared: Prepared,
+        tamper: Callable[[int, int, pb.SharedArray], bool] = lambda source, target, message: False,
+        recipe: Recipe | None = None,
+    ) -> None:
+        recipe, start = recipe or recipe_of(prepared), first_moment(prepared)
         assert prepared.train is not None
         self.data = prepared.train.subset(np.arange(150))
         layout = [piece.neurons for piece in recipe.plan.pieces]
@@ -147,6 +152,18 @@ class Group:
 
 def no_key(piece: int) -> bytes:
     raise AssertionError("nothing is masked here")
+
+
+def test_every_role_rests_before_its_go_and_refuses_what_it_cannot_read(prepared: Prepared) -> None:
+    recipes = recipe_of(prepared), plain(recipe_of(prepared))
+    roles = {type(work): work for recipe in recipes for work in Group(prepared, recipe=recipe).works}
+    assert set(roles) == set(ROLES.values())
+    for role in roles.values():
+        assert not role.ready
+        assert not list(role.run())
+        assert role.boundary == 0
+        with pytest.raises(DeviceError):
+            list(role.receive(1, pb.PURPOSE_ACTIVATION, b"\xff" * 9))
 
 
 def test_helpers_never_get_the_dominators_numbers(prepared: Prepared) -> None:
