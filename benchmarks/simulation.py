@@ -1,9 +1,10 @@
-"""python -m benchmarks.simulation --data FOLDER [--flower PYTHON]: simulated client-samples per second.
+"""python -m benchmarks.simulation --data FOLDER [--flower PYTHON] [--pfl PYTHON]: client-samples a second.
 
-The same federated averaging of MNIST (whole model, one epoch of plain SGD a round) in our engine and in
-Flower's simulation, in turns on the same machine: the paper's network on few clients with much data each and
-on many with little, and the "2NN" as federated averaging was published with it (McMahan et al. 2017). Beside
-them, what the machine would do if it computed our matrix products alone, those of evaluation too.
+The same federated averaging of MNIST (whole model, one epoch of plain SGD a round) in our engine, in Flower's
+simulation and in pfl-research's, in turns on the same machine: the paper's network on few clients with much
+data each and on many with little, and the "2NN" as federated averaging was published with it (McMahan et al.
+2017). Beside them, what the machine would do if it computed our matrix products alone, those of evaluation
+too.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def main(
     flower: Annotated[
         Path | None, typer.Option(help="A Python with flwr[simulation], torch and numpy.")
     ] = None,
+    pfl: Annotated[Path | None, typer.Option(help="A Python with pfl, torch and numpy.")] = None,
     rounds: Annotated[int, typer.Option(min=3, help="Rounds of averaging a turn.")] = 10,
     only: Annotated[str, typer.Option(help="Only crowds whose name has this in it.")] = "",
     turns: Annotated[int, typer.Option(min=1, help="Turns that each engine takes.")] = 3,
@@ -87,7 +89,7 @@ def main(
         row
         for crowd in CROWDS
         if only in crowd.name
-        for row in _compared(crowd, data, flower, rounds, turns, cores)
+        for row in _compared(crowd, data, flower, pfl, rounds, turns, cores)
     ]
     table = Table(title=f"FedAvg of MNIST, {cores} cores; {machine()}")
     for column in rows[0]:
@@ -98,11 +100,13 @@ def main(
     console.print(table)
     if flower is None:
         console.print("flower: not run here (give --flower, a Python with flwr[simulation])", markup=False)
+    if pfl is None:
+        console.print("pfl-research: not run here (give --pfl, a Python with pfl)", markup=False)
     write_rows(json_file, rows)
 
 
 def _compared(
-    crowd: Crowd, data: Path, flower: Path | None, rounds: int, turns: int, cores: int
+    crowd: Crowd, data: Path, flower: Path | None, pfl: Path | None, rounds: int, turns: int, cores: int
 ) -> list[dict[str, Any]]:
     setting = _setting(crowd, data, rounds)
     samples = sum(len(own) for own in setting.workload.devices) * crowd.fraction
@@ -114,6 +118,8 @@ def _compared(
             for client in CLIENTS if flower else ():
                 measured = _flower(str(flower), Path(folder), rounds, cores, client)
                 told.setdefault(f"flower, {client}", []).append(measured)
+            if pfl:
+                told.setdefault("pfl-research", []).append(_pfl(str(pfl), Path(folder), rounds, cores))
             alone = samples / _products_alone(setting, crowd, samples, cores)
             told.setdefault("our products alone", []).append([(alone, None)])
     ours = [median(each for each, _ in turn) for turn in told[OURS]]
@@ -226,6 +232,19 @@ def _flower(python: str, folder: Path, rounds: int, cores: int, client: str) -> 
     told = json.loads((folder / "flower.json").read_text())
     # The first entry is the initial model, the second the first round, which loads data and models.
     return [(b["time"] - a["time"], b["accuracy"]) for a, b in itertools.pairwise(told[1:])]
+
+
+def _pfl(python: str, folder: Path, rounds: int, cores: int) -> Measured:
+    script = str(ROOT / "benchmarks" / "pfl_fedavg.py")
+    started = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(cores)]
+    command = [python, *started, script, str(folder), str(rounds), str(cores)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"pfl-research failed: {done.stderr[-2000:]}")
+    told = json.loads((folder / "pfl.json").read_text())
+    # The first entry is the first round, which loads data and models.
+    return [(b["time"] - a["time"], b["accuracy"]) for a, b in itertools.pairwise(told)]
 
 
 def _write(setting: Setting, crowd: Crowd, folder: Path) -> None:
