@@ -6,7 +6,7 @@ what is written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 from crowdlearn_device.protocol import wire_pb2 as pb
 
@@ -14,5 +14,7 @@ Effects = Iterable[pb.Frame]
 """The frames that an event brings about, to be taken once. A function that yields them does nothing until
 they are taken: `yield from` it.
 """
-Parts = Iterator[Sequence[pb.Frame]]
-"""Frames that leave part by part, each part when the one before it has left: a phone has little room."""
+Parts = Generator[Sequence[pb.Frame], None, Sequence[pb.Frame]]
+"""Frames that leave part by part, each part when the one before it has left: a phone has little room. The
+generator returns the last part.
+"""

@@ -69,10 +69,11 @@ def on_turn(member: Member, event: Turn) -> Effects:
     if generation is None:
         return ()
     if generation.giving:
-        part = next(generation.giving[0], None)
-        if part is None:
+        try:
+            return next(generation.giving[0])
+        except StopIteration as end:
             del generation.giving[0]
-        return part or ()
+            return tuple(end.value)
     return () if generation.role is None else carry_out(generation, generation.role.run())
 
 
@@ -125,4 +126,4 @@ def _held(snapshot: Iterable[pb.Snapshot], held: pb.Held) -> Parts:
     """
     for part in snapshot:
         yield [pb.Frame(snapshot=part)]
-    yield [pb.Frame(held=held)]
+    return [pb.Frame(held=held)]

@@ -43,7 +43,7 @@ def _upload(generation: Generation, updates: Iterator[Update], values: ValueType
             yield [pb.Frame(shared=pb.Shared(generation=generation.number, update=content))]
     except ValueError as error:
         raise WireError(f"the weights here cannot be shared: {error}") from error
-    yield [pb.Frame(shared=pb.Shared(generation=generation.number, last=True))]
+    return [pb.Frame(shared=pb.Shared(generation=generation.number, last=True))]
 
 
 def on_sum_step(member: Member, run: Run, step: pb.SumStep) -> Effects:
@@ -61,7 +61,13 @@ def on_sum_step(member: Member, run: Run, step: pb.SumStep) -> Effects:
         yield pb.Frame(sum_step=run.sums.begin(step, run.identities, _summed_boundary(generation)))
     else:
         answers = run.sums.mask(step, generation.number, lambda *lot: summed_weights(generation, *lot))
-        generation.giving.append([pb.Frame(sum_step=answer)] for answer in answers)
+        generation.giving.append(_answers(answers))
+
+
+def _answers(answers: Iterator[pb.SumStep]) -> Parts:
+    for answer in answers:
+        yield [pb.Frame(sum_step=answer)]
+    return ()
 
 
 def _summed_boundary(generation: Generation) -> int:

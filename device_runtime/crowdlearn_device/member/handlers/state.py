@@ -50,6 +50,7 @@ def _parts(member: Member, generation: Generation, piece: int, state: StoredStat
                 channel = generation.channels[transfer.device]
                 yield [pb.Frame(envelope=channel.seal(moving, part.SerializeToString()))]
     run.states.inherited(piece).unlink(missing_ok=True)
+    return ()
 
 
 def on_snapshot(member: Member, generation: Generation, snapshot: pb.Snapshot) -> Effects:
