@@ -174,6 +174,12 @@ def test_tracing_leaves_the_model_as_it_was() -> None:
     ("model", "shape", "words"),
     [
         (nn.Sequential(nn.Linear(4, 4), nn.Softmax(dim=1)), (1, 4), "1 (Softmax)"),
+        (
+            nn.Sequential(nn.Linear(4, 6), nn.Flatten(0), nn.Unflatten(0, (-1, 6))),
+            (3, 4),
+            "1 reshapes [batch, 6] across samples",
+        ),
+        (nn.Sequential(nn.Linear(4, 6), nn.Flatten(0)), (1, 4), "1 reshapes [batch, 6] across samples"),
         (nn.Sequential(nn.Conv2d(4, 8, 3, groups=2)), (1, 4, 8, 8), "groups=2"),
         (nn.Sequential(nn.Conv2d(4, 8, 3), nn.Linear(6, 2)), (1, 4, 8, 8), "1 (Linear)"),
         (nn.Sequential(nn.Conv2d(2, 2, 3, padding_mode="reflect", padding=1)), (1, 2, 8, 8), "padding_mode"),

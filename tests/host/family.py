@@ -66,6 +66,11 @@ SINGLE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
         MAPS,
         True,
     ),
+    "a layer that forward leaves out": (
+        lambda: _dense(lambda m, x: m.c(torch.relu(m.a(x))), unused=nn.Linear(5, 2)),
+        VECTORS,
+        True,
+    ),
     "one output": (lambda: nn.Sequential(nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 1)), VECTORS, False),
     "sigmoid at the end": (
         lambda: nn.Sequential(nn.Linear(12, 6), nn.Linear(6, CLASSES), nn.Sigmoid()),

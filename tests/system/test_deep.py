@@ -5,6 +5,10 @@ At the kink of a ReLU a rounding error takes the other side, and in twenty layer
 any more. After the twelve mini-batches of this test PyTorch's own float32 is 1.5 to 5 % off its float64 for
 six of eight (four seeds, with oneDNN's convolutions and without); at a rate of 0.01 it is 24 %. With ReLU we
 are held to what PyTorch reaches.
+
+ResNet-50 is calm, too: what its blocks add begins at a fifth, as PyTorch's `zero_init_residual` has it begin
+at nothing. Without that PyTorch's float32 is 20 % off its float64 at this rate, with SiLUs as well; with it
+2e-6.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from crowdlearn_host.coordinator.storage.run_folder import load_model_state
+from crowdlearn_host.models.named import build_model
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.spec.run_spec import RunSpec
 
@@ -28,8 +33,10 @@ SMALL = 1e-2
 """Weights that are smaller are compared as if they were so large."""
 LUCK = 4
 """Times the error of PyTorch in float32 that is allowed at kinks: which of them are met is chance."""
-SMOOTH = """
-from benchmarks.models import {network}
+MOVED = 1e-2
+"""The least by which training has to change some weight, so that the comparison says something."""
+SOURCE = """
+from benchmarks.models import mobilenet_v2, resnet20, resnet50
 from torch import nn
 
 def smooth(module):
@@ -37,8 +44,14 @@ def smooth(module):
         setattr(module, name, nn.SiLU() if isinstance(child, nn.ReLU | nn.ReLU6) else smooth(child))
     return module
 
+def calm(network):
+    for block in network:
+        if hasattr(block, "body"):
+            nn.init.constant_(block.body[-1].weight, 0.2)
+    return network
+
 def build():
-    return smooth({network}())
+    return {built}
 """
 
 
@@ -56,26 +69,31 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "network",
+    "built",
     [
-        "resnet20",
-        pytest.param("mobilenet_v2", marks=pytest.mark.nightly),
-        pytest.param("resnet50", marks=pytest.mark.nightly),
+        "smooth(resnet20())",
+        pytest.param("smooth(mobilenet_v2())", marks=pytest.mark.nightly),
+        pytest.param("calm(smooth(resnet50()))", marks=pytest.mark.nightly),
     ],
 )
 @pytest.mark.timeout(1800)
-def test_a_deep_network_trains_like_the_whole(network: str, data: Path, tmp_path: Path, home: Path) -> None:
-    values = configured(SMOOTH.format(network=network), data, tmp_path)
+def test_a_deep_network_trains_like_the_whole(built: str, data: Path, tmp_path: Path, home: Path) -> None:
+    values = configured(built, data, tmp_path)
     expected, losses = unsliced(values, PHONES, torch.float64)
     assert len(losses) == 2 * 2 * PHONES
+    before = untrained(values)
+    assert worst(before, {name: expected[name] for name in before})[1] >= MOVED
     name, difference = worst(sliced(values, tmp_path), expected)
     assert difference <= 1e-4, f"{name} differs by {difference:.1e}"
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize("built", ["resnet20()", "calm(resnet50())"])
 @pytest.mark.timeout(1800)
-def test_with_kinks_it_is_as_exact_as_pytorch_in_float32(data: Path, tmp_path: Path, home: Path) -> None:
-    values = configured("from benchmarks.models import resnet20 as build", data, tmp_path)
+def test_with_kinks_it_is_as_exact_as_pytorch_in_float32(
+    built: str, data: Path, tmp_path: Path, home: Path
+) -> None:
+    values = configured(built, data, tmp_path)
     expected, _ = unsliced(values, PHONES, torch.float64)
     reached = []
     for mkldnn in (True, False):
@@ -88,9 +106,9 @@ def test_with_kinks_it_is_as_exact_as_pytorch_in_float32(data: Path, tmp_path: P
     )
 
 
-def configured(source: str, data: Path, folder: Path) -> dict[str, Any]:
-    """The configuration of a run in three pieces of what `source` builds."""
-    (folder / "net.py").write_text(source)
+def configured(built: str, data: Path, folder: Path) -> dict[str, Any]:
+    """The configuration of a run in three pieces of the network that is `built`."""
+    (folder / "net.py").write_text(SOURCE.format(built=built))
     return {
         "data": str(data),
         "model": f"{folder}/net.py:build",
@@ -105,6 +123,13 @@ def configured(source: str, data: Path, folder: Path) -> dict[str, Any]:
             "kernels": "by_size",
         },
     }
+
+
+def untrained(values: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The network's parameters as training begins."""
+    config = RunSpec.model_validate(values)
+    model = build_model(config.model, config.training.seed)
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def sliced(values: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:

@@ -129,7 +129,9 @@ class _Tracing:
             if node in self.of and _readers(node) > 1:
                 self.of[node].closed = True
         if output is None or not output.edges:
-            raise UnsupportedModule(f"{name}: no linear map between input and output")
+            raise UnsupportedModule(
+                "the model has no linear map between input and output; give it a layer that learns"
+            )
         return _number(name, self.drafts, output)
 
     def _input(self, node: fx.Node) -> None:
@@ -278,8 +280,12 @@ class _Tracing:
             return draft
         flat = (before[0], prod(before[1:]))
         if after not in (flat, (*before[:2], prod(before[2:]))):
-            shapes = f"{tuple(before)} into {tuple(after)}"
-            raise UnsupportedModule(f"{name or node.name} reshapes {shapes}; [batch, everything] is possible")
+            # The same words whatever the batch is.
+            had, gives = (", ".join(("batch", *map(str, shape[1:]))) for shape in (before, after))
+            does = f"into [{gives}]" if after[:1] == before[:1] else "across samples"
+            raise UnsupportedModule(
+                f"{name or node.name} reshapes [{had}] {does}; [batch, everything] is possible"
+            )
         if len(draft.shape) == 1:
             return draft
         return self._append(draft, LocalOp("flatten", name), (prod(draft.shape),), node.name)

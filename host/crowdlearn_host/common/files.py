@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -41,10 +41,13 @@ def appending(path: Path) -> BinaryIO:
     return path.open("ab", buffering=0)
 
 
-def read_lines(path: Path, damaged: list[int] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a .jsonl file.
+def read_lines(
+    path: Path, damaged: list[int] | None = None, whole: Callable[[dict[str, Any]], bool] = lambda told: True
+) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a .jsonl file that are `whole`.
 
-    Lines that a crash or a full disk cut short are left out; their numbers, from 1, are added to `damaged`.
+    Others, as those that a crash or a full disk cut short, are left out; their numbers, from 1, are added
+    to `damaged`.
     """
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
@@ -52,7 +55,7 @@ def read_lines(path: Path, damaged: list[int] | None = None) -> Iterator[dict[st
                 told = json.loads(line)
             except (ValueError, RecursionError):
                 told = None
-            if isinstance(told, dict):
+            if isinstance(told, dict) and whole(told):
                 yield told
             elif damaged is not None:
                 damaged.append(number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -28,33 +28,45 @@ class FlatEntry:
     stop: int
 
 
-def flat_layout(state: Mapping[str, torch.Tensor]) -> tuple[FlatEntry, ...]:
-    """Return where each float tensor of `state` lies in the vector. Integer buffers have no place, and tied
-    weights one.
+def flat_layout(
+    state: Mapping[str, torch.Tensor], unused: Container[str] = frozenset()
+) -> tuple[FlatEntry, ...]:
+    """Return where each float tensor of `state` lies in the vector. Integer buffers and what is `unused` have
+    no place, and tied weights have one.
     """
     entries = []
     start = 0
     shared = ties(state)
     for name, tensor in state.items():
-        if tensor.is_floating_point() and name not in shared:
+        if tensor.is_floating_point() and name not in shared and name not in unused:
             entries.append(FlatEntry(name, tuple(tensor.shape), start, start + tensor.numel()))
             start += tensor.numel()
     return tuple(entries)
 
 
-def flatten(state: Mapping[str, torch.Tensor]) -> NDArray[np.float32]:
+def unused_in(state: Mapping[str, torch.Tensor], graph: NeuronGraph) -> frozenset[str]:
+    """Return the float tensors of `state` that no scores depend on: the graph has no neurons for them."""
+    used = {spec.name for spec in array_specs(graph)}
+    return frozenset(entry.name for entry in flat_layout(state) if entry.name not in used)
+
+
+def flatten(state: Mapping[str, torch.Tensor], unused: Container[str] = frozenset()) -> NDArray[np.float32]:
     """Return the state's floats as one float32 vector. It is float32 [floats]."""
-    parts = [state[entry.name].detach().reshape(-1).numpy() for entry in flat_layout(state)]
+    parts = [state[entry.name].detach().reshape(-1).numpy() for entry in flat_layout(state, unused)]
     return np.concatenate(parts).astype(np.float32)
 
 
-def unflatten(vector: NDArray[np.float32], template: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def unflatten(
+    vector: NDArray[np.float32],
+    template: Mapping[str, torch.Tensor],
+    unused: Container[str] = frozenset(),
+) -> dict[str, torch.Tensor]:
     """Return a state dict like `template` with the vector's floats: the inverse of `flatten`.
 
     The vector is float32 [floats].
     """
     state = {name: tensor.detach().clone() for name, tensor in template.items()}
-    for entry in flat_layout(template):
+    for entry in flat_layout(template, unused):
         part = torch.from_numpy(vector[entry.start : entry.stop].copy())
         state[entry.name] = part.reshape(entry.shape).to(state[entry.name].dtype)
     for name, first in ties(template).items():

@@ -14,7 +14,7 @@ from crowdlearn_host.errors import RunError
 
 from .now import Now, now
 from .page import STYLE, about, facts, sections, table
-from .run import DAMAGED, Run, assembled
+from .run import DAMAGED, Run, assembled, countable
 
 SCRIPT = """\
 let seen = -1;
@@ -79,7 +79,7 @@ def _objects(text: bytes) -> Iterator[dict[str, Any]]:
             told = json.loads(line)
         except ValueError:
             continue
-        if isinstance(told, dict):
+        if isinstance(told, dict) and countable(told):
             yield told
 
 

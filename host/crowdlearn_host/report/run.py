@@ -37,6 +37,15 @@ PLANNED = {
 }
 """The purpose of each of the planner's counts, and whether it counts what is received as well."""
 
+NUMBERS = frozenset(
+    (
+        *("time", "epoch", "group", "boundary", "rows", "samples", "samples_per_second"),
+        *("loss", "correct", "accuracy", "test_loss", "test_accuracy", "epsilon", "group_epsilon"),
+        *("bytes_per_sample", "planned_bytes_per_sample"),
+    )
+)
+"""The keys of lines whose values are numbers."""
+
 Point = tuple[float, float]
 Pieces = tuple[tuple[tuple[int, int], ...], ...]
 
@@ -148,7 +157,9 @@ def read_run(folder: Path) -> Run:
         rows, events = (_lines(folder / name, damaged) for name in ("metrics.jsonl", "events.jsonl"))
         return assembled(folder, rows, events, damaged)
     except DAMAGED as error:
-        raise RunError(f"{folder} is damaged or from another version ({error}); it is left out") from error
+        raise RunError(
+            f"{folder} is damaged or from another version ({error}); name the folder of another run"
+        ) from error
 
 
 DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OSError, sqlite3.DatabaseError)
@@ -241,13 +252,22 @@ def _text(path: Path) -> str:
 def _lines(path: Path, damaged: list[str]) -> list[dict[str, Any]]:
     """Return what the lines tell; of those that tell nothing is told in `damaged`."""
     wrong: list[int] = []
-    told = list(read_lines(path, wrong)) if _there(path) else []
+    told = list(read_lines(path, wrong, countable)) if _there(path) else []
     if wrong and not told:
         raise ValueError(f"no line of {path.name} can be read")
     if wrong:
         where = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
         damaged.append(f"{path.name}: {len(wrong)} of {len(wrong) + len(told)} lines are damaged ({where})")
     return told
+
+
+def countable(line: Mapping[str, Any]) -> bool:
+    """Return whether what a report reckons with, as far as the line tells it, is numbers or null."""
+    spent = line.get("bytes", {})
+    if not isinstance(spent, dict):
+        return "event" in line  # of which one has a number of bytes
+    told = (*(value for key, value in line.items() if key in NUMBERS), *spent.values())
+    return all(value is None or isinstance(value, int | float) for value in told)
 
 
 def _environment(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from crowdlearn_host.spec.run_spec import DIGITS, RunSpec
 
 
 def check_start(config: RunSpec) -> None:
-    """See that what the configuration names is there: model, data, plan, phones to imitate, a free port.
+    """See that what the configuration names is there: model, data, plan, phones to imitate.
 
     Raises ConfigError or FleetError. Takes no time, and imports nothing that does.
     """
@@ -39,12 +39,17 @@ def check_start(config: RunSpec) -> None:
         )
     if config.fleet.virtual:
         find_profile(config.fleet.profile)
-    if config.fleet.listen is not None:
-        check_port(config.fleet.listen)
 
 
-def check_port(address: str) -> None:
-    """Raise FleetError if nothing can listen on `address` (HOST:PORT) now."""
+def check_ports(config: RunSpec) -> None:
+    """See that the ports on which the host is to listen are free. Raises FleetError."""
+    for key, address in (("fleet.listen", config.fleet.listen), ("metrics.listen", config.metrics.listen)):
+        if address is not None:
+            check_port(address, key)
+
+
+def check_port(address: str, key: str) -> None:
+    """Raise FleetError if nothing can listen now on `address` (HOST:PORT), which is the value of `key`."""
     host, _, port = address.rpartition(":")
     try:
         for door in doors(host.strip("[]"), int(port), Strangers()):
@@ -52,7 +57,7 @@ def check_port(address: str) -> None:
     except (OSError, OverflowError) as error:
         raise FleetError(
             f"cannot listen on {address}: {getattr(error, 'strerror', None) or error}; "
-            "end what listens there, or name another port in fleet.listen"
+            f"end what listens there, or name another port in {key}"
         ) from error
 
 

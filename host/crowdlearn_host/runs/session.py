@@ -15,7 +15,7 @@ from crowdlearn_host import emulator as phones
 from crowdlearn_host.common import event_loop
 from crowdlearn_host.methods.round_schedule import doubt_of_sharing
 from crowdlearn_host.runs.interrupt import Interrupt
-from crowdlearn_host.runs.preflight import check_start, serials_of
+from crowdlearn_host.runs.preflight import check_ports, check_start, serials_of
 from crowdlearn_host.runs.results.losses import EpochLoss
 from crowdlearn_host.spec.run_spec import RunSpec
 
@@ -82,6 +82,7 @@ class Session:
         from crowdlearn_host.runs.folder import describe_run, starting
 
         check_start(spec)
+        check_ports(spec)
         serials = serials_of(spec)
         with starting(run, text) as folder:
             prepared = self._prepared(spec, serials)
@@ -95,6 +96,7 @@ class Session:
         from crowdlearn_host.runs.folder import starting
 
         check_start(spec)
+        check_ports(spec)
         serials = serials_of(spec)
         fresh = not run.exists()
         with contextlib.ExitStack() as stack:
@@ -109,6 +111,7 @@ class Session:
 
         folder, spec = open_run(run)
         with folder:
+            check_ports(spec)
             serials = serials_of(spec)
             from crowdlearn_host.runs.prepare import prepare  # takes seconds: what is wrong is told before
 

@@ -115,7 +115,7 @@ def _judge(setting: Setting, validation: Dataset | None) -> Judge | None:
     evaluate(model, template, data.subset(np.arange(min(len(data), 2))), loss, config.own_metrics)
 
     def judge(weights: Floats) -> dict[str, float]:
-        found = evaluate(model, unflatten(weights, template), data, loss, config.own_metrics)
+        found = evaluate(model, unflatten(weights, template, workload.unused), data, loss, config.own_metrics)
         return {"loss": found.loss, **found.metrics}
 
     return judge

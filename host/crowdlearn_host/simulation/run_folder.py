@@ -142,8 +142,8 @@ class RunFolder:
 
     def _write(self, name: str, setting: Setting, state: RunState) -> Path:
         template = build_model(setting.config.model, setting.config.seed).state_dict()
-        path = self.folder / name
-        write_atomically(path, save(unflatten(global_weights(setting, state), template)))
+        path, weights = self.folder / name, global_weights(setting, state)
+        write_atomically(path, save(unflatten(weights, template, setting.workload.unused)))
         return path
 
 

@@ -16,7 +16,7 @@ from crowdlearn_export.losses.registry import make_loss
 from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.methods.index_space import flat_layout, flatten, piece_of_weight, travelling
+from crowdlearn_host.methods.index_space import flat_layout, flatten, piece_of_weight, travelling, unused_in
 from crowdlearn_host.methods.secure_sharing import check_release, rank_of
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import input_shape
@@ -155,7 +155,8 @@ def prepare(
         )
         sums, errors = cost.activation // FLOAT, cost.error // FLOAT
         gradient = cost.gradient + cost.checks
-    layout = flat_layout(state)
+    unused = unused_in(state, graph)
+    layout = flat_layout(state, unused)
     trained = dict(model.named_parameters())
 
     def each(chosen: Callable[[str], bool]) -> NDArray[np.bool_]:
@@ -174,6 +175,7 @@ def prepare(
             {graph.edges[number].module: number for number in shared},
             integers=graph.whole is not None and graph.whole.integers,
             targets=spec,
+            unused=unused,
         ),
         plan,
         piece_of_weight(layout, graph, plan),
@@ -182,7 +184,7 @@ def prepare(
         each(lambda name: name in graph.frozen),
         sums,
         errors,
-        flatten(state),
+        flatten(state, unused),
         gradient,
         masked_per_sample(graph, plan) if config.privacy.masked_fraction else 0,
     )

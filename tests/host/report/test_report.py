@@ -63,10 +63,11 @@ def test_damaged_lines_are_left_out_and_told(phones: Path, capsys: pytest.Captur
     whole = read_run(phones)
     with (phones / "metrics.jsonl").open("ab") as file:
         file.write(b'{"loss": 1\n\xff\xfe\n[1]\n' + b"[" * 100_000 + b"\n")
+        file.write(b'{"loss": "x", "rows": 1}\n{"epoch": 0, "bytes": {"error": []}}\n{"bytes": 1}\n')
     report(phones)
-    assert "metrics.jsonl: 4 of 9 lines are damaged (6, 7, 8, 9)" in capsys.readouterr().err
+    assert "metrics.jsonl: 7 of 12 lines are damaged (6, 7, 8, 9, 10, ...)" in capsys.readouterr().err
     assert read_run(phones).loss == whole.loss
-    assert "4 of 9 lines are damaged" in (phones / "report.html").read_text()
+    assert "7 of 12 lines are damaged" in (phones / "report.html").read_text()
     (phones / "metrics.jsonl").write_text("nothing\n")
     with pytest.raises(RunError, match=r"no line of metrics\.jsonl can be read"):
         report(phones)

@@ -24,6 +24,7 @@ model = "mlp:{widths}"
 group = {{ pieces = 2 }}
 training = {{ epochs = 1, batch = 64, kernels = "by_size" }}
 fleet = {{ {fleet} }}
+metrics = {{ {metrics} }}
 """
 DIGITS = 'data = "digits"'
 VIRTUAL = "virtual = 2"
@@ -45,9 +46,10 @@ def train(
     widths: str = "64-12-10",
     data: str = DIGITS,
     fleet: str = VIRTUAL,
+    metrics: str = "",
     run: str = "run",
 ) -> None:
-    Path("my.toml").write_text(CONFIG.format(widths=widths, data=data, fleet=fleet))
+    Path("my.toml").write_text(CONFIG.format(widths=widths, data=data, fleet=fleet, metrics=metrics))
     with pytest.raises(error, match=words):
         CliRunner().invoke(build(["train"]), ["train", "my.toml", "--run", run], catch_exceptions=False)
     assert not Path("run").exists()
@@ -73,7 +75,9 @@ def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         listening = f'listen = "127.0.0.1:{port}", joining = 2'
-        train(FleetError, f"cannot listen on 127.0.0.1:{port}: Address already in use", fleet=listening)
+        told = f"cannot listen on 127.0.0.1:{port}: Address already in use"
+        train(FleetError, f"{told}.* in fleet.listen", fleet=listening)
+        train(FleetError, f"{told}.* in metrics.listen", metrics=f'listen = "127.0.0.1:{port}"')
 
 
 def test_too_few_devices() -> None:

@@ -34,6 +34,27 @@ def test_a_run_is_kept_with_its_configuration_metrics_and_model(files: Path) -> 
     assert load_file(run / "model.safetensors")["0.weight"].shape == (10, 6)
 
 
+def test_what_forward_leaves_out_is_in_the_model_as_it_was_built(files: Path) -> None:
+    (files / "spare.py").write_text(
+        "from torch import nn\n\n"
+        "class Spare(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.spare, self.used = nn.Linear(3, 2), nn.Linear(6, 5)\n"
+        "        self.last = nn.Linear(5, 4)\n"
+        "    def forward(self, x):\n"
+        "        return self.last(self.used(x).tanh())\n"
+    )
+    text = (files / "crowd.toml").read_text().replace("mlp:6-10-8-4", "spare.py:Spare")
+    (files / "crowd.toml").write_text(text)
+    simulate(files / "crowd.toml", files, files / "run", processes=1)
+    trained = load_file(files / "run" / "model.safetensors")
+    built = build_model(f"{files}/spare.py:Spare", 3).state_dict()
+    same = {name for name, value in built.items() if np.array_equal(value.numpy(), trained[name])}
+    assert same == {"spare.weight", "spare.bias"}
+    evaluate(files / "run", str(files))
+
+
 def test_a_run_that_was_interrupted_says_so_and_goes_on_to_the_same_model(
     files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,7 +70,7 @@ class GroupModel:
 
     def __init__(self, workload: Workload) -> None:
         model = build_model(workload.config.model, workload.config.seed)
-        layout = flat_layout(model.state_dict())
+        layout = flat_layout(model.state_dict(), workload.unused)
         self._workload = workload
         self._frozen = [slice(e.start, e.stop) for e in layout if e.name in workload.frozen]
         self._learner: Learner
@@ -129,7 +129,7 @@ class GroupModel:
         """
         config, samples = self._workload.config, [self._workload.samples(each) for each in passes]
         model = build_model(config.model, config.seed)
-        model.load_state_dict(unflatten(weights, model.state_dict()))
+        model.load_state_dict(unflatten(weights, model.state_dict(), self._workload.unused))
         model.eval()
         resting = resting_modules(model)
         norms = [
@@ -149,7 +149,7 @@ class GroupModel:
             with torch.no_grad():
                 for batch in batches:
                     model(inputs[batch])
-            total += flatten(model.state_dict()) * np.float64(count / sum(samples))
+            total += flatten(model.state_dict(), self._workload.unused) * np.float64(count / sum(samples))
         nothing = np.zeros(0, np.float32)
         return GroupResult(total.astype(np.float32), nothing, nothing, 0.0, sum(samples))
 
@@ -168,7 +168,8 @@ def warm_up(workload: Workload) -> None:
     rows = 2 * max(workload.config.training.batch, workload.least_rows)
     few = replace(workload, devices=(workload.devices[0][:rows],))
     model = GroupModel(few)
-    weights = flatten(build_model(workload.config.model, workload.config.seed).state_dict())
+    state = build_model(workload.config.model, workload.config.seed).state_dict()
+    weights = flatten(state, workload.unused)
     slots = np.zeros(len(weights) * len(workload.config.training.rule.slots), np.float32)
     model.train((Pass(0, 0),), weights, slots, 0.0, accumulate=True)
     model.tested(weights, range(min(len(workload.test), rows)))

@@ -30,7 +30,8 @@ class Pass:
 class Workload:
     """The data that stay the same in a run: samples, labels as the loss takes them, the positions of each
     device's samples, the test data; what travels between a group's pieces, the least samples of a mini-batch,
-    and the names of frozen arrays. `on_shares` are edges whose modules compute on shares, by name.
+    and the names of frozen arrays. `on_shares` are edges whose modules compute on shares, by name; `unused`
+    are tensors of the model that no scores depend on.
     """
 
     config: SimulationConfig
@@ -44,6 +45,7 @@ class Workload:
     on_shares: Mapping[str, int] = field(default_factory=dict)
     integers: bool = False
     targets: TargetSpec = CLASSES
+    unused: frozenset[str] = frozenset()
 
     def samples_of(self, inputs: Floats) -> Tensor:
         """Return samples as the model takes them: whole numbers, if it takes no others.
