@@ -191,6 +191,7 @@ def _save_state(path: Path, state: RunState) -> None:
             **_columns("weights", state.weights),
             **_columns("slots", state.slots),
             updates=np.array(state.updates, np.int64),
+            kept=state.kept,
             **arrays,
         )
 
@@ -222,7 +223,7 @@ def _load_state(path: Path) -> RunState:
             records = tuple(RoundRecord(**record) for record in json.loads(arrays["records"].tobytes()))
             weights, slots = (_rows(name, arrays) for name in ("weights", "slots"))
             updates = tuple(arrays["updates"].tolist())
-            return RunState(weights, slots, Window.from_state(window), records, updates)
+            return RunState(weights, slots, Window.from_state(window), records, updates, arrays["kept"])
     except DAMAGED_ARCHIVE as error:
         raise RunError(f"{path} is damaged ({error}); delete it to start the run anew") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 from crowdlearn_device.protocol.frames import Floats
 
 from crowdlearn_host.errors import TrainingError
@@ -41,7 +42,9 @@ class RoundRecord:
 @dataclass(frozen=True)
 class RunState:
     """All that a run needs to go on after a round. `slots` are what the optimizer keeps, float32 [groups, k *
-    floats], one array after the other, and `updates` those that each group has had.
+    floats], one array after the other, and `updates` those that each group has had. `kept` are the running
+    statistics that each device keeps to itself, float32 [devices, statistics], NaN before its first pass; [0,
+    0] where devices keep none.
     """
 
     weights: Floats
@@ -49,6 +52,7 @@ class RunState:
     window: Window
     records: tuple[RoundRecord, ...] = ()
     updates: tuple[int, ...] = ()
+    kept: Floats = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
 
 def diverged(number: int, what: str) -> TrainingError:

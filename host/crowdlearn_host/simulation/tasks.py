@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+import numpy as np
 from crowdlearn_device.protocol.frames import Floats
+from numpy.typing import NDArray
 
 from crowdlearn_host.simulation.learners.group import GroupModel, GroupResult
 from crowdlearn_host.simulation.learners.workload import Pass
@@ -39,15 +41,40 @@ class GroupTask:
 
 @dataclass(frozen=True)
 class CohortTask:
-    """Devices that each train the whole model from the same weights: one entry of `devices` each."""
+    """Devices that each train the whole model from the same weights: one entry of `devices` each.
+
+    With `kept`, float32 [devices, statistics], each has its own running statistics, which lie at `places`,
+    int64 [statistics].
+    """
 
     devices: tuple[tuple[Pass, ...], ...]
     weights: Floats
     learning_rate: float
+    kept: Floats | None = None
+    places: NDArray[np.int64] | None = None
 
     def run(self, model: GroupModel) -> GroupResult:
-        """Return the average of their models, so that one vector travels back for all of them."""
-        return model.average(self.devices, self.weights, self.learning_rate)
+        """Return the average of their models, so that one vector travels back for all of them; and, as
+        `slots`, the statistics that they keep.
+        """
+        if self.kept is None or self.places is None:
+            return model.average(self.devices, self.weights, self.learning_rate)
+        each, kept = [], []
+        for own, statistics in zip(self.devices, self.kept, strict=True):
+            start = self.weights.copy()
+            start[self.places] = statistics
+            each.append(model.average([own], start, self.learning_rate))
+            kept.append(each[-1].weights[self.places])
+        samples = sum(result.samples for result in each)
+        total = sum(result.weights * np.float64(result.samples / samples) for result in each)
+        loss = sum(result.loss * result.samples for result in each) / samples
+        return replace(
+            each[0],
+            weights=np.asarray(total, np.float32),
+            slots=np.stack(kept),
+            loss=loss,
+            samples=samples,
+        )
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,38 @@ def test_statistics_of_averaged_weights_are_those_of_all_their_devices(crowd: Cr
     assert (state.records[-1].accuracy or 0) > (lagging.records[-1].accuracy or 0)
 
 
+@pytest.mark.parametrize("batch_norm", ["recompute", "average", "keep"])
+def test_whatever_becomes_of_statistics_weights_learn_the_same(crowd: Crowd, batch_norm: str) -> None:
+    few = {"fraction": 0.5, "batch_norm": batch_norm}
+    training = {"epochs": 3, "batch": 11, "momentum": 0}
+    setting = crowd(method="fedavg", training=training, fedavg=few)
+    usual = crowd(method="fedavg", training=training, fedavg={"fraction": 0.5})
+    state, other = simulated(setting), simulated(usual)
+    learned = ~setting.statistics
+    np.testing.assert_allclose(state.weights[0, learned], other.weights[0, learned], atol=1e-6)
+    assert [record.loss for record in state.records] == pytest.approx([r.loss for r in other.records])
+    assert np.isfinite(state.weights).all()
+
+
+def test_devices_keep_their_own_statistics_from_round_to_round(crowd: Crowd) -> None:
+    kept = {"fraction": 0.5, "batch_norm": "keep"}
+    training = {"epochs": 1, "batch": 11, "momentum": 0}
+    setting = crowd(method="fedavg", training=training, fedavg=kept)
+    once = simulated(setting)
+    trained = ~np.isnan(once.kept).any(1)
+    assert 0 < trained.sum() < len(trained)
+    assert np.ptp(once.kept[trained], axis=0).max() > 0
+    np.testing.assert_allclose(once.weights[0, setting.statistics], once.kept[trained].mean(0), rtol=1e-5)
+    sent = once.records[0].bytes["sharing"]
+    plain = simulated(crowd(method="fedavg", training=training, fedavg={**kept, "batch_norm": "average"}))
+    assert (
+        sent == plain.records[0].bytes["sharing"] - 2 * int(trained.sum()) * int(setting.statistics.sum()) * 4
+    )
+    more = crowd(method="fedavg", training={**training, "epochs": 2}, fedavg=kept)
+    gone_on = run(more, InProcess(more.workload), state=once)
+    assert np.isfinite(gone_on.kept[trained]).all()
+
+
 def test_federated_averaging_of_a_part_of_the_devices_learns(crowd: Crowd) -> None:
     record = simulated(crowd(method="fedavg", fedavg={"fraction": 0.5, "local_epochs": 2})).records[-1]
     assert record.samples == 2 * 6 * 33

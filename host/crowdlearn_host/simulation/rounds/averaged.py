@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.graph.neuron_graph import FLOAT
 
 from crowdlearn_host.simulation.learners.workload import Pass
@@ -30,15 +32,31 @@ def average_devices(setting: Setting, workers: Workers, state: RunState, number:
     passes = [tuple(Pass(int(device), number * local + i) for i in range(local)) for device in np.sort(drawn)]
     size = -(-count // COHORTS)
     cohorts = [tuple(passes[first : first + size]) for first in range(0, count, size)]
-    tasks = [CohortTask(each, state.weights[0].copy(), config.rate(number)) for each in cohorts]
+    keeps = config.fedavg.batch_norm == "keep" and bool(setting.statistics.any())
+    if keeps and not len(state.kept):
+        state = replace(
+            state, kept=np.full((config.devices, int(setting.statistics.sum())), np.nan, np.float32)
+        )
+    rate, places = config.rate(number), np.flatnonzero(setting.statistics) if keeps else None
+    tasks = [
+        CohortTask(each, state.weights[0].copy(), rate, _own(setting, state, each) if keeps else None, places)
+        for each in cohorts
+    ]
     total = np.zeros(len(setting.initial))
     learned = []
     for cohort, result in zip(cohorts, workers.each(tasks), strict=True):
         check_finite(result, [own[0].device for own in cohort], number)
         total += result.weights * float(result.samples)
         learned.append((result.samples, result.loss))
+        if keeps:
+            state.kept[[own[0].device for own in cohort]] = result.slots
     weights = (total / sum(samples for samples, _ in learned)).astype(np.float32)[None]
-    spent = {"sharing": 2 * count * int((~setting.frozen).sum()) * FLOAT}
+    travels = ~setting.frozen & ~(setting.statistics & keeps)
+    spent = {"sharing": 2 * count * int(travels.sum()) * FLOAT}
+    if keeps:
+        trained = np.flatnonzero(~np.isnan(state.kept).any(1))
+        counts = np.array([len(setting.workload.devices[device]) for device in trained], np.float64)
+        weights[0, setting.statistics] = np.average(state.kept[trained], axis=0, weights=counts)
     if config.fedavg.batch_norm == "recompute" and setting.statistics.any():
         devices = [tuple(own[0] for own in cohort) for cohort in cohorts]
         found = workers.each([StatisticsTask(each, weights[0].copy()) for each in devices])
@@ -51,3 +69,11 @@ def average_devices(setting: Setting, workers: Workers, state: RunState, number:
         spent["sharing"] += 2 * count * int(setting.statistics.sum()) * FLOAT
     state = replace(state, weights=weights)
     return Trained(state, learned, spent)
+
+
+def _own(setting: Setting, state: RunState, cohort: Sequence[Sequence[Pass]]) -> Floats:
+    """Return each device's own running statistics, float32 [devices, statistics]: those of the initial model
+    before its first pass.
+    """
+    kept = state.kept[[own[0].device for own in cohort]]
+    return np.where(np.isnan(kept), setting.initial[setting.statistics], kept)
