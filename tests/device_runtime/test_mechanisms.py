@@ -54,6 +54,9 @@ def test_a_device_refuses_a_mechanism_that_it_does_not_know() -> None:
 def test_a_pass_is_reported_by_its_mean_alone() -> None:
     chain = outgoing_of([pb.Mechanism(name="report_passes")], Place())
     assert [chain.metrics(each) for each in REPORTS] == [None, None, Metrics(10, 1.3, 6, last=True)]
+    chain = outgoing_of([pb.Mechanism(name="report_passes")], Place())
+    own = [Metrics(6, 0.0, 0, own={"near": 0.5}), Metrics(2, 0.0, 0, last=True, own={"near": 1.0})]
+    assert [chain.metrics(each) for each in own] == [None, Metrics(8, 0.0, 0, True, {"near": 0.625})]
 
 
 def test_a_tap_listens_behind_the_mechanisms() -> None:

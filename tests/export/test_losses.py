@@ -11,8 +11,9 @@ from crowdlearn_device.protocol.targets import IGNORED
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.classes import CrossEntropy
-from crowdlearn_export.losses.numbers import HuberError
+from crowdlearn_export.losses.numbers import HuberError, SquaredError
 from crowdlearn_export.losses.registry import LOSSES, make_loss
+from crowdlearn_export.losses.watched import WatchedMetric
 from crowdlearn_export.program.slice_program import export_slice
 from crowdlearn_export.tracing.trace import neuron_graph
 from torch import Tensor, nn
@@ -142,3 +143,28 @@ def test_one_score_learns_numbers_but_no_class() -> None:
     with pytest.raises(UnsupportedModule, match='train with loss = "bce" or "mse"'):
         CrossEntropy().targets(1)
     assert all(make_loss(kind).targets(1).shape == (1,) for kind in LOSSES if kind != "cross_entropy")
+
+
+METRICS = """
+import torch
+
+def near(scores, targets):
+    return ((scores - targets).abs() < 0.5).float().mean(1)
+
+def mean(scores, targets):
+    return (scores - targets).abs().mean()
+
+def broken(scores, targets):
+    return scores.numpys()
+"""
+
+
+@pytest.mark.parametrize(("name", "words"), [("mean", "one number for each"), ("broken", "numpys")])
+def test_a_metric_that_is_none_is_refused(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "own.py").write_text(METRICS)
+    spec = SquaredError().targets(3)
+    WatchedMetric(f"{tmp_path / 'own.py'}:near").check(spec, (3,))
+    with pytest.raises(UnsupportedModule, match=words):
+        WatchedMetric(f"{tmp_path / 'own.py'}:{name}").check(spec, (3,))
+    with pytest.raises(UnsupportedModule, match="cannot be imported"):
+        WatchedMetric(f"{tmp_path / 'own.py'}:nothing").check(spec, (3,))

@@ -96,7 +96,7 @@ def tokens(folder: Path) -> Path:
 
 OBJECTIVES: dict[str, tuple[str, int, int, dict[str, Any]]] = {
     "regression by adam": (DENSE, 1, 3, {"loss": "mse", "optimizer": "adam", "learning_rate": 0.02}),
-    "several labels of maps by adamw, clipped": (
+    "several labels of changed maps by adamw, clipped": (
         MAPS,
         4,
         3,
@@ -107,6 +107,8 @@ OBJECTIVES: dict[str, tuple[str, int, int, dict[str, Any]]] = {
             "clip_norm": 0.3,
             "warmup": 5,
             "learning_rate": 0.01,
+            "micro_batch": 4,
+            "augment": ["flip", {"kind": "shift", "most": 1}, "noise"],
         },
     ),
     "tokens by a transformer": (
@@ -122,7 +124,12 @@ OBJECTIVES: dict[str, tuple[str, int, int, dict[str, Any]]] = {
             "epochs": 3,
         },
     ),
-    "signals by a GRU": (CELLS, 2, 1, {"loss": "l1", "optimizer": "adam", "betas": [0.8, 0.99]}),
+    "signals by a GRU": (
+        CELLS,
+        2,
+        1,
+        {"loss": "l1", "optimizer": "adam", "betas": [0.8, 0.99], "augment": ["scale", "offset"]},
+    ),
     "huber, by Nesterov": (
         DENSE,
         2,

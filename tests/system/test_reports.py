@@ -15,10 +15,24 @@ pytestmark = pytest.mark.system
 DEVICES = 2
 
 
+OWN = """
+import torch
+
+def best(scores, targets):
+    return (scores.argmax(1) == targets).float()
+
+def margin(scores, targets):
+    right = scores.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return right - scores.mean(1)
+"""
+
+
 async def trained(folder: Path, report: str) -> tuple[Events, dict[str, np.ndarray]]:
     training = {"epochs": 1, "batch": 64, "learning_rate": 0.05, "kernels": "by_size", "wire": "float32"}
     values = {"data": "digits", "model": "mlp:64-12-10", "group": {"pieces": DEVICES}, "training": training}
-    wanted = RunSpec.model_validate({**values, "metrics": {"report": report}})
+    (own := folder.parent / "own.py").write_text(OWN)
+    metrics = {"report": report, "on_devices": [f"{own}:best", f"{own}:margin"]}
+    wanted = RunSpec.model_validate({**values, "metrics": metrics})
     server, events = await train_on_sockets(folder, wanted, DEVICES)
     assert server.groups[0].phase == "done", server.groups[0].reason
     return events, {name: np.array(array) for name, array in server.shared.model().items()}
@@ -32,10 +46,14 @@ async def test_reports_of_passes_and_of_nothing_withhold_what_mini_batches_gave(
     }
     assert len({tuple(fields["boundary"] for fields in each) for each in told.values()}) == 1
     assert all("loss" in fields for fields in told["mini-batch"])
+    for fields in told["mini-batch"]:
+        assert fields["own"]["best"] * fields["rows"] == pytest.approx(fields["correct"])
+    assert told["mini-batch"][-1]["own"]["margin"] > told["mini-batch"][0]["own"]["margin"]
+    assert {*told["pass"][-1]["own"]} == {"best", "margin"}
     passes = [fields for fields in told["pass"] if "loss" in fields]
     assert [fields["reported"] for fields in passes] == [719, 718]
     assert all(fields["pass_done"] for fields in passes)
-    assert not any({"loss", "correct"} & set(fields) for fields in told["nothing"])
+    assert not any({"loss", "correct", "own"} & set(fields) for fields in told["nothing"])
     means = {report: loss(events) for report, (events, _) in found.items()}
     assert means["pass"] == pytest.approx(means["mini-batch"])
     assert means["nothing"] is None

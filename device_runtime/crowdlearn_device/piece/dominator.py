@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from crowdlearn_device.data.augmentation.registry import augmented, check_augmentations, make_augmentation
 from crowdlearn_device.data.dataset import Dataset, as_targets
-from crowdlearn_device.errors import DataError
+from crowdlearn_device.errors import DataError, WireError
 from crowdlearn_device.privacy.mechanisms.base import Metrics
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.protocol.frames import Array
+from crowdlearn_device.protocol.frames import Array, Floats
 from crowdlearn_device.protocol.schedule import Pass, micro_batches, mini_batches, pass_order
 
 from .piece import Piece
@@ -42,6 +43,15 @@ class Dominator:
         self._micro_batch, self._least = training.micro_batch, training.least_rows
         self._in_flight = training.in_flight
         self._next = (piece.boundary, 0)
+        try:
+            self._chain = [make_augmentation(each.kind, each.options) for each in training.augment]
+        except ValueError as error:
+            raise WireError(
+                f"this device cannot change its samples as the run requires: {error}; update the older"
+            ) from error
+        check_augmentations(self._chain, piece.sample_shape, integers=False)
+        self._place = order_seed, assign.epoch, device
+        self._changed: tuple[int, Floats] | None = None
         if of.first + len(self._batches) != of.end:
             raise DataError(
                 f"this device has {len(data)} samples, {len(self._batches)} mini-batches, and the "
@@ -63,14 +73,25 @@ class Dominator:
         number, micro = self._next
         batch = self._batches[number - self._pass.first]
         micros = micro_batches(len(batch), self._micro_batch, self._least)
-        rows = self._order[batch.start + micros[micro].start : batch.start + micros[micro].stop]
+        part = slice(micros[micro].start, micros[micro].stop)
+        rows = self._order[batch.start : batch.stop][part]
         if self._on_fed is not None:
             self._on_fed(number, micro, rows)
         weight = piece.targets.weight(self._data.labels[self._order[batch.start : batch.stop]])
-        samples, labels = self._data.inputs[rows], self._data.labels[rows]
+        samples = self._augmented(number, batch)[part] if self._chain else self._data.inputs[rows]
+        labels = self._data.labels[rows]
         piece.feed(number, micro, len(micros), len(batch), samples, labels, weight)
         self._next = (number, micro + 1) if micro + 1 < len(micros) else (number + 1, 0)
         return True
+
+    def _augmented(self, number: int, batch: range) -> Floats:
+        """Return a mini-batch's samples, changed as a whole: float32 [rows, ...]; kept for its next part."""
+        if self._changed is None or self._changed[0] != number:
+            seed, epoch, device = self._place
+            samples = self._data.inputs[self._order[batch.start : batch.stop]]
+            place = {"epoch": epoch, "device": device, "number": number - self._pass.first}
+            self._changed = number, augmented(self._chain, samples, seed=seed, **place)
+        return self._changed[1]
 
     def metrics(self) -> Metrics:
         """Return the results of the mini-batch that has just been applied."""
@@ -80,5 +101,9 @@ class Dominator:
             rows=rows,
             loss=sum(result.loss * result.rows for result in results) / rows,
             correct=sum(result.correct for result in results),
+            own={
+                name: sum(result.own[name] * result.rows for result in results) / rows
+                for name in results[0].own
+            },
             last=self._piece.boundary == self._pass.end,
         )

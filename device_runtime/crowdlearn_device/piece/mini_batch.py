@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,12 +13,13 @@ from .inbox import Arrivals
 
 @dataclass(frozen=True)
 class Result:
-    """The dominator's result of a micro-batch."""
+    """The dominator's result of a micro-batch; `own` are means of a user's own metrics, by name."""
 
     micro: int
     rows: int
     loss: float
     correct: int
+    own: Mapping[str, float] = field(default_factory=dict)
 
 
 class Call(NamedTuple):

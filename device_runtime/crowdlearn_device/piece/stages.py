@@ -9,7 +9,7 @@ import numpy as np
 
 from crowdlearn_device.errors import ProgramError, WireError
 from crowdlearn_device.program.executor import Executor
-from crowdlearn_device.program.manifest import HELD, LOSS, TRAIN_STEP, Manifest, Port
+from crowdlearn_device.program.manifest import HELD, LOSS, METRICS, TRAIN_STEP, Manifest, Port
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Array, Floats
 from crowdlearn_device.protocol.schedule import dropout_mask
@@ -88,12 +88,13 @@ class Stages:
             if self._manifest.layers[layer].dropout:
                 by_port["mask", layer] = self._mask(step.number, micro, layer, labels.shape[0])
         messages: list[Message] = []
-        loss, correct = 0.0, 0
+        loss, correct, own = 0.0, 0, dict[str, float]()
         for port, values in self._call(step, TRAIN_STEP if descend else LOSS, by_port):
             if port.role == "loss":
                 share = self._manifest.targets.weight(labels) / max(step.weight, SMALL)
                 loss = float(np.asarray(values, np.float32).reshape(())) / max(share, SMALL)
             elif port.role == "logits":
+                scores = np.array(values) if METRICS in self._methods else values
                 if self._manifest.targets.are_classes:
                     right = values.argmax(axis=-1) == labels
                     counted = right[labels != IGNORED]
@@ -102,7 +103,10 @@ class Stages:
                 self._weights.keep(port, values)
             else:
                 messages += self._learn(step, micro, port, values)
-        step.results.append(Result(micro, labels.shape[0], loss, correct))
+        if METRICS in self._methods:
+            found = self._call(step, METRICS, {("logits", -1): scores, ("labels", -1): labels})
+            own = {port.name: float(values.mean(dtype=np.float64)) for port, values in found}
+        step.results.append(Result(micro, labels.shape[0], loss, correct, own))
         step.done += 1
         return messages
 

@@ -18,15 +18,15 @@ from crowdlearn_device.optimizers.registry import SLOTS, described
 from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.protocol.targets import CLASSES, TargetSpec
 
-FORMAT = 5
-LOSS, TRAIN_STEP, PREDICT = "loss", "train_step", "predict"
+FORMAT = 6
+LOSS, TRAIN_STEP, PREDICT, METRICS = "loss", "train_step", "predict", "metrics"
 STATE = frozenset({"parameter", "buffer"}) | SLOTS
 HELD = STATE | {"frozen"}
-ROLES = HELD | {"sum", "error", "mask", "labels", "scale", "rate", "gradient", "loss", "logits"}
+ROLES = HELD | {"sum", "error", "mask", "labels", "scale", "rate", "gradient", "loss", "logits", "metric"}
 """The roles of an input or output. sum: a layer's summed input, or (as output) the product on an edge. error:
 the loss's derivative with respect to the sums of a layer. parameter, buffer (which training changes), frozen,
 gradient, and what optimizers keep, as momentum: of the array named `name`. rate: a number of the optimizer's
-step, by its name.
+step, by its name. metric: one of a user's own, by its name, of each sample.
 """
 
 Dim = int | str

@@ -9,7 +9,7 @@ from dataclasses import replace
 from crowdlearn_device.errors import ProgramError
 from crowdlearn_device.optimizers.base import Optimizer
 
-from .manifest import LOSS, PREDICT, TRAIN_STEP, ArraySpec, Manifest, MethodSpec, PieceShape, Port
+from .manifest import LOSS, METRICS, PREDICT, TRAIN_STEP, ArraySpec, Manifest, MethodSpec, PieceShape, Port
 
 
 def layer_methods(shape: PieceShape, layer: int) -> list[MethodSpec]:
@@ -56,6 +56,14 @@ def train_step_method(shape: PieceShape, optimizer: Optimizer) -> MethodSpec:
     return MethodSpec(TRAIN_STEP, inputs, _scores(shape))
 
 
+def metrics_method(shape: PieceShape, names: Sequence[str]) -> MethodSpec:
+    """Return the method that takes scores and targets to a number of each sample for every metric."""
+    labels, _ = _targets(shape)
+    return MethodSpec(
+        METRICS, (_logits(shape), labels), tuple(Port("metric", ("B",), name) for name in names)
+    )
+
+
 def predict_method(shape: PieceShape) -> MethodSpec:
     """Return the method that takes the whole network from samples to scores, in evaluation mode."""
     arrays = [_array(shape, array) for array in shape.arrays]
@@ -84,6 +92,9 @@ def check_ports(manifest: Manifest, owned: Sequence[int], turning: Sequence[int]
         methods.append(loss_method(manifest, turning))
     if any(method.name == TRAIN_STEP for method in manifest.methods):
         methods.append(train_step_method(manifest, manifest.optimizer))
+    for watching in manifest.methods if turning else ():
+        if watching.name == METRICS:
+            methods.append(metrics_method(manifest, [port.name for port in watching.outputs]))
     if len({method.name for method in manifest.methods}) < len(manifest.methods):
         raise ProgramError("manifest names a method twice; export it again")
     for needed in methods:

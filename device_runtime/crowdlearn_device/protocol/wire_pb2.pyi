@@ -255,6 +255,21 @@ class Mechanism(_message.Message):
     settings: _containers.ScalarMap[str, float]
     def __init__(self, name: _Optional[str] = ..., settings: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
+class Augmentation(_message.Message):
+    __slots__ = ("kind", "options")
+    class OptionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    options: _containers.ScalarMap[str, float]
+    def __init__(self, kind: _Optional[str] = ..., options: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
 class LinearMap(_message.Message):
     __slots__ = ("edge", "kind", "kernel", "stride", "padding", "dilation")
     EDGE_FIELD_NUMBER: _ClassVar[int]
@@ -272,7 +287,7 @@ class LinearMap(_message.Message):
     def __init__(self, edge: _Optional[int] = ..., kind: _Optional[str] = ..., kernel: _Optional[_Iterable[int]] = ..., stride: _Optional[_Iterable[int]] = ..., padding: _Optional[_Iterable[int]] = ..., dilation: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Training(_message.Message):
-    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness", "least_rows", "weigh_charge", "shares", "outgoing", "maps", "masked", "warmup", "label_epsilon", "secret_order")
+    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness", "least_rows", "weigh_charge", "shares", "outgoing", "maps", "masked", "warmup", "label_epsilon", "augment", "secret_order")
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     MICRO_BATCH_FIELD_NUMBER: _ClassVar[int]
@@ -290,6 +305,7 @@ class Training(_message.Message):
     MASKED_FIELD_NUMBER: _ClassVar[int]
     WARMUP_FIELD_NUMBER: _ClassVar[int]
     LABEL_EPSILON_FIELD_NUMBER: _ClassVar[int]
+    AUGMENT_FIELD_NUMBER: _ClassVar[int]
     SECRET_ORDER_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     batch: int
@@ -308,8 +324,9 @@ class Training(_message.Message):
     masked: int
     warmup: int
     label_epsilon: float
+    augment: _containers.RepeatedCompositeFieldContainer[Augmentation]
     secret_order: bool
-    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ..., weigh_charge: bool = ..., shares: bool = ..., outgoing: _Optional[_Iterable[_Union[Mechanism, _Mapping]]] = ..., maps: _Optional[_Iterable[_Union[LinearMap, _Mapping]]] = ..., masked: _Optional[int] = ..., warmup: _Optional[int] = ..., label_epsilon: _Optional[float] = ..., secret_order: bool = ...) -> None: ...
+    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ..., weigh_charge: bool = ..., shares: bool = ..., outgoing: _Optional[_Iterable[_Union[Mechanism, _Mapping]]] = ..., maps: _Optional[_Iterable[_Union[LinearMap, _Mapping]]] = ..., masked: _Optional[int] = ..., warmup: _Optional[int] = ..., label_epsilon: _Optional[float] = ..., augment: _Optional[_Iterable[_Union[Augmentation, _Mapping]]] = ..., secret_order: bool = ...) -> None: ...
 
 class Assign(_message.Message):
     __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched", "keep_program", "heirs_needed", "unsealings", "provided")
@@ -500,14 +517,23 @@ class GlobalState(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., part: _Optional[_Union[StatePart, _Mapping]] = ...) -> None: ...
 
 class Metrics(_message.Message):
-    __slots__ = ("rows", "loss", "correct")
+    __slots__ = ("rows", "loss", "correct", "own")
+    class OwnEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     ROWS_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     CORRECT_FIELD_NUMBER: _ClassVar[int]
+    OWN_FIELD_NUMBER: _ClassVar[int]
     rows: int
     loss: float
     correct: int
-    def __init__(self, rows: _Optional[int] = ..., loss: _Optional[float] = ..., correct: _Optional[int] = ...) -> None: ...
+    own: _containers.ScalarMap[str, float]
+    def __init__(self, rows: _Optional[int] = ..., loss: _Optional[float] = ..., correct: _Optional[int] = ..., own: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("generation", "boundary", "rows", "pass_done", "metrics")

@@ -7,11 +7,13 @@ outputs a sample's loss is the mean over them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from crowdlearn_device.protocol.targets import TargetSpec
 from torch import Tensor
+
+from .watched import WatchedMetric
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class Loss(ABC):
     """The name in configurations."""
     of_logits: ClassVar[bool] = False
     """True if scores are what stands before Softmax or Sigmoid."""
+
+    watched: tuple[WatchedMetric, ...] = field(default=(), kw_only=True)
+    """A user's own metrics that devices compute of the same scores and targets."""
 
     @abstractmethod
     def targets(self, outputs: int, *inner: int) -> TargetSpec:

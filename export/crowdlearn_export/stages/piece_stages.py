@@ -15,6 +15,7 @@ from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import CROSS_ENTROPY
 
 from .layer_stages import layer_stages
+from .metrics import metrics_stage
 from .region import LossRegion
 from .stage import Stage
 
@@ -41,6 +42,8 @@ def piece_stages(
     if first < len(owned):
         region = LossRegion(graph, first, shape, loss)
         stages.append(region.gradients())
+        if loss.watched:
+            stages.append(metrics_stage(shape, loss))
         if first == 0 and not optimizer.clip_norm:  # clipping comes between gradients and weights
             stages.append(region.train_step(optimizer))
     return tuple(stages)

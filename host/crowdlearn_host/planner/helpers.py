@@ -30,6 +30,11 @@ def with_helper_layers(graph: NeuronGraph, *, first_layer: bool) -> NeuronGraph:
             f"{graph.name} has {graph.layers[0].neurons} input channels, too few for three helpers; take "
             "privacy.first_layer = 'kept'"
         )
+    if any(op.kind == "product" for layer in graph.layers for op in layer.ops):
+        raise PlanError(
+            f"{graph.name} multiplies activations by each other, as squeeze-and-excite does, which slices on "
+            "shares do not; leave out privacy.sums = 'shares'"
+        )
     shared = set(shared_edges(graph, first_layer=first_layer))
     layers: list[Layer] = []
     place: dict[int, int] = {}

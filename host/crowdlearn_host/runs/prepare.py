@@ -42,6 +42,7 @@ from crowdlearn_host.planner.messages import check_messages
 from crowdlearn_host.planner.plan import PiecePlan, Plan, load_plan
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
 from crowdlearn_host.planner.problem.wire_format import wire_format
+from crowdlearn_host.spec.augment import check_augment
 from crowdlearn_host.spec.micro_batch import rows_of
 from crowdlearn_host.spec.provenance import RunInput, check_inputs, run_inputs
 from crowdlearn_host.spec.run_spec import RunSpec
@@ -49,7 +50,7 @@ from crowdlearn_host.spec.run_spec import RunSpec
 from .affordable import check_affordable
 from .data import deal, load_split, sample_shape, shares_of, to_npz, validated
 from .results.metrics import check_metric
-from .results.own_metrics import check_own
+from .results.own_metrics import check_own, watched_metrics
 
 WIRE = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "int8": pb.INT8}
 
@@ -121,7 +122,8 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     test = test and test.shaped(sample, f"test data of {config.data}")
     validation = validation and validation.shaped(sample, f"validation data of {config.data}")
     model = build_model(config.model, config.training.seed)
-    loss = make_loss(config.training.loss.kind, **config.training.loss.options)
+    watched = watched_metrics(config.metrics.on_devices)
+    loss = make_loss(config.training.loss.kind, **config.training.loss.options, watched=watched)
     one = 0 if config.group.plan else config.group.pieces
     graph = trainable_graph(model, torch.zeros(2, *sample), config.name, loss, pieces=one or 2)
     outputs = graph.scores[-1]
@@ -133,7 +135,11 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     train = train and _targeted(train, targets, outputs, f"training data of {config.data}")
     test = test and _targeted(test, targets, outputs, f"test data of {config.data}")
     validation = validation and _targeted(validation, targets, outputs, f"validation data of {config.data}")
+    integers = graph.whole is not None and graph.whole.integers
+    check_augment(config.training.augment, sample, integers=integers)
     check_own(config.metrics.own, targets, outputs)
+    for metric in watched:
+        metric.check(targets, graph.scores)
     if config.validation is not None:
         check_metric(config.validation.metric, targets)
     section = config.group
@@ -344,6 +350,7 @@ def _settings(
         masked=prepared.config.privacy.masked_fraction,
         maps=convolutions_told(prepared.graph),
         outgoing=prepared.config.metrics.mechanisms,
+        augment=tuple(each.told for each in prepared.config.training.augment),
     )
 
 

@@ -27,6 +27,7 @@ from crowdlearn_host.privacy.dp.accountant import Schedule, own_epsilon
 from crowdlearn_host.privacy.dp.ghost_norms import check_model
 from crowdlearn_host.simulation.learners.rounding import crossings
 from crowdlearn_host.simulation.learners.workload import Workload
+from crowdlearn_host.spec.augment import check_augment
 from crowdlearn_host.spec.micro_batch import cheapest_rows
 from crowdlearn_host.spec.simulation import AS_PHONES, SimulationConfig
 
@@ -121,6 +122,8 @@ def prepare(
         Dataset(each.inputs, as_targets(each.labels, spec, outputs, f"the {name} data"))
         for name, each in (("training", train), ("test", test))
     )
+    integers = graph.whole is not None and graph.whole.integers
+    check_augment(config.training.augment, shape, integers=integers)
     if config.privacy.private:
         check_model(model)
     if config.privacy.label_epsilon is not None:
@@ -173,7 +176,7 @@ def prepare(
             graph.least_rows,
             graph.frozen,
             {graph.edges[number].module: number for number in shared},
-            integers=graph.whole is not None and graph.whole.integers,
+            integers=integers,
             targets=spec,
             unused=unused,
         ),

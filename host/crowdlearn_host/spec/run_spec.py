@@ -17,6 +17,7 @@ from crowdlearn_host.methods.secure_sharing import check_secure
 from crowdlearn_host.models.names import ModelName
 from crowdlearn_host.planner.problem.rotations import Rotation
 
+from .augment import AugmentSpec, check_no_noise
 from .crowd import CrowdSection
 from .loss import CROSS_ENTROPY, LossSpec
 from .optimizer import OptimizedSection
@@ -110,6 +111,7 @@ class TrainingSection(OptimizedSection):
     `schedule` lowers the learning rate with every sharing: linear and cosine to a hundredth, step by
     `step_factor` every `step_epochs` epochs; in the first `warmup` mini-batches it rises. `clip_norm` bounds
     the norm of a mini-batch's gradients over the whole network.
+    `augment` changes samples at random while they are fed, in its order; those that validate or test stay.
     `wire` is how sums and errors travel between pieces; int8 is rounded up or down at random. With
     `staleness` 1 a mini-batch enters before the one ahead of it has updated the weights, which keeps
     links and devices busy: its gradient is that of the weights before that update. At a pass's end and
@@ -123,6 +125,7 @@ class TrainingSection(OptimizedSection):
     micro_batch: int | None = Field(None, ge=2)
     in_flight: int = Field(PARTS, ge=1, le=64)
     loss: LossSpec = CROSS_ENTROPY
+    augment: tuple[AugmentSpec, ...] = ()
     momentum: float = Field(0.9, ge=0, lt=1)
     seed: int = Field(0, ge=0)
     snapshot_every: int = Field(100, ge=1)
@@ -160,11 +163,14 @@ class MetricsSection(Section):
     correctly: for every "mini-batch"; for every "pass", the mean over all samples of a device; or "nothing".
     The test split's loss and accuracy are the host's own and stay.
     `own` are functions `file.py:name` of scores float32 [N, outputs] and targets [N, ...], as NumPy has them,
-    that give a number: further metrics of every evaluation, by their names.
+    that give a number: further metrics of every evaluation, by their names. `on_devices` are functions of
+    the same as tensors that give a number for each sample: they are traced like a model, devices compute
+    them while they train, and report means as `report` says.
     """
 
     listen: str | None = Field(None, pattern=r"^.*:[0-9]{1,5}$")
     own: tuple[ModelName, ...] = ()
+    on_devices: tuple[ModelName, ...] = ()
     report: Literal["mini-batch", "pass", "nothing"] = "mini-batch"
 
     @property
@@ -281,6 +287,7 @@ class RunSpec(Description):
     @model_validator(mode="after")
     def _sums_fit(self) -> Self:
         sharing = self.sharing
+        check_no_noise(self.training.augment, private=self.privacy.private)
         if sharing.noise is not None and not (sharing.secure and sharing.theta == 1):
             raise ValueError("sharing.noise lies in secure sums of all weights: set secure, and theta = 1")
         if not sharing.secure:

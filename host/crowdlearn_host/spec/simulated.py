@@ -104,6 +104,7 @@ def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None 
             "epochs": training.epochs,
             "batch": training.batch,
             "loss": training.loss,
+            "augment": training.augment,
             "wire": "float32" if on_shares or spec.privacy.private else training.wire,
             "staleness": training.staleness,
             "micro_batch": 0 if on_shares else micro_batch,

@@ -15,6 +15,7 @@ from crowdlearn_host.models.names import ModelName
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION, Rotation
 from crowdlearn_host.privacy.dp.budget import Budget
 
+from .augment import AugmentSpec, check_no_noise
 from .loss import CROSS_ENTROPY, LossSpec
 from .optimizer import OptimizedSection
 from .privacy import PrivacySection
@@ -48,6 +49,7 @@ class TrainingConfig(OptimizedSection):
     epochs: int = Field(default=50, ge=1, le=100_000)
     batch: int = Field(default=32, ge=2, le=65_536)
     loss: LossSpec = CROSS_ENTROPY
+    augment: tuple[AugmentSpec, ...] = ()
     wire: Literal["float32", "float16", "int8"] = "float32"
     staleness: int = Field(default=0, ge=0, le=1)
     micro_batch: int = Field(default=0, ge=-1)
@@ -83,12 +85,14 @@ class FedAvgConfig(Section):
 
     The running statistics of batch norms are those of the averaged weights if `batch_norm` is recompute: the
     devices of the round compute them again on their own samples, which takes another exchange. With average
-    they are averaged like weights, and lag behind while devices take few steps a round.
+    they are averaged like weights, and lag behind while devices take few steps a round. With keep they stay
+    on their device, which goes on with its own; the model that is tested has their mean over all devices that
+    have trained.
     """
 
     fraction: float = Field(default=1.0, gt=0, le=1)
     local_epochs: int = Field(default=1, ge=1, le=1000)
-    batch_norm: Literal["recompute", "average"] = "recompute"
+    batch_norm: Literal["recompute", "average", "keep"] = "recompute"
 
 
 class SimulationConfig(Description):
@@ -156,6 +160,7 @@ class SimulationConfig(Description):
     @model_validator(mode="after")
     def _privacy_fits(self) -> SimulationConfig:
         training, sharing = self.training, self.sharing
+        check_no_noise(training.augment, private=self.privacy.private)
         if sharing.noise is not None and not (sharing.secure and sharing.theta == 1):
             raise ValueError("sharing.noise lies in secure sums of all weights: set secure, and theta = 1")
         if sharing.secure and sharing.enabled:

@@ -118,7 +118,9 @@ class Work:
             told = self._dominator.metrics()
             progress = pb.Progress(boundary=self.piece.boundary, rows=told.rows, pass_done=told.last)
             if (left := self._outgoing.metrics(told)) is not None:
-                progress.metrics.CopyFrom(pb.Metrics(rows=left.rows, loss=left.loss, correct=left.correct))
+                progress.metrics.CopyFrom(
+                    pb.Metrics(rows=left.rows, loss=left.loss, correct=left.correct, own=left.own)
+                )
             yield Applied(progress)
         if self._pass.drained(self.piece.boundary):
             yield Drained(self.piece.boundary, self.piece.state(), self._busy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -39,13 +39,14 @@ class SumsPlace:
 @dataclass(frozen=True)
 class Metrics:
     """The dominator's report of its samples: mean loss over `rows`, and how many were classified correctly.
-    `last` is true at the end of its pass.
+    `last` is true at the end of its pass. `own` are means of a user's own metrics, by name.
     """
 
     rows: int
     loss: float
     correct: int
     last: bool = False
+    own: Mapping[str, float] = field(default_factory=dict)
 
 
 class Mechanism:

@@ -33,6 +33,6 @@ class Listener(Mechanism):
 
     def metrics(self, metrics: Metrics) -> Metrics | None:
         place = self.place
-        told = np.array([metrics.rows, metrics.loss, metrics.correct])
+        told = np.array([metrics.rows, metrics.loss, metrics.correct, *metrics.own.values()])
         self._tap.record(Record("metrics", told, place.generation, place.epoch, 0, piece=place.piece))
         return metrics

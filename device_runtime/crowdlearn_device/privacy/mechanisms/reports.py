@@ -17,14 +17,18 @@ class ReportPasses(Mechanism):
     def __init__(self, settings: Mapping[str, float], place: Place) -> None:
         super().__init__(settings, place)
         self._rows, self._loss, self._correct = 0, 0.0, 0
+        self._own: dict[str, float] = {}
 
     def metrics(self, metrics: Metrics) -> Metrics | None:
         self._rows += metrics.rows
         self._loss += metrics.rows * metrics.loss
         self._correct += metrics.correct
+        for name, mean in metrics.own.items():
+            self._own[name] = self._own.get(name, 0.0) + metrics.rows * mean
         if not metrics.last:
             return None
-        return Metrics(self._rows, self._loss / self._rows, self._correct, last=True)
+        own = {name: total / self._rows for name, total in self._own.items()}
+        return Metrics(self._rows, self._loss / self._rows, self._correct, last=True, own=own)
 
 
 class ReportNothing(Mechanism):

@@ -88,6 +88,7 @@ class Assignment:
             shares=settings.shares,
             masked=settings.masked,
             maps=settings.maps,
+            augment=settings.augment,
             outgoing=[pb.Mechanism(name=name) for name in settings.outgoing],
         )
 

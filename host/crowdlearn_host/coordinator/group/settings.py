@@ -91,6 +91,8 @@ class Settings:
     maps: tuple[pb.LinearMap, ...] = ()
     """With `shares`, the helpers' maps that are not dense."""
     outgoing: tuple[str, ...] = ()
+    augment: tuple[pb.Augmentation, ...] = ()
+    """The changes of a dominator's samples while they are fed, in their order."""
     heirs: Heirs = "all"
     owners: tuple[tuple[str, ...], ...] = ()
     sticky: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from crowdlearn_device.optimizers.clipping import clipping, square
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.protocol.schedule import warmed
 from crowdlearn_export.graph.freezing import resting_modules, to_training
+from crowdlearn_export.graph.unmoved import UnmovedBiases
 from crowdlearn_export.losses.registry import make_loss
 from torch import Tensor, nn
 
@@ -43,6 +45,7 @@ class ByAutograd:
         self._parameters = [own[entry.name] for entry in trained]
         self._stretches = _stretches(trained)
         self._optimizer = workload.config.training.rule
+        self._around = nullcontext if self._optimizer.is_linear else UnmovedBiases
         for entry in layout:
             view = self._view(self.vector, entry)
             if entry.name in own:
@@ -122,9 +125,8 @@ class ByAutograd:
         workload, training = self._workload, self._workload.config.training
         weights = self._stretched(self.vector)
         newest = [part.clone() for part in weights] if training.staleness else weights
-        rows, batches = workload.order(each)
-        at = workload.devices[each.device][rows]
-        inputs, labels = workload.samples_of(workload.inputs[at]), torch.from_numpy(workload.labels[at])
+        samples, targets, batches = workload.fed(each)
+        inputs, labels = workload.samples_of(samples), torch.from_numpy(targets)
         loss_sum = 0.0
         for number, batch in enumerate(batches, updates + 1):
             loss, gradients = self._gradients(workload.parts(batch), inputs, labels)
@@ -176,9 +178,11 @@ class ByAutograd:
         weight = max(self._workload.targets.weight(counted), SMALL)
         summed, gradients = 0.0, list[Tensor]()
         for part in parts:
-            loss = self._loss.reference(self._model(inputs[part]), labels[part])
+            with self._around():
+                scores = self._model(inputs[part])
+            loss = self._loss.reference(scores, labels[part])
             summed += loss.item()
-            each = torch.autograd.grad(loss / weight, self._parameters)
+            each = torch.autograd.grad(loss / weight, self._parameters, materialize_grads=True)
             gradients = list(torch._foreach_add(gradients, each)) if gradients else list(each)
         return summed * rows / weight, gradients
 

@@ -35,7 +35,8 @@ class DenseLearner:
         whole = not training.micro_batch or workload.least_rows == 1  # only batch norm tells the difference
         plain = plain and training.loss == CROSS_ENTROPY
         rounded = training.wire != "float32" or workload.config.privacy.masked_fraction > 0
-        if not plain or rounded or not whole or workload.on_shares:
+        changed = bool(training.augment)
+        if not plain or rounded or not whole or changed or workload.on_shares:
             return None
         chain = DenseChain.of(model, layout, _flattened(workload.inputs))
         return cls(chain, workload) if chain else None

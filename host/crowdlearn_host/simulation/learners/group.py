@@ -143,9 +143,8 @@ class GroupModel:
                 norm.reset_running_stats()
                 norm.momentum = None  # a mean over all batches
                 norm.train()
-            rows, batches = self._workload.order(each)
-            at = self._workload.devices[each.device][rows]
-            inputs = self._workload.samples_of(self._workload.inputs[at])
+            samples_fed, _, batches = self._workload.fed(each)
+            inputs = self._workload.samples_of(samples_fed)
             with torch.no_grad():
                 for batch in batches:
                     model(inputs[batch])

@@ -21,6 +21,7 @@ from crowdlearn_device.privacy.shares.replicated import HELPERS, KEY_BYTES, own_
 from crowdlearn_device.privacy.shares.ring import WEIGHT_BITS, RingProducts
 from crowdlearn_device.privacy.shares.triple import Helper, Received, Sharer, facts_of, joined
 from crowdlearn_device.protocol.frames import Array, Floats
+from crowdlearn_export.ops.signals import on_maps
 from torch import Tensor, nn
 
 Kind = Literal["activations", "errors", "masked", "opened"]
@@ -198,10 +199,10 @@ def put_on_shares(model: nn.Module, edges: Mapping[str, int], made: Made = opene
         module = model.get_submodule(name)
         told: dict[str, Any] = {}
         kind = "dense"
-        if isinstance(module, nn.Conv2d):
-            kind = "depthwise" if module.groups > 1 else "conv"
-            told = {"kernel": module.kernel_size, "stride": module.stride, "dilation": module.dilation}
-            told["padding"] = _padding(module)
+        if isinstance(maps := on_maps(module), nn.Conv2d):
+            kind = "depthwise" if maps.groups > 1 else "conv"
+            told = {"kernel": maps.kernel_size, "stride": maps.stride, "dilation": maps.dilation}
+            told["padding"] = _padding(maps)
         of = made(edge, kind, told, name)
         module.forward = partial(_forward, model, module, module.forward, of)
 
@@ -221,8 +222,12 @@ def _forward(
         return whole(x)
     weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor)
-    depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
-    sums = _OnShares.apply(x, weight if depthwise else weight.transpose(0, 1), of)  # type: ignore[no-untyped-call]
+    depthwise = isinstance(module, nn.Conv1d | nn.Conv2d) and module.groups > 1
+    kernels = weight if depthwise else weight.transpose(0, 1)
+    if isinstance(module, nn.Conv1d):  # a signal is a map of height 1
+        sums = _OnShares.apply(x.unsqueeze(2), kernels.unsqueeze(2), of).squeeze(2)  # type: ignore[no-untyped-call]
+    else:
+        sums = _OnShares.apply(x, kernels, of)  # type: ignore[no-untyped-call]
     if isinstance(bias, Tensor):
         sums = sums + bias.reshape(1, -1, *(1 for _ in sums.shape[2:]))
     return sums

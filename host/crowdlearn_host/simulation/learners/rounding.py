@@ -168,5 +168,5 @@ class _Crossed(torch.autograd.Function):
 
 
 def _convolved(module: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
-    assert isinstance(module, nn.Conv2d)
+    assert isinstance(module, nn.Conv1d | nn.Conv2d)
     return module._conv_forward(x, weight, None)

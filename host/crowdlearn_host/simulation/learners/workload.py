@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from crowdlearn_device.data.augmentation.base import Augmentation
+from crowdlearn_device.data.augmentation.registry import augmented
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.protocol.schedule import micro_batches, mini_batches, pass_order
@@ -72,6 +74,24 @@ class Workload:
         rows = pass_order(count, seed=self.config.seed, epoch=each.epoch, device=each.device)
         cut = mini_batches(count, self.config.training.batch, self.least_rows)
         return rows, [slice(batch.start, batch.stop) for batch in cut]
+
+    def fed(self, each: Pass) -> tuple[Floats, Indices, list[slice]]:
+        """Return the samples float32 [samples, ...] of a pass as they are fed, their labels, and its
+        mini-batches.
+        """
+        rows, batches = self.order(each)
+        at = self.devices[each.device][rows]
+        inputs = self.inputs[at]
+        chain = self.augmentations
+        for number, batch in enumerate(batches) if chain else ():
+            place = {"epoch": each.epoch, "device": each.device, "number": number}
+            inputs[batch] = augmented(chain, inputs[batch], seed=self.config.seed, **place)
+        return inputs, self.labels[at], batches
+
+    @property
+    def augmentations(self) -> list[Augmentation]:
+        """Return the changes of samples while they are fed, in their order."""
+        return [each.rule for each in self.config.training.augment]
 
     def parts(self, batch: slice) -> list[slice]:
         """Return the micro-batches of a mini-batch, as positions in a pass."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dataclasses import replace
 
 from crowdlearn_device.protocol import wire_pb2 as pb
@@ -29,13 +31,14 @@ def on_progress(group: Group, number: int, progress: pb.Progress) -> Effects:
         )
 
 
-def _reported(progress: pb.Progress) -> dict[str, float | int]:
+def _reported(progress: pb.Progress) -> dict[str, Any]:
     """Return a dominator's report: empty, or loss and hits of its rows, or of `reported` samples."""
     if not progress.HasField("metrics") or progress.metrics.rows < 1:
         return {}
     told = progress.metrics
     of = {} if told.rows == progress.rows else {"reported": told.rows}
-    return {"loss": told.loss, "correct": told.correct, **of}
+    own = {"own": dict(told.own)} if told.own else {}
+    return {"loss": told.loss, "correct": told.correct, **own, **of}
 
 
 def on_held(group: Group, number: int, held: pb.Held) -> Effects:
