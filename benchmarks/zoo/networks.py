@@ -258,7 +258,7 @@ ZOO: dict[str, Kind] = {
     "MLP with LoRA": Kind(_low_rank_mlp, (20,), optimizer=ADAMW),
     "bag of embeddings": Kind(Bag, (8,), vocabulary=50, optimizer=ADAM),
     "recommender": Kind(Recommender, (2,), "bce", vocabulary=50, optimizer=ADAM),
-    "HAR Conv1d": Kind(_signals, (6, 64)),
+    "HAR Conv1d": Kind(_signals, (6, 64), optimizer=ADAM),
     "keyword DS-CNN": Kind(_keywords, (1, 20, 10)),
     "multi-label CNN": Kind(_labels, (3, 16, 16), "bce"),
     "frozen backbone with new head": Kind(_new_head, (3, 16, 16)),

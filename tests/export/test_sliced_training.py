@@ -83,6 +83,41 @@ def depthwise() -> nn.Module:
     )
 
 
+def signals() -> nn.Module:
+    return nn.Sequential(
+        *(nn.Conv1d(2, 6, 3, padding=1), nn.BatchNorm1d(6), nn.Tanh(), nn.AvgPool1d(2)),
+        *(nn.Conv1d(6, 6, 3, padding="same", groups=6), nn.SiLU(), nn.Dropout1d(0.0)),
+        *(nn.Conv1d(6, 8, 3, stride=2, dilation=2), nn.SiLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten()),
+        nn.Linear(8, 4),
+    )
+
+
+class Excited(nn.Module):
+    """Maps weighted by what their means say, as squeeze-and-excite and EfficientNet do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.down, self.up, self.head = nn.Linear(6, 4), nn.Linear(4, 6), nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.silu(self.norm(self.stem(x)))
+        y = torch.sigmoid(self.up(torch.tanh(self.down(x.mean((2, 3))))))
+        x = x * y.view(x.shape[0], -1, 1, 1).expand_as(x)
+        return self.head(x.mean((2, 3)))
+
+
+class Gated(nn.Module):
+    """A gate of another dense layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values, self.gate, self.head = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.values(x) * torch.sigmoid(self.gate(x)))
+
+
 class Stream(nn.Module):
     """A residual stream: the sums after an addition go on as they are."""
 
@@ -247,20 +282,21 @@ def test_a_shortcut_may_enter_the_layers_that_turn_round(programs):
     assert set(pieces[0]._stages._executor.ran) == {"forward_0", "backward_0", "loss"}
 
 
-@pytest.mark.parametrize("build", [convolutional, Residual, depthwise])
+@pytest.mark.parametrize("build", [convolutional, Residual, depthwise, signals, Excited])
 def test_sliced_maps_train_like_the_whole(build, programs):
-    graph = neuron_graph(build(), torch.zeros(2, 2, 8, 8))
+    sample = (2, 16) if build is signals else (2, 8, 8)
+    graph = neuron_graph(build(), torch.zeros(2, *sample))
     counts = [[0] * len(graph.layers) for _ in range(3)]
     for layer in graph.layers:
         ends = layer.index in (0, len(graph.layers) - 1)
         shares = [layer.neurons, 0, 0] if ends else [0, layer.neurons // 2, layer.neurons // 2]
         for k, count in enumerate(shares):
             counts[k][layer.index] = count
-    assert_sliced_equals_whole(build, (2, 8, 8), counts, 16, programs)
+    assert_sliced_equals_whole(build, sample, counts, 16, programs)
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("build", [without_bias, Stream])
+@pytest.mark.parametrize("build", [without_bias, Stream, Gated])
 def test_sums_that_go_on_as_they_are_train_like_the_whole(build, parts, programs):
     """Identities: sums of a layer without a bias, shortcuts, and errors on their way back."""
     layers = neuron_graph(build(), torch.zeros(2, 3)).layers

@@ -110,6 +110,52 @@ def test_depthwise_edges_join_equal_channels() -> None:
     assert graph.edges[1].macs == 6 * 9 * 36
 
 
+def test_a_signal_is_a_map_of_height_1() -> None:
+    model = nn.Sequential(
+        *(nn.Conv1d(3, 6, 5, padding=2), nn.BatchNorm1d(6), nn.ReLU(), nn.MaxPool1d(2)),
+        *(nn.Conv1d(6, 6, 3, groups=6), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 4)),
+    )
+    graph = neuron_graph(model, torch.zeros(1, 3, 16))
+    assert ends(graph) == [(0, 1, "conv"), (1, 2, "depthwise"), (2, 3, "dense")]
+    assert kinds(graph)[1:3] == [["bias", "batch_norm", "relu", "max_pool"], ["bias", "avg_pool", "flatten"]]
+    assert (graph.layers[0].sum_shape, graph.layers[1].sum_shape) == ((1, 16), (1, 16))
+    assert graph.layers[1].output_shape == (1, 8)
+    assert graph.edges[0].macs == 3 * 6 * 5 * 16
+    assert graph.parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_a_branch_times_a_number_slices() -> None:
+    class LowRank(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.whole = nn.Linear(4, 6).requires_grad_(False)
+            self.down, self.up, self.head = nn.Linear(4, 2), nn.Linear(2, 6), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.whole(x) + self.up(self.down(x)) * 2.0) / 3)
+
+    graph = neuron_graph(LowRank(), torch.zeros(1, 4))
+    assert kinds(graph)[-3:] == [["bias", "scale"], ["bias", "relu", "scale"], ["bias"]]
+
+
+def test_products_of_activations_are_layers_whose_sums_hold_both_factors() -> None:
+    class Excited(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.down, self.up = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 2, 1), nn.Conv2d(2, 6, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.relu(self.stem(x))
+            x = torch.sigmoid(self.up(torch.relu(self.down(x.mean((2, 3), keepdim=True))))) * x
+            return x.mean((2, 3))
+
+    graph = neuron_graph(Excited(), torch.zeros(1, 3, 6, 6))
+    at = next(layer for layer in graph.layers if layer.ops and layer.ops[0].kind == "product")
+    assert at.sum_shape == (17,)
+    assert [edge.attributes["place"] for edge in graph.incoming(at.index)] == [(0, 16), (1, 0)]
+    assert [edge.kind for edge in graph.incoming(at.index)] == ["identity", "identity"]
+
+
 def test_an_activation_after_a_shared_value_is_a_layer_of_its_own() -> None:
     class PreActivation(nn.Module):
         def __init__(self) -> None:

@@ -92,10 +92,15 @@ REFUSED = {
         "1 .*computes its weight; call .*remove_parametrizations",
     ),
     "a lone layer": (lambda: nn.Linear(6, 3), (6,), r"a lone Linear; wrap it, as in nn.Sequential\(Linear"),
-    "images without channels": (
+    "volumes": (
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),
-        (8, 8),
-        r"samples of shape \(8, 8\) cannot be sliced; give \[features\]",
+        (1, 4, 4, 4),
+        r"samples of shape \(1, 4, 4, 4\) cannot be sliced; give \[features\]",
+    ),
+    "steps of features": (
+        lambda: nn.Sequential(nn.Linear(4, 5), nn.Flatten(), nn.Linear(25, 3)),
+        (5, 4),
+        r"reads neurons of shape \(1, 4\); flatten first",
     ),
     "dropout in evaluation": (
         lambda: Three(lambda m, x: m.c(F.dropout(m.a(x), 0.5))),

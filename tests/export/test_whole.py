@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,9 @@ from crowdlearn_device.state.piece_state import PieceState
 from crowdlearn_export.doctor.verdict import trainable_graph
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.graph.shape import array_specs
+from crowdlearn_export.graph.unmoved import UnmovedBiases
 from crowdlearn_export.graph.weights import arrays_of, state_of
+from crowdlearn_export.graph.whole import Dropping
 from crowdlearn_export.program.inference import export_inference
 from crowdlearn_export.program.slice_program import export_slice
 from crowdlearn_export.stages.optimizers import torch_optimizer
@@ -174,10 +178,95 @@ def test_tied_weights_are_one_array_and_come_back_under_both_names() -> None:
     assert torch.equal(found["head.weight"], 2 * state["head.weight"])
 
 
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM])
+@pytest.mark.parametrize(
+    "given", [{}, {"num_layers": 2, "bidirectional": True}, {"bias": False, "batch_first": True}]
+)
+def test_recurrences_written_out_are_pytorchs(kind: type[nn.Module], given: dict[str, bool]) -> None:
+    torch.manual_seed(0)
+    cells, x = kind(3, 5, **given).double(), torch.randn(4, 6, 3, dtype=torch.float64, requires_grad=True)
+    found = []
+    for mode in (Dropping(), nullcontext()):
+        with mode:
+            out, last = cells(x)
+        kept = last if isinstance(last, tuple) else (last,)
+        loss = (out * torch.randn(out.shape, generator=torch.Generator().manual_seed(0))).sum()
+        loss = loss + sum((state**2).sum() for state in kept)
+        found.append([out, *kept, *torch.autograd.grad(loss, [x, *cells.parameters()])])
+    for own, due in zip(*found, strict=True):
+        torch.testing.assert_close(own, due)
+
+
+class Dropped(nn.Module):
+    """Attention and a recurrence that drop inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(6, 2, 8, 0.1, batch_first=True)
+        self.cells = nn.LSTM(6, 4, num_layers=2, dropout=0.3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=0.2 * self.training)
+        return self.cells(self.block(x + mixed))[0][:, -1]
+
+
+def test_what_drops_inside_of_functions_multiplies_by_factors() -> None:
+    model = Dropped()
+    graph = whole_graph(model, (5, 6))
+    drops = [
+        (op.attributes["p"], layer.neurons)
+        for layer in graph.layers
+        for op in layer.ops
+        if op.kind == "dropout"
+    ]
+    assert drops == [(0.2, 5), (0.1, 2), (0.1, 5), (0.1, 5), (0.1, 5), (0.3, 5)]
+    assert graph.whole is not None
+    x, state = torch.randn(3, 5, 6), model.state_dict()
+    arrays = {each.name: state[each.name] for each in graph.whole.arrays}
+    ones = [torch.ones(3, *drop.shape) for drop in graph.whole.drops]
+    trained, _ = graph.whole.run(x, arrays, ones, training=True)
+    torch.testing.assert_close(trained, model.eval()(x))
+    other, _ = graph.whole.run(x, arrays, [2 * ones[0], *ones[1:]], training=True)
+    assert not torch.allclose(other, trained)
+
+
+def test_biases_that_are_taken_out_again_get_no_gradient() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv1d(3, 6, 3), nn.BatchNorm1d(6)
+            self.attention, self.head = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(6, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.tanh(self.norm(self.conv(x))).transpose(1, 2)
+            return self.head(self.attention(x, x, x)[0].mean(1))
+
+    torch.manual_seed(0)
+    model, x = Net(), torch.randn(8, 3, 7)
+    nn.init.normal_(model.conv.bias)
+    nn.init.normal_(model.attention.in_proj_bias)
+    other = copy.deepcopy(model).double()
+    for net, mode, samples in ((model, UnmovedBiases(), x), (other, nullcontext(), x.double())):
+        with mode:
+            scores = net(samples)
+        torch.autograd.backward(scores.square().sum())
+    keys = slice(6, 12)
+    assert model.conv.bias.grad is None
+    assert not model.attention.in_proj_bias.grad[keys].any()
+    assert float(other.conv.bias.grad.abs().max()) < 1e-12
+    torch.testing.assert_close(
+        model.norm.running_mean.double(), other.norm.running_mean, rtol=1e-5, atol=1e-6
+    )
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            due = other.get_parameter(name).grad
+            torch.testing.assert_close(parameter.grad.double(), due, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("model", "sample", "words"),
     [
-        (Recurrent(nn.GRU, num_layers=2, dropout=0.5), (4, 3), "put Dropout between them"),
+        (Recurrent(nn.GRU), (300, 3), "a recurrence of 300 steps is too long, 256 are possible; shorten"),
         (nn.Sequential(nn.LayerNorm(6), nn.Unflatten(1, (1, 2, 3))), (6,), "one score for each output"),
         (nn.Sequential(nn.Linear(6, 4), nn.AlphaDropout(0.2), nn.Linear(4, 3)), (6,), "use dropout"),
     ],

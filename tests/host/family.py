@@ -40,6 +40,12 @@ def _mapped(middle: nn.Module, last: int = 4 * 64) -> nn.Module:
     )
 
 
+def _excited(m: Run, x: Tensor) -> Tensor:
+    x = torch.relu(m.conv(x))
+    x = x * torch.sigmoid(m.up(x.mean((2, 3))))[:, :, None, None]
+    return m.head(x.mean((2, 3)))
+
+
 SINGLE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
     "dropout on a feature map": (lambda: _mapped(nn.Dropout(0.3)), MAPS, True),
     "functional dropout": (
@@ -69,6 +75,11 @@ SINGLE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
     "a layer that forward leaves out": (
         lambda: _dense(lambda m, x: m.c(torch.relu(m.a(x))), unused=nn.Linear(5, 2)),
         VECTORS,
+        True,
+    ),
+    "maps weighted by what their means say": (
+        lambda: Run(_excited, conv=nn.Conv2d(2, 6, 3), up=nn.Linear(6, 6), head=nn.Linear(6, CLASSES)),
+        MAPS,
         True,
     ),
     "one output": (lambda: nn.Sequential(nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 1)), VECTORS, False),

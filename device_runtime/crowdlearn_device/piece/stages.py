@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -104,6 +105,8 @@ class Stages:
             else:
                 messages += self._learn(step, micro, port, values)
         if METRICS in self._methods:
+            # Another call of the program writes over what the last one gave.
+            messages = [replace(message, values=np.array(message.values)) for message in messages]
             found = self._call(step, METRICS, {("logits", -1): scores, ("labels", -1): labels})
             own = {port.name: float(values.mean(dtype=np.float64)) for port, values in found}
         step.results.append(Result(micro, labels.shape[0], loss, correct, own))

@@ -145,12 +145,15 @@ class _First(nn.Module):
 def _slice_alone(call: _Call) -> None:
     """Trace the module behind a linear map that it can belong to. Raises UnsupportedModule."""
     given = call.args[0]
-    if len(call.args) > 1 or given.dim() not in (2, 4):
-        raise UnsupportedModule(f"it sees {tuple(given.shape[1:])}; neurons are features or channels of maps")
+    if len(call.args) > 1 or given.dim() not in (2, 3, 4):
+        raise UnsupportedModule(
+            f"it sees {tuple(given.shape[1:])}; neurons are features, or channels of maps and signals"
+        )
     module, neurons = copy.deepcopy(call.module), given.shape[1]
     before: list[nn.Module] = []
-    if not isinstance(module, nn.Linear | nn.Conv2d):
-        before = [nn.Linear(neurons, neurons) if given.dim() == 2 else nn.Conv2d(neurons, neurons, 1)]
+    if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
+        maps = nn.Conv1d if given.dim() == 3 else nn.Conv2d
+        before = [nn.Linear(neurons, neurons) if given.dim() == 2 else maps(neurons, neurons, 1)]
     trace(nn.Sequential(*before, module), given)
 
 

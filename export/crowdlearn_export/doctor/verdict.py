@@ -33,10 +33,22 @@ def trainable_graph(
         graph = neuron_graph(model, example, name)
     except UnsupportedModule as error:
         if pieces > 1:
-            raise
+            raise _with_a_way(model, example, error) from error
         graph = _whole(model, example, name, error)
     loss.targets(*graph.scores)
     return graph
+
+
+def _with_a_way(model: nn.Module, example: Tensor, error: UnsupportedModule) -> UnsupportedModule:
+    """Return the error that a model cannot be sliced, with what to do if it trains whole."""
+    try:
+        graph = whole_graph(model, example.shape[1:])
+    except Exception:  # tracing fails in as many ways as there are models
+        return error
+    reason, split, supported = str(error).partition("; supported")
+    if graph.whole is not None and graph.whole.integers:
+        reason, split, supported = "samples are whole numbers, which no neurons hold", "", ""
+    return UnsupportedModule(f"{reason}; it only trains whole: set group.pieces = 1{split}{supported}")
 
 
 def _whole(model: nn.Module, example: Tensor, name: str, unsliced: UnsupportedModule) -> NeuronGraph:

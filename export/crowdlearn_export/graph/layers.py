@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -79,13 +80,18 @@ def run_local(
     training, new running statistics.
     """
     buffers: list[Tensor] = []
-    for op in layer.ops:
-        if op.kind == "bias":
+    unmoved: list[Tensor] = []
+    for number, op in enumerate(layer.ops):
+        if op.kind == "bias" and training and _normed_next(layer.ops[number:]):
+            unmoved.append(arrays[f"{op.module}.bias"].detach())  # its gradient is 0, not a sum's rounding
+        elif op.kind == "bias":
             x = x + _per_neuron(arrays[f"{op.module}.bias"], x)
         elif op.kind == "batch_norm" and (op.attributes.get("fixed") or not training):
             x = _normalized(x, op, arrays)
         elif op.kind == "batch_norm":
             x, mean, variance = batch_norm(x, op, arrays)
+            mean = mean + float(op.attributes["momentum"]) * sum(unmoved) if unmoved else mean  # type: ignore[arg-type]
+            unmoved = []
             buffers += [mean, variance]
         elif op.kind in ("max_pool", "avg_pool"):
             x = _pool(x, op)
@@ -93,6 +99,10 @@ def run_local(
             x = x.reshape(x.shape[0], x.shape[1], -1)
         elif op.kind == "dropout":
             x = x if mask is None else x * _per_sample(mask, x, op)
+        elif op.kind == "product":
+            x = _product(x, op)
+        elif op.kind == "scale":
+            x = x * float(op.attributes["factor"])  # type: ignore[arg-type]
         elif op.kind in BY_KIND:
             x = BY_KIND[op.kind].run(x, op.attributes)
         else:
@@ -102,10 +112,42 @@ def run_local(
     return x, buffers
 
 
+def _normed_next(ops: Sequence[LocalOp]) -> bool:
+    """Return whether a batch norm that takes its own statistics comes behind these biases."""
+    first = next((op for op in ops if op.kind != "bias"), None)
+    return first is not None and first.kind == "batch_norm" and not first.attributes.get("fixed")
+
+
+def _placed(edge: Edge, x: Tensor) -> Tensor:
+    """Return outputs as they are; for a product, a factor's [B, neurons, ...] side by side with zeros in the
+    place of the other's: [B, neurons, floats of both].
+    """
+    place: Any = edge.attributes.get("place")
+    return x if place is None else F.pad(x.reshape(*x.shape[:2], -1), place)
+
+
+def _product(x: Tensor, op: LocalOp) -> Tensor:
+    """Return the product of two factors that lie side by side, float32 [B, neurons, floats of both]."""
+    shapes: Any = op.attributes["shapes"]
+    first, second = (prod(shape) for shape in shapes)
+    return _multiplied((x[:, :, :first], x[:, :, first : first + second]), op)
+
+
+def _multiplied(factors: Sequence[Tensor], op: LocalOp) -> Tensor:
+    """Return the product of two factors float32 [B, neurons, ...]."""
+    shapes: Any = op.attributes["shapes"]
+    rank = max(map(len, shapes))
+    first, second = (
+        part.reshape(-1, part.shape[1], *(shape if len(shape) == rank else (1,) * rank))
+        for part, shape in zip(factors, shapes, strict=True)
+    )
+    return first * second
+
+
 def run_edge(edge: Edge, x: Tensor, weight: Tensor | None) -> Tensor:
     """Return what outputs [B, neurons, ...] give on an edge: sums for its target neurons."""
     if weight is None:
-        return x
+        return _placed(edge, x)
     if edge.kind == "dense":
         return x.reshape(x.shape[0], -1) @ weight.reshape(-1, weight.shape[-1])
     stride, padding, dilation = _pair(edge, "stride"), _pair(edge, "padding"), _pair(edge, "dilation")
@@ -130,10 +172,21 @@ def run_layers(
         factors = [masks[layer] for layer in sorted(masks)]
         return graph.whole.run(sums[0], arrays, factors, training=training)
     buffers: list[Tensor] = []
+    apart: dict[int, dict[int, Tensor]] = {}
     for layer in layers:
-        x, new = run_local(layer, sums.pop(layer.index), arrays, masks.get(layer.index), training=training)
+        mask, both = masks.get(layer.index), apart.pop(layer.index, {})
+        if both:  # neither came from elsewhere: they need not lie side by side
+            multiplied = _multiplied([both[side] for side in sorted(both)], layer.ops[0])
+            layer = replace(layer, ops=layer.ops[1:])
+        x, new = run_local(
+            layer, multiplied if both else sums.pop(layer.index), arrays, mask, training=training
+        )
         buffers += new
         for edge in graph.outgoing(layer.index):
+            place: Any = edge.attributes.get("place")
+            if place is not None and edge.target not in sums:
+                apart.setdefault(edge.target, {})[place[0]] = x
+                continue
             product = run_edge(edge, x, arrays.get(f"{edge.module}.weight"))
             known = sums.get(edge.target)
             sums[edge.target] = product if known is None else known + product

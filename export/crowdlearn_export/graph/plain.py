@@ -1,5 +1,5 @@
 """Functions of PyTorch in words that the compiler knows: one-dimensional convolutions and pools as
-two-dimensional ones of height 1, recurrences as their cells, one after the other.
+two-dimensional ones of height 1.
 """
 
 from __future__ import annotations
@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -84,107 +83,34 @@ def adaptive_avg_pool1d(x: Tensor, output_size: Any) -> Tensor:
     return avg_pool1d(x, x.shape[2] // parts)
 
 
-def _gru(x: Tensor, h: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """Return one step of a GRU from what the input gives its gates."""
-    reset_x, update_x, new_x = x.chunk(3, 1)
-    reset_h, update_h, new_h = F.linear(h, weights[1], weights[3] if len(weights) > 2 else None).chunk(3, 1)
-    reset, update = torch.sigmoid(reset_x + reset_h), torch.sigmoid(update_x + update_h)
-    new = torch.tanh(new_x + reset * new_h)
-    return new + update * (h - new)
-
-
-def _lstm(x: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    gates = x + F.linear(h, weights[1], weights[3] if len(weights) > 2 else None)
-    enter, forget, cell, leave = gates.chunk(4, 1)
-    c = torch.sigmoid(forget) * c + torch.sigmoid(enter) * torch.tanh(cell)
-    return torch.sigmoid(leave) * torch.tanh(c), c
-
-
-def gru(
-    x: Tensor,
-    hx: Tensor,
-    params: Sequence[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Tensor, Tensor]:
-    """Compute torch.gru, step by step. Inputs are float32 [B, L, features]."""
-
-    def layer(x: Tensor, at: int, weights: Sequence[Tensor], *, back: bool) -> tuple[Tensor, Tensor]:
-        h, found = hx[at], []
-        steps = _gates(x, weights)
-        for step in reversed(steps) if back else steps:
-            h = _gru(step, h, weights)
-            found.append(h)
-        return torch.stack(found[::-1] if back else found, 1), h
-
-    out, last = _layers(layer, x, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
-    return out, torch.stack(last)
-
-
-def lstm(
-    x: Tensor,
-    hx: Sequence[Tensor],
-    params: Sequence[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute torch.lstm, step by step. Inputs are float32 [B, L, features]."""
-    cells = []
-
-    def layer(x: Tensor, at: int, weights: Sequence[Tensor], *, back: bool) -> tuple[Tensor, Tensor]:
-        h, c, found = hx[0][at], hx[1][at], []
-        steps = _gates(x, weights)
-        for step in reversed(steps) if back else steps:
-            h, c = _lstm(step, h, c, weights)
-            found.append(h)
-        cells.append(c)
-        return torch.stack(found[::-1] if back else found, 1), h
-
-    out, last = _layers(layer, x, params, has_biases, num_layers, dropout, train, bidirectional, batch_first)
-    return out, torch.stack(last), torch.stack(cells)
-
-
-def _gates(x: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
-    """Return what the inputs [B, L, features] give the gates, for every step: one product for all of them."""
-    return list(F.linear(x, weights[0], weights[2] if len(weights) > 2 else None).unbind(1))
-
-
-def _layers(
-    layer: Callable[..., tuple[Tensor, Tensor]],
-    x: Tensor,
-    params: Sequence[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Tensor, list[Tensor]]:
-    if dropout and train and num_layers > 1:
-        raise UnsupportedModule("dropout between recurrent layers is no module; put Dropout between them")
-    if not batch_first:
-        raise UnsupportedModule("a recurrence takes the batch first; set batch_first=True")
-    each, ways = 4 if has_biases else 2, 2 if bidirectional else 1
-    if len(params) != each * num_layers * ways:
-        raise UnsupportedModule("a recurrence with projections cannot be trained; leave proj_size out")
-    last = []
-    for number in range(num_layers):
-        found = []
-        for way in range(ways):
-            at = number * ways + way
-            out, h = layer(x, at, params[each * at : each * (at + 1)], back=way == 1)
-            found.append(out)
-            last.append(h)
-        x = torch.cat(found, 2) if ways > 1 else found[0]
-    return x, last
+def embedding_bag(
+    codes: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    """Compute torch.nn.functional.embedding_bag of int64 [B, codes]: a bag for each sample."""
+    plain = offsets is None and max_norm is None and not scale_grad_by_freq
+    if not plain or mode == "max" or codes.dim() != 2:
+        raise UnsupportedModule(
+            "an embedding bag of mode sum or mean over [batch, codes] is possible, without offsets, max_norm "
+            "and scale_grad_by_freq; use Embedding otherwise"
+        )
+    found = F.embedding(codes, weight)
+    counted = None if padding_idx is None else (codes != padding_idx).to(weight.dtype).unsqueeze(2)
+    if per_sample_weights is not None:
+        found = found * per_sample_weights.unsqueeze(2)
+    if counted is None:
+        return found.mean(1) if mode == "mean" else found.sum(1)
+    total = (found * counted).sum(1)
+    return total / counted.sum(1).clamp(min=1) if mode == "mean" else total
 
 
 PLAIN: dict[str, Callable[..., Any]] = {
@@ -193,7 +119,6 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "_max_pool1d": max_pool1d,
     "avg_pool1d": avg_pool1d,
     "adaptive_avg_pool1d": adaptive_avg_pool1d,
-    "gru": gru,
-    "lstm": lstm,
+    "embedding_bag": embedding_bag,
 }
 """The plain forms, by the name of the function."""

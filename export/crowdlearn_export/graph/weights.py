@@ -100,10 +100,9 @@ def state_of(
 
 def _to_neurons_first(edge: Edge, source: Layer, weight: torch.Tensor) -> torch.Tensor:
     """Return a module's weight, [targets, ...], as [source neurons, ...]."""
-    if edge.kind == "depthwise":
-        return weight
-    if edge.kind == "conv":
-        return weight.transpose(0, 1)
+    if edge.kind in ("depthwise", "conv"):
+        maps = weight.unsqueeze(2) if weight.dim() == 3 else weight  # signals are maps of height 1
+        return maps if edge.kind == "depthwise" else maps.transpose(0, 1)
     return weight.T.reshape(source.neurons, *source.output_shape, weight.shape[0])
 
 

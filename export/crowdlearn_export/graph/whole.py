@@ -13,7 +13,10 @@ from torch.overrides import TorchFunctionMode
 
 from crowdlearn_export.errors import UnsupportedModule
 
+from .attention import attention, multi_head_attention
 from .plain import PLAIN
+from .recurrence import RECURRENT
+from .unmoved import Unmoved, has_bias
 
 DROPS = {F.dropout: False, F.dropout1d: True, F.dropout2d: True, F.dropout3d: True}
 """The functions that drop, and whether they drop whole channels."""
@@ -110,6 +113,7 @@ class Dropping(TorchFunctionMode):
         super().__init__()
         self._factors, self._learns = factors, learns
         self.drops: list[Drop] = []
+        self._unmoved = Unmoved()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -119,12 +123,25 @@ class Dropping(TorchFunctionMode):
             return self._dropped(DROPS[func], *args, **kwargs)
         if func in OTHER_DROPS and _given(args, kwargs, 2, "training", False):
             raise UnsupportedModule(f"{func.__name__} cannot be trained; use dropout")
+        if func is F.multi_head_attention_forward:
+            return multi_head_attention(*args, **kwargs, drop=self._drop)
         if func is F.scaled_dot_product_attention and _given(args, kwargs, 4, "dropout_p", 0.0):
-            raise UnsupportedModule("dropout of attention's weights is no module; set its dropout to 0")
-        drops = func is F.multi_head_attention_forward and kwargs.get("training", True)
-        if drops and _given(args, kwargs, 10, "dropout_p", 0.0):
-            raise UnsupportedModule("dropout of attention's weights is no module; set its dropout to 0")
-        return PLAIN.get(getattr(func, "__name__", ""), func)(*args, **kwargs)
+            if kwargs.pop("enable_gqa", False):
+                raise UnsupportedModule(
+                    "attention with enable_gqa and dropout cannot be trained; set it to 0"
+                )
+            return attention(*args, **kwargs, drop=self._drop)
+        plain = PLAIN.get(getattr(func, "__name__", ""), func)
+        if has_bias(func, args) and not kwargs:
+            return self._unmoved.mapped(plain, args)
+        if func is F.batch_norm:
+            return self._unmoved.normed(func, args, kwargs)
+        if (name := getattr(func, "__name__", "")) in RECURRENT:
+            return RECURRENT[name](*args, **kwargs, drop=self._drop)
+        return plain(*args, **kwargs)
+
+    def _drop(self, x: Tensor, probability: float) -> Tensor:
+        return self._dropped(False, x, probability)
 
     def _dropped(
         self, channels: bool, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False

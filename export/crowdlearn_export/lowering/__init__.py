@@ -15,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from crowdlearn_export.graph.attention import attention, multi_head_attention
 from crowdlearn_export.lowering.passes.permutations import Permutations
 from crowdlearn_export.lowering.passes.simplify import (
     fuse_linear,
@@ -25,9 +26,9 @@ from crowdlearn_export.lowering.passes.simplify import (
     share_expressions,
     sink_views,
 )
-from crowdlearn_export.lowering.rules.attention import multi_head_attention
 from crowdlearn_export.lowering.rules.table import core, rules
 
+from .own_gradients import own_gradients
 from .shortcuts import rare_collections
 
 SIMPLER = (
@@ -48,7 +49,7 @@ def lower(function: Callable[..., Any], example: Sequence[Tensor], batched: Coll
     """
     inputs = _symbolic(example, batched)
     functional = torch.func.functionalize(function, remove="mutations")
-    with sdpa_kernel(SDPBackend.MATH), _Plain():
+    with sdpa_kernel(SDPBackend.MATH), own_gradients(), _Plain():
         module = make_fx(functional, decomposition_table=rules(), tracing_mode="fake")(*inputs)
     module.graph.eliminate_dead_code()
     module = make_fx(Permutations(module).run, decomposition_table=core(), tracing_mode="fake")(*inputs)
@@ -91,18 +92,13 @@ class _Plain(TorchFunctionMode):
             return args[0].mean((-2, -1), keepdim=True)
         unmasked = len(args) == 3 and set(kwargs or {}) <= {"scale"}
         if func is torch.nn.functional.scaled_dot_product_attention and unmasked:
-            return _attention(*args, **(kwargs or {}))
+            return attention(*args, **(kwargs or {}))
         if func in MAX_POOLS and id(args[0]) in self._positive_parts:
             return torch.relu(func(self._positive_parts[id(args[0])][1], *args[1:], **(kwargs or {})))
         out = func(*args, **(kwargs or {}))
         if func in RELUS and out is not args[0]:
             self._positive_parts[id(out)] = out, args[0]
         return out
-
-
-def _attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
-    scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
-    return torch.softmax(scores, -1) @ value
 
 
 def _symbolic(example: Sequence[Tensor], batched: Collection[int]) -> list[Tensor]:

@@ -13,11 +13,14 @@ from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.graph.activations import ACTIVATIONS, BY_MODULE
 from crowdlearn_export.graph.neuron_graph import LocalOp
 
+from .signals import ONE_DIMENSION
+
 SUPPORTED = ", ".join(
     (
-        "Linear, Conv2d (groups 1 or depthwise), BatchNorm1d/2d",
+        "Linear, Conv1d and Conv2d (groups 1 or depthwise), BatchNorm1d/2d",
         *(each.module.__name__ for each in ACTIVATIONS),
-        "Dropout, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, mean over H and W, Flatten, addition",
+        "Dropout, MaxPool, AvgPool and AdaptiveAvgPool of maps and signals, their mean, Flatten",
+        "addition, product",
     )
 )
 
@@ -25,6 +28,7 @@ FUNCTIONS: dict[object, type[nn.Module]] = {
     **{function: each.module for each in ACTIVATIONS for function in each.functions},
     F.dropout: nn.Dropout,
     F.dropout2d: nn.Dropout2d,
+    **ONE_DIMENSION,
     F.max_pool2d: nn.MaxPool2d,
     torch.max_pool2d: nn.MaxPool2d,
     F.avg_pool2d: nn.AvgPool2d,
@@ -54,7 +58,7 @@ def as_module(kind: type[nn.Module], node: fx.Node, called: str) -> nn.Module:
         name: value for name, value in node.kwargs.items() if name not in ("input", "training", "inplace")
     }
     arguments = tuple(node.args[1:])
-    if kind in (nn.Dropout, nn.Dropout2d):
+    if kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d):
         drops = node.kwargs.get("training", arguments[1] if len(arguments) > 1 else True)
         keywords["p"] = keywords.get("p", arguments[0] if arguments else 0.5) if drops else 0.0
         arguments = ()

@@ -45,11 +45,6 @@ def with_factors(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str,
     Raises LoweringError for a dropout of another kind, or one that is called more than once.
     Factors are float32 [B, ...].
     """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention) and module.training and module.dropout:
-            raise LoweringError(
-                f"{name} (MultiheadAttention): dropout of its weights is no module; set its dropout to 0"
-            )
     active = {
         name: module
         for name, module in model.named_modules()

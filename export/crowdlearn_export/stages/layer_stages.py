@@ -81,6 +81,6 @@ def _backward(method: MethodSpec, run: Run, kind: str) -> Stage:
 
     def reference(*given: Tensor) -> tuple[Tensor, ...]:
         leaves = [x.detach().requires_grad_() for x in given[first:differentiated]]
-        return torch.autograd.grad(products(given, *leaves), leaves, given[taken:])
+        return torch.autograd.grad(products(given, *leaves), leaves, given[taken:], materialize_grads=True)
 
     return as_stage(method, backward, reference, kind)

@@ -58,7 +58,7 @@ class LossRegion:
             *rest, labels, scale = given[leaves:]
             logits, buffers = self._forward((*given[:first], *values, *rest))
             loss = self._loss.reference(logits, labels) * scale
-            slopes = torch.autograd.grad(loss, values)
+            slopes = torch.autograd.grad(loss, values, materialize_grads=True)
             return (loss.detach(), logits.detach(), *slopes, *(b.detach() for b in buffers))
 
         return as_stage(self._spec, function, reference, self._kind(self._spec))
@@ -99,7 +99,7 @@ class LossRegion:
             *rest, labels, scale = given[slots:numbers]
             logits, buffers = self._forward((given[0], *values, *rest))
             loss = self._loss.reference(logits, labels) * scale
-            slopes = torch.autograd.grad(loss, values)
+            slopes = torch.autograd.grad(loss, values, materialize_grads=True)
             new = reference_step(optimizer, values, slopes, given[weights:slots], given[numbers:])
             return tuple(x.detach() for x in (loss, logits, *new, *buffers))
 

@@ -24,6 +24,7 @@ from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.graph.freezing import freeze, resting_modules, to_training
 from crowdlearn_export.graph.neuron_graph import Edge, EdgeKind, Layer, LocalOp, NeuronGraph, check_graph
 from crowdlearn_export.ops.local_ops import FUNCTIONS, SUPPORTED, as_module, average, describe, local_op, pair
+from crowdlearn_export.ops.signals import on_maps
 from crowdlearn_export.quiet import quietly
 
 from . import layout
@@ -35,6 +36,9 @@ ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, "flatten", "view", "reshape", "squeeze")
 MEANS = (torch.mean, "mean")
 IN_PLACE = (operator.iadd, F.relu_, torch.relu_, "relu_", "add_")
+MULTIPLICATIONS = (operator.mul, torch.mul, "mul")
+PRODUCTS = (*MULTIPLICATIONS, operator.truediv, torch.div, "div")
+EXPANSIONS = ("expand", "expand_as")
 SHAPE_QUERIES = ("size", "dim", "numel")
 
 
@@ -82,11 +86,11 @@ def trace(model: nn.Module, example_input: Tensor, name: str = "") -> NeuronGrap
 
 class _Tracing:
     def __init__(self, model: nn.Module, example_input: Tensor) -> None:
-        if example_input.dim() not in (2, 4):
+        if example_input.dim() not in (2, 3, 4):
             shape = tuple(example_input.shape)
             raise UnsupportedModule(
-                f"samples of shape {shape[1:]} cannot be sliced; give [features] or [channels, H, W], as "
-                "[784] or [1, 28, 28]"
+                f"samples of shape {shape[1:]} cannot be sliced; give [features], [channels, length] or "
+                "[channels, H, W], as [784], [6, 128] or [1, 28, 28]"
             )
         self.example = example_input
         # Traced in training mode so that dropout is seen; run in evaluation mode so that a batch of 1 will
@@ -137,8 +141,7 @@ class _Tracing:
     def _input(self, node: fx.Node) -> None:
         if self.of:
             raise UnsupportedModule(f"input {node.target}: one input is possible")
-        shape = tuple(self.example.shape[2:])
-        self.of[node] = self._open("input", self.example.shape[1], shape)
+        self.of[node] = self._open("input", self.example.shape[1], _map_shape(self.example))
 
     def _output(self, node: fx.Node) -> _Draft:
         (result,) = node.args
@@ -159,7 +162,7 @@ class _Tracing:
         draft = self._argument(node, describe(name, module))
         if getattr(module, "inplace", False):
             self._check_in_place(node, describe(name, module))
-        if isinstance(module, nn.Linear | nn.Conv2d | nn.BatchNorm1d | nn.BatchNorm2d):
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.BatchNorm1d | nn.BatchNorm2d):
             if name in self.weighted:
                 raise UnsupportedModule(
                     f"{describe(name, module)} is used twice; give each use its own weights"
@@ -167,8 +170,8 @@ class _Tracing:
             self.weighted.add(name)
         if type(module) is nn.Linear:
             self.of[node] = self._linear(name, module, draft)
-        elif type(module) is nn.Conv2d:
-            self.of[node] = self._conv(node, name, module, draft)
+        elif isinstance(maps := on_maps(module), nn.Conv2d) and type(module) in (nn.Conv1d, nn.Conv2d):
+            self.of[node] = self._conv(node, name, maps, draft)
         elif type(module) is nn.Flatten:
             self.of[node] = self._flatten(node, draft, name)
         elif type(module) is nn.Identity:
@@ -186,6 +189,16 @@ class _Tracing:
             self._check_in_place(node, called)
         if target in ADDITIONS:
             self.of[node] = self._add(node, called)
+        elif self._expands(node) or self._adds_ones(node):
+            self.of[node] = self._argument(node, called)
+        elif target in MULTIPLICATIONS and all(isinstance(x, fx.Node) for x in node.args):
+            self.of[node] = self._multiplied(node, called)
+        elif target in PRODUCTS and (factor := _factor(node)) is not None:
+            source = self.of.get(node.args[0]) or self.of.get(node.args[1])  # type: ignore[arg-type]
+            if source is None:
+                raise UnsupportedModule(f"{called}: its input is not an activation of the network")
+            scaled = LocalOp("scale", attributes={"factor": factor})
+            self.of[node] = self._append(source, scaled, source.shape, node.name)
         elif target in RESHAPES:
             self.of[node] = self._flatten(node, self._argument(node, called), "")
         elif target in MEANS:
@@ -239,7 +252,7 @@ class _Tracing:
             )
         if module.padding_mode != "zeros":
             raise UnsupportedModule(f"{called}: padding_mode={module.padding_mode!r}; 'zeros' is possible")
-        height, width = self.values[node].shape[2:]
+        height, width = _map_shape(self.values[node])
         draft = self._open(name, module.out_channels, (height, width))
         attributes = {
             "kernel": tuple(module.kernel_size),
@@ -262,7 +275,7 @@ class _Tracing:
             terms.append(self.of[term])
         first, second = terms
         shapes = {self.values[term].shape for term in (node, *node.args)}  # type: ignore[index]
-        if first is second or len(shapes) > 1:
+        if first is second or len(shapes) > 1 or first.shape != second.shape:
             raise UnsupportedModule(f"{called}: two different activations of equal shape are possible")
         draft = self._open(node.name, first.neurons, first.shape)
         for source in terms:
@@ -271,6 +284,52 @@ class _Tracing:
                 draft.biases.extend(source.biases)
             else:
                 draft.edges.append((source, _edge("identity", "", 0, 0)))
+        return draft
+
+    def _adds_ones(self, node: fx.Node) -> bool:
+        """Return whether a call only adds axes of size 1 behind [B, neurons]."""
+        reshapes = node.target in (*RESHAPES, operator.getitem, torch.unsqueeze, "unsqueeze")
+        source = node.args[0] if node.args else None
+        if not reshapes or not isinstance(source, fx.Node) or source not in self.of:
+            return False
+        before, after = self.values[source].shape, self.values[node].shape
+        return len(before) == 2 and after[:2] == before and prod(after[2:]) == 1
+
+    def _expands(self, node: fx.Node) -> bool:
+        """Return whether a call repeats each neuron's number for a product, which does so itself."""
+        source = node.args[0] if node.args else None
+        if node.target not in EXPANSIONS or not isinstance(source, fx.Node) or source not in self.of:
+            return False
+        before, after = self.values[source].shape, self.values[node].shape
+        kept = before[:2] == after[:2] and prod(before[2:]) == 1
+        return kept and all(user.target in MULTIPLICATIONS for user in node.users)
+
+    def _multiplied(self, node: fx.Node, called: str) -> _Draft:
+        """Return the layer of a product of two activations: their numbers lie side by side in its sums, and
+        an operation of its own multiplies them. One may have a single number for each neuron.
+        """
+        factors: list[_Draft] = []
+        for factor in node.args:
+            if not isinstance(factor, fx.Node) or factor not in self.of:
+                raise UnsupportedModule(f"{called}: {factor!r} is not an activation of the network")
+            factors.append(self.of[factor])
+        first, second = factors
+        floats = [prod(first.shape), prod(second.shape)]
+        if (
+            first is second
+            or first.neurons != second.neurons
+            or (first.shape != second.shape and 1 not in floats)
+        ):
+            raise UnsupportedModule(
+                f"{called}: the product of two different activations is possible, of equal shape or with one "
+                "number for each neuron"
+            )
+        draft = self._open(node.name, first.neurons, (sum(floats),))
+        places = (0, floats[1]), (floats[0], 0)
+        for source, place in zip(factors, places, strict=True):
+            draft.edges.append((source, _edge("identity", "", 0, 0, {"place": place})))
+        draft.ops.append(LocalOp("product", attributes={"shapes": (first.shape, second.shape)}))
+        draft.shape = max((first.shape, second.shape), key=lambda shape: (prod(shape), len(shape)))
         return draft
 
     def _flatten(self, node: fx.Node, draft: _Draft, name: str) -> _Draft:
@@ -292,10 +351,13 @@ class _Tracing:
 
     def _mean(self, node: fx.Node, draft: _Draft, called: str) -> _Draft:
         axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        axes = axes if isinstance(axes, list | tuple) else ()
-        positions = {axis % 4 for axis in axes if type(axis) is int}
-        if len(draft.shape) != 2 or positions != {2, 3}:
-            raise UnsupportedModule(f"{called}: the mean over H and W of a feature map is possible")
+        axes = axes if isinstance(axes, list | tuple) else (axes,)
+        before = self.values[node.args[0]].dim()  # type: ignore[index]
+        positions = {axis % before for axis in axes if type(axis) is int}
+        if len(draft.shape) != 2 or positions != {*range(2, before)}:
+            raise UnsupportedModule(
+                f"{called}: the mean over H and W of a map, or the length of a signal, is possible"
+            )
         draft = self._append(draft, average(draft.shape), (1, 1), node.name)
         flat = self.values[node].dim() == 2
         return self._append(draft, LocalOp("flatten"), (1,), node.name) if flat else draft
@@ -303,13 +365,13 @@ class _Tracing:
     def _local(self, node: fx.Node, draft: _Draft, module: nn.Module, name: str) -> _Draft:
         """Return a local operation given by its module, which for a function is a stand-in without a name."""
         called = describe(name, module) if name else f"{node.name} ({type(module).__name__})"
-        shape = draft.shape
+        shape, module = draft.shape, on_maps(module)
         if isinstance(module, nn.Dropout | nn.Dropout2d) and (not module.p or name in self.resting):
             return draft
         if isinstance(module, nn.MaxPool2d | nn.AvgPool2d | nn.AdaptiveAvgPool2d):
             if len(shape) != 2:
                 raise UnsupportedModule(f"{called} pools neurons of shape {shape}; a feature map is possible")
-            shape = tuple(self.values[node].shape[2:])
+            shape = _map_shape(self.values[node])
         return self._append(
             draft, local_op(module, name, called, draft.neurons, draft.shape, shape), shape, node.name
         )
@@ -323,6 +385,12 @@ class _Tracing:
         draft.ops.append(op)
         draft.shape = shape
         return draft
+
+
+def _map_shape(value: Tensor) -> tuple[int, ...]:
+    """Return the shape of a neuron's numbers in [B, neurons, ...]: a signal's are a map of height 1."""
+    shape = tuple(value.shape[2:])
+    return (1, *shape) if len(shape) == 1 else shape
 
 
 def _trace(model: nn.Module) -> fx.GraphModule:
@@ -365,6 +433,19 @@ def _number(name: str, drafts: Iterable[_Draft], output: _Draft) -> NeuronGraph:
 def _memory(value: object) -> int | None:
     """Return where the numbers of a tensor are."""
     return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
+
+
+def _factor(node: fx.Node) -> float | None:
+    """Return the number that a product or quotient multiplies an activation by; None if it is no number."""
+    if len(node.args) != 2 or node.kwargs:
+        return None
+    first, second = node.args
+    divides = node.target in (operator.truediv, torch.div, "div")
+    if isinstance(first, fx.Node) and isinstance(second, int | float) and not isinstance(second, bool):
+        return (1 / second if second else None) if divides else float(second)
+    if isinstance(second, fx.Node) and isinstance(first, int | float) and not divides:
+        return float(first)
+    return None
 
 
 def _readers(node: fx.Node) -> int:

@@ -39,6 +39,11 @@ def whole_graph(model: nn.Module, sample: Sequence[int], name: str = "") -> Neur
     check_evaluation(trained, sample, dtype)
     x = torch.zeros(ROWS, *sample, dtype=dtype)
     scores, drops = _tried(trained, x)
+    if scores.dim() == 1:
+        raise UnsupportedModule(
+            "the model gives a number for a sample, of no axis; leave its last squeeze out, so that it gives "
+            "[batch, 1]"
+        )
     if scores.dim() not in (2, 3):
         raise UnsupportedModule(
             f"the model gives shape {tuple(scores.shape[1:])} for a sample; it must give one score for each "

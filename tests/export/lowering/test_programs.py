@@ -106,10 +106,10 @@ def test_operator_without_a_rule_is_refused_by_name():
         compile_program([Method("m", function, (torch.randn(3, 4),), (0,))], max_batch=4)
 
 
-def test_transposed_convolution_is_refused_with_advice():
-    w = torch.randn(2, 3, 2, 2)
-    method = Method("m", lambda x: (F.conv_transpose2d(x, w),), (torch.randn(3, 2, 4, 4),), (0,))
-    with pytest.raises(LoweringError, match="upsampling"):
+def test_convolution_over_volumes_is_refused_with_advice():
+    w = torch.randn(2, 3, 2, 2, 2)
+    method = Method("m", lambda x: (F.conv3d(x, w),), (torch.randn(3, 3, 4, 4, 4),), (0,))
+    with pytest.raises(LoweringError, match="use Conv1d or Conv2d"):
         compile_program([method], max_batch=4)
 
 

@@ -100,6 +100,55 @@ def test_convolution_over_one_dimension(kernel, stride, padding, channels):
     assert_lowers(lambda x, w: F.conv1d(x, w, None, stride, padding), [x, w])
 
 
+@quick
+@given(
+    kernel=st.tuples(few, few),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    groups=st.integers(1, 2),
+    channels=st.tuples(few, few),
+    bias=st.booleans(),
+    more=st.booleans(),
+)
+def test_transposed_convolution(kernel, stride, padding, dilation, groups, channels, bias, more):
+    size = (4, 5)
+    more = tuple(int(more and max(s, d) > 1) for s, d in zip(stride, dilation, strict=True))
+    reach = [
+        (size[i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel[i] - 1) + more[i] for i in (0, 1)
+    ]
+    assume(min(reach) >= 0)
+    inputs = [
+        spread(3, groups * channels[0], *size),
+        spread(groups * channels[0], channels[1], *kernel, seed=1),
+    ]
+    inputs += [spread(groups * channels[1], seed=2)] if bias else []
+
+    def function(x, w, b=None):
+        return F.conv_transpose2d(x, w, b, stride, padding, more, groups, dilation)
+
+    assert_lowers(function, inputs)
+
+
+def test_transposed_convolution_over_one_dimension():
+    x, w, b = spread(3, 2, 5), spread(2, 3, 4, seed=1), spread(3, seed=2)
+    assert_lowers(lambda x, w, b: F.conv_transpose1d(x, w, b, 2, 1), [x, w, b])
+
+
+@quick
+@given(
+    size=st.tuples(st.integers(2, 4), st.integers(2, 4)),
+    to=st.tuples(st.integers(2, 9), st.integers(2, 9)),
+    corners=st.booleans(),
+)
+def test_upsampling(size, to, corners):
+    x = spread(3, 2, *size)
+    assert_lowers(lambda x: F.interpolate(x, to), [x])
+    assert_lowers(lambda x: F.interpolate(x, scale_factor=2), [x])
+    assert_lowers(lambda x: F.interpolate(x, to, mode="bilinear", align_corners=corners), [x])
+    assert_lowers(lambda x: F.interpolate(x, scale_factor=1.5, mode="bilinear"), [x])
+
+
 pools = {
     "kernel": st.tuples(st.integers(1, 3), st.integers(1, 3)),
     "stride": st.tuples(st.integers(1, 3), st.integers(1, 3)),
@@ -252,3 +301,13 @@ def test_lowered_graph_differs_from_autograd_by_rounding_only():
     module = lower(with_gradients(function, [x, w]), [x, w], (0,))
     for found, expected in zip(module(x, w), exact(function, [x, w]), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_masks_are_joined_and_turned_around():
+    x, mask = spread(3, 4, 4), torch.ones(4, 4).tril().bool()
+
+    def function(x):
+        kept = (mask & (x > -1.5)) | ~mask
+        return torch.softmax(x.masked_fill(~kept, float("-inf")), -1) + torch.logical_or(mask, kept) * x
+
+    assert_lowers(function, [x])

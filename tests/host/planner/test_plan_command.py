@@ -84,8 +84,8 @@ def test_a_wrong_shape_is_named(fleet_file: Path, arguments: list[str], words: s
 
 
 def test_a_shape_that_slices_do_not_take_is_named(fleet_file: Path) -> None:
-    with pytest.raises(UnsupportedModule, match=r"\(3, 32\) cannot be sliced"):
-        run(MODEL, "--shape", "3x32", "--fleet", fleet_file)
+    with pytest.raises(UnsupportedModule, match=r"\(3, 4, 4, 4\) cannot be sliced"):
+        run(MODEL, "--shape", "3x4x4x4", "--fleet", fleet_file)
 
 
 def test_a_wrong_fleet_is_told_in_the_file_s_words(tmp_path: Path) -> None:

@@ -49,7 +49,19 @@ class Permuted:
         return self.base.permute(self.dims).contiguous()
 
 
-Value = Tensor | Permuted
+@dataclass(frozen=True)
+class Expanded:
+    """The tensor `value.expand(shape)`, not yet made: operations on each element broadcast as well."""
+
+    value: Any
+    shape: tuple[Any, ...]
+
+    def made(self) -> Tensor:
+        """Return the tensor itself, a copy of any dtype and shape [...]."""
+        return made(self.value).expand(self.shape).contiguous()
+
+
+Value = Tensor | Permuted | Expanded
 
 
 class Permutations(torch.fx.Interpreter):
@@ -76,12 +88,13 @@ class Permutations(torch.fx.Interpreter):
 
 
 def made(value: Any) -> Any:
-    """Return `value`, or the tensor if it is a permutation not yet made."""
-    return value.made() if isinstance(value, Permuted) else value
+    """Return `value`, or the tensor if it is a permutation or an expansion not yet made."""
+    return value.made() if isinstance(value, (Permuted, Expanded)) else value
 
 
 def lazy(value: Value) -> Permuted:
     """Return `value` as a permutation."""
+    value = made(value) if isinstance(value, Expanded) else value
     return value if isinstance(value, Permuted) else Permuted(value, tuple(range(value.dim())))
 
 
@@ -90,6 +103,15 @@ def pointwise(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Val
     back to meet it. They meet in the layout of the last one: where gradients are multiplied by values of the
     forward pass, one permutation of the gradient is cheaper than one of each value.
     """
+    expanded = [a for a in args if isinstance(a, Expanded)]
+    if expanded:
+        shape = expanded[0].shape
+        others = [a for a in args if isinstance(a, (Tensor, Permuted)) and len(a.shape)]
+        inner = tuple(a.value if isinstance(a, Expanded) else a for a in args)
+        if not others and all(a.shape == shape for a in expanded):
+            return Expanded(pointwise(target, inner, kwargs), shape)
+        whole = any(tuple(a.shape) == shape for a in others)
+        return pointwise(target, inner if whole else tuple(map(made, args)), kwargs)
     permuted = [a for a in args if isinstance(a, Permuted)]
     if not permuted:
         return target(*args, **kwargs)
@@ -111,6 +133,8 @@ def pointwise(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Val
 
 
 def permute(x: Value, dims: Sequence[int]) -> Value:
+    if isinstance(x, Expanded) and len(x.value.shape) == len(dims):
+        return Expanded(permute(x.value, dims), tuple(x.shape[d % len(dims)] for d in dims))
     return lazy(x).permute([d % len(dims) for d in dims])
 
 
@@ -144,10 +168,13 @@ def same(x: Value, **_: Any) -> Value:
 
 
 def expand(x: Value, shape: Sequence[int], **_: Any) -> Value:
-    """Return a copy for each repetition; `x` itself where there is none."""
-    if len(shape) == len(x.shape) and all(new in (-1, old) for new, old in zip(shape, x.shape, strict=True)):
+    """Return an expansion, which is made where something reads it as a whole; `x` itself if it is none."""
+    if len(shape) != len(x.shape):
+        return made(x).expand(shape).contiguous()
+    if all(new in (-1, old) for new, old in zip(shape, x.shape, strict=True)):
         return x
-    return made(x).expand(shape).contiguous()
+    sizes = tuple(old if new == -1 else new for new, old in zip(shape, x.shape, strict=True))
+    return Expanded(x.value if isinstance(x, Expanded) else x, sizes)
 
 
 def sym_size(x: Value, dim: int) -> int:

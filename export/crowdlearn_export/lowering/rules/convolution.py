@@ -49,7 +49,12 @@ def convolution(
             groups,
         )
         return flat.squeeze(2)
-    _check(weight, transposed)
+    _check(weight)
+    if transposed:
+        each = _transposed(x, weight, stride, padding, dilation, output_padding)
+        entered = zip(x.chunk(groups, 1), weight.chunk(groups), strict=True)
+        out = _join([_dense_dx(part, kernel, *each) for part, kernel in entered], 1)
+        return out if bias is None else out + bias.reshape(1, -1, 1, 1)
     vertical, horizontal = _windows(x, weight, stride, padding, dilation)
     size = vertical.outputs, horizontal.outputs
     if groups > 1 and groups == x.shape[1] == weight.shape[0]:
@@ -93,11 +98,21 @@ def convolution_backward(
             output_mask,
         )
         return (None if dx is None else dx.squeeze(2)), (None if dw is None else dw.squeeze(2)), db
-    _check(weight, transposed)
-    vertical, horizontal = _windows(x, weight, stride, padding, dilation)
+    _check(weight)
     dx = dw = db = None
     if output_mask[2]:
         db = to_rows(grad).reshape(-1, grad.shape[1]).sum(0)
+    if transposed:
+        each = _transposed(x, weight, stride, padding, dilation, output_padding)
+        size, parts = (int(x.shape[2]), int(x.shape[3])), grad.chunk(groups, 1)
+        if output_mask[0]:
+            kernels = zip(parts, weight.chunk(groups), strict=True)
+            dx = from_rows(_join([_dense(part, kernel, None, *each) for part, kernel in kernels], 1), *size)
+        if output_mask[1]:
+            pairs = zip(x.chunk(groups, 1), parts, strict=True)
+            dw = _join([_dense_dw(entered, part, *each) for entered, part in pairs], 0)
+        return dx, dw, db
+    vertical, horizontal = _windows(x, weight, stride, padding, dilation)
     if groups > 1 and groups == x.shape[1] == weight.shape[0]:
         if output_mask[0]:
             dx = depthwise_dx(grad, weight, vertical, horizontal)
@@ -112,9 +127,7 @@ def convolution_backward(
     return dx, dw, db
 
 
-def _check(weight: Tensor, transposed: bool) -> None:
-    if transposed:
-        raise LoweringError("a transposed convolution has no lowering; use an upsampling and a convolution")
+def _check(weight: Tensor) -> None:
     if weight.dim() != 4:
         raise LoweringError(
             f"a convolution over {weight.dim() - 2} dimensions has no lowering; use Conv1d or Conv2d"
@@ -129,6 +142,25 @@ def _windows(
     reach = [dilation[i] * (size[i] - 1) for i in (0, 1)]
     outputs = [(int(x.shape[2 + i]) + 2 * padding[i] - reach[i] - 1) // stride[i] + 1 for i in (0, 1)]
     return windows(x.shape[2:], outputs, size, stride, padding, dilation)
+
+
+def _transposed(
+    x: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    output_padding: Sequence[int],
+) -> tuple[Window, Window]:
+    """Return the windows of the convolution of which a transposed one is the gradient of the input."""
+    stride, padding, dilation, more = ((v[0], v[-1]) for v in (stride, padding, dilation, output_padding))
+    size = [int(s) for s in weight.shape[2:]]
+    outputs = [int(s) for s in x.shape[2:]]
+    inputs = [
+        (outputs[i] - 1) * stride[i] - 2 * padding[i] + dilation[i] * (size[i] - 1) + more[i] + 1
+        for i in (0, 1)
+    ]
+    return windows(inputs, outputs, size, stride, padding, dilation)
 
 
 def _chunks(bias: Tensor | None, groups: int) -> Sequence[Tensor | None]:

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from crowdlearn_export.errors import LoweringError
+
 STEEP = 1e38
 """Brings any normal float32 above 1, so that clamping to [0, 1] gives its sign."""
 
@@ -164,3 +166,26 @@ def _between(x: Tensor, low: float, high: float) -> Tensor:
 
 def _inner(x: Tensor) -> Tensor:
     return (x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)
+
+
+def bitwise_not(x: Tensor) -> Tensor:
+    """Compute aten.bitwise_not of masks, bool [...]."""
+    _check_mask(x)
+    return torch.logical_not(x)
+
+
+def bitwise_and(x: Tensor, y: Tensor) -> Tensor:
+    """Compute aten.bitwise_and of masks, bool [...]."""
+    _check_mask(x)
+    return torch.logical_and(x, y)
+
+
+def either(x: Tensor, y: Tensor) -> Tensor:
+    """Compute aten.bitwise_or and aten.logical_or of masks, bool [...]."""
+    _check_mask(x)
+    return torch.logical_not(torch.logical_and(torch.logical_not(x), torch.logical_not(y)))
+
+
+def _check_mask(x: Tensor) -> None:
+    if x.dtype is not torch.bool:
+        raise LoweringError(f"bits of {x.dtype} have no lowering; only masks (bool) do")

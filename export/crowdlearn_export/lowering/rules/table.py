@@ -11,7 +11,7 @@ from torch._decomp import get_decompositions
 from torch._ops import OpOverload
 from torch.export import default_decompositions
 
-from . import convolution, elementwise, loss, normalization, parts, pooling
+from . import convolution, elementwise, loss, normalization, parts, pooling, upsampling
 
 aten = torch.ops.aten
 
@@ -29,6 +29,10 @@ def rules() -> dict[Any, Callable[..., Any]]:
         aten.avg_pool2d_backward.default: pooling.avg_pool2d_backward,
         aten._adaptive_avg_pool2d.default: pooling.adaptive_avg_pool2d,
         aten._adaptive_avg_pool2d_backward.default: pooling.adaptive_avg_pool2d_backward,
+        aten.upsample_nearest2d.default: upsampling.nearest,
+        aten.upsample_nearest2d_backward.default: upsampling.nearest_backward,
+        aten.upsample_bilinear2d.default: upsampling.bilinear,
+        aten.upsample_bilinear2d_backward.default: upsampling.bilinear_backward,
         aten.native_batch_norm.default: normalization.batch_norm,
         aten.native_batch_norm_backward.default: normalization.batch_norm_backward,
         aten.native_layer_norm.default: normalization.layer_norm,
@@ -52,6 +56,10 @@ def rules() -> dict[Any, Callable[..., Any]]:
         aten.silu_backward.default: elementwise.silu_backward,
         aten.gelu.default: elementwise.gelu,
         aten.gelu_backward.default: elementwise.gelu_backward,
+        aten.bitwise_not.default: elementwise.bitwise_not,
+        aten.bitwise_and.Tensor: elementwise.bitwise_and,
+        aten.bitwise_or.Tensor: elementwise.either,
+        aten.logical_or.default: elementwise.either,
         aten._softmax_backward_data.default: loss.softmax_backward,
         aten._log_softmax_backward_data.default: loss.log_softmax_backward,
         aten.nll_loss_forward.default: loss.nll_loss,
