@@ -38,20 +38,13 @@ def batch_norm(x: Tensor, op: LocalOp, arrays: Mapping[str, Tensor]) -> tuple[Te
 
     Sums are float32 [B, neurons, ...], statistics float32 [neurons].
     """
-    axes = [0, *range(2, x.dim())]
-    count = x.shape[0] * prod(x.shape[2:])
-    mean = x.mean(axes)
-    centred = x - _per_neuron(mean, x)
-    variance = (centred * centred).mean(axes)
-    y = centred * _per_neuron(torch.rsqrt(variance + float(op.attributes["eps"])), x)  # type: ignore[arg-type]
-    if op.attributes.get("affine", True):
-        y = y * _per_neuron(arrays[f"{op.module}.weight"], x) + _per_neuron(arrays[f"{op.module}.bias"], x)
-    momentum = float(op.attributes["momentum"])  # type: ignore[arg-type]
-    new_mean = arrays[f"{op.module}.running_mean"] * (1 - momentum) + mean * momentum
-    new_var = arrays[f"{op.module}.running_var"] * (1 - momentum) + variance * (
-        momentum * count / (count - 1)
-    )
-    return y, new_mean, new_var
+    mean, variance = (arrays[f"{op.module}.{name}"].clone() for name in ("running_mean", "running_var"))
+    affine = op.attributes.get("affine", True)
+    weight, bias = (arrays[f"{op.module}.{name}"] if affine else None for name in ("weight", "bias"))
+    momentum, eps = float(op.attributes["momentum"]), float(op.attributes["eps"])  # type: ignore[arg-type]
+    # PyTorch's own, which moves the statistics that it is given: its lowering makes the fewest passes.
+    y, *_ = torch.native_batch_norm(x, weight, bias, mean, variance, True, momentum, eps)
+    return y, mean, variance
 
 
 def _pool(x: Tensor, op: LocalOp) -> Tensor:

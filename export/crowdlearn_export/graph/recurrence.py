@@ -40,7 +40,7 @@ class _Gru(torch.autograd.Function):
         cut = [2 * size, size]
         both_weights, both_bias = weight[: 2 * size], None if bias is None else bias[: 2 * size]
         new_weights, new_bias = weight[2 * size :], None if bias is None else bias[2 * size :]
-        entering, entering_new = gates.split(cut, 2)
+        entering, entering_new = torch.split(gates, cut, 2)
         found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for step, step_new in _order(_steps(entering, entering_new), back):
             both = torch.sigmoid(step + F.linear(h, both_weights, both_bias))
