@@ -311,3 +311,12 @@ def test_masks_are_joined_and_turned_around():
         return torch.softmax(x.masked_fill(~kept, float("-inf")), -1) + torch.logical_or(mask, kept) * x
 
     assert_lowers(function, [x])
+
+
+@quick
+@given(
+    pad=st.lists(st.integers(-2, 3), min_size=2, max_size=2),
+    more=st.lists(st.integers(0, 2), min_size=2, max_size=2),
+)
+def test_padding(pad, more):
+    assert_lowers(lambda x: F.pad(x, (*pad, *more), value=0.5), [spread(3, 2, 4, 6)])

@@ -37,3 +37,24 @@ def _between(gradient: Tensor, dim: int, before: int, after: int) -> Tensor:
 
     parts = [*zeros(before), gradient, *zeros(after)]
     return torch.cat(parts, dim) if len(parts) > 1 else gradient.clone()
+
+
+def constant_pad(x: Tensor, pad: Sequence[int], value: float = 0.0) -> Tensor:
+    """Compute aten.constant_pad_nd: numbers before and after, the last dimension first; where there are fewer
+    than none, some of float32 [...] are left out.
+    """
+    if not any(pad):
+        return x.clone()
+    for number in range(len(pad) // 2):
+        before, after = int(pad[2 * number]), int(pad[2 * number + 1])
+        dim = x.dim() - 1 - number
+        if before < 0 or after < 0:
+            x = x.narrow(dim, max(-before, 0), int(x.shape[dim]) + min(before, 0) + min(after, 0))
+        shape = list(x.shape)
+        parts = []
+        for size in (before, after):
+            shape[dim] = size
+            parts.append([x.new_full(shape, value)] if size > 0 else [])
+        if parts[0] or parts[1]:
+            x = torch.cat([*parts[0], x, *parts[1]], dim)
+    return x

@@ -65,6 +65,7 @@ def rules() -> dict[Any, Callable[..., Any]]:
         aten.nll_loss_forward.default: loss.nll_loss,
         aten.nll_loss_backward.default: loss.nll_loss_backward,
         aten.embedding_dense_backward.default: loss.embedding_backward,
+        aten.constant_pad_nd.default: parts.constant_pad,
         aten.slice_backward.default: parts.slice_backward,
         aten.select_backward.default: parts.select_backward,
     }
