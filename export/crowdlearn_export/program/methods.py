@@ -18,7 +18,7 @@ from crowdlearn_export.compiler.compile import CompiledProgram, compile_lowered,
 from crowdlearn_export.lowering.backend import choose_backend, multiplications
 from crowdlearn_export.stages.stage import Stage
 
-REVISION = 14
+REVISION = 15
 """Part of every key: raise it when the same model must give another program."""
 
 METHOD = "method"
