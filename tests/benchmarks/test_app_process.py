@@ -85,6 +85,20 @@ def test_where_it_may_not_start_it_comes_with_the_owner_s_conditions(
             app.until(starts)
 
 
+def test_samples_of_a_content_provider_are_there_whole_or_not_at_all(
+    app_classes: list[Path], tmp_path: Path
+) -> None:
+    document, data = tmp_path / "train.npz", tmp_path / "phone/files/data"
+    document.write_bytes(bytes(range(256)) * 1000)
+    with AppProcess(app_classes, tmp_path / "phone") as app:
+        assert app.happen("samples", str(document)) == [["copied"]]
+        assert (data / "train.npz").read_bytes() == document.read_bytes()
+        ((told, why),) = app.happen("samples", str(tmp_path / "absent.npz"))
+        assert told == "not copied"
+        assert "absent.npz" in why
+    assert [path.name for path in data.iterdir()] == ["train.npz"]
+
+
 def test_the_kind_of_its_service_is_told_where_android_asks_for_it(
     app_classes: list[Path], tmp_path: Path
 ) -> None:

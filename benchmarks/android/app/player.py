@@ -32,6 +32,7 @@ EVENTS = """
   command ARGUMENTS   adb's shell starts the service with these arguments
   stop                the notification's Stop
   job                 WakeJob's conditions hold
+  samples PATH        the owner chooses a document, which a content provider reads from there
   background yes|no   may a service start from the background?
   phone JSON          what the phone is: fields of PHONE
 """
@@ -110,6 +111,12 @@ class Android:
             "JOB_SCHEDULER_SERVICE": "android.app.job.JobScheduler",
         }
         return JClass(places[str(name)])()
+
+    def _Context_getContentResolver(self, this: Any) -> Any:
+        return JClass("android.content.ContentResolver")(this)
+
+    def _ContentResolver_openInputStream(self, this: Any, document: Any) -> Any:
+        return JClass("java.io.FileInputStream")(self._state(document)["path"])
 
     def _Context_startForegroundService(self, this: Any, intent: Any) -> Any:
         if not self.background:
@@ -329,9 +336,7 @@ class Android:
         context = JClass("android.content.Context")()
         if name == "open":
             service, kind = JClass(f"{PACKAGE}.TrainingService"), JClass("android.content.Context")
-            start = service.class_.getDeclaredMethod("start", kind.class_)  # only its package may call it
-            start.setAccessible(True)
-            refused = start.invoke(None, context)
+            refused = self._called(service, "start", (kind,), context)
             self.told.put(["opened"] if refused is None else ["refused", str(refused)])
         elif name == "boot":
             boot = JClass("android.content.Intent")("android.intent.action.BOOT_COMPLETED")
@@ -347,11 +352,27 @@ class Android:
             self.command(intent)
         elif name == "job":
             JClass(f"{PACKAGE}.WakeJob")().onStartJob(None)
+        elif name == "samples":
+            document = JClass("android.net.Uri")()
+            self._state(document)["path"] = more
+            kinds = tuple(map(JClass, ("android.content.Context", "android.net.Uri", "java.lang.String")))
+            try:
+                self._called(JClass(f"{PACKAGE}.Samples"), "copy", kinds, context, document, Path(more).name)
+                self.told.put(["copied"])
+            except jpype.JException as error:
+                self.told.put(["not copied", str(error.getCause())])
         elif name == "background":
             self.background = more == "yes"
         elif name == "phone":
             self.phone.update(json.loads(more))
         self.told.put(["done", name])
+
+    @staticmethod
+    def _called(owner: Any, name: str, kinds: Sequence[Any], *given: Any) -> Any:
+        """Call a static method that only its package may call."""
+        method = owner.class_.getDeclaredMethod(name, *(kind.class_ for kind in kinds))
+        method.setAccessible(True)
+        return method.invoke(None, *given)
 
 
 def _plain(value: Any, android: Android) -> Any:

@@ -88,7 +88,7 @@ async def test_the_app_is_installed_once_and_reached_by_its_own_socket(
     path = tmp_path / "app.apk"
     path.write_bytes(apk(PACKAGE))
     async with await AdbDevice.connect(phone.serial, key=key) as device:
-        with pytest.raises(FleetError, match="is not installed; give the APK"):
+        with pytest.raises(FleetError, match="is not installed; install it with adb"):
             await AppDeployment(device).install({})
         with pytest.raises(FleetError, match="does not start: Error: Not found; no service started"):
             await AppDeployment(device).start()

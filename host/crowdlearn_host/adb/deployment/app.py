@@ -53,7 +53,10 @@ class AppDeployment:
         installed = await self._device.shell(f"pm path {PACKAGE}")
         if installed.exit_code or not installed.stdout.startswith(b"package:"):
             if self._apk is None:
-                raise FleetError(f"{self._device.serial}: {PACKAGE} is not installed; give the APK")
+                raise FleetError(
+                    f"{self._device.serial}: {PACKAGE} is not installed; install it with adb, or do without: "
+                    'fleet.runtime = "shell"'
+                )
             await self._device.install_app(self._apk)
         return await self._store.install(files, progress)
 

@@ -1,5 +1,7 @@
 package org.crowdlearn.check;
 
+import java.lang.reflect.UndeclaredThrowableException;
+
 /** An Android that is played: every call of it goes to a player, for checks on a Java VM. */
 public final class Played {
   /** What answers calls: benchmarks/android/app/player.py. */
@@ -12,7 +14,17 @@ public final class Played {
   private Played() {}
 
   public static Object call(Object self, String name, Object... arguments) {
-    return player.call(self, name, arguments);
+    try {
+      return player.call(self, name, arguments);
+    } catch (UndeclaredThrowableException error) {
+      throw Played.<RuntimeException>thrown(error.getUndeclaredThrowable());
+    }
+  }
+
+  /** Throws any exception: Android's methods throw their own, which no signature here names. */
+  @SuppressWarnings("unchecked")
+  private static <T extends Throwable> T thrown(Throwable error) throws T {
+    throw (T) error;
   }
 
   /** A constant of a whole number; the argument is what it is for a player that does not know it. */
