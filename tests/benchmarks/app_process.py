@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
 import signal
 import subprocess
@@ -62,7 +61,7 @@ class AppProcess:
 
     def sleep(self, asleep: bool) -> None:
         """Have the processor sleep, or wake up."""
-        os.kill(self._process.pid, signal.SIGSTOP if asleep else signal.SIGCONT)
+        self._process.send_signal(signal.SIGSTOP if asleep else signal.SIGCONT)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
