@@ -125,6 +125,31 @@ def test_samples_are_classified_as_the_network_does(kind: str, rare: bool) -> No
     assert np.array_equal(classes, expected.numpy())
 
 
+@kinds
+@pytest.mark.parametrize("rare", [True, False])
+def test_gathered_statistics_are_means_over_the_mini_batches_of_each_pass(kind: str, rare: bool) -> None:
+    model = network(kind)
+    by_autograd(model, BATCHES)
+    chain = chain_of(model, rare)
+    few = BATCHES[:2]
+    chain.gather_statistics([(fed(rare), 0.75), (fed(rare, few), 0.25)])
+    gathered = unflatten(chain.left(chain.vector), model.state_dict())
+    expected = {name: value.double() * 0 for name, value in model.state_dict().items()}
+    for batches, share in ((BATCHES, 0.75), (few, 0.25)):
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.reset_running_stats()
+                module.momentum = None
+        with torch.no_grad():
+            for batch in batches:
+                model.train()(data()[0][batch])
+        for name, value in model.state_dict().items():
+            expected[name] += share * value
+    for name, value in expected.items():
+        if gathered[name].is_floating_point():
+            torch.testing.assert_close(gathered[name].double(), value, rtol=1e-4, atol=1e-5)
+
+
 def test_a_mini_batch_of_one_sample_is_refused_where_it_has_no_variance() -> None:
     refused(fed(batches=[slice(0, 2), slice(2, 3)]), "no variance")
 

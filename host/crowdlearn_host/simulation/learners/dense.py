@@ -28,6 +28,10 @@ LETTERS = {nn.Flatten: "F", nn.Linear: "L", nn.BatchNorm1d: "B", nn.ReLU: "R"}
 """The letters of layers in the pattern of a chain."""
 
 
+Rare = tuple[Indices, Indices, Indices, Floats]
+"""Rows of a mini-batch, and the lists of values in its rare columns."""
+
+
 @dataclass(frozen=True)
 class Fed:
     """The samples that a dominator feeds in a pass: its samples, their `rows` in the order in which they are
@@ -141,6 +145,29 @@ class DenseChain:
             totals = [Layer(np.empty((len(each.weight), 0), np.float32), nothing) for each in self._layers]
         return sum(self._pass(fed, rate, totals) for fed in passes)
 
+    def gather_statistics(self, passes: Iterable[tuple[Fed, float]]) -> None:
+        """Give the batch norms of `vector` the statistics of its own sums: of each pass means over its
+        mini-batches, and of the passes the mean by their shares, which are 1 in sum.
+        """
+        running = [
+            layer.vectors[MEAN : VARIANCE + 1]
+            for layer, norm in zip(self._layers, self._norms, strict=False)
+            if norm
+        ]
+        totals = [np.zeros(each.shape) for each in running]
+        for fed, share in passes:
+            self._check(fed)
+            common, listed = fed.samples.common[fed.rows], len(fed.samples.values) > 0
+            for number, batch in enumerate(fed.batches):
+                rows, samples = fed.rows[batch], fed.samples
+                to = self._step(len(rows), 0.0, [])
+                rare = rows, samples.starts, samples.columns, samples.values
+                self._forward(common[batch], listed, rare, to, momentum=1 / (number + 1))
+            for total, each in zip(totals, running, strict=True):
+                total += share * each.astype(np.float64)
+        for total, each in zip(totals, running, strict=True):
+            each[...] = total
+
     def classify(self, flat: Floats, samples: SparseInputs, tested: range) -> Indices:
         """Return the classes of the samples `tested`, by running statistics; `flat`: as sharing.flat.
 
@@ -212,22 +239,8 @@ class DenseChain:
         """Descend on one mini-batch, these rows of `samples`, whose common columns are `x`. Return the loss
         summed over samples.
         """
-        inputs, rare = [x], (rows, samples.starts, samples.columns, samples.values)
-        for at, layer in enumerate(self._layers):
-            sums, outputs = to.sums[at], to.outputs[at]
-            np.matmul(x, layer.weight[: x.shape[1]], out=sums)
-            if at == 0 and len(samples.values):
-                kernels.add_rare(sums, layer.weight, *rare)
-            if at == len(self._norms):
-                break
-            norm = self._norms[at]
-            if norm:
-                momentum, eps = np.float32(norm.momentum), np.float32(norm.eps)
-                kernels.normalise(sums, layer.vectors, momentum, eps, self._saved[at], outputs)
-            else:
-                kernels.rectify(sums, layer.vectors[BIAS], outputs)
-            x = outputs
-            inputs.append(x)
+        rare = rows, samples.starts, samples.columns, samples.values
+        inputs = self._forward(x, len(samples.values) > 0, rare, to)
         vectors, errors = self._layers[-1].vectors, to.errors[-1]
         loss = kernels.errors_of(to.sums[-1], vectors[BIAS], labels, errors)
         kernels.move_bias(errors, vectors, to.totals[-1].vectors, to.rate, to.share)
@@ -245,6 +258,30 @@ class DenseChain:
                 errors = to.errors[at - 1]
                 self._back(at - 1, errors, to)
         return loss
+
+    def _forward(
+        self, x: Floats, listed: bool, rare: Rare, to: Step, momentum: float | None = None
+    ) -> list[Floats]:
+        """Compute the sums of each layer of a mini-batch, and return the layers' inputs. Running statistics
+        move by `momentum`; None: by that of each batch norm. `rare` is read if any are `listed`.
+        """
+        inputs = [x]
+        for at, layer in enumerate(self._layers):
+            sums, outputs = to.sums[at], to.outputs[at]
+            np.matmul(x, layer.weight[: x.shape[1]], out=sums)
+            if at == 0 and listed:
+                kernels.add_rare(sums, layer.weight, *rare)
+            if at == len(self._norms):
+                break
+            norm = self._norms[at]
+            if norm:
+                by = np.float32(norm.momentum if momentum is None else momentum)
+                kernels.normalise(sums, layer.vectors, by, np.float32(norm.eps), self._saved[at], outputs)
+            else:
+                kernels.rectify(sums, layer.vectors[BIAS], outputs)
+            x = outputs
+            inputs.append(x)
+        return inputs
 
     def _back(self, at: int, errors: Floats, to: Step) -> None:
         """Turn errors of a layer's outputs into those of its sums, and move its vectors."""

@@ -128,6 +128,11 @@ class GroupModel:
         `weights` are float32 [floats].
         """
         config, samples = self._workload.config, [self._workload.samples(each) for each in passes]
+        nothing = np.zeros(0, np.float32)
+        if isinstance(self._learner, DenseLearner):
+            self._learner.vector[:] = self._learner.entered(weights)
+            self._learner.gather_statistics(passes)
+            return GroupResult(self._learner.left(self._learner.vector), nothing, nothing, 0.0, sum(samples))
         model = build_model(config.model, config.seed)
         model.load_state_dict(unflatten(weights, model.state_dict(), self._workload.unused))
         model.eval()
@@ -149,7 +154,6 @@ class GroupModel:
                 for batch in batches:
                     model(inputs[batch])
             total += flatten(model.state_dict(), self._workload.unused) * np.float64(count / sum(samples))
-        nothing = np.zeros(0, np.float32)
         return GroupResult(total.astype(np.float32), nothing, nothing, 0.0, sum(samples))
 
     def tested(self, weights: Floats, tested: range) -> float:
