@@ -2,7 +2,9 @@
 
 Some groups of a simulated crowd upload weights that were changed after training. Each row tells the accuracy
 with one combination of uploads, and whether two audits name the right groups: the norm of a group's move
-against the median of all, and the loss of its upload on the host's own test samples against the median.
+against the median of all, and the loss of its upload on the host's own test samples against the median. The
+combination "clipped sum" is a secure sum of moves that the devices' own runtime clips: what it changes is
+training gone wrong, by data or by its owner. The host sees no upload then, and can name nobody.
 
 python -m benchmarks.poisoning [--quick] [--data FOLDER] [--json FILE]
 """
@@ -39,6 +41,10 @@ GROUPS, SAMPLES = 9, 100
 TIMES = 4.0
 """A norm or a loss this many times the median of all groups is suspicious."""
 
+CLIPPED = "clipped sum"
+SUMMED = {"secure": True, "clip": 2.0, "noise": 1e-9}
+"""Secure sums of clipped moves, with noise that no number shows."""
+
 Attack = Callable[[Floats, Floats, np.random.Generator], Floats]
 """A function from weights before and after training to those that are uploaded, all float32 [weights]."""
 
@@ -55,16 +61,16 @@ ATTACKS: dict[str, Attack] = {
 @dataclass(frozen=True)
 class Row:
     """One run. `by_norm` and `by_loss` are shares of wrong uploads that an audit names, and `false_alarms`
-    those of right ones that either does.
+    those of right ones that either does; None where the host gets no upload.
     """
 
     attack: str
     wrong_groups: int
     combine: str
     accuracy: float
-    by_norm: float
-    by_loss: float
-    false_alarms: float
+    by_norm: float | None
+    by_loss: float | None
+    false_alarms: float | None
 
 
 class Poisoned(InProcess):
@@ -113,7 +119,7 @@ def measure(data: Dataset, test: Dataset, attack: str, wrong: int, combine: str,
             "devices": GROUPS,
             "group": 1,
             "training": {"epochs": epochs, "batch": 20, "learning_rate": 0.2},
-            "sharing": {"theta": 1.0, "tau": 0.0, "combine": combine},
+            "sharing": {"theta": 1.0, "tau": 0.0, **(SUMMED if combine == CLIPPED else {"combine": combine})},
         }
     )
     order = np.random.default_rng(0).permutation(len(data))[: GROUPS * SAMPLES]
@@ -122,6 +128,9 @@ def measure(data: Dataset, test: Dataset, attack: str, wrong: int, combine: str,
     with np.errstate(invalid="ignore"):  # wrong weights have negative variances
         state = run(setting, workers)
     (right,) = workers.each([EvaluationTask(global_weights(setting, state), 0, len(test))])
+    if combine == CLIPPED:
+        wrong_ones = wrong if attack != "none" else 0
+        return Row(attack, wrong_ones, combine, right / len(test), None, None, None)
     named = workers.named
     bad = [each for each in named if each[0]]
     good = [each for each in named if not each[0]]
@@ -137,6 +146,10 @@ def measure(data: Dataset, test: Dataset, attack: str, wrong: int, combine: str,
     )
 
 
+def _told(share: float | None) -> str:
+    return "-" if share is None else f"{share:.2f}"
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Print a row for every attack and combination."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -146,16 +159,16 @@ def main(arguments: list[str] | None = None) -> None:
     wanted = parser.parse_args(arguments)
     data, test = (load_split(wanted.data, split) for split in ("train", "test"))
     print(machine())
-    print("attack      wrong  combine   accuracy  by norm  by loss  false alarms")
+    print("attack      wrong  combine      accuracy  by norm  by loss  false alarms")
     rows = []
     for attack in ATTACKS:
         for wrong in (2,) if wanted.quick else (2, 4):
-            for combine in COMBINATIONS:
+            for combine in (*COMBINATIONS, CLIPPED):
                 row = measure(data, test, attack, wrong, combine, 3 if wanted.quick else 10)
                 rows.append(asdict(row))
                 print(
-                    f"{row.attack:11s} {row.wrong_groups:5d}  {row.combine:8s} {100 * row.accuracy:7.1f} %"
-                    f" {row.by_norm:8.2f} {row.by_loss:8.2f} {row.false_alarms:13.2f}",
+                    f"{row.attack:11s} {row.wrong_groups:5d}  {row.combine:11s} {100 * row.accuracy:7.1f} %"
+                    f" {_told(row.by_norm):>8s} {_told(row.by_loss):>8s} {_told(row.false_alarms):>13s}",
                     flush=True,
                 )
     write_rows(wanted.json, rows)

@@ -44,7 +44,9 @@ def assignment(cuts: list[int], identities: list[Identity], *, heirs: tuple[int,
     ]
     peers = [pb.Peer(device=k, identity=each.public) for k, each in enumerate(identities)]
     training = pb.Training(learning_rate=0.1, batch=8, micro_batch=8)
-    return pb.Assign(generation=1, piece=0, pieces=pieces, peers=peers, heirs=heirs, training=training)
+    return pb.Assign(
+        generation=1, piece=0, pieces=pieces, peers=peers, heirs=heirs, training=training, pass_end=5000
+    )
 
 
 def test_what_is_within_the_policy_is_accepted() -> None:
@@ -73,11 +75,51 @@ def test_what_is_within_the_policy_is_accepted() -> None:
         (AssignmentPolicy(modes=("shares",)), assignment([0, 60, 100], FRIENDS[:2]), "allows shares"),
         (AssignmentPolicy(hours=(22, 6), clock=lambda: 12), assignment([0, 9], [OWN]), "from 22 to 6"),
         (AssignmentPolicy(), assignment([0, 60, 100], [OWN]), "no identity"),
+        (AssignmentPolicy(least_noise=1.1), assignment([0, 60, 100], FRIENDS[:2]), "noise of 0 times"),
     ],
 )
 def test_what_is_outside_is_refused_with_the_reason(policy, assign, reason) -> None:
     with pytest.raises(PolicyError, match=reason):
         policy.check(assign, OWN.public)
+
+
+def test_noise_is_asked_for_only_where_this_device_feeds_its_samples(tmp_path: Path) -> None:
+    (tmp_path / "assignments.json").write_text(json.dumps({"least_noise": 1}))
+    policy = load_assignment_policy(tmp_path)
+    assert policy == AssignmentPolicy(least_noise=1.0)
+    mine = assignment([0, 60, 100], FRIENDS[:2])
+    for noise, accepted in ((0.9, False), (1.0, True), (float("nan"), False)):
+        mine.training.clipping.CopyFrom(pb.Clipping(clip=1, noise=noise))
+        if accepted:
+            policy.check(mine, OWN.public)
+        else:
+            with pytest.raises(PolicyError, match="the owner asks for 1"):
+                policy.check(mine, OWN.public)
+    others = assignment([0, 60, 100], FRIENDS[:2])
+    others.piece = 1
+    policy.check(others, OWN.public)
+    for wrong in (
+        '{"least_noise": -1}',
+        '{"least_noise": "1"}',
+        '{"least_noise": true}',
+        '{"least_noise": NaN}',
+    ):
+        (tmp_path / "assignments.json").write_text(wrong)
+        with pytest.raises(PolicyError, match="least_noise"):
+            load_assignment_policy(tmp_path)
+
+
+def test_first_weights_of_the_host_are_refused_if_the_owner_wants_joint_ones() -> None:
+    asks = AssignmentPolicy(first_weights="joint")
+    first, later = assignment([0, 60, 100], FRIENDS[:2]), assignment([0, 60, 100], FRIENDS[:2])
+    later.from_generation, later.boundary = 3, 7
+    AssignmentPolicy().check_first(first, drawn=False, given=())
+    asks.check_first(first, drawn=True, given=())
+    asks.check_first(later, drawn=False, given=())
+    first.patched = True
+    for drawn, given, reason in ((False, (), "drew no seed"), (True, ("0.weight",), "0.weight")):
+        with pytest.raises(PolicyError, match=reason):
+            asks.check_first(first, drawn=drawn, given=given)
 
 
 def _lie(rng: random.Random, strangers: list[Identity]) -> pb.Assign:

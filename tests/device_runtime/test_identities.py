@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 from crowdlearn_device.cli import main
-from crowdlearn_device.errors import PolicyError, StateError
+from crowdlearn_device.energy.meters import BatteryMeter, Meter
+from crowdlearn_device.energy.readings import Covers, Provenance, Reading
+from crowdlearn_device.energy.spending import Spending
+from crowdlearn_device.errors import MeterError, PolicyError, StateError
 from crowdlearn_device.protocol import wire_pb2 as pb
-from crowdlearn_device.security.assignment_policy import FILE, fingerprint, load_assignment_policy
+from crowdlearn_device.security.assignment_policy import (
+    FILE,
+    AssignmentPolicy,
+    fingerprint,
+    load_assignment_policy,
+)
 from crowdlearn_device.security.daily_use import UNSAVED, DailyUse
 from crowdlearn_device.security.device_list import load_signer, read_list, signed_list
 from crowdlearn_device.security.identity import Identity
@@ -70,6 +79,53 @@ def test_the_bytes_of_a_day_are_counted_and_bounded(tmp_path: Path) -> None:
     assert DailyUse(tmp_path, lambda: day[0]).bytes == 700 + UNSAVED
     day[0] = "2026-11-30"
     assert use.bytes == DailyUse(tmp_path, lambda: day[0]).bytes == 0
+
+
+class Counting(Meter):
+    """A meter that counts what it is told to."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.joules: float | None = 5.0
+
+    async def read(self) -> Reading:
+        if self.joules is None:
+            raise MeterError("it cannot be read")
+        return Reading(self.joules, self.joules, self.name, Provenance.EMULATED, Covers.PHONE, 0.1)
+
+
+def test_the_joules_of_a_day_are_counted_and_bounded(tmp_path: Path) -> None:
+    meter, day = Counting(), ["2026-11-29"]
+    spending, use = Spending({"counting": lambda: meter}), DailyUse(tmp_path, lambda: day[0])
+    (tmp_path / FILE).write_text(json.dumps({"joules_a_day": 40}))
+    found = load_assignment_policy(tmp_path)
+    assert found is not None
+    for joules in (5.0, 25.0, 47.0):
+        meter.joules = joules
+        use.spend(asyncio.run(spending.since()))
+        if joules < 40:
+            found.check_energy(use.joules, metered=use.metered)
+    assert use.joules == DailyUse(tmp_path, lambda: day[0]).joules == 42.0
+    with pytest.raises(PolicyError, match="42 joules were spent today, the owner allows 40; try tomorrow"):
+        found.check_energy(use.joules, metered=use.metered)
+    day[0] = "2026-11-30"
+    assert use.joules == 0.0
+    meter.joules = None
+    use.spend(asyncio.run(spending.since()))
+    with pytest.raises(PolicyError, match="no meter of this device can be read"):
+        found.check_energy(use.joules, metered=use.metered)
+    AssignmentPolicy().check_energy(1e9, metered=False)
+
+
+def test_a_battery_on_a_charger_spends_nothing(tmp_path: Path) -> None:
+    battery = tmp_path / "battery"
+    battery.mkdir()
+    told = {"type": "Battery", "voltage_now": "4000000", "current_now": "-500000", "status": "Charging"}
+    for name, value in told.items():
+        (battery / name).write_text(value + "\n")
+    assert asyncio.run(Spending({"battery": lambda: BatteryMeter(tmp_path)}).since()) == 0.0
+    assert asyncio.run(Spending({"battery": lambda: BatteryMeter(tmp_path / "none")}).since()) is None
 
 
 def policy(home: Path, signer: str) -> None:

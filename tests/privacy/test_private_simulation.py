@@ -24,7 +24,7 @@ from crowdlearn_host.privacy.dp.budget import Budget
 from crowdlearn_host.report.page import page
 from crowdlearn_host.report.run import read_run
 from crowdlearn_host.runs.interrupt import Interrupt
-from crowdlearn_host.runs.preflight import check_start
+from crowdlearn_host.runs.prepare import check
 from crowdlearn_host.runs.results.spent import spent_of
 from crowdlearn_host.runs.simulated import simulate_run
 from crowdlearn_host.simulation.engine import global_weights, run
@@ -178,15 +178,26 @@ def test_batch_norm_is_refused_by_name_and_so_is_what_does_not_fit(model: str) -
         setting(model, groups=2, privacy={"epsilon": 2.0, "sums": "shares"})
 
 
-def test_phones_refuse_what_they_do_not_do_yet(model: str) -> None:
-    eight = {"groups": 8}
-    for section, name in (
-        ({"group": eight, "sharing": {"secure": True, "noise": 1.0}}, "sharing.noise"),
-        ({"privacy": {"epsilon": 2.0}}, "privacy.epsilon"),
+def test_phones_refuse_steps_that_would_not_hide_a_sample(model: str) -> None:
+    """Each by name, and before anything is compiled."""
+    private = {"model": model, "data": "digits", "privacy": {"epsilon": 2.0}}
+    for section, reason in (
+        ({"training": {"staleness": 1}}, "staleness"),
+        ({"training": {"clip_norm": 1.0}}, "clip_norm"),
+        ({"training": {"weight_decay": 0.1}}, "weight_decay"),
+        (
+            {"device_data": "samples", "input_shape": (64,), "privacy": {"epsilon": 2.0, "order": "seed"}},
+            "subtract the noise",
+        ),
     ):
-        spec = RunSpec.model_validate({"model": model, "data": "digits", **section})
-        with pytest.raises(ConfigError, match=rf"{name}.*crowdlearn simulate"):
-            check_start(spec)
+        with pytest.raises(ConfigError, match=reason):
+            RunSpec.model_validate({**private, **section})
+    normed = RunSpec.model_validate({**private, "model": "mlp:64-16-10", "group": {"pieces": 2}})
+    with pytest.raises(UnsupportedModule, match=r"batch norm.*GroupNorm"):
+        check(normed)
+    spent = {**private, "privacy": {"epsilon": 0.1, "noise": 0.5}, "group": {"pieces": 2}}
+    with pytest.raises(ConfigError, match="spent before the first epoch is over"):
+        check(RunSpec.model_validate(spent), devices=2)
 
 
 def test_descriptions_that_phones_cannot_sum_are_refused(model: str) -> None:

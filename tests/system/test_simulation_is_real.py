@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from crowdlearn_export.graph.weights import state_of
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder, load_model_state
 from crowdlearn_host.methods.index_space import unflatten
 from crowdlearn_host.runs.data import load_split
-from crowdlearn_host.runs.prepare import prepare
+from crowdlearn_host.runs.joint import JointWeights
+from crowdlearn_host.runs.prepare import prepare, shared_model_of
+from crowdlearn_host.runs.results.spent import spent_of
 from crowdlearn_host.simulation.engine import global_weights, run
 from crowdlearn_host.simulation.setting import prepare as simulated
 from crowdlearn_host.simulation.workers import InProcess
@@ -24,6 +28,17 @@ PHONES = 4
 MODEL = "mlp:64-40-24-10"
 TRAINING = {"epochs": 2, "batch": 32, "learning_rate": 0.05, "wire": "float32"}
 HEAVY = {"momentum": 0.9, "weight_decay": 1e-4}
+WITHOUT_BATCH_NORM = """
+from torch import nn
+
+def dense():
+    layers = nn.Linear(64, 40), nn.Tanh(), nn.Linear(40, 24), nn.Tanh(), nn.Linear(24, 10)
+    return nn.Sequential(nn.Flatten(), *layers)
+
+def convolutional():
+    body = nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 8, 3, padding=1, stride=2), nn.GroupNorm(2, 8), nn.Tanh()
+    return nn.Sequential(*body, nn.Flatten(), nn.LayerNorm(128), nn.Linear(128, 10))
+"""
 STEPS = {"float32": 0.0, "float16": 2**-10, "int8": 1 / 127}
 """Between neighbouring values as they are shared, over the largest. Weights differ in their last bits, so
 that one may be rounded to the next.
@@ -66,17 +81,65 @@ def test_phones_and_simulation_end_with_the_same_weights(
     assert np.mean(off > 1e-4) <= (RARELY if step else 0)
 
 
-def test_secure_sums_of_phones_are_those_of_a_simulation(tmp_path: Path) -> None:
-    """Eight groups, each of one phone, that share a lot of their weights by sums alone."""
+@pytest.mark.parametrize(
+    "sharing",
+    [
+        {"theta": 0.7},
+        pytest.param({"theta": 1.0, "noise": 1e-9, "clip": 0.3}, marks=pytest.mark.nightly),
+    ],
+    ids=["a lot of the weights", "clipped moves, with noise that no number shows"],
+)
+def test_secure_sums_of_phones_are_those_of_a_simulation(tmp_path: Path, sharing: dict[str, Any]) -> None:
+    """Eight groups, each of one phone, that share by sums alone."""
     values: dict[str, Any] = {"data": "digits", "model": MODEL, "group": {"pieces": 1, "groups": 8}}
     values["training"] = {**TRAINING, "seed": 5, "kernels": "by_size", "momentum": 0.0}
-    values["sharing"] = {"secure": True, "theta": 0.7, "tau": 0.0}
+    values["sharing"] = {"secure": True, "tau": 0.0, **sharing}
     _, off = compared(values, tmp_path, phones=8)
     assert off.max() <= 1e-4
     with RunFolder(tmp_path / "run", create=False) as folder:
         purposes = {row["purpose"] for row in folder.load_traffic() if row["direction"] == "up"}
     assert "sharing" in purposes
     assert "sum_begun_anew" not in (tmp_path / "run" / "events.jsonl").read_text()
+    assert (spent_of(tmp_path / "run").group is not None) == ("noise" in sharing)
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_clipped_and_noisy_steps_of_phones_are_those_of_a_simulation(tmp_path: Path, pieces: int) -> None:
+    (tmp_path / "own_model.py").write_text(WITHOUT_BATCH_NORM)
+    model = f"{tmp_path / 'own_model.py'}:{'convolutional' if pieces == 1 else 'dense'}"
+    values: dict[str, Any] = {"data": "digits", "model": model, "group": {"pieces": pieces}}
+    values["training"] = {**TRAINING, "momentum": 0.9, "epochs": 1, "seed": 5, "kernels": "by_size"}
+    values["training"] |= {"learning_rate": 0.1, "wire": "int8"}  # float32 travels in such steps
+    values["privacy"] = {"noise": 0.5, "clip": 0.7}
+    _, off = compared(values, tmp_path)
+    assert off.max() <= 1e-4
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert not any("loss" in row for row in rows)
+    account = spent_of(tmp_path / "run")
+    dealt = [len(part) for part in np.array_split(np.arange(len(load_split("digits", "train"))), PHONES)]
+    assert account.sample == pytest.approx(RunSpec.model_validate(values).budget.total(dealt, 1))
+
+
+def test_phones_begin_with_weights_that_they_drew_together(tmp_path: Path) -> None:
+    """And resuming begins with the same ones."""
+    values: dict[str, Any] = {"data": "digits", "model": MODEL, "group": {"pieces": 2}}
+    values["training"] = {**TRAINING, "epochs": 1, "learning_rate": 1e-9, "kernels": "by_size"}
+    values["privacy"] = {"first_weights": "joint"}
+    prepared = prepare(RunSpec.model_validate(values), lambda event, fields: None)
+    of_the_seed = {name: value.clone() for name, value in prepared.model.state_dict().items()}
+    shared = shared_model_of(prepared, 1)
+    real = load_model_state(trained(prepared, 2, tmp_path))
+    JointWeights(prepared, tmp_path / "run", shared)
+    drawn = state_of(prepared.graph, shared.model(), prepared.model.state_dict())
+    linear = [name for name, value in drawn.items() if value.dim() == 2]
+    assert linear
+    for name in linear:
+        assert float((real[name] - drawn[name]).abs().max()) < 1e-6
+        assert float((real[name] - of_the_seed[name]).abs().max()) > 0.01
+    told = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert [(each["devices"], each["attempts"]) for each in told if each["event"] == "first_weights"] == [
+        (2, 1)
+    ]
 
 
 def test_masked_sums_on_phones_are_those_of_a_simulation_and_nearly_those_in_the_clear(

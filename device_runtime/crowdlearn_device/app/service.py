@@ -23,6 +23,7 @@ from crowdlearn_device.energy.readings import Power, Reading, integrated, used
 from crowdlearn_device.errors import DeviceError, JoinError, MeterError
 from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_device.protocol.invitation import Invitation, read_invitation
+from crowdlearn_device.security.assignment_policy import fingerprint, own_identity
 from crowdlearn_device.transport.abstract_socket import LISTENING, SOCKET, listen_abstract
 from crowdlearn_device.transport.join import join_host
 from crowdlearn_device.transport.serve import serve_device
@@ -109,7 +110,7 @@ class Service:
                 self._stopping,
                 conditions,
                 inbox=self._inbox,
-                watch=self._watch(ADB),
+                watch=self._watch(ADB, self._home / "adb"),
             )
 
     async def _join(self) -> None:
@@ -120,8 +121,8 @@ class Service:
             return
         policy = load_policy(self._home / _POLICY)
         conditions = Conditions(self._phone, policy, dialled=True)
-        watch = self._watch(invited.address)
         home, data = self._home / "joined", self._data(policy.samples)
+        watch = self._watch(invited.address, home)
         given = invited.name, invited.url, invited.token, invited.pin
         try:
             await join_host(home, data, *given, self._stopping, conditions, watch=watch)
@@ -135,8 +136,8 @@ class Service:
         folders = (self._home / "data", self._inbox / "data")
         return next((each for each in folders if each.is_dir()), None) if wanted else None
 
-    def _watch(self, host: str) -> Watch:
-        return Watch(self.status, self._news.set, host)
+    def _watch(self, host: str, home: Path) -> Watch:
+        return Watch(self.status, self._news.set, host, fingerprint(own_identity(home).public))
 
     async def _show(self) -> None:
         """Show the status when it changes, once a second at most."""

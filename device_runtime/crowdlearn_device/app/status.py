@@ -29,7 +29,7 @@ OTHER = "messages without data of yours"
 class Status:
     """The work under way. `sent` is bytes by what they are, in words; `loss` is of the last mini-batch that
     was reported, which only the dominator does; `boundary` counts mini-batches; `joules` are since the
-    service began.
+    service began. `fingerprint` is that of the identity under which it takes part, for owners to compare.
     """
 
     host: str = ""
@@ -41,6 +41,7 @@ class Status:
     received: int = 0
     sent: dict[str, int] = field(default_factory=dict)
     joules: float | None = None
+    fingerprint: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -49,8 +50,10 @@ class Status:
 class Watch:
     """The status of a connection, from its frames; `changed` is called when something is worth showing."""
 
-    def __init__(self, status: Status, changed: Callable[[], None], host: str) -> None:
-        self._status, self._changed, self._host = status, changed, host
+    def __init__(self, status: Status, changed: Callable[[], None], host: str, print_: str = "") -> None:
+        """Begin; `print_` is the fingerprint of the identity that this connection shows."""
+        self._status, self._changed, self._host, self._print = status, changed, host, print_
+        status.fingerprint = status.fingerprint or print_
         self._sent: Counter[str] = Counter(status.sent)
 
     def received(self, frame: pb.Frame, size: int) -> None:
@@ -60,6 +63,7 @@ class Watch:
         kind = frame.WhichOneof("body")
         if kind == "welcome":
             status.host, status.run, status.state = self._host, frame.welcome.run, "taking part"
+            status.fingerprint = self._print
         elif kind == "assign":
             piece, boundary = frame.assign.piece, frame.assign.boundary
             status.boundary = boundary

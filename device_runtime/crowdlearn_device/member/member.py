@@ -118,12 +118,17 @@ class Member:
             tell_refusal(self.home, "" if self.run is None else self.run.full_name, str(error))
             raise
 
+    def check_use(self, policy: AssignmentPolicy) -> None:
+        """Raise PolicyError if the bytes or the joules of today are used up."""
+        policy.check_use(self.use.bytes)
+        policy.check_energy(self.use.joules, metered=self.use.metered)
+
     def used_up(self) -> str:
         """Return why this device takes no further part today, "" if it may."""
         try:
             policy = load_assignment_policy(self.home)
             if policy is not None:
-                policy.check_use(self.use.bytes)
+                self.check_use(policy)
         except PolicyError as error:
             return str(error)
         return ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from crowdlearn_device.privacy.first_weights.commitment import JointSeed
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.security.identity_log import IdentityLog
@@ -53,6 +54,11 @@ class Run:
     def sums(self) -> SecureSharing:
         """Return the secure sums in which this device takes part."""
         return SecureSharing(self.full_name, self.number, self.identity, self.folder)
+
+    @cached_property
+    def first_weights(self) -> JointSeed:
+        """Return this device's part in the drawing of the first weights."""
+        return JointSeed(self.full_name, self.number, self.folder)
 
     @cached_property
     def _log(self) -> IdentityLog:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 from crowdlearn_device.errors import AggregationError, StateError, WireError
 from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_device.privacy.aggregation.contributor import Contributor
 from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint, Words
-from crowdlearn_device.privacy.aggregation.masks import Ranges
+from crowdlearn_device.privacy.aggregation.masks import Ranges, length
 from crowdlearn_device.privacy.aggregation.messages import Advert, Confirmation, SealedShares, SumRound
 from crowdlearn_device.privacy.aggregation.unmasking import Unmasking
+from crowdlearn_device.privacy.dp.noisy_move import NoisyMove
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.security.identity import KEY_BYTES, Identity
@@ -94,11 +95,21 @@ class SecureSharing:
         self._contributor: Contributor | None = None
         self._generation = 0
         self._theta = 1.0
+        self._move: NoisyMove | None = None
+        self._deferred: tuple[pb.SumStep, int, WeightsOf] | None = None
+        """A step that waits for the moves of the group's other pieces."""
 
-    def begin(self, step: pb.SumStep, identities: Mapping[int, bytes], boundary: int) -> pb.SumStep:
+    def begin(
+        self,
+        step: pb.SumStep,
+        identities: Mapping[int, bytes],
+        boundary: int,
+        group: Collection[int] = (),
+    ) -> pb.SumStep:
         """Enter an attempt to sum the weights of `boundary`; an older one is over. Return the answer.
 
-        `identities` are the public keys of the devices that this one knows.
+        `identities` are the public keys of the devices that this one knows, `group` those that hold pieces
+        beside it.
         """
         told = step.begin
         if told.least < LEAST_CONTRIBUTORS:
@@ -106,7 +117,7 @@ class SecureSharing:
                 f"a sum of {told.least} contributors is asked for; this device takes part in those of "
                 f"{LEAST_CONTRIBUTORS} at least"
             )
-        if len(step.attempt) != ATTEMPT_BYTES or not 0 <= told.theta <= 1:
+        if len(step.attempt) != ATTEMPT_BYTES or not 0 <= told.theta <= 1 or (told.noise and told.theta < 1):
             raise WireError(f"attempt of {len(step.attempt)} bytes, theta {told.theta}, in a secure sum")
         owned: dict[int, Ranges] = {}
         for owner in told.owners:
@@ -118,11 +129,50 @@ class SecureSharing:
         self._kept.check_trained(boundary)
         round_ = SumRound(round_id(self._run, told.round), owned, told.least, told.terms, step.attempt)
         self._contributor = Contributor(round_, self._number, self._identity, identities, self._kept)
+        self._move, self._deferred = None, None
+        if told.noise:
+            beside = {device for device in group if device in owned} | {self._number}
+            words = length(owned.get(self._number, ()))
+            self._move = NoisyMove(told.clip, told.noise, told.least, words, beside)
         self._kept.boundary = boundary
         self._generation, self._theta = told.generation, told.theta
         advert = self._contributor.advertise()
         key = pb.SumKey(device=self._number, mask=advert.mask_key, share=advert.share_key)
         return pb.SumStep(attempt=step.attempt, key=key)
+
+    @property
+    def beside(self) -> Set[int]:
+        """Return the devices of the group that have a part in the sum under way, if it has noise."""
+        return frozenset() if self._move is None else self._move.group
+
+    def refer(self, step: pb.SumStep, generation: int, weights: WeightsOf) -> pb.SumNorm | None:
+        """Take a part of what the weights were when the round began. Return what the group's other devices
+        are told once all is here.
+        """
+        contributor, move = self._contributor, self._move
+        if contributor is None or contributor.round.attempt != step.attempt or generation != self._generation:
+            return None
+        if move is None:
+            raise WireError("a reference for a sum without noise")
+        if not move.take_reference(step.reference.values):
+            return None
+        square = move.moved(self._number, weights(_number(contributor.round.id), self._theta))
+        return pb.SumNorm(attempt=step.attempt, square=square)
+
+    def take_norm(self, device: int, norm: pb.SumNorm) -> None:
+        """Take the norm of the move of another piece of the group; that of an attempt that is over is
+        dropped.
+        """
+        if self._contributor is not None and self._contributor.round.attempt == norm.attempt:
+            if self._move is None:
+                raise WireError("the norm of a move for a sum without noise")
+            self._move.take_square(device, norm.square)
+
+    def go_on(self) -> Iterator[pb.SumStep]:
+        """Yield the answers that waited for the moves of other pieces."""
+        if self._deferred is not None and self._move is not None and self._move.ready:
+            deferred, self._deferred = self._deferred, None
+            yield from self.mask(*deferred)
 
     def mask(self, step: pb.SumStep, generation: int, weights: WeightsOf) -> Iterator[pb.SumStep]:
         """Yield the answers to neighbours' keys, or to their shares. `weights` gives those of the piece in
@@ -141,9 +191,14 @@ class SecureSharing:
             ]
             yield pb.SumStep(attempt=step.attempt, shares=pb.SumShares(shares=sealed))
             return
-        values = FixedPoint(contributor.round.terms).encode(
-            weights(_number(contributor.round.id), self._theta)
-        )
+        numbers = FixedPoint(contributor.round.terms)
+        if self._move is None:
+            values = numbers.encode(weights(_number(contributor.round.id), self._theta))
+        elif self._move.ready:
+            values = self._move.encoded(numbers)
+        else:
+            self._deferred = step, generation, weights
+            return
         shares = [SealedShares(each.sender, each.receiver, each.sealed) for each in step.shares.shares]
         words: Words = contributor.mask(shares, values).words
         for start in range(0, len(words), CHUNK_WEIGHTS):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
+
 from crowdlearn_device.data.augmentation.registry import augmented, check_augmentations, make_augmentation
 from crowdlearn_device.data.dataset import Dataset, as_targets
 from crowdlearn_device.errors import DataError, WireError
+from crowdlearn_device.privacy.dp.draws import Draws
 from crowdlearn_device.privacy.mechanisms.base import Metrics
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Array, Floats
@@ -28,7 +32,8 @@ class Dominator:
         order_seed: int,
         on_fed: Callable[[int, int, Array], None] | None = None,
     ) -> None:
-        """Begin a pass over samples in an order drawn from `order_seed`.
+        """Begin a pass over samples in an order drawn from `order_seed`; with DP-SGD each mini-batch is
+        drawn.
 
         `on_fed` gets mini-batch, micro-batch and the positions of its samples, int64 [rows].
         """
@@ -52,6 +57,10 @@ class Dominator:
         check_augmentations(self._chain, piece.sample_shape, integers=False)
         self._place = order_seed, assign.epoch, device
         self._changed: tuple[int, Floats] | None = None
+        self._draws: Draws | None = None
+        if piece.private is not None:
+            self._draws = Draws(order_seed, assign.epoch, device, len(data), training.batch)
+            piece.private.draw_from(self._draws, of.first, secret=training.secret_order)
         if of.first + len(self._batches) != of.end:
             raise DataError(
                 f"this device has {len(data)} samples, {len(self._batches)} mini-batches, and the "
@@ -71,30 +80,46 @@ class Dominator:
             return False
         piece = self._piece
         number, micro = self._next
-        batch = self._batches[number - self._pass.first]
+        batch = self._rows(number)
+        if not len(batch):
+            piece.feed_nothing(number)
+            self._next = (number + 1, 0)
+            return True
         micros = micro_batches(len(batch), self._micro_batch, self._least)
         part = slice(micros[micro].start, micros[micro].stop)
-        rows = self._order[batch.start : batch.stop][part]
+        rows = batch[part]
         if self._on_fed is not None:
             self._on_fed(number, micro, rows)
-        weight = piece.targets.weight(self._data.labels[self._order[batch.start : batch.stop]])
+        weight = 1.0 if self._draws else piece.targets.weight(self._data.labels[batch])
         samples = self._augmented(number, batch)[part] if self._chain else self._data.inputs[rows]
         labels = self._data.labels[rows]
         piece.feed(number, micro, len(micros), len(batch), samples, labels, weight)
         self._next = (number, micro + 1) if micro + 1 < len(micros) else (number + 1, 0)
         return True
 
-    def _augmented(self, number: int, batch: range) -> Floats:
+    def _augmented(self, number: int, batch: npt.NDArray[np.int64]) -> Floats:
         """Return a mini-batch's samples, changed as a whole: float32 [rows, ...]; kept for its next part."""
         if self._changed is None or self._changed[0] != number:
             seed, epoch, device = self._place
-            samples = self._data.inputs[self._order[batch.start : batch.stop]]
+            samples = self._data.inputs[batch]
             place = {"epoch": epoch, "device": device, "number": number - self._pass.first}
             self._changed = number, augmented(self._chain, samples, seed=seed, **place)
         return self._changed[1]
 
+    def _rows(self, number: int) -> npt.NDArray[np.int64]:
+        """Return the samples of a mini-batch, int64 [n]."""
+        if self._draws is not None:
+            return self._draws.rows(number - self._pass.first)
+        batch = self._batches[number - self._pass.first]
+        return self._order[batch.start : batch.stop]
+
     def metrics(self) -> Metrics:
-        """Return the results of the mini-batch that has just been applied."""
+        """Return the results of the mini-batch that has just been applied; with DP-SGD nothing but how many
+        samples it has in the mean.
+        """
+        if self._draws is not None:
+            rows = len(self._batches[self._piece.boundary - 1 - self._pass.first])
+            return Metrics(rows, 0.0, 0, last=self._piece.boundary == self._pass.end)
         results = sorted(self._piece.results, key=lambda result: result.micro)
         rows = sum(result.rows for result in results)
         return Metrics(

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from crowdlearn_device.protocol.frames import Array, Floats
 
 from .inbox import Arrivals
@@ -50,3 +53,7 @@ class MiniBatch:
     results: list[Result] = field(default_factory=list)
     done: int = 0
     weight: float = 0.0
+    squares: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict)
+    """The squared norms of samples' gradients, where each is clipped, by micro-batch."""
+    ran: list[tuple[int, str, dict[tuple[str, int], Array]]] = field(default_factory=list)
+    """The calls that gave them: micro-batch, method, and its inputs beside weights."""

@@ -27,10 +27,15 @@ from crowdlearn_device.state.piece_state import PieceState
 
 from .inbox import Arrivals, Message
 from .mini_batch import Call, MiniBatch, Result
+from .private_stages import PrivateStages
+from .private_steps import Clipping, Factors, PrivateSteps, with_noise
 from .routes import Layout, Routes
 from .squares import Squares
 from .stages import Stages
 from .weights import Weights
+
+MOST_EMPTY = 64
+"""Steps one after the other for which no samples are drawn, at most: there are never so many."""
 
 
 class Piece:
@@ -50,9 +55,11 @@ class Piece:
         *,
         at_once: bool = True,
         warmup: int = 0,
+        clipping: Clipping | None = None,
     ) -> None:
         """Make a piece at its boundary. `at_once`: mini-batches are one micro-batch each, not only what is
-        left of a pass. `warmup` is the number of mini-batches in which the learning rate rises.
+        left of a pass. `warmup` is the number of mini-batches in which the learning rate rises. With
+        `clipping` every mini-batch is a step of DP-SGD.
         """
         self.index = index
         self.results: list[Result] = []
@@ -76,7 +83,15 @@ class Piece:
         self._squares = Squares(len(layout), index)
         if not of.staleness:  # else versions come and go
             executor.hold(self._weights.arrays())
-        self._stages = Stages(manifest, executor, self._routes, self._weights, seed)
+        self.private: PrivateSteps | None = None
+        """The norms of samples and their clip factors, in steps of DP-SGD."""
+        given = manifest, executor, self._routes, self._weights, seed
+        if clipping is None:
+            self._stages = Stages(*given)
+        else:
+            self.private = PrivateSteps(clipping, len(layout), index)
+            alone = len(layout) == 1 and self._ending == 1
+            self._stages = PrivateStages(*given, clipping.clip, alone=alone)
 
     @property
     def boundary(self) -> int:
@@ -112,7 +127,7 @@ class Piece:
             call
             for call in self._ready
             if call.step in self.under_way
-            and (call.step, call.micro) == self._next_micro.get((call.purpose, call.layer), first)
+            and (call.step, call.micro) == max(self._next_micro.get((call.purpose, call.layer), first), first)
         ]
 
     @property
@@ -134,10 +149,12 @@ class Piece:
     def _awaited(self) -> range:
         """Return the mini-batches of which messages may come: where errors do not go back all the way, the
         dominator goes on while others still go backward; and where gradients are clipped, while others wait
-        for norms.
+        for norms. Steps for which no samples were drawn wait for nothing.
         """
         together = all(edge.taught for edge in self._manifest.edges) and not self._clip
         ahead = 0 if together else 1 + self._pass.staleness
+        if self.private is not None:
+            ahead = MOST_EMPTY
         return range(self.boundary, self._pass.under_way(self.boundary + ahead).stop)
 
     def feed(
@@ -160,6 +177,12 @@ class Piece:
             in_shape(inputs, self.sample_shape), self._manifest.layers[0].dtype
         )
         self._ready.append(Call(number, pb.PURPOSE_ACTIVATION, micro, self._stage(0)))
+
+    def feed_nothing(self, number: int) -> None:
+        """Enter a mini-batch for which no samples were drawn: a step of noise alone."""
+        assert self.private is not None
+        self._step(number, 0, 0)
+        self.private.end_without_samples(number)
 
     def _stage(self, layer: int) -> int:
         """Return the layer that names its stage."""
@@ -222,6 +245,8 @@ class Piece:
         if self._done(step):
             if self._clip:
                 self._squares.tell(call.step, square(step.gradients.values()))
+            if self.private is not None:
+                self.private.tell(call.step, step.rows, step.squares)
             if (due := self._due()) is not None:
                 self._apply(due)
         return outgoing
@@ -232,6 +257,11 @@ class Piece:
     def _due(self) -> MiniBatch | None:
         """Return the mini-batch that can update the weights now."""
         step = self._steps.get(self.boundary)
+        if self.private is not None:
+            rows = self.private.rows(self.boundary)
+            if rows == 0 and step is None:
+                step = self._step(self.boundary, 0, 0)
+            return step if step is not None and rows is not None and self._done(step) else None
         if step is None or not step.done or not self._done(step):
             return None
         return step if not self._clip or self._squares.complete(self.boundary) else None
@@ -260,10 +290,30 @@ class Piece:
 
     def _apply(self, step: MiniBatch) -> None:
         ahead = len(self._pass.under_way(step.number)) > 1
+        if self.private is not None:
+            self._end_private(step, self.private.pop(step.number))
         factor = clipping(self._squares.pop(step.number), self._clip) if self._clip else 1.0
         self._weights.update(step.gradients, ahead=ahead, factor=factor)
         self.results = step.results
         del self._steps[step.number]
+
+    def receive_norm(self, partner: int, norm: pb.Norm) -> None:
+        """Take the norms of another piece's samples, or the dominator's factors of them. Raises WireError if
+        they were not due.
+        """
+        if self.private is None or norm.step not in self._awaited:
+            raise WireError(f"norms of step {norm.step} while this piece is at {self.boundary}")
+        self.private.receive(partner, norm)
+
+    def _end_private(self, step: MiniBatch, ends: Factors) -> None:
+        """Leave in a mini-batch the gradients of DP-SGD: clipped, with noise."""
+        if len(ends.factors) != step.rows:
+            raise WireError(
+                f"{len(ends.factors)} clip factors for the {step.rows} samples of step {step.number}"
+            )
+        if isinstance(self._stages, PrivateStages):
+            self._stages.add_clipped(step, ends.factors)
+        step.gradients = with_noise(self._manifest, step.gradients, ends)
 
     def state(self) -> PieceState:
         """Return the piece at its boundary. Only where the pass is drained."""

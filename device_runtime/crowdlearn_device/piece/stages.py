@@ -23,7 +23,7 @@ from .weights import Weights
 
 SMALL = 1e-12
 """A divisor in place of 0, if no sample counts."""
-_ByPort = dict[tuple[str, int], Array]
+ByPort = dict[tuple[str, int], Array]
 """The inputs of a method beside weights: by role, and by layer or, of errors, by edge."""
 
 
@@ -73,7 +73,7 @@ class Stages:
         labels = step.labels.pop(micro, None)
         if labels is None:
             raise WireError(f"sums of micro-batch {micro} came before it was fed")
-        by_port: _ByPort = {
+        by_port: ByPort = {
             ("labels", -1): labels,
             ("scale", -1): np.array(1.0 / max(step.weight, SMALL), np.float32),
         }
@@ -89,6 +89,7 @@ class Stages:
             if self._manifest.layers[layer].dropout:
                 by_port["mask", layer] = self._mask(step.number, micro, layer, labels.shape[0])
         messages: list[Message] = []
+        gradients: dict[str, Array] = {}
         loss, correct, own = 0.0, 0, dict[str, float]()
         for port, values in self._call(step, TRAIN_STEP if descend else LOSS, by_port):
             if port.role == "loss":
@@ -102,8 +103,11 @@ class Stages:
                     correct = round(len(labels) * float(counted.mean())) if counted.size else 0
             elif port.role == "buffer":
                 self._weights.keep(port, values)
+            elif port.role == "gradient":
+                gradients[port.name] = values
             else:
-                messages += self._learn(step, micro, port, values)
+                messages += self._errors(step, micro, port, values)
+        self._learn_weights(step, micro, LOSS, by_port, gradients)
         if METRICS in self._methods:
             # Another call of the program writes over what the last one gave.
             messages = [replace(message, values=np.array(message.values)) for message in messages]
@@ -122,13 +126,18 @@ class Stages:
         for e in sorted({e for e, _ in self._routes.returning[layer]}):
             by_port["error", e] = step.arrivals.errors(micro, layer, e)
         messages: list[Message] = []
+        gradients: dict[str, Array] = {}
         for port, values in self._call(step, f"backward_{layer}", by_port):
-            messages += self._learn(step, micro, port, values)
+            if port.role == "gradient":
+                gradients[port.name] = values
+            else:
+                messages += self._errors(step, micro, port, values)
+        self._learn_weights(step, micro, f"backward_{layer}", by_port, gradients)
         step.done += 1
         return messages
 
-    def _entered(self, step: MiniBatch, sums: Floats, micro: int, layer: int) -> _ByPort:
-        by_port: _ByPort = {("sum", layer): sums}
+    def _entered(self, step: MiniBatch, sums: Floats, micro: int, layer: int) -> ByPort:
+        by_port: ByPort = {("sum", layer): sums}
         if self._manifest.layers[layer].dropout:
             by_port["mask", layer] = self._mask(step.number, micro, layer, sums.shape[0])
         return by_port
@@ -171,15 +180,19 @@ class Stages:
                 )
         return list(zip(method.outputs, outputs, strict=True))
 
-    def _learn(self, step: MiniBatch, micro: int, port: Port, values: Array) -> list[Message]:
-        """Keep a gradient, or send an error back to every piece that was summed."""
-        if port.role == "gradient":
-            known = step.gradients.get(port.name)
+    def _learn_weights(
+        self, step: MiniBatch, micro: int, method: str, by_port: ByPort, gradients: Mapping[str, Array]
+    ) -> None:
+        """Keep the gradients that a call of `method` with these inputs gave."""
+        for name, values in gradients.items():
+            known = step.gradients.get(name)
             if known is None:
-                step.gradients[port.name] = np.array(values, np.float32)
+                step.gradients[name] = np.array(values, np.float32)
             else:
                 known += values
-            return []
+
+    def _errors(self, step: MiniBatch, micro: int, port: Port, values: Array) -> list[Message]:
+        """Send an error back to every piece that was summed."""
         start = self._routes.neurons[port.layer][0]
         messages = []
         for e, partner in self._routes.answered[port.layer]:

@@ -77,7 +77,7 @@ FAULT_WIRE: FaultKind
 FAULT_DEVICE: FaultKind
 
 class Frame(_message.Message):
-    __slots__ = ("hello", "welcome", "assign", "key_offer", "keys", "ready", "go", "envelope", "progress", "snapshot", "held", "committed", "share", "shared", "fault", "finish", "global_state", "ping", "pong", "heirs", "leave", "patch", "wanted", "chunk", "challenge", "proof", "device_state", "sum_step")
+    __slots__ = ("hello", "welcome", "assign", "key_offer", "keys", "ready", "go", "envelope", "progress", "snapshot", "held", "committed", "share", "shared", "fault", "finish", "global_state", "ping", "pong", "heirs", "leave", "patch", "wanted", "chunk", "challenge", "proof", "device_state", "sum_step", "first_weights")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     ASSIGN_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +106,7 @@ class Frame(_message.Message):
     PROOF_FIELD_NUMBER: _ClassVar[int]
     DEVICE_STATE_FIELD_NUMBER: _ClassVar[int]
     SUM_STEP_FIELD_NUMBER: _ClassVar[int]
+    FIRST_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     welcome: Welcome
     assign: Assign
@@ -134,7 +135,8 @@ class Frame(_message.Message):
     proof: Proof
     device_state: DeviceState
     sum_step: SumStep
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., key_offer: _Optional[_Union[KeyOffer, _Mapping]] = ..., keys: _Optional[_Union[Keys, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., envelope: _Optional[_Union[Envelope, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., shared: _Optional[_Union[Shared, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., global_state: _Optional[_Union[GlobalState, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., heirs: _Optional[_Union[Heirs, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., patch: _Optional[_Union[Patch, _Mapping]] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., device_state: _Optional[_Union[DeviceState, _Mapping]] = ..., sum_step: _Optional[_Union[SumStep, _Mapping]] = ...) -> None: ...
+    first_weights: FirstWeights
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., assign: _Optional[_Union[Assign, _Mapping]] = ..., key_offer: _Optional[_Union[KeyOffer, _Mapping]] = ..., keys: _Optional[_Union[Keys, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., go: _Optional[_Union[Go, _Mapping]] = ..., envelope: _Optional[_Union[Envelope, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., committed: _Optional[_Union[Committed, _Mapping]] = ..., share: _Optional[_Union[Share, _Mapping]] = ..., shared: _Optional[_Union[Shared, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., finish: _Optional[_Union[Finish, _Mapping]] = ..., global_state: _Optional[_Union[GlobalState, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ..., heirs: _Optional[_Union[Heirs, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ..., patch: _Optional[_Union[Patch, _Mapping]] = ..., wanted: _Optional[_Union[Wanted, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., challenge: _Optional[_Union[Challenge, _Mapping]] = ..., proof: _Optional[_Union[Proof, _Mapping]] = ..., device_state: _Optional[_Union[DeviceState, _Mapping]] = ..., sum_step: _Optional[_Union[SumStep, _Mapping]] = ..., first_weights: _Optional[_Union[FirstWeights, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("version", "device", "identity", "samples", "token", "nonce", "state")
@@ -286,8 +288,16 @@ class LinearMap(_message.Message):
     dilation: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, edge: _Optional[int] = ..., kind: _Optional[str] = ..., kernel: _Optional[_Iterable[int]] = ..., stride: _Optional[_Iterable[int]] = ..., padding: _Optional[_Iterable[int]] = ..., dilation: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class Clipping(_message.Message):
+    __slots__ = ("clip", "noise")
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
+    clip: float
+    noise: float
+    def __init__(self, clip: _Optional[float] = ..., noise: _Optional[float] = ...) -> None: ...
+
 class Training(_message.Message):
-    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness", "least_rows", "weigh_charge", "shares", "outgoing", "maps", "masked", "warmup", "label_epsilon", "augment", "secret_order")
+    __slots__ = ("learning_rate", "batch", "micro_batch", "in_flight", "seed", "snapshot_every", "wire", "rank", "staleness", "least_rows", "weigh_charge", "shares", "outgoing", "maps", "masked", "warmup", "label_epsilon", "augment", "clipping", "secret_order")
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     MICRO_BATCH_FIELD_NUMBER: _ClassVar[int]
@@ -306,6 +316,7 @@ class Training(_message.Message):
     WARMUP_FIELD_NUMBER: _ClassVar[int]
     LABEL_EPSILON_FIELD_NUMBER: _ClassVar[int]
     AUGMENT_FIELD_NUMBER: _ClassVar[int]
+    CLIPPING_FIELD_NUMBER: _ClassVar[int]
     SECRET_ORDER_FIELD_NUMBER: _ClassVar[int]
     learning_rate: float
     batch: int
@@ -325,8 +336,9 @@ class Training(_message.Message):
     warmup: int
     label_epsilon: float
     augment: _containers.RepeatedCompositeFieldContainer[Augmentation]
+    clipping: Clipping
     secret_order: bool
-    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ..., weigh_charge: bool = ..., shares: bool = ..., outgoing: _Optional[_Iterable[_Union[Mechanism, _Mapping]]] = ..., maps: _Optional[_Iterable[_Union[LinearMap, _Mapping]]] = ..., masked: _Optional[int] = ..., warmup: _Optional[int] = ..., label_epsilon: _Optional[float] = ..., augment: _Optional[_Iterable[_Union[Augmentation, _Mapping]]] = ..., secret_order: bool = ...) -> None: ...
+    def __init__(self, learning_rate: _Optional[float] = ..., batch: _Optional[int] = ..., micro_batch: _Optional[int] = ..., in_flight: _Optional[int] = ..., seed: _Optional[int] = ..., snapshot_every: _Optional[int] = ..., wire: _Optional[_Union[DType, str]] = ..., rank: bool = ..., staleness: _Optional[int] = ..., least_rows: _Optional[int] = ..., weigh_charge: bool = ..., shares: bool = ..., outgoing: _Optional[_Iterable[_Union[Mechanism, _Mapping]]] = ..., maps: _Optional[_Iterable[_Union[LinearMap, _Mapping]]] = ..., masked: _Optional[int] = ..., warmup: _Optional[int] = ..., label_epsilon: _Optional[float] = ..., augment: _Optional[_Iterable[_Union[Augmentation, _Mapping]]] = ..., clipping: _Optional[_Union[Clipping, _Mapping]] = ..., secret_order: bool = ...) -> None: ...
 
 class Assign(_message.Message):
     __slots__ = ("generation", "epoch", "pass_index", "boundary", "pass_boundary", "piece", "pieces", "peers", "training", "from_generation", "provides", "transfers", "heirs", "pass_end", "fresh", "patched", "keep_program", "heirs_needed", "unsealings", "provided")
@@ -449,12 +461,22 @@ class Sums(_message.Message):
     def __init__(self, step: _Optional[int] = ..., micro: _Optional[int] = ..., edge: _Optional[int] = ..., micros: _Optional[int] = ..., rows: _Optional[int] = ..., values: _Optional[_Union[Tensor, _Mapping]] = ...) -> None: ...
 
 class Norm(_message.Message):
-    __slots__ = ("step", "square")
+    __slots__ = ("step", "square", "squares", "factors", "deviation", "divisor", "key")
     STEP_FIELD_NUMBER: _ClassVar[int]
     SQUARE_FIELD_NUMBER: _ClassVar[int]
+    SQUARES_FIELD_NUMBER: _ClassVar[int]
+    FACTORS_FIELD_NUMBER: _ClassVar[int]
+    DEVIATION_FIELD_NUMBER: _ClassVar[int]
+    DIVISOR_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
     step: int
     square: float
-    def __init__(self, step: _Optional[int] = ..., square: _Optional[float] = ...) -> None: ...
+    squares: _containers.RepeatedScalarFieldContainer[float]
+    factors: _containers.RepeatedScalarFieldContainer[float]
+    deviation: float
+    divisor: float
+    key: bytes
+    def __init__(self, step: _Optional[int] = ..., square: _Optional[float] = ..., squares: _Optional[_Iterable[float]] = ..., factors: _Optional[_Iterable[float]] = ..., deviation: _Optional[float] = ..., divisor: _Optional[float] = ..., key: _Optional[bytes] = ...) -> None: ...
 
 class SharedArray(_message.Message):
     __slots__ = ("kind", "step", "edge", "shape", "data", "bits", "weight_bits", "name", "facts")
@@ -652,7 +674,7 @@ class Shared(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., update: _Optional[bytes] = ..., last: bool = ...) -> None: ...
 
 class SumStep(_message.Message):
-    __slots__ = ("attempt", "begin", "key", "keys", "shares", "masked", "survivors", "tags", "revealed", "forgotten")
+    __slots__ = ("attempt", "begin", "key", "keys", "shares", "masked", "survivors", "tags", "revealed", "forgotten", "reference")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
@@ -663,6 +685,7 @@ class SumStep(_message.Message):
     TAGS_FIELD_NUMBER: _ClassVar[int]
     REVEALED_FIELD_NUMBER: _ClassVar[int]
     FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
     attempt: bytes
     begin: SumBegin
     key: SumKey
@@ -673,23 +696,42 @@ class SumStep(_message.Message):
     tags: SumTags
     revealed: SumRevealed
     forgotten: bool
-    def __init__(self, attempt: _Optional[bytes] = ..., begin: _Optional[_Union[SumBegin, _Mapping]] = ..., key: _Optional[_Union[SumKey, _Mapping]] = ..., keys: _Optional[_Union[SumKeys, _Mapping]] = ..., shares: _Optional[_Union[SumShares, _Mapping]] = ..., masked: _Optional[_Union[SumMasked, _Mapping]] = ..., survivors: _Optional[_Union[SumSurvivors, _Mapping]] = ..., tags: _Optional[_Union[SumTags, _Mapping]] = ..., revealed: _Optional[_Union[SumRevealed, _Mapping]] = ..., forgotten: bool = ...) -> None: ...
+    reference: SumReference
+    def __init__(self, attempt: _Optional[bytes] = ..., begin: _Optional[_Union[SumBegin, _Mapping]] = ..., key: _Optional[_Union[SumKey, _Mapping]] = ..., keys: _Optional[_Union[SumKeys, _Mapping]] = ..., shares: _Optional[_Union[SumShares, _Mapping]] = ..., masked: _Optional[_Union[SumMasked, _Mapping]] = ..., survivors: _Optional[_Union[SumSurvivors, _Mapping]] = ..., tags: _Optional[_Union[SumTags, _Mapping]] = ..., revealed: _Optional[_Union[SumRevealed, _Mapping]] = ..., forgotten: bool = ..., reference: _Optional[_Union[SumReference, _Mapping]] = ...) -> None: ...
 
 class SumBegin(_message.Message):
-    __slots__ = ("generation", "round", "least", "terms", "theta", "owners")
+    __slots__ = ("generation", "round", "least", "terms", "theta", "owners", "clip", "noise")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     LEAST_FIELD_NUMBER: _ClassVar[int]
     TERMS_FIELD_NUMBER: _ClassVar[int]
     THETA_FIELD_NUMBER: _ClassVar[int]
     OWNERS_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
     generation: int
     round: int
     least: int
     terms: int
     theta: float
     owners: _containers.RepeatedCompositeFieldContainer[SumOwner]
-    def __init__(self, generation: _Optional[int] = ..., round: _Optional[int] = ..., least: _Optional[int] = ..., terms: _Optional[int] = ..., theta: _Optional[float] = ..., owners: _Optional[_Iterable[_Union[SumOwner, _Mapping]]] = ...) -> None: ...
+    clip: float
+    noise: float
+    def __init__(self, generation: _Optional[int] = ..., round: _Optional[int] = ..., least: _Optional[int] = ..., terms: _Optional[int] = ..., theta: _Optional[float] = ..., owners: _Optional[_Iterable[_Union[SumOwner, _Mapping]]] = ..., clip: _Optional[float] = ..., noise: _Optional[float] = ...) -> None: ...
+
+class SumReference(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: bytes
+    def __init__(self, values: _Optional[bytes] = ...) -> None: ...
+
+class SumNorm(_message.Message):
+    __slots__ = ("attempt", "square")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    SQUARE_FIELD_NUMBER: _ClassVar[int]
+    attempt: bytes
+    square: float
+    def __init__(self, attempt: _Optional[bytes] = ..., square: _Optional[float] = ...) -> None: ...
 
 class SumOwner(_message.Message):
     __slots__ = ("peer", "stretches")
@@ -776,6 +818,58 @@ class SumRevealed(_message.Message):
     own_masks: _containers.RepeatedCompositeFieldContainer[RevealedShare]
     mask_keys: _containers.RepeatedCompositeFieldContainer[RevealedShare]
     def __init__(self, own_masks: _Optional[_Iterable[_Union[RevealedShare, _Mapping]]] = ..., mask_keys: _Optional[_Iterable[_Union[RevealedShare, _Mapping]]] = ...) -> None: ...
+
+class FirstWeights(_message.Message):
+    __slots__ = ("attempt", "begin", "commitment", "commitments", "secret", "secrets", "agreed")
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENTS_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    SECRETS_FIELD_NUMBER: _ClassVar[int]
+    AGREED_FIELD_NUMBER: _ClassVar[int]
+    attempt: int
+    begin: FirstBegin
+    commitment: bytes
+    commitments: OfDevices
+    secret: bytes
+    secrets: OfDevices
+    agreed: bool
+    def __init__(self, attempt: _Optional[int] = ..., begin: _Optional[_Union[FirstBegin, _Mapping]] = ..., commitment: _Optional[bytes] = ..., commitments: _Optional[_Union[OfDevices, _Mapping]] = ..., secret: _Optional[bytes] = ..., secrets: _Optional[_Union[OfDevices, _Mapping]] = ..., agreed: bool = ...) -> None: ...
+
+class FirstBegin(_message.Message):
+    __slots__ = ("devices", "distributions")
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    DISTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    devices: _containers.RepeatedCompositeFieldContainer[Peer]
+    distributions: _containers.RepeatedCompositeFieldContainer[Distribution]
+    def __init__(self, devices: _Optional[_Iterable[_Union[Peer, _Mapping]]] = ..., distributions: _Optional[_Iterable[_Union[Distribution, _Mapping]]] = ...) -> None: ...
+
+class Distribution(_message.Message):
+    __slots__ = ("array", "kind", "low", "high")
+    ARRAY_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    array: str
+    kind: str
+    low: float
+    high: float
+    def __init__(self, array: _Optional[str] = ..., kind: _Optional[str] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+
+class OfDevice(_message.Message):
+    __slots__ = ("device", "value")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    device: int
+    value: bytes
+    def __init__(self, device: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class OfDevices(_message.Message):
+    __slots__ = ("of",)
+    OF_FIELD_NUMBER: _ClassVar[int]
+    of: _containers.RepeatedCompositeFieldContainer[OfDevice]
+    def __init__(self, of: _Optional[_Iterable[_Union[OfDevice, _Mapping]]] = ...) -> None: ...
 
 class Patch(_message.Message):
     __slots__ = ("generation", "update", "last")

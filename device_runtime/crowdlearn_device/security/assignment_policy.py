@@ -11,8 +11,9 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 from types import MappingProxyType
 
@@ -27,6 +28,7 @@ log = logging.getLogger("crowdlearn")
 
 FILE, REFUSALS = "assignments.json", "refusals.jsonl"
 MODES = ("plain", "shares")
+FIRST = ("any", "joint")
 MAX_REFUSALS = 1 << 20
 """Bytes of the file of refusals; then it begins anew."""
 FINGERPRINT_BYTES = 16
@@ -63,7 +65,10 @@ class AssignmentPolicy:
     the `signers` signed it. `modes` are the forms of sums
     ("plain", "shares"). `hours` [start, stop) are those of the device's clock; a stop that is less than the
     start is the next day's. In a day of that clock it sends and receives `bytes_a_day` at most (0: any
-    number).
+    number), and spends `joules_a_day` at most, by its own meter. With `first_weights` "joint" it begins with
+    no weights that the host chose: only with those of a seed that it has drawn together with others
+    (privacy/first_weights/). When it feeds its samples, steps are DP-SGD with `least_noise` times the clip at
+    least (0: any steps).
     """
 
     most_neurons: int = 0
@@ -73,6 +78,9 @@ class AssignmentPolicy:
     modes: tuple[str, ...] = MODES
     signers: tuple[str, ...] = ()
     bytes_a_day: int = 0
+    joules_a_day: int = 0
+    first_weights: str = "any"
+    least_noise: float = 0.0
     hours: tuple[int, int] = (0, 24)
     clock: Callable[[], int] = field(default=lambda: time.localtime().tm_hour, compare=False, repr=False)
 
@@ -112,6 +120,26 @@ class AssignmentPolicy:
             )
         if self.most_neurons and assign.piece == 0:
             self._check_first_layer(assign, mine, prints)
+        feeds = assign.piece == 0 and assign.pass_end > assign.boundary
+        noise = assign.training.clipping.noise
+        if feeds and not noise >= self.least_noise:
+            raise PolicyError(
+                f"steps on this device's samples would have noise of {noise:g} times the clip, "
+                f"the owner asks for {self.least_noise:g}; set privacy.noise or a smaller epsilon"
+            )
+
+    def check_first(self, assign: pb.Assign, drawn: bool, given: Sequence[str]) -> None:
+        """Raise PolicyError if the host's own weights would be the first. `drawn` tells whether this device
+        has drawn a seed with others, `given` are the arrays that it leaves to the host.
+        """
+        host_has_them = assign.piece >= 0 and not (assign.from_generation or assign.boundary)
+        if self.first_weights != "joint" or not host_has_them:
+            return
+        if not drawn or given:
+            what = f"the array {given[0]!r} is the host's" if drawn else "this device drew no seed of them"
+            raise PolicyError(
+                f"first weights must be drawn jointly, and {what}; set privacy.first_weights = 'joint'"
+            )
 
     def check_heirs(self, heirs: Iterable[pb.Peer]) -> None:
         """Raise PolicyError if one of these devices may not read snapshots: a stranger."""
@@ -126,6 +154,18 @@ class AssignmentPolicy:
             raise PolicyError(
                 f"{used} bytes were sent and received today, the owner allows {self.bytes_a_day}; "
                 "try tomorrow"
+            )
+
+    def check_energy(self, joules: float, *, metered: bool) -> None:
+        """Raise PolicyError if the joules of today are as many as may be, or nothing can count them."""
+        if self.joules_a_day and not metered:
+            raise PolicyError(
+                "the owner bounds joules a day, and no meter of this device can be read; leave joules_a_day "
+                "out"
+            )
+        if self.joules_a_day and joules >= self.joules_a_day:
+            raise PolicyError(
+                f"{joules:.0f} joules were spent today, the owner allows {self.joules_a_day}; try tomorrow"
             )
 
     def check_sum(self, peers: Iterable[pb.Peer], own: bytes) -> None:
@@ -189,7 +229,19 @@ def load_assignment_policy(home: Path) -> AssignmentPolicy | None:
 
 def _policy_of(told: dict[str, object]) -> AssignmentPolicy:
     default = AssignmentPolicy()
-    names = ("most_neurons", "least_known", "known", "strangers", "modes", "signers", "bytes_a_day", "hours")
+    names = (
+        "most_neurons",
+        "least_known",
+        "known",
+        "strangers",
+        "modes",
+        "signers",
+        "bytes_a_day",
+        "joules_a_day",
+        "first_weights",
+        "least_noise",
+        "hours",
+    )
     if unknown := told.keys() - {*names}:
         raise ValueError(f"{', '.join(sorted(unknown))} is no condition; there are {', '.join(names)}")
     values: dict[str, object] = {}
@@ -200,6 +252,10 @@ def _policy_of(told: dict[str, object]) -> AssignmentPolicy:
             if not isinstance(value, list) or any(type(each) is not kind for each in value):
                 raise ValueError(f"{name} is {value!r}, which is no list of {kind.__name__}")
             values[name] = tuple(value)
+        elif type(like) is float:
+            if type(value) not in (int, float) or not 0 <= float(str(value)) < inf:
+                raise ValueError(f"{name} is {value!r}")
+            values[name] = float(str(value))
         elif type(value) is not type(like) or (type(like) is int and int(str(value)) < 0):
             raise ValueError(f"{name} is {value!r}")
         else:
@@ -207,6 +263,8 @@ def _policy_of(told: dict[str, object]) -> AssignmentPolicy:
     policy = AssignmentPolicy(**values)  # type: ignore[arg-type]
     if len(policy.hours) != 2 or not all(0 <= hour <= 24 for hour in policy.hours):
         raise ValueError(f"hours are {list(policy.hours)}; give the first and the last, as in [22, 6]")
+    if policy.first_weights not in FIRST:
+        raise ValueError(f"first_weights is {policy.first_weights!r}; there are {', '.join(FIRST)}")
     if not {*policy.modes} <= {*MODES}:
         raise ValueError(f"modes are {list(policy.modes)}; there are {', '.join(MODES)}")
     return policy

@@ -1,4 +1,4 @@
-"""The bytes that a device has sent and received for hosts today: HOME/today.json, for its owner's bound."""
+"""The bytes and joules that a device has spent for hosts today: HOME/today.json, for its owner's bounds."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ class DailyUse:
     def __init__(self, home: Path, today: Callable[[], str] = _today) -> None:
         self._path, self._today = home / FILE, today
         self._day, self._bytes, self._saved = today(), 0, 0
+        self._joules = 0.0
+        self.metered = True
+        """False if no meter here can be read."""
         try:
             told = json.loads(self._path.read_text())
             if told["day"] == self._day:
                 self._bytes = self._saved = int(told["bytes"])
+                self._joules = float(told.get("joules", 0.0))
         except (OSError, ValueError, KeyError, TypeError):
             pass
 
@@ -37,14 +41,33 @@ class DailyUse:
         if self._bytes - self._saved >= UNSAVED:
             self.save()
 
+    def spend(self, joules: float | None) -> None:
+        """Count joules; None if no meter here can be read."""
+        self.metered = joules is not None
+        if joules:
+            self._turn()
+            self._joules += joules
+            self.save()
+
     @property
     def bytes(self) -> int:
         """Return the bytes of today."""
-        if (today := self._today()) != self._day:
-            self._day, self._bytes = today, 0
+        self._turn()
         return self._bytes
+
+    @property
+    def joules(self) -> float:
+        """Return the joules of today."""
+        self._turn()
+        return self._joules
+
+    def _turn(self) -> None:
+        """Begin anew on another day."""
+        if (today := self._today()) != self._day:
+            self._day, self._bytes, self._joules = today, 0, 0.0
 
     def save(self) -> None:
         """Write the count to disk."""
         self._saved = self.bytes
-        write_atomically(self._path, json.dumps({"day": self._day, "bytes": self._saved}).encode())
+        told = {"day": self._day, "bytes": self._saved, "joules": self._joules}
+        write_atomically(self._path, json.dumps(told).encode())

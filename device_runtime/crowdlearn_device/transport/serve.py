@@ -15,6 +15,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from crowdlearn_device.data.dataset import NO_DATA, Dataset, load_dataset
+from crowdlearn_device.energy.spending import Spending
 from crowdlearn_device.errors import DeviceError
 from crowdlearn_device.member.events import Connected, Event, Leaving, Received, StateRead, Turn
 from crowdlearn_device.member.handlers.table import handle
@@ -66,7 +67,7 @@ async def run_member(
     """Drive a member over one connection until the run is over for it or the connection ends; the stream,
     which is closed then.
 
-    Once `leaving` is set, the battery is low, or the bytes of the day are used up, it asks to go.
+    Once `leaving` is set, the battery is low, or the bytes or joules of the day are used up, it asks to go.
     """
     arrived = asyncio.Event()
     waiting: list[pb.Frame] = []
@@ -94,14 +95,18 @@ async def run_member(
 
     why = ""
 
+    spending = Spending()
+
     async def look() -> None:
         nonlocal why
+        member.use.spend(await spending.since())
         while not (why := (battery.low() if battery is not None else "") or member.used_up()):
             if battery is not None:
                 happened(StateRead(await asyncio.to_thread(battery.state)))
             if waiting:
                 arrived.set()
             await asyncio.sleep(every)
+            member.use.spend(await spending.since())
         arrived.set()
 
     watcher = asyncio.create_task(look())

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint, Words
+from crowdlearn_device.privacy.dp.noisy_move import discrete_gaussian, share_of
 from crowdlearn_device.protocol.frames import Floats
-from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError
 
@@ -72,33 +72,19 @@ def clipped(move: Floats, clip: float) -> Floats:
     return move if norm <= clip else (move * (clip / norm)).astype(np.float32)
 
 
-def discrete_gaussian(deviation: float, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return whole numbers int64 [size] of the discrete Gaussian with this parameter.
-
-    A discrete Laplace number is kept with the probability that makes it so (Canonne, Kamath, Steinke, 2020).
-    """
-    scale = int(deviation) + 1
-    found = np.empty(0, np.int64)
-    while len(found) < size:
-        count = 2 * (size - len(found)) + 64
-        drawn = rng.geometric(1 - np.exp(-1 / scale), (2, count)) - 1
-        tried = drawn[0] - drawn[1]  # a discrete Laplace number
-        keeps = np.exp(-((np.abs(tried) - deviation**2 / scale) ** 2) / (2 * deviation**2))
-        found = np.concatenate([found, tried[rng.random(count) < keeps]])
-    return found[:size]
-
-
 class SecureSum:
     """The sum of one vector of every group, uint32 [size], in the words that devices mask.
 
     Masks cancel to the bit, so that a simulation adds none. With `noise` every group adds its share of a
-    discrete Gaussian before it masks. The sum has this deviation, and its noise is secret from every group.
-    Raises AggregationError if a value does not fit.
+    discrete Gaussian before it masks. A sum of `least` groups, the fewest that are released, has this
+    deviation, and its noise is secret from every group. Raises AggregationError if a value does not fit.
     """
 
-    def __init__(self, size: int, groups: int, noise: float = 0.0, seed: tuple[int, ...] = (0,)) -> None:
+    def __init__(
+        self, size: int, groups: int, noise: float = 0.0, seed: tuple[int, ...] = (0,), least: int = 0
+    ) -> None:
         self._numbers, self._groups = FixedPoint(groups), groups
-        self._share, self._rng = noise / groups**0.5, np.random.default_rng(seed)
+        self._share, self._rng = share_of(noise, least or groups), np.random.default_rng(seed)
         self._total: Words = np.zeros(size, np.uint32)
         self._added = 0
 

@@ -64,6 +64,8 @@ TELLING = (
     "sum_begun_anew",
     "sum_lost",
     "not_summed",
+    "budget_spent",
+    "unrevealed",
     "throttled",
     "cooled",
     "stopped",

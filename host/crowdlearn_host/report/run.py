@@ -216,7 +216,7 @@ def assembled(
         left_out=sum(not isfinite(y) for _, y in (*loss, *accuracy)),
         damaged=tuple(damaged),
         epsilon=_epsilon(points),
-        privacy=account_of(config, trained[-1] if trained else {}),
+        privacy=account_of(config, [*trained, *events]),
     )
 
 

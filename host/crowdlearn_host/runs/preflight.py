@@ -18,19 +18,6 @@ def check_start(config: RunSpec) -> None:
     Raises ConfigError or FleetError. Takes no time, and imports nothing that does.
     """
     check_name(config.model)
-    asked = [
-        name
-        for name, wanted in (
-            ("sharing.noise", config.sharing.noise is not None),
-            ("privacy.epsilon and privacy.noise", config.privacy.private),
-        )
-        if wanted
-    ]
-    if asked:
-        raise ConfigError(
-            f"{asked[0]}: phones do not do this yet, and nothing is trained without what was asked for; "
-            "'crowdlearn simulate' does it, or leave it out"
-        )
     if config.data not in (None, DIGITS) and not Path(str(config.data)).is_dir():
         raise ConfigError(f"data = {config.data!r} is not a folder; name the folder that holds the data set")
     if config.group.plan is not None and not config.group.plan.is_file():

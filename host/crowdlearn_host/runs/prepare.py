@@ -42,6 +42,7 @@ from crowdlearn_host.planner.messages import check_messages
 from crowdlearn_host.planner.plan import PiecePlan, Plan, load_plan
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION
 from crowdlearn_host.planner.problem.wire_format import wire_format
+from crowdlearn_host.privacy.dp.ghost_norms import check_model
 from crowdlearn_host.spec.augment import check_augment
 from crowdlearn_host.spec.micro_batch import rows_of
 from crowdlearn_host.spec.provenance import RunInput, check_inputs, run_inputs
@@ -140,6 +141,8 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     check_own(config.metrics.own, targets, outputs)
     for metric in watched:
         metric.check(targets, graph.scores)
+    if config.privacy.private:
+        check_model(model)
     if config.validation is not None:
         check_metric(config.validation.metric, targets)
     section = config.group
@@ -160,6 +163,8 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     if devices is not None:
         sizes = group_sizes(config, plan, devices)
         dealt_out = _dealt(plan, len(train), devices - config.fleet.joining) if train is not None else []
+        if config.budget is not None and dealt_out and not config.budget.affordable(dealt_out):
+            raise ConfigError(config.budget.unaffordable)
         if config.sharing.secure:
             check_secure(len(sizes), config.sharing.omega, config.sharing.values)
             if len(dealt_out) == devices:
@@ -213,6 +218,9 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
     for note in notes(checked.model, samples, checked.loss):
         on_event("note", {"text": note})
     training = config.training
+    if config.budget is not None:
+        text = "privacy.epsilon and noise: devices report no loss of their samples, for nothing would hide it"
+        on_event("note", {"text": text})
     optimizer = training.rule
     shapes = list(dict.fromkeys(piece.owned for each in (plan, *fallbacks) for piece in each.pieces))
     on_event("exporting", {"programs": len(shapes)})
@@ -318,7 +326,7 @@ def _settings(
         snapshot_every=training.snapshot_every,
         staleness=training.staleness,
         least_rows=prepared.graph.least_rows,
-        wire_type=WIRE[training.wire],
+        wire_type=WIRE[training.wire] if prepared.config.budget is None else pb.FLOAT32,
         rotation=prepared.config.group.rotation or planned,
         devices=devices,
         grace_seconds=training.grace_seconds,
@@ -340,6 +348,8 @@ def _settings(
         most_samples={number: kind.samples for number, kind in kinds.items() if kind.max_memory},
         secret_order=prepared.config.secret_order,
         label_epsilon=prepared.config.privacy.label_epsilon or 0.0,
+        budget=prepared.config.budget,
+        clip=prepared.config.privacy.clip,
         weigh_charge=prepared.config.group.weigh_charge,
         heirs=prepared.config.privacy.heirs,
         heirs_needed=prepared.config.privacy.heirs_needed,
@@ -391,7 +401,10 @@ def sums_of(prepared: Prepared, run: str, groups: Sequence[Group]) -> SecureRoun
     def lot(number: int) -> Lot:
         return Lot(arrays, neurons, config.training.seed, number, theta)
 
-    return SecureRounds(Terms(run, theta, rank, lot), groups, config.training.grace_seconds)
+    terms = Terms(
+        run, theta, rank, lot, config.sharing.noise or 0.0, config.sharing.clip, config.privacy.delta
+    )
+    return SecureRounds(terms, groups, config.training.grace_seconds)
 
 
 def device_files(prepared: Prepared, devices: int) -> list[dict[str, bytes]]:

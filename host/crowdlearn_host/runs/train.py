@@ -24,6 +24,7 @@ from crowdlearn_host.runs.results.evaluation import Evaluation
 from crowdlearn_host.runs.results.joules import EnergyCount
 from crowdlearn_host.runs.results.losses import EpochLoss
 
+from .joint import JointWeights
 from .prepare import Prepared, dealt, device_files, groups_of, shared_model_of, sums_of
 
 GOODBYE_SECONDS = 15.0
@@ -77,15 +78,19 @@ async def train(
         on_event(event, fields)
 
     name = folder.path.resolve().name
+    shared = shared_model_of(prepared, len(groups))
+    joint = JointWeights(prepared, folder.path, shared) if prepared.config.joint_weights else None
     server = make_server(
         run=name,
         groups=groups,
         folder=folder,
-        shared=shared_model_of(prepared, len(groups)),
+        shared=shared,
         on_event=tell,
         synchronous=prepared.config.sharing.synchronous and not prepared.config.sharing.secure,
         sums=sums_of(prepared, f"{name}/{folder.id.hex()}", groups),
         on_checkpoint=lambda group, epoch, arrays: checkpoints(group, epoch, arrays),
+        beginning=joint.beginning(f"{name}/{folder.id.hex()}", groups) if joint else None,
+        begin_with=joint.begin_with if joint else lambda seed: None,
         checkpoint_each=prepared.config.checkpoints.evaluate == "group",
         programs={Path(n).stem: c for program in prepared.exported for n, c in program.files().items()},
         seats=seats,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.methods.index_space import flat_layout, flatten, piece_of_weight, travelling, unused_in
-from crowdlearn_host.methods.secure_sharing import check_release, rank_of
+from crowdlearn_host.methods.secure_sharing import check_release, least_contributors, rank_of
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import input_shape
 from crowdlearn_host.planner.balanced import balanced
@@ -53,6 +53,8 @@ class Setting:
     errors_per_sample: int
     initial: Floats
     gradient_bytes: int = 0
+    least: int = 0
+    """The groups of a secure sum that is released, at least."""
     masked_per_sample: int = 0
     """Floats of `sums_per_sample` that travel masked."""
 
@@ -133,11 +135,13 @@ def prepare(
             )
         rng = np.random.default_rng((config.seed, 24))
         train = Dataset(train.inputs, flipped(train.labels, outputs, config.privacy.label_epsilon, rng))
+    least = 0
     if config.sharing.secure and config.sharing.enabled:
         fewest = min(
             sum(map(len, devices[g : g + config.group])) for g in range(0, config.devices, config.group)
         )
         check_release(rank_of(graph, model), fewest, config.groups)
+        least = least_contributors(rank_of(graph, model), fewest)
     state = model.state_dict()
     plan = load_plan(config.plan, graph) if config.plan else balanced(graph, config.pieces or _pieces(config))
     if len(plan.pieces) > _pieces(config):
@@ -165,6 +169,10 @@ def prepare(
     def each(chosen: Callable[[str], bool]) -> NDArray[np.bool_]:
         return np.concatenate([np.full(entry.stop - entry.start, chosen(entry.name)) for entry in layout])
 
+    on_the_way, owner = travelling(layout, graph, plan), piece_of_weight(layout, graph, plan)
+    learns = each(lambda name: name in trained and name not in graph.frozen)
+    learning = [on_the_way[(owner == n)[on_the_way] & learns[on_the_way]] for n in range(len(plan.pieces))]
+
     setting = Setting(
         Workload(
             config,
@@ -179,23 +187,22 @@ def prepare(
             integers=integers,
             targets=spec,
             unused=unused,
+            learning=tuple(learning),
         ),
         plan,
-        piece_of_weight(layout, graph, plan),
-        travelling(layout, graph, plan),
+        owner,
+        on_the_way,
         each(lambda name: name not in trained and name not in graph.frozen),
         each(lambda name: name in graph.frozen),
         sums,
         errors,
         flatten(state, unused),
         gradient,
+        least,
         masked_per_sample(graph, plan) if config.privacy.masked_fraction else 0,
     )
     if not setting.rounds:
-        raise ConfigError(
-            f"privacy.epsilon = {config.privacy.epsilon:g} is spent before the first epoch is over with "
-            f"privacy.noise = {config.privacy.noise}: set more noise, or leave noise out"
-        )
+        raise ConfigError(config.budget.unaffordable)
     return setting
 
 

@@ -89,7 +89,9 @@ def share_securely(
     parts = _parts(setting, frozen=False)
     places = _lot(setting, number)
     clip, noise = config.sharing.clip, config.sharing.noise
-    total = SecureSum(len(places), len(holders), clip * (noise or 0), (config.seed, number, 25))
+    total = SecureSum(
+        len(places), len(holders), clip * (noise or 0), (config.seed, number, 25), setting.least
+    )
     before = window.average()[places].copy()
     for group, result in zip(holders, results, strict=True):
         own = result.weights[places]

@@ -60,6 +60,10 @@ class RunPrivacySection(PrivacySection):
     come from. It is a "secret" of the device; or the run's "seed", which is public and which repeats a run
     exactly; or "auto", secret if the samples lie on the devices (`device_data`), else the seed.
 
+    `first_weights` come from a seed that all devices draw together ("joint"), which neither the host nor a
+    device can steer; or from the run's "seed", which repeats a run exactly; or "auto", joint if the samples
+    lie on the devices.
+
     `heirs` are the devices that can read the snapshot of a piece beside its owner, should that be lost. They
     are "spares", devices without a piece; or "all", which are the spares or, without any, every device; or
     the "owner" alone; or "shared": of all other devices of the group, `heirs_needed` together, and fewer not.
@@ -76,6 +80,7 @@ class RunPrivacySection(PrivacySection):
     """
 
     order: Literal["auto", "secret", "seed"] = "auto"
+    first_weights: Literal["auto", "joint", "seed"] = "auto"
     heirs: Literal["spares", "all", "owner", "shared"] = "spares"
     heirs_needed: int = Field(default=2, ge=2, le=255)
     owners: tuple[tuple[str, ...], ...] = ()

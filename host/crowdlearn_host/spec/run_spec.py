@@ -16,6 +16,7 @@ from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.methods.secure_sharing import check_secure
 from crowdlearn_host.models.names import ModelName
 from crowdlearn_host.planner.problem.rotations import Rotation
+from crowdlearn_host.privacy.dp.budget import Budget
 
 from .augment import AugmentSpec, check_no_noise
 from .crowd import CrowdSection
@@ -84,10 +85,9 @@ class SharingSection(Section):
 
     Groups do not wait for each other unless `synchronous`: then a run repeats exactly. `secure` sums what
     groups share, so that the host gets nothing but sums of all groups, of which there must be eight; they
-    wait for each other then. With `noise`, in `crowdlearn simulate`, a group's move is clipped to the norm
-    `clip`, and noise of `noise` times that lies in the sum. `combine` takes a weight's uploads together:
-    their mean, or, against groups that upload wrong weights, the mean without a quarter at either end
-    ("trimmed"), or the "median".
+    wait for each other then. With `noise` a group's move is clipped to the norm `clip`, and noise of `noise`
+    times that lies in the sum. `combine` takes a weight's uploads together: their mean, or, against groups
+    that upload wrong weights, the mean without a quarter at either end ("trimmed"), or the "median".
     """
 
     every: int = Field(0, ge=0)
@@ -252,6 +252,20 @@ class RunSpec(Description):
     crowd: CrowdSection = CrowdSection()  # type: ignore[call-arg]
 
     @property
+    def budget(self) -> Budget | None:
+        """Return the budget of DP-SGD; None if steps are plain."""
+        privacy, training = self.privacy, self.training
+        if not privacy.private:
+            return None
+        return Budget(privacy.epsilon, privacy.delta, privacy.noise, training.batch, training.epochs)
+
+    @property
+    def joint_weights(self) -> bool:
+        """Return True if devices draw the first weights together."""
+        chosen = self.privacy.first_weights
+        return chosen == "joint" or (chosen == "auto" and self.device_data is not None)
+
+    @property
     def secret_order(self) -> bool:
         """Return True if dominators draw the order of their samples from a secret."""
         order = self.privacy.order
@@ -301,6 +315,23 @@ class RunSpec(Description):
             )
         if self.group.plan is None:
             check_secure(self.group.groups, sharing.omega, sharing.values)
+        return self
+
+    @model_validator(mode="after")
+    def _noise_fits(self) -> Self:
+        training = self.training
+        if not self.privacy.private:
+            return self
+        if training.staleness or training.weight_decay or training.clip_norm:
+            raise ValueError(
+                "with privacy.epsilon or noise leave out training.staleness, weight_decay and clip_norm: the "
+                "account of noise is that of plain steps"
+            )
+        if self.device_data is not None and self.privacy.order == "seed":
+            raise ValueError(
+                "with privacy.epsilon or noise the draws of a device must be its secret: leave out "
+                "privacy.order = 'seed', by which any device could subtract the noise"
+            )
         return self
 
     @model_validator(mode="after")

@@ -31,7 +31,7 @@ from crowdlearn_host.coordinator.group.group import Group
 from crowdlearn_host.coordinator.group.handlers.table import handle
 from crowdlearn_host.coordinator.group.restore_points import Device
 from crowdlearn_host.coordinator.group.settings import Settings
-from crowdlearn_host.coordinator.hub.secure_sums import mean_of
+from crowdlearn_host.coordinator.hub.secure_sums import mean_of, references
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from crowdlearn_host.coordinator.sums import effects as of_sums
 from crowdlearn_host.coordinator.sums.lot import Lot
@@ -64,7 +64,14 @@ class SumHost:
     """What hub/server.py does around groups and their sums, on a disk that outlives it."""
 
     def __init__(
-        self, settings: Settings, disk: dict[str, Any], rng: random.Random, theta: float, groups: int
+        self,
+        settings: Settings,
+        disk: dict[str, Any],
+        rng: random.Random,
+        theta: float,
+        groups: int,
+        noise: float,
+        clip: float,
     ) -> None:
         self.disk, self.rng, self.size = disk, rng, settings.devices
         saved = disk.setdefault("groups", {})
@@ -74,7 +81,7 @@ class SumHost:
         ]
         self.shared = SharedModel(array_specs(), first_weights(), omega=1, tau=0.0)
         self.shared.resume(self.shared.window, iter(disk.setdefault("journal", [])))
-        terms = Terms(f"{RUN}/{RUN_ID.hex()}", theta, 1, lambda number: lot(number, theta))
+        terms = Terms(f"{RUN}/{RUN_ID.hex()}", theta, 1, lambda number: lot(number, theta), noise, clip)
         self.sums = SecureRounds(terms, self.groups, PATIENCE)
         if "sums" in disk:
             self.sums.restore(json.loads(disk["sums"]), disk.get("total"))
@@ -194,12 +201,16 @@ class SumHost:
         match effect:
             case of_sums.SendStep(device, step):
                 self._send(device, pb.Frame(sum_step=self.shown(device, step)))
+            case of_sums.SendReference(device, _, attempt, positions):
+                for frame in references(self.shared, attempt, positions):
+                    self._send(device, frame)
             case of_sums.Keep(state, attempt):
                 self.disk["sums"] = json.dumps(state)
                 if attempt is not None:
                     self.disk["total"] = attempt.total.copy()
-            case of_sums.Release(state, _, _, positions, place):
-                records = self.shared.summed(state["number"] - 1, place, positions, mean_of(effect))
+            case of_sums.Release(state, _, _, positions, place, _):
+                mean = mean_of(effect, self.shared.window.average())
+                records = self.shared.summed(state["number"] - 1, place, positions, mean)
                 self.disk["sums"] = json.dumps(state)
                 self.disk["journal"] += records
                 for record in records:
@@ -218,15 +229,23 @@ class SumCrowd:
     """Devices and a host. Every choice is drawn from `seed`."""
 
     def __init__(
-        self, folder: Path, groups: int = GROUPS, seed: int = 0, theta: float = 1.0, **changes: Any
+        self,
+        folder: Path,
+        groups: int = GROUPS,
+        seed: int = 0,
+        theta: float = 1.0,
+        noise: float = 0.0,
+        clip: float = 1.0,
+        **changes: Any,
     ) -> None:
         self.settings = secure_settings(**changes)
         self.rng, self.theta, self.groups = random.Random(seed), theta, groups
+        self.noise = noise, clip
         programs = TinyPrograms([manifest(owned) for owned in TWO_PIECES])
         self.phones = [Phone(folder, n, 3, programs) for n in range(2 * groups)]
         self.disk: dict[str, Any] = {}
         self.connections: list[Connection] = []
-        self.host = SumHost(self.settings, self.disk, self.rng, theta, groups)
+        self.host = SumHost(self.settings, self.disk, self.rng, theta, groups, *self.noise)
         self.steps: list[tuple[int, pb.SumStep]] = []
         """All that the host heard of sums, as it would be known to one that is curious."""
         for phone in self.phones:
@@ -249,7 +268,7 @@ class SumCrowd:
         for phone in self.phones:
             phone.crash(0)
         self.connections.clear()
-        self.host = SumHost(self.settings, self.disk, self.rng, self.theta, self.groups)
+        self.host = SumHost(self.settings, self.disk, self.rng, self.theta, self.groups, *self.noise)
         for number in up:
             self.connect(number)
 

@@ -10,8 +10,8 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_host.coordinator.group import events as group_events
 from crowdlearn_host.coordinator.group.handlers import table as of_group
 
-BY_THE_HUB = {"hello", "proof", "envelope", "snapshot", "wanted", "sum_step"}
-"""Messages of devices that are no group's: of connections, of the relay, of secure sums."""
+BY_THE_HUB = {"hello", "proof", "envelope", "snapshot", "wanted", "sum_step", "first_weights"}
+"""Messages of devices that are no group's: of connections, of the relay, of what all groups do together."""
 
 
 def test_every_message_has_a_handler_on_the_side_that_gets_it() -> None:

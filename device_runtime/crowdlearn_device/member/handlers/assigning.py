@@ -56,11 +56,13 @@ def _begin(member: Member, run: Run, assign: pb.Assign) -> Effects:
     if before is not None and assign.generation <= before.number:
         raise WireError(f"generation {assign.generation} after {before.number}")
     member.end_generation()
-    member.check_policy(lambda policy: policy.check_use(member.use.bytes))
+    member.check_policy(member.check_use)
     member.check_policy(lambda policy: policy.check(assign, identity.public, run.identities))
     run.trust(assign.peers)
     if run.identities.get(run.number) != identity.public:
         raise WireError("the server assigns this device another's identity")
+    drawn = run.first_weights
+    member.check_policy(lambda policy: policy.check_first(assign, drawn.is_drawn, drawn.given))
     generation = generation_of(member, run, assign)
     member.generation = generation
     member.weighs_charge = assign.training.weigh_charge
@@ -107,6 +109,12 @@ def _own_piece(member: Member, generation: Generation) -> PartialState:
     if generation.renewed:
         partial.expect_nothing()
     return partial
+
+
+def on_first_weights(member: Member, run: Run, message: pb.FirstWeights) -> Effects:
+    """Take a step of drawing the first weights with other devices."""
+    if (told := run.first_weights.take(message)) is not None:
+        yield pb.Frame(first_weights=told)
 
 
 def on_heirs(member: Member, generation: Generation, heirs: pb.Heirs) -> Effects:

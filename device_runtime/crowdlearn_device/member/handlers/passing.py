@@ -17,6 +17,7 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import decode_message
 from crowdlearn_device.security.snapshot import seal_snapshot
 
+from .sharing import take_norm
 from .state import take, take_share
 
 WORK = (pb.PURPOSE_ACTIVATION, pb.PURPOSE_ERROR, pb.PURPOSE_NORM)
@@ -56,6 +57,8 @@ def on_envelope(member: Member, generation: Generation, envelope: pb.Envelope) -
         if part.HasField("share"):
             return take_share(member, generation, sender, part.share)
         return take(member, generation, sender, part)
+    if purpose == pb.PURPOSE_SHARING and sender in generation.piece_of:
+        return take_norm(generation, sender, decode_message(pb.SumNorm, content))
     if purpose not in WORK:
         raise WireError(f"device {sender} sends purpose {purpose}, which is not due")
     if generation.role is None or sender not in generation.piece_of:

@@ -49,7 +49,7 @@ def _upload(generation: Generation, updates: Iterator[Update], values: ValueType
 def on_sum_step(member: Member, run: Run, step: pb.SumStep) -> Effects:
     """Take a step of a secure sum, which outlives generations from when its survivors are named."""
     kind, generation = step.WhichOneof("step"), member.generation
-    if kind not in ("begin", "keys", "shares"):
+    if kind not in ("begin", "reference", "keys", "shares"):
         for answer in run.sums.unmask(step):
             yield pb.Frame(sum_step=answer)
     elif generation is None or (kind == "begin" and step.begin.generation != generation.number):
@@ -58,10 +58,33 @@ def on_sum_step(member: Member, run: Run, step: pb.SumStep) -> Effects:
         peers = [owner.peer for owner in step.begin.owners]
         member.check_policy(lambda policy: policy.check_sum(peers, member.identity.public))
         run.trust(peers)
-        yield pb.Frame(sum_step=run.sums.begin(step, run.identities, _summed_boundary(generation)))
+        boundary, beside = _summed_boundary(generation), generation.device_of
+        yield pb.Frame(sum_step=run.sums.begin(step, run.identities, boundary, beside))
+    elif kind == "reference":
+        norm = run.sums.refer(step, generation.number, lambda *lot: summed_weights(generation, *lot))
+        if norm is not None:
+            for device in sorted(run.sums.beside - {run.number}):
+                sealed = generation.channels[device].seal(pb.PURPOSE_SHARING, norm.SerializeToString())
+                yield pb.Frame(envelope=sealed)
+            _answer(generation, run.sums.go_on())
     else:
-        answers = run.sums.mask(step, generation.number, lambda *lot: summed_weights(generation, *lot))
-        generation.giving.append(_answers(answers))
+        _answer(
+            generation,
+            run.sums.mask(step, generation.number, lambda *lot: summed_weights(generation, *lot)),
+        )
+
+
+def take_norm(generation: Generation, sender: int, norm: pb.SumNorm) -> Effects:
+    """Take the norm of the move of a piece beside this device's, which a sum with noise waits for."""
+    sums = generation.run.sums
+    sums.take_norm(sender, norm)
+    _answer(generation, sums.go_on())
+    return ()
+
+
+def _answer(generation: Generation, answers: Iterator[pb.SumStep]) -> None:
+    """Have answers leave one at a time, each when the one before it has left."""
+    generation.giving.append(_answers(answers))
 
 
 def _answers(answers: Iterator[pb.SumStep]) -> Parts:

@@ -28,6 +28,7 @@ MESSAGES: Mapping[str, Callable[[Member, Run, Any], Effects]] = {
     "chunk": assigning.on_chunk,
     "committed": state.on_committed,
     "sum_step": sharing.on_sum_step,
+    "first_weights": assigning.on_first_weights,
 }
 """The handler of each message to a member of a run."""
 

@@ -8,6 +8,7 @@ from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.piece.inbox import Message
 from crowdlearn_device.piece.masking import Masking
+from crowdlearn_device.piece.private_steps import most_rows
 from crowdlearn_device.piece.rounding import Rounding
 from crowdlearn_device.privacy.masked import decode_words, encode_words
 from crowdlearn_device.privacy.tap import Kind
@@ -57,14 +58,17 @@ class PiecePass(Role):
         piece = self.work.piece
         if purpose == pb.PURPOSE_NORM:
             norm = decode_message(pb.Norm, content)
-            piece.receive_square(partner, norm.step, norm.square)
+            if piece.private is None:
+                piece.receive_square(partner, norm.step, norm.square)
+            else:
+                piece.receive_norm(partner, norm)
             return ()
         sums = decode_message(pb.Sums, content)
         training, forward = self._assign.training, purpose == pb.PURPOSE_ACTIVATION
         masked = self._masking if forward and self._masks(sums.edge) else None
         values = decode_tensor(sums.values) if masked is None else decode_words(sums.values)
         micros = []
-        if sums.rows <= training.batch + 1:  # a last sample may have joined
+        if sums.rows <= most_rows(training):
             micros = micro_batches(sums.rows, training.micro_batch, training.least_rows)
         if len(micros) != sums.micros or sums.micro >= sums.micros:
             raise WireError(f"micro-batch {sums.micro} of {sums.micros} with {sums.rows} rows")
@@ -95,17 +99,25 @@ class PiecePass(Role):
 
     def run(self) -> Results:
         work = self.work
+        yield from self._norms()
         step = work.step()
         if step is None:
             return
         for message in step.messages:
             yield self._sent(message)
+        yield from self._norms()
         for number, square in work.piece.told_squares():
             content = pb.Norm(step=number, square=square).SerializeToString()
             for partner in self._others:
                 yield Deliver(partner, pb.PURPOSE_NORM, content, express=True)
         if step.updated:
             yield from work.updated()
+
+    def _norms(self) -> Results:
+        """Yield norms of samples, or their clip factors, that wait to be sent."""
+        private = self.work.piece.private
+        for partner, norm in private.take_told() if private is not None else ():
+            yield Deliver(partner, pb.PURPOSE_NORM, norm.SerializeToString(), express=True)
 
     def _sent(self, message: Message) -> Deliver:
         """Return a message as it travels."""

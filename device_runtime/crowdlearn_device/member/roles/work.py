@@ -14,6 +14,7 @@ from crowdlearn_device.errors import WireError
 from crowdlearn_device.piece.dominator import Dominator
 from crowdlearn_device.piece.inbox import Message
 from crowdlearn_device.piece.piece import Piece
+from crowdlearn_device.piece.private_steps import clipping_of
 from crowdlearn_device.privacy.mechanisms.base import SumsPlace
 from crowdlearn_device.privacy.tap import Kind, Record
 from crowdlearn_device.protocol import wire_pb2 as pb
@@ -62,6 +63,7 @@ class Work:
             training.seed,
             at_once=training.batch <= training.micro_batch,
             warmup=training.warmup,
+            clipping=clipping_of(training, manifest),
         )
         self._dominator: Dominator | None = None
         self._busy = 0.0
@@ -117,7 +119,8 @@ class Work:
         if self._dominator is not None:
             told = self._dominator.metrics()
             progress = pb.Progress(boundary=self.piece.boundary, rows=told.rows, pass_done=told.last)
-            if (left := self._outgoing.metrics(told)) is not None:
+            left = self._outgoing.metrics(told) if self.piece.private is None else None
+            if left is not None:
                 progress.metrics.CopyFrom(
                     pb.Metrics(rows=left.rows, loss=left.loss, correct=left.correct, own=left.own)
                 )

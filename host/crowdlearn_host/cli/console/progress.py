@@ -47,6 +47,10 @@ PROBLEMS = {
     "stands_in": "the plan does not name {told}",
     "recompiled": "programs are others than those the run began with: what follows may differ by rounding",
     "refused": "refused from {device}: {reason}",
+    "budget_spent": "privacy.epsilon is spent, {epsilon:.2f} after {epochs} of {of} epochs: training ends",
+    "unrevealed": "{device} may not take part: {reason}",
+    "first_weights_anew": "first weights are drawn anew by {devices} devices, attempt {attempt}",
+    "sum_lost": "a secure sum is lost: {confirmed} of {survivors} devices confirmed it",
 }
 
 EACH = {

@@ -90,7 +90,16 @@ class Assignment:
             maps=settings.maps,
             augment=settings.augment,
             outgoing=[pb.Mechanism(name=name) for name in settings.outgoing],
+            clipping=self._clipping(),
         )
+
+    def _clipping(self) -> pb.Clipping | None:
+        """Return what steps of this dominator clip and add; None if they are plain."""
+        budget, dominator = self.settings.budget, self.schedule.dominator
+        samples = next((each.samples for each in self.devices if each.number == dominator), 0)
+        if budget is None or not samples:
+            return None
+        return pb.Clipping(clip=self.settings.clip, noise=budget.noise_of(samples))
 
     def _add_moves(self, assign: pb.Assign, number: int) -> None:
         """Add what this device provides, to which devices it sends that, and what it waits for."""

@@ -75,4 +75,17 @@ class Stopped:
     reason: str
 
 
-Event = Joined | Left | Received | Stored | Ticked | Owing | Summed | Stopped
+@dataclass(slots=True)
+class Drawn:
+    """The first weights, which the group waited for, are the global model's."""
+
+
+@dataclass(slots=True)
+class Barred:
+    """A device may take no further part."""
+
+    device: int
+    reason: str
+
+
+Event = Joined | Left | Received | Stored | Ticked | Owing | Summed | Stopped | Drawn | Barred

@@ -71,6 +71,8 @@ class Group:
     """Devices that keep the trained model."""
     enough: bool = False
     """True if training ends with the epoch that is under way: the host has seen that it does not help."""
+    held: bool = False
+    """True if the group waits to begin until its first weights are drawn."""
     pace: Pace = field(init=False)
     watch: Watch = field(init=False)
 
@@ -101,9 +103,38 @@ class Group:
 
     @property
     def over(self) -> bool:
-        """Return True after the last epoch, or after an epoch if it is enough."""
+        """Return True after the last epoch, or that the budget of noise pays for; or after an epoch if it is
+        enough.
+        """
         between = self.schedule.epoch > 0 and not self.schedule.order
-        return self.schedule.epoch >= self.settings.epochs or (self.enough and between)
+        return self.schedule.epoch >= self.affordable or (self.enough and between)
+
+    @property
+    def affordable(self) -> int:
+        """Return the epochs that are trained, as far as the budget of noise pays for all devices."""
+        return self.settings.affordable(self.samples)
+
+    @property
+    def samples(self) -> list[int]:
+        """Return the numbers of samples of the devices that have some."""
+        return [each.samples for each in self.devices.values() if each.samples]
+
+    @property
+    def spent(self) -> dict[str, Any]:
+        """Return the epsilon of what has run until now, the pass under way as if it were over: the largest of
+        all devices, and that of each by its number of samples. It is empty without noise.
+        """
+        if self.settings.budget is None:
+            return {}
+        begun = {*self.schedule.finished, *dict(self.schedule.done), self.schedule.dominator}
+        each = {
+            str(device.samples): self.settings.budget.spent(
+                device.samples, self.schedule.epoch + (device.number in begun)
+            )
+            for device in sorted(self.devices.values(), key=lambda d: (d.samples, d.number in begun))
+            if device.samples
+        }
+        return {"epsilon": max(each.values(), default=0.0), "epsilons": each}
 
     @property
     def gathered(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,6 +10,7 @@ from crowdlearn_device.piece.routes import Layout
 from crowdlearn_device.protocol import wire_pb2 as pb
 
 from crowdlearn_host.methods.round_schedule import Fall, rounds_an_epoch, share_left
+from crowdlearn_host.privacy.dp.budget import Budget
 
 Heirs = Literal["owner", "spares", "all", "shared"]
 """The devices that can read the snapshot of a piece beside its owner: none; each spare; without spares, each
@@ -85,6 +86,10 @@ class Settings:
     secret_order: bool = False
     label_epsilon: float = 0.0
     """The epsilon of each label, by randomised response on its device; 0: labels are as they are."""
+    budget: Budget | None = None
+    """The noise of steps of DP-SGD and what may be spent; None: steps are plain."""
+    clip: float = 1.0
+    """The norm to which such steps clip the gradient of each sample."""
     weigh_charge: bool = False
     shares: bool = False
     masked: int = 0
@@ -111,6 +116,14 @@ class Settings:
         done = epoch + (shared // self.every if self.every else 0) / rounds
         steps = int(done / self.step_epochs) if self.step_epochs else 0
         return self.learning_rate * share_left(self.fall, done / self.epochs, steps, self.step_factor)
+
+    def affordable(self, samples: Sequence[int]) -> int:
+        """Return the epochs that are trained, as far as the budget pays for devices of so many samples."""
+        return self.epochs if self.budget is None else self.budget.affordable(samples)
+
+    def epsilon(self, samples: Sequence[int], epochs: int) -> float:
+        """Return the largest epsilon after so many epochs of devices of so many samples; 0 without noise."""
+        return 0.0 if self.budget is None else self.budget.total(samples, epochs)
 
     @property
     def cuts(self) -> tuple[Cut, ...]:

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_device.sharing.selection import CHUNK_WEIGHTS
+from numpy.typing import NDArray
 
 from crowdlearn_host.coordinator.group.events import Event, Stopped, Summed
+from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from crowdlearn_host.coordinator.storage.store import Store
-from crowdlearn_host.coordinator.sums.effects import Keep, Over, Release, SendStep, Stop, SumEffect, Tell
+from crowdlearn_host.coordinator.sums.effects import (
+    Keep,
+    Over,
+    Release,
+    SendReference,
+    SendStep,
+    Stop,
+    SumEffect,
+    Tell,
+)
 from crowdlearn_host.coordinator.sums.rounds import SecureRounds
 
 from .connection import Attached
@@ -28,6 +41,8 @@ class Hub(Protocol):
     def send(self, to: Attached, frame: pb.Frame) -> None: ...
 
     def tell(self, event: str, fields: dict[str, Any]) -> None: ...
+
+    def stream(self, to: Attached, generation: int, frames: Callable[[], Iterator[pb.Frame]]) -> None: ...
 
     def fail(self, error: Exception) -> None: ...
 
@@ -77,12 +92,20 @@ class SumPerformer:
             case SendStep(device, step):
                 if (to := self._hub.connection(device)) is not None:
                     self._hub.send(to, pb.Frame(sum_step=step))
+            case SendReference(device, generation, attempt, positions):
+                if (to := self._hub.connection(device)) is not None:
+                    self._hub.stream(
+                        to, generation, partial(references, self._store.shared, attempt, positions)
+                    )
             case Tell(event, fields):
                 self._hub.tell(event, fields)
             case Keep(state, attempt):
                 await self._store.keep_sum(state, None if attempt is None else attempt.total)
-            case Release(state, _, _, positions, place):
-                await self._store.release_sum(state, place, positions, lambda: mean_of(effect))
+            case Release(state, _, _, positions, place, _):
+                shared = self._store.shared
+                await self._store.release_sum(
+                    state, place, positions, lambda: mean_of(effect, shared.window.average())
+                )
                 self._rounds.released()
                 self._queue.extend(self._rounds.effects)
                 self._rounds.effects.clear()
@@ -93,8 +116,18 @@ class SumPerformer:
                     self._handle(index, Stopped(reason))
 
 
-def mean_of(release: Release) -> Floats:
-    """Return the mean over the contributors of a sum that is released: float32 [n]."""
+def mean_of(release: Release, model: Floats) -> Floats:
+    """Return the mean over the contributors of a sum that is released: float32 [n]. Moves are from `model`,
+    the global one's weights, float32 [weights].
+    """
     attempt = release.attempt
     mean: Floats = attempt.mean(release.revealed, FixedPoint(attempt.round.terms)).astype(np.float32)
-    return mean
+    return mean + model[release.positions] if release.moved else mean
+
+
+def references(shared: SharedModel, attempt: bytes, positions: NDArray[np.int64]) -> Iterator[pb.Frame]:
+    """Yield the messages of the global model's weights at these positions, int64 [n]."""
+    weights = shared.window.average()[positions]
+    for start in range(0, len(weights), CHUNK_WEIGHTS):
+        values = weights[start : start + CHUNK_WEIGHTS].astype("<f4").tobytes()
+        yield pb.Frame(sum_step=pb.SumStep(attempt=attempt, reference=pb.SumReference(values=values)))

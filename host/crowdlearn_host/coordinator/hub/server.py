@@ -21,6 +21,7 @@ from crowdlearn_device.transport.large_message import LargeMessage
 from crowdlearn_device.transport.serve import TRY_LATER
 from websockets.asyncio.connection import Connection
 
+from crowdlearn_host.coordinator.first_weights.beginning import Beginning
 from crowdlearn_host.coordinator.group.effects import Contribute
 from crowdlearn_host.coordinator.group.events import (
     Event,
@@ -96,6 +97,10 @@ class Server:
     over: asyncio.Event = field(default_factory=asyncio.Event)
     sums: SecureRounds | None = None
     """The secure sums by which groups share, if they do."""
+    beginning: Beginning | None = None
+    """The drawing of the first weights by all devices, if they are."""
+    begin_with: Callable[[bytes], None] = lambda seed: None
+    """Makes the first weights of a seed the global model's, on disk."""
     relays: Relays | None = None
     """Processes that relay for devices which dial in."""
     error: Exception | None = None
@@ -122,6 +127,7 @@ class Server:
             synchronous=self.synchronous,
             each=self.checkpoint_each,
         )
+        self._drawn: asyncio.Task[None] | None = None
         self._sums: SumPerformer | None = None
         if self.sums is None and any(group.settings.secure for group in self.groups):
             raise ConfigError("sharing.secure: the groups share by secure sums, and this server has none")
@@ -141,6 +147,40 @@ class Server:
         if self.sums is not None and self._sums is not None:
             change(self.sums)
             self._sums.perform()
+
+    def _change_beginning(self, change: Callable[[Beginning], None]) -> None:
+        """Let the drawing of first weights know what happened, if it is not over, and carry out what
+        follows.
+        """
+        beginning = self.beginning
+        if beginning is None or beginning.over:
+            return
+        change(beginning)
+        beginning.look()
+        for number, message in beginning.take_messages():
+            if (to := self._attached.get(number)) is not None:
+                self.send(to, pb.Frame(first_weights=message))
+        if beginning.seed and self._drawn is None:
+            self._drawn = asyncio.get_running_loop().create_task(self._begin(beginning))
+        self._tell_beginning(beginning)
+
+    async def _begin(self, beginning: Beginning) -> None:
+        """Begin with the first weights that were drawn."""
+        try:
+            await self.store.do(self.begin_with, beginning.seed)
+        except Exception as error:
+            self.fail(error)
+            return
+        beginning.release()
+        self._tell_beginning(beginning)
+
+    def _tell_beginning(self, beginning: Beginning) -> None:
+        for name, fields in beginning.told:
+            self.tell(name, fields)
+        beginning.told.clear()
+        events, beginning.events = beginning.events, []
+        for index, event in events:
+            self._handle(index, event)
 
     def _handle(self, index: int, event: Event) -> None:
         """Have a group handle an event, and carry out its effects; its relay has the generation before any of
@@ -216,6 +256,7 @@ class Server:
         try:
             self._handle(self._index(number), Joined(attached.device))
             self._change_sums(lambda sums: sums.joined(number))
+            self._change_beginning(lambda beginning: None)
             reason = await attached.stream.ended()
         finally:
             attached.stream.abort()
@@ -224,6 +265,7 @@ class Server:
                 del self._attached[number]
                 self._handle(self._index(number), Left(number, reason))
                 self._change_sums(lambda sums: sums.left(number))
+                self._change_beginning(lambda beginning: beginning.left(number))
         return number not in self._group(number).attendance.unfit
 
     def _puts_off(self, name: str, wanted: int | None) -> bool:
@@ -273,6 +315,7 @@ class Server:
             before.counts = False
             before.stream.abort()
             self._handle(self._index(number), Left(number, "replaced by a new connection"))
+            self._change_beginning(lambda beginning: beginning.left(number))
         self._attached[number] = attached
         attached.up.count(CONTROL, frame.ByteSize())
         welcome = pb.Welcome(version=VERSION, run=self.run, id=self._id, device=number)
@@ -295,6 +338,11 @@ class Server:
                 return self._keep(attached, frame.snapshot)
             case "wanted":
                 return self._give(attached, frame.wanted.sha256)
+            case "first_weights":
+                self._change_beginning(
+                    lambda beginning: beginning.answer(attached.number, frame.first_weights)
+                )
+                return None
             case "sum_step":
                 attached.group.pace.heard(attached.number)
                 self._change_sums(lambda sums: sums.answer(attached.number, frame.sum_step))
@@ -456,6 +504,7 @@ class Server:
             for index in self._performer.held_back:
                 self.groups[index].pace.restart()  # it is others who take their time
             self._change_sums(lambda sums: sums.tick(time.monotonic()))
+            self._change_beginning(lambda beginning: beginning.tick(time.monotonic()))
             owing = set() if self.sums is None else self.sums.owing
             for index in range(len(self.groups)):
                 if self.sums is not None:

@@ -5,6 +5,7 @@ inputs.json                                 where data, model and plan lay, and 
 metrics.jsonl, events.jsonl                 a line per mini-batch and per event
 run.db                                      the groups' durable state and the traffic (SQLite)
 shared/                                     the window of shared weights, and the rounds that entered it
+first_weights.json                          the seed of first weights that devices drew, and distributions
 sum.u32                                     the masked total of the last secure sum, uint32 [weights]
 snapshots/                                  sealed pieces; the server cannot read them
 checkpoints/epoch-NNN.safetensors           the global model after the last epochs, and after the best

@@ -90,6 +90,12 @@ class SharedModel:
         """Return records of the rounds that have not entered the window."""
         return list(self._waiting.values())
 
+    def begin_with(self, arrays: Mapping[str, Floats]) -> None:
+        """Take these first weights, float32 [neurons, ...] by array, before anything was shared."""
+        self.initial = np.concatenate([arrays[spec.name].reshape(-1) for spec in self._arrays])
+        self._window = Window(self.initial, self.omega)
+        self._window.combine(self._combination)
+
     def resume(self, window: Window, records: Iterator[bytes]) -> None:
         """Go on with a window that was kept, and what was recorded since. Raises RunError if that is no
         record of this model.

@@ -34,7 +34,8 @@ class Keep:
 @dataclass(frozen=True)
 class Release:
     """Unmask the sum, and let its mean at these `positions`, int64 [n], enter the global model together with
-    `state`; then `released` is to be called.
+    `state`; then `released` is to be called. What is summed are weights, or how they `moved` from those of
+    the global model.
     """
 
     state: Mapping[str, Any]
@@ -42,6 +43,19 @@ class Release:
     revealed: tuple[Revealed, ...]
     positions: NDArray[int64]
     place: Place
+    moved: bool = False
+
+
+@dataclass(frozen=True)
+class SendReference:
+    """Send a device the global model's weights at these `positions`, int64 [n]: how its own moved from them
+    is what it adds to the sum.
+    """
+
+    device: int
+    generation: int
+    attempt: bytes
+    positions: NDArray[int64]
 
 
 @dataclass(frozen=True)
@@ -67,4 +81,4 @@ class Tell:
     fields: dict[str, Any] = field(default_factory=dict)
 
 
-SumEffect = SendStep | Keep | Release | Over | Stop | Tell
+SumEffect = SendStep | SendReference | Keep | Release | Over | Stop | Tell

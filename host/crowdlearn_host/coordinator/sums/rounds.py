@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from crowdlearn_device.errors import AggregationError
 from crowdlearn_device.member.secure_sharing import ATTEMPT_BYTES, round_id
 from crowdlearn_device.privacy.aggregation.fixed_point import Words
@@ -25,9 +26,10 @@ from crowdlearn_host.coordinator.group.restore_points import Place
 from crowdlearn_host.errors import RunError
 from crowdlearn_host.methods.secure_sharing import least_contributors
 from crowdlearn_host.privacy.aggregation.aggregator import Aggregator
+from crowdlearn_host.privacy.dp.accountant import Schedule, own_epsilon
 
 from .attempt import Attempt
-from .effects import Keep, Over, Release, SendStep, Stop, SumEffect, Tell
+from .effects import Keep, Over, Release, SendReference, SendStep, Stop, SumEffect, Tell
 from .lot import Lot
 
 
@@ -41,6 +43,15 @@ class Terms:
     theta: float
     rank: int
     lot: Callable[[int], Lot]
+    noise: float = 0.0
+    """The noise of a sum of as few groups as are released, times the clip; 0: weights are summed as such."""
+    clip: float = 1.0
+    """The norm to which a group's move is clipped if there is noise."""
+    delta: float = 1e-5
+
+    def epsilon(self, sums: int) -> float:
+        """Return the epsilon of all that a group did, after so many sums with noise."""
+        return own_epsilon(Schedule(self.noise, 1.0, sums), self.delta)
 
 
 class SecureRounds:
@@ -145,6 +156,9 @@ class SecureRounds:
         """End the sum, which is in the global model, on disk."""
         assert self._attempt is not None
         self._end(self._attempt.place)
+        if self._terms.noise:
+            epsilon = self._terms.epsilon(self.number)
+            self.effects.append(Tell("noisy_sum", {"sums": self.number, "group_epsilon": epsilon}))
 
     def _look(self) -> None:
         """Go on as far as the answers allow."""
@@ -235,8 +249,14 @@ class SecureRounds:
                 terms=len(sharing),
                 theta=self._terms.theta,
                 owners=owners,
+                clip=self._terms.clip if self._terms.noise else 0.0,
+                noise=self._terms.noise,
             )
             self.effects.append(SendStep(device, pb.SumStep(attempt=round_.attempt, begin=begin)))
+        for device, (index, ranges) in layout.items() if self._terms.noise else ():
+            places = np.concatenate([lot.positions[start:stop] for start, stop in ranges])
+            generation = sharing[index].generation
+            self.effects.append(SendReference(device, generation, round_.attempt, places))
         return True
 
     def _begin_anew(self, why: str) -> None:
@@ -273,7 +293,8 @@ class SecureRounds:
             attempt.stage = "unmasking"
             state = {"number": self.number + 1, "done": attempt.place, "attempt": None}
             revealed, positions = tuple(attempt.revealed.values()), self._terms.lot(self.number).positions
-            self.effects.append(Release(state, attempt.aggregator, revealed, positions, attempt.place))
+            moved = self._terms.noise > 0
+            self.effects.append(Release(state, attempt.aggregator, revealed, positions, attempt.place, moved))
             return False
         if any(not self._is_gone(device) for device in owing):
             return False

@@ -25,6 +25,14 @@ class Budget:
     batch: int
     epochs: int
 
+    @property
+    def unaffordable(self) -> str:
+        """Return in words that not even one epoch is paid for, and what would do."""
+        return (
+            f"privacy.epsilon = {self.epsilon:g} is spent before the first epoch is over with "
+            f"privacy.noise = {self.noise}: set more noise, or leave noise out"
+        )
+
     def steps(self, samples: int) -> int:
         """Return the steps of one pass over `samples` samples."""
         return -(-samples // self.batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,26 +56,36 @@ class PrivacySpent:
 
 def spent_of(run: Path) -> PrivacySpent:
     """Return the account of the run in a folder. Raises RunError if it is damaged."""
-    config, metrics = run / "config.toml", run / "metrics.jsonl"
+    config, logs = run / "config.toml", (run / "metrics.jsonl", run / "events.jsonl")
     try:
         told = tomllib.loads(config.read_text()) if config.exists() else {}
-        lines = metrics.read_text().splitlines() if metrics.exists() else []
-        return account_of(told, json.loads(lines[-1]) if lines else {})
+        lines = [line for log in logs if log.exists() for line in log.read_text().splitlines()]
+        return account_of(told, [json.loads(each) for each in lines if "epsilon" in each])
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{run} is damaged ({error}); its account of privacy cannot be read") from error
 
 
-def account_of(config: Mapping[str, Any], last: Mapping[str, Any]) -> PrivacySpent:
-    """Return the account of a run with this description, whose last line of metrics this is."""
+def account_of(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> PrivacySpent:
+    """Return the account of a run with this description and these lines of metrics and events, of all of its
+    groups.
+    """
     section = config.get("privacy", {})
-    label = section.get("label_epsilon")
+    devices: dict[str, float] = {}
+    for row in rows:
+        for samples, epsilon in row.get("epsilons", {}).items():
+            devices[str(samples)] = max(devices.get(str(samples), 0.0), float(epsilon))
     return PrivacySpent(
         float(section.get("delta", DELTA)),
-        _number(last.get("epsilon")),
-        {str(n): float(epsilon) for n, epsilon in last.get("epsilons", {}).items()},
-        _number(last.get("group_epsilon")),
-        _number(label),
+        _largest(rows, "epsilon"),
+        devices,
+        _largest(rows, "group_epsilon"),
+        _number(section.get("label_epsilon")),
     )
+
+
+def _largest(rows: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    told = [float(str(row[key])) for row in rows if row.get(key) is not None]
+    return max(told, default=None)
 
 
 def _number(told: object) -> float | None:

@@ -48,6 +48,8 @@ class Workload:
     integers: bool = False
     targets: TargetSpec = CLASSES
     unused: frozenset[str] = frozenset()
+    learning: tuple[Indices, ...] = ()
+    """The places of the weights that learn, of each piece, in the order in which they travel: int64 [n]."""
 
     def samples_of(self, inputs: Floats) -> Tensor:
         """Return samples as the model takes them: whole numbers, if it takes no others.

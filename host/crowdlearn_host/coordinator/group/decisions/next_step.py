@@ -25,6 +25,17 @@ from crowdlearn_host.coordinator.group.rounds import after_sharing, is_full, nex
 from .assigning import assign, choose_cut, pause, refill, seat
 
 
+def stop(group: Group, reason: str) -> Effects:
+    """End the run for all devices. A run that was stopped can be resumed."""
+    if group.phase in ("done", "stopped"):
+        return
+    group.phase, group.reason = "stopped", reason
+    yield record("stopped", reason=reason)
+    yield Save()
+    for number in sorted(group.live):
+        yield send(number, finish=pb.Finish(reason=reason))
+
+
 def recover(group: Group, why: str) -> Effects:
     """Go on after something went wrong."""
     yield record("recovering", why=why, boundary=group.boundary)
@@ -38,7 +49,7 @@ def resume(group: Group) -> Effects:
     points = group.restore_points
     if group.phase in ("done", "stopped"):
         return
-    if not points.points and not group.gathered:
+    if not points.points and (group.held or not group.gathered):
         group.phase = "gathering"
         return
     if points.points:
@@ -180,6 +191,13 @@ def _go_on_from_what_is_shared(group: Group) -> None:
 
 def _end(group: Group) -> Effects:
     """Have every device take the model, if they are to keep it; then the run is over."""
+    settings, budget = group.settings, group.settings.budget
+    if budget is not None and group.affordable < settings.epochs and not group.enough:
+        epsilon = settings.epsilon(group.samples, group.schedule.epoch)
+        yield record("budget_spent", epochs=group.schedule.epoch, of=settings.epochs, epsilon=epsilon)
+        if not group.schedule.epoch:
+            yield from stop(group, budget.unaffordable)
+            return
     if group.settings.whole_program:
         if group.live - group.has_model:
             yield from assign(group, group.holders, keepers=tuple(sorted(group.live)))

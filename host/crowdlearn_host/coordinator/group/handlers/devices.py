@@ -10,7 +10,7 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_host.coordinator.group.attendance import FULL
 from crowdlearn_host.coordinator.group.decisions.next_step import recover, resume
 from crowdlearn_host.coordinator.group.effects import Effects, Save, record, send
-from crowdlearn_host.coordinator.group.events import Joined, Left
+from crowdlearn_host.coordinator.group.events import Barred, Drawn, Joined, Left
 from crowdlearn_host.coordinator.group.group import Group
 
 
@@ -31,6 +31,20 @@ def on_joined(group: Group, event: Joined) -> Effects:
         yield from resume(group)
     elif group.phase == "running" and number not in group.heirs:
         yield from name_heir(group, number)
+
+
+def on_drawn(group: Group, event: Drawn) -> Effects:
+    """Begin, if the group was held back."""
+    group.held = False
+    if group.phase in ("gathering", "paused"):
+        yield from resume(group)
+
+
+def on_barred(group: Group, event: Barred) -> Effects:
+    """Let a device go that may take no further part."""
+    group.attendance.refuse(event.device, event.reason)
+    yield record("let_go", device=group.name(event.device), reason=event.reason)
+    yield send(event.device, finish=pb.Finish(reason=event.reason))
 
 
 def on_left(group: Group, event: Left) -> Effects:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from crowdlearn_device.protocol import wire_pb2 as pb
 
-from crowdlearn_host.coordinator.group.decisions.next_step import recover
-from crowdlearn_host.coordinator.group.effects import Effects, Save, record, send
+from crowdlearn_host.coordinator.group.decisions.next_step import recover, stop
+from crowdlearn_host.coordinator.group.effects import Effects, record, send
 from crowdlearn_host.coordinator.group.events import Stopped
 from crowdlearn_host.coordinator.group.faults import MAX_FAULTS, MAX_FAULTS_OF_DEVICE, contradiction
 from crowdlearn_host.coordinator.group.group import Group
@@ -65,14 +65,3 @@ def strike(group: Group, why: str) -> Effects:
 def on_stopped(group: Group, event: Stopped) -> Effects:
     """End the run for all devices."""
     yield from stop(group, event.reason)
-
-
-def stop(group: Group, reason: str) -> Effects:
-    """End the run for all devices. A run that was stopped can be resumed."""
-    if group.phase in ("done", "stopped"):
-        return
-    group.phase, group.reason = "stopped", reason
-    yield record("stopped", reason=reason)
-    yield Save()
-    for number in sorted(group.live):
-        yield send(number, finish=pb.Finish(reason=reason))

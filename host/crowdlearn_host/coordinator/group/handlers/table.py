@@ -7,6 +7,8 @@ from typing import Any
 
 from crowdlearn_host.coordinator.group.effects import Effect, Effects, record
 from crowdlearn_host.coordinator.group.events import (
+    Barred,
+    Drawn,
     Event,
     Joined,
     Left,
@@ -65,6 +67,8 @@ EVENTS: Mapping[type[Event], Callable[[Group, Any], Effects]] = {
     Owing: sharing.on_owing,
     Summed: sharing.on_summed,
     Stopped: failing.on_stopped,
+    Drawn: devices.on_drawn,
+    Barred: devices.on_barred,
 }
 """The handler of each event."""
 

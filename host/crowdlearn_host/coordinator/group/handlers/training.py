@@ -26,6 +26,7 @@ def on_progress(group: Group, number: int, progress: pb.Progress) -> Effects:
             boundary=progress.boundary,
             rows=progress.rows,
             **_reported(progress),
+            **group.spent,
             **({"pass_done": True} if progress.pass_done else {}),
         )
 

@@ -256,6 +256,8 @@ public final class MainActivity extends Activity {
       text.append("For: ").append(told.optString("host", "nobody")).append('\n');
       text.append("This phone: ").append(told.optString("role")).append('\n');
       text.append(TrainingService.text(told)).append('\n');
+      text.append("Fingerprint, to compare with others: ").append(told.optString("fingerprint"));
+      text.append('\n');
       JSONObject sent = told.optJSONObject("sent");
       text.append("What left this phone:\n");
       for (Iterator<String> names = sent == null ? null : sent.keys();

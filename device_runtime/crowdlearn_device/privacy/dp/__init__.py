@@ -1,0 +1,1 @@
+"""Noise and the draws of samples that keep what leaves a device within an epsilon."""

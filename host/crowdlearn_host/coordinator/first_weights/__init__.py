@@ -1,0 +1,1 @@
+"""The drawing of a run's first weights by its devices."""
