@@ -117,3 +117,9 @@ def test_options_arrive_as_floats_and_count_as_whole_numbers() -> None:
         make_augmentation("crop", {"padding": 2.5})
     with pytest.raises(ValueError, match="from 0 to 1"):
         make_augmentation("flip", {"probability": 2.0})
+
+
+def test_more_changes_than_a_device_makes_are_refused() -> None:
+    check_augmentations([Flip()] * 32, (1, 8, 8), integers=False)
+    with pytest.raises(DataError, match="33 changes, 32 are possible"):
+        check_augmentations([Flip()] * 33, (1, 8, 8), integers=False)

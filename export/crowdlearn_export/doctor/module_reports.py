@@ -89,10 +89,12 @@ def _calls(model: nn.Module, inputs: Tensor) -> tuple[dict[str, _Call], tuple[in
             f"{layout.remedy(copied(model).eval(), shape)}"
         ) from error
     if not isinstance(out, Tensor) or out.dim() not in (2, 3) or not out.numel():
+        one = isinstance(out, Tensor) and out.dim() == 1
+        squeezed = "; leave its last squeeze out, so that it gives [batch, 1]" if one else ""
         given = f"shape {tuple(out.shape)}" if isinstance(out, Tensor) else f"a {type(out).__name__}"
         raise ExportError(
             f"the model gives {given}; it must give one tensor of scores, [batch, classes] or "
-            "[batch, positions, classes]"
+            f"[batch, positions, classes]{squeezed}"
         )
     innermost = {
         name: call

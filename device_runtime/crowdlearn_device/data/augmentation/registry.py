@@ -16,6 +16,8 @@ from .values import Noise, Offset, Scale, Shift
 AUGMENTATIONS: dict[str, type[Augmentation]] = {
     each.kind: each for each in (Crop, Flip, Erase, Noise, Scale, Offset, Shift)
 }
+MOST = 32
+"""Changes of a run: a device spends no more on what a host names."""
 AUGMENTED = 7
 """Tells these draws from all others of a run's seed."""
 
@@ -37,6 +39,8 @@ def make_augmentation(kind: str, options: Mapping[str, float]) -> Augmentation:
 
 def check_augmentations(chain: Sequence[Augmentation], sample: tuple[int, ...], *, integers: bool) -> None:
     """Raise DataError if samples of this shape cannot be changed so; `integers` are codes, not numbers."""
+    if len(chain) > MOST:
+        raise DataError(f"training.augment has {len(chain)} changes, {MOST} are possible; leave some out")
     if chain and integers:
         raise DataError(
             "training.augment changes numbers, and this model takes whole numbers (tokens, categories); "
