@@ -81,12 +81,28 @@ class LanguageModel(nn.Module):
         return self.head(self.block(self.embedding(x), mask.to(self.head.weight.dtype), is_causal=True))
 
 
+class Skipping(nn.Module):
+    """A small U-Net: down, up in two ways, and across."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.inner = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 6, 3, padding=1)
+        self.up, self.grow = nn.ConvTranspose2d(6, 4, 2, 2), nn.Upsample(scale_factor=2)
+        self.out = nn.Conv2d(14, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        across = torch.tanh(self.down(x))
+        inner = torch.tanh(self.inner(nn.functional.avg_pool2d(across, 2)))
+        return self.out(torch.cat([self.up(inner), self.grow(inner), across], 1)).flatten(1)[:, :4]
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "layer norms": (layer_norms, (6,)),
     "signals": (signals, (3, 16)),
     "tokens": (Tokens, (5,)),
     "language model": (LanguageModel, (5,)),
     "gru": (lambda: Recurrent(nn.GRU), (4, 3)),
+    "maps down and up": (Skipping, (1, 4, 4)),
     "lstm, two ways": (lambda: Recurrent(nn.LSTM, bidirectional=True), (3, 3)),
 }
 

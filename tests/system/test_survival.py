@@ -37,7 +37,7 @@ batch = 64
 snapshot_every = 3
 optimizer = "adam"
 clip_norm = 1.0
-augment = ["scale", { kind = "noise", std = 0.01 }]
+augment = ["scale", "noise"]
 warmup = 4
 kernels = "by_size"
 [fleet]

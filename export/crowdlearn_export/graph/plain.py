@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -113,6 +114,41 @@ def embedding_bag(
     return total / counted.sum(1).clamp(min=1) if mode == "mean" else total
 
 
+def interpolate(
+    x: Tensor,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> Tensor:
+    """Compute torch.nn.functional.interpolate of maps float32 [B, C, H, W], or signals [B, C, L]: PyTorch's
+    own fixes the batch.
+    """
+    kind = {"nearest": "nearest", "bilinear": "linear", "linear": "linear"}.get(mode)
+    if kind is None or antialias or x.dim() not in (3, 4):
+        raise UnsupportedModule(
+            f"interpolate of mode {mode!r} has no lowering; nearest and bilinear of maps are possible, and "
+            "nearest and linear of signals"
+        )
+    maps = x.unsqueeze(2) if x.dim() == 3 else x
+    axes = x.dim() - 2
+    wanted = list(size) if isinstance(size, Sequence) else [size] * axes
+    scales: list[float | None] = [None] * axes
+    if size is None:
+        given = scale_factor if isinstance(scale_factor, Sequence) else [scale_factor] * axes
+        wanted = [int(int(x.shape[2 + axis]) * float(given[axis])) for axis in range(axes)]
+        scales = [None if recompute_scale_factor else float(factor) for factor in given]
+    wanted, scales = ([1, *wanted], [None, *scales]) if axes == 1 else (wanted, scales)
+    if kind == "nearest":
+        out = torch.ops.aten.upsample_nearest2d(maps, wanted, *scales)
+    else:
+        out = torch.ops.aten.upsample_bilinear2d(maps, wanted, bool(align_corners), *scales)
+    found: Tensor = out.squeeze(2) if axes == 1 else out
+    return found
+
+
 PLAIN: dict[str, Callable[..., Any]] = {
     "conv1d": conv1d,
     "max_pool1d": max_pool1d,
@@ -120,5 +156,6 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "avg_pool1d": avg_pool1d,
     "adaptive_avg_pool1d": adaptive_avg_pool1d,
     "embedding_bag": embedding_bag,
+    "interpolate": interpolate,
 }
 """The plain forms, by the name of the function."""

@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from crowdlearn_export.graph.attention import attention, multi_head_attention
+from crowdlearn_export.graph.plain import interpolate
 from crowdlearn_export.lowering.passes.permutations import Permutations
 from crowdlearn_export.lowering.passes.simplify import (
     fuse_linear,
@@ -90,6 +91,8 @@ class _Plain(TorchFunctionMode):
             return multi_head_attention(*args, **(kwargs or {}))
         if func is torch.nn.functional.adaptive_avg_pool2d and tuple(args[1:]) in ((1,), ((1, 1),)):
             return args[0].mean((-2, -1), keepdim=True)
+        if func is torch.nn.functional.interpolate:
+            return interpolate(*args, **(kwargs or {}))
         unmasked = len(args) == 3 and set(kwargs or {}) <= {"scale"}
         if func is torch.nn.functional.scaled_dot_product_attention and unmasked:
             return attention(*args, **(kwargs or {}))

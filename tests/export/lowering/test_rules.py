@@ -147,6 +147,8 @@ def test_upsampling(size, to, corners):
     assert_lowers(lambda x: F.interpolate(x, scale_factor=2), [x])
     assert_lowers(lambda x: F.interpolate(x, to, mode="bilinear", align_corners=corners), [x])
     assert_lowers(lambda x: F.interpolate(x, scale_factor=1.5, mode="bilinear"), [x])
+    assert_lowers(lambda x: F.interpolate(x, scale_factor=2.5), [x[:, :, 0]])
+    assert_lowers(lambda x: F.interpolate(x, 7, mode="linear", align_corners=corners), [x[:, :, 0]])
 
 
 pools = {
