@@ -238,6 +238,15 @@ def _labels() -> nn.Module:
     )
 
 
+def _down_and_up() -> nn.Module:
+    """An autoencoder of images."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, 2, 1), nn.Tanh(), nn.Conv2d(8, 16, 3, 2, 1), nn.Tanh()),
+        *(nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.Tanh(), nn.Upsample(scale_factor=2)),
+        *(nn.Conv2d(8, 1, 3, padding=1), nn.Flatten()),
+    )
+
+
 def _autoencoder() -> nn.Module:
     return nn.Sequential(
         nn.Linear(20, 12),
@@ -269,11 +278,15 @@ ZOO: dict[str, Kind] = {
     "transformer with LoRA": Kind(lambda: Transformer(nn.LayerNorm, low_rank=True), (12,), vocabulary=50),
     "next token with tied weights": Kind(NextToken, (12,), vocabulary=50, optimizer=ADAMW),
     "HAR GRU": Kind(lambda: Recurrent(nn.GRU(6, 16, batch_first=True), 16, 6), (8, 6), optimizer=ADAM),
+    "HAR GRU of 100 steps": Kind(
+        lambda: Recurrent(nn.GRU(6, 16, batch_first=True), 16, 6), (100, 6), optimizer=ADAM
+    ),
     "HAR LSTM": Kind(lambda: Recurrent(nn.LSTM(6, 16, batch_first=True), 16, 6), (8, 6), optimizer=ADAM),
     "keyboard LSTM": Kind(
         lambda: Recurrent(nn.LSTM(16, 24, batch_first=True), 24, 50, nn.Embedding(50, 16)),
         (8,),
         vocabulary=50,
     ),
+    "maps down and up": Kind(_down_and_up, (1, 16, 16), "mse", optimizer=ADAM),
 }
 QUICK = ("tabular MLP", "bag of embeddings")
