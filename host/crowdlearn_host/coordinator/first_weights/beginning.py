@@ -34,7 +34,7 @@ class Beginning:
         self.events: list[tuple[int, Event]] = []
         self._attempts = 0
         for group in groups:
-            group.held = not group.restore_points
+            group.held = not group.restore_points.points
         self.over = not any(group.held for group in groups)
         """True if groups have what they wait for."""
 
