@@ -144,7 +144,7 @@ class Session:
         if groups > 1 and (doubt := doubt_of_sharing(spec.sharing.theta, spec.sharing.tau)):
             self.on_event("note", {"text": doubt})
         if serials:
-            event_loop.run(survey(serials, _wanted(checked), self.key))
+            event_loop.run(survey(serials, _wanted(checked), self.key, spec.fleet.runtime))
         return checked
 
     def _trained(self, folder: RunFolder, prepared: Prepared, serials: list[str] | None) -> Result:

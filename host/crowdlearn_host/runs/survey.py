@@ -1,5 +1,5 @@
-"""A look at the devices of a run before anything is exported for them: whether they answer, and whether the
-samples that they hold can be trained on. Samples and labels stay where they are.
+"""A look at the devices of a run before anything is exported for them: whether they answer, whether they can
+have the runtime, and whether the samples that they hold can be trained on. Samples and labels stay there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from crowdlearn_device.protocol.targets import CLASSES, TargetSpec
 
-from crowdlearn_host.adb.deployment.runtimes import shell_runtime
+from crowdlearn_host.adb.deployment.runtimes import Runtime, check_runtime, shell_runtime
 from crowdlearn_host.adb.services.device import AdbDevice
 from crowdlearn_host.devices.discovery import dial, named
 from crowdlearn_host.errors import FleetError
@@ -36,19 +36,22 @@ class Wanted:
     dominators: frozenset[str] = frozenset()
 
 
-async def survey(serials: Sequence[str], wanted: Wanted | None, key: Path | None = None) -> None:
-    """Ask all devices at once. Raises FleetError that names every device that does not answer, or whose
-    samples do not fit.
+async def survey(
+    serials: Sequence[str], wanted: Wanted | None, key: Path | None = None, runtime: Runtime = "auto"
+) -> None:
+    """Ask all devices at once. Raises FleetError that names every device that does not answer, that cannot
+    have the runtime, or whose samples do not fit.
     """
-    answers = await asyncio.gather(*(_ask(serial, wanted, key) for serial in serials))
+    answers = await asyncio.gather(*(_ask(serial, wanted, key, runtime) for serial in serials))
     if told := [answer for answer in answers if answer]:
         raise FleetError("; ".join(told))
 
 
-async def _ask(serial: str, wanted: Wanted | None, key: Path | None) -> str:
+async def _ask(serial: str, wanted: Wanted | None, key: Path | None, runtime: Runtime) -> str:
     """Return why the device cannot take part; "" if it can."""
     try:
         async with await dial(serial, key=key) as device:
+            await check_runtime(device, runtime)
             if wanted is not None:
                 await _look(device, wanted)
     except (FleetError, OSError) as error:

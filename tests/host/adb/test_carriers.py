@@ -9,9 +9,13 @@ from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice, AppDeployment, RuntimeDeployment
 from crowdlearn_host.adb.carriers.connection import FullSendTransport, connect_blocking, parse_address
 from crowdlearn_host.adb.carriers.server import server_devices, server_runs
+from crowdlearn_host.adb.deployment import runtimes
 from crowdlearn_host.adb.deployment.app import HOME as APP_HOME
 from crowdlearn_host.adb.deployment.app import PACKAGE
+from crowdlearn_host.adb.deployment.runtimes import Runtime, check_runtime
+from crowdlearn_host.adb.deployment.shell import HOME
 from crowdlearn_host.errors import FleetError
+from crowdlearn_host.runs.survey import survey
 
 from tests.host.emulator.apks import apk
 from tests.host.emulator.test_clients import CLIENTS, Client
@@ -79,6 +83,25 @@ async def test_an_app_is_installed_or_refused_with_the_reason(
         await device.push(apk("org.example.older"), "/data/local/tmp/older.apk")
         assert (await device.shell("pm install /data/local/tmp/older.apk")).stdout == b"Success\n"
         assert b"codePath" in (await device.shell("dumpsys package org.example.older")).stdout
+
+
+async def test_a_phone_that_cannot_have_the_runtime_is_told_before_anything_is_brought(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with phones.running(1, tmp_path, programs={}, preload=()) as (bare,):
+        async with await AdbDevice.connect(bare.serial, key=key) as device:
+            kinds: list[Runtime] = ["auto", "shell"]
+            for runtime in kinds:
+                await check_runtime(device, runtime)
+            with pytest.raises(FleetError, match="is not installed; install it with adb, or do without"):
+                await check_runtime(device, "app")
+            monkeypatch.setattr(runtimes, "ABIS", {"x86_64": "x86_64"})
+            with pytest.raises(FleetError, match="no bundle for arm64-v8a; there are: x86_64"):
+                await check_runtime(device, "auto")
+            assert not (await device.shell(f"ls {HOME}")).stdout
+        told = f"{bare.serial}: .*no bundle for arm64-v8a"
+        with pytest.raises(FleetError, match=told):
+            await survey([bare.serial], None, key)
 
 
 async def test_the_app_is_installed_once_and_reached_by_its_own_socket(

@@ -21,6 +21,7 @@ from crowdlearn_host.errors import FleetError
 
 PACKAGE = "org.crowdlearn.device"
 SERVICE = f"{PACKAGE}/.TrainingService"
+NO_APP = f'{PACKAGE} is not installed; install it with adb, or do without: fleet.runtime = "shell"'
 START_SECONDS = 60.0
 _FIRST_POLL, _LAST_POLL = 0.05, 1.0
 HOME = f"/sdcard/Android/data/{PACKAGE}/files"
@@ -53,10 +54,7 @@ class AppDeployment:
         installed = await self._device.shell(f"pm path {PACKAGE}")
         if installed.exit_code or not installed.stdout.startswith(b"package:"):
             if self._apk is None:
-                raise FleetError(
-                    f"{self._device.serial}: {PACKAGE} is not installed; install it with adb, or do without: "
-                    'fleet.runtime = "shell"'
-                )
+                raise FleetError(f"{self._device.serial}: {NO_APP}")
             await self._device.install_app(self._apk)
         return await self._store.install(files, progress)
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from crowdlearn_host.adb.deployment.app import PACKAGE, AppDeployment
+from crowdlearn_host.adb.deployment.app import NO_APP, PACKAGE, AppDeployment
 from crowdlearn_host.adb.deployment.bundle import MakeBundle, install_bundle
 from crowdlearn_host.adb.deployment.shell import HOME, Deployment, RuntimeDeployment
 from crowdlearn_host.adb.services.device import AdbDevice
 from crowdlearn_host.adb.services.files import Progress
 from crowdlearn_host.bundle import ABIS, Bundle, make_bundle
 from crowdlearn_host.common.home import cache_home
+from crowdlearn_host.errors import FleetError
 
 PROGRAM = "crowdlearn-device"
 START_SECONDS = 240.0
@@ -56,11 +57,24 @@ async def shell_runtime(
     """
     if await has_program(device):
         return ShellRuntime("program", (PROGRAM,), 0)
-    told = (await device.shell("getprop ro.product.cpu.abilist")).stdout.decode(errors="replace").strip()
-    abi = next((name for name in told.split(",") if name in ABIS), told)
-    bundle = await asyncio.to_thread(make, abi)
+    bundle = await asyncio.to_thread(make, await _abi(device))
     installed = await install_bundle(device, bundle, home, progress)
     return ShellRuntime("bundle", installed.command, installed.sent)
+
+
+async def check_runtime(device: AdbDevice, runtime: Runtime) -> None:
+    """Raise FleetError unless the phone has a runtime of this kind, or can have it; nothing is brought."""
+    app = runtime != "shell" and await has_app(device)
+    if runtime == "app" and not app:
+        raise FleetError(NO_APP)
+    if not (app or await has_program(device)) and (abi := await _abi(device)) not in ABIS:
+        raise FleetError(f"there is no bundle for {abi or 'its processor'}; there are: {', '.join(ABIS)}")
+
+
+async def _abi(device: AdbDevice) -> str:
+    """Return the first ABI of the phone that there is a bundle for, or else all that it names."""
+    told = (await device.shell("getprop ro.product.cpu.abilist")).stdout.decode(errors="replace").strip()
+    return next((name for name in told.split(",") if name in ABIS), told)
 
 
 async def deployment_for(
