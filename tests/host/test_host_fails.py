@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION
 from crowdlearn_device.transport.join import join_host
@@ -25,6 +26,7 @@ from crowdlearn_host.runs.data import load_split, to_npz
 from crowdlearn_host.runs.prepare import Prepared, groups_of, prepare, shared_model_of
 from crowdlearn_host.runs.train import train
 from crowdlearn_host.spec.run_spec import RunSpec
+from safetensors.torch import load_file
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
@@ -83,6 +85,19 @@ async def test_a_full_disk_ends_the_run_with_what_to_do_and_the_run_goes_on(
         result = await asyncio.wait_for(train(prepared, [], folder, lambda *_: None), ENOUGH_SECONDS)
     await joining
     assert result is not None
+    await the_last_checkpoint_comes_again(prepared, tmp_path / "run")
+
+
+async def the_last_checkpoint_comes_again(prepared: Prepared, run: Path) -> None:
+    """A host died when the epoch was on disk, and its checkpoint was not."""
+    with RunFolder(run, create=False) as folder:
+        ((epoch, path),) = folder.checkpoints().items()
+        model = load_file(path)
+        path.unlink()
+        await asyncio.wait_for(train(prepared, [], folder, lambda *_: None), ENOUGH_SECONDS)
+        again = load_file(folder.checkpoints()[epoch])
+    assert model.keys() == again.keys()
+    assert all(torch.equal(model[name], again[name]) for name in model)
 
 
 async def test_a_tick_that_breaks_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

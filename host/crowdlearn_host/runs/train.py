@@ -98,6 +98,7 @@ async def train(
     )
     server.traffic.restore(folder.load_traffic())
     checkpoints = Checkpoints(prepared, folder, server, losses)
+    checkpoints.catch_up()
     files = device_files(prepared, len(serials))
     places = {name: place for place, name in enumerate(seats)}
     if prepared.train is not None and (left := len(prepared.train) - dealt(prepared, len(serials))):

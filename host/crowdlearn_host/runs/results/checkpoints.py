@@ -69,6 +69,14 @@ class Checkpoints:
         wire = WIRE[prepared.config.training.wire]
         self._planned = exchanged_bytes(prepared.graph, layout, rows, wire) / rows
 
+    def catch_up(self) -> None:
+        """Take the checkpoint of an epoch that is over on disk and has none: a host died in between."""
+        server = self._server
+        ended = min(group.schedule.epoch for group in server.groups) - 1
+        later = server.synchronous or self._config.evaluate == "group"  # the model is not that of all groups
+        if ended > self._newest and not later:
+            self(0, ended, server.shared.model())
+
     def _mark(self) -> None:
         """Measure the next epoch from here on."""
         server = self._server
@@ -85,7 +93,7 @@ class Checkpoints:
             "epoch": epoch,
             **({"group": group} if self._config.evaluate == "group" else {}),
             "training_loss": self._losses.mean(epoch, group if self._config.evaluate == "group" else None),
-            "samples_per_second": samples / (time.monotonic() - self._began),
+            "samples_per_second": samples / max(time.monotonic() - self._began, 1e-9),
             "bytes_per_sample": (server.traffic.exchanged - self._exchanged) / max(samples, 1),
             "planned_bytes_per_sample": self._planned,
             "bytes": server.traffic.by_purpose(),
