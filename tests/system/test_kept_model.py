@@ -167,6 +167,7 @@ def test_models_outlive_the_phones_that_a_run_had_for_itself(home, tmp_path, cap
     assert told["models"] == [str(run / "models" / name) for name in ("phone-0", "phone-1")]
     assert f"crowdlearn-device predict --model {run}/models/phone-0" in result.stderr
     assert not (run / "phones").exists()
+    assert not list(run.glob("*zygote*"))
     (tmp_path / "test.npz").write_bytes(to_npz(load_split("digits", "test")))
     for model in told["models"]:
         capsys.readouterr()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from crowdlearn_host.adb.deployment.shell import HOME
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder, environment
+from crowdlearn_host.emulator.processes.spawner import TRACES
 from crowdlearn_host.emulator.settings import FILES
 from crowdlearn_host.errors import RunError
 from crowdlearn_host.planner.plan import save_plan
@@ -77,8 +78,10 @@ def new_run(path: Path, config_text: str, prepared: Prepared, config_folder: Pat
 
 
 def forget_phones(run: Path) -> None:
-    """Remove the virtual phones that a run had for itself, which are switched off."""
+    """Remove the virtual phones that a run had for itself, which are switched off, and all that they left."""
     shutil.rmtree(run / "phones", ignore_errors=True)
+    for name in TRACES:
+        (run / name).unlink(missing_ok=True)
 
 
 def fetch_models(run: Path) -> list[Path]:

@@ -17,6 +17,8 @@ from crowdlearn_host.common.files import turn
 from crowdlearn_host.emulator.processes.zygote import MAX_REQUEST, SOCKET_NAME
 
 LOG_NAME = "zygote.txt"
+TRACES = (SOCKET_NAME, LOG_NAME, f".{SOCKET_NAME}.lock")
+"""The files that the process from which phones are forked leaves in their home."""
 # Threads that a library starts at import would not survive the fork.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 _KILLED = -9
