@@ -57,7 +57,7 @@ def on_envelope(member: Member, generation: Generation, envelope: pb.Envelope) -
         if part.HasField("share"):
             return take_share(member, generation, sender, part.share)
         return take(member, generation, sender, part)
-    if purpose == pb.PURPOSE_SHARING and sender in generation.piece_of:
+    if purpose == pb.PURPOSE_SHARING and sender in generation.run.sums.beside:
         return take_norm(generation, sender, decode_message(pb.SumNorm, content))
     if purpose not in WORK:
         raise WireError(f"device {sender} sends purpose {purpose}, which is not due")
