@@ -74,11 +74,11 @@ def findings_of(case: Case, masked: Callable[[], Case], *, quick: bool) -> Itera
         yield from findings_on_shares(case, model, batch=SHARES_BATCH, quick=quick, first_layer=first_layer)
 
 
-def print_host_rows(data: str) -> list[dict[str, object]]:
+def print_host_rows(data: str, *, quick: bool) -> list[dict[str, object]]:
     """Print what the host learns of shared weights, and return the rows."""
     rows = []
     print("mode    role  attack             samples  devices    auc  epsilon  at least  accuracy")
-    for found in host_rows(load_split(data, "train")):
+    for found in host_rows(load_split(data, "train"), quick=quick):
         rows.append(found.row())
         figures = (found.auc, found.epsilon, found.epsilon_bound, found.accuracy)
         print(
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(argv)
     if options.roles == ["host"]:
-        write_rows(options.json, print_host_rows(options.data))
+        write_rows(options.json, print_host_rows(options.data, quick=options.quick))
         return
     console = Console(width=200)
     found: list[tuple[int, Finding]] = []
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(machine())
     rows: list[dict[str, object]] = [{**finding.row(), "seed": seed} for seed, finding in found]
     if "host" in options.roles:
-        rows += print_host_rows(options.data)
+        rows += print_host_rows(options.data, quick=options.quick)
     write_rows(options.json, rows)
     if options.page is not None and inputs is not None:
         options.page.write_text(page("crowdlearn privacy audit", means, inputs))
