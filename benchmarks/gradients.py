@@ -27,7 +27,7 @@ from benchmarks.train_step.cases import batch_of, built, margins
 from benchmarks.train_step.engine import Array
 
 from .models import NETWORKS
-from .report import machine, write_rows
+from .report import known, machine, write_rows
 
 BATCH = 4
 CALLS = 3
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
     models = options.models.split(",") if options.models else QUICK if options.quick else tuple(NETWORKS)
+    known("--models", models, NETWORKS)
     rows = [measured(model) for model in models]
     table = Table(title="relative error of a step's gradients against float64")
     for name in (

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gradients import main as gradients
 from benchmarks.memory.__main__ import main as memory
 from benchmarks.paper.__main__ import main as paper
 from benchmarks.planner import main as planner
@@ -21,6 +22,9 @@ def test_an_unknown_network_is_an_error_that_lists_the_known(monkeypatch: pytest
     monkeypatch.setattr(sys, "argv", ["train_step", "--models", "typo"])
     with pytest.raises(SystemExit, match=r"typo: there is .*cnn"):
         train_step()
+    monkeypatch.setattr(sys, "argv", ["gradients", "--models", "typo"])
+    with pytest.raises(SystemExit, match=r"typo: there is .*resnet20"):
+        gradients()
 
 
 def test_a_choice_that_leaves_nothing_to_measure_is_an_error(
