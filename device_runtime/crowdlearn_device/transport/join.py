@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
 import logging
-import ssl
 import time
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,6 +23,7 @@ from crowdlearn_device.security.assignment_policy import own_identity
 from crowdlearn_device.security.proof import bound_to_pin
 from crowdlearn_device.state.pruning import prune_programs
 
+from .pinned import other_than, pinned_context
 from .retry import Retry
 from .serve import TRY_LATER, Watch, run_member
 
@@ -71,10 +69,7 @@ async def join_host(
         return NO_DATA if data is None else load_dataset(data)
 
     samples = len(load())
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # the host's certificate is known by its hash, not by a name or an issuer
-    context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context = pinned_context()
     retry = Retry(FIRST_RETRY, LAST_RETRY)
     leaving = stopping or asyncio.Event()
     relay = ""
@@ -149,9 +144,7 @@ def _check_certificate(connection: ClientConnection, pin: str) -> None:
     """Check the host's certificate before anything secret is sent: the token is in the first frame, not in
     the handshake.
     """
-    certificate = connection.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    found = hashlib.sha256(certificate or b"").hexdigest()
-    if not hmac.compare_digest(found, pin):
+    if found := other_than(pin, connection.transport.get_extra_info("ssl_object")):
         raise JoinError(
             f"the host's certificate has the hash {found}, not the pin; another computer answers there, or "
             "the host has a new certificate: enrol again"

@@ -93,7 +93,8 @@ class Reception:
         """Let devices arrive at `address` (HOST:PORT) while the context lasts; gives the port. Raises
         FleetError if the address cannot be listened on.
         """
-        strangers, binding = Strangers(), bound_to_pin(certificate(self._home)[1])
+        context, pin = certificate(self._home)
+        strangers, binding = Strangers(), bound_to_pin(pin)
 
         async def handle(connection: ServerConnection) -> None:
             arrival = Dialled(connection)
@@ -107,7 +108,7 @@ class Reception:
             strangers.admit(connection.remote_address)
             await self._receive(Visitor(hello, arrival))
 
-        async with accepting(handle, address, self._home, strangers) as port:
+        async with accepting(handle, address, context, strangers) as port:
             yield port
             for visitor in list(self.waiting.values()):
                 visitor.hang_up()

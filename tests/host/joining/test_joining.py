@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-import ssl
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -22,6 +22,7 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION
 from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.transport.join import join_host
+from crowdlearn_device.transport.pinned import pinned_context
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.coordinator.group.effects import Effect
 from crowdlearn_host.coordinator.group.events import Event, Joined
@@ -212,6 +213,7 @@ def test_bytes_that_are_not_the_program_are_refused(tmp_path, change, words):
 async def test_devices_that_dial_in_train_like_any_others(tmp_path, home, relays, engine, request):
     if engine == "ray":
         request.getfixturevalue("cluster")
+    before = relay_folders()
     values = {
         "model": "mlp:64-12-10",
         "data": "digits",
@@ -258,6 +260,7 @@ async def test_devices_that_dial_in_train_like_any_others(tmp_path, home, relays
     assert result is not None
     assert result.accuracy > 0.8
     assert ("relay_ended" in told) == (engine == "ray")
+    assert relay_folders() == before  # a relay of elsewhere leaves no key there, however it ends
     for program in prepared.exported:
         for name, content in program.files().items():
             held = [tmp_path / device / "programs" / name for device in ("phone-1", "phone-2")]
@@ -268,6 +271,11 @@ async def test_devices_that_dial_in_train_like_any_others(tmp_path, home, relays
     )
     assert (first == second).all()
     assert (first.argmax(axis=1) == prepared.test.labels).mean() == pytest.approx(result.accuracy)
+
+
+def relay_folders() -> set[Path]:
+    """Folders in which relays of elsewhere had the host's certificate and key."""
+    return set(Path(tempfile.gettempdir()).glob("crowdlearn-relay-*"))
 
 
 def actors() -> list[psutil.Process]:
@@ -282,9 +290,7 @@ def actors() -> list[psutil.Process]:
 
 async def dial(port: int, word: bytes) -> Channel:
     """Dial a relay's door as an actor does, and show a word."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    channel = Channel(*await asyncio.open_connection("127.0.0.1", port, ssl=context))
+    channel = Channel(*await asyncio.open_connection("127.0.0.1", port, ssl=pinned_context()))
     channel.say(Kind.WORD, content=word)
     return channel
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 from websockets.asyncio.server import ServerConnection, serve
 
 from crowdlearn_host.common.event_loop import accepts_by_hand
 from crowdlearn_host.errors import FleetError
 
-from .certificate import certificate
 from .lobby import Strangers, doors
 
 HELLO_BYTES = 1 << 16
@@ -23,11 +22,11 @@ HELLO_BYTES = 1 << 16
 async def accepting(
     handle: Callable[[ServerConnection], Awaitable[None]],
     address: str,
-    home: Path | None,
+    context: ssl.SSLContext | None,
     strangers: Strangers,
 ) -> AsyncIterator[int]:
-    """Accept connections at `address` (HOST:PORT) while the context lasts; gives the port. TLS by the
-    certificate in `home`; None for none.
+    """Accept connections at `address` (HOST:PORT) while the context lasts; gives the port. TLS by
+    `context`; None for none.
 
     Raises FleetError if the address cannot be listened on.
     """
@@ -37,7 +36,6 @@ async def accepting(
             f"{type(asyncio.get_running_loop()).__module__}'s: run this in a thread with asyncio.run"
         )
     host, _, port = address.rpartition(":")
-    context = None if home is None else certificate(home)[0]
     async with AsyncExitStack() as stack:
         try:
             listening = doors(host.strip("[]"), int(port), strangers)

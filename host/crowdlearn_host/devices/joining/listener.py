@@ -84,7 +84,7 @@ async def listening(
         arrival = Dialled(connection, may_move=True)
         await entrance.let_in(arrival, lambda: strangers.admit(connection.remote_address))
 
-    async with accepting(handle, address, home, strangers) as port:
+    async with accepting(handle, address, certificate(home)[0], strangers) as port:
         looking = asyncio.create_task(entrance.looking())
         try:
             yield port

@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import sys
 import traceback
 from collections.abc import Awaitable
@@ -30,6 +31,7 @@ from crowdlearn_host.common import event_loop
 from crowdlearn_host.coordinator.hub.large_messages import LargeMessages
 from crowdlearn_host.coordinator.hub.ledger import Ledger
 from crowdlearn_host.devices.joining.accepting import accepting
+from crowdlearn_host.devices.joining.certificate import certificate
 from crowdlearn_host.devices.joining.lobby import Strangers
 
 from .channel import EXPRESS, TOLD_SECONDS, Channel, Kind, Message
@@ -214,16 +216,16 @@ _RUNNING: set[asyncio.Future[object]] = set()
 
 async def _serve(descriptor: int, host: str, home: str) -> None:
     channel = await Channel.over(socket.socket(fileno=descriptor))
-    await relaying_over(channel, host, Path(home) if home else None)
+    await relaying_over(channel, host, certificate(Path(home))[0] if home else None)
 
 
-async def relaying_over(channel: Channel, host: str, home: Path | None) -> None:
-    """Relay at `host`, with TLS by the certificate in `home` (None: without), until the host ends the
-    channel; then end this process.
+async def relaying_over(channel: Channel, host: str, context: ssl.SSLContext | None) -> None:
+    """Relay at `host`, with TLS by `context` (None: without), until the host ends the channel; then end this
+    process at once.
     """
     strangers = Strangers()
     relay = Relay(channel, strangers)
-    async with accepting(relay.handle, f"{host}:0", home, strangers) as port:
+    async with accepting(relay.handle, f"{host}:0", context, strangers) as port:
         channel.say_json(Kind.LISTENING, port)
         counting = asyncio.create_task(relay.counting())
         try:

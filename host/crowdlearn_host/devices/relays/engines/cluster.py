@@ -7,13 +7,15 @@ word that is good for it alone. Only then does it get the certificate with its k
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
 import secrets
 import ssl
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from crowdlearn_device.platform.files import write_atomically
+from crowdlearn_device.transport.pinned import other_than, pinned_context
 
 from crowdlearn_host.common import event_loop
 from crowdlearn_host.devices.joining.certificate import FILE, certificate
@@ -111,10 +113,12 @@ class Cluster(Engine):
             why = "none listened within a minute; has a node a processor free, and crowdlearn installed?"
         except (ray.exceptions.RayError, OSError) as error:
             why = str(error).strip().splitlines()[-1]
+        except asyncio.CancelledError:
+            _kill(ray, handle)
+            raise
         finally:
             door.close()
-        if handle is not None:
-            await asyncio.to_thread(ray.kill, handle)
+        _kill(ray, handle)
         raise FleetError(f"the Ray cluster could not start a relay: {why}")
 
 
@@ -122,6 +126,12 @@ def _noted(serving: asyncio.Future[None]) -> None:
     """Take what an actor ended with: its channel has ended, too, and that is told."""
     if not serving.cancelled():
         serving.exception()
+
+
+def _kill(ray: Any, handle: Any) -> None:
+    """End an actor, if there is one yet."""
+    if handle is not None:
+        ray.kill(handle)
 
 
 def _joined() -> Any:
@@ -152,21 +162,21 @@ class _Relay:
 async def _serve(host: str, port: int, pin: str, word: bytes, listens: str) -> None:
     from ..process import relaying_over
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # the certificate is known by its hash
-    context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    reader, writer = await asyncio.open_connection(host, port, ssl=context)
-    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    if not hmac.compare_digest(hashlib.sha256(shown or b"").hexdigest(), pin):
+    reader, writer = await asyncio.open_connection(host, port, ssl=pinned_context())
+    if other_than(pin, writer.get_extra_info("ssl_object")):
         raise FleetError(f"another computer than the host answers at {host}:{port}")
     channel = Channel(reader, writer)
     channel.say(Kind.WORD, content=word)
     given = await channel.next()
     if given is None or given.kind != Kind.CERTIFICATE:
         raise FleetError("the host hung up before it gave its certificate")
+    await relaying_over(channel, listens, _served_with(given.content))
+
+
+def _served_with(content: bytes) -> ssl.SSLContext:
+    """Return the context to serve with a certificate and its key, which are on disk no longer than it takes
+    to read them.
+    """
     with tempfile.TemporaryDirectory(prefix="crowdlearn-relay-") as folder:
-        home = Path(folder)
-        (home / FILE).touch(0o600)
-        (home / FILE).write_bytes(given.content)
-        await relaying_over(channel, listens, home)
+        write_atomically(Path(folder) / FILE, content, private=True)
+        return certificate(Path(folder))[0]
