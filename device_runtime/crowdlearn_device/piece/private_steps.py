@@ -125,7 +125,7 @@ class PrivateSteps:
             isfinite(norm.deviation) and norm.deviation >= 0 and isfinite(norm.divisor) and norm.divisor > 0
         )
         if not good or len(norm.key) != KEY_BYTES or not ((factors >= 0) & (factors <= 1)).all():
-            raise WireError(f"clip factors of step {norm.step} are none")
+            raise WireError(f"clip factors of step {norm.step}, their noise or their key cannot be")
         self._factors[norm.step] = Factors(factors, norm.deviation, norm.divisor, norm.key)
 
     def _put(self, step: int, piece: int, squares: Floats) -> None:

@@ -254,10 +254,11 @@ def _policy_of(told: dict[str, object]) -> AssignmentPolicy:
             values[name] = tuple(value)
         elif type(like) is float:
             if type(value) not in (int, float) or not 0 <= float(str(value)) < inf:
-                raise ValueError(f"{name} is {value!r}")
+                raise ValueError(f"{name} is {value!r}; give a number of 0 or more")
             values[name] = float(str(value))
         elif type(value) is not type(like) or (type(like) is int and int(str(value)) < 0):
-            raise ValueError(f"{name} is {value!r}")
+            wanted = {bool: "true or false", int: "a whole number of 0 or more", str: "text"}
+            raise ValueError(f"{name} is {value!r}; give {wanted.get(type(like), type(like).__name__)}")
         else:
             values[name] = value
     policy = AssignmentPolicy(**values)  # type: ignore[arg-type]
