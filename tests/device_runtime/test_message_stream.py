@@ -48,6 +48,39 @@ async def test_frames_keep_their_order():
         assert [await device.recv() for _ in range(4)] == [b"keys", b"1", b"go", b"2"]
 
 
+@pytest.mark.parametrize("ends", ["the server", "the client", "the connection"])
+async def test_whoever_ends_a_connection_lets_the_message_under_way_go_out_whole(ends: str):
+    """A closing frame between a message's bytes once made other bytes of it."""
+    message = bytes(range(256)) * (32 << 10)
+    served: asyncio.Future[MessageStream] = asyncio.get_running_loop().create_future()
+    got: list[bytes] = []
+
+    async def handle(connection: ServerConnection) -> None:
+        stream = taken_over(connection, got.append)
+        served.set_result(stream)
+        await stream.ended()
+
+    async with serve(handle, "127.0.0.1", 0, compression=None) as server:
+        address = f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}"
+        connection = await connect(address, compression=None, max_size=MAX_FRAME)
+        here: list[bytes] = []
+        client = taken_over(connection, here.append)
+        sender = await served if ends == "the server" else client
+        sender.put(message)
+        await asyncio.sleep(0)  # the first part is on its way
+        assert sender.queued
+        if ends == "the server":
+            server.close(code=1001, reason="it stops")
+        elif ends == "the client":
+            await client.close(1001, "it stops")
+        else:
+            await connection.close(1001, "it stops")
+        receiver = client if ends == "the server" else await served
+        assert await receiver.ended() == "it stops"
+        assert receiver.close_code == 1001
+    assert (here if ends == "the server" else got) == [message]
+
+
 async def test_what_goes_express_overtakes_what_waits_and_nothing_else():
     async with a_line() as (line, device):
         for number in range(300):

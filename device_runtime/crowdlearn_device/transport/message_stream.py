@@ -92,7 +92,7 @@ class MessageStream(asyncio.Protocol):
         self._rest = memoryview(b"")
         """The part of a long message that has not gone out."""
         self._bytes = 0
-        self._paused = self._flushing = self._closing = False
+        self._paused = self._flushing = self._ending = self._closing = False
         self._roomy, self._sent, self._gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._roomy.set()
         self._sent.set()
@@ -120,8 +120,8 @@ class MessageStream(asyncio.Protocol):
         )
 
     def put(self, data: bytes, *, express: bool = False) -> None:
-        """Send a message as soon as there is room; nothing where the other side has gone."""
-        if self._gone.is_set():
+        """Send a message as soon as there is room; nothing if a side has begun to close the connection."""
+        if self._ending or self._gone.is_set():
             return
         if not self._bytes:
             self._moved = self._loop.time()
@@ -151,7 +151,8 @@ class MessageStream(asyncio.Protocol):
         self._transport.abort()
 
     async def close(self, code: int = NORMAL, reason: str = "") -> None:
-        """Let what was put go out, then close."""
+        """Let what was put before go out, then close."""
+        self._ending = True
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._sent.wait()
@@ -469,6 +470,8 @@ def taken_over(
         stream = MessageStream(transport, handler, client=client)
         connection.transport.abort()
     transport.set_protocol(stream)
+    # The library would write its closing frame at once, also between the bytes of a message.
+    connection.close = stream.close  # type: ignore[method-assign]
     if transport.is_closing() or connection.protocol.state is not State.OPEN:
         stream.abort()
     frames = connection.recv_messages.frames.queue
