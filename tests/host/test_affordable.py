@@ -15,7 +15,7 @@ from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.plan import BudgetUse, GroupPlan, Plan, load_plan, plan_from_counts, save_plan
 from crowdlearn_host.planner.problem.costs import Training
 from crowdlearn_host.planner.problem.wire_format import wire_format
-from crowdlearn_host.runs.affordable import check_affordable
+from crowdlearn_host.runs.affordable import check_affordable, unlike_planned
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.spec.run_spec import RunSpec
 from typer.testing import CliRunner
@@ -86,6 +86,15 @@ def test_where_nothing_is_capped_or_known_nothing_is_refused(known: Plan) -> Non
     check_affordable(known, configured({"momentum": 0.9, "batch": 64, "wire": "float32"}, theta=0.5), 16)
 
 
+def test_a_run_that_is_not_what_was_planned_is_told_of_each_setting() -> None:
+    known = plan(())
+    assert unlike_planned(known, configured({"wire": "int8"}), 16) == ""
+    assert unlike_planned(replace(known, training=None), configured({"batch": 64}), 16) == ""
+    other = unlike_planned(known, configured({"batch": 64, "wire": "float32", "momentum": 0.9}), 8)
+    told = "training.batch 64 for 32, training.micro_batch 8 for 16, training.wire float32 for int8"
+    assert f"training.momentum some for none, {told}" in other
+
+
 def test_what_is_planned_by_default_is_what_is_trained_by_default(tmp_path: Path) -> None:
     (tmp_path / "fleet.toml").write_text(FLEET)
     arguments = ["plan", MODEL, "--fleet", str(tmp_path / "fleet.toml"), "--no-baselines"]
@@ -97,4 +106,6 @@ def test_what_is_planned_by_default_is_what_is_trained_by_default(tmp_path: Path
     assert told.training is not None
     caps = (BudgetUse("memory", "B", 1.0, 2.0), BudgetUse("uplink", "B", 1.0, 2.0))
     capped = replace(told, pieces=tuple(replace(piece, budgets=caps) for piece in told.pieces))
-    check_affordable(capped, usual, usual.training.micro_rows(told.micro_batch))
+    rows = usual.training.micro_rows(told.micro_batch)
+    check_affordable(capped, usual, rows)
+    assert unlike_planned(capped, usual, rows) == ""

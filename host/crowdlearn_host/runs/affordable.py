@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.plan import Plan
-from crowdlearn_host.planner.problem.costs import Training
-from crowdlearn_host.planner.problem.wire_format import wire_format
+from crowdlearn_host.planner.problem.costs import Training, WireFormat
+from crowdlearn_host.planner.problem.wire_format import DTYPES, wire_format
 from crowdlearn_host.spec.run_spec import RunSpec
 
 
@@ -39,6 +39,47 @@ def check_affordable(plan: Plan, config: RunSpec, micro_batch: int) -> None:
         raise _more(
             "training.wire", training.wire, "uplink", shorter, f"plan again with --wire {training.wire}"
         )
+
+
+def unlike_planned(plan: Plan, config: RunSpec, micro_batch: int) -> str:
+    """Return a note with the settings of a run that differ from its plan's, and so change its bytes; "" if
+    there are none.
+    """
+    planned, training = plan.training, config.training
+    if planned is None:
+        return ""
+    several = len(plan.groups) > 1
+    pairs: list[tuple[str, object, object]] = [
+        ("training.optimizer", training.optimizer, planned.optimizer),
+        (
+            "training.momentum",
+            "some" if training.momentum else "none",
+            "some" if planned.momentum else "none",
+        ),
+        ("training.snapshot_every", training.snapshot_every, planned.snapshot_every),
+        ("group.rotation", config.group.rotation or plan.rotation, plan.rotation),
+        ("sharing.theta", config.sharing.theta if several else 1, planned.theta if several else 1),
+    ]
+    if len(plan.pieces) > 1:
+        pairs += [
+            ("training.batch", training.batch, planned.batch),
+            ("training.micro_batch", micro_batch, plan.micro_batch),
+            ("privacy.sums", config.privacy.sums, planned.sums),
+        ]
+        if config.privacy.sums == planned.sums == "plain":
+            pairs.append(("training.wire", training.wire, _named(planned.wire)))
+    differing = [f"{name} {here} for {there}" for name, here, there in pairs if here != there]
+    if not differing:
+        return ""
+    return (
+        f"the plan was reckoned with other settings: this run has {', '.join(differing)}. Its bytes will not "
+        "be the planned ones; plan again with this run's file to know them"
+    )
+
+
+def _named(wire: WireFormat) -> str:
+    """Return the name of the format whose numbers have as many bytes."""
+    return next((name for name, (_, size) in DTYPES.items() if size == wire.dtype_bytes), "another format")
 
 
 def _check_leak(plan: Plan, config: RunSpec) -> None:

@@ -48,7 +48,7 @@ from crowdlearn_host.spec.micro_batch import rows_of
 from crowdlearn_host.spec.provenance import RunInput, check_inputs, run_inputs
 from crowdlearn_host.spec.run_spec import RunSpec
 
-from .affordable import check_affordable
+from .affordable import check_affordable, unlike_planned
 from .data import deal, load_split, sample_shape, shares_of, to_npz, validated
 from .results.metrics import check_metric
 from .results.own_metrics import check_own, watched_metrics
@@ -218,6 +218,8 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
     for note in notes(checked.model, samples, checked.loss):
         on_event("note", {"text": note})
     training = config.training
+    if unlike := unlike_planned(plan, config, checked.micro_batch):
+        on_event("note", {"text": unlike})
     if config.budget is not None:
         text = "privacy.epsilon and noise: devices report no loss of their samples, for nothing would hide it"
         on_event("note", {"text": text})
