@@ -5,10 +5,11 @@ python -m benchmarks.zoo [--quick] [--models "HAR GRU,regression"] [--json FILE]
 Every model takes 20 steps of its optimizer through the device's own piece and ExecuTorch, in the loss of its
 kind, and the same in PyTorch float64; `max_error` is the largest difference of a weight over the largest
 weight of its array, and `float32_error` that of PyTorch's own float32. Where ReLU or a maximum is at its
-kink, rounding takes a side by chance, and neither is wrong: mini-batches are drawn again while one of their
-values is so near, and `at_kinks` counts those for which none was found. Steps are timed on one core, beside
-PyTorch's eager steps, in the same rounds, and compiling, in seconds of processors: what else runs matters
-little.
+kink, rounding takes a side by chance, and neither is wrong. So is Adam's first step, a gradient over its own
+size, where a gradient is next to 0. Mini-batches are drawn again while they are so near, and `at_kinks`
+counts those for which none was found. `any_draw` and `any_draw_float32` are the errors on mini-batches as
+they are drawn first. Steps are timed on one core, beside PyTorch's eager steps, in the same rounds, and
+compiling, in seconds of processors: what else runs matters little.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from crowdlearn_device.optimizers.base import Optimizer
 from crowdlearn_device.piece.piece import Piece
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.protocol.frames import Array
@@ -51,11 +51,13 @@ from benchmarks.report import machine, write_rows
 
 from .networks import QUICK, ZOO, Kind
 
-RATE, STEPS, BATCH, ROUNDS = 0.01, 20, 16, 5
+STEPS, BATCH, ROUNDS = 20, 16, 5
 DRAWS = 40
 """Draws of a mini-batch until one is away from kinks."""
 AWAY = 1e-5
 """Standard deviations from a kink, beyond what float32 errs by in networks of a dozen layers."""
+ROUNDING, SWAYED = 1e-7, 1e-5
+"""The error of float32 in a gradient, of the largest of its array, and how far that may move a weight."""
 UNCOUNTED = 0.2
 """The share of positions that do not count in the loss of a sequence."""
 
@@ -89,29 +91,48 @@ def main() -> None:
 def measured(name: str, kind: Kind) -> dict[str, Any]:
     """The row of a model."""
     torch.manual_seed(0)
-    model, loss, optimizer = of_one_input(kind.build()), make_loss(kind.loss), kind.optimizer
+    model, loss = of_one_input(kind.build()), make_loss(kind.loss)
     row: dict[str, Any] = {"model": name, "loss": kind.loss, "optimizer": kind.optimizer.kind, "trains": "no"}
-    row |= dict.fromkeys(("max_error", "float32_error", "at_kinks"))
+    row |= dict.fromkeys(("max_error", "float32_error", "at_kinks", "any_draw", "any_draw_float32"))
     row |= {"step_ratio_to_eager": None, "compile_s": None, "why": ""}
     started = processor_seconds()
     try:
         graph = trainable_graph(model, torch.zeros(2, *kind.sample), name, loss, pieces=1)
         owned = [layer.neurons for layer in graph.layers]
-        program = export_slice(graph, owned, optimizer, loss, max_batch=BATCH)
+        program = export_slice(graph, owned, kind.optimizer, loss, max_batch=BATCH)
     except ExportError as error:
         return row | {"why": str(error).partition("; supported")[0][:200]}
     row["compile_s"] = round(processor_seconds() - started, 1)
     batches, exact, row["at_kinks"] = trained_exactly(kind, model, loss, graph)
-    piece = piece_of(graph, program, model)
+    first = [batch_of(kind, graph, loss, number) for number in range(STEPS)]
+    row["max_error"], row["float32_error"] = errors(kind, model, loss, graph, program, batches, exact)
+    if any(x is not y for (x, _), (y, _) in zip(first, batches, strict=True)):
+        any_exact = eager(copy.deepcopy(model).double(), loss, first, graph, kind)
+        found = errors(kind, model, loss, graph, program, first, any_exact)
+        row["any_draw"], row["any_draw_float32"] = found
+    piece = piece_of(graph, program, model, kind.rate)
+    row["step_ratio_to_eager"] = round(ratio(piece, copy.deepcopy(model), loss, batches, graph, kind), 2)
+    return row | {"trains": "sliced" if graph.whole is None else "whole"}
+
+
+def errors(
+    kind: Kind,
+    model: nn.Module,
+    loss: Loss,
+    graph: NeuronGraph,
+    program: SliceProgram,
+    batches: list[tuple[Array, Array]],
+    exact: nn.Module,
+) -> tuple[float, float]:
+    """The errors of a device and of PyTorch's float32 after a step of each mini-batch."""
+    piece = piece_of(graph, program, model, kind.rate)
     for x, y in batches:
         step(piece, x, y)
     held = [item for arrays in piece.state().layers.values() for item in arrays.items()]
     found = {key[6:]: value for key, value in held if key.startswith("value/")}
-    row["max_error"] = difference(state_of(graph, found, model.state_dict()), exact)
-    narrow = eager(copy.deepcopy(model), loss, batches, graph, optimizer)
-    row["float32_error"] = difference(narrow.state_dict(), exact)
-    row["step_ratio_to_eager"] = round(ratio(piece, copy.deepcopy(model), loss, batches, graph, optimizer), 2)
-    return row | {"trains": "sliced" if graph.whole is None else "whole"}
+    narrow = eager(copy.deepcopy(model), loss, batches, graph, kind)
+    ours = state_of(graph, found, model.state_dict())
+    return difference(ours, exact.state_dict()), difference(narrow.state_dict(), exact.state_dict())
 
 
 def processor_seconds() -> float:
@@ -141,21 +162,45 @@ def trained_exactly(
     many of them are not away.
     """
     exact, batches, at_kinks = copy.deepcopy(model).double(), [], 0
-    own = torch_optimizer(kind.optimizer, [p for p in exact.parameters() if p.requires_grad], RATE)
+    own = torch_optimizer(kind.optimizer, [p for p in exact.parameters() if p.requires_grad], kind.rate)
     for number in range(STEPS):
         farthest = -1.0
         for draw in range(DRAWS):
             drawn = batch_of(kind, graph, loss, number + STEPS * draw)
-            with torch.no_grad(), Margins(BATCH) as watched:
-                copy.deepcopy(exact)(samples_of(drawn[0], graph, torch.float64))
-            if (least := float(watched.least.min())) > farthest:
-                farthest, (x, y) = least, drawn
-            if farthest > AWAY:
+            if (away := distance(exact, own, loss, drawn, graph)) > farthest:
+                farthest, (x, y) = away, drawn
+            if farthest > 1:
                 break
-        at_kinks += farthest <= AWAY
+        at_kinks += farthest <= 1
         batches.append((x, y))
         eager_step(exact, own, loss, x, y, graph)
     return batches, exact, at_kinks
+
+
+def distance(
+    exact: nn.Module, own: torch.optim.Optimizer, loss: Loss, batch: tuple[Array, Array], graph: NeuronGraph
+) -> float:
+    """How far a mini-batch is from kinks of the model and of the optimizer; above 1 it is away."""
+    with torch.no_grad(), Margins(BATCH) as watched:
+        copy.deepcopy(exact)(samples_of(batch[0], graph, torch.float64))
+    least = float(watched.least.min()) / AWAY
+    return min(least, SWAYED / max(sway(exact, own, loss, batch, graph), 1e-30)) if least > 1 else least
+
+
+def sway(
+    exact: nn.Module, own: torch.optim.Optimizer, loss: Loss, batch: tuple[Array, Array], graph: NeuronGraph
+) -> float:
+    """How far rounding in gradients moves a weight in one step, over the largest of its array."""
+    moved = []
+    for rounding in (0.0, ROUNDING):
+        model, optimizer = copy.deepcopy((exact, own))
+        backward(model, optimizer, loss, *batch, graph)
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad += rounding * parameter.grad.abs().max()
+        optimizer.step()
+        moved.append(model.state_dict())
+    return difference(*moved)
 
 
 def samples_of(x: Array, graph: NeuronGraph, dtype: torch.dtype) -> Tensor:
@@ -164,7 +209,7 @@ def samples_of(x: Array, graph: NeuronGraph, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(x).long() if integers else torch.from_numpy(x).to(dtype)
 
 
-def piece_of(graph: NeuronGraph, program: SliceProgram, model: nn.Module) -> Piece:
+def piece_of(graph: NeuronGraph, program: SliceProgram, model: nn.Module, rate: float) -> Piece:
     """A device that holds the whole network, at its start."""
     arrays = arrays_of(graph, model.state_dict())
     layers: dict[int, dict[str, Any]] = {}
@@ -177,7 +222,7 @@ def piece_of(graph: NeuronGraph, program: SliceProgram, model: nn.Module) -> Pie
     neurons = tuple((0, layer.neurons) for layer in graph.layers)
     state = PieceState(neurons, layers)
     executor = ExecuTorchExecutor(program.pte)
-    return Piece(program.manifest, executor, (neurons,), 0, state, 0, Pass(0, 1 << 30), RATE, seed=0)
+    return Piece(program.manifest, executor, (neurons,), 0, state, 0, Pass(0, 1 << 30), rate, seed=0)
 
 
 def step(piece: Piece, x: Array, y: Array) -> None:
@@ -192,11 +237,11 @@ def eager(
     loss: Loss,
     batches: list[tuple[Array, Array]],
     graph: NeuronGraph,
-    optimizer: Optimizer,
+    kind: Kind,
 ) -> nn.Module:
     """The model after the same steps in PyTorch, in its own precision."""
     learning = [p for p in model.parameters() if p.requires_grad]
-    own = torch_optimizer(optimizer, learning, RATE)
+    own = torch_optimizer(kind.optimizer, learning, kind.rate)
     for x, y in batches:
         eager_step(model, own, loss, x, y, graph)
     return model
@@ -206,19 +251,26 @@ def eager_step(
     model: nn.Module, own: torch.optim.Optimizer, loss: Loss, x: Array, y: Array, graph: NeuronGraph
 ) -> None:
     """Take a step of PyTorch on samples float32 [B, ...] and targets [B, ...]."""
+    backward(model, own, loss, x, y, graph)
+    own.step()
+
+
+def backward(
+    model: nn.Module, own: torch.optim.Optimizer, loss: Loss, x: Array, y: Array, graph: NeuronGraph
+) -> None:
+    """Compute the gradients of samples float32 [B, ...] and targets [B, ...]."""
     dtype, targets = next(model.parameters()).dtype, torch.from_numpy(y)
     targets = targets.to(dtype) if targets.is_floating_point() else targets
     own.zero_grad()
     scores = model(samples_of(x, graph, dtype))
     torch.autograd.backward(loss.reference(scores, targets) / loss.targets(*graph.scores).weight(y))
-    own.step()
 
 
-def difference(trained: Mapping[str, Tensor], exact: nn.Module) -> float:
+def difference(trained: Mapping[str, Tensor], exact: Mapping[str, Tensor]) -> float:
     """The largest difference of a weight, over the largest weight of its array."""
     errors = [
         float((trained[name] - value).abs().max()) / max(float(value.abs().max()), 1e-2)
-        for name, value in exact.state_dict().items()
+        for name, value in exact.items()
         if value.is_floating_point()
     ]
     return float(f"{max(errors):.1e}")
@@ -230,7 +282,7 @@ def ratio(
     loss: Loss,
     batches: list[tuple[Array, Array]],
     graph: NeuronGraph,
-    optimizer: Optimizer,
+    kind: Kind,
 ) -> float:
     """The processor time of a step of the piece over that of an eager step, medians of rounds in turn."""
     times: tuple[list[float], list[float]] = [], []
@@ -240,7 +292,7 @@ def ratio(
             step(piece, x, y)
         times[0].append(time.process_time() - started)
         started = time.process_time()
-        eager(model, loss, batches, graph, optimizer)
+        eager(model, loss, batches, graph, kind)
         times[1].append(time.process_time() - started)
     return median(times[0]) / median(times[1])
 

@@ -26,6 +26,7 @@ class Kind:
     loss: str = "cross_entropy"
     vocabulary: int = 0
     optimizer: Optimizer = SGD
+    rate: float = 0.01
 
 
 class Recurrent(nn.Module):

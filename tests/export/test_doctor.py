@@ -68,7 +68,7 @@ def test_recurrences_train_whole(kind):
 
 
 def test_the_module_that_cannot_be_trained_is_named():
-    model = nn.Sequential(nn.Linear(6, 5), nn.AlphaDropout(0.2), nn.Linear(5, 3))
+    model = nn.Sequential(nn.Linear(6, 5), nn.Dropout(1.0), nn.Linear(5, 3))
     report = diagnose(model, torch.randn(4, 6))
     assert [m.name for m in report.modules if not m.trains] == ["1"]
     assert "use Dropout" in report.compiles

@@ -19,6 +19,7 @@ from crowdlearn_device.protocol.targets import IGNORED
 from crowdlearn_device.state.piece_state import PieceState
 from crowdlearn_export.doctor.verdict import trainable_graph
 from crowdlearn_export.errors import UnsupportedModule
+from crowdlearn_export.graph.dropping import LEAST
 from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.graph.unmoved import UnmovedBiases
 from crowdlearn_export.graph.weights import arrays_of, state_of
@@ -53,6 +54,22 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.cells(x)[0][:, -1])
+
+
+class Padded(nn.Module):
+    """Attention between the tokens that are there, and the mean of those."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(20, 8, padding_idx=0), nn.Linear(8, 4)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([torch.ones_like(x[:, :1]), x], 1)
+        y, padded = self.embedding(x), x == 0
+        y = y + self.attention(y, y, y, key_padding_mask=padded)[0]
+        there = (~padded).unsqueeze(2).to(y.dtype)
+        return self.head((y * there).sum(1) / there.sum(1))
 
 
 def layer_norms() -> nn.Module:
@@ -100,6 +117,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "layer norms": (layer_norms, (6,)),
     "signals": (signals, (3, 16)),
     "tokens": (Tokens, (5,)),
+    "padded tokens": (Padded, (5,)),
     "language model": (LanguageModel, (5,)),
     "gru": (lambda: Recurrent(nn.GRU), (4, 3)),
     "maps down and up": (Skipping, (1, 4, 4)),
@@ -246,6 +264,41 @@ def test_what_drops_inside_of_functions_multiplies_by_factors() -> None:
     assert not torch.allclose(other, trained)
 
 
+@pytest.mark.parametrize("drop", [nn.AlphaDropout, nn.FeatureAlphaDropout])
+def test_alpha_dropout_is_pytorchs(drop: Callable[[float], nn.Module]) -> None:
+    model, x = nn.Sequential(nn.Conv1d(3, 40, 1), drop(0.3), nn.Flatten()), torch.randn(8, 3, 5)
+    assert isinstance(model[0], nn.Conv1d)
+    torch.manual_seed(3)
+    expected, plain = model(x), model[0](x).flatten(1)
+    a = float(((1 - 0.3) * (1 + 0.3 * LEAST**2)) ** -0.5)
+    kept = torch.isclose(expected, a * plain - a * LEAST * 0.3, atol=1e-5).float()
+    graph = whole_graph(model, (3, 5))
+    assert graph.whole is not None
+    (told,) = graph.whole.drops
+    factors = kept.reshape(8, 40, 5)[:, :, : told.shape[-1]] / (1 - 0.3)
+    scores, _ = graph.whole.run(x, model.state_dict(), [factors], training=True)
+    assert 0.5 < float(kept.mean()) < 0.9
+    torch.testing.assert_close(scores, expected)
+
+
+@pytest.mark.parametrize("heads_too", [False, True])
+@pytest.mark.parametrize("in_numbers", [False, True])
+def test_masks_of_attention_may_be_per_sample(heads_too: bool, in_numbers: bool) -> None:
+    torch.manual_seed(0)
+    attention, x = nn.MultiheadAttention(8, 2, batch_first=True), torch.randn(3, 5, 8)
+    lengths = torch.tensor([5, 3, 1])
+    padded = torch.arange(5) >= lengths.reshape(-1, 1)
+    hidden = torch.rand(3 * 2, 5, 5) > 0.7
+    hidden[:, :, 0] = False
+    masks = {"key_padding_mask": padded, "attn_mask": hidden if heads_too else hidden[0]}
+    if in_numbers:
+        masks = {name: torch.zeros(mask.shape).masked_fill(mask, -torch.inf) for name, mask in masks.items()}
+    expected = attention(x, x, x, **masks)
+    with Dropping():
+        found = attention(x, x, x, **masks)
+    torch.testing.assert_close(found, expected)
+
+
 def test_biases_that_are_taken_out_again_get_no_gradient() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -284,7 +337,7 @@ def test_biases_that_are_taken_out_again_get_no_gradient() -> None:
     [
         (Recurrent(nn.GRU), (300, 3), "a recurrence of 300 steps is too long, 256 are possible; shorten"),
         (nn.Sequential(nn.LayerNorm(6), nn.Unflatten(1, (1, 2, 3))), (6,), "one score for each output"),
-        (nn.Sequential(nn.Linear(6, 4), nn.AlphaDropout(0.2), nn.Linear(4, 3)), (6,), "use dropout"),
+        (nn.Sequential(nn.Linear(6, 4), nn.AlphaDropout(1.0), nn.Linear(4, 3)), (6,), "use p below 1"),
     ],
 )
 def test_what_would_be_wrong_is_refused(model: nn.Module, sample: tuple[int, ...], words: str) -> None:

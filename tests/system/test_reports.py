@@ -6,8 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from crowdlearn_host.runs.data import load_split
 from crowdlearn_host.runs.results.losses import EpochLoss
+from crowdlearn_host.simulation.engine import run
+from crowdlearn_host.simulation.partition import partition
+from crowdlearn_host.simulation.setting import prepare
+from crowdlearn_host.simulation.workers import InProcess
 from crowdlearn_host.spec.run_spec import RunSpec
+from crowdlearn_host.spec.simulated import simulated
+from crowdlearn_host.spec.simulation import AS_PHONES, PartitionConfig
 
 from .sockets import Events, train_on_sockets
 
@@ -27,12 +34,24 @@ def margin(scores, targets):
 """
 
 
-async def trained(folder: Path, report: str) -> tuple[Events, dict[str, np.ndarray]]:
+def spec(folder: Path, report: str) -> RunSpec:
     training = {"epochs": 1, "batch": 64, "learning_rate": 0.05, "kernels": "by_size", "wire": "float32"}
     values = {"data": "digits", "model": "mlp:64-12-10", "group": {"pieces": DEVICES}, "training": training}
-    (own := folder.parent / "own.py").write_text(OWN)
+    (own := folder / "own.py").write_text(OWN)
     metrics = {"report": report, "on_devices": [f"{own}:best", f"{own}:margin"]}
-    wanted = RunSpec.model_validate({**values, "metrics": metrics})
+    return RunSpec.model_validate({**values, "metrics": metrics})
+
+
+def in_simulation(wanted: RunSpec) -> dict[str, float]:
+    """Return the means of devices' own metrics in the simulation of the same run."""
+    train = load_split("digits", "train")
+    dealt = partition(train.labels, DEVICES, PartitionConfig(kind="dealt"), wanted.training.seed)
+    setting = prepare(simulated(wanted, DEVICES, AS_PHONES), train, load_split("digits", "test"), dealt)
+    return run(setting, InProcess(setting.workload)).records[-1].device_metrics
+
+
+async def trained(folder: Path, report: str) -> tuple[Events, dict[str, np.ndarray]]:
+    wanted = spec(folder.parent, report)
     server, events = await train_on_sockets(folder, wanted, DEVICES)
     assert server.groups[0].phase == "done", server.groups[0].reason
     return events, {name: np.array(array) for name, array in server.shared.model().items()}
@@ -57,6 +76,12 @@ async def test_reports_of_passes_and_of_nothing_withhold_what_mini_batches_gave(
     means = {report: loss(events) for report, (events, _) in found.items()}
     assert means["pass"] == pytest.approx(means["mini-batch"])
     assert means["nothing"] is None
+    in_rounds = in_simulation(spec(tmp_path, "mini-batch"))
+    told = [fields for event, fields in found["mini-batch"][0] if event == "progress"]
+    rows = [fields["rows"] for fields in told]
+    for name in ("best", "margin"):
+        mean = np.average([fields["own"][name] for fields in told], weights=rows)
+        assert in_rounds[name] == pytest.approx(mean, abs=1e-4)
     for _, model in found.values():
         for name, array in model.items():
             np.testing.assert_array_equal(array, found["mini-batch"][1][name])

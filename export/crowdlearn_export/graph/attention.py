@@ -60,13 +60,11 @@ def multi_head_attention(
     weights, [batch, length, length], where they are asked for; `drop` drops some of these.
 
     The bias of keys adds the same to all scores of a query, which their softmax does not see: it is left out,
-    and its gradient is 0 instead of rounding. Raises LoweringError for what a mask per sample or added keys
+    and its gradient is 0 instead of rounding. Masks may be per sample: `key_padding_mask` [batch, keys], and
+    `attn_mask` of three dimensions [batch * heads, queries, keys]. Raises LoweringError for what added keys
     would need.
     """
     unsupported = {
-        "a mask per sample (key_padding_mask, or attn_mask of three dimensions)": (
-            key_padding_mask is not None or (attn_mask is not None and attn_mask.dim() > 2)
-        ),
         "add_bias_kv or add_zero_attn": bias_k is not None or bias_v is not None or add_zero_attn,
         "samples without a batch": query.dim() < 3,
         "keys given in advance": static_k is not None or static_v is not None,
@@ -85,7 +83,10 @@ def multi_head_attention(
     q, k, v = (_heads(_rows(x.transpose(0, 1), weight, bias), heads) for x, weight, bias in parts)
     scores = (q * (1 / math.sqrt(width // heads))) @ k.transpose(-2, -1)
     if attn_mask is not None:
-        scores = scores + _added(attn_mask, scores)
+        added = _added(attn_mask, scores)
+        scores = scores + (added if added.dim() == 2 else added.reshape(-1, heads, *added.shape[1:]))
+    if key_padding_mask is not None:
+        scores = scores + _added(key_padding_mask, scores).reshape(-1, 1, 1, key_padding_mask.shape[1])
     shares = torch.softmax(scores, -1)
     shares = drop(shares, dropout_p if training else 0.0)
     mixed = (shares @ v).permute(0, 2, 1, 3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,20 @@ from torch.overrides import TorchFunctionMode
 from crowdlearn_export.errors import UnsupportedModule
 
 from .attention import attention, multi_head_attention
+from .dropping import normal, scaled
 from .plain import PLAIN
 from .recurrence import RECURRENT
 from .unmoved import Unmoved, has_bias
 
-DROPS = {F.dropout: False, F.dropout1d: True, F.dropout2d: True, F.dropout3d: True}
-"""The functions that drop, and whether they drop whole channels."""
-OTHER_DROPS = (F.alpha_dropout, F.feature_alpha_dropout)
+DROPS: dict[Any, tuple[Callable[..., Tensor], bool]] = {
+    F.dropout: (scaled, False),
+    F.dropout1d: (scaled, True),
+    F.dropout2d: (scaled, True),
+    F.dropout3d: (scaled, True),
+    F.alpha_dropout: (normal, False),
+    F.feature_alpha_dropout: (normal, True),
+}
+"""The use that functions which drop make of factors, and whether they drop whole channels."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +109,10 @@ def rows_first(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 class Dropping(TorchFunctionMode):
-    """A mode that runs a model in operators that the compiler has, and multiplies by factors where it drops,
-    call by call.
+    """A mode that runs a model in operators that the compiler has, and drops by factors, call by call.
 
-    With None, nothing is dropped. `drops` are the calls so far. Raises UnsupportedModule for dropout that is
-    no product with factors.
+    With None, nothing is dropped. `drops` are the calls so far. Raises UnsupportedModule for dropout of
+    everything.
     """
 
     def __init__(self, factors: Sequence[Tensor] | None = None, *, learns: bool = False) -> None:
@@ -120,9 +126,9 @@ class Dropping(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func in DROPS:
-            return self._dropped(DROPS[func], *args, **kwargs)
-        if func in OTHER_DROPS and _given(args, kwargs, 2, "training", False):
-            raise UnsupportedModule(f"{func.__name__} cannot be trained; use dropout")
+            if DROPS[func][0] is normal and len(args) < 3:  # which drops only if it is told to
+                kwargs = {"training": False, **kwargs}
+            return self._dropped(func, *args, **kwargs)
         if func is F.multi_head_attention_forward:
             return multi_head_attention(*args, **kwargs, drop=self._drop)
         if func is F.scaled_dot_product_attention and _given(args, kwargs, 4, "dropout_p", 0.0):
@@ -141,21 +147,22 @@ class Dropping(TorchFunctionMode):
         return plain(*args, **kwargs)
 
     def _drop(self, x: Tensor, probability: float) -> Tensor:
-        return self._dropped(False, x, probability)
+        return self._dropped(F.dropout, x, probability)
 
     def _dropped(
-        self, channels: bool, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+        self, func: Any, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
     ) -> Tensor:
         if not training or not p or (self._factors is None and not self._learns):
             return x
         if p >= 1:
             raise UnsupportedModule("a dropout drops everything; use p below 1")
+        by_factors, channels = DROPS[func]
         shape = tuple(x.shape[1:])
         self.drops.append(Drop(p, (shape[0], *(1 for _ in shape[1:])) if channels else shape))
         if self._factors is None:
             return x
         factors = self._factors[len(self.drops) - 1]
-        return x * factors.reshape(factors.shape[0], *self.drops[-1].shape)
+        return by_factors(x, factors.reshape(factors.shape[0], *self.drops[-1].shape), p)
 
 
 def _given(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, name: str, usual: Any) -> Any:

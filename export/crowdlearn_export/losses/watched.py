@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -62,6 +62,17 @@ class WatchedMetric:
                 f"the metric {self.function} gives {tuple(found.shape)} for {ROWS} samples; devices report "
                 "means, so it must give one number for each"
             )
+
+
+def watched_metrics(functions: Sequence[str]) -> tuple[WatchedMetric, ...]:
+    """Return the metrics that devices compute, by the functions that they are.
+
+    Raises UnsupportedModule if two have one name.
+    """
+    found = {metric.name: metric for metric in map(WatchedMetric, functions)}
+    if len(found) < len(functions):
+        raise UnsupportedModule("metrics.on_devices: two functions have one name; call one otherwise")
+    return tuple(found.values())
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -13,8 +13,17 @@ from crowdlearn_device.protocol.schedule import dropout_mask
 from torch import Tensor, nn
 
 from crowdlearn_export.errors import LoweringError
+from crowdlearn_export.graph.dropping import normal, scaled
 
-DROPS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+DROPS: dict[type[nn.Module], tuple[Callable[..., Tensor], bool]] = {
+    nn.Dropout: (scaled, False),
+    nn.Dropout1d: (scaled, True),
+    nn.Dropout2d: (scaled, True),
+    nn.Dropout3d: (scaled, True),
+    nn.AlphaDropout: (normal, False),
+    nn.FeatureAlphaDropout: (normal, True),
+}
+"""The use that modules which drop make of factors, and whether they drop whole channels."""
 FACTORS = "factors"
 
 
@@ -39,10 +48,9 @@ def masks(dropped: Mapping[str, Dropped], rows: int, *, seed: int, step: int) ->
 
 
 def with_factors(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str, Dropped]]:
-    """Return a copy of the model whose active dropouts multiply by a buffer `<name>.factors`, and what they
-    are.
+    """Return a copy of the model whose active dropouts drop by a buffer `<name>.factors`, and what they are.
 
-    Raises LoweringError for a dropout of another kind, or one that is called more than once.
+    Raises LoweringError for a dropout of a kind of its own, or one that is called more than once.
     Factors are float32 [B, ...].
     """
     active = {
@@ -61,9 +69,9 @@ def with_factors(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str,
             raise LoweringError(f"{name} is called {len(shapes[name])} times; give each a dropout of its own")
         if shapes[name]:
             (shape,) = shapes[name]
-            whole = type(module) is not nn.Dropout
+            by_factors, whole = DROPS[type(module)]
             dropped[name] = Dropped(module.p, (shape[0], *(1 for _ in shape[1:])) if whole else shape)
-            replaced.set_submodule(name, _Product())
+            replaced.set_submodule(name, _Dropping(by_factors, module.p))
     return replaced, dropped
 
 
@@ -82,12 +90,13 @@ def _shapes(model: nn.Module, inputs: Tensor, names: Iterable[str]) -> dict[str,
     return shapes
 
 
-class _Product(nn.Module):
-    """A module that multiplies by factors that the step is given."""
+class _Dropping(nn.Module):
+    """A module that drops by factors that the step is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_factors: Callable[..., Tensor], probability: float) -> None:
         super().__init__()
+        self._by_factors, self._probability = by_factors, probability
         self.register_buffer(FACTORS, torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.get_buffer(FACTORS)
+        return self._by_factors(x, self.get_buffer(FACTORS), self._probability)

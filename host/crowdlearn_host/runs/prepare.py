@@ -19,6 +19,7 @@ from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.graph.weights import arrays_of
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import make_loss
+from crowdlearn_export.losses.watched import watched_metrics
 from crowdlearn_export.program.footprint import footprint
 from crowdlearn_export.program.inference import export_inference
 from crowdlearn_export.program.slice_program import SliceProgram, export_slices
@@ -51,7 +52,7 @@ from crowdlearn_host.spec.run_spec import RunSpec
 from .affordable import check_affordable, unlike_planned
 from .data import deal, load_split, sample_shape, shares_of, to_npz, validated
 from .results.metrics import check_metric
-from .results.own_metrics import check_own, watched_metrics
+from .results.own_metrics import check_own
 
 WIRE = {"float32": pb.FLOAT32, "float16": pb.FLOAT16, "int8": pb.INT8}
 

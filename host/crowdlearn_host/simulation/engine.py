@@ -94,8 +94,12 @@ def global_weights(setting: Setting, state: RunState) -> Floats:
 def _recorded(setting: Setting, workers: Workers, trained: Trained, number: int, seconds: float) -> RunState:
     """Return the state with a round's record."""
     config, state, learned, spent = setting.config, trained.state, trained.learned, trained.spent
-    samples = sum(count for count, _ in learned)
-    loss = sum(own * count for count, own in learned) / samples
+    samples = sum(each.samples for each in learned)
+    shares = [each.samples / samples for each in learned]
+    loss = sum(each.loss * share for each, share in zip(learned, shares, strict=True))
+    means = np.average([each.metrics for each in learned], axis=0, weights=shares)
+    names = (reference.rpartition(":")[2] for reference in config.device_metrics)
+    metrics = dict(zip(names, map(float, means), strict=True))
     epoch = number // config.rounds_an_epoch
     last = number + 1 == setting.rounds
     told, of_groups = setting.epsilon(number), setting.group_epsilon(number)
@@ -112,6 +116,7 @@ def _recorded(setting: Setting, workers: Workers, trained: Trained, number: int,
     else:
         record = RoundRecord(number, epoch, samples, loss, None, None, seconds, spent, tested)
     record = replace(record, epsilon=told, group_epsilon=of_groups, epsilons=setting.epsilons(number))
+    record = replace(record, device_metrics=metrics)
     return replace(state, records=(*state.records, record))
 
 

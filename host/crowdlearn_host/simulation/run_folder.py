@@ -165,6 +165,7 @@ def _row(records: tuple[RoundRecord, ...], at: float) -> str:
         "samples_per_second": last.samples / last.seconds,
         **({} if last.epsilon is None else {"epsilon": last.epsilon}),
         **({"validation": last.validation} if last.validation else {}),
+        **({"device_metrics": last.device_metrics} if last.device_metrics else {}),
         **({} if last.group_epsilon is None else {"group_epsilon": last.group_epsilon}),
         **({"epsilons": last.epsilons} if last.epsilons else {}),
         "bytes": {p: sum(record.bytes.get(p, 0) for record in records) for p in purposes},

@@ -13,6 +13,7 @@ from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.doctor.verdict import trainable_graph
 from crowdlearn_export.graph.neuron_graph import FLOAT
 from crowdlearn_export.losses.registry import make_loss
+from crowdlearn_export.losses.watched import watched_metrics
 from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError
@@ -120,6 +121,8 @@ def prepare(
     graph = trainable_graph(model, example, config.model, loss, pieces=wanted)
     outputs = graph.scores[-1]
     spec = loss.targets(*graph.scores)
+    for metric in watched_metrics(config.device_metrics):
+        metric.check(spec, graph.scores)
     train, test = (
         Dataset(each.inputs, as_targets(each.labels, spec, outputs, f"the {name} data"))
         for name, each in (("training", train), ("test", test))

@@ -21,7 +21,8 @@ class RoundRecord:
     shuffle are modelled; those of sharing are encoded updates'. `epsilon` is the largest that a device has
     spent, at the run's delta; None without noise; `group_epsilon` is that of all that a group did, by noise
     in the sums. `validation` has loss and metrics of the global model on the validation split, by name, after
-    an epoch's last round. `epsilons` are those of devices by their number of samples.
+    an epoch's last round. `epsilons` are those of devices by their number of samples. `device_metrics` are
+    means over the samples trained on, by name.
     """
 
     round: int
@@ -37,6 +38,7 @@ class RoundRecord:
     group_epsilon: float | None = None
     validation: dict[str, float] = field(default_factory=dict)
     epsilons: dict[str, float] = field(default_factory=dict)
+    device_metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -67,13 +67,16 @@ class CohortTask:
             kept.append(each[-1].weights[self.places])
         samples = sum(result.samples for result in each)
         total = sum(result.weights * np.float64(result.samples / samples) for result in each)
-        loss = sum(result.loss * result.samples for result in each) / samples
+        shares = [result.samples / samples for result in each]
+        loss = sum(result.loss * share for result, share in zip(each, shares, strict=True))
+        metrics = np.average([result.metrics for result in each], axis=0, weights=shares)
         return replace(
             each[0],
             weights=np.asarray(total, np.float32),
             slots=np.stack(kept),
             loss=loss,
             samples=samples,
+            metrics=tuple(metrics),
         )
 
 

@@ -112,6 +112,7 @@ def simulated(spec: RunSpec, devices: int, micro_batch: int, groups: int | None 
         "sharing": {**_alike(spec.sharing, SharingConfig, {"enabled"}), "enabled": groups > 1},
         "validation": spec.validation,
         "own_metrics": spec.metrics.own,
+        "device_metrics": spec.metrics.on_devices,
         "privacy": _alike(spec.privacy, PrivacySection),
     }
     return SimulationConfig.parse(values, f"{spec.name}, simulated")

@@ -102,6 +102,7 @@ class SimulationConfig(Description):
     standalone baseline, devices = group = 1 the centralised one. method = "fedavg" averages whole models;
     there an epoch is a round. method = "alone" shares nothing, as sharing.enabled = false does. `rotation`
     counts what a shuffle moves: every piece, as in the paper, or only the dominator's and its successor's.
+    `own_metrics` and `device_metrics` are what metrics.own and metrics.on_devices are of a run on devices.
     `plan` is a file of `crowdlearn plan --save`; without one the network is cut evenly into `pieces`, or with
     0 into one for each device of a group.
     """
@@ -120,6 +121,7 @@ class SimulationConfig(Description):
     fedavg: FedAvgConfig = FedAvgConfig()
     validation: ValidationSection | None = None
     own_metrics: tuple[ModelName, ...] = ()
+    device_metrics: tuple[ModelName, ...] = ()
     privacy: PrivacySection = PrivacySection()
 
     @model_validator(mode="after")

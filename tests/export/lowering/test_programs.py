@@ -218,8 +218,12 @@ def test_a_convolution_without_padding_may_say_so_in_words():
     assert_compiles(lambda x, w: F.conv2d(x, w, padding="valid", stride=(2, 1)).flatten(1), [x, w])
 
 
-@pytest.mark.parametrize("build", [lambda: nn.AlphaDropout(0.5), lambda: nn.Dropout(1.0)])
-def test_dropout_that_is_no_product_is_refused_by_name(build):
+class OwnDropout(nn.Dropout):
+    pass
+
+
+@pytest.mark.parametrize("build", [lambda: OwnDropout(0.5), lambda: nn.Dropout(1.0)])
+def test_dropout_of_another_kind_or_of_everything_is_refused_by_name(build):
     model = nn.Sequential(nn.Linear(4, 3), build())
     with pytest.raises(LoweringError, match=r"1 \(.*Dropout\)"):
         train_step(model, F.cross_entropy, torch.randn(2, 4), torch.tensor([0, 1]))

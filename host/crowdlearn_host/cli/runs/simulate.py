@@ -98,6 +98,8 @@ def _line(record: Mapping[str, Any]) -> str:
         accuracy = f"  test loss {record['test_loss']:.4f}"
     if "loss" in record.get("validation", {}):
         accuracy += f"  validation loss {record['validation']['loss']:.4f}"
+    for name, value in record.get("device_metrics", {}).items():
+        accuracy += f"  {name} {value:.4f}"
     speed, moved = record["samples"] / record["seconds"], sum(record["bytes"].values()) / 1e6
     at = f"epoch {record['epoch'] + 1}, round {record['round'] + 1}"
     told = f"{at}  training loss {record['loss']:.4f}{accuracy}"

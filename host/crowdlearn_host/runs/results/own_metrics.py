@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from crowdlearn_device.protocol.targets import TargetSpec
-from crowdlearn_export.losses.watched import WatchedMetric
 from crowdlearn_export.user_code import imported
 
 from crowdlearn_host.errors import ConfigError
@@ -32,17 +31,6 @@ def own_metrics(references: Sequence[str]) -> dict[str, Function]:
             raise ConfigError(f"metrics.own: there is a metric {name!r} already; call {reference} otherwise")
         found[name] = _imported(reference)
     return found
-
-
-def watched_metrics(references: Sequence[str]) -> tuple[WatchedMetric, ...]:
-    """Return the metrics that devices compute, by the functions that they are.
-
-    Raises ConfigError if two have one name.
-    """
-    found = {reference.rpartition(":")[2]: WatchedMetric(reference) for reference in references}
-    if len(found) < len(references):
-        raise ConfigError("metrics.on_devices: two functions have one name; call one otherwise")
-    return tuple(found.values())
 
 
 def computed(own: Sequence[str], scores: Scores, targets: Targets) -> dict[str, float]:

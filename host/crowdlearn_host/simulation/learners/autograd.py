@@ -13,6 +13,8 @@ from crowdlearn_device.protocol.schedule import warmed
 from crowdlearn_export.graph.freezing import resting_modules, to_training
 from crowdlearn_export.graph.unmoved import UnmovedBiases
 from crowdlearn_export.losses.registry import make_loss
+from crowdlearn_export.losses.watched import watched_metrics
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from crowdlearn_host.methods.index_space import FlatEntry
@@ -22,6 +24,8 @@ from .rounding import round_sums
 from .sparse_inputs import Indices
 from .workload import Pass, Workload
 
+Totals = NDArray[np.float64]
+"""The loss and the metrics that devices compute, summed over samples."""
 SMALL = 1e-12
 """A divisor in place of 0, if no sample counts."""
 
@@ -33,6 +37,7 @@ class ByAutograd:
         self._model, self._workload = model, workload
         wanted = workload.config.training.loss
         self._loss = make_loss(wanted.kind, **wanted.options)
+        self._watched = watched_metrics(workload.config.device_metrics)
         self._noise = torch.Generator()
         config = workload.config
         fraction = config.privacy.masked_fraction
@@ -66,8 +71,9 @@ class ByAutograd:
 
     def train(
         self, passes: Sequence[Pass], rate: float, slots: Floats, accumulated: Floats, updates: int = 0
-    ) -> float:
-        """Train through all `passes`, `vector` in place; the loss summed over samples.
+    ) -> Totals:
+        """Train through all `passes`, `vector` in place. Return the loss, then the metrics that devices
+        compute, each summed over samples, float64 [1 + metrics].
 
         `slots` change along, float32 [k * floats], after so many `updates`, and |gradient| is added to
         `accumulated`, float32 [floats]; each is empty if there is none.
@@ -76,11 +82,11 @@ class ByAutograd:
         self._noise.manual_seed(_noise_seed(self._workload.config.seed, passes[0]))
         kept = [self._stretched(slots[start : start + len(self.vector)]) for start in self._starts(slots)]
         sums = self._stretched(accumulated) if len(accumulated) else []
-        loss = 0.0
+        totals = np.zeros(1 + len(self._watched))
         for each in passes:
-            loss += self._pass(each, rate, kept, sums, updates)
+            totals += self._pass(each, rate, kept, sums, updates)
             updates += len(self._workload.order(each)[1])
-        return loss
+        return totals
 
     def classify(self, flat: Floats, tested: range) -> Indices:
         """Return the classes of these test samples, by running statistics; `vector` becomes `flat`.
@@ -120,17 +126,17 @@ class ByAutograd:
 
     def _pass(
         self, each: Pass, rate: float, kept: list[list[Tensor]], sums: list[Tensor], updates: int
-    ) -> float:
+    ) -> Totals:
         """Train through one pass. With staleness the model lags one update behind the newest weights."""
         workload, training = self._workload, self._workload.config.training
         weights = self._stretched(self.vector)
         newest = [part.clone() for part in weights] if training.staleness else weights
         samples, targets, batches = workload.fed(each)
         inputs, labels = workload.samples_of(samples), torch.from_numpy(targets)
-        loss_sum = 0.0
+        totals = np.zeros(1 + len(self._watched))
         for number, batch in enumerate(batches, updates + 1):
-            loss, gradients = self._gradients(workload.parts(batch), inputs, labels)
-            loss_sum += loss
+            told, gradients = self._gradients(workload.parts(batch), inputs, labels)
+            totals += told
             slopes = self._joined(gradients)
             if training.staleness:
                 torch._foreach_copy_(weights, newest)
@@ -140,7 +146,7 @@ class ByAutograd:
                 torch._foreach_add_(sums, slopes)
         if training.staleness:
             torch._foreach_copy_(weights, newest)
-        return loss_sum
+        return totals
 
     def _joined(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         """Join gradients by parameter into those of stretches."""
@@ -169,22 +175,28 @@ class ByAutograd:
 
     def _gradients(
         self, parts: Sequence[slice], inputs: Tensor, labels: Tensor
-    ) -> tuple[float, list[Tensor]]:
-        """Return the loss of a mini-batch, summed over its samples, and the gradients of its mean, part by
-        part.
+    ) -> tuple[Totals, list[Tensor]]:
+        """Return the loss and the metrics of a mini-batch, summed over its samples, and the gradients of the
+        mean loss, part by part.
         """
         rows = parts[-1].stop - parts[0].start
         counted = labels[parts[0].start : parts[-1].stop].numpy()
         weight = max(self._workload.targets.weight(counted), SMALL)
-        summed, gradients = 0.0, list[Tensor]()
+        totals, gradients = np.zeros(1 + len(self._watched)), list[Tensor]()
         for part in parts:
             with self._around():
                 scores = self._model(inputs[part])
             loss = self._loss.reference(scores, labels[part])
-            summed += loss.item()
+            totals += [loss.item() * rows / weight, *self._metrics(scores.detach(), labels[part])]
             each = torch.autograd.grad(loss / weight, self._parameters, materialize_grads=True)
             gradients = list(torch._foreach_add(gradients, each)) if gradients else list(each)
-        return summed * rows / weight, gradients
+        return totals, gradients
+
+    def _metrics(self, scores: Tensor, targets: Tensor) -> list[float]:
+        """Return the metrics that devices compute, summed over samples: scores float32 [B, ...], targets
+        [B, ...].
+        """
+        return [float(metric.of(scores, targets).sum()) for metric in self._watched]
 
 
 def _stretches(trained: Sequence[FlatEntry]) -> list[tuple[int, int, int]]:

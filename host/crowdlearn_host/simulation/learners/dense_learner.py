@@ -12,6 +12,7 @@ from torch import nn
 from crowdlearn_host.methods.index_space import FlatEntry
 from crowdlearn_host.spec.loss import CROSS_ENTROPY
 
+from .autograd import Totals
 from .dense import DenseChain, Fed
 from .sparse_inputs import Indices, SparseInputs
 from .workload import Pass, Workload
@@ -35,7 +36,7 @@ class DenseLearner:
         whole = not training.micro_batch or workload.least_rows == 1  # only batch norm tells the difference
         plain = plain and training.loss == CROSS_ENTROPY
         rounded = training.wire != "float32" or workload.config.privacy.masked_fraction > 0
-        changed = bool(training.augment)
+        changed = bool(training.augment or workload.config.device_metrics)
         if not plain or rounded or not whole or changed or workload.on_shares:
             return None
         chain = DenseChain.of(model, layout, _flattened(workload.inputs))
@@ -43,9 +44,9 @@ class DenseLearner:
 
     def train(
         self, passes: Sequence[Pass], rate: float, slots: Floats, accumulated: Floats, updates: int = 0
-    ) -> float:
-        """Train as ByAutograd does; there are no slots. Vectors are float32 [floats]."""
-        return self._chain.train(map(self._fed, passes), rate, accumulated)
+    ) -> Totals:
+        """Train as ByAutograd does; there are no slots and no metrics. Vectors are float32 [floats]."""
+        return np.array([self._chain.train(map(self._fed, passes), rate, accumulated)])
 
     def gather_statistics(self, passes: Sequence[Pass]) -> None:
         """Give the batch norms of `vector` the statistics of these passes: means over mini-batches, and over

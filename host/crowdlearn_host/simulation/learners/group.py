@@ -21,7 +21,7 @@ from crowdlearn_host.methods.index_space import flat_layout, flatten, unflatten
 from crowdlearn_host.models.named import build_model
 
 from . import kernels
-from .autograd import ByAutograd
+from .autograd import ByAutograd, Totals
 from .dense_learner import DenseLearner
 from .private import ByDPSGD
 from .sparse_inputs import Indices
@@ -31,7 +31,8 @@ from .workload import Pass, Workload
 @dataclass(frozen=True)
 class GroupResult:
     """The weights, what the optimizer keeps, and |gradient| sums after the passes, each empty if there is
-    none; and how many updates the weights have had.
+    none; and how many updates the weights have had. `loss` and `metrics`, those that devices compute, are
+    means over samples.
     """
 
     weights: Floats
@@ -40,6 +41,7 @@ class GroupResult:
     loss: float
     samples: int
     updates: int = 0
+    metrics: tuple[float, ...] = ()
 
     @property
     def finite(self) -> bool:
@@ -58,7 +60,7 @@ class Learner(Protocol):
 
     def train(
         self, passes: Sequence[Pass], rate: float, slots: Floats, accumulated: Floats, updates: int = 0
-    ) -> float: ...
+    ) -> Totals: ...
 
     def classify(self, flat: Floats, tested: range) -> Indices: ...
 
@@ -98,10 +100,12 @@ class GroupModel:
         learner.vector[:] = learner.entered(weights)
         kept = slots.copy()
         accumulated = np.zeros(len(weights) if accumulate else 0, np.float32)
-        loss = learner.train(passes, rate, kept, accumulated, updates) / max(samples, 1)
+        loss, *metrics = learner.train(passes, rate, kept, accumulated, updates) / max(samples, 1)
         updates += sum(len(self._workload.order(each)[1]) for each in passes)
         sums = learner.left(accumulated) if accumulate else accumulated
-        return GroupResult(learner.left(learner.vector), kept, sums, loss, samples, updates)
+        return GroupResult(
+            learner.left(learner.vector), kept, sums, float(loss), samples, updates, tuple(metrics)
+        )
 
     def average(self, devices: Sequence[Sequence[Pass]], weights: Floats, rate: float) -> GroupResult:
         """Return the mean, by samples, of the models that each of the devices trains alone from these
@@ -111,15 +115,17 @@ class GroupModel:
         """
         learner, samples = self._learner, [sum(map(self._workload.samples, passes)) for passes in devices]
         slots, nothing = len(self._workload.config.training.rule.slots), np.zeros(0, np.float32)
-        start, loss = learner.entered(weights), 0.0
+        start, told = learner.entered(weights), np.zeros(1 + len(self._workload.config.device_metrics))
         total = np.zeros_like(start)
         for passes, own in zip(devices, samples, strict=True):
             learner.vector[:] = start
-            loss += learner.train(passes, rate, np.zeros(len(start) * slots, np.float32), nothing)
+            told += learner.train(passes, rate, np.zeros(len(start) * slots, np.float32), nothing)
             kernels.move(total, learner.vector, nothing, np.float32(own / sum(samples)), np.float32(0))
         for part in self._frozen:
             total[part] = start[part]  # as it is: a mean of equal numbers may be rounded
-        return GroupResult(learner.left(total), nothing, nothing, loss / sum(samples), sum(samples))
+        loss, *metrics = told / sum(samples)
+        left = learner.left(total)
+        return GroupResult(left, nothing, nothing, float(loss), sum(samples), metrics=tuple(metrics))
 
     def statistics(self, passes: Sequence[Pass], weights: Floats) -> GroupResult:
         """Return the mean, by samples, of a model of these weights whose batch norms have each pass's

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from crowdlearn_host.methods.index_space import FlatEntry
 from crowdlearn_host.privacy.dp.dp_sgd import DPStep
 
-from .autograd import ByAutograd
+from .autograd import ByAutograd, Totals
 from .workload import Pass, Workload
 
 
@@ -44,11 +44,11 @@ class ByDPSGD(ByAutograd):
 
     def _pass(
         self, each: Pass, rate: float, kept: list[list[Tensor]], sums: list[Tensor], updates: int
-    ) -> float:
+    ) -> Totals:
         workload, training = self._workload, self._workload.config.training
         own = workload.devices[each.device]
         if not len(own):
-            return 0.0
+            return np.zeros(1 + len(self._watched))
         budget = workload.config.budget
         privacy, count = workload.config.privacy, len(own)
         draws = Draws(workload.config.seed, each.epoch, each.device, count, training.batch)
@@ -67,7 +67,8 @@ class ByDPSGD(ByAutograd):
                 torch._foreach_abs_(slopes)
                 torch._foreach_add_(sums, slopes)
         with torch.no_grad():  # of the pass as a whole, for the record: it is not released by devices
-            return float(self._loss.reference(self._model(inputs), labels))
+            scores = self._model(inputs)
+            return np.array([float(self._loss.reference(scores, labels)), *self._metrics(scores, labels)])
 
     def _drawn(self, draws: Draws, step: int) -> list[Tensor]:
         """Return the noise of a step, a float32 tensor [...] like each parameter that learns."""

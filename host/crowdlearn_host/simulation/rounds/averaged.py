@@ -15,7 +15,7 @@ from crowdlearn_host.simulation.state import RunState
 from crowdlearn_host.simulation.tasks import CohortTask, StatisticsTask
 from crowdlearn_host.simulation.workers import Workers
 
-from .base import Trained, check_finite
+from .base import Learned, Trained, check_finite
 
 COHORTS = 12
 """Into as many a round's devices are divided, each averaged by one worker before anything travels: few, and
@@ -47,10 +47,11 @@ def average_devices(setting: Setting, workers: Workers, state: RunState, number:
     for cohort, result in zip(cohorts, workers.each(tasks), strict=True):
         check_finite(result, [own[0].device for own in cohort], number)
         total += result.weights * float(result.samples)
-        learned.append((result.samples, result.loss))
+        learned.append(Learned.of(result))
         if keeps:
             state.kept[[own[0].device for own in cohort]] = result.slots
-    weights = (total / sum(samples for samples, _ in learned)).astype(np.float32)[None]
+    samples = sum(each.samples for each in learned)
+    weights = (total / samples).astype(np.float32)[None]
     travels = ~setting.frozen & ~(setting.statistics & keeps)
     spent = {"sharing": 2 * count * int(travels.sum()) * FLOAT}
     if keeps:
@@ -59,11 +60,11 @@ def average_devices(setting: Setting, workers: Workers, state: RunState, number:
         weights[0, setting.statistics] = np.average(state.kept[trained], axis=0, weights=counts)
     if config.fedavg.batch_norm == "recompute" and setting.statistics.any():
         devices = [tuple(own[0] for own in cohort) for cohort in cohorts]
-        found = workers.each([StatisticsTask(each, weights[0].copy()) for each in devices])
+        found = workers.each([StatisticsTask(own, weights[0].copy()) for own in devices])
         again = np.zeros(len(setting.initial))
-        for (samples, _), result in zip(learned, found, strict=True):
-            again += result.weights * float(samples)
-        mean = again / sum(samples for samples, _ in learned)
+        for each, result in zip(learned, found, strict=True):
+            again += result.weights * float(each.samples)
+        mean = again / samples
         weights[0, setting.statistics] = mean[setting.statistics]
         # Averaged weights travel to the devices once more, and their statistics back.
         spent["sharing"] += 2 * count * int(setting.statistics.sum()) * FLOAT

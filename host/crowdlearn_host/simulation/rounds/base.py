@@ -12,14 +12,28 @@ from crowdlearn_host.simulation.workers import Workers
 
 
 @dataclass(frozen=True)
+class Learned:
+    """The samples of a group or a cohort, and the means over them of the loss and of devices' metrics."""
+
+    samples: int
+    loss: float
+    metrics: tuple[float, ...]
+
+    @classmethod
+    def of(cls, result: GroupResult) -> Learned:
+        """Return them from a result."""
+        return cls(result.samples, result.loss, result.metrics)
+
+
+@dataclass(frozen=True)
 class Trained:
     """The state after a round, before it is evaluated.
 
-    `learned` has the samples and the mean loss of each group or cohort, `spent` the bytes by purpose.
+    `spent` are the bytes by purpose.
     """
 
     state: RunState
-    learned: Sequence[tuple[int, float]]
+    learned: Sequence[Learned]
     spent: dict[str, int]
 
 

@@ -18,7 +18,7 @@ from crowdlearn_host.simulation.state import RunState
 from crowdlearn_host.simulation.tasks import GroupTask
 from crowdlearn_host.simulation.workers import Workers
 
-from .base import Trained, check_finite
+from .base import Learned, Trained, check_finite
 
 
 def train_groups(setting: Setting, workers: Workers, state: RunState, number: int) -> Trained:
@@ -38,7 +38,7 @@ def train_groups(setting: Setting, workers: Workers, state: RunState, number: in
             turns, state.weights, state.slots, state.updates, strict=True
         )
     ]
-    learned: list[tuple[int, float]] = []
+    learned: list[Learned] = []
     updates: list[int] = []
 
     def trained() -> Iterator[GroupResult]:
@@ -46,7 +46,7 @@ def train_groups(setting: Setting, workers: Workers, state: RunState, number: in
         for group, (turn, result) in enumerate(zip(turns, workers.each(tasks), strict=True)):
             check_finite(result, turn, number)
             state.weights[group], state.slots[group] = result.weights, result.slots
-            learned.append((result.samples, result.loss))
+            learned.append(Learned.of(result))
             updates.append(result.updates)
             yield result
 
@@ -57,7 +57,7 @@ def train_groups(setting: Setting, workers: Workers, state: RunState, number: in
     else:
         for _ in trained():
             pass
-    samples = sum(count for count, _ in learned)
+    samples = sum(each.samples for each in learned)
     spent["activation"], spent["error"] = (
         samples * floats * BYTES[config.training.wire]
         for floats in (setting.sums_per_sample, setting.errors_per_sample)
