@@ -21,6 +21,7 @@ from crowdlearn_host.planner.solver.branch import branch_and_price
 from crowdlearn_host.planner.solver.class_program import FEW_POINTS, make_block
 from crowdlearn_host.planner.solver.clock import Deadline
 from crowdlearn_host.planner.solver.piece_program import seat_classes, solve_pieces
+from crowdlearn_host.planner.solver.runs import division_of_runs
 from crowdlearn_host.planner.solver.search import search
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -168,6 +169,34 @@ def test_branch_and_price_bounds_the_optimum_from_below_whatever_was_found(probl
     best = brute_force(free)
     assert bound <= best * (1 + 1e-6)
     assert bound >= best * (1 - 1e-3)
+
+
+@quick
+@given(st.one_of(problems(), deep_problems()))
+def test_a_division_into_runs_keeps_to_every_budget(problem: Problem) -> None:
+    division = division_of_runs(problem)
+    if division is not None:
+        assert not violations(problem, division)
+        assert cost(problem, division) >= brute_force(problem) * (1 - 1e-9)
+
+
+def test_a_deep_network_is_divided_among_many_devices_at_once() -> None:
+    """Two hundred bundles, whose patterns no program lists, on classes of which none affords a third."""
+    hidden = (64,) * 200
+    neurons, loads = (8, *hidden, 10), (0, *[1 + b % 7 for b in range(len(hidden))], 0)
+    total = sum(load * count for load, count in zip(loads, neurons, strict=True))
+    seats = [Seat("dominator", 1)]
+    for share, count in ((0.3, 2), (0.1, 6), (0.03, 10)):
+        seats.append(
+            Seat(f"{share:g}", count, (Budget("macs", "MACs", loads, (0,) * 202, 0, share * total),))
+        )
+    links = tuple(BundleLink(b, b + 1, 1 + b % 3) for b in range(201))
+    deep = Problem(neurons, links, frozenset({0, 201}), tuple(seats), dominator_hidden=False)
+    division = division_of_runs(deep)
+    assert division is not None
+    assert not violations(deep, division)
+    crossed = sum(bool(a) for piece in division.counts[1:] for a in piece) - len(hidden)
+    assert crossed < len(division.seats), "a bundle is shared only where a piece ends"
 
 
 @quick

@@ -5,19 +5,23 @@ up.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, count
-from math import ceil, floor
+from math import ceil, floor, inf
 from typing import TypeVar
 
 from crowdlearn_host.planner.problem.problem import Problem
 
-from .class_program import INTEGRAL, Block, Branch
+from .class_program import INTEGRAL, Block, Branch, Master
 from .clock import Deadline
 from .pricing import Relaxed, generate
 
 Key = TypeVar("Key")
+TRIED = 2
+"""The numbers of a kind by which a branch is split for trial."""
+LONGEST_RUN = 8
+"""The most neighbouring bundles whose presences are counted together."""
 
 
 def branch_and_price(
@@ -41,7 +45,7 @@ def branch_and_price(
         if waiting[0][0] >= enough or deadline.left <= 0:
             break
         bound, _, branch, relaxed = heapq.heappop(waiting)
-        parts = split(problem, branch, relaxed)
+        parts = split(problem, blocks, branch, relaxed)
         if not parts:
             closed.append(bound)
         for part in parts:
@@ -50,53 +54,88 @@ def branch_and_price(
     return min([*closed, *(entry[0] for entry in waiting)])
 
 
-def split(problem: Problem, branch: Branch, relaxed: Relaxed) -> list[Branch]:
-    """Return two branches that cut off the relaxation between them, at the number that matters most; none if
-    all are whole.
+def split(problem: Problem, blocks: Sequence[Block], branch: Branch, relaxed: Relaxed) -> list[Branch]:
+    """Return two branches that cut off the relaxation between them; none if all numbers are whole. Of the
+    numbers that promise most, the one is taken whose worse half is bounded best among the blocks there are.
     """
-    pieces = {block: m for block, m in relaxed.pieces.items() if m > INTEGRAL / 10}
+    tried = [pair for kind in (_by_runs, _by_pairs) for pair in kind(problem, branch, relaxed)]
+    if len(tried) > 1:
+        return max(tried, key=lambda pair: sorted(_bound(problem, blocks, half) for half in pair))
+    return tried[0] if tried else _by_seats(problem, branch, relaxed)
+
+
+def _bound(problem: Problem, blocks: Sequence[Block], branch: Branch) -> float:
+    answer = Master(problem, blocks, branch, penalised=True).relax()
+    return answer.objective if answer.values else inf
+
+
+def _by_runs(problem: Problem, branch: Branch, relaxed: Relaxed) -> list[list[Branch]]:
+    weights = _weights(problem)
+    present = dict.fromkeys(problem.free, 0.0)
+    for block, pieces in relaxed.pieces.items():
+        for b in block.pattern:
+            present[b] += pieces
+    runs = {run: sum(present[b] for b in run) for run in _runs(problem.free)}
     most = sum(seat.count for seat in problem.seats)
+    halves = []
+    for run in _fractional(runs, {run: min(weights[b] for b in run) for run in runs}, branch.present):
+        parts = _halves(runs[run], *branch.present.get(run, (0, most * len(run))))
+        halves.append([replace(branch, present={**branch.present, run: bounds}) for bounds in parts])
+    return halves
+
+
+def _by_pairs(problem: Problem, branch: Branch, relaxed: Relaxed) -> list[list[Branch]]:
+    weights = _weights(problem)
+    both = dict.fromkeys(combinations(problem.free, 2), 0.0)
+    for block, pieces in relaxed.pieces.items():
+        for pair in combinations(block.pattern, 2):
+            both[pair] += pieces
+    most = sum(seat.count for seat in problem.seats)
+    halves = []
+    for pair in _fractional(both, {pair: weights[pair[0]] for pair in both}, branch.both):
+        parts = _halves(both[pair], *branch.both.get(pair, (0, most)))
+        halves.append([replace(branch, both={**branch.both, pair: bounds}) for bounds in parts])
+    return halves
+
+
+def _by_seats(problem: Problem, branch: Branch, relaxed: Relaxed) -> list[Branch]:
+    seated = dict.fromkeys(range(1, len(problem.seats)), 0.0)
+    for block, pieces in relaxed.pieces.items():
+        if block.seat:
+            seated[block.seat] += pieces
+    for kind in _fractional(seated, dict.fromkeys(seated, 1.0), branch.seated):
+        parts = _halves(seated[kind], *branch.seated.get(kind, (0, problem.seats[kind].count)))
+        return [replace(branch, seated={**branch.seated, kind: bounds}) for bounds in parts]
+    return []
+
+
+def _weights(problem: Problem) -> dict[int, float]:
+    """Return what a presence in each bundle sends at most."""
     weights = dict.fromkeys(problem.free, 0.0)
     for link in problem.links:
         if link.source in weights:
             weights[link.source] += link.exchanged * problem.neurons[link.target]
-    present = {b: sum(m for block, m in pieces.items() if b in block.pattern) for b in problem.free}
-    bundle = _fractional(present, weights, branch.present)
-    if bundle is not None:
-        low, high = branch.present.get(bundle, (0, most))
-        below, above = _halves(present[bundle], low, high)
-        return [replace(branch, present={**branch.present, bundle: bounds}) for bounds in (below, above)]
-    both = {
-        pair: sum(m for block, m in pieces.items() if {*pair} <= {*block.pattern})
-        for pair in combinations(problem.free, 2)
-    }
-    pair = _fractional(both, {pair: weights[pair[0]] for pair in both}, branch.both)
-    if pair is not None:
-        low, high = branch.both.get(pair, (0, most))
-        below, above = _halves(both[pair], low, high)
-        return [replace(branch, both={**branch.both, pair: bounds}) for bounds in (below, above)]
-    seated = {
-        c: sum(m for block, m in pieces.items() if block.seat == c) for c in range(1, len(problem.seats))
-    }
-    kind = _fractional(seated, dict.fromkeys(seated, 1.0), branch.seated)
-    if kind is not None:
-        low, high = branch.seated.get(kind, (0, problem.seats[kind].count))
-        below, above = _halves(seated[kind], low, high)
-        return [replace(branch, seated={**branch.seated, kind: bounds}) for bounds in (below, above)]
-    return []
+    return weights
+
+
+def _runs(bundles: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield the runs of neighbouring bundles, longer ones first."""
+    for size in range(min(len(bundles), LONGEST_RUN), 0, -1):
+        for start in range(len(bundles) - size + 1):
+            yield tuple(bundles[start : start + size])
 
 
 def _fractional(
     values: Mapping[Key, float], weights: Mapping[Key, float], bounds: Mapping[Key, tuple[int, int]]
-) -> Key | None:
-    """Return the key whose value is farthest from whole, by weight; not one that only slack brings within its
-    bounds.
+) -> list[Key]:
+    """Return the keys whose values are farthest from whole, by weight, TRIED at most; none that only slack
+    brings within its bounds.
     """
     distance = {key: min(value % 1, -value % 1) for key, value in values.items()}
     open_keys = [
         key for key, value in values.items() if distance[key] > INTEGRAL and bounds.get(key, (0,))[0] <= value
     ]
-    return max(open_keys, key=lambda key: distance[key] * weights[key], default=None)
+    return sorted(open_keys, key=lambda key: -distance[key] * weights[key])[:TRIED]
 
 
 def _halves(value: float, low: int, high: int) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -111,12 +111,12 @@ def all_blocks(problem: Problem) -> list[Block]:
 
 @dataclass(frozen=True)
 class Branch:
-    """The bounds on whole numbers that every division has: pieces present in a bundle, pieces present in both
-    of two bundles, and pieces on a seat class. Together they split the divisions into parts that can be
-    bounded alone.
+    """The bounds on whole numbers that every division has: presences in a run of bundles (a tuple of them)
+    together, pieces present in both of two bundles, and pieces on a seat class. Together they split the
+    divisions into parts that can be bounded alone.
     """
 
-    present: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    present: Mapping[tuple[int, ...], tuple[int, int]] = field(default_factory=dict)
     both: Mapping[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
     seated: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
@@ -141,9 +141,8 @@ class Master:
         self.blocks = list(dict.fromkeys(blocks))
         self.program = Program()
         self.presences = add_presences(self.program, problem)
-        for b, (low, high) in self.branch.present.items():
-            self.program.lower[self.presences[b]] = low
-            self.program.upper[self.presences[b]] = high
+        for run, (low, high) in self.branch.present.items():
+            self.program.row(low, {self.presences[b]: 1.0 for b in run}, high)
         self.columns = [self._columns(block) for block in self.blocks]
         self.penalised, self.slacks = penalised, list[int]()
         self.present_rows = {b: self._presence_row(b, column) for b, column in self.presences.items()}

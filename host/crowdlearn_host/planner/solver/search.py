@@ -18,6 +18,7 @@ from .branch import branch_and_price
 from .class_program import FEW_POINTS, Block, Branch, Chosen, Master, all_blocks, listable, make_block
 from .clock import Deadline, Stopwatch
 from .piece_program import seat_classes, solve_pieces
+from .runs import division_of_runs
 
 CLOSED = 1e-6
 """A relative gap below which an optimum counts as proven."""
@@ -82,7 +83,6 @@ class _Run:
         self.cost = inf
         self.bound = problem.constant
         self.tried = 0
-        self.visits = 0
 
     def offer(self, division: Division | None) -> bool:
         """Keep a division if it is feasible and cheaper than the best."""
@@ -118,21 +118,22 @@ class _Run:
             self.bounded(chosen.bound)
             self._seat(chosen)
         else:
+            self.offer(division_of_runs(self.problem))
+            self._improve(0.05)
             blocks = self._first_blocks()
-            until = self.deadline.sooner(0.2 * self.seconds)
+            self.tried = len(blocks) if self.best is not None else 0
+            until = self.deadline.sooner(0.1 * self.seconds)
             self.bounded(branch_and_price(self.scaled, blocks, until, self._target))
         if self.open:
             self._close()
-        if self.open and self.best is not None:
-            self._improve()
+        self._improve(1.0)
         return self._solution()
 
     def _target(self, blocks: list[Block], branch: Branch) -> float:
-        """Return the bound that would do. Looks for divisions meanwhile: often by diving, and among new
-        blocks exactly.
+        """Return the bound that would do. Looks for divisions meanwhile: by diving until there is one, and
+        among new blocks exactly.
         """
-        self.visits += 1
-        if self.best is None or self.visits % 12 == 2:
+        if self.best is None:
             self._seat(Master(self.scaled, blocks, branch, penalised=True).dive())
         if self.best is not None and len(blocks) > 1.25 * self.tried:
             self.tried = len(blocks)
@@ -187,19 +188,20 @@ class _Run:
             padded.append(waiting.pop(0)[1] if waiting and waiting[0][0] == seat else nothing)
         return padded
 
-    def _improve(self) -> None:
-        """Search large neighbourhoods: free a few pieces at a time, keep the others, until the time is up;
-        more of them when nothing is gained, and few again when many were freed.
+    def _improve(self, share: float) -> None:
+        """Search large neighbourhoods: free a piece and those that exchange most with it, keep the others,
+        until `share` of the time limit is used; more of them when nothing is gained, and few again when many
+        were freed.
         """
         random = Random(0)
         size, failures = LEAST_FREE, 0
-        while self.open:
+        while self.best is not None and self.open and self.left(share) > 0:
             seats, padded = self._with_spares()
             size = min(size, len(seats))
-            free = set(random.sample(range(len(seats)), size))
+            free = self._neighbours(padded, random, size)
             stay = {k: counts for k, counts in enumerate(padded) if k not in free}
             division, _ = solve_pieces(
-                self.scaled, seats, stay=stay, start=padded, seconds=min(self.left(), 3.0)
+                self.scaled, seats, stay=stay, start=padded, seconds=min(self.left(share), 3.0)
             )
             failures += 1
             if self.offer(division):
@@ -210,6 +212,23 @@ class _Run:
                 size, failures = size + 2, 0
                 if size > min(MOST_FREE, len(seats)):
                     size = LEAST_FREE
+
+    def _neighbours(self, pieces: list[Counts], random: Random, size: int) -> set[int]:
+        """Return `size` pieces: any one, and those that exchange most with it, but for chance; every other
+        time any.
+        """
+        if random.random() < 0.5:
+            return set(random.sample(range(len(pieces)), size))
+        chosen = pieces[random.randrange(len(pieces))]
+        near = []
+        for k, other in enumerate(pieces):
+            exchanged = sum(
+                link.exchanged * (here[link.target] if there[link.source] else 0)
+                for link in self.problem.links
+                for here, there in ((chosen, other), (other, chosen))
+            )
+            near.append((-exchanged * random.uniform(0.5, 1.0), random.random(), k))
+        return {k for *_, k in sorted(near)[:size]}
 
     def _with_spares(self) -> tuple[list[int], list[Counts]]:
         """Return the seats that the best division uses and a few more of each class, and its pieces there."""
