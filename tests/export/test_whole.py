@@ -299,6 +299,33 @@ def test_masks_of_attention_may_be_per_sample(heads_too: bool, in_numbers: bool)
     torch.testing.assert_close(found, expected)
 
 
+class Depth(nn.Module):
+    """A block that is left out at random for each sample."""
+
+    def __init__(self, draw: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.draw = nn.Linear(6, 6), nn.Linear(6, 4), draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        block = torch.tanh(self.first(x))
+        if self.training:
+            block = block * self.draw(block)
+        return self.second(x + block)
+
+
+def test_blocks_are_left_out_by_factors_as_stochastic_depth_draws_them() -> None:
+    model = Depth(lambda x: x.new_empty((x.shape[0], 1)).bernoulli_(0.8).div_(0.8))
+    graph = whole_graph(model, (6,))
+    assert graph.whole is not None
+    assert [drop.shape for drop in graph.whole.drops] == [(1,)]
+    assert graph.whole.drops[0].probability == pytest.approx(0.2)
+    x, state = torch.randn(3, 6), model.state_dict()
+    factors = torch.tensor([[0.0], [1 / 0.8], [1 / 0.8]])
+    scores, _ = graph.whole.run(x, state, [factors], training=True)
+    block = torch.tanh(model.first(x))
+    torch.testing.assert_close(scores, model.second(x + block * factors))
+
+
 def test_biases_that_are_taken_out_again_get_no_gradient() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -337,6 +364,9 @@ def test_biases_that_are_taken_out_again_get_no_gradient() -> None:
     [
         (Recurrent(nn.GRU), (300, 3), "a recurrence of 300 steps is too long, 256 are possible; shorten"),
         (nn.Sequential(nn.LayerNorm(6), nn.Unflatten(1, (1, 2, 3))), (6,), "one score for each output"),
+        (Depth(lambda x: x.new_empty((1, 1)).bernoulli_(0.8)), (6,), "draw for each"),
+        (Depth(torch.randn_like), (6,), "Depth: randn_like draws random numbers while it trains"),
+        (nn.Sequential(nn.Linear(6, 4), nn.RReLU()), (6,), "1 \\(RReLU\\): rrelu_? draws random numbers"),
         (nn.Sequential(nn.Linear(6, 4), nn.AlphaDropout(1.0), nn.Linear(4, 3)), (6,), "use p below 1"),
     ],
 )

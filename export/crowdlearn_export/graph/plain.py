@@ -149,6 +149,68 @@ def interpolate(
     return found
 
 
+def adaptive_max_pool(x: Tensor, output_size: Any, return_indices: bool = False) -> Tensor:
+    """Compute torch.nn.functional.adaptive_max_pool1d or 2d, into equal windows.
+
+    Signals are float32 [B, C, L], maps [B, C, H, W].
+    """
+    if return_indices:
+        raise UnsupportedModule("adaptive_max_pool: return_indices is not possible")
+    maps = x.unsqueeze(2) if x.dim() == 3 else x
+    sizes = [int(size) for size in maps.shape[2:]]
+    asked = [*output_size] if isinstance(output_size, Sequence) else [output_size] * (x.dim() - 2)
+    asked = [1, *asked] if x.dim() == 3 else asked
+    wanted = [size if number is None else int(number) for size, number in zip(sizes, asked, strict=True)]
+    if any(size % number for size, number in zip(sizes, wanted, strict=True)):
+        raise UnsupportedModule(
+            f"adaptive_max_pool: {sizes} is not a whole multiple of {wanted}; use MaxPool with a kernel size"
+        )
+    kernel = tuple(size // number for size, number in zip(sizes, wanted, strict=True))
+    pooled = F.max_pool2d(maps, kernel, kernel)
+    return pooled.squeeze(2) if x.dim() == 3 else pooled
+
+
+def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """Compute torch.nn.functional.pad; what is repeated is put together from slices, since no phone scatters.
+
+    Tensors are float32 [B, ...].
+    """
+    if mode == "constant":
+        return F.pad(x, pad, mode, value)
+    for number in range(len(pad) // 2):
+        before, after = int(pad[2 * number]), int(pad[2 * number + 1])
+        dim = x.dim() - 1 - number
+        size = int(x.shape[dim])
+        if min(before, after) < 0 or max(before, after) > (size - 1 if mode == "reflect" else size):
+            raise UnsupportedModule(f"pad of {mode!r} by {list(pad)} does not fit {tuple(x.shape[1:])}")
+        first, last = {
+            "reflect": (range(before, 0, -1), range(size - 2, size - 2 - after, -1)),
+            "replicate": ([0] * before, [size - 1] * after),
+            "circular": (range(size - before, size), range(after)),
+        }[mode]
+        parts = [*(x.narrow(dim, at, 1) for at in first), x, *(x.narrow(dim, at, 1) for at in last)]
+        x = torch.cat(parts, dim)
+    return x
+
+
+def bilinear(first: Tensor, second: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute torch.nn.functional.bilinear of float32 [B, ..., features], by a dense layer and a product."""
+    outputs, left, right = weight.shape
+    rows = F.linear(first.reshape(-1, left), weight.permute(0, 2, 1).reshape(outputs * right, left))
+    rows = (rows.reshape(-1, outputs, right) * second.reshape(-1, 1, right)).sum(2)
+    rows = rows if bias is None else rows + bias
+    return rows.reshape(*first.shape[:-1], outputs)
+
+
+def local_response_norm(
+    x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Tensor:
+    """Compute torch.nn.functional.local_response_norm of maps or signals float32 [B, C, ...]."""
+    rows = (x * x).reshape(-1, 1, x.shape[1], x[0, 0].numel())
+    means = F.avg_pool2d(F.pad(rows, (0, 0, size // 2, (size - 1) // 2)), (size, 1), 1)
+    return x / (means.reshape(x.shape) * alpha + k).pow(beta)
+
+
 PLAIN: dict[str, Callable[..., Any]] = {
     "conv1d": conv1d,
     "max_pool1d": max_pool1d,
@@ -157,5 +219,12 @@ PLAIN: dict[str, Callable[..., Any]] = {
     "adaptive_avg_pool1d": adaptive_avg_pool1d,
     "embedding_bag": embedding_bag,
     "interpolate": interpolate,
+    "adaptive_max_pool1d": adaptive_max_pool,
+    "_adaptive_max_pool1d": adaptive_max_pool,
+    "adaptive_max_pool2d": adaptive_max_pool,
+    "_adaptive_max_pool2d": adaptive_max_pool,
+    "pad": pad,
+    "bilinear": bilinear,
+    "local_response_norm": local_response_norm,
 }
 """The plain forms, by the name of the function."""

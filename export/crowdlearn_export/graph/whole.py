@@ -129,6 +129,8 @@ class Dropping(TorchFunctionMode):
             if DROPS[func][0] is normal and len(args) < 3:  # which drops only if it is told to
                 kwargs = {"training": False, **kwargs}
             return self._dropped(func, *args, **kwargs)
+        if func is torch.Tensor.bernoulli_:
+            return self._drawn(*args, **kwargs)
         if func is F.multi_head_attention_forward:
             return multi_head_attention(*args, **kwargs, drop=self._drop)
         if func is F.scaled_dot_product_attention and _given(args, kwargs, 4, "dropout_p", 0.0):
@@ -148,6 +150,16 @@ class Dropping(TorchFunctionMode):
 
     def _drop(self, x: Tensor, probability: float) -> Tensor:
         return self._dropped(F.dropout, x, probability)
+
+    def _drawn(self, x: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
+        """Fill with 1 by the probability `p`, else 0, as layers are left out at random (stochastic depth)."""
+        alike = isinstance(x.shape[0], int) and x.shape[0] == 1
+        if not isinstance(p, float | int) or not 0 < p <= 1 or x.dim() < 2 or alike:
+            raise UnsupportedModule(
+                "bernoulli_ can be trained of a tensor [batch, 1, ...] by a probability above 0; draw for "
+                "each sample, as stochastic depth does"
+            )
+        return x.copy_(self._dropped(F.dropout, torch.ones_like(x), 1 - p) * p)
 
     def _dropped(
         self, func: Any, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False

@@ -20,6 +20,10 @@ from crowdlearn_export.ops.local_ops import describe
 from .copies import copied
 
 ROWS = 5
+ONE_OUTPUT = (
+    "the model's output: one tensor is possible; join several, as torch.cat([first, second], 1) does, and "
+    'give a loss of your own that takes them apart (loss = {kind = "own", ...})'
+)
 AGREEMENT = 1e-4
 """Largest relative difference of a sample's scores between batches, in float32."""
 
@@ -35,7 +39,7 @@ def check_evaluation(model: nn.Module, sample: Sequence[int], dtype: torch.dtype
     draw = torch.Generator().manual_seed(0)
     x = torch.randn(ROWS, *sample, generator=draw)
     x = x if dtype.is_floating_point else (x > 0).to(dtype)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), _Watch(tried) as watch:
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), Watch(tried) as watch:
         first, again, part = (_run(tried, rows) for rows in (x, x, x[:-1]))
     if watch.drawn:
         raise UnsupportedModule(
@@ -65,11 +69,11 @@ def _run(model: nn.Module, x: Tensor) -> Tensor:
             f"the model does not run on a batch of {len(x)}: {first}; it must take batches of any size"
         ) from error
     if not isinstance(scores, Tensor):
-        raise UnsupportedModule("the model's output: one tensor is possible")
+        raise UnsupportedModule(ONE_OUTPUT)
     return scores
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A mode that notes in `drawn` the first module of a model that draws random numbers, and by which
     function.
     """
@@ -84,7 +88,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             module.register_forward_pre_hook(lambda *_, called=called: self._running.append(called))
             module.register_forward_hook(lambda *_: self._running.pop() and None)
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> Watch:
         self._calls.__enter__()  # type: ignore[no-untyped-call]
         return super().__enter__()  # type: ignore[no-untyped-call]
 

@@ -29,7 +29,7 @@ from crowdlearn_export.quiet import quietly
 
 from . import layout
 from .copies import copied
-from .evaluation import check_evaluation
+from .evaluation import ONE_OUTPUT, check_evaluation
 from .parity import check_traced
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
@@ -146,7 +146,7 @@ class _Tracing:
     def _output(self, node: fx.Node) -> _Draft:
         (result,) = node.args
         if not isinstance(result, fx.Node) or result not in self.of:
-            raise UnsupportedModule("the model's output: one tensor is possible")
+            raise UnsupportedModule(ONE_OUTPUT)
         return self.of[result]
 
     def _module(self, node: fx.Node) -> None:

@@ -22,10 +22,12 @@ from crowdlearn_export.graph.whole import Array, Drop, Dropping, Whole, rows_fir
 
 from . import layout
 from .copies import copied
-from .evaluation import check_evaluation
+from .evaluation import Watch, check_evaluation
 
 ROWS = 5
 """The size of the batch that is traced: unlike most other sizes."""
+WHOLE_NUMBERS = (torch.tensor(0), torch.tensor(1))
+"""Numbers that samples may consist of: every embedding has 0, and not all padding is 1."""
 
 
 def whole_graph(model: nn.Module, sample: Sequence[int], name: str = "") -> NeuronGraph:
@@ -70,16 +72,22 @@ def sample_dtype(model: nn.Module, sample: Sequence[int]) -> torch.dtype:
         try:
             tried(torch.zeros(2, *sample))
         except Exception as error:  # whatever a user's model raises
-            try:
-                tried(torch.zeros(2, *sample, dtype=torch.int64))
-            except Exception:
-                first = str(error).partition("\n")[0]
-                raise UnsupportedModule(
-                    f"{type(model).__name__} does not run on shape {(2, *sample)}: {first}"
-                    f"{layout.remedy(tried, sample)}"
-                ) from error
-            return torch.int64
+            if any(_runs(tried, value.expand(2, *sample)) for value in WHOLE_NUMBERS):
+                return torch.int64
+            first = str(error).partition("\n")[0]
+            raise UnsupportedModule(
+                f"{type(model).__name__} does not run on shape {(2, *sample)}: {first}"
+                f"{layout.remedy(tried, sample)}"
+            ) from error
     return torch.float32
+
+
+def _runs(model: nn.Module, x: Tensor) -> bool:
+    try:
+        model(x)
+    except Exception:  # whatever a user's model raises
+        return False
+    return True
 
 
 def as_samples(numbers: Tensor, dtype: torch.dtype) -> Tensor:
@@ -93,8 +101,13 @@ def as_samples(numbers: Tensor, dtype: torch.dtype) -> Tensor:
 def _tried(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Drop]]:
     """Return scores of a batch in training, and what is dropped."""
     tried = copy.deepcopy(model)
-    with torch.no_grad(), Dropping(learns=True) as dropping:
+    with torch.no_grad(), Dropping(learns=True) as dropping, Watch(tried) as watch:
         scores: Tensor = tried(x)
+    if watch.drawn:
+        raise UnsupportedModule(
+            f"{watch.drawn} draws random numbers while it trains, and a program holds none but those of "
+            "dropout and of bernoulli_ for each sample; give noise as a part of the samples, or leave it out"
+        )
     return scores, dropping.drops
 
 

@@ -28,6 +28,11 @@ def positive(x: Tensor) -> Tensor:
     return torch.nn.functional.hardtanh(x * STEEP, 0.0, 1.0)
 
 
+def sign(x: Tensor) -> Tensor:
+    """Compute -1, 0 or 1. Tensors are float32 [...] of one shape."""
+    return positive(x) - positive(-x)
+
+
 def threshold_backward(grad: Tensor, x: Tensor, threshold: float) -> Tensor:
     """Return the gradient of relu: passes where x > threshold. Tensors are float32 [...] of one shape."""
     return grad * positive(x if threshold == 0 else x - threshold)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 import torch
 from torch import Tensor
+
+from crowdlearn_export.errors import LoweringError
 
 
 def batch_norm(
@@ -139,6 +142,41 @@ def group_norm_backward(
     inner = grad if weight is None else grad * _as_channel(weight, x)
     dx = _normalise_backward(inner.reshape(batch, groups, -1), normal, spread, [2]).reshape(x.shape)
     return dx, _channel_sum(grad * normal.reshape(x.shape)), _channel_sum(grad)
+
+
+def vector_norm(
+    x: Tensor,
+    order: float = 2,
+    dim: Sequence[int] | int | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Compute aten.linalg_vector_norm of order 1 or 2. Tensors are float32 [...]."""
+    if order not in (1, 2):
+        raise LoweringError(f"a norm of order {order} has no lowering; use order 1 or 2")
+    dims = list(range(x.dim())) if dim is None else [dim] if isinstance(dim, int) else list(dim)
+    return torch.abs(x).sum(dims, keepdim) if order == 1 else torch.sqrt((x * x).sum(dims, keepdim))
+
+
+def variance(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> Tensor:
+    """Compute aten.var.correction over dimensions of known size. Tensors are float32 [...]."""
+    dims = list(range(x.dim())) if dim is None else list(dim)
+    count = prod(x.shape[each] for each in dims)
+    if not isinstance(count, int):
+        raise LoweringError("a variance over the batch has no lowering; use a batch norm")
+    centred = x - x.mean(dims, keepdim=True)
+    total = (centred * centred).sum(dims, keepdim)
+    return total * (1 / max(count - (1 if correction is None else correction), 0))
+
+
+def deviation(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> Tensor:
+    """Compute aten.std.correction over dimensions of known size. Tensors are float32 [...]."""
+    return torch.sqrt(variance(x, dim, correction=correction, keepdim=keepdim))
 
 
 def _normalise(x: Tensor, dims: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:

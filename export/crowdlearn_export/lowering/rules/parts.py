@@ -30,6 +30,19 @@ def select_backward(gradient: Tensor, sizes: Sequence[int], dim: int, index: int
     return _between(gradient.unsqueeze(dim), dim, index, size - index - 1)
 
 
+def roll(x: Tensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> Any:
+    """Compute aten.roll along dimensions of known size: the last part comes first. Tensors are of any shape
+    [...].
+    """
+    if not dims or any(not isinstance(x.shape[dim], int) for dim in dims):
+        return NotImplemented
+    for shift, dim in zip(shifts, dims, strict=True):
+        size = int(x.shape[dim])
+        if kept := size - shift % size:
+            x = torch.cat([x.narrow(dim, kept, size - kept), x.narrow(dim, 0, kept)], dim)
+    return x.clone()
+
+
 def _between(gradient: Tensor, dim: int, before: int, after: int) -> Tensor:
     def zeros(count: int) -> list[Tensor]:
         shape = [*gradient.shape[:dim], count, *gradient.shape[dim + 1 :]]
