@@ -46,7 +46,8 @@ def heard_by(listeners: Sequence[Listener]) -> Callable[[str, dict[str, Any]], N
 
 
 class Training:
-    """A run under way. Iterating over it yields its events until it is over.
+    """A run under way. Iterating over it yields its events until it is over, and raises the error that ended
+    it, unless `stop` was called.
 
     As a context manager it stops the run when the block ends. A run that was stopped goes on with `resume`.
     """
@@ -72,10 +73,14 @@ class Training:
         self._events.put(event)
 
     def __iter__(self) -> Iterator[Event]:
-        """Yield events as they come. Ends when the run is over; `result` tells how."""
+        """Yield events as they come. Ends when the run is over. Raises the error that ended it, as `result`
+        does, if it was not asked to stop.
+        """
         while (event := self._events.get()) is not None:
             yield event
         self._events.put(None)  # for whoever iterates next
+        if self._error is not None and not self._interrupt.asked:
+            raise self._error
 
     @property
     def running(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.spec.run_spec import RunSpec
@@ -69,13 +69,19 @@ def export(spec: RunSpec, folder: str | Path) -> list[Path]:
     return exported(spec, Path(folder))
 
 
-def check(spec: RunSpec, run: str | Path | None = None, *, key: str | Path | None = None) -> int:
+def check(
+    spec: RunSpec,
+    run: str | Path | None = None,
+    *,
+    listeners: Sequence[Listener] = (),
+    key: str | Path | None = None,
+) -> int:
     """Look at all of a run that is cheap to look at, and return how many devices would train it.
 
     Checks that description, model, data and folder fit, and that the fleet's devices answer; exports nothing.
-    Raises what `train` would raise.
+    `listeners` get the events "note" and "samples_left", if there are any. Raises what `train` would raise.
     """
-    return _session(_deaf, Interrupt(), key).look(spec, spec.to_toml(), _folder(spec, run))
+    return _session(heard_by(listeners), Interrupt(), key).look(spec, spec.to_toml(), _folder(spec, run))
 
 
 def start(
@@ -197,7 +203,3 @@ def _session(on_event: OnEvent, interrupt: Interrupt, key: str | Path | None) ->
 
 def _folder(spec: RunSpec, run: str | Path | None) -> Path:
     return Path(run) if run is not None else Path("runs") / spec.name
-
-
-def _deaf(event: str, fields: dict[str, Any]) -> None:
-    """Take an event, and do nothing with it."""

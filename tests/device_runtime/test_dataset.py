@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crowdlearn_device.data import dataset
-from crowdlearn_device.data.dataset import Dataset, as_targets, load_dataset, load_npz
+from crowdlearn_device.data.dataset import Dataset, as_targets, check_units, load_dataset, load_npz
 from crowdlearn_device.errors import DataError
 from crowdlearn_device.protocol.targets import TargetSpec
 from hypothesis import HealthCheck, given, settings
@@ -118,10 +118,28 @@ def test_labels_are_targets_as_the_loss_takes_them() -> None:
     assert single.tolist() == [[3.0], [4.0]]
     with pytest.raises(DataError, match=r"mine has numbers .*give integers"):
         as_targets(numbers, TargetSpec(), 2, "mine")
+    with pytest.raises(DataError, match=r"save labels.astype\(int\)"):
+        as_targets(np.array([1.0, 0.0], np.float32), TargetSpec(), 2)
+    with pytest.raises(DataError, match=r"takes one class; save labels of shape \[N\]"):
+        as_targets(np.array([[1], [0]]), TargetSpec(), 2)
     with pytest.raises(DataError, match=r"targets of shape \(2,\), and the loss compares \(3,\)"):
         as_targets(numbers, TargetSpec("float32", (3,)), 3)
     with pytest.raises(DataError, match="targets from -2 to 1, and the loss takes 0 to 1"):
         as_targets(numbers, SHARES, 2)
+
+
+def test_bytes_and_numbers_beyond_1_are_not_one_data_set(tmp_path: Path) -> None:
+    def saved(inputs: np.ndarray) -> Dataset:
+        np.savez(tmp_path / "samples.npz", inputs=inputs, labels=[0, 1])
+        return load_npz(tmp_path / "samples.npz")
+
+    pixels = np.array([[0, 255], [7, 9]])
+    scaled, raw = saved(pixels.astype(np.uint8)), saved(pixels)
+    for one, other in ((scaled, raw), (raw, scaled.shaped((2,)).subset(np.array([0])))):
+        with pytest.raises(DataError, match=r"uint8.* numbers from 0 to 255; save both as uint8"):
+            check_units(one, other, "one", "other")
+    check_units(scaled, saved(pixels / 255), "one", "other")
+    check_units(raw, raw, "one", "other")
 
 
 @pytest.mark.parametrize(

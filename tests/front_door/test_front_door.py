@@ -173,6 +173,8 @@ def test_mistakes_are_told_before_anything_starts(tmp_path: Path) -> None:
     spec = crowdlearn.RunSpec.model_validate({**SPEC, "data": str(tmp_path / "nothing")})
     with pytest.raises(crowdlearn.CrowdlearnError, match="not a folder"):
         crowdlearn.train(spec, tmp_path / "run")
+    with pytest.raises(crowdlearn.CrowdlearnError, match="not a folder"):
+        list(crowdlearn.start(spec, tmp_path / "run"))
     assert not (tmp_path / "run").exists()
     with pytest.raises(crowdlearn.CrowdlearnError, match="holds no run"):
         crowdlearn.load_run(tmp_path)

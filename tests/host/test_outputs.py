@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -105,5 +106,34 @@ def test_what_cannot_be_written_is_told_before_the_work(
     (folder / WRITES[command]).mkdir()
     with pytest.raises(HostError, match="is a folder; name a file in it"):
         crowdlearn(f"{command} {WRITES[command]}")
-    with pytest.raises(FileExistsError, match=r"net\.onnx"):
+    with pytest.raises(HostError, match=r"net\.onnx is a file, and .* takes it for a folder"):
         crowdlearn(f"{command} net.onnx/{WRITES[command]}")
+    (folder / f"loop{WRITES[command]}").symlink_to(f"loop{WRITES[command]}")
+    with pytest.raises(HostError, match="a link that leads to itself"):
+        crowdlearn(f"{command} loop{WRITES[command]}")
+    os.mkfifo(folder / f"pipe{WRITES[command]}")
+    with pytest.raises(HostError, match="a pipe that nothing reads"):
+        crowdlearn(f"{command} pipe{WRITES[command]}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "export-model run --onnx out --pte ./out",
+        f"{PLAN} --save out --plot out",
+        "measure --csv out --plot out",
+    ],
+)
+def test_two_files_of_a_command_are_two(folder: Path, command: str) -> None:
+    with pytest.raises(ConfigError, match=r"name one file, .*; name two"):
+        crowdlearn(command)
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("name", ['a""".onnx', "m\\x.onnx", "m\\N{.onnx", "a\nb.onnx", "ü ' {x} %s.onnx"])
+def test_a_program_is_built_from_a_file_of_any_name(folder: Path, name: str) -> None:
+    (folder / "net.onnx").rename(folder / name)
+    words = ["import", name, "--to", "made.py"]
+    assert CliRunner().invoke(build(words[:1]), words, catch_exceptions=False).exit_code == 0
+    assert build_model("made.py:build", 0)(torch.zeros(2, 8)).shape == (2, 4)
+    assert CliRunner().invoke(build(words[:1]), words, catch_exceptions=False).exit_code == 0

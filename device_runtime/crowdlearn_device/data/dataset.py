@@ -39,22 +39,24 @@ CIFAR_CLASSES = 10
 @dataclass(frozen=True)
 class Dataset:
     """Samples and what is to be learned of them: `inputs` float32 [N, ...], finite; `labels` classes, int64
-    [N], not negative, or numbers, float32 [N] or [N, outputs], finite.
+    [N], not negative, or numbers, float32 [N] or [N, outputs], finite. Inputs that were bytes are `scaled` to
+    [0, 1].
     """
 
     inputs: NDArray[np.float32]
     labels: NDArray[Any]
+    scaled: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, indices: NDArray[np.int64]) -> Dataset:
         """Return the samples at `indices`, in that order. `indices` are int64 [n]."""
-        return Dataset(self.inputs[indices], self.labels[indices])
+        return Dataset(self.inputs[indices], self.labels[indices], self.scaled)
 
     def shaped(self, sample_shape: Sequence[int], source: str = "") -> Dataset:
         """Return the same samples, each as an array of `sample_shape`. Raises DataError as in_shape does."""
-        return Dataset(in_shape(self.inputs, sample_shape, source), self.labels)
+        return Dataset(in_shape(self.inputs, sample_shape, source), self.labels, self.scaled)
 
 
 def in_shape(
@@ -78,13 +80,32 @@ def in_shape(
     return inputs.reshape(len(inputs), *want)
 
 
+def check_units(data: Dataset, other: Dataset, source: str, other_source: str) -> None:
+    """Raise DataError, naming both sources, if bytes of one are scaled to [0, 1] and the other has numbers
+    beyond.
+    """
+    if data.scaled == other.scaled:
+        return
+    (numbers, name), bytes_of = (
+        ((other, other_source), source) if data.scaled else ((data, source), other_source)
+    )
+    least, most = numbers.inputs.min(), numbers.inputs.max()
+    if least < 0 or most > 1:
+        raise DataError(
+            f"{bytes_of} has inputs of uint8, which are scaled to 0 to 1, and {name} has numbers from "
+            f"{least:g} to {most:g}; save both as uint8, or both as float32 in one unit"
+        )
+
+
 def check_labels(labels: NDArray[Any], classes: int, source: str = "the data") -> None:
     """Raise DataError, naming `source`, if a label is none of the model's classes 0 to classes - 1.
 
     `labels` are int64 [N, ...].
     """
     if labels.dtype.kind != "i":
-        raise DataError(f"{source} has numbers {list(labels.shape)}, and classes are needed; give integers")
+        whole = labels.ndim == 1 and bool((labels == np.rint(labels)).all())
+        how = "save labels.astype(int)" if whole else 'give integers, or train on numbers with loss = "mse"'
+        raise DataError(f"{source} has numbers {list(labels.shape)}, and classes are needed; {how}")
     if labels.max() >= classes:
         raise DataError(
             f"{source} has a label {labels.max()}, but the model distinguishes classes 0 to {classes - 1}; "
@@ -103,7 +124,11 @@ def as_targets(
         if labels.dtype.kind == "i" and labels.shape[1:] != spec.shape:
             raise DataError(
                 f"{source} has classes of shape {labels.shape[1:]} for a sample, and the loss takes "
-                f"{spec.shape}; give one for each position of the model's scores"
+                + (
+                    "one class; save labels of shape [N]"
+                    if not spec.shape
+                    else f"{spec.shape}; give one for each position of the model's scores"
+                )
             )
         check_labels(labels, outputs, source)
         if spec.are_sequences and not (labels != IGNORED).any():
@@ -168,7 +193,7 @@ def load_dataset(folder: str | Path, split: Split = "train", *, may_be_empty: bo
         labels = _first_file(folder, f"{IDX_PREFIX[split]}-labels", "idx1-ubyte")
         if labels is None:
             raise DataError(f"{images} has no {IDX_PREFIX[split]}-labels-idx1-ubyte beside it; add it")
-        return checked(_unit(_read_idx(images)), _read_idx(labels), images)
+        return checked(_read_idx(images), _read_idx(labels), images)
     for place in (folder, folder / "cifar-10-batches-bin"):
         if (place / CIFAR_FILES[split][0]).is_file():
             return _read_cifar([place / name for name in CIFAR_FILES[split]])
@@ -205,14 +230,14 @@ def load_samples(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int6
         inputs, labels = _read_npz(path)
     else:
         beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
-        inputs = _unit(_read_idx(path))
+        inputs = _read_idx(path)
         labels = _read_idx(beside) if beside != path and beside.is_file() else None
     data = checked(inputs, np.zeros(len(inputs), np.int64) if labels is None else labels, path)
     return data.inputs, None if labels is None else data.labels
 
 
 def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Return its arrays `inputs`, scaled to [0, 1] where they are bytes, and `labels`, if it has them."""
+    """Return its arrays `inputs`, and `labels`, if it has them."""
 
     def read() -> tuple[Any, Any]:
         with zipfile.ZipFile(path) as archive:
@@ -227,7 +252,7 @@ def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
             return arrays["inputs"], arrays["labels"] if "labels" in arrays.files else None
 
     inputs, labels = _guarded(path, read)
-    return _unit(inputs) if inputs.dtype == np.uint8 else inputs, labels
+    return inputs, labels
 
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:
@@ -266,7 +291,7 @@ def _read_cifar(paths: Sequence[Path]) -> Dataset:
     data = np.concatenate(rows)
     if data[:, 0].max() >= CIFAR_CLASSES:
         raise DataError(f"{paths[0].parent}: a label is {data[:, 0].max()}; CIFAR-10 has classes 0 to 9")
-    return checked(_unit(data[:, 1:].reshape(-1, *CIFAR_SHAPE)), data[:, 0], paths[0])
+    return checked(data[:, 1:].reshape(-1, *CIFAR_SHAPE), data[:, 0], paths[0])
 
 
 def _first_file(folder: Path, stem: str, kind: str) -> Path | None:
@@ -279,8 +304,8 @@ def _unit(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def checked(inputs: NDArray[Any], labels: NDArray[Any], source: object) -> Dataset:
-    """Return inputs [N, ...] and labels [N, ...] as samples. Raises DataError, naming `source`, if they are
-    none.
+    """Return inputs [N, ...], where uint8 is scaled to [0, 1], and labels [N, ...] as samples. Raises
+    DataError, naming `source`, if they are none.
     """
     if inputs.ndim < 2 or inputs.dtype.kind not in "fiu":
         raise DataError(f"{source}: inputs are {inputs.dtype} {inputs.shape}; expected numbers [N, ...]")
@@ -304,11 +329,12 @@ def checked(inputs: NDArray[Any], labels: NDArray[Any], source: object) -> Datas
         raise DataError(
             f"{source}: labels from {labels.min()} to {labels.max()}; expected classes from 0{also}"
         )
+    scaled = inputs.dtype == np.uint8
     with np.errstate(over="ignore"):
-        values = np.ascontiguousarray(inputs, np.float32)
+        values = _unit(inputs) if scaled else np.ascontiguousarray(inputs, np.float32)
     if not np.isfinite(values).all():
         raise DataError(f"{source}: inputs hold values that are not finite in float32; clean the data")
-    return Dataset(values, labels if numbers else labels.astype(np.int64))
+    return Dataset(values, labels if numbers else labels.astype(np.int64), scaled)
 
 
 def _least(labels: NDArray[Any]) -> int:

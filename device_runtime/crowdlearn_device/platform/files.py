@@ -31,7 +31,7 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     link stays, and what it points to is replaced. A pipe or terminal is written to as it is.
     """
     with naming(path):
-        target = path.resolve() if path.is_symlink() else path
+        target = _target(path)
         if target.exists() and not target.is_file():
             with target.open("wb") as file:  # what is read meanwhile, or is a folder
                 yield file
@@ -65,6 +65,20 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def _target(path: Path) -> Path:
+    """Return the file that a link points to, or else the path; of links in a circle, one of them."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _is_read(pipe: Path) -> bool:
+    """Return whether a process has the pipe open: without one, opening it would wait."""
+    try:
+        os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError as error:
+        return error.errno != errno.ENXIO
+    return True
+
+
 def _partial(path: Path) -> Path:
     name = os.fsencode(path.name)
     return path.with_name(f".{path.name if len(name) <= MAX_NAME else sha256(name).hexdigest()}.partial")
@@ -80,9 +94,16 @@ def not_to_write(path: Path, *, force: bool, is_own: Callable[[str], bool] | Non
     A file that is there may be replaced with `force`, or if by its text `is_own` knows it as the command's
     own. Raises OSError if the folder cannot be made.
     """
+    in_the_way = next((above for above in path.parents if above.exists() and not above.is_dir()), None)
+    if in_the_way is not None:
+        return f"{in_the_way} is a file, and {path} takes it for a folder; name another"
+    if path.is_symlink() and _target(path).is_symlink():
+        return f"{path} is a link that leads to itself; name another file"
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         return f"{path} is a folder; name a file in it"
+    if path.is_fifo() and not _is_read(path):
+        return f"{path} is a pipe that nothing reads; start its reader first, or name a file"
     if path.exists() and not path.is_file():
         return "" if os.access(path, os.W_OK) else f"{path} cannot be written; name another file"
     if path.is_file() and not force:
@@ -93,7 +114,7 @@ def not_to_write(path: Path, *, force: bool, is_own: Callable[[str], bool] | Non
                 f"{path} is there already, and not as this command wrote it; "
                 "name another file, or replace it with --force"
             )
-    folder = (path.resolve() if path.is_symlink() else path).parent
+    folder = _target(path).parent
     if not os.access(folder, os.W_OK) or (path.is_file() and not os.access(path, os.W_OK)):
         return f"{path} cannot be written; look at the folder's permissions"
     return ""

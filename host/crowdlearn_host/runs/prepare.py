@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
-from crowdlearn_device.data.dataset import Dataset, as_targets
+from crowdlearn_device.data.dataset import Dataset, as_targets, check_units
 from crowdlearn_device.privacy.masked import WORD_BYTES
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.targets import TargetSpec
@@ -120,6 +120,9 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     if train is not None and test is not None:
         # A model that takes flat samples would take splits of different layouts.
         train.shaped(test.inputs.shape[1:], f"training data of {config.data}, unlike its test data")
+    for name, other in (("test", test), ("validation", validation)):
+        if train is not None and other is not None:
+            check_units(train, other, f"training data of {config.data}", f"its {name} data")
     train = train and train.shaped(sample, f"training data of {config.data}")
     test = test and test.shaped(sample, f"test data of {config.data}")
     validation = validation and validation.shaped(sample, f"validation data of {config.data}")
@@ -425,11 +428,11 @@ def device_files(prepared: Prepared, devices: int) -> list[dict[str, bytes]]:
     return [{**programs, "data/train.npz": to_npz(part)} for part in parts]
 
 
-def dealt(prepared: Prepared, devices: int) -> int:
-    """Return how many samples are dealt out to so many devices."""
-    if prepared.train is None or devices == 0:
+def left_over(run: Checked | Prepared, devices: int) -> int:
+    """Return how many samples no device is dealt, of a run whose samples are dealt out to so many devices."""
+    if run.train is None or devices == 0:
         return 0
-    return sum(_dealt(prepared.plan, len(prepared.train), devices))
+    return len(run.train) - sum(_dealt(run.plan, len(run.train), devices))
 
 
 def _dealt(plan: Plan, samples: int, devices: int) -> list[int]:

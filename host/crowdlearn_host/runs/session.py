@@ -116,6 +116,7 @@ class Session:
             from crowdlearn_host.runs.prepare import prepare  # takes seconds: what is wrong is told before
 
             prepared = prepare(spec, self._told, run)
+            self._tell_left(prepared, serials)
             if recompiled(run, prepared):
                 folder.event("recompiled")
                 self.on_event("recompiled", {})
@@ -143,9 +144,18 @@ class Session:
         groups = len(checked.plan.groups) or spec.group.groups
         if groups > 1 and (doubt := doubt_of_sharing(spec.sharing.theta, spec.sharing.tau)):
             self.on_event("note", {"text": doubt})
+        self._tell_left(checked, serials)
         if serials:
             event_loop.run(survey(serials, _wanted(checked), self.key, spec.fleet.runtime))
         return checked
+
+    def _tell_left(self, run: Checked | Prepared, serials: list[str] | None) -> None:
+        """Tell how many samples are left over, if any are."""
+        from crowdlearn_host.runs.prepare import left_over
+
+        left = left_over(run, run.config.fleet.virtual if serials is None else len(serials))
+        if left and run.train is not None:
+            self.on_event("samples_left", {"left": left, "samples": len(run.train)})
 
     def _trained(self, folder: RunFolder, prepared: Prepared, serials: list[str] | None) -> Result:
         from crowdlearn_host.runs import train

@@ -25,7 +25,7 @@ from crowdlearn_host.runs.results.joules import EnergyCount
 from crowdlearn_host.runs.results.losses import EpochLoss
 
 from .joint import JointWeights
-from .prepare import Prepared, dealt, device_files, groups_of, shared_model_of, sums_of
+from .prepare import Prepared, device_files, groups_of, shared_model_of, sums_of
 
 GOODBYE_SECONDS = 15.0
 
@@ -101,8 +101,6 @@ async def train(
     checkpoints.catch_up()
     files = device_files(prepared, len(serials))
     places = {name: place for place, name in enumerate(seats)}
-    if prepared.train is not None and (left := len(prepared.train) - dealt(prepared, len(serials))):
-        on_event("samples_left", {"left": left, "samples": len(prepared.train)})
     async with AsyncExitStack() as stack:
         if (told := prepared.config.metrics.listen) is not None:
             joules = partial(_joules, energy, server)

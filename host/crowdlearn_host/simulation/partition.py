@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from crowdlearn_device.data.dataset import Dataset, load_npz, long_axes
+from crowdlearn_device.data.dataset import Dataset, check_units, load_npz, long_axes
 from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError
@@ -75,8 +75,13 @@ def load_device_files(folder: str | Path, devices: int) -> tuple[Dataset, list[I
         part.shaped(shape, f"{path}, unlike {paths[laid_out].name}")
         for path, part in zip(paths, parts, strict=True)
     ]
+    for path, part in zip(paths, parts, strict=True):
+        check_units(parts[0], part, str(paths[0]), path.name)
     ends = np.cumsum([len(part) for part in parts])
-    whole = Dataset(np.concatenate([p.inputs for p in parts]), np.concatenate([p.labels for p in parts]))
+    inputs, labels = (
+        np.concatenate(arrays) for arrays in zip(*((p.inputs, p.labels) for p in parts), strict=True)
+    )
+    whole = Dataset(inputs, labels, parts[0].scaled)
     return whole, [np.arange(end - len(part), end) for part, end in zip(parts, ends, strict=True)]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from crowdlearn_device.data.dataset import Dataset, as_targets
+from crowdlearn_device.data.dataset import Dataset, as_targets, check_units
 from crowdlearn_device.privacy.labels import flipped
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.doctor.verdict import trainable_graph
@@ -113,6 +113,7 @@ def prepare(
     shape = input_shape(config.model, train.inputs.shape[1:])
     # Flat samples in between would hide that the two differ in layout.
     test.shaped(train.inputs.shape[1:], "the test data, unlike the training data")
+    check_units(train, test, "the training data", "the test data")
     train, test = train.shaped(shape, "the training data"), test.shaped(shape, "the test data")
     model = build_model(config.model, config.seed)
     loss = make_loss(config.training.loss.kind, **config.training.loss.options)

@@ -42,7 +42,8 @@ PROBLEMS = {
     "unreachable": "{device} cannot be reached: {reason}",
     "deferred": "{device} does not come back; its turn moves to the end of the epoch",
     "skipped": "{device} misses epoch {epoch}",
-    "samples_left": "{left} of {samples} samples are left over: the plan has no device for them",
+    "samples_left": "{left} of {samples} samples are left over: the plan's devices take no more; "
+    "raise `samples` in the fleet's file and plan again to train on them",
     "samples_unused": "samples that the plan leaves out, since their phones are never dominator: {told}",
     "stands_in": "the plan does not name {told}",
     "recompiled": "programs are others than those the run began with: what follows may differ by rounding",
@@ -209,7 +210,7 @@ class TrainingProgress:
         elif event == "assigned":
             self._gathering = None
             self._tell_together()
-            self._begin("training")
+            self._begin("assigning pieces")
         elif event == "kept":
             self._tell(f"the model is kept by {', '.join(fields['devices'])}")
         elif event == "evaluated":

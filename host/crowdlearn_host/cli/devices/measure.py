@@ -10,7 +10,7 @@ import typer
 from crowdlearn_device.platform.files import write_atomically
 
 from crowdlearn_host.cli.console.document import Json, document
-from crowdlearn_host.cli.console.output import Force, claim
+from crowdlearn_host.cli.console.output import Force, apart, claim
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import printable, terminal
 from crowdlearn_host.common import event_loop
@@ -58,6 +58,7 @@ def measure(
     check_name(model)
     stated_shape(model, shape)
     _check_meter(meter)
+    apart(csv=csv, plot=plot)
     for file in filter(None, (csv, plot)):
         claim(file, force=force)
     _check_plot(plot)

@@ -10,14 +10,14 @@ import typer
 from crowdlearn_device.platform.files import write_atomically
 
 from crowdlearn_host.cli.console.document import Json, document
-from crowdlearn_host.cli.console.output import Force, claim
+from crowdlearn_host.cli.console.output import Force, apart, claim
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import printable, terminal
 from crowdlearn_host.coordinator.storage.run_folder import check_has_model
 from crowdlearn_host.errors import ConfigError
 
 PROGRAM = """\
-\"\"\"Built from {name}.\"\"\"
+\"\"\"Built from an ONNX file.\"\"\"
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def import_model(
             notes = read_onnx(source, refuse_shared=refuse_shared).notes
         for note in notes:
             typer.echo(f"note: {printable(note)}", err=True)
-        program = PROGRAM.format(name=source.name, path=repr(str(source.resolve())))
+        program = PROGRAM.format(path=ascii(str(source.resolve())))
         write_atomically(target, program.encode())
         model = f"{target.resolve()}:build"
         tell({"model": model, "notes": list(notes)})
@@ -60,7 +60,7 @@ def import_model(
 
 
 def _is_program(text: str) -> bool:
-    pattern = re.escape(PROGRAM).replace(r"\{name\}", ".*").replace(r"\{path\}", ".*")
+    pattern = re.escape(PROGRAM).replace(r"\{path\}", ".*")
     return re.fullmatch(pattern, text) is not None
 
 
@@ -79,6 +79,7 @@ def export_model(
     if onnx is None and pte is None:
         raise ConfigError("nothing to write: give --onnx FILE, --pte FILE, or both")
     check_has_model(run)
+    apart(onnx=onnx, pte=pte)
     for path in filter(None, (onnx, pte)):
         claim(path, force=force)
     console = terminal(stderr=as_json)

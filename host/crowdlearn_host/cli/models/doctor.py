@@ -122,9 +122,9 @@ def _show(model: str, report: Diagnosis) -> None:
     passed = ("passed", "green") if report.exact else ("failed", "red")
     peak = report.weight_bytes + report.step_bytes + report.program_bytes
     console.print(
-        f"whole training step: one program of {report.program_bytes / 1e3:.0f} kB, "
-        f"weights {report.weight_bytes / 1e6:.2f} MB; predicted peak memory {peak / 1e6:.1f} MB, of which "
-        f"{report.step_bytes / 1e6:.1f} MB activations and workspace"
+        f"whole training step: one program of {size(report.program_bytes)}, "
+        f"weights {size(report.weight_bytes)}; predicted peak memory {size(peak)}, of which "
+        f"{size(report.step_bytes)} activations and workspace"
     )
     kernels = "XNNPACK's" if report.backend == "xnnpack" else "ExecuTorch's own"
     console.print(

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crowdlearn_host.cli.console.document import Json, document
-from crowdlearn_host.cli.console.output import Force, claim
+from crowdlearn_host.cli.console.output import Force, apart, claim
 from crowdlearn_host.cli.console.progress import size
 from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import terminal
@@ -165,6 +165,7 @@ def plan(
     from crowdlearn_host.planner.drawing import draw_plan, is_drawing
     from crowdlearn_host.planner.plan import is_plan, plan_json
 
+    apart(save=save, plot=plot)
     if save is not None:
         claim(save, force=force, is_own=is_plan)
     if plot is not None:
@@ -219,7 +220,7 @@ def _pieces(planned: NetworkPlan) -> Table:
         table.caption = "memory leaves out what programs need to run, as no class has max_memory"
     for column in ("piece", "on", "neurons per layer"):
         table.add_column(column)
-    for column in ("MAC/sample", "memory", "sent/sample", "of budget"):
+    for column in ("MAC/\nsample", "memory", "sent/\nsample", "of budget"):
         table.add_column(column, justify="right")
     from crowdlearn_host.planner.problem.bundles import bundles
 

@@ -12,12 +12,13 @@ import crowdlearn
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.options import Engine, Set
-from crowdlearn_host.cli.console.progress import TrainingProgress, size
+from crowdlearn_host.cli.console.progress import PROBLEMS, TrainingProgress, size
 from crowdlearn_host.cli.console.silence import Working
-from crowdlearn_host.cli.console.terminal import terminal
+from crowdlearn_host.cli.console.terminal import printable, terminal
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.runs.interrupt import Interrupt
 
@@ -95,8 +96,11 @@ def _watched(run: Path, console: Console, *, wanted: bool) -> Iterator[None]:
 
 def _checked(settings: RunSpec, folder: Path, console: Console, key: Path | None) -> dict[str, Any]:
     """Look at a run before anything is exported, and print what would be trained."""
+    doubts: list[crowdlearn.Event] = []
     with Working(console, "checking model, data and devices"):
-        devices = crowdlearn.check(settings, folder, key=key)
+        devices = crowdlearn.check(settings, folder, listeners=[doubts.append], key=key)
+    for doubt in doubts:
+        console.print(Text(printable(PROBLEMS[doubt.name].format(**doubt.fields)), "yellow"), soft_wrap=True)
     console.print(
         f"{settings.name}: the description, the model, the data and {devices} devices fit", soft_wrap=True
     )
