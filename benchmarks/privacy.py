@@ -136,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for finding in findings_of(case, masked, quick=options.quick):
                 found.append((seed, finding))
                 console.print(f"  {finding.mode}, {finding.role}: {finding.attack}")
+            write_rows(options.json, [{**each.row(), "seed": of_seed} for of_seed, each in found])
     means = list(averaged([finding for _, finding in found]))
     for n in dict.fromkeys(finding.n for finding in means):
         console.print(f"groups of {n}, means of {options.seeds or (1 if options.quick else SEEDS)} seeds")
