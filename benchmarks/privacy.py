@@ -13,19 +13,22 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 from crowdlearn import RunSpec
 from crowdlearn.hosting import prepare
 from crowdlearn.models import build_model
-from crowdlearn.privacy import Auditor, Case, Finding, findings_on_shares, host_rows, rehearsed_case
+from crowdlearn.privacy import Auditor, Case, Finding, Noise, findings_on_shares, host_rows, rehearsed_case
 from crowdlearn.privacy import audit_page as page
 from crowdlearn.simulation import load_split
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_host.cli.runs.privacy import print_findings, worst
 from rich.console import Console
+from torch import nn
 
 from .report import machine, write_rows
 
@@ -35,6 +38,7 @@ ROLES = ("group", "host")
 BATCH, RATE = 64, 0.05
 SHARES_BATCH = 512
 """What shares are opened of is a mini-batch's gradient: the more samples, the less it tells of one."""
+NOISE = Noise(clip=1.0, times=1.0)
 GROUPS, SEEDS = (5, 10, 20), 3
 OWN, OWN_QUICK, OWN_MASKED = 10_000, 6000, 3000
 EPOCHS, EPOCHS_QUICK = 4, 2
@@ -65,13 +69,31 @@ def case_of(n: int, seed: int, data: str, own: int, epochs: int, sums: str = "pl
 def findings_of(case: Case, masked: Callable[[], Case], *, quick: bool) -> Iterator[Finding]:
     """Attack every mode; helpers on shares see the samples of all devices.
 
-    Masks protect sums of hidden layers alone: what else a follower sees is as in plain mode.
+    Masks protect sums of hidden layers alone: what else a follower sees is as in plain mode. Noise protects
+    what helpers open, so only that is attacked once more.
     """
     yield from Auditor(case, quick=quick).findings()
     yield Auditor(masked(), "masked", quick=quick).of_hidden_layers()
     for first_layer in (False, True):
         model = build_model(case.model, 0)
         yield from findings_on_shares(case, model, batch=SHARES_BATCH, quick=quick, first_layer=first_layer)
+        yield from findings_on_shares(
+            case,
+            without_batch_norm(case),
+            batch=SHARES_BATCH,
+            quick=quick,
+            first_layer=first_layer,
+            noise=NOISE,
+            opened_alone=True,
+        )
+
+
+def without_batch_norm(case: Case) -> nn.Module:
+    """Return a network like the paper's whose samples do not mix, as DP-SGD needs it."""
+    torch.manual_seed(0)
+    widths = (case.gallery.inputs[0].size, 400, 200, 100, case.recipe.graph.layers[-1].neurons)
+    layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.Tanh())]
+    return nn.Sequential(*layers[:-1])
 
 
 def print_host_rows(data: str, *, quick: bool) -> list[dict[str, object]]:

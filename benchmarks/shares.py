@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +87,13 @@ def costs() -> list[dict[str, Any]]:
     """Return bytes and products of the paper's MLP, by formula."""
     graph = neuron_graph(build_model("paper-mlp", 0), torch.zeros(2, 784))
     rows = []
-    for first_layer in (False, True):
-        cost = shares_cost(graph, first_layer=first_layer)
+    for first_layer, private in product((False, True), repeat=2):
+        cost = shares_cost(graph, first_layer=first_layer, private=private)
         rows.append(
             {
                 "kind": "cost of the paper's MLP, modelled",
                 "first_layer": "shared" if first_layer else "kept",
+                "noise": private,
                 "batch": BATCH,
                 "bytes_per_sample": cost.bytes_per_sample(BATCH),
                 "of_it_gradients": cost.gradient / BATCH,

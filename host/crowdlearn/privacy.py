@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from crowdlearn_host.privacy.audit.audit import Auditor, Finding
     from crowdlearn_host.privacy.audit.case import Case, rehearsed_case
     from crowdlearn_host.privacy.audit.host.host import HostRow, host_rows
-    from crowdlearn_host.privacy.audit.on_shares import findings_on_shares
+    from crowdlearn_host.privacy.audit.on_shares import Noise, findings_on_shares
     from crowdlearn_host.privacy.audit.page import page as audit_page
     from crowdlearn_host.privacy.audit.target_audit import Audit, Terms, audit
     from crowdlearn_host.privacy.dp.accountant import Schedule, epsilon, noise_for, own_epsilon
@@ -31,6 +31,7 @@ __all__ = [
     "DPStep",
     "Finding",
     "HostRow",
+    "Noise",
     "Schedule",
     "SlicedDPStep",
     "Terms",

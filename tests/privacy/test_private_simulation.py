@@ -174,8 +174,13 @@ def test_the_smallest_device_is_the_one_that_is_told() -> None:
 def test_batch_norm_is_refused_by_name_and_so_is_what_does_not_fit(model: str) -> None:
     with pytest.raises(UnsupportedModule, match=r"batch norm.*GroupNorm"):
         setting("mlp:64-16-10", groups=1, privacy={"epsilon": 2.0})
-    with pytest.raises(ConfigError, match="helpers open gradients"):
-        setting(model, groups=2, privacy={"epsilon": 2.0, "sums": "shares"})
+    for sums, reason in (
+        ("shares", "set training.batch = 32 or more"),
+        ("masked", "masks round all"),
+    ):
+        values = {"model": model, "devices": 4, "group": 4, "training": {"batch": 10}}
+        with pytest.raises(ConfigError, match=reason):
+            SimulationConfig.model_validate({**values, "privacy": {"epsilon": 2.0, "sums": sums}})
 
 
 def test_phones_refuse_steps_that_would_not_hide_a_sample(model: str) -> None:

@@ -103,14 +103,16 @@ def test_secure_sums_of_phones_are_those_of_a_simulation(tmp_path: Path, sharing
     assert (spent_of(tmp_path / "run").group is not None) == ("noise" in sharing)
 
 
-@pytest.mark.parametrize("pieces", [1, 3])
-def test_clipped_and_noisy_steps_of_phones_are_those_of_a_simulation(tmp_path: Path, pieces: int) -> None:
+@pytest.mark.parametrize(("pieces", "sums"), [(1, "plain"), (3, "plain"), (4, "shares")])
+def test_clipped_and_noisy_steps_of_phones_are_those_of_a_simulation(
+    tmp_path: Path, pieces: int, sums: str
+) -> None:
     (tmp_path / "own_model.py").write_text(WITHOUT_BATCH_NORM)
     model = f"{tmp_path / 'own_model.py'}:{'convolutional' if pieces == 1 else 'dense'}"
     values: dict[str, Any] = {"data": "digits", "model": model, "group": {"pieces": pieces}}
     values["training"] = {**TRAINING, "momentum": 0.9, "epochs": 1, "seed": 5, "kernels": "by_size"}
     values["training"] |= {"learning_rate": 0.1, "wire": "int8"}  # float32 travels in such steps
-    values["privacy"] = {"noise": 0.5, "clip": 0.7}
+    values["privacy"] = {"noise": 0.5, "clip": 0.7, "sums": sums}
     _, off = compared(values, tmp_path)
     assert off.max() <= 1e-4
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -49,7 +49,6 @@ def clipping_of(training: pb.Training, manifest: Manifest) -> Clipping | None:
         "a wire whose rounding depends on other samples": training.wire != pb.FLOAT32,
         "mini-batches that overlap": training.staleness > 0,
         "masked sums": training.masked > 0,
-        "slices on shares": training.shares,
         "changed samples (augment)": bool(training.augment),
         "clip_norm": manifest.optimizer.clip_norm > 0,
     }

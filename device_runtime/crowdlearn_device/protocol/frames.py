@@ -14,7 +14,7 @@ from crowdlearn_device.errors import WireError
 
 from . import wire_pb2 as pb
 
-VERSION = 14
+VERSION = 15
 """Both sides of a connection must speak the same."""
 MAX_FRAME = 64 << 20
 """Bytes of the largest frame."""

@@ -37,6 +37,8 @@ class SharedKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SHARED_CHECK_SUMS: _ClassVar[SharedKind]
     SHARED_CHECK_BACK: _ClassVar[SharedKind]
     SHARED_CHECK_GRADIENT: _ClassVar[SharedKind]
+    SHARED_CLIPPED: _ClassVar[SharedKind]
+    SHARED_NOISY: _ClassVar[SharedKind]
 
 class FaultKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -69,6 +71,8 @@ SHARED_GRADIENT: SharedKind
 SHARED_CHECK_SUMS: SharedKind
 SHARED_CHECK_BACK: SharedKind
 SHARED_CHECK_GRADIENT: SharedKind
+SHARED_CLIPPED: SharedKind
+SHARED_NOISY: SharedKind
 FAULT_ENVELOPE: FaultKind
 FAULT_PROGRAM: FaultKind
 FAULT_STATE: FaultKind

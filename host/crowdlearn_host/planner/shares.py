@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from crowdlearn_device.privacy.dp.draws import most_drawn
 from crowdlearn_device.privacy.shares.checks import COLUMNS
 from crowdlearn_export.graph.neuron_graph import Edge, NeuronGraph
 
@@ -12,13 +13,17 @@ HELPERS = 3
 COPIES = 2
 """Helpers that get the part of a shared value that travels, and helpers that answer a product."""
 OPENED = HELPERS * (HELPERS - 1)
-"""Messages by which three helpers open a gradient to each other."""
+"""Messages by which three helpers open a gradient to each other; with noise, to the dominator and from it."""
 CHECKS = 4
 """The most matrices like the weights that a helper multiplies by its lots in a mini-batch, on average: the
 gradient, two parts of it, and the weights forward and backward in every third.
 """
 PRODUCTS = {"forward": 2, "backward": 2, "gradient": 5}
 """Ring products of all three helpers together, for one product of plain numbers."""
+NORMS = 3
+"""A dominator's products for norms of samples, over those of a convolution's gradient: before and after
+errors are clipped, and once more where rounding raised a norm.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class SharesCost:
     `activation` and `error` bytes are per sample, `gradient` and `checks` bytes per mini-batch. MACs are of
     forward, backward and gradient, per sample: the dominator's with its checks, those of one helper of three,
     and those of a follower that holds the same slices in plain mode. `helper_checks` are a helper's MACs for
-    checks, per mini-batch.
+    checks, per mini-batch. With noise, `private`, mini-batches have room for every draw.
     """
 
     activation: int
@@ -40,14 +45,20 @@ class SharesCost:
     helper_checks: float
     follower_macs: float
     model_macs: float
+    private: bool = False
 
     def bytes_per_sample(self, batch: int) -> float:
         """Return bytes for each sample of mini-batches of `batch`, all in."""
-        return self.activation + self.error + (self.gradient + self.checks) / batch
+        each = (self.activation + self.error) * self._room(batch)
+        return each + (self.gradient + self.checks) / batch
 
     def helper_macs_per_sample(self, batch: int) -> float:
         """Return MACs of a helper for each sample of mini-batches of `batch`, with its checks."""
-        return self.helper_macs + self.helper_checks / batch
+        return self.helper_macs * self._room(batch) + self.helper_checks / batch
+
+    def _room(self, batch: int) -> float:
+        """Return the samples that a mini-batch of `batch` has room for, over these."""
+        return most_drawn(batch) / batch if self.private else 1.0
 
 
 def shared_edges(graph: NeuronGraph, *, first_layer: bool) -> tuple[int, ...]:
@@ -65,8 +76,8 @@ def shared_edges(graph: NeuronGraph, *, first_layer: bool) -> tuple[int, ...]:
     )
 
 
-def shares_cost(graph: NeuronGraph, *, first_layer: bool) -> SharesCost:
-    """Return what training costs with these maps on shares."""
+def shares_cost(graph: NeuronGraph, *, first_layer: bool, private: bool = False) -> SharesCost:
+    """Return what training costs with these maps on shares; in steps of DP-SGD if `private`."""
     on = [graph.edges[number] for number in shared_edges(graph, first_layer=first_layer)]
     entering = sum(_entering(graph, edge) for edge in on)
     leaving = sum(_leaving(graph, edge) for edge in on)
@@ -77,16 +88,19 @@ def shares_cost(graph: NeuronGraph, *, first_layer: bool) -> SharesCost:
     in_ring = (
         PRODUCTS["forward"] * forward + PRODUCTS["backward"] * backward + PRODUCTS["gradient"] * gradient
     )
+    further = sum(_leaving(graph, edge) for edge in on if edge.source != 0)
+    norms = sum(_norms(graph, edge) for edge in on) if private else 0
     return SharesCost(
         activation=word * (entering + leaving),
-        error=word * (leaving + answered),
+        error=word * (leaving + answered + (further if private else 0)),
         gradient=OPENED * RING_BYTES * sum(edge.parameters for edge in on),
-        checks=RING_BYTES * sum(_seen(graph, edge) for edge in on),
-        dominator_macs=total - helped + COLUMNS * sum(_checked(graph, edge) for edge in on),
+        checks=RING_BYTES * sum(_seen(graph, edge, private=private) for edge in on),
+        dominator_macs=total - helped + COLUMNS * sum(_checked(graph, edge) for edge in on) + norms,
         helper_macs=in_ring / HELPERS,
         helper_checks=COLUMNS * sum(CHECKS * edge.parameters for edge in on),
         follower_macs=helped,
         model_macs=total,
+        private=private,
     )
 
 
@@ -106,13 +120,21 @@ def _each(edges: list[Edge]) -> tuple[int, int, int]:
     return forward, sum(edge.macs for edge in edges if edge.source != 0), forward
 
 
-def _seen(graph: NeuronGraph, edge: Edge) -> int:
-    """Return the numbers of all checks of an edge, of a mini-batch."""
+def _norms(graph: NeuronGraph, edge: Edge) -> int:
+    """Return the dominator's MACs for the norm of a sample's gradient, of an edge."""
+    return _entering(graph, edge) + 2 * _leaving(graph, edge) if edge.kind == "dense" else NORMS * edge.macs
+
+
+def _seen(graph: NeuronGraph, edge: Edge, *, private: bool) -> int:
+    """Return the numbers of all checks of an edge, of a mini-batch: with noise, gradients are the dominator's
+    to check, and nothing travels for it.
+    """
+    told = 0 if private else HELPERS * HELPERS
     entering, taps = edge.parameters // graph.layers[edge.target].neurons, _taps(graph, edge)
     back = 0 if edge.source == 0 else graph.layers[edge.target].neurons * taps
     if edge.kind == "depthwise":
-        return edge.parameters * (COLUMNS * (1 + (edge.source != 0)) + HELPERS * HELPERS)
-    return COLUMNS * (entering * (1 + HELPERS * HELPERS) + back)
+        return edge.parameters * (COLUMNS * (1 + (edge.source != 0)) + told)
+    return COLUMNS * (entering * (1 + told) + back)
 
 
 def _checked(graph: NeuronGraph, edge: Edge) -> int:

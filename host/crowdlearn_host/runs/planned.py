@@ -79,6 +79,7 @@ class PlanRequest:
     data: str | None = None
     sums: Literal["plain", "masked", "shares"] = "plain"
     first_layer: Literal["kept", "shared"] = "kept"
+    private: bool = False
     learning_rate: float = TRAINING.learning_rate
     momentum_rate: float = TRAINING.momentum
 
@@ -110,6 +111,7 @@ class PlanRequest:
             data=spec.data,
             sums=spec.privacy.sums,
             first_layer=spec.privacy.first_layer,
+            private=spec.privacy.private,
             learning_rate=training.learning_rate,
             momentum_rate=training.momentum,
         )
@@ -167,6 +169,7 @@ def plan_network(
         snapshot_every=request.snapshot_every,
         value_bytes=value_bytes(request.values, initial_weights(graph, network)),
         sums=request.sums,
+        private=request.private and request.sums == "shares",
     )
     if request.sums == "shares":
         if request.max_leak is not None:

@@ -152,14 +152,17 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
     section = config.group
     if config.privacy.sums == "shares":
         graph = with_helper_layers(graph, first_layer=config.privacy.first_layer == "shared")
-        plan = replace(plan_for_helpers(graph, config.training.batch), shares=config.privacy.first_layer)
+        rows = config.privacy.rows_on_shares(config.training.batch)
+        plan = replace(plan_for_helpers(graph, rows), shares=config.privacy.first_layer)
         if section.plan:
             planned = load_plan(section.plan, graph)
-            if planned.shares != config.privacy.first_layer or planned.micro_batch != config.training.batch:
+            if planned.shares != config.privacy.first_layer or planned.micro_batch != rows:
                 raise PlanError(
                     f"{section.plan} is not for slices on shares in mini-batches of {config.training.batch} "
-                    f"with the first layer {config.privacy.first_layer}; plan again with --sums shares, "
-                    f"--batch {config.training.batch} and --first-layer {config.privacy.first_layer}"
+                    f"{'with noise ' if config.privacy.private else ''}and the first layer "
+                    f"{config.privacy.first_layer}; plan again with --sums shares, --batch "
+                    f"{config.training.batch}, --first-layer {config.privacy.first_layer}"
+                    f"{' and --private' if config.privacy.private else ''}"
                 )
             plan = replace(planned, pieces=_same_cut(planned, plan))
     else:
@@ -190,7 +193,7 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
         for pieces in fewer
     )
     training = config.training
-    micro = rows_of(training, graph, plan)
+    micro = plan.micro_batch if config.privacy.sums == "shares" else rows_of(training, graph, plan)
     check_affordable(plan, config, micro)
     if micro < graph.least_rows:
         raise ConfigError(

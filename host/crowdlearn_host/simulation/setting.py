@@ -22,6 +22,7 @@ from crowdlearn_host.methods.secure_sharing import check_release, least_contribu
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import input_shape
 from crowdlearn_host.planner.balanced import balanced
+from crowdlearn_host.planner.helpers import plan_for_helpers, with_helper_layers
 from crowdlearn_host.planner.plan import Plan, load_plan
 from crowdlearn_host.planner.shares import shared_edges, shares_cost
 from crowdlearn_host.privacy.dp.accountant import Schedule, own_epsilon
@@ -158,14 +159,18 @@ def prepare(
         config = config.model_copy(update={"training": training})
     shared: tuple[int, ...] = ()
     sums, errors, gradient = sums_per_sample(graph, plan), errors_per_sample(graph, plan), 0
+    in_turn = (graph, plan)
     if config.privacy.sums == "shares":
-        first_layer = config.privacy.first_layer == "shared"
-        shared, cost = (
-            shared_edges(graph, first_layer=first_layer),
-            shares_cost(graph, first_layer=first_layer),
-        )
-        sums, errors = cost.activation // FLOAT, cost.error // FLOAT
+        first_layer, private = config.privacy.first_layer == "shared", config.privacy.private
+        cost = shares_cost(graph, first_layer=first_layer, private=private)
+        room = config.privacy.rows_on_shares(config.training.batch) / config.training.batch
+        sums, errors = (round(each * room) // FLOAT for each in (cost.activation, cost.error))
         gradient = cost.gradient + cost.checks
+        if private:  # in floats: what a sample gives may not depend on others, as the bits of shares do
+            helped = with_helper_layers(graph, first_layer=first_layer)
+            in_turn = helped, plan_for_helpers(helped, config.training.batch)
+        else:
+            shared = shared_edges(graph, first_layer=first_layer)
     unused = unused_in(state, graph)
     layout = flat_layout(state, unused)
     trained = dict(model.named_parameters())
@@ -175,7 +180,8 @@ def prepare(
 
     on_the_way, owner = travelling(layout, graph, plan), piece_of_weight(layout, graph, plan)
     learns = each(lambda name: name in trained and name not in graph.frozen)
-    learning = [on_the_way[(owner == n)[on_the_way] & learns[on_the_way]] for n in range(len(plan.pieces))]
+    way, holder = travelling(layout, *in_turn), piece_of_weight(layout, *in_turn)
+    learning = [way[(holder == n)[way] & learns[way]] for n in range(len(in_turn[1].pieces))]
 
     setting = Setting(
         Workload(

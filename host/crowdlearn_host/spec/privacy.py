@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from crowdlearn_device.privacy.dp.draws import most_drawn
+from pydantic import Field
 
 from crowdlearn_host.common.toml_files import Section
+
+LEAST_DRAWN = 32
+"""Samples of a mini-batch of DP-SGD on shares at least: so many are never none by chance (1e-14)."""
 
 
 class PrivacySection(Section):
@@ -44,13 +48,24 @@ class PrivacySection(Section):
         """Return True if training is DP-SGD."""
         return self.epsilon is not None or self.noise is not None
 
-    @model_validator(mode="after")
-    def _noise_fits(self) -> Self:
-        if self.private and self.sums != "plain":
+    def rows_on_shares(self, batch: int) -> int:
+        """Return samples for which mini-batches of `batch` on shares have room: with noise, every draw."""
+        return most_drawn(batch) if self.private else batch
+
+    def check_noise_on_shares(self, batch: int) -> None:
+        """Raise ValueError if steps of DP-SGD in mini-batches of `batch` do not go with `sums`."""
+        if not self.private:
+            return
+        if self.sums == "masked":
             raise ValueError(
-                "privacy.epsilon and noise are for sums = 'plain': helpers open gradients without noise"
+                "privacy.epsilon and noise are for privacy.sums = 'plain' or 'shares': masks round all "
+                "samples of a mini-batch alike"
             )
-        return self
+        if self.sums == "shares" and batch < LEAST_DRAWN:
+            raise ValueError(
+                "privacy.epsilon and noise on shares hide how many samples a step draws, and not that it "
+                f"draws none: set training.batch = {LEAST_DRAWN} or more"
+            )
 
 
 class RunPrivacySection(PrivacySection):

@@ -322,6 +322,7 @@ class RunSpec(Description):
         training = self.training
         if not self.privacy.private:
             return self
+        self.privacy.check_noise_on_shares(training.batch)
         if training.staleness or training.weight_decay or training.clip_norm:
             raise ValueError(
                 "with privacy.epsilon or noise leave out training.staleness, weight_decay and clip_norm: the "

@@ -172,6 +172,7 @@ class SimulationConfig(Description):
                 raise ValueError("sharing.secure reveals sums alone: leave out sharing.combine")
             check_secure(self.groups, sharing.omega, sharing.values)
         if self.privacy.private:
+            self.privacy.check_noise_on_shares(training.batch)
             if self.method == "fedavg":
                 raise ValueError("privacy.epsilon and noise are for method = 'slicenet' or 'alone'")
             if training.wire != "float32" or training.staleness or training.weight_decay:

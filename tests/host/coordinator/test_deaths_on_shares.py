@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from crowdlearn_device.privacy.dp.draws import most_drawn
+from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_host.coordinator.group.settings import Settings
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
+from crowdlearn_host.privacy.dp.budget import Budget
 
 from . import crowd as crowds
 from . import crowd_parties, tiny_on_shares
@@ -18,7 +21,7 @@ from .test_group_protocol import KillOnce, phase_of
 ROLES = ("dominator", "follower", "spare", "host")
 POINTS = 20
 """Kill points by role, spread over a whole run."""
-SAMPLES = {"shares": (7, 5, 6, 4, 5), "masked": (7, 5, 6, 4)}
+SAMPLES = {"shares": (7, 5, 6, 4, 5), "private": (7, 5, 6, 4, 5), "masked": (7, 5, 6, 4)}
 """Samples by device; snapshots of groups on shares are read by two heirs together."""
 
 
@@ -32,12 +35,15 @@ def settings(sums: str, **changes: Any) -> Settings:
     )
     programs = tuple(tiny_on_shares.manifest(owned).sha256 for owned in tiny_on_shares.PIECES)
     told = {"layout": layout, "programs": programs, "micro_batch": 3, "shares": True, "heirs": "shared"}
+    if sums == "private":
+        budget = Budget(None, 1e-5, 0.5, 3, 2)
+        told |= {"budget": budget, "clip": 0.4, "micro_batch": most_drawn(3), "wire_type": pb.FLOAT32}
     return settings_for(devices=5, **told, **changes)
 
 
 def a_crowd(folder: Path, sums: str, seed: int = 0, **changes: Any) -> Crowd:
     found = Crowd(folder, settings(sums, **changes), SAMPLES[sums], seed)
-    if sums == "shares":
+    if sums != "masked":
         programs = tiny_on_shares.Programs([tiny_on_shares.manifest(p) for p in tiny_on_shares.PIECES])
         for phone in found.phones:
             phone._programs = programs
@@ -45,9 +51,9 @@ def a_crowd(folder: Path, sums: str, seed: int = 0, **changes: Any) -> Crowd:
     return found
 
 
-@pytest.fixture(params=["shares", "masked"])
+@pytest.fixture(params=["shares", "private", "masked"])
 def sums(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param == "shares":
+    if request.param != "masked":
 
         def model(omega: int = 1) -> SharedModel:
             return SharedModel(
@@ -57,6 +63,13 @@ def sums(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
         for module in (crowds, crowd_parties):
             monkeypatch.setattr(module, "shared_model", model)
     return str(request.param)
+
+
+def check_done(crowd: Crowd) -> None:
+    """The run is over; each sample was fed once an epoch, where samples are not drawn."""
+    if crowd.settings.budget is None:
+        crowd.check_done()
+    assert crowd.done, crowd.group.reason
 
 
 UNDISTURBED: dict[str, tuple[dict[str, Floats], dict[str, int]]] = {}
@@ -74,7 +87,7 @@ def undisturbed(sums: str) -> tuple[dict[str, Floats], dict[str, int]]:
                 count[phase] = count.get(phase, 0) + 1
 
             crowd.run(note)
-            crowd.check_done()
+            check_done(crowd)
             UNDISTURBED[sums] = crowd.model(), count
     return UNDISTURBED[sums]
 
@@ -93,13 +106,13 @@ def die(sums: str, role: str, points: range) -> None:
                 crowd.connect(kill.gone)
                 crowd.run()
             assert kill.done, f"point {point} was never reached"
-            crowd.check_done()
+            check_done(crowd)
             assert largest_difference(crowd.model(), model) == 0, f"point {point}"
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_death_costs_no_bit(sums: str, role: str) -> None:
-    die(sums, role, range(0, POINTS, 4))
+    die(sums, role, range(0, POINTS, 10 if sums == "private" else 4))
 
 
 @pytest.mark.nightly
@@ -133,5 +146,5 @@ def test_any_order_of_events_gives_the_same_bits(sums: str) -> None:
         with memory_folder() as folder:
             crowd = a_crowd(folder, sums, seed=seed)
             crowd.run()
-            crowd.check_done()
+            check_done(crowd)
             assert largest_difference(crowd.model(), model) == 0

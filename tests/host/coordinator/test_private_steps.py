@@ -183,7 +183,6 @@ def test_devices_refuse_steps_that_would_not_hide_a_sample() -> None:
         ({"wire": pb.INT8}, "rounding depends on other samples"),
         ({"staleness": 1}, "overlap"),
         ({"masked": 14}, "masked"),
-        ({"shares": True}, "shares"),
         ({"clipping": pb.Clipping(clip=0, noise=1)}, "no such step"),
         ({"clipping": pb.Clipping(clip=1, noise=float("nan"))}, "no such step"),
     ):

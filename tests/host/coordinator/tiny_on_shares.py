@@ -52,7 +52,7 @@ def manifest(owned: Sequence[int]) -> Manifest:
     ending = [loss_method(shape, [3, 4])] if owned[4] else []
     return Manifest(
         program="".join(f"{count:064x}"[-8:] for count in (9, *owned)),
-        max_batch=8,
+        max_batch=40,
         optimizer=Sgd(momentum=MOMENTUM),
         layers=shape.layers,
         edges=shape.edges,

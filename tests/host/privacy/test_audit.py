@@ -17,12 +17,14 @@ from crowdlearn_host.privacy.audit.attacks import Evidence, Linear, PriorOnly
 from crowdlearn_host.privacy.audit.audit import Auditor, Finding, image_shape
 from crowdlearn_host.privacy.audit.case import Case, rehearsed_case
 from crowdlearn_host.privacy.audit.figures import auc, psnr
-from crowdlearn_host.privacy.audit.on_shares import findings_on_shares
+from crowdlearn_host.privacy.audit.on_shares import Noise, findings_on_shares
 from crowdlearn_host.privacy.audit.page import page
 from crowdlearn_host.runs.folder import new_run
 from crowdlearn_host.runs.prepare import Prepared, prepare
 from crowdlearn_host.spec.run_spec import RunSpec
 from typer.testing import CliRunner
+
+from .models_without_batch_norm import smooth
 
 MODEL = "mlp:64-40-24-10"
 VALUES = {
@@ -105,6 +107,17 @@ def test_one_helper_on_shares_learns_nothing_of_a_sample(on_shares: list[Finding
 def test_two_helpers_of_a_triple_learn_all(on_shares: list[Finding]) -> None:
     found = next(f for f in on_shares if f.role == "2 helpers of a triple")
     assert (found.psnr or 0) > (found.prior_psnr or 0) + 10
+
+
+def test_noise_hides_members_in_opened_gradients(case: Case) -> None:
+    def found(noise: Noise | None) -> float:
+        seen = findings_on_shares(
+            case, smooth(), batch=128, quick=True, first_layer=True, noise=noise, opened_alone=True
+        )
+        return of(list(seen), "opened gradient", "helper").auc or 0
+
+    assert found(None) > 0.55
+    assert 0.45 < found(Noise(clip=1.0, times=1.0)) < 0.55
 
 
 def test_the_audit_finds_members_in_opened_gradients(on_shares: list[Finding]) -> None:

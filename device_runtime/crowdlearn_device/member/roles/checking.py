@@ -109,7 +109,7 @@ class Checking:
 
     def _guilty(self, position: int, of: _Gradient, parts: list[Ring], place: Place, drawn: Ring) -> str:
         """Return which helper is wrong where a gradient is, in words."""
-        check, shape = self._checks[place.edge], _weights_shape(self._maps[place.edge])
+        check, shape = self._checks[place.edge], weights_shape(self._maps[place.edge])
         thirds = {kind: shared.third for kind, shared in of.shared.items()}
         for other, part in zip(others(position), parts, strict=True):
             due = part_due(check, other, self._shared_keys, thirds, place, shape, drawn)
@@ -129,7 +129,8 @@ def _sources(of: SharedMap) -> int:
     return of.entered[0] if isinstance(of.linear, Convolution) else int(np.prod(of.entered))
 
 
-def _weights_shape(of: SharedMap) -> tuple[int, ...]:
+def weights_shape(of: SharedMap) -> tuple[int, ...]:
+    """Return the shape of a map's weights, source neurons first."""
     if not isinstance(of.linear, Convolution):
         return (*of.entered, of.left[0])
     return (of.entered[0], 1 if of.matched else of.left[0], *of.linear.kernel)

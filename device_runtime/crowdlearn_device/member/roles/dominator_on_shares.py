@@ -37,10 +37,14 @@ KINDS = {
     pb.SHARED_CHECK_BACK: (ERRORS, True),
 }
 """The kind of what was shared, and whether it is a check, by kind of an answer."""
+BACKWARD = (pb.SHARED_ERRORS, pb.SHARED_CLIPPED, pb.SHARED_NOISY)
 
 
 class DominatorOnShares(Role):
     """The dominator's piece, whose messages to helpers are shared."""
+
+    OF_GRADIENTS: pb.SharedKind = pb.SHARED_CHECK_GRADIENT
+    """The kind of a helper's messages on gradients."""
 
     def __init__(self, assigned: Assigned) -> None:
         training, layout = assigned.assign.training, assigned.layout
@@ -76,7 +80,7 @@ class DominatorOnShares(Role):
         self.work.go(data, device)
         for position in range(HELPERS):
             keys = b"".join((*own_keys(self._keys, position), self._checking.keys[position]))
-            yield _for_helper(position, pb.SharedArray(kind=pb.SHARED_KEYS, data=keys))
+            yield for_helper(position, pb.SharedArray(kind=pb.SHARED_KEYS, data=keys))
 
     @property
     def ready(self) -> bool:
@@ -88,8 +92,13 @@ class DominatorOnShares(Role):
         if step is None:
             return
         yield from self._send(step.messages)
+        yield from self._after()
         if step.updated:
             yield from self._updated()
+
+    def _after(self) -> Results:
+        """Do what a stage that ran makes possible, beside its messages: here, nothing."""
+        return ()
 
     def _send(self, messages: Sequence[Message]) -> Results:
         for message in messages:
@@ -106,9 +115,7 @@ class DominatorOnShares(Role):
             # Of a map from each neuron to each, all three helpers' neurons get the same errors.
             whole = each[0] if errors and not of.matched else np.concatenate(each, axis=1)
             if errors:
-                facts = self._agreed(message.step, of.number)
-                shared = self._sharers[of.number].errors(message.step, whole, facts)
-                yield from self._share(shared, pb.SHARED_ERRORS, message.rows)
+                yield from self._share_errors(message.step, of, whole)
             else:
                 self._waiting[message.step, of.number] = whole
                 yield from self._share_waiting(message.step, of.number)
@@ -118,9 +125,17 @@ class DominatorOnShares(Role):
 
     def _share_waiting(self, step: int, edge: int) -> Results:
         if (step, edge) in self._waiting and len(self._facts.get((step, edge), {})) == HELPERS:
-            values = self._waiting.pop((step, edge))
-            shared = self._sharers[edge].activations(step, values, self._agreed(step, edge))
-            yield from self._share(shared, pb.SHARED_ACTIVATIONS, len(values))
+            yield from self._share_activations(step, edge, self._waiting.pop((step, edge)))
+
+    def _share_activations(self, step: int, edge: int, values: Floats) -> Results:
+        shared = self._sharers[edge].activations(step, values, self._agreed(step, edge))
+        self._checking.share(shared)
+        yield from self._share(shared, pb.SHARED_ACTIVATIONS, len(values))
+
+    def _share_errors(self, step: int, of: SharedMap, errors: Floats) -> Results:
+        shared = self._sharers[of.number].errors(step, errors, self._agreed(step, of.number))
+        self._checking.share(shared)
+        yield from self._share(shared, pb.SHARED_ERRORS, len(errors))
 
     def _agreed(self, step: int, edge: int) -> WeightFacts:
         """Return the facts of the weights in which all helpers agree. Raises WireError naming one that
@@ -139,13 +154,12 @@ class DominatorOnShares(Role):
         return said[0]
 
     def _share(self, shared: Shared, kind: pb.SharedKind, rows: int) -> Results:
-        back = self._maps[shared.place.edge].back
-        if shared.place.kind == ACTIVATIONS or back:
-            self._sent[shared.place.step, shared.place.edge, shared.place.kind] = shared, rows
-        self._checking.share(shared)
+        kind_of, back = shared.place.kind, self._maps[shared.place.edge].back
+        if kind_of == ACTIVATIONS or (kind_of == ERRORS and back):
+            self._sent[shared.place.step, shared.place.edge, kind_of] = shared, rows
         for position in range(HELPERS):
             received = Received.at(position, shared)
-            yield _for_helper(
+            yield for_helper(
                 position,
                 pb.SharedArray(
                     kind=kind,
@@ -153,7 +167,7 @@ class DominatorOnShares(Role):
                     edge=shared.place.edge,
                     shape=shared.shape,
                     data=b"" if received.third is None else received.third.astype("<u4").tobytes(),
-                    bits=shared.bits,
+                    bits=received.bits,
                     weight_bits=shared.weight_bits,
                 ),
             )
@@ -167,11 +181,8 @@ class DominatorOnShares(Role):
         if message.kind == pb.SHARED_FACTS:
             yield from self._take_facts(position, message)
             return
-        if message.kind == pb.SHARED_CHECK_GRADIENT:
-            self._checking.take_gradient(position, message)
-            if self._held_back and not self._checking.waiting:
-                self._held_back = False
-                yield from self._updated()
+        if message.kind == self.OF_GRADIENTS:
+            yield from self._take_gradient(position, message)
             return
         kind, checks = KINDS.get(message.kind, (-1, False))
         place = message.step, message.edge, kind
@@ -182,24 +193,32 @@ class DominatorOnShares(Role):
         answers = self._answers.setdefault(place, {})
         if position in answers:
             raise WireError(f"piece {partner} answers twice at step {message.step}")
-        product = (rows, *(of.left if kind == ACTIVATIONS else of.entered))
+        product = (len(shared.secret), *(of.left if kind == ACTIVATIONS else of.entered))
         answers[position] = ring_of(message, self._checking.shape(shared) if checks else product)
         if len(answers) == HELPERS:
             del self._sent[place], self._answers[place]
             self._checking.product(shared, answers)
             first, second = (x for p, x in answers.items() if role_of(p, message.step) != ANSWERS)
-            self._answered(of, kind, message, joined((first, second), shared), rows)
+            self._answered(of, kind, message, joined((first, second), shared)[:rows])
+
+    def _take_gradient(self, position: int, message: pb.SharedArray) -> Results:
+        """Check a gradient that all three have opened, by a helper's message."""
+        self._checking.take_gradient(position, message)
+        yield from self._checked()
 
     def _take_facts(self, position: int, message: pb.SharedArray) -> Results:
         said = self._facts.setdefault((message.step, message.edge), {})
         if position in said or len(message.facts) != 3 or not np.isfinite(message.facts).all():
             raise WireError(f"piece {position + 1} sends facts twice, or not three")
-        if not self.boundary <= message.step <= self.boundary + 1:
+        if not self._awaits_facts(position, message):
             raise WireError(f"piece {position + 1} sends facts of step {message.step}")
         said[position] = WeightFacts(*message.facts)
         yield from self._share_waiting(message.step, message.edge)
 
-    def _answered(self, of: SharedMap, kind: int, message: pb.SharedArray, values: Floats, rows: int) -> None:
+    def _awaits_facts(self, position: int, message: pb.SharedArray) -> bool:
+        return self.boundary <= message.step <= self.boundary + 1
+
+    def _answered(self, of: SharedMap, kind: int, message: pb.SharedArray, values: Floats) -> None:
         """Let the piece have the product, as if the owners of the layer's neurons had sent their parts."""
         first = True
         for partner, piece in enumerate(self._layout):
@@ -215,8 +234,19 @@ class DominatorOnShares(Role):
             first = False
             self.work.piece.receive(Message(partner, purpose, message.step, 0, 1, len(values), edge, part))
 
+    @property
+    def _unchecked(self) -> bool:
+        """Return True while a gradient of a mini-batch that is applied was not found right."""
+        return self._checking.waiting
+
+    def _checked(self) -> Results:
+        """Go on if the last mini-batch's gradients are right."""
+        if self._held_back and not self._unchecked:
+            self._held_back = False
+            yield from self._updated()
+
     def _updated(self) -> Results:
-        if self._checking.waiting:
+        if self._unchecked:
             self._held_back = True  # a boundary with a wrong gradient must not become a point
             return
         done = self.boundary
@@ -224,6 +254,7 @@ class DominatorOnShares(Role):
         yield from self.work.updated()
 
 
-def _for_helper(position: int, message: pb.SharedArray) -> Deliver:
-    purpose = pb.PURPOSE_ERROR if message.kind == pb.SHARED_ERRORS else pb.PURPOSE_ACTIVATION
+def for_helper(position: int, message: pb.SharedArray) -> Deliver:
+    """Return a message on its way to the helper at a position."""
+    purpose = pb.PURPOSE_ERROR if message.kind in BACKWARD else pb.PURPOSE_ACTIVATION
     return Deliver(position + 1, purpose, message.SerializeToString())

@@ -36,6 +36,9 @@ MOST_BITS = 60
 class HelperOnShares(Role):
     """A helper's part in a pass: shares in, answers out, and the same new weights as the other two."""
 
+    FROM_DOMINATOR: tuple[pb.SharedKind, ...] = (pb.SHARED_KEYS, pb.SHARED_ACTIVATIONS, pb.SHARED_ERRORS)
+    FROM_HELPERS: tuple[pb.SharedKind, ...] = (pb.SHARED_WEIGHTS, pb.SHARED_GRADIENT)
+
     def __init__(self, assigned: Assigned) -> None:
         assign, manifest, layout = assigned.assign, assigned.manifest, assigned.layout
         training = assign.training
@@ -104,15 +107,14 @@ class HelperOnShares(Role):
                 )
                 for position in range(HELPERS):
                     if position != self._position:
-                        yield _deliver(position + 1, pb.PURPOSE_ACTIVATION, told)
+                        yield deliver(position + 1, pb.PURPOSE_ACTIVATION, told)
                 self._keep_part(name, self._position + 1, np.array(values, np.float32))
         yield from self._complete()
 
     def receive(self, partner: int, purpose: pb.Purpose, content: bytes) -> Results:
         """Take what the dominator or another helper sent, whatever these bytes are."""
         message = decode_message(pb.SharedArray, content)
-        from_dominator = (pb.SHARED_KEYS, pb.SHARED_ACTIVATIONS, pb.SHARED_ERRORS)
-        if (message.kind in from_dominator) != (partner == 0):
+        if message.kind not in (self.FROM_HELPERS if partner else self.FROM_DOMINATOR):
             raise WireError(f"piece {partner} sends kind {message.kind}, which is not its to send")
         if message.kind == pb.SHARED_KEYS:
             yield from self._take_keys(message)
@@ -120,10 +122,10 @@ class HelperOnShares(Role):
             yield from self._take_weights(partner, message)
         elif message.kind == pb.SHARED_GRADIENT:
             yield from self._take_gradient(partner, message)
-        elif message.kind in from_dominator and message.edge in self._maps:
+        elif message.edge in self._maps:
             self._jobs.append(message)
         else:
-            raise WireError(f"a helper takes no kind {message.kind} of edge {message.edge}")
+            raise WireError(f"piece {partner} names edge {message.edge}, which is not on shares")
 
     def _take_keys(self, message: pb.SharedArray) -> Results:
         if self._helpers is not None or len(message.data) != 3 * KEY_BYTES:
@@ -193,7 +195,7 @@ class HelperOnShares(Role):
                 edge=edge,
                 facts=(facts.largest, facts.output_norm, facts.input_norm),
             )
-            yield _deliver(0, pb.PURPOSE_ACTIVATION, told)
+            yield deliver(0, pb.PURPOSE_ACTIVATION, told)
 
     def run(self) -> Results:
         """Compute one answer, or a gradient if none is waited for."""
@@ -224,7 +226,7 @@ class HelperOnShares(Role):
             if message.edge in self._due:
                 raise WireError(f"the dominator shares edge {message.edge} twice in step {message.step}")
             self._rows[message.edge] = shape[0]
-        elif self._rows.pop(message.edge, 0) != shape[0]:
+        elif self._rows.get(message.edge) != shape[0]:
             raise WireError(f"the dominator shares errors of {shape[0]} samples, and no such activations")
         place = Place(message.step, message.edge, ACTIVATIONS if forward else ERRORS)
         third = ring_of(message, shape) if role_of(self._position, message.step) else None
@@ -237,7 +239,12 @@ class HelperOnShares(Role):
         else:
             helper.keep(received)
         if not forward:
-            self._due.append(message.edge)
+            self._ends(message)
+
+    def _ends(self, message: pb.SharedArray) -> None:
+        """Have the gradient of a map computed whose errors are here."""
+        del self._rows[message.edge]
+        self._due.append(message.edge)
 
     def _give_gradient(self, edge: int) -> Results:
         """Let both other helpers have this one's part of a map's gradient."""
@@ -246,7 +253,7 @@ class HelperOnShares(Role):
         told = message_of(pb.SHARED_GRADIENT, self._boundary, edge, part)
         for position in range(HELPERS):
             if position != self._position:
-                yield _deliver(position + 1, pb.PURPOSE_ERROR, told)
+                yield deliver(position + 1, pb.PURPOSE_ERROR, told)
         self._gradients.setdefault(edge, {})[self._position] = part
         yield from self._open(edge)
 
@@ -256,7 +263,7 @@ class HelperOnShares(Role):
         of_sums = pb.SHARED_CHECK_SUMS if checks else pb.SHARED_SUMS
         of_errors = pb.SHARED_CHECK_BACK if checks else pb.SHARED_BACK
         told = message_of(of_sums if forward else of_errors, message.step, message.edge, answer)
-        return _deliver(0, pb.PURPOSE_ACTIVATION if forward else pb.PURPOSE_ERROR, told)
+        return deliver(0, pb.PURPOSE_ACTIVATION if forward else pb.PURPOSE_ERROR, told)
 
     def _take_gradient(self, partner: int, message: pb.SharedArray) -> Results:
         of = self._maps.get(message.edge)
@@ -264,10 +271,13 @@ class HelperOnShares(Role):
         # Another helper may be ahead by what it has opened, never by a mini-batch: it needs this one's part.
         if of is None or message.step != self._boundary or partner - 1 in parts or partner == 0:
             raise WireError(f"piece {partner} sends a part of a gradient that is not due at {message.step}")
-        array = next(a for a in self._manifest.arrays if a.layer == of.layer)
-        shape = (self._manifest.layers[of.layer].neurons, *array.shape)
-        parts[partner - 1] = ring_of(message, shape)
+        parts[partner - 1] = ring_of(message, self._weights_shape(message.edge))
         yield from self._open(message.edge)
+
+    def _weights_shape(self, edge: int) -> tuple[int, ...]:
+        layer = self._maps[edge].layer
+        array = next(a for a in self._manifest.arrays if a.layer == layer)
+        return self._manifest.layers[layer].neurons, *array.shape
 
     def _open(self, edge: int) -> Results:
         """Take the gradient of a map once its three parts are here; after the last map's, new weights."""
@@ -277,10 +287,14 @@ class HelperOnShares(Role):
         whole = tuple(parts[p] for p in range(HELPERS))
         shown = self._helpers[edge].parts_seen(whole, self._check_key, self._boundary)
         told = message_of(pb.SHARED_CHECK_GRADIENT, self._boundary, edge, shown)
-        yield _deliver(0, pb.PURPOSE_ERROR, told)
-        opened = self._helpers[edge].opened(whole)
+        yield deliver(0, pb.PURPOSE_ERROR, told)
         del self._gradients[edge]
-        self._done[self._name[self._maps[edge].layer]] = opened
+        yield from self._take_whole(edge, self._helpers[edge].opened(whole))
+
+    def _take_whole(self, edge: int, gradient: Floats) -> Results:
+        """Take a map's whole gradient; after the last map's, new weights."""
+        assert self._weights is not None
+        self._done[self._name[self._maps[edge].layer]] = gradient
         if len(self._done) == len(self._maps):
             self._weights.update(self._done, ahead=False)
             self._done, self._boundary = {}, self._boundary + 1
@@ -291,5 +305,6 @@ class HelperOnShares(Role):
                 yield from self._tell_facts()
 
 
-def _deliver(piece: int, purpose: pb.Purpose, message: pb.SharedArray) -> Deliver:
+def deliver(piece: int, purpose: pb.Purpose, message: pb.SharedArray) -> Deliver:
+    """Return a message on its way to the holder of a piece."""
     return Deliver(piece, purpose, message.SerializeToString())

@@ -10,11 +10,15 @@ from .base import Assigned, Role
 from .dominator_on_shares import DominatorOnShares
 from .helper_on_shares import HelperOnShares
 from .piece_pass import PiecePass
+from .private_dominator import PrivateDominator
+from .private_helper import PrivateHelper
 
 ROLES: Mapping[str, Callable[[Assigned], Role]] = {
     "piece": PiecePass,
     "dominator on shares": DominatorOnShares,
     "helper on shares": HelperOnShares,
+    "private dominator on shares": PrivateDominator,
+    "private helper on shares": PrivateHelper,
 }
 
 
@@ -22,7 +26,8 @@ def role_in(assign: pb.Assign) -> str:
     """Return the name of the role that an assignment asks for."""
     if not assign.training.shares:
         return "piece"
-    return "dominator on shares" if assign.piece == 0 else "helper on shares"
+    kind = "dominator on shares" if assign.piece == 0 else "helper on shares"
+    return f"private {kind}" if assign.training.HasField("clipping") else kind
 
 
 def role_for(assigned: Assigned) -> Role:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from math import isqrt
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,13 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 KEY_BYTES = 32
 SEED_BYTES = 40
 """Bytes of a seed, which may be a run's or 256 secret bits."""
+
+
+def most_drawn(batch: int) -> int:
+    """Return the samples that a step in steps of about `batch` has room for, where its true number must not
+    show. A larger draw has a probability below 2e-11 (Bernstein's inequality).
+    """
+    return batch + 7 * (isqrt(batch - 1) + 1) + 16
 
 
 class Draws:

@@ -17,6 +17,7 @@ import numpy as np
 from .linear_map import Convolution, Depthwise, LinearMap
 from .replicated import (
     ACTIVATIONS,
+    CLIPPED,
     ERRORS,
     GRADIENTS,
     HELPERS,
@@ -175,7 +176,7 @@ def part_due(
 ) -> Ring:
     """Return how a helper's masked part of a gradient, of the shape of the `weights`, has to look under lots.
 
-    `thirds` are the parts that travelled, uint32 of activations and of errors, by kind.
+    `thirds` are the parts that travelled, uint32 of activations and of errors, or clipped ones, by kind.
     """
     own, role = own_keys(keys, position), role_of(position, place.step)
     a, d = (
@@ -186,7 +187,7 @@ def part_due(
             Place(place.step, place.edge, kind),
             thirds[kind].shape,
         )
-        for kind in (ACTIVATIONS, ERRORS)
+        for kind in (ACTIVATIONS, CLIPPED if CLIPPED in thirds else ERRORS)
     )
     pairs = {
         0: [(a.first + a.second, d.first + d.second)],

@@ -17,6 +17,8 @@ from crowdlearn_device.protocol.frames import Floats
 
 from .ring import BITS, WEIGHT_BITS, Integers, Ring
 
+Bits = int | NDArray[np.int64]
+"""Fractional bits: of all values, or of each sample's, int64 [B]."""
 ROOM = BITS - 1
 """Bits of a sum's magnitude: one is the sign."""
 SLACK = 1.02
@@ -30,22 +32,35 @@ class RingError(DeviceError):
     """A layer whose sums do not fit the ring."""
 
 
-def encode(values: NDArray[np.floating], bits: int) -> Ring:
+def encode(values: NDArray[np.floating], bits: Bits) -> Ring:
     """Return values rounded to multiples of 2^-bits, as uint32 of the same shape.
 
     Values are float32 [...].
     """
-    scaled = np.asarray(values, np.float64) * 2.0**bits
-    return np.rint(scaled, out=scaled).astype(np.int64).astype(np.uint32)
+    scaled = np.asarray(values, np.float64) * power(bits, values.ndim)
+    return as_ring(np.rint(scaled, out=scaled))
 
 
-def decode(values: Ring, bits: int) -> Floats:
+def as_ring(whole: NDArray[np.float64]) -> Ring:
+    """Return whole numbers below 2^53 in magnitude, float64 [...], as ring elements."""
+    return whole.astype(np.int64).astype(np.uint32)
+
+
+def power(bits: Bits, dimensions: int) -> float | NDArray[np.float64]:
+    """Return 2^bits; of each sample's, [B, 1, ...] in so many dimensions."""
+    if isinstance(bits, int):
+        return 2.0**bits
+    found: NDArray[np.float64] = np.ldexp(1.0, bits).reshape(-1, *(1 for _ in range(dimensions - 1)))
+    return found
+
+
+def decode(values: Ring, bits: Bits) -> Floats:
     """Return the real numbers of ring elements, float32; those above half the ring are negative.
 
     Elements are uint32 [...].
     """
     found = values.view(np.int32).astype(np.float64)
-    found *= 2.0**-bits
+    found *= power(-bits, values.ndim)
     return found.astype(np.float32)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from crowdlearn_device.protocol.frames import Floats
 
-from .ring import Integers, Ring, RingProducts
+from .ring import Doubles, Integers, Ring, RingProducts
 
 T = TypeVar("T", bound=np.generic)
 
@@ -44,12 +44,27 @@ class LinearMap(ABC):
     def target_rows(self, sums: NDArray[T]) -> NDArray[T]:
         """Return sums, or errors of them, with a row for each place: [rows, targets]."""
 
-    @abstractmethod
     def norms(self, values: Floats, errors: Floats | None) -> tuple[float, float]:
         """Return the largest norms of what enters one output and, of errors, of what leaves one input.
 
         Arrays are float32 [B, ...].
         """
+        leaving = 0.0 if errors is None else float(self.leaving_norms(errors).max(initial=0.0))
+        return float(self.entering_norms(values).max(initial=0.0)), leaving
+
+    @abstractmethod
+    def entering_norms(self, values: Floats) -> Doubles:
+        """Return each sample's largest norm of what enters one output, [B]. Values are float32 [B, ...]."""
+
+    @abstractmethod
+    def leaving_norms(self, errors: Floats) -> Doubles:
+        """Return each sample's largest norm of errors of what leaves one input, [B]. Errors are float32
+        [B, ...].
+        """
+
+    @abstractmethod
+    def gradient_squares(self, values: Doubles, errors: Doubles) -> Doubles:
+        """Return the squared norm of each sample's gradient, [B]. Arrays are float64 [B, ...]."""
 
     @abstractmethod
     def column_norm(self, values: Floats) -> float:
@@ -88,8 +103,14 @@ class Dense(LinearMap):
     def target_rows(self, sums: NDArray[T]) -> NDArray[T]:
         return _rows(sums)
 
-    def norms(self, values: Floats, errors: Floats | None) -> tuple[float, float]:
-        return _largest(_rows(values), 1), 0.0 if errors is None else _largest(errors, 1)
+    def entering_norms(self, values: Floats) -> Doubles:
+        return np.sqrt(_squares(_rows(values)))
+
+    def leaving_norms(self, errors: Floats) -> Doubles:
+        return np.sqrt(_squares(errors))
+
+    def gradient_squares(self, values: Doubles, errors: Doubles) -> Doubles:
+        return _squares(_rows(values)) * _squares(errors)
 
     def weight_norms(self, weights: Floats) -> tuple[float, float]:
         return _largest(_columns(weights), 0), _largest(_columns(weights), 1)
@@ -146,15 +167,21 @@ class Convolution(LinearMap):
         """Add columns [rows, channels * kernel] where they were gathered: [count, channels, H, W]."""
         return self._scattered(columns, count, columns.shape[1] // prod(self.kernel))
 
-    def norms(self, values: Floats, errors: Floats | None) -> tuple[float, float]:
-        entering = (
-            self._gathered((values.astype(np.float64) ** 2).sum(1, keepdims=True)).sum(1).max(initial=0.0)
-        )
-        if errors is None:
-            return float(entering) ** 0.5, 0.0
+    def entering_norms(self, values: Floats) -> Doubles:
+        entering = self._gathered((values.astype(np.float64) ** 2).sum(1, keepdims=True)).sum(1)
+        return _most(entering.reshape(len(values), -1))
+
+    def leaving_norms(self, errors: Floats) -> Doubles:
         squares = (errors.astype(np.float64) ** 2).sum(1).reshape(-1, 1)
         spread = self._scattered(np.repeat(squares, prod(self.kernel), axis=1), len(errors), 1)
-        return float(entering) ** 0.5, float(spread.max(initial=0.0)) ** 0.5
+        return _most(spread.reshape(len(errors), -1))
+
+    def gradient_squares(self, values: Doubles, errors: Doubles) -> Doubles:
+        found = np.empty(len(values))
+        for row in range(len(values)):  # one by one: what is gathered is larger than the maps
+            entered, left = self._gathered(values[row : row + 1]), _as_rows(errors[row : row + 1])
+            found[row] = np.square(entered.T @ left).sum()
+        return found
 
     def weight_norms(self, weights: Floats) -> tuple[float, float]:
         squares = weights.astype(np.float64) ** 2
@@ -215,15 +242,20 @@ class Depthwise(Convolution):
         taken = self._windows(values) * errors[..., None, None]
         return taken.sum((0, 2, 3), dtype=np.uint32)[:, None]
 
-    def norms(self, values: Floats, errors: Floats | None) -> tuple[float, float]:
-        entering = (self._windows(values).astype(np.float64) ** 2).sum((4, 5)).max(initial=0.0)
-        if errors is None:
-            return float(entering) ** 0.5, 0.0
+    def entering_norms(self, values: Floats) -> Doubles:
+        entering = (self._windows(values).astype(np.float64) ** 2).sum((4, 5))
+        return _most(entering.reshape(len(values), -1))
+
+    def leaving_norms(self, errors: Floats) -> Doubles:
         squares = np.repeat(
             (errors.astype(np.float64) ** 2).transpose(0, 2, 3, 1).reshape(-1, 1), prod(self.kernel), 1
         )
         spread = self._scattered(squares, len(errors), errors.shape[1])
-        return float(entering) ** 0.5, float(spread.max(initial=0.0)) ** 0.5
+        return _most(spread.reshape(len(errors), -1))
+
+    def gradient_squares(self, values: Doubles, errors: Doubles) -> Doubles:
+        each = (self._windows(values) * errors[..., None, None]).sum((2, 3))
+        return np.square(each).sum((1, 2, 3))
 
     def weight_norms(self, weights: Floats) -> tuple[float, float]:
         found = float((weights.astype(np.float64) ** 2).sum((1, 2, 3)).max()) ** 0.5
@@ -269,6 +301,16 @@ def _as_rows(maps: NDArray[T]) -> NDArray[T]:
 
 def _as_maps(rows: NDArray[T], count: int, shape: tuple[int, int]) -> NDArray[T]:
     return np.ascontiguousarray(rows.reshape(count, *shape, -1).transpose(0, 3, 1, 2))
+
+
+def _squares(values: NDArray[np.floating]) -> Doubles:
+    """Return the squared norm of each row of [B, n]."""
+    return np.square(values.astype(np.float64)).sum(1)
+
+
+def _most(squares: Doubles) -> Doubles:
+    """Return the root of each row's largest number, of [B, n]."""
+    return np.sqrt(squares.max(1, initial=0.0))
 
 
 def _largest(values: NDArray[np.floating], axes: int | tuple[int, ...]) -> float:

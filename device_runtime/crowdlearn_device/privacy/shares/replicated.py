@@ -19,8 +19,8 @@ from .ring import Ring
 
 HELPERS = 3
 KEY_BYTES = 32
-ACTIVATIONS, ERRORS, GRADIENTS = range(3)
-"""Kinds of arrays that are shared or masked."""
+ACTIVATIONS, ERRORS, GRADIENTS, CLIPPED = range(4)
+"""Kinds of arrays that are shared or masked; clipped errors are those of DP-SGD, for gradients alone."""
 Keys = tuple[bytes, bytes, bytes]
 """Key p is that of the helpers at positions p and p + 1."""
 
@@ -49,7 +49,7 @@ def role_of(position: int, step: int) -> int:
 
 def stream(key: bytes, place: Place, shape: tuple[int, ...]) -> Ring:
     """Return ring elements that are random to all but the holders of `key`, uint32 of this shape."""
-    nonce = struct.pack("<IQI", 0, place.step, 3 * place.edge + place.kind)
+    nonce = struct.pack("<IQI", 0, place.step, 4 * place.edge + place.kind)
     cipher = Cipher(ChaCha20(key, nonce), mode=None).encryptor()
     drawn = np.frombuffer(cipher.update(bytes(4 * prod(shape))), "<u4")
     return drawn.astype(np.uint32, copy=False).reshape(shape)

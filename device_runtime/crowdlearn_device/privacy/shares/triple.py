@@ -16,10 +16,11 @@ from crowdlearn_device.errors import DeviceError
 from crowdlearn_device.protocol.frames import Floats
 
 from .checks import check_of, others
-from .fixed_point import WeightFacts, bits_forward, bits_of_errors, decode, encode, encode_weights
+from .fixed_point import Bits, WeightFacts, bits_forward, bits_of_errors, decode, encode, encode_weights
 from .linear_map import Dense, Depthwise, LinearMap
 from .replicated import (
     ACTIVATIONS,
+    CLIPPED,
     ERRORS,
     GRADIENTS,
     HELPERS,
@@ -44,12 +45,13 @@ class SharesError(DeviceError):
 class Shared:
     """One array on its way to a triple: part 2, uint32, for roles 1 and 2; the rest for all.
 
-    `bits` are the fractional bits of its values, `weight_bits` those of the weights that it meets.
+    `bits` are the fractional bits of its values, of all or of each sample's, `weight_bits` those of the
+    weights that it meets.
     """
 
     place: Place
     third: Ring
-    bits: int
+    bits: Bits
     weight_bits: int
     secret: Ring
     """The values themselves as ring elements, which stay with the dominator."""
@@ -61,7 +63,9 @@ class Shared:
 
 @dataclass(frozen=True)
 class Received:
-    """One shared array as a helper gets it: part 2 is None for role 0."""
+    """One shared array as a helper gets it: part 2 is None for role 0. `bits` are 0 if each sample has its
+    own.
+    """
 
     place: Place
     third: Ring | None
@@ -73,7 +77,8 @@ class Received:
     def at(cls, position: int, shared: Shared) -> Received:
         """Return what goes to the helper at a position."""
         third = shared.third if role_of(position, shared.place.step) else None
-        return cls(shared.place, third, shared.shape, shared.bits, shared.weight_bits)
+        bits = shared.bits if isinstance(shared.bits, int) else 0
+        return cls(shared.place, third, shared.shape, bits, shared.weight_bits)
 
 
 class Sharer:
@@ -210,8 +215,10 @@ class Helper:
         return self._pairs[ERRORS if errors else ACTIVATIONS][0]
 
     def gradient(self, step: int) -> Ring:
-        """Return its masked part of the weights' gradient, summed over the mini-batch, like the weights."""
-        (a, _), (d, _) = self._pairs[ACTIVATIONS], self._pairs[ERRORS]
+        """Return its masked part of the weights' gradient, summed over the mini-batch, like the weights: of
+        clipped errors if it holds any.
+        """
+        (a, _), (d, _) = self._pairs[ACTIVATIONS], self._pairs[CLIPPED if CLIPPED in self._pairs else ERRORS]
         role, of = role_of(self._position, step), self._products
         if role == 0:
             part = self._linear.gradient(of, a.first + a.second, d.first + d.second)
@@ -231,5 +238,9 @@ class Helper:
         if len(parts) != HELPERS:
             raise SharesError(f"{len(parts)} parts of a gradient; three were due")
         bits = self._pairs[ACTIVATIONS][1] + self._pairs[ERRORS][1]
-        self._pairs.clear()
+        self.forget()
         return decode(parts[0] + parts[1] + parts[2], bits)
+
+    def forget(self) -> None:
+        """Forget the mini-batch's shares."""
+        self._pairs.clear()

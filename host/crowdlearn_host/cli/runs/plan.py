@@ -124,6 +124,9 @@ def plan(
     first_layer: Annotated[
         FirstLayer, typer.Option(help="With shares: whether helpers multiply the first layer, too.")
     ] = FirstLayer.kept,
+    private: Annotated[
+        bool, typer.Option(help="With shares: whether steps are those of DP-SGD (privacy.epsilon or noise).")
+    ] = False,
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Time limit of the solver, in processor seconds.")
     ] = 60.0,
@@ -157,6 +160,7 @@ def plan(
         "data": data or None,
         "sums": sums.value,
         "first_layer": first_layer.value,
+        "private": private,
         "loss": LossSection.model_validate({"kind": loss}),
     }
     given: dict[str, Any] = {option: value for option, value in options.items() if _is_given(context, option)}

@@ -39,7 +39,8 @@ class Training:
     `rotation` is `full` (every piece moves at a shuffle, as in the paper) or `minimal` (only what must).
     `theta` is the share of weights that a group uploads each epoch, and downloads, `value_bytes` each. A
     snapshot is stored every `snapshot_every` mini-batches, and at the end of a pass. `leaks`, if any, cap
-    what a follower gets to see.
+    what a follower gets to see. `private` tells that steps on shares are those of DP-SGD, with room for every
+    draw.
     """
 
     batch: int = 32
@@ -55,6 +56,7 @@ class Training:
     value_bytes: float = float(FLOAT)
     leaks: Leaks | None = None
     sums: Literal["plain", "masked", "shares"] = "plain"
+    private: bool = False
 
     @property
     def slots(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from math import inf, prod
 from operator import add
 from typing import Literal
 
+from crowdlearn_device.privacy.dp.draws import most_drawn
 from crowdlearn_device.privacy.shares.replicated import HELPERS
 from crowdlearn_device.state.piece_state import kinds_of
 from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
@@ -68,8 +69,8 @@ def plan_on_shares(
         )
     watch = Stopwatch.start()
     helped = with_helper_layers(graph, first_layer=first_layer == "shared")
-    plan = plan_for_helpers(helped, training.batch)
-    training = replace(training, micro_batch=training.batch, rotation="minimal")
+    plan = plan_for_helpers(helped, _room(training))
+    training = replace(training, micro_batch=_room(training), rotation="minimal")
     parts = (
         _dominator(graph, helped, training, plan, first_layer),
         _helper(graph, helped, training, first_layer),
@@ -187,10 +188,16 @@ def _uses(fleet: Fleet, needs: _Needs, *, dominator: bool) -> tuple[BudgetUse, .
     )
 
 
+def _room(training: Training) -> int:
+    """Return samples that a mini-batch has room for."""
+    return most_drawn(training.batch) if training.private else training.batch
+
+
 def _dominator(
     graph: NeuronGraph, helped: NeuronGraph, training: Training, plan: Plan, first_layer: str
 ) -> _Needs:
-    cost, batch = shares_cost(graph, first_layer=first_layer == "shared"), training.batch
+    private, rows = training.private, _room(training)
+    cost = shares_cost(graph, first_layer=first_layer == "shared", private=private)
     local = sum(
         (3 if layer.index in graph.backward else 1) * len(layer.ops) * layer.neurons * layer.sum_floats
         for layer in graph.layers
@@ -199,15 +206,20 @@ def _dominator(
     copies = 2 + len(training.slots)  # weights, what the optimizer keeps, gradients
     state = FLOAT * copies * sum(n for layer, n in _floats(helped).items() if layer not in layers)
     kept = 2 * sum(layer.neurons * (layer.sum_floats + layer.output_floats) for layer in graph.layers)
-    shared = 3 * sum(_ends(helped, layer)[0] + _ends(helped, layer)[1] for layer in layers)
+    shared = (4 if private else 3) * sum(
+        _ends(helped, layer)[0] + _ends(helped, layer)[1] for layer in layers
+    )
     widest = max(max(_ends(helped, layer)) for layer in layers)
-    memory = PROCESS_BYTES + state + FLOAT * batch * (kept + shared + (MESSAGES + HELPERS) * widest)
-    sent = mini_batch_bytes(helped, batch).by_dominator / batch
+    memory = PROCESS_BYTES + state + FLOAT * rows * (kept + shared + (MESSAGES + HELPERS) * widest)
+    if private:  # each map's noise, and three parts of its gradient
+        memory += FLOAT * (1 + HELPERS) * sum(_floats(helped)[layer] for layer in layers)
+    sent = mini_batch_bytes(helped, rows, private=private).by_dominator / training.batch
     return _Needs(cost.dominator_macs + local, memory, sent)
 
 
 def _helper(graph: NeuronGraph, helped: NeuronGraph, training: Training, first_layer: str) -> _Needs:
-    cost, batch = shares_cost(graph, first_layer=first_layer == "shared"), training.batch
+    private, batch = training.private, _room(training)
+    cost = shares_cost(graph, first_layer=first_layer == "shared", private=private)
     floats, layers = _floats(helped), helper_layers(helped)
     whole = sum(floats[layer] for layer in layers)
     state = FLOAT * (2 + len(training.slots)) * whole  # with its own third, as it began
@@ -220,8 +232,8 @@ def _helper(graph: NeuronGraph, helped: NeuronGraph, training: Training, first_l
     )
     messages = MESSAGES * FLOAT * max(batch * max(map(max, ends)), max(floats[layer] for layer in layers))
     memory = PROCESS_BYTES + state + opened + pairs + products + messages
-    sent = mini_batch_bytes(helped, batch).by_helpers / HELPERS / batch
-    return _Needs(cost.helper_macs_per_sample(batch), memory, sent)
+    sent = mini_batch_bytes(helped, batch, private=private).by_helpers / HELPERS / training.batch
+    return _Needs(cost.helper_macs_per_sample(training.batch), memory, sent)
 
 
 def _floats(graph: NeuronGraph) -> dict[int, int]:
@@ -246,7 +258,15 @@ def _traffic(
     ranked, slots = training.theta < 1, training.slots
     owned = [piece.owned for piece in plan.pieces]
     passes = [
-        pass_bytes(graph, kinds[turn.devices[0]].samples, training.batch, slots, ranked=ranked, owned=owned)
+        pass_bytes(
+            graph,
+            kinds[turn.devices[0]].samples,
+            training.batch,
+            slots,
+            ranked=ranked,
+            owned=owned,
+            private=training.private,
+        )
         for group in groups
         for turn in group.turns
     ]

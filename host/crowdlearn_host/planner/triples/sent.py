@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from crowdlearn_device.privacy.dp.draws import most_drawn
 from crowdlearn_device.privacy.shares.checks import check_of
 from crowdlearn_device.privacy.shares.linear_map import linear_map
 from crowdlearn_device.privacy.shares.replicated import HELPERS, KEY_BYTES
@@ -69,22 +70,27 @@ def pass_bytes(
     *,
     ranked: bool,
     owned: Sequence[Sequence[int]],
+    private: bool = False,
 ) -> Sent:
-    """Return what one pass over `samples` sends; `owned` are the neurons of each piece by layer."""
+    """Return what one pass over `samples` sends; `owned` are the neurons of each piece by layer. With noise,
+    `private`, each mini-batch has room for every draw.
+    """
     sizes = [len(rows) for rows in mini_batches(samples, batch, graph.least_rows)]
+    if private:
+        sizes = [most_drawn(batch)] * len(sizes)
     total = _sum(_beginning(graph, slots, owned, ranked=ranked))
     for rows in set(sizes):
-        total += mini_batch_bytes(graph, rows).times(sizes.count(rows))
+        total += mini_batch_bytes(graph, rows, private=private).times(sizes.count(rows))
     return total
 
 
-def mini_batch_bytes(graph: NeuronGraph, rows: int) -> Sent:
+def mini_batch_bytes(graph: NeuronGraph, rows: int, *, private: bool = False) -> Sent:
     """Return what a mini-batch of so many samples sends; the graph has helper layers."""
-    lines = [line for layer in helper_layers(graph) for line in _of_map(graph, layer, rows)]
+    lines = [line for layer in helper_layers(graph) for line in _of_map(graph, layer, rows, private=private)]
     return _sum(iter(lines))
 
 
-def _of_map(graph: NeuronGraph, layer: int, rows: int) -> Iterator[_Line]:
+def _of_map(graph: NeuronGraph, layer: int, rows: int, *, private: bool) -> Iterator[_Line]:
     number, edge = next((k, e) for k, e in enumerate(graph.edges) if e.source == layer)
     source, target = graph.layers[layer], graph.layers[edge.target]
     told: Any = {} if edge.kind == "dense" else edge.attributes
@@ -99,16 +105,24 @@ def _of_map(graph: NeuronGraph, layer: int, rows: int) -> Iterator[_Line]:
     def seen(forward: bool) -> tuple[int, ...]:
         return check.weights_shape(entered, target.neurons, forward=forward)
 
-    bits = {"bits": BITS, "weight_bits": BITS}
+    bits = {"weight_bits": BITS} if private else {"bits": BITS, "weight_bits": BITS}
     facts = pb.SharedArray(kind=pb.SHARED_FACTS, step=STEP, edge=number, facts=(1.0, 1.0, 1.0))
     yield _Line(False, False, HELPERS, _size(facts, 0))
     for errors, shared, answer in ((False, entered, left), (True, left, entered)):
-        yield _Line(errors, True, ANSWERS, message(shared, prod(shared), **bits))
-        yield _Line(errors, True, 1, message(shared, 0, **bits))
+        if private and errors:  # clipped ones, for gradients; those that go further back are beside them
+            yield _Line(True, True, ANSWERS, message(left, prod(left)))
+            yield _Line(True, True, 1, message(left, 0))
+        if back or not (private and errors):
+            yield _Line(errors, True, ANSWERS, message(shared, prod(shared), **bits))
+            yield _Line(errors, True, 1, message(shared, 0, **bits))
         if back or not errors:
             yield _Line(errors, False, ANSWERS, message(answer, prod(answer)))
             yield _Line(errors, False, 1, message(seen(not errors), prod(seen(not errors))))
     shape = (graph.layers[weights.layer].neurons, *weights.shape)
+    if private:
+        yield _Line(True, False, HELPERS, message(shape, prod(shape)))
+        yield _Line(True, True, HELPERS, message(shape, prod(shape)))
+        return
     yield _Line(True, False, HELPERS * (HELPERS - 1), message(shape, prod(shape)))
     shown = (HELPERS, *check.gradient_shape(entered))
     yield _Line(True, False, HELPERS, message(shown, prod(shown)))

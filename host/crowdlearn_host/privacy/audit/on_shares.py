@@ -2,7 +2,8 @@
 attacked.
 
 A helper has the weights at every moment. Of a sample it holds both of its parts of each shared array; of a
-mini-batch, the others' masked parts of the gradient, and the gradient that they open.
+mini-batch, the others' masked parts of the gradient, and the gradient that they open. With DP-SGD it gets the
+gradient with noise alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from crowdlearn_device.privacy.shares.fixed_point import decode, encode
 from crowdlearn_device.privacy.shares.replicated import (
     ACTIVATIONS,
     ERRORS,
+    HELPERS,
     KEY_BYTES,
     Place,
     own_keys,
@@ -29,9 +31,10 @@ from crowdlearn_device.protocol.frames import Array, Floats
 from crowdlearn_device.protocol.schedule import mini_batches
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.tracing.trace import neuron_graph
-from torch import nn
+from torch import Tensor, nn
 
 from crowdlearn_host.planner.shares import shared_edges
+from crowdlearn_host.privacy.dp.dp_sgd import DPStep
 from crowdlearn_host.privacy.leaks.matching import matches
 from crowdlearn_host.simulation.learners.on_shares import Held, Opened, Triple, put_on_shares
 
@@ -106,34 +109,59 @@ class _Epoch:
 
 
 def findings_on_shares(
-    case: Case, model: nn.Module, *, batch: int, quick: bool, first_layer: bool
+    case: Case,
+    model: nn.Module,
+    *,
+    batch: int,
+    quick: bool,
+    first_layer: bool,
+    noise: Noise | None = None,
+    opened_alone: bool = False,
 ) -> Iterator[Finding]:
-    """Train `model` on shares with the case's samples, and attack one helper, two, and an heir of all opened.
+    """Train `model` on shares with the case's samples, with `noise` if any, and attack one helper, two, and
+    an heir of all opened; with `opened_alone` only by gradients and snapshots.
 
     All devices' samples are the victims': a helper of each triple sees those of every dominator.
     """
     mode = "shares, first layer shared" if first_layer else "shares"
+    if noise is not None:
+        mode += ", noise"
     graph = neuron_graph(model, torch.from_numpy(case.gallery.inputs[:2]), "audited")
     rate = case.recipe.training.learning_rate
-    run = _Run(model, graph, shared_edges(graph, first_layer=first_layer), batch, rate)
+    run = _Run(model, graph, shared_edges(graph, first_layer=first_layer), batch, rate, noise)
     epochs = [run.epoch(case.gallery, seed) for seed in range(2)]
     put_on_shares(model, run.names, run.rehearsed)
     known = case.own.subset(np.arange(min(len(case.own), QUICK_OWN))) if quick else case.own
     own, candidates = (run.epoch(data, 2, learning=False) for data in (known, case.gallery))
     attacker = _OnShares(case, mode, run.edges, epochs, known, own, candidates, batch, quick=quick)
-    yield from attacker.findings()
+    yield from (attacker.of_gradients(),) if opened_alone else attacker.findings()
     put_on_shares(model, run.names)  # the same numbers, and no shares that nobody looks at
     moves = [run.pass_over(case.victim, 3 + number) for number in range(len(epochs))]
     yield from attacker.of_snapshots(graph, moves)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """DP-SGD: gradients of samples are clipped to `clip`, noise is `times` that."""
+
+    clip: float
+    times: float
 
 
 class _Run:
     """A model in training, with every shared map tapped."""
 
     def __init__(
-        self, model: nn.Module, graph: NeuronGraph, edges: Sequence[int], batch: int, rate: float
+        self,
+        model: nn.Module,
+        graph: NeuronGraph,
+        edges: Sequence[int],
+        batch: int,
+        rate: float,
+        noise: Noise | None,
     ) -> None:
         self.model, self.edges, self._batch = model, tuple(edges), batch
+        self._noise, self._generator = noise, torch.Generator().manual_seed(0)
         self._tape = _Tape()
         self.names = {graph.edges[edge].module: edge for edge in edges}
         put_on_shares(model, self.names, self._tapped)
@@ -147,7 +175,8 @@ class _Run:
         return _Rehearsed(edge, kind, told, name, self._observe)
 
     def _observe(self, held: Held) -> None:
-        self._tape.held.append(held)
+        if self._noise is None or held.kind not in ("masked", "opened"):
+            self._tape.held.append(held)
 
     def epoch(self, data: Dataset, seed: int, *, learning: bool = True) -> _Epoch:
         """Feed all samples once, in an order of `seed`; without `learning` weights stay as they are."""
@@ -158,11 +187,29 @@ class _Run:
             rows = order[part.start : part.stop]
             x, y = torch.from_numpy(data.inputs[rows]), torch.from_numpy(data.labels[rows])
             self._optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(self.model(x), y)
-            loss.backward()  # type: ignore[no-untyped-call]
+            if learning and self._noise is not None:
+                self._add_noisy(self._noise, x, y)
+            else:
+                loss = nn.functional.cross_entropy(self.model(x), y)
+                loss.backward()  # type: ignore[no-untyped-call]
             if learning:
                 self._optimizer.step()
         return _Epoch(self._tape, order)
+
+    def _add_noisy(self, noise: Noise, inputs: Tensor, targets: Tensor) -> None:
+        """Take the gradients of a step of DP-SGD; helpers see them."""
+        step = DPStep(noise.clip, noise.times, float(len(inputs)))
+        found = step.gradients(self.model, _loss, inputs, targets, self._generator)
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        for parameter, gradient in zip(learning, found, strict=True):
+            parameter.grad = gradient
+        for name, edge in self.names.items():
+            weight = self.model.get_submodule(name).weight
+            assert isinstance(weight, Tensor)
+            assert weight.grad is not None
+            opened = np.array(weight.grad.transpose(0, 1))
+            for position in range(HELPERS):
+                self._tape.held.append(Held(position, edge, 0, "opened", opened))
 
     def pass_over(self, data: Dataset, seed: int) -> Floats:
         """Learn from one device's samples; how the first layer moved, float32 [neurons, ...]."""
@@ -170,6 +217,10 @@ class _Run:
         before = first.detach().numpy().copy()
         self.epoch(data, seed)
         return np.asarray(first.detach().numpy() - before, np.float32)
+
+
+def _loss(scores: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(scores, targets, reduction="none")
 
 
 class _OnShares:
@@ -212,7 +263,7 @@ class _OnShares:
         )
         yield from self._labels()
         yield self._colluders()
-        yield self._gradients()
+        yield self.of_gradients()
 
     def of_snapshots(self, graph: NeuronGraph, moves: Sequence[Floats]) -> Iterator[Finding]:
         """Tell the victim's samples by `moves` of the first layer, float32 [neurons, ...], in passes of the
@@ -302,7 +353,7 @@ class _OnShares:
         parts = [decode(a.values[0] + a.values[1] + b.values[1], a.bits) for a, b in zip(*both, strict=True)]
         return np.concatenate(parts)[place].reshape(len(place), -1)
 
-    def _gradients(self) -> Finding:
+    def of_gradients(self) -> Finding:
         """Tell from a mini-batch's opened gradient whether a sample was in it.
 
         Rows of the first shared map's gradient lie in the span of the activations that enter it. The attacker

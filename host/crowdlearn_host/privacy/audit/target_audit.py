@@ -11,10 +11,11 @@ from crowdlearn_device.protocol.frames import Floats
 
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.runs.prepare import Prepared
+from crowdlearn_host.spec.run_spec import RunSpec
 
 from .audit import PICTURES, Auditor, Finding
 from .case import Case, rehearsed_case, untapped_case
-from .on_shares import findings_on_shares
+from .on_shares import Noise, findings_on_shares
 from .page import page
 from .phones import phones_case
 from .rehearsal import Moment
@@ -77,6 +78,7 @@ def audit(
             batch=config.training.batch,
             quick=terms.quick,
             first_layer=config.privacy.first_layer == "shared",
+            noise=_noise(config, len(case.victim)),
         )
     else:
         found = Auditor(case, config.privacy.sums, quick=terms.quick).findings()
@@ -84,6 +86,12 @@ def audit(
         findings.append(finding)
         on_step(f"attacking: {finding.role}, {finding.attack}")
     return Audit(config.model, len(prepared.plan.pieces), tuple(findings), case.victim.inputs[:PICTURES])
+
+
+def _noise(config: RunSpec, samples: int) -> Noise | None:
+    """Return the noise of a device with so many samples; None if steps are plain."""
+    budget = config.budget
+    return None if budget is None else Noise(config.privacy.clip, budget.noise_of(samples))
 
 
 def _case(prepared: Prepared, moment: Moment | None, terms: Terms, on_step: Callable[[str], None]) -> Case:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from crowdlearn_device.privacy.shares.fixed_point import bits_forward, bits_of_errors
+from crowdlearn_device.privacy.shares.fixed_point import Bits, bits_forward, bits_of_errors
 from crowdlearn_device.privacy.shares.linear_map import linear_map
 from crowdlearn_device.privacy.shares.replicated import HELPERS, KEY_BYTES, own_keys
 from crowdlearn_device.privacy.shares.ring import WEIGHT_BITS, RingProducts
@@ -40,7 +40,7 @@ class Held:
     step: int
     kind: Kind
     values: Array
-    bits: int = 0
+    bits: Bits = 0
 
 
 Observer = Callable[[Held], None]
@@ -175,7 +175,7 @@ class Triple:
         helpers = tuple(Helper(self._edge, linear, p, own_keys(keys, p), products) for p in range(HELPERS))
         return Sharer(self._edge, linear, keys, self._name), helpers
 
-    def _tell(self, kind: Literal["activations", "errors"], helpers: tuple[Helper, ...], bits: int) -> None:
+    def _tell(self, kind: Literal["activations", "errors"], helpers: tuple[Helper, ...], bits: Bits) -> None:
         if self._observer is None:
             return
         for position, helper in enumerate(helpers):
