@@ -17,14 +17,25 @@ from pathlib import Path
 
 from crowdlearn.testing import cache_home, turn
 
-from .library import NATIVE, PACKAGE, SHA512, VERSION, Missing, build, fetch_package, for_glibc
+from .library import (
+    APP_LIBRARIES,
+    NATIVE,
+    OPENS_DESCRIPTORS,
+    PACKAGE,
+    SHA512,
+    VERSION,
+    Missing,
+    build,
+    fetch_package,
+    for_glibc,
+)
 
 REACT, REACT_VERSION = "react-native", "0.69.12"
 REACT_SHA512 = "kHOj4V0wD/hvjyiiXPP96fMBSRNnx0MXGTTrL43KppsWvKnOtvnQ/qSTWR0d3s6Hi4n7mx3Un+NqCuBKsf+5yg=="
 APP = Path(__file__).parents[2] / "android_app"
 JAVA = APP / "app/src/main/java/org/crowdlearn/device"
 SOURCES = (JAVA / "Memory.java", JAVA / "ProgramRunner.java")
-MEMORY = APP / "app/src/main/cpp/memory.c"
+CPP = APP / "app/src/main/cpp"
 CLASS_VERSION = "11"
 _FLAGS, _SYMBOLIC = 0x1E, 2
 
@@ -34,6 +45,14 @@ class JavaVm:
     """`environment` in which Python finds the module `java`, and through it Android's library."""
 
     environment: dict[str, str]
+    folder: Path
+
+    def of_isolated(self) -> dict[str, str]:
+        """`environment` of an isolated process: what is linked with -z global is looked in before the C
+        library on Android, and preloaded libraries are here.
+        """
+        opens = str(self.folder / f"lib{OPENS_DESCRIPTORS}.so")
+        return {**self.environment, "LD_PRELOAD": f"{self.environment['LD_PRELOAD']} {opens}"}
 
 
 def java_vm(cache: Path | None = None) -> JavaVm:
@@ -44,7 +63,9 @@ def java_vm(cache: Path | None = None) -> JavaVm:
     cache = cache or cache_home() / "android"
     stubs = sorted(path for path in (APP / "check/stubs").rglob("*.java") if "chaquo" not in path.parts)
     sources = [*stubs, *SOURCES]
-    content = b"".join(path.read_bytes() for path in (*sources, MEMORY, *sorted(NATIVE.iterdir())))
+    content = b"".join(
+        path.read_bytes() for path in (*sources, *sorted(CPP.iterdir()), *sorted(NATIVE.iterdir()))
+    )
     folder = cache / f"jvm-{hashlib.sha256(content).hexdigest()[:16]}"
     with turn(cache / "jvm"):
         if not (folder / "ready").exists():
@@ -53,8 +74,10 @@ def java_vm(cache: Path | None = None) -> JavaVm:
             files = [str(NATIVE / "bionic.c"), str(NATIVE / "bionic_jvm.c")]
             build([native, "-O1", "-fPIC", "-shared", "-o", library, *files, "-ldl"])
             headers = Path(compiler).resolve().parents[1] / "include"
-            own = ["-I", str(headers), "-I", str(headers / "linux"), str(MEMORY)]
-            build([native, "-O1", "-fPIC", "-shared", "-o", str(folder / "libcrowdlearn.so"), *own])
+            include = ["-I", str(headers), "-I", str(headers / "linux")]
+            for name, parts in APP_LIBRARIES.items():
+                own = [*include, *(str(CPP / part) for part in parts)]
+                build([native, "-O1", "-fPIC", "-shared", "-o", str(folder / f"lib{name}.so"), *own])
             options = ["--release", CLASS_VERSION, "-cp", str(folder / "executorch.jar")]
             build([compiler, *options, "-d", str(folder / "classes"), *map(str, sources)])
             (folder / "ready").touch()
@@ -67,7 +90,8 @@ def java_vm(cache: Path | None = None) -> JavaVm:
             "PYTHONPATH": os.pathsep.join(
                 filter(None, [str(Path(__file__).parent / "on_jvm"), os.environ.get("PYTHONPATH")])
             ),
-        }
+        },
+        folder,
     )
 
 

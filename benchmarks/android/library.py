@@ -27,6 +27,9 @@ SHA512 = "MnJed2mO0Up8+iznsI9mAhmS1ZOTLeCoSRbemETGU1aPq3veib55inm1N1eCr1ktklKK25
 """Of the package's archive, as npm tells it."""
 
 NATIVE = Path(__file__).parent / "native"
+OPENS_DESCRIPTORS = "crowdlearn_open"
+APP_LIBRARIES = {"crowdlearn": ("memory.c", "line.c"), OPENS_DESCRIPTORS: ("opened.c",)}
+"""The app's own libraries and their sources, as in its CMakeLists.txt."""
 LIBRARIES = {"android-x86_64": "x86_64", "android-arm64": "arm64-v8a"}
 COMPILERS = {"android-x86_64": "g++", "android-arm64": "aarch64-linux-gnu-g++"}
 QEMU = "qemu-aarch64-static"

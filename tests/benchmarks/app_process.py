@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -12,18 +14,38 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from crowdlearn_device.transport.abstract_socket import PREFIX
+
+from benchmarks.android.app.isolated_process import PROGRAMS
+from benchmarks.android.jvm import JavaVm
+
 SECONDS = 120.0
+
+
+def prefix_of(home: Path) -> str:
+    """Return the prefix of the sockets of an app whose folder this is."""
+    return hashlib.sha256(bytes(home)).hexdigest()[:16]
 
 
 class AppProcess:
     """`told` is all that the app did so far: lists of words (benchmarks/android/app/player.py)."""
 
-    def __init__(self, classes: Sequence[Path], home: Path, *options: str) -> None:
+    def __init__(
+        self, classes: Sequence[Path], home: Path, *options: str, programs: JavaVm | None = None
+    ) -> None:
+        """Start it; `programs` is where its isolated processes run, without which it has none."""
         words = ["-m", "benchmarks.android.app.player", ":".join(map(str, classes)), str(home), *options]
         self.told: list[list[Any]] = []
         self._lines: queue.Queue[str] = queue.Queue()
+        environment = {**os.environ, PREFIX: prefix_of(home)}
+        if programs is not None:
+            environment[PROGRAMS] = json.dumps(programs.of_isolated())
         self._process = subprocess.Popen(
-            [sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         threading.Thread(target=self._read, daemon=True).start()
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from crowdlearn_device.app.service import invite
 from crowdlearn_device.protocol.invitation import Invitation
+from crowdlearn_device.transport.abstract_socket import PREFIX, SOCKET, listen_abstract
 
-from .app_process import AppProcess
+from .app_process import AppProcess, prefix_of
 
 POLICY = {"charging": True, "unmetered": True, "idle": False}
 
@@ -54,6 +55,25 @@ def test_android_starts_it_again_when_its_process_died(app_classes: list[Path], 
         app.until(lambda told: told == ["destroyed"])
     with AppProcess(app_classes, tmp_path) as app:
         assert app.happen("again") == []
+
+
+def test_it_begins_again_when_its_python_half_ends_by_an_error(
+    app_classes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PREFIX, prefix_of(tmp_path))
+    with AppProcess(app_classes, tmp_path) as app:
+        with listen_abstract(SOCKET):  # another program has its name
+            app.happen("open")
+            shown = app.until(lambda told: told[0] == "notification" and told[2].startswith("ended"))
+            wanted = "ended by an error, begins again in 5 s: "
+            assert shown[2].startswith(wanted)
+            assert "another program of this phone listens as 'crowdlearn'" in shown[2]
+            woken = app.until(lambda told: told[0] == "job")  # a phone that sleeps meanwhile
+            assert woken[1]["setMinimumLatency"] == 5000
+        app.happen("job")
+        app.until(lambda told: told[0] == "notification" and told[2] == "waiting for a host")
+        app.happen("stop")
+        app.until(lambda told: told == ["destroyed"])
 
 
 def test_where_it_may_not_start_it_comes_with_the_owner_s_conditions(

@@ -25,6 +25,8 @@ from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.runs.train import train
 from crowdlearn_host.spec.run_spec import RunSpec
 
+from benchmarks.android.jvm import java_vm
+from benchmarks.android.library import Missing
 from tests.benchmarks.app_process import AppProcess
 
 from .test_app_on_phones import CONFIG as OVER_ADB
@@ -62,9 +64,15 @@ def assert_plain_sgd(config: dict[str, Any], run: Path) -> None:
 
 
 async def test_an_app_that_dials_in_is_killed_and_dozes_and_android_starts_it_again(
-    app_classes: list[Path], tmp_path: Path, home: Path
+    app_classes: list[Path], android_cache: Path, tmp_path: Path, home: Path
 ) -> None:
-    """Its own classes on a Java VM where Android is played, and its Python half in their process."""
+    """Its own classes on a Java VM where Android is played, its Python half in their process, and the program
+    in an isolated one.
+    """
+    try:
+        vm = java_vm(android_cache)
+    except Missing as reason:
+        pytest.skip(str(reason))
     prepared = prepare(RunSpec.model_validate(DIALLED), lambda event, fields: None)
     assert prepared.train is not None
     loop = asyncio.get_running_loop()
@@ -78,10 +86,10 @@ async def test_an_app_that_dials_in_is_killed_and_dozes_and_android_starts_it_ag
     _, pin = certificate(home)
     tokens = {name: Enrolment(home).enrol(name) for name in ("phone-1", "phone-2")}
     due, restarts = [4, 9], []
-    app = AppProcess(app_classes, phone)
+    app = AppProcess(app_classes, phone, programs=vm)
 
     def come_back() -> AppProcess:
-        again = AppProcess(app_classes, phone)
+        again = AppProcess(app_classes, phone, programs=vm)
         again.happen("again")
         return again
 

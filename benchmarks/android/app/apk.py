@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.android.library import Missing, build
+from benchmarks.android.library import APP_LIBRARIES, OPENS_DESCRIPTORS, Missing, build
 
 from .signatures import identifiers, imports, write_stubs
 from .tools import (
@@ -64,7 +64,8 @@ def make_apk(target: Path, cache: Path | None = None) -> Made:
         with zipfile.ZipFile(linked, "a", zipfile.ZIP_STORED) as archive:
             archive.write(dex, "classes.dex")
             archive.write(native, "lib/arm64-v8a/libexecutorch.so")
-            archive.write(crossed, "lib/arm64-v8a/libcrowdlearn.so")
+            for library in crossed:
+                archive.write(library, f"lib/arm64-v8a/{library.name}")
         told = _sign(folder, linked, target)
         return Made(target, len(list(classes.rglob("*.class"))), told)
 
@@ -152,15 +153,18 @@ def _dex(folder: Path, dx: Path, classes: list[Path]) -> Path:
     return target
 
 
-def _native(folder: Path) -> Path:
-    """The app's own library for ARM, which needs nothing of any C library."""
-    target = folder / "libcrowdlearn.so"
+def _native(folder: Path) -> list[Path]:
+    """The app's own libraries for ARM; functions of a C library they find in the process."""
     headers = Path(shutil.which("javac") or "").resolve().parents[1] / "include"
     options = ["-O1", "-fPIC", "-shared", "-nostdlib", "-Wl,-z,max-page-size=16384"]
     include = ["-I", str(headers), "-I", str(headers / "linux")]
-    source = str(MAIN / "cpp/memory.c")
-    build(["aarch64-linux-gnu-gcc", *options, *include, source, "-o", str(target)])
-    return target
+    made = []
+    for name, sources in APP_LIBRARIES.items():
+        made.append(folder / f"lib{name}.so")
+        files = [str(MAIN / "cpp" / source) for source in sources]
+        flags = ["-Wl,-z,global"] if name == OPENS_DESCRIPTORS else []
+        build(["aarch64-linux-gnu-gcc", *options, *flags, *include, *files, "-o", str(made[-1])])
+    return made
 
 
 def _sign(folder: Path, linked: Path, target: Path) -> str:

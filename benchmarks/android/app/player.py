@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import queue
 import sys
 import threading
@@ -23,6 +24,8 @@ from typing import Any
 
 import jpype
 from jpype import JClass, JImplements, JOverride
+
+from .program_processes import ProgramProcesses
 
 PACKAGE = "org.crowdlearn.device"
 EVENTS = """
@@ -52,12 +55,13 @@ CONSTANTS = {
 class Android:
     """Whatever of Android the app calls; `told` gets what the app did, as lists of words."""
 
-    def __init__(self, home: Path, api: int) -> None:
+    def __init__(self, home: Path, api: int, programs: ProgramProcesses) -> None:
         self.told: queue.Queue[list[Any]] = queue.Queue()
         self.phone = dict(PHONE)
         self.background = True
         self.service: Any = None
-        self._home, self._api = home, api
+        self._home, self._api, self._programs = home, api, programs
+        programs.state = self._state
         self._held: dict[int, Any] = {}
         self._objects: list[Any] = []
         self._todo: queue.Queue[Callable[[], None] | None] = queue.Queue()
@@ -69,7 +73,8 @@ class Android:
         short = owner.rpartition(".")[2].replace("ContextWrapper", "Context")
         if method.isupper():
             return self._api if method == "SDK_INT" else CONSTANTS.get(name, given[0])
-        answer = getattr(self, f"_{short}_{method.strip('<>')}", None)
+        named = f"_{short}_{method.strip('<>')}"
+        answer = getattr(self, named, None) or getattr(self._programs, named, None)
         if answer is not None:
             return answer(this, *given)
         if short == "Builder" and method != "build":
@@ -391,8 +396,10 @@ def main() -> None:
     parser.add_argument("home", type=Path)
     parser.add_argument("--api", type=int, default=34)
     options = parser.parse_args()
+    if hasattr(os, "memfd_create"):
+        del os.memfd_create  # the Python of an app is built for Androids that have none
     jpype.startJVM(classpath=options.classpath.split(":"), convertStrings=True)
-    android = Android(options.home, options.api)
+    android = Android(options.home, options.api, ProgramProcesses(options.classpath))
 
     @JImplements("org.crowdlearn.check.Played$Player")
     class Player:

@@ -31,7 +31,13 @@ LONG = {"getConsumedEnergy", "getTimestampMillis", "ENERGY_UNAVAILABLE", "optLon
 """Of the numbers that the app uses, those that Android declares as long."""
 DOUBLE = {"optDouble", "getDouble"}
 PLAYED = "org.crowdlearn.check.Played"
-THROWN = {"openFile": "java.io.FileNotFoundException", "createPipe": "java.io.IOException"}
+THROWN = {
+    "openFile": "java.io.FileNotFoundException",
+    "createPipe": "java.io.IOException",
+    "fromFd": "java.io.IOException",
+    "transact": "android.os.RemoteException",
+    "onTransact": "android.os.RemoteException",
+}
 """Checked exceptions, which the stubs do not tell, of the methods that the app uses."""
 
 

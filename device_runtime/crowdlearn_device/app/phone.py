@@ -22,6 +22,16 @@ class Phone(Protocol):
         """Show a status, the JSON of `Status`, in the notification and on the screen."""
         ...
 
+    def program(self, descriptor: int) -> int:
+        """Begin an isolated process for a program, with a copy of this descriptor as its line; its number, 0
+        if the phone has no such processes, below 0 if it could not begin.
+        """
+        ...
+
+    def endProgram(self, number: int) -> None:
+        """End that process, whatever it does."""
+        ...
+
 
 @dataclass(frozen=True)
 class Facts:

@@ -30,6 +30,8 @@ class Policy:
     """A computer that this phone trusts for debugging may train on it."""
     samples: bool = True
     """The phone's samples may be trained on; without, it helps others only."""
+    isolated: bool = True
+    """Programs run in processes that Android isolates, if it can; without, in the app's own."""
 
     def refusal(self, facts: Facts, *, dialled: bool) -> str:
         """Return why the phone does not take part now; nothing if it does."""

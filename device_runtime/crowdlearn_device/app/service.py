@@ -30,6 +30,7 @@ from crowdlearn_device.transport.serve import serve_device
 
 from .phone import Phone
 from .policy import Conditions, load_policy, policy_of, save_policy
+from .programs import Programs
 from .status import Status, Watch
 
 log = logging.getLogger("crowdlearn")
@@ -54,6 +55,8 @@ class Service:
         self._phone, self._home, self._inbox = phone, Path(home), Path(inbox)
         self._asked = _asked(arguments)
         self._socket_name = socket_name
+        policy = load_policy(self._home / _POLICY)
+        self._programs = Programs(phone, self.status, isolated=policy.isolated)
         self._meters: Sequence[Meter] = ()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -111,6 +114,7 @@ class Service:
                 conditions,
                 inbox=self._inbox,
                 watch=self._watch(ADB, self._home / "adb"),
+                load_with=self._programs.load,
             )
 
     async def _join(self) -> None:
@@ -125,7 +129,8 @@ class Service:
         watch = self._watch(invited.address, home)
         given = invited.name, invited.url, invited.token, invited.pin
         try:
-            await join_host(home, data, *given, self._stopping, conditions, watch=watch)
+            load = self._programs.load
+            await join_host(home, data, *given, self._stopping, conditions, watch=watch, load_with=load)
         except DeviceError as error:
             log.error("%s", error)
             watch.resting(str(error))

@@ -45,6 +45,12 @@ class StandIn:
     def show(self, status: str) -> None:
         print(status, flush=True)
 
+    def program(self, descriptor: int) -> int:
+        return 0
+
+    def endProgram(self, number: int) -> None:
+        pass
+
 
 def run(home: Path, inbox: Path, arguments: str, socket_name: str) -> None:
     """Be the app until SIGTERM or SIGINT. Raises DeviceError if another one runs."""

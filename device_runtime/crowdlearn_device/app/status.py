@@ -30,6 +30,7 @@ class Status:
     """The work under way. `sent` is bytes by what they are, in words; `loss` is of the last mini-batch that
     was reported, which only the dominator does; `boundary` counts mini-batches; `joules` are since the
     service began. `fingerprint` is that of the identity under which it takes part, for owners to compare.
+    `programs` is where they run, in words.
     """
 
     host: str = ""
@@ -42,6 +43,7 @@ class Status:
     sent: dict[str, int] = field(default_factory=dict)
     joules: float | None = None
     fingerprint: str = ""
+    programs: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 import os
 import tempfile
@@ -49,11 +50,23 @@ class SharedMemory:
 
 def new_memory(size: int) -> int:
     """Return a descriptor, the caller's to close, of `size` bytes of zeros. Raises OSError."""
+    android = _android()
+    if hasattr(os, "memfd_create") or android is None:
+        return new_file(size)
+    descriptor = int(android.ASharedMemory_create(b"crowdlearn", ctypes.c_size_t(size)))
+    if descriptor < 0:
+        raise OSError(-descriptor, f"{size} bytes of shared memory: {os.strerror(-descriptor)}")
+    return descriptor
+
+
+def new_file(size: int) -> int:
+    """Return a descriptor as `new_memory` does, of a file: its size can be asked for, and others read it."""
     create = getattr(os, "memfd_create", None)
     if create is None:  # nothing seals a file: only what cannot call ftruncate is kept from making it smaller
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
         _resized(descriptor, size)
+        os.fchmod(descriptor, 0o444)  # Android's isolated processes are other users
         return descriptor
     import fcntl
 
@@ -70,6 +83,16 @@ def _resized(descriptor: int, size: int) -> None:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+@functools.cache
+def _android() -> ctypes.CDLL | None:
+    """Return Android's own library, which has memory for processes to share where Python knows none."""
+    try:
+        found = ctypes.CDLL("libandroid.so")
+        return found if hasattr(found, "ASharedMemory_create") else None
+    except OSError:
+        return None
 
 
 def _libc() -> ctypes.CDLL:

@@ -77,7 +77,7 @@ class AndroidExecutor:
 
     @staticmethod
     def prepare() -> None:
-        """Do nothing: the app has loaded its libraries, and does not isolate programs (docs/security.md)."""
+        """Do nothing: the app has loaded its libraries."""
 
     @staticmethod
     def warm_up() -> None:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from crowdlearn_device.errors import ProgramError
-from crowdlearn_device.platform.shared_memory import SharedMemory, new_memory
+from crowdlearn_device.platform.shared_memory import SharedMemory, new_file, new_memory
 from crowdlearn_device.program.executor import check_identifier
 from crowdlearn_device.program.manifest import TRAIN_STEP
 from crowdlearn_device.protocol.frames import Array, Floats
@@ -244,7 +244,7 @@ class _Process:
 
     def load(self, pte: bytes, needs: int) -> str:
         """Have the process load the program; what it is held by. Raises ProgramError if it is refused."""
-        descriptor = new_memory(len(pte))
+        descriptor = new_file(len(pte))
         try:
             memory = SharedMemory(descriptor, len(pte))
             memory.array(0, np.dtype(np.uint8), (len(pte),))[:] = np.frombuffer(pte, np.uint8)
@@ -295,6 +295,8 @@ class _Process:
         """Wait for the answer to what was sent. Raises ProgramError as `ask` does."""
         try:
             size = self._line.recv_into(self._packet)
+        except ConnectionResetError:
+            size = 0
         except OSError as error:
             late = error.errno in (errno.EAGAIN, errno.EWOULDBLOCK)
             raise self.failed(f"{_doing(method)} took too long" if late else str(error)) from error

@@ -9,7 +9,7 @@ public final class BootReceiver extends BroadcastReceiver {
   @Override
   public void onReceive(Context context, Intent intent) {
     if (TrainingService.takesPart(context) && TrainingService.start(context) != null) {
-      WakeJob.schedule(context, new Runtime(context).policy());
+      WakeJob.schedule(context, new Runtime(context).policy(), 0);
     }
   }
 }

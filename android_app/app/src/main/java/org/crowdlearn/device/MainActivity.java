@@ -31,6 +31,7 @@ public final class MainActivity extends Activity {
     {"unmetered", "only on networks that cost nothing (hosts that are dialled)"},
     {"idle", "only while the screen is off"},
     {"adb", "a computer that this phone trusts for debugging may train here"},
+    {"isolated", "keep programs of hosts in processes of their own (else they are trusted as the app is)"},
     {"samples", "train on the samples of this phone (else it helps others only)"},
   };
   private static final String[][] LIMITS = {
@@ -194,7 +195,7 @@ public final class MainActivity extends Activity {
     try {
       JSONObject policy = new JSONObject(runtime.policy());
       runtime.setPolicy(policy.put(name, value).toString());
-      WakeJob.schedule(this, runtime.policy());
+      WakeJob.schedule(this, runtime.policy(), 0);
     } catch (JSONException error) {
       throw new IllegalStateException(error);
     }
@@ -256,6 +257,7 @@ public final class MainActivity extends Activity {
       text.append("For: ").append(told.optString("host", "nobody")).append('\n');
       text.append("This phone: ").append(told.optString("role")).append('\n');
       text.append(TrainingService.text(told)).append('\n');
+      text.append("Programs run in: ").append(told.optString("programs", "")).append('\n');
       text.append("Fingerprint, to compare with others: ").append(told.optString("fingerprint"));
       text.append('\n');
       JSONObject sent = told.optJSONObject("sent");

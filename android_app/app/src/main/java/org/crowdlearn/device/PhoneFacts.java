@@ -20,11 +20,13 @@ public final class PhoneFacts {
   private final Context context;
   private final Listener listener;
   private final Meters meters;
+  private final Programs programs;
 
   PhoneFacts(Context context, Listener listener) {
     this.context = context;
     this.listener = listener;
     meters = new Meters(context);
+    programs = new Programs(context);
   }
 
   public String facts() throws JSONException {
@@ -58,6 +60,14 @@ public final class PhoneFacts {
 
   public void show(String status) throws JSONException {
     listener.changed(new JSONObject(status));
+  }
+
+  public int program(int descriptor) {
+    return programs.start(descriptor);
+  }
+
+  public void endProgram(int number) {
+    programs.end(number);
   }
 
   static Intent battery(Context context) {

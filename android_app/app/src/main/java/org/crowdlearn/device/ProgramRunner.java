@@ -33,7 +33,12 @@ public final class ProgramRunner {
 
   /** The number of an array of a NumPy dtype, which lies at an address as long as it is known. */
   public int know(String dtype, long[] shape, long address, long bytes) {
-    known.add(EValue.from(tensor(dtype, shape, Memory.buffer(address, bytes))));
+    return know(dtype, shape, Memory.buffer(address, bytes));
+  }
+
+  /** The number of an array of a NumPy dtype that lies in a direct buffer. */
+  int know(String dtype, long[] shape, ByteBuffer buffer) {
+    known.add(EValue.from(tensor(dtype, shape, buffer)));
     return known.size() - 1;
   }
 
@@ -57,8 +62,11 @@ public final class ProgramRunner {
 
   /** Copies an output to an address that has room for it. */
   public void copy(int output, long address, long bytes) {
+    copy(output, Memory.buffer(address, bytes));
+  }
+
+  void copy(int output, ByteBuffer target) {
     Tensor tensor = outputs[output].toTensor();
-    ByteBuffer target = Memory.buffer(address, bytes);
     switch (tensor.dtype()) {
       case FLOAT:
         target.asFloatBuffer().put(tensor.getDataAsFloatArray());

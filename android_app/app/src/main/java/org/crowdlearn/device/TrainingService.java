@@ -16,6 +16,7 @@ import android.util.Log;
 import com.chaquo.python.PyObject;
 import java.util.Iterator;
 import java.util.Locale;
+import org.json.JSONException;
 import org.json.JSONObject;
 
 /**
@@ -31,10 +32,13 @@ public final class TrainingService extends Service {
   private static final String CHANNEL = "training";
   private static final String TAKES_PART = "takes_part";
   private static final int NOTIFICATION = 1;
+  private static final long FIRST_PAUSE = 5000;
+  private static final long LAST_PAUSE = 600000;
 
   /** The last status, for a screen that is opened later. */
   static volatile String lastStatus = "{}";
 
+  private final Object again = new Object();
   private Thread thread;
   private volatile PyObject python;
   private volatile boolean stopped;
@@ -70,6 +74,8 @@ public final class TrainingService extends Service {
     String arguments = intent == null ? null : intent.getStringExtra("arguments");
     if (thread == null) {
       begin(arguments == null ? "" : arguments);
+    } else {
+      goOn();
     }
     return START_STICKY; // without an intent the next start dials the invited host, and waits for adb
   }
@@ -77,6 +83,7 @@ public final class TrainingService extends Service {
   @Override
   public void onDestroy() {
     stopped = true;
+    goOn();
     PyObject running = python;
     if (running != null) {
       running.callAttr("stop"); // others take over what this device holds
@@ -106,18 +113,50 @@ public final class TrainingService extends Service {
         new Thread("crowdlearn") {
           @Override
           public void run() {
-            try {
-              python = new Runtime(TrainingService.this).service(phone, arguments);
-              if (!stopped) {
-                python.callAttr("run");
+            for (long pause = FIRST_PAUSE; !stopped; pause = Math.min(2 * pause, LAST_PAUSE)) {
+              try {
+                python = new Runtime(TrainingService.this).service(phone, arguments);
+                if (!stopped) {
+                  python.callAttr("run");
+                }
+                break;
+              } catch (RuntimeException error) {
+                Log.e(TAG, "the runtime ended", error);
+                rest(error, pause);
               }
-            } catch (RuntimeException error) {
-              Log.e(TAG, "the runtime ended", error);
             }
             stopSelf();
           }
         };
     thread.start();
+  }
+
+  /** Waits, after Python's half ended by an error, until it may begin again; shows why. */
+  private void rest(RuntimeException error, long pause) {
+    python = null;
+    try {
+      String state = "ended by an error, begins again in " + pause / 1000 + " s: " + error.getMessage();
+      told(new JSONObject().put("state", state).put("received", 0));
+      WakeJob.schedule(this, new Runtime(this).policy(), pause);
+    } catch (JSONException | RuntimeException other) {
+      Log.e(TAG, "what happened cannot be shown", other);
+    }
+    synchronized (again) {
+      try {
+        if (!stopped) {
+          again.wait(pause); // a phone that sleeps meanwhile is woken by the job
+        }
+      } catch (InterruptedException interrupted) {
+        stopped = true;
+      }
+    }
+  }
+
+  /** Has Python's half begin again at once, if it rests after an error. */
+  private void goOn() {
+    synchronized (again) {
+      again.notifyAll();
+    }
   }
 
   private void told(JSONObject status) {
@@ -133,7 +172,7 @@ public final class TrainingService extends Service {
       }
     }
     if (state.startsWith("resting")) {
-      WakeJob.schedule(this, new Runtime(this).policy());
+      WakeJob.schedule(this, new Runtime(this).policy(), 0);
     }
     if (!stopped) {
       NotificationManager manager = (NotificationManager) getSystemService(NOTIFICATION_SERVICE);

@@ -19,8 +19,8 @@ public final class WakeJob extends JobService {
   private static final int NUMBER = 1;
   private static final int INVITATION = 2;
 
-  /** Has the job come when the conditions of a policy hold. */
-  static void schedule(Context context, String policy) {
+  /** Has the job come when the conditions of a policy hold, after so many milliseconds at the earliest. */
+  static void schedule(Context context, String policy, long earliest) {
     JobInfo.Builder job = new JobInfo.Builder(NUMBER, new ComponentName(context, WakeJob.class));
     try {
       JSONObject wanted = new JSONObject(policy);
@@ -31,6 +31,9 @@ public final class WakeJob extends JobService {
       job.setRequiresDeviceIdle(wanted.getBoolean("idle"));
     } catch (JSONException error) {
       throw new IllegalArgumentException(error);
+    }
+    if (earliest > 0) {
+      job.setMinimumLatency(earliest);
     }
     job.setPersisted(true);
     ((JobScheduler) context.getSystemService(Context.JOB_SCHEDULER_SERVICE)).schedule(job.build());
