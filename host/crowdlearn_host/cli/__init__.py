@@ -16,6 +16,7 @@ from crowdlearn_device.errors import CrowdlearnError
 
 from crowdlearn_host.cli.console.terminal import printable
 from crowdlearn_host.cli.console.verbosity import Verbosity, choose, log_error, logs_closed, options_apart
+from crowdlearn_host.common.asking import ASKED
 from crowdlearn_host.errors import ConfigError, Interrupted
 
 HELP = """Train a deep network on a crowd of phones that are each too weak for it.
@@ -126,6 +127,7 @@ def _options(
     if quiet and verbose:
         raise ConfigError("--quiet and --verbose are the opposite of each other; give one")
     choose(Verbosity(quiet, verbose), log_file)
+    ASKED.set(lambda told: typer.echo(printable(told), err=True))
 
 
 FAILED, INTERRUPTED = 1, 130

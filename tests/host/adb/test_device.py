@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice, RuntimeDeployment
+from crowdlearn_host.common.asking import ASKED
 from crowdlearn_host.emulator.settings import FILES
 from crowdlearn_host.errors import FleetError
 from cryptography.hazmat.primitives import serialization
@@ -218,8 +219,12 @@ async def test_everything_that_waits_learns_of_a_lost_connection(tmp_path: Path,
 
 async def test_an_unknown_key_is_refused_until_the_owner_accepts_it(tmp_path: Path, key: Path) -> None:
     with phones.running(1, tmp_path, keys=()) as (info,):
+        told: list[str] = []
+        ASKED.set(told.append)
         with pytest.raises(FleetError, match="accept it on the phone's screen"):
             await AdbDevice.connect(info.serial, key=key, accept_timeout=0.2)
+        assert len(told) == 1
+        assert f"accept the key {key}.pub there" in told[0]
         asking = asyncio.ensure_future(AdbDevice.connect(info.serial, key=key))
         while not asking.done():
             try:

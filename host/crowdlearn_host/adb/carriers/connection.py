@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +30,7 @@ from crowdlearn_host.adb.carriers.keys import default_key_path, load_signer
 from crowdlearn_host.adb.carriers.mux import Mux
 from crowdlearn_host.adb.carriers.wireless import connect_wireless
 from crowdlearn_host.adb.wire.messages import HEADER_BYTES, VERSION, Command, Decoder, Message, ProtocolError
+from crowdlearn_host.common.asking import ASKED
 from crowdlearn_host.errors import FleetError
 
 CONNECT_SECONDS = 10.0
@@ -209,7 +211,7 @@ async def _authenticate(
     tap = HandshakeTap(transport)
     try:
         return await in_own_thread(
-            _handshake, tap, serial, key or default_key_path(), timeout, accept_timeout
+            _handshake, tap, serial, key or default_key_path(), timeout, accept_timeout, ASKED.get()
         )
     except BaseException:
         transport.close()
@@ -230,13 +232,24 @@ def _mux(banner: Banner) -> Mux:
     return mux
 
 
-def _handshake(tap: HandshakeTap, serial: str, key: Path, timeout: float, accept_timeout: float) -> Banner:
+def _handshake(
+    tap: HandshakeTap,
+    serial: str,
+    key: Path,
+    timeout: float,
+    accept_timeout: float,
+    tell: Callable[[str], None],
+) -> Banner:
     signer = load_signer(key)
     asked = False
 
     def ask(_: object) -> None:
         nonlocal asked
         asked = True
+        tell(
+            f"{serial} asks on its screen if it may be debugged: accept the key {key}.pub there "
+            f"('Allow USB debugging?'), within {accept_timeout:g} s"
+        )
 
     device = AdbShellDevice(tap, banner=f"features={FEATURES}")
     try:

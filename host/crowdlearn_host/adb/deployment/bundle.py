@@ -32,9 +32,20 @@ async def install_bundle(
     """Have the bundle on a phone, below `home`; bundles that it takes the place of are removed.
 
     Raises FleetError if there is too little room, the phone damages what it stores, or its shell may not run
-    programs there. Nothing is half there then.
+    programs there. Nothing is half there then, and no folder that it made.
     """
     folder = f"{home}/bundles"
+    try:
+        return await _installed(device, bundle, home, folder, progress)
+    except BaseException:
+        if device.lost is None:
+            await device.shell(f"rmdir {shlex.quote(folder)} {shlex.quote(home)} 2>/dev/null")  # if empty
+        raise
+
+
+async def _installed(
+    device: AdbDevice, bundle: Bundle, home: str, folder: str, progress: Progress | None
+) -> Installed:
     (await device.shell(f"mkdir -p {shlex.quote(folder)}")).check(f"making {folder}")
     missing = [x for x in (bundle.python, bundle.device) if not await _whole(device, folder, x)]
     total, sent = sum(archive.packed for archive in missing), 0
