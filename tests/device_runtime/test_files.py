@@ -87,3 +87,30 @@ def test_what_is_said_of_a_file_that_is_there_is_true(tmp_path: Path) -> None:
     assert "not as this command wrote it" in not_to_write(path, force=False, is_own=lambda text: False)
     assert not_to_write(path, force=False, is_own=lambda text: True) == ""
     assert not_to_write(path, force=True) == ""
+
+
+def test_a_pipe_that_nobody_reads_keeps_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert "is a pipe that nothing reads" in not_to_write(path, force=False)
+    with pytest.raises(OSError, match="pipe"):
+        write_atomically(path, b"lost")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("file/out.onnx", "is a file, and"),
+        ("file/deeper/out.onnx", "is a file, and"),
+        ("folder", "is a folder"),
+        ("/proc/out.onnx", "cannot be written"),
+        ("/dev/tty", "cannot be written"),
+    ],
+)
+def test_where_nothing_can_be_written_is_told_before_the_work(tmp_path: Path, name: str, why: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    if name == "/dev/tty" and not_to_write(Path(name), force=False) == "":
+        pytest.skip("this process has a terminal")
+    assert why in not_to_write(tmp_path / name, force=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]

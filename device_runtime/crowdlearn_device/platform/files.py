@@ -13,6 +13,8 @@ from typing import BinaryIO
 
 OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EROFS})
 """Errors of writing to a file that is open; the system does not name it."""
+MAX_OWN = 64 << 20
+"""Bytes of a file by which a command knows its own."""
 MAX_NAME = 255 - len("..partial")
 """Bytes of a file name that leave room for the name of its partial file."""
 
@@ -33,7 +35,10 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     with naming(path):
         target = _target(path)
         if target.exists() and not target.is_file():
-            with target.open("wb") as file:  # what is read meanwhile, or is a folder
+            # What is read meanwhile, or is a folder; a pipe that nobody reads would keep us for ever.
+            handle = os.open(target, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            os.set_blocking(handle, True)
+            with os.fdopen(handle, "wb") as file:
                 yield file
             return
         partial = _partial(target)
@@ -105,16 +110,35 @@ def not_to_write(path: Path, *, force: bool, is_own: Callable[[str], bool] | Non
     if path.is_fifo() and not _is_read(path):
         return f"{path} is a pipe that nothing reads; start its reader first, or name a file"
     if path.exists() and not path.is_file():
-        return "" if os.access(path, os.W_OK) else f"{path} cannot be written; name another file"
+        return _refused(path)
     if path.is_file() and not force:
         if is_own is None:
             return f"{path} is there already; name another file, or replace it with --force"
-        if not is_own(path.read_text("utf-8", errors="replace")):
+        if not is_own(_beginning(path)):
             return (
                 f"{path} is there already, and not as this command wrote it; "
                 "name another file, or replace it with --force"
             )
-    folder = _target(path).parent
-    if not os.access(folder, os.W_OK) or (path.is_file() and not os.access(path, os.W_OK)):
-        return f"{path} cannot be written; look at the folder's permissions"
+    if path.is_file() and not os.access(path, os.W_OK):
+        return f"{path} cannot be written; look at its permissions"
+    partial = _partial(_target(path))
+    try:  # folders of the system, as /proc, have permissions that tell nothing
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        partial.unlink()
+    except OSError as error:
+        return f"{path} cannot be written ({error.strerror}); name a file elsewhere"
     return ""
+
+
+def _refused(path: Path) -> str:
+    """Return why a pipe, terminal or other device takes nothing; "" if it does."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        return f"{path} cannot be written ({error.strerror}); name another file"
+    return ""
+
+
+def _beginning(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(MAX_OWN).decode(errors="replace")
