@@ -22,6 +22,8 @@ def import_file(path: Path) -> ModuleType:
     raises.
     """
     name = f"_crowdlearn_user {path.resolve()}"  # dataclasses look their module up; no import finds it
+    if path.exists() and not path.is_file():
+        raise ImportError(f"{path} is no file")
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from crowdlearn_device.platform.files import naming, not_to_write, replacing, write_atomically
+from crowdlearn_device.data.dataset import load_samples
+from crowdlearn_device.errors import DataError
+from crowdlearn_device.platform.files import naming, not_to_read, not_to_write, replacing, write_atomically
 
 LIMIT = 1 << 16
 
@@ -114,3 +116,15 @@ def test_where_nothing_can_be_written_is_told_before_the_work(tmp_path: Path, na
         pytest.skip("this process has a terminal")
     assert why in not_to_write(tmp_path / name, force=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_what_may_have_no_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "whole").write_bytes(bytes(2 << 20))
+    assert "pipe or device" in not_to_read(tmp_path / "pipe", 1 << 20)
+    assert "pipe or device" in not_to_read(Path("/dev/zero"), 1 << 20)
+    assert "folder" in not_to_read(tmp_path, 1 << 20)
+    assert not_to_read(tmp_path / "whole", 1 << 20) == "has more than 1 MiB"
+    assert not_to_read(tmp_path / "whole", 2 << 20) == ""
+    with pytest.raises(DataError, match="pipe or device"):
+        load_samples(tmp_path / "pipe")

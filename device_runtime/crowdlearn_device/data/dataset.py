@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdlearn_device.errors import DataError
+from crowdlearn_device.platform.files import not_to_read
 from crowdlearn_device.protocol.targets import IGNORED, TargetSpec
 
 T = TypeVar("T")
@@ -24,6 +25,8 @@ Split = Literal["train", "test"]
 MAX_BYTES = 2 << 30
 """Bytes of one array once unpacked; a compressed file cannot make the reader take more."""
 
+MAX_FILE = 3 * MAX_BYTES
+"""Bytes of a file of inputs, labels and what else lies beside them."""
 ONE_AT_A_TIME = threading.Lock()
 """Held while numpy reads headers as Python literals: several devices may be threads of one process, and
 CPython 3.11 counts how deep its parser is for all of them together.
@@ -346,6 +349,8 @@ def _least(labels: NDArray[Any]) -> int:
 def _guarded(path: Path, read: Callable[[], T]) -> T:
     """Call `read()`, and raise what a damaged or unreadable file can raise as DataError."""
     try:
+        if why := not_to_read(path, MAX_FILE):
+            raise DataError(f"{path} {why}")
         return read()
     except DataError:
         raise

@@ -93,6 +93,20 @@ def _mode(private: bool) -> int:
     return 0o600 if private else 0o666
 
 
+def not_to_read(path: Path, most: int) -> str:
+    """Return why a file is not to be read whole, in words that follow its name; "" if it is.
+
+    A pipe or device may have no end, or nothing in it; a file has `most` bytes. Raises OSError if there is
+    nothing at `path`.
+    """
+    found = path.stat()
+    if stat.S_ISDIR(found.st_mode):
+        return "is a folder, and a file is needed"
+    if not stat.S_ISREG(found.st_mode):
+        return "is a pipe or device; write what comes from it to a file first"
+    return f"has more than {most >> 20} MiB" if found.st_size > most else ""
+
+
 def not_to_write(path: Path, *, force: bool, is_own: Callable[[str], bool] | None = None) -> str:
     """Make the folder of `path`; return why a command may not write the file, or "" if it may.
 

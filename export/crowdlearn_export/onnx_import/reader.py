@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx
 import torch
+from crowdlearn_device.platform.files import not_to_read
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
@@ -99,8 +100,8 @@ def _folded_norms(graph: Graph) -> list[str]:
 def _read(path: Path) -> onnx.ModelProto:
     """Return the file's model, checked. Raises ExportError."""
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ExportError(f"{path} is larger than {LARGEST_FILE} bytes; it cannot be an ONNX model")
+        if why := not_to_read(path, LARGEST_FILE):
+            raise ExportError(f"{path} {why}; it cannot be an ONNX model")
         model = onnx.load(path)
         onnx.checker.check_model(model)
         onnx.shape_inference.infer_shapes(model)

@@ -6,8 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from crowdlearn_device.platform.files import not_to_read
+
 from crowdlearn_host.errors import FleetError
 
+MAX_BYTES = 1 << 20
 DEFAULT = Path(__file__).with_name("pinned_packages.json")
 
 
@@ -37,6 +40,8 @@ class PinnedPackages:
     def load(cls, path: Path = DEFAULT) -> Self:
         """Return the pinned packages in a file. Raises FleetError."""
         try:
+            if why := not_to_read(path, MAX_BYTES):
+                raise ValueError(why)
             content = json.loads(path.read_text())
             debian, wheels = (
                 tuple(PinnedPackage(**pin) for pin in content[key]) for key in ("debian", "wheels")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar, get_args
 
+from crowdlearn_device.platform.files import not_to_read
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -92,8 +93,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """Read the tables of the file at `path`. Raises ConfigError if it is no readable TOML file."""
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes; is it a configuration file?")
+        if why := not_to_read(path, MAX_BYTES):
+            raise ConfigError(f"{path} {why}; is it a configuration file?")
         return tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); name a readable TOML file") from error

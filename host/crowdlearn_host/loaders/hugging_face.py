@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from crowdlearn_device.platform.files import not_to_read
 from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError
@@ -18,6 +19,7 @@ from .images import Picture, decoder, size_of
 from .table import names_in
 from .tokens import Long, Tokens, fitting, next_tokens
 
+MAX_JSON = 64 << 20
 SPLITS = ("train", "validation", "test")
 OUTER, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 
@@ -183,6 +185,8 @@ class HuggingFaceLoader(Loader[Columns]):
 def _json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file. Raises ConfigError if there is none."""
     try:
+        if why := not_to_read(path, MAX_JSON):
+            raise ConfigError(f"{path} {why}; save the data set again")
         found = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); save the data set again") from error

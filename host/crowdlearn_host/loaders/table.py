@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+from crowdlearn_device.platform.files import not_to_read
 from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError
@@ -230,8 +231,8 @@ def names_in(option: str) -> list[str]:
 
 def _rows(place: Path, delimiter: str) -> Table:
     """Return the table in a file. Raises ConfigError if it is none."""
-    if place.stat().st_size > MAX_BYTES:
-        raise ConfigError(f"{place} has more than {MAX_BYTES >> 20} MiB; convert a part of it")
+    if why := not_to_read(place, MAX_BYTES):
+        raise ConfigError(f"{place} {why}; convert a table, or a part of it")
     if len(delimiter) != 1:
         raise ConfigError(f"--delimiter {delimiter!r} must be one character")
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from crowdlearn_device.platform.files import not_to_read
 from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError
@@ -17,6 +18,10 @@ from .base import Arrays, Encode, Loader, Notes, check_size, listed
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+LARGEST_FILE = 16 << 30
+"""Bytes of a file of tensors, of which what is read is measured by itself."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class TensorLoader(Loader[Arrays]):
         """Return the tensors of a file. Raises ConfigError if it holds others, or anything but tensors."""
         import torch
 
+        if why := not_to_read(place, LARGEST_FILE):
+            raise ConfigError(f"{place} {why}; convert a part of it")
         try:
             # a view of the file: pages are read as they are used
             content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+from crowdlearn_device.platform.files import not_to_read
+
 from crowdlearn_host.errors import ConfigError
 
 from .base import Arrays, Encode, Items, Loader, Notes, check_size, class_numbers, whole_order
@@ -44,8 +46,8 @@ class TextLoader(Loader[Items[Text]]):
         """Return the rows of tokens in a file. Raises ConfigError that names the line of a mistake."""
         if self.length < 2:
             raise ConfigError(f"--length {self.length} must be 2 or more")
-        if place.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{place} has more than {MAX_BYTES >> 20} MiB; convert a part of it")
+        if why := not_to_read(place, MAX_BYTES):
+            raise ConfigError(f"{place} {why}; convert a text, or a part of it")
         try:
             lines = place.read_text("utf-8").splitlines()
         except UnicodeDecodeError as error:

@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Literal
 
-from crowdlearn_device.platform.files import write_atomically
+from crowdlearn_device.platform.files import not_to_read, write_atomically
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from pydantic import TypeAdapter, ValidationError
 
@@ -230,8 +230,8 @@ def is_plan(text: str) -> bool:
 def read_plan(path: Path) -> Plan:
     """Read a plan, whatever its network. Raises PlanError if it cannot be read or is damaged."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise PlanError(f"{path} is larger than {MAX_BYTES} bytes; is it a plan?")
+        if why := not_to_read(path, MAX_BYTES):
+            raise PlanError(f"{path} {why}; is it a plan?")
         return TypeAdapter(Plan).validate_json(path.read_bytes())
     except OSError as error:
         raise PlanError(f"{path} cannot be read ({error}); write it with 'crowdlearn plan --save'") from error

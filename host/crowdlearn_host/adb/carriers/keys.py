@@ -6,11 +6,14 @@ from pathlib import Path
 
 from adb_shell.auth.keygen import keygen
 from adb_shell.auth.sign_cryptography import CryptographySigner
+from crowdlearn_device.platform.files import not_to_read
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from crowdlearn_host.common.files import turn
 from crowdlearn_host.errors import FleetError
+
+MAX_KEY = 1 << 20
 
 
 def default_key_path() -> Path:
@@ -26,6 +29,8 @@ def load_signer(path: Path) -> CryptographySigner:
     try:
         if not path.exists():
             _make(path)
+        if why := not_to_read(path, MAX_KEY):
+            raise FleetError(f"the adb key {path} {why}")
         public = Path(f"{path}.pub")
         if not public.exists():
             raise FleetError(f"{public} is missing beside {path}: delete {path} to have a new pair made")
