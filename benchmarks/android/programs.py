@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,10 @@ def dense() -> nn.Module:
     )
 
 
+def plain() -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 9), nn.Tanh(), nn.Linear(9, 4))
+
+
 def convolutional() -> nn.Module:
     return nn.Sequential(
         *(nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2)),
@@ -106,13 +110,21 @@ SHAPES = {
 }
 
 
+STEPS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "transformer": (Transformer, (5, 8)),
+    "plain": (plain, (12,)),
+}
+"""Networks of which a step is the only method."""
+
+
 def programs(names: Sequence[str] = (*SHAPES, "transformer")) -> Iterator[Program]:
-    """For each sliced network its pieces, the whole, and its prediction; for the transformer a step."""
+    """For each sliced network its pieces, the whole, and its prediction; for those of STEPS a step."""
     for name in names:
         torch.manual_seed(0)
-        if name == "transformer":
-            x, targets = torch.randn(BATCH, 5, 8), torch.arange(BATCH) % 4
-            step = train_step(Transformer(), functional.cross_entropy, x, targets, SGD)
+        if name in STEPS:
+            model, shape = STEPS[name]
+            x, targets = torch.randn(BATCH, *shape), torch.arange(BATCH) % 4
+            step = train_step(model(), functional.cross_entropy, x, targets, SGD)
             rate = torch.tensor(0.05)
             method = Method(
                 step.method.name,

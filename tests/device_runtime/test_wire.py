@@ -144,3 +144,38 @@ def test_what_has_an_address_is_an_envelope_that_decodes_to_it(noise, at, byte):
 def test_an_envelope_has_one_form():
     with pytest.raises(WireError, match="header of its own"):
         decode_frame(pb.Frame(envelope=pb.Envelope(sealed=b"x")).SerializeToString())
+
+
+def wide(inner: bytes) -> bytes:
+    """Return a frame with a list of stretches, each an object, that takes little more than `inner`."""
+    for number in (6, 2, 28):  # SumOwner in SumBegin, in SumStep, in Frame
+        size, inner = len(inner), inner
+        prefix = bytearray()
+        for value in (number << 3 | 2, size):
+            while value > 127:
+                prefix.append(value & 127 | 128)
+                value >>= 7
+            prefix.append(value)
+        inner = bytes(prefix) + inner
+    return inner
+
+
+@pytest.mark.parametrize(
+    "before", [b"", b"\x53\x54", b"\x0a\x00"], ids=["alone", "after a group", "after a peer"]
+)
+def test_a_frame_of_too_many_fields_is_refused_before_they_are_objects(before):
+    with pytest.raises(WireError, match="more than 1048576 fields"):
+        decode_frame(wide(before + b"\x12\x00" * (4 << 20)))
+
+
+def test_what_is_large_by_its_bytes_passes():
+    stretches = [pb.Range(start=n, stop=n + 1) for n in range(200_000)]
+    step = pb.SumStep(attempt=bytes(16))
+    step.begin.owners.add().stretches.extend(stretches)
+    frames = [pb.Frame(sum_step=step), pb.Frame(shared=pb.Shared(update=b"\x12\x00" * (4 << 20)))]
+    part = pb.StatePart(arrays=[pb.NamedTensor(name="value/x", values=pb.Tensor(data=bytes(8 << 20)))])
+    frames.append(pb.Frame(global_state=pb.GlobalState(part=part)))
+    for frame in frames:
+        data = frame.SerializeToString()
+        assert len(data) > 1 << 20
+        assert decode_frame(data) == frame

@@ -24,6 +24,10 @@ class ProgramProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    def wait(self) -> int:
+        """Wait until it has ended by itself; return how."""
+        return self._process.wait()
+
     def unbind(self) -> int:
         """Have the service end, as Android does once nobody is bound to it; how it did."""
         assert self._process.stdin is not None

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from crowdlearn_device.errors import WireError
 
 from . import wire_pb2 as pb
+from .fields import MOST_FIELDS, too_many
 
 VERSION = 15
 """Both sides of a connection must speak the same."""
@@ -55,6 +56,8 @@ _PURPOSES = frozenset(pb.Purpose.values())
 
 def decode_message(kind: type[M], data: bytes) -> M:
     """Return the protobuf message that `data` holds. Raises WireError if it is none of this kind."""
+    if too_many(kind.DESCRIPTOR, data):
+        raise WireError(f"{kind.__name__.lower()} of {len(data)} bytes with more than {MOST_FIELDS} fields")
     try:
         return kind.FromString(data)
     except DecodeError as error:

@@ -10,13 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import parse_qs, urlsplit
 
+from crowdlearn_host.common.http import HERE
 from crowdlearn_host.errors import HostError, RunError
 
 from .live import PAGE, SCRIPT, LiveRun
 
 LOOPBACK = "127.0.0.1"
-NAMES = ("127.0.0.1", "localhost", "[::1]")
-"""Hosts that a browser of this computer asks for. Any other name is of a site whose DNS leads here."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -62,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-        if host not in NAMES:
+        if host not in HERE:
             self._answer(HTTPStatus.FORBIDDEN, "this page is for browsers of this computer\n")
             return
         asked = urlsplit(self.path)

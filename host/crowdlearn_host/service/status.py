@@ -10,10 +10,10 @@ from functools import partial
 from html import escape
 from typing import Any
 
-from crowdlearn_host.common.http import TEXT, Reply, listening
+from crowdlearn_host.common.http import HERE, TEXT, Reply, listening, name_in
 from crowdlearn_host.coordinator.hub.exposition import labels, metric
 from crowdlearn_host.errors import FleetError
-from crowdlearn_host.report.server import HEADERS, LOOPBACK, NAMES
+from crowdlearn_host.report.server import HEADERS, LOOPBACK
 
 from .jobs import Job
 from .service import Service
@@ -125,9 +125,7 @@ def _answer(service: Service, request: bytes) -> Reply:
     """Return the answer to a request's head."""
     lines = request.decode("latin-1").split("\r\n")
     method, path, *_ = [*lines[0].split(" "), "", ""]
-    hosts = [line.partition(":")[2].strip() for line in lines[1:] if line.lower().startswith("host:")]
-    name = hosts[0].rpartition(":")[0] or hosts[0] if hosts else ""
-    if name not in NAMES:  # a site whose DNS leads here
+    if name_in(request) not in HERE:  # a site whose DNS leads here
         return Reply("403 Forbidden", TEXT, "this page is for this computer alone\n", HEADERS)
     if method != "GET":
         return Reply("405 Method Not Allowed", TEXT, "ask by GET\n", HEADERS)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from pathlib import Path
 
 import pytest
+from crowdlearn_host.common import http
 from crowdlearn_host.coordinator.hub.exposition import exposed, exposition
 from crowdlearn_host.errors import FleetError
 
@@ -31,7 +33,7 @@ async def test_a_host_tells_its_devices_groups_and_bytes(tmp_path: Path) -> None
     async with hosted(tmp_path) as host, exposed(host.server, "127.0.0.1:0") as port:
         await host.devices[0].send(envelope(0, 1, bytes(1000)))
         await next_envelope(host.devices[1])
-        head, body = await asked(port, b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n")
+        head, body = await asked(port, b"GET /metrics HTTP/1.1\r\nHost: localhost:1\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 OK")
         assert b"text/plain; version=0.0.4" in head
         lines = body.splitlines()
@@ -59,6 +61,34 @@ async def test_anything_else_is_not_found(tmp_path: Path, request_: bytes) -> No
     async with hosted(tmp_path) as host, exposed(host.server, "127.0.0.1:0") as port:
         head, _ = await asked(port, request_)
         assert head.startswith(b"HTTP/1.1 404")
+
+
+async def test_a_site_whose_dns_leads_here_is_told_nothing(tmp_path: Path) -> None:
+    async with hosted(tmp_path) as host, exposed(host.server, "127.0.0.1:0") as port:
+        head, body = await asked(port, b"GET /metrics HTTP/1.1\r\nHost: site.example:80\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 403")
+        assert "devices" not in body
+        head, _ = await asked(port, f"GET /metrics HTTP/1.1\r\nhOST: 127.0.0.1:{port}\r\n\r\n".encode())
+        assert head.startswith(b"HTTP/1.1 200")
+
+
+async def test_connections_that_wait_are_bounded_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "REQUEST_SECONDS", 2.0)
+    monkeypatch.setattr(http, "MOST_CONNECTIONS", 2)
+    answer = http.Reply("200 OK", http.TEXT, "x" * (32 << 20))
+    async with await http.listening(lambda request: answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        silent, deaf = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        deaf[1].write(b"GET / HTTP/1.1\r\n\r\n")  # and takes nothing of the answer
+        deaf[1].transport.pause_reading()  # type: ignore[attr-defined]
+        third, _ = await asyncio.open_connection("127.0.0.1", port)
+        assert await asyncio.wait_for(third.read(), 60) == b""
+        assert await asyncio.wait_for(silent[0].read(), 60) == b""
+        deaf[1].transport.resume_reading()  # type: ignore[attr-defined]
+        with contextlib.suppress(ConnectionResetError):
+            assert len(await asyncio.wait_for(deaf[0].read(), 60)) < len(answer.text)
+        head, body = await asked(port, b"GET / HTTP/1.1\r\n\r\n")
+        assert len(head) + len(body) > 0
 
 
 async def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from math import isfinite
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
+MOST_OPTION = 1_000_000
 
 
 @dataclass(frozen=True)
 class Augmentation(ABC):
     """A change that is drawn anew for each sample of a mini-batch. Its fields are its options, all numbers.
 
-    Raises ValueError if an option is not finite or below 0.
+    Raises ValueError if an option is not a number from 0 to MOST_OPTION.
     """
 
     kind: ClassVar[str]
@@ -29,8 +29,10 @@ class Augmentation(ABC):
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not (isfinite(value) and value >= 0):
-                raise ValueError(f"{field.name} of {self.kind} is {value}; give a number from 0")
+            if not 0 <= value <= MOST_OPTION:
+                raise ValueError(
+                    f"{field.name} of {self.kind} is {value}; give a number from 0 to {MOST_OPTION}"
+                )
             if field.type == "int" and value != int(value):
                 raise ValueError(f"{field.name} of {self.kind} is {value}; give a whole number")
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
-from crowdlearn_host.common.http import TEXT, Reply, listening
+from crowdlearn_host.common.http import HERE, TEXT, Reply, listening, name_in
 from crowdlearn_host.errors import FleetError
 
 from .server import Server
@@ -88,12 +88,16 @@ async def exposed(server: Server, address: str, joules: Samples = no_energy) -> 
     Raises FleetError if the address cannot be listened on.
     """
 
+    host, _, port = address.rpartition(":")
+    only_here = host in HERE
+
     def reply(request: bytes) -> Reply:
+        if only_here and name_in(request) not in ("", *HERE):  # a site whose DNS leads here
+            return Reply("403 Forbidden", TEXT, "this page is for this computer alone\n")
         if request.split(b" ", 2)[:2] == [b"GET", b"/metrics"]:
             return Reply("200 OK", TEXT, exposition(server, joules))
         return Reply("404 Not Found", TEXT, "ask for /metrics\n")
 
-    host, _, port = address.rpartition(":")
     try:
         port_open = await listening(reply, host.strip("[]") or None, int(port))
     except (OSError, OverflowError) as error:

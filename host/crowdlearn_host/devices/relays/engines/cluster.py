@@ -7,6 +7,7 @@ word that is good for it alone. Only then does it get the certificate with its k
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import secrets
 import ssl
@@ -25,6 +26,8 @@ from ..channel import Channel, Kind
 from .base import START_SECONDS, Engine, Running, port_of
 
 WORD_BYTES = 32
+WORD_SECONDS = 10.0
+"""The time in which a connection shows its word, from its handshake on; that has as long."""
 
 
 class Actor(Running):
@@ -53,7 +56,9 @@ class Door:
 
     async def open(self, host: str) -> int:
         """Listen at `host`; return the port."""
-        self._server = await asyncio.start_server(self._take, host, 0, ssl=self._context)
+        self._server = await asyncio.start_server(
+            self._take, host, 0, ssl=self._context, ssl_handshake_timeout=WORD_SECONDS
+        )
         return int(self._server.sockets[0].getsockname()[1])
 
     async def dialled(self, relay: asyncio.Future[None]) -> Channel:
@@ -75,7 +80,10 @@ class Door:
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel = Channel(reader, writer)
-        first = await channel.next(WORD_BYTES)
+        first = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WORD_SECONDS):
+                first = await channel.next(WORD_BYTES)
         shown = first.content if first is not None and first.kind == Kind.WORD else b""
         if self._dialled.done() or not hmac.compare_digest(shown, self.word):
             channel.close()
