@@ -307,7 +307,11 @@ class Android:
 
     def _PyObject_callAttr(self, this: Any, name: str, given: Sequence[Any]) -> Any:
         arguments = [str(each) if isinstance(each, JClass("java.lang.String")) else each for each in given]
-        return self._of_java(getattr(self._state(this), str(name))(*arguments))
+        try:
+            return self._of_java(getattr(self._state(this), str(name))(*arguments))
+        except Exception as error:  # Chaquopy's PyException is one of these
+            traceback.print_exc()
+            raise JClass("java.lang.RuntimeException")(f"{type(error).__name__}: {error}") from error
 
     def _PyObject_toString(self, this: Any) -> str:
         return str(self._state(this))

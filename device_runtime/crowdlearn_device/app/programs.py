@@ -24,7 +24,7 @@ class Programs:
     """The source of processes for programs: Java's half starts and ends them."""
 
     def __init__(self, phone: Phone, status: Status, *, isolated: bool = True) -> None:
-        """`status` gets where programs run; the owner may want none `isolated`."""
+        """Begin; `status` gets where programs run, and the owner may want none `isolated`."""
         self._phone, self._status, self._isolated = phone, status, isolated
 
     def load(self, pte: bytes, needs: int = 0) -> Executor:

@@ -72,6 +72,9 @@ final class ProgramProcess {
       held += ", " + (most >> 20) + " MB of memory";
     }
     runner = new ProgramRunner("/proc/self/fd/" + beside[0]);
+    if (runner.methods().length == 0) { // until it is asked something, nothing of the file is read
+      throw new IllegalStateException("ExecuTorch cannot load the program");
+    }
     send('l', held);
   }
 
