@@ -39,7 +39,8 @@ async def install_bundle(
         return await _installed(device, bundle, home, folder, progress)
     except BaseException:
         if device.lost is None:
-            await device.shell(f"rmdir {shlex.quote(folder)} {shlex.quote(home)} 2>/dev/null")  # if empty
+            for each in (folder, home):
+                await device.shell(f"rmdir {shlex.quote(each)} 2>/dev/null")  # if it is empty
         raise
 
 
