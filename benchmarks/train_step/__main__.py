@@ -10,13 +10,14 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from crowdlearn_export.compiler.compile import compile_program
+from crowdlearn_export.graph.memory_curves import MemoryUse
 from crowdlearn_export.lowering import lower
 from crowdlearn_export.lowering.backend import products
 from crowdlearn_export.stages.train_step import train_step
@@ -38,6 +39,8 @@ COMPILED = ("torch_compile",)
 """PyTorch's own compiler, which tells what is possible on this computer; a deep network takes it a minute,
 and needs a C++ compiler.
 """
+LESS: tuple[MemoryUse, ...] = ("balanced", "least")
+"""The ways in which programs need less memory (docs/compiler.md): an engine each."""
 TOLD = ("mnn", "litert")
 """Engines for which a network is built layer by layer (layers.py)."""
 
@@ -52,11 +55,16 @@ def main() -> None:
     parser.add_argument("--batches", help="comma-separated; only these batches")
     parser.add_argument("--threads", help="comma-separated; only these numbers of threads")
     parser.add_argument("--without", default="", help="comma-separated; not these engines")
+    parser.add_argument(
+        "--memory", default="", help=f"comma-separated; also programs of {' and '.join(LESS)} memory"
+    )
     parser.add_argument("--peers", type=Path, help="where benchmarks.train_step.peers installed the peers")
     options = parser.parse_args()
     without = [*options.without.split(","), *(COMPILED if options.quick else ())]
     if REFERENCE in without:
         parser.error(f"--without {REFERENCE}: every time is told relative to it")
+    if options.memory:
+        known("--memory", options.memory.split(","), dict.fromkeys(LESS))
     if options.models:
         known("--models", options.models.split(","), dict.fromkeys(case.model for case in FULL))
     cases = [
@@ -72,7 +80,9 @@ def main() -> None:
         )
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
-        programs = {case.model: compiled(case.model) for case in cases}
+        uses: list[MemoryUse] = ["fastest", *(use for use in LESS if use in options.memory.split(","))]
+        models = dict.fromkeys(case.model for case in cases)
+        programs = {model: {use: compiled(model, use) for use in uses} for model in models}
         for number, case in enumerate(cases):
             folder = Path(temporary) / str(number)
             rows += measured(case, programs[case.model], options.peers, folder, without)
@@ -81,12 +91,12 @@ def main() -> None:
     write_rows(options.json, rows)
 
 
-def compiled(model: str) -> dict[str, Any]:
+def compiled(model: str, memory: MemoryUse = "fastest") -> dict[str, Any]:
     """The model's program, the state that it starts from, and what compiling it said."""
     started = time.perf_counter()
     x, y = write_example(model)
     step = train_step(built(model), torch.nn.functional.cross_entropy, x, y)
-    program = compile_program([step.method], max_batch=32)
+    program = compile_program([step.method], max_batch=32, memory=memory)
     seconds = round(time.perf_counter() - started, 1)
     return {
         "pte": program.pte,
@@ -112,13 +122,24 @@ def write_example(model: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def measured(
-    case: Case, program: dict[str, Any], peers: Path | None, folder: Path, without: Sequence[str] = ()
+    case: Case,
+    programs: Mapping[MemoryUse, dict[str, Any]],
+    peers: Path | None,
+    folder: Path,
+    without: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """The rows of one case; a peer that is not installed has one that says so."""
     exact = write_case(case, folder)
+    program, less = (
+        programs["fastest"],
+        {f"crowdlearn_{use}": programs[use] for use in LESS if use in programs},
+    )
     (folder / "program.pte").write_bytes(program["pte"])
+    for use in LESS:
+        if use in programs:
+            (folder / f"{use}.pte").write_bytes(programs[use]["pte"])
     np.savez(folder / "state.npz", **program["state"])
-    engines = dict.fromkeys((REFERENCE, "crowdlearn", *COMPILED), sys.executable)
+    engines = dict.fromkeys((REFERENCE, "crowdlearn", *less, *COMPILED), sys.executable)
     absent = []
     if peers is not None:
         if case.model in ("cnn", "mlp"):
@@ -135,8 +156,8 @@ def measured(
     engines = {name: python for name, python in engines.items() if name not in without}
     rows = compare(case, engines, folder, exact, rounds=15 if case.batch > 8 else 25)
     for row in rows:
-        if row["engine"] == "crowdlearn":
-            row |= program["facts"]
+        if (made := {"crowdlearn": program, **less}.get(row["engine"])) is not None:
+            row |= made["facts"]
         if row["engine"] == REFERENCE and "failed" not in row and case.batch == 32:
             row["products_ms"] = round(products_alone(program["products"], case.threads), 3)
     return rows + absent

@@ -32,6 +32,8 @@ PREPARED = {
     REFERENCE: ("weights.npz",),
     "torch_compile": ("weights.npz",),
     "crowdlearn": ("program.pte", "state.npz"),
+    "crowdlearn_balanced": ("balanced.pte", "state.npz"),
+    "crowdlearn_least": ("least.pte", "state.npz"),
     "mnn": ("weights.npz",),
 }
 """Engines whose files the comparing process writes; the others write theirs before they are measured."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from crowdlearn_device.optimizers.sgd import Sgd
+from crowdlearn_export.graph.memory_curves import MemoryUse
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.program import footprint as module
 from crowdlearn_export.program.footprint import footprint
@@ -34,6 +35,23 @@ def test_a_region_takes_what_its_exported_program_takes(
     assert footprint(graph, MICRO_BATCH, tmp_path, regions=[0]) == found
     none = footprint(graph, MICRO_BATCH, tmp_path)
     assert (none.regions, none.step) == ({}, 0.0)
+
+
+def test_with_less_memory_a_region_takes_what_that_program_takes(tmp_path: Path) -> None:
+    layers = (nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1), nn.ReLU())
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(6 * 6 * 6, 3))
+    graph = neuron_graph(model, torch.zeros(2, 2, 6, 6), "convolutions")
+    owned = [layer.neurons for layer in graph.layers]
+    bytes_of: dict[str, float] = {}
+    uses: tuple[MemoryUse, ...] = ("least", "fastest")
+    for memory in uses:
+        found = footprint(graph, MICRO_BATCH, tmp_path, regions=[0], memory=memory)
+        program = export_slice(graph, owned, Sgd(momentum=0.9), max_batch=MICRO_BATCH + 1, memory=memory)
+        bytes_of[memory] = max(found.regions[0], found.step)
+        assert bytes_of[memory] == pytest.approx(
+            program.manifest.arena_bytes + program.manifest.workspace_bytes, rel=0.15
+        )
+    assert bytes_of["least"] < bytes_of["fastest"]
 
 
 class Shortcut(nn.Module):

@@ -15,7 +15,7 @@ from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.plan import BudgetUse, GroupPlan, Plan, load_plan, plan_from_counts, save_plan
 from crowdlearn_host.planner.problem.costs import Training
 from crowdlearn_host.planner.problem.wire_format import wire_format
-from crowdlearn_host.runs.affordable import check_affordable, unlike_planned
+from crowdlearn_host.runs.affordable import check_affordable, memory_of, unlike_planned
 from crowdlearn_host.runs.prepare import prepare
 from crowdlearn_host.spec.run_spec import RunSpec
 from typer.testing import CliRunner
@@ -70,6 +70,16 @@ def test_more_micro_batches_in_flight_are_refused_where_the_mini_batch_has_them(
     check_affordable(large, configured({"batch": 2048}), 16)
     with pytest.raises(ConfigError, match=r"training.in_flight is 64, .* lower it to 32"):
         check_affordable(large, configured({"batch": 2048, "in_flight": 64}), 16)
+
+
+def test_programs_that_take_more_memory_than_was_planned_are_refused() -> None:
+    least = replace(plan(), training=replace(PLANNED, memory="least"))
+    training = configured({}).training
+    assert (memory_of(training, least), memory_of(training, plan())) == ("least", "fastest")
+    check_affordable(least, configured({}), 16)
+    check_affordable(plan(), configured({"memory": "balanced"}), 16)
+    with pytest.raises(ConfigError, match=r"training.memory is balanced, .* that of least; leave it out"):
+        check_affordable(least, configured({"memory": "balanced"}), 16)
 
 
 def test_a_copy_for_groups_that_share_a_part_is_planned_or_refused() -> None:

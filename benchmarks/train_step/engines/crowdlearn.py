@@ -14,14 +14,14 @@ WHOLE = np.array(1, np.float32)
 
 
 class Compiled:
-    def __init__(self, given: Given) -> None:
+    def __init__(self, given: Given, program: str = "program") -> None:
         torch.set_num_threads(given.threads)
         _portable_lib._unsafe_reset_threadpool(given.threads)
         self._start = dict(np.load(given.folder / "state.npz"))
         self._state = [value.copy() for value in self._start.values()]
         self._batch = given.data()
         self._rate = np.array(given.rate, np.float32)
-        self._executor = ExecuTorchExecutor((given.folder / "program.pte").read_bytes())
+        self._executor = ExecuTorchExecutor((given.folder / f"{program}.pte").read_bytes())
         self._entering = [array.copy() for array in self._batch]
         self._inputs = [*self._state, *self._entering, self._rate]
         self._executor.hold(self._inputs)

@@ -19,11 +19,13 @@ from executorch.exir.dialects._ops import ops as exir_ops
 from torch.fx import GraphModule
 
 from crowdlearn_export.errors import LoweringError
+from crowdlearn_export.graph.memory_curves import MemoryUse
 from crowdlearn_export.lowering import lower
 from crowdlearn_export.lowering.backend import Backend, choose_backend, delegate, prepare
 from crowdlearn_export.lowering.idle_passes import idle_passes_left_out
 from crowdlearn_export.lowering.operators import check_operators
 from crowdlearn_export.lowering.passes.order import free_early
+from crowdlearn_export.lowering.passes.recompute import recompute
 from crowdlearn_export.lowering.passes_in_place import passes_in_place
 from crowdlearn_export.lowering.shortcuts import code_when_called, decomposed_before, rare_collections
 from crowdlearn_export.lowering.workspace import bytes_of, workspace_bytes
@@ -84,16 +86,21 @@ class _Distinct(list[Any]):
 
 
 def compile_program(
-    methods: Sequence[Method], *, max_batch: int, backend: Backend | None = None
+    methods: Sequence[Method],
+    *,
+    max_batch: int,
+    backend: Backend | None = None,
+    memory: MemoryUse = "fastest",
 ) -> CompiledProgram:
     """Compile `methods` into one program for batches of 1 to `max_batch`.
 
-    Every method gets the backend that its products suggest unless `backend` names one for all. Raises
+    Every method gets the backend that its products suggest unless `backend` names one for all. With less
+    `memory` than the fastest program takes, some of what gradients need is computed again. Raises
     LoweringError for an operation that no phone can run correctly.
     """
     lowered = lower_methods(methods)
     backends = {name: backend or choose_backend(graph) for name, graph in lowered.items()}
-    return compile_lowered(methods, lowered, backends, max_batch)
+    return compile_lowered(methods, lowered, backends, max_batch, memory)
 
 
 def lower_methods(methods: Sequence[Method]) -> dict[str, GraphModule]:
@@ -111,9 +118,10 @@ def compile_lowered(
     lowered: Mapping[str, GraphModule],
     backends: Mapping[str, Backend],
     max_batch: int,
+    memory: MemoryUse = "fastest",
 ) -> CompiledProgram:
     """Compile methods that are lowered already, each for the backend that is named for it."""
-    compiled = {m.name: _compile(m, lowered[m.name], backends[m.name], max_batch) for m in methods}
+    compiled = {m.name: _compile(m, lowered[m.name], backends[m.name], max_batch, memory) for m in methods}
     return linked(compiled)
 
 
@@ -131,11 +139,15 @@ def linked(methods: Mapping[str, CompiledProgram]) -> CompiledProgram:
     )
 
 
-def _compile(method: Method, lowered: GraphModule, backend: Backend, max_batch: int) -> CompiledProgram:
+def _compile(
+    method: Method, lowered: GraphModule, backend: Backend, max_batch: int, memory: MemoryUse
+) -> CompiledProgram:
     """Return a program of one method, which takes time and memory for that one alone."""
     name = method.name
     max_batch = max((max_batch, *(method.example[i].shape[0] for i in method.batched)))
-    program = exported(prepare(lowered, backend), method.example, method.batched, max_batch)
+    size = partial(bytes_of, max_batch=max_batch)
+    prepared = recompute(prepare(lowered, backend), size, memory)
+    program = exported(prepared, method.example, method.batched, max_batch)
     # A dense layer stays one operator: both backends have it, and it needs no transposed copy.
     preserved = _Distinct([torch.ops.aten.linear.default])
     config = EdgeCompileConfig(_check_ir_validity=False, preserve_ops=preserved)
@@ -143,7 +155,7 @@ def _compile(method: Method, lowered: GraphModule, backend: Backend, max_batch: 
         edge = to_edge({name: program}, compile_config=config)
     _drop_copies(edge.exported_program(name))
     edge = delegate(edge, {name: backend}, max_batch)
-    free_early(edge.exported_program(name).graph_module, partial(bytes_of, max_batch=max_batch))
+    free_early(edge.exported_program(name).graph_module, size)
     workspace = workspace_bytes(edge.exported_program(name), max_batch)
     # Inputs stay where the caller has them: a copy of every weight at every call costs more than a small
     # product.

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+MemoryUse = Literal["least", "balanced", "fastest"]
+"""A program's weighing of memory against time; the one with the least memory comes first."""
 
 
 @dataclass(frozen=True)

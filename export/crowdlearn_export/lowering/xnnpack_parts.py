@@ -17,6 +17,7 @@ from executorch.exir.backend.canonical_partitioners import group_partitioner
 from executorch.exir.dialects._ops import ops as exir_ops
 from torch.fx import Graph, GraphModule, Node
 
+from .passes.recompute import LATE
 from .passes_in_place import copied
 from .shortcuts import replaced
 
@@ -116,14 +117,28 @@ class _Downstream:
                 self.down[i] |= self.bit[user] | self.down[self.bit[user].bit_length() - 1]
 
 
+def _touch(depends: _Downstream, first: Any, second: Any) -> bool:
+    """Return whether one part reads what the other makes."""
+
+    def reads(reader: Any, source: Any) -> bool:
+        return any(depends.users[made] & depends.bit[node] for made in source.nodes for node in reader.nodes)
+
+    return reads(first, second) or reads(second, first)
+
+
 def _may_merge(self: Any, first: int, second: int, parts: Any) -> bool:
-    """Return whether nothing outside of two parts lies on a way from one of their nodes to another."""
+    """Return whether nothing outside of two parts lies on a way from one of their nodes to another. Where
+    values are computed again, one of them must also read the other, on one side of the moment of most memory.
+    """
     depends: _Downstream = self.dependency_viewer
     nodes: list[Node] = [*parts[first].nodes, *parts[second].nodes]
     inside = users = 0
     for node in nodes:
         inside |= depends.bit[node]
         users |= depends.users[node]
+    sides = {node.meta.get(LATE) for node in nodes}
+    if len(sides) > 1 or (sides != {None} and not _touch(depends, parts[first], parts[second])):
+        return False
     outside = users & ~inside
     while outside:
         user = outside.bit_length() - 1

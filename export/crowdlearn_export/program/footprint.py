@@ -23,7 +23,7 @@ from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.program.manifest import LOSS, TRAIN_STEP
 
 from crowdlearn_export.compiler.compile import compile_program
-from crowdlearn_export.graph.memory_curves import Curve, Footprint, Line
+from crowdlearn_export.graph.memory_curves import Curve, Footprint, Line, MemoryUse
 from crowdlearn_export.graph.neuron_graph import Layer, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 from crowdlearn_export.quiet import quietly
@@ -44,11 +44,12 @@ def footprint(
     *,
     regions: Collection[int] = (),
     optimizer: Optimizer = SGD,
+    memory: MemoryUse = "fastest",
     on_layer: Callable[[int, int], None] = lambda number, of: None,
 ) -> Footprint:
     """Return the footprint of every layer for micro-batches of up to `micro_batch` + 1 samples, and of the
-    `regions` from these layers on; `on_layer` gets the number of each layer as it begins, and how many there
-    are.
+    `regions` from these layers on. Programs use `memory` in this way. `on_layer` gets the number of each
+    layer as it begins, and how many there are.
 
     Takes seconds for every kind of layer that `cache` does not know, and as long as exporting does for a
     region. Raises ExportError as exporting does.
@@ -57,16 +58,16 @@ def footprint(
     found = []
     for number, layer in enumerate(graph.layers, 1):
         on_layer(number, len(graph.layers))
-        key = _key(graph, layer, micro_batch)
+        key = _key(graph, layer, micro_batch, memory)
         if key not in known:
-            known[key] = _cached(cache, key) or _measured(graph, layer, micro_batch)
+            known[key] = _cached(cache, key) or _measured(graph, layer, micro_batch, memory)
             _keep(cache, key, known[key])
         found.append(known[key])
     return Footprint(
         tuple(arena for arena, _ in found),
         tuple(workspace for _, workspace in found),
-        {first: _region(graph, first, micro_batch, cache, LOSS) for first in regions},
-        _region(graph, 0, micro_batch, cache, TRAIN_STEP, optimizer) if 0 in regions else 0.0,
+        {first: _region(graph, first, micro_batch, cache, LOSS, memory) for first in regions},
+        _region(graph, 0, micro_batch, cache, TRAIN_STEP, memory, optimizer) if 0 in regions else 0.0,
     )
 
 
@@ -76,25 +77,27 @@ def _region(
     micro_batch: int,
     cache: Path | None,
     method: str,
+    memory: MemoryUse,
     optimizer: Optimizer = SGD,
 ) -> float:
     """Return what one method of the region takes: a run calls no other, and touches nothing else."""
-    key = _region_key(graph, first, micro_batch, method, optimizer)
+    key = _region_key(graph, first, micro_batch, method, memory, optimizer)
     known = _cached(cache, key)
     if known is None:
         owned = [layer.neurons if layer.index >= first else 0 for layer in graph.layers]
-        arena, workspace = _compiled(graph, owned, micro_batch, [method], optimizer)
+        arena, workspace = _compiled(graph, owned, micro_batch, memory, [method], optimizer)
         known = (Line(arena, 0.0),), (Line(workspace, 0.0),)
         _keep(cache, key, known)
     return sum(curve[0].each for curve in known)
 
 
-def _measured(graph: NeuronGraph, layer: Layer, micro_batch: int) -> tuple[Curve, Curve]:
+def _measured(graph: NeuronGraph, layer: Layer, micro_batch: int, memory: MemoryUse) -> tuple[Curve, Curve]:
     ends = layer.index in (0, len(graph.layers) - 1)
     widths = sorted({layer.neurons if ends else max(1, layer.neurons // part) for part in PARTS})
     alone = [[width if other is layer else 0 for other in graph.layers] for width in widths]
     points = [
-        (width, *_compiled(graph, owned, micro_batch)) for width, owned in zip(widths, alone, strict=True)
+        (width, *_compiled(graph, owned, micro_batch, memory))
+        for width, owned in zip(widths, alone, strict=True)
     ]
     return _curve([point[:2] for point in points]), _curve([(width, size) for width, _, size in points])
 
@@ -103,12 +106,13 @@ def _compiled(
     graph: NeuronGraph,
     owned: Sequence[int],
     micro_batch: int,
+    memory: MemoryUse,
     only: Collection[str] = (),
     optimizer: Optimizer = SGD,
 ) -> tuple[int, int]:
     stages = piece_stages(graph, owned, optimizer)
     methods = [stage.method for stage in stages if not only or stage.method.name in only]
-    compiled = compile_program(methods, max_batch=micro_batch + 1)
+    compiled = compile_program(methods, max_batch=micro_batch + 1, memory=memory)
     return compiled.arena_bytes, compiled.workspace_bytes
 
 
@@ -124,7 +128,7 @@ def _curve(points: Sequence[tuple[int, int]]) -> Curve:
     return tuple(dict.fromkeys(lines))
 
 
-def _key(graph: NeuronGraph, layer: Layer, micro_batch: int) -> str:
+def _key(graph: NeuronGraph, layer: Layer, micro_batch: int, memory: MemoryUse) -> str:
     """Return a key of a layer: layers that are alike share their figures, whatever they are called."""
     targets = [graph.layers[edge.target] for edge in graph.outgoing(layer.index)]
     edges = list(zip(graph.edges, graph.taught, strict=True))
@@ -133,6 +137,7 @@ def _key(graph: NeuronGraph, layer: Layer, micro_batch: int) -> str:
         "torch": torch.__version__,
         "executorch": executorch.version.__version__,
         "rows": micro_batch,
+        "memory": memory,
         "place": (layer.index == 0, layer.index == len(graph.layers) - 1),
         "layer": [layer.neurons, layer.sum_shape, layer.output_shape],
         "ops": [(op.kind, dict(op.attributes), op.parameters) for op in layer.ops],
@@ -145,8 +150,10 @@ def _key(graph: NeuronGraph, layer: Layer, micro_batch: int) -> str:
     return _hashed(what)
 
 
-def _region_key(graph: NeuronGraph, first: int, micro_batch: int, method: str, optimizer: Optimizer) -> str:
-    layers = [_key(graph, layer, micro_batch) for layer in graph.layers[first:]]
+def _region_key(
+    graph: NeuronGraph, first: int, micro_batch: int, method: str, memory: MemoryUse, optimizer: Optimizer
+) -> str:
+    layers = [_key(graph, layer, micro_batch, memory) for layer in graph.layers[first:]]
     joined = [
         (max(edge.source - first, -1), edge.target - first, taught)
         for edge, taught in zip(graph.edges, graph.taught, strict=True)

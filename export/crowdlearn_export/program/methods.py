@@ -15,6 +15,7 @@ import torch
 from crowdlearn_device.program.manifest import Backend
 
 from crowdlearn_export.compiler.compile import CompiledProgram, compile_lowered, lower_methods
+from crowdlearn_export.graph.memory_curves import MemoryUse
 from crowdlearn_export.lowering.backend import choose_backend, multiplications
 from crowdlearn_export.stages.stage import Stage
 
@@ -43,6 +44,7 @@ class Methods:
 
     folder: Path
     max_batch: int
+    memory: MemoryUse = "fastest"
 
     def compiled(self, stage: Stage, backend: Backend | None = None) -> CompiledMethod:
         """Return the method of `stage`, for the backend that its size suggests unless one is named.
@@ -76,7 +78,7 @@ class Methods:
         graph = lowered[METHOD]
         chosen = {METHOD: backend or choose_backend(graph)}
         return CompiledMethod(
-            compile_lowered([method], lowered, chosen, self.max_batch), multiplications(graph)
+            compile_lowered([method], lowered, chosen, self.max_batch, self.memory), multiplications(graph)
         )
 
     def _keep(self, path: Path, compiled: CompiledMethod) -> CompiledMethod:
@@ -95,6 +97,7 @@ class Methods:
             torch.__version__,
             executorch.version.__version__,
             self.max_batch,
+            self.memory,
             backend,
             stage.kind,
         ]

@@ -23,6 +23,7 @@ from crowdlearn_device.program.manifest import Backend, Manifest
 from crowdlearn_device.program.manifest_reader import read_manifest
 
 from crowdlearn_export.compiler.compile import CompiledProgram, linked
+from crowdlearn_export.graph.memory_curves import MemoryUse
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.graph.shape import piece_shape
 from crowdlearn_export.losses.base import Loss
@@ -60,17 +61,26 @@ def export_slice(
     *,
     max_batch: int,
     measured: bool = False,
+    memory: MemoryUse = "fastest",
     cache: Path | None = None,
 ) -> SliceProgram:
     """Return the program for every piece that owns `owned[layer]` neurons of each layer, micro-batches up to
     `max_batch`.
 
     `measured` lets methods for which either backend is sensible have the one that is faster on this
-    computer, so that two exports may differ; what is in the `cache` stays as it is. Raises ParityError if
+    computer, so that two exports may differ; what is in the `cache` stays as it is. With less `memory` than
+    the fastest program takes, some of what gradients need is computed again. Raises ParityError if
     the program disagrees with autograd, UnsupportedModule where a layer cannot be sliced.
     """
     (program,) = export_slices(
-        graph, [owned], optimizer, loss, max_batch=max_batch, measured=measured, cache=cache
+        graph,
+        [owned],
+        optimizer,
+        loss,
+        max_batch=max_batch,
+        measured=measured,
+        memory=memory,
+        cache=cache,
     )
     return program
 
@@ -84,6 +94,7 @@ def export_slices(
     *,
     max_batch: int,
     measured: bool = False,
+    memory: MemoryUse = "fastest",
     cache: Path | None = None,
     on_method: OnMethod = ignored,
 ) -> list[SliceProgram]:
@@ -98,12 +109,13 @@ def export_slices(
         "loss": [loss.kind, asdict(loss)],
         "max_batch": max_batch,
         "measured": measured,
+        "memory": memory,
     }
     keys = [cache_key(graph, **what, owned=list(owned)) for owned in shapes]
     programs = {key: load_cached(cache / key) if cache else None for key in keys}
     missing = {key: owned for key, owned in zip(keys, shapes, strict=True) if programs[key] is None}
     with method_folder(cache) as folder:
-        methods = Methods(folder, max_batch)
+        methods = Methods(folder, max_batch, memory)
         if missing:
             task = Task(graph, tuple(map(tuple, missing.values())), optimizer, methods, loss)
             compile_ahead(task, on_method, either=measured)

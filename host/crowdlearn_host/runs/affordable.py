@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
+
+from crowdlearn_export.graph.memory_curves import MemoryUse
 
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.plan import Plan
 from crowdlearn_host.planner.problem.costs import Training, WireFormat
 from crowdlearn_host.planner.problem.wire_format import DTYPES, wire_format
-from crowdlearn_host.spec.run_spec import RunSpec
+from crowdlearn_host.spec.run_spec import RunSpec, TrainingSection
+
+USES: tuple[MemoryUse, ...] = get_args(MemoryUse)
+
+
+def memory_of(training: TrainingSection, plan: Plan) -> MemoryUse:
+    """Return how the programs of a run use memory: as it says, or else as its plan was reckoned."""
+    return training.memory or (plan.training.memory if plan.training is not None else "fastest")
 
 
 def check_affordable(plan: Plan, config: RunSpec, micro_batch: int) -> None:
@@ -32,6 +42,10 @@ def check_affordable(plan: Plan, config: RunSpec, micro_batch: int) -> None:
         if len(plan.groups) > 1 and theta < 1 and not planned.theta < 1:
             raise _more("sharing.theta", theta, "memory", 1, f"plan again with --theta {theta}")
         _check_samples(planned, config, micro_batch)
+        if USES.index(memory_of(training, plan)) > USES.index(planned.memory):
+            raise _more(
+                "training.memory", training.memory, "memory", planned.memory, "leave it out or plan again"
+            )
     if "uplink" in capped and config.privacy.sums == "masked" and planned.sums != "masked":
         raise _more("privacy.sums", "masked", "uplink", planned.sums, "plan again with --sums masked")
     if "uplink" in capped and wire_format(training.wire).dtype_bytes > planned.wire.dtype_bytes:

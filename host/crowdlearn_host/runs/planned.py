@@ -10,7 +10,7 @@ from typing import Literal, Self
 import torch
 from crowdlearn_device.optimizers.registry import Kind, typical
 from crowdlearn_export.doctor.verdict import trainable_graph
-from crowdlearn_export.graph.memory_curves import Footprint
+from crowdlearn_export.graph.memory_curves import Footprint, MemoryUse
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import make_loss
@@ -82,6 +82,7 @@ class PlanRequest:
     private: bool = False
     learning_rate: float = TRAINING.learning_rate
     momentum_rate: float = TRAINING.momentum
+    memory: MemoryUse | None = TRAINING.memory
 
     @classmethod
     def of(cls, spec: RunSpec) -> Self:
@@ -114,6 +115,7 @@ class PlanRequest:
             private=spec.privacy.private,
             learning_rate=training.learning_rate,
             momentum_rate=training.momentum,
+            memory=training.memory,
         )
 
 
@@ -170,6 +172,7 @@ def plan_network(
         value_bytes=value_bytes(request.values, initial_weights(graph, network)),
         sums=request.sums,
         private=request.private and request.sums == "shares",
+        memory=request.memory or "fastest",
     )
     if request.sums == "shares":
         if request.max_leak is not None:
@@ -195,6 +198,7 @@ def plan_network(
                 regions=regions,
                 on_layer=lambda number, of: tell(what, number, of),
                 optimizer=optimizer,
+                memory=training.memory,
             )
         tell(f"searching for the plan, for at most {seconds:.0f} processor seconds", 0, 0)
         return known

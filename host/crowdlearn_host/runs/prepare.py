@@ -49,7 +49,7 @@ from crowdlearn_host.spec.micro_batch import rows_of
 from crowdlearn_host.spec.provenance import RunInput, check_inputs, run_inputs
 from crowdlearn_host.spec.run_spec import RunSpec
 
-from .affordable import check_affordable, unlike_planned
+from .affordable import check_affordable, memory_of, unlike_planned
 from .data import deal, load_split, sample_shape, shares_of, to_npz, validated
 from .results.metrics import check_metric
 from .results.own_metrics import check_own
@@ -187,7 +187,12 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
             plan,
             graph,
             lambda rows, regions: footprint(
-                graph, rows, cache_home() / "footprints", regions=regions, optimizer=config.training.rule
+                graph,
+                rows,
+                cache_home() / "footprints",
+                regions=regions,
+                optimizer=config.training.rule,
+                memory=memory_of(config.training, plan),
             ),
         )
         for pieces in fewer
@@ -240,6 +245,7 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
         checked.loss,
         max_batch=checked.micro_batch + 1,  # a last sample may have to join the ones before
         measured=training.kernels == "measured",
+        memory=memory_of(training, plan),
         cache=cache_home() / "programs",
         on_method=lambda done, of: on_event("compiled", {"done": done, "of": of}),
     )

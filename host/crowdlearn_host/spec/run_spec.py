@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 import tomli_w
 from crowdlearn_device.platform.battery import LOWEST_PERCENT
 from crowdlearn_device.privacy.mechanisms.reports import ReportNothing, ReportPasses
+from crowdlearn_export.graph.memory_curves import MemoryUse
 from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_validator
 
 from crowdlearn_host.common.toml_files import Description, Location, Section, load_toml, located
@@ -117,7 +118,9 @@ class TrainingSection(OptimizedSection):
     links and devices busy: its gradient is that of the weights before that update. At a pass's end and
     every `snapshot_every` mini-batches the weights are complete. Where ExecuTorch's own `kernels` and
     XNNPACK's are near each other, they are `measured` on this computer at a program's first export, or
-    else chosen by_size: then exports are always equal.
+    else chosen by_size: then exports are always equal. With less `memory` than the `fastest` programs take,
+    what gradients need is gathered again (`balanced`), and activations are computed again, too (`least`).
+    Without it the plan's is taken, or else `fastest`.
     """
 
     epochs: PositiveInt = 5
@@ -131,6 +134,7 @@ class TrainingSection(OptimizedSection):
     snapshot_every: int = Field(100, ge=1)
     staleness: int = Field(0, ge=0, le=1)
     kernels: Literal["measured", "by_size"] = "measured"
+    memory: MemoryUse | None = None
     wire: Literal["float32", "float16", "int8"] = DEFAULT_WIRE
     grace_seconds: float = Field(60.0, ge=0)
 

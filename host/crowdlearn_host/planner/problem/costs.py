@@ -8,7 +8,7 @@ from math import ceil, log2, prod
 from typing import Literal
 
 from crowdlearn_device.optimizers.registry import Kind, typical
-from crowdlearn_export.graph.memory_curves import Footprint
+from crowdlearn_export.graph.memory_curves import Footprint, MemoryUse
 from crowdlearn_export.graph.neuron_graph import FLOAT, NeuronGraph
 from crowdlearn_export.graph.shape import array_specs
 
@@ -57,6 +57,7 @@ class Training:
     leaks: Leaks | None = None
     sums: Literal["plain", "masked", "shares"] = "plain"
     private: bool = False
+    memory: MemoryUse = "fastest"
 
     @property
     def slots(self) -> tuple[str, ...]:
