@@ -27,7 +27,12 @@ from crowdlearn_device.program.executor import ProgramStore, load_program
 from crowdlearn_device.program.isolation.warden import Warden
 from crowdlearn_device.program.manifest_reader import read_targets
 from crowdlearn_device.program.replay import replay
-from crowdlearn_device.security.assignment_policy import FINGERPRINT_BYTES, fingerprint, own_identity
+from crowdlearn_device.security.assignment_policy import (
+    FINGERPRINT_BYTES,
+    fingerprint,
+    own_identity,
+    take_list,
+)
 from crowdlearn_device.security.device_list import load_signer, read_list, signed_list
 from crowdlearn_device.security.identity_log import IdentityLog
 from crowdlearn_device.transport.abstract_socket import SOCKET
@@ -134,6 +139,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output", type=Path, required=True, help="the list; another of the same signer is replaced"
     )
     signing.add_argument("devices", nargs="+", metavar="NAME=FINGERPRINT", help="as 'fingerprint' prints it")
+    taking = commands.add_parser(
+        "take-list", help="take a signed list of devices from the link of 'crowdlearn device-list'"
+    )
+    taking.add_argument("link", help="crowdlearn://devices?list=...")
+    taking.add_argument("--home", type=Path, required=True, help="the device's folder")
     looking = commands.add_parser(
         "samples",
         help="see whether the training data fits a model; prints how many samples there are, as JSON",
@@ -194,6 +204,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if arguments.command == "sign-list":
             sign_list(arguments.devices, arguments.key, arguments.output)
+            return 0
+        if arguments.command == "take-list":
+            print(f"{len(take_list(arguments.home, arguments.link))} devices")
             return 0
         if arguments.command == "samples":
             wanted = (arguments.shape, arguments.classes, arguments.targets)

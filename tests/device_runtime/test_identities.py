@@ -20,7 +20,13 @@ from crowdlearn_device.security.assignment_policy import (
     load_assignment_policy,
 )
 from crowdlearn_device.security.daily_use import UNSAVED, DailyUse
-from crowdlearn_device.security.device_list import load_signer, read_list, signed_list
+from crowdlearn_device.security.device_list import (
+    link_of,
+    list_of_link,
+    load_signer,
+    read_list,
+    signed_list,
+)
 from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.security.identity_log import IdentityLog
 
@@ -176,6 +182,33 @@ def test_a_list_that_is_forged_or_of_another_signer_allows_nothing(tmp_path: Pat
     assert read_list(listed, [other.public_key().public_bytes_raw().hex(), public]) == {
         "friend": fingerprint(FRIEND)
     }
+
+
+def test_a_list_travels_as_a_link_that_a_code_holds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signer, other = (load_signer(tmp_path / name) for name in ("signer.key", "other.key"))
+    policy(tmp_path, signer.public_key().public_bytes_raw().hex())
+    listed = signed_list({"friend": fingerprint(FRIEND), "Ada's \u260e": fingerprint(OWN)}, signer)
+    link = link_of(listed)
+    assert list_of_link(link) == json.dumps(json.loads(listed), indent=1) + "\n"
+    assert main(["take-list", "--home", str(tmp_path), link]) == 0
+    assert capsys.readouterr().out == "2 devices\n"
+    found = load_assignment_policy(tmp_path)
+    assert found is not None
+    found.check(assign(FRIEND), OWN)
+    kept = (tmp_path / "devices.json").read_bytes()
+    for wrong, reason in (
+        (link_of(signed_list({"x": fingerprint(STRANGER)}, other)), "none of the signers"),
+        (link[:-8], "has no list of devices"),
+        ("crowdlearn://join?list=abc", "another kind of link"),
+    ):
+        assert main(["take-list", "--home", str(tmp_path), wrong]) == 1
+        assert reason in capsys.readouterr().err
+    assert (tmp_path / "devices.json").read_bytes() == kept
+    many = {f"phone-{k}": Identity.generate().public for k in range(120)}
+    with pytest.raises(PolicyError, match="120 devices take"):
+        link_of(signed_list({name: fingerprint(each) for name, each in many.items()}, signer))
 
 
 def test_the_log_is_printed_with_its_head(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,10 @@ class Policy:
     """The phone's samples may be trained on; without, it helps others only."""
     isolated: bool = True
     """Programs run in processes that Android isolates, if it can; without, in the app's own."""
+    listed_only: bool = False
+    """No device takes part beside this one but those of the signed list that its owner took."""
+    joules_a_day: int = 0
+    """The joules that the phone spends at most in a day, by its own meter (0: any number)."""
 
     def refusal(self, facts: Facts, *, dialled: bool) -> str:
         """Return why the phone does not take part now; nothing if it does."""
@@ -105,4 +109,6 @@ def policy_of(text: str) -> Policy:
         if isinstance(value, bool) != (kind is bool) or not isinstance(value, bool | int | float):
             raise ValueError(f"{name} of a policy is {value!r}, which is no {kind.__name__}")
         values[name] = kind(value)
+    if values.get("joules_a_day", 0) < 0:
+        raise ValueError("joules_a_day of a policy is less than 0; 0 allows any number")
     return Policy(**values)

@@ -16,18 +16,23 @@ import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from crowdlearn_device.energy.android import app_meters
 from crowdlearn_device.energy.meters import Meter, readable
 from crowdlearn_device.energy.readings import Power, Reading, integrated, used
+from crowdlearn_device.energy.spending import Spending
 from crowdlearn_device.errors import DeviceError, JoinError, MeterError
 from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_device.protocol.invitation import Invitation, read_invitation
 from crowdlearn_device.security.assignment_policy import fingerprint, own_identity
+from crowdlearn_device.security.daily_use import DailyUse
+from crowdlearn_device.security.device_list import LISTED
 from crowdlearn_device.transport.abstract_socket import LISTENING, SOCKET, listen_abstract
 from crowdlearn_device.transport.join import join_host
 from crowdlearn_device.transport.serve import serve_device
 
+from .conditions import describe_list, take_list, write_conditions
 from .phone import Phone
 from .policy import Conditions, load_policy, policy_of, save_policy
 from .programs import Programs
@@ -58,6 +63,8 @@ class Service:
         policy = load_policy(self._home / _POLICY)
         self._programs = Programs(phone, self.status, isolated=policy.isolated)
         self._meters: Sequence[Meter] = ()
+        self._use = DailyUse(self._home)
+        """The bytes and joules of today, whichever host they are for."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._stopped = threading.Event()
@@ -101,6 +108,7 @@ class Service:
             await self._stopping.wait()
             return
         conditions = Conditions(self._phone, policy, dialled=False, lowest=self._asked.lowest_battery)
+        write_conditions(self._home, self._home / "adb", policy)
         data = self._data(policy.samples and not self._asked.no_data)
         with listen_abstract(self._socket_name) as listening:
             self._inbox.mkdir(parents=True, exist_ok=True)
@@ -115,6 +123,8 @@ class Service:
                 inbox=self._inbox,
                 watch=self._watch(ADB, self._home / "adb"),
                 load_with=self._programs.load,
+                use=self._use,
+                spending=self._spending,
             )
 
     async def _join(self) -> None:
@@ -126,15 +136,28 @@ class Service:
         policy = load_policy(self._home / _POLICY)
         conditions = Conditions(self._phone, policy, dialled=True)
         home, data = self._home / "joined", self._data(policy.samples)
+        write_conditions(self._home, home, policy)
         watch = self._watch(invited.address, home)
         given = invited.name, invited.url, invited.token, invited.pin
         try:
-            load = self._programs.load
-            await join_host(home, data, *given, self._stopping, conditions, watch=watch, load_with=load)
+            await join_host(
+                home,
+                data,
+                *given,
+                self._stopping,
+                conditions,
+                watch=watch,
+                load_with=self._programs.load,
+                use=self._use,
+                spending=self._spending,
+            )
         except DeviceError as error:
             log.error("%s", error)
             watch.resting(str(error))
             await self._stopping.wait()
+
+    def _spending(self) -> Spending:
+        return Spending(app_meters(self._phone.meters))
 
     def _data(self, wanted: bool) -> Path | None:
         """Return the owner's samples, or else those that a host has brought."""
@@ -176,17 +199,32 @@ class Service:
 
 
 def invite(home: str, link: str) -> str:
-    """Keep an invitation in the app's folder; the host's address and pin in words. Raises JoinError."""
+    """Keep an invitation, or a list of devices, in the app's folder; return what it is in words.
+
+    Raises JoinError or PolicyError.
+    """
+    if _is_list(link):
+        take_list(Path(home), link)
+        return described(link)
     found = read_invitation(link)
     write_atomically(Path(home) / _INVITATION, found.link().encode(), private=True)
     return described(link)
 
 
 def described(link: str) -> str:
-    """Return whom an invitation leads to, for its owner to confirm. Raises JoinError."""
+    """Return whom an invitation leads to, or a list of devices names, for the owner to confirm.
+
+    Raises JoinError or PolicyError.
+    """
+    if _is_list(link):
+        return describe_list(link)
     found = read_invitation(link)
     pin = " ".join(found.pin[at : at + 4] for at in range(0, 16, 4))
     return f"{found.address} as {found.name}, certificate {pin} ..."
+
+
+def _is_list(link: str) -> bool:
+    return urlsplit(link.strip()[:100]).netloc == LISTED
 
 
 def forget_invitation(home: str) -> None:

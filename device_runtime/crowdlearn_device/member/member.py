@@ -65,10 +65,12 @@ class Member:
     loaded: tuple[str, Executor] | None = None
     """The program that is loaded, by hash."""
     data: Dataset | None = None
+    counted: DailyUse | None = None
+    """The count of bytes and joules that this device shares with others of the same phone."""
     use: DailyUse = field(init=False)
 
     def __post_init__(self) -> None:
-        self.use = DailyUse(self.home)
+        self.use = DailyUse(self.home) if self.counted is None else self.counted
 
     @property
     def device(self) -> int:

@@ -227,6 +227,18 @@ def load_assignment_policy(home: Path) -> AssignmentPolicy | None:
         ) from error
 
 
+def take_list(home: Path, link: str) -> dict[str, str]:
+    """Keep the list of devices in a link as HOME/devices.json; return fingerprints by name.
+
+    Raises PolicyError if none of the signers in HOME/assignments.json signed it: then nothing changes.
+    """
+    text = device_list.list_of_link(link)
+    policy = load_assignment_policy(home)
+    devices = device_list.read_list(text, () if policy is None else policy.signers)
+    write_atomically(home / device_list.FILE, text.encode(), private=True)
+    return devices
+
+
 def _policy_of(told: dict[str, object]) -> AssignmentPolicy:
     default = AssignmentPolicy()
     names = (

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from crowdlearn_device.data.dataset import NO_DATA, Dataset, load_dataset
+from crowdlearn_device.energy.spending import Spending
 from crowdlearn_device.errors import JoinError
 from crowdlearn_device.member.fetching import Fetching
 from crowdlearn_device.member.member import Member
@@ -20,6 +22,7 @@ from crowdlearn_device.platform.battery import Condition
 from crowdlearn_device.program.executor import Load, load_program
 from crowdlearn_device.protocol.frames import MAX_FRAME
 from crowdlearn_device.security.assignment_policy import own_identity
+from crowdlearn_device.security.daily_use import DailyUse
 from crowdlearn_device.security.proof import bound_to_pin
 from crowdlearn_device.state.pruning import prune_programs
 
@@ -48,10 +51,12 @@ async def join_host(
     once: bool = False,
     watch: Watch | None = None,
     load_with: Load = load_program,
+    use: DailyUse | None = None,
+    spending: Callable[[], Spending] = Spending,
 ) -> None:
     """Take part in whatever the host at `url` trains, reconnecting until `stopping` is set and others have
     taken over what this device holds; `once` returns after a run. `load_with` loads programs, in this
-    process or beside it.
+    process or beside it. `use` and `spending` are as in `serve_device`.
 
     Raises JoinError if the address or pin is malformed, the certificate is another, or the host refuses
     this device.
@@ -102,9 +107,10 @@ async def join_host(
                     binding=bound_to_pin(pin),
                     state=state,
                     fetching=fetching,
+                    counted=use,
                 )
                 began = time.monotonic()
-                ended = await run_member(connection, member, leaving, battery, watch=watch)
+                ended = await run_member(connection, member, leaving, battery, watch=watch, spending=spending)
                 if member.device >= 0:
                     retry.lasted(time.monotonic() - began)
                 if member.finished is not None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
@@ -27,6 +28,7 @@ from crowdlearn_device.program.executor import Load, ProgramStore, load_program
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import MAX_FRAME, decode_frame, encode_frame
 from crowdlearn_device.security.assignment_policy import own_identity
+from crowdlearn_device.security.daily_use import DailyUse
 from crowdlearn_device.state.pruning import prune_programs
 
 from .abstract_socket import is_welcome
@@ -63,11 +65,13 @@ async def run_member(
     battery: Condition | None = None,
     every: float = BATTERY_SECONDS,
     watch: Watch | None = None,
+    spending: Callable[[], Spending] = Spending,
 ) -> MessageStream:
     """Drive a member over one connection until the run is over for it or the connection ends; the stream,
     which is closed then.
 
     Once `leaving` is set, the battery is low, or the bytes or joules of the day are used up, it asks to go.
+    `spending` makes what counts joules.
     """
     arrived = asyncio.Event()
     waiting: list[pb.Frame] = []
@@ -95,18 +99,18 @@ async def run_member(
 
     why = ""
 
-    spending = Spending()
+    spent = spending()
 
     async def look() -> None:
         nonlocal why
-        member.use.spend(await spending.since())
+        member.use.spend(await spent.since())
         while not (why := (battery.low() if battery is not None else "") or member.used_up()):
             if battery is not None:
                 happened(StateRead(await asyncio.to_thread(battery.state)))
             if waiting:
                 arrived.set()
             await asyncio.sleep(every)
-            member.use.spend(await spending.since())
+            member.use.spend(await spent.since())
         arrived.set()
 
     watcher = asyncio.create_task(look())
@@ -161,6 +165,8 @@ async def serve_device(
     inbox: Path | None = None,
     watch: Watch | None = None,
     load_with: Load = load_program,
+    use: DailyUse | None = None,
+    spending: Callable[[], Spending] = Spending,
 ) -> None:
     """Listen for the host on 127.0.0.1:`port` (0: any free one, written to HOME/port), one connection at a
     time. It ends once `stopping` is set and others have taken over what this device holds. In place of a port
@@ -169,7 +175,8 @@ async def serve_device(
     Without `data` it holds no samples. While the battery is low it takes part in nothing: the host is to come
     again later. The host must present what is in HOME/token, which is made if it is missing: other programs
     of the phone can reach the port too. A `tap` records what the device holds of others' samples, for
-    evaluations only. `load_with` loads programs, in this process or beside it.
+    evaluations only. `load_with` loads programs, in this process or beside it. `use` counts the bytes and
+    joules of the day, in HOME if it is left out, and `spending` makes what reads joules.
     """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity = own_identity(home)
@@ -209,8 +216,10 @@ async def serve_device(
             return
         with contextlib.suppress(asyncio.CancelledError):
             prune_programs(inbox)
-            member = Member(name, home, identity, samples, load, programs, tap=tap, binding=token.binding)
-            await run_member(connection, member, leaving, battery, every, watch)
+            member = Member(
+                name, home, identity, samples, load, programs, tap=tap, binding=token.binding, counted=use
+            )
+            await run_member(connection, member, leaving, battery, every, watch, spending)
 
     own, number = (port, None) if isinstance(port, socket.socket) else (None, port)
     async with serve(

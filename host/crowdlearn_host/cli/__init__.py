@@ -46,6 +46,7 @@ COMMANDS = {
     "measure": "devices.measure:measure",
     "bundle": "devices.bundle:bundle",
     "enrol": "devices.enrol:enrol",
+    "device-list": "devices.device_list:device_list",
     "schema": "runs.schema:schema",
 }
 """All commands, in the order of the help. A name that is a Typer app is a group of commands."""

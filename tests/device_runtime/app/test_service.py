@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from crowdlearn_device.app.service import (
     Service,
+    described,
     forget_invitation,
     invite,
     load_invitation,
@@ -24,6 +25,10 @@ from crowdlearn_device.errors import JoinError
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, decode_frame, encode_frame
 from crowdlearn_device.protocol.invitation import Invitation
+from crowdlearn_device.security.assignment_policy import fingerprint, load_assignment_policy
+from crowdlearn_device.security.daily_use import DailyUse
+from crowdlearn_device.security.device_list import link_of, load_signer, signed_list
+from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.transport import abstract_socket
 from crowdlearn_device.transport.abstract_socket import LISTENING, listen_abstract
 from websockets.asyncio.client import connect
@@ -38,13 +43,17 @@ class Phone:
 
     def __init__(self) -> None:
         self.charging = True
+        self.joules, self.a_look = 0, 0
+        """What its rails have counted, and how much more they count at every look; 0: it has none."""
         self.shown: list[dict[str, object]] = []
 
     def facts(self) -> str:
         return json.dumps({"percent": 50, "charging": self.charging, "unmetered": True})
 
     def meters(self) -> str:
-        return "{}"
+        self.joules += self.a_look
+        rail = {"name": "rail", "microwatt_seconds": 1e6 * self.joules, "milliseconds": 1000 * self.joules}
+        return json.dumps({"rails": [rail]}) if self.a_look else "{}"
 
     def show(self, status: str) -> None:
         self.shown.append(json.loads(status))
@@ -116,6 +125,32 @@ async def test_the_owner_s_policy_comes_before_any_host(tmp_path: Path) -> None:
             with pytest.raises(ConnectionClosed, match="the phone is not charging"):
                 await connection.recv()
     assert "resting: the phone is not charging" in [status["state"] for status in app.phone.shown]
+
+
+async def test_the_owner_s_joules_and_list_bind_hosts(tmp_path: Path) -> None:
+    """A day's joules are read from the phone's own meters; devices off the list are no peers."""
+    home = tmp_path / "home"
+    home.mkdir()
+    signer = load_signer(tmp_path / "signer.key")
+    link = link_of(signed_list({"friend": fingerprint(Identity.generate().public)}, signer))
+    assert "1 devices (friend), signed by" in described(link)
+    assert invite(str(home), link) == described(link)
+    set_policy(str(home), '{"listed_only": true, "joules_a_day": 300}')
+    with pytest.raises(ValueError, match="less than 0"):
+        set_policy(str(home), '{"joules_a_day": -1}')
+    app = Running(tmp_path)
+    app.phone.a_look = 200
+    async with app, app.dial() as connection:
+        await connection.recv()
+        found = load_assignment_policy(home / "adb")
+        assert found is not None
+        assert (found.joules_a_day, found.strangers) == (300, False)
+        assert len(found.known) == 1
+        await connection.send(WELCOME.SerializeToString())
+        while decode_frame(await connection.recv()).WhichOneof("body") != "leave":
+            pass
+    assert any("the owner allows 300; try tomorrow" in str(told["state"]) for told in app.phone.shown)
+    assert DailyUse(home).joules >= 300
 
 
 async def test_a_stranger_is_served_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,11 @@ import crowdlearn_device.cli
 import pytest
 import segno
 from crowdlearn_device.protocol.invitation import read_invitation
+from crowdlearn_device.security.device_list import list_of_link
 from crowdlearn_host.cli import build
 from crowdlearn_host.common.home import default_home
 from crowdlearn_host.devices.joining.enrolment import DAY_SECONDS, Enrolment
+from crowdlearn_host.errors import ConfigError
 from typer.testing import CliRunner
 
 SHOW = "#!/bin/sh\nprintf '%s\\0' \"$@\"\n"
@@ -64,6 +66,29 @@ def test_a_phone_s_camera_reads_the_invitation(tmp_path: Path, home: Path) -> No
     shown = CliRunner().invoke(build(["enrol"]), ["enrol", "phone-1", "--qr"]).stdout
     assert "\u2588" in shown
     assert "crowdlearn://join?host=HOST%3APORT&name=phone-1&token=" in shown
+
+
+def test_a_signed_list_of_devices_is_shown_as_a_code(tmp_path: Path) -> None:
+    path, key = tmp_path / "devices.json", tmp_path / "signer.key"
+    named = f"friend={'ab' * 16}"
+    given = ["sign-list", "--key", str(key), "--output", str(path), named]
+    assert crowdlearn_device.cli.main(given) == 0
+    command = ["device-list", str(path)]
+    told = json.loads(CliRunner().invoke(build(["device-list"]), [*command, "--json"]).stdout)
+    assert list_of_link(told["link"]) == path.read_text()
+    assert told["devices"] == {"friend": " ".join(["abab"] * 8)}
+    shown = CliRunner().invoke(build(["device-list"]), command).stdout
+    assert "\u2588" in shown
+    assert told["link"] in shown
+    assert f"signed by {told['signer']}" in shown
+    assert (
+        CliRunner().invoke(build(["device-list"]), [*command, f"--svg={tmp_path}/a/code.svg"]).exit_code == 0
+    )
+    assert (tmp_path / "a/code.svg").read_text().startswith("<?xml")
+    path.write_text(path.read_text().replace("abab", "cdcd"))
+    refused = CliRunner().invoke(build(["device-list"]), command)
+    assert isinstance(refused.exception, ConfigError)
+    assert "is no list of devices" in str(refused.exception)
 
 
 def test_tokens_are_listed_expire_and_are_revoked(home: Path) -> None:

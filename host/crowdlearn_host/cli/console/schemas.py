@@ -182,5 +182,6 @@ DOCUMENTS: dict[str, Callable[[], Shape]] = {
     "measure": _measure,
     "bundle": _bundle,
     "enrol": _enrol,
+    "device-list": lambda: _object("Listed", {"devices": dict[str, str], "signer": str, "link": str}),
 }
 """The type of each document, which may take seconds to import, by the command as it is written."""

@@ -33,11 +33,13 @@ public final class MainActivity extends Activity {
     {"adb", "a computer that this phone trusts for debugging may train here"},
     {"isolated", "keep programs of hosts in processes of their own (else they are trusted as the app is)"},
     {"samples", "train on the samples of this phone (else it helps others only)"},
+    {"listed_only", "only with devices of the signed list that I took"},
   };
   private static final String[][] LIMITS = {
     {"lowest_percent", "lowest battery, percent", "5"},
     {"highest_celsius", "highest battery temperature, degrees Celsius", "1"},
     {"highest_thermal", "highest thermal status of Android, 0 to 6", "1"},
+    {"joules_a_day", "most joules a day, by the phone's meter (0: any number)", "500"},
   };
 
   private final Runtime runtime = new Runtime(this);
@@ -178,7 +180,7 @@ public final class MainActivity extends Activity {
             @Override
             public void onClick(View view) {
               try {
-                int value = new JSONObject(runtime.policy()).getInt(name) + by;
+                int value = Math.max(new JSONObject(runtime.policy()).getInt(name) + by, 0);
                 change(name, value);
                 label.setText(text + ": " + value);
               } catch (JSONException error) {
@@ -201,7 +203,7 @@ public final class MainActivity extends Activity {
     }
   }
 
-  /** Takes an invitation, which its owner is asked about first, or goes on. */
+  /** Takes an invitation, or a list of devices, about which its owner is asked first, or goes on. */
   private void take(Intent intent) {
     Uri link = intent.getData();
     if (CONTINUE.equals(intent.getAction())) {
@@ -215,11 +217,13 @@ public final class MainActivity extends Activity {
     AlertDialog.Builder dialog = new AlertDialog.Builder(this);
     try {
       String whom = runtime.described(text);
-      dialog.setTitle(R.string.join_question);
-      dialog.setMessage(whom + "\n\n" + getString(R.string.join_warning));
+      boolean list = "devices".equals(link.getHost());
+      dialog.setTitle(list ? R.string.list_question : R.string.join_question);
+      int warning = list ? R.string.list_warning : R.string.join_warning;
+      dialog.setMessage(whom + "\n\n" + getString(warning));
       dialog.setNegativeButton(R.string.cancel, null);
       dialog.setPositiveButton(
-          R.string.join,
+          list ? R.string.take_list : R.string.join,
           new DialogInterface.OnClickListener() {
             @Override
             public void onClick(DialogInterface shown, int which) {
@@ -228,7 +232,7 @@ public final class MainActivity extends Activity {
               TrainingService.start(MainActivity.this);
             }
           });
-    } catch (RuntimeException error) { // Python's JoinError
+    } catch (RuntimeException error) { // Python's JoinError or PolicyError
       dialog.setMessage(String.valueOf(error.getMessage()));
     }
     dialog.show();

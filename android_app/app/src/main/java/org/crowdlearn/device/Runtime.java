@@ -29,7 +29,7 @@ final class Runtime {
     return module().callAttr("Service", phone, home(), inbox(), arguments);
   }
 
-  /** Whom an invitation leads to, in words; throws PyException for a link that is none. */
+  /** Whom an invitation leads to, or a list names, in words; throws PyException for another link. */
   String described(String link) {
     return module().callAttr("described", link).toString();
   }
