@@ -4,7 +4,9 @@ Some groups of a simulated crowd upload weights that were changed after training
 with one combination of uploads, and whether two audits name the right groups: the norm of a group's move
 against the median of all, and the loss of its upload on the host's own test samples against the median. The
 combination "clipped sum" is a secure sum of moves that the devices' own runtime clips: what it changes is
-training gone wrong, by data or by its owner. The host sees no upload then, and can name nobody.
+training gone wrong, by data or by its owner. The host sees no upload then, and can name nobody. In "norm
+bound" the runtime of wrong groups lies: it clips nothing, and the host finds what is too large by random
+projections.
 
 python -m benchmarks.poisoning [--quick] [--data FOLDER] [--json FILE]
 """
@@ -33,17 +35,32 @@ from crowdlearn.simulation import (
     run,
 )
 from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint
+from crowdlearn_device.privacy.aggregation.projection import (
+    SEED_BYTES,
+    largest_square,
+    projected,
+    square_of,
+)
 from crowdlearn_device.protocol.frames import Floats
 
 from .report import machine, write_rows
 
-GROUPS, SAMPLES = 9, 100
+GROUPS, SAMPLES = 12, 100
 TIMES = 4.0
 """A norm or a loss this many times the median of all groups is suspicious."""
 
 CLIPPED = "clipped sum"
-SUMMED = {"secure": True, "clip": 2.0, "noise": 1e-9}
+NORM = 1.0
+"""The norm of a group's move in the first round, or so: later ones are smaller."""
+SUMMED = {"secure": True, "clip": NORM, "noise": 1e-9}
 """Secure sums of clipped moves, with noise that no number shows."""
+BOUNDED = "norm bound"
+CHECKED = {"secure": True, "norm_bound": NORM}
+HARDLY = {"noise": 1e-9, "clip": 1000.0}
+"""Steps of DP-SGD, as bounds take no others, that clip and add next to nothing."""
+
+SUMS: dict[str, dict[str, Any]] = {CLIPPED: SUMMED, BOUNDED: CHECKED}
 
 Attack = Callable[[Floats, Floats, np.random.Generator], Floats]
 """A function from weights before and after training to those that are uploaded, all float32 [weights]."""
@@ -61,7 +78,8 @@ ATTACKS: dict[str, Attack] = {
 @dataclass(frozen=True)
 class Row:
     """One run. `by_norm` and `by_loss` are shares of wrong uploads that an audit names, and `false_alarms`
-    those of right ones that either does; None where the host gets no upload.
+    those of right ones that either does; None where the host gets no upload. With the norm bound they are
+    shares of what it refuses.
     """
 
     attack: str
@@ -80,6 +98,7 @@ class Poisoned(InProcess):
         super().__init__(setting.workload)
         self._attack, self._wrong, self._rng = attack, wrong, np.random.default_rng(0)
         self._tested = len(setting.workload.test)
+        self._bound = setting.config.sharing.norm_bound
         self.named: list[tuple[bool, bool, bool]] = []
         """Of each upload: whether it was wrong, its norm is suspicious, its loss is."""
 
@@ -99,6 +118,11 @@ class Poisoned(InProcess):
             norms.append(float(np.linalg.norm(weights - before[group])))
             (right,) = super().each([EvaluationTask(weights, 0, self._tested)])
             losses.append(1 - right / self._tested)
+        if self._bound:
+            for group, (upload, start) in enumerate(zip(uploads, before, strict=True)):
+                self.named.append((group < self._wrong, self._is_large(group, upload.weights - start), False))
+            yield from uploads
+            return
         for group in range(len(uploads)):
             self.named.append(
                 (
@@ -109,21 +133,34 @@ class Poisoned(InProcess):
             )
         yield from uploads
 
+    def _is_large(self, group: int, move: Floats) -> bool:
+        """Return whether the host refuses what a group adds: a right one's is clipped."""
+        assert self._bound is not None
+        if group >= self._wrong:
+            move = move * min(1.0, self._bound / max(float(np.linalg.norm(move)), 1e-12))
+        numbers = FixedPoint(GROUPS)
+        words = numbers.encode(move.astype(np.float32))
+        shown = projected(self._rng.bytes(SEED_BYTES), ((0, len(words)),), words)
+        return square_of(shown) > largest_square(self._bound, numbers, len(words))
+
 
 def measure(data: Dataset, test: Dataset, attack: str, wrong: int, combine: str, epochs: int) -> Row:
     """Train a crowd of which `wrong` groups upload wrong weights."""
     width = int(np.prod(data.inputs.shape[1:]))
     config = SimulationConfig.model_validate(
         {
-            "model": f"mlp:{width}-32-10",
+            "model": f"crowdlearn_host.privacy.audit.host.networks:pixels_{width}",
             "devices": GROUPS,
             "group": 1,
-            "training": {"epochs": epochs, "batch": 20, "learning_rate": 0.2},
-            "sharing": {"theta": 1.0, "tau": 0.0, **(SUMMED if combine == CLIPPED else {"combine": combine})},
+            "training": {"epochs": epochs, "batch": 20, "learning_rate": 0.5},
+            "sharing": {"theta": 1.0, "tau": 0.0, **SUMS.get(combine, {"combine": combine})},
+            "privacy": HARDLY if combine == BOUNDED else {},
         }
     )
     order = np.random.default_rng(0).permutation(len(data))[: GROUPS * SAMPLES]
     setting = prepare(config, data, test, np.array_split(order, GROUPS))
+    if combine == BOUNDED:
+        setting = replace(setting, unclipped=frozenset(range(wrong if attack != "none" else 0)))
     workers = Poisoned(setting, ATTACKS[attack], wrong)
     with np.errstate(invalid="ignore"):  # wrong weights have negative variances
         state = run(setting, workers)
@@ -154,7 +191,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Print a row for every attack and combination."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="digits", help="folder with a training and a test set (digits)")
-    parser.add_argument("--quick", action="store_true", help="two wrong groups of nine, 3 epochs")
+    parser.add_argument("--quick", action="store_true", help="two wrong groups of twelve, 3 epochs")
     parser.add_argument("--json", type=Path, help="write the rows here")
     wanted = parser.parse_args(arguments)
     data, test = (load_split(wanted.data, split) for split in ("train", "test"))
@@ -163,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = []
     for attack in ATTACKS:
         for wrong in (2,) if wanted.quick else (2, 4):
-            for combine in (*COMBINATIONS, CLIPPED):
+            for combine in (*COMBINATIONS, *SUMS):
                 row = measure(data, test, attack, wrong, combine, 3 if wanted.quick else 10)
                 rows.append(asdict(row))
                 print(

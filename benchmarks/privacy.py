@@ -99,12 +99,12 @@ def without_batch_norm(case: Case) -> nn.Module:
 def print_host_rows(data: str, *, quick: bool) -> list[dict[str, object]]:
     """Print what the host learns of shared weights, and return the rows."""
     rows = []
-    print("mode    role  attack             samples  devices    auc  epsilon  at least  accuracy")
+    print("mode              role  attack             samples  devices    auc  epsilon  at least  accuracy")
     for found in host_rows(load_split(data, "train"), quick=quick):
         rows.append(found.row())
         figures = (found.auc, found.epsilon, found.epsilon_bound, found.accuracy)
         print(
-            f"{found.mode:7s} {found.role:5s} {found.attack:18s} {found.samples:7d} {found.devices:8d}"
+            f"{found.mode:17s} {found.role:5s} {found.attack:18s} {found.samples:7d} {found.devices:8d}"
             + "".join("        " if each is None else f"{each:8.3f}" for each in figures),
             flush=True,
         )

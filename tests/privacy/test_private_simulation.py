@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,29 @@ def test_sums_that_would_tell_too_much_are_refused(model: str) -> None:
     total.add(np.zeros(3, np.float32))
     with pytest.raises(ConfigError, match="not released"):
         total.mean()
+
+
+def test_moves_are_clipped_and_a_group_that_lies_is_left_out(model: str) -> None:
+    """What a group adds beyond the bound is refused; without a bound it moves the model at will."""
+    wide = {"theta": 1.0, "tau": 0.0, "secure": True, "norm_bound": 0.01}
+    private = {"noise": 0.3, "clip": 1.0}
+    honest = setting(model, groups=9, epochs=1, sharing=wide, privacy=private)
+    liar = replace(honest, unclipped=frozenset({0}))
+    moved, lied = (trained(each) - each.initial for each in (honest, liar))
+    assert 0.001 < np.linalg.norm(moved) <= 0.01 + 1e-4
+    assert 0 < np.linalg.norm(lied - moved) <= 0.02 / 8 + 1e-4  # eight groups instead of nine
+    for sharing, privacy, reason in (
+        ({**wide, "theta": 0.5}, private, "set secure, and theta = 1"),
+        ({**wide, "secure": False}, private, "set secure, and theta = 1"),
+        ({**wide, "noise": 1.0}, private, "leave out one of them"),
+        (wide, {}, "set privacy.epsilon or noise"),
+        ({**wide, "norm_bound": 65.0}, private, "less than or equal to 64"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            setting(model, groups=9, sharing=sharing, privacy=privacy)
+    few = replace(setting(model, groups=8, epochs=1, sharing=wide, privacy=private), unclipped=frozenset({0}))
+    with pytest.raises(ConfigError, match="1 groups moved further than"):
+        trained(few)
 
 
 def test_epsilon_is_told_and_keeps_to_what_was_asked_for(model: str) -> None:

@@ -1,5 +1,6 @@
-"""The app's conditions on assignments: its policy and the list of devices that its owner took, as the runtime
-reads them (security/assignment_policy.py) in the folder of each way to a host.
+"""The app's conditions on assignments: its policy, and the list of devices that its owner took.
+
+The runtime reads them (security/assignment_policy.py) in the folder of each way to a host.
 """
 
 from __future__ import annotations

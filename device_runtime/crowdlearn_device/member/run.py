@@ -29,6 +29,8 @@ class Run:
     name: str
     id: str
     number: int
+    has_noise: bool = True
+    """True while all steps that this process took part in were those of DP-SGD."""
 
     @property
     def full_name(self) -> str:

@@ -17,6 +17,7 @@ from crowdlearn_device.privacy.aggregation.contributor import Contributor
 from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint, Words
 from crowdlearn_device.privacy.aggregation.masks import Ranges, length
 from crowdlearn_device.privacy.aggregation.messages import Advert, Confirmation, SealedShares, SumRound
+from crowdlearn_device.privacy.aggregation.projection import SEED_BYTES, projected
 from crowdlearn_device.privacy.aggregation.unmasking import Unmasking
 from crowdlearn_device.privacy.dp.noisy_move import NoisyMove
 from crowdlearn_device.protocol import wire_pb2 as pb
@@ -29,6 +30,8 @@ LEAST_CONTRIBUTORS = 8
 requires.
 """
 ATTEMPT_BYTES = 16
+PROJECTIONS = 4
+"""The most times that a device projects the same weights, each time by other random rows."""
 
 
 WeightsOf = Callable[[int, float], Floats]
@@ -44,6 +47,8 @@ class KeptOnDisk:
         """Raise StateError if what is kept in `folder` is damaged."""
         self._path = folder / "sums.json"
         self._confirmed, self._boundary = -1, -1
+        self._projected = (-1, 0)
+        """The boundary of the weights that were projected last, and how often they were."""
         self.boundary = -1
         """The boundary that goes with the part that is kept next."""
         self.part: Unmasking | None = None
@@ -53,6 +58,8 @@ class KeptOnDisk:
             told = json.loads(self._path.read_bytes())
             self._confirmed, self._boundary = int(told["confirmed"]), int(told["boundary"])
             self.boundary = int(told["at"])
+            at, times = told["projected"]
+            self._projected = int(at), int(times)
             self.part = Unmasking.from_json(told["part"]) if told["part"] else None
         except (ValueError, KeyError, TypeError, AttributeError, AggregationError, struct.error) as error:
             raise StateError(f"{self._path} is damaged ({error}); start a new run") from error
@@ -70,10 +77,27 @@ class KeptOnDisk:
             "confirmed": confirmed,
             "boundary": boundary,
             "at": self.boundary,
+            "projected": list(self._projected),
             "part": unmasking.to_json(),
         }
         write_atomically(self._path, json.dumps(told).encode(), private=True)
         self.part, self._confirmed, self._boundary = unmasking, confirmed, boundary
+
+    def check_projections(self) -> None:
+        """Raise AggregationError if the weights of this boundary were projected as often as they may be."""
+        at, times = self._projected
+        if at == self.boundary and times >= PROJECTIONS:
+            raise AggregationError(
+                f"weights of boundary {at} were projected {times} times; train before the next sum"
+            )
+
+    def keep_projection(self) -> None:
+        """Count a projection of the weights of this boundary; on disk when this returns."""
+        assert self.part is not None
+        self.check_projections()
+        at, times = self._projected
+        self._projected = self.boundary, 1 + (times if at == self.boundary else 0)
+        self.keep(self.part)
 
     def check_trained(self, boundary: int) -> None:
         """Raise AggregationError if nothing was trained since the newest sum that was confirmed: two sums of
@@ -96,6 +120,9 @@ class SecureSharing:
         self._generation = 0
         self._theta = 1.0
         self._move: NoisyMove | None = None
+        self._bounded = False
+        self._added: tuple[bytes, Ranges, Words] | None = None
+        """The values of an attempt under masks, at the stretches of this device, if they may be projected."""
         self._deferred: tuple[pb.SumStep, int, WeightsOf] | None = None
         """A step that waits for the moves of the group's other pieces."""
 
@@ -105,19 +132,29 @@ class SecureSharing:
         identities: Mapping[int, bytes],
         boundary: int,
         group: Collection[int] = (),
+        *,
+        private: bool = False,
     ) -> pb.SumStep:
         """Enter an attempt to sum the weights of `boundary`; an older one is over. Return the answer.
 
         `identities` are the public keys of the devices that this one knows, `group` those that hold pieces
-        beside it.
+        beside it. `private` weights are those that DP-SGD trained.
         """
         told = step.begin
+        if told.bounded and not private:
+            raise AggregationError(
+                "projections of moves to which no noise was added are asked for; set privacy.epsilon"
+            )
         if told.least < LEAST_CONTRIBUTORS:
             raise AggregationError(
                 f"a sum of {told.least} contributors is asked for; this device takes part in those of "
                 f"{LEAST_CONTRIBUTORS} at least"
             )
-        if len(step.attempt) != ATTEMPT_BYTES or not 0 <= told.theta <= 1 or (told.noise and told.theta < 1):
+        if (
+            len(step.attempt) != ATTEMPT_BYTES
+            or not 0 <= told.theta <= 1
+            or ((told.noise or told.bounded) and told.theta < 1)
+        ):
             raise WireError(f"attempt of {len(step.attempt)} bytes, theta {told.theta}, in a secure sum")
         owned: dict[int, Ranges] = {}
         for owner in told.owners:
@@ -130,11 +167,14 @@ class SecureSharing:
         round_ = SumRound(round_id(self._run, told.round), owned, told.least, told.terms, step.attempt)
         self._contributor = Contributor(round_, self._number, self._identity, identities, self._kept)
         self._move, self._deferred = None, None
-        if told.noise:
+        self._bounded, self._added = told.bounded, None
+        if told.noise or told.bounded:
             beside = {device for device in group if device in owned} | {self._number}
             words = length(owned.get(self._number, ()))
             self._move = NoisyMove(told.clip, told.noise, told.least, words, beside)
         self._kept.boundary = boundary
+        if told.bounded:
+            self._kept.check_projections()
         self._generation, self._theta = told.generation, told.theta
         advert = self._contributor.advertise()
         key = pb.SumKey(device=self._number, mask=advert.mask_key, share=advert.share_key)
@@ -201,14 +241,20 @@ class SecureSharing:
             return
         shares = [SealedShares(each.sender, each.receiver, each.sealed) for each in step.shares.shares]
         words: Words = contributor.mask(shares, values).words
+        if self._bounded:
+            self._added = step.attempt, contributor.round.stretches[self._number], values
         for start in range(0, len(words), CHUNK_WEIGHTS):
             part = words[start : start + CHUNK_WEIGHTS].astype("<u4").tobytes()
             masked = pb.SumMasked(words=part, last=start + CHUNK_WEIGHTS >= len(words))
             yield pb.SumStep(attempt=step.attempt, masked=masked)
 
     def unmask(self, step: pb.SumStep) -> list[pb.SumStep]:
-        """Return the answers to survivors, or to the tags of neighbours that confirm them."""
+        """Return the answers to survivors, to the tags of neighbours that confirm them, or to the seed of
+        projections, which comes before them.
+        """
         kind, part = step.WhichOneof("step"), self._kept.part
+        if kind == "projection":
+            return [self._project(step)]
         ours = part is not None and part.round.attempt == step.attempt
         if kind == "survivors" and not ours:
             return [pb.SumStep(attempt=step.attempt, forgotten=True)]
@@ -226,6 +272,18 @@ class SecureSharing:
             revealed = pb.SumRevealed(own_masks=_shares(shown.own_masks), mask_keys=_shares(shown.mask_keys))
             return [pb.SumStep(attempt=step.attempt, revealed=revealed)]
         raise WireError(f"a device takes no {kind} in a secure sum")
+
+    def _project(self, step: pb.SumStep) -> pb.SumStep:
+        """Return the projections of what was added under masks; once for each attempt."""
+        added, self._added = self._added, None
+        if added is None or added[0] != step.attempt:
+            return pb.SumStep(attempt=step.attempt, forgotten=True)
+        if len(step.projection) != SEED_BYTES:
+            raise WireError(f"a seed of {len(step.projection)} bytes in a secure sum; {SEED_BYTES} were due")
+        self._kept.keep_projection()
+        _, own, values = added
+        words = projected(step.projection, own, values).astype("<u4").tobytes()
+        return pb.SumStep(attempt=step.attempt, projected=words)
 
 
 def round_id(run: str, number: int) -> bytes:

@@ -678,7 +678,7 @@ class Shared(_message.Message):
     def __init__(self, generation: _Optional[int] = ..., update: _Optional[bytes] = ..., last: bool = ...) -> None: ...
 
 class SumStep(_message.Message):
-    __slots__ = ("attempt", "begin", "key", "keys", "shares", "masked", "survivors", "tags", "revealed", "forgotten", "reference")
+    __slots__ = ("attempt", "begin", "key", "keys", "shares", "masked", "survivors", "tags", "revealed", "forgotten", "reference", "projection", "projected")
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
@@ -690,6 +690,8 @@ class SumStep(_message.Message):
     REVEALED_FIELD_NUMBER: _ClassVar[int]
     FORGOTTEN_FIELD_NUMBER: _ClassVar[int]
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    PROJECTION_FIELD_NUMBER: _ClassVar[int]
+    PROJECTED_FIELD_NUMBER: _ClassVar[int]
     attempt: bytes
     begin: SumBegin
     key: SumKey
@@ -701,10 +703,12 @@ class SumStep(_message.Message):
     revealed: SumRevealed
     forgotten: bool
     reference: SumReference
-    def __init__(self, attempt: _Optional[bytes] = ..., begin: _Optional[_Union[SumBegin, _Mapping]] = ..., key: _Optional[_Union[SumKey, _Mapping]] = ..., keys: _Optional[_Union[SumKeys, _Mapping]] = ..., shares: _Optional[_Union[SumShares, _Mapping]] = ..., masked: _Optional[_Union[SumMasked, _Mapping]] = ..., survivors: _Optional[_Union[SumSurvivors, _Mapping]] = ..., tags: _Optional[_Union[SumTags, _Mapping]] = ..., revealed: _Optional[_Union[SumRevealed, _Mapping]] = ..., forgotten: bool = ..., reference: _Optional[_Union[SumReference, _Mapping]] = ...) -> None: ...
+    projection: bytes
+    projected: bytes
+    def __init__(self, attempt: _Optional[bytes] = ..., begin: _Optional[_Union[SumBegin, _Mapping]] = ..., key: _Optional[_Union[SumKey, _Mapping]] = ..., keys: _Optional[_Union[SumKeys, _Mapping]] = ..., shares: _Optional[_Union[SumShares, _Mapping]] = ..., masked: _Optional[_Union[SumMasked, _Mapping]] = ..., survivors: _Optional[_Union[SumSurvivors, _Mapping]] = ..., tags: _Optional[_Union[SumTags, _Mapping]] = ..., revealed: _Optional[_Union[SumRevealed, _Mapping]] = ..., forgotten: bool = ..., reference: _Optional[_Union[SumReference, _Mapping]] = ..., projection: _Optional[bytes] = ..., projected: _Optional[bytes] = ...) -> None: ...
 
 class SumBegin(_message.Message):
-    __slots__ = ("generation", "round", "least", "terms", "theta", "owners", "clip", "noise")
+    __slots__ = ("generation", "round", "least", "terms", "theta", "owners", "clip", "noise", "bounded")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     LEAST_FIELD_NUMBER: _ClassVar[int]
@@ -713,6 +717,7 @@ class SumBegin(_message.Message):
     OWNERS_FIELD_NUMBER: _ClassVar[int]
     CLIP_FIELD_NUMBER: _ClassVar[int]
     NOISE_FIELD_NUMBER: _ClassVar[int]
+    BOUNDED_FIELD_NUMBER: _ClassVar[int]
     generation: int
     round: int
     least: int
@@ -721,7 +726,8 @@ class SumBegin(_message.Message):
     owners: _containers.RepeatedCompositeFieldContainer[SumOwner]
     clip: float
     noise: float
-    def __init__(self, generation: _Optional[int] = ..., round: _Optional[int] = ..., least: _Optional[int] = ..., terms: _Optional[int] = ..., theta: _Optional[float] = ..., owners: _Optional[_Iterable[_Union[SumOwner, _Mapping]]] = ..., clip: _Optional[float] = ..., noise: _Optional[float] = ...) -> None: ...
+    bounded: bool
+    def __init__(self, generation: _Optional[int] = ..., round: _Optional[int] = ..., least: _Optional[int] = ..., terms: _Optional[int] = ..., theta: _Optional[float] = ..., owners: _Optional[_Iterable[_Union[SumOwner, _Mapping]]] = ..., clip: _Optional[float] = ..., noise: _Optional[float] = ..., bounded: bool = ...) -> None: ...
 
 class SumReference(_message.Message):
     __slots__ = ("values",)

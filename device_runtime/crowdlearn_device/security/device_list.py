@@ -54,7 +54,7 @@ def signed_list(devices: Mapping[str, str], signer: Ed25519PrivateKey) -> str:
 def signer_of(text: str) -> str:
     """Return the public key that a list names as its signer's, which did sign it. Raises PolicyError if not.
 
-    It is for an owner to compare: anybody can sign a list.
+    It is for an owner to compare: a list that others signed looks alike.
     """
     try:
         signer = str(json.loads(text)["signer"])

@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint, Words
+from crowdlearn_device.privacy.aggregation.projection import (
+    ROWS,
+    SEED_BYTES,
+    largest_square,
+    projected,
+    square_of,
+)
 from crowdlearn_device.privacy.dp.noisy_move import discrete_gaussian, share_of
 from crowdlearn_device.protocol.frames import Floats
 
@@ -26,6 +33,9 @@ LEAST_GROUPS = 8
 ROOM = 4
 """Samples for each direction in which the first layer can move: fewer could be told apart in the sum."""
 KEY_BYTES, SEALED_BYTES, TAG_BYTES, NUMBER_BYTES = 32, 64 + 16, 32, 4
+
+PROJECTION_BYTES = SEED_BYTES + 4 * ROWS
+"""Bytes of a device's projections and their seed."""
 
 
 def least_contributors(rank: int, samples: int) -> int:
@@ -48,6 +58,24 @@ def check_secure(groups: int, omega: int, values: str) -> None:
         )
     if values != "float32":
         raise ValueError("sharing.secure sends fixed point of 32 bits: leave out sharing.values")
+
+
+def check_norm_bound(*, all_weights: bool, noise: bool, private: bool) -> None:
+    """Raise ValueError if the norms of what groups add to a sum cannot be bounded.
+
+    Projections show the host a little of each group's move, which is the move's own noise that hides.
+    """
+    if not all_weights:
+        raise ValueError("sharing.norm_bound is for secure sums of all weights: set secure, and theta = 1")
+    if noise:
+        raise ValueError(
+            "sharing.noise would be most of the norm that sharing.norm_bound checks: leave out one of them"
+        )
+    if not private:
+        raise ValueError(
+            "sharing.norm_bound shows the host random projections of each group's move, which tell who "
+            "trained on a sample unless DP-SGD hides it: set privacy.epsilon or noise"
+        )
 
 
 def check_release(rank: int, samples: int, groups: int) -> None:
@@ -77,20 +105,35 @@ class SecureSum:
 
     Masks cancel to the bit, so that a simulation adds none. With `noise` every group adds its share of a
     discrete Gaussian before it masks. A sum of `least` groups, the fewest that are released, has this
-    deviation, and its noise is secret from every group. Raises AggregationError if a value does not fit.
+    deviation, and its noise is secret from every group. With `bound` a vector that is longer, by its random
+    projections, is refused. Raises AggregationError if a value does not fit.
     """
 
     def __init__(
-        self, size: int, groups: int, noise: float = 0.0, seed: tuple[int, ...] = (0,), least: int = 0
+        self,
+        size: int,
+        groups: int,
+        noise: float = 0.0,
+        seed: tuple[int, ...] = (0,),
+        least: int = 0,
+        bound: float = 0.0,
     ) -> None:
         self._numbers, self._groups = FixedPoint(groups), groups
+        self._least = least
         self._share, self._rng = share_of(noise, least or groups), np.random.default_rng(seed)
         self._total: Words = np.zeros(size, np.uint32)
-        self._added = 0
+        self._added, self._bound = 0, bound
+        self.refused = 0
+        """The vectors that were longer than the bound."""
 
     def add(self, values: Floats) -> None:
-        """Add a group's vector, float32 [size]."""
+        """Add a group's vector, float32 [size], unless it is refused."""
         words = self._numbers.encode(values)
+        if self._bound:
+            shown = projected(self._rng.bytes(SEED_BYTES), ((0, len(words)),), words)
+            if square_of(shown) > largest_square(self._bound, self._numbers, len(words)):
+                self.refused += 1
+                return
         if self._share:
             steps = self._share * (1 << self._numbers.fraction)
             words += discrete_gaussian(steps, len(words), self._rng).astype(np.uint32)
@@ -98,10 +141,17 @@ class SecureSum:
         self._added += 1
 
     def mean(self) -> Floats:
-        """Return the mean over the groups, float32 [size]; nothing but all of them together is released."""
-        if self._added != self._groups:
+        """Return the mean over the groups that were not refused, float32 [size]; nothing but all of them
+        together is released.
+        """
+        if self._added + self.refused != self._groups:
             raise ConfigError(f"{self._added} of {self._groups} groups contributed; the sum is not released")
-        mean: Floats = (self._numbers.decode(self._total) / self._groups).astype(np.float32)
+        if self._added < self._least:
+            raise ConfigError(
+                f"{self.refused} groups moved further than sharing.norm_bound = {self._bound:g}, and a sum "
+                f"of {self._added} is not released; {self._least} are needed"
+            )
+        mean: Floats = (self._numbers.decode(self._total) / self._added).astype(np.float32)
         return mean
 
 

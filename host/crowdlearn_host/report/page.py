@@ -63,6 +63,8 @@ TELLING = (
     "relay_failed",
     "sum_begun_anew",
     "sum_lost",
+    "sum_contradicted",
+    "norm_refused",
     "not_summed",
     "budget_spent",
     "unrevealed",

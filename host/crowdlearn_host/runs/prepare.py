@@ -417,7 +417,14 @@ def sums_of(prepared: Prepared, run: str, groups: Sequence[Group]) -> SecureRoun
         return Lot(arrays, neurons, config.training.seed, number, theta)
 
     terms = Terms(
-        run, theta, rank, lot, config.sharing.noise or 0.0, config.sharing.clip, config.privacy.delta
+        run,
+        theta,
+        rank,
+        lot,
+        config.sharing.noise or 0.0,
+        config.sharing.clip,
+        config.privacy.delta,
+        config.sharing.norm_bound or 0.0,
     )
     return SecureRounds(terms, groups, config.training.grace_seconds)
 

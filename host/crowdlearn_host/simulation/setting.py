@@ -59,6 +59,8 @@ class Setting:
     """The groups of a secure sum that is released, at least."""
     masked_per_sample: int = 0
     """Floats of `sums_per_sample` that travel masked."""
+    unclipped: frozenset[int] = frozenset()
+    """Devices whose runtime lies: their groups add moves to secure sums as they are."""
 
     @property
     def config(self) -> SimulationConfig:

@@ -14,7 +14,7 @@ from crowdlearn_device.sharing.update import Update, encode_update
 from crowdlearn_device.sharing.update_values import ValueType, as_decoded
 from numpy.typing import NDArray
 
-from crowdlearn_host.methods.secure_sharing import SecureSum, clipped, secure_bytes
+from crowdlearn_host.methods.secure_sharing import PROJECTION_BYTES, SecureSum, clipped, secure_bytes
 from crowdlearn_host.methods.slicenet.window import Window
 from crowdlearn_host.simulation.learners.group import GroupResult
 from crowdlearn_host.spec.simulation import SimulationConfig
@@ -88,18 +88,19 @@ def share_securely(
     config = setting.config
     parts = _parts(setting, frozen=False)
     places = _lot(setting, number)
-    clip, noise = config.sharing.clip, config.sharing.noise
-    total = SecureSum(
-        len(places), len(holders), clip * (noise or 0), (config.seed, number, 25), setting.least
-    )
+    noise, bound = config.sharing.noise or 0.0, config.sharing.norm_bound or 0.0
+    clip = bound or (config.sharing.clip if noise else 0.0)
+    seed = (config.seed, number, 25)
+    total = SecureSum(len(places), len(holders), clip * noise, seed, setting.least, bound)
     before = window.average()[places].copy()
     for group, result in zip(holders, results, strict=True):
         own = result.weights[places]
         try:
-            total.add(clipped(own - before, clip) if noise else own)
+            move = own - before if clip else own
+            total.add(clipped(move, clip) if clip and setting.unclipped.isdisjoint(group) else move)
         except AggregationError as error:
             raise diverged(number, f"the group of device {group[0]}: {error}") from error
-    shared_mean = total.mean() + before if noise else total.mean()
+    shared_mean = total.mean() + before if clip else total.mean()
     window.apply(Update(0, number, places.astype(np.uint32), shared_mean))
     due = np.zeros(len(window), np.bool_)
     due[window.download(config.sharing.tau)[0]] = True
@@ -107,6 +108,7 @@ def share_securely(
     mine = np.zeros(len(window), np.bool_)
     mine[places] = True
     up = sum(secure_bytes(int(mine[part.places].sum()), len(holders)) for part in parts)
+    up += len(parts) * PROJECTION_BYTES if bound else 0
     down = 4 * int(due.sum()) + (len(window) // 8 if not due.all() else 0)
     if config.renews:
         down += 4 * int(setting.frozen.sum())

@@ -8,13 +8,14 @@ from typing import Annotated, Literal, Self
 
 import tomli_w
 from crowdlearn_device.platform.battery import LOWEST_PERCENT
+from crowdlearn_device.privacy.aggregation.projection import LARGEST_BOUND
 from crowdlearn_device.privacy.mechanisms.reports import ReportNothing, ReportPasses
 from crowdlearn_export.graph.memory_curves import MemoryUse
 from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_validator
 
 from crowdlearn_host.common.toml_files import Description, Location, Section, load_toml, located
 from crowdlearn_host.errors import ConfigError
-from crowdlearn_host.methods.secure_sharing import check_secure
+from crowdlearn_host.methods.secure_sharing import check_norm_bound, check_secure
 from crowdlearn_host.models.names import ModelName
 from crowdlearn_host.planner.problem.rotations import Rotation
 from crowdlearn_host.privacy.dp.budget import Budget
@@ -87,7 +88,8 @@ class SharingSection(Section):
     Groups do not wait for each other unless `synchronous`: then a run repeats exactly. `secure` sums what
     groups share, so that the host gets nothing but sums of all groups, of which there must be eight; they
     wait for each other then. With `noise` a group's move is clipped to the norm `clip`, and noise of `noise`
-    times that lies in the sum. `combine` takes a weight's uploads together: their mean, or, against groups
+    times that lies in the sum. With `norm_bound` a move is clipped to that, and the host checks it by random
+    projections (docs/privacy.md). `combine` takes a weight's uploads together: their mean, or, against groups
     that upload wrong weights, the mean without a quarter at either end ("trimmed"), or the "median".
     """
 
@@ -100,6 +102,7 @@ class SharingSection(Section):
     secure: bool = False
     clip: float = Field(1.0, gt=0)
     noise: float | None = Field(None, gt=0)
+    norm_bound: float | None = Field(None, gt=0, le=LARGEST_BOUND)
     combine: Literal["mean", "trimmed", "median"] = "mean"
 
 
@@ -308,6 +311,12 @@ class RunSpec(Description):
         check_no_noise(self.training.augment, private=self.privacy.private)
         if sharing.noise is not None and not (sharing.secure and sharing.theta == 1):
             raise ValueError("sharing.noise lies in secure sums of all weights: set secure, and theta = 1")
+        if sharing.norm_bound is not None:
+            check_norm_bound(
+                all_weights=sharing.secure and sharing.theta == 1,
+                noise=sharing.noise is not None,
+                private=self.privacy.private,
+            )
         if not sharing.secure:
             return self
         if sharing.combine != "mean":

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+from crowdlearn_device.privacy.aggregation.projection import LARGEST_BOUND
 from pydantic import Field, model_validator
 
 from crowdlearn_host.common.toml_files import Description, Location, Section
 from crowdlearn_host.methods.base import SharingStrategy
 from crowdlearn_host.methods.registry import STRATEGIES
 from crowdlearn_host.methods.round_schedule import renews
-from crowdlearn_host.methods.secure_sharing import check_secure
+from crowdlearn_host.methods.secure_sharing import check_norm_bound, check_secure
 from crowdlearn_host.models.names import ModelName
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION, Rotation
 from crowdlearn_host.privacy.dp.budget import Budget
@@ -65,7 +66,8 @@ class SharingConfig(Section):
     `omega` = 0 means as many uploads as there are groups. `secure` sums them so that the host gets nothing
     but the sums of all groups (methods/secure_sharing.py); theta is then the same lot of weights for all.
     With `noise` a group's move of a round is clipped to the norm `clip`, and noise of `noise` times that lies
-    in the sum: what a whole group did stays within an epsilon of its own, at `privacy.delta`.
+    in the sum: what a whole group did stays within an epsilon of its own, at `privacy.delta`. With
+    `norm_bound` a move is clipped to it, and a group whose move is larger is found by random projections.
     """
 
     enabled: bool = True
@@ -77,6 +79,7 @@ class SharingConfig(Section):
     secure: bool = False
     clip: float = Field(default=1.0, gt=0)
     noise: float | None = Field(default=None, gt=0)
+    norm_bound: float | None = Field(default=None, gt=0, le=LARGEST_BOUND)
     combine: Literal["mean", "trimmed", "median"] = "mean"
 
 
@@ -165,6 +168,12 @@ class SimulationConfig(Description):
         check_no_noise(training.augment, private=self.privacy.private)
         if sharing.noise is not None and not (sharing.secure and sharing.theta == 1):
             raise ValueError("sharing.noise lies in secure sums of all weights: set secure, and theta = 1")
+        if sharing.norm_bound is not None:
+            check_norm_bound(
+                all_weights=sharing.secure and sharing.theta == 1,
+                noise=sharing.noise is not None,
+                private=self.privacy.private,
+            )
         if sharing.secure and sharing.enabled:
             if self.method != "slicenet":
                 raise ValueError("sharing.secure sums what groups share: set method = 'slicenet'")

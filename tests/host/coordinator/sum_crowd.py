@@ -9,6 +9,7 @@ import json
 import random
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from crowdlearn_host.coordinator.hub.secure_sums import mean_of, references
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from crowdlearn_host.coordinator.sums import effects as of_sums
 from crowdlearn_host.coordinator.sums.lot import Lot
+from crowdlearn_host.coordinator.sums.norms import ContradictedError
 from crowdlearn_host.coordinator.sums.rounds import SecureRounds, Terms
 
 from .crowd import TWO_PIECES, settings_for
@@ -72,6 +74,7 @@ class SumHost:
         groups: int,
         noise: float,
         clip: float,
+        bound: float = 0.0,
     ) -> None:
         self.disk, self.rng, self.size = disk, rng, settings.devices
         saved = disk.setdefault("groups", {})
@@ -81,7 +84,8 @@ class SumHost:
         ]
         self.shared = SharedModel(array_specs(), first_weights(), omega=1, tau=0.0)
         self.shared.resume(self.shared.window, iter(disk.setdefault("journal", [])))
-        terms = Terms(f"{RUN}/{RUN_ID.hex()}", theta, 1, lambda number: lot(number, theta), noise, clip)
+        of_round = partial(lot, theta=theta)
+        terms = Terms(f"{RUN}/{RUN_ID.hex()}", theta, 1, of_round, noise, clip, bound=bound)
         self.sums = SecureRounds(terms, self.groups, PATIENCE)
         if "sums" in disk:
             self.sums.restore(json.loads(disk["sums"]), disk.get("total"))
@@ -208,8 +212,12 @@ class SumHost:
                 self.disk["sums"] = json.dumps(state)
                 if attempt is not None:
                     self.disk["total"] = attempt.total.copy()
-            case of_sums.Release(state, _, _, positions, place, _):
-                mean = mean_of(effect, self.shared.window.average())
+            case of_sums.Release(state=state, positions=positions, place=place):
+                try:
+                    mean = mean_of(effect, self.shared.window.average())
+                except ContradictedError:
+                    self.sums.contradicted()
+                    return
                 records = self.shared.summed(state["number"] - 1, place, positions, mean)
                 self.disk["sums"] = json.dumps(state)
                 self.disk["journal"] += records
@@ -236,11 +244,12 @@ class SumCrowd:
         theta: float = 1.0,
         noise: float = 0.0,
         clip: float = 1.0,
+        bound: float = 0.0,
         **changes: Any,
     ) -> None:
         self.settings = secure_settings(**changes)
         self.rng, self.theta, self.groups = random.Random(seed), theta, groups
-        self.noise = noise, clip
+        self.noise = noise, clip, bound
         programs = TinyPrograms([manifest(owned) for owned in TWO_PIECES])
         self.phones = [Phone(folder, n, 3, programs) for n in range(2 * groups)]
         self.disk: dict[str, Any] = {}

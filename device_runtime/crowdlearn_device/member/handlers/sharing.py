@@ -47,7 +47,7 @@ def _upload(generation: Generation, updates: Iterator[Update], values: ValueType
 
 
 def on_sum_step(member: Member, run: Run, step: pb.SumStep) -> Effects:
-    """Take a step of a secure sum, which outlives generations from when its survivors are named."""
+    """Take a step of a secure sum, which outlives generations once its masked values have left."""
     kind, generation = step.WhichOneof("step"), member.generation
     if kind not in ("begin", "reference", "keys", "shares"):
         for answer in run.sums.unmask(step):
@@ -59,7 +59,8 @@ def on_sum_step(member: Member, run: Run, step: pb.SumStep) -> Effects:
         member.check_policy(lambda policy: policy.check_sum(peers, member.identity.public))
         run.trust(peers)
         boundary, beside = _summed_boundary(generation), generation.device_of
-        yield pb.Frame(sum_step=run.sums.begin(step, run.identities, boundary, beside))
+        answer = run.sums.begin(step, run.identities, boundary, beside, private=run.has_noise)
+        yield pb.Frame(sum_step=answer)
     elif kind == "reference":
         norm = run.sums.refer(step, generation.number, lambda *lot: summed_weights(generation, *lot))
         if norm is not None:

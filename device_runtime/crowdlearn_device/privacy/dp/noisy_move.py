@@ -1,4 +1,5 @@
-"""Noise in a secure sum: a group's move of a round, clipped over all of its pieces, with shares of noise.
+"""Moves in a secure sum: how a group moved in a round, clipped over all of its pieces, with shares of noise
+where that is asked for.
 
 The host sends each holder what its piece was when the round began. A reference that is false changes what is
 shared, and not how much one group can change the sum: that is bounded by the clip in any case. Each device
@@ -36,7 +37,7 @@ class NoisyMove:
     _squares: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not (isfinite(self.clip) and self.clip > 0 and isfinite(self.noise) and self.noise > 0):
+        if not (isfinite(self.clip) and self.clip > 0 and isfinite(self.noise) and self.noise >= 0):
             raise AggregationError(f"a sum of moves clipped to {self.clip} with noise {self.noise}")
 
     def take_reference(self, part: bytes) -> bool:
@@ -72,6 +73,8 @@ class NoisyMove:
         assert self._move is not None
         total = sqrt(sum(square for _, square in sorted(self._squares.items())))
         move = self._move if total <= self.clip else self._move * np.float32(self.clip / total)
+        if not self.noise:
+            return numbers.encode(move)
         rng = np.random.default_rng(secrets.randbits(256))
         deviation = share_of(self.clip * self.noise, self.least) * (1 << numbers.fraction)
         return numbers.encode(move) + discrete_gaussian(deviation, self.words, rng).astype(np.uint32)

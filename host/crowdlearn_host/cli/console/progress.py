@@ -51,6 +51,8 @@ PROBLEMS = {
     "budget_spent": "privacy.epsilon is spent, {epsilon:.2f} after {epochs} of {of} epochs: training ends",
     "unrevealed": "{device} may not take part: {reason}",
     "first_weights_anew": "first weights are drawn anew by {devices} devices, attempt {attempt}",
+    "sum_contradicted": "a secure sum is not released: a device showed other norms than its values have",
+    "norm_refused": "group {group} moved by {norm:.3g}, the bound is {bound:.3g}: it adds to no sum any more",
     "sum_lost": "a secure sum is lost: {confirmed} of {survivors} devices confirmed it",
 }
 

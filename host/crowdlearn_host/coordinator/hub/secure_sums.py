@@ -28,6 +28,7 @@ from crowdlearn_host.coordinator.sums.effects import (
     SumEffect,
     Tell,
 )
+from crowdlearn_host.coordinator.sums.norms import ContradictedError
 from crowdlearn_host.coordinator.sums.rounds import SecureRounds
 
 from .connection import Attached
@@ -101,12 +102,16 @@ class SumPerformer:
                 self._hub.tell(event, fields)
             case Keep(state, attempt):
                 await self._store.keep_sum(state, None if attempt is None else attempt.total)
-            case Release(state, _, _, positions, place, _):
+            case Release(state=state, positions=positions, place=place):
                 shared = self._store.shared
-                await self._store.release_sum(
-                    state, place, positions, lambda: mean_of(effect, shared.window.average())
-                )
-                self._rounds.released()
+                try:
+                    await self._store.release_sum(
+                        state, place, positions, lambda: mean_of(effect, shared.window.average())
+                    )
+                except ContradictedError:
+                    self._rounds.contradicted()
+                else:
+                    self._rounds.released()
                 self._queue.extend(self._rounds.effects)
                 self._rounds.effects.clear()
             case Over(group, place):
@@ -118,10 +123,14 @@ class SumPerformer:
 
 def mean_of(release: Release, model: Floats) -> Floats:
     """Return the mean over the contributors of a sum that is released: float32 [n]. Moves are from `model`,
-    the global one's weights, float32 [weights].
+    the global one's weights, float32 [weights]. Raises ContradictedError if its projections are others than
+    its devices sent.
     """
     attempt = release.attempt
-    mean: Floats = attempt.mean(release.revealed, FixedPoint(attempt.round.terms)).astype(np.float32)
+    sum_ = attempt.unmask(release.revealed)
+    if release.norms is not None:
+        release.norms.check(sum_)
+    mean: Floats = attempt.mean_of(sum_, FixedPoint(attempt.round.terms)).astype(np.float32)
     return mean + model[release.positions] if release.moved else mean
 
 

@@ -186,10 +186,11 @@ class SharedModel:
 
     def patch(self, number: int, neurons: tuple[Neurons, ...], *, whole: bool = False) -> Iterator[bytes]:
         """Yield updates with the weights of these neurons that were uploaded often enough (SliceNet: tau);
-        `whole`: and the frozen ones, as they are, for a device that has no state.
+        `whole`: all of them, and the frozen ones as they are, for a device that has no state: what a sum that
+        was lost would have brought is as it was before.
         """
         parts = self._stretches(neurons)
-        for indices, averages in _rechunked(self._often(part) for part in parts):
+        for indices, averages in _rechunked(self._due(part, whole=whole) for part in parts):
             yield encode_update(Update(SERVER, number, indices, averages), self._values)
         for part in parts if whole else ():
             for start in range(part.start, part.stop if part.frozen else part.start, CHUNK_WEIGHTS):
@@ -198,10 +199,14 @@ class SharedModel:
                 frozen = Update(SERVER, number, at, self._window.averaged(start, stop))
                 yield encode_update(frozen, ValueType.FLOAT32)
 
-    def _often(self, part: Stretch) -> Iterator[Chosen]:
-        """Yield the weights of a stretch that were uploaded often enough, block by block."""
+    def _due(self, part: Stretch, *, whole: bool) -> Iterator[Chosen]:
+        """Yield the weights of a stretch that were uploaded often enough, or the whole of it, by blocks."""
         for start in range(part.start, part.stop, CHUNK_WEIGHTS):
-            yield self._window.download(self._tau, start, min(start + CHUNK_WEIGHTS, part.stop))
+            stop = min(start + CHUNK_WEIGHTS, part.stop)
+            if whole and not part.frozen:
+                yield np.arange(start, stop, dtype=np.uint32), self._window.averaged(start, stop)
+            else:
+                yield self._window.download(self._tau, start, stop)
 
     def _stretches(self, neurons: tuple[Neurons, ...]) -> tuple[Stretch, ...]:
         return stretches(self._arrays, neurons)

@@ -23,7 +23,9 @@ from crowdlearn_device.security.identity import KEY_BYTES
 from crowdlearn_host.coordinator.group.restore_points import Place
 from crowdlearn_host.privacy.aggregation.aggregator import Aggregator
 
-Stage = Literal["keys", "shares", "masked", "agreeing", "revealing", "unmasking"]
+from .norms import Norms
+
+Stage = Literal["keys", "shares", "masked", "norms", "agreeing", "revealing", "unmasking"]
 
 
 @dataclass
@@ -40,6 +42,8 @@ class Attempt:
     adverts: dict[int, Advert] = field(default_factory=dict)
     shares: dict[int, list[SealedShares]] = field(default_factory=dict)
     parts: dict[int, bytearray] = field(default_factory=dict)
+    norms: Norms | None = None
+    """The projections, where groups' norms are bounded; its seed is drawn when all masked values are here."""
     tags: dict[int, list[Confirmation]] = field(default_factory=dict)
     forgotten: set[int] = field(default_factory=set)
     revealed: dict[int, Revealed] = field(default_factory=dict)
@@ -67,10 +71,16 @@ class Attempt:
             "keys": lambda: {*self.members} - self.adverts.keys(),
             "shares": lambda: {*self.adverts} - self.shares.keys(),
             "masked": lambda: {*self.shares} - survivors,
+            "norms": lambda: survivors - self.shown - self.forgotten,
             "agreeing": lambda: survivors - self.tags.keys() - self.forgotten,
             "revealing": lambda: {*self.tags} - self.revealed.keys(),
             "unmasking": lambda: set[int](),
         }[self.stage]()
+
+    @property
+    def shown(self) -> set[int]:
+        """Return the devices whose projections are here."""
+        return set() if self.norms is None else {*self.norms.by_device}
 
     def take(self, device: int, step: pb.SumStep) -> bool:
         """Take a device's answer; whether it was due."""
@@ -91,12 +101,15 @@ class Attempt:
             self.shares[device] = given
         elif kind == "masked" and self.stage == "masked" and device not in self.aggregator.survivors:
             self._take_masked(device, step.masked)
+        elif kind == "projected" and self.stage == "norms" and device in self.owing:
+            assert self.norms is not None
+            self.norms.take(device, step.projected)
         elif kind == "tags" and self.is_named:
             given_tags = [Confirmation(t.sender, t.receiver, t.tag) for t in step.tags.tags]
             if any(t.sender != device for t in given_tags) or device not in self.aggregator.survivors:
                 raise AggregationError("tags in another's name, or of a device that is not in the sum")
             self.tags[device] = given_tags
-        elif kind == "forgotten" and self.is_named:
+        elif kind == "forgotten" and (self.is_named or self.stage == "norms"):
             self.forgotten.add(device)
         elif kind == "revealed" and self.stage == "revealing" and device in self.tags:
             told = step.revealed
@@ -147,6 +160,11 @@ class Attempt:
             )
             for device, shares in given.items()
         }
+
+    def seed(self) -> pb.SumStep:
+        """Return what asks for projections."""
+        assert self.norms is not None
+        return self._step(projection=self.norms.seed)
 
     def survivors(self) -> pb.SumStep:
         """Return what names the survivors."""

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from crowdlearn_host.coordinator.group.restore_points import Place
 from crowdlearn_host.privacy.aggregation.aggregator import Aggregator
 
+from .norms import Norms
+
 
 @dataclass(frozen=True)
 class SendStep:
@@ -35,7 +37,8 @@ class Keep:
 class Release:
     """Unmask the sum, and let its mean at these `positions`, int64 [n], enter the global model together with
     `state`; then `released` is to be called. What is summed are weights, or how they `moved` from those of
-    the global model.
+    the global model. If it has other projections than `norms`, `contradicted` is to be called in place of
+    `released`, and nothing is released.
     """
 
     state: Mapping[str, Any]
@@ -44,6 +47,8 @@ class Release:
     positions: NDArray[int64]
     place: Place
     moved: bool = False
+    norms: Norms | None = None
+    """The projections that the sum must have."""
 
 
 @dataclass(frozen=True)

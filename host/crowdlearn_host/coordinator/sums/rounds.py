@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 from crowdlearn_device.errors import AggregationError
-from crowdlearn_device.member.secure_sharing import ATTEMPT_BYTES, round_id
-from crowdlearn_device.privacy.aggregation.fixed_point import Words
+from crowdlearn_device.member.secure_sharing import ATTEMPT_BYTES, PROJECTIONS, round_id
+from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint, Words
+from crowdlearn_device.privacy.aggregation.masks import length
 from crowdlearn_device.privacy.aggregation.messages import SumRound
 from crowdlearn_device.protocol import wire_pb2 as pb
 
@@ -31,6 +32,7 @@ from crowdlearn_host.privacy.dp.accountant import Schedule, own_epsilon
 from .attempt import Attempt
 from .effects import Keep, Over, Release, SendReference, SendStep, Stop, SumEffect, Tell
 from .lot import Lot
+from .norms import Norms
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,13 @@ class Terms:
     clip: float = 1.0
     """The norm to which a group's move is clipped if there is noise."""
     delta: float = 1e-5
+    bound: float = 0.0
+    """The norm of a group's move to which it is clipped, and which the host checks; 0: it does not."""
+
+    @property
+    def moves(self) -> float:
+        """Return the norm to which moves are clipped; 0: weights are summed as such."""
+        return self.bound or (self.clip if self.noise else 0.0)
 
     def epsilon(self, sums: int) -> float:
         """Return the epsilon of all that a group did, after so many sums with noise."""
@@ -68,15 +77,25 @@ class SecureRounds:
         self._ready: dict[int, Contribute] = {}
         self._attempt: Attempt | None = None
         self._resting: set[int] = set()
+        self._refused: set[int] = set()
+        """Groups whose moves were too large: they add to no sum any more."""
+        self._tries = 0
+        """Attempts at this round in which devices may have shown projections."""
         self._paused: dict[int, float] = {}
         self._absent: dict[int, float] = {}
         self._now = 0.0
 
     def to_json(self, attempt: Attempt | None = None) -> dict[str, Any]:
         """Return what a restarted host needs, but for an attempt's total."""
-        told: dict[str, Any] = {"number": self.number, "done": self.done, "attempt": None}
+        told: dict[str, Any] = {
+            "number": self.number,
+            "done": self.done,
+            "refused": sorted(self._refused),
+            "attempt": None,
+        }
         if attempt is not None:
             told["attempt"] = {
+                "norms": None if attempt.norms is None else attempt.norms.to_json(),
                 "place": attempt.place,
                 "groups": dict(attempt.group_of),
                 "aggregator": attempt.aggregator.to_json(),
@@ -88,10 +107,13 @@ class SecureRounds:
         try:
             self.number = int(told["number"])
             self.done = _place(told["done"]) if told["done"] is not None else None
+            self._refused = {int(group) for group in told["refused"]}
             if (kept := told["attempt"]) is not None and total is not None:
                 aggregator = Aggregator.from_json(kept["aggregator"], total)
                 group_of = {int(member): int(group) for member, group in kept["groups"].items()}
                 self._attempt = Attempt(aggregator, _place(kept["place"]), group_of, "agreeing")
+                if kept["norms"] is not None:
+                    self._attempt.norms = Norms.from_json(kept["norms"])
         except (ValueError, KeyError, TypeError, AttributeError, AggregationError) as error:
             raise RunError(f"the run's secure sum is damaged ({error}); start a new run") from error
 
@@ -115,8 +137,12 @@ class SecureRounds:
         """Take in a connected device: one whose values are in the sum is asked to confirm that."""
         self._absent.pop(device, None)
         attempt = self._attempt
-        if attempt is not None and attempt.is_named and device in attempt.aggregator.survivors:
+        if attempt is None or device not in attempt.aggregator.survivors:
+            return
+        if attempt.is_named:
             self.effects.append(SendStep(device, attempt.survivors()))
+        elif attempt.stage == "norms" and device in attempt.owing:
+            self.effects.append(SendStep(device, attempt.seed()))
 
     def left(self, device: int) -> None:
         """Note that a device's connection ended."""
@@ -160,6 +186,12 @@ class SecureRounds:
             epsilon = self._terms.epsilon(self.number)
             self.effects.append(Tell("noisy_sum", {"sums": self.number, "group_epsilon": epsilon}))
 
+    def contradicted(self) -> None:
+        """End the round of a sum that has other projections than its devices showed."""
+        assert self._attempt is not None
+        self.effects.append(Tell("sum_contradicted", {"groups": self._attempt.aggregator.round.terms}))
+        self._end(self._attempt.place, keep=True)
+
     def _look(self) -> None:
         """Go on as far as the answers allow."""
         while self._advance():
@@ -189,12 +221,15 @@ class SecureRounds:
             self.effects += [SendStep(*each) for each in attempt.sealed().items()]
             return True
         if attempt.stage == "masked" and {attempt.group_of[device] for device in owing} <= self._resting:
-            return self._name_survivors(attempt)
+            return self._ask_norms(attempt) if self._terms.bound else self._name_survivors(attempt)
+        if attempt.stage == "norms" and not owing:
+            return self._check_norms(attempt)
         return False
 
     def _begin(self) -> bool:
         """Begin an attempt if every group that is waited for is at the end of a round."""
         under_way = {index for index, group in enumerate(self._groups) if group.phase not in OVER}
+        under_way -= self._refused
         waited = under_way - self._resting
         if not waited or not waited <= self._ready.keys():
             return False
@@ -249,11 +284,12 @@ class SecureRounds:
                 terms=len(sharing),
                 theta=self._terms.theta,
                 owners=owners,
-                clip=self._terms.clip if self._terms.noise else 0.0,
+                clip=self._terms.moves,
                 noise=self._terms.noise,
+                bounded=self._terms.bound > 0,
             )
             self.effects.append(SendStep(device, pb.SumStep(attempt=round_.attempt, begin=begin)))
-        for device, (index, ranges) in layout.items() if self._terms.noise else ():
+        for device, (index, ranges) in layout.items() if self._terms.moves else ():
             places = np.concatenate([lot.positions[start:stop] for start, stop in ranges])
             generation = sharing[index].generation
             self.effects.append(SendReference(device, generation, round_.attempt, places))
@@ -263,6 +299,35 @@ class SecureRounds:
         """Give an attempt up whose survivors were named to no device, or confirmed by none."""
         self.effects.append(Tell("sum_begun_anew", {"why": why}))
         self._attempt = None
+
+    def _ask_norms(self, attempt: Attempt) -> bool:
+        """Draw the seed of projections, now that all masked values are here, and ask for them."""
+        if self._tries == PROJECTIONS:  # as often as devices answer
+            self.effects.append(Tell("not_summed", {"groups": attempt.aggregator.round.terms, "least": 0}))
+            self._end(attempt.place, keep=True)
+            return True
+        self._tries += 1
+        attempt.stage, attempt.norms = "norms", Norms()
+        self.effects += [SendStep(device, attempt.seed()) for device in attempt.aggregator.survivors]
+        return True
+
+    def _check_norms(self, attempt: Attempt) -> bool:
+        """Name the survivors if no group moved too far; else leave such groups out, and begin anew."""
+        assert attempt.norms is not None
+        if attempt.forgotten:
+            self._begin_anew("a device lost what it had added")
+            return True
+        round_, bound = attempt.aggregator.round, self._terms.bound
+        words = {device: length(ranges) for device, ranges in round_.stretches.items()}
+        large = attempt.norms.too_large(bound, FixedPoint(round_.terms), attempt.group_of, words)
+        if not large:
+            return self._name_survivors(attempt)
+        for group, norm in large.items():
+            self.effects.append(Tell("norm_refused", {"group": group, "norm": norm, "bound": bound}))
+        self._refused |= large.keys()
+        self.effects.append(Keep(self.to_json()))
+        self._begin_anew("a group moved too far")
+        return True
 
     def _name_survivors(self, attempt: Attempt) -> bool:
         """Have the survivors on disk, and then name them to all that are here."""
@@ -291,10 +356,19 @@ class SecureRounds:
         """Unmask the sum if enough shares are here."""
         if attempt.aggregator.can_unmask(attempt.revealed):
             attempt.stage = "unmasking"
-            state = {"number": self.number + 1, "done": attempt.place, "attempt": None}
+            state = {**self.to_json(), "number": self.number + 1, "done": attempt.place}
             revealed, positions = tuple(attempt.revealed.values()), self._terms.lot(self.number).positions
-            moved = self._terms.noise > 0
-            self.effects.append(Release(state, attempt.aggregator, revealed, positions, attempt.place, moved))
+            self.effects.append(
+                Release(
+                    state,
+                    attempt.aggregator,
+                    revealed,
+                    positions,
+                    attempt.place,
+                    self._terms.moves > 0,
+                    attempt.norms,
+                )
+            )
             return False
         if any(not self._is_gone(device) for device in owing):
             return False
@@ -310,7 +384,7 @@ class SecureRounds:
 
     def _end(self, place: Place, *, keep: bool = False) -> None:
         """End the round of `place`, and tell every group that has come to it."""
-        self.number, self.done, self._attempt = self.number + 1, place, None
+        self.number, self.done, self._attempt, self._tries = self.number + 1, place, None, 0
         if keep:
             self.effects.append(Keep(self.to_json()))
         for group, contribution in sorted(self._ready.items()):

@@ -135,9 +135,13 @@ class Aggregator:
 
     def mean(self, revealed: Sequence[Revealed], numbers: FixedPoint) -> npt.NDArray[np.float64]:
         """Return the mean over contributors: float64 [size], NaN where there is no contribution."""
+        return self.mean_of(self.unmask(revealed), numbers)
+
+    def mean_of(self, sum_: Words, numbers: FixedPoint) -> npt.NDArray[np.float64]:
+        """Return the same of a sum that is unmasked, uint32 [size]."""
         counts = self.counts().astype(np.float64)
         counts[counts == 0] = np.nan
-        mean: npt.NDArray[np.float64] = numbers.decode(self.unmask(revealed)) / counts
+        mean: npt.NDArray[np.float64] = numbers.decode(sum_) / counts
         return mean
 
     def to_json(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from crowdlearn_host.models.named import build_model
 from crowdlearn_host.privacy.audit.figures import auc
 
 from .attacks import ATTACKS, loaded
-from .view import MODES, HostView, config_of, host_view, single_view
+from .view import MODES, PROJECTED, HostView, config_of, host_view, single_view
 
 DEVICES, SAMPLES, OWN = 100, (50, 500), 3000
 EPSILON = 8.0
@@ -55,7 +55,8 @@ def host_rows(data: Dataset, seed: int = 0, *, quick: bool = False) -> Iterator[
     """Attack every mode at every number of samples a device, then audit noise by canaries.
 
     The last row of a mode and number is its best attack. `data` holds the samples of all, and of the host; a
-    number of samples for which it has too few is left out. A `quick` audit attacks fewer devices' moves.
+    number of samples for which it has too few is left out. A `quick` audit attacks fewer devices' moves, and
+    no projections of them.
     """
     rng = np.random.default_rng(seed)
     flat = Dataset(data.inputs.reshape(len(data), -1), data.labels)
@@ -68,12 +69,13 @@ def host_rows(data: Dataset, seed: int = 0, *, quick: bool = False) -> Iterator[
         members = np.array_split(order[:taken], devices)
         rest = order[taken:]
         others, own = rest[: len(rest) // 2], rest[len(rest) // 2 :][:OWN]
-        for mode in MODES:
+        for mode in MODES if quick else (*MODES, *PROJECTED):
             view = host_view(mode, flat, members, EPSILON, seed)
-            found = dict(_attacked(view, flat, others, own, seed, QUICK_MOVES if quick else None))
+            most = QUICK_MOVES if quick or mode in PROJECTED else None
+            found = dict(_attacked(view, flat, others, own, seed, most))
             for attack, figure in found.items():
                 yield HostRow(mode, "host", attack, samples, devices, figure, view.epsilon)
-            right = _accuracy(view, flat, others, seed)
+            right = None if mode in PROJECTED else _accuracy(view, flat, others, seed)
             best = max(found.values())
             yield HostRow(mode, "host", "best", samples, devices, best, view.epsilon, None, right)
         yield _canaries(flat, members, seed)

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint
+from crowdlearn_device.privacy.aggregation.projection import BLOCK, ROWS, SEED_BYTES, entries, projected
 from crowdlearn_device.protocol.frames import Floats
 from numpy.typing import NDArray
 
-from crowdlearn_host.methods.secure_sharing import SecureSum
+from crowdlearn_host.methods.secure_sharing import LEAST_GROUPS, SecureSum
 from crowdlearn_host.simulation.learners.workload import Pass
 from crowdlearn_host.simulation.setting import Setting, prepare
 from crowdlearn_host.simulation.tasks import GroupTask
@@ -17,6 +19,8 @@ from crowdlearn_host.simulation.workers import InProcess
 from crowdlearn_host.spec.simulation import SimulationConfig
 
 MODES = ("plain", "secure", "dp")
+PROJECTED = {"secure projected": "secure", "dp projected": "dp"}
+"""Modes in which the host has random projections of each device's move beside the sum of a mode."""
 BATCH, RATE, EPOCHS = 10, 0.1, 2
 NOISY = {"epochs": 4, "batch": 25, "learning_rate": 2.0}
 """The training of DP-SGD: clipped gradients are small, and larger mini-batches drown less in noise."""
@@ -27,8 +31,8 @@ class HostView:
     """The moves that the host sees in one round, and the samples behind each.
 
     `moves` are float32 [n, weights], weights after the round less those before it, of one device or of the
-    mean of all; `members` are the positions of the samples that each was trained on. `epsilon` is what a
-    device has spent, None without noise.
+    mean of all. Of projections they are what those give. `members` are the positions of the samples that each
+    was trained on. `epsilon` is what a device has spent, None without noise.
     """
 
     moves: Floats
@@ -39,6 +43,7 @@ class HostView:
 
 def config_of(mode: str, devices: int, inputs: int, epsilon: float, seed: int) -> SimulationConfig:
     """Return the crowd of a mode: each device trains the whole network, and shares after its passes."""
+    mode = PROJECTED.get(mode, mode)
     private = mode == "dp"
     usual = {"epochs": EPOCHS, "batch": BATCH, "learning_rate": RATE}
     return SimulationConfig.model_validate(
@@ -69,12 +74,25 @@ def host_view(
     if not config.sharing.secure:
         moves = np.stack(results) - setting.initial
         return HostView(moves, tuple(devices), setting.initial, spent)
+    if mode in PROJECTED:
+        rng = np.random.default_rng((seed, 24))
+        seen = np.stack([lifted(rng.bytes(SEED_BYTES), weights - setting.initial) for weights in results])
+        return HostView(seen, tuple(devices), setting.initial, spent)
     total = SecureSum(len(setting.initial), len(devices))
     for weights in results:
         total.add(weights)
     return HostView(
         (total.mean() - setting.initial)[None], (np.concatenate(devices),), setting.initial, spent
     )
+
+
+def lifted(seed: bytes, move: Floats) -> Floats:
+    """Return the estimate of a move, float32 [weights], that its projections give: right in the mean."""
+    numbers = FixedPoint(LEAST_GROUPS)
+    shown = projected(seed, ((0, len(move)),), numbers.encode(move)).view(np.int32)
+    whole = np.concatenate([entries(seed, block) @ shown for block in range(-(-len(move) // BLOCK))])
+    estimate: Floats = (2 / ROWS * whole[: len(move)] / (1 << numbers.fraction)).astype(np.float32)
+    return estimate
 
 
 def single_view(data: Dataset, samples: NDArray[np.int64], epsilon: float, seed: int) -> HostView:
