@@ -18,7 +18,7 @@ from .clock import Deadline
 from .pricing import Relaxed, generate
 
 Key = TypeVar("Key")
-TRIED = 2
+TRIED = 3
 """The numbers of a kind by which a branch is split for trial."""
 LONGEST_RUN = 8
 """The most neighbouring bundles whose presences are counted together."""

@@ -122,7 +122,7 @@ class _Run:
             self._improve(0.05)
             blocks = self._first_blocks()
             self.tried = len(blocks) if self.best is not None else 0
-            until = self.deadline.sooner(0.1 * self.seconds)
+            until = self.deadline.sooner(0.05 * self.seconds)
             self.bounded(branch_and_price(self.scaled, blocks, until, self._target))
         if self.open:
             self._close()
