@@ -154,9 +154,17 @@ def test_runs_that_are_many_or_old_are_removed_and_the_current_one_never(
     monkeypatch.setattr(known_peers, "MAX_BYTES", 2500)
     known_peers.enter(runs / "run-5" / "id")
     assert sorted(path.parent.name for path in runs.glob("*/*")) == ["run-11", "run-5"]
-    os.utime(runs / "run-11" / "id", (0, 0))
+    os.utime(runs / "run-11" / "id", (known_peers.CLOCKS_SET,) * 2)
     known_peers.enter(runs / "new" / "id")
     assert not (runs / "run-11").exists()
+
+
+def test_a_run_of_a_time_when_the_clock_was_not_set_is_not_old(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    known_peers.enter(runs / "run" / "id")
+    os.utime(runs / "run" / "id", (3600, 3600))
+    known_peers.enter(runs / "another" / "id")
+    assert (runs / "run" / "id").exists()
 
 
 @pytest.mark.parametrize("linked", ["runs", "runs/run", "runs/run/id"])

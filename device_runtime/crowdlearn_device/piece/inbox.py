@@ -17,7 +17,7 @@ from crowdlearn_device.protocol.frames import Array, Floats
 from .routes import Routes
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Message:
     """Partial sums (ACTIVATION) or errors (ERROR) on one edge, from or to a partner piece."""
 

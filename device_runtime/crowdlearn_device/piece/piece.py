@@ -80,6 +80,9 @@ class Piece:
         self._entering = sum(len(self._routes.incoming[layer]) for layer in self._turning)
         self._weights = Weights(state, manifest, learning_rate, boundary, warmup)
         self._clip = manifest.optimizer.clip_norm
+        together = all(edge.taught for edge in manifest.edges) and not self._clip
+        self._ahead = 0 if together else 1 + of.staleness
+        """The mini-batches that others may be ahead."""
         self._squares = Squares(len(layout), index)
         if not of.staleness:  # else versions come and go
             executor.hold(self._weights.arrays())
@@ -122,11 +125,13 @@ class Piece:
 
     def _runnable(self) -> list[Call]:
         """Return those whose turn it is: every layer takes mini-batches and their micro-batches in order."""
-        first = self.boundary, 0
+        if not self._ready:
+            return []
+        first, under_way = (self._weights.boundary, 0), self.under_way
         return [
             call
             for call in self._ready
-            if call.step in self.under_way
+            if call.step in under_way
             and (call.step, call.micro) == max(self._next_micro.get((call.purpose, call.layer), first), first)
         ]
 
@@ -151,11 +156,8 @@ class Piece:
         dominator goes on while others still go backward; and where gradients are clipped, while others wait
         for norms. Steps for which no samples were drawn wait for nothing.
         """
-        together = all(edge.taught for edge in self._manifest.edges) and not self._clip
-        ahead = 0 if together else 1 + self._pass.staleness
-        if self.private is not None:
-            ahead = MOST_EMPTY
-        return range(self.boundary, self._pass.under_way(self.boundary + ahead).stop)
+        ahead, boundary = self._ahead if self.private is None else MOST_EMPTY, self._weights.boundary
+        return range(boundary, self._pass.under_way(boundary + ahead).stop)
 
     def feed(
         self,

@@ -37,6 +37,14 @@ class Stages:
     ) -> None:
         self._manifest = manifest
         self._methods = {method.name: method for method in manifest.methods}
+        self._due = {
+            method.name: [
+                None if port.role == "loss" else tuple(None if size == "B" else size for size in port.shape)
+                for port in method.outputs
+            ]
+            for method in manifest.methods
+        }
+        """The shapes of outputs by method: None for any number of rows; for all of the loss's shape."""
         self._executor = executor
         self._routes = routes
         self._weights = weights
@@ -168,11 +176,11 @@ class Stages:
                 f"method {name} gave {len(outputs)} arrays, its manifest has {len(method.outputs)}; "
                 "export it again"
             )
-        for port, values in zip(method.outputs, outputs, strict=True):
-            due = [None if size == "B" else size for size in port.shape]
-            if port.role != "loss" and (
-                len(due) != values.ndim
-                or any(size not in (None, is_) for size, is_ in zip(due, values.shape, strict=True))
+        for port, values, due in zip(method.outputs, outputs, self._due[name], strict=True):
+            if due is None or due == values.shape:
+                continue
+            if len(due) != values.ndim or any(
+                size not in (None, is_) for size, is_ in zip(due, values.shape, strict=True)
             ):
                 raise ProgramError(
                     f"method {name} gave {port.role} of shape {values.shape}, its manifest has {port.shape}"

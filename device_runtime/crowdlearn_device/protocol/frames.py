@@ -71,7 +71,7 @@ def decode_frame(data: bytes) -> pb.Frame:
     if len(data) > MAX_FRAME:
         raise WireError(f"frame of {len(data)} bytes; at most {MAX_FRAME} are allowed")
     if data[:1] == ENVELOPE_MARK:
-        return pb.Frame(envelope=_envelope(data))
+        return _enveloped(data)
     frame = decode_message(pb.Frame, data)
     kind = frame.WhichOneof("body")
     if kind == "envelope":
@@ -115,21 +115,17 @@ def encode_frame(frame: pb.Frame) -> bytes:
     return header + e.sealed
 
 
-def _envelope(data: bytes) -> pb.Envelope:
-    """Raise WireError if `data` is none."""
-    address = address_of(data)
-    if address is None:
+def _enveloped(data: bytes) -> pb.Frame:
+    """Return the frame of an envelope. Raises WireError if `data` is none."""
+    if address_of(data) is None:
         raise WireError(f"envelope of {len(data)} bytes without a header that this version knows")
-    *_, sequence = ENVELOPE.unpack_from(data)
-    return pb.Envelope(
-        generation=address.generation,
-        sender=address.sender,
-        receiver=address.receiver,
-        sequence=sequence,
-        purpose=address.purpose,  # type: ignore[arg-type]
-        express=address.express,
-        sealed=bytes(memoryview(data)[ENVELOPE.size :]),
-    )
+    _, purpose, express, generation, sender, receiver, sequence = ENVELOPE.unpack_from(data)
+    frame = pb.Frame()
+    envelope = frame.envelope  # filled in place: what is sealed is copied once
+    envelope.generation, envelope.sender, envelope.receiver = generation, sender, receiver
+    envelope.sequence, envelope.purpose, envelope.express = sequence, purpose, express == 1
+    envelope.sealed = data[ENVELOPE.size :]
+    return frame
 
 
 def encode_tensor(
@@ -140,7 +136,7 @@ def encode_tensor(
 
     Raises WireError if a value is not finite in that dtype. Values are float32 [...].
     """
-    largest = np.abs(values).max(initial=0.0)
+    largest = np.maximum.reduce(np.abs(values), axis=None, initial=0.0)
     if not largest <= _LARGEST.get(dtype, inf):  # nor is NaN
         raise WireError(
             f"the largest value is {largest}, which {pb.DType.Name(dtype).lower()} cannot hold: training has "
@@ -168,21 +164,22 @@ def decode_tensor(tensor: pb.Tensor, shape: tuple[int, ...] | None = None) -> Fl
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
         raise WireError(f"tensor of unknown dtype {tensor.dtype}")
-    actual = tuple(tensor.shape)
+    actual, data = tuple(tensor.shape), tensor.data
     if len(actual) > MAX_RANK:
         raise WireError(f"tensor of rank {len(actual)}; at most {MAX_RANK}")
+    count = prod(actual)
     # An empty tensor has no bytes to check its other dimensions by, and NumPy cannot hold every shape.
-    if prod(max(size, 1) for size in actual) > MAX_FRAME:
+    if (count or prod(max(size, 1) for size in actual)) > MAX_FRAME:
         raise WireError(f"tensor of shape {actual}: more than any frame can carry")
-    if prod(actual) * dtype.itemsize != len(tensor.data):
-        raise WireError(f"tensor of shape {actual} {dtype} with {len(tensor.data)} bytes of data")
+    if count * dtype.itemsize != len(data):
+        raise WireError(f"tensor of shape {actual} {dtype} with {len(data)} bytes of data")
     if shape is not None and actual != shape:
         raise WireError(f"tensor of shape {actual} where {shape} was due")
-    values = np.frombuffer(tensor.data, dtype).reshape(actual)
+    values = np.frombuffer(data, dtype).reshape(actual)
     if tensor.dtype == pb.INT8:
         if not 0 < tensor.scale * 128 <= _FLOAT_MAX:
             raise WireError(f"int8 tensor with scale {tensor.scale}")
-        return values.astype(np.float32) * np.float32(tensor.scale)
+        return np.multiply(values, np.float32(tensor.scale), dtype=np.float32)
     floats = values.astype(np.float32, copy=False)
     if not np.isfinite(floats).all():
         raise WireError(

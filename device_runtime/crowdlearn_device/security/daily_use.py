@@ -10,7 +10,7 @@ from pathlib import Path
 from crowdlearn_device.platform.files import write_atomically
 
 FILE = "today.json"
-UNSAVED = 1 << 20
+UNSAVED = 8 << 20
 """Bytes that may be missing on disk: a device that dies forgets no more."""
 
 

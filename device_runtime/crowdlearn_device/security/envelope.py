@@ -34,19 +34,10 @@ def nonce_of(sequence: int, lane: int = 0) -> bytes:
     return struct.pack("<IQ", lane, sequence)
 
 
-def _associated(run: str, envelope: pb.Envelope) -> bytes:
-    return (
-        struct.pack(
-            "<IIIIi?",
-            envelope.generation,
-            envelope.sender,
-            envelope.receiver,
-            envelope.sequence,
-            envelope.purpose,
-            envelope.express,
-        )
-        + run.encode()
-    )
+_PLACE = struct.Struct("<IIIIi?")
+"""The part of an envelope's header that is authenticated: generation, sender, receiver, sequence number,
+purpose, lane.
+"""
 
 
 class Channel:
@@ -74,6 +65,7 @@ class Channel:
         self._in = derive(secret, self._direction(peer, me))
         self.common = HKDF(SHA256(), KEY_BYTES, salt=None, info=self._pair(me, peer)).derive(secret)
         """A key of 32 bytes for the masks of both: the same on both sides, and of no third device."""
+        self._authenticated = run.encode()
         self._sent = [0, 0]
         self._received = [0, 0]
 
@@ -91,18 +83,18 @@ class Channel:
     def seal(self, purpose: pb.Purpose, content: bytes, *, express: bool = False) -> pb.Envelope:
         """Return an envelope that only the peer can open, and only as the next of its lane from us."""
         number = self._sent[express]
-        envelope = pb.Envelope(
+        place = _PLACE.pack(self._generation, self._me, self._peer, number, purpose, express)
+        sealed = self._out.encrypt(nonce_of(number, express), content, place + self._authenticated)
+        self._sent[express] += 1
+        return pb.Envelope(
             generation=self._generation,
             sender=self._me,
             receiver=self._peer,
             sequence=number,
             purpose=purpose,
             express=express,
+            sealed=sealed,
         )
-        nonce = nonce_of(number, express)
-        envelope.sealed = self._out.encrypt(nonce, content, _associated(self._run, envelope))
-        self._sent[express] += 1
-        return envelope
 
     def open(self, envelope: pb.Envelope) -> bytes:
         """Return the content of the next envelope from the peer.
@@ -110,28 +102,25 @@ class Channel:
         Raises EnvelopeError for a replay, a gap, a foreign or an altered envelope; the channel's state is
         then unchanged.
         """
-        if (envelope.generation, envelope.sender, envelope.receiver) != (
-            self._generation,
-            self._peer,
-            self._me,
-        ):
+        generation, sender, receiver = envelope.generation, envelope.sender, envelope.receiver
+        if (generation, sender, receiver) != (self._generation, self._peer, self._me):
             raise EnvelopeError(
-                f"envelope of generation {envelope.generation} from {envelope.sender} to "
-                f"{envelope.receiver} on the "
+                f"envelope of generation {generation} from {sender} to {receiver} on the "
                 f"channel of generation {self._generation} from {self._peer} to {self._me}"
             )
-        due = self._received[envelope.express]
+        express = envelope.express
+        due = self._received[express]
         if envelope.sequence != due:
             kind = "replayed" if envelope.sequence < due else "out of order"
             raise EnvelopeError(
                 f"{kind} envelope from device {self._peer}: number {envelope.sequence} where {due} was due"
             )
         try:
-            nonce = nonce_of(due, envelope.express)
-            content = self._in.decrypt(nonce, envelope.sealed, _associated(self._run, envelope))
+            place = _PLACE.pack(generation, sender, receiver, due, envelope.purpose, express)
+            content = self._in.decrypt(nonce_of(due, express), envelope.sealed, place + self._authenticated)
         except InvalidTag as error:
             raise EnvelopeError(
                 f"envelope {envelope.sequence} from device {self._peer} is altered or not from that device"
             ) from error
-        self._received[envelope.express] += 1
+        self._received[express] += 1
         return content

@@ -22,6 +22,10 @@ log = logging.getLogger("crowdlearn")
 RUN_ID_BYTES = 16
 MAX_RUNS, MAX_DAYS, MAX_BYTES = 8, 60, 4 << 30
 """The limits of runs that a device keeps beside the one that it takes part in."""
+CLOCKS_SET = 1_735_689_600
+"""The year 2025, in seconds since 1970. A folder that seems older was used while the device's clock was not
+set, as after its battery was empty: its age is not known.
+"""
 
 
 def enter(folder: Path) -> None:
@@ -50,7 +54,8 @@ def old_runs(runs: Path, current: Path) -> list[tuple[Path, str]]:
     found = [path for path in runs.glob("*/*") if path.is_dir() and not path.is_symlink() and path != current]
     going, kept = [], _bytes(current)
     for count, path in enumerate(sorted(found, key=lambda path: path.stat().st_mtime, reverse=True), 2):
-        days = (time.time() - path.stat().st_mtime) / 86400
+        used = path.stat().st_mtime
+        days = (time.time() - used) / 86400 if used >= CLOCKS_SET else 0.0
         size = _bytes(path)
         if count > MAX_RUNS or days > MAX_DAYS or kept + size > MAX_BYTES:
             going.append((path, f"{size} bytes, last used {days:.0f} days ago, {count - 1} runs are newer"))

@@ -121,6 +121,11 @@ class MessageStream(asyncio.Protocol):
 
     def put(self, data: bytes, *, express: bool = False) -> None:
         """Send a message as soon as there is room; nothing if a side has begun to close the connection."""
+        self.add(data, express=express)
+        self._flush_soon()
+
+    def add(self, data: bytes, *, express: bool = False) -> None:
+        """Put a message that goes out with the next `flush`, or with what is put next."""
         if self._ending or self._gone.is_set():
             return
         if not self._bytes:
@@ -130,7 +135,6 @@ class MessageStream(asyncio.Protocol):
         if self._bytes > ROOM_BYTES:
             self._roomy.clear()
         self._sent.clear()
-        self._flush_soon()
 
     @property
     def queued(self) -> int:
@@ -153,6 +157,7 @@ class MessageStream(asyncio.Protocol):
     async def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Let what was put before go out, then close."""
         self._ending = True
+        self.flush()
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._sent.wait()
@@ -372,8 +377,11 @@ class MessageStream(asyncio.Protocol):
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Hand the system what it takes."""
         self._flushing = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Hand the system what it takes, now."""
         while not (self._paused or self._gone.is_set()):
             if self._rest:
                 part, rest = self._rest[:PART_BYTES], self._rest[PART_BYTES:]
@@ -419,7 +427,7 @@ class MessageStream(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._flush()
+        self.flush()
 
     def eof_received(self) -> None:
         return None

@@ -86,7 +86,7 @@ async def run_member(
             watch.received(frame, len(data))
         member.use.count(len(data))
         happened(Received(frame))
-        if waiting or member.has_work or not frame.HasField("envelope"):
+        if not arrived.is_set() and (waiting or member.has_work or not frame.HasField("envelope")):
             arrived.set()  # of several sums that a stage takes, the last one lets it run
 
     happened(Connected())
@@ -132,11 +132,13 @@ async def run_member(
                 if watch is not None:
                     watch.sent(frame, len(data))
                 member.use.count(len(data))
-                stream.put(data, express=frame.envelope.express)
+                stream.add(data, express=frame.envelope.express)
                 del data
                 del frame
                 if not stream.has_room:
+                    stream.flush()
                     await stream.room()
+            stream.flush()
             if waiting or member.has_work:
                 await asyncio.sleep(0)  # let in what arrives
             else:

@@ -1,7 +1,7 @@
 """The event loop of hosts and virtual phones: libuv's where the system has its package, else Python's own.
 
 Relaying is many short reads and writes, for which libuv's loop takes about half the processor time
-(docs/benchmarks/scale.md). Writes to a socket in one turn of the loop go out in one call.
+(docs/benchmarks/scale.md).
 """
 
 import asyncio

@@ -105,7 +105,9 @@ class Work:
         before, started = piece.boundary, time.perf_counter()
         messages = piece.run()
         self._busy += time.perf_counter() - started
-        return Step([self._leaving(message) for message in messages], piece.boundary != before)
+        if not self._outgoing.is_empty:
+            messages = [self._leaving(message) for message in messages]
+        return Step(messages, piece.boundary != before)
 
     def _leaving(self, message: Message) -> Message:
         """Return a message as it leaves the chain of mechanisms."""

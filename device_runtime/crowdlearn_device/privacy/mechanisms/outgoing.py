@@ -27,6 +27,11 @@ class Outgoing:
         heard = [Listener(tap, place or Place())] if tap is not None else []
         self._mechanisms: tuple[Mechanism, ...] = (*mechanisms, *heard)
 
+    @property
+    def is_empty(self) -> bool:
+        """Return True if everything leaves as it is, and no tap listens."""
+        return not self._mechanisms
+
     def sums(self, values: Floats, at: SumsPlace) -> Floats:
         """Return the sums or errors that leave, float32 [rows, neurons, ...]."""
         for mechanism in self._mechanisms:

@@ -50,9 +50,17 @@ class StreamTransport(asyncio.Transport):
         return len(self._buffer)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if not self._closing:
-            self._buffer += data
-            self._send()
+        if self._closing or not data:
+            return
+        stream = self._stream
+        if not self._buffer and stream.can_write and len(data) <= stream.max_payload:
+            stream.send(bytes(data))  # as it is, without a way through the buffer
+            if self._writing:
+                self._writing = False
+                self._protocol.pause_writing()
+            return
+        self._buffer += data
+        self._send()
 
     def _send(self) -> None:
         stream = self._stream
@@ -65,25 +73,26 @@ class StreamTransport(asyncio.Transport):
             self._protocol.pause_writing()
 
     def _happened(self, event: Opened | Data | Writable | Closed | None) -> None:
-        match event:
-            case Data(payload=payload):
-                if self._reading:
-                    self._protocol.data_received(payload)
-                    self._stream.acknowledge()
-                else:
-                    self._held = payload
-            case Writable():
-                self._send()
-                if not self._buffer and self._stream.can_write:
-                    if self._closing:
-                        self.abort()
-                    elif not self._writing:
-                        self._writing = True
-                        self._protocol.resume_writing()
-            case Closed():
-                self._lose(None)
-            case None:
-                self._lose(FleetError("the adb connection was lost"))
+        kind = type(event)
+        if kind is Data:
+            payload = cast(Data, event).payload
+            if self._reading:
+                self._protocol.data_received(payload)
+                self._stream.acknowledge()
+            else:
+                self._held = payload
+        elif kind is Writable:
+            self._send()
+            if not self._buffer and self._stream.can_write:
+                if self._closing:
+                    self.abort()
+                elif not self._writing:
+                    self._writing = True
+                    self._protocol.resume_writing()
+        elif kind is Closed:
+            self._lose(None)
+        elif event is None:
+            self._lose(FleetError("the adb connection was lost"))
 
     def pause_reading(self) -> None:
         self._reading = False

@@ -84,19 +84,27 @@ class Decoder:
 
     def received(self, count: int) -> list[Message]:
         """Return the messages that are whole now that `count` more bytes stand in the buffer."""
-        self._end += count
-        messages = []
-        start = 0
-        while (length := self._payload_length(start)) is not None:
-            stop = start + HEADER_BYTES + length
-            if stop > self._end:
+        end = self._end = self._end + count
+        buffer, messages, start = self._buffer, [], 0
+        while end - start >= HEADER_BYTES:
+            command, arg0, arg1, length, total, magic = _HEADER.unpack_from(buffer, start)
+            known = _COMMANDS.get(command)
+            if known is None or command ^ magic != 0xFFFFFFFF or length > self._max_payload:
+                raise self._wrong(command, length, magic)
+            begin, start_of_next = start + HEADER_BYTES, start + HEADER_BYTES + length
+            if start_of_next > end:
                 break
-            messages.append(self._message(start, stop))
-            start = stop
+            payload = bytes(memoryview(buffer)[begin:start_of_next]) if length else b""
+            if self.verify_checksums and checksum(payload) != total:
+                raise ProtocolError(
+                    f"adb payload of {length} bytes does not sum to {total}: damaged on the way"
+                )
+            messages.append(Message(known, arg0, arg1, payload))
+            start = start_of_next
         if start:
-            rest = self._end - start
-            self._buffer[:rest] = self._buffer[start : self._end]
-            self._end = rest
+            rest = self._end = end - start
+            if rest:
+                buffer[:rest] = buffer[start:end]
         return messages
 
     def feed(self, data: bytes) -> Iterator[Message]:
@@ -109,25 +117,12 @@ class Decoder:
             view = view[count:]
             yield from self.received(count)
 
-    def _payload_length(self, start: int) -> int | None:
-        if self._end - start < HEADER_BYTES:
-            return None
-        command, _, _, length, _, magic = _HEADER.unpack_from(self._buffer, start)
+    def _wrong(self, command: int, length: int, magic: int) -> ProtocolError:
+        """Return the error of a header that no adb peer sends."""
         if command ^ magic != 0xFFFFFFFF:
-            raise ProtocolError(
-                f"adb message with command {command:#x} and magic {magic:#x}: not an adb peer"
-            )
-        if command not in _COMMANDS:
-            raise ProtocolError(f"adb message with unknown command {command:#x}")
-        if length > self._max_payload:
-            raise ProtocolError(f"adb payload of {length} bytes; at most {self._max_payload} were agreed")
-        return int(length)
-
-    def _message(self, start: int, stop: int) -> Message:
-        command, arg0, arg1, _, total, _ = _HEADER.unpack_from(self._buffer, start)
-        payload = bytes(memoryview(self._buffer)[start + HEADER_BYTES : stop])
-        if self.verify_checksums and checksum(payload) != total:
-            raise ProtocolError(
-                f"adb payload of {len(payload)} bytes does not sum to {total}: damaged on the way"
-            )
-        return Message(_COMMANDS[command], arg0, arg1, payload)
+            why = f"adb message with command {command:#x} and magic {magic:#x}: not an adb peer"
+        elif command not in _COMMANDS:
+            why = f"adb message with unknown command {command:#x}"
+        else:
+            why = f"adb payload of {length} bytes; at most {self._max_payload} were agreed"
+        return ProtocolError(why)

@@ -5,6 +5,7 @@ share this file. A stream is one unacknowledged WRTE in each direction; an end a
 has taken the bytes, which is all the flow control adb has.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -63,6 +64,12 @@ class Streams:
         self._max_streams = max_streams
         self._states: dict[int, _State] = {}
         self._last_id = 0
+        self._handlers: dict[Command, Callable[[Message], tuple[list[Event], list[Message]]]] = {
+            Command.WRTE: self._receive_write,
+            Command.OKAY: self._receive_okay,
+            Command.OPEN: self._receive_open,
+            Command.CLSE: self._receive_close,
+        }
 
     def __len__(self) -> int:
         return len(self._states)
@@ -87,9 +94,9 @@ class Streams:
 
     def write(self, local_id: int, payload: bytes) -> Message:
         """Send one payload; only when `can_write`."""
-        if not self.can_write(local_id):
+        state = self._states.get(local_id)
+        if state is None or state.remote_id == 0 or state.sent:
             raise ValueError(f"stream {local_id} cannot take a write now")
-        state = self._states[local_id]
         state.sent = True
         return Message(Command.WRTE, local_id, state.remote_id, payload)
 
@@ -112,16 +119,10 @@ class Streams:
 
     def receive(self, message: Message) -> tuple[list[Event], list[Message]]:
         """Return the events that a message of the peer makes for the streams, and what to answer at once."""
-        match message.command:
-            case Command.WRTE:
-                return self._receive_write(message)
-            case Command.OKAY:
-                return self._receive_okay(message)
-            case Command.OPEN:
-                return self._receive_open(message)
-            case Command.CLSE:
-                return self._receive_close(message)
-        raise ProtocolError(f"adb message {message.command.name} on an established connection")
+        handler = self._handlers.get(message.command)
+        if handler is None:
+            raise ProtocolError(f"adb message {message.command.name} on an established connection")
+        return handler(message)
 
     def _receive_open(self, message: Message) -> tuple[list[Event], list[Message]]:
         if message.arg0 == 0:
