@@ -82,14 +82,18 @@ class CohortTask:
 
 @dataclass(frozen=True)
 class StatisticsTask:
-    """Devices that compute the running statistics of batch norms under these weights, each by one pass."""
+    """Devices that compute the running statistics of batch norms under these weights, each by the first
+    mini-batches of one pass, `most` of them. They lie at `places`, int64 [statistics].
+    """
 
     passes: tuple[Pass, ...]
     weights: Floats
+    places: NDArray[np.int64]
+    most: int
 
-    def run(self, model: GroupModel) -> GroupResult:
-        """Return the average of their models, which differ in the statistics alone."""
-        return model.statistics(self.passes, self.weights)
+    def run(self, model: GroupModel) -> Floats:
+        """Return their average, float32 [statistics]."""
+        return model.statistics(self.passes, self.weights, self.most).weights[self.places]
 
 
 @dataclass(frozen=True)

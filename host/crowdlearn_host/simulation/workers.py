@@ -7,17 +7,18 @@ import pickle
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
 from crowdlearn_device.platform.files import naming
+from crowdlearn_device.protocol.frames import Floats
 from threadpoolctl import ThreadpoolController
 
 from crowdlearn_host.errors import TrainingError
@@ -31,6 +32,14 @@ AHEAD = 4
 ATTEMPTS = 3
 """The tries of a task whose workers die before the run fails."""
 Outcome = TypeVar("Outcome")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A task whose weights lie in a file, which all tasks of a batch have in common."""
+
+    task: Task[object]
+    path: Path
 
 
 class Workers(Protocol):
@@ -92,7 +101,7 @@ class Processes:
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[Connection, BaseProcess] = {}
         self._starting: set[Connection] = set()
-        self._died = 0
+        self._died = self._batches = 0
         for _ in range(count):
             self._start()
 
@@ -131,7 +140,32 @@ class Processes:
                 ) from error
 
     def each(self, tasks: Sequence[Task[Outcome]]) -> Iterator[Outcome]:
-        results: dict[int, Outcome] = {}
+        sent = self._kept(tasks)
+        try:
+            yield from self._results(tasks if sent is None else sent)
+        finally:
+            for each in sent[:1] if sent else ():
+                each.path.unlink(missing_ok=True)
+
+    def _kept(self, tasks: Sequence[Task[Outcome]]) -> list[Kept] | None:
+        """Return the tasks with the weights that are common to them in a file: a pipe takes milliseconds for
+        each copy. None if they have none in common, or there is no room for them.
+        """
+        weights = getattr(tasks[0], "weights", None) if len(tasks) > 1 else None
+        if weights is None or any(getattr(task, "weights", None) is not weights for task in tasks):
+            return None
+        self._batches += 1
+        path = Path(self._folder.name) / f"weights-{self._batches}.npy"
+        try:
+            np.save(path, weights)
+        except OSError:
+            path.unlink(missing_ok=True)
+            return None
+        without = [replace(cast(Any, task), weights=None) for task in tasks]
+        return [Kept(task, path) for task in without]
+
+    def _results(self, tasks: Sequence[Any]) -> Iterator[Any]:
+        results: dict[int, Any] = {}
         waiting = list(reversed(range(len(tasks))))
         attempts = [0] * len(tasks)
         busy: dict[Connection, int] = {}
@@ -164,7 +198,7 @@ class Processes:
                     results[number] = outcome
             yield results.pop(due)
 
-    def _send(self, connection: Connection, task: Task[object]) -> None:
+    def _send(self, connection: Connection, task: Task[object] | Kept) -> None:
         with suppress(OSError):  # a dead worker's connection is ready at once, and its reader replaces it
             connection.send(task)
 
@@ -254,10 +288,17 @@ def _serve(connection: Connection, folder: str) -> None:
             with suppress(Exception):  # what fails here fails in the first round, and is told there
                 warm_up(workload)
             connection.send(None)
+            kept: tuple[Path, Floats] | None = None
             while True:
-                task: Task[object] = connection.recv()
+                task: Task[object] | Kept = connection.recv()
                 try:
-                    connection.send(task.run(model))
+                    if not isinstance(task, Kept):
+                        connection.send(task.run(model))
+                        continue
+                    if kept is None or kept[0] != task.path:
+                        kept = task.path, np.load(task.path)
+                        kept[1].flags.writeable = False
+                    connection.send(replace(cast(Any, task.task), weights=kept[1]).run(model))
                 except Exception as error:
                     connection.send(error)
         except (EOFError, OSError, KeyboardInterrupt):

@@ -87,10 +87,10 @@ class FedAvgConfig(Section):
     """Federated averaging: a share of the devices trains the whole model for some epochs each round.
 
     The running statistics of batch norms are those of the averaged weights if `batch_norm` is recompute: the
-    devices of the round compute them again on their own samples, which takes another exchange. With average
-    they are averaged like weights, and lag behind while devices take few steps a round. With keep they stay
-    on their device, which goes on with its own; the model that is tested has their mean over all devices that
-    have trained.
+    devices of the round compute them again on mini-batches of their own, a few thousand samples in all, which
+    takes another exchange. With average they are averaged like weights, and lag behind while devices take few
+    steps a round. With keep they stay on their device, which goes on with its own; the model that is tested
+    has their mean over all devices that have trained.
     """
 
     fraction: float = Field(default=1.0, gt=0, le=1)

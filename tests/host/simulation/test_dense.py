@@ -132,7 +132,7 @@ def test_gathered_statistics_are_means_over_the_mini_batches_of_each_pass(kind: 
     by_autograd(model, BATCHES)
     chain = chain_of(model, rare)
     few = BATCHES[:2]
-    chain.gather_statistics([(fed(rare), 0.75), (fed(rare, few), 0.25)])
+    chain.gather_statistics([(fed(rare), 0.75), (fed(rare).begun(len(few)), 0.25)])
     gathered = unflatten(chain.left(chain.vector), model.state_dict())
     expected = {name: value.double() * 0 for name, value in model.state_dict().items()}
     for batches, share in ((BATCHES, 0.75), (few, 0.25)):

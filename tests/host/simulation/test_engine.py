@@ -1,8 +1,10 @@
 """A simulated crowd computes what the method says, and the same whoever computes it."""
 
+import errno
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from crowdlearn_host.errors import ConfigError, TrainingError
 from crowdlearn_host.methods.index_space import flatten, unflatten
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.simulation.engine import global_weights, run, start
+from crowdlearn_host.simulation.rounds import averaged as rounds_averaged
 from crowdlearn_host.simulation.setting import Setting
 from crowdlearn_host.simulation.state import RunState
 from crowdlearn_host.simulation.workers import InProcess, Processes
@@ -79,6 +82,44 @@ def test_processes_give_the_same_bits_and_a_killed_one_changes_nothing(crowd: Cr
                 os.kill(workers.pids[len(state.records) % 2], signal.SIGKILL)
 
         assert same(run(setting, workers, on_round=kill_one), simulated(setting))
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_weights_in_common_travel_once_where_there_is_room_for_them(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    setting = crowd(method="fedavg", training={"epochs": 3, "batch": 11, "momentum": 0})
+    saved: list[Path] = []
+
+    def save(path: Path, weights: np.ndarray, save: Callable[..., None] = np.save) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(path, weights)
+        saved.append(path)
+
+    with Processes(setting.workload, 2) as workers:
+        monkeypatch.setattr(np, "save", save)
+
+        def kill_one(state: RunState) -> None:
+            if len(state.records) == 1:
+                os.kill(workers.pids[0], signal.SIGKILL)
+
+        assert same(run(setting, workers, on_round=kill_one), simulated(setting))
+    assert len(saved) == (0 if full else 3 * 2)
+    assert not any(path.exists() for path in saved)
+
+
+def test_statistics_are_recomputed_on_some_thousand_samples(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = crowd(method="fedavg", training={"epochs": 3, "batch": 11, "momentum": 0})
+    whole = simulated(setting)
+    monkeypatch.setattr(rounds_averaged, "STATISTICS_SAMPLES", 1)
+    few = simulated(setting)
+    learned, statistics = ~setting.statistics, setting.statistics
+    np.testing.assert_array_equal(few.weights[0, learned], whole.weights[0, learned])
+    assert not np.array_equal(few.weights[0, statistics], whole.weights[0, statistics])
+    np.testing.assert_allclose(few.weights[0, statistics], whole.weights[0, statistics], atol=0.5)
 
 
 def test_a_run_goes_on_from_any_round_as_if_never_stopped(crowd: Crowd) -> None:

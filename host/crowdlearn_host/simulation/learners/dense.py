@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from crowdlearn_device.protocol.frames import Floats
@@ -42,6 +42,12 @@ class Fed:
     rows: Indices
     labels: Indices
     batches: Sequence[slice]
+
+    def begun(self, most: int) -> Fed:
+        """Return the first mini-batches, `most` of them."""
+        batches = self.batches[:most]
+        stop = batches[-1].stop if batches else 0
+        return replace(self, rows=self.rows[:stop], labels=self.labels[:stop], batches=batches)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,8 @@ class DenseChain:
         self._layers = self._views(self.vector, transposed=True)
         self._widths = [layer.vectors.shape[1] for layer in self._layers]
         self._saved = [np.empty((kernels.SAVED, width), np.float32) for width in self._widths]
+        self._entered: tuple[Floats, Floats] | None = None
+        """A vector that does not change, and what it is turned."""
         self._gradients = [np.empty_like(layer.weight) for layer in self._layers]
         self._room = [[np.empty((0, width), np.float32) for width in self._widths] for _ in range(3)]
 
@@ -113,8 +121,14 @@ class DenseChain:
         return cls(layout, norms, Columns.of(inputs))
 
     def entered(self, flat: Floats) -> Floats:
-        """Return a vector in the order of sharing.flat as one like `vector`. It is float32 [floats]."""
-        return self._turned(flat, entering=True)
+        """Return a vector in the order of sharing.flat as one like `vector`, which is not to be changed. It
+        is float32 [floats].
+        """
+        if self._entered is not None and self._entered[0] is flat:
+            return self._entered[1]
+        turned = self._turned(flat, entering=True)
+        self._entered = None if flat.flags.writeable else (flat, turned)
+        return turned
 
     def left(self, own: Floats) -> Floats:
         """Return the inverse of `entered`. It is float32 [floats]."""

@@ -48,13 +48,14 @@ class DenseLearner:
         """Train as ByAutograd does; there are no slots and no metrics. Vectors are float32 [floats]."""
         return np.array([self._chain.train(map(self._fed, passes), rate, accumulated)])
 
-    def gather_statistics(self, passes: Sequence[Pass]) -> None:
-        """Give the batch norms of `vector` the statistics of these passes: means over mini-batches, and over
-        passes by samples.
+    def gather_statistics(self, passes: Sequence[Pass], most: int) -> None:
+        """Give the batch norms of `vector` the statistics of these passes: means over the first mini-batches,
+        `most` of them, and over passes by samples.
         """
         samples = [self._workload.samples(each) for each in passes]
         shares = (own / sum(samples) for own in samples)
-        self._chain.gather_statistics(zip(map(self._fed, passes), shares, strict=True))
+        begun = (self._fed(each).begun(most) for each in passes)
+        self._chain.gather_statistics(zip(begun, shares, strict=True))
 
     def classify(self, flat: Floats, tested: range) -> Indices:
         """Return the classes of these test samples, by running statistics. They are int64 [n]."""

@@ -127,9 +127,9 @@ class GroupModel:
         left = learner.left(total)
         return GroupResult(left, nothing, nothing, float(loss), sum(samples), metrics=tuple(metrics))
 
-    def statistics(self, passes: Sequence[Pass], weights: Floats) -> GroupResult:
+    def statistics(self, passes: Sequence[Pass], weights: Floats, most: int) -> GroupResult:
         """Return the mean, by samples, of a model of these weights whose batch norms have each pass's
-        statistics: means over its mini-batches, nothing being dropped.
+        statistics: means over its first mini-batches, `most` of them, nothing being dropped.
 
         `weights` are float32 [floats].
         """
@@ -137,7 +137,7 @@ class GroupModel:
         nothing = np.zeros(0, np.float32)
         if isinstance(self._learner, DenseLearner):
             self._learner.vector[:] = self._learner.entered(weights)
-            self._learner.gather_statistics(passes)
+            self._learner.gather_statistics(passes, most)
             return GroupResult(self._learner.left(self._learner.vector), nothing, nothing, 0.0, sum(samples))
         model = build_model(config.model, config.seed)
         model.load_state_dict(unflatten(weights, model.state_dict(), self._workload.unused))
@@ -157,7 +157,7 @@ class GroupModel:
             samples_fed, _, batches = self._workload.fed(each)
             inputs = self._workload.samples_of(samples_fed)
             with torch.no_grad():
-                for batch in batches:
+                for batch in batches[:most]:
                     model(inputs[batch])
             total += flatten(model.state_dict(), self._workload.unused) * np.float64(count / sum(samples))
         return GroupResult(total.astype(np.float32), nothing, nothing, 0.0, sum(samples))

@@ -22,6 +22,11 @@ COHORTS = 12
 the same work for 2, 3, 4, 6 or 12 workers. Not by the workers there are: sums would depend on them.
 """
 
+STATISTICS_SAMPLES = 4096
+"""Samples of all devices of a round together by which running statistics are recomputed, at least: means
+are 1.6 % of a deviation off then, a tenth of what those of a mini-batch are.
+"""
+
 
 def average_devices(setting: Setting, workers: Workers, state: RunState, number: int) -> Trained:
     """Train the whole network on a share of the devices, and average it by their samples."""
@@ -38,15 +43,16 @@ def average_devices(setting: Setting, workers: Workers, state: RunState, number:
             state, kept=np.full((config.devices, int(setting.statistics.sum())), np.nan, np.float32)
         )
     rate, places = config.rate(number), np.flatnonzero(setting.statistics) if keeps else None
+    start = state.weights[0].copy()  # one for all tasks: it travels once
     tasks = [
-        CohortTask(each, state.weights[0].copy(), rate, _own(setting, state, each) if keeps else None, places)
+        CohortTask(each, start, rate, _own(setting, state, each) if keeps else None, places)
         for each in cohorts
     ]
-    total = np.zeros(len(setting.initial))
+    total, weighed = np.zeros(len(setting.initial)), np.empty_like(start)
     learned = []
     for cohort, result in zip(cohorts, workers.each(tasks), strict=True):
         check_finite(result, [own[0].device for own in cohort], number)
-        total += result.weights * float(result.samples)
+        total += np.multiply(result.weights, result.samples, out=weighed)
         learned.append(Learned.of(result))
         if keeps:
             state.kept[[own[0].device for own in cohort]] = result.slots
@@ -60,12 +66,13 @@ def average_devices(setting: Setting, workers: Workers, state: RunState, number:
         weights[0, setting.statistics] = np.average(state.kept[trained], axis=0, weights=counts)
     if config.fedavg.batch_norm == "recompute" and setting.statistics.any():
         devices = [tuple(own[0] for own in cohort) for cohort in cohorts]
-        found = workers.each([StatisticsTask(own, weights[0].copy()) for own in devices])
-        again = np.zeros(len(setting.initial))
-        for each, result in zip(learned, found, strict=True):
-            again += result.weights * float(each.samples)
-        mean = again / samples
-        weights[0, setting.statistics] = mean[setting.statistics]
+        most = -(-STATISTICS_SAMPLES // (count * config.training.batch))
+        averaged, places = weights[0].copy(), np.flatnonzero(setting.statistics)
+        found = workers.each([StatisticsTask(own, averaged, places, most) for own in devices])
+        again = np.zeros(len(places))
+        for each, statistics in zip(learned, found, strict=True):
+            again += statistics * float(each.samples)
+        weights[0, places] = again / samples
         # Averaged weights travel to the devices once more, and their statistics back.
         spent["sharing"] += 2 * count * int(setting.statistics.sum()) * FLOAT
     state = replace(state, weights=weights)
