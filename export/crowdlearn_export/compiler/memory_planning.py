@@ -73,15 +73,17 @@ def update_in_place(module: GraphModule, updates: Mapping[int, Node]) -> None:
     output = next(node for node in reversed(module.graph.nodes) if node.op == "output")
     values, specs = list(output.args[0]), list(output.meta["spec"])
     returned = Counter(values)
+    places: dict[int, Any] = {}
     for position, old in updates.items():
         new = values[position]
         if new is old:
             continue
         if returned[new] == 1 and _may_overwrite(new, old):
-            _share(new, old)
+            places[id(new.meta["spec"])] = old.meta["spec"]
         else:
             with module.graph.inserting_before(output):
                 _copy(new, old)
+    _move(module, places)
     kept = [i for i in range(len(values)) if i not in updates]
     output.args = (tuple(values[i] for i in kept),)
     output.meta["spec"] = tuple(specs[i] for i in kept)
@@ -130,15 +132,14 @@ def _elementwise(node: Node) -> bool:
     return all(o.shape == node.meta["val"].shape or o.dim() == 0 for o in operands)
 
 
-def _share(new: Node, old: Node) -> None:
-    """Give every mention of the memory of `new` that of `old`."""
-    theirs, ours = new.meta["spec"], old.meta["spec"]
-    for node in new.graph.nodes:
+def _move(module: GraphModule, places: Mapping[int, Any]) -> None:
+    """Give every mention of memory, by its specification's identity, the place that it has in `places`."""
+    for node in module.graph.nodes:
         spec = node.meta.get("spec")
-        if isinstance(spec, (tuple, list)):
-            node.meta["spec"] = type(spec)(ours if s is theirs else s for s in spec)
-        elif spec is theirs:
-            node.meta["spec"] = ours
+        if type(spec) in (tuple, list):  # a view's specification would check itself if it were asked
+            node.meta["spec"] = type(spec)(places.get(id(s), s) for s in spec)
+        elif spec is not None:
+            node.meta["spec"] = places.get(id(spec), spec)
 
 
 def _copy(new: Node, old: Node) -> None:
