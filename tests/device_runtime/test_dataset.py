@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -163,6 +164,14 @@ def test_an_npz_that_is_no_data_set_is_refused_with_the_reason(
     np.savez(tmp_path / "train.npz", **arrays)
     with pytest.raises(DataError, match=reason):
         load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("head", [b"\x01\x00\xff\xff\x00\x00", b"\x02\x00\xff\xff\xff\x77"])
+def test_a_header_that_is_a_bomb_is_not_read(tmp_path: Path, head: bytes) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("inputs.npy", b"\x93NUMPY" + head + bytes(1 << 20))
+    with pytest.raises(DataError, match=r"has a header of|cannot be read"):
+        load_npz(tmp_path / "bomb.npz")
 
 
 def test_a_file_cannot_make_the_reader_take_more_memory_than_allowed(

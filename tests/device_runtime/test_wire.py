@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from crowdlearn_device.errors import WireError
 from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.fields import counted
 from crowdlearn_device.protocol.frames import (
     MAX_FRAME,
     Address,
@@ -179,3 +180,19 @@ def test_what_is_large_by_its_bytes_passes():
         data = frame.SerializeToString()
         assert len(data) > 1 << 20
         assert decode_frame(data) == frame
+
+
+@given(
+    st.lists(st.integers(0, 300)),
+    st.binary(max_size=40),
+    st.lists(st.tuples(st.text(max_size=5), st.floats(0, 9))),
+)
+def test_no_object_of_a_message_goes_uncounted(numbers, content, options):
+    training = pb.Training(
+        augment=[pb.Augmentation(kind="flip", options=dict(options))], maps=[pb.LinearMap(kernel=numbers)]
+    )
+    frame = pb.Frame(assign=pb.Assign(training=training, heirs=numbers, keep_program="x"))
+    frame.assign.peers.extend(pb.Peer(device=n, identity=content) for n in numbers)
+    data = frame.SerializeToString()
+    objects = 3 + 2 + 3 * len(numbers) + len(dict(options))
+    assert counted(pb.Frame.DESCRIPTOR, data) >= objects

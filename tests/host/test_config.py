@@ -43,6 +43,7 @@ def test_a_right_file_becomes_the_model(tmp_path: Path) -> None:
         ("devices = 'a'\nwhat = 1", ["devices = 'a'", "what is not a key", "devices, sharing"]),
         ("devices = ", ["a.toml is not TOML", "Invalid value"]),
         ("\x00", ["a.toml"]),
+        ("a = " + "[" * 100_000, ["a.toml"]),
     ],
 )
 def test_a_mistake_names_file_key_value_and_what_is_allowed(

@@ -27,6 +27,9 @@ MAX_BYTES = 2 << 30
 
 MAX_FILE = 3 * MAX_BYTES
 """Bytes of a file of inputs, labels and what else lies beside them."""
+MAX_HEADER = 64 << 10
+_NPY_HEAD = 12
+"""Bytes that tell how long the header of an .npy is."""
 ONE_AT_A_TIME = threading.Lock()
 """Held while numpy reads headers as Python literals: several devices may be threads of one process, and
 CPython 3.11 counts how deep its parser is for all of them together.
@@ -249,6 +252,9 @@ def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
                     raise DataError(
                         f"{path}: {member.filename} has {member.file_size} bytes; the limit is {MAX_BYTES}"
                     )
+                if member.filename in ("inputs.npy", "labels.npy"):
+                    with archive.open(member) as file:
+                        _check_header(file.read(_NPY_HEAD), path)
         with ONE_AT_A_TIME, np.load(path, allow_pickle=False) as arrays:
             if "inputs" not in arrays.files:
                 raise DataError(f"{path} has no array inputs; save it with one")
@@ -256,6 +262,13 @@ def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
 
     inputs, labels = _guarded(path, read)
     return inputs, labels
+
+
+def _check_header(head: bytes, path: Path) -> None:
+    """Raise DataError if an array's header is longer than any that numpy writes, which it reads whole."""
+    size = int.from_bytes(head[8:10] if head[6:7] == b"\1" else head[8:12], "little")
+    if size > MAX_HEADER:
+        raise DataError(f"{path} has a header of {size} bytes; save it again with numpy")
 
 
 def _read_idx(path: Path) -> NDArray[np.uint8]:

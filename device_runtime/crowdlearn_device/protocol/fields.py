@@ -23,10 +23,15 @@ def too_many(descriptor: Any, data: bytes) -> bool:
     """
     if len(data) <= FEW_BYTES:
         return False
+    return counted(descriptor, data) > MOST_FIELDS
+
+
+def counted(descriptor: Any, data: bytes) -> int:
+    """Return the number of fields, or a little more than MOST_FIELDS; 0 of what ends within one."""
     try:
-        return _counted(descriptor, data, 0, len(data), 0) > MOST_FIELDS
+        return _counted(descriptor, data, 0, len(data), 0)
     except IndexError:
-        return False
+        return 0
 
 
 @cache

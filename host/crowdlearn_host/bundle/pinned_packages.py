@@ -47,7 +47,7 @@ class PinnedPackages:
                 tuple(PinnedPackage(**pin) for pin in content[key]) for key in ("debian", "wheels")
             )
             return cls(content["suite"], content["python"], debian, wheels)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise FleetError(
                 f"{path} does not hold the pinned packages of a bundle ({error}); "
                 "write it anew with: crowdlearn bundle --repin FILE"

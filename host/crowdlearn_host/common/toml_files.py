@@ -100,6 +100,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read ({error}); name a readable TOML file") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path} has arrays or tables within each other, too many to read") from error
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -110,7 +112,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override!r}: give KEY=VALUE, as in training.epochs=3")
     try:
         value: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text.strip()
     table = values
     for part in tables:

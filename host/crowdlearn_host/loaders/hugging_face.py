@@ -188,7 +188,7 @@ def _json(path: Path) -> dict[str, Any]:
         if why := not_to_read(path, MAX_JSON):
             raise ConfigError(f"{path} {why}; save the data set again")
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); save the data set again") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path} holds no object; save the data set again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,21 +38,9 @@ class TensorLoader(Loader[Arrays]):
 
     def read(self, place: Path, notes: Notes) -> Arrays:
         """Return the tensors of a file. Raises ConfigError if it holds others, or anything but tensors."""
-        import torch
-
         if why := not_to_read(place, LARGEST_FILE):
             raise ConfigError(f"{place} {why}; convert a part of it")
-        try:
-            # a view of the file: pages are read as they are used
-            content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
-        except Exception:
-            try:
-                content = torch.load(place, map_location="cpu", weights_only=True)
-            except Exception as error:  # pickle, zipfile and torch each raise what they like
-                raise ConfigError(
-                    f"{place} holds no plain tensors ({_reason(error)}); save them with "
-                    "torch.save({'inputs': x, 'labels': y}, FILE)"
-                ) from error
+        content = _loaded(place)
         inputs, labels = self._pair(content, place)
         if inputs.ndim < 2 or labels.ndim < 1 or len(inputs) != len(labels) or not len(labels):
             raise ConfigError(
@@ -104,6 +93,25 @@ class TensorLoader(Loader[Arrays]):
             f"{place} holds {type(content).__name__}; expected a dictionary, or a pair, of two tensors: "
             "torch.save({'inputs': x, 'labels': y}, FILE)"
         )
+
+
+def _loaded(place: Path) -> object:
+    """Return what a file holds, without its pickle running anything. Raises ConfigError."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of files that are refused anyway
+        try:
+            # a view of the file: pages are read as they are used
+            return torch.load(place, map_location="cpu", weights_only=True, mmap=True)
+        except Exception:
+            try:
+                return torch.load(place, map_location="cpu", weights_only=True)
+            except Exception as error:  # pickle, zipfile and torch each raise what they like
+                raise ConfigError(
+                    f"{place} holds no plain tensors ({_reason(error)}); save them with "
+                    "torch.save({'inputs': x, 'labels': y}, FILE)"
+                ) from error
 
 
 def _inputs(tensor: Tensor, place: Path, notes: Notes) -> NDArray[Any]:
