@@ -103,6 +103,21 @@ def test_secure_sums_of_phones_are_those_of_a_simulation(tmp_path: Path, sharing
     assert (spent_of(tmp_path / "run").group is not None) == ("noise" in sharing)
 
 
+@pytest.mark.nightly
+def test_bounded_sums_of_phones_are_those_of_a_simulation(tmp_path: Path) -> None:
+    """Eight groups, each of one phone: their moves are clipped, projected, and none is refused."""
+    (tmp_path / "own_model.py").write_text(WITHOUT_BATCH_NORM)
+    values: dict[str, Any] = {"data": "digits", "group": {"pieces": 1, "groups": 8}}
+    values["model"] = f"{tmp_path / 'own_model.py'}:dense"
+    values["training"] = {**TRAINING, "seed": 5, "kernels": "by_size", "momentum": 0.0}
+    values["privacy"] = {"noise": 0.5, "clip": 0.7}
+    values["sharing"] = {"secure": True, "theta": 1.0, "tau": 0.0, "norm_bound": 0.3}
+    _, off = compared(values, tmp_path, phones=8)
+    assert off.max() <= 1e-4
+    told = (tmp_path / "run" / "events.jsonl").read_text()
+    assert not any(each in told for each in ("norm_refused", "sum_contradicted", "sum_begun_anew"))
+
+
 @pytest.mark.parametrize(("pieces", "sums"), [(1, "plain"), (3, "plain"), (4, "shares")])
 def test_clipped_and_noisy_steps_of_phones_are_those_of_a_simulation(
     tmp_path: Path, pieces: int, sums: str
