@@ -46,6 +46,26 @@ def test_an_error_of_what_is_written_leaves_the_old_file(tmp_path: Path) -> None
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"old"]
 
 
+def test_a_file_is_on_disk_before_its_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(descriptor: int) -> None:
+        done.append("names" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "content")
+        fsync(descriptor)
+
+    def replaced(*paths: Path) -> None:
+        done.append("replaced")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    write_atomically(tmp_path / "state", b"new")
+    assert done == ["content", "replaced", "names"]
+
+
 def test_a_full_disk_is_told_with_the_name_of_what_grew(tmp_path: Path) -> None:
     path = tmp_path / "metrics"
     with nearly_full_disk(), pytest.raises(OSError, match="metrics"), naming(path), path.open("ab") as file:

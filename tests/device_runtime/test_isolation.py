@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import random
 import socket
@@ -125,6 +126,38 @@ def test_a_program_that_crashes_as_it_is_loaded_is_told(warden: Warden) -> None:
     warden.load(PTE)
 
 
+class CollectedBetween:
+    """The line to a warden, where garbage is collected between each request and its answer."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._line, name)
+
+    def recv(self, size: int) -> bytes:
+        gc.collect()
+        return self._line.recv(size)
+
+
+def test_a_program_that_is_collected_while_another_starts_is_not_taken_for_it(warden: Warden) -> None:
+    """The collector ended it by a request of its own, and each took the other's answer."""
+    warden._line = CollectedBetween(warden._line)  # type: ignore[assignment]
+    for _ in range(2):
+        old = warden.load(PTE)
+        gone = old.pid
+        old.itself = old  # type: ignore[attr-defined]  # only the collector finds it
+        del old
+        new = warden.load(PTE)
+        assert new.pid not in (0, gone)
+        os.kill(new.pid, 0)
+        assert new.run("double", [BYTES])[0].tolist() == (BYTES * 2).tolist()
+        with pytest.raises(ProgramError, match="SIGSEGV"):
+            new.run("crash", [BYTES])
+        with pytest.raises(ProcessLookupError):
+            os.kill(gone, 0)
+
+
 def test_a_program_that_does_not_come_back_is_ended(warden: Warden, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "RUN_SECONDS", 1)
     executor = warden.load(PTE)
@@ -211,6 +244,9 @@ class Liar:
     def end(self, pid: int) -> int:
         self._far.close()
         return 0
+
+    def bury(self, pid: int) -> None:
+        self._far.close()
 
 
 DONE = outputs_told([Spec("float32", (4,))])

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from crowdlearn_device.cli import main
-from crowdlearn_device.platform.battery import Battery
+from crowdlearn_device.data.dataset import Dataset, load_dataset
+from crowdlearn_device.platform.battery import Battery, DeviceState
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, decode_frame
+from crowdlearn_device.security.daily_use import DailyUse
 from crowdlearn_device.transport.host_token import token_of
 from crowdlearn_device.transport.serve import serve_device
 from websockets.asyncio.client import ClientConnection
@@ -151,6 +154,99 @@ async def test_a_device_whose_battery_runs_low_leaves_and_comes_again_when_it_is
     show_battery(tmp_path, 15, "Charging")
     async with connect(url, compression=None) as connection:
         assert (await taken(connection)).hello.device == "phone"
+    stopping.set()
+    await asyncio.wait_for(device, 30)
+
+
+class Unseen:
+    """A condition that can be read until it is `lost`."""
+
+    lost = False
+
+    def state(self) -> DeviceState:
+        return DeviceState()
+
+    def low(self) -> str:
+        if self.lost:
+            raise RuntimeError("Android does not answer")
+        return ""
+
+
+async def test_a_device_that_cannot_see_its_condition_leaves(tmp_path: Path) -> None:
+    """The watch once ended without a word, and the device went on whatever became of its battery."""
+    condition, stopping = Unseen(), asyncio.Event()
+    device, url = await serving(tmp_path, stopping, condition, every=0.01)
+    async with connect(url, compression=None) as connection:
+        assert (await taken(connection)).hello.device == "phone"
+        condition.lost = True
+        reason = (await taken(connection)).leave.reason
+        assert reason == "its own condition cannot be read: Android does not answer"
+        await connection.send(FINISH.SerializeToString())
+        await connection.wait_closed()
+    stopping.set()
+    await asyncio.wait_for(device, 30)
+
+
+async def test_what_a_connection_used_counts_on_the_next_one(tmp_path: Path) -> None:
+    """A host that hangs up early enough would else use as much as it likes."""
+    stopping = asyncio.Event()
+    device, url = await serving(tmp_path, stopping)
+    used, sent = 0, [WELCOME.SerializeToString(), pb.Frame(ping=pb.Ping(nonce=7)).SerializeToString()]
+    for _ in range(3):
+        async with connect(url, compression=None) as connection:
+            for data in sent:
+                await connection.send(data)
+            hello, pong = await connection.recv(), await connection.recv()
+        used += sum(map(len, (*sent, hello, pong)))
+        async with asyncio.timeout(60):
+            while DailyUse(tmp_path).bytes < used:
+                await asyncio.sleep(0.01)
+    stopping.set()
+    await asyncio.wait_for(device, 30)
+
+
+async def test_a_connection_that_was_replaced_changes_nothing_any_more(tmp_path: Path) -> None:
+    stopping = asyncio.Event()
+    device, url = await serving(tmp_path, stopping)
+    other = pb.Frame(welcome=pb.Welcome(version=VERSION, run="other", id=bytes(16), device=0))
+    async with connect(url, compression=None) as old:
+        assert (await taken(old)).hello.device == "phone"
+        old.transport.pause_reading()  # it does not see that it is closed, as behind a cable that was pulled
+        async with connect(url, compression=None) as new:
+            assert (await taken(new)).hello.device == "phone"
+            await old.send(other.SerializeToString())
+            await new.send(WELCOME.SerializeToString())
+            await new.send(pb.Frame(ping=pb.Ping(nonce=1)).SerializeToString())
+            assert (await taken(new)).pong.nonce == 1
+            assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]
+        old.transport.resume_reading()
+    stopping.set()
+    await asyncio.wait_for(device, 30)
+
+
+async def test_a_host_that_hangs_up_while_samples_are_read_keeps_no_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody told the device of the end of that connection: it served it for ever, and never stopped."""
+    reading, gone = threading.Event(), threading.Event()
+
+    def slowly(*given: Any, **more: Any) -> Dataset:
+        reading.set()
+        gone.wait(60)
+        return load_dataset(*given, **more)
+
+    stopping = asyncio.Event()
+    device, url = await serving(tmp_path, stopping)
+    monkeypatch.setattr("crowdlearn_device.transport.serve.load_dataset", slowly)
+    connection = await connect(url, compression=None)
+    await asyncio.to_thread(reading.wait, 60)
+    connection.transport.abort()
+    await connection.wait_closed()
+    for _ in range(100):  # the loop sees to the device's end, too
+        await asyncio.sleep(0)
+    gone.set()
+    async with connect(url, compression=None) as again:
+        assert (await taken(again)).hello.device == "phone"
     stopping.set()
     await asyncio.wait_for(device, 30)
 

@@ -77,10 +77,15 @@ class PartialFile:
             )
         if chunk.size > MAX_PROGRAM or self._have + len(chunk.data) > chunk.size:
             raise ProgramError(f"program of {chunk.size} bytes; at most {MAX_PROGRAM} are allowed")
-        with self._partial.open("ab") as file:
-            file.write(chunk.data)
         self._hash.update(chunk.data)
         self._have += len(chunk.data)
+        with self._partial.open("ab") as file:
+            file.write(chunk.data)
+            if self._have == chunk.size:
+                file.flush()
+                os.fsync(
+                    file.fileno()
+                )  # a name of which the power cut left no content is never asked for again
         if self._have == chunk.size:
             if self._hash.hexdigest() != self._sha256:
                 raise ProgramError(f"what the server sent as program {self._sha256} has another hash")

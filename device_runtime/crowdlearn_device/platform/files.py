@@ -52,10 +52,23 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, target)
+            settle(target.parent)
         except BaseException:
             with suppress(OSError):
                 partial.unlink()  # the disk may be full
             raise
+
+
+def settle(folder: Path) -> None:
+    """Have the names in a folder on disk, as far as its file system knows how. Until then a power cut may
+    give a file that was replaced its old content back.
+    """
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from crowdlearn_device.platform.files import write_atomically
+
+log = logging.getLogger("crowdlearn")
 
 FILE = "today.json"
 UNSAVED = 8 << 20
@@ -70,4 +73,7 @@ class DailyUse:
         """Write the count to disk."""
         self._saved = self.bytes
         told = {"day": self._day, "bytes": self._saved, "joules": self._joules}
-        write_atomically(self._path, json.dumps(told).encode())
+        try:
+            write_atomically(self._path, json.dumps(told).encode())
+        except OSError as error:  # what it cannot write next is told of; the bounds hold meanwhile
+            log.warning("what is used today cannot be written down: %s", error)

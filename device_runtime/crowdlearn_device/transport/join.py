@@ -84,7 +84,8 @@ async def join_host(
             if watch is not None:
                 watch.resting(why)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(leaving.wait(), LAST_RETRY)
+                async with asyncio.timeout(LAST_RETRY):
+                    await leaving.wait()
             continue
         target, relay = relay or url, ""
         try:
@@ -123,7 +124,8 @@ async def join_host(
             if member.again:
                 log.info("no place at %s now, again in %.0f s", address.netloc, member.again)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(leaving.wait(), max(member.again, FIRST_RETRY))
+                    async with asyncio.timeout(max(member.again, FIRST_RETRY)):
+                        await leaving.wait()
                 continue
             if ended.close_code == REFUSED:
                 raise JoinError(f"{address.netloc} refuses this device: {ended.close_reason}")

@@ -482,9 +482,13 @@ def taken_over(
     connection.close = stream.close  # type: ignore[method-assign]
     if transport.is_closing() or connection.protocol.state is not State.OPEN:
         stream.abort()
+    loop = asyncio.get_running_loop()
     frames = connection.recv_messages.frames.queue
     if frames:  # the loop does this before it reads on
-        asyncio.get_running_loop().call_soon(stream.take_frames, frames)
+        loop.call_soon(stream.take_frames, frames)
+    if transport is connection.transport and connection.connection_lost_waiter.done():
+        stream.on_lost = lambda error: None
+        loop.call_soon(stream.connection_lost, None)  # the library was told, and nobody will be again
     return stream
 
 

@@ -24,5 +24,6 @@ class Retry:
     async def pause(self, over: asyncio.Event) -> None:
         """Wait for the next attempt, or until `over` is set."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(over.wait(), self._wait * random.uniform(0.5, 1.5))
+            async with asyncio.timeout(self._wait * random.uniform(0.5, 1.5)):
+                await over.wait()
         self._wait = min(2 * self._wait, self._last)

@@ -76,11 +76,14 @@ async def run_member(
     arrived = asyncio.Event()
     waiting: list[pb.Frame] = []
     """Frames to be sent."""
+    over = False
 
     def happened(event: Event) -> None:
         waiting.extend(handle(member, event))
 
     def take(data: bytes) -> None:
+        if over:  # another connection may have this device's home by now
+            return
         frame = decode_frame(data)
         if watch is not None:
             watch.received(frame, len(data))
@@ -103,6 +106,15 @@ async def run_member(
 
     async def look() -> None:
         nonlocal why
+        try:
+            await watched()
+        except Exception as error:  # an owner's limits that cannot be seen count as reached
+            log.error("this device's own condition cannot be read", exc_info=error)
+            why = why or f"its own condition cannot be read: {error}"
+        arrived.set()
+
+    async def watched() -> None:
+        nonlocal why
         member.use.spend(await spent.since())
         while not (why := (battery.low() if battery is not None else "") or member.used_up()):
             if battery is not None:
@@ -111,7 +123,6 @@ async def run_member(
                 arrived.set()
             await asyncio.sleep(every)
             member.use.spend(await spent.since())
-        arrived.set()
 
     watcher = asyncio.create_task(look())
     try:
@@ -146,6 +157,8 @@ async def run_member(
         if stream.gone and stream.close_code == PROTOCOL_ERROR:
             log.error("the connection is closed: %s", stream.close_reason)
     finally:
+        over = True
+        member.use.save()
         for task in (asked, ending, watcher):
             task.cancel()
         for error in await asyncio.gather(ending, watcher, return_exceptions=True):

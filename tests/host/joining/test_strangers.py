@@ -11,10 +11,13 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION, encode_frame
 from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.security.proof import answer, bound_to_pin, new_nonce
+from crowdlearn_host.coordinator.hub.arrival import Dialled
 from crowdlearn_host.devices.joining import listener
 from crowdlearn_host.devices.joining import lobby as door
 from crowdlearn_host.devices.joining.enrolment import Enrolment
+from crowdlearn_host.errors import SilentDevice
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosedError
 
 from tests.host.joining.test_joining import a_host
@@ -74,7 +77,24 @@ async def test_a_revoked_device_is_hung_up_on(tmp_path: Path, monkeypatch: pytes
         enrolment.revoke("phone-1")
         with pytest.raises(ConnectionClosedError):
             while True:
-                await asyncio.wait_for(device.recv(), 10)
+                await asyncio.wait_for(device.recv(), 60)
+
+
+async def test_a_device_that_hangs_up_before_it_is_answered_is_a_silent_one() -> None:
+    """Not an error of this host, which it would tell with a traceback for each."""
+    refused: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def handle(connection: ServerConnection) -> None:
+        await connection.wait_closed()
+        with pytest.raises(SilentDevice) as told:
+            await Dialled(connection).send(b"welcome")
+        refused.set_result(str(told.value))
+
+    async with serve(handle, "127.0.0.1", 0) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        device = await connect(f"ws://127.0.0.1:{port}", proxy=None)
+        device.transport.abort()
+        assert "hung up" in await asyncio.wait_for(refused, 60)
 
 
 async def test_only_who_is_admitted_may_send_large_frames(tmp_path: Path) -> None:
@@ -101,11 +121,11 @@ async def test_a_crowd_of_strangers_is_hung_up_on_and_keeps_no_device_out(
         silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(6)]
         handshaken = [await dial(port) for _ in range(6)]
         for sock in silent:
-            sock.settimeout(10)
+            sock.settimeout(60)
             assert await asyncio.to_thread(sock.recv, 1) == b""
             sock.close()
         for stranger in handshaken[:2]:
-            await asyncio.wait_for(stranger.wait_closed(), 10)
+            await asyncio.wait_for(stranger.wait_closed(), 60)
         await (await device.ping())
         async with await join(port, Enrolment(tmp_path).enrol("phone-1")) as again:
             await (await again.ping())

@@ -59,7 +59,13 @@ class Starter(Protocol):
 
     def start(self) -> tuple[socket.socket, int]: ...
 
-    def end(self, pid: int) -> int: ...
+    def end(self, pid: int) -> int:
+        """End a process; how it ended."""
+        ...
+
+    def bury(self, pid: int) -> None:
+        """Have a process end, at any moment and from any thread."""
+        ...
 
 
 class IsolatedExecutor:
@@ -150,7 +156,7 @@ class IsolatedExecutor:
             self._places.clear()  # memory of a process that is gone: from now on copied
             self._inputs = self._outputs = None
             self._process = _Process(self._starter, self._name)
-            weakref.finalize(self, self._process.close)
+            weakref.finalize(self, self._process.drop)
             self.held_by = self._process.load(self._pte, self._needs)
         return self._process
 
@@ -281,7 +287,8 @@ class _Process:
 
     def forget(self) -> None:
         """Drop all calls in the process, and the memory that is not needed any more."""
-        numbers, self.dropped[:] = list(self.dropped), []
+        numbers = self.dropped[:]
+        del self.dropped[: len(numbers)]  # more may have been dropped meanwhile
         with contextlib.suppress(ProgramError):  # told of when it is to run something
             for at in range(0, max(1, len(numbers)), MOST_FORGOTTEN):
                 self._send(FORGET + b"".join(map(NUMBER.pack, numbers[at : at + MOST_FORGOTTEN])))
@@ -324,6 +331,13 @@ class _Process:
         self.ended = True
         self._line.close()
         return self._starter.end(self.pid)
+
+    def drop(self) -> None:
+        """End the process, whatever else is under way."""
+        if not self.ended:
+            self.ended = True
+            self._line.close()
+            self._starter.bury(self.pid)
 
     def _send(self, packet: bytes, descriptor: int = -1) -> None:
         try:

@@ -23,7 +23,8 @@ log = logging.getLogger("crowdlearn")
 
 _DIE_WITH_PARENT = 1
 _NUMBER = struct.Struct("<q")
-_START, _END = b"s", b"e"
+_START, _END, _BURY = b"s", b"e", b"b"
+"""Requests: fork; end a process, and answer how it ended; end one without an answer."""
 MAX_NEEDS = 1 << 60
 
 
@@ -77,6 +78,13 @@ class Warden:
         except (OSError, struct.error):
             return 0
 
+    def bury(self, pid: int) -> None:
+        """Have a process end. Nothing is answered, so this may come between a request and its answer, from
+        any thread: the garbage collector calls it where it likes.
+        """
+        with suppress(OSError):  # it was closed, and its children have ended
+            self._line.send(_BURY + _NUMBER.pack(pid))
+
     def close(self) -> None:
         """End the warden and all that it forked."""
         self._line.close()
@@ -103,8 +111,10 @@ def _watch(line: socket.socket, device: int) -> None:
             os.close(descriptors[0])
         else:
             (pid,) = _NUMBER.unpack(packet[1:])
-            line.send(_NUMBER.pack(_buried(pid) if pid in children else 0))
+            code = _buried(pid) if pid in children else 0
             children.discard(pid)
+            if packet[:1] == _END:
+                line.send(_NUMBER.pack(code))
     for pid in children:
         _buried(pid)
 

@@ -49,7 +49,7 @@ class Arrival(ABC):
 
     @abstractmethod
     async def send(self, data: bytes) -> None:
-        """Send a frame before the connection is taken over."""
+        """Send a frame before the connection is taken over. Raises SilentDevice if it has ended."""
 
     @abstractmethod
     def take_over(self, number: int, group: int, handler: Handler, admit: Admit) -> FrameStream:
@@ -88,7 +88,10 @@ class Dialled(Arrival):
             raise SilentDevice(f"a device sent no more: {error}") from error
 
     async def send(self, data: bytes) -> None:
-        await self._connection.send(data)
+        try:
+            await self._connection.send(data)
+        except ConnectionClosed as error:
+            raise SilentDevice(f"a device hung up: {error}") from error
 
     def take_over(self, number: int, group: int, handler: Handler, admit: Admit) -> MessageStream:
         stream = taken_over(self._connection, handler, self._carrier())

@@ -21,7 +21,8 @@ async def heard(arrival: Arrival, what: str) -> pb.Frame:
     SilentDevice if nothing comes.
     """
     try:
-        return decode_frame(_binary(await asyncio.wait_for(arrival.recv(), HELLO_SECONDS)))
+        async with asyncio.timeout(HELLO_SECONDS):
+            return decode_frame(_binary(await arrival.recv()))
     except WireError as error:
         raise FleetError(f"a device did not send {what}: {error}") from error
     except TimeoutError as error:

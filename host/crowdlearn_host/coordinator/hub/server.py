@@ -513,7 +513,8 @@ class Server:
                 if index % AT_ONCE == AT_ONCE - 1:
                     await asyncio.sleep(0)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.over.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self.over.wait()
 
     async def stop(self, reason: str) -> None:
         """Tell all devices that this process stops; the run can be resumed."""
