@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class RunProcess:
         self.reason = ""
         self._description, self._run, self._on_told = description, run, on_told
         self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
         self._last: deque[str] = deque(maxlen=LAST_WORDS)
 
     @property
@@ -49,6 +50,8 @@ class RunProcess:
         """Have it run to its end; return its exit code, negative for a signal. It is stopped if this is
         cancelled.
         """
+        if self._stopping:
+            return STOPPED
         words = [str(self._description), str(self._run), str(os.getpid())]
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -61,7 +64,8 @@ class RunProcess:
             limit=LINE_BYTES,
         )
         try:
-            await asyncio.gather(self._hear(), self._overhear())
+            ends = [self._end()] if self._stopping else []  # it was asked for while the process was made
+            await asyncio.gather(self._hear(), self._overhear(), *ends)
             return await self._process.wait()
         finally:
             if self._process.returncode is None:
@@ -71,6 +75,10 @@ class RunProcess:
 
     async def stop(self) -> None:
         """Ask it to stop where it can go on later, and wait; it is killed if it does not."""
+        self._stopping = True
+        await self._end()
+
+    async def _end(self) -> None:
         if self._process is None or self._process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -85,7 +93,7 @@ class RunProcess:
     async def _hear(self) -> None:
         assert self._process is not None
         assert self._process.stdout is not None
-        async for line in self._process.stdout:
+        async for line in _lines(self._process.stdout):
             try:
                 told = json.loads(line)
                 name = str(told.pop("event"))
@@ -111,7 +119,7 @@ class RunProcess:
     async def _overhear(self) -> None:
         assert self._process is not None
         assert self._process.stderr is not None
-        async for line in self._process.stderr:
+        async for line in _lines(self._process.stderr):
             self._last.append(line.decode(errors="replace").rstrip())
 
     def why(self, code: int) -> str:
@@ -122,3 +130,15 @@ class RunProcess:
             return "stopped"
         told = f"; it said: {self._last[-1]}" if self._last else ""
         return f"its process ended with {'signal' if code < 0 else 'exit code'} {abs(code)}{told}"
+
+
+async def _lines(source: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Yield the lines of a process; what is longer than LINE_BYTES, as a progress bar may be, is left out."""
+    while True:
+        try:
+            line = await source.readline()
+        except ValueError:
+            continue
+        if not line:
+            return
+        yield line

@@ -17,7 +17,7 @@ from typing import Any
 from crowdlearn_device.platform.files import write_atomically
 
 from crowdlearn_host.common.files import locked
-from crowdlearn_host.errors import HostError, RunError
+from crowdlearn_host.errors import HostError
 from crowdlearn_host.spec.run_spec import RunSpec
 
 from .cohort import Cohort
@@ -57,7 +57,7 @@ class Service:
         self.jobs = Jobs(folder)
         self.lots = lots or random.Random()
         self.pace = Pace(self.lots)
-        self._changed = asyncio.Event()
+        self._changed, self._closing = asyncio.Event(), asyncio.Event()
         self.reception = Reception(home, self.pace, self._changed.set, most_waiting)
         self.running: dict[int, RunProcess] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -83,6 +83,7 @@ class Service:
             try:
                 yield self.port
             finally:
+                self._closing.set()
                 looking.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await looking
@@ -95,24 +96,30 @@ class Service:
         while True:
             self._changed.clear()
             try:
-                self._cancel()
+                self._follow()
                 self._send_members()
                 self._begin_runs()
                 if time.monotonic() - checked >= ENROLLED_SECONDS:
                     checked = time.monotonic()
                     self.reception.check_enrolled()
-            except HostError as error:  # a full disk, a damaged file: what runs goes on
+            except (HostError, OSError) as error:  # a full disk, a damaged file: what runs goes on
                 log.error("%s", error)
+            except Exception:
+                log.exception("the queue could not be looked at; report it with this log")
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), LOOK_SECONDS)
+                async with asyncio.timeout(LOOK_SECONDS):  # wait_for may swallow a cancellation
+                    await self._changed.wait()
             await asyncio.sleep(0)
 
-    def _cancel(self) -> None:
-        """End runs that their users cancelled."""
-        going = {job.id for job in self.jobs.all("running")}
+    def _follow(self) -> None:
+        """End runs that their users cancelled, and start those again whose processes have ended."""
+        going = {job.id: job for job in self.jobs.all("running")}
         for number, process in self.running.items():
             if number not in going:
                 self._later(process.stop())
+        for number, job in going.items():
+            if number not in self.running:
+                self._start(job)
 
     def _send_members(self) -> None:
         """Send devices to their runs, as far as those listen."""
@@ -211,7 +218,9 @@ class Service:
         self._tasks[job.id] = asyncio.create_task(self._keep(process))
 
     async def _keep(self, process: RunProcess) -> None:
-        """Have a run go on until it has ended, also if its process dies."""
+        """Have the process of a run go on until it has ended; `_follow` starts it again if the run has
+        not.
+        """
         job = process.job
         try:
             code = await process.run()
@@ -221,20 +230,28 @@ class Service:
             elif code == FAILED:
                 self.jobs.end(job.id, "failed", process.why(code))
                 log.error("run %s failed: %s", job.label, process.why(code))
-            elif code != STOPPED:
+            elif code != STOPPED and not self._closing.is_set():
                 tries = self.jobs.tried(job.id)
                 log.warning("run %s: %s", job.label, process.why(code))
                 if tries >= MOST_TRIES:
                     self.jobs.end(job.id, "failed", process.why(code))
                 else:
-                    await asyncio.sleep(FIRST_PAUSE * 2 ** (tries - 1))
-        except RunError as error:
+                    await self._pause(FIRST_PAUSE * 2 ** (tries - 1))
+        except (HostError, OSError) as error:  # no process can be started, or nothing can be written
             log.error("run %s: %s", job.label, error)
+            await self._pause(FIRST_PAUSE)
+        except Exception:
+            log.exception("run %s cannot be followed; report it with this log", job.label)
+            await self._pause(FIRST_PAUSE)
         finally:
             del self.running[job.id], self._tasks[job.id]
             self._changed.set()
-        if code != STOPPED and (again := self.jobs.job(job.id)).state == "running":
-            self._start(again)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless the service closes."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
 
     def _told(self, job: Job, name: str, fields: dict[str, Any]) -> None:
         """Act on an event of a run."""
