@@ -11,6 +11,7 @@ import torch
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import VERSION
 from crowdlearn_device.transport.join import join_host
+from crowdlearn_host.common.files import locked
 from crowdlearn_host.common.toml_files import parse_config
 from crowdlearn_host.coordinator.group import effects as do
 from crowdlearn_host.coordinator.group.effects import Effects
@@ -176,6 +177,25 @@ def test_a_group_s_state_that_is_damaged_is_told_with_the_file_and_what_to_do(
             assert folder.begun
     with pytest.raises(RunError, match=r"run/run\.db is damaged"):
         RunFolder(tmp_path / "run", create=True)
+
+
+def test_a_folder_that_cannot_be_opened_is_let_go(tmp_path: Path) -> None:
+    """Also while the error is still looked at, which keeps all that was opened."""
+    (tmp_path / "run.db").write_bytes(b"no database " * 1000)
+    with pytest.raises(RunError, match=r"run\.db is damaged"):
+        try:
+            RunFolder(tmp_path, create=True)
+        except RunError:
+            locked(tmp_path).close()
+            raise
+    (tmp_path / "run.db").unlink()
+    (tmp_path / "events.jsonl").mkdir()
+    with pytest.raises(RunError, match=r"events\.jsonl cannot be used: Is a directory"):
+        try:
+            RunFolder(tmp_path, create=True)
+        except RunError:
+            locked(tmp_path).close()
+            raise
 
 
 def test_a_database_that_is_none_is_damaged_and_not_full(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Make, list and stop virtual phones; their state is a folder each under HOME/phones."""
 
 import os
-import select
 import shutil
 import signal
 import socket
@@ -16,7 +15,7 @@ from crowdlearn_host.adb.carriers.keys import default_key_path, load_signer
 from crowdlearn_host.common.home import default_home
 from crowdlearn_host.emulator.hardware.profiles import find_profile
 from crowdlearn_host.emulator.hardware.radio_link import LinkModel
-from crowdlearn_host.emulator.launch import start, wait_ready
+from crowdlearn_host.emulator.launch import readable, start, wait_ready
 from crowdlearn_host.emulator.processes.limits import remove_groups
 from crowdlearn_host.emulator.processes.program_file import runner
 from crowdlearn_host.emulator.settings import (
@@ -311,7 +310,7 @@ def _end(infos: Sequence[PhoneInfo], number: signal.Signals) -> None:
                 signal.pidfd_send_signal(handle, attempt)
         deadline = time.monotonic() + STOP_SECONDS
         for handle in handles.values():
-            select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
+            readable(handle, deadline - time.monotonic())
     for pid, handle in handles.items():
         os.close(handle)
         # A phone that this process started itself stays in the process table until it is waited for.

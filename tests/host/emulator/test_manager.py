@@ -1,6 +1,8 @@
 """Phones as processes: they start, are listed, die, and leave nothing behind."""
 
+import fcntl
 import os
+import resource
 import select
 import shutil
 import signal
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.adb import AdbDevice, RuntimeDeployment
+from crowdlearn_host.emulator.launch import readable
 from crowdlearn_host.errors import FleetError
 
 from tests.host.conftest import STAND_IN
@@ -23,8 +26,28 @@ def wait_gone(pid: int) -> None:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return
-    assert select.select([handle], [], [], 10)[0], f"process {pid} is still there"
+    assert select.select([handle], [], [], 60)[0], f"process {pid} is still there"
     os.close(handle)
+
+
+def test_a_phone_is_waited_for_however_many_files_are_open() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip(f"this user may open {hard} files, and 2048 are needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    reading, writing = os.pipe()
+    high = fcntl.fcntl(reading, fcntl.F_DUPFD, 1500)
+    try:
+        assert not readable(high, 0)
+        os.write(writing, b"ready")
+        assert readable(high, 60)
+        assert os.read(high, 16) == b"ready"
+    finally:
+        os.close(writing)
+        assert readable(high, 60), "its end counts, too"
+        os.close(reading)
+        os.close(high)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_phones_are_started_listed_and_removed(tmp_path: Path) -> None:

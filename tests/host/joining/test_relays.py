@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from crowdlearn_host.coordinator.hub.arrival import Dialled
 from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
+from crowdlearn_host.devices.relays.engines.local import Local
 from crowdlearn_host.devices.relays.relayed_stream import RelayedArrival
 from crowdlearn_host.devices.relays.relays import Pool, relaying
 from crowdlearn_host.errors import FleetError
@@ -109,6 +111,40 @@ async def test_a_relay_that_is_killed_is_started_again_and_no_mini_batch_is_lost
     for group in range(GROUPS):
         trained = set().union(*(device.trained for device in devices[group * SIZE : (group + 1) * SIZE]))
         assert trained == set(range(1, SAMPLES * SIZE + 1))
+
+
+async def test_a_relay_whose_start_is_given_up_is_ended(monkeypatch):
+    started: list[subprocess.Popen[bytes]] = []
+    begin = subprocess.Popen
+
+    def begun(*given: Any, **more: Any) -> subprocess.Popen[bytes]:
+        started.append(begin(*given, **more))
+        return started[-1]
+
+    monkeypatch.setattr("crowdlearn_host.devices.relays.engines.local.subprocess.Popen", begun)
+    starting = asyncio.create_task(Local().start("127.0.0.1", None))
+    while not started:
+        await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert started[0].returncode is not None
+
+
+async def test_a_mistake_of_the_host_with_a_relay_ends_the_run(tmp_path, monkeypatch):
+    """It ended the keeper of that relay alone, and nobody was told."""
+
+    go = asyncio.Event()
+
+    async def listen(self: object) -> None:
+        await go.wait()
+        raise TypeError("a mistake")
+
+    monkeypatch.setattr("crowdlearn_host.devices.relays.relays._Place.listen", listen)
+    async with crowd(tmp_path / "run") as host:
+        go.set()
+        await asyncio.wait_for(host.server.over.wait(), 60)
+        assert isinstance(host.server.error, TypeError)
 
 
 async def test_a_process_that_cannot_listen_is_told(tmp_path):

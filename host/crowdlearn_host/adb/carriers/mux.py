@@ -34,9 +34,12 @@ class Stream:
 
     def listen(self, listener: "Listener") -> bytes:
         """Send events there from now on, as nothing reads or waits here any more. Return what came and was
-        not read, which is still to be acknowledged.
+        not read, which is still to be acknowledged. An end that came before is sent there soon.
         """
         self._listener = listener
+        if self._ended:
+            over = None if self._broken else Closed(self._local_id, was_open=True)
+            asyncio.get_running_loop().call_soon(listener, over)
         chunk, self._chunk = self._chunk, b""
         return chunk
 

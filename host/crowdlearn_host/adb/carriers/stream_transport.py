@@ -30,6 +30,8 @@ class StreamTransport(asyncio.Transport):
         self._writing = True
         self._closing = False
         self._lost = False
+        self._end: tuple[Exception | None] | None = None
+        """The end of the stream, while the protocol has not read what came before."""
         self._held = stream.listen(self._happened)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -90,9 +92,9 @@ class StreamTransport(asyncio.Transport):
                     self._writing = True
                     self._protocol.resume_writing()
         elif kind is Closed:
-            self._lose(None)
+            self._over(None)
         elif event is None:
-            self._lose(FleetError("the adb connection was lost"))
+            self._over(FleetError("the adb connection was lost"))
 
     def pause_reading(self) -> None:
         self._reading = False
@@ -107,6 +109,8 @@ class StreamTransport(asyncio.Transport):
             held, self._held = self._held, b""
             self._protocol.data_received(held)
             self._stream.acknowledge()
+            if self._end is not None:
+                self._lose(*self._end)
 
     def close(self) -> None:
         self._closing = True
@@ -117,6 +121,14 @@ class StreamTransport(asyncio.Transport):
         self._closing = True
         self._stream.abort()
         self._lose(None)
+
+    def _over(self, error: Exception | None) -> None:
+        """Tell the protocol of the end once it has read what came before."""
+        self._closing = True
+        if self._held:
+            self._end = (error,)
+        else:
+            self._lose(error)
 
     def _lose(self, error: Exception | None) -> None:
         self._closing = True

@@ -20,7 +20,7 @@ import platform
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from threading import RLock
@@ -73,30 +73,34 @@ class RunFolder:
         make_private(path)
         (path / "checkpoints").mkdir(exist_ok=True)
         self.path = path
-        self._lock = locked(path)
         self._turn = RLock()
-        with self._on_disk("run.db"):
-            self._db = sqlite3.connect(path / "run.db", check_same_thread=False)
-            self._db.execute("pragma journal_mode=wal")
-            self._db.execute("pragma synchronous=full")
-            self._check_format()
-            self._db.executescript(SCHEMA)
-            if create:
-                self._clear()
-            with self._db:
-                self._db.execute("insert or ignore into run values (0, ?)", (os.urandom(RUN_ID_BYTES),))
-            self._snapshots = Snapshots(path / "snapshots")
-            self._journal = Journal(path / "shared")
-        self._metrics = appending(path / "metrics.jsonl")
-        self._events = appending(path / "events.jsonl")
+        with ExitStack() as opened:
+            self._lock = opened.enter_context(locked(path))
+            with self._on_disk("run.db"):
+                self._db = opened.enter_context(
+                    closing(sqlite3.connect(path / "run.db", check_same_thread=False))
+                )
+                self._db.execute("pragma journal_mode=wal")
+                self._db.execute("pragma synchronous=full")
+                self._check_format()
+                self._db.executescript(SCHEMA)
+                if create:
+                    self._clear()
+                with self._db:
+                    self._db.execute("insert or ignore into run values (0, ?)", (os.urandom(RUN_ID_BYTES),))
+                self._snapshots = Snapshots(path / "snapshots")
+                self._journal = Journal(path / "shared")
+            with self._on_disk("metrics.jsonl"):
+                self._metrics = opened.enter_context(appending(path / "metrics.jsonl"))
+            with self._on_disk("events.jsonl"):
+                self._events = opened.enter_context(appending(path / "events.jsonl"))
+            opened.pop_all()  # it is open until `close`
 
     def _check_format(self) -> None:
         """Raise RunError if another version of this program wrote the database."""
         (found,) = self._db.execute("pragma user_version").fetchone()
         (tables,) = self._db.execute("select count(*) from sqlite_master").fetchone()
         if tables and found != FORMAT:
-            self._db.close()
-            self._lock.close()
             raise RunError(
                 f"{self.path} is of another version of crowdlearn (format {found}, not {FORMAT}); "
                 "go on with that version, or start a new run in another folder"
@@ -105,8 +109,6 @@ class RunFolder:
 
     def _clear(self) -> None:
         if self.begun:
-            self._db.close()
-            self._lock.close()
             raise RunError(
                 f"{self.path} holds a run already; "
                 f"resume it with --resume {self.path}, or name another folder"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crowdlearn_device.errors import WireError
+from crowdlearn_device.platform.files import settle
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import MAX_FRAME, decode_message
 
@@ -85,6 +86,7 @@ class Snapshots:
             self._arriving[key] = arriving
             return None
         os.replace(arriving.path, path)
+        settle(self._folder)
         self._kept.setdefault(group, set()).add(path)
         return arriving.heirs
 

@@ -144,6 +144,13 @@ async def relaying(
     started = [asyncio.Event() for _ in range(count)]
     keeping = [asyncio.create_task(pool.keep(index, event)) for index, event in enumerate(started)]
 
+    def kept(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            server.fail(error)  # devices would be sent to a relay that nobody starts again
+
+    for task in keeping:
+        task.add_done_callback(kept)
+
     async def all_started() -> None:
         for event in started:
             await event.wait()

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+from contextlib import suppress
 
 from crowdlearn_host.adb.carriers.joined import joined
 from crowdlearn_host.adb.carriers.mux import Mux, Stream
@@ -29,7 +30,7 @@ class Reverse:
             await stream.write(_counted(lines))
             return
         try:
-            await stream.write(b"OKAY" + self._change(request))
+            await stream.write(b"OKAY" + await self._change(request))
         except (FleetError, OSError) as error:
             await stream.write(b"FAIL" + _counted(str(error)))
 
@@ -38,26 +39,28 @@ class Reverse:
         for port in list(self._rules):
             self._remove(port)
 
-    def _change(self, request: str) -> bytes:
+    async def _change(self, request: str) -> bytes:
         if request == "killforward-all":
-            self.close()
+            for port in list(self._rules):
+                await self._removed(port)
             return b""
         port = request.removeprefix("killforward:tcp:")
         if port != request:
             if not port.isdigit() or int(port) not in self._rules:
                 raise FleetError(f"listener 'tcp:{port}' not found")
-            self._remove(int(port))
+            await self._removed(int(port))
             return b""
         rule = _RULE.fullmatch(request)
         if rule is None or int(rule["port"]) > 65535:
             raise FleetError(f"cannot reverse {request!r}: only tcp ports of the phone can be")
-        return _counted(str(self._add(int(rule["port"]), rule["target"], rebind=not rule["norebind"])))
+        added = await self._add(int(rule["port"]), rule["target"], rebind=not rule["norebind"])
+        return _counted(str(added))
 
-    def _add(self, port: int, target: str, *, rebind: bool) -> int:
+    async def _add(self, port: int, target: str, *, rebind: bool) -> int:
         if port in self._rules:
             if not rebind:
                 raise FleetError(f"cannot rebind existing socket tcp:{port}")
-            self._remove(port)
+            await self._removed(port)
         listener = socket.create_server(("127.0.0.1", port))
         listener.setblocking(False)
         port = listener.getsockname()[1]
@@ -65,10 +68,15 @@ class Reverse:
         self._rules[port] = (target, listener, task)
         return port
 
-    def _remove(self, port: int) -> None:
+    def _remove(self, port: int) -> asyncio.Task[None]:
         _, listener, task = self._rules.pop(port)
         task.cancel()
         listener.close()
+        return task
+
+    async def _removed(self, port: int) -> None:
+        """End a rule; its port is free when this returns: until the loop lets go of the socket it is not."""
+        await asyncio.wait([self._remove(port)])
 
     async def _accept(self, listener: socket.socket, target: str) -> None:
         loop = asyncio.get_running_loop()
@@ -80,10 +88,13 @@ class Reverse:
     async def _carry(self, sock: socket.socket, target: str) -> None:
         try:
             stream = await self._mux.open(target)
-        except FleetError:
+        except BaseException as error:
             sock.close()
+            if not isinstance(error, FleetError):
+                raise
             return
-        await joined(stream, sock)
+        with suppress(OSError):  # of this connection alone: others are carried on
+            await joined(stream, sock)
 
 
 def _counted(text: str) -> bytes:

@@ -47,11 +47,17 @@ class Local(Engine):
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
             )
-        channel = await Channel.over(ours)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(START_SECONDS):
-                if (port := await port_of(channel)) is not None:
-                    return Process(process, channel, port)
-        process.kill()
-        process.wait()
+        channel, port = None, None
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(START_SECONDS):
+                    channel = await Channel.over(ours)
+                    port = await port_of(channel)
+        finally:  # also if the host stops meanwhile
+            if port is None:
+                process.kill()
+                process.wait()
+                ours.close() if channel is None else channel.close()
+        if channel is not None and port is not None:
+            return Process(process, channel, port)
         raise FleetError(f"a relay process did not listen on {host or 'this computer'} within a minute")
