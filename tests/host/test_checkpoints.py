@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,9 @@ def epochs_of(events: Events, event: str) -> list[int]:
 async def test_training_does_not_wait_for_an_evaluation_and_what_is_left_out_is_told(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first evaluation takes until the run is over."""
+    """The first evaluation takes until the run is over. Which model it is of depends on when its thread
+    begins, and that is no promise.
+    """
     over, took = threading.Event(), []
 
     def slow(*args: Any) -> Evaluation:
@@ -91,10 +92,11 @@ async def test_training_does_not_wait_for_an_evaluation_and_what_is_left_out_is_
     )
     result, events, folder = await trained(tmp_path, home, keep=2)
     evaluated, left_out = epochs_of(events, "evaluated"), epochs_of(events, "not_evaluated")
-    assert evaluated == [0, EPOCHS - 1]
-    assert left_out == list(range(1, EPOCHS - 1))
+    assert len(evaluated) == 2
+    assert evaluated[1] == EPOCHS - 1
+    assert sorted(evaluated + left_out) == list(range(EPOCHS))
     assert result == took[-1]
-    assert set(folder.checkpoints()) <= {0, EPOCHS - 2, EPOCHS - 1}
+    assert set(folder.checkpoints()) <= {evaluated[0], EPOCHS - 2, EPOCHS - 1}
 
 
 @pytest.mark.parametrize("evaluate", ["epoch", "group"])
@@ -115,22 +117,17 @@ async def test_groups_are_evaluated_together_unless_each_is_asked_for(
 async def test_a_slow_disk_holds_up_no_relay(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = RunFolder.save
+    """The loop goes on while something is saved: a disk that waits for it gets its answer."""
+    save, loop = RunFolder.save, asyncio.get_running_loop()
+    answers: list[bool] = []
 
     def slow(self: RunFolder, *args: Any, **kwargs: Any) -> None:
-        time.sleep(0.4)
+        answered = threading.Event()
+        loop.call_soon_threadsafe(answered.set)
+        answers.append(answered.wait(30))
         save(self, *args, **kwargs)
 
     monkeypatch.setattr(RunFolder, "save", slow)
-    pauses = []
-
-    async def watch() -> None:
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(0.01)
-            pauses.append(time.monotonic() - before)
-
-    watching = asyncio.create_task(watch())
     await trained(tmp_path, home)
-    watching.cancel()
-    assert sorted(pauses)[-2] < 0.3  # one may be anything on a machine that is shared
+    assert len(answers) >= EPOCHS
+    assert all(answers)

@@ -18,7 +18,7 @@ from crowdlearn_host.spec.run_spec import RunSpec
 from websockets.asyncio.client import connect
 
 Events = list[tuple[str, dict[str, Any]]]
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 360
 
 
 async def train_on_sockets(

@@ -71,14 +71,14 @@ def descendants_of(home: Path) -> list[psutil.Process]:
 
 def wait_until_all_gone(home: Path) -> None:
     left = descendants_of(home)
-    _, alive = psutil.wait_procs(left, timeout=20)
+    _, alive = psutil.wait_procs(left, timeout=60)
     assert not [process.cmdline() for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
 def interrupt(process: subprocess.Popen[str], how: signal.Signals, home: Path, run: Path) -> str:
     """What the process said to stderr; nothing of it is left."""
     process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=180)
     assert process.returncode != 0
     wait_until_all_gone(home)
     assert not list(run.rglob("*.partial"))
@@ -113,7 +113,7 @@ def test_an_interrupted_run_leaves_nothing_behind_and_resumes(home, tmp_path):
     (run / "environment.json").write_text(json.dumps({**began, "programs": ["compiled elsewhere"]}))
 
     third = start(tmp_path, "train", "--resume", "../run", "--json", cwd="elsewhere")
-    output, errors = third.communicate(timeout=180)
+    output, errors = third.communicate(timeout=360)
     assert third.returncode == 0, errors[-2000:]
     result = json.loads(output)
     assert result["test_accuracy"] > 0.5

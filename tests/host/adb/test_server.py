@@ -12,7 +12,7 @@ from crowdlearn_host.errors import FleetError
 
 pytest.importorskip("adbutils", reason="pip install 'crowdlearn[adb-server]'")
 
-SECONDS = 5.0
+SECONDS = 60.0
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -63,7 +63,7 @@ def test_a_newer_adb_speaks_with_it(wireless: phones.PhoneInfo, tmp_path: Path, 
 )
 def test_whoever_says_nonsense_is_hung_up_on(wireless: phones.PhoneInfo, said: bytes) -> None:
     host, _, port = wireless.serial.partition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as sock:
+    with socket.create_connection((host, int(port)), timeout=60) as sock:
         sock.sendall(said)
         assert sock.recv(100) == b""
 
@@ -73,7 +73,7 @@ def test_a_computer_without_a_certificate_is_hung_up_on(wireless: phones.PhoneIn
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     greeting = Message(Command.CNXN, 0x01000001, 1 << 20, b"host::\0")
-    with socket.create_connection((host, int(port)), timeout=10) as sock:
+    with socket.create_connection((host, int(port)), timeout=60) as sock:
         sock.sendall(encode_header(greeting, with_checksum=True) + greeting.payload)
         (answer,) = Decoder().feed(sock.recv(24))
         assert answer.command == Command.STLS

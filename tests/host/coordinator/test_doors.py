@@ -156,10 +156,10 @@ async def test_large_messages_go_one_at_a_time_to_a_receiver_and_not_beyond_the_
     assert not third.done(), "not beyond the bound"
     reader.has_room = False
     del first, other
-    await asyncio.wait_for(third, 10)
+    await asyncio.wait_for(third, 60)
     assert not waiting.done(), "the receiver does not read"
     reader.reads()
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 60)
 
 
 async def test_what_memory_may_not_hold_lies_on_disk_up_to_a_bound(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ async def test_what_memory_may_not_hold_lies_on_disk_up_to_a_bound(tmp_path: Pat
     await asyncio.sleep(0)
     assert not waiting.done(), "not beyond both bounds"
     del message, messages
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 60)
     assert hub.bytes_on_disk == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -193,10 +193,10 @@ async def test_a_message_that_halts_while_others_wait_for_its_room_is_given_up(
     else:
         content = b""
     waiting = asyncio.ensure_future(hub.admit(large(2, 80_000), Reader()))
-    await asyncio.wait_for(given_up.wait(), 10)
+    await asyncio.wait_for(given_up.wait(), 60)
     assert not waiting.done()
     del halting, content
-    await asyncio.wait_for(waiting, 10)
+    await asyncio.wait_for(waiting, 60)
 
 
 def test_a_large_message_to_the_host_is_refused() -> None:

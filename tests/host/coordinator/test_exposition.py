@@ -24,7 +24,7 @@ def names(body: str) -> list[str]:
 async def asked(port: int, request: bytes) -> tuple[bytes, str]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
-    head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    head, _, body = (await asyncio.wait_for(reader.read(), 60)).partition(b"\r\n\r\n")
     writer.close()
     return head, body.decode()
 

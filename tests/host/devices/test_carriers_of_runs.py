@@ -28,7 +28,7 @@ from crowdlearn_host.spec.run_spec import RunSpec
 
 pytestmark = pytest.mark.system
 WEIGHTS = ArraySpec("w", 0, (), trained=True)
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 360
 Events = list[tuple[str, dict[str, Any]]]
 Brought = Callable[[Reach, Events], AbstractAsyncContextManager[Reach]]
 """Prepares a device, and changes what is reached so that the carrier finds it."""

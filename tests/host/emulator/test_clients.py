@@ -161,7 +161,7 @@ def test_a_port_of_the_phone_is_forwarded(adb: Client) -> None:
         log.kill()
     port = adb("shell", f"cat {HOME}/f/port").stdout.decode().strip()
     local = adb("forward", "tcp:0", f"tcp:{port}").stdout.decode().strip()
-    with socket.create_connection(("127.0.0.1", int(local)), timeout=10) as through:
+    with socket.create_connection(("127.0.0.1", int(local)), timeout=60) as through:
         through.sendall(b"ping")
         assert through.recv(100) == b"ping"
     assert adb("forward", "--remove", f"tcp:{local}").returncode == 0
@@ -170,10 +170,10 @@ def test_a_port_of_the_phone_is_forwarded(adb: Client) -> None:
 
 def test_a_port_of_the_computer_is_reversed(adb: Client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(10)
+        server.settimeout(60)
         reached = adb("reverse", "tcp:0", f"tcp:{server.getsockname()[1]}").stdout.decode().strip()
         assert f"tcp:{reached}" in adb("reverse", "--list").stdout.decode()
-        with socket.create_connection(("127.0.0.1", int(reached)), timeout=10) as phone_side:
+        with socket.create_connection(("127.0.0.1", int(reached)), timeout=60) as phone_side:
             phone_side.sendall(b"hello")
             accepted, _ = server.accept()
             with accepted:

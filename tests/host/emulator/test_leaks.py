@@ -64,13 +64,13 @@ async def pid_of_program(device: AdbDevice) -> int:
 async def test_programs_of_connections_that_are_cut_end(tmp_path: Path, key: Path) -> None:
     with phones.running(1, tmp_path, programs=STAND_IN, preload=()) as (info,):
         for _ in range(KILLS):
-            async with await AdbDevice.connect(info.serial, key=key) as device, asyncio.timeout(10):
+            async with await AdbDevice.connect(info.serial, key=key) as device, asyncio.timeout(120):
                 work = asyncio.ensure_future(device.shell(PROGRAM))
                 pid = await pid_of_program(device)
                 assert str(pid) in children(parent(pid))
                 zygote = parent(pid)
             await asyncio.gather(work, return_exceptions=True)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 while children(zygote):
                     await asyncio.sleep(0.05)
 
