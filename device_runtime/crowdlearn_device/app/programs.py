@@ -54,6 +54,10 @@ class Programs:
         self._phone.endProgram(pid)
         return 0
 
+    def bury(self, pid: int) -> None:
+        """Have a process end: Java answers nothing that could be taken for another answer."""
+        self._phone.endProgram(pid)
+
     def _tell(self, where: str) -> None:
         if where != self._status.programs:
             self._status.programs = where

@@ -64,8 +64,10 @@ class RunProcess:
             limit=LINE_BYTES,
         )
         try:
-            ends = [self._end()] if self._stopping else []  # it was asked for while the process was made
-            await asyncio.gather(self._hear(), self._overhear(), *ends)
+            hearing = [self._hear(), self._overhear()]
+            if self._stopping:  # it was asked for while the process was made
+                hearing.append(self._end())
+            await asyncio.gather(*hearing)
             return await self._process.wait()
         finally:
             if self._process.returncode is None:

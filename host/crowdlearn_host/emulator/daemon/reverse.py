@@ -41,8 +41,8 @@ class Reverse:
 
     async def _change(self, request: str) -> bytes:
         if request == "killforward-all":
-            for port in list(self._rules):
-                await self._removed(port)
+            for each in list(self._rules):
+                await self._removed(each)
             return b""
         port = request.removeprefix("killforward:tcp:")
         if port != request:
