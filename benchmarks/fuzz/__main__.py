@@ -16,6 +16,7 @@ from benchmarks.fuzz.targets import TARGETS, seeds_of
 from benchmarks.report import write_rows
 
 GRACE_SECONDS = 240
+NOT_ENDED = -1
 MAX_SAID = 3000
 
 
@@ -24,14 +25,18 @@ def fuzz(name: str, corpus: Path, seconds: int) -> dict[str, object]:
     seeds_of(TARGETS[name], corpus)  # made here, for that takes a while and is not what is timed
     before = set(corpus.glob(f"finding-{name}-*"))
     command = [sys.executable, "-m", "benchmarks.fuzz.worker", name, str(corpus / name), str(seconds)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=seconds + GRACE_SECONDS,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds + GRACE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as late:  # what was found lies on disk
+        told = late.stderr.decode(errors="replace") if isinstance(late.stderr, bytes) else ""
+        done = subprocess.CompletedProcess(command, NOT_ENDED, "", f"{told}\nit did not end in time")
 
     def stat(key: str) -> int:
         found = re.findall(rf"stat::{key}:\s+(\d+)", done.stderr)
