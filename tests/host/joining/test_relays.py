@@ -96,12 +96,13 @@ async def test_what_devices_send_each_other_goes_through_relays_and_is_counted(t
         assert told == sum(device.sent for device in devices)
 
 
-async def test_a_relay_that_is_killed_is_started_again_and_no_mini_batch_is_lost(tmp_path):
+@pytest.mark.parametrize("moment", ["joined", "progress"])
+async def test_a_relay_that_is_killed_is_started_again_and_no_mini_batch_is_lost(tmp_path, moment):
     devices = [LightDevice(f"device-{n}", SAMPLES, Load(16, 100)) for n in range(GROUPS * SIZE)]
     async with crowd(tmp_path / "run") as host:
         serving = [asyncio.create_task(each.serve(host.port, n)) for n, each in enumerate(devices)]
         ticking = asyncio.create_task(host.server.ticking())
-        await host.until("progress")
+        await host.until(moment)
         first = host.pool.pids
         os.kill(first[0], signal.SIGKILL)
         await host.until("relay_ended")
