@@ -67,6 +67,31 @@ def test_recurrences_train_whole(kind):
     assert all(module.trains for module in report.modules)
 
 
+class Masked(nn.Module):
+    """Attention with a mask per sample, of what AlphaDropout leaves, and left out at random itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.drop = nn.Linear(3, 8), nn.AlphaDropout(0.2)
+        self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = x.reshape(-1, 5, 3)
+        y = self.drop(torch.selu(self.enter(x)))
+        mixed = self.attention(y, y, y, key_padding_mask=x[:, :, 0] > 1.5)[0]
+        if self.training:
+            mixed = mixed * mixed.new_empty((mixed.shape[0], 1, 1)).bernoulli_(0.8).div_(0.8)
+        return self.head((y + mixed).mean(1))
+
+
+def test_what_trains_only_together_trains():
+    torch.manual_seed(0)
+    report = diagnose(Masked(), torch.randn(4, 15))
+    assert report.compiles == ""
+    assert report.exact
+    assert all(module.trains for module in report.modules)
+
+
 def test_the_module_that_cannot_be_trained_is_named():
     model = nn.Sequential(nn.Linear(6, 5), nn.Dropout(1.0), nn.Linear(5, 3))
     report = diagnose(model, torch.randn(4, 6))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from crowdlearn_device.program.executor import ExecuTorchExecutor
 from crowdlearn_device.program.manifest import TRAIN_STEP
@@ -25,6 +25,8 @@ from crowdlearn_export.tracing.whole import as_samples, sample_dtype
 from .module_reports import ModuleReport, in_words, module_reports, why_not
 from .train_step_parity import Objective, gradient_errors, step_of
 from .verdict import notes, trainable_graph
+
+ALONE = "it trains with the others, and cannot be tried alone"
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def diagnose(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> Di
         untrained = [f"{m.name} ({m.kind}): {m.reason}" for m in modules if not m.trains]
         why = "; ".join(untrained) or in_words(error)
         return Diagnosis(modules, slices, why, weight_bytes=weights, frozen=frozen, notes=doubts)
+    modules = tuple(each if each.trains else replace(each, trains=True, reason=ALONE) for each in modules)
     graph = lowered[TRAIN_STEP]
     errors = gradient_errors(model, step, objective, ExecuTorchExecutor(program.pte))
     return Diagnosis(

@@ -15,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from crowdlearn_export.errors import LoweringError
 from crowdlearn_export.graph.attention import attention, multi_head_attention
 from crowdlearn_export.graph.plain import interpolate
 from crowdlearn_export.lowering.passes.permutations import Permutations
@@ -52,6 +53,11 @@ def lower(function: Callable[..., Any], example: Sequence[Tensor], batched: Coll
     functional = torch.func.functionalize(function, remove="mutations")
     with sdpa_kernel(SDPBackend.MATH), own_gradients(), _Plain():
         module = make_fx(functional, decomposition_table=rules(), tracing_mode="fake")(*inputs)
+    if any(len(example[at]) > 1 and not _is_free(inputs[at].shape[0]) for at in batched):
+        raise LoweringError(
+            "it fixes the size of the batch, as len(x) or a reshape by a number does; take x.shape[0], or -1 "
+            "in a reshape"
+        )
     module.graph.eliminate_dead_code()
     module = make_fx(Permutations(module).run, decomposition_table=core(), tracing_mode="fake")(*inputs)
     for simplify in SIMPLER:
@@ -102,6 +108,11 @@ class _Plain(TorchFunctionMode):
         if func in RELUS and out is not args[0]:
             self._positive_parts[id(out)] = out, args[0]
         return out
+
+
+def _is_free(batch: int | torch.SymInt) -> bool:
+    """Return whether tracing has left the size of the batch open."""
+    return isinstance(batch, torch.SymInt) and not batch.node.expr.is_number
 
 
 def _symbolic(example: Sequence[Tensor], batched: Collection[int]) -> list[Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from crowdlearn_export.errors import UnsupportedModule
+from crowdlearn_export.graph.dropping import normal
 from crowdlearn_export.graph.freezing import STATISTICS, resting_modules, to_training
 from crowdlearn_export.graph.layers import run_layers
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
@@ -104,19 +105,28 @@ PLACES = {
 
 
 class Undropped(TorchFunctionMode):
-    """A mode in which nothing is dropped."""
+    """A mode in which nothing is dropped: all factors are 1."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d):
             return args[0]
+        if func in (F.alpha_dropout, F.feature_alpha_dropout):
+            p, learns = _given(args, kwargs, 1, "p", 0.5), _given(args, kwargs, 2, "training", False)
+            return normal(args[0], torch.ones_like(args[0]), p) if learns else args[0]
+        if func is torch.Tensor.bernoulli_:
+            return args[0].fill_(_given(args, kwargs, 1, "p", 0.5))
         place = PLACES.get(getattr(func, "__name__", ""))
         if place is not None and len(args) > place:
             args = (*args[:place], 0.0, *args[place + 1 :])
         elif place is not None and "dropout_p" in (kwargs or {}):
             kwargs = {**(kwargs or {}), "dropout_p": 0.0}
         return func(*args, **(kwargs or {}))
+
+
+def _given(args: Sequence[Any], kwargs: dict[str, Any] | None, place: int, name: str, usual: Any) -> Any:
+    return args[place] if len(args) > place else (kwargs or {}).get(name, usual)
 
 
 def _scores(model: nn.Module, x: Tensor) -> Tensor:

@@ -65,6 +65,7 @@ def test_phones_have_all_that_they_need() -> None:
         (lambda x: F.pad(x, (7, 0), "reflect"), "does not fit"),
         (lambda x: torch.linalg.vector_norm(x, 3, (1, 2)), "order 3"),
         (lambda x: x.var(0), "over the batch"),
+        (lambda x: x * x.new_ones((len(x), 1, 1, 1)), "fixes the size of the batch"),
     ],
 )
 def test_what_has_no_plain_form_is_refused(function: Callable[[Tensor], Tensor], words: str) -> None:
