@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 
+@contextmanager
+def staying() -> Iterator[None]:
+    """Let a user's code run, and raise RuntimeError if it would end the program."""
+    try:
+        yield
+    except SystemExit as exit:
+        raise RuntimeError(f"its code ends the program (SystemExit: {exit.code})") from exit
+
+
 def imported(reference: str) -> Any:
     """Return the object of this name. Importing runs a user's code, which may raise anything."""
     module, _, name = reference.rpartition(":")
-    found = import_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
+    with staying():
+        found = import_file(Path(module)) if module.endswith(".py") else importlib.import_module(module)
     return getattr(found, name)
 
 
@@ -21,7 +34,8 @@ def import_file(path: Path) -> ModuleType:
     """Import the Python file at `path`, anew each time. Raises ImportError if it is none, and whatever it
     raises.
     """
-    name = f"_crowdlearn_user {path.resolve()}"  # dataclasses look their module up; no import finds it
+    # Dataclasses look their module up by this name; no import finds it.
+    name = f"_crowdlearn_user {os.path.realpath(path)}"
     if path.exists() and not path.is_file():
         raise ImportError(f"{path} is no file")
     spec = importlib.util.spec_from_file_location(name, path)

@@ -91,6 +91,12 @@ REFUSED = {
         (6,),
         "1 .*computes its weight; call .*remove_parametrizations",
     ),
+    "compiled by TorchScript": (
+        lambda: dense(torch.jit.script(nn.Linear(5, 5))),
+        (6,),
+        r"1 \(.*\) is compiled by TorchScript; give the nn.Module",
+    ),
+    "data parallel": (lambda: nn.DataParallel(dense(nn.ReLU())), (6,), r"wraps a model; give its \.module"),
     "a lone layer": (lambda: nn.Linear(6, 3), (6,), r"a lone Linear; wrap it, as in nn.Sequential\(Linear"),
     "volumes": (
         lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 3)),

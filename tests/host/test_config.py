@@ -29,6 +29,10 @@ def load(folder: Path, text: str) -> Outer:
 def test_a_right_file_becomes_the_model(tmp_path: Path) -> None:
     config = load(tmp_path, "devices = 3\n[sharing]\ntheta = 0.9\n")
     assert config == Outer(devices=3, sharing=Inner(theta=0.9))
+    assert load(tmp_path, "\ufeffdevices = 3\r\n[sharing]\r\ntheta = 0.9\r\n") == config
+    (tmp_path / "a.toml").write_bytes("devices = 3".encode("utf-16"))
+    with pytest.raises(ConfigError, match=r"a.toml is not in UTF-8 .*; save it so"):
+        load_toml(tmp_path / "a.toml", Outer)
 
 
 @pytest.mark.parametrize(
@@ -56,11 +60,23 @@ def test_a_mistake_names_file_key_value_and_what_is_allowed(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ({"name": "../a"}, "name = '../a': should be 1 to 61 of the letters"),
+        ({"fleet": {"listen": "0.0.0.0"}}, "fleet.listen = '0.0.0.0': should be HOST:PORT"),
+    ],
+)
+def test_a_pattern_is_told_in_words(mistake: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        RunSpec.parse({"model": "mlp:64-8-10", "data": "digits", **mistake}, "a.toml")
+
+
 def test_an_unreadable_file_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_toml(tmp_path / "none.toml", Outer)
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="not in UTF-8"):
         load_toml(tmp_path / "binary.toml", Outer)
 
 

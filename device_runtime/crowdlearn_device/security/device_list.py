@@ -107,7 +107,7 @@ def read_list(text: str, signers: Sequence[str]) -> dict[str, str]:
         devices = {str(name): str(print_) for name, print_ in told["devices"].items()}
         signature = bytes.fromhex(told["signature"])
         keys = [Ed25519PublicKey.from_public_bytes(bytes.fromhex(signer)) for signer in signers]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PolicyError(f"{FILE} or its signers cannot be read ({error}); get the list anew") from error
     for key in keys:
         try:

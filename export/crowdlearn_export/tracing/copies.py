@@ -17,6 +17,13 @@ UNDONE_BY = {
 }
 """The call that removes a hook that computes a weight, so that the weight is a parameter again."""
 
+WRAPPED = {
+    "OptimizedModule": "model._orig_mod, without torch.compile",
+    "DataParallel": "its .module",
+    "DistributedDataParallel": "its .module",
+}
+"""What to give in place of a module that wraps another, by the wrapper's class."""
+
 
 def copied(model: nn.Module) -> nn.Module:
     """Return a copy of the model. Raises UnsupportedModule if its weights are not float32, computed, or not
@@ -32,6 +39,13 @@ def copied(model: nn.Module) -> nn.Module:
                 "model.float().cpu()"
             )
     for name, module in model.named_modules():
+        kind = type(module).__name__
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedModule(
+                f"{describe(name, module)} is compiled by TorchScript; give the nn.Module that it was made of"
+            )
+        if kind in WRAPPED and type(module).__module__.startswith("torch."):
+            raise UnsupportedModule(f"{describe(name, module)} wraps a model; give {WRAPPED[kind]}")
         for hook in module._forward_pre_hooks.values():
             if remedy := _undone(hook):
                 raise UnsupportedModule(

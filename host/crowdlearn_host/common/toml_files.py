@@ -25,6 +25,14 @@ from crowdlearn_host.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_BYTES = 1 << 20
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$"
+"""Names that can be those of folders, on phones as well."""
+ADDRESS = r"^.*:[0-9]{1,5}$"
+"""Addresses with a port."""
+_PATTERNS = {
+    NAME: "should be 1 to 61 of the letters a to z, digits, - and _, with a letter or digit first",
+    ADDRESS: "should be HOST:PORT, as in 0.0.0.0:8765",
+}
 
 
 class Section(BaseModel):
@@ -95,9 +103,13 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     try:
         if why := not_to_read(path, MAX_BYTES):
             raise ConfigError(f"{path} {why}; is it a configuration file?")
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); name a readable TOML file") from error
+        return tomllib.loads(path.read_text("utf-8-sig"))  # some editors begin a file with a mark
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); name a readable TOML file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not in UTF-8 ({error.reason} at byte {error.start}); save it so"
+        ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     except RecursionError as error:
@@ -152,6 +164,8 @@ def _tell(source: str, mistake: dict[str, Any], model: type[BaseModel]) -> str:
         )
     if mistake["type"] == "missing":
         return f"{source}: {key} is missing; add it"
+    if mistake["type"] == "string_pattern_mismatch":
+        return f"{source}: {key} = {mistake['input']!r}: {_PATTERNS[mistake['ctx']['pattern']]}"
     allowed = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if isinstance(mistake["input"], dict) and mistake["type"] == "value_error":  # a whole section
         return f"{source}: {key + ': ' if key else ''}{allowed}"

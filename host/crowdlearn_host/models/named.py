@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from crowdlearn_export.user_code import import_file
+from crowdlearn_export.user_code import import_file, staying
 from torch import nn
 
 from crowdlearn_host.errors import ConfigError
@@ -58,12 +58,20 @@ def build_model(name: str, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         builder = _builder(name)
         try:
-            model = builder()
+            with staying():
+                model = builder()
         except Exception as error:  # whatever a user's function raises is a mistake of the configuration
             raise ConfigError(f"model {name!r} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"{name} gives a {type(model).__name__}; it must return a torch.nn.Module")
+    for parameter, values in model.named_parameters():
+        if _is_there(values) and not torch.isfinite(values).all():
+            raise ConfigError(f"model {name!r}: {parameter} is not finite; initialise it with numbers")
     return of_one_input(model)
+
+
+def _is_there(values: nn.Parameter) -> bool:
+    return not isinstance(values, nn.UninitializedParameter) and values.device.type == "cpu"
 
 
 def _builder(name: str) -> Callable[[], object]:
@@ -74,7 +82,8 @@ def _builder(name: str) -> Callable[[], object]:
     module, _, function = name.rpartition(":")
     file = model_file(name)
     try:
-        found = import_file(file) if file else importlib.import_module(module)
+        with staying():
+            found = import_file(file) if file else importlib.import_module(module)
         builder: Callable[[], object] = getattr(found, function)
     except Exception as error:  # importing runs a user's code
         raise ConfigError(f"model {name!r} is neither {FORMS} ({error})") from error

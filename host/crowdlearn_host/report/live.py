@@ -77,7 +77,7 @@ def _objects(text: bytes) -> Iterator[dict[str, Any]]:
     for line in text.splitlines():
         try:
             told = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(told, dict) and countable(told):
             yield told

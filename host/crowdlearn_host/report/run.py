@@ -162,7 +162,7 @@ def read_run(folder: Path) -> Run:
         ) from error
 
 
-DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OSError, sqlite3.DatabaseError)
+DAMAGED = (ValueError, TypeError, KeyError, AttributeError, OSError, RecursionError, sqlite3.DatabaseError)
 """The errors that reading a damaged run, or one of another version, raises."""
 
 

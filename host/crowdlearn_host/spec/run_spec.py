@@ -13,7 +13,15 @@ from crowdlearn_device.privacy.mechanisms.reports import ReportNothing, ReportPa
 from crowdlearn_export.graph.memory_curves import MemoryUse
 from pydantic import AfterValidator, Field, PositiveInt, ValidationInfo, model_validator
 
-from crowdlearn_host.common.toml_files import Description, Location, Section, load_toml, located
+from crowdlearn_host.common.toml_files import (
+    ADDRESS,
+    NAME,
+    Description,
+    Location,
+    Section,
+    load_toml,
+    located,
+)
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.methods.secure_sharing import check_norm_bound, check_secure
 from crowdlearn_host.models.names import ModelName
@@ -175,7 +183,7 @@ class MetricsSection(Section):
     them while they train, and report means as `report` says.
     """
 
-    listen: str | None = Field(None, pattern=r"^.*:[0-9]{1,5}$")
+    listen: str | None = Field(None, pattern=ADDRESS)
     own: tuple[ModelName, ...] = ()
     on_devices: tuple[ModelName, ...] = ()
     report: Literal["mini-batch", "pass", "nothing"] = "mini-batch"
@@ -212,7 +220,7 @@ class FleetSection(Section):
     runtime: Literal["auto", "shell", "app"] = "auto"
     isolation: Literal["process", "none"] = "process"
     keep_awake: bool = True
-    listen: str | None = Field(None, pattern=r"^.*:[0-9]{1,5}$")
+    listen: str | None = Field(None, pattern=ADDRESS)
     joining: int = Field(0, ge=0)
     relays: int = Field(0, ge=0, le=256)
     relay_engine: Literal["local", "ray"] = "local"
@@ -243,7 +251,7 @@ class RunSpec(Description):
     test split alone, and `input_shape` tells the shape of a sample where there is none.
     """
 
-    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$")
+    name: str = Field("run", pattern=NAME)
     model: ModelName
     data: Annotated[str, AfterValidator(_located)] | None = None
     device_data: str | None = None
