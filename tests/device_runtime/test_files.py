@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from crowdlearn_device.data.dataset import load_samples
 from crowdlearn_device.errors import DataError
@@ -70,6 +71,12 @@ def test_a_full_disk_is_told_with_the_name_of_what_grew(tmp_path: Path) -> None:
     path = tmp_path / "metrics"
     with nearly_full_disk(), pytest.raises(OSError, match="metrics"), naming(path), path.open("ab") as file:
         file.write(bytes(2 * LIMIT))
+
+
+def test_an_array_that_the_disk_has_no_room_for_is_told_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "inputs.npy"
+    with nearly_full_disk(), pytest.raises(OSError, match=r"No space left.*inputs\.npy"), naming(path):
+        np.save(path, np.zeros(1 << 16))
 
 
 def test_permissions_stay_and_links_are_followed(tmp_path: Path) -> None:

@@ -77,6 +77,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None and "requested and" in str(error):  # as numpy tells that the disk is full
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         own = error.filename is None and error.errno in OF_THE_DISK
         if own or error.filename == str(_partial(path)):
             error.filename = str(path)

@@ -22,7 +22,7 @@ WRAPPED = {
     "DataParallel": "its .module",
     "DistributedDataParallel": "its .module",
 }
-"""What to give in place of a module that wraps another, by the wrapper's class."""
+"""The module to give in place of one that wraps it, by the wrapper's class."""
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import typer
 from crowdlearn_device.errors import CrowdlearnError
+from crowdlearn_device.platform.files import OF_THE_DISK
 
 from crowdlearn_host.cli.console.terminal import printable
 from crowdlearn_host.cli.console.verbosity import Verbosity, choose, log_error, logs_closed, options_apart
@@ -178,4 +179,11 @@ def _interrupted(exit: SystemExit) -> bool:
 def _system_error(error: OSError) -> str:
     """Return the file, where there is one, and the reason."""
     reason = error.strerror or str(error) or type(error).__name__
-    return reason if error.filename is None else f"{error.filename}: {reason}"
+    if error.filename is not None:
+        return f"{error.filename}: {reason}"
+    if error.errno in OF_THE_DISK:
+        place = os.environ.get("TMPDIR", "/tmp")
+        return (
+            f"{reason}, perhaps for a temporary file; make room in {place}, or set TMPDIR to another folder"
+        )
+    return reason

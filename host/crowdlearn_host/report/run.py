@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import tomllib
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -426,7 +426,7 @@ def _traffic(path: Path) -> tuple[tuple[DeviceTraffic, ...], tuple[PurposeTraffi
     query = "select device, direction, purpose, sum(bytes) from traffic group by device, direction, purpose"
     devices: dict[str, dict[str, int]] = {}
     purposes = {purpose: {"up": 0, "down": 0} for purpose in PURPOSES}
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+    with _ledger(path) as db:
         for device, way, purpose, total in db.execute(query):
             of_device = devices.setdefault(str(device), {"up": 0, "down": 0})
             of_purpose = purposes.setdefault(str(purpose), {"up": 0, "down": 0})
@@ -438,12 +438,32 @@ def _traffic(path: Path) -> tuple[tuple[DeviceTraffic, ...], tuple[PurposeTraffi
     )
 
 
+@contextmanager
+def _ledger(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a run's database to read it. On a disk that takes no writing, and where nothing waits to be taken
+    over from its log, it is read as it is.
+    """
+    where = path.absolute().as_uri()
+    with closing(sqlite3.connect(f"{where}?mode=ro", uri=True)) as db:
+        try:
+            db.execute("select 1 from sqlite_master").fetchone()
+        except sqlite3.OperationalError:
+            log = path.with_name(f"{path.name}-wal")
+            if log.exists() and log.stat().st_size:
+                raise
+        else:
+            yield db
+            return
+    with closing(sqlite3.connect(f"{where}?mode=ro&immutable=1", uri=True)) as db:
+        yield db
+
+
 def _spent(
     plan: dict[str, Any], events: list[dict[str, Any]], trained: list[dict[str, Any]], ledger: Path
 ) -> list[Spent]:
     if not plan.get("fleet") or not ledger.exists():
         return []
-    with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as db:
+    with _ledger(ledger) as db:
         rows = db.execute("select device, direction, purpose, bytes from traffic").fetchall()
     traffic = [dict(zip(("device", "direction", "purpose", "bytes"), row, strict=True)) for row in rows]
     return spent_joules(TypeAdapter(Plan).validate_python(plan), events, trained, traffic)

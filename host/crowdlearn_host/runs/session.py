@@ -6,6 +6,7 @@ First comes what is looked at in no time, then what takes seconds, then the expo
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from crowdlearn_host import emulator as phones
 from crowdlearn_host.common import event_loop
+from crowdlearn_host.errors import RunError
 from crowdlearn_host.methods.round_schedule import doubt_of_sharing
 from crowdlearn_host.runs.interrupt import Interrupt
 from crowdlearn_host.runs.preflight import check_ports, check_start, serials_of
@@ -99,6 +101,9 @@ class Session:
         check_ports(spec)
         serials = serials_of(spec)
         fresh = not run.exists()
+        above = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise RunError(f"{run} cannot be made: {above} is no folder to write to; give --run FOLDER")
         with contextlib.ExitStack() as stack:
             if not fresh:
                 stack.enter_context(starting(run, text))

@@ -277,6 +277,12 @@ def test_a_folder_that_is_no_run_or_damaged_is_refused(tmp_path: Path, phones: P
         read_run(phones)
 
 
+def test_a_run_in_a_folder_of_any_name_has_its_bytes(phones: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "50%41 a?b#c&d=e"
+    shutil.copytree(phones, odd)
+    assert read_run(odd).traffic == read_run(phones).traffic
+
+
 def test_a_crash_in_the_middle_of_a_line_costs_that_line(phones: Path) -> None:
     with (phones / "metrics.jsonl").open("a") as metrics:
         metrics.write('{"epoch": 0, "lo')

@@ -59,6 +59,14 @@ def test_a_folder_that_cannot_be_written() -> None:
     train(OSError, "/proc/run", run="/proc/run")
 
 
+def test_a_file_in_the_place_of_the_runs_folder(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    Path("run.toml").write_text(CONFIG.format(widths="64-12-10", data=DIGITS, fleet=VIRTUAL, metrics=""))
+    words = ["train", "run.toml", "--check"]
+    with pytest.raises(RunError, match=r"runs/run cannot be made: .*runs is no folder to write to"):
+        CliRunner().invoke(build(words[:1]), words, catch_exceptions=False)
+
+
 def test_a_folder_in_use(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "other", create=True):
         train(RunError, "in use by another process", run="other")
