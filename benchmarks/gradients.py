@@ -1,6 +1,6 @@
 """How exact the gradients of whole training steps are, measured from their programs:
 
-python -m benchmarks.gradients [--quick] [--models resnet20,mobilenet] [--json FILE]
+python -m benchmarks.gradients [--quick] [--models resnet20,mobilenet] [--memory least] [--json FILE]
 
 The reference is autograd in float64. A batch is small, so that samples can be found for which no input of
 ReLU or max pooling is near its kink: there float32 and float64 may take different sides, and neither is
@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from crowdlearn_device.program.executor import ExecuTorchExecutor
+from crowdlearn_export.graph.memory_curves import MemoryUse
 from crowdlearn_export.program.parity import relative_error
 from rich.console import Console
 from rich.table import Table
@@ -38,11 +39,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gradients", description=__doc__)
     parser.add_argument("--quick", action="store_true", help=f"only {' and '.join(QUICK)}")
     parser.add_argument("--models", help="comma-separated; only these networks")
+    parser.add_argument(
+        "--memory", choices=get_args(MemoryUse), default="fastest", help="how the programs use memory"
+    )
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
     models = options.models.split(",") if options.models else QUICK if options.quick else tuple(NETWORKS)
     known("--models", models, NETWORKS)
-    rows = [measured(model) for model in models]
+    rows = [measured(model, options.memory) for model in models]
     table = Table(title="relative error of a step's gradients against float64")
     for name in (
         "model",
@@ -67,11 +71,11 @@ def main() -> None:
     write_rows(options.json, rows)
 
 
-def measured(model: str) -> dict[str, Any]:
+def measured(model: str, memory: MemoryUse) -> dict[str, Any]:
     """The errors of one network: the largest difference over the largest exact value of all gradients."""
     x, y = batch_of(model, BATCH)
     exact = gradients(built(model).double(), x.double() if x.is_floating_point() else x, y)
-    program = compiled(model)
+    program = compiled(model, memory)
     executor = ExecuTorchExecutor(program["pte"])
     errors = []
     for _ in range(CALLS):
@@ -81,6 +85,7 @@ def measured(model: str) -> dict[str, Any]:
         errors.append(relative_error(found, exact))
     return {
         "model": model,
+        "memory": memory,
         "batch": BATCH,
         "kink_distance": float(margins(model, x).min()),
         "first_error": errors[0],

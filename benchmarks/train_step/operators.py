@@ -1,28 +1,35 @@
 """Where the time of a compiled step goes, operator by operator:
 
-python -m benchmarks.train_step.operators [--model cnn] [--threads 1] [--json FILE]
+python -m benchmarks.train_step.operators [--model cnn] [--threads 1] [--apart] [--json FILE]
 
 The program is cut to one instruction at a time, beside the views that give values their memory, at its
-largest batch. Its operands are warm in the cache then, so the sum is a little less than the whole step.
+largest batch. Its operands are warm in the cache then, so the sum is a little less than the whole step. With
+--apart XNNPACK gets every operation alone, by its name: such a program takes a little longer than ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
 
 import torch
+from crowdlearn_export.lowering import backend, xnnpack_parts
+from crowdlearn_export.lowering.shortcuts import replaced
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir._serialize._program import deserialize_pte_binary, serialize_pte_binary
 from executorch.exir.schema import DelegateCall, ExecutionPlan, Instruction, KernelCall, TensorList
 from executorch.extension.pybindings import _portable_lib
 from rich.console import Console
 from rich.table import Table
+from torch.fx.passes.infra.partitioner import Partition
 
 from benchmarks.report import machine, write_rows
 
@@ -30,6 +37,8 @@ from .__main__ import compiled
 from .cases import batch_of, products_alone
 
 BATCH, REPEATS = 32, 25
+HEAD = 40
+"""Bytes with which a part of XNNPACK begins, where they may be written over."""
 FREE = ("executorch_prim::", "aten::sym_size")
 """Instructions that only say where values are and how large."""
 
@@ -38,24 +47,50 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step.operators", description=__doc__)
     parser.add_argument("--model", default="cnn")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--apart", action="store_true", help="time the operations of XNNPACK one by one")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     _portable_lib._unsafe_reset_threadpool(options.threads)
-    step = compiled(options.model)
+    kinds: dict[bytes, str] = {}
+    if options.apart:
+        with apart(kinds):
+            step = compiled(options.model)
+    else:
+        step = compiled(options.model)
     inputs = [*map(torch.from_numpy, step["state"].values()), *batch_of(options.model, BATCH)]
     rows = [
         {"model": options.model, "threads": options.threads, **row}
-        for row in measured(step["pte"], [*inputs, torch.tensor(0.01)])
+        for row in measured(step["pte"], [*inputs, torch.tensor(0.01)], kinds)
     ]
     floor = products_alone(step["products"], options.threads)
     Console(width=None if sys.stdout.isatty() else 140).print(as_table(rows, floor), machine(), sep="\n")
     write_rows(options.json, [*rows, {"model": options.model, "operator": "PyTorch's products", "ms": floor}])
 
 
-def measured(pte: bytes, inputs: Sequence[torch.Tensor]) -> list[dict[str, Any]]:
+@contextmanager
+def apart(kinds: dict[bytes, str]) -> Iterator[None]:
+    """Have every operation of XNNPACK be a part of its own, meanwhile; `kinds` gets their names by their
+    bytes.
+    """
+
+    def alone(self: Any, program: Any) -> list[Partition]:
+        found = XnnpackPartitioner.generate_partitions(self, program)
+        nodes = [node for whole in found for node in whole.nodes]
+        return [Partition(id=number, nodes=[node]) for number, node in enumerate(nodes)]
+
+    xnnpack_parts._bytes_of.clear()
+    with replaced(backend._Partitioner, "generate_partitions", alone):
+        yield
+    for text, data in xnnpack_parts._bytes_of.items():
+        names = [node["xnode_union_type"].removeprefix("XNN") for node in json.loads(text)["xnodes"]]
+        kinds[data] = "XNNPACK " + " ".join(names)
+
+
+def measured(pte: bytes, inputs: Sequence[torch.Tensor], kinds: Mapping[bytes, str]) -> list[dict[str, Any]]:
     """One row an instruction of the program's first method, and one of the whole: operator, shapes of its
-    operands and results, milliseconds without those of an empty call.
+    operands and results, milliseconds without those of an empty call. `kinds` are names of XNNPACK's parts,
+    by their bytes.
     """
     file = deserialize_pte_binary(pte)
     plan = file.program.execution_plan[0]
@@ -94,7 +129,10 @@ def measured(pte: bytes, inputs: Sequence[torch.Tensor]) -> list[dict[str, Any]]
             continue
         call, key = instruction.instr_args, (operator, shapes, b"")
         if isinstance(call, DelegateCall):
-            key = (operator, shapes, data[delegates[call.delegate_index].processed.index].data)
+            part = bytes(data[delegates[call.delegate_index].processed.index].data)
+            # What stands before a part's own bytes tells where its constants begin.
+            operator = next((kind for own, kind in kinds.items() if own[HEAD:] in part), operator)
+            key = (operator, shapes, part)
         if key not in known:
             known[key] = timed([i for i in whole if i is instruction or id(i) in free]) - empty
         rows.append({"operator": operator, "shapes": shapes, "ms": round(known[key], 4)})
