@@ -12,11 +12,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.errors import RunError
-from crowdlearn_host.planner.plan import Plan
+from crowdlearn_host.planner.plan import EpochBytes, Plan
 from crowdlearn_host.runs.results.joules import Spent, joules_by_device, spent_joules
 from crowdlearn_host.runs.results.losses import by_epoch, counted
 from crowdlearn_host.runs.results.spent import PrivacySpent, account_of
@@ -28,15 +28,6 @@ MAX_POINTS = 2000
 """Points of a curve that the page keeps; of a longer run every so-manieth."""
 PURPOSES = ("activation", "error", "shuffle", "sharing", "recovery", "model", "norm", "control")
 """The purposes of bytes, in the order of the page."""
-PLANNED = {
-    "forward": ("activation", False),
-    "backward": ("error", False),
-    "shuffles": ("shuffle", False),
-    "sharing": ("sharing", True),
-    "snapshots": ("recovery", False),
-}
-"""The purpose of each of the planner's counts, and whether it counts what is received as well."""
-
 NUMBERS = frozenset(
     (
         *("time", "epoch", "group", "boundary", "rows", "samples", "samples_per_second"),
@@ -390,14 +381,23 @@ def _compared(
         )
         found.append(Comparison("sums and errors, a sample", planned, measured))
     epochs = len({e["epoch"] for e in events if e.get("event") == "epoch"})
-    of = {each.purpose: each for each in ledger}
-    for name, value in (plan.get("traffic") or {}).items():
-        purpose, both = PLANNED.get(name, (name, False))
-        if epochs and purpose in of:
-            each = of[purpose]
-            total = each.sent + (each.received or 0 if both else 0)
-            found.append(Comparison(f"{purpose}, an epoch", float(value), total / epochs))
+    due = _planned_traffic(plan, epochs)
+    for each in ledger:
+        if epochs and each.purpose in due:
+            found.append(
+                Comparison(f"{each.purpose}, an epoch", due[each.purpose] / epochs, each.sent / epochs)
+            )
     return tuple(found)
+
+
+def _planned_traffic(plan: dict[str, Any], epochs: int) -> dict[str, float]:
+    """Return the bytes that devices send in so many epochs, by purpose, as the plan has them; nothing if it
+    has none.
+    """
+    try:
+        return TypeAdapter(EpochBytes).validate_python(plan["traffic"]).sent(epochs)
+    except (KeyError, ValidationError):
+        return {}
 
 
 def _pieces(plan: dict[str, Any]) -> tuple[Pieces, tuple[float, ...]]:

@@ -15,7 +15,7 @@ from crowdlearn_host.cli.runs.simulate import simulate
 from crowdlearn_host.common.files import read_lines
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.errors import RunError
-from crowdlearn_host.planner.plan import PiecePlan, Plan, save_plan
+from crowdlearn_host.planner.plan import EpochBytes, PiecePlan, Plan, save_plan
 from crowdlearn_host.planner.problem.fleet import DeviceClass, Fleet
 from crowdlearn_host.report.charts import bars, curves
 from crowdlearn_host.report.page import is_page, page
@@ -103,6 +103,32 @@ def test_energy_is_modelled_where_the_plan_tells_what_work_costs(phones: Path) -
     resumed = EnergyCount(plan, read_lines(phones / "events.jsonl"), read_lines(phones / "metrics.jsonl"))
     assert resumed.spent([row]) == list(run.spent)
     assert EnergyCount(Plan(pieces)).spent([row]) == []
+
+
+def test_a_run_is_compared_with_what_its_plan_sends_in_so_many_epochs(phones: Path) -> None:
+    """The first epoch has no way back to the first turn, and devices do not send what they download."""
+    pieces = (PiecePlan(((0, 6), (0, 0), (0, 4))), PiecePlan(((6, 6), (0, 9), (4, 4))))
+    planned = EpochBytes(10.0, 20.0, 40.0, 60.0, snapshots=5.0, keys=1.0, returning=30.0, downloads=30.0)
+    save_plan(Plan(pieces, traffic=planned), phones / "plan.json")
+    before = {each.purpose: each.sent for each in read_run(phones).ledger}
+    with RunFolder(phones, create=False) as folder:
+        for epoch in (0, 1):
+            folder.event("epoch", epoch=epoch)
+        sent = {"direction": "up", "messages": 1, "device": "phone-1"}
+        received = {**sent, "direction": "down"}
+        folder.save(
+            {},
+            traffic=[
+                {**sent, "purpose": "shuffle", "bytes": 50},
+                {**sent, "purpose": "sharing", "bytes": 60},
+                {**received, "purpose": "sharing", "bytes": 60},
+            ],
+        )
+    told = {each.name.partition(",")[0]: each for each in read_run(phones).compared}
+    assert (told["shuffle"].planned, told["sharing"].planned) == (25.0, 30.0)
+    assert told["recovery"].planned == 6.0
+    for purpose, sent_bytes in (("shuffle", 50), ("sharing", 60)):
+        assert told[purpose].measured == (before[purpose] + sent_bytes) / 2
 
 
 def test_what_a_recovery_repeats_counts_once(phones: Path) -> None:

@@ -91,10 +91,13 @@ def _frame(shared: pb.Shared) -> int:
 
 
 def value_bytes(values: str, weights: Floats) -> float:
-    """Return bytes of a shared weight in `values` (float32, float16, int8), weights being like float32
-    [N].
+    """Return bytes of a shared weight in `values` (float32, float16, int8). Weights begin like float32
+    [N], and training moves them about as far as they differ: there are more exponents among them then.
     """
     kind = ValueType[values.upper()]
+    if len(weights):
+        moved = np.random.default_rng(0).normal(scale=float(weights.std()), size=len(weights))
+        weights = (weights + moved).astype(np.float32)
 
     def size(part: Floats) -> int:
         return len(encode_update(Update(1, 1, np.arange(len(part), dtype=np.uint32), part), kind))
