@@ -75,6 +75,13 @@ FLEETS["energy is capped"] = """
     """
 FLEETS["full rotation"] = FLEETS["not every device dominates"]
 ON_SHARES_MODEL = "mlp:64-128-64-10"
+WITHOUT_BATCH_NORM = """
+from torch import nn
+
+def dense():
+    layers = nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 64), nn.Tanh(), nn.Linear(64, 10)
+    return nn.Sequential(*layers)
+"""
 ON_SHARES = """
         [[class]]
         name = "ann's"
@@ -136,18 +143,24 @@ async def test_devices_send_the_bytes_that_were_planned(name: str, tmp_path: Pat
     _check_joules(plan, server, events)
 
 
-async def test_devices_on_shares_send_the_bytes_that_were_planned(tmp_path: Path) -> None:
+@pytest.mark.parametrize("private", [False, True])
+async def test_devices_on_shares_send_the_bytes_that_were_planned(tmp_path: Path, private: bool) -> None:
     (tmp_path / "fleet.toml").write_text(ON_SHARES)
+    model, noise = ON_SHARES_MODEL, {}
+    if private:
+        (tmp_path / "own_model.py").write_text(WITHOUT_BATCH_NORM)
+        model, noise = f"{tmp_path / 'own_model.py'}:dense", {"noise": 1.0, "clip": 0.01}
     saved = tmp_path / "plan.json"
     asked = [
         "plan",
-        ON_SHARES_MODEL,
+        model,
         "--fleet",
         str(tmp_path / "fleet.toml"),
         "--sums",
         "shares",
         "--batch",
         "32",
+        *(["--private", "--shape", "64"] if private else []),
     ]
     found = CliRunner().invoke(
         build(["plan"]), [*asked, "--first-layer", "shared", "--save", str(saved)], catch_exceptions=False
@@ -157,11 +170,11 @@ async def test_devices_on_shares_send_the_bytes_that_were_planned(tmp_path: Path
     assert plan.traffic is not None
     wanted: dict[str, Any] = {
         "data": "digits",
-        "model": ON_SHARES_MODEL,
+        "model": model,
         "group": {"plan": saved},
         # Weights that stay near their first values are as long, encoded, as the plan takes them to be.
         "training": {"epochs": EPOCHS, "kernels": "by_size", "batch": 32, "learning_rate": 0.01},
-        "privacy": {"sums": "shares", "first_layer": "shared"},
+        "privacy": {"sums": "shares", "first_layer": "shared", **noise},
     }
     server, events = await train_on_sockets(tmp_path, RunSpec.model_validate(wanted), len(plan.seats))
     assert server.groups[0].phase == "done"
