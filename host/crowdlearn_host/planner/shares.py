@@ -64,15 +64,16 @@ class SharesCost:
 def shared_edges(graph: NeuronGraph, *, first_layer: bool) -> tuple[int, ...]:
     """Return the edges that are on shares.
 
-    All have weights. Those into the output layer are not among them, as their gradients reveal labels. Nor
-    are those of the input, unless `first_layer`, nor those of layers with fewer neurons than helpers.
+    All have weights that learn. Those into the output layer are not among them, as their gradients reveal
+    labels. Nor are those of the input, unless `first_layer`, nor those of layers with fewer neurons than
+    helpers.
     """
     last = len(graph.layers) - 1
     return tuple(
         number
         for number, edge in enumerate(graph.edges)
         if edge.kind != "identity" and edge.target != last and (first_layer or edge.source != 0)
-        if graph.layers[edge.source].neurons >= HELPERS
+        if graph.layers[edge.source].neurons >= HELPERS and f"{edge.module}.weight" not in graph.frozen
     )
 
 

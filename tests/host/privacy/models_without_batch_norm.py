@@ -10,6 +10,12 @@ def smooth() -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(20, 10))
 
 
+def partly_frozen() -> nn.Module:
+    model = smooth()
+    model[2].requires_grad_(False)  # type: ignore[index]
+    return model
+
+
 def maps() -> nn.Module:
     body = [nn.Conv2d(1, 6, 3, padding=1), nn.Tanh(), nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.Tanh()]
     return nn.Sequential(

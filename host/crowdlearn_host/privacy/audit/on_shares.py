@@ -357,12 +357,15 @@ class _OnShares:
         """Tell from a mini-batch's opened gradient whether a sample was in it.
 
         Rows of the first shared map's gradient lie in the span of the activations that enter it. The attacker
-        computes those of its candidates with the weights that it knows.
+        computes those of its candidates with the weights that it knows, those after the last mini-batches:
+        members and others by the same ones, or the weights' drift would tell them apart.
         """
         epoch, edge = self._epochs[-1], self._edges[0]
-        victims, own = (self._opened(each, edge) for each in (epoch, self._own))
+        victims, own = (self._opened(each, edge) for each in (self._candidates, self._own))
         half, found = len(own) // 2, []
-        for number, gradient in enumerate(epoch.tape.of(0, "opened", edge)[:TRIED]):
+        gradients = epoch.tape.of(0, "opened", edge)
+        for number in range(len(gradients))[-TRIED:]:
+            gradient = gradients[number]
             rows = epoch.order[number * self._batch : (number + 1) * self._batch]
             moves = gradient.reshape(-1, gradient.shape[-1]).T
             if moves.shape[1] == victims.shape[1]:  # else it is a convolution's
