@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
-from pathlib import Path
 
 from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_device.privacy.first_weights.distributions import Distribution
-from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.graph.weights import arrays_of
 
 from crowdlearn_host.coordinator.first_weights.beginning import Beginning, drawn_arrays
 from crowdlearn_host.coordinator.first_weights.drawing import Drawing
 from crowdlearn_host.coordinator.group.group import Group
+from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from crowdlearn_host.errors import RunError
 from crowdlearn_host.models.initial import first_distributions
@@ -30,9 +29,10 @@ class JointWeights:
     Raises RunError if what is kept is damaged.
     """
 
-    def __init__(self, prepared: Prepared, folder: Path, shared: SharedModel) -> None:
-        """Go on with the weights that were drawn, if they were."""
-        self._prepared, self._path, self._shared = prepared, folder / FILE, shared
+    def __init__(self, prepared: Prepared, folder: RunFolder, shared: SharedModel) -> None:
+        """Go on with the seed that was drawn, if it was: the folder has its weights then."""
+        self._prepared, self._folder, self._shared = prepared, folder, shared
+        self._path = folder.path / FILE
         self._attempt, self._seed = 0, b""
         self._distributions: Mapping[str, Distribution]
         if self._path.exists():
@@ -45,8 +45,6 @@ class JointWeights:
         else:
             config = prepared.config
             self._distributions = first_distributions(config.model, prepared.graph, config.training.seed)
-        if self._seed:
-            shared.begin_with(self._drawn())
 
     def beginning(self, name: str, groups: Sequence[Group]) -> Beginning | None:
         """Return what has the devices draw the seed; None if it is drawn. `name` is the run's, NAME/ID."""
@@ -58,9 +56,11 @@ class JointWeights:
 
     def begin_with(self, seed: bytes) -> None:
         """Make the weights of a seed the global model's, on disk when this returns."""
-        self._seed = seed
+        prepared = self._prepared
+        given = arrays_of(prepared.graph, prepared.model.state_dict(), prepared.plan.order)
+        self._folder.begin_shared(self._shared, drawn_arrays(seed, self._distributions, given))
+        self._seed = seed  # behind its weights: a host that dies in between has another one drawn
         self._keep()
-        self._shared.begin_with(self._drawn())
 
     def _attempted(self, attempt: int) -> None:
         self._attempt = attempt
@@ -70,8 +70,3 @@ class JointWeights:
         arrays = {name: astuple(each) for name, each in self._distributions.items()}
         told = {"attempt": self._attempt, "seed": self._seed.hex(), "arrays": arrays}
         write_atomically(self._path, json.dumps(told).encode())
-
-    def _drawn(self) -> dict[str, Floats]:
-        prepared = self._prepared
-        given = arrays_of(prepared.graph, prepared.model.state_dict(), prepared.plan.order)
-        return drawn_arrays(self._seed, self._distributions, given)

@@ -79,7 +79,7 @@ async def train(
 
     name = folder.path.resolve().name
     shared = shared_model_of(prepared, len(groups))
-    joint = JointWeights(prepared, folder.path, shared) if prepared.config.joint_weights else None
+    joint = JointWeights(prepared, folder, shared) if prepared.config.joint_weights else None
     server = make_server(
         run=name,
         groups=groups,

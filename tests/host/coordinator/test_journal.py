@@ -80,6 +80,32 @@ def test_a_window_on_disk_is_that_in_memory_whenever_it_is_opened(tmp_path: Path
     assert len(list((tmp_path / "run" / "shared").glob("rounds-*.log"))) == 1
 
 
+def test_weights_that_are_drawn_once_a_run_has_begun_are_the_windows_whenever_it_is_opened(
+    tmp_path: Path, short_logs: None
+) -> None:
+    """A host that was killed began again with the weights of before, which devices refused."""
+    drawn = {"w": np.linspace(-1, 1, SIZE, dtype=np.float32)}
+    with RunFolder(tmp_path / "run", create=True) as folder:
+        model = model_of()
+        folder.open_shared(model)
+        folder.save({0: {"rounds": -1}})
+        folder.begin_shared(model, drawn)
+        np.testing.assert_array_equal(model.model()["w"], drawn["w"])
+    model, _ = reopened(tmp_path / "run")
+    np.testing.assert_array_equal(model.model()["w"], drawn["w"])
+    expected = SharedModel([ArraySpec("w", 0, (), True)], drawn, omega=OMEGA)
+    for number in range(12):
+        for record in upload(expected, number):
+            expected.take_in(record)
+    with RunFolder(tmp_path / "run", create=False) as folder:
+        folder.open_shared(model)
+        folder.begin_shared(model, drawn)
+        for number in range(12):  # also through logs that are taken together
+            share(folder, model, number)
+    model, _ = reopened(tmp_path / "run")
+    np.testing.assert_array_equal(model.model()["w"], expected.model()["w"])
+
+
 class Died(Exception):
     """The host dies here."""
 

@@ -31,6 +31,7 @@ import numpy as np
 from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_device.privacy.aggregation.fixed_point import Words
 from crowdlearn_device.protocol import wire_pb2 as pb
+from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.security.known_peers import RUN_ID_BYTES
 
 from crowdlearn_host.common.files import appending, locked
@@ -192,6 +193,14 @@ class RunFolder:
                 return
             window = self._journal.open(Mark(*row), shared.initial, shared.omega)
             shared.resume(window, self._journal.records())
+
+    def begin_shared(self, shared: SharedModel, arrays: Mapping[str, Floats]) -> None:
+        """Have the shared model begin with other weights, before anything was shared; on disk when this
+        returns. They are float32 [neurons, ...] by array.
+        """
+        shared.begin_with(arrays)
+        with self._on_disk("shared"):
+            shared.resume(self._journal.begin_with(shared.initial, shared.omega), iter(()))
 
     def save(
         self,

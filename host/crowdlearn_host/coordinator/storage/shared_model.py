@@ -91,10 +91,8 @@ class SharedModel:
         return list(self._waiting.values())
 
     def begin_with(self, arrays: Mapping[str, Floats]) -> None:
-        """Take these first weights, float32 [neurons, ...] by array, before anything was shared."""
+        """Take these first weights, float32 [neurons, ...] by array; a window of them is to be resumed."""
         self.initial = np.concatenate([arrays[spec.name].reshape(-1) for spec in self._arrays])
-        self._window = Window(self.initial, self.omega)
-        self._window.combine(self._combination)
 
     def resume(self, window: Window, records: Iterator[bytes]) -> None:
         """Go on with a window that was kept, and what was recorded since. Raises RunError if that is no

@@ -59,15 +59,27 @@ class Journal:
         self._folder.mkdir(parents=True, exist_ok=True)
         for path in self._folder.iterdir():
             path.unlink()
-        content = io.BytesIO()
-        np.save(content, initial.astype(np.float32))
-        write_atomically(self._folder / "initial.npy", content.getvalue())
+        self._keep_initial(initial)
         with self._uploads.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, 4 * omega * len(initial))
             os.fsync(file.fileno())
         self._log(0).touch()
         self.mark = Mark()
         return self._window(omega, len(initial))
+
+    def begin_with(self, initial: Floats, omega: int) -> Window:
+        """Return the empty window of another model, which replaces the first before any round. After a crash
+        there is either of them.
+
+        `initial` is float32 [floats].
+        """
+        self._keep_initial(initial)
+        return self._window(omega, len(initial))
+
+    def _keep_initial(self, initial: Floats) -> None:
+        content = io.BytesIO()
+        np.save(content, initial.astype(np.float32))
+        write_atomically(self._folder / "initial.npy", content.getvalue())
 
     def open(self, mark: Mark, initial: Floats, omega: int) -> Window:
         """Return the window as it was when the mark's log began; `records` is what has entered since.
