@@ -130,14 +130,11 @@ def measured(
 ) -> list[dict[str, Any]]:
     """The rows of one case; a peer that is not installed has one that says so."""
     exact = write_case(case, folder)
-    program, less = (
-        programs["fastest"],
-        {f"crowdlearn_{use}": programs[use] for use in LESS if use in programs},
-    )
+    program = programs["fastest"]
+    less = {f"crowdlearn_{use}": programs[use] for use in LESS if use in programs}
     (folder / "program.pte").write_bytes(program["pte"])
-    for use in LESS:
-        if use in programs:
-            (folder / f"{use}.pte").write_bytes(programs[use]["pte"])
+    for name, other in less.items():
+        (folder / f"{name.removeprefix('crowdlearn_')}.pte").write_bytes(other["pte"])
     np.savez(folder / "state.npz", **program["state"])
     engines = dict.fromkeys((REFERENCE, "crowdlearn", *less, *COMPILED), sys.executable)
     absent = []

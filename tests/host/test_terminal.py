@@ -15,7 +15,7 @@ from crowdlearn_host.errors import FleetError
 from rich.console import Console
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202e"
-NUMBERS = {"boundary", "pieces", "epoch", "grace"}
+NUMBERS = {"boundary", "pieces", "epoch", "grace", "group"}
 SAID = "low [/x] [rows, (2,)] were due :bomb:"
 
 

@@ -106,12 +106,13 @@ def test_the_log_has_the_traceback_of_an_error_that_the_terminal_tells_in_one_li
 
 
 def test_ctrl_c_is_130(tmp_path: Path) -> None:
-    """In a command that has nothing to keep: it waits to read a pipe that nothing is written to."""
-    os.mkfifo(tmp_path / "waits.toml")
-    command = [Path(sys.executable).parent / "crowdlearn", "train", "waits.toml"]
+    """In a command that has nothing to keep: its model waits to read a pipe that nothing is written to."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "waits.py").write_text('open("pipe").read()\n')
+    command = [Path(sys.executable).parent / "crowdlearn", "doctor", "waits.py:net", "--shape", "4"]
     writer = None
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
-        writer = os.open(tmp_path / "waits.toml", os.O_WRONLY)  # returns once the command reads
+        writer = os.open(tmp_path / "pipe", os.O_WRONLY)  # returns once the command reads
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
         assert process.stderr is not None
