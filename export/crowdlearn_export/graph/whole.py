@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,20 +14,10 @@ from torch.overrides import TorchFunctionMode
 from crowdlearn_export.errors import UnsupportedModule
 
 from .attention import attention, multi_head_attention
-from .dropping import normal, scaled
+from .dropping import DROPS, Drop, drop_of, given, normal
 from .plain import PLAIN
 from .recurrence import RECURRENT
 from .unmoved import Unmoved, has_bias
-
-DROPS: dict[Any, tuple[Callable[..., Tensor], bool]] = {
-    F.dropout: (scaled, False),
-    F.dropout1d: (scaled, True),
-    F.dropout2d: (scaled, True),
-    F.dropout3d: (scaled, True),
-    F.alpha_dropout: (normal, False),
-    F.feature_alpha_dropout: (normal, True),
-}
-"""The use that functions which drop make of factors, and whether they drop whole channels."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +27,6 @@ class Array:
     name: str
     shape: tuple[int, ...]
     role: str
-
-
-@dataclass(frozen=True)
-class Drop:
-    """A call of dropout: its probability, and the shape of one sample's factors."""
-
-    probability: float
-    shape: tuple[int, ...]
 
 
 class Whole:
@@ -133,7 +115,7 @@ class Dropping(TorchFunctionMode):
             return self._drawn(*args, **kwargs)
         if func is F.multi_head_attention_forward:
             return multi_head_attention(*args, **kwargs, drop=self._drop)
-        if func is F.scaled_dot_product_attention and _given(args, kwargs, 4, "dropout_p", 0.0):
+        if func is F.scaled_dot_product_attention and given(args, kwargs, 4, "dropout_p", 0.0):
             if kwargs.pop("enable_gqa", False):
                 raise UnsupportedModule(
                     "attention with enable_gqa and dropout cannot be trained; set it to 0"
@@ -169,13 +151,8 @@ class Dropping(TorchFunctionMode):
         if p >= 1:
             raise UnsupportedModule("a dropout drops everything; use p below 1")
         by_factors, channels = DROPS[func]
-        shape = tuple(x.shape[1:])
-        self.drops.append(Drop(p, (shape[0], *(1 for _ in shape[1:])) if channels else shape))
+        self.drops.append(drop_of(p, x.shape[1:], channels=channels))
         if self._factors is None:
             return x
         factors = self._factors[len(self.drops) - 1]
         return by_factors(x, factors.reshape(factors.shape[0], *self.drops[-1].shape), p)
-
-
-def _given(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, name: str, usual: Any) -> Any:
-    return args[position] if position < len(args) else kwargs.get(name, usual)

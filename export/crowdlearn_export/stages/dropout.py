@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from crowdlearn_device.protocol.schedule import dropout_mask
 from torch import Tensor, nn
 
 from crowdlearn_export.errors import LoweringError
-from crowdlearn_export.graph.dropping import normal, scaled
+from crowdlearn_export.graph.dropping import DROPS, Drop, drop_of
 
-DROPS: dict[type[nn.Module], tuple[Callable[..., Tensor], bool]] = {
-    nn.Dropout: (scaled, False),
-    nn.Dropout1d: (scaled, True),
-    nn.Dropout2d: (scaled, True),
-    nn.Dropout3d: (scaled, True),
-    nn.AlphaDropout: (normal, False),
-    nn.FeatureAlphaDropout: (normal, True),
+FUNCTIONS = {
+    nn.Dropout: F.dropout,
+    nn.Dropout1d: F.dropout1d,
+    nn.Dropout2d: F.dropout2d,
+    nn.Dropout3d: F.dropout3d,
+    nn.AlphaDropout: F.alpha_dropout,
+    nn.FeatureAlphaDropout: F.feature_alpha_dropout,
 }
-"""The use that modules which drop make of factors, and whether they drop whole channels."""
+"""The functions that modules call which drop."""
 FACTORS = "factors"
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """A dropout: its probability, and the shape of one sample's factors."""
-
-    probability: float
-    shape: tuple[int, ...]
-
-
-def masks(dropped: Mapping[str, Dropped], rows: int, *, seed: int, step: int) -> list[np.ndarray]:
+def masks(dropped: Mapping[str, Drop], rows: int, *, seed: int, step: int) -> list[np.ndarray]:
     """Return the factors (0 or 1/(1-p)) of every dropout for one step, float32 [rows, *shape]; the same for
     equal `seed` and `step`.
     """
@@ -47,7 +39,7 @@ def masks(dropped: Mapping[str, Dropped], rows: int, *, seed: int, step: int) ->
     ]
 
 
-def with_factors(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str, Dropped]]:
+def with_factors(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str, Drop]]:
     """Return a copy of the model whose active dropouts drop by a buffer `<name>.factors`, and what they are.
 
     Raises LoweringError for a dropout of a kind of its own, or one that is called more than once.
@@ -59,7 +51,7 @@ def with_factors(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str,
         if module.training and isinstance(module, nn.modules.dropout._DropoutNd) and module.p
     }
     for name, module in active.items():
-        if type(module) not in DROPS or module.p >= 1:
+        if type(module) not in FUNCTIONS or module.p >= 1:
             raise LoweringError(f"{name} ({type(module).__name__}): use Dropout or Dropout2d with p below 1")
     replaced = copy.deepcopy(model)
     shapes = _shapes(model, inputs, active) if active else {}
@@ -69,8 +61,8 @@ def with_factors(model: nn.Module, inputs: Tensor) -> tuple[nn.Module, dict[str,
             raise LoweringError(f"{name} is called {len(shapes[name])} times; give each a dropout of its own")
         if shapes[name]:
             (shape,) = shapes[name]
-            by_factors, whole = DROPS[type(module)]
-            dropped[name] = Dropped(module.p, (shape[0], *(1 for _ in shape[1:])) if whole else shape)
+            by_factors, channels = DROPS[FUNCTIONS[type(module)]]
+            dropped[name] = drop_of(module.p, shape, channels=channels)
             replaced.set_submodule(name, _Dropping(by_factors, module.p))
     return replaced, dropped
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from crowdlearn_export.compiler.compile import Method
 from crowdlearn_export.errors import UnsupportedModule
+from crowdlearn_export.graph.dropping import Drop
 
-from .dropout import FACTORS, Dropped, with_factors
+from .dropout import FACTORS, with_factors
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 COUNTER = "num_batches_tracked"
@@ -36,7 +37,7 @@ class TrainStep:
 
     method: Method
     state: Mapping[str, Tensor]
-    dropped: Mapping[str, Dropped]
+    dropped: Mapping[str, Drop]
 
 
 def train_step(

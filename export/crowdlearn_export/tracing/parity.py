@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from crowdlearn_export.errors import UnsupportedModule
-from crowdlearn_export.graph.dropping import normal
+from crowdlearn_export.graph.dropping import DROPS, given, normal, scaled
 from crowdlearn_export.graph.freezing import STATISTICS, resting_modules, to_training
 from crowdlearn_export.graph.layers import run_layers
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
@@ -110,23 +109,20 @@ class Undropped(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d):
-            return args[0]
-        if func in (F.alpha_dropout, F.feature_alpha_dropout):
-            p, learns = _given(args, kwargs, 1, "p", 0.5), _given(args, kwargs, 2, "training", False)
-            return normal(args[0], torch.ones_like(args[0]), p) if learns else args[0]
+        kwargs = kwargs or {}
+        if func in DROPS:
+            by_factors, _ = DROPS[func]
+            if by_factors is scaled or not given(args, kwargs, 2, "training", False):
+                return args[0]
+            return normal(args[0], torch.ones_like(args[0]), given(args, kwargs, 1, "p", 0.5))
         if func is torch.Tensor.bernoulli_:
-            return args[0].fill_(_given(args, kwargs, 1, "p", 0.5))
+            return args[0].fill_(given(args, kwargs, 1, "p", 0.5))
         place = PLACES.get(getattr(func, "__name__", ""))
         if place is not None and len(args) > place:
             args = (*args[:place], 0.0, *args[place + 1 :])
-        elif place is not None and "dropout_p" in (kwargs or {}):
-            kwargs = {**(kwargs or {}), "dropout_p": 0.0}
-        return func(*args, **(kwargs or {}))
-
-
-def _given(args: Sequence[Any], kwargs: dict[str, Any] | None, place: int, name: str, usual: Any) -> Any:
-    return args[place] if len(args) > place else (kwargs or {}).get(name, usual)
+        elif place is not None and "dropout_p" in kwargs:
+            kwargs = {**kwargs, "dropout_p": 0.0}
+        return func(*args, **kwargs)
 
 
 def _scores(model: nn.Module, x: Tensor) -> Tensor:

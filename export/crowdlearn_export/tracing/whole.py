@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from crowdlearn_export.errors import UnsupportedModule
+from crowdlearn_export.graph.dropping import Drop
 from crowdlearn_export.graph.freezing import resting_modules, to_training
 from crowdlearn_export.graph.neuron_graph import Edge, Layer, LocalOp, NeuronGraph, check_graph
 from crowdlearn_export.graph.weights import ties
-from crowdlearn_export.graph.whole import Array, Drop, Dropping, Whole, rows_first
+from crowdlearn_export.graph.whole import Array, Dropping, Whole, rows_first
 
 from . import layout
 from .copies import copied
