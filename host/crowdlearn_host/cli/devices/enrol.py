@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import datetime
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
-import segno
 import typer
 from crowdlearn_device.protocol.invitation import Invitation
 
+from crowdlearn_host.cli.console.codes import save_code, show_code
 from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.common.home import default_home
@@ -66,8 +65,7 @@ def enrol(
     for item in told:
         console.print(item["command"], soft_wrap=True, highlight=False, markup=False)
         if qr:
-            segno.make(item["link"], error="l", micro=False).terminal(sys.stdout, compact=True)
-            console.print(item["link"], soft_wrap=True, highlight=False, markup=False)
+            show_code(item["link"], console)
     for row in known:
         line = f"{row['device']}  enrolled {row['since']}, good until {row['until']}"
         console.print(line + (" (over)" if row["expired"] else ""), highlight=False, markup=False)
@@ -86,9 +84,7 @@ def _new(enrolment: Enrolment, device: str, address: str, days: int) -> dict[str
 
 def _draw(folder: Path, told: dict[str, str]) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    target = folder / f"{quote(told['device'], safe=' ')}.svg"
-    segno.make(told["link"], error="m", micro=False).save(str(target), scale=4)
-    target.chmod(0o600)
+    save_code(told["link"], folder / f"{quote(told['device'], safe=' ')}.svg", error="m", scale=4)
 
 
 def _known(enrolment: Enrolment) -> list[dict[str, str | bool]]:
