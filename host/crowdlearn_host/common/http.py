@@ -33,13 +33,19 @@ class Reply:
         return f"HTTP/1.1 {self.status}\r\n{head}Connection: close\r\n\r\n".encode() + content
 
 
+def without_port(host: str) -> str:
+    """Return the name in a header "Host"."""
+    host = host.strip().lower()
+    name, _, port = host.rpartition(":")
+    return name if name and port.isdecimal() else host
+
+
 def name_in(request: bytes) -> str:
     """Return the host that a request's head asks for, without its port; "" if there is none."""
     for line in request.decode("latin-1").split("\r\n")[1:]:
         key, _, value = line.partition(":")
         if key.lower() == "host":
-            name, _, port = value.strip().lower().rpartition(":")
-            return name if name and port.isdecimal() else value.strip().lower()
+            return without_port(value)
     return ""
 
 

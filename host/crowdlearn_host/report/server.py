@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from urllib.parse import parse_qs, urlsplit
 
-from crowdlearn_host.common.http import HERE
+from crowdlearn_host.common.http import HERE, without_port
 from crowdlearn_host.errors import HostError, RunError
 
 from .live import PAGE, SCRIPT, LiveRun
@@ -60,8 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 30
 
     def do_GET(self) -> None:
-        host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
-        if host not in HERE:
+        if without_port(self.headers.get("Host", "")) not in HERE:
             self._answer(HTTPStatus.FORBIDDEN, "this page is for browsers of this computer\n")
             return
         asked = urlsplit(self.path)
