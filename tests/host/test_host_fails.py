@@ -179,23 +179,23 @@ def test_a_group_s_state_that_is_damaged_is_told_with_the_file_and_what_to_do(
         RunFolder(tmp_path / "run", create=True)
 
 
+def check_let_go(folder: Path, words: str) -> None:
+    """A folder that cannot be opened is refused in these words, and let go while the error is looked at."""
+    with pytest.raises(RunError, match=words):
+        try:
+            RunFolder(folder, create=True)
+        except RunError:
+            locked(folder).close()
+            raise
+
+
 def test_a_folder_that_cannot_be_opened_is_let_go(tmp_path: Path) -> None:
     """Also while the error is still looked at, which keeps all that was opened."""
     (tmp_path / "run.db").write_bytes(b"no database " * 1000)
-    with pytest.raises(RunError, match=r"run\.db is damaged"):
-        try:
-            RunFolder(tmp_path, create=True)
-        except RunError:
-            locked(tmp_path).close()
-            raise
+    check_let_go(tmp_path, r"run\.db is damaged")
     (tmp_path / "run.db").unlink()
     (tmp_path / "events.jsonl").mkdir()
-    with pytest.raises(RunError, match=r"events\.jsonl cannot be used: Is a directory"):
-        try:
-            RunFolder(tmp_path, create=True)
-        except RunError:
-            locked(tmp_path).close()
-            raise
+    check_let_go(tmp_path, r"events\.jsonl cannot be used: Is a directory")
 
 
 def test_a_database_that_is_none_is_damaged_and_not_full(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +26,9 @@ from crowdlearn_host.privacy.dp.budget import Budget
 from . import crowd_parties, sum_crowd, test_secure_rounds, tiny
 from .crowd import memory_folder
 from .sum_crowd import GROUPS, SumCrowd
-from .test_noisy_sums import moves
+from .test_noisy_sums import check_clipped
 from .test_secure_rounds import VICTIM, flat, heard, stage
-from .tiny import LAYERS, first_weights
+from .tiny import first_weights
 
 BOUND = 0.02
 ONE = 1 << FixedPoint(GROUPS).fraction
@@ -38,14 +36,9 @@ ONE = 1 << FixedPoint(GROUPS).fraction
 
 @pytest.fixture(autouse=True)
 def _without_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Running statistics mix samples, so that steps of DP-SGD refuse them."""
-    specs, offset = [], 0
-    for spec in tiny.array_specs():
-        if spec.trained:
-            specs.append(replace(spec, offset=offset))
-            offset += LAYERS[spec.layer] * prod(spec.shape)
+    specs = tiny.without_statistics()
     for module in (tiny, crowd_parties, sum_crowd, test_secure_rounds):
-        monkeypatch.setattr(module, "array_specs", lambda: tuple(specs))
+        monkeypatch.setattr(module, "array_specs", lambda: specs)
 
 
 @pytest.fixture
@@ -72,15 +65,7 @@ def lie(monkeypatch: pytest.MonkeyPatch, liars: set[int], how: object) -> None:
 
 def test_moves_are_clipped_and_none_is_refused(folder: Path) -> None:
     crowd = bounded(folder)
-    crowd.run(lambda: stage(crowd) == "masked")
-    moved = moves(crowd)
-    norms = np.linalg.norm(moved, axis=1)
-    assert (norms > BOUND).any()
-    expected = (moved * np.minimum(1, BOUND / norms)[:, None]).mean(0)
-    crowd.run(lambda: crowd.host.sums.number == 1)
-    assert np.abs(flat(crowd.model()) - flat(first_weights()) - expected).max() <= 2e-6
-    crowd.run()
-    crowd.check_done(crowd.model())
+    check_clipped(crowd, BOUND)
     assert len(heard(crowd, "projected")) == 2 * GROUPS
     assert not crowd.told("norm_refused") + crowd.told("sum_contradicted") + crowd.told("sum_begun_anew")
 

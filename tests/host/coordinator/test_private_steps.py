@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -31,14 +29,9 @@ SAMPLES = (13, 9, 16, 6)
 
 @pytest.fixture(autouse=True)
 def _without_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Running statistics mix samples, so that steps of DP-SGD refuse them."""
-    specs, offset = [], 0
-    for spec in tiny.array_specs():
-        if spec.trained:
-            specs.append(replace(spec, offset=offset))
-            offset += LAYERS[spec.layer] * prod(spec.shape)
+    specs = tiny.without_statistics()
     for module in (tiny, crowd_parties):
-        monkeypatch.setattr(module, "array_specs", lambda: tuple(specs))
+        monkeypatch.setattr(module, "array_specs", lambda: specs)
 
 
 @pytest.fixture

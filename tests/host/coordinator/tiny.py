@@ -36,6 +36,17 @@ def array_specs() -> tuple[ArraySpec, ...]:
     return tuple(specs)
 
 
+def without_statistics() -> tuple[ArraySpec, ...]:
+    """The arrays but for running statistics, which mix samples: steps of DP-SGD refuse them."""
+    specs: list[ArraySpec] = []
+    offset = 0
+    for spec in array_specs():
+        if spec.trained:
+            specs.append(replace(spec, offset=offset))
+            offset += LAYERS[spec.layer] * prod(spec.shape)
+    return tuple(specs)
+
+
 def _resting(spec: ArraySpec, frozen: int) -> ArraySpec:
     """The array, at rest where it is a weight of the first `frozen` linear maps or a bias added to them."""
     rests = spec.trained and spec.layer + spec.name.startswith("weight") <= frozen

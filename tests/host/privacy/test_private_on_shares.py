@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,8 @@ from crowdlearn_host.simulation.learners.workload import Pass
 from crowdlearn_host.simulation.setting import prepare as simulated_setting
 from crowdlearn_host.spec.run_spec import RunSpec
 from crowdlearn_host.spec.simulated import simulated
-from google.protobuf.message import DecodeError
 
-from .test_passes_on_shares import Group, check_at_rest, ended, spoiled
+from .test_passes_on_shares import Group, check_at_rest, check_damaged, spoiled
 
 SAMPLES, BATCH, RATE = 150, 48, 0.1
 NOISE, CLIP = 0.5, 0.7
@@ -153,33 +151,7 @@ def test_what_comes_twice_is_refused(prepared: Prepared, kind: pb.SharedKind) ->
 
 @pytest.mark.parametrize("seed", range(12))
 def test_one_damaged_message_is_refused_or_changes_nothing(prepared: Prepared, seed: int) -> None:
-    rng, seen = random.Random(seed), [0]
-    due = rng.randrange(120)
-
-    def tamper(source: int, target: int, message: pb.SharedArray) -> bool:
-        if source == 0:
-            return False
-        seen[0] += 1
-        if seen[0] != due + 1:
-            return False
-        content = bytearray(message.SerializeToString())
-        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-        try:
-            message.ParseFromString(bytes(content))
-        except DecodeError:
-            message.data = message.data[1:]
-        return rng.random() < 0.2
-
-    recipe = private(recipe_of(prepared))
-    calm = Group(prepared, recipe=recipe)
-    calm.run()
-    damaged = Group(prepared, tamper, recipe)
-    try:
-        damaged.run()
-    except DeviceError:
-        return
-    for found, exact in zip(ended(damaged), ended(calm), strict=True):
-        np.testing.assert_array_equal(found, exact)
+    check_damaged(prepared, seed, 120, [1], private(recipe_of(prepared)))
 
 
 def test_devices_and_descriptions_refuse_what_would_not_hide_a_sample(prepared: Prepared) -> None:
