@@ -260,8 +260,7 @@ def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:
                 raise DataError(f"{path} has no array inputs; save it with one")
             return arrays["inputs"], arrays["labels"] if "labels" in arrays.files else None
 
-    inputs, labels = _guarded(path, read)
-    return inputs, labels
+    return _guarded(path, read)
 
 
 def _check_header(head: bytes, path: Path) -> None:

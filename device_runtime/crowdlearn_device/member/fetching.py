@@ -81,11 +81,9 @@ class PartialFile:
         self._have += len(chunk.data)
         with self._partial.open("ab") as file:
             file.write(chunk.data)
-            if self._have == chunk.size:
+            if self._have == chunk.size:  # a name whose content a power cut took is never asked for again
                 file.flush()
-                os.fsync(
-                    file.fileno()
-                )  # a name of which the power cut left no content is never asked for again
+                os.fsync(file.fileno())
         if self._have == chunk.size:
             if self._hash.hexdigest() != self._sha256:
                 raise ProgramError(f"what the server sent as program {self._sha256} has another hash")

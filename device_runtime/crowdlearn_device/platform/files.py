@@ -90,15 +90,6 @@ def _target(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
-def _is_read(pipe: Path) -> bool:
-    """Return whether a process has the pipe open: without one, opening it would wait."""
-    try:
-        os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
-    except OSError as error:
-        return error.errno != errno.ENXIO
-    return True
-
-
 def _partial(path: Path) -> Path:
     name = os.fsencode(path.name)
     return path.with_name(f".{path.name if len(name) <= MAX_NAME else sha256(name).hexdigest()}.partial")
@@ -136,8 +127,6 @@ def not_to_write(path: Path, *, force: bool, is_own: Callable[[str], bool] | Non
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_dir():
         return f"{path} is a folder; name a file in it"
-    if path.is_fifo() and not _is_read(path):
-        return f"{path} is a pipe that nothing reads; start its reader first, or name a file"
     if path.exists() and not path.is_file():
         return _refused(path)
     if path.is_file() and not force:
@@ -164,6 +153,8 @@ def _refused(path: Path) -> str:
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
+        if error.errno == errno.ENXIO and path.is_fifo():
+            return f"{path} is a pipe that nothing reads; start its reader first, or name a file"
         return f"{path} cannot be written ({error.strerror}); name another file"
     return ""
 

@@ -57,11 +57,11 @@ def _counted(descriptor: Any, data: bytes, at: int, stop: int, count: int) -> in
             _, at = _varint(data, at)
         elif way == _BYTES:
             size, at = _varint(data, at)
-            inner = kinds.get(tag >> 3, data)
-            if inner is None:
-                count += size  # a number takes a byte at least
-            elif inner is not data:
-                count = _counted(inner, data, at, min(at + size, stop), count)
+            if (number := tag >> 3) in kinds:
+                if (inner := kinds[number]) is None:
+                    count += size  # a number takes a byte at least
+                else:
+                    count = _counted(inner, data, at, min(at + size, stop), count)
             at += size
         elif way not in _GROUPS:  # what is in a group is counted as if it were beside it
             at += _WIDTHS.get(way, stop)

@@ -58,7 +58,8 @@ def split(problem: Problem, blocks: Sequence[Block], branch: Branch, relaxed: Re
     """Return two branches that cut off the relaxation between them; none if all numbers are whole. Of the
     numbers that promise most, the one is taken whose worse half is bounded best among the blocks there are.
     """
-    tried = [pair for kind in (_by_runs, _by_pairs) for pair in kind(problem, branch, relaxed)]
+    weights = _weights(problem)
+    tried = [pair for kind in (_by_runs, _by_pairs) for pair in kind(problem, branch, relaxed, weights)]
     if len(tried) > 1:
         return max(tried, key=lambda pair: sorted(_bound(problem, blocks, half) for half in pair))
     return tried[0] if tried else _by_seats(problem, branch, relaxed)
@@ -69,8 +70,9 @@ def _bound(problem: Problem, blocks: Sequence[Block], branch: Branch) -> float:
     return answer.objective if answer.values else inf
 
 
-def _by_runs(problem: Problem, branch: Branch, relaxed: Relaxed) -> list[list[Branch]]:
-    weights = _weights(problem)
+def _by_runs(
+    problem: Problem, branch: Branch, relaxed: Relaxed, weights: Mapping[int, float]
+) -> list[list[Branch]]:
     present = dict.fromkeys(problem.free, 0.0)
     for block, pieces in relaxed.pieces.items():
         for b in block.pattern:
@@ -84,8 +86,9 @@ def _by_runs(problem: Problem, branch: Branch, relaxed: Relaxed) -> list[list[Br
     return halves
 
 
-def _by_pairs(problem: Problem, branch: Branch, relaxed: Relaxed) -> list[list[Branch]]:
-    weights = _weights(problem)
+def _by_pairs(
+    problem: Problem, branch: Branch, relaxed: Relaxed, weights: Mapping[int, float]
+) -> list[list[Branch]]:
     both = dict.fromkeys(combinations(problem.free, 2), 0.0)
     for block, pieces in relaxed.pieces.items():
         for pair in combinations(block.pattern, 2):
