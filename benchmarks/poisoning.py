@@ -35,14 +35,8 @@ from crowdlearn.simulation import (
     run,
 )
 from crowdlearn_device.data.dataset import Dataset
-from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint
-from crowdlearn_device.privacy.aggregation.projection import (
-    SEED_BYTES,
-    largest_square,
-    projected,
-    square_of,
-)
 from crowdlearn_device.protocol.frames import Floats
+from crowdlearn_host.methods.secure_sharing import SecureSum, clipped
 
 from .report import machine, write_rows
 
@@ -136,12 +130,9 @@ class Poisoned(InProcess):
     def _is_large(self, group: int, move: Floats) -> bool:
         """Return whether the host refuses what a group adds: a right one's is clipped."""
         assert self._bound is not None
-        if group >= self._wrong:
-            move = move * min(1.0, self._bound / max(float(np.linalg.norm(move)), 1e-12))
-        numbers = FixedPoint(GROUPS)
-        words = numbers.encode(move.astype(np.float32))
-        shown = projected(self._rng.bytes(SEED_BYTES), ((0, len(words)),), words)
-        return square_of(shown) > largest_square(self._bound, numbers, len(words))
+        sum_ = SecureSum(len(move), GROUPS, seed=(len(self.named),), bound=self._bound)
+        sum_.add(move if group < self._wrong else clipped(move, self._bound))
+        return bool(sum_.refused)
 
 
 def measure(data: Dataset, test: Dataset, attack: str, wrong: int, combine: str, epochs: int) -> Row:

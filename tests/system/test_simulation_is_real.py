@@ -146,7 +146,9 @@ def test_phones_begin_with_weights_that_they_drew_together(tmp_path: Path) -> No
     of_the_seed = {name: value.clone() for name, value in prepared.model.state_dict().items()}
     shared = shared_model_of(prepared, 1)
     real = load_model_state(trained(prepared, 2, tmp_path))
-    JointWeights(prepared, tmp_path / "run", shared)
+    with RunFolder(tmp_path / "run", create=False) as folder:
+        folder.open_shared(shared)
+        assert JointWeights(prepared, folder, shared).beginning("run", []) is None
     drawn = state_of(prepared.graph, shared.model(), prepared.model.state_dict())
     linear = [name for name, value in drawn.items() if value.dim() == 2]
     assert linear
