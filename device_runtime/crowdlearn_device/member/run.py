@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from crowdlearn_device.platform.files import write_atomically
 from crowdlearn_device.privacy.first_weights.commitment import JointSeed
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.security.identity import Identity
@@ -29,8 +30,6 @@ class Run:
     name: str
     id: str
     number: int
-    has_noise: bool = True
-    """True while all steps that this process took part in were those of DP-SGD."""
 
     @property
     def full_name(self) -> str:
@@ -41,6 +40,21 @@ class Run:
     def folder(self) -> Path:
         """Return HOME/runs/NAME/ID."""
         return self.home / "runs" / self.full_name
+
+    @property
+    def has_noise(self) -> bool:
+        """Return whether all steps in which this device took part were those of DP-SGD."""
+        return not self._plain_steps.exists()
+
+    def note_plain_steps(self) -> None:
+        """Keep that a step without noise may follow; on disk when this returns."""
+        if self.has_noise:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self._plain_steps, b"")
+
+    @property
+    def _plain_steps(self) -> Path:
+        return self.folder / "steps_without_noise"
 
     @cached_property
     def states(self) -> StateStore:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from errno import ENOSPC
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from crowdlearn_device.errors import AggregationError
+from crowdlearn_device.member.run import Run
 from crowdlearn_device.member.secure_sharing import PROJECTIONS, SecureSharing
 from crowdlearn_device.privacy.aggregation import projection
 from crowdlearn_device.privacy.aggregation.fixed_point import FixedPoint, Words
@@ -167,6 +170,45 @@ def test_moves_without_noise_are_not_projected(folder: Path) -> None:
     crowd = SumCrowd(folder, bound=BOUND)
     crowd.run(lambda: bool(crowd.told("fault")), limit=20_000)
     assert not heard(crowd, "key")
+
+
+def test_steps_without_noise_are_remembered_after_a_death(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd = SumCrowd(folder, bound=BOUND)
+    victim = crowd.phones[VICTIM]
+
+    def trained() -> bool:
+        generation = victim.member.generation if victim.member else None
+        role = generation.role if generation else None
+        return generation is not None and role is not None and role.boundary == generation.assign.pass_end
+
+    crowd.run(trained)
+    crowd.crash(VICTIM)
+    monkeypatch.setattr(Run, "note_plain_steps", lambda run: None)  # from now on its disk alone knows
+    crowd.connect(VICTIM)
+    crowd.run(lambda: any("no noise was added" in told["reason"] for told in faults(crowd, VICTIM)))
+    assert victim.member is not None
+    assert victim.member.run is not None
+    assert not victim.member.run.has_noise
+    assert not heard(crowd, "key")
+
+
+def test_a_device_that_cannot_remember_steps_without_noise_takes_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("crowdlearn_device.member.run.write_atomically", full)
+    crowd = SumCrowd(folder, bound=BOUND)
+    crowd.run(lambda: bool(faults(crowd, VICTIM)), limit=20_000)
+    assert "No space left" in faults(crowd, VICTIM)[0]["reason"]
+    assert not any(crowd.told("go"))
+
+
+def faults(crowd: SumCrowd, device: int) -> list[dict[str, Any]]:
+    return [told for told in crowd.told("fault") if told["device"] == f"phone-{device}"]
 
 
 def test_projections_are_of_the_whole_vector_whoever_holds_its_parts() -> None:

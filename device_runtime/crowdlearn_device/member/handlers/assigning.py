@@ -59,7 +59,7 @@ def _begin(member: Member, run: Run, assign: pb.Assign) -> Effects:
     member.check_policy(member.check_use)
     member.check_policy(lambda policy: policy.check(assign, identity.public, run.identities))
     if assign.pass_end > assign.boundary and not assign.training.clipping.noise > 0:
-        run.has_noise = False
+        run.note_plain_steps()
     run.trust(assign.peers)
     if run.identities.get(run.number) != identity.public:
         raise WireError("the server assigns this device another's identity")

@@ -24,9 +24,9 @@ SEED_BYTES = 40
 
 def most_drawn(batch: int) -> int:
     """Return the samples that a step in steps of about `batch` has room for, where its true number must not
-    show. A larger draw has a probability below 2e-11 (Bernstein's inequality).
+    show. A larger draw has a probability below exp(-25), or 2e-11 (Bernstein's inequality, solved for it).
     """
-    return batch + 7 * (isqrt(batch - 1) + 1) + 16
+    return batch + 10 + isqrt(50 * batch + 70)
 
 
 class Draws:
