@@ -54,7 +54,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/mypy -p crowdlearn_device -p crowdlearn_export -p crowdlearn_host -p crowdlearn -p benchmarks
+	$(BIN)/mypy -p crowdlearn_device -p crowdlearn_export -p crowdlearn_host -p crowdlearn -p benchmarks -p tests
 	$(BIN)/python -m tests.house
 
 format: setup

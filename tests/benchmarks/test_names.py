@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,15 @@ def test_a_choice_that_leaves_nothing_to_measure_is_an_error(
 
 def test_tables_of_a_quick_run_are_no_result_in_the_file_either(tmp_path: Path) -> None:
     told = tmp_path / "tables.md"
-    options = {"data": None, "cifar": None, "only": "", "seeds": 1, "epochs": 0, "cores": 1, "kept": False}
+    options: dict[str, Any] = {
+        "data": None,
+        "cifar": None,
+        "only": "",
+        "seeds": 1,
+        "epochs": 0,
+        "cores": 1,
+        "kept": False,
+    }
     paper("load", **options, quick=True, runs=tmp_path, json_file=None, markdown=told)
     headings = [line for line in told.read_text().splitlines() if line.startswith("## ")]
     assert headings

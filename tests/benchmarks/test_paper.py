@@ -3,6 +3,7 @@
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,17 @@ from benchmarks.paper.spending import bytes_rows, fedavg_rows
 RNG = np.random.default_rng(0)
 
 
-def run(table: str, folder: Path, **given: object) -> list[dict]:
+def run(table: str, folder: Path, **given: Any) -> list[dict]:
     """The table's rows, run on little data for one epoch."""
-    options = {"data": None, "cifar": None, "only": "", "seeds": 2, "epochs": 1, "quick": False, "cores": 1}
+    options: dict[str, Any] = {
+        "data": None,
+        "cifar": None,
+        "only": "",
+        "seeds": 2,
+        "epochs": 1,
+        "quick": False,
+        "cores": 1,
+    }
     options |= {"kept": False, "markdown": None}
     main(table, **{**options, **given}, runs=folder / "runs", json_file=folder / "rows.json")
     return json.loads((folder / "rows.json").read_text())["rows"]

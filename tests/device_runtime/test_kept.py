@@ -16,6 +16,7 @@ from crowdlearn_device.errors import DataError, ProgramError, StateError
 from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.prediction import model_folder
 from crowdlearn_device.prediction.model_folder import WEIGHTS, KeptModel, keep_model
+from crowdlearn_device.program.executor import Executor
 from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
 from crowdlearn_device.protocol.frames import Array
 from crowdlearn_device.state.piece_state import PieceState
@@ -47,7 +48,7 @@ LAYERS = {
 WHOLE = PieceState(((0, 2), (0, 3)), LAYERS)
 
 
-class Dense:
+class Dense(Executor):
     """What the program would compute."""
 
     def hold(self, arrays: Iterable[Array]) -> None:
@@ -56,7 +57,7 @@ class Dense:
     def zeros(self, shape: Sequence[int]) -> Array:
         return np.zeros(shape, np.float32)
 
-    def run(self, method: str, inputs: Sequence[Array]) -> list[Array]:
+    def run(self, method: str, inputs: Sequence[Array], *, borrowed: bool = False) -> list[Array]:
         x, w, b = inputs
         assert method == "predict"
         assert len(x) <= MANIFEST.max_batch
@@ -160,7 +161,7 @@ def test_samples_of_an_idx_file_with_and_without_labels(suffix, tmp_path):
     assert labels is None
     np.testing.assert_allclose(inputs, np.arange(24).reshape(2, 3, 4) / 255, rtol=1e-6)
     idx(tmp_path / f"t10k-labels-idx1-ubyte{suffix}", np.array([3, 1]))
-    assert list(load_samples(images)[1]) == [3, 1]
+    np.testing.assert_array_equal(load_samples(images)[1], [3, 1])
     idx(tmp_path / f"t10k-labels-idx1-ubyte{suffix}", np.array([3]))
     with pytest.raises(DataError, match="2 inputs and 1 labels"):
         load_samples(images)
@@ -172,7 +173,7 @@ def test_samples_of_an_npz(tmp_path):
     assert labels is None
     assert inputs.max() == 1.0
     np.savez(tmp_path / "b.npz", inputs=inputs, labels=np.array([0, 1]))
-    assert list(load_samples(tmp_path / "b.npz")[1]) == [0, 1]
+    np.testing.assert_array_equal(load_samples(tmp_path / "b.npz")[1], [0, 1])
     np.savez(tmp_path / "c.npz", labels=np.array([0, 1]))
     with pytest.raises(DataError, match="no array inputs"):
         load_samples(tmp_path / "c.npz")

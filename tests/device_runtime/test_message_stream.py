@@ -10,7 +10,7 @@ from tempfile import gettempdir
 import pytest
 from crowdlearn_device.protocol.frames import MAX_FRAME
 from crowdlearn_device.transport import message_stream
-from crowdlearn_device.transport.large_message import HEAD_BYTES, LargeMessage
+from crowdlearn_device.transport.large_message import HEAD_BYTES, PART_BYTES, LargeMessage
 from crowdlearn_device.transport.message_stream import ROOM_BYTES, MessageStream, taken_over
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,7 +112,7 @@ async def test_what_goes_express_overtakes_what_waits_and_nothing_else():
         await asyncio.sleep(0)  # let the line fill the connection
         line.put(b"express 1", express=True)
         line.put(b"express 2", express=True)
-        got = [await device.recv() for _ in range(302)]
+        got = [await device.recv(decode=False) for _ in range(302)]
         others = [frame for frame in got if len(frame) > 9]
         assert [int.from_bytes(frame[:2], "big") for frame in others] == list(range(300))
         first, second = got.index(b"express 1"), got.index(b"express 2")
@@ -141,11 +141,11 @@ async def test_a_long_message_is_forgotten_once_it_has_gone():
         __slots__ = ("__weakref__",)
 
     async with a_line() as (line, device):
-        message = Message(3 * message_stream.PART_BYTES)
+        message = Message(3 * PART_BYTES)
         held = weakref.ref(message)
         line.put(message)  # type: ignore[arg-type]
         del message
-        assert len(await device.recv()) == 3 * message_stream.PART_BYTES
+        assert len(await device.recv()) == 3 * PART_BYTES
         async with asyncio.timeout(60):
             while held() is not None:
                 await asyncio.sleep(0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 from crowdlearn_device.piece.inbox import Message
@@ -12,11 +13,11 @@ from crowdlearn_device.protocol import wire_pb2 as pb
 NOTHING = np.zeros((1, 1), np.float32)
 
 
-def message(partner: int, purpose: int, step: int, micro: int, edge: int) -> Message:
+def message(partner: int, purpose: pb.Purpose, step: int, micro: int, edge: int) -> Message:
     return Message(partner, purpose, step, micro, 2, 8, edge, NOTHING)
 
 
-def drawn(rounding: Rounding, *place: int, count: int = 7) -> tuple[float, ...]:
+def drawn(rounding: Rounding, *place: Any, count: int = 7) -> tuple[float, ...]:
     return tuple(rounding.of(message(*place)).random(count, np.float32))
 
 

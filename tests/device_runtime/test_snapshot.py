@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import pytest
 from crowdlearn_device.errors import EnvelopeError
@@ -18,9 +19,10 @@ OWNER, HEIR, OTHER = (Identity.generate() for _ in range(3))
 PART = 4
 
 
-def sealed(content: bytes, **place: int) -> list[pb.Snapshot]:
+def sealed(content: bytes, **place: Any) -> list[pb.Snapshot]:
     """Its parts, of a few bytes each."""
-    whole = pb.Snapshot(**{"generation": 1, "boundary": 8, "piece": 2, **place})
+    said: dict[str, Any] = {"generation": 1, "boundary": 8, "piece": 2, **place}
+    whole = pb.Snapshot(**said)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshot, "PART_BYTES", PART)
         return list(seal_snapshot("run", OWNER, {5: HEIR.public}, whole, len(content), [content]))

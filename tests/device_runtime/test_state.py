@@ -31,7 +31,7 @@ MANIFEST = Manifest(
 
 def state(seed: int = 0) -> PieceState:
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    draw = lambda *shape: rng.standard_normal(shape, np.float32)  # noqa: E731
     trained = lambda name, *shape: {  # noqa: E731
         f"{kind}/{name}": draw(*shape) for kind in ("value", "momentum", "gradient")
     }
@@ -65,9 +65,9 @@ def test_any_bytes_are_refused(data):
 
 @given(st.integers(0, 10_000), st.integers(0, 255), st.integers(-40, 2))
 def test_a_state_on_disk_is_taken_or_refused_as_its_bytes_are(tmp_path_factory, position, flip, longer):
-    data = bytearray(state().to_bytes())
-    data[position % len(data)] ^= flip
-    data = bytes(data[: len(data) + longer]).ljust(len(data) + longer, b"x")
+    whole = bytearray(state().to_bytes())
+    whole[position % len(whole)] ^= flip
+    data = bytes(whole[: len(whole) + longer]).ljust(len(whole) + longer, b"x")
     path = tmp_path_factory.mktemp("state") / "a.state"
     path.write_bytes(data)
     if flip or longer:

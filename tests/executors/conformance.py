@@ -198,7 +198,8 @@ def test_a_file_of_arrays_is_replayed(tmp_path: Path) -> None:
     (tmp_path / "none.npz").write_bytes(b"no arrays")
     with pytest.raises(ProgramError, match="holds no arrays"):
         replay(PROGRAMS / "dense-predict.pte", tmp_path / "none.npz", tmp_path / "again.npz")
-    np.savez(tmp_path / "gap.npz", **{"predict/in1": np.zeros(2, np.float32)})
+    gap: dict[str, Any] = {"predict/in1": np.zeros(2, np.float32)}
+    np.savez(tmp_path / "gap.npz", **gap)
     with pytest.raises(ProgramError, match="in0"):
         replay(PROGRAMS / "dense-predict.pte", tmp_path / "gap.npz", tmp_path / "again.npz")
     assert not (tmp_path / "again.npz").exists()

@@ -1,5 +1,7 @@
 """The doctor tells what a model can do before it is exported."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -135,7 +137,7 @@ class Folded(nn.Module):
         return self.head(nn.functional.max_pool2d(rows.reshape(-1, 15, 1, 1), 1).flatten(1))
 
 
-def pooled(size: int, *pool: int) -> nn.Module:
+def pooled(size: int, *pool: Any) -> nn.Module:
     return nn.Sequential(
         *(nn.Conv2d(2, 3, 1), nn.ReLU(inplace=True), nn.MaxPool2d(*pool), nn.Flatten()), nn.Linear(size, 3)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -129,7 +130,7 @@ def write(
     return folder / "model.onnx"
 
 
-def node(kind: str, count: int, attributes: dict[str, object]) -> onnx.NodeProto:
+def node(kind: str, count: int, attributes: dict[str, Any]) -> onnx.NodeProto:
     return helper.make_node(
         kind, ["x", *(f"c{i + 1}" for i in range(count))], ["y"], "the-node", **attributes
     )

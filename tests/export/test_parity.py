@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,10 @@ class Eager:
         return outputs
 
 
+def eager(stages: Sequence[Stage], factor: float) -> Any:
+    return Eager(stages, factor)
+
+
 def whole_network() -> tuple[Stage, ...]:
     model = nn.Sequential(
         *(nn.Conv2d(2, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)),
@@ -49,7 +54,7 @@ def whole_network() -> tuple[Stage, ...]:
 
 def test_a_right_program_passes():
     stages = whole_network()
-    errors = check_parity(stages, Eager(stages, 1.0), 16)
+    errors = check_parity(stages, eager(stages, 1.0), 16)
     assert errors.keys() == {"loss", "train_step"}
     assert max(errors.values()) <= 1e-5
 
@@ -57,4 +62,4 @@ def test_a_right_program_passes():
 def test_a_gradient_that_is_a_little_off_is_refused_by_name():
     stages = whole_network()
     with pytest.raises(ParityError, match="loss: output gradient"):
-        check_parity(stages, Eager(stages, 1.0001), 16)
+        check_parity(stages, eager(stages, 1.0001), 16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -65,7 +66,8 @@ def without(manifest: Manifest, method: str, what: str, role: str, instead: Sequ
     ports = list(getattr(spec, what))
     place = next(i for i, port in enumerate(ports) if port.role == role)
     ports[place : place + 1] = instead
-    changed = replace(spec, **{what: tuple(ports)})
+    instead_of: dict[str, Any] = {what: tuple(ports)}
+    changed = replace(spec, **instead_of)
     return replace(manifest, methods=tuple(changed if m is spec else m for m in manifest.methods))
 
 

@@ -141,8 +141,8 @@ def test_twenty_steps_are_pytorchs(what: str, programs: Path) -> None:
         kept[f"value/{spec.name}"] = arrays[spec.name].copy()
         if spec.trained:
             kept |= {f"{slot}/{spec.name}": np.zeros_like(arrays[spec.name]) for slot in optimizer.slots}
-    layout = [[(0, count) for count in owned]]
-    state = PieceState(tuple(layout[0]), layers)
+    layout = (tuple((0, count) for count in owned),)
+    state = PieceState(layout[0], layers)
     executor = ExecuTorchExecutor(program.pte)
     piece = Piece(program.manifest, executor, layout, 0, state, 0, Pass(0, STEPS), RATE, seed=0)
     exact = build().double()
@@ -162,8 +162,8 @@ def test_twenty_steps_are_pytorchs(what: str, programs: Path) -> None:
         scores = exact(torch.from_numpy(x)).reshape(-1, graph.scores[-1])
         nn.functional.cross_entropy(scores, torch.from_numpy(y).reshape(-1)).backward()
         own.step()
-    kept = [item for held in piece.state().layers.values() for item in held.items()]
-    found = {key[6:]: value for key, value in kept if key.startswith("value/")}
+    ends = [item for held in piece.state().layers.values() for item in held.items()]
+    found = {key[6:]: value for key, value in ends if key.startswith("value/")}
     trained = state_of(graph, found, model.state_dict())
     for name, value in exact.state_dict().items():
         if value.is_floating_point():
@@ -339,6 +339,7 @@ def test_biases_that_are_taken_out_again_get_no_gradient() -> None:
 
     torch.manual_seed(0)
     model, x = Net(), torch.randn(8, 3, 7)
+    assert model.conv.bias is not None
     nn.init.normal_(model.conv.bias)
     nn.init.normal_(model.attention.in_proj_bias)
     other = copy.deepcopy(model).double()

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import crowdlearn
 import pytest
@@ -20,7 +21,7 @@ from crowdlearn_export.errors import ExportError
 from crowdlearn_host.cli.runs.init import TEMPLATE
 from crowdlearn_host.errors import ConfigError, HostError, TrainingError
 
-SPEC = {
+SPEC: dict[str, Any] = {
     "model": "mlp:64-24-10",
     "data": "digits",
     "group": {"pieces": 2},
@@ -159,7 +160,7 @@ async def test_a_run_is_stopped_and_resumed_while_an_event_loop_runs(
             "macs_per_second is",
         ),
         (
-            lambda: crowdlearn.RunSpec(**SPEC, sharing={"noise": 1.5}),
+            lambda: crowdlearn.RunSpec(**{**SPEC, "sharing": {"noise": 1.5}}),
             "RunSpec: .*set secure",
         ),
     ],

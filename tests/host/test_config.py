@@ -12,7 +12,7 @@ from pydantic import Field
 
 
 class Inner(Section):
-    theta: float = Field(0.5, ge=0, le=1)
+    theta: float = Field(default=0.5, ge=0, le=1)
     kind: Literal["iid", "shards"] = "iid"
 
 

@@ -62,7 +62,7 @@ def test_a_weight_belongs_to_the_owner_of_its_source_neuron(reordered: bool) -> 
     for layer in graph.layers:
         for op in layer.ops:
             for kind in ("bias", "running_mean"):
-                owners = place.get(f"{op.module}.{kind}", np.zeros(0))
+                owners = place.get(f"{op.module}.{kind}", np.zeros(0, np.int32))
                 for neuron, piece in enumerate(owners):
                     assert piece == owner(plan, layer.index, neuron)
 

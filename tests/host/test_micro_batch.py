@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_host.coordinator.hub.traffic_ledger import exchanged_messages
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.problem.fleet import Fleet
@@ -13,7 +14,6 @@ from crowdlearn_host.spec.micro_batch import (
     MACS_PER_SECOND,
     MESSAGE_SECONDS,
     cheapest_rows,
-    exchanged_messages,
     rows_for,
     rows_of,
 )

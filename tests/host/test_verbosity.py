@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from crowdlearn_host.cli import main
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from tests.host.test_progress import Screen
 
-EVENTS = [
+EVENTS: list[tuple[str, dict[str, Any]]] = [
     ("compiled", {"done": 0, "of": 4}),
     ("pass", {"epoch": 0, "device": "phone-1\x1b[2J", "boundary": 9}),
     ("paused", {"why": "phone-1 is gone", "grace": 9.0}),
@@ -109,7 +110,7 @@ def test_ctrl_c_is_130(tmp_path: Path) -> None:
     """In a command that has nothing to keep: its model waits to read a pipe that nothing is written to."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "waits.py").write_text('open("pipe").read()\n')
-    command = [Path(sys.executable).parent / "crowdlearn", "doctor", "waits.py:net", "--shape", "4"]
+    command = [str(Path(sys.executable).parent / "crowdlearn"), "doctor", "waits.py:net", "--shape", "4"]
     writer = None
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         writer = os.open(tmp_path / "pipe", os.O_WRONLY)  # returns once the command reads

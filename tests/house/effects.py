@@ -32,8 +32,9 @@ def lost(source: str, functions: set[str]) -> Iterator[tuple[int, str]]:
         inside = list(ast.walk(function))
         yields = any(isinstance(node, ast.Yield | ast.YieldFrom) for node in inside)
         for node in inside:
-            dropped = isinstance(node, ast.Expr) or (yields and isinstance(node, ast.Return))
-            if not dropped or not isinstance(node.value, ast.Call):
+            if not isinstance(node, ast.Expr | ast.Return) or not isinstance(node.value, ast.Call):
+                continue
+            if isinstance(node, ast.Return) and not yields:
                 continue
             match node.value.func:
                 case ast.Name(name) if name in functions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 
 import pytest
@@ -72,12 +73,17 @@ def _own_gradients(model: nn.Module, inputs: torch.Tensor, targets: torch.Tensor
     ]
 
 
+def _norm(arrays: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Their Euclidean norm, as of one vector."""
+    return torch.cat([each.flatten() for each in arrays]).norm()
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_norms_are_those_of_autograd(name: str) -> None:
     model, inputs, targets = _case(name)
     found = norms_of(model, lambda scores: _losses(scores, targets), inputs)
     for norm, own in zip(found, _own_gradients(model, inputs, targets), strict=True):
-        exact = torch.sqrt(sum(each.square().sum() for each in own))
+        exact = _norm(own)
         assert abs(norm - exact) <= 1e-5 * exact
 
 
@@ -86,14 +92,14 @@ def test_a_step_sums_clipped_gradients(name: str) -> None:
     model, inputs, targets = _case(name)
     clip = 0.5
     found = DPStep(clip, 0.0, 7).gradients(model, _losses, inputs, targets, torch.Generator())
-    expected = None
+    expected = [torch.zeros_like(each) for each in found]
     for own in _own_gradients(model, inputs, targets):
-        norm = torch.sqrt(sum(each.square().sum() for each in own))
+        norm = _norm(own)
         scaled = [each * min(1.0, float(clip / norm)) / 7 for each in own]
-        expected = scaled if expected is None else [a + b for a, b in zip(expected, scaled, strict=True)]
+        expected = [a + b for a, b in zip(expected, scaled, strict=True)]
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, atol=1e-10)
-    assert torch.sqrt(sum(each.square().sum() for each in found)) <= clip + 1e-9
+    assert _norm(found) <= clip + 1e-9
 
 
 def test_noise_has_the_deviation_that_it_should_and_an_empty_mini_batch_is_noise_alone() -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import DataError
 from crowdlearn_device.privacy.aggregation.lot import drawn
+from crowdlearn_device.privacy.dp.noisy_move import discrete_gaussian
 from crowdlearn_device.privacy.labels import flipped, private_labels
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_host.cli import build
@@ -18,7 +20,6 @@ from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.methods.secure_sharing import (
     SecureSum,
     clipped,
-    discrete_gaussian,
     least_contributors,
 )
 from crowdlearn_host.privacy.dp.budget import Budget
@@ -50,7 +51,7 @@ def model(tmp_path: Path) -> str:
     return f"{tmp_path / 'tanh_model.py'}:tanh"
 
 
-def setting(model: str, *, groups: int = 8, epochs: int = 2, **sections: dict[str, object]) -> Setting:
+def setting(model: str, *, groups: int = 8, epochs: int = 2, **sections: Any) -> Setting:
     rng = np.random.default_rng(0)
     inputs = rng.random((640, 64), np.float32)
     data = Dataset(inputs, (inputs @ rng.normal(size=(64, 10))).argmax(1))

@@ -31,7 +31,7 @@ the mean of all targets has 0; of the next character 0.25, if it is always a spa
 
 def reached(example: str, folder: Path, *words: str) -> float:
     """What an example prints that it has reached; its report is there."""
-    command = [sys.executable, EXAMPLES / example / "main.py", "--quick", *words]
+    command = [sys.executable, str(EXAMPLES / example / "main.py"), "--quick", *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = re.search(r"test (?:accuracy|R2) (0\.\d+|1\.0+) of .*; report: (\S+)\n$", done.stdout)

@@ -138,8 +138,8 @@ async def test_devices_send_the_bytes_that_were_planned(name: str, tmp_path: Pat
         for device, piece in zip(held, plan.pieces, strict=True):
             assert kinds[device].name in piece.classes
     for group in server.groups:
-        for device in group.devices.values():
-            assert device.samples == kinds[of_number[device.number]].samples
+        for member in group.devices.values():
+            assert member.samples == kinds[of_number[member.number]].samples
     _check_joules(plan, server, events)
 
 

@@ -77,10 +77,9 @@ async def test_reports_of_passes_and_of_nothing_withhold_what_mini_batches_gave(
     assert means["pass"] == pytest.approx(means["mini-batch"])
     assert means["nothing"] is None
     in_rounds = in_simulation(spec(tmp_path, "mini-batch"))
-    told = [fields for event, fields in found["mini-batch"][0] if event == "progress"]
-    rows = [fields["rows"] for fields in told]
+    rows = [fields["rows"] for fields in told["mini-batch"]]
     for name in ("best", "margin"):
-        mean = np.average([fields["own"][name] for fields in told], weights=rows)
+        mean = np.average([fields["own"][name] for fields in told["mini-batch"]], weights=rows)
         assert in_rounds[name] == pytest.approx(mean, abs=1e-4)
     for _, model in found.values():
         for name, array in model.items():

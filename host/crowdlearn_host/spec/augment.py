@@ -21,11 +21,11 @@ class AugmentSection(Section):
     """
 
     kind: Literal["crop", "flip", "erase", "noise", "scale", "offset", "shift"]
-    padding: int | None = Field(None, ge=0)
-    probability: float | None = Field(None, ge=0, le=1)
-    size: int | None = Field(None, ge=1)
-    std: float | None = Field(None, ge=0)
-    most: float | None = Field(None, ge=0)
+    padding: int | None = Field(default=None, ge=0)
+    probability: float | None = Field(default=None, ge=0, le=1)
+    size: int | None = Field(default=None, ge=1)
+    std: float | None = Field(default=None, ge=0)
+    most: float | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _has_its_own_options(self) -> Self:

@@ -19,8 +19,8 @@ class CrowdSection(Section):
     class, only these take part, and the run is planned for those that were chosen.
     """
 
-    most_groups: int = Field(0, ge=0, le=10_000)
-    spares: float = Field(0.25, ge=0, le=4)
-    wait: float = Field(30.0, ge=0)
+    most_groups: int = Field(default=0, ge=0, le=10_000)
+    spares: float = Field(default=0.25, ge=0, le=4)
+    wait: float = Field(default=30.0, ge=0)
     selection: Literal["able", "anyone"] = "able"
     fleet: Location | None = None

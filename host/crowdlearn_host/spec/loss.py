@@ -40,9 +40,9 @@ class LossSection(Section):
     """
 
     kind: LossKind = LossKind.cross_entropy
-    label_smoothing: float | None = Field(None, ge=0, lt=1)
+    label_smoothing: float | None = Field(default=None, ge=0, lt=1)
     class_weights: tuple[NonNegativeFloat, ...] | None = None
-    delta: float | None = Field(None, gt=0)
+    delta: float | None = Field(default=None, gt=0)
     function: ModelName | None = None
     takes: Literal["numbers", "shares", "classes"] | None = None
 

@@ -32,17 +32,17 @@ class OptimizedSection(Section):
     """
 
     optimizer: Kind = "sgd"
-    learning_rate: float = Field(0.1, gt=0, le=100)
-    momentum: float = Field(0.0, ge=0, lt=1)
+    learning_rate: float = Field(default=0.1, gt=0, le=100)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    clip_norm: float = Field(0.0, ge=0)
-    warmup: int = Field(0, ge=0, le=1 << 31)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip_norm: float = Field(default=0.0, ge=0)
+    warmup: int = Field(default=0, ge=0, le=1 << 31)
     schedule: Fall = "constant"
-    step_epochs: int = Field(0, ge=0)
-    step_factor: float = Field(0.1, gt=0, le=1)
+    step_epochs: int = Field(default=0, ge=0)
+    step_factor: float = Field(default=0.1, gt=0, le=1)
 
     @model_validator(mode="before")
     @classmethod

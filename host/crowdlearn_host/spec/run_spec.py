@@ -73,10 +73,10 @@ class GroupSection(Section):
     down to that many; without, it waits. With `keep_model` every device takes the group's model at the end.
     """
 
-    pieces: int = Field(3, ge=1, le=1000)
-    min_pieces: int | None = Field(None, ge=1, le=1000)
+    pieces: int = Field(default=3, ge=1, le=1000)
+    min_pieces: int | None = Field(default=None, ge=1, le=1000)
     plan: Location | None = None
-    groups: int = Field(1, ge=1)
+    groups: int = Field(default=1, ge=1)
     rotation: Rotation | None = None
     weigh_charge: bool = False
     keep_model: bool = False
@@ -101,16 +101,16 @@ class SharingSection(Section):
     that upload wrong weights, the mean without a quarter at either end ("trimmed"), or the "median".
     """
 
-    every: int = Field(0, ge=0)
-    theta: float = Field(1.0, ge=0, le=1)
-    tau: float = Field(0.5, ge=0, le=1)
-    omega: int = Field(0, ge=0)
+    every: int = Field(default=0, ge=0)
+    theta: float = Field(default=1.0, ge=0, le=1)
+    tau: float = Field(default=0.5, ge=0, le=1)
+    omega: int = Field(default=0, ge=0)
     values: Literal["float32", "float16", "int8"] = "float32"
     synchronous: bool = False
     secure: bool = False
-    clip: float = Field(1.0, gt=0)
-    noise: float | None = Field(None, gt=0)
-    norm_bound: float | None = Field(None, gt=0, le=LARGEST_BOUND)
+    clip: float = Field(default=1.0, gt=0)
+    noise: float | None = Field(default=None, gt=0)
+    norm_bound: float | None = Field(default=None, gt=0, le=LARGEST_BOUND)
     combine: Literal["mean", "trimmed", "median"] = "mean"
 
 
@@ -135,19 +135,19 @@ class TrainingSection(OptimizedSection):
     """
 
     epochs: PositiveInt = 5
-    batch: int = Field(32, ge=2, le=65536)
-    micro_batch: int | None = Field(None, ge=2)
-    in_flight: int = Field(PARTS, ge=1, le=64)
+    batch: int = Field(default=32, ge=2, le=65536)
+    micro_batch: int | None = Field(default=None, ge=2)
+    in_flight: int = Field(default=PARTS, ge=1, le=64)
     loss: LossSpec = CROSS_ENTROPY
     augment: tuple[AugmentSpec, ...] = ()
-    momentum: float = Field(0.9, ge=0, lt=1)
-    seed: int = Field(0, ge=0)
-    snapshot_every: int = Field(100, ge=1)
-    staleness: int = Field(0, ge=0, le=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+    snapshot_every: int = Field(default=100, ge=1)
+    staleness: int = Field(default=0, ge=0, le=1)
     kernels: Literal["measured", "by_size"] = "measured"
     memory: MemoryUse | None = None
     wire: Literal["float32", "float16", "int8"] = DEFAULT_WIRE
-    grace_seconds: float = Field(60.0, ge=0)
+    grace_seconds: float = Field(default=60.0, ge=0)
 
     def micro_rows(self, planned: int = 0, *, pieces: int = 2) -> int:
         """Return samples of a micro-batch, `planned` if the plan has them; if one piece is the whole network,
@@ -167,7 +167,7 @@ class CheckpointSection(Section):
     once all groups have ended it, after each "group" has, or "never" before the end.
     """
 
-    keep: int = Field(5, ge=1)
+    keep: int = Field(default=5, ge=1)
     evaluate: Literal["epoch", "group", "never"] = "epoch"
 
 
@@ -183,7 +183,7 @@ class MetricsSection(Section):
     them while they train, and report means as `report` says.
     """
 
-    listen: str | None = Field(None, pattern=ADDRESS)
+    listen: str | None = Field(default=None, pattern=ADDRESS)
     own: tuple[ModelName, ...] = ()
     on_devices: tuple[ModelName, ...] = ()
     report: Literal["mini-batch", "pass", "nothing"] = "mini-batch"
@@ -214,17 +214,17 @@ class FleetSection(Section):
     """
 
     phones: tuple[str, ...] = ()
-    virtual: int = Field(0, ge=0, le=1000)
+    virtual: int = Field(default=0, ge=0, le=1000)
     profile: str = "pixel-8"
     arch: Literal["", "arm64", "x86_64"] = ""
     runtime: Literal["auto", "shell", "app"] = "auto"
     isolation: Literal["process", "none"] = "process"
     keep_awake: bool = True
-    listen: str | None = Field(None, pattern=ADDRESS)
-    joining: int = Field(0, ge=0)
-    relays: int = Field(0, ge=0, le=256)
+    listen: str | None = Field(default=None, pattern=ADDRESS)
+    joining: int = Field(default=0, ge=0)
+    relays: int = Field(default=0, ge=0, le=256)
     relay_engine: Literal["local", "ray"] = "local"
-    lowest_battery: int = Field(LOWEST_PERCENT, ge=-1, le=100)
+    lowest_battery: int = Field(default=LOWEST_PERCENT, ge=-1, le=100)
 
     @model_validator(mode="after")
     def _listens_for_somebody(self) -> Self:
@@ -251,20 +251,20 @@ class RunSpec(Description):
     test split alone, and `input_shape` tells the shape of a sample where there is none.
     """
 
-    name: str = Field("run", pattern=NAME)
+    name: str = Field(default="run", pattern=NAME)
     model: ModelName
     data: Annotated[str, AfterValidator(_located)] | None = None
     device_data: str | None = None
     input_shape: tuple[PositiveInt, ...] | None = None
-    group: GroupSection = GroupSection()  # type: ignore[call-arg]
-    training: TrainingSection = TrainingSection()  # type: ignore[call-arg]
-    sharing: SharingSection = SharingSection()  # type: ignore[call-arg]
+    group: GroupSection = GroupSection()
+    training: TrainingSection = TrainingSection()
+    sharing: SharingSection = SharingSection()
     validation: ValidationSection | None = None
-    checkpoints: CheckpointSection = CheckpointSection()  # type: ignore[call-arg]
-    metrics: MetricsSection = MetricsSection()  # type: ignore[call-arg]
-    fleet: FleetSection = FleetSection()  # type: ignore[call-arg]
+    checkpoints: CheckpointSection = CheckpointSection()
+    metrics: MetricsSection = MetricsSection()
+    fleet: FleetSection = FleetSection()
     privacy: RunPrivacySection = RunPrivacySection()
-    crowd: CrowdSection = CrowdSection()  # type: ignore[call-arg]
+    crowd: CrowdSection = CrowdSection()
 
     @property
     def budget(self) -> Budget | None:

@@ -23,11 +23,11 @@ class ValidationSection(Section):
     were no better; a group that is in the middle of an epoch ends it first.
     """
 
-    share: float = Field(0.0, ge=0, le=0.5)
+    share: float = Field(default=0.0, ge=0, le=0.5)
     metric: Literal[
         "loss", "accuracy", "balanced_accuracy", "f1", "auc", "r2", "perplexity", "mae", "rmse"
     ] = "loss"
-    patience: int = Field(0, ge=0)
+    patience: int = Field(default=0, ge=0)
 
     def rank(self, value: float) -> float:
         """Return a number that is the higher, the better the metric's `value` is."""

@@ -29,6 +29,12 @@ class Shown:
     def show(self, status: str) -> None:
         pass
 
+    def program(self, descriptor: int) -> int:
+        return 0
+
+    def endProgram(self, number: int) -> None:
+        pass
+
 
 @pytest.mark.parametrize(
     ("change", "reason"),

@@ -58,6 +58,12 @@ class Phone:
     def show(self, status: str) -> None:
         self.shown.append(json.loads(status))
 
+    def program(self, descriptor: int) -> int:
+        return 0
+
+    def endProgram(self, number: int) -> None:
+        pass
+
 
 class Running:
     """A service in a thread of its own, as in the app."""
@@ -94,7 +100,7 @@ async def test_a_host_that_comes_through_adb_is_served_and_shown(tmp_path: Path)
     data.mkdir(parents=True)
     np.savez(data / "train.npz", inputs=np.zeros((3, 2), np.float32), labels=np.zeros(3, np.int64))
     async with Running(tmp_path) as app, app.dial() as connection:
-        hello = decode_frame(await connection.recv()).hello
+        hello = decode_frame(await connection.recv(decode=False)).hello
         assert (hello.device, hello.samples) == ("phone-1", 3)
         await connection.send(WELCOME.SerializeToString())
         await connection.send(encode_frame(pb.Frame(finish=pb.Finish(reason="done"))))
@@ -119,7 +125,7 @@ async def test_the_owner_s_policy_comes_before_any_host(tmp_path: Path) -> None:
     np.savez(home / "data/train.npz", inputs=np.zeros((3, 2), np.float32), labels=np.zeros(3, np.int64))
     async with Running(tmp_path) as app:
         async with app.dial() as connection:
-            assert decode_frame(await connection.recv()).hello.samples == 0
+            assert decode_frame(await connection.recv(decode=False)).hello.samples == 0
         app.phone.charging = False
         async with app.dial() as connection:
             with pytest.raises(ConnectionClosed, match="the phone is not charging"):
@@ -147,7 +153,7 @@ async def test_the_owner_s_joules_and_list_bind_hosts(tmp_path: Path) -> None:
         assert (found.joules_a_day, found.strangers) == (300, False)
         assert len(found.known) == 1
         await connection.send(WELCOME.SerializeToString())
-        while decode_frame(await connection.recv()).WhichOneof("body") != "leave":
+        while decode_frame(await connection.recv(decode=False)).WhichOneof("body") != "leave":
             pass
     assert any("the owner allows 300; try tomorrow" in str(told["state"]) for told in app.phone.shown)
     assert DailyUse(home).joules >= 300
@@ -159,7 +165,7 @@ async def test_a_stranger_is_served_nothing(tmp_path: Path, monkeypatch: pytest.
             await app.dial("another token")
         monkeypatch.setattr(abstract_socket, "SHELL", -1)
         monkeypatch.setattr(abstract_socket, "ROOT", -1)
-        monkeypatch.setattr(abstract_socket.os, "getuid", lambda: -1)
+        monkeypatch.setattr(os, "getuid", lambda: -1)
         with pytest.raises(InvalidStatus, match="403"):
             await app.dial()
 

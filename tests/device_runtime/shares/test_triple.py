@@ -13,7 +13,7 @@ import pytest
 from crowdlearn_device.privacy.shares.fixed_point import RingError, decode, encode, encode_weights
 from crowdlearn_device.privacy.shares.linear_map import LinearMap, linear_map
 from crowdlearn_device.privacy.shares.replicated import own_keys
-from crowdlearn_device.privacy.shares.ring import RingProducts
+from crowdlearn_device.privacy.shares.ring import Ring, RingProducts
 from crowdlearn_device.privacy.shares.triple import Helper, Received, Shared, Sharer, SharesError, joined
 
 KEYS = (b"a" * 32, b"b" * 32, b"c" * 32)
@@ -68,13 +68,19 @@ def terms(name: str) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[i
 
 def by_definition(name: str, values: Any, weights: Any, errors: Any) -> tuple[Any, Any, Any]:
     """Sums, errors of what entered, and gradient; of objects, so that integers never overflow."""
-    sums = np.zeros((len(values), *MAPS[name][4]), values.dtype)
+    sums: Any = np.zeros((len(values), *MAPS[name][4]), values.dtype)
     back, gradient = np.zeros_like(values), np.zeros_like(weights)
     for a, w, y in terms(name):
         sums[:, *y] += values[:, *a] * weights[w]
         back[:, *a] += errors[:, *y] * weights[w]
         gradient[w] += (values[:, *a] * errors[:, *y]).sum()
     return sums, back, gradient
+
+
+def answered(answers: list[Ring | None]) -> tuple[Ring, Ring]:
+    """The two answers of three helpers."""
+    first, second = (each for each in answers if each is not None)
+    return first, second
 
 
 class Triple:
@@ -88,10 +94,10 @@ class Triple:
     def run(self, step: int, values: np.ndarray, errors: np.ndarray) -> tuple[Any, Any, Any, Shared, Shared]:
         first = self.sharer.activations(step, values, self.facts)
         answers = [h.forward(Received.at(p, first)) for p, h in enumerate(self.helpers)]
-        sums = joined(tuple(a for a in answers if a is not None), first)
+        sums = joined(answered(answers), first)
         second = self.sharer.errors(step, errors, self.facts)
         answers = [h.backward(Received.at(p, second)) for p, h in enumerate(self.helpers)]
-        back = joined(tuple(a for a in answers if a is not None), second)
+        back = joined(answered(answers), second)
         parts = tuple(helper.gradient(step) for helper in self.helpers)
         gradients = [helper.opened(parts) for helper in self.helpers]
         for other in gradients[1:]:
@@ -168,7 +174,7 @@ def test_masked_parts_of_a_gradient_are_random_one_by_one() -> None:
     for step in range(3, 300, 3):  # the same roles
         for shared in (
             triple.sharer.activations(step, case.values, triple.facts),
-            triple.sharer.errors(step, np.zeros_like(case.errors) + 0.01, triple.facts),
+            triple.sharer.errors(step, np.full_like(case.errors, 0.01), triple.facts),
         ):
             for position, helper in enumerate(triple.helpers):
                 helper.keep(Received.at(position, shared))

@@ -10,7 +10,8 @@ from crowdlearn_export.compiler.compile import Method, compile_program
 from crowdlearn_export.lowering import lower
 from crowdlearn_export.lowering.backend import LARGE_SUM
 from crowdlearn_export.lowering.passes.mean import LONG, sums_in_stages
-from reference import BOUND
+
+from .reference import BOUND
 
 aten = torch.ops.aten
 

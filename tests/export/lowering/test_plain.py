@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from crowdlearn_export.errors import LoweringError, UnsupportedModule
 from crowdlearn_export.graph.whole import Dropping
 from crowdlearn_export.lowering import lower
-from reference import assert_close, assert_compiles, exact, with_gradients
 from torch import Tensor
+
+from .reference import assert_close, assert_compiles, exact, with_gradients
 
 WEIGHT = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(1))
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {

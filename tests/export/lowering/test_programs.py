@@ -20,10 +20,11 @@ from crowdlearn_export.stages.dropout import masks
 from crowdlearn_export.stages.optimizers import torch_optimizer
 from crowdlearn_export.stages.train_step import train_step
 from executorch.extension.pybindings import _portable_lib
-from reference import assert_compiles
 from torch import nn
 
 from benchmarks.models import Transformer
+
+from .reference import assert_compiles
 
 
 def test_convolution_and_pooling_program():

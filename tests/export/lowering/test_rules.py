@@ -10,7 +10,8 @@ from crowdlearn_export.lowering.rules.depthwise import WIDEST
 from crowdlearn_export.lowering.rules.loss import SMALL
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
-from reference import assert_lowers, exact, with_gradients
+
+from .reference import assert_lowers, exact, with_gradients
 
 quick = settings(max_examples=8, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 few = st.integers(1, 4)

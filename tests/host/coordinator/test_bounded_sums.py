@@ -50,9 +50,10 @@ def folder() -> Iterator[Path]:
         yield path
 
 
-def bounded(folder: Path, bound: float = BOUND, **changes: object) -> SumCrowd:
+def bounded(folder: Path, bound: float = BOUND, **changes: Any) -> SumCrowd:
     budget = Budget(None, 1e-5, 0.5, 3, 2)
-    return SumCrowd(folder, bound=bound, **{"epochs": 2, "budget": budget, "clip": 1.0, **changes})
+    usual: dict[str, Any] = {"epochs": 2, "budget": budget, "clip": 1.0}
+    return SumCrowd(folder, bound=bound, **{**usual, **changes})
 
 
 def lie(monkeypatch: pytest.MonkeyPatch, liars: set[int], how: object) -> None:

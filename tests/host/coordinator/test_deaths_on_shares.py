@@ -34,7 +34,8 @@ def settings(sums: str, **changes: Any) -> Settings:
         for start, piece in zip(starts, tiny_on_shares.PIECES, strict=True)
     )
     programs = tuple(tiny_on_shares.manifest(owned).sha256 for owned in tiny_on_shares.PIECES)
-    told = {"layout": layout, "programs": programs, "micro_batch": 3, "shares": True, "heirs": "shared"}
+    told: dict[str, Any] = {"layout": layout, "programs": programs, "micro_batch": 3}
+    told |= {"shares": True, "heirs": "shared"}
     if sums == "private":
         budget = Budget(None, 1e-5, 0.5, 3, 2)
         told |= {"budget": budget, "clip": 0.4, "micro_batch": most_drawn(3), "wire_type": pb.FLOAT32}

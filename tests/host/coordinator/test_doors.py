@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from crowdlearn_device.errors import WireError
@@ -109,7 +111,7 @@ def test_a_fault_that_may_be_true_costs_no_device_at_first() -> None:
 
 
 def test_a_program_that_others_run_is_not_damaged() -> None:
-    of = {"dominator": 0, "forming": None}
+    of: dict[str, Any] = {"dominator": 0, "forming": None}
     fault = pb.Fault(generation=3, kind=pb.FAULT_PROGRAM)
     assert contradiction(fault, 1, runs_elsewhere=True, **of) == "another device runs the same program"
     assert contradiction(fault, 1, runs_elsewhere=False, **of) == ""
@@ -135,6 +137,15 @@ class Reader:
         self._roomy.set()
 
 
+def as_stream(reader: Reader) -> Any:
+    return reader
+
+
+def waits(room: Awaitable[None] | None) -> asyncio.Future[None]:
+    assert room is not None
+    return asyncio.ensure_future(room)
+
+
 def large(receiver: int, size: int) -> LargeMessage:
     message = LargeMessage(size, b"")
     message.add(encode_frame(pb.Frame(envelope=pb.Envelope(receiver=receiver, sealed=b"x" * 64))))
@@ -144,14 +155,14 @@ def large(receiver: int, size: int) -> LargeMessage:
 async def test_large_messages_go_one_at_a_time_to_a_receiver_and_not_beyond_the_bound() -> None:
     hub, reader = LargeMessages(most=100_000), Reader()
     first, second = large(1, 40_000), large(1, 40_000)
-    assert hub.admit(first, reader) is None
-    waiting = asyncio.ensure_future(hub.admit(second, reader))
+    assert hub.admit(first, as_stream(reader)) is None
+    waiting = waits(hub.admit(second, as_stream(reader)))
     await asyncio.sleep(0)
     assert not waiting.done(), "one at a time"
     other = large(2, 50_000)
-    assert hub.admit(other, Reader()) is None
+    assert hub.admit(other, as_stream(Reader())) is None
     assert hub.bytes == 90_000
-    third = asyncio.ensure_future(hub.admit(large(3, 40_000), Reader()))
+    third = waits(hub.admit(large(3, 40_000), as_stream(Reader())))
     await asyncio.sleep(0)
     assert not third.done(), "not beyond the bound"
     reader.has_room = False
@@ -166,9 +177,9 @@ async def test_what_memory_may_not_hold_lies_on_disk_up_to_a_bound(tmp_path: Pat
     hub = LargeMessages(tmp_path, most=100_000, on_disk=100_000)
     messages = [large(receiver, 80_000) for receiver in range(2)]
     for message in messages:
-        assert hub.admit(message, Reader()) is None
+        assert hub.admit(message, as_stream(Reader())) is None
     assert (hub.bytes, hub.bytes_on_disk) == (160_000, 80_000)
-    waiting = asyncio.ensure_future(hub.admit(large(2, 80_000), Reader()))
+    waiting = waits(hub.admit(large(2, 80_000), as_stream(Reader())))
     await asyncio.sleep(0)
     assert not waiting.done(), "not beyond both bounds"
     del message, messages
@@ -185,14 +196,14 @@ async def test_a_message_that_halts_while_others_wait_for_its_room_is_given_up(
     hub, reader, given_up = LargeMessages(most=100_000), Reader(), asyncio.Event()
     halting = large(1, 80_000)
     halting.give_up = given_up.set
-    assert hub.admit(halting, reader) is None
+    assert hub.admit(halting, as_stream(reader)) is None
     if halts == "receiver":
         halting.add(bytes(80_000))
         content = halting.content()
         monkeypatch.setattr(reader, "abort", given_up.set)
     else:
         content = b""
-    waiting = asyncio.ensure_future(hub.admit(large(2, 80_000), Reader()))
+    waiting = waits(hub.admit(large(2, 80_000), as_stream(Reader())))
     await asyncio.wait_for(given_up.wait(), 60)
     assert not waiting.done()
     del halting, content

@@ -51,7 +51,7 @@ def test_a_follower_with_a_weight_that_is_nan_says_so_before_the_next_update(tmp
     assert member.generation
     assert isinstance(member.generation.role, PiecePass)
     member.generation.role.work.piece._weights._values["weight1"][0, 0] = np.nan
-    crowd.run_until(lambda: crowd.told("fault"))
+    crowd.run_until(lambda: bool(crowd.told("fault")))
     assert re.search(
         r"of layers \d to \d, piece 1 at step 0: .*nan.* diverged", crowd.told("fault")[0]["reason"]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from crowdlearn_device.member.events import Leaving
@@ -19,7 +20,7 @@ SILENCE = settings_for().silence_seconds
 FEWER = Cut(layout_of(TWO_PIECES), programs_of(TWO_PIECES))
 
 
-def undisturbed(folder: Path, **changes: object) -> Crowd:
+def undisturbed(folder: Path, **changes: Any) -> Crowd:
     crowd = Crowd(
         folder / "undisturbed", settings_for(**changes), samples=SAMPLES[: changes.get("devices", 4)]
     )

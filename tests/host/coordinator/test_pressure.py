@@ -17,7 +17,7 @@ from crowdlearn_host.coordinator.hub.server import Server
 from crowdlearn_host.coordinator.storage.run_folder import RunFolder
 from crowdlearn_host.coordinator.storage.shared_model import SharedModel
 from websockets.asyncio.client import connect
-from websockets.asyncio.server import serve
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 
@@ -50,7 +50,11 @@ async def a_host(folder):
         shared = SharedModel([ArraySpec("w", 0, (), trained=True)], {"w": np.zeros(1, np.float32)})
         groups = [Group(settings), Group(settings)]
         server = Server("run", groups, run, shared, lambda *_: None, lambda *_: None)
-        async with serve(lambda c: server.attach(c, dialled=False), "127.0.0.1", 0, compression=None) as port:
+
+        async def attach(connection: ServerConnection) -> None:
+            await server.attach(connection, dialled=False)
+
+        async with serve(attach, "127.0.0.1", 0, compression=None) as port:
             yield server, f"ws://127.0.0.1:{port.sockets[0].getsockname()[1]}"
             await server.close()
 
@@ -74,7 +78,7 @@ async def test_new_groups_wait_until_a_host_has_less_to_do_and_those_under_way_g
                     await asyncio.wait_for(second.recv(), 30)
                 assert second.close_code == TRY_LATER
             assert server.pressure.put_off == 1
-            assert decode_frame(await asyncio.wait_for(first.recv(), 30)).HasField("assign")
+            assert decode_frame(await asyncio.wait_for(first.recv(decode=False), 30)).HasField("assign")
         async with connect(url, compression=None) as again:  # its group has begun
             assert (await greeted(again, "phone--0")).welcome.id
         for _ in range(LOOKS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,9 +41,10 @@ def folder() -> Iterator[Path]:
         yield path
 
 
-def private(counts: Counts = THREE_PIECES, noise: float = 0.5, **changes: object) -> Settings:
+def private(counts: Counts = THREE_PIECES, noise: float = 0.5, **changes: Any) -> Settings:
     budget = Budget(None, 1e-5, noise, 3, 2)
-    return settings_for(counts, **{"budget": budget, "clip": CLIP, "snapshot_every": 2, **changes})
+    usual: dict[str, Any] = {"budget": budget, "clip": CLIP, "snapshot_every": 2}
+    return settings_for(counts, **{**usual, **changes})
 
 
 def trained(folder: Path, settings: Settings, seed: int = 0) -> dict[str, Floats]:
@@ -82,7 +84,7 @@ def gradient(weights: dict[str, Floats], inputs: Array, labels: Array) -> dict[s
     sums = [inputs]
     for layer in range(len(LAYERS) - 1):
         sums.append(network._stage(f"forward_{layer}", {**given, ("sum", ""): sums[-1]})["sum", ""])
-    ends = {**given, ("sum", ""): sums[-1], ("labels", ""): labels, ("scale", ""): np.float32(1)}
+    ends = {**given, ("sum", ""): sums[-1], ("labels", ""): labels, ("scale", ""): np.ones((), np.float32)}
     found = network._stage("loss", ends)
     gradients = {name: values for (role, name), values in found.items() if role == "gradient"}
     for layer in reversed(range(len(LAYERS) - 1)):
@@ -133,7 +135,7 @@ def test_noise_of_a_secret_is_repeated_by_its_owner_alone(
     models = []
     for number, identities in enumerate((own, own, others)):
         drawn = iter(identities)
-        monkeypatch.setattr(crowd_parties.Identity, "generate", lambda drawn=drawn: next(drawn))
+        monkeypatch.setattr(Identity, "generate", lambda drawn=drawn: next(drawn))
         models.append(trained(folder / str(number), private(secret_order=True), seed=number))
     assert largest_difference(models[0], models[1]) == 0
     assert largest_difference(models[0], models[2]) > 1e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def commit(model: SharedModel, group: int) -> list[bytes]:
     return close(model, group) + release(model)
 
 
-def resumed(records: list[bytes], **of: int) -> SharedModel:
+def resumed(records: list[bytes], **of: Any) -> SharedModel:
     """A model of a server that was started again."""
     model = SharedModel(array_specs(), first_weights(), **of)
     model.resume(model.window, iter(records))
@@ -214,7 +215,7 @@ def test_what_is_frozen_is_sent_only_to_who_has_no_state():
     specs = [ArraySpec("w", 0, (), False, 0, frozen=True), ArraySpec("b", 0, (), True, 3)]
     first = {"w": np.array([0.1, 0.2, 0.3], np.float32), "b": np.zeros(3, np.float32)}
     model, neurons = SharedModel(specs, first, values=ValueType.INT8), ((0, 3),)
-    of = SimpleNamespace(arrays=specs)
+    of: Any = SimpleNamespace(arrays=specs)
     state = PieceState(neurons, {0: {"value/w": first["w"], "value/b": first["b"] + 1}})
     for update in shared_updates(of, state, 0, 0, 1.0):
         model.merge(0, Merge(0, 1, 0, neurons, encode_update(update, ValueType.INT8)))

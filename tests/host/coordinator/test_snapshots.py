@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from crowdlearn_device.errors import WireError
@@ -15,7 +16,8 @@ ENOUGH = 1 << 20
 
 
 def parts(boundary: int, count: int = 3, **changes: int) -> list[pb.Snapshot]:
-    place = {"generation": 2, "boundary": boundary, "piece": 1, "sender": 4, "parts": count, **changes}
+    place: dict[str, Any] = {"generation": 2, "boundary": boundary, "piece": 1, "sender": 4}
+    place |= {"parts": count, **changes}
     made = [pb.Snapshot(part=n, sealed=b"x" * n, **place) for n in range(count)]
     made[0].keys.add(device=7, sealed=b"key")
     return made

@@ -5,6 +5,7 @@ every gradient is that of the weights before the last update.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,8 +37,9 @@ POINTS = 2
 """Kill points by role and phase."""
 
 
-def stale(counts: Counts = THREE_PIECES, **changes: object) -> Settings:
-    return settings_for(counts, **{"staleness": 1, "in_flight": 4, "snapshot_every": EVERY, **changes})
+def stale(counts: Counts = THREE_PIECES, **changes: Any) -> Settings:
+    usual: dict[str, Any] = {"staleness": 1, "in_flight": 4, "snapshot_every": EVERY}
+    return settings_for(counts, **{**usual, **changes})
 
 
 def piece_of(phone: Phone) -> Piece | None:
@@ -97,7 +99,7 @@ def _gradients(
         sums = [inputs[rows]]
         for layer in range(LAST):
             sums.append(run(f"forward_{layer}", sum=sums[layer])["sum"])
-        scale = np.float32(1 / len(inputs))
+        scale = np.array(1 / len(inputs), np.float32)
         error = run("loss", sum=sums[LAST], labels=labels[rows], scale=scale)["error"]
         for layer in reversed(range(LAST)):
             error = run(f"backward_{layer}", sum=sums[layer], error=error).get("error", error)

@@ -66,7 +66,7 @@ async def hosted(folder: Path) -> AsyncIterator[Hosted]:
         host.address = f"ws://127.0.0.1:{next(iter(serving.sockets)).getsockname()[1]}"
         for number in range(4):
             host.devices.append(await host.come(number))
-            assert decode_frame(bytes(await host.devices[-1].recv())).welcome.device == number
+            assert decode_frame(await host.devices[-1].recv(decode=False)).welcome.device == number
         yield host
 
 
@@ -76,7 +76,7 @@ def envelope(sender: int, receiver: int, sealed: bytes) -> bytes:
 
 
 async def next_envelope(connection: ClientConnection) -> bytes:
-    while not (frame := decode_frame(bytes(await connection.recv()))).HasField("envelope"):
+    while not (frame := decode_frame(await connection.recv(decode=False))).HasField("envelope"):
         pass
     return frame.envelope.sealed
 
@@ -104,7 +104,8 @@ async def test_a_snapshot_of_what_a_device_does_not_hold_is_not_kept(
 ) -> None:
     async with asyncio.timeout(SECONDS), hosted(tmp_path) as host:
         group, kept = host.server.groups[0], tmp_path / "run" / "snapshots"
-        said = {"generation": 1, "boundary": 3, "piece": piece, "sender": group.holders[sender]}
+        said: dict[str, Any] = {"generation": 1, "boundary": 3, "piece": piece}
+        said |= {"sender": group.holders[sender]}
         snapshot = pb.Snapshot(**said, sealed=b"x")
         await host.devices[group.holders[0]].send(pb.Frame(snapshot=snapshot).SerializeToString())
         assert await host.refused.get() == f"snapshot of piece {piece} that is not its own"

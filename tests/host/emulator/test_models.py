@@ -3,6 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from crowdlearn_host import emulator as phones
@@ -59,7 +60,8 @@ def test_slower_phones_have_smaller_shares() -> None:
 @given(st.lists(st.integers(1, 10**6), min_size=1), st.floats(0.1, 1000))
 def test_a_link_passes_bytes_in_order_at_its_rate(counts: list[int], megabits: float) -> None:
     direction = Direction(megabits, 0.05)
-    line: DelayLine[int] = DelayLine(direction, [].append)
+    arrived: list[int] = []
+    line = DelayLine(direction, arrived.append)
     passed = [direction.join(line, count, 0.0).end for count in counts]
     assert passed == sorted(passed)
     assert passed[-1] == direction.free_at == pytest.approx(sum(counts) * 8e-6 / megabits)
@@ -90,7 +92,8 @@ async def test_what_a_lost_connection_had_to_send_holds_up_no_new_one(tmp_path: 
         async with await AdbDevice.connect(info.serial, key=key) as device:
             for stream in [await device.open("shell:cat") for _ in range(8)]:
                 await stream.write(bytes(1 << 20))  # eight seconds each
-            while device._connection._transport.get_write_buffer_size():
+            connection: Any = device._connection
+            while connection._transport.get_write_buffer_size():
                 await asyncio.sleep(0)
         async with asyncio.timeout(30), await AdbDevice.connect(info.serial, key=key) as device:
             assert (await device.shell("echo here")).stdout == b"here\n"

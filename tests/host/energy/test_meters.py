@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from crowdlearn_device.energy.readings import Covers, Power, Provenance, Reading, used
 from crowdlearn_device.errors import MeterError
-from crowdlearn_host.energy.meters import METERS, AdbMeter, readable_of
+from crowdlearn_host.energy.meters import METERS, readable_of
+from crowdlearn_host.energy.meters.base import AdbMeter
 from crowdlearn_host.energy.meters.battery import DumpsysBattery, SysfsBattery
 from crowdlearn_host.energy.meters.perfetto import TRACE, PerfettoBattery, PerfettoRails, read_trace
 from crowdlearn_host.energy.meters.power_monitor import MONITORS, PowerMonitor

@@ -46,7 +46,7 @@ def test_categories_and_means_are_those_of_the_training_split(tmp_path: Path) ->
     assert (done.classes, done.inputs) == (("a", "b"), ("size", "colour=blue", "colour=red"))
     inputs, labels = arrays(tmp_path / "data", "test")
     spread = np.std([0, 4, 2])
-    assert np.allclose(inputs, [[4 / spread, 1, 0], [0, 0, 1]])
+    assert np.allclose(inputs, np.array([[4 / spread, 1, 0], [0, 0, 1]]))
     assert labels.tolist() == [1, 0]
 
 

@@ -12,12 +12,14 @@ from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.tracing.trace import neuron_graph
 from crowdlearn_host.errors import InfeasiblePlan
 from crowdlearn_host.models.named import mlp
+from crowdlearn_host.planner.afford import affording
 from crowdlearn_host.planner.planner import plan_fleet
-from crowdlearn_host.planner.problem.costs import Rotation, Training, WireFormat, costs
+from crowdlearn_host.planner.problem.costs import Training, WireFormat, costs
 from crowdlearn_host.planner.problem.fleet import Fleet, deal
 from crowdlearn_host.planner.problem.places import compositions, trees
+from crowdlearn_host.planner.problem.rotations import Rotation
 from crowdlearn_host.planner.problem.seats import group_problem
-from crowdlearn_host.planner.rotation import affording, rotate
+from crowdlearn_host.planner.rotation import rotate
 from crowdlearn_host.planner.spending.epoch_bytes import epoch_traffic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -48,7 +48,7 @@ def test_errors_come_back_where_something_learns(frozen: NeuronGraph) -> None:
     kinds = {"name": "phone", "count": 3, "samples": 8, "max_macs": 1000}
     plan = plan_fleet(frozen, fleet(kinds), TRAINING, group_size=3, seconds=5, compare=False).plan
     assert plan.traffic is not None
-    layout = [piece.neurons for piece in plan.pieces]
+    layout = tuple(piece.neurons for piece in plan.pieces)
     assert len(layout) == 3
     assert 0 < plan.traffic.backward < plan.traffic.forward
     sums, errors = sums_per_sample(frozen, plan), errors_per_sample(frozen, plan)

@@ -209,4 +209,4 @@ def test_no_plan_gives_batch_norm_a_single_sample(
 ) -> None:
     devices = fleet({"name": "phone", "count": 2, "samples": samples})
     with pytest.raises(PlanError, match=match):
-        plan_with_micro_batch(graph, devices, training, programs)
+        plan_with_micro_batch(graph, devices, training, lambda rows, first: programs(graph, rows, first))

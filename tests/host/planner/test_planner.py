@@ -21,11 +21,12 @@ from crowdlearn_host.planner.balanced import balanced
 from crowdlearn_host.planner.infeasibility import TOLD, Stretch, relaxations
 from crowdlearn_host.planner.plan import GroupPlan, Plan, Turn, check_plan, load_plan, save_plan
 from crowdlearn_host.planner.planner import _even, plan_fleet
-from crowdlearn_host.planner.problem.costs import Rotation, Training, WireFormat, costs
+from crowdlearn_host.planner.problem.costs import Training, WireFormat, costs
 from crowdlearn_host.planner.problem.fleet import Fleet
 from crowdlearn_host.planner.problem.memory import PROCESS_BYTES
 from crowdlearn_host.planner.problem.places import caps_of
 from crowdlearn_host.planner.problem.problem import Problem
+from crowdlearn_host.planner.problem.rotations import Rotation
 from crowdlearn_host.planner.problem.seats import group_problem
 from pydantic_core import to_jsonable_python
 

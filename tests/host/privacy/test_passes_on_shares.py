@@ -116,7 +116,7 @@ class Group:
         recipe, start = recipe or recipe_of(prepared), first_moment(prepared)
         assert prepared.train is not None
         self.data = prepared.train.subset(np.arange(150))
-        layout = [piece.neurons for piece in recipe.plan.pieces]
+        layout = tuple(piece.neurons for piece in recipe.plan.pieces)
         batches = len(mini_batches(len(self.data), recipe.training.batch, 2))
         self.queue: deque[tuple[int, int, pb.Purpose, bytes]] = deque()
         self.works = []

@@ -164,7 +164,7 @@ def test_the_present_is_what_the_events_lead_to() -> None:
 
 
 def test_the_command_says_where_and_ends_with_ctrl_c(folder: RunFolder) -> None:
-    command = [Path(sys.executable).parent / "crowdlearn", "watch", folder.path]
+    command = [str(Path(sys.executable).parent / "crowdlearn"), "watch", str(folder.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         told = re.match(r"watch \S+ at (http://127.0.0.1:\d+/) ", process.stdout.readline())
@@ -185,7 +185,7 @@ def test_a_run_is_watched_while_it_trains(tmp_path: Path, home: Path) -> None:
         fleet = { virtual = 2 }
         """
     )
-    command = [Path(sys.executable).parent / "crowdlearn", "train", "my.toml", "--watch"]
+    command = [str(Path(sys.executable).parent / "crowdlearn"), "train", "my.toml", "--watch"]
     seen: set[str] = set()
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -210,7 +210,7 @@ def test_an_interrupted_run_is_130_and_goes_on(tmp_path: Path, home: Path) -> No
         fleet = { virtual = 2 }
         """
     )
-    command = [Path(sys.executable).parent / "crowdlearn", "train", "my.toml"]
+    command = [str(Path(sys.executable).parent / "crowdlearn"), "train", "my.toml"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:  # type: ignore[call-overload]
         next(line for line in process.stdout if "epoch 1:" in line)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -40,7 +41,7 @@ def phones(tmp_path: Path) -> Path:
         folder.event("pass", epoch=0, device=HOSTILE, boundary=5)
         folder.event("recovering", why=f"{HOSTILE} left", boundary=3)
         folder.event("evaluated", epoch=0, test_loss=0.4, test_accuracy=0.875)
-        traffic = [
+        traffic: list[dict[str, str | int]] = [
             {"device": HOSTILE, "direction": way, "purpose": "activation", "bytes": size, "messages": 1}
             for way, size in (("up", 2_000_000), ("down", 1_000_000))
         ]
@@ -75,7 +76,11 @@ def test_damaged_lines_are_left_out_and_told(phones: Path, capsys: pytest.Captur
 
 def test_energy_is_modelled_where_the_plan_tells_what_work_costs(phones: Path) -> None:
     assert read_run(phones).joules == {}
-    costs = {"joules_per_mac": 1e-3, "joules_per_byte_sent": 1e-6, "joules_per_byte_received": 2e-6}
+    costs: dict[str, Any] = {
+        "joules_per_mac": 1e-3,
+        "joules_per_byte_sent": 1e-6,
+        "joules_per_byte_received": 2e-6,
+    }
     kind = DeviceClass(name="all", devices=("phone-0", "phone-1"), samples=8, macs_per_second=1e6, **costs)
     pieces = (PiecePlan(((0, 6), (0, 0), (0, 4)), macs=10.0), PiecePlan(((6, 6), (0, 9), (4, 4)), macs=20.0))
     plan = Plan(pieces, fleet=Fleet.model_validate({"class": (kind,)}))
@@ -162,7 +167,7 @@ def test_a_simulated_run_is_told_too(tmp_path: Path) -> None:
     (tmp_path / "crowd.toml").write_text(
         'model = "mlp:6-9-8-4"\ndevices = 6\ngroup = 3\n[training]\nepochs = 2\nbatch = 5\n'
     )
-    simulate(tmp_path / "crowd.toml", tmp_path, tmp_path / "run", processes=1)
+    simulate(tmp_path / "crowd.toml", str(tmp_path), tmp_path / "run", processes=1)
     report(tmp_path / "run")
     told = (tmp_path / "run" / "report.html").read_text()
     assert "mlp:6-9-8-4" in told

@@ -2,6 +2,7 @@
 
 import math
 import random
+from typing import Any
 
 import pytest
 from crowdlearn_device.platform.battery import DeviceState
@@ -11,7 +12,7 @@ from crowdlearn_host.service.selection.registry import SELECTIONS
 from crowdlearn_host.spec.crowd import CrowdSection
 
 
-def candidate(name: str, samples: int = 10, rested: float = math.inf, **state: int | bool) -> Candidate:
+def candidate(name: str, samples: int = 10, rested: float = math.inf, **state: Any) -> Candidate:
     return Candidate(name, samples, DeviceState(**state), 1.0, rested, 0)
 
 

@@ -204,8 +204,8 @@ def test_devices_keep_their_own_statistics_from_round_to_round(crowd: Crowd) -> 
     training = {"epochs": 1, "batch": 11, "momentum": 0}
     setting = crowd(method="fedavg", training=training, fedavg=kept)
     once = simulated(setting)
-    trained = ~np.isnan(once.kept).any(1)
-    assert 0 < trained.sum() < len(trained)
+    trained = ~np.isnan(once.kept).any(axis=1)
+    assert 0 < trained.sum() < len(once.kept)
     assert np.ptp(once.kept[trained], axis=0).max() > 0
     np.testing.assert_allclose(once.weights[0, setting.statistics], once.kept[trained].mean(0), rtol=1e-5)
     sent = once.records[0].bytes["sharing"]

@@ -4,6 +4,7 @@ bit.
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,18 +56,19 @@ def test_a_round_is_that_of_devices_and_server(
 
     rng = np.random.default_rng(0)
     size = len(setting.initial)
+    drawn = lambda: rng.standard_normal(size).astype(np.float32)  # noqa: E731
     results = [
-        GroupResult(*(rng.standard_normal(size).astype(np.float32) for _ in range(2)), ranks, 0.0, 1)
+        GroupResult(drawn(), drawn(), ranks, 0.0, 1)
         for ranks in rng.integers(0, 9, (GROUPS, size)).astype(np.float32)  # many are alike
     ]
     state = start(setting)
     weights = np.stack([result.weights for result in results])
     holders = np.arange(12).reshape(GROUPS, 4)
-    share(setting, state.window, holders, results, weights, 0)
+    share(setting, state.window, holders.tolist(), results, weights, 0)
 
     assert np.array_equal(weights[:, setting.frozen], [r.weights[setting.frozen] for r in results])
     shared = SharedModel(specs, arrays(setting.initial), omega=2, tau=0.5, values=ValueType[values.upper()])
-    manifest = SimpleNamespace(arrays=specs)
+    manifest: Any = SimpleNamespace(arrays=specs)
     pieces: dict[tuple[int, int], PieceState] = {}
     for group, result in enumerate(results):
         own = {"value": arrays(result.weights), "gradient": arrays(result.accumulated)}
