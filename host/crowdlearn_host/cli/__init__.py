@@ -1,4 +1,4 @@
-"""The command line. One file per command; this one puts them together and tells errors in one line."""
+"""The command line. Each command has its own file; this one joins them, and prints an error in one line."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from crowdlearn_host.errors import ConfigError, Interrupted
 
 HELP = """Train a deep network on a crowd of phones that are each too weak for it.
 
-A path in a configuration file is relative to that file, one on the command line to the working directory.
-The options below may stand before or behind the command."""
+Paths in a configuration file are relative to that file, those on the command line to the working directory.
+The options below may stand before or after the command."""
 
 COMMANDS = {
     "demo": "runs.demo:demo",
@@ -116,18 +116,18 @@ def _options(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
     ),
-    quiet: bool = typer.Option(False, "--quiet", "-q", help="Say nothing but results and problems."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="Print results and problems only."),
     verbose: int = typer.Option(
-        0, "--verbose", "-v", count=True, help="Show every event of a run; -vv shows what libraries log, too."
+        0, "--verbose", "-v", count=True, help="Show every event of a run; -vv also shows what libraries log."
     ),
     log_file: Path | None = typer.Option(
-        None, "--log-file", help="Add all that is said, with times and tracebacks, to this file."
+        None, "--log-file", help="Append all messages to this file, with times and tracebacks."
     ),
 ) -> None:
     if debug:
         os.environ["CROWDLEARN_DEBUG"] = "1"
     if quiet and verbose:
-        raise ConfigError("--quiet and --verbose are the opposite of each other; give one")
+        raise ConfigError("--quiet and --verbose contradict each other; give one of them")
     choose(Verbosity(quiet, verbose), log_file)
     ASKED.set(lambda told: typer.echo(printable(told), err=True))
 

@@ -9,7 +9,9 @@ import typer
 
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in training.epochs=3."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a setting, such as training.epochs=3. Repeatable."
+    ),
 ]
 
 

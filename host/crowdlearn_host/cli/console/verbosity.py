@@ -1,4 +1,4 @@
-"""How much a command says: -q, -v, -vv and --log-file."""
+"""The amount of output of a command: -q, -v, -vv and --log-file."""
 
 from __future__ import annotations
 

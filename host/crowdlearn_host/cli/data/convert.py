@@ -1,4 +1,4 @@
-"""`crowdlearn convert`: samples as people have them, made into a data folder. One command a loader."""
+"""`crowdlearn convert`: make a data folder from samples in other forms. Each loader is a command."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from crowdlearn_host.loaders.conversion import Conversion, convert
 from crowdlearn_host.loaders.registry import LOADERS
 
 app = typer.Typer(
-    help="Make a data folder of a table, images, text, tensors, or a data set of Hugging Face.",
+    help="Make a data folder from a table, images, text, tensors, or a Hugging Face data set.",
     no_args_is_help=True,
 )
 
 Source = Annotated[Path, typer.Argument(help="The file or folder with samples.", show_default=False)]
 To = Annotated[Path, typer.Option("--to", help="The data folder to write.")]
-Test = Annotated[Path | None, typer.Option("--test", help="Test samples; without it some of SOURCE.")]
-TestShare = Annotated[float, typer.Option("--test-share", help="Share of samples to test by.")]
-ValidationShare = Annotated[
-    float, typer.Option("--validation-share", help="Share of samples to choose the best checkpoint by.")
+Test = Annotated[
+    Path | None, typer.Option("--test", help="File or folder with test samples; without it, some of SOURCE.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Draws the shares.")]
-Overwrite = Annotated[bool, typer.Option("--force", help="Write into a folder that holds files of others.")]
+TestShare = Annotated[float, typer.Option("--test-share", help="Fraction of the samples for the test split.")]
+ValidationShare = Annotated[
+    float, typer.Option("--validation-share", help="Fraction of the samples for the validation split.")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the random splits.")]
+Overwrite = Annotated[bool, typer.Option("--force", help="Write into a folder that holds other files.")]
 
 
 def _command(loader: type[Loader[Any]]) -> Callable[..., None]:
@@ -109,4 +111,4 @@ def _show(done: Conversion) -> None:
             f"classes from 0: {printable(', '.join(done.classes[:20]))}"
             + (", ..." if len(done.classes) > 20 else "")
         )
-    typer.echo(f'train on them with data = "{done.folder}" in a configuration')
+    typer.echo(f'to train on them, set data = "{done.folder}" in the description of a run')

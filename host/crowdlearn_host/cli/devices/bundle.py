@@ -1,4 +1,4 @@
-"""`crowdlearn bundle`: the device runtime for phones without the app, made before it is needed."""
+"""`crowdlearn bundle`: make the device runtime for phones without the app, before a run needs it."""
 
 from __future__ import annotations
 
@@ -19,28 +19,32 @@ from crowdlearn_host.common.home import cache_home
 
 
 def bundle(
-    abi: Annotated[str, typer.Option(help=f"Processor of the phones: {', '.join(ABIS)}.")] = "arm64-v8a",
+    abi: Annotated[
+        str, typer.Option(help=f"Processor architecture of the phones: {', '.join(ABIS)}.")
+    ] = "arm64-v8a",
     cache: Annotated[
         Path | None,
-        typer.Option(help="Folder for bundles and packages [default: the cache: docs/commands.md]."),
+        typer.Option(help="Folder for bundles and packages [default: bundles in the cache folder]."),
     ] = None,
     pinned: Annotated[
-        Path | None, typer.Option(help="File with other versions and hashes of the packages.")
+        Path | None, typer.Option(help="Use the package versions and hashes in this file.")
     ] = None,
     repinned: Annotated[
         Path | None,
-        typer.Option("--repin", help="Pin today's packages in this file, and use them."),
+        typer.Option(
+            "--repin", help="Write the current package versions and hashes to this file, and use them."
+        ),
     ] = None,
-    mirror: Annotated[str | None, typer.Option(help="Mirror of Debian [default: this computer's].")] = None,
+    mirror: Annotated[str | None, typer.Option(help="Debian mirror [default: this computer's].")] = None,
     root: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with a root file system of the ABI that holds Python, in place of Debian's."
+            help="Folder with a root file system for the ABI, with Python, in place of Debian's packages."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make what `crowdlearn train` brings to phones without the app: Python, its libraries, ExecuTorch."""
+    """Make the bundle that `crowdlearn train` copies to phones without the app: Python with libraries."""
     folder = cache or cache_home() / "bundles"
     chosen = PinnedPackages.load(pinned or DEFAULT)
     started = time.monotonic()

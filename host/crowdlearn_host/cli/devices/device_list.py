@@ -1,4 +1,4 @@
-"""`crowdlearn device-list`: show a signed list of devices as a code that phones scan."""
+"""`crowdlearn device-list`: show a signed list of devices as a QR code."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ MAX_BYTES = 1 << 20
 
 
 def device_list(
-    file: Annotated[Path, typer.Argument(help="The list that 'crowdlearn-device sign-list' wrote.")],
-    svg: Annotated[Path | None, typer.Option(help="File for the code.", show_default=False)] = None,
+    file: Annotated[Path, typer.Argument(help="The list, as 'crowdlearn-device sign-list' wrote it.")],
+    svg: Annotated[
+        Path | None, typer.Option(help="Write the QR code to this file instead.", show_default=False)
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Show a signed list of devices as a code: phones with the app scan it, others take its link."""
+    """Show a signed list of devices as a QR code for phones with the app, and as a link for others."""
     try:
         if why := not_to_read(file, MAX_BYTES):
             raise ConfigError(f"{file} {why}; name a list of devices")

@@ -1,4 +1,4 @@
-"""`crowdlearn devices`: what is connected, and what it says about itself."""
+"""`crowdlearn devices`: the phones at hand, and the facts that they report."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def devices(
     key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
     report: Annotated[
         Path | None,
-        typer.Option(help="Write a file for a bug report: what the phones are, nothing of their owners."),
+        typer.Option(help="Write a file for a bug report: facts of the phones, nothing about their owners."),
     ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """List phones: those named, virtual ones, those on USB or behind a running adb server.
+    """List phones: those at ADDRESSES, virtual phones, and those on USB or behind a running adb server.
 
-    Exits with 1 where one of them does not answer.
+    The exit code is 1 if one of them does not answer.
     """
     if report is not None:
         claim(report, force=force)

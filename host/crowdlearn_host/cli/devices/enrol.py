@@ -1,4 +1,4 @@
-"""`crowdlearn enrol`: let devices join that dial this host."""
+"""`crowdlearn enrol`: tokens for devices that dial in."""
 
 from __future__ import annotations
 
@@ -28,23 +28,28 @@ def enrol(
     devices: Annotated[
         list[str] | None, typer.Argument(help="Names of the devices.", show_default=False)
     ] = None,
-    address: Annotated[str, typer.Option(help="Where devices reach this host.")] = "HOST:PORT",
+    address: Annotated[str, typer.Option(help="Address at which devices reach this host.")] = "HOST:PORT",
     days: Annotated[
-        int, typer.Option(min=1, max=MOST_DAYS, help="Days for which the tokens are good.")
+        int, typer.Option(min=1, max=MOST_DAYS, help="Days for which the tokens are valid.")
     ] = DAYS,
-    listed: Annotated[bool, typer.Option("--list", help="List who is enrolled, and until when.")] = False,
+    listed: Annotated[
+        bool, typer.Option("--list", help="List enrolled devices, and until when their tokens are valid.")
+    ] = False,
     revoke: Annotated[
-        list[str] | None, typer.Option(help="Let a device join no more; may be given repeatedly.")
+        list[str] | None, typer.Option(help="Withdraw the token of this device. Repeatable.")
     ] = None,
-    qr: Annotated[bool, typer.Option("--qr", help="Show codes that phones with the app scan.")] = False,
+    qr: Annotated[
+        bool, typer.Option("--qr", help="Also show QR codes, which phones with the app scan.")
+    ] = False,
     svg: Annotated[
-        Path | None, typer.Option(help="Folder for the codes as DEVICE.svg.", show_default=False)
+        Path | None,
+        typer.Option(help="Write the QR codes into this folder, as DEVICE.svg.", show_default=False),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Give devices a token each, and print what to run on them. An old token is void then.
+    """Make a token for each device, and print the command with which it joins. Older tokens become invalid.
 
-    A phone with the app needs no command: its camera reads the code, which holds the token.
+    A phone with the app needs no command: it scans the QR code, which holds the token.
     """
     home = default_home()
     enrolment = Enrolment(home)
@@ -67,8 +72,8 @@ def enrol(
         if qr:
             show_code(item["link"], console)
     for row in known:
-        line = f"{row['device']}  enrolled {row['since']}, good until {row['until']}"
-        console.print(line + (" (over)" if row["expired"] else ""), highlight=False, markup=False)
+        line = f"{row['device']}  enrolled {row['since']}, valid until {row['until']}"
+        console.print(line + (" (expired)" if row["expired"] else ""), highlight=False, markup=False)
 
 
 def _new(enrolment: Enrolment, device: str, address: str, days: int) -> dict[str, str]:

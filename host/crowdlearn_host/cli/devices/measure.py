@@ -30,22 +30,33 @@ def measure(
         list[str] | None, typer.Argument(help="HOST:PORT of phones with adb over TCP.")
     ] = None,
     model: Annotated[str, typer.Option(help="paper-mlp, mlp:784-100-10 or file.py:function.")] = MODEL,
-    shape: Annotated[str, typer.Option(help="Shape of one sample, as in 3x32x32.", show_default=False)] = "",
+    shape: Annotated[
+        str, typer.Option(help="Shape of one sample, such as 3x32x32.", show_default=False)
+    ] = "",
     pieces: Annotated[
         list[int] | None,
-        typer.Option(min=2, help="Cut into so many, beside the whole [default: 3]."),
+        typer.Option(
+            min=2, help="Measure the model cut into this many pieces, too. Repeatable [default: 3]."
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=2, max=4096, help="Samples of a mini-batch.")] = 32,
-    seconds: Annotated[float, typer.Option(min=1, help="For all rounds of all devices together.")] = 600.0,
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Seconds for all rounds of all devices together.")
+    ] = 600.0,
     quick: Annotated[
         bool,
         typer.Option("--quick", help="Two short rounds, for virtual phones: their meters have no noise."),
     ] = False,
-    meter: Annotated[str, typer.Option(help="Read this meter, not the best there is.")] = "",
-    here: Annotated[bool, typer.Option(help="Measure this computer, and PyTorch on it, as well.")] = True,
-    csv: Annotated[Path | None, typer.Option(help="Write all rows as CSV.", show_default=False)] = None,
+    meter: Annotated[str, typer.Option(help="Use this energy meter instead of the best available one.")] = "",
+    here: Annotated[
+        bool, typer.Option(help="Also measure this computer, with ExecuTorch and PyTorch.")
+    ] = True,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write all rows to this file (CSV).", show_default=False)
+    ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the joules (.svg, .png, .pdf).", show_default=False)
+        Path | None,
+        typer.Option(help="Draw the energy into this file (.svg, .png, .pdf).", show_default=False),
     ] = None,
     key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
     force: Force = False,
@@ -53,7 +64,7 @@ def measure(
 ) -> None:
     """Measure training steps on every phone at hand: time, GFLOP/s, bytes, memory, heat and joules.
 
-    Phones have to be off their chargers, and reached by adb over Wi-Fi; virtual ones are taken off theirs.
+    Phones must not be charging, and adb must reach them over Wi-Fi. Virtual phones are unplugged first.
     """
     check_name(model)
     stated_shape(model, shape)
@@ -67,7 +78,7 @@ def measure(
         raise FleetError("no phones: connect one, or start some with 'crowdlearn phones up'")
     os.environ["OMP_NUM_THREADS"] = "1"  # read when the executor's libraries load
     with document(as_json) as tell:
-        with Working(terminal(stderr=True), "exporting what is measured") as working:
+        with Working(terminal(stderr=True), "exporting the programs to measure") as working:
             import torch
 
             from crowdlearn_host.energy.measure import measure as measure_all

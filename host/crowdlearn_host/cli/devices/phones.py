@@ -1,4 +1,4 @@
-"""`crowdlearn phones`: start, list and torment virtual phones."""
+"""`crowdlearn phones`: start, list, disturb and stop virtual phones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from crowdlearn_host.cli.console.terminal import terminal
 from crowdlearn_host.emulator.hardware.profiles import FASTEST
 from crowdlearn_host.emulator.processes.program_file import ABIS
 
-app = typer.Typer(help="Virtual phones, for trying things out and for CI.", no_args_is_help=True)
+app = typer.Typer(help="Start, list, disturb and stop virtual phones.", no_args_is_help=True)
 
 Profile = StrEnum("Profile", [(key, key) for key in phones.PROFILES])  # type: ignore[misc]
 Link = StrEnum("Link", [(key, key) for key in phones.LINKS])  # type: ignore[misc]
@@ -28,34 +28,36 @@ Name = Annotated[str, typer.Argument(help="Name of the phone, as `crowdlearn pho
 
 @app.command()
 def up(
-    count: Annotated[int, typer.Option(min=1, max=1000, help="How many.")] = 4,
+    count: Annotated[int, typer.Option(min=1, max=1000, help="Number of phones.")] = 4,
     profile: Annotated[Profile, typer.Option(help="The phone to imitate.")] = Profile(FASTEST),
     link: Annotated[
-        Link | None, typer.Option(help="The network to imitate; none is as fast as it goes.")
+        Link | None, typer.Option(help="The network to imitate; without it, there is no limit.")
     ] = None,
     limited: Annotated[
-        bool, typer.Option("--limited", help="Cap processor and memory as the profile says.")
+        bool, typer.Option("--limited", help="Limit processor and memory to those of the profile.")
     ] = False,
     arch: Annotated[
         Arch | None,
         typer.Option(
-            help="Phones of this processor: they run programs that lie in their files, as a bundle does."
+            help="Processor architecture; such phones run programs from their own files, such as a bundle."
         ),
     ] = None,
     ask: Annotated[
-        bool, typer.Option("--ask", help="Refuse every key, also yours, until `phones accept`.")
+        bool, typer.Option("--ask", help="Refuse every adb key, including yours, until `phones accept`.")
     ] = False,
     open_to_all: Annotated[
         bool,
-        typer.Option("--open", help="Accept every key: anything that reaches the port controls the phone."),
+        typer.Option(
+            "--open", help="Accept every adb key: anything that reaches the port controls the phone."
+        ),
     ] = False,
     wireless: Annotated[
-        bool, typer.Option("--wireless", help="Want TLS, as Android's wireless debugging does.")
+        bool, typer.Option("--wireless", help="Require TLS, as Android's wireless debugging does.")
     ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="First adb port; 0 takes free ones.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Start virtual phones; they run until `phones down`."""
+    """Start virtual phones, which run until `phones down`."""
     with Working(terminal(stderr=True), f"starting {count} phones"):
         started = phones.up(
             count,
@@ -69,9 +71,9 @@ def up(
             wireless=wireless,
         )
     if open_to_all:
-        _tell("every key is accepted: anything that reaches these ports on this computer controls the phones")
+        _tell("every adb key is accepted: anything that reaches these local ports controls the phones")
     if any(info.confined == "none" for info in started):
-        _tell("nothing confines the phones' programs here: Linux 5.13 and Landlock do")
+        _tell("the phones' programs are not confined; that takes Linux 5.13 or newer, with Landlock")
     _show(started, as_json=as_json)
 
 
@@ -81,26 +83,28 @@ def _tell(note: str) -> None:
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """List the virtual phones that run."""
+    """List running virtual phones."""
     _show(phones.list_phones(), as_json=as_json)
 
 
 @app.command()
 def down(
-    names: Annotated[list[str] | None, typer.Argument(help="Which; all without names.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of phones; without any, all phones.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Switch phones off and remove their files."""
+    """Switch virtual phones off and remove their files."""
     with document(as_json) as tell:
         stopped = phones.down(names=names or None)
         tell(stopped)
     if not as_json:
-        typer.echo(f"switched off: {', '.join(stopped) or 'none was there'}")
+        typer.echo(f"switched off: {', '.join(stopped) or 'none was running'}")
 
 
 @app.command()
 def kill(name: Name) -> None:
-    """End a phone without warning; its files stay until `phones down`."""
+    """Kill a phone without warning; its files stay until `phones down`."""
     phones.kill(name)
 
 
@@ -118,9 +122,9 @@ def plug(name: Name) -> None:
 
 @app.command()
 def drain(
-    name: Name, percent: Annotated[int, typer.Option(min=0, max=100, help="Level to leave.")] = 0
+    name: Name, percent: Annotated[int, typer.Option(min=0, max=100, help="Battery level to set.")] = 0
 ) -> None:
-    """Take the charger away and empty the battery; at 0 the phone goes off."""
+    """Set the battery level, with the charger disconnected; at 0 the phone switches off."""
     phones.drain(name, percent)
 
 
@@ -128,10 +132,10 @@ def drain(
 def accept(
     name: Name,
     key: Annotated[
-        str | None, typer.Argument(help="The key's fingerprint; without one, those that wait are shown.")
+        str | None, typer.Argument(help="Fingerprint of the key; without it, waiting keys are listed.")
     ] = None,
 ) -> None:
-    """Accept the key of a computer that the phone does not trust."""
+    """Accept the adb key of a computer that the phone does not trust yet."""
     if key is not None:
         phones.accept(name, key)
         return
@@ -139,7 +143,7 @@ def accept(
     for shown in waiting:
         typer.echo(f"{shown} waits; accept it: crowdlearn phones accept {name} {shown}")
     if not waiting:
-        typer.echo(f"no key waits at {name}")
+        typer.echo(f"no key waits to be accepted by {name}")
 
 
 def _show(infos: list[phones.PhoneInfo], *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`crowdlearn profile`: measure phones, and write what the planner needs to know of them."""
+"""`crowdlearn profile`: measure phones, and write the fleet file that the planner reads."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ def profile(
         list[str] | None, typer.Argument(help="HOST:PORT of phones with adb over TCP.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Fleet file to write.")] = Path("fleet.toml"),
-    samples: Annotated[int, typer.Option(min=1, help="Samples each phone is taken to hold.")] = 100,
+    samples: Annotated[int, typer.Option(min=1, help="Samples that each phone is assumed to hold.")] = 100,
     max_macs: Annotated[
-        int | None, typer.Option(min=1, help="Multiplications for a sample that each phone may be asked for.")
+        int | None, typer.Option(min=1, help="Most multiplications per sample on each phone.")
     ] = None,
     energy: Annotated[
-        bool, typer.Option("--energy", help="Fit joules for a MAC and a byte to its meter, for minutes.")
+        bool,
+        typer.Option("--energy", help="Also measure joules per multiplication and per byte; takes minutes."),
     ] = False,
     energy_seconds: Annotated[
-        float, typer.Option(min=10, help="For the energy of one phone; virtual ones take 12.")
+        float, typer.Option(min=10, help="Seconds for the energy of one phone; 12 for a virtual one.")
     ] = 600.0,
     key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
     force: Force = False,
@@ -47,7 +48,7 @@ def profile(
 ) -> None:
     """Time a slice program and the link on every phone at hand, and write a fleet file for the planner.
 
-    With --energy it also fits what a MAC and a byte cost each phone, which has to be off its charger.
+    With --energy, also measure what a multiplication and a byte cost. Phones must not be charging then.
     """
     claim(out, force=force)  # whoever measures anew would lose the caps that were written into the file
     found = discover(addresses or ())
@@ -58,7 +59,7 @@ def profile(
         write_atomically(out, fleet_toml(measured, samples=samples, max_macs=max_macs).encode())
 
     with document(as_json) as tell:
-        with Working(terminal(stderr=True), "exporting what is measured with") as working:
+        with Working(terminal(stderr=True), "exporting the slice program to measure") as working:
             from crowdlearn_host.devices.probe import build_probe  # imports the exporter
 
             probe = build_probe(cache_home() / "programs")

@@ -33,12 +33,12 @@ def import_model(
     source: Annotated[Path, typer.Argument(help="An ONNX file.", show_default=False)],
     target: Annotated[Path, typer.Option("--to", help="The Python file to write.")] = Path("model.py"),
     refuse_shared: Annotated[
-        bool, typer.Option("--refuse-shared", help="Refuse weights that two layers read.")
+        bool, typer.Option("--refuse-shared", help="Refuse models in which two layers share weights.")
     ] = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Turn an ONNX model into one that can be trained: model = "model.py:build" in a configuration."""
+    """Write a Python file that builds a trainable network from an ONNX model."""
     if not source.is_file():
         raise ConfigError(f"{source} is not there; name an ONNX file")
     if target.suffix != ".py":
@@ -56,7 +56,7 @@ def import_model(
         model = f"{target.resolve()}:build"
         tell({"model": model, "notes": list(notes)})
     if not as_json:
-        typer.echo(f'train it with model = "{model}" in a configuration')
+        typer.echo(f'to train it, set model = "{model}" in the description of a run')
 
 
 def _is_program(text: str) -> bool:
@@ -66,16 +66,20 @@ def _is_program(text: str) -> bool:
 
 def export_model(
     run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
-    onnx: Annotated[Path | None, typer.Option(help="Write the model as ONNX.")] = None,
-    pte: Annotated[Path | None, typer.Option(help="Write the model for ExecuTorch with XNNPACK.")] = None,
+    onnx: Annotated[Path | None, typer.Option(help="Write the model to this file as ONNX.")] = None,
+    pte: Annotated[
+        Path | None, typer.Option(help="Write the model to this file for ExecuTorch with XNNPACK.")
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Folder with a test split, or 'digits' [default: the run's].")
     ] = None,
-    max_batch: Annotated[int, typer.Option(help="Largest batch of the .pte.", min=2, max=4096)] = 32,
+    max_batch: Annotated[
+        int, typer.Option(help="Largest batch that the .pte accepts.", min=2, max=4096)
+    ] = 32,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a run's newest global model for inference, checked against PyTorch."""
+    """Write a run's newest global model for inference, and check its outputs against PyTorch."""
     if onnx is None and pte is None:
         raise ConfigError("nothing to write: give --onnx FILE, --pte FILE, or both")
     check_has_model(run)

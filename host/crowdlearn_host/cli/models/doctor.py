@@ -1,4 +1,4 @@
-"""`crowdlearn doctor`: what of a model can be sliced and trained, before anything is exported."""
+"""`crowdlearn doctor`: check whether a model can be sliced and trained, before anything is exported."""
 
 from __future__ import annotations
 
@@ -37,16 +37,21 @@ SLICES = (
 
 def doctor(
     model: Annotated[str, typer.Argument(help="paper-mlp, mlp:784-100-10 or file.py:function.")],
-    shape: Annotated[str, typer.Option(help="Shape of one sample, as in 3x32x32.", show_default=False)] = "",
+    shape: Annotated[
+        str, typer.Option(help="Shape of one sample, such as 3x32x32.", show_default=False)
+    ] = "",
     batch: Annotated[int, typer.Option(help="Largest micro-batch.", min=2, max=4096)] = 32,
-    loss: Annotated[LossKind, typer.Option(help="What is to be learned.")] = LossKind.cross_entropy,
+    loss: Annotated[LossKind, typer.Option(help="Loss of the training.")] = LossKind.cross_entropy,
     phone: Annotated[
-        str, typer.Option(help="Run the step on this phone too, and compare: a serial.", show_default=False)
+        str,
+        typer.Option(
+            help="Serial of a phone; run the training step there as well, and compare.", show_default=False
+        ),
     ] = "",
     key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell which modules slice, which only train whole, which not at all, and what the program would cost."""
+    """Check which modules slice, which only train whole and which do not train, and what a step costs."""
     check_name(model)
     sample = stated_shape(model, shape)
     with document(as_json) as tell:

@@ -20,9 +20,9 @@ from .train import trained
 Arch = StrEnum("Arch", [(machine, machine) for machine in ABIS])  # type: ignore[misc]
 
 CONFIG = """\
-# What `crowdlearn demo` runs. Copy it and change it: crowdlearn train THIS_FILE
+# The run of `crowdlearn demo`. To change it, copy this file and run: crowdlearn train THAT_FILE
 name = "demo"
-data = "digits"            # 1797 images that scikit-learn brings
+data = "digits"            # 1797 images of handwritten digits, part of scikit-learn
 model = "mlp:64-64-32-10"  # dense layers with batch norm and ReLU between them
 
 [group]
@@ -44,14 +44,15 @@ BUNDLED = """arch = "{arch}"            # phones of this processor, which get a 
 
 def demo(
     phones: Annotated[int, typer.Option(min=3, max=64, help="Virtual phones to start.")] = 4,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over all devices' data.")] = 8,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data of all phones.")] = 8,
     arch: Annotated[
-        Arch | None, typer.Option(help="Processor of the phones, which run the bundle for it.")
+        Arch | None,
+        typer.Option(help="Processor architecture of the phones, which run the bundle made for it."),
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run [default: runs/demo-TIME].")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a small network on emulated phones: 1 dominator, 2 followers and a spare, over adb."""
+    """Train a small network on virtual phones over adb: a dominator, two followers and a spare."""
     text = CONFIG.format(phones=phones, epochs=epochs)
     if arch is not None:
         text += BUNDLED.format(arch=arch.value)

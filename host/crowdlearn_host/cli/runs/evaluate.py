@@ -1,4 +1,4 @@
-"""`crowdlearn evaluate`: what a run's global model makes of a data set."""
+"""`crowdlearn evaluate`: the accuracy or other metrics of a run's global model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from crowdlearn_host.runs.results.evaluation import Evaluation
 
 MOST_CLASSES = 100
-"""The most classes of a table; more are in --json alone."""
+"""The most classes that the table lists; --json has all."""
 
 
 def evaluate(

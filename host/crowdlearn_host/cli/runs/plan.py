@@ -1,4 +1,4 @@
-"""`crowdlearn plan`: who owns which neurons, what it costs, and how good that provably is."""
+"""`crowdlearn plan`: divide a network among devices, with costs and a lower bound."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from crowdlearn_host.planner.planner import Planned
 
 TRAINING, SHARING = TrainingSection.model_validate({}), SharingSection.model_validate({})
-"""The defaults of training, for which is planned."""
+"""The defaults of training, which options override."""
 
 
 WHOLE = (
-    "One piece: every device can afford the whole network, so nothing is relayed but what groups share. "
-    "To see it sliced, cap devices in the fleet file (max_macs, max_memory) or set --group-size."
+    "One piece: every device can hold the whole network, so devices send only what groups share. "
+    "To slice it, limit the devices in the fleet file (max_macs, max_memory), or set --group-size."
 )
 
 
 MOST_TURNS = 12
-"""Turns of a group that are shown."""
+"""The most turns of a group that the table lists."""
 
 
 class Wire(StrEnum):
-    """Numbers on the wire."""
+    """The dtype of numbers on the wire."""
 
     float32 = "float32"
     float16 = "float16"
@@ -86,59 +86,71 @@ def plan(
     context: typer.Context,
     model: Annotated[
         str,
-        typer.Argument(help="paper-mlp, mlp:784-100-10, file.py:function, or a run's description (.toml)."),
+        typer.Argument(
+            help="paper-mlp, mlp:784-100-10, file.py:function, or the description of a run (.toml)."
+        ),
     ],
     fleet: Annotated[Path, typer.Option(help="The fleet (TOML).")],
-    shape: Annotated[str, typer.Option(help="Shape of one sample, as in 3x32x32.", show_default=False)] = "",
+    shape: Annotated[
+        str, typer.Option(help="Shape of one sample, such as 3x32x32.", show_default=False)
+    ] = "",
     group_size: Annotated[
         int, typer.Option(min=0, help="Devices in a group; 0 lets the planner decide.")
     ] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Samples of a mini-batch.")] = TRAINING.batch,
     micro_batch: Annotated[
-        int, typer.Option(min=0, help="Samples of a micro-batch at most; 0 takes what training takes.")
+        int, typer.Option(min=0, help="Largest micro-batch; 0: as training chooses it.")
     ] = 0,
     staleness: Annotated[
-        int, typer.Option(min=0, max=1, help="1: mini-batches overlap, which takes memory.")
+        int, typer.Option(min=0, max=1, help="1: consecutive mini-batches overlap, which takes memory.")
     ] = TRAINING.staleness,
-    momentum: Annotated[bool, typer.Option(help="Whether SGD keeps momentum.")] = TRAINING.momentum > 0,
+    momentum: Annotated[bool, typer.Option(help="Plan for SGD with momentum.")] = TRAINING.momentum > 0,
     optimizer: Annotated[
-        OptimizerName, typer.Option(help="The optimizer: adam and adamw keep two arrays beside each.")
+        OptimizerName,
+        typer.Option(help="The optimizer; adam and adamw keep two more arrays per weight array."),
     ] = OptimizerName(TRAINING.optimizer),
-    wire: Annotated[Wire, typer.Option(help="Numbers on the wire.")] = Wire(TRAINING.wire),
-    rotation: Annotated[Rotate, typer.Option(help="What moves at a shuffle.")] = Rotate(DEFAULT_ROTATION),
+    wire: Annotated[Wire, typer.Option(help="Dtype of sums and errors on the wire.")] = Wire(TRAINING.wire),
+    rotation: Annotated[Rotate, typer.Option(help="Pieces that move when the dominator changes.")] = Rotate(
+        DEFAULT_ROTATION
+    ),
     theta: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of weights that groups share.")
+        float, typer.Option(min=0, max=1, help="Fraction of the weights that a device uploads in sharing.")
     ] = SHARING.theta,
-    values: Annotated[Wire, typer.Option(help="Numbers of shared weights.")] = Wire(SHARING.values),
+    values: Annotated[Wire, typer.Option(help="Dtype of shared weights on the wire.")] = Wire(SHARING.values),
     snapshot_every: Annotated[
         int, typer.Option(min=1, help="Mini-batches between two snapshots of a piece.")
     ] = TRAINING.snapshot_every,
     max_leak: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Part of samples that a follower may re-identify; needs --data."),
+        typer.Option(
+            min=0, max=1, help="Largest fraction of samples that a follower may re-identify; needs --data."
+        ),
     ] = None,
     data: Annotated[
-        str, typer.Option(help="Samples to measure leaks by: a folder, or digits.", show_default=False)
+        str, typer.Option(help="Samples for measuring leaks: a folder, or digits.", show_default=False)
     ] = "",
     sums: Annotated[Sums, typer.Option(help="The form in which sums travel.")] = Sums.plain,
     first_layer: Annotated[
-        FirstLayer, typer.Option(help="With shares: whether helpers multiply the first layer, too.")
+        FirstLayer, typer.Option(help="With --sums shares: whether helpers also multiply the first layer.")
     ] = FirstLayer.kept,
     private: Annotated[
-        bool, typer.Option(help="With shares: whether steps are those of DP-SGD (privacy.epsilon or noise).")
+        bool, typer.Option(help="With --sums shares: plan for DP-SGD (privacy.epsilon or privacy.noise).")
     ] = False,
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Time limit of the solver, in processor seconds.")
     ] = 60.0,
     baselines: Annotated[bool, typer.Option(help="Compare with METIS and a hypergraph partitioner.")] = True,
-    save: Annotated[Path | None, typer.Option(help="Write the plan here (JSON).")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the plan here (SVG).")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the plan to this file (JSON).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the plan into this file (SVG).")] = None,
     force: Force = False,
-    loss: Annotated[LossKind, typer.Option(help="What is to be learned.")] = LossKind.cross_entropy,
+    loss: Annotated[LossKind, typer.Option(help="Loss of the training.")] = LossKind.cross_entropy,
     as_json: Json = False,
 ) -> None:
-    """Divide MODEL among the devices of a fleet so that least is relayed, with a proof of how good that
-    is. Of the description of a run, what it says holds where no option is given."""
+    """Divide MODEL among the devices of a fleet so that they send as few bytes as possible.
+
+    A lower bound shows how far from the optimum the plan can be. If MODEL is the description of a run, its
+    settings are used for the options that are not given.
+    """
     described = model.endswith(".toml")
     spec = RunSpec.load(model) if described else None
     name = spec.model if spec else model

@@ -1,4 +1,4 @@
-"""`crowdlearn privacy`: the numbers that a role of a group holds, and what attacks make of them."""
+"""`crowdlearn privacy`: attacks with the values that each role of a group receives."""
 
 from __future__ import annotations
 
@@ -30,26 +30,30 @@ def privacy(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Folder with training data like the devices', or 'digits'; without, the account of a run's "
-            "noise alone.",
+            help="Folder with training data like that of the devices, or 'digits'. Without it, only the "
+            "epsilon of the run is printed.",
             show_default=False,
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The plan's model.", show_default=False)] = None,
-    samples: Annotated[int, typer.Option(min=8, help="Samples of each device.")] = 1040,
-    own: Annotated[int, typer.Option(min=64, help="The attacker's own samples.")] = 10_000,
-    epochs: Annotated[int, typer.Option(min=1, max=20, help="Epochs that are rehearsed.")] = 2,
-    phones: Annotated[bool, typer.Option("--phones", help="Train on new virtual phones, tapped.")] = False,
-    quick: Annotated[bool, typer.Option(help="Shorter training of decoders.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model of the plan.", show_default=False)] = None,
+    samples: Annotated[int, typer.Option(min=8, help="Training samples of each device.")] = 1040,
+    own: Annotated[int, typer.Option(min=64, help="Samples that the attacker owns.")] = 10_000,
+    epochs: Annotated[int, typer.Option(min=1, max=20, help="Epochs to train before the attacks.")] = 2,
+    phones: Annotated[
+        bool, typer.Option("--phones", help="Train on virtual phones, and record their messages.")
+    ] = False,
+    quick: Annotated[bool, typer.Option(help="Train the attackers' decoders for a shorter time.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write an HTML page with the reconstructed images.")
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Attack a run or a plan as each role of a group could, and print what the role learns.
+    """Attack a run or a plan as each role of a group could, and print what that role learns.
 
-    A group of devices is rehearsed on this computer with the devices' own code, from the run's newest
-    weights; every device is tapped. With --phones it trains on virtual phones, from its first weights. The
-    epsilon that a run has spent is told, too; of a simulated run, which sends no messages, it is all.
+    A group of devices trains on this computer with the devices' own code, from the run's newest weights, and
+    all messages are recorded. With --phones, virtual phones train from the first weights. The epsilon that a
+    run has spent is printed as well. For a simulated run, which sends no messages, that is all.
     """
     if not target.exists():
         raise ConfigError(f"{target} is not there; name a run's folder, or a plan (JSON)")

@@ -21,12 +21,12 @@ def report(
     ] = None,
     against: Annotated[
         list[Path] | None,
-        typer.Option("--against", help="Another run, to compare with it on one page. Repeatable."),
+        typer.Option("--against", help="Another run to show on the same page, for comparison. Repeatable."),
     ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a run's curves, traffic, slices, recoveries and environment as one self-contained HTML page."""
+    """Write a self-contained HTML page of a run: curves, traffic, slices, recoveries, environment."""
     composed = Run(run).compose_report(output, against=against or ())
     for damaged in composed.damaged:
         typer.echo(f"{damaged}: they are left out of the report", err=True)

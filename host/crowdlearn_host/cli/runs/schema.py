@@ -1,4 +1,4 @@
-"""`crowdlearn schema`: what the JSON documents of the commands hold."""
+"""`crowdlearn schema`: the types of the JSON documents that commands print."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from crowdlearn_host.errors import ConfigError
 
 def schema(
     command: Annotated[
-        list[str] | None, typer.Argument(help="A command, as in: phones list.", show_default=False)
+        list[str] | None, typer.Argument(help="A command, such as: phones list.", show_default=False)
     ] = None,
 ) -> None:
-    """Print the JSON Schema of what a command prints with --json; without a command, of all."""
+    """Print the JSON Schema of the document that a command prints with --json; without COMMAND, of all."""
     wanted = " ".join(command or ())
     if wanted and wanted not in DOCUMENTS:
         raise ConfigError(f"{wanted!r} prints no document; those that do are {', '.join(DOCUMENTS)}")

@@ -23,25 +23,29 @@ LOG_BYTES, LOGS = 1 << 20, 5
 
 
 def serve(
-    folder: Annotated[Path, typer.Argument(help="Folder of the service: its queue, runs and logs.")],
-    listen: Annotated[str, typer.Option(help="Where devices arrive, HOST:PORT.")] = "0.0.0.0:8765",
-    at_once: Annotated[int, typer.Option(min=1, max=256, help="Runs side by side.")] = 2,
+    folder: Annotated[Path, typer.Argument(help="Folder of the service: queue, runs and logs.")],
+    listen: Annotated[
+        str, typer.Option(help="Address at which devices dial in, HOST:PORT.")
+    ] = "0.0.0.0:8765",
+    at_once: Annotated[int, typer.Option(min=1, max=256, help="Runs that train at the same time.")] = 2,
     most_waiting: Annotated[
-        int, typer.Option(min=1, help="Devices that may wait connected; others come again later.")
+        int, typer.Option(min=1, help="Devices that may wait for a run; others are sent away for a while.")
     ] = 10_000,
     status: Annotated[
         int,
-        typer.Option(min=0, max=65535, help="Port of the page and of /metrics on this computer [0: any]."),
+        typer.Option(
+            min=0, max=65535, help="Local port of the status page and of /metrics; 0 takes a free one."
+        ),
     ] = 0,
 ) -> None:
-    """Train runs of a queue on devices that dial this host, for weeks. Add runs with crowdlearn submit.
+    """Train queued runs on devices that dial in. crowdlearn submit adds runs; Ctrl-C ends the service.
 
-    Killed or restarted, it goes on where it was.
+    A service that was ended or killed continues where it was when it is started again.
     """
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal():
         raise ConfigError(
-            f"--listen {listen!r} is not HOST:PORT; 0.0.0.0:8765 listens on all of this computer"
+            f"--listen {listen!r} is not HOST:PORT; 0.0.0.0:8765 listens on every address of this computer"
         )
     event_loop.run(_serve(folder, listen, at_once, most_waiting, status, terminal()), dialled=True)
 

@@ -25,26 +25,26 @@ INTERRUPTED = 130
 
 
 def simulate(
-    config: Annotated[Path, typer.Argument(help="TOML file that describes the run, or a crowd.")],
+    config: Annotated[Path, typer.Argument(help="Description of a run, or of a simulated crowd (TOML).")],
     data: Annotated[
         str | None,
-        typer.Option(help="Folder with training and test data, or 'digits' [default: the description's]."),
+        typer.Option(help="Folder with training and test data, or 'digits' [default: that of CONFIG]."),
     ] = None,
     run_folder: Annotated[
         Path | None,
         typer.Option(
             "--run",
-            help="Folder to keep the run in; it resumes what is there [default: runs/NAME-simulated].",
+            help="Folder of the run, which is continued if it exists [default: runs/NAME-simulated].",
         ),
     ] = None,
     engine: Annotated[
-        Engine, typer.Option(help="Processes of this machine, or a Ray cluster.")
+        Engine, typer.Option(help="Place of the computation: processes of this computer, or a Ray cluster.")
     ] = Engine.local,
-    processes: Annotated[int, typer.Option(min=0, help="Local processes; 0: one a core.")] = 0,
+    processes: Annotated[int, typer.Option(min=0, help="Local processes; 0: one per core.")] = 0,
     overrides: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Train a simulated crowd as CONFIG says: the same file, and the same weights, as on phones."""
+    """Train the run in CONFIG on simulated devices, with the same arithmetic as on phones."""
     wanted = load_simulation(config, overrides=overrides or ())
     check_name(wanted.config.model)
     place = data or wanted.data

@@ -17,24 +17,24 @@ from crowdlearn_host.errors import ConfigError
 
 def submit(
     config: Annotated[
-        Path | None, typer.Argument(help="The run's configuration (TOML).", show_default=False)
+        Path | None, typer.Argument(help="Description of the run (TOML).", show_default=False)
     ] = None,
     to: Annotated[Path, typer.Option(help="Folder of the service.", show_default=False)] = ...,  # type: ignore[assignment]
-    priority: Annotated[int, typer.Option(help="Runs of a higher one begin first.")] = 0,
+    priority: Annotated[int, typer.Option(help="Runs of higher priority begin first.")] = 0,
     overrides: Set = None,
     listed: Annotated[bool, typer.Option("--list", help="List the runs of the service.")] = False,
     cancel: Annotated[
-        int | None, typer.Option(help="End the run of this number.", show_default=False)
+        int | None, typer.Option(help="End the run with this number.", show_default=False)
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Give a run to a service (crowdlearn serve), list its runs, or cancel one; it need not be up."""
+    """Add a run to the queue of a service (crowdlearn serve), list its runs, or cancel one."""
     from crowdlearn_host.service.description import check_served
     from crowdlearn_host.service.jobs import Jobs
 
     asked = (config is not None) + listed + (cancel is not None)
     if asked != 1:
-        raise ConfigError("give one of: a configuration to submit, --list, or --cancel NUMBER")
+        raise ConfigError("give one of: the description of a run to submit, --list, or --cancel NUMBER")
     spec = None
     if config is not None:
         spec = crowdlearn.RunSpec.load(config, overrides or ())

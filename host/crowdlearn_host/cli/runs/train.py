@@ -1,4 +1,4 @@
-"""`crowdlearn train`: train a configuration on phones."""
+"""`crowdlearn train`: train a run on phones."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ if TYPE_CHECKING:
 
 def train(
     config: Annotated[
-        Path | None, typer.Argument(help="The run's configuration (TOML).", show_default=False)
+        Path | None, typer.Argument(help="Description of the run (TOML).", show_default=False)
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the new run [default: runs/NAME].")] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the run in this folder.", show_default=False)
+        Path | None, typer.Option(help="Continue the run in this folder.", show_default=False)
     ] = None,
     key: Annotated[Path | None, typer.Option(help="Private adb key [default: ~/.android/adbkey].")] = None,
     engine: Annotated[
         Engine | None,
         typer.Option(
-            help="Where relays run: on this computer, or a Ray cluster [default: fleet.relay_engine].",
+            help="Where relay processes run: this computer, or a Ray cluster [default: fleet.relay_engine].",
             show_default=False,
         ),
     ] = None,
     overrides: Set = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Look at all that is cheap to look at, and train nothing.")
+        bool, typer.Option("--check", help="Check description, model, data and devices, and train nothing.")
     ] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Serve the run's page on this computer while it trains.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a sliced network on phones. Interrupted runs go on with --resume RUN."""
+    """Train a sliced network on phones. --resume RUN continues an interrupted run."""
     if (config is None) == (resume is None):
-        raise ConfigError("name either a configuration to start, or a run to --resume")
+        raise ConfigError("name either the description of a run to start, or the folder of a run to --resume")
     if engine is not None:
         if resume is not None:
-            raise ConfigError("a run goes on with the engine that it began with; leave --engine out")
+            raise ConfigError("a run continues with the engine that it began with; leave --engine out")
         overrides = [*(overrides or ()), f"fleet.relay_engine={engine.value}"]
     console = terminal(stderr=as_json)
     with document(as_json) as tell:

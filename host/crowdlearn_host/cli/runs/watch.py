@@ -1,4 +1,4 @@
-"""`crowdlearn watch`: a run as a page that grows with it."""
+"""`crowdlearn watch`: the report of a run, updated while it trains."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def watch(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Serve a run's page on this computer, live while it trains; until Ctrl-C."""
+    """Serve the report of a run on this computer and update it while the run trains; Ctrl-C ends it."""
     with serving(LiveRun(run), port) as address:
         typer.echo(f"watch {run} at {address} (Ctrl-C ends the page, not the run)")
         if browser:
