@@ -17,6 +17,7 @@ from typing import Any
 
 from crowdlearn_device.app.stand_in import run as run_app
 from crowdlearn_device.data.dataset import as_targets, load_dataset
+from crowdlearn_device.data.unit import Unit, check_units
 from crowdlearn_device.energy.step_time import READY, StepTime, measure_step
 from crowdlearn_device.platform.allocator import return_large_blocks
 from crowdlearn_device.platform.battery import LOWEST_PERCENT, Battery
@@ -152,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     looking.add_argument("--shape", required=True, help="shape of one sample, as in 3x32x32")
     looking.add_argument("--classes", type=int, required=True, help="how many classes, or outputs, there are")
     looking.add_argument("--targets", default="{}", help="what the loss takes, as JSON; without, classes")
+    looking.add_argument("--unit", help="the unit of the host's test data, as JSON")
     replaying = commands.add_parser(
         "replay", help="run methods of a program on arrays; writes what they gave"
     )
@@ -209,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{len(take_list(arguments.home, arguments.link))} devices")
             return 0
         if arguments.command == "samples":
-            wanted = (arguments.shape, arguments.classes, arguments.targets)
+            wanted = (arguments.shape, arguments.classes, arguments.targets, arguments.unit)
             print(json.dumps({"samples": count_samples(arguments.data, *wanted)}))
             return 0
         if arguments.command == "replay":
@@ -278,9 +280,12 @@ def sign_list(named: Sequence[str], key: Path, output: Path) -> None:
     print(public)
 
 
-def count_samples(folder: Path, shape: str, classes: int, targets: str = "{}") -> int:
+def count_samples(
+    folder: Path, shape: str, classes: int, targets: str = "{}", unit: str | None = None
+) -> int:
     """Return how many training samples `folder` holds. Raises DataError if a sample is not of `shape`
-    (3x32x32), or its label not below `classes`, or not one for the loss (`targets`, JSON).
+    (3x32x32), its label not below `classes`, or not one for the loss (`targets`, JSON). Raises it, too, if
+    the samples are not in the `unit` (JSON) of the host's test data.
     """
     try:
         sample = tuple(int(size) for size in shape.split("x"))
@@ -292,6 +297,8 @@ def count_samples(folder: Path, shape: str, classes: int, targets: str = "{}") -
     except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"--targets {targets!r} names no targets: {error}") from error
     as_targets(data.labels, spec, classes, str(folder))
+    if unit is not None:
+        check_units(data, Unit.from_json(unit), str(folder), "the host's test data")
     return len(data)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crowdlearn_device.data import dataset
-from crowdlearn_device.data.dataset import Dataset, as_targets, check_units, load_dataset, load_npz
+from crowdlearn_device.data.dataset import Dataset, as_targets, load_dataset, load_npz
+from crowdlearn_device.data.unit import Unit, check_units
 from crowdlearn_device.errors import DataError
 from crowdlearn_device.protocol.targets import TargetSpec
 from hypothesis import HealthCheck, given, settings
@@ -137,10 +138,38 @@ def test_bytes_and_numbers_beyond_1_are_not_one_data_set(tmp_path: Path) -> None
     pixels = np.array([[0, 255], [7, 9]])
     scaled, raw = saved(pixels.astype(np.uint8)), saved(pixels)
     for one, other in ((scaled, raw), (raw, scaled.shaped((2,)).subset(np.array([0])))):
-        with pytest.raises(DataError, match=r"uint8.* numbers from 0 to 255; save both as uint8"):
+        with pytest.raises(DataError, match=r"not in one unit: .*bytes, .*; save both as uint8"):
             check_units(one, other, "one", "other")
     check_units(scaled, saved(pixels / 255), "one", "other")
     check_units(raw, raw, "one", "other")
+
+
+BRIGHT = np.random.default_rng(0).random((50, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("other", "fits"),
+    [
+        (BRIGHT * 255, False),
+        (BRIGHT * 9.81, False),
+        ((BRIGHT - 0.5) / 0.3, False),
+        (BRIGHT * 3 + 1, True),
+        (np.where(BRIGHT > 0.999, 1e6, BRIGHT), True),
+        (np.zeros_like(BRIGHT), True),
+    ],
+    ids=["levels", "another unit of force", "normalised", "another light", "one outlier", "dark"],
+)
+def test_numbers_in_another_unit_are_not_one_data_set(other: np.ndarray, fits: bool) -> None:
+    one, two = Dataset(BRIGHT, np.zeros(50, np.int64)), Dataset(other, np.zeros(50, np.int64))
+    for pair in ((one, two), (two, one)):
+        if fits:
+            check_units(*pair, "one", "other")
+            continue
+        with pytest.raises(DataError, match=r"^one and other are not in one unit"):
+            check_units(*pair, "one", "other")
+    few = np.arange(3)  # too little to tell
+    check_units(one.subset(few), two.subset(few), "one", "other")
+    assert Unit.from_json(Unit.of(two).to_json()) == Unit.of(two)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crowdlearn_device.cli import main
-from crowdlearn_device.data.dataset import load_samples
+from crowdlearn_device.data.dataset import checked, load_samples
+from crowdlearn_device.data.unit import Unit
 from crowdlearn_device.errors import DataError, ProgramError, StateError
 from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.prediction import model_folder
-from crowdlearn_device.prediction.model_folder import WEIGHTS, KeptModel, keep_model
+from crowdlearn_device.prediction.model_folder import UNIT, WEIGHTS, KeptModel, keep_model
+from crowdlearn_device.prediction.predict import predict
 from crowdlearn_device.program.executor import Executor
 from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
 from crowdlearn_device.protocol.frames import Array
@@ -157,9 +159,10 @@ def idx(path: Path, values: np.ndarray) -> None:
 def test_samples_of_an_idx_file_with_and_without_labels(suffix, tmp_path):
     images = tmp_path / f"t10k-images-idx3-ubyte{suffix}"
     idx(images, np.arange(24).reshape(2, 3, 4))
-    inputs, labels = load_samples(images)
+    data, labels = load_samples(images)
     assert labels is None
-    np.testing.assert_allclose(inputs, np.arange(24).reshape(2, 3, 4) / 255, rtol=1e-6)
+    assert data.scaled
+    np.testing.assert_allclose(data.inputs, np.arange(24).reshape(2, 3, 4) / 255, rtol=1e-6)
     idx(tmp_path / f"t10k-labels-idx1-ubyte{suffix}", np.array([3, 1]))
     np.testing.assert_array_equal(load_samples(images)[1], [3, 1])
     idx(tmp_path / f"t10k-labels-idx1-ubyte{suffix}", np.array([3]))
@@ -169,16 +172,31 @@ def test_samples_of_an_idx_file_with_and_without_labels(suffix, tmp_path):
 
 def test_samples_of_an_npz(tmp_path):
     np.savez(tmp_path / "a.npz", inputs=np.full((2, 3), 255, np.uint8))
-    inputs, labels = load_samples(tmp_path / "a.npz")
+    data, labels = load_samples(tmp_path / "a.npz")
     assert labels is None
-    assert inputs.max() == 1.0
-    np.savez(tmp_path / "b.npz", inputs=inputs, labels=np.array([0, 1]))
+    assert data.inputs.max() == 1.0
+    np.savez(tmp_path / "b.npz", inputs=data.inputs, labels=np.array([0, 1]))
     np.testing.assert_array_equal(load_samples(tmp_path / "b.npz")[1], [0, 1])
     np.savez(tmp_path / "c.npz", labels=np.array([0, 1]))
     with pytest.raises(DataError, match="no array inputs"):
         load_samples(tmp_path / "c.npz")
     with pytest.raises(DataError, match="cannot be read"):
         load_samples(tmp_path / "nowhere.npz")
+
+
+def test_a_kept_model_refuses_samples_in_another_unit_than_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(model_folder.ProgramStore, "executor", lambda *_: Dense())
+    shades = np.arange(240).reshape(40, 2, 3).astype(np.uint8)
+    files = {f"{MANIFEST.sha256}.json": MANIFEST.to_json().encode()}
+    keep_model(tmp_path / "run", files, WHOLE, "id", Unit.of(checked(shades, np.zeros(40, int), "here")))
+    np.savez(tmp_path / "raw.npz", inputs=shades.astype(np.float32))
+    with pytest.raises(DataError, match=r"trained on and .*raw.npz are not in one unit"):
+        predict(tmp_path / "run", tmp_path / "raw.npz", None)
+    np.savez(tmp_path / "raw.npz", inputs=shades / 255)
+    assert predict(tmp_path / "run", tmp_path / "raw.npz", None) == "40 samples"
+    (tmp_path / "run" / UNIT).write_text("{}")
+    with pytest.raises(DataError, match="is no unit of samples"):
+        predict(tmp_path / "run", tmp_path / "raw.npz", None)
 
 
 @pytest.fixture

@@ -103,6 +103,34 @@ def test_evaluate_and_export_refuse_height_and_width_exchanged(folder: Path, beg
     shape = (1, 6, 8)
     write(folder / "data/test.npz", *((48,) if began_flat else shape))
     write(folder / "other/test.npz", 1, 8, 6)
+    run = finished(folder, shape)
+    invoke("evaluate", run)
+    invoke("export-model", run, "--pte", "out.pte")
+    for command in (("evaluate", run), ("export-model", run, "--pte", "again.pte")):
+        with pytest.raises(DataError, match=r"the test data.*transpose\(0, 1, 3, 2\)"):
+            invoke(*command, "--data", "other")
+    assert not (folder / "again.pte").exists()
+
+
+@pytest.mark.parametrize("unit", [np.uint8, np.float32])
+def test_evaluate_and_export_refuse_samples_in_another_unit(folder: Path, unit: type) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 1, 6, 8))
+    for name, inputs in (("data", pixels.astype(unit)), ("other", pixels.astype(np.float32) / 255)):
+        (folder / name).mkdir()
+        np.savez(folder / name / "test.npz", inputs=inputs, labels=np.arange(40) % 4)
+    run = finished(folder, (1, 6, 8))
+    invoke("evaluate", run)
+    if unit is np.uint8:  # a device scales bytes to 0 to 1
+        invoke("evaluate", run, "--data", "other")
+        np.savez(folder / "other/test.npz", inputs=pixels.astype(np.float32), labels=np.arange(40) % 4)
+    for command in (("evaluate", run), ("export-model", run, "--onnx", "again.onnx")):
+        with pytest.raises(DataError, match=r"the run's test data and the test data of other are not in one"):
+            invoke(*command, "--data", "other")
+    assert not (folder / "again.onnx").exists()
+
+
+def finished(folder: Path, shape: tuple[int, ...]) -> Path:
+    """Return the folder of a run of `pooled` that began with the test split of `folder`/data."""
     run = folder / "run"
     run.mkdir()
     (run / "config.toml").write_text(
@@ -113,9 +141,4 @@ def test_evaluate_and_export_refuse_height_and_width_exchanged(folder: Path, beg
     kept = {"config_folder": str(folder), "given": {"test data": given.model_dump()}}
     (run / "inputs.json").write_text(json.dumps(kept))
     save_file(build_model("nets.py:pooled", 1).state_dict(), run / "model.safetensors")
-    invoke("evaluate", run)
-    invoke("export-model", run, "--pte", "out.pte")
-    for command in (("evaluate", run), ("export-model", run, "--pte", "again.pte")):
-        with pytest.raises(DataError, match=r"the test data.*transpose\(0, 1, 3, 2\)"):
-            invoke(*command, "--data", "other")
-    assert not (folder / "again.pte").exists()
+    return run

@@ -86,23 +86,6 @@ def in_shape(
     return inputs.reshape(len(inputs), *want)
 
 
-def check_units(data: Dataset, other: Dataset, source: str, other_source: str) -> None:
-    """Raise DataError, naming both sources, if bytes of one are scaled to [0, 1] and the other has numbers
-    beyond.
-    """
-    if data.scaled == other.scaled:
-        return
-    (numbers, name), bytes_of = (
-        ((other, other_source), source) if data.scaled else ((data, source), other_source)
-    )
-    least, most = numbers.inputs.min(), numbers.inputs.max()
-    if least < 0 or most > 1:
-        raise DataError(
-            f"{bytes_of} has inputs of uint8, which are scaled to 0 to 1, and {name} has numbers from "
-            f"{least:g} to {most:g}; save both as uint8, or both as float32 in one unit"
-        )
-
-
 def check_labels(labels: NDArray[Any], classes: int, source: str = "the data") -> None:
     """Raise DataError, naming `source`, if a label is none of the model's classes 0 to classes - 1.
 
@@ -223,12 +206,12 @@ def load_npz(path: str | Path, *, may_be_empty: bool = False) -> Dataset:
     return checked(inputs, labels, Path(path))
 
 
-def load_samples(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int64] | None]:
+def load_samples(path: str | Path) -> tuple[Dataset, NDArray[Any] | None]:
     """Return the samples of one file, and their labels where there are some: an .npz with `inputs` and
     perhaps `labels`, or an IDX file of images (gzip or not) with perhaps its labels' file beside it.
 
-    Raises DataError if the file is missing, damaged, or larger than MAX_BYTES.
-    Inputs are float32 [N, ...], labels int64 [N].
+    Raises DataError if the file is missing, damaged, or larger than MAX_BYTES. Without labels, those of the
+    data set are int64 [N], all 0.
     """
     path = Path(path)
     labels: NDArray[Any] | None
@@ -239,7 +222,7 @@ def load_samples(path: str | Path) -> tuple[NDArray[np.float32], NDArray[np.int6
         inputs = _read_idx(path)
         labels = _read_idx(beside) if beside != path and beside.is_file() else None
     data = checked(inputs, np.zeros(len(inputs), np.int64) if labels is None else labels, path)
-    return data.inputs, None if labels is None else data.labels
+    return data, None if labels is None else data.labels
 
 
 def _read_npz(path: Path) -> tuple[NDArray[Any], NDArray[Any] | None]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.data.unit import Unit
 from crowdlearn_device.errors import PolicyError
 from crowdlearn_device.platform.battery import DeviceState
 from crowdlearn_device.prediction.model_folder import keep_model
@@ -94,7 +95,8 @@ class Member:
 
     def keep_model(self, run: Run, sha256: str, weights: PieceState) -> None:
         """Write the group's model to HOME/models/RUN."""
-        keep_model(self.home / "models" / run.name, self.programs.files(sha256), weights, run.id)
+        unit = Unit.of(self.data) if self.data is not None and len(self.data) else None
+        keep_model(self.home / "models" / run.name, self.programs.files(sha256), weights, run.id, unit)
 
     def samples_here(self) -> Dataset:
         """Return the device's own samples."""

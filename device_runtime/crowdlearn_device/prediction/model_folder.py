@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from crowdlearn_device.data.dataset import in_shape
+from crowdlearn_device.data.unit import Unit, load_unit
 from crowdlearn_device.errors import ProgramError, StateError
 from crowdlearn_device.program.executor import Executor, Load, Programs, ProgramStore, load_program
 from crowdlearn_device.program.manifest import PREDICT, Manifest
@@ -19,13 +20,20 @@ from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.protocol.targets import TargetSpec
 from crowdlearn_device.state.piece_state import MAX_HEADER, PieceState
 
-WEIGHTS, RUN = "weights.state", "run.id"
+WEIGHTS, RUN, UNIT = "weights.state", "run.id", "samples.unit"
 MAX_KEPT = 8
 """Models of one name."""
 
 
-def keep_model(folder: Path, programs: Mapping[str, bytes], weights: PieceState, run: str = "") -> None:
-    """Write the model, in place of an older one: the program's files by name, and all weights.
+def keep_model(
+    folder: Path,
+    programs: Mapping[str, bytes],
+    weights: PieceState,
+    run: str = "",
+    unit: Unit | None = None,
+) -> None:
+    """Write the model, in place of an older one: the program's files by name, all weights, and the `unit` of
+    the samples that this device trained it on, if it has some.
 
     A model of another `run` (its id) of this name, perhaps another host's, is not lost: its name gets that id
     at its end. The newest MAX_KEPT of a name stay. Raises StateError if the folder of models is a link.
@@ -35,7 +43,12 @@ def keep_model(folder: Path, programs: Mapping[str, bytes], weights: PieceState,
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    blocks = {**{name: (content,) for name, content in programs.items()}, WEIGHTS: weights.blocks()}
+    blocks: dict[str, Iterable[bytes | memoryview]] = {
+        **{name: (content,) for name, content in programs.items()},
+        WEIGHTS: weights.blocks(),
+    }
+    if unit is not None:
+        blocks[UNIT] = (unit.to_json().encode(),)
     for name, content in {**blocks, RUN: (run.encode(),)}.items():
         with (partial / name).open("wb") as file:
             file.writelines(content)
@@ -65,9 +78,14 @@ def _run_of(folder: Path) -> str:
 class KeptModel:
     """A whole network in evaluation mode."""
 
-    def __init__(self, manifest: Manifest, executor: Executor, weights: PieceState) -> None:
-        """Raise ProgramError or StateError if program and weights are not of one whole network."""
-        self._manifest, self._executor = manifest, executor
+    def __init__(
+        self, manifest: Manifest, executor: Executor, weights: PieceState, unit: Unit | None = None
+    ) -> None:
+        """Take a program, its weights, and the `unit` of the samples that were trained on.
+
+        Raise ProgramError or StateError if program and weights are not of one whole network.
+        """
+        self._manifest, self._executor, self.unit = manifest, executor, unit
         method = manifest.method(PREDICT)
         if method != predict_method(manifest):
             raise ProgramError(f"program {manifest.program[:12]} does not predict; take the model anew")
@@ -107,7 +125,7 @@ class KeptModel:
             raise StateError(
                 f"{folder / WEIGHTS} cannot be read ({error.strerror}); take the model anew"
             ) from error
-        return cls(manifest, store.executor(manifest), weights)
+        return cls(manifest, store.executor(manifest), weights, load_unit(folder / UNIT))
 
     @property
     def classes(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crowdlearn_device.data.dataset import as_targets, load_samples
+from crowdlearn_device.data.unit import check_units
 from crowdlearn_device.errors import DeviceError
 from crowdlearn_device.platform.files import not_to_write, write_atomically
 from crowdlearn_device.program.executor import Load, load_program
@@ -44,8 +45,11 @@ def predict(
     """
     if output is not None and (why := not_to_write(output, force=force, is_own=is_prediction)):
         raise DeviceError(why)
-    samples, labels = load_samples(inputs)
+    data, labels = load_samples(inputs)
     kept = KeptModel.load(model, load_with)
+    if kept.unit is not None:
+        check_units(kept.unit, data, "what the model was trained on", str(inputs))
+    samples = data.inputs
     if not kept.targets.are_classes:
         return _numbers(kept, samples, labels, inputs, output)
     if labels is not None:

@@ -8,7 +8,8 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
-from crowdlearn_device.data.dataset import Dataset, as_targets, check_units
+from crowdlearn_device.data.dataset import Dataset, as_targets
+from crowdlearn_device.data.unit import check_units
 from crowdlearn_device.privacy.masked import WORD_BYTES
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.targets import TargetSpec

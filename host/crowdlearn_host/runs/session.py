@@ -202,6 +202,7 @@ class Session:
 def _wanted(checked: Checked) -> Wanted | None:
     """Return the samples that every device must have, if they are on the devices already."""
     from crowdlearn_host.runs.survey import Wanted
+    from crowdlearn_host.spec.provenance import TEST_DATA
 
     if checked.config.device_data is None:
         return None
@@ -211,5 +212,6 @@ def _wanted(checked: Checked) -> Wanted | None:
         checked.graph.layers[-1].neurons,
         checked.loss.targets(*checked.graph.scores),
         checked.graph.least_rows,
+        test.unit if (test := checked.given.get(TEST_DATA)) else None,
         frozenset(turn.devices[0] for group in checked.plan.groups for turn in group.turns),
     )

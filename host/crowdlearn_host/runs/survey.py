@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from crowdlearn_device.data.unit import Unit
 from crowdlearn_device.protocol.targets import CLASSES, TargetSpec
 
 from crowdlearn_host.adb.deployment.runtimes import Runtime, check_runtime, shell_runtime
@@ -24,8 +25,8 @@ ANSWER_SECONDS = 120.0
 @dataclass(frozen=True)
 class Wanted:
     """The samples that a model takes: their `folder` on each device, the shape of one, the number of outputs,
-    the targets, and the least number of samples. If only some devices are ever the dominator, `dominators`
-    has their names.
+    the targets, and the least number of samples. `unit` is that of the test data, if there is some. If only
+    some devices are ever the dominator, `dominators` has their names.
     """
 
     folder: str
@@ -33,6 +34,7 @@ class Wanted:
     outputs: int
     targets: TargetSpec
     least: int
+    unit: Unit | None = None
     dominators: frozenset[str] = frozenset()
 
 
@@ -75,6 +77,8 @@ async def _look(device: AdbDevice, wanted: Wanted) -> None:
     ]
     if wanted.targets != CLASSES:
         words.append(f"--targets={json.dumps(asdict(wanted.targets))}")
+    if wanted.unit is not None:
+        words.append(f"--unit={wanted.unit.to_json()}")
     said = (await device.shell(shlex.join(words), timeout=ANSWER_SECONDS)).check("crowdlearn-device samples")
     try:
         samples = int(json.loads(said.splitlines()[-1])["samples"])

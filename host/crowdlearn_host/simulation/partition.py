@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from crowdlearn_device.data.dataset import Dataset, check_units, load_npz, long_axes
+from crowdlearn_device.data.dataset import Dataset, load_npz, long_axes
+from crowdlearn_device.data.unit import check_units
 from numpy.typing import NDArray
 
 from crowdlearn_host.errors import ConfigError

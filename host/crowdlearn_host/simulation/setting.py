@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from crowdlearn_device.data.dataset import Dataset, as_targets, check_units
+from crowdlearn_device.data.dataset import Dataset, as_targets
+from crowdlearn_device.data.unit import check_units
 from crowdlearn_device.privacy.labels import flipped
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_export.doctor.verdict import trainable_graph

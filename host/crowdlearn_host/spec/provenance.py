@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 from crowdlearn_device.data.dataset import Dataset
+from crowdlearn_device.data.unit import Unit
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -24,12 +25,14 @@ TRAINING_DATA, TEST_DATA, VALIDATION_DATA = "training data", "test data", "valid
 
 class RunInput(Section):
     """An input of a run. `place` is an absolute path, or the name of what is built in; `sha256` is of what
-    was read there; `sample_shape` is that of one sample there, unless older versions wrote it.
+    was read there; `sample_shape` is that of one sample there, and `unit` that of its numbers, unless older
+    versions wrote it.
     """
 
     place: str
     sha256: str
     sample_shape: tuple[int, ...] | None = None
+    unit: Unit | None = None
 
     @classmethod
     def file(cls, path: Path) -> Self:
@@ -47,7 +50,8 @@ class RunInput(Section):
         for array in arrays:
             digest.update(f"{array.dtype} {len(array)} {array.size} ".encode())
             digest.update(np.ascontiguousarray(array).data)
-        return cls(place=place, sha256=digest.hexdigest(), sample_shape=data.inputs.shape[1:])
+        shape = data.inputs.shape[1:]
+        return cls(place=place, sha256=digest.hexdigest(), sample_shape=shape, unit=Unit.of(data))
 
 
 class RunInputs(Section):

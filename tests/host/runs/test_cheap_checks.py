@@ -153,6 +153,27 @@ def test_samples_on_a_device_that_cannot_be_trained_on(
     train(FleetError, told, widths="4-5-3", data=data, fleet=f"phones = [{serials}]")
 
 
+@pytest.mark.system
+def test_samples_on_a_device_in_another_unit_than_the_test_data(
+    started: list[phones.PhoneInfo], tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (100, 4)), np.arange(100) % 3
+    for phone, held in zip(started, (pixels.astype(np.float32), pixels.astype(np.uint8)), strict=True):
+        np.savez(tmp_path / "held.npz", inputs=held, labels=labels)
+        asyncio.run(push(phone, tmp_path / "held.npz", "/sdcard/units/train.npz"))
+    (tmp_path / "data").mkdir()
+    np.savez(tmp_path / "data/test.npz", inputs=pixels.astype(np.float32), labels=labels)
+    serials = ", ".join(f'"{phone.serial}"' for phone in started)
+    train(
+        FleetError,
+        f"^{started[1].serial}: [^;]*/sdcard/units and the host's test data are not in one unit",
+        widths="4-5-3",
+        data='device_data = "/sdcard/units"\ninput_shape = [4]\ndata = "data"',
+        fleet=f"phones = [{serials}]",
+    )
+
+
 async def push(phone: phones.PhoneInfo, file: Path, path: str) -> None:
     async with await AdbDevice.connect(phone.serial) as device:
         (await device.shell(f"mkdir -p {path.rpartition('/')[0]}")).check("making the folder")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from crowdlearn_device.data.dataset import Dataset, long_axes
+from crowdlearn_device.data.unit import check_units
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import make_loss
 from torch import nn
@@ -15,7 +16,14 @@ from crowdlearn_host.models.named import build_model
 from crowdlearn_host.models.names import input_shape
 from crowdlearn_host.runs.data import load_split
 from crowdlearn_host.runs.results.evaluation import Evaluation, evaluate
-from crowdlearn_host.spec.provenance import TEST_DATA, check_inputs, load_inputs, load_kept, run_inputs
+from crowdlearn_host.spec.provenance import (
+    TEST_DATA,
+    TRAINING_DATA,
+    check_inputs,
+    load_inputs,
+    load_kept,
+    run_inputs,
+)
 from crowdlearn_host.spec.run_spec import RunSpec
 from crowdlearn_host.spec.simulated import load_kept_simulation
 
@@ -103,6 +111,10 @@ def _test(run: Path, model: str, data: str | None, own: str | None) -> Dataset:
     check_inputs(run, run_inputs(model, None, place, None, None if data else test))
     if trained_on := _trained_on(run):
         test.shaped(trained_on, f"the test data of {place}, unlike what the run began with")
+    began = load_inputs(run).given
+    for name in (TRAINING_DATA, TEST_DATA):
+        if (given := began.get(name)) is not None and given.unit is not None:
+            check_units(given.unit, test, f"the run's {name}", f"the test data of {place}")
     return test
 
 
