@@ -41,7 +41,12 @@ def check_served(spec: RunSpec) -> None:
 
 def spec_of(job: Job) -> RunSpec:
     """Return the description of a run. Raises ConfigError if it is none any more."""
-    return RunSpec.parse(tomllib.loads(job.description), f"the description of {job.label}")
+    place = f"the description of {job.label}"
+    try:
+        values = tomllib.loads(job.description)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{place} is no TOML ({error}); submit the run again") from error
+    return RunSpec.parse(values, place)
 
 
 def cohort_of(spec: RunSpec) -> Cohort:

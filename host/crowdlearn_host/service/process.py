@@ -38,7 +38,8 @@ class RunProcess:
         self.reason = ""
         self._description, self._run, self._on_told = description, run, on_told
         self._process: asyncio.subprocess.Process | None = None
-        self._stopping = False
+        self.stopping = False
+        """It was asked to stop."""
         self._last: deque[str] = deque(maxlen=LAST_WORDS)
 
     @property
@@ -50,7 +51,7 @@ class RunProcess:
         """Have it run to its end; return its exit code, negative for a signal. It is stopped if this is
         cancelled.
         """
-        if self._stopping:
+        if self.stopping:
             return STOPPED
         words = [str(self._description), str(self._run), str(os.getpid())]
         self._process = await asyncio.create_subprocess_exec(
@@ -65,7 +66,7 @@ class RunProcess:
         )
         try:
             hearing = [self._hear(), self._overhear()]
-            if self._stopping:  # it was asked for while the process was made
+            if self.stopping:  # it was asked for while the process was made
                 hearing.append(self._end())
             await asyncio.gather(*hearing)
             return await self._process.wait()
@@ -77,7 +78,7 @@ class RunProcess:
 
     async def stop(self) -> None:
         """Ask it to stop where it can go on later, and wait; it is killed if it does not."""
-        self._stopping = True
+        self.stopping = True
         await self._end()
 
     async def _end(self) -> None:
@@ -128,7 +129,7 @@ class RunProcess:
         """Return why it ended with this exit code, if it did not end well."""
         if code == FAILED and self.reason:
             return self.reason
-        if code == STOPPED:
+        if code == STOPPED and self.stopping:
             return "stopped"
         told = f"; it said: {self._last[-1]}" if self._last else ""
         return f"its process ended with {'signal' if code < 0 else 'exit code'} {abs(code)}{told}"

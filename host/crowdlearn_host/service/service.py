@@ -11,13 +11,14 @@ import random
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crowdlearn_device.platform.files import write_atomically
 
 from crowdlearn_host.common.files import locked
-from crowdlearn_host.errors import HostError
+from crowdlearn_host.errors import ConfigError, HostError
 from crowdlearn_host.spec.run_spec import RunSpec
 
 from .cohort import Cohort
@@ -28,7 +29,7 @@ from .process import RunProcess
 from .reception import MOST_WAITING, Reception, Visitor
 from .selection.base import Candidate
 from .selection.registry import SELECTIONS
-from .worker import FAILED, STOPPED
+from .worker import FAILED
 
 LOOK_SECONDS = 1.0
 """The seconds between two looks at the queue, which other processes add to."""
@@ -39,6 +40,14 @@ FIRST_PAUSE = 2.0
 """Seconds before that; twice as long each time."""
 
 log = logging.getLogger("crowdlearn.service")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run as it is described, and the names of the devices that may take part; None if all may."""
+
+    spec: RunSpec
+    devices: frozenset[str] | None
 
 
 class Service:
@@ -131,7 +140,8 @@ class Service:
                 visitor for name, wants in wanted.items() if wants and (visitor := self.reception.here(name))
             ]
             left = process.job.seats - len(wanted)
-            if left > 0 and (more := self._chosen(spec_of(process.job), left)):
+            asked = self._asked(process.job) if left > 0 else None
+            if asked is not None and (more := self._chosen(asked, left)):
                 self.jobs.choose(number, [visitor.name for visitor in more])
                 here += more
             for visitor in here:
@@ -150,14 +160,26 @@ class Service:
         waiting = (self.reception.here(name) for name in self.reception.waiting if name not in taken)
         return [visitor for visitor in waiting if visitor is not None]
 
-    def _chosen(self, spec: RunSpec, most: int, kept: frozenset[str] = frozenset()) -> list[Visitor]:
+    def _asked(self, job: Job) -> Asked | None:
+        """Return the description of a run; None if it, or its fleet, cannot be read any more. Then it has
+        failed, unless it is under way: that goes on with the devices that it has.
+        """
+        try:
+            spec = spec_of(job)
+            return Asked(spec, named(spec))
+        except ConfigError as error:
+            if job.state == "waiting":
+                self.jobs.end(job.id, "failed", str(error))
+                log.error("run %s failed: %s", job.label, error)
+            return None
+
+    def _chosen(self, asked: Asked, most: int, kept: frozenset[str] = frozenset()) -> list[Visitor]:
         """Return at most so many devices for a run, without those `kept` for others."""
-        selection = SELECTIONS[spec.crowd.selection](self.lots)
-        wanted = named(spec)
+        selection = SELECTIONS[asked.spec.crowd.selection](self.lots)
         free = {
             visitor.name: visitor
             for visitor in self._free()
-            if visitor.name not in kept and (wanted is None or visitor.name in wanted)
+            if visitor.name not in kept and (asked.devices is None or visitor.name in asked.devices)
         }
         chosen = selection.choose(self._candidates(list(free.values())), most)
         return [free[each.name] for each in chosen]
@@ -181,16 +203,18 @@ class Service:
         for job in self.jobs.all("waiting"):
             if len(self.running) >= self.at_once:
                 return
-            spec = spec_of(job)
-            cohort = cohort_of(spec)
-            chosen = self._chosen(spec, cohort.seats, kept)
+            asked = self._asked(job)
+            if asked is None:
+                continue
+            cohort = cohort_of(asked.spec)
+            chosen = self._chosen(asked, cohort.seats, kept)
             enough = len(chosen) >= cohort.fewest
             since = self._enough_since.setdefault(job.id, time.monotonic()) if enough else time.monotonic()
             if not enough:
                 self._enough_since.pop(job.id, None)
             elif cohort.begins(len(chosen), time.monotonic() - since):
                 self._enough_since.pop(job.id, None)
-                self._begin(job, spec, cohort, [visitor.name for visitor in chosen])
+                self._begin(job, asked.spec, cohort, [visitor.name for visitor in chosen])
             else:
                 kept |= {visitor.name for visitor in chosen}
 
@@ -230,7 +254,7 @@ class Service:
             elif code == FAILED:
                 self.jobs.end(job.id, "failed", process.why(code))
                 log.error("run %s failed: %s", job.label, process.why(code))
-            elif code != STOPPED and not self._closing.is_set():
+            elif not process.stopping and not self._closing.is_set():
                 tries = self.jobs.tried(job.id)
                 log.warning("run %s: %s", job.label, process.why(code))
                 if tries >= MOST_TRIES:

@@ -20,6 +20,7 @@ from crowdlearn_host.errors import ConfigError, FleetError, RunError
 from crowdlearn_host.runs.data import load_split
 from crowdlearn_host.service.description import check_served, named
 from crowdlearn_host.service.jobs import Job, Jobs
+from crowdlearn_host.service.process import RunProcess
 from crowdlearn_host.service.service import Service
 from crowdlearn_host.service.status import shown
 from crowdlearn_host.service.worker import planned_for
@@ -210,6 +211,49 @@ async def test_a_service_goes_on_after_a_file_that_it_could_not_write(tmp_path, 
                 await asyncio.sleep(0.05)
         (tmp_path / "descriptions").unlink()
         assert (await until_ended(service, job)).state == "done"
+
+
+async def test_a_run_that_cannot_be_read_any_more_fails_and_those_behind_it_go_on(tmp_path, home, worker):
+    """Another version may know other settings, and a fleet's file may be gone."""
+    service = Service(tmp_path, home)
+    worker(ENDED)
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text(FLEET)
+    older = description().to_toml().replace("epochs = 3", "epoch = 3")
+    bad = [service.jobs.submit("bad", text, priority=1) for text in ("no = [toml", older)]
+    lost = service.jobs.submit("lost", description(crowd={"fleet": str(fleet)}).to_toml())
+    under_way = service.jobs.submit("under way", description(crowd={"fleet": str(fleet)}).to_toml())
+    service.jobs.begin(under_way, 1, [], 2, under_way.description)
+    fleet.unlink()
+    service.running[under_way.id] = process = RunProcess(
+        service.jobs.job(under_way.id), tmp_path, tmp_path, print
+    )
+    process.port = 9
+    service._send_members()
+    del service.running[under_way.id]
+    async with service.open("127.0.0.1:0"):
+        behind = begun(service)
+        assert (await until_ended(service, behind)).state == "done"
+        async with asyncio.timeout(SECONDS):
+            while service.jobs.all("waiting", "running"):
+                await asyncio.sleep(0.05)
+    told = [service.jobs.job(job.id).told for job in (*bad, lost)]
+    assert "is no TOML" in told[0]
+    assert "epoch" in told[1]
+    assert str(fleet) in told[2]
+    assert service.jobs.job(under_way.id).state == "done"
+
+
+async def test_a_process_that_ends_as_if_it_was_asked_to_is_not_started_for_ever(
+    tmp_path, home, worker, monkeypatch
+):
+    monkeypatch.setattr("crowdlearn_host.service.service.FIRST_PAUSE", 0.01)
+    service = Service(tmp_path, home)
+    job = begun(service)
+    worker("exit 3")
+    async with service.open("127.0.0.1:0"):
+        ended = await until_ended(service, job)
+    assert (ended.state, ended.told) == ("failed", "its process ended with exit code 3")
 
 
 @pytest.mark.parametrize("running", [False, True])

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from crowdlearn_host.cli.console.document import Json, document
 from crowdlearn_host.cli.console.options import Set
+from crowdlearn_host.cli.console.silence import Working
 from crowdlearn_host.cli.console.terminal import printable, terminal
 from crowdlearn_host.errors import ConfigError
 
@@ -39,6 +40,10 @@ def submit(
     if config is not None:
         spec = crowdlearn.RunSpec.load(config, overrides or ())
         check_served(spec)
+        from crowdlearn_host.runs.prepare import check  # imports torch, which takes a second
+
+        with Working(terminal(stderr=True), "checking model and data"):
+            check(spec)
     jobs = Jobs(to)
     if spec is not None:
         told = [jobs.submit(spec.name, spec.to_toml(), priority)]
