@@ -20,6 +20,7 @@ from crowdlearn_export.quiet import quietly
 from crowdlearn_export.tracing.copies import copied
 from crowdlearn_export.tracing.evaluation import check_evaluation
 from crowdlearn_export.tracing.trace import trace
+from crowdlearn_export.tracing.unchanging import check_unchanging
 from crowdlearn_export.tracing.whole import as_samples, sample_dtype
 
 from .module_reports import ModuleReport, in_words, module_reports, why_not
@@ -90,8 +91,11 @@ def diagnose(model: nn.Module, inputs: Tensor, loss: Loss = CROSS_ENTROPY) -> Di
     model = copied(model)
     to_training(model, resting_modules(model))
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    refused = why_not(lambda: check_evaluation(model, inputs.shape[1:], inputs.dtype)) or why_not(
-        lambda: loss.targets(*outputs)
+    sample, dtype = inputs.shape[1:], inputs.dtype
+    refused = (
+        why_not(lambda: check_evaluation(model, sample, dtype))
+        or why_not(lambda: check_unchanging(model, sample, dtype))
+        or why_not(lambda: loss.targets(*outputs))
     )
     slices = why_not(lambda: trainable_graph(model, inputs, loss=loss))
     if refused:

@@ -23,7 +23,7 @@ from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.program.kinks import away_from_kinks_of, double
 from crowdlearn_export.program.parity import allowed_error, relative_error
 from crowdlearn_export.stages.piece_stages import piece_stages
-from crowdlearn_export.tracing.parity import Undropped
+from crowdlearn_export.tracing.undropped import Undropped
 
 from .verdict import trainable_graph
 

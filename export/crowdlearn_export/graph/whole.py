@@ -15,6 +15,7 @@ from crowdlearn_export.errors import UnsupportedModule
 
 from .attention import attention, multi_head_attention
 from .dropping import DROPS, Drop, drop_of, given, normal
+from .key_biases import held_still
 from .plain import PLAIN
 from .recurrence import RECURRENT
 from .unmoved import Unmoved, has_bias
@@ -32,14 +33,21 @@ class Array:
 class Whole:
     """A model as a function of samples, arrays and dropout factors.
 
-    `key` names what it computes. `integers` tells whether samples are whole numbers. It is one thing: copies
-    are itself, and its text is its key.
+    `still` has the rows of biases, by name, that get no gradient. `key` names what it computes. `integers`
+    tells whether samples are whole numbers. It is one thing: copies are itself, and its text is its key.
     """
 
     def __init__(
-        self, model: nn.Module, arrays: Sequence[Array], drops: Sequence[Drop], *, integers: bool, key: str
+        self,
+        model: nn.Module,
+        arrays: Sequence[Array],
+        drops: Sequence[Drop],
+        still: Mapping[str, Sequence[int]],
+        *,
+        integers: bool,
+        key: str,
     ) -> None:
-        self.model, self.integers, self.key = model, integers, key
+        self.model, self.still, self.integers, self.key = model, still, integers, key
         self.arrays, self.drops = tuple(arrays), tuple(drops)
 
     def __deepcopy__(self, memo: object) -> Whole:
@@ -67,6 +75,8 @@ class Whole:
             else arrays[each.name].reshape(each.shape).clone()
             for each in self.arrays
         }
+        for name, rows in self.still.items():
+            given[name] = held_still(given[name], rows)
         counters = {
             name: torch.zeros(buffer.shape, dtype=buffer.dtype)
             for name, buffer in self.model.named_buffers()
@@ -76,12 +86,13 @@ class Whole:
         try:
             if not training:
                 self.model.eval()
+            state = {**given, **counters}  # where the call leaves buffers that it put others in place of
             with Dropping(factors if training else None):
-                scores = torch.func.functional_call(self.model, {**given, **counters}, (samples,))
+                scores = torch.func.functional_call(self.model, state, (samples,))
         finally:
             for module, mode in modes:
                 module.training = mode
-        moved = [given[each.name] for each in self.arrays if each.role == "buffer"]
+        moved = [state[each.name] for each in self.arrays if each.role == "buffer"]
         return scores, [value.reshape(rows_first(value.shape)) for value in (moved if training else [])]
 
 

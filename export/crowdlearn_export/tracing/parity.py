@@ -7,14 +7,11 @@ that are stopped, a forward that goes another way in evaluation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from crowdlearn_export.errors import UnsupportedModule
-from crowdlearn_export.graph.dropping import DROPS, given, normal, scaled
 from crowdlearn_export.graph.freezing import STATISTICS, resting_modules, to_training
 from crowdlearn_export.graph.layers import run_layers
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
@@ -23,6 +20,7 @@ from crowdlearn_export.graph.weights import neurons_first
 from crowdlearn_export.ops.local_ops import describe
 
 from .copies import copied
+from .undropped import Undropped
 
 ROWS = 5
 AGREEMENT = 1e-6
@@ -92,37 +90,6 @@ def _check_weights(model: nn.Module, names: Sequence[str]) -> None:
             raise UnsupportedModule(f"{name} is no parameter but computed; remove what computes it")
         if (other := first.setdefault(id(parameters[name]), name)) != name:
             raise UnsupportedModule(f"{name} is {other}, shared; give each its own weights")
-
-
-PLACES = {
-    "multi_head_attention_forward": 10,
-    "scaled_dot_product_attention": 4,
-    "gru": 5,
-    "lstm": 5,
-}
-"""The position of the probability with which functions drop something inside."""
-
-
-class Undropped(TorchFunctionMode):
-    """A mode in which nothing is dropped: all factors are 1."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in DROPS:
-            by_factors, _ = DROPS[func]
-            if by_factors is scaled or not given(args, kwargs, 2, "training", False):
-                return args[0]
-            return normal(args[0], torch.ones_like(args[0]), given(args, kwargs, 1, "p", 0.5))
-        if func is torch.Tensor.bernoulli_:
-            return args[0].fill_(given(args, kwargs, 1, "p", 0.5))
-        place = PLACES.get(getattr(func, "__name__", ""))
-        if place is not None and len(args) > place:
-            args = (*args[:place], 0.0, *args[place + 1 :])
-        elif place is not None and "dropout_p" in kwargs:
-            kwargs = {**kwargs, "dropout_p": 0.0}
-        return func(*args, **kwargs)
 
 
 def _scores(model: nn.Module, x: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from . import layout
 from .copies import copied
 from .evaluation import ONE_OUTPUT, check_evaluation
 from .parity import check_traced
+from .unchanging import check_unchanging
 
 ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
 RESHAPES = (torch.flatten, torch.reshape, torch.squeeze, "flatten", "view", "reshape", "squeeze")
@@ -71,6 +72,7 @@ def neuron_graph(model: nn.Module, example_input: Tensor, name: str = "") -> Neu
     """
     graph = trace(model, example_input, name)
     check_evaluation(model, example_input.shape[1:])
+    check_unchanging(model, example_input.shape[1:])
     check_traced(model, graph, example_input.shape[1:])
     return graph
 

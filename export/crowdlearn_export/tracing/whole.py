@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from crowdlearn_export.errors import UnsupportedModule
 from crowdlearn_export.graph.dropping import Drop
 from crowdlearn_export.graph.freezing import resting_modules, to_training
+from crowdlearn_export.graph.key_biases import KeyBiases
 from crowdlearn_export.graph.neuron_graph import Edge, Layer, LocalOp, NeuronGraph, check_graph
 from crowdlearn_export.graph.weights import ties
 from crowdlearn_export.graph.whole import Array, Dropping, Whole, rows_first
@@ -24,6 +25,7 @@ from crowdlearn_export.graph.whole import Array, Dropping, Whole, rows_first
 from . import layout
 from .copies import copied
 from .evaluation import Watch, check_evaluation
+from .unchanging import check_unchanging
 
 ROWS = 5
 """The size of the batch that is traced: unlike most other sizes."""
@@ -41,7 +43,8 @@ def whole_graph(model: nn.Module, sample: Sequence[int], name: str = "") -> Neur
     dtype = sample_dtype(trained, sample)
     check_evaluation(trained, sample, dtype)
     x = torch.zeros(ROWS, *sample, dtype=dtype)
-    scores, drops = _tried(trained, x)
+    scores, drops, still = _tried(trained, x)
+    check_unchanging(trained, sample, dtype)
     if scores.dim() == 1:
         raise UnsupportedModule(
             "the model gives a number for a sample, of no axis; leave its last squeeze out, so that it gives "
@@ -56,8 +59,8 @@ def whole_graph(model: nn.Module, sample: Sequence[int], name: str = "") -> Neur
     if not any(each.role == "parameter" for each in arrays):
         raise UnsupportedModule("nothing in it learns, all is frozen (requires_grad=False)")
     integers = dtype is torch.int64
-    draft = Whole(trained, arrays, drops, integers=integers, key="")
-    whole = Whole(trained, arrays, drops, integers=integers, key=_key(draft, x))
+    draft = Whole(trained, arrays, drops, still, integers=integers, key="")
+    whole = Whole(trained, arrays, drops, still, integers=integers, key=_key(draft, x))
     graph = _graph(name or type(model).__name__, whole, tuple(sample), tuple(scores.shape[1:]))
     check_graph(graph)
     return graph
@@ -99,17 +102,18 @@ def as_samples(numbers: Tensor, dtype: torch.dtype) -> Tensor:
     return numbers if dtype.is_floating_point else (numbers > 0).to(dtype)
 
 
-def _tried(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Drop]]:
-    """Return scores of a batch in training, and what is dropped."""
+def _tried(model: nn.Module, x: Tensor) -> tuple[Tensor, list[Drop], dict[str, tuple[int, ...]]]:
+    """Return scores of a batch in training, what is dropped, and the rows of biases that stay."""
     tried = copy.deepcopy(model)
-    with torch.no_grad(), Dropping(learns=True) as dropping, Watch(tried) as watch:
+    keys = KeyBiases(dict(tried.named_parameters()))
+    with torch.no_grad(), Dropping(learns=True) as dropping, Watch(tried) as watch, keys:
         scores: Tensor = tried(x)
     if watch.drawn:
         raise UnsupportedModule(
             f"{watch.drawn} draws random numbers while it trains, and a program holds none but those of "
             "dropout and of bernoulli_ for each sample; give noise as a part of the samples, or leave it out"
         )
-    return scores, dropping.drops
+    return scores, dropping.drops, keys.still(scores)
 
 
 def _arrays(model: nn.Module, x: Tensor) -> list[Array]:

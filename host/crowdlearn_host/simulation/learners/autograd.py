@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -11,6 +12,7 @@ from crowdlearn_device.optimizers.clipping import clipping, square
 from crowdlearn_device.protocol.frames import Floats
 from crowdlearn_device.protocol.schedule import warmed
 from crowdlearn_export.graph.freezing import resting_modules, to_training
+from crowdlearn_export.graph.key_biases import still_biases
 from crowdlearn_export.graph.unmoved import UnmovedBiases
 from crowdlearn_export.losses.registry import make_loss
 from crowdlearn_export.losses.watched import watched_metrics
@@ -38,6 +40,7 @@ class ByAutograd:
         wanted = workload.config.training.loss
         self._loss = make_loss(wanted.kind, **wanted.options)
         self._watched = watched_metrics(workload.config.device_metrics)
+        still = {} if workload.config.training.rule.is_linear else _still(model, workload)
         self._noise = torch.Generator()
         config = workload.config
         fraction = config.privacy.masked_fraction
@@ -48,6 +51,7 @@ class ByAutograd:
         own = dict(model.named_parameters())
         trained = [entry for entry in layout if entry.name in own and own[entry.name].requires_grad]
         self._parameters = [own[entry.name] for entry in trained]
+        self._still = [(k, still[entry.name]) for k, entry in enumerate(trained) if entry.name in still]
         self._stretches = _stretches(trained)
         self._optimizer = workload.config.training.rule
         self._around = nullcontext if self._optimizer.is_linear else UnmovedBiases
@@ -189,6 +193,8 @@ class ByAutograd:
             loss = self._loss.reference(scores, labels[part])
             totals += [loss.item() * rows / weight, *self._metrics(scores.detach(), labels[part])]
             each = torch.autograd.grad(loss / weight, self._parameters, materialize_grads=True)
+            for k, rows in self._still:
+                each[k][[*rows]] = 0
             gradients = list(torch._foreach_add(gradients, each)) if gradients else list(each)
         return totals, gradients
 
@@ -197,6 +203,12 @@ class ByAutograd:
         [B, ...].
         """
         return [float(metric.of(scores, targets).sum()) for metric in self._watched]
+
+
+def _still(model: nn.Module, workload: Workload) -> dict[str, tuple[int, ...]]:
+    """Return the rows of biases that get no gradient, by name, as programs have them."""
+    tried = copy.deepcopy(model).train()
+    return still_biases(tried, workload.samples_of(workload.test.inputs[:2]))
 
 
 def _stretches(trained: Sequence[FlatEntry]) -> list[tuple[int, int, int]]:
