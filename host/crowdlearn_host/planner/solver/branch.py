@@ -8,8 +8,8 @@ import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, count
-from math import ceil, floor, inf
-from typing import TypeVar
+from math import ceil, floor
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from crowdlearn_host.planner.problem.problem import Problem
 
@@ -49,7 +49,7 @@ def branch_and_price(
         if not parts:
             closed.append(bound)
         for part in parts:
-            child = generate(problem, blocks, part, enough, deadline)
+            child = generate(problem, blocks, part, enough, deadline, relaxed.known)
             heapq.heappush(waiting, (max(child.bound, bound), next(order), part, child))
     return min([*closed, *(entry[0] for entry in waiting)])
 
@@ -59,20 +59,44 @@ def split(problem: Problem, blocks: Sequence[Block], branch: Branch, relaxed: Re
     numbers that promise most, the one is taken whose worse half is bounded best among the blocks there are.
     """
     weights = _weights(problem)
-    tried = [pair for kind in (_by_runs, _by_pairs) for pair in kind(problem, branch, relaxed, weights)]
-    if len(tried) > 1:
-        return max(tried, key=lambda pair: sorted(_bound(problem, blocks, half) for half in pair))
-    return tried[0] if tried else _by_seats(problem, branch, relaxed)
+    tried = [*_by_runs(problem, branch, relaxed, weights), *_by_pairs(problem, branch, relaxed, weights)]
+    if not tried:
+        return _by_seats(problem, branch, relaxed)
+    best = tried[0] if len(tried) < 2 else _best(problem, blocks, branch, relaxed, tried)
+    return [
+        replace(branch, **{best.kind: {**getattr(branch, best.kind), best.key: bounds}})
+        for bounds in best.halves
+    ]
 
 
-def _bound(problem: Problem, blocks: Sequence[Block], branch: Branch) -> float:
-    answer = Master(problem, blocks, branch, penalised=True).relax()
-    return answer.objective if answer.values else inf
+def _best(
+    problem: Problem, blocks: Sequence[Block], branch: Branch, relaxed: Relaxed, tried: Sequence[_Split]
+) -> _Split:
+    """Return the split whose worse half has the higher bound, and then the better one."""
+    master = Master(problem, blocks, branch, penalised=True)
+    basis = master.relax(relaxed.known).basis
+    if basis is None:
+        return tried[0]
+    rows = []
+    for each in tried:
+        counted = master.presence_of(each.key) if each.kind == "present" else master.both_of(each.key)
+        rows += [(low, counted, high) for low, high in each.halves]
+    bounds = master.program.bounds(basis, rows)
+    worse = [sorted(bounds[2 * k : 2 * k + 2]) for k in range(len(tried))]
+    return tried[max(range(len(tried)), key=lambda k: worse[k])]
+
+
+class _Split(NamedTuple):
+    """Two bounds of a whole number: of the presences in a run of bundles, or of the pieces in both of two."""
+
+    kind: Literal["present", "both"]
+    key: Any
+    halves: tuple[tuple[int, int], tuple[int, int]]
 
 
 def _by_runs(
     problem: Problem, branch: Branch, relaxed: Relaxed, weights: Mapping[int, float]
-) -> list[list[Branch]]:
+) -> list[_Split]:
     present = dict.fromkeys(problem.free, 0.0)
     for block, pieces in relaxed.pieces.items():
         for b in block.pattern:
@@ -82,13 +106,13 @@ def _by_runs(
     halves = []
     for run in _fractional(runs, {run: min(weights[b] for b in run) for run in runs}, branch.present):
         parts = _halves(runs[run], *branch.present.get(run, (0, most * len(run))))
-        halves.append([replace(branch, present={**branch.present, run: bounds}) for bounds in parts])
+        halves.append(_Split("present", run, parts))
     return halves
 
 
 def _by_pairs(
     problem: Problem, branch: Branch, relaxed: Relaxed, weights: Mapping[int, float]
-) -> list[list[Branch]]:
+) -> list[_Split]:
     both = dict.fromkeys(combinations(problem.free, 2), 0.0)
     for block, pieces in relaxed.pieces.items():
         for pair in combinations(block.pattern, 2):
@@ -97,7 +121,7 @@ def _by_pairs(
     halves = []
     for pair in _fractional(both, {pair: weights[pair[0]] for pair in both}, branch.both):
         parts = _halves(both[pair], *branch.both.get(pair, (0, most)))
-        halves.append([replace(branch, both={**branch.both, pair: bounds}) for bounds in parts])
+        halves.append(_Split("both", pair, parts))
     return halves
 
 

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from math import ceil, floor, inf
+from typing import Any
 
 from crowdlearn_host.planner.problem.problem import Problem
 
 from .hull import Inequality, capacities, hull, rooms
-from .milp import Answer, Program
+from .milp import IDLE, SLACK, Answer, Basis, Program
 from .presence import add_messages, add_presences, least_sent, own_messages, sums
 
 MAX_LISTED = 1500
@@ -28,6 +29,10 @@ not.
 PENALTY = 1e3
 """The cost of what a row of a penalised program falls short by, per unit and in sums of all links."""
 INTEGRAL = 1e-4
+Part = Any
+"""A part of the program: a block, a run or a pair that is split by, or the rest."""
+Known = Mapping[Part, Basis]
+"""A basis by the parts of a program."""
 
 
 @dataclass(frozen=True)
@@ -140,16 +145,33 @@ class Master:
         self.branch = branch or Branch()
         self.blocks = list(dict.fromkeys(blocks))
         self.program = Program()
+        self._parts: dict[Part, tuple[int, int]] = {}
         self.presences = add_presences(self.program, problem)
-        for run, (low, high) in self.branch.present.items():
-            self.program.row(low, {self.presences[b]: 1.0 for b in run}, high)
+        self._end(None)
         self.columns = [self._columns(block) for block in self.blocks]
         self.penalised, self.slacks = penalised, list[int]()
         self.present_rows = {b: self._presence_row(b, column) for b, column in self.presences.items()}
-        self.both_rows = {pair: self._both_row(pair, bounds) for pair, bounds in self.branch.both.items()}
         self.cover_rows = {b: self._cover_row(b) for b in problem.free}
         self.seat_rows = [self._seat_row(seat) for seat in range(len(problem.seats))]
         add_messages(self.program, problem, self.presences)
+        self._end("links")
+        for run, (low, high) in self.branch.present.items():
+            self.program.row(low, self.presence_of(run), high)
+            self._end(run)
+        self.both_rows = {pair: self._both_row(pair, bounds) for pair, bounds in self.branch.both.items()}
+
+    def _end(self, part: Part) -> None:
+        """Note that all columns and rows since the part before are of this one."""
+        self._parts[part] = len(self.program.costs), len(self.program.rows)
+
+    def presence_of(self, run: Iterable[int]) -> dict[int, float]:
+        """Return the coefficients of the presences in a run of bundles together."""
+        return {self.presences[b]: 1.0 for b in run}
+
+    def both_of(self, pair: tuple[int, int]) -> dict[int, float]:
+        """Return the coefficients of the pieces that are present in both of two bundles."""
+        blocks = zip(self.blocks, self.columns, strict=True)
+        return {m: 1.0 for block, (m, _) in blocks if {*pair} <= {*block.pattern}}
 
     def _columns(self, block: Block) -> tuple[int, dict[int, int]]:
         # No upper bounds: the rows imply them, and a bound would take on duals that pricing must see on the
@@ -161,6 +183,7 @@ class Master:
         }
         for coefficients, right in block.rows:
             program.row(-inf, {**dict(zip(neurons.values(), coefficients, strict=True)), pieces: -right}, 0)
+        self._end(block)
         return pieces, neurons
 
     def _slack(self, sign: float = 1.0) -> dict[int, float]:
@@ -181,12 +204,9 @@ class Master:
         return self.program.row(0, {presence: 1.0, **pieces, **self._slack(-1.0)}, 0)
 
     def _both_row(self, pair: tuple[int, int], bounds: tuple[int, int]) -> int:
-        pieces = {
-            m: 1.0
-            for block, (m, _) in zip(self.blocks, self.columns, strict=True)
-            if {*pair} <= {*block.pattern}
-        }
-        return self.program.row(bounds[0], pieces | self._slack(), bounds[1])
+        row = self.program.row(bounds[0], self.both_of(pair) | self._slack(), bounds[1])
+        self._end(("both", pair))
+        return row
 
     def _cover_row(self, bundle: int) -> int:
         neurons = self.problem.neurons[bundle]
@@ -240,6 +260,24 @@ class Master:
             else:
                 program.lower[nearest], program.upper[nearest] = ceil(answer.values[nearest]), upper
 
-    def relax(self) -> Answer:
-        """Return the linear relaxation with its duals."""
-        return self.program.solve(relaxed=True)
+    def relax(self, known: Known | None = None) -> Answer:
+        """Return the linear relaxation with its duals, found from what is `known` of another one's basis."""
+        return self.program.solve(relaxed=True, basis=self._begun(known) if known else None)
+
+    def known(self, basis: Basis | None) -> Known:
+        """Return a basis part by part, for programs that have these parts and others."""
+        found, columns, rows = {}, 0, 0
+        if basis is not None:
+            for part, (last_column, last_row) in self._parts.items():
+                found[part] = Basis(basis.columns[columns:last_column], basis.rows[rows:last_row])
+                columns, rows = last_column, last_row
+        return found
+
+    def _begun(self, known: Known) -> Basis:
+        """Return a basis of this program, in which parts that are not known do nothing."""
+        columns, rows = list[Any](), list[Any]()
+        for part, (last_column, last_row) in self._parts.items():
+            of = known.get(part, Basis((), ()))
+            columns += of.columns or [IDLE] * (last_column - len(columns))
+            rows += of.rows or [SLACK] * (last_row - len(rows))
+        return Basis(tuple(columns), tuple(rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -12,6 +12,9 @@ import highspy
 import numpy as np
 
 from .clock import PATIENCE
+
+Row = tuple[float, Mapping[int, float], float]
+"""A row by its least value, its coefficients by column, and its most."""
 
 TOLERANCE = 1e-6
 FRUGAL = {
@@ -29,7 +32,7 @@ FRUGAL = {
 @dataclass(frozen=True)
 class Answer:
     """The result of HiGHS. `values` is empty if no feasible point is known; `duals` belong to the rows of an
-    LP.
+    LP, and `basis` to its columns and rows.
     """
 
     values: tuple[float, ...]
@@ -37,6 +40,19 @@ class Answer:
     bound: float
     duals: tuple[float, ...] = ()
     infeasible: bool = False
+    basis: Basis | None = None
+
+
+@dataclass(frozen=True)
+class Basis:
+    """An optimal basis of an LP: the status of each column and each row."""
+
+    columns: tuple[Any, ...]
+    rows: tuple[Any, ...]
+
+
+IDLE, SLACK = highspy.HighsBasisStatus.kLower, highspy.HighsBasisStatus.kBasic
+"""The status of a column, and of a row, that a basis does not know yet."""
 
 
 @dataclass
@@ -69,13 +85,47 @@ class Program:
         relaxed: bool = False,
         absolute_gap: float = 0.0,
         start: Mapping[int, float] | None = None,
+        basis: Basis | None = None,
         small: bool = False,
     ) -> Answer:
         """Solve a minimisation; `relaxed` drops integrality and returns duals.
 
         `seconds` are of the processor, or PATIENCE times as many by the clock. `start` is a feasible point,
-        possibly partial. `small` leaves out what only pays off on large programs.
+        possibly partial, and `basis` one that an LP begins with. `small` leaves out what only pays off on
+        large programs.
         """
+        solver = self._solver(seconds, absolute_gap, relaxed=relaxed, small=small)
+        if start:
+            indices = np.fromiter(start.keys(), np.int32)
+            solver.setSolution(len(indices), indices, np.fromiter(start.values(), np.float64))
+        if basis is not None:
+            _begin(solver, basis)
+        if seconds < inf:
+            solver.setCallback(_until(time.thread_time() + max(seconds, 0.01)), None)
+            for kind in (highspy.cb.kCallbackMipInterrupt, highspy.cb.kCallbackSimplexInterrupt):
+                solver.startCallback(kind)
+        solver.run()
+        if basis is not None and solver.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            return self.solve(seconds=seconds, relaxed=relaxed)
+        return self._answer(solver, mixed=any(self.integer) and not relaxed)
+
+    def bounds(self, basis: Basis, rows: Sequence[Row]) -> list[float]:
+        """Return the least cost of the linear relaxation with each of these rows, one at a time; inf where
+        there is no point. `basis` is that of the optimum without.
+        """
+        solver = self._solver(inf, 0.0, relaxed=True, small=False)
+        found = []
+        for low, coefficients, high in rows:
+            _begin(solver, basis)
+            columns = np.fromiter(coefficients.keys(), np.int32)
+            solver.addRow(low, high, len(columns), columns, np.fromiter(coefficients.values(), np.float64))
+            solver.run()
+            solved = solver.getModelStatus() == highspy.HighsModelStatus.kOptimal
+            found.append(solver.getInfo().objective_function_value if solved else inf)
+            solver.deleteRows(1, np.array([len(self.rows)], np.int32))
+        return found
+
+    def _solver(self, seconds: float, absolute_gap: float, *, relaxed: bool, small: bool) -> Any:
         solver = highspy.Highs.__base__()  # the plain binding: the wrapper prints a banner
         for option, value in {
             "output_flag": False,
@@ -87,19 +137,14 @@ class Program:
         }.items():
             solver.setOptionValue(option, value)
         solver.passModel(self._model(relaxed))
-        if start:
-            indices = np.fromiter(start.keys(), np.int32)
-            solver.setSolution(len(indices), indices, np.fromiter(start.values(), np.float64))
-        if seconds < inf:
-            solver.setCallback(_until(time.thread_time() + max(seconds, 0.01)), None)
-            for kind in (highspy.cb.kCallbackMipInterrupt, highspy.cb.kCallbackSimplexInterrupt):
-                solver.startCallback(kind)
-        solver.run()
+        return solver
+
+    @staticmethod
+    def _answer(solver: Any, *, mixed: bool) -> Answer:
         status = solver.getModelStatus()
         info, solution = solver.getInfo(), solver.getSolution()
         if status in (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible):
             return Answer((), inf, inf, infeasible=True)
-        mixed = any(self.integer) and not relaxed
         found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
         bound = info.mip_dual_bound if mixed else info.objective_function_value
         return Answer(
@@ -107,6 +152,7 @@ class Program:
             info.objective_function_value if found else inf,
             bound if mixed or status == highspy.HighsModelStatus.kOptimal else -inf,
             () if mixed else tuple(solution.row_dual),
+            basis=None if mixed else _basis(solver),
         )
 
     def _model(self, relaxed: bool) -> highspy.HighsLp:
@@ -125,6 +171,19 @@ class Program:
             kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
             model.integrality_ = [kinds[flag] for flag in self.integer]
         return model
+
+
+def _basis(solver: Any) -> Basis | None:
+    found = solver.getBasis()
+    return Basis(tuple(found.col_status), tuple(found.row_status)) if found.valid else None
+
+
+def _begin(solver: Any, basis: Basis) -> None:
+    """Have an LP begin with a basis."""
+    given = highspy.HighsBasis()
+    given.col_status, given.row_status = list(basis.columns), list(basis.rows)
+    given.valid = True
+    solver.setBasis(given)
 
 
 def _until(end: float) -> Callable[..., None]:

@@ -14,7 +14,7 @@ from math import inf
 
 from crowdlearn_host.planner.problem.problem import Problem, most_cost
 
-from .class_program import FEW_POINTS, Block, Branch, Master, make_block
+from .class_program import FEW_POINTS, Block, Branch, Known, Master, make_block
 from .clock import Deadline
 from .hull import capacities, rooms
 from .milp import Program
@@ -23,16 +23,25 @@ from .presence import add_sums
 
 @dataclass(frozen=True)
 class Relaxed:
-    """The relaxation of a branch over all blocks: a lower bound, and how many pieces each block has in it."""
+    """The relaxation of a branch over all blocks: a lower bound, how many pieces each block has in it, and
+    the basis of its optimum.
+    """
 
     bound: float
     pieces: Mapping[Block, float]
+    known: Known
 
 
 def generate(
-    problem: Problem, blocks: list[Block], branch: Branch, enough: float, deadline: Deadline
+    problem: Problem,
+    blocks: list[Block],
+    branch: Branch,
+    enough: float,
+    deadline: Deadline,
+    known: Known | None = None,
 ) -> Relaxed:
-    """Bound a branch over every block, adding to `blocks` those that its relaxation wants.
+    """Bound a branch over every block, adding to `blocks` those that its relaxation wants. It begins with
+    what is `known` of the basis of the branch that it was split from.
 
     Pricing stops when no block improves the relaxation, when the bound is within a few ten-thousandths of it
     or reaches `enough`, or at `deadline`. A bound that no division can cost proves that
@@ -41,9 +50,10 @@ def generate(
     bound, dearest = -inf, most_cost(problem)
     while True:
         master = Master(problem, blocks, branch, penalised=True)
-        answer = master.relax()
+        answer = master.relax(known)
         if not answer.values:
-            return Relaxed(inf if answer.infeasible else bound, {})
+            return Relaxed(inf if answer.infeasible else bound, {}, {})
+        known = master.known(answer.basis)
         tolerance = 2e-4 * abs(answer.objective)
         seats = range(len(problem.seats))
         most = [master.seat_bounds(seat)[1] for seat in seats]
@@ -60,14 +70,14 @@ def generate(
         found = [block for _, block in prices]
         bound = max(bound, value)
         if bound > dearest * (1 + 1e-6):
-            return Relaxed(inf, {})
+            return Relaxed(inf, {}, {})
         new = [block for block in found if block is not None and block not in blocks]
         closed = answer.objective - bound <= 2 * tolerance
         if not new or closed or bound >= enough or deadline.left <= 0:
             pieces = {
                 block: answer.values[m] for block, (m, _) in zip(master.blocks, master.columns, strict=True)
             }
-            return Relaxed(bound, pieces)
+            return Relaxed(bound, pieces, known)
         blocks += new
 
 

@@ -24,6 +24,10 @@ CLOSED = 1e-6
 """A relative gap below which an optimum counts as proven."""
 LEAST_FREE, MOST_FREE = 4, 12
 """Pieces that are freed at a time to improve a division."""
+FIRST_SHARE, FIRST_SECONDS = 0.05, 3.0
+"""The share of the time, and the seconds, in which a first division is improved before anything is proven:
+the longer of both, and half of the time at most.
+"""
 SPARES = 2
 """Empty seats of each class that a division may spread to at a time."""
 SMALL = 60
@@ -119,7 +123,7 @@ class _Run:
             self._seat(chosen)
         else:
             self.offer(division_of_runs(self.problem))
-            self._improve(0.05)
+            self._improve(max(FIRST_SHARE, min(FIRST_SECONDS / self.seconds, 0.5)))
             blocks = self._first_blocks()
             self.tried = len(blocks) if self.best is not None else 0
             until = self.deadline.sooner(0.05 * self.seconds)
