@@ -18,7 +18,7 @@ from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.prediction import model_folder
 from crowdlearn_device.prediction.model_folder import UNIT, WEIGHTS, KeptModel, keep_model
 from crowdlearn_device.prediction.predict import predict
-from crowdlearn_device.program.executor import Executor
+from crowdlearn_device.program.executor import Executor, ProgramStore
 from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
 from crowdlearn_device.protocol.frames import Array
 from crowdlearn_device.state.piece_state import PieceState
@@ -185,7 +185,7 @@ def test_samples_of_an_npz(tmp_path):
 
 
 def test_a_kept_model_refuses_samples_in_another_unit_than_its_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_folder.ProgramStore, "executor", lambda *_: Dense())
+    monkeypatch.setattr(ProgramStore, "executor", lambda *_: Dense())
     shades = np.arange(240).reshape(40, 2, 3).astype(np.uint8)
     files = {f"{MANIFEST.sha256}.json": MANIFEST.to_json().encode()}
     keep_model(tmp_path / "run", files, WHOLE, "id", Unit.of(checked(shades, np.zeros(40, int), "here")))

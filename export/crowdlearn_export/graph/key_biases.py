@@ -208,7 +208,9 @@ def _permuted(of: _Followed, name: str, args: Sequence[Any], out: Tensor) -> _Fo
 
 
 def _taken(of: _Followed, axis: int, index: int, out: Tensor) -> _Followed:
-    rows = of.rows.take(index, sum(of.columns[:axis])) if of.columns[axis] else of.rows
+    rows = of.rows
+    if of.columns[axis]:
+        rows = np.asarray(rows.take(index, sum(of.columns[:axis])))
     return replace(of, tensor=out, rows=rows, columns=(*of.columns[:axis], *of.columns[axis + 1 :]))
 
 
@@ -237,7 +239,7 @@ def held_still(bias: Tensor, rows: Sequence[int]) -> Tensor:
     """Return a bias of float32 [n] whose `rows` get no gradient."""
     if len(rows) == len(bias):
         return bias.detach()
-    ends = np.flatnonzero(np.diff([-2, *rows]) > 1)
+    ends = [at for at, row in enumerate(rows) if not at or row != rows[at - 1] + 1]
     parts, at = [], 0
     for start, stop in zip(ends, [*ends[1:], len(rows)], strict=True):
         first, last = rows[start], rows[stop - 1] + 1

@@ -159,8 +159,8 @@ def test_samples_on_a_device_in_another_unit_than_the_test_data(
 ) -> None:
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (100, 4)), np.arange(100) % 3
-    for phone, held in zip(started, (pixels.astype(np.float32), pixels.astype(np.uint8)), strict=True):
-        np.savez(tmp_path / "held.npz", inputs=held, labels=labels)
+    for phone, kind in zip(started, (np.float32, np.uint8), strict=True):
+        np.savez(tmp_path / "held.npz", inputs=pixels.astype(kind), labels=labels)
         asyncio.run(push(phone, tmp_path / "held.npz", "/sdcard/units/train.npz"))
     (tmp_path / "data").mkdir()
     np.savez(tmp_path / "data/test.npz", inputs=pixels.astype(np.float32), labels=labels)
