@@ -1,8 +1,8 @@
 """Groups that share wrong weights: what they do to the global model, and who notices.
 
 Some groups of a simulated crowd upload weights that were changed after training. Each row tells the accuracy
-with one combination of uploads, and whether two audits name the right groups: the norm of a group's move
-against the median of all, and the loss of its upload on the host's own test samples against the median. The
+with one combination of uploads, and whether the audit of runs names the right groups: by the norm of a
+group's move, and by the share of the host's test samples that its upload gets wrong. The
 combination "clipped sum" is a secure sum of moves that the devices' own runtime clips: what it changes is
 training gone wrong, by data or by its owner. The host sees no upload then, and can name nobody. In "norm
 bound" the runtime of wrong groups lies: it clips nothing, and the host finds what is too large by random
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from crowdlearn.privacy import UploadAudit
 from crowdlearn.simulation import (
     COMBINATIONS,
     EvaluationTask,
@@ -41,9 +42,6 @@ from crowdlearn_host.methods.secure_sharing import SecureSum, clipped
 from .report import machine, write_rows
 
 GROUPS, SAMPLES = 12, 100
-TIMES = 4.0
-"""A norm or a loss this many times the median of all groups is suspicious."""
-
 CLIPPED = "clipped sum"
 NORM = 1.0
 """The norm of a group's move in the first round, or so: later ones are smaller."""
@@ -93,6 +91,7 @@ class Poisoned(InProcess):
         self._attack, self._wrong, self._rng = attack, wrong, np.random.default_rng(0)
         self._tested = len(setting.workload.test)
         self._bound = setting.config.sharing.norm_bound
+        self._audit = UploadAudit(self._loss_of)
         self.named: list[tuple[bool, bool, bool]] = []
         """Of each upload: whether it was wrong, its norm is suspicious, its loss is."""
 
@@ -102,30 +101,28 @@ class Poisoned(InProcess):
             yield from super().each(tasks)
             return
         uploads: list[GroupResult] = []
-        norms, losses = [], []
         before = [task.weights.copy() for task in tasks if isinstance(task, GroupTask)]
         for group, result in enumerate(super().each(tasks)):
             weights = result.weights
             if group < self._wrong:
                 weights = self._attack(before[group], weights, self._rng)
             uploads.append(replace(result, weights=weights))
-            norms.append(float(np.linalg.norm(weights - before[group])))
-            (right,) = super().each([EvaluationTask(weights, 0, self._tested)])
-            losses.append(1 - right / self._tested)
+            if not self._bound:
+                self._audit.take(group, before[group], weights)
         if self._bound:
             for group, (upload, start) in enumerate(zip(uploads, before, strict=True)):
                 self.named.append((group < self._wrong, self._is_large(group, upload.weights - start), False))
             yield from uploads
             return
+        named = {(found.group, found.by) for found in self._audit.suspicions(range(len(uploads)))}
         for group in range(len(uploads)):
-            self.named.append(
-                (
-                    group < self._wrong,
-                    not 1 / TIMES < norms[group] / float(np.median(norms)) < TIMES,
-                    losses[group] > float(np.median(losses)) + 0.15,
-                )
-            )
+            self.named.append((group < self._wrong, (group, "norm") in named, (group, "loss") in named))
         yield from uploads
+
+    def _loss_of(self, weights: Floats) -> float:
+        """Return the share of the host's samples that these weights get wrong."""
+        (right,) = super().each([EvaluationTask(weights, 0, self._tested)])
+        return 1 - float(right) / self._tested
 
     def _is_large(self, group: int, move: Floats) -> bool:
         """Return whether the host refuses what a group adds: a right one's is clipped."""

@@ -1,8 +1,8 @@
 """Privacy in parts: attacks of the audit, differential privacy and its accountant, secure sums.
 
 `audit` attacks a run or a plan as `crowdlearn privacy` does (docs/privacy.md). Here are also the attacks on a
-`Case`, which `rehearsed_case` makes of a prepared run; steps of DP-SGD and the epsilon that they spend; and
-the host's side of a secure sum.
+`Case`, which `rehearsed_case` makes of a prepared run; steps of DP-SGD and the epsilon that they spend; the
+host's side of a secure sum; and its audit of uploads in the clear.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ._lazy import lazily
 
 if TYPE_CHECKING:
+    from crowdlearn_host.methods.slicenet.audit import UploadAudit
     from crowdlearn_host.privacy.aggregation.aggregator import Aggregator
     from crowdlearn_host.privacy.audit.audit import Auditor, Finding
     from crowdlearn_host.privacy.audit.case import Case, rehearsed_case
@@ -35,6 +36,7 @@ __all__ = [
     "Schedule",
     "SlicedDPStep",
     "Terms",
+    "UploadAudit",
     "audit",
     "audit_page",
     "epsilon",

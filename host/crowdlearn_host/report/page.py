@@ -65,6 +65,7 @@ TELLING = (
     "sum_lost",
     "sum_contradicted",
     "norm_refused",
+    "suspicious",
     "not_summed",
     "budget_spent",
     "unrevealed",

@@ -36,6 +36,7 @@ from crowdlearn_host.coordinator.sums.rounds import SecureRounds, Terms
 from crowdlearn_host.errors import ConfigError, FleetError, PlanError
 from crowdlearn_host.methods.round_schedule import renews
 from crowdlearn_host.methods.secure_sharing import check_release, check_secure, rank_of
+from crowdlearn_host.methods.slicenet.audit import UploadAudit
 from crowdlearn_host.models.named import build_model
 from crowdlearn_host.planner.afford import with_classes
 from crowdlearn_host.planner.balanced import balanced
@@ -194,6 +195,7 @@ def check(config: RunSpec, run: Path | None = None, devices: int | None = None) 
                 regions=regions,
                 optimizer=config.training.rule,
                 memory=memory_of(config.training, plan),
+                private=config.budget is not None,
             ),
         )
         for pieces in fewer
@@ -247,6 +249,7 @@ def export(checked: Checked, on_event: OnEvent) -> Prepared:
         max_batch=checked.micro_batch + 1,  # a last sample may have to join the ones before
         measured=training.kernels == "measured",
         memory=memory_of(training, plan),
+        private=config.budget is not None,
         cache=cache_home() / "programs",
         on_method=lambda done, of: on_event("compiled", {"done": done, "of": of}),
     )
@@ -391,7 +394,7 @@ def _takers(plan: Plan, cut: Plan) -> tuple[frozenset[int], ...]:
     )
 
 
-def shared_model_of(prepared: Prepared, groups: int) -> SharedModel:
+def shared_model_of(prepared: Prepared, groups: int, audit: UploadAudit | None = None) -> SharedModel:
     """Return the global model before the first epoch."""
     sharing = prepared.config.sharing
     initial = arrays_of(prepared.graph, prepared.model.state_dict(), prepared.plan.order)
@@ -402,6 +405,7 @@ def shared_model_of(prepared: Prepared, groups: int) -> SharedModel:
         tau=sharing.tau,
         values=ValueType[sharing.values.upper()],
         combine=sharing.combine,
+        audit=audit,
     )
 
 

@@ -23,6 +23,7 @@ from crowdlearn_host.runs.results.checkpoints import Checkpoints
 from crowdlearn_host.runs.results.evaluation import Evaluation
 from crowdlearn_host.runs.results.joules import EnergyCount
 from crowdlearn_host.runs.results.losses import EpochLoss
+from crowdlearn_host.runs.results.uploads import audit_of
 
 from .joint import JointWeights
 from .prepare import Prepared, device_files, groups_of, shared_model_of, sums_of
@@ -78,7 +79,7 @@ async def train(
         on_event(event, fields)
 
     name = folder.path.resolve().name
-    shared = shared_model_of(prepared, len(groups))
+    shared = shared_model_of(prepared, len(groups), audit_of(prepared))
     joint = JointWeights(prepared, folder, shared) if prepared.config.joint_weights else None
     server = make_server(
         run=name,

@@ -98,7 +98,9 @@ class SharingSection(Section):
     wait for each other then. With `noise` a group's move is clipped to the norm `clip`, and noise of `noise`
     times that lies in the sum. With `norm_bound` a move is clipped to that, and the host checks it by random
     projections (docs/privacy.md). `combine` takes a weight's uploads together: their mean, or, against groups
-    that upload wrong weights, the mean without a quarter at either end ("trimmed"), or the "median".
+    that upload wrong weights, the mean without a quarter at either end ("trimmed"), or the "median". Of four
+    groups or more, `audit` names those that upload what is unlike the others': by the `norms` of their moves,
+    and by the `losses` of what they upload on some of the host's samples; it changes nothing.
     """
 
     every: int = Field(default=0, ge=0)
@@ -112,6 +114,7 @@ class SharingSection(Section):
     noise: float | None = Field(default=None, gt=0)
     norm_bound: float | None = Field(default=None, gt=0, le=LARGEST_BOUND)
     combine: Literal["mean", "trimmed", "median"] = "mean"
+    audit: Literal["none", "norms", "losses"] = "norms"
 
 
 class TrainingSection(OptimizedSection):
@@ -325,10 +328,15 @@ class RunSpec(Description):
                 noise=sharing.noise is not None,
                 private=self.privacy.private,
             )
+        if sharing.audit == "losses" and self.data is None:
+            raise ValueError(
+                'sharing.audit = "losses" takes samples of the host: give data, or audit = "norms"'
+            )
         if not sharing.secure:
             return self
-        if sharing.combine != "mean":
-            raise ValueError("sharing.secure reveals sums alone: leave out sharing.combine")
+        if sharing.combine != "mean" or sharing.audit == "losses":
+            named = "combine" if sharing.combine != "mean" else "audit"
+            raise ValueError(f"sharing.secure reveals sums alone: leave out sharing.{named}")
         if self.privacy.sums == "shares":
             raise ValueError(
                 "sharing.secure sums what holders of pieces share, and helpers on shares hold pieces in "

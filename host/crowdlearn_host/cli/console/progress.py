@@ -53,6 +53,7 @@ PROBLEMS = {
     "first_weights_anew": "first weights are drawn anew by {devices} devices, attempt {attempt}",
     "sum_contradicted": "a secure sum is not released: a device showed other norms than its values have",
     "norm_refused": "group {group} moved by {norm:.3g}, the bound is {bound:.3g}: it adds to no sum any more",
+    "suspicious": "group {group} shares what is unlike the others': {by} {value:.3g}, median {median:.3g}",
     "sum_lost": "a secure sum is lost: {confirmed} of {survivors} devices confirmed it",
 }
 

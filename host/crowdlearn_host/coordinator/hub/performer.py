@@ -189,6 +189,7 @@ class Performer:
                 self._places.put(index, place, phase)
                 if self._synchronous:
                     await self.release()
+                self._tell_suspicions()
             case do.Merge(device):
                 try:
                     await self._store.do(self._store.shared.merge, index, effect)
@@ -263,6 +264,11 @@ class Performer:
         for index in {index for index, _, _ in waiting}:
             if index not in self._busy:
                 self._go_on(index)
+
+    def _tell_suspicions(self) -> None:
+        for found in self._store.take_suspicions():
+            fields = {"by": found.by, "value": found.value, "median": found.median}
+            self._hub.record(found.group, "suspicious", fields)
 
 
 def _global(parts: Iterator[pb.StatePart], generation: int) -> Iterator[pb.Frame]:

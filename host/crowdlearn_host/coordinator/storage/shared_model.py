@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from math import prod
 
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from crowdlearn_host.coordinator.group.effects import Merge
 from crowdlearn_host.coordinator.group.restore_points import Place
 from crowdlearn_host.errors import RunError, UpdateRefused
+from crowdlearn_host.methods.slicenet.audit import Suspicion, UploadAudit
 from crowdlearn_host.methods.slicenet.combining import COMBINATIONS
 from crowdlearn_host.methods.slicenet.round import SharingRound
 from crowdlearn_host.methods.slicenet.window import Window
@@ -62,6 +64,7 @@ class SharedModel:
         tau: float = 0.5,
         values: ValueType = ValueType.FLOAT32,
         combine: str = "mean",
+        audit: UploadAudit | None = None,
     ) -> None:
         self._arrays = tuple(arrays)
         self._neurons = {spec.name: len(initial[spec.name]) for spec in arrays}
@@ -70,7 +73,7 @@ class SharedModel:
         self._combination = COMBINATIONS[combine]
         self._window = Window(self.initial, omega)
         self._window.combine(self._combination)
-        self._tau, self._values = tau, values
+        self._tau, self._values, self._audit = tau, values, audit
         self._rounds: dict[tuple[int, int], _Round] = {}
         self._waiting: dict[Key, bytes] = {}
 
@@ -149,6 +152,23 @@ class SharedModel:
         keys = {*self._waiting, *map(_key, records)}
         due = sorted(key for key in keys if reached is None or key[0] < reached)
         return [PLACE.pack(ENTERS, *place, group) for place, group in due]
+
+    def judge(self, records: Sequence[bytes]) -> list[Suspicion]:
+        """Return what the audit, if there is one, finds suspicious of the rounds that these records let into
+        the window: before they are taken in.
+        """
+        if self._audit is None:
+            return []
+        rounds = {**self._waiting, **{_key(record): record for record in records if record[:1] == ROUND}}
+        before, limits = self._window.average(), Limits(len(self._window), CHUNK_WEIGHTS)
+        judged = []
+        for key in [_key(record) for record in records if record[:1] == ENTERS]:
+            upload = before.copy()
+            for update in map(partial(decode_update, limits=limits), _updates(rounds[key])):
+                upload[update.indices] = update.values
+            self._audit.take(key[1], before, upload)
+            judged.append(key[1])
+        return self._audit.suspicions(judged)
 
     def take_in(self, record: bytes) -> None:
         """Do what a record tells, which is on disk."""

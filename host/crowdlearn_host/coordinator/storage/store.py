@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from crowdlearn_host.coordinator.group.effects import Commit
 from crowdlearn_host.coordinator.group.restore_points import Place
+from crowdlearn_host.methods.slicenet.audit import Suspicion
 
 from .run_folder import SUMS, RunFolder, line
 from .shared_model import SharedModel
@@ -53,6 +54,7 @@ class Store:
         self._lock = Lock()
         self._saving: list[Saved] = []
         self._saved: asyncio.Future[None] | None = None
+        self._suspicions: list[Suspicion] = []
         self._metrics: list[bytes] = []
         self._events: list[bytes] = []
         self._logging: asyncio.TimerHandle | None = None
@@ -88,6 +90,7 @@ class Store:
         self._write_logs()
         groups = {saved.group: saved.state for saved in batch}
         self._folder.save(groups, [row for saved in batch for row in saved.traffic], records)
+        self._judge(records)
         self._take_in(records)
 
     def _closed(self, saved: Saved) -> list[bytes]:
@@ -107,7 +110,19 @@ class Store:
     def _release(self, reached: Place | None) -> None:
         if records := self.shared.entering(reached=reached):
             self._folder.save({}, records=records)
+            self._judge(records)
             self._take_in(records)
+
+    def _judge(self, records: Sequence[bytes]) -> None:
+        found = self.shared.judge(records)
+        with self._lock:
+            self._suspicions += found
+
+    def take_suspicions(self) -> list[Suspicion]:
+        """Return what the audit of uploads found suspicious, once."""
+        with self._lock:
+            found, self._suspicions = self._suspicions, []
+        return found
 
     async def keep_sum(self, state: Mapping[str, Any], total: Words | None) -> None:
         """Keep all of a run's secure sums: it is on disk when this returns. `total` is that of the attempt
