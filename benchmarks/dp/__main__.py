@@ -1,8 +1,9 @@
 """Training with differential privacy: accuracy at an epsilon, and the cost of a step beside Opacus's.
 
 Samples are drawn by Poisson sampling, clipped by ghost norms, with noise that the accountant asks for at
-delta = 1e-5. With --opacus FOLDER the same networks are trained by Opacus, in an environment of its own that
-is made there if it is missing.
+delta = 1e-5: in a simulation (dp), and by the runtime of a device that holds all layers (device). With
+--opacus FOLDER the same networks are trained by Opacus, in an environment of its own that is made there if it
+is missing; then rows of ratios tell how many times its steps a second each of ours makes.
 
 Without --data the digits of scikit-learn are enlarged: they are so few that noise costs nearly all, and show
 that it runs.
@@ -16,6 +17,7 @@ import argparse
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from crowdlearn.privacy import DPStep, Schedule, noise_for, own_epsilon
@@ -24,7 +26,7 @@ from crowdlearn_device.data.dataset import Dataset
 
 from benchmarks.report import machine, write_rows
 
-from . import checks
+from . import checks, device
 from .environment import Opacus
 from .networks import BATCH, CLIP, MOMENTUM, Net, accuracy, losses, prepared, rate_of
 
@@ -35,8 +37,8 @@ QUICK, FULL, DIGITS = Net("small", 600), Net("large", 700), Net("small", 100)
 
 @dataclass(frozen=True)
 class Row:
-    """One training. `mode` is plain, dp or opacus; `epsilon` is what the accountant gives, infinite without
-    noise; `step_seconds` are processor seconds on one thread.
+    """One training. `mode` is plain, dp, device or opacus; `epsilon` is what the accountant gives, infinite
+    without noise; `step_seconds` are processor seconds on one thread.
     """
 
     mode: str
@@ -78,6 +80,12 @@ def trained(train: Dataset, test: Dataset, net: Net, noise: float | None, seed: 
     return Row(mode, net.name, told, DELTA, noise or 0.0, net.steps, seed, right, seconds)
 
 
+def _ratio(row: Row, opacus_seconds: float) -> dict[str, Any]:
+    """Return how many times Opacus's steps a second a training made, beside it."""
+    ratio = opacus_seconds / row.step_seconds
+    return {"mode": f"{row.mode} over opacus", "net": row.net, "seed": row.seed, "over_opacus": ratio}
+
+
 def batch_of(train: Dataset) -> int:
     """Return the mean mini-batch: BATCH, or an eighth of a small data set."""
     return min(BATCH, len(train) // 8)
@@ -117,10 +125,13 @@ def main(arguments: list[str] | None = None) -> None:
                 continue
             noise = None if target is None else noise_for(target, rate, net.steps, DELTA)
             found = [trained(train, test, net, noise, seed)]
+            if noise is not None:
+                right, seconds = device.train(net, train, test, noise, seed, batch_of(train))
+                found.append(replace(found[0], mode="device", accuracy=right, step_seconds=seconds))
             if peer is not None and noise is not None:
                 right, seconds = peer.train(net, noise, seed)
-                again = replace(found[0], mode="opacus", accuracy=right, step_seconds=seconds)
-                found.append(again)
+                rows += [_ratio(row, seconds) for row in found]
+                found.append(replace(found[0], mode="opacus", accuracy=right, step_seconds=seconds))
             for row in found:
                 rows.append(asdict(row))
                 print(
@@ -128,6 +139,9 @@ def main(arguments: list[str] | None = None) -> None:
                     f"{row.seed:5d} {100 * row.accuracy:8.2f} % {1000 * row.step_seconds:9.2f}",
                     flush=True,
                 )
+    for each in rows:
+        if "over_opacus" in each:
+            print(f"{each['mode']}, {each['net']}: {each['over_opacus']:.2f} times Opacus's steps a second")
     write_rows(wanted.json, rows)
 
 

@@ -14,6 +14,7 @@ import torch
 from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.piece.inbox import Message
 from crowdlearn_device.piece.piece import Piece
+from crowdlearn_device.piece.private_steps import Clipping
 from crowdlearn_device.program.executor import Executor, ExecuTorchExecutor
 from crowdlearn_device.program.manifest import Manifest
 from crowdlearn_device.protocol.schedule import Pass, micro_batches
@@ -176,6 +177,7 @@ def make_pieces(
     made: Made,
     ranked: bool,
     of: Pass,
+    clipping: Clipping | None = None,
 ) -> list[Piece]:
     starts = np.cumsum([[0] * len(graph.layers), *counts], axis=0)
     layout = tuple(
@@ -197,7 +199,7 @@ def make_pieces(
                 if spec.trained and ranked:
                     part[f"gradient/{spec.name}"] = np.zeros_like(arrays[spec.name][a:b])
         state = PieceState(layout[k], layers)
-        pieces.append(Piece(manifest, executor, layout, k, state, 0, of, RATE, seed=0))
+        pieces.append(Piece(manifest, executor, layout, k, state, 0, of, RATE, seed=0, clipping=clipping))
     return pieces
 
 

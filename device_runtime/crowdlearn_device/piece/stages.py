@@ -23,6 +23,8 @@ from .weights import Weights
 
 SMALL = 1e-12
 """A divisor in place of 0, if no sample counts."""
+LEARNED = ("gradient", "square")
+"""The roles of outputs by which weights are learned: by array; the squared norms of samples' have no name."""
 ByPort = dict[tuple[str, int], Array]
 """The inputs of a method beside weights: by role, and by layer or, of errors, by edge."""
 
@@ -84,6 +86,7 @@ class Stages:
         by_port: ByPort = {
             ("labels", -1): labels,
             ("scale", -1): np.array(1.0 / max(step.weight, SMALL), np.float32),
+            **self._clipping(len(labels)),
         }
         for layer in self._routes.turning:
             if layer == 0:
@@ -111,7 +114,7 @@ class Stages:
                     correct = round(len(labels) * float(counted.mean())) if counted.size else 0
             elif port.role == "buffer":
                 self._weights.keep(port, values)
-            elif port.role == "gradient":
+            elif port.role in LEARNED:
                 gradients[port.name] = values
             else:
                 messages += self._errors(step, micro, port, values)
@@ -136,7 +139,7 @@ class Stages:
         messages: list[Message] = []
         gradients: dict[str, Array] = {}
         for port, values in self._call(step, f"backward_{layer}", by_port):
-            if port.role == "gradient":
+            if port.role in LEARNED:
                 gradients[port.name] = values
             else:
                 messages += self._errors(step, micro, port, values)
@@ -187,6 +190,10 @@ class Stages:
                     "; export it again"
                 )
         return list(zip(method.outputs, outputs, strict=True))
+
+    def _clipping(self, rows: int) -> ByPort:
+        """Return the inputs by which a method clips the gradients of its samples: of plain steps none."""
+        return {}
 
     def _learn_weights(
         self, step: MiniBatch, micro: int, method: str, by_port: ByPort, gradients: Mapping[str, Array]

@@ -18,15 +18,20 @@ from crowdlearn_device.optimizers.registry import SLOTS, described
 from crowdlearn_device.optimizers.sgd import Sgd
 from crowdlearn_device.protocol.targets import CLASSES, TargetSpec
 
-FORMAT = 6
+FORMAT = 7
 LOSS, TRAIN_STEP, PREDICT, METRICS = "loss", "train_step", "predict", "metrics"
 STATE = frozenset({"parameter", "buffer"}) | SLOTS
 HELD = STATE | {"frozen"}
-ROLES = HELD | {"sum", "error", "mask", "labels", "scale", "rate", "gradient", "loss", "logits", "metric"}
+CLIPS = frozenset({"factor", "clip", "square"})
+ROLES = HELD | CLIPS | {
+    "sum", "error", "mask", "labels", "scale", "rate", "gradient", "loss", "logits", "metric"
+}  # fmt: skip
 """The roles of an input or output. sum: a layer's summed input, or (as output) the product on an edge. error:
 the loss's derivative with respect to the sums of a layer. parameter, buffer (which training changes), frozen,
 gradient, and what optimizers keep, as momentum: of the array named `name`. rate: a number of the optimizer's
-step, by its name. metric: one of a user's own, by its name, of each sample.
+step, by its name. metric: one of a user's own, by its name, of each sample. For steps of DP-SGD, square: of
+the norm of each sample's gradient of what the method takes; clip: the largest norm, to which `loss` clips
+them by that; factor: by what it multiplies each sample's gradient then.
 """
 
 Dim = int | str
@@ -146,6 +151,11 @@ class Manifest(PieceShape):
     parity: Mapping[str, float] | None = None
     backends: Mapping[str, BackendChoice] = field(default_factory=dict)
     measured_on: str = ""
+
+    @property
+    def squares(self) -> bool:
+        """Return whether methods give the norms of samples' gradients, for steps of DP-SGD."""
+        return any(port.role == "square" for method in self.methods for port in method.outputs)
 
     def method(self, name: str) -> MethodSpec:
         for method in self.methods:

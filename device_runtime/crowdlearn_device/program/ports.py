@@ -11,9 +11,14 @@ from crowdlearn_device.optimizers.base import Optimizer
 
 from .manifest import LOSS, METRICS, PREDICT, TRAIN_STEP, ArraySpec, Manifest, MethodSpec, PieceShape, Port
 
+CLIPPING = (Port("factor", ("B",)), Port("clip", ()))
+"""The ports by which the gradients of samples are clipped, and scaled."""
 
-def layer_methods(shape: PieceShape, layer: int) -> list[MethodSpec]:
-    """Forward and, where errors come back to it, backward of one layer."""
+
+def layer_methods(shape: PieceShape, layer: int, *, squares: bool = False) -> list[MethodSpec]:
+    """Forward and, where errors come back to it, backward of one layer; with the squared norm of each
+    sample's gradient if `squares`.
+    """
     parameters, buffers, given = _state(shape, [layer])
     entering = _sum(shape, layer)
     products = []
@@ -29,19 +34,23 @@ def layer_methods(shape: PieceShape, layer: int) -> list[MethodSpec]:
         return [forward]
     back = [replace(entering, role="error")] if layer in _asked(shape) else []
     gradients = [replace(port, role="gradient") for port in parameters]
-    return [forward, MethodSpec(f"backward_{layer}", (*inputs, *errors), (*back, *gradients))]
+    norms = [_square(layer)] if squares and gradients else []
+    return [forward, MethodSpec(f"backward_{layer}", (*inputs, *errors), (*back, *gradients, *norms))]
 
 
-def loss_method(shape: PieceShape, layers: Sequence[int]) -> MethodSpec:
-    """Return the method that takes the last layers, which the piece owns whole, from sums to gradients."""
+def loss_method(shape: PieceShape, layers: Sequence[int], *, squares: bool = False) -> MethodSpec:
+    """Return the method that takes the last layers, which the piece owns whole, from sums to gradients; if
+    `squares`, to those that are clipped sample by sample, and the squared norms of each.
+    """
     parameters, buffers, given = _state(shape, layers)
     sums = _entering(shape, layers)
     errors = [replace(port, role="error") for port in sums if port.layer in _asked(shape, layers[0])]
     gradients = [replace(port, role="gradient") for port in parameters]
+    clips = squares and bool(gradients)
     return MethodSpec(
         LOSS,
-        (*sums, *parameters, *buffers, *given, *_targets(shape)),
-        (*_scores(shape), *errors, *gradients, *buffers),
+        (*sums, *parameters, *buffers, *given, *_targets(shape), *(CLIPPING if clips else ())),
+        (*_scores(shape), *errors, *gradients, *buffers, *([_square(-1)] if clips else [])),
     )
 
 
@@ -87,9 +96,15 @@ def check_ports(manifest: Manifest, owned: Sequence[int], turning: Sequence[int]
     """Raise ProgramError if a method of a piece of the layers `owned` takes or gives something else than
     these need; `turning` are those that are one stage with the loss.
     """
-    methods = [method for layer in owned if layer not in turning for method in layer_methods(manifest, layer)]
+    squares = manifest.squares
+    methods = [
+        method
+        for layer in owned
+        if layer not in turning
+        for method in layer_methods(manifest, layer, squares=squares)
+    ]
     if turning:
-        methods.append(loss_method(manifest, turning))
+        methods.append(loss_method(manifest, turning, squares=squares))
     if any(method.name == TRAIN_STEP for method in manifest.methods):
         methods.append(train_step_method(manifest, manifest.optimizer))
     for watching in manifest.methods if turning else ():
@@ -111,6 +126,10 @@ def check_ports(manifest: Manifest, owned: Sequence[int], turning: Sequence[int]
 
 def _targets(shape: PieceShape) -> tuple[Port, Port]:
     return Port("labels", ("B", *shape.targets.shape), dtype=shape.targets.dtype), Port("scale", ())
+
+
+def _square(layer: int) -> Port:
+    return Port("square", ("B",), layer=layer)
 
 
 def _sum(shape: PieceShape, layer: int) -> Port:

@@ -52,13 +52,14 @@ class Task:
     optimizer: Optimizer
     methods: Methods
     loss: Loss = CROSS_ENTROPY
+    private: bool = False
 
     def stages(self) -> list[Stage]:
         """Return one stage of each kind, always in the same order."""
         of = [
             stage
             for owned in self.shapes
-            for stage in piece_stages(self.graph, owned, self.optimizer, self.loss)
+            for stage in piece_stages(self.graph, owned, self.optimizer, self.loss, private=self.private)
         ]
         return list({stage.kind: stage for stage in reversed(of)}.values())
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,12 @@ def footprint(
     regions: Collection[int] = (),
     optimizer: Optimizer = SGD,
     memory: MemoryUse = "fastest",
+    private: bool = False,
     on_layer: Callable[[int, int], None] = lambda number, of: None,
 ) -> Footprint:
     """Return the footprint of every layer for micro-batches of up to `micro_batch` + 1 samples, and of the
-    `regions` from these layers on. Programs use `memory` in this way. `on_layer` gets the number of each
-    layer as it begins, and how many there are.
+    `regions` from these layers on. Programs use `memory` in this way; `private` ones are for steps of DP-SGD.
+    `on_layer` gets the number of each layer as it begins, and how many there are.
 
     Takes seconds for every kind of layer that `cache` does not know, and as long as exporting does for a
     region. Raises ExportError as exporting does.
@@ -58,16 +60,18 @@ def footprint(
     found = []
     for number, layer in enumerate(graph.layers, 1):
         on_layer(number, len(graph.layers))
-        key = _key(graph, layer, micro_batch, memory)
+        key = _key(graph, layer, micro_batch, memory, private=private)
         if key not in known:
-            known[key] = _cached(cache, key) or _measured(graph, layer, micro_batch, memory)
+            known[key] = _cached(cache, key) or _measured(graph, layer, micro_batch, memory, private=private)
             _keep(cache, key, known[key])
         found.append(known[key])
+    region = partial(_region, graph, micro_batch=micro_batch, cache=cache, memory=memory)
+    in_one = 0 in regions and not private
     return Footprint(
         tuple(arena for arena, _ in found),
         tuple(workspace for _, workspace in found),
-        {first: _region(graph, first, micro_batch, cache, LOSS, memory) for first in regions},
-        _region(graph, 0, micro_batch, cache, TRAIN_STEP, memory, optimizer) if 0 in regions else 0.0,
+        {first: region(first, method=LOSS, private=private) for first in regions},
+        region(0, method=TRAIN_STEP, optimizer=optimizer) if in_one else 0.0,
     )
 
 
@@ -79,24 +83,28 @@ def _region(
     method: str,
     memory: MemoryUse,
     optimizer: Optimizer = SGD,
+    *,
+    private: bool = False,
 ) -> float:
     """Return what one method of the region takes: a run calls no other, and touches nothing else."""
-    key = _region_key(graph, first, micro_batch, method, memory, optimizer)
+    key = _region_key(graph, first, micro_batch, method, memory, optimizer, private=private)
     known = _cached(cache, key)
     if known is None:
         owned = [layer.neurons if layer.index >= first else 0 for layer in graph.layers]
-        arena, workspace = _compiled(graph, owned, micro_batch, memory, [method], optimizer)
+        arena, workspace = _compiled(graph, owned, micro_batch, memory, [method], optimizer, private=private)
         known = (Line(arena, 0.0),), (Line(workspace, 0.0),)
         _keep(cache, key, known)
     return sum(curve[0].each for curve in known)
 
 
-def _measured(graph: NeuronGraph, layer: Layer, micro_batch: int, memory: MemoryUse) -> tuple[Curve, Curve]:
+def _measured(
+    graph: NeuronGraph, layer: Layer, micro_batch: int, memory: MemoryUse, *, private: bool
+) -> tuple[Curve, Curve]:
     ends = layer.index in (0, len(graph.layers) - 1)
     widths = sorted({layer.neurons if ends else max(1, layer.neurons // part) for part in PARTS})
     alone = [[width if other is layer else 0 for other in graph.layers] for width in widths]
     points = [
-        (width, *_compiled(graph, owned, micro_batch, memory))
+        (width, *_compiled(graph, owned, micro_batch, memory, private=private))
         for width, owned in zip(widths, alone, strict=True)
     ]
     return _curve([point[:2] for point in points]), _curve([(width, size) for width, _, size in points])
@@ -109,8 +117,10 @@ def _compiled(
     memory: MemoryUse,
     only: Collection[str] = (),
     optimizer: Optimizer = SGD,
+    *,
+    private: bool = False,
 ) -> tuple[int, int]:
-    stages = piece_stages(graph, owned, optimizer)
+    stages = piece_stages(graph, owned, optimizer, private=private)
     methods = [stage.method for stage in stages if not only or stage.method.name in only]
     compiled = compile_program(methods, max_batch=micro_batch + 1, memory=memory)
     return compiled.arena_bytes, compiled.workspace_bytes
@@ -128,7 +138,9 @@ def _curve(points: Sequence[tuple[int, int]]) -> Curve:
     return tuple(dict.fromkeys(lines))
 
 
-def _key(graph: NeuronGraph, layer: Layer, micro_batch: int, memory: MemoryUse) -> str:
+def _key(
+    graph: NeuronGraph, layer: Layer, micro_batch: int, memory: MemoryUse, *, private: bool = False
+) -> str:
     """Return a key of a layer: layers that are alike share their figures, whatever they are called."""
     targets = [graph.layers[edge.target] for edge in graph.outgoing(layer.index)]
     edges = list(zip(graph.edges, graph.taught, strict=True))
@@ -147,13 +159,20 @@ def _key(graph: NeuronGraph, layer: Layer, micro_batch: int, memory: MemoryUse) 
         "taught": [taught for edge, taught in edges if edge.source == layer.index],
         "asked": any(taught for edge, taught in edges if edge.target == layer.index),
     }
-    return _hashed(what)
+    return _hashed({**what, "private": True} if private else what)
 
 
 def _region_key(
-    graph: NeuronGraph, first: int, micro_batch: int, method: str, memory: MemoryUse, optimizer: Optimizer
+    graph: NeuronGraph,
+    first: int,
+    micro_batch: int,
+    method: str,
+    memory: MemoryUse,
+    optimizer: Optimizer,
+    *,
+    private: bool,
 ) -> str:
-    layers = [_key(graph, layer, micro_batch, memory) for layer in graph.layers[first:]]
+    layers = [_key(graph, layer, micro_batch, memory, private=private) for layer in graph.layers[first:]]
     joined = [
         (max(edge.source - first, -1), edge.target - first, taught)
         for edge, taught in zip(graph.edges, graph.taught, strict=True)

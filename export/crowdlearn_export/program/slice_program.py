@@ -62,6 +62,7 @@ def export_slice(
     max_batch: int,
     measured: bool = False,
     memory: MemoryUse = "fastest",
+    private: bool = False,
     cache: Path | None = None,
 ) -> SliceProgram:
     """Return the program for every piece that owns `owned[layer]` neurons of each layer, micro-batches up to
@@ -69,8 +70,9 @@ def export_slice(
 
     `measured` lets methods for which either backend is sensible have the one that is faster on this
     computer, so that two exports may differ; what is in the `cache` stays as it is. With less `memory` than
-    the fastest program takes, some of what gradients need is computed again. Raises ParityError if
-    the program disagrees with autograd, UnsupportedModule where a layer cannot be sliced.
+    the fastest program takes, some of what gradients need is computed again. Programs for steps of DP-SGD,
+    `private`, give the norms of samples' gradients where layers have them. Raises ParityError if the program
+    disagrees with autograd, UnsupportedModule where a layer cannot be sliced.
     """
     (program,) = export_slices(
         graph,
@@ -80,6 +82,7 @@ def export_slice(
         max_batch=max_batch,
         measured=measured,
         memory=memory,
+        private=private,
         cache=cache,
     )
     return program
@@ -95,6 +98,7 @@ def export_slices(
     max_batch: int,
     measured: bool = False,
     memory: MemoryUse = "fastest",
+    private: bool = False,
     cache: Path | None = None,
     on_method: OnMethod = ignored,
 ) -> list[SliceProgram]:
@@ -110,6 +114,7 @@ def export_slices(
         "max_batch": max_batch,
         "measured": measured,
         "memory": memory,
+        "private": private,
     }
     keys = [cache_key(graph, **what, owned=list(owned)) for owned in shapes]
     programs = {key: load_cached(cache / key) if cache else None for key in keys}
@@ -117,10 +122,10 @@ def export_slices(
     with method_folder(cache) as folder:
         methods = Methods(folder, max_batch, memory)
         if missing:
-            task = Task(graph, tuple(map(tuple, missing.values())), optimizer, methods, loss)
+            task = Task(graph, tuple(map(tuple, missing.values())), optimizer, methods, loss, private)
             compile_ahead(task, on_method, either=measured)
         for key, owned in missing.items():
-            stages = piece_stages(graph, owned, optimizer, loss)
+            stages = piece_stages(graph, owned, optimizer, loss, private=private)
             made = program_of(graph, owned, optimizer, stages, methods, loss, measured=measured)
             programs[key] = made if cache is None else save_cached(cache / key, made)
     return [program for key in keys if (program := programs[key]) is not None]

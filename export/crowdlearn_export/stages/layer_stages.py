@@ -19,17 +19,21 @@ from torch import Tensor
 from crowdlearn_export.graph.layers import run_edge, run_local
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 
+from .ghosts import added, by_autograd, ghosts_of, returned_on
 from .stage import Stage, as_stage, kind_of, numbered
 
+Function = Callable[..., tuple[Tensor, ...]]
 Run = Callable[[Sequence[Tensor], Sequence[Port]], tuple[list[Tensor], list[Tensor]]]
 
 _vjp: Any = torch.func.vjp  # its annotation leaves out has_aux
 
 
-def layer_stages(graph: NeuronGraph, index: int, shape: PieceShape) -> list[Stage]:
-    """Forward and, where errors come back to it, backward of a layer for pieces of this shape."""
+def layer_stages(graph: NeuronGraph, index: int, shape: PieceShape, *, squares: bool = False) -> list[Stage]:
+    """Forward and, where errors come back to it, backward of a layer for pieces of this shape; with the norms
+    of samples' gradients if `squares`.
+    """
     layer = graph.layers[index]
-    ahead, *back = layer_methods(shape, index)
+    ahead, *back = layer_methods(shape, index, squares=squares)
 
     def run(inputs: Sequence[Tensor], ports: Sequence[Port]) -> tuple[list[Tensor], list[Tensor]]:
         """Return the products that are sums, or have errors, at these ports; and the new buffers.
@@ -46,7 +50,12 @@ def layer_stages(graph: NeuronGraph, index: int, shape: PieceShape) -> list[Stag
         return (*products, *buffers)
 
     stages = [as_stage(ahead, forward, forward, _kind(graph, index, ahead))]
-    return stages + [_backward(method, run, _kind(graph, index, method)) for method in back]
+    for method in back:
+        backward, reference = _backward(method, run)
+        if any(port.role == "square" for port in method.outputs):
+            backward, reference = _with_squares(graph, index, method, run, backward, reference)
+        stages.append(as_stage(method, backward, reference, _kind(graph, index, method)))
+    return stages
 
 
 def _kind(graph: NeuronGraph, index: int, method: MethodSpec) -> str:
@@ -64,9 +73,48 @@ def _kind(graph: NeuronGraph, index: int, method: MethodSpec) -> str:
     )
 
 
-def _backward(method: MethodSpec, run: Run, kind: str) -> Stage:
-    """Make the stage that goes backward, by the vector-Jacobian product of the forward one: in the
-    parameters, and in the sums whose errors are used.
+def _with_squares(
+    graph: NeuronGraph, index: int, method: MethodSpec, run: Run, backward: Function, reference: Function
+) -> tuple[Function, Function]:
+    """Return what goes backward, and its reference, with the squared norm of each sample's gradient."""
+    names = [port.name for port in method.inputs if port.role == "parameter"]
+    taken = sum(port.role != "error" for port in method.inputs)
+    edges = [graph.edges[port.edge] for port in method.inputs[taken:]]
+
+    def with_ghosts(*given: Tensor) -> tuple[Tensor, ...]:
+        arrays = {p.name or p.role: x for p, x in zip(method.inputs, given[:taken], strict=False)}
+        errors = given[taken:]
+        x, back = _vjp(
+            lambda sums: run_local(graph.layers[index], sums, arrays, arrays.get("mask"))[0], given[0]
+        )
+        returned = [returned_on(e, x, arrays, error) for e, error in zip(edges, errors, strict=True)]
+        (of_sums,) = back(added(returned))
+        ghosts = ghosts_of(names, edges, x, errors, of_sums, arrays)
+        return (*backward(*given), added([ghost.squared for ghost in ghosts]))
+
+    def with_norms(*given: Tensor) -> tuple[Tensor, ...]:
+        weights, others = given[1 : 1 + len(names)], (given[0], *given[1 + len(names) :])
+        ports = (method.inputs[0], *method.inputs[1 + len(names) :])
+        of_samples = [x for port, x in zip(ports, others, strict=True) if port.shape[:1] == ("B",)]
+
+        def of_one(weights: Sequence[Tensor], *sample: Tensor) -> Tensor:
+            drawn = iter(sample)
+            own = [next(drawn) if p.shape[:1] == ("B",) else x for p, x in zip(ports, others, strict=True)]
+            rest = own[1 : taken - len(names)]
+            products, _ = run((own[0], *weights, *rest), method.inputs)
+            errors = own[taken - len(names) :]
+            return added([(p * e).sum() for p, e in zip(products, errors, strict=True)])
+
+        ones = torch.ones(len(given[0]), dtype=given[0].dtype)
+        _, squared = by_autograd(of_one, weights, of_samples, lambda _, factors: factors, ones)
+        return (*reference(*given), squared)
+
+    return with_ghosts, with_norms
+
+
+def _backward(method: MethodSpec, run: Run) -> tuple[Function, Function]:
+    """Return what goes backward, by the vector-Jacobian product of the forward stage: in the parameters, and
+    in the sums whose errors are used; and its reference.
     """
     first = 0 if any(port.role == "error" for port in method.outputs) else 1
     differentiated = 1 + sum(port.role == "parameter" for port in method.inputs)
@@ -83,4 +131,4 @@ def _backward(method: MethodSpec, run: Run, kind: str) -> Stage:
         leaves = [x.detach().requires_grad_() for x in given[first:differentiated]]
         return torch.autograd.grad(products(given, *leaves), leaves, given[taken:], materialize_grads=True)
 
-    return as_stage(method, backward, reference, kind)
+    return backward, reference

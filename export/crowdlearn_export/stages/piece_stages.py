@@ -14,6 +14,8 @@ from crowdlearn_export.graph.shape import piece_shape
 from crowdlearn_export.losses.base import Loss
 from crowdlearn_export.losses.registry import CROSS_ENTROPY
 
+from .clipped_region import ClippedRegion
+from .ghosts import has_ghosts
 from .layer_stages import layer_stages
 from .metrics import metrics_stage
 from .region import LossRegion
@@ -27,24 +29,27 @@ def piece_stages(
     loss: Loss = CROSS_ENTROPY,
     *,
     first: int = 0,
+    private: bool = False,
 ) -> tuple[Stage, ...]:
     """Return every stage of a piece that owns `owned[layer]` neurons of each layer; layers before `first`
-    have stages of their own in any case.
+    have stages of their own in any case. If `private`, stages give the norms of samples' gradients where
+    all that learns has such (ghosts.py), for steps of DP-SGD.
 
     Raises UnsupportedModule if a layer has no sliced form.
     """
     shape = piece_shape(graph, owned, loss.targets(*graph.scores))
     first = max(first, loss_region(graph, owned))
+    squares = private and has_ghosts(graph)
     stages: list[Stage] = []
     for index, count in enumerate(owned[:first]):
         if count:
-            stages += layer_stages(graph, index, shape)
+            stages += layer_stages(graph, index, shape, squares=squares)
     if first < len(owned):
-        region = LossRegion(graph, first, shape, loss)
+        region = (ClippedRegion if squares else LossRegion)(graph, first, shape, loss)
         stages.append(region.gradients())
         if loss.watched:
             stages.append(metrics_stage(shape, loss))
-        if first == 0 and not optimizer.clip_norm:  # clipping comes between gradients and weights
+        if first == 0 and not optimizer.clip_norm and not private:  # else clipping comes between
             stages.append(region.train_step(optimizer))
     return tuple(stages)
 

@@ -33,6 +33,7 @@ class LossRegion:
         self._graph, self._shape, self._loss = graph, shape, loss
         self._layers = graph.layers[first:]
         self._spec = loss_method(shape, range(first, len(graph.layers)))
+        self._entering = self._spec.inputs[:-2]
         self._trained = sum(port.role == "parameter" for port in self._spec.inputs)
 
     def gradients(self) -> Stage:
@@ -121,7 +122,7 @@ class LossRegion:
 
     def _forward(self, given: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Compute from [sums, parameters, buffers, frozen, masks] the logits and the new buffers."""
-        ports = zip(self._spec.inputs[:-2], given, strict=True)
+        ports = zip(self._entering, given, strict=True)
         named = {(port.role, port.layer, port.name): x for port, x in ports}
         sums = {layer: x for (role, layer, _), x in named.items() if role == "sum"}
         masks = {layer: x for (role, layer, _), x in named.items() if role == "mask"}

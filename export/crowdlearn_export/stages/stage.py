@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crowdlearn_export.compiler.compile import Method
 
-POSITIVE = ("mask", "scale", "rate", "second_moment")
+POSITIVE = ("mask", "scale", "rate", "second_moment", "factor", "clip")
 """The roles of ports whose numbers are not negative."""
 
 

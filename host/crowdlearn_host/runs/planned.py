@@ -199,6 +199,7 @@ def plan_network(
                 on_layer=lambda number, of: tell(what, number, of),
                 optimizer=optimizer,
                 memory=training.memory,
+                private=request.private,
             )
         tell(f"searching for the plan, for at most {seconds:.0f} processor seconds", 0, 0)
         return known

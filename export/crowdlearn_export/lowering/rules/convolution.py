@@ -55,7 +55,7 @@ def convolution(
         entered = zip(x.chunk(groups, 1), weight.chunk(groups), strict=True)
         out = _join([_dense_dx(part, kernel, *each) for part, kernel in entered], 1)
         return out if bias is None else out + bias.reshape(1, -1, 1, 1)
-    vertical, horizontal = _windows(x, weight, stride, padding, dilation)
+    vertical, horizontal = _windows(x, weight.shape[2:], stride, padding, dilation)
     size = vertical.outputs, horizontal.outputs
     if groups > 1 and groups == x.shape[1] == weight.shape[0]:
         return depthwise(x, weight, bias, vertical, horizontal)
@@ -112,7 +112,7 @@ def convolution_backward(
             pairs = zip(x.chunk(groups, 1), parts, strict=True)
             dw = _join([_dense_dw(entered, part, *each) for entered, part in pairs], 0)
         return dx, dw, db
-    vertical, horizontal = _windows(x, weight, stride, padding, dilation)
+    vertical, horizontal = _windows(x, weight.shape[2:], stride, padding, dilation)
     if groups > 1 and groups == x.shape[1] == weight.shape[0]:
         if output_mask[0]:
             dx = depthwise_dx(grad, weight, vertical, horizontal)
@@ -127,6 +127,17 @@ def convolution_backward(
     return dx, dw, db
 
 
+def columns_of(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> Tensor:
+    """Return what each place of a convolution by a kernel [h, w] reads of maps float32 [B, C, H, W]: float32
+    [B, places, h * w * C].
+    """
+    vertical, horizontal = _windows(x, kernel, stride, padding, dilation)
+    columns = _columns(x, vertical, horizontal)
+    return columns.reshape(-1, vertical.outputs * horizontal.outputs, columns.shape[1])
+
+
 def _check(weight: Tensor) -> None:
     if weight.dim() != 4:
         raise LoweringError(
@@ -135,10 +146,10 @@ def _check(weight: Tensor) -> None:
 
 
 def _windows(
-    x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> tuple[Window, Window]:
     stride, padding, dilation = ((v[0], v[-1]) for v in (stride, padding, dilation))  # one may stand for both
-    size = [int(s) for s in weight.shape[2:]]
+    size = [int(s) for s in kernel]
     reach = [dilation[i] * (size[i] - 1) for i in (0, 1)]
     outputs = [(int(x.shape[2 + i]) + 2 * padding[i] - reach[i] - 1) // stride[i] + 1 for i in (0, 1)]
     return windows(x.shape[2:], outputs, size, stride, padding, dilation)
