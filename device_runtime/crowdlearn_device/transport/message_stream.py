@@ -95,7 +95,6 @@ class MessageStream(asyncio.Protocol):
         self._paused = self._flushing = self._ending = self._closing = False
         self._roomy, self._sent, self._gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._roomy.set()
-        self._sent.set()
         self.on_lost: Callable[[Exception | None], None] = lambda error: None
         self.admit: Admit = lambda large: None
         self._large: LargeMessage | None = None
@@ -134,7 +133,6 @@ class MessageStream(asyncio.Protocol):
         self._bytes += len(data)
         if self._bytes > ROOM_BYTES:
             self._roomy.clear()
-        self._sent.clear()
 
     @property
     def queued(self) -> int:
@@ -383,6 +381,10 @@ class MessageStream(asyncio.Protocol):
     def flush(self) -> None:
         """Hand the system what it takes, now."""
         while not (self._paused or self._gone.is_set()):
+            if not (self._express or self._others or self._rest or self._control):
+                if self._ending:
+                    self._sent.set()
+                return
             if self._rest:
                 part, rest = self._rest[:PART_BYTES], self._rest[PART_BYTES:]
                 self._rest = rest or memoryview(b"")  # an empty view, too, would hold the message
@@ -403,9 +405,6 @@ class MessageStream(asyncio.Protocol):
                     break
                 parts.append(data)
                 size += length
-            if not parts:
-                self._sent.set()
-                return
             self._went(size)
             self._write(b"".join(parts))
 

@@ -39,12 +39,11 @@ def adb_connection(data: bytes) -> None:
     streams.open(b"shell:")
     try:
         for message in decoder.feed(data[1:]):
-            events, _ = streams.receive(message)
-            for event in events:
-                if isinstance(event, Incoming):
-                    streams.accept(event.local_id)
-                if isinstance(event, Data):
-                    streams.acknowledge(event.local_id)
+            event, _ = streams.receive(message)
+            if isinstance(event, Incoming):
+                streams.accept(event.local_id)
+            if isinstance(event, Data):
+                streams.acknowledge(event.local_id)
     except ProtocolError:
         return
     finally:

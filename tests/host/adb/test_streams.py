@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 def opened_pair() -> tuple[Streams, int, Streams, int]:
     host, phone = Streams(), Streams()
     near, message = host.open(b"shell:ls")
-    ((incoming,), _) = phone.receive(message)
+    incoming, _ = phone.receive(message)
     assert isinstance(incoming, Incoming)
     assert incoming.service == b"shell:ls"
-    events, _ = host.receive(phone.accept(incoming.local_id))
-    assert events == [Opened(near), Writable(near)]
+    assert host.receive(phone.accept(incoming.local_id)) == (Opened(near), None)
+    assert host.can_write(near)
     return host, near, phone, incoming.local_id
 
 
@@ -24,9 +24,10 @@ def test_a_stream_takes_the_next_write_after_the_reader_took_the_last() -> None:
     assert not host.can_write(near)
     with pytest.raises(ValueError):
         host.write(near, b"two")
-    assert phone.receive(sent) == ([Data(far, b"one")], [])
-    (okay,) = phone.acknowledge(far)
-    assert host.receive(okay) == ([Writable(near)], [])
+    assert phone.receive(sent) == (Data(far, b"one"), None)
+    okay = phone.acknowledge(far)
+    assert okay is not None
+    assert host.receive(okay) == (Writable(near), None)
     assert host.can_write(near)
 
 
@@ -41,26 +42,31 @@ def test_a_second_write_before_the_acknowledgement_breaks_the_protocol() -> None
 def test_a_refused_open_closes_the_stream_that_never_was() -> None:
     host, phone = Streams(), Streams()
     near, message = host.open(b"jdwp")
-    ((incoming,), _) = phone.receive(message)
-    assert host.receive(phone.refuse(incoming.local_id)) == ([Closed(near, was_open=False)], [])
+    incoming, _ = phone.receive(message)
+    assert isinstance(incoming, Incoming)
+    assert host.receive(phone.refuse(incoming.local_id)) == (Closed(near, was_open=False), None)
     assert len(host) == len(phone) == 0
 
 
 def test_both_ends_forget_a_closed_stream() -> None:
     host, near, phone, far = opened_pair()
-    (close,) = host.close(near)
-    events, (answer,) = phone.receive(close)
-    assert events == [Closed(far, was_open=True)]
-    assert host.receive(answer) == ([], [])
+    close = host.close(near)
+    assert close is not None
+    event, answer = phone.receive(close)
+    assert event == Closed(far, was_open=True)
+    assert answer is not None
+    assert host.receive(answer) == (None, None)
     assert len(host) == len(phone) == 0
 
 
 def test_a_stream_that_was_given_up_before_it_opened_is_closed_at_the_other_end() -> None:
     host, phone = Streams(), Streams()
     near, message = host.open(b"tcp:1")
-    ((incoming,), _) = phone.receive(message)
-    assert host.close(near) == []
-    _, (close,) = host.receive(phone.accept(incoming.local_id))
+    incoming, _ = phone.receive(message)
+    assert isinstance(incoming, Incoming)
+    assert host.close(near) is None
+    _, close = host.receive(phone.accept(incoming.local_id))
+    assert close is not None
     phone.receive(close)
     assert len(phone) == 0
 
@@ -69,7 +75,7 @@ def test_a_peer_cannot_open_more_streams_than_allowed() -> None:
     phone = Streams(max_streams=2)
     for number in (1, 2):
         phone.receive(Message(Command.OPEN, number, 0, b"sync:\0"))
-    assert phone.receive(Message(Command.OPEN, 3, 0, b"sync:\0")) == ([], [Message(Command.CLSE, 0, 3)])
+    assert phone.receive(Message(Command.OPEN, 3, 0, b"sync:\0")) == (None, Message(Command.CLSE, 0, 3))
 
 
 small = st.integers(0, 4)
@@ -83,12 +89,11 @@ def test_no_order_of_messages_does_more_than_break_the_connection(received: list
     streams.open(b"shell:")
     for message in received:
         try:
-            events, _ = streams.receive(message)
+            event, _ = streams.receive(message)
         except ProtocolError:
             return
-        for event in events:
-            if isinstance(event, Incoming):
-                streams.accept(event.local_id)
-            if isinstance(event, Data):
-                streams.acknowledge(event.local_id)
+        if isinstance(event, Incoming):
+            streams.accept(event.local_id)
+        if isinstance(event, Data):
+            streams.acknowledge(event.local_id)
         assert len(streams) <= 3

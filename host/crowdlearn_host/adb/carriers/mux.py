@@ -12,6 +12,8 @@ from crowdlearn_host.adb.wire.streams import Closed, Data, Incoming, Opened, Str
 from crowdlearn_host.errors import FleetError
 
 PUMP_BYTES = 1 << 18
+UNAGREED = frozenset({Command.CNXN, Command.AUTH})
+"""The messages that are sent before a version is agreed."""
 
 
 class StreamRefused(FleetError):
@@ -30,13 +32,14 @@ class Stream:
         self._ended = False
         self._broken = False
         self._changed = asyncio.Event()
-        self._listener: Listener | None = None
+        self.notify: Listener = self._noted
+        """Takes an event of the connection; None when the connection is lost."""
 
     def listen(self, listener: "Listener") -> bytes:
         """Send events there from now on, as nothing reads or waits here any more. Return what came and was
         not read, which is still to be acknowledged. An end that came before is sent there soon.
         """
-        self._listener = listener
+        self.notify = listener
         if self._ended:
             over = None if self._broken else Closed(self._local_id, was_open=True)
             asyncio.get_running_loop().call_soon(listener, over)
@@ -114,11 +117,8 @@ class Stream:
                 raise StreamRefused(f"the phone does not offer {self.service!r}")
             await self._wait()
 
-    def notify(self, event: Opened | Data | Writable | Closed | None) -> None:
-        """Take an event of the connection; None when the connection is lost."""
-        if self._listener is not None:
-            self._listener(event)
-            return
+    def _noted(self, event: Opened | Data | Writable | Closed | None) -> None:
+        """Keep an event for the next read, and wake what waits."""
         match event:
             case Opened():
                 self._opened = True
@@ -217,13 +217,15 @@ class Mux(asyncio.BufferedProtocol):
 
     def acknowledge(self, local_id: int) -> None:
         """Acknowledge a stream's last payload, which its reader has taken."""
-        for message in self._streams.acknowledge(local_id):
+        message = self._streams.acknowledge(local_id)
+        if message is not None:
             self.send(message)
 
     def close_stream(self, local_id: int) -> None:
         """Close this end of a stream."""
         self._ends.pop(local_id, None)
-        for message in self._streams.close(local_id):
+        message = self._streams.close(local_id)
+        if message is not None:
             self.send(message)
 
     def send(self, message: Message) -> None:
@@ -231,7 +233,7 @@ class Mux(asyncio.BufferedProtocol):
         if self._transport is None or self._lost is not None:
             return
         # What is said before a version is agreed carries its checksum in every version.
-        checked = self._with_checksums or message.command in (Command.CNXN, Command.AUTH)
+        checked = self._with_checksums or message.command in UNAGREED
         header = encode_header(message, with_checksum=checked)
         if len(message.payload) > PUMP_BYTES:
             self._transport.writelines([header, message.payload])
@@ -254,18 +256,19 @@ class Mux(asyncio.BufferedProtocol):
 
     def receive(self, message: Message) -> None:
         """Act on a message of the peer. Raises ProtocolError."""
-        events, answers = self._streams.receive(message)
-        for answer in answers:
+        event, answer = self._streams.receive(message)
+        if answer is not None:
             self.send(answer)
-        for event in events:
-            if isinstance(event, Incoming):
-                self._serve(event)
-                continue
-            stream = self._ends.get(event.local_id)
-            if stream:
-                stream.notify(event)
-            if isinstance(event, Closed):
-                self._ends.pop(event.local_id, None)
+        if event is None:
+            return
+        if isinstance(event, Incoming):
+            self._serve(event)
+            return
+        stream = self._ends.get(event.local_id)
+        if stream is not None:
+            stream.notify(event)
+        if isinstance(event, Closed):
+            self._ends.pop(event.local_id, None)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)

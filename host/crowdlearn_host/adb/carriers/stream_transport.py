@@ -77,20 +77,20 @@ class StreamTransport(asyncio.Transport):
     def _happened(self, event: Opened | Data | Writable | Closed | None) -> None:
         kind = type(event)
         if kind is Data:
-            payload = cast(Data, event).payload
+            _, payload = cast(Data, event)
             if self._reading:
                 self._protocol.data_received(payload)
                 self._stream.acknowledge()
             else:
                 self._held = payload
         elif kind is Writable:
-            self._send()
-            if not self._buffer and self._stream.can_write:
-                if self._closing:
-                    self.abort()
-                elif not self._writing:
-                    self._writing = True
-                    self._protocol.resume_writing()
+            if self._buffer:
+                self._send()
+            elif self._closing:
+                self.abort()
+            elif not self._writing:
+                self._writing = True
+                self._protocol.resume_writing()
         elif kind is Closed:
             self._over(None)
         elif event is None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from crowdlearn_host.adb.wire.messages import Command, Message, ProtocolError
 
 MAX_STREAMS = 1024
+WRTE, OKAY, CLSE = Command.WRTE, Command.OKAY, Command.CLSE
 
 
 class Incoming(NamedTuple):
@@ -22,7 +23,7 @@ class Incoming(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """The peer accepted a stream that this end opened."""
+    """The peer accepted a stream that this end opened, which may write now."""
 
     local_id: int
 
@@ -48,6 +49,8 @@ class Closed(NamedTuple):
 
 
 Event = Incoming | Opened | Data | Writable | Closed
+Taken = tuple[Event | None, Message | None]
+"""The event that a message of the peer makes for a stream, and the answer to it; None where there is none."""
 
 
 @dataclass(slots=True)
@@ -58,13 +61,13 @@ class _State:
 
 
 class Streams:
-    """The table of streams; every call returns what to send, `receive` also what happened."""
+    """The table of streams. Calls return what to send, if anything; `receive` also what happened."""
 
     def __init__(self, *, max_streams: int = MAX_STREAMS) -> None:
         self._max_streams = max_streams
         self._states: dict[int, _State] = {}
         self._last_id = 0
-        self._handlers: dict[Command, Callable[[Message], tuple[list[Event], list[Message]]]] = {
+        self._handlers: dict[Command, Callable[[Message], Taken]] = {
             Command.WRTE: self._receive_write,
             Command.OKAY: self._receive_okay,
             Command.OPEN: self._receive_open,
@@ -98,72 +101,73 @@ class Streams:
         if state is None or state.remote_id == 0 or state.sent:
             raise ValueError(f"stream {local_id} cannot take a write now")
         state.sent = True
-        return Message(Command.WRTE, local_id, state.remote_id, payload)
+        return Message(WRTE, local_id, state.remote_id, payload)
 
-    def acknowledge(self, local_id: int) -> list[Message]:
-        """Return the message that acknowledges this stream's last Data, which its reader has taken; none if
+    def acknowledge(self, local_id: int) -> Message | None:
+        """Return the message that acknowledges this stream's last Data, which its reader has taken; None if
         it is closed by now.
         """
         state = self._states.get(local_id)
         if state is None or not state.owed:
-            return []
+            return None
         state.owed = False
-        return [Message(Command.OKAY, local_id, state.remote_id)]
+        return Message(OKAY, local_id, state.remote_id)
 
-    def close(self, local_id: int) -> list[Message]:
+    def close(self, local_id: int) -> Message | None:
         """Close this end; the number is free at once, a late message of the peer is ignored."""
         state = self._states.pop(local_id, None)
         if state is None:
-            return []
-        return [Message(Command.CLSE, local_id, state.remote_id)] if state.remote_id else []
+            return None
+        return Message(CLSE, local_id, state.remote_id) if state.remote_id else None
 
-    def receive(self, message: Message) -> tuple[list[Event], list[Message]]:
-        """Return the events that a message of the peer makes for the streams, and what to answer at once."""
+    def receive(self, message: Message) -> Taken:
+        """Return what a message of the peer makes happen, and what to answer at once."""
         handler = self._handlers.get(message.command)
         if handler is None:
             raise ProtocolError(f"adb message {message.command.name} on an established connection")
         return handler(message)
 
-    def _receive_open(self, message: Message) -> tuple[list[Event], list[Message]]:
+    def _receive_open(self, message: Message) -> Taken:
         if message.arg0 == 0:
             raise ProtocolError("adb stream opened with number 0")
         if len(self._states) >= self._max_streams:
-            return [], [Message(Command.CLSE, 0, message.arg0)]
+            return None, Message(CLSE, 0, message.arg0)
         local_id = self._add(remote_id=message.arg0)
-        return [Incoming(local_id, message.payload.rstrip(b"\0"))], []
+        return Incoming(local_id, message.payload.rstrip(b"\0")), None
 
-    def _receive_okay(self, message: Message) -> tuple[list[Event], list[Message]]:
-        state = self._states.get(message.arg1)
+    def _receive_okay(self, message: Message) -> Taken:
+        _, remote_id, local_id, _ = message
+        state = self._states.get(local_id)
         if state is None:
             # Opened by a peer whose caller has given up meanwhile: tell it, or it stays open there for good.
-            return [], [Message(Command.CLSE, message.arg1, message.arg0)] if message.arg0 else []
+            return None, _closed(message)
         if state.remote_id == 0:
-            if message.arg0 == 0:
+            if remote_id == 0:
                 raise ProtocolError("adb stream accepted with number 0")
-            state.remote_id = message.arg0
-            return [Opened(message.arg1), Writable(message.arg1)], []
-        if state.remote_id != message.arg0 or not state.sent:
-            return [], []
+            state.remote_id = remote_id
+            return Opened(local_id), None
+        if state.remote_id != remote_id or not state.sent:
+            return None, None
         state.sent = False
-        return [Writable(message.arg1)], []
+        return Writable(local_id), None
 
-    def _receive_write(self, message: Message) -> tuple[list[Event], list[Message]]:
-        state = self._states.get(message.arg1)
-        if state is None or state.remote_id != message.arg0:
-            return [], [Message(Command.CLSE, message.arg1, message.arg0)] if message.arg0 else []
+    def _receive_write(self, message: Message) -> Taken:
+        _, remote_id, local_id, payload = message
+        state = self._states.get(local_id)
+        if state is None or state.remote_id != remote_id:
+            return None, _closed(message)
         if state.owed:
-            raise ProtocolError(f"adb stream {message.arg1}: a second WRTE before the first was acknowledged")
+            raise ProtocolError(f"adb stream {local_id}: a second WRTE before the first was acknowledged")
         state.owed = True
-        return [Data(message.arg1, message.payload)], []
+        return Data(local_id, payload), None
 
-    def _receive_close(self, message: Message) -> tuple[list[Event], list[Message]]:
+    def _receive_close(self, message: Message) -> Taken:
         state = self._states.get(message.arg1)
         # A refused OPEN comes back as CLSE(0, ours); a CLSE of an open stream names both ends.
         if state is None or message.arg0 not in (0, state.remote_id):
-            return [], []
+            return None, None
         del self._states[message.arg1]
-        answer = [Message(Command.CLSE, message.arg1, message.arg0)] if message.arg0 else []
-        return [Closed(message.arg1, was_open=state.remote_id != 0)], answer
+        return Closed(message.arg1, was_open=state.remote_id != 0), _closed(message)
 
     def _add(self, *, remote_id: int) -> int:
         local_id = self._last_id % 0xFFFFFFFF + 1
@@ -172,3 +176,8 @@ class Streams:
         self._last_id = local_id
         self._states[local_id] = _State(remote_id)
         return local_id
+
+
+def _closed(message: Message) -> Message | None:
+    """Return the answer to a message of a stream that is closed here; None if it names no stream there."""
+    return Message(CLSE, message.arg1, message.arg0) if message.arg0 else None
