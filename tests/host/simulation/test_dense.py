@@ -8,8 +8,10 @@ import pytest
 import torch
 from crowdlearn_host.methods.index_space import flat_layout, flatten, unflatten
 from crowdlearn_host.models.named import mlp
-from crowdlearn_host.simulation.learners.dense import DenseChain, Fed
+from crowdlearn_host.simulation.learners import together
+from crowdlearn_host.simulation.learners.dense import DenseChain
 from crowdlearn_host.simulation.learners.sparse_inputs import Columns
+from crowdlearn_host.simulation.learners.steps import Fed
 from torch import nn
 
 BATCHES = [slice(0, 20), slice(20, 40), slice(40, 60), slice(60, 73)]
@@ -221,3 +223,24 @@ def tied() -> nn.Module:
 )
 def test_another_network_is_left_to_autograd(other: nn.Module) -> None:
     assert DenseChain.of(other, flat_layout(other.state_dict()), looked_at(True)) is None
+
+
+@kinds
+@pytest.mark.parametrize("rare", [True, False])
+@pytest.mark.parametrize("most", [1, 60, 1000])
+def test_one_step_each_from_the_same_weights_is_the_mean_of_all_alone(
+    kind: str, rare: bool, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(together, "MOST_ROWS", most)
+    model = network(kind)
+    each = [fed(rare, [slice(start, stop)]) for start, stop in ((0, 30), (30, 35), (35, 73))]
+    shares = [0.5, 0.2, 0.3]
+    alone, loss = [], 0.0
+    for one in each:
+        chain = chain_of(model, rare)
+        loss += chain.train([one], RATE, np.zeros(0, np.float32))
+        alone.append(chain.vector)
+    chain = chain_of(model, rare)
+    assert chain.average_once(each, shares, RATE) == pytest.approx(loss, rel=1e-5)
+    mean = np.average(alone, axis=0, weights=shares)
+    np.testing.assert_allclose(chain.vector, mean, rtol=1e-4, atol=1e-6)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 from crowdlearn_device.protocol.frames import Floats
@@ -21,60 +20,13 @@ from crowdlearn_host.methods.index_space import FlatEntry
 from . import kernels
 from .kernels import BIAS, GAIN, MEAN, SHIFT, VARIANCE
 from .sparse_inputs import Columns, Indices, SparseInputs
+from .steps import Fed, Layer, Rare, Step
+from .together import Together, chunks, parts_of
 
 CLASSIFIED = 500
 """Samples that are classified at a time: their activations stay in the caches."""
 LETTERS = {nn.Flatten: "F", nn.Linear: "L", nn.BatchNorm1d: "B", nn.ReLU: "R"}
 """The letters of layers in the pattern of a chain."""
-
-
-Rare = tuple[Indices, Indices, Indices, Floats]
-"""Rows of a mini-batch, and the lists of values in its rare columns."""
-
-
-@dataclass(frozen=True)
-class Fed:
-    """The samples that a dominator feeds in a pass: its samples, their `rows` in the order in which they are
-    fed, their labels in that order, and the mini-batches as parts of the rows.
-    """
-
-    samples: SparseInputs
-    rows: Indices
-    labels: Indices
-    batches: Sequence[slice]
-
-    def begun(self, most: int) -> Fed:
-        """Return the first mini-batches, `most` of them."""
-        batches = self.batches[:most]
-        stop = batches[-1].stop if batches else 0
-        return replace(self, rows=self.rows[:stop], labels=self.labels[:stop], batches=batches)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A dense layer's floats, as views of a vector: `weight` [sources, targets], and `vectors` as kernels.py
-    has them.
-    """
-
-    weight: Floats
-    vectors: Floats
-
-
-@dataclass(frozen=True)
-class Step:
-    """The layers that a mini-batch of one size moves, and room for what it computes, each [rows, targets] of
-    a layer.
-
-    `totals` take |gradient|, and are empty if none is summed. Errors are those of a loss summed over the
-    mini-batch: `rate` and `share` divide by its samples.
-    """
-
-    rate: np.float32
-    share: np.float32
-    totals: list[Layer]
-    sums: list[Floats]
-    outputs: list[Floats]
-    errors: list[Floats]
 
 
 class DenseChain:
@@ -159,28 +111,40 @@ class DenseChain:
             totals = [Layer(np.empty((len(each.weight), 0), np.float32), nothing) for each in self._layers]
         return sum(self._pass(fed, rate, totals) for fed in passes)
 
+    def average_once(self, passes: Sequence[Fed], shares: Sequence[float], rate: float) -> float:
+        """Move `vector` to a mean by `shares`, 1 in sum: of what each pass of one mini-batch makes of it.
+        Return the loss summed over samples.
+
+        Products are those of many passes together: all begin from the same weights.
+        """
+        for fed in passes:
+            self._check(fed)
+        mean = self.vector.copy()
+        moved = self._views(mean, transposed=True)
+        together = Together(self._layers, self._norms, self._saved)
+        running = [np.zeros((2, width)) for width in self._widths]
+        loss = 0.0
+        for parts in chunks(parts_of(passes, shares, self._layers)):
+            step = self._step(parts[-1].rows.stop, rate, [])
+            loss += together.descend(parts, step, moved, self._gradients, rate)
+            together.add_statistics(parts, running)
+        together.set_statistics(moved, running)
+        self.vector[:] = mean
+        return loss
+
     def gather_statistics(self, passes: Iterable[tuple[Fed, float]]) -> None:
         """Give the batch norms of `vector` the statistics of its own sums: of each pass means over its
         mini-batches, and of the passes the mean by their shares, which are 1 in sum.
         """
-        running = [
-            layer.vectors[MEAN : VARIANCE + 1]
-            for layer, norm in zip(self._layers, self._norms, strict=False)
-            if norm
-        ]
-        totals = [np.zeros(each.shape) for each in running]
-        for fed, share in passes:
-            self._check(fed)
-            common, listed = fed.samples.common[fed.rows], len(fed.samples.values) > 0
-            for number, batch in enumerate(fed.batches):
-                rows, samples = fed.rows[batch], fed.samples
-                to = self._step(len(rows), 0.0, [])
-                rare = rows, samples.starts, samples.columns, samples.values
-                self._forward(common[batch], listed, rare, to, momentum=1 / (number + 1))
-            for total, each in zip(totals, running, strict=True):
-                total += share * each.astype(np.float64)
-        for total, each in zip(totals, running, strict=True):
-            each[...] = total
+        fed, shares = zip(*passes, strict=True)
+        for each in fed:
+            self._check(each)
+        together = Together(self._layers, self._norms, self._saved)
+        running = [np.zeros((2, width)) for width in self._widths]
+        for parts in chunks(parts_of(fed, shares, self._layers, of_means=True)):
+            together.forward(parts, self._step(parts[-1].rows.stop, 0.0, []))
+            together.add_statistics(parts, running)
+        together.set_statistics(self._layers, running)
 
     def classify(self, flat: Floats, samples: SparseInputs, tested: range) -> Indices:
         """Return the classes of the samples `tested`, by running statistics; `flat`: as sharing.flat.
@@ -273,11 +237,9 @@ class DenseChain:
                 self._back(at - 1, errors, to)
         return loss
 
-    def _forward(
-        self, x: Floats, listed: bool, rare: Rare, to: Step, momentum: float | None = None
-    ) -> list[Floats]:
-        """Compute the sums of each layer of a mini-batch, and return the layers' inputs. Running statistics
-        move by `momentum`; None: by that of each batch norm. `rare` is read if any are `listed`.
+    def _forward(self, x: Floats, listed: bool, rare: Rare, to: Step) -> list[Floats]:
+        """Compute the sums of each layer of a mini-batch, and return the layers' inputs. `rare` is read if
+        any are `listed`.
         """
         inputs = [x]
         for at, layer in enumerate(self._layers):
@@ -289,7 +251,7 @@ class DenseChain:
                 break
             norm = self._norms[at]
             if norm:
-                by = np.float32(norm.momentum if momentum is None else momentum)
+                by = np.float32(norm.momentum)
                 kernels.normalise(sums, layer.vectors, by, np.float32(norm.eps), self._saved[at], outputs)
             else:
                 kernels.rectify(sums, layer.vectors[BIAS], outputs)

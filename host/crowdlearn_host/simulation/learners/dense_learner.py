@@ -13,8 +13,9 @@ from crowdlearn_host.methods.index_space import FlatEntry
 from crowdlearn_host.spec.loss import CROSS_ENTROPY
 
 from .autograd import Totals
-from .dense import DenseChain, Fed
+from .dense import DenseChain
 from .sparse_inputs import Indices, SparseInputs
+from .steps import Fed
 from .workload import Pass, Workload
 
 
@@ -47,6 +48,12 @@ class DenseLearner:
     ) -> Totals:
         """Train as ByAutograd does; there are no slots and no metrics. Vectors are float32 [floats]."""
         return np.array([self._chain.train(map(self._fed, passes), rate, accumulated)])
+
+    def average_once(self, passes: Sequence[Pass], shares: Sequence[float], rate: float) -> Totals:
+        """Move `vector` to the mean, by shares, of what each pass of one mini-batch alone makes of it. Return
+        the loss summed over samples, float64 [1].
+        """
+        return np.array([self._chain.average_once(list(map(self._fed, passes)), shares, rate)])
 
     def gather_statistics(self, passes: Sequence[Pass], most: int) -> None:
         """Give the batch norms of `vector` the statistics of these passes: means over the first mini-batches,

@@ -116,16 +116,33 @@ class GroupModel:
         learner, samples = self._learner, [sum(map(self._workload.samples, passes)) for passes in devices]
         slots, nothing = len(self._workload.config.training.rule.slots), np.zeros(0, np.float32)
         start, told = learner.entered(weights), np.zeros(1 + len(self._workload.config.device_metrics))
-        total = np.zeros_like(start)
-        for passes, own in zip(devices, samples, strict=True):
-            learner.vector[:] = start
-            told += learner.train(passes, rate, np.zeros(len(start) * slots, np.float32), nothing)
-            kernels.move(total, learner.vector, nothing, np.float32(own / sum(samples)), np.float32(0))
+        shares = [own / sum(samples) for own in samples]
+        if (once := self._average_once(devices, shares, start, rate)) is not None:
+            total, told = learner.vector, once
+        else:
+            total = np.zeros_like(start)
+            for passes, share in zip(devices, shares, strict=True):
+                learner.vector[:] = start
+                told += learner.train(passes, rate, np.zeros(len(start) * slots, np.float32), nothing)
+                kernels.move(total, learner.vector, nothing, np.float32(share), np.float32(0))
         for part in self._frozen:
             total[part] = start[part]  # as it is: a mean of equal numbers may be rounded
         loss, *metrics = told / sum(samples)
         left = learner.left(total)
         return GroupResult(left, nothing, nothing, float(loss), sum(samples), metrics=tuple(metrics))
+
+    def _average_once(
+        self, devices: Sequence[Sequence[Pass]], shares: Sequence[float], start: Floats, rate: float
+    ) -> Totals | None:
+        """Return the totals of devices that take one step each, whose mean is the learner's vector then; None
+        if some take more, or the learner has no way to compute them together.
+        """
+        learner, batch = self._learner, self._workload.config.training.batch
+        once = all(len(own) == 1 and self._workload.samples(own[0]) <= batch for own in devices)
+        if not isinstance(learner, DenseLearner) or not once:
+            return None
+        learner.vector[:] = start
+        return learner.average_once([passes[0] for passes in devices], shares, rate)
 
     def statistics(self, passes: Sequence[Pass], weights: Floats, most: int) -> GroupResult:
         """Return the mean, by samples, of a model of these weights whose batch norms have each pass's
