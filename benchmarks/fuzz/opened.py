@@ -24,6 +24,7 @@ from crowdlearn_device.program.executor import Executor
 from crowdlearn_device.program.manifest import ArraySpec, EdgeSpec, LayerSpec, Manifest, MethodSpec, Port
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import Array, encode_tensor
+from crowdlearn_device.protocol.joint import joined
 from crowdlearn_device.security.envelope import Channel
 from crowdlearn_device.security.identity import Identity
 from crowdlearn_device.state.on_disk import StateStore
@@ -109,7 +110,8 @@ def opened(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         channel, device = _beside_a_peer(Path(folder), trains=bool(data[1] % 2))
         purposes = pb.Purpose.values()
-        envelope = channel.seal(purposes[data[0] % len(purposes)], data[2:])
+        purpose, more = purposes[data[0] % len(purposes)], data[0] // len(purposes)
+        envelope = channel.seal(purpose, data[2:], more=more)
         try:
             _take(device, Received(pb.Frame(envelope=envelope)))
             while device.has_work:
@@ -171,4 +173,5 @@ SEEDS = (
     bytes([pb.PURPOSE_ERROR, 1]) + _sums(1),
     bytes([pb.PURPOSE_CONTROL, 1]) + _sums(1),
     bytes([pb.PURPOSE_SHARING, 1]) + _sums(1),
+    bytes([len(pb.Purpose.values()) + pb.PURPOSE_ACTIVATION, 1]) + joined([_sums(0), _sums(0)]),
 )

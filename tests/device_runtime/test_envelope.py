@@ -34,7 +34,9 @@ def test_the_sealed_bytes_do_not_hold_the_content():
     assert b"secret sums" not in a.seal(pb.PURPOSE_ACTIVATION, b"secret sums").SerializeToString()
 
 
-@pytest.mark.parametrize("field", ["sealed", "purpose", "sequence", "sender", "receiver", "generation"])
+@pytest.mark.parametrize(
+    "field", ["sealed", "purpose", "sequence", "sender", "receiver", "generation", "more"]
+)
 def test_an_altered_envelope_is_refused_and_the_true_one_still_opens(field):
     a, b = channels()
     envelope = a.seal(pb.PURPOSE_ACTIVATION, b"content")

@@ -120,6 +120,7 @@ def test_a_frame_that_is_too_large_is_refused_before_it_is_parsed():
         purpose=st.sampled_from(pb.Purpose.values()),
         sealed=st.binary(max_size=300),
         express=st.booleans(),
+        more=st.integers(0, 255),
     )
 )
 def test_an_envelope_travels_whole_and_its_address_is_read_without_it(envelope):

@@ -22,7 +22,11 @@ class Received:
 
 @dataclass(slots=True)
 class Turn:
-    """The processor is free for one piece of computation."""
+    """The processor is free for one piece of computation. Without `room` the connection is busy: what is for
+    other pieces waits, and travels together.
+    """
+
+    room: bool = True
 
 
 @dataclass(slots=True)

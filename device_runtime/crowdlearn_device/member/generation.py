@@ -20,6 +20,7 @@ from crowdlearn_device.state.piece_state import Neurons, PartialState
 
 from .effects import Parts
 from .inheritance import Inheritance
+from .outbox import Outbox
 from .roles.base import Role
 from .run import Run
 
@@ -87,6 +88,7 @@ class Generation:
     arriving: Arriving = field(default_factory=Arriving)
     giving: list[Parts] = field(default_factory=list)
     """State on its way out."""
+    outbox: Outbox = field(default_factory=Outbox)
     role: Role | None = None
 
     @property
@@ -124,6 +126,7 @@ class Generation:
     def end(self) -> None:
         """Give back the memory at once: what is on its way out refers to the generation in turn."""
         self.giving, self.arriving, self.role = [], Arriving(), None
+        self.outbox = Outbox()
 
 
 def neurons_of(given: pb.Range) -> Neurons:

@@ -15,7 +15,7 @@ from crowdlearn_device.errors import WireError
 from . import wire_pb2 as pb
 from .fields import MOST_FIELDS, too_many
 
-VERSION = 16
+VERSION = 17
 """Both sides of a connection must speak the same."""
 MAX_FRAME = 64 << 20
 """Bytes of the largest frame."""
@@ -45,9 +45,9 @@ _WORDS = {
     for body in pb.Frame.DESCRIPTOR.fields
 }
 """The fields of enumerations, with their numbers, by kind of frame."""
-ENVELOPE = struct.Struct("<BBBxIIII")
-"""The header of an envelope: mark, purpose, lane, generation, sender, receiver, sequence number. What is
-sealed follows, up to the frame's end: a relay reads the header, and copies nothing.
+ENVELOPE = struct.Struct("<BBBBIIII")
+"""The header of an envelope: mark, purpose, lane, messages beside the first, generation, sender, receiver,
+sequence number. What is sealed follows, up to the frame's end: a relay reads the header, and copies nothing.
 """
 ENVELOPE_MARK = b"\0"
 """No message of protobuf begins with it."""
@@ -98,7 +98,7 @@ def address_of(data: bytes) -> Address | None:
     """Return where the envelope in `data` goes; None if it holds none, or one that is not well-formed."""
     if data[:1] != ENVELOPE_MARK or len(data) < ENVELOPE.size:
         return None
-    _, purpose, express, generation, sender, receiver, _ = ENVELOPE.unpack_from(data)
+    _, purpose, express, _, generation, sender, receiver, _ = ENVELOPE.unpack_from(data)
     if purpose not in _PURPOSES or express > 1:
         return None
     return Address(generation, sender, receiver, purpose, express == 1)
@@ -111,7 +111,7 @@ def encode_frame(frame: pb.Frame) -> bytes:
     if not frame.HasField("envelope"):
         return frame.SerializeToString()
     e = frame.envelope
-    header = ENVELOPE.pack(0, e.purpose, e.express, e.generation, e.sender, e.receiver, e.sequence)
+    header = ENVELOPE.pack(0, e.purpose, e.express, e.more, e.generation, e.sender, e.receiver, e.sequence)
     return header + e.sealed
 
 
@@ -119,11 +119,12 @@ def _enveloped(data: bytes) -> pb.Frame:
     """Return the frame of an envelope. Raises WireError if `data` is none."""
     if address_of(data) is None:
         raise WireError(f"envelope of {len(data)} bytes without a header that this version knows")
-    _, purpose, express, generation, sender, receiver, sequence = ENVELOPE.unpack_from(data)
+    _, purpose, express, more, generation, sender, receiver, sequence = ENVELOPE.unpack_from(data)
     frame = pb.Frame()
     envelope = frame.envelope  # filled in place: what is sealed is copied once
     envelope.generation, envelope.sender, envelope.receiver = generation, sender, receiver
     envelope.sequence, envelope.purpose, envelope.express = sequence, purpose, express == 1
+    envelope.more = more
     envelope.sealed = data[ENVELOPE.size :]
     return frame
 

@@ -419,7 +419,7 @@ class Go(_message.Message):
     def __init__(self, generation: _Optional[int] = ...) -> None: ...
 
 class Envelope(_message.Message):
-    __slots__ = ("generation", "sender", "receiver", "sequence", "purpose", "sealed", "express")
+    __slots__ = ("generation", "sender", "receiver", "sequence", "purpose", "sealed", "express", "more")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
     RECEIVER_FIELD_NUMBER: _ClassVar[int]
@@ -427,6 +427,7 @@ class Envelope(_message.Message):
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
     EXPRESS_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     generation: int
     sender: int
     receiver: int
@@ -434,7 +435,8 @@ class Envelope(_message.Message):
     purpose: Purpose
     sealed: bytes
     express: bool
-    def __init__(self, generation: _Optional[int] = ..., sender: _Optional[int] = ..., receiver: _Optional[int] = ..., sequence: _Optional[int] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., sealed: _Optional[bytes] = ..., express: bool = ...) -> None: ...
+    more: int
+    def __init__(self, generation: _Optional[int] = ..., sender: _Optional[int] = ..., receiver: _Optional[int] = ..., sequence: _Optional[int] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., sealed: _Optional[bytes] = ..., express: bool = ..., more: _Optional[int] = ...) -> None: ...
 
 class Tensor(_message.Message):
     __slots__ = ("dtype", "shape", "data", "scale")

@@ -34,9 +34,9 @@ def nonce_of(sequence: int, lane: int = 0) -> bytes:
     return struct.pack("<IQ", lane, sequence)
 
 
-_PLACE = struct.Struct("<IIIIi?")
+_PLACE = struct.Struct("<IIIIi?B")
 """The part of an envelope's header that is authenticated: generation, sender, receiver, sequence number,
-purpose, lane.
+purpose, lane, messages beside the first.
 """
 
 
@@ -80,10 +80,14 @@ class Channel:
             + self._run.encode()
         )
 
-    def seal(self, purpose: pb.Purpose, content: bytes, *, express: bool = False) -> pb.Envelope:
-        """Return an envelope that only the peer can open, and only as the next of its lane from us."""
+    def seal(
+        self, purpose: pb.Purpose, content: bytes, *, express: bool = False, more: int = 0
+    ) -> pb.Envelope:
+        """Return an envelope that only the peer can open, and only as the next of its lane from us; its
+        content holds `more` messages beside the first.
+        """
         number = self._sent[express]
-        place = _PLACE.pack(self._generation, self._me, self._peer, number, purpose, express)
+        place = _PLACE.pack(self._generation, self._me, self._peer, number, purpose, express, more)
         sealed = self._out.encrypt(nonce_of(number, express), content, place + self._authenticated)
         self._sent[express] += 1
         return pb.Envelope(
@@ -93,6 +97,7 @@ class Channel:
             sequence=number,
             purpose=purpose,
             express=express,
+            more=more,
             sealed=sealed,
         )
 
@@ -116,9 +121,9 @@ class Channel:
                 f"{kind} envelope from device {self._peer}: number {envelope.sequence} where {due} was due"
             )
         try:
-            place = _PLACE.pack(generation, sender, receiver, due, envelope.purpose, express)
+            place = _PLACE.pack(generation, sender, receiver, due, envelope.purpose, express, envelope.more)
             content = self._in.decrypt(nonce_of(due, express), envelope.sealed, place + self._authenticated)
-        except InvalidTag as error:
+        except (InvalidTag, struct.error) as error:
             raise EnvelopeError(
                 f"envelope {envelope.sequence} from device {self._peer} is altered or not from that device"
             ) from error

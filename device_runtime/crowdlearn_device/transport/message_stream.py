@@ -96,6 +96,8 @@ class MessageStream(asyncio.Protocol):
         self._roomy, self._sent, self._gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._roomy.set()
         self.on_lost: Callable[[Exception | None], None] = lambda error: None
+        self.on_idle: Callable[[], None] = lambda: None
+        """Called when the system, which took nothing for a while, has taken all that waited."""
         self.admit: Admit = lambda large: None
         self._large: LargeMessage | None = None
         self._admitting: asyncio.Future[None] | None = None
@@ -143,6 +145,11 @@ class MessageStream(asyncio.Protocol):
     def has_room(self) -> bool:
         """Return True if not too much waits to be sent, or the other side has gone."""
         return self._bytes <= ROOM_BYTES
+
+    @property
+    def is_busy(self) -> bool:
+        """Return True if the system takes nothing now."""
+        return self._paused
 
     async def room(self) -> None:
         """Wait until there is room."""
@@ -427,6 +434,8 @@ class MessageStream(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._paused = False
         self.flush()
+        if not self._paused:
+            self.on_idle()
 
     def eof_received(self) -> None:
         return None

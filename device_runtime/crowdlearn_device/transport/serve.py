@@ -95,6 +95,7 @@ async def run_member(
     happened(Connected())
 
     stream = taken_over(connection, take)
+    stream.on_idle = arrived.set
     ending = asyncio.create_task(stream.ended())
     ending.add_done_callback(lambda _: arrived.set())
     asked = asyncio.create_task(leaving.wait())
@@ -134,7 +135,7 @@ async def run_member(
                 happened(Leaving(why or "stopped on the device"))
                 if why and watch is not None:
                     watch.resting(why)
-            happened(Turn())
+            happened(Turn(room=not stream.is_busy))
             for _ in range(len(waiting)):  # what comes meanwhile waits for the next turn
                 frame = waiting.pop(0)
                 if frame.HasField("fault"):

@@ -100,7 +100,9 @@ class Crowd:
         samples: Sequence[int] = (7, 5, 6, 4),
         seed: int = 0,
         omega: int = 1,
+        busy: float = 0.0,
     ) -> None:
+        """Begin; devices that have work find their connections busy so often."""
         self.settings = settings
         self.rng = random.Random(seed)
         cuts = (THREE_PIECES, TWO_PIECES, ONE_PIECE)
@@ -113,7 +115,10 @@ class Crowd:
         self.connections: list[Connection] = []
         self.ledger: dict[int, tuple[int, int, tuple[int, ...]]] = {}
         """Mini-batch, by the boundary after it: epoch, dominator and its samples, as they were last fed."""
+        self.envelopes: list[pb.Envelope] = []
+        """All that devices sent each other."""
         for phone in self.phones:
+            phone.is_busy = lambda: busy > 0 and self.rng.random() < busy
             self.connect(phone.number)
 
     @property
@@ -197,6 +202,8 @@ class Crowd:
                 rows = tuple(phone.fed[: frame.progress.rows])
                 del phone.fed[: frame.progress.rows]
                 self._account(frame.progress.boundary, generation.assign.epoch, phone.number, rows)
+            if frame.HasField("envelope"):
+                self.envelopes.append(frame.envelope)
             put(phone.connection.up, encode_frame(frame), self.rng)
         phone.outbox.clear()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ class Phone:
         self.idle = True
         self.hung = False
         """It answers, and computes nothing."""
+        self.is_busy: Callable[[], bool] = lambda: False
+        """Whether its connection takes nothing now."""
         self._programs = programs
         rng = np.random.default_rng((7, number))
         inputs = rng.standard_normal((samples, LAYERS[0])).astype(np.float32).view(Watched)
@@ -109,7 +112,7 @@ class Phone:
         """Do one piece of computation, if there is one."""
         assert self.member is not None
         self.idle = not self.member.has_work
-        self.handle(member_events.Turn())
+        self.handle(member_events.Turn(room=self.idle or not self.is_busy()))
 
     def crash(self, keep: int) -> None:
         """Lose everything but the disk; of what was said, `keep` frames still reach the host."""

@@ -29,13 +29,14 @@ class AnyInterleaving(RuleBasedStateMachine):
         every=st.sampled_from([1, 2, 3]),
         staleness=st.sampled_from([0, 1]),
         frozen=st.sampled_from([0, 1, 2]),
+        busy=st.sampled_from([0.0, 0.5, 1.0]),
     )
-    def start(self, seed: int, every: int, staleness: int, frozen: int) -> None:
+    def start(self, seed: int, every: int, staleness: int, frozen: int, busy: float) -> None:
         """Where first layers are frozen, the dominator is ahead of those who go backward."""
         self.settings = settings_for(
             frozen=frozen, epochs=1, snapshot_every=every, staleness=staleness, in_flight=4, batch=2
         )
-        self.crowd = Crowd(self.folder / "crowd", self.settings, SAMPLES, seed)
+        self.crowd = Crowd(self.folder / "crowd", self.settings, SAMPLES, seed, busy=busy)
         self.tampered = 0
 
     @rule(steps=st.integers(1, 120))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 
 from crowdlearn_device.data.dataset import Dataset
 from crowdlearn_device.errors import WireError
@@ -15,6 +16,7 @@ from crowdlearn_device.privacy.aggregation.shamir import split
 from crowdlearn_device.privacy.labels import private_labels
 from crowdlearn_device.protocol import wire_pb2 as pb
 from crowdlearn_device.protocol.frames import decode_message
+from crowdlearn_device.protocol.joint import joined, parted
 from crowdlearn_device.security.snapshot import seal_snapshot
 
 from .sharing import take_norm
@@ -23,6 +25,8 @@ from .state import take, take_share
 WORK = (pb.PURPOSE_ACTIVATION, pb.PURPOSE_ERROR, pb.PURPOSE_NORM)
 """The purposes of what pieces send each other in a pass."""
 
+WAITING_BYTES = 256 << 10
+"""The most bytes that wait for the connection before they are sealed all the same."""
 MOST_LABEL_EPSILON = 50.0
 """The bound beyond which no label changes."""
 
@@ -52,6 +56,8 @@ def on_envelope(member: Member, generation: Generation, envelope: pb.Envelope) -
     """Open another device's message: state that moves, or a message of its piece."""
     sender, purpose = envelope.sender, envelope.purpose
     content = generation.channels[sender].open(envelope)
+    if envelope.more and purpose not in WORK:
+        raise WireError(f"device {sender} sends several messages of purpose {purpose} as one")
     if purpose == generation.moving:
         part = decode_message(pb.StatePart, content)
         if part.HasField("share"):
@@ -63,36 +69,56 @@ def on_envelope(member: Member, generation: Generation, envelope: pb.Envelope) -
         raise WireError(f"device {sender} sends purpose {purpose}, which is not due")
     if generation.role is None or sender not in generation.piece_of:
         raise WireError(f"device {sender} sends sums to a device that has no piece beside it")
-    return carry_out(generation, generation.role.receive(generation.piece_of[sender], purpose, content))
+    role, piece = generation.role, generation.piece_of[sender]
+    taken = (role.receive(piece, purpose, each) for each in parted(content, envelope.more))
+    return carry_out(generation, chain.from_iterable(taken))
 
 
 def on_turn(member: Member, event: Turn) -> Effects:
     """Send the next part of what is on its way out, or do one piece of computation."""
     generation = member.generation
     if generation is None:
-        return ()
+        return
     if generation.giving:
+        yield from _sealed(generation)
         try:
-            return next(generation.giving[0])
+            yield from next(generation.giving[0])
         except StopIteration as end:
             del generation.giving[0]
-            return tuple(end.value)
-    return () if generation.role is None else carry_out(generation, generation.role.run())
+            yield from end.value
+    elif generation.role is not None:
+        yield from carry_out(generation, generation.role.run(), room=event.room)
 
 
-def carry_out(generation: Generation, results: Results) -> Effects:
-    """Seal what is for other pieces, and keep the piece at drained boundaries."""
+def carry_out(generation: Generation, results: Results, *, room: bool = True) -> Effects:
+    """Seal what is for other pieces, if there is room for it, and keep the piece at drained boundaries. The
+    host is sent nothing before what was for other pieces.
+    """
+    outbox = generation.outbox
     for result in results:
         match result:
             case Deliver():
-                channel = generation.channels[generation.device_of[result.piece]]
-                sealed = channel.seal(result.purpose, result.content, express=result.express)
-                yield pb.Frame(envelope=sealed)
+                outbox.put(result)
+                if outbox.bytes > WAITING_BYTES:
+                    yield from _sealed(generation)
             case Applied():
+                yield from _sealed(generation)
                 result.progress.generation = generation.number
                 yield pb.Frame(progress=result.progress)
             case Drained():
                 _hold(generation, result)
+    if room:
+        yield from _sealed(generation)
+
+
+def _sealed(generation: Generation) -> Effects:
+    """Seal what waits for other pieces, and send it."""
+    for letter in generation.outbox.take():
+        channel = generation.channels[generation.device_of[letter.piece]]
+        more = len(letter.contents) - 1
+        content = joined(letter.contents)
+        letter.contents.clear()
+        yield pb.Frame(envelope=channel.seal(letter.purpose, content, express=letter.express, more=more))
 
 
 def _hold(generation: Generation, drained: Drained) -> None:
