@@ -40,6 +40,7 @@ from crowdlearn.planning import (
 from crowdlearn_device.protocol.frames import MAX_FRAME
 from crowdlearn_export.graph.neuron_graph import NeuronGraph
 from crowdlearn_export.tracing.trace import neuron_graph
+from crowdlearn_host.coordinator.hub.traffic_ledger import exchanged_messages
 from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.server import ServerConnection, unix_serve
@@ -67,11 +68,14 @@ WAYS = {batch: (Way(batch), Way(None), Way(None, staleness=1)) for batch in (128
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds between mini-batches, and the bytes of the busiest link's busier direction per mini-batch."""
+    """Seconds between mini-batches; per mini-batch the bytes of the busiest link's busier direction, and the
+    envelopes with sums and errors.
+    """
 
     seconds: float
     busiest_bytes: float
     micro_batches: int
+    envelopes: float
 
 
 async def measure(prepared: Prepared, mini_batches: int, context: Any) -> Measured:
@@ -132,6 +136,16 @@ async def measure(prepared: Prepared, mini_batches: int, context: Any) -> Measur
         statistics.median((b - a) / together for a, b in zip(seen, seen[together:], strict=False)),
         _busiest(rows[0], rows[mini_batches]) / mini_batches,
         -(-batch // settings.micro_batch),
+        (_envelopes(rows[mini_batches]) - _envelopes(rows[0])) / mini_batches,
+    )
+
+
+def _envelopes(rows: list[dict[str, str | int]]) -> int:
+    """Envelopes with sums and errors that devices have sent."""
+    return sum(
+        int(row["messages"])
+        for row in rows
+        if row["direction"] == "up" and row["purpose"] in ("activation", "error")
     )
 
 
@@ -145,6 +159,11 @@ def _busiest(before: list[dict[str, str | int]], after: list[dict[str, str | int
     return max(totals.values())
 
 
+def _messages(prepared: Prepared) -> int:
+    """Sums and errors of a micro-batch."""
+    return exchanged_messages(prepared.graph, tuple(piece.neurons for piece in prepared.plan.pieces))
+
+
 def plan_of(kind: str, graph: NeuronGraph) -> Plan:
     """The even division, or the planner's best one for as many followers of equal load."""
     if kind == "even":
@@ -154,13 +173,12 @@ def plan_of(kind: str, graph: NeuronGraph) -> Plan:
     return plan_from_counts(graph, solution.division.counts)
 
 
-def as_planned(base: Prepared, batch: int) -> Plan:
-    """The plan with the micro-batch that `crowdlearn plan` takes where links like these were measured."""
+def as_planned(base: Prepared, batch: int) -> int:
+    """The micro-batch that `crowdlearn plan` takes where links like these were measured."""
     kind = {"name": "phone", "count": PIECES, "samples": 1, "macs_per_second": 1e9}
     fleet = Fleet.parse({"class": [{**kind, "uplink_bytes_per_second": LINK.up * 1e6 / 8}]}, "links")
     wire = wire_format(base.config.training.wire)
-    rows = micro_rows(batch, sample_seconds(base.graph, fleet, wire))
-    return replace(base.plan, micro_batch=rows, staleness=1)
+    return micro_rows(batch, sample_seconds(base.graph, fleet, wire))
 
 
 def hops(plan: Plan, graph: NeuronGraph) -> int:
@@ -223,9 +241,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for batch in batches:
             whole: Measured | None = None
             for way in WAYS[batch]:
-                prepared = replace(base, config=configuration(batch, way))
-                if kind == "planner" and way.micro_batch is None:
-                    prepared = replace(prepared, plan=as_planned(base, batch))
+                usual = as_planned(base, batch) if kind == "planner" else micro_rows(batch)
+                micro = way.micro_batch or usual
+                prepared = replace(base, config=configuration(batch, way), micro_batch=micro)
                 got = asyncio.run(measure(prepared, COUNT, context))
                 whole = whole or got
                 busy = whole.busiest_bytes * 8e-6 / LINK.up
@@ -236,6 +254,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                         "batch": batch,
                         "staleness": way.staleness,
                         "micro_batches": got.micro_batches,
+                        "sums_and_errors": got.micro_batches * _messages(prepared),
+                        "envelopes": got.envelopes,
                         "seconds": got.seconds,
                         "bound_seconds": bound,
                         "share_of_bound": bound / got.seconds,
@@ -245,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 )
     table = Table(
         *("plan", "batch", "micro-batches", "staleness", "ms a mini-batch"),
-        *("bound ms", "bound / measured", "gain", "samples/s"),
+        *("bound ms", "bound / measured", "gain", "samples/s", "sums", "envelopes"),
     )
     for row in rows:
         table.add_row(
@@ -258,6 +278,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{row['share_of_bound']:.2f}",
             f"{row['gain']:.2f}",
             f"{row['samples_per_second']:.0f}",
+            f"{row['sums_and_errors']}",
+            f"{row['envelopes']:.0f}",
         )
     console = Console(width=110)
     console.print(machine())
