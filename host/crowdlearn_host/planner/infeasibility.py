@@ -9,6 +9,7 @@ those that were measured.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -142,20 +143,44 @@ def explain(
 
 
 def _other_privacy(problem: Problem, leaks: Leaks, deadline: Deadline) -> list[str]:
-    """Return what would do in place of other budgets: the least max_leak, and slices on shares."""
-    least = least_leak(problem, leaks, deadline)
-    told = [] if least is None else [f"max_leak {least:.3g} (limit {leaks.limit:.3g})"]
-    return [*told, "sums = 'shares', of which one helper re-identifies none"]
+    """Return what would do in place of other budgets: the least max_leak, or max_label_leak, or both, and
+    slices on shares.
+    """
+    least, least_label = least_leak(problem, leaks, deadline), least_label_leak(problem, leaks, deadline)
+    told = [] if least is None else [_capped("max_leak", least, leaks.limit)]
+    if least_label is not None:
+        told.append(_capped("max_label_leak", least_label, leaks.label_limit))
+    if not told and leaks.levels and leaks.label_levels:
+        open_ = replace(leaks, limit=leaks.levels[-1])
+        label = least_label_leak(problem, open_, deadline)
+        both = None if label is None else least_leak(problem, replace(leaks, label_limit=label), deadline)
+        if label is not None and both is not None:
+            first = _capped("max_leak", both, leaks.limit)
+            told.append(f"{first} and {_capped('max_label_leak', label, leaks.label_limit)}")
+    return [*told, "sums = 'shares', of which one helper re-identifies none and reads no labels"]
+
+
+def _capped(name: str, needed: float, limit: float) -> str:
+    return f"{name} {needed:.3g} (limit {limit:.3g})"
 
 
 def least_leak(problem: Problem, leaks: Leaks, deadline: Deadline) -> float | None:
     """Return the least limit on what followers learn, of those measured, with which a division meets all
     linear budgets; None if no limit does, or the time does not suffice.
     """
-    levels = leaks.levels
+    return _least(problem, leaks.levels, lambda limit: replace(leaks, limit=limit), deadline)
 
+
+def least_label_leak(problem: Problem, leaks: Leaks, deadline: Deadline) -> float | None:
+    """Return the same of the limit on labels that followers read."""
+    return _least(problem, leaks.label_levels, lambda limit: replace(leaks, label_limit=limit), deadline)
+
+
+def _least(
+    problem: Problem, levels: Sequence[float], limited: Callable[[float], Leaks], deadline: Deadline
+) -> float | None:
     def fits(limit: float) -> bool:
-        leak = replace(leaks, limit=limit).budget
+        leak = limited(limit).budget
         seats = tuple(
             replace(seat, budgets=tuple(leak if budget.hard else budget for budget in seat.budgets))
             for seat in problem.seats

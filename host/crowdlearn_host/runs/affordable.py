@@ -100,14 +100,19 @@ def _check_leak(plan: Plan, config: RunSpec) -> None:
     """Raise ConfigError if the plan lets a follower see more than the run does, or was measured for sums in
     another form.
     """
-    wanted, privacy = config.privacy.max_leak, config.privacy
+    privacy = config.privacy
     leaks = plan.training.leaks if plan.training is not None else None
     alone = len(plan.pieces) == 1
-    if wanted is not None and privacy.sums != "shares" and not alone:
-        planned = 1.0 if leaks is None else leaks.limit
-        if planned > wanted:
+    planned = {
+        "max_leak": 1.0 if leaks is None else leaks.limit,
+        "max_label_leak": leaks.label_limit if leaks is not None and leaks.labels else 1.0,
+    }
+    for name, limit in planned.items():
+        wanted: float | None = getattr(privacy, name)
+        if wanted is not None and privacy.sums != "shares" and not alone and limit > wanted:
+            option = name.replace("_", "-")
             raise ConfigError(
-                f"privacy.max_leak is {wanted:g}, the plan's {planned:g}; plan again with --max-leak "
+                f"privacy.{name} is {wanted:g}, the plan's {limit:g}; plan again with --{option} "
                 f"{wanted:g}, and name that plan in group.plan"
             )
     if leaks is not None and leaks.sums == "masked" and privacy.sums == "plain":

@@ -25,14 +25,15 @@ from crowdlearn_host.planner.initial_weights import initial_weights
 from crowdlearn_host.planner.micro_batch import plan_with_micro_batch, sample_seconds
 from crowdlearn_host.planner.plan import Plan
 from crowdlearn_host.planner.planner import Planned
+from crowdlearn_host.planner.problem.bundles import bundles
 from crowdlearn_host.planner.problem.costs import Training
 from crowdlearn_host.planner.problem.fleet import Fleet
-from crowdlearn_host.planner.problem.leaks import Leaks
+from crowdlearn_host.planner.problem.leaks import LeakCurve, Leaks
 from crowdlearn_host.planner.problem.rotations import DEFAULT_ROTATION, Rotation
 from crowdlearn_host.planner.problem.state_bytes import value_bytes
 from crowdlearn_host.planner.problem.wire_format import wire_format
 from crowdlearn_host.planner.triples.planned import plan_on_shares
-from crowdlearn_host.privacy.leaks.measured import MOST_SOURCES, Way, leak_curves
+from crowdlearn_host.privacy.leaks.measured import MOST_SOURCES, Way, label_parts, leak_curves
 from crowdlearn_host.runs.data import load_split, sample_shape
 from crowdlearn_host.spec.loss import CROSS_ENTROPY, LossSection
 from crowdlearn_host.spec.micro_batch import rows_for
@@ -56,7 +57,8 @@ class PlanRequest:
 
     `shape` is that of one sample, `micro_batch` 0 for what training takes. `omega` uploads stand in the
     host's window, 0 for as many as there are groups. With `max_leak` no follower re-identifies a larger part
-    of samples like those in `data` by the sums, in the form `sums`, that it gets.
+    of samples like those in `data` by the sums, in the form `sums`, that it gets; with `max_label_leak` none
+    reads a larger part of their labels by the errors.
     """
 
     model: str
@@ -76,6 +78,7 @@ class PlanRequest:
     snapshot_every: int = TRAINING.snapshot_every
     seed: int = TRAINING.seed
     max_leak: float | None = None
+    max_label_leak: float | None = None
     data: str | None = None
     sums: Literal["plain", "masked", "shares"] = "plain"
     first_layer: Literal["kept", "shared"] = "kept"
@@ -83,6 +86,13 @@ class PlanRequest:
     learning_rate: float = TRAINING.learning_rate
     momentum_rate: float = TRAINING.momentum
     memory: MemoryUse | None = TRAINING.memory
+
+    @property
+    def capped(self) -> str:
+        """Return the name of a cap on what followers learn, if one is set."""
+        if self.max_leak is not None:
+            return "max_leak"
+        return "max_label_leak" if self.max_label_leak is not None else ""
 
     @classmethod
     def of(cls, spec: RunSpec) -> Self:
@@ -109,6 +119,7 @@ class PlanRequest:
             snapshot_every=training.snapshot_every,
             seed=training.seed,
             max_leak=spec.privacy.max_leak,
+            max_label_leak=spec.privacy.max_label_leak,
             data=spec.data,
             sums=spec.privacy.sums,
             first_layer=spec.privacy.first_layer,
@@ -175,13 +186,13 @@ def plan_network(
         memory=request.memory or "fastest",
     )
     if request.sums == "shares":
-        if request.max_leak is not None:
+        if request.capped:
             raise ConfigError(
-                "max_leak is for sums in plain or masked form; one helper on shares re-identifies none: "
-                "leave it out"
+                f"{request.capped} is for sums in plain or masked form; one helper on shares re-identifies "
+                "none and reads no labels: leave it out"
             )
         return _on_shares(request, graph, fleet, training, group_size)
-    if request.max_leak is not None:
+    if request.capped:
         members = group_size or fleet.size
         training = replace(training, leaks=_leaks(request, network, graph, loss, members, tell))
     capped = any(kind.max_memory for kind in fleet.classes)
@@ -238,8 +249,8 @@ def _leaks(
     request: PlanRequest, network: nn.Module, graph: NeuronGraph, loss: Loss, members: int, tell: OnStep
 ) -> Leaks:
     """Return what is measured, or was, of followers in groups of so many members."""
-    if request.data is None or request.max_leak is None:
-        raise ConfigError("max_leak is a cap on what is measured with samples; give data, too")
+    if request.data is None:
+        raise ConfigError(f"{request.capped} is a cap on what is measured with samples; give data, too")
     data = load_split(request.data, "train").shaped(request.shape, f"training data of {request.data}")
     way = Way(
         request.batch,
@@ -248,8 +259,15 @@ def _leaks(
         "masked" if request.sums == "masked" else "plain",
         max(1, min(members - 1, MOST_SOURCES)),
     )
-    what = "measuring what followers re-identify"
-    curves = leak_curves(
-        network, graph, loss, data, way, cache_home() / "leaks", lambda number, of: tell(what, number, of)
-    )
-    return Leaks(curves, request.max_leak, way.sums)
+    cache, labels = cache_home() / "leaks", tuple[float, ...]()
+    curves = (LeakCurve(),) * len(bundles(graph))
+    if request.max_leak is not None:
+        what = "measuring what followers re-identify"
+        curves = leak_curves(
+            network, graph, loss, data, way, cache, lambda number, of: tell(what, number, of)
+        )
+    if request.max_label_leak is not None:
+        tell("measuring which labels followers read", 0, 0)
+        labels = label_parts(network, graph, loss, data, way, cache)
+    limit, label_limit = (1.0 if cap is None else cap for cap in (request.max_leak, request.max_label_leak))
+    return Leaks(curves, limit, way.sums, labels, label_limit)

@@ -85,7 +85,8 @@ class RunPrivacySection(PrivacySection):
     If too few can read it, a group waits until the lost device is back.
 
     `max_leak` is the largest part of a dominator's samples that a follower may re-identify by the sums that
-    it gets. A plan keeps to it (`crowdlearn plan RUN.toml`), and a run takes no other plan.
+    it gets. `max_label_leak` is the largest part of their labels that it may read from the errors. A plan
+    keeps to both (`crowdlearn plan RUN.toml`), and a run takes no other plan.
 
     With `sticky` a device holds the same piece whenever the same device is dominator, in every epoch. So it
     does not collect views of one sample by ever more neurons. A plan's turns are so in any case.
@@ -100,6 +101,7 @@ class RunPrivacySection(PrivacySection):
     heirs_needed: int = Field(default=2, ge=2, le=255)
     owners: tuple[tuple[str, ...], ...] = ()
     max_leak: float | None = Field(default=None, ge=0, le=1)
+    max_label_leak: float | None = Field(default=None, ge=0, le=1)
     sticky: bool = False
 
     def recovery(self, pieces: int, devices: int) -> str:

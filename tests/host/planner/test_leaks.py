@@ -25,7 +25,7 @@ from crowdlearn_host.planner.problem.seats import group_problem
 from crowdlearn_host.planner.solver.clock import Deadline
 from crowdlearn_host.privacy.audit.audit import Auditor
 from crowdlearn_host.privacy.audit.case import rehearsed_case
-from crowdlearn_host.privacy.leaks.measured import Way, leak_curves
+from crowdlearn_host.privacy.leaks.measured import Way, label_parts, leak_curves
 from crowdlearn_host.runs.data import load_split
 from crowdlearn_host.runs.prepare import check, prepare
 from crowdlearn_host.spec.run_spec import RunSpec
@@ -196,6 +196,37 @@ def test_a_cap_that_no_plan_meets_is_refused_with_what_would_do(
     assert "max_leak 1 (limit 0.05)" in told
     assert "as dominator" in told
     assert "sums = 'shares'" in told
+
+
+def test_labels_are_read_from_the_errors_of_every_layer_but_the_first(tmp_path: Path) -> None:
+    """However few neurons a follower owns: so a cap on labels forbids a bundle, or does not."""
+    data, model = load_split("digits", "train"), build_model(MODEL, 0)
+    graph = neuron_graph(model, torch.zeros(2, 64), MODEL)
+    given = model, graph, make_loss("cross_entropy"), data, Way(32, 0.05, 0.0, "plain", 2), tmp_path
+    parts = label_parts(*given)
+    assert parts == label_parts(*given)
+    assert parts[2] == 1.0  # softmax minus one at the label
+    assert 0.5 < parts[1] < 1.0
+    assert parts[3] == 0.0
+    budget = Leaks((NOTHING,) * 4, 1.0, labels=parts, label_limit=0.9).budget
+    assert [each > 1 for each in budget.per_neuron] == [parts[0] > 0.9, False, True, False]
+    with pytest.raises(ConfigError, match="labels that are classes"):
+        label_parts(model, graph, make_loss("mse"), data, Way(32, 0.05, 0.0, "plain", 2), tmp_path)
+
+
+def labels_of(limit: float, labels: tuple[float, ...], macs: int) -> Any:
+    graph = neuron_graph(build_model(MODEL, 0), torch.zeros(2, 64), MODEL)
+    crowd = fleet({"name": "phone", "count": 4, "samples": 100, "max_macs": macs})
+    told = Training(32, 32, theta=1.0, leaks=Leaks((NOTHING,) * 4, 1.0, labels=labels, label_limit=limit))
+    return plan_fleet(graph, crowd, told, group_size=4, seconds=5, compare=False).plan
+
+
+def test_a_cap_on_labels_keeps_followers_out_of_layers_or_is_told() -> None:
+    labels = (0.0, 0.8, 1.0, 0.0)
+    for piece in labels_of(0.9, labels, 8_000).pieces[1:]:
+        assert piece.owned[2] == 0
+    with pytest.raises(InfeasiblePlan, match=r"max_label_leak 0\.8 \(limit 0\.5\).*reads no labels"):
+        labels_of(0.5, labels, 8_000)
 
 
 def test_commands_measure_and_runs_refuse_other_plans(tmp_path: Path) -> None:

@@ -126,6 +126,10 @@ def plan(
             min=0, max=1, help="Largest fraction of samples that a follower may re-identify; needs --data."
         ),
     ] = None,
+    max_label_leak: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Largest fraction of labels that a follower may read; needs --data."),
+    ] = None,
     data: Annotated[
         str, typer.Option(help="Samples for measuring leaks: a folder, or digits.", show_default=False)
     ] = "",
@@ -169,6 +173,7 @@ def plan(
         "values": values.value,
         "snapshot_every": snapshot_every,
         "max_leak": max_leak,
+        "max_label_leak": max_label_leak,
         "data": data or None,
         "sums": sums.value,
         "first_layer": first_layer.value,

@@ -51,24 +51,38 @@ class LeakCurve:
 class Leaks:
     """The curve of every bundle, of sums in one form, and the `limit` that a plan keeps to.
 
-    A bundle into which no sums cross has an empty curve.
+    A bundle into which no sums cross has an empty curve. `labels` tells for every bundle which part of the
+    labels an owner of its neurons reads, however few they are; a plan keeps to `label_limit`. Without
+    `labels`, they are not capped.
     """
 
     curves: tuple[LeakCurve, ...]
     limit: float
     sums: Literal["plain", "masked"] = "plain"
+    labels: tuple[float, ...] = ()
+    label_limit: float = 1.0
 
     @property
     def budget(self) -> Budget:
         """Return the cap as a budget of a follower: all that the limit allows is 1."""
-        each = tuple(1 / curve.most(self.limit) if curve.neurons else 0.0 for curve in self.curves)
-        return Budget(BUDGET, "of all that max_leak allows", each, (0.0,) * len(each), 0.0, 1.0, hard=True)
+        each = [1 / curve.most(self.limit) if curve.neurons else 0.0 for curve in self.curves]
+        for bundle, part in enumerate(self.labels):
+            if part > self.label_limit:
+                each[bundle] = 1 / NONE
+        return Budget(
+            BUDGET, "of all that max_leak allows", tuple(each), (0.0,) * len(each), 0.0, 1.0, hard=True
+        )
 
     @property
     def levels(self) -> tuple[float, ...]:
         """Return the limits at which more becomes allowed, ascending, above this one."""
         found = {y for curve in self.curves for y in curve.reidentified if y > self.limit}
         return tuple(sorted(found))
+
+    @property
+    def label_levels(self) -> tuple[float, ...]:
+        """Return the limits on labels at which more bundles become allowed, ascending, above this one."""
+        return tuple(sorted({part for part in self.labels if part > self.label_limit}))
 
     def told(self, counts: Sequence[int]) -> float:
         """Return the most that one of the bundles of a follower's piece reveals by itself."""

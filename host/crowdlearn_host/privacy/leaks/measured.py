@@ -33,6 +33,7 @@ from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.problem.bundles import PAIRED, bundles
 from crowdlearn_host.planner.problem.leaks import LeakCurve
 
+from .labels import part_read
 from .matching import matches, standardised
 
 REVISION = 1
@@ -83,10 +84,7 @@ def leak_curves(
 
     Raises ConfigError if there are too few samples.
     """
-    if len(data) < LEAST:
-        raise ConfigError(f"{len(data)} samples are too few to measure leaks by; give {LEAST} or more")
-    chosen = np.random.default_rng(0).permutation(len(data))[:GALLERY]
-    gallery = data.subset(chosen)
+    gallery = _gallery(data)
     kept = cache / f"{_key(model, graph, loss, gallery, way)}.json"
     if kept.exists():
         return tuple(LeakCurve(tuple(n), tuple(y)) for n, y in json.loads(kept.read_text()))
@@ -96,10 +94,40 @@ def leak_curves(
     for number, layers in enumerate(members, 1):
         on_step(number, len(members))
         found.append(group.curve(layers))
-    cache.mkdir(parents=True, exist_ok=True)
-    told = [[list(curve.neurons), list(curve.reidentified)] for curve in found]
-    write_atomically(kept, json.dumps(told).encode())
+    _keep(kept, [[list(curve.neurons), list(curve.reidentified)] for curve in found])
     return tuple(found)
+
+
+def label_parts(
+    model: nn.Module, graph: NeuronGraph, loss: Loss, data: Dataset, way: Way, cache: Path
+) -> tuple[float, ...]:
+    """Return which part of the labels an owner of a neuron reads from the errors that come back, by bundle.
+    It is from `cache` if it was measured before; the model stays as it is.
+
+    Raises ConfigError if there are too few samples, or targets are no classes.
+    """
+    targets = loss.targets(*graph.scores)
+    if not targets.are_classes or targets.are_sequences:
+        raise ConfigError("max_label_leak is a part of labels that are classes, one a sample; leave it out")
+    gallery = _gallery(data)
+    kept = cache / f"{_key(model, graph, loss, gallery, way)}-labels.json"
+    if kept.exists():
+        return tuple(json.loads(kept.read_text()))
+    group = _Group(deepcopy(model), graph, loss, gallery, way)
+    found = tuple(group.labels_read(layers, graph.layers[-1].neurons) for layers in bundles(graph))
+    _keep(kept, found)
+    return found
+
+
+def _gallery(data: Dataset) -> Dataset:
+    if len(data) < LEAST:
+        raise ConfigError(f"{len(data)} samples are too few to measure leaks by; give {LEAST} or more")
+    return data.subset(np.random.default_rng(0).permutation(len(data))[:GALLERY])
+
+
+def _keep(path: Path, told: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(told).encode())
 
 
 def _key(model: nn.Module, graph: NeuronGraph, loss: Loss, gallery: Dataset, way: Way) -> str:
@@ -129,17 +157,20 @@ class _Group:
         self._train(victims, [])
         self._train(others, [])
         self._before = _weights(model)
-        self._seen = self._train(victims, self._edges)
+        self._errors: dict[str, list[Floats]] = {edge.module: [] for edge in graph.edges if edge.module}
+        self._seen = self._train(victims, self._edges, errors=True)
         self._after = _weights(model)
 
-    def _train(self, rows: Rows, edges: Sequence[int]) -> dict[int, Floats]:
-        """Learn from samples in mini-batches; return what crossed the edges, in the order of the samples."""
+    def _train(self, rows: Rows, edges: Sequence[int], *, errors: bool = False) -> dict[int, Floats]:
+        """Learn from samples in mini-batches; return what crossed the edges, in the order of the samples.
+        With `errors` those that come back are kept.
+        """
         found: dict[int, list[Floats]] = {edge: [] for edge in edges}
         self._model.train()
         for part in mini_batches(len(rows), self._way.batch, 2):
             own = rows[part.start : part.stop]
             self._optimizer.zero_grad()
-            with self._taps(edges, found):
+            with self._taps(edges, found), self._watch(self._errors if errors else {}):
                 scores = self._model(torch.from_numpy(self._gallery.inputs[own]))
             labels = torch.from_numpy(self._gallery.labels[own])
             (self._loss.reference(scores, labels) / len(own)).backward()  # type: ignore[no-untyped-call]
@@ -162,6 +193,38 @@ class _Group:
         if widths[-1] < neurons:
             widths, parts = [*widths, neurons], [*parts, 1.0]
         return LeakCurve(tuple(widths), tuple(parts))
+
+    def labels_read(self, layers: tuple[int, ...], classes: int) -> float:
+        """Return the part of the victim's labels that errors give away which owners of a bundle's neurons
+        get: on an edge without weights those of its target's sums.
+        """
+        modules: list[str] = []
+        for edge in self._graph.edges:
+            if edge.source in layers:
+                others = (e.module for e in self._graph.incoming(edge.target) if e.module)
+                modules.append(edge.module or next(others, ""))
+        labels = self._gallery.labels[: self._victims]
+        kept = [self._errors[module] for module in dict.fromkeys(modules) if self._errors.get(module)]
+        return max((part_read(np.concatenate(each), labels, classes) for each in kept), default=0.0)
+
+    @contextmanager
+    def _watch(self, errors: dict[str, list[Floats]]) -> Iterator[None]:
+        """Record the errors of what modules give, by name: float32 [B, d] for each batch."""
+
+        def keep(name: str, slopes: Tensor) -> None:
+            flat = slopes.detach().reshape(len(slopes), -1)
+            errors[name].append(flat[:, :: -(-flat.shape[1] // MOST_FLOATS)].numpy().copy())
+
+        def tap(name: str, module: nn.Module, given: object, left: Tensor) -> None:
+            if left.requires_grad:
+                left.register_hook(partial(keep, name))  # type: ignore[no-untyped-call]
+
+        hooks = [self._model.get_submodule(name).register_forward_hook(partial(tap, name)) for name in errors]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _views(self, edges: Sequence[int]) -> Iterator[tuple[Floats, Floats, Rows]]:
         """Yield for each segment of the pass what was seen, the same of the gallery under the weights that
