@@ -112,6 +112,46 @@ class NextToken(nn.Module):
         return scores
 
 
+class GptBlock(nn.Module):
+    """A block of causal attention and two dense layers; one layer gives queries, keys and values."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.fused, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.size()
+        parts = self.fused(self.first(x)).split(width, dim=2)
+        q, k, v = (part.view(batch, length, 4, width // 4).transpose(1, 2) for part in parts)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).contiguous().view(batch, length, width))
+        narrow: Tensor = self.narrow(F.gelu(self.wide(self.second(x))))
+        return x + narrow
+
+
+class Gpt(nn.Module):
+    """Scores of the next token at each position, as nanoGPT computes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(50, 32), nn.Embedding(12, 32)
+        self.blocks = nn.Sequential(GptBlock(32), GptBlock(32))
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 50, bias=False)
+        self.tokens.weight = self.head.weight
+        for name, parameter in self.named_parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.tokens(x) + self.places(torch.arange(x.shape[1]))
+        scores: Tensor = self.head(self.norm(self.blocks(y)))
+        return scores
+
+
 class ResidualMlp(nn.Module):
     """Dense blocks with layer norm around a stream."""
 
@@ -278,6 +318,7 @@ ZOO: dict[str, Kind] = {
     "transformer with RMSNorm": Kind(lambda: Transformer(RmsNorm), (12,), vocabulary=50),
     "transformer with LoRA": Kind(lambda: Transformer(nn.LayerNorm, low_rank=True), (12,), vocabulary=50),
     "next token with tied weights": Kind(NextToken, (12,), vocabulary=50, optimizer=ADAMW),
+    "nanoGPT": Kind(Gpt, (12,), vocabulary=50, optimizer=ADAMW, rate=0.001),
     "HAR GRU": Kind(lambda: Recurrent(nn.GRU(6, 16, batch_first=True), 16, 6), (8, 6), optimizer=ADAM),
     "HAR GRU of 100 steps": Kind(
         lambda: Recurrent(nn.GRU(6, 16, batch_first=True), 16, 6), (100, 6), optimizer=ADAM

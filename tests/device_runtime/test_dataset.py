@@ -167,9 +167,17 @@ def test_numbers_in_another_unit_are_not_one_data_set(other: np.ndarray, fits: b
             continue
         with pytest.raises(DataError, match=r"^one and other are not in one unit"):
             check_units(*pair, "one", "other")
-    few = np.arange(3)  # too little to tell
+    few = np.arange(2)  # too little to tell
     check_units(one.subset(few), two.subset(few), "one", "other")
     assert Unit.from_json(Unit.of(two).to_json()) == Unit.of(two)
+
+
+def test_levels_and_shares_are_told_apart_by_few_values() -> None:
+    labels = np.zeros(5, np.int64)
+    shares = Dataset(BRIGHT[:5], labels)
+    check_units(shares, Dataset(20 * BRIGHT[:5], labels), "one", "other")
+    with pytest.raises(DataError, match="not in one unit"):
+        check_units(shares, Dataset(255 * BRIGHT[:5], labels), "one", "other")
 
 
 @pytest.mark.parametrize(

@@ -67,12 +67,26 @@ def remembers(net: Net, x: Tensor) -> Tensor:
     return x - net.seen
 
 
+def freezes(net: Net, x: Tensor) -> Tensor:
+    net.first.bias.requires_grad_(False)
+    return x
+
+
+def hooks(net: Net, x: Tensor) -> Tensor:
+    if not net.calls:
+        net.calls = 1
+        net.first.register_forward_hook(lambda module, given, out: None)
+    return x
+
+
 CHANGING = {
     replaces: r"last \(Linear\) is replaced, added or removed while the model runs",
     adds: r"extra \(Linear\) is replaced, added or removed while the model runs",
     clamps: "first.weight is written to while the model runs",
     renews: "first.weight is written to while the model runs",
     rounds_when_evaluated: "last.weight is written to while the model runs",
+    freezes: r"first \(Linear\) is switched while the model runs",
+    hooks: r"first \(Linear\) is switched while the model runs",
     counts: "other scores for the same samples and weights in training",
     remembers: "other scores for the same samples and weights in training",
 }
@@ -90,6 +104,24 @@ def test_what_changes_while_it_runs_is_refused_by_name(change: Callable[[Net, Te
         with pytest.raises(UnsupportedModule):
             trainable_graph(Net(change), x, pieces=pieces)
     assert diagnose(Net(change), x).compiles
+
+
+def test_a_forward_that_goes_to_evaluation_trains_whole_without_what_it_leaves_out() -> None:
+    class Rested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.drop, self.last = nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.drop.eval()
+            scores: Tensor = self.last(self.drop(torch.tanh(self.first(x))))
+            return scores
+
+    with pytest.raises(UnsupportedModule, match=r"drop \(Dropout\) is switched while the model runs"):
+        trainable_graph(Rested(), torch.zeros(2, 6), pieces=2)
+    whole = trainable_graph(Rested(), torch.zeros(2, 6), pieces=1).whole
+    assert whole is not None
+    assert not whole.drops
 
 
 def cached(net: Net, x: Tensor) -> Tensor:

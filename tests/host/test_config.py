@@ -1,14 +1,16 @@
 """A mistake in a configuration file is told with file, key, value and what is allowed."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import pytest
 from crowdlearn_host.common.toml_files import Section, load_toml, parse_config
 from crowdlearn_host.errors import ConfigError
 from crowdlearn_host.planner.problem.fleet import load_fleet
 from crowdlearn_host.spec.run_spec import RunSpec
-from pydantic import Field
+from crowdlearn_host.spec.simulation import SimulationConfig
+from pydantic import BaseModel, Field
 
 
 class Inner(Section):
@@ -106,3 +108,49 @@ def test_relays_of_a_cluster_need_their_number_and_a_port(fleet: dict[str, objec
     values = {"model": "mlp:64-12-10", "data": "digits", "fleet": {**fleet, "relay_engine": "ray"}}
     with pytest.raises(ConfigError, match=r"'ray' needs relays \(how many\) and listen"):
         parse_config(values, RunSpec, "the test")
+
+
+BEGUN: dict[type[Any], dict[str, Any]] = {
+    RunSpec: {"name": "n", "model": "mlp:6-8-4", "data": "digits", "fleet": {"virtual": 2}},
+    SimulationConfig: {"model": "mlp:6-8-4", "devices": 4, "group": 2},
+}
+ODD: list[Any] = [{}, [], [1], {"kind": {}}, {"kind": "adam", "x": []}, True, -1, 1 << 70, float("nan")]
+ODD += ["", "x" * 100_000, [[]], [{"kind": []}], {"": 1}, "a\0b", [None]]
+
+
+def sections(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from sections(part)
+
+
+def places(section: type[BaseModel], depth: int = 0) -> Iterator[tuple[str, ...]]:
+    for name, field in section.model_fields.items():
+        key = field.alias or name
+        yield (key,)
+        for inner in sections(field.annotation) if depth < 2 else ():
+            yield from ((key, *place) for place in places(inner, depth + 1))
+
+
+def told(values: dict[str, Any], kind: type[Any]) -> str:
+    try:
+        parse_config(values, kind, "the test")
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("kind", BEGUN)
+def test_odd_values_of_any_key_are_taken_or_refused_in_words(kind: type[Any]) -> None:
+    for *tables, key in dict.fromkeys(places(kind)):
+        for odd in ODD:
+            values = {name: dict(of) if isinstance(of, dict) else of for name, of in BEGUN[kind].items()}
+            table = values
+            for name in tables:
+                table = table.setdefault(name, {})
+                if not isinstance(table, dict):
+                    break
+            else:
+                table[key] = odd
+                assert len(told(values, kind)) < 2000, (tables, key, odd)

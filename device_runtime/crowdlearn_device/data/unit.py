@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,8 @@ MOST_APART = 8.0
 """Times by which two data sets of one unit may differ in reach."""
 ENOUGH = 200
 """Values that a data set must have for its reach and its share below 0 to mean something."""
+FEW, FAR_APART = 20, 64.0
+"""Fewer values, and times by which these are apart for certain, as levels of 0 to 255 and 0 to 1 are."""
 BELOW_ZERO = 0.1
 """The share of values below 0 that data in a unit of 0 to 1 does not have."""
 
@@ -81,9 +84,11 @@ def check_units(data: Dataset | Unit, other: Dataset | Unit, source: str, other_
         return
     small, large = sorted((one.reach, two.reach))
     mixed = one.scaled != two.scaled and not (one.within_one and two.within_one)
-    apart = small > 0 and large > MOST_APART * small
-    centred = one.within_one != two.within_one and max(one.negative, two.negative) > BELOW_ZERO
-    if mixed or ((apart or centred) and min(one.count, two.count) >= ENOUGH):
+    count = min(one.count, two.count)
+    allowed = MOST_APART if count >= ENOUGH else FAR_APART if count >= FEW else inf
+    apart = small > 0 and large > allowed * small
+    negative = one.within_one != two.within_one and max(one.negative, two.negative) > BELOW_ZERO
+    if mixed or apart or (negative and count >= ENOUGH):
         raise DataError(
             f"{source} and {other_source} are not in one unit: numbers of the first are {one}, of the other "
             f"{two}; save both as uint8, or both as float32 in one unit"

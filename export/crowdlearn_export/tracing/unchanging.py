@@ -19,9 +19,16 @@ from .evaluation import AGREEMENT, ROWS
 from .undropped import Undropped
 
 
-def check_unchanging(model: nn.Module, sample: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
+def check_unchanging(
+    model: nn.Module,
+    sample: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    *,
+    sliced: bool = False,
+) -> None:
     """Run a copy of the model in training and in evaluation, on the same samples again after others, with the
-    same buffers and without dropout. `sample` is the shape of one sample.
+    same buffers and without dropout. `sample` is the shape of one sample. A model that is `sliced` is read in
+    training mode, so that its forward must not leave that.
 
     Raises UnsupportedModule naming what a call changed, or if scores depend on earlier calls.
     """
@@ -35,9 +42,11 @@ def check_unchanging(model: nn.Module, sample: Sequence[int], dtype: torch.dtype
     kept = {name: value.detach().clone() for name, value in (*parameters.items(), *tried.named_buffers())}
     with torch.no_grad(), torch.random.fork_rng(devices=[]), Undropped():
         for mode in ("training", "evaluation"):
+            state = _state(tried, modes=sliced)
             given = [_scores(tried, rows, kept) for rows in (x, other, x)]
             _check_modules(modules, dict(tried.named_modules()))
             _check_parameters(parameters, dict(tried.named_parameters()), kept)
+            _check_state(state, _state(tried, modes=sliced))
             if not _agree(given[0], given[2]):
                 raise UnsupportedModule(
                     f"{type(model).__name__} gives other scores for the same samples and weights in {mode}; "
@@ -81,6 +90,30 @@ def _check_parameters(
             raise UnsupportedModule(
                 f"{name} is written to while the model runs, and training moves weights by their gradients "
                 "alone; compute with a changed copy in forward, as self.weight.clamp(-1, 1)"
+            )
+
+
+def _state(model: nn.Module, *, modes: bool) -> dict[str, tuple[object, ...]]:
+    """Return of each module by name how it runs: its mode if `modes` count, its hooks, and which of its
+    parameters learn.
+    """
+    return {
+        describe(name, module) if name else "the model": (
+            modes and module.training,
+            *module._forward_hooks,
+            *module._forward_pre_hooks,
+            *(value.requires_grad for value in module.parameters(recurse=False)),
+        )
+        for name, module in model.named_modules()
+    }
+
+
+def _check_state(before: dict[str, tuple[object, ...]], after: dict[str, tuple[object, ...]]) -> None:
+    for name, state in before.items():
+        if state != after[name]:
+            raise UnsupportedModule(
+                f"{name} is switched while the model runs (its mode, a hook, or what of it learns); do that "
+                "before training, once"
             )
 
 

@@ -25,6 +25,8 @@ from crowdlearn_host.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
 MAX_BYTES = 1 << 20
+MOST_SHOWN, MOST_TOLD = 200, 1000
+"""Characters of a value, and of a reason, that an error shows."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,60}$"
 """Names that can be those of folders, on phones as well."""
 ADDRESS = r"^.*:[0-9]{1,5}$"
@@ -157,7 +159,8 @@ def _mistakes(error: ValidationError, model: type[BaseModel], source: str) -> Co
 
 
 def _tell(source: str, mistake: dict[str, Any], model: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in mistake["loc"])
+    key = _short(".".join(str(part) for part in mistake["loc"]))
+    value = _short(repr(mistake["input"]))
     if mistake["type"] == "extra_forbidden":
         return (
             f"{source}: {key} is not a key; allowed here are {', '.join(_keys_beside(mistake['loc'], model))}"
@@ -165,11 +168,16 @@ def _tell(source: str, mistake: dict[str, Any], model: type[BaseModel]) -> str:
     if mistake["type"] == "missing":
         return f"{source}: {key} is missing; add it"
     if mistake["type"] == "string_pattern_mismatch":
-        return f"{source}: {key} = {mistake['input']!r}: {_PATTERNS[mistake['ctx']['pattern']]}"
+        return f"{source}: {key} = {value}: {_PATTERNS[mistake['ctx']['pattern']]}"
     allowed = mistake["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if isinstance(mistake["input"], dict) and mistake["type"] == "value_error":  # a whole section
         return f"{source}: {key + ': ' if key else ''}{allowed}"
-    return f"{source}: {key or 'the file'} = {mistake['input']!r}: {allowed}"
+    return f"{source}: {key or 'the file'} = {value}: {_short(allowed, MOST_TOLD)}"
+
+
+def _short(text: str, most: int = MOST_SHOWN) -> str:
+    """Return a text as an error shows it."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def _keys_beside(location: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:

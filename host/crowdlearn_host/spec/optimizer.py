@@ -48,7 +48,7 @@ class OptimizedSection(Section):
     @classmethod
     def _has_its_own_options(cls, given: Any) -> Any:
         kind = given.get("optimizer", "sgd") if isinstance(given, dict) else None
-        if kind not in OPTIMIZERS:
+        if not isinstance(kind, str) or kind not in OPTIMIZERS:
             return given
         for name in sorted({name for names in OPTIONS.values() for name in names} - {*OPTIONS[kind]}):
             if name in given and given[name] and given[name] != cls.model_fields[name].default:
