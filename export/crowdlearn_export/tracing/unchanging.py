@@ -94,8 +94,8 @@ def _check_parameters(
 
 
 def _state(model: nn.Module, *, modes: bool) -> dict[str, tuple[object, ...]]:
-    """Return of each module by name how it runs: its mode if `modes` count, its hooks, and which of its
-    parameters learn.
+    """Return how each module runs, by name: its mode if `modes` count, its hooks, and which of its parameters
+    learn.
     """
     return {
         describe(name, module) if name else "the model": (

@@ -66,7 +66,10 @@ class Jobs:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise RunError(f"{folder} is not a folder; name the folder of a service") from error
         self.path = folder / FILE
         with self._open() as db:
             (version,) = db.execute("pragma user_version").fetchone()

@@ -52,3 +52,10 @@ def test_a_queue_that_is_damaged_or_newer_is_refused_in_words(tmp_path):
         db.execute("pragma user_version = 99")
     with pytest.raises(RunError, match="version 99"):
         Jobs(tmp_path)
+
+
+def test_a_file_is_no_folder_of_a_service(tmp_path):
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "inside"):
+        with pytest.raises(RunError, match="is not a folder; name the folder of a service"):
+            Jobs(place)
