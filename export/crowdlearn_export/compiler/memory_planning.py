@@ -18,6 +18,8 @@ from executorch.exir.memory import alloc, view
 from executorch.exir.passes import MemoryPlanningPass
 from torch.fx import GraphModule, Node
 
+from .arena import WarmPlanning
+
 VIEWS = (torch.ops.aten.view.default, operator.getitem)
 
 
@@ -54,7 +56,7 @@ class InPlacePlanning(MemoryPlanningPass):  # type: ignore[misc]
     """
 
     def __init__(self, updates: Mapping[int, int]) -> None:
-        super().__init__(alloc_graph_input=False)
+        super().__init__(WarmPlanning(), alloc_graph_input=False)
         self._updates = updates
 
     def run(self, graph_module: GraphModule, graph_signature: Any) -> Any:
