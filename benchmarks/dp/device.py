@@ -31,15 +31,17 @@ PASS = 20
 
 
 def train(
-    net: Net, data: Dataset, test: Dataset, noise: float, seed: int, batch: int, *, ghosts: bool = True
-) -> tuple[float, float]:
-    """Train by DP-SGD in one piece; return the accuracy, and processor seconds of a step. Without `ghosts`
-    the gradient of each sample is computed alone.
+    net: Net, data: Dataset, test: Dataset, noise: float, seed: int, batch: int
+) -> tuple[float, float] | None:
+    """Train by DP-SGD in one piece; return the accuracy, and processor seconds of a step. Return None for a
+    network whose program gives no norms: there the gradient of each sample is computed alone.
     """
     model = net.build(seed)
     graph = neuron_graph(model, torch.zeros(2, 1, SIDE, SIDE))
     owned = [layer.neurons for layer in graph.layers]
-    program = export_slice(graph, owned, Sgd(momentum=MOMENTUM), max_batch=MICRO_BATCH + 1, private=ghosts)
+    program = export_slice(graph, owned, Sgd(momentum=MOMENTUM), max_batch=MICRO_BATCH + 1, private=True)
+    if not program.manifest.squares:
+        return None
     executor, layout = ExecuTorchExecutor(program.pte), (tuple((0, count) for count in owned),)
     inputs, state, seconds = prepared(torch.from_numpy(data.inputs)).numpy(), _first(graph, model), 0.0
     for first in range(0, net.steps, PASS):

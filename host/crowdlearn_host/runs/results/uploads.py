@@ -36,6 +36,8 @@ def audit_of(prepared: Prepared) -> UploadAudit | None:
             shape = (graph.layers[spec.layer].neurons, *spec.shape)
             arrays[spec.name] = weights[spec.offset : spec.offset + int(np.prod(shape))].reshape(shape)
         state = state_of(graph, arrays, first, prepared.plan.order)
-        return evaluate(model, state, part, prepared.loss).loss
+        found = evaluate(model, state, part, prepared.loss)
+        return found.loss if found.accuracy is None else 1 - found.accuracy
 
-    return UploadAudit(loss_of)
+    classes = prepared.loss.targets(*graph.scores).are_classes
+    return UploadAudit(loss_of, classes)
